@@ -1,0 +1,1 @@
+//! A real Postgres and a real Kafka, started for you.

@@ -1,0 +1,2 @@
+//! `cargo services run -- CMD`.
+fn main() {}

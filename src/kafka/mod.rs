@@ -1,0 +1,5 @@
+//! Kafka: the only folder that names rdkafka.
+
+mod settings;
+
+pub use settings::{PropertyFault, Settings};

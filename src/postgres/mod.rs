@@ -1,0 +1,7 @@
+//! Postgres: where it is, how to connect, and the replication protocol.
+
+#[cfg(feature = "relay")]
+mod settings;
+
+#[cfg(feature = "relay")]
+pub use settings::{Settings, SettingsError, SslMode};

@@ -1,0 +1,97 @@
+//! What a relay is told: every option with its default and the reason for it.
+
+use std::time::Duration;
+
+/// Where events are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceKind {
+    /// Logical replication: the write-ahead log, in commit order.
+    Wal,
+}
+
+/// What a consumer may see twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// What was in flight when the relay died is sent again.
+    AtLeastOnce,
+}
+
+/// How an event becomes a Kafka record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EnvelopeFormat {
+    /// CloudEvents 1.0, Kafka binary mode: attributes in headers, the payload as the value.
+    CloudEvents,
+    /// CloudEvents 1.0, structured mode: attributes and payload as one JSON value.
+    CloudEventsStructured,
+    /// As Debezium's EventRouter writes them: header `id`, the payload as the value.
+    Debezium,
+}
+
+/// Whether and how the relay creates topics.
+#[derive(Clone, Debug)]
+pub struct TopicOptions {
+    /// Create a topic when its first event arrives.
+    pub create: bool,
+    /// Partitions of a created topic; `None` is the broker's default.
+    pub partitions: Option<i32>,
+    /// Replicas of a created topic; `None` is the broker's default.
+    pub replication: Option<i32>,
+}
+
+/// Everything a relay is told.
+#[derive(Clone)]
+pub struct RelayOptions {
+    /// The relay's name: its slot, its lease and its row in `tidings.relay` carry it. Lower case letters, digits, underscore, at most 40.
+    pub name: String,
+    /// The database that holds the outbox.
+    pub database: crate::postgres::Settings,
+    /// The brokers.
+    pub kafka: crate::kafka::Settings,
+    /// The schema of the outbox.
+    pub schema: String,
+    /// Where events are read from.
+    pub source: SourceKind,
+    /// What a consumer may see twice.
+    pub delivery: Delivery,
+    /// How an event becomes a record.
+    pub envelope: EnvelopeFormat,
+    /// The topic of an event whose row names none: a template over `{aggregatetype}` and `{type}`.
+    pub topic: String,
+    /// `ce_source` of every record: who these events come from, a URI reference.
+    pub event_source: String,
+    /// Whether and how topics are created.
+    pub topics: TopicOptions,
+    /// How long SIGTERM waits for what is in flight.
+    pub shutdown_grace: Duration,
+    /// Most events sent and not yet acknowledged. Bounds memory.
+    pub in_flight_events_max: usize,
+    /// Most bytes sent and not yet acknowledged. Bounds memory.
+    pub in_flight_bytes_max: usize,
+    /// The largest record that is sent, bytes. The topic's `max.message.bytes` must allow it.
+    pub message_bytes_max: usize,
+}
+
+impl RelayOptions {
+    /// The defaults for this database and these brokers.
+    pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {
+        Self {
+            name: "tidings".into(),
+            database,
+            kafka,
+            schema: "tidings".into(),
+            source: SourceKind::Wal,
+            delivery: Delivery::AtLeastOnce,
+            envelope: EnvelopeFormat::CloudEvents,
+            topic: "{aggregatetype}".into(),
+            event_source: "/tidings".into(),
+            topics: TopicOptions { create: false, partitions: None, replication: None },
+            shutdown_grace: Duration::from_secs(10),
+            in_flight_events_max: 16_384,
+            in_flight_bytes_max: 8 << 20,
+            message_bytes_max: 1_048_576,
+        }
+    }
+}
