@@ -14,6 +14,6 @@ pub(crate) use envelope::EnvelopeWriter;
 pub use envelope::EnvelopeFormat;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
-pub(crate) use producer::{Acks, Producer, Record, SendError};
+pub(crate) use producer::{Acks, Producer, Record, SendError, Window};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use topics::{TopicError, Topics};

@@ -5,11 +5,11 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rdkafka::{
@@ -135,7 +135,7 @@ impl Producer {
         Ok(Self { inner, stop, thread: Some(thread), acks })
     }
 
-    /// Takes a record; `tag` comes back in [`Acks`]. Tags count up by one from the last [`Acks::reset`].
+    /// Takes a record; `tag` comes back in [`Acks`]. Tags count up by one ([`Acks::admit`]).
     ///
     /// # Errors
     /// When the queue is full, the record too large, or the producer has failed for good.
@@ -233,6 +233,15 @@ pub(crate) struct Acks {
     state: Mutex<AckState>,
     /// Told when the lowest unacknowledged tag moved far enough, when everything is acknowledged, and on failure.
     changed: Notify,
+    watcher: OnceLock<Box<dyn Fn(Duration) + Send + Sync>>,
+}
+
+/// A limit on what is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) records: u64,
+    /// Bytes of keys and values.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Default)]
@@ -244,8 +253,10 @@ struct AckState {
     /// Bit `n` of the ring says whether tag `floor_word * 64 + n` is acknowledged.
     words: std::collections::VecDeque<u64>,
     bytes: usize,
-    /// Wake the waiter once this few are under way.
-    wake_below: u64,
+    /// Wake the waiter once no more than this is under way.
+    wake_below: Window,
+    /// The record being timed, and since when.
+    timed: Option<(u64, i64)>,
     failure: Option<String>,
     unreachable: Option<String>,
 }
@@ -255,16 +266,34 @@ impl Acks {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Counts a record as under way and gives it its tag. To be called right before it is sent.
-    pub(crate) fn admit(&self, bytes: usize) -> u64 {
+    /// Counts a record as under way and gives it its tag, unless the window is full. To be called right before it is sent.
+    pub(crate) fn admit(&self, bytes: usize, window: Window) -> Option<u64> {
         let mut state = self.locked();
+        let under_way = state.next - state.floor;
+        // A record larger than the window goes alone.
+        if under_way > 0 && (under_way >= window.records || state.bytes + bytes > window.bytes) {
+            return None;
+        }
         let tag = state.next;
         state.next += 1;
         state.bytes += bytes;
         if state.words.len() * 64 <= (tag - (state.floor & !63)) as usize {
             state.words.push_back(0);
         }
-        tag
+        Some(tag)
+    }
+
+    /// Has the time from `since` (microseconds, Unix epoch) to the acknowledgement of `tag` told to the watcher, if none is being timed.
+    pub(crate) fn time(&self, tag: u64, since: i64) {
+        let mut state = self.locked();
+        if state.timed.is_none() && tag >= state.floor {
+            state.timed = Some((tag, since));
+        }
+    }
+
+    /// Who is told the times; set once.
+    pub(crate) fn watch(&self, watcher: impl Fn(Duration) + Send + Sync + 'static) {
+        let _ = self.watcher.set(Box::new(watcher));
     }
 
     /// Every tag below this is acknowledged.
@@ -278,20 +307,20 @@ impl Acks {
         (state.next - state.floor, state.bytes)
     }
 
-    /// Waits until at most `records` are under way, or the producer failed. Acknowledgements below that wake nobody, so that a
+    /// Waits until no more than `below` is under way, or the producer failed. Acknowledgements before that wake nobody, so that a
     /// sender with a full window fills it by halves and not one by one.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(crate) async fn settle(&self, records: u64) {
+    pub(crate) async fn settle(&self, below: Window) {
         loop {
             let notified = self.changed.notified();
             {
                 let mut state = self.locked();
-                if state.next - state.floor <= records || state.failure.is_some() {
+                if state.is_below(below) || state.failure.is_some() {
                     return;
                 }
-                state.wake_below = records;
+                state.wake_below = below;
             }
             notified.await;
         }
@@ -308,9 +337,17 @@ impl Acks {
     }
 
     fn mark(&self, tag: u64, bytes: usize) {
-        let wake = self.locked().mark(tag, bytes);
+        let (wake, since) = {
+            let mut state = self.locked();
+            let since = state.timed.take_if(|(timed, _)| *timed == tag).map(|(_, since)| since);
+            (state.mark(tag, bytes), since)
+        };
         if wake {
             self.changed.notify_one();
+        }
+        if let (Some(since), Some(watcher)) = (since, self.watcher.get()) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            watcher(now.saturating_sub(Duration::from_micros(since.try_into().unwrap_or(0))));
         }
     }
 
@@ -346,7 +383,11 @@ impl AckState {
             return false;
         }
         self.advance();
-        self.next - self.floor <= self.wake_below
+        self.is_below(self.wake_below)
+    }
+
+    fn is_below(&self, window: Window) -> bool {
+        self.next - self.floor <= window.records && self.bytes <= window.bytes
     }
 
     /// Moves the floor over the acknowledged prefix, a word at a time.
@@ -379,7 +420,7 @@ mod tests {
             for chunk in order.chunks(sent_first) {
                 // Everything up to the largest tag of this chunk must have been sent.
                 while sent <= *chunk.iter().max().expect("not empty") {
-                    prop_assert_eq!(acks.admit(1), sent);
+                    prop_assert_eq!(acks.admit(1, Window { records: 1000, bytes: 1000 }), Some(sent));
                     sent += 1;
                 }
                 for &tag in chunk {

@@ -2,8 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
+use rdkafka::types::RDKafkaConfRes;
+
+/// What Tidings tells the broker about itself unless `client.id` is given; quotas and broker logs show it.
+const CLIENT_ID: &str = "tidings";
+
 /// Where the brokers are, and the librdkafka properties that pass through.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// `bootstrap.servers`: `host:port` pairs, comma-separated.
     pub brokers: String,
@@ -16,7 +24,7 @@ pub struct Settings {
 pub struct PropertyFault {
     /// The property's name.
     pub property: String,
-    /// The value as given.
+    /// The value as given, `***` if it is a secret.
     pub value: String,
     /// What is wrong with it and what to do.
     pub reason: String,
@@ -25,10 +33,308 @@ pub struct PropertyFault {
 impl Settings {
     /// Checks every property with librdkafka: unknown names, values out of range, and those Tidings sets itself.
     pub fn faults(&self) -> Vec<PropertyFault> {
-        unimplemented!()
+        self.properties
+            .iter()
+            .filter_map(|(property, value)| {
+                let reason = reserved(property).map(String::from).or_else(|| refused_by_librdkafka(property, value))?;
+                let value = if Self::is_secret(property) { "***".to_owned() } else { value.clone() };
+                Some(PropertyFault { property: property.clone(), value, reason })
+            })
+            .collect()
     }
+
+    /// What librdkafka says of the properties *together* (a SASL mechanism without its user name, a certificate file that
+    /// is not there), which it tells only when a client is made. Connects to nothing. Worth asking when [`faults`](Self::faults) is empty.
+    pub fn combination_fault(&self) -> Option<String> {
+        let mut config = self.client_config();
+        config.remove("bootstrap.servers");
+        config.create::<BaseProducer>().err().map(|error| match error {
+            KafkaError::ClientCreation(text) | KafkaError::ClientConfig(_, text, _, _) => text,
+            other => other.to_string(),
+        })
+    }
+
+    /// What is wrong with the list of brokers, if anything.
+    pub fn brokers_fault(&self) -> Option<String> {
+        self.brokers.split(',').map(str::trim).find_map(|broker| {
+            let address = broker.split_once("://").map_or(broker, |(_, address)| address);
+            let (host, port) = match address.rsplit_once(':') {
+                Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+                _ => (address, None),
+            };
+            match port {
+                _ if host.is_empty() => Some("a broker is empty; write host:port, several separated by commas".to_owned()),
+                _ if host.contains(['/', ' ', '@']) => Some(format!("{broker:?} is not host:port")),
+                Some(port) if !matches!(port.parse::<u16>(), Ok(1..)) => {
+                    Some(format!("{broker:?} has no port between 1 and 65535; write host:port"))
+                }
+                _ => None,
+            }
+        })
+    }
+
     /// True if the property's value must never be printed (`sasl.password`, `ssl.key.pem`, …).
-    pub fn is_secret(_property: &str) -> bool {
-        unimplemented!()
+    pub fn is_secret(property: &str) -> bool {
+        // By part of the name, so that a property librdkafka adds later, or a misspelt one, is covered too.
+        let property = property.to_ascii_lowercase().replace(['_', '-'], ".");
+        const MARKS: [&str; 8] = ["password", "passphrase", "secret", "key.pem", "token", "jaas", "credential", "oauthbearer.config"];
+        // An address and a count are no secrets, whatever they are the address of.
+        let plain = property.ends_with(".url") || property.ends_with("client.id") || property.ends_with(".seconds");
+        !plain && MARKS.iter().any(|mark| property.contains(mark))
+    }
+
+    /// A client configuration with the brokers, the properties and a `client.id`: what every client of Tidings starts from.
+    #[allow(dead_code)]
+    pub(crate) fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("client.id", CLIENT_ID);
+        for (property, value) in &self.properties {
+            config.set(property, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        config
+    }
+}
+
+// === impl Debug ===
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let properties: BTreeMap<_, _> =
+            self.properties.iter().map(|(name, value)| (name, if Self::is_secret(name) { "***" } else { value })).collect();
+        f.debug_struct("Settings").field("brokers", &self.brokers).field("properties", &properties).finish()
+    }
+}
+
+/// Why a property is not for users to set: a guarantee, or a setting of Tidings' own, depends on it.
+fn reserved(property: &str) -> Option<&'static str> {
+    Some(match property {
+        "bootstrap.servers" | "metadata.broker.list" => "set by Tidings; give the brokers as kafka.brokers",
+        "enable.idempotence" => "always true: without it a retry repeats and reorders events; remove it",
+        "acks" | "request.required.acks" => "always all: fewer acknowledgements lose events when a broker fails; remove it",
+        "transactional.id" => "set by Tidings from the relay's name: it is the fence between two relays; remove it",
+        "transaction.timeout.ms" => "set by Tidings; remove it",
+        "partitioner" | "msg_order_cmp" | "partitioner_cb" => {
+            "set by Tidings: partitions are computed as the Java client does (murmur2), so that consumers and other producers agree; remove it"
+        }
+        "max.in.flight" | "max.in.flight.requests.per.connection" => {
+            "set by the idempotent producer: more than 5 requests in flight lose the order; remove it"
+        }
+        "retries" | "message.send.max.retries" | "delivery.timeout.ms" | "message.timeout.ms" => {
+            "set by Tidings: an event is retried until it is delivered, an outage costs none; remove it"
+        }
+        "message.max.bytes" => "set by Tidings; use kafka.max_message_bytes",
+        "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
+            "set by Tidings; use limits.in_flight_events and limits.in_flight_bytes"
+        }
+        "queuing.strategy" | "delivery.report.only.error" | "enable.gapless.guarantee" | "produce.offset.report" | "log.queue" => {
+            "set by Tidings: positions follow the broker's acknowledgements in order; remove it"
+        }
+        "allow.auto.create.topics" => "set by Tidings; use topics.create",
+        "group.id" | "enable.auto.commit" | "enable.auto.offset.store" | "auto.commit.enable" | "isolation.level" => {
+            "a consumer's property that Tidings sets itself; remove it"
+        }
+        _ => return None,
+    })
+}
+
+/// Tries the property alone. The text of librdkafka is kept where it says more than "invalid".
+fn refused_by_librdkafka(property: &str, value: &str) -> Option<String> {
+    if let Some(instead) = JAVA.iter().find_map(|(java, instead)| (*java == property).then_some(*instead)) {
+        return Some(format!("a property of the Java client, which librdkafka does not know; {instead}"));
+    }
+    let mut config = ClientConfig::new();
+    config.set(property, value);
+    match config.create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some(unknown(property)),
+        Err(KafkaError::ClientConfig(_, text, _, _)) if text.contains("not supported in this build") => Some(format!(
+            "this build of Tidings cannot do it ({text}); build with the feature kafka-tls for TLS and SASL/SCRAM, or remove it"
+        )),
+        Err(KafkaError::ClientConfig(_, text, _, _)) if Settings::is_secret(property) => {
+            // librdkafka may quote the value.
+            Some(if text.contains(value) { "librdkafka refuses the value".to_owned() } else { format!("librdkafka refuses it: {text}") })
+        }
+        Err(KafkaError::ClientConfig(_, text, _, _)) => Some(format!("librdkafka refuses it: {text}")),
+        Err(error) => Some(format!("librdkafka cannot take it: {error}")),
+    }
+}
+
+fn unknown(property: &str) -> String {
+    let wanted = property.to_ascii_lowercase().replace(['_', '-'], ".");
+    let nearest = KNOWN.iter().map(|known| (strsim::jaro_winkler(known, &wanted), *known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, known)) if likeness > 0.9 => format!("librdkafka does not know it; did you mean {known}?"),
+        _ => "librdkafka does not know it; its CONFIGURATION.md lists every property".to_owned(),
+    }
+}
+
+/// What people bring along from the Java client, and what does the same here.
+const JAVA: [(&str, &str); 7] = [
+    ("sasl.jaas.config", "use sasl.username and sasl.password"),
+    ("ssl.truststore.location", "use ssl.ca.location with a PEM file"),
+    ("ssl.truststore.password", "use ssl.ca.location with a PEM file, which needs no password"),
+    ("ssl.truststore.type", "use ssl.ca.location with a PEM file"),
+    ("ssl.key.store.location", "use ssl.keystore.location (PKCS#12) or ssl.key.location (PEM)"),
+    ("buffer.memory", "use limits.in_flight_bytes"),
+    ("max.request.size", "use kafka.max_message_bytes"),
+];
+
+/// The properties somebody may want to set for Tidings: what a misspelt one is compared with.
+const KNOWN: [&str; 58] = [
+    "acks",
+    "batch.num.messages",
+    "batch.size",
+    "broker.address.family",
+    "broker.address.ttl",
+    "client.dns.lookup",
+    "client.id",
+    "client.rack",
+    "compression.codec",
+    "compression.level",
+    "compression.type",
+    "connections.max.idle.ms",
+    "debug",
+    "enable.idempotence",
+    "enable.metrics.push",
+    "enable.ssl.certificate.verification",
+    "linger.ms",
+    "log.connection.close",
+    "message.max.bytes",
+    "metadata.max.age.ms",
+    "partitioner",
+    "queue.buffering.max.ms",
+    "receive.message.max.bytes",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
+    "request.timeout.ms",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
+    "sasl.kerberos.keytab",
+    "sasl.kerberos.principal",
+    "sasl.kerberos.service.name",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.oauthbearer.client.id",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.config",
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.scope",
+    "sasl.oauthbearer.token.endpoint.url",
+    "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "socket.connection.setup.timeout.ms",
+    "socket.keepalive.enable",
+    "socket.nagle.disable",
+    "socket.receive.buffer.bytes",
+    "socket.send.buffer.bytes",
+    "socket.timeout.ms",
+    "ssl.ca.location",
+    "ssl.ca.pem",
+    "ssl.certificate.location",
+    "ssl.certificate.pem",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.keystore.location",
+    "topic.metadata.refresh.interval.ms",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(properties: &[(&str, &str)]) -> Settings {
+        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Settings { brokers: "localhost:9092".into(), properties }
+    }
+
+    #[test]
+    fn every_property_that_cannot_be_used_is_reported_with_what_to_do() {
+        for (property, value, expected) in [
+            ("security.protocl", "SSL", "did you mean security.protocol?"),
+            ("sasl_mechanism", "PLAIN", "did you mean sasl.mechanism"),
+            ("compression.type", "brotli", "librdkafka refuses it: Invalid value \"brotli\""),
+            ("linger.ms", "soon", "librdkafka refuses it"),
+            ("linger.ms", "-1", "librdkafka refuses it"),
+            ("acks", "1", "always all"),
+            ("enable.idempotence", "false", "always true"),
+            ("bootstrap.servers", "x:1", "kafka.brokers"),
+            ("transactional.id", "x", "fence"),
+            ("partitioner", "random", "murmur2"),
+            ("message.max.bytes", "1", "kafka.max_message_bytes"),
+            ("sasl.jaas.config", "x", "use sasl.username and sasl.password"),
+            ("quite.another.thing", "x", "CONFIGURATION.md"),
+        ] {
+            let faults = settings(&[(property, value)]).faults();
+            assert_eq!(faults.len(), 1, "{property}");
+            assert!(faults[0].reason.contains(expected), "{property}: {}", faults[0].reason);
+        }
+        let both = settings(&[("acks", "1"), ("client.id", "me"), ("linger.ms", "soon")]).faults();
+        assert_eq!(both.iter().map(|fault| fault.property.as_str()).collect::<Vec<_>>(), ["acks", "linger.ms"]);
+        assert_eq!(settings(&[("linger.ms", "5"), ("compression.type", "lz4"), ("client.id", "me")]).faults(), []);
+    }
+
+    #[test]
+    fn a_known_property_is_one_librdkafka_or_tidings_knows() {
+        for known in KNOWN {
+            let text = refused_by_librdkafka(known, "\u{1}").unwrap_or_default();
+            assert!(!text.contains("does not know"), "{known}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_known_by_name_and_never_shown() {
+        for secret in [
+            "sasl.password",
+            "SASL_PASSWORD",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "ssl.keystore.password",
+            "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.config",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.assertion.private.key.pem",
+            "sasl.oauthbearer.client.credentials.client.secret",
+            "sasl.jaas.config",
+            "sasl.pasword.typo.password",
+        ] {
+            assert!(Settings::is_secret(secret), "{secret}");
+        }
+        for plain in ["sasl.username", "ssl.key.location", "sasl.oauthbearer.token.endpoint.url", "client.id", "ssl.ca.pem"] {
+            assert!(!Settings::is_secret(plain), "{plain}");
+        }
+        let settings = settings(&[("sasl.passwordd", "hunter2"), ("sasl.password", "hunter2")]);
+        assert!(!format!("{settings:?} {:?}", settings.faults()).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_properties_together_is_told_too() {
+        assert_eq!(settings(&[("client.id", "me")]).combination_fault(), None);
+        let missing_file = settings(&[("security.protocol", "SSL"), ("ssl.ca.location", "/no/such/file.pem")]);
+        let text = missing_file.combination_fault().expect("a missing certificate is a fault");
+        assert!(text.contains("ssl.ca.location"), "{text}");
+    }
+
+    #[test]
+    fn brokers_are_host_and_port() {
+        let fault = |brokers: &str| Settings { brokers: brokers.into(), ..Settings::default() }.brokers_fault();
+        for good in ["localhost", "a:9092", "a:9092, b:9093", "[::1]:9092", "::1", "SSL://a:9092"] {
+            assert_eq!(fault(good), None, "{good}");
+        }
+        for bad in ["", "a:9092,", "a:port", "a:0", "a:99999", ":9092", "a/b:1", "http://a/b"] {
+            assert!(fault(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_client_gets_the_brokers_the_properties_and_a_name() {
+        let config = settings(&[("linger.ms", "7")]).client_config();
+        assert_eq!(config.get("bootstrap.servers"), Some("localhost:9092"));
+        assert_eq!(config.get("linger.ms"), Some("7"));
+        assert_eq!(config.get("client.id"), Some("tidings"));
+        assert_eq!(settings(&[("client.id", "mine")]).client_config().get("client.id"), Some("mine"));
     }
 }

@@ -1,7 +1,5 @@
 //! A connection in replication mode: start-up, simple queries, and the change into streaming.
 
-use std::time::Duration;
-
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::{backend::Message, frontend};
@@ -23,9 +21,6 @@ use crate::postgres::{Lsn, Settings, SslMode};
 /// a reader that lets it fill gets it whole in one read.
 const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// How long a connection attempt may take: longer than a TCP retransmission or two, shorter than an operator's patience.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What a connection is made of: TCP, TLS over it, or a Unix socket.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
@@ -45,10 +40,10 @@ impl Connection {
     /// Connects with `replication=database`, so that the walsender also answers SQL.
     ///
     /// # Errors
-    /// When the server cannot be reached within ten seconds, TLS fails, or the role is refused.
+    /// When the server cannot be reached within the settings' `connect_timeout`, TLS fails, or the role is refused.
     pub(crate) async fn open(settings: &Settings, application_name: &str) -> Result<Self, ReplicationError> {
         let address = settings.socket_dir().map_or_else(|| format!("{}:{}", settings.host(), settings.port()), |dir| dir.display().to_string());
-        match timeout(CONNECT_TIMEOUT, Self::start(settings, application_name, &address)).await {
+        match timeout(settings.connect_timeout(), Self::start(settings, application_name, &address)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ReplicationError::Connect { address, source: std::io::ErrorKind::TimedOut.into() }),
         }
@@ -58,7 +53,7 @@ impl Connection {
         let socket = open_socket(settings, address).await?;
         let mut wire = Wire { socket, read: BytesMut::with_capacity(8 * 1024) };
         let mut out = BytesMut::new();
-        let parameters = [
+        let fixed = [
             ("user", settings.user()),
             ("database", settings.database()),
             ("replication", "database"),
@@ -68,7 +63,8 @@ impl Connection {
             ("DateStyle", "ISO"),
             ("TimeZone", "UTC"),
         ];
-        frontend::startup_message(parameters, &mut out)?;
+        let options = settings.options().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        frontend::startup_message(fixed.into_iter().chain(options), &mut out)?;
         wire.send(&out).await?;
         auth::authenticate(&mut wire, settings.user(), settings.password()).await?;
         wire.until_ready().await?;
