@@ -1,7 +1,7 @@
 //! Makes progress durable: the position into `relay`, the confirmation into the stream. Also what keeps the stream alive
 //! while the relay waits for something else.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use sqlx::Row as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
@@ -128,17 +128,6 @@ impl Checkpointer {
                 _ = self.tick.tick() => {}
             }
             self.store(forwarder).await?;
-        }
-    }
-
-    /// Waits for `work`, but not longer than the lease is held.
-    ///
-    /// # Errors
-    /// [`Interruption::LeaseLost`].
-    pub(super) async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Result<T, Interruption> {
-        tokio::select! {
-            done = work => Ok(done),
-            () = self.lost.cancelled() => Err(Interruption::LeaseLost),
         }
     }
 

@@ -127,7 +127,8 @@ impl Relay {
         let lost = lease.lost().clone();
         let outcome = tokio::select! {
             outcome = self.session(carried, &lost, shutdown) => outcome,
-            () = lost.cancelled() => Err(Interruption::LeaseLost),
+            // The session ends by itself when the lease is lost, unless it hangs on a connection that is as dead as the lease.
+            () = async { lost.cancelled().await; tokio::time::sleep(SETTLE * 2).await } => Err(Interruption::LeaseLost),
         };
         lease.release().await;
         outcome
@@ -146,6 +147,7 @@ impl Relay {
         let saved = slot::ensure(options, &mut ledger, saved).await?;
         tokio::select! {
             id = forwarder.reach_cluster() => tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster = id, "leads"),
+            () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         }
         if let Some(backlog) = &saved.backlog
