@@ -17,11 +17,13 @@ const START_LIMIT: Duration = Duration::from_secs(600);
 const RUN: &str = r#"
 folder=$1 project=$2 file=$3
 shift 3
-trap 'trap "" TERM; docker compose --project-name "$project" --file "$file" down --volumes --timeout 2; exit 0' TERM
-docker compose --project-name "$project" --file "$file" up --detach --wait "$@" || {
+down() {
   docker compose --project-name "$project" --file "$file" down --volumes --timeout 2
-  exit 1
 }
+trap 'trap "" TERM; kill $up; down; exit 0' TERM
+# In the background, as only `wait` can be interrupted.
+docker compose --project-name "$project" --file "$file" up --detach --wait "$@" & up=$!
+wait $up || { down; exit 1; }
 echo >"$folder/ready"
 while :; do sleep 3600 & wait $!; done
 "#;

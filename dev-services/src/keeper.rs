@@ -24,6 +24,7 @@ pub(crate) struct Keeper {
     shell: Child,
     /// `Some` until dropped. The end of this pipe is what the shell waits for.
     words: Option<ChildStdin>,
+    paused: bool,
 }
 
 /// A new folder in the temporary folder, owned by `user`, readable by everyone.
@@ -62,7 +63,7 @@ impl Keeper {
         let spawned = shell.spawn().map_err(Error::system("run `sh`"));
         let mut shell = spawned.inspect_err(|_| drop(fs::remove_dir_all(&folder)))?;
         let words = shell.stdin.take();
-        Ok(Self { folder, shell, words })
+        Ok(Self { folder, shell, words, paused: false })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -109,7 +110,7 @@ impl Keeper {
     }
 
     fn number(&self, file: &str) -> Option<u32> {
-        // Without its line end the shell is not done writing.
+        // Without its .filter(|line| !line.trim().is_empty() && !line.starts_with("\tat ")) end the shell is not done writing.
         fs::read_to_string(self.folder.join(file)).ok()?.strip_suffix('\n')?.parse().ok()
     }
 
@@ -138,12 +139,14 @@ impl Keeper {
     }
 
     /// Stops the server with every process it has started, as a machine that hangs does.
-    pub(crate) fn pause(&self) -> Result<(), Error> {
+    pub(crate) fn pause(&mut self) -> Result<(), Error> {
+        self.paused = true;
         self.pid().map_or(Ok(()), |pid| process::freeze_tree(pid).map(drop))
     }
 
     /// Lets a paused server go on.
-    pub(crate) fn resume(&self) -> Result<(), Error> {
+    pub(crate) fn resume(&mut self) -> Result<(), Error> {
+        self.paused = false;
         self.pid().map_or(Ok(()), |pid| process::signal("CONT", &process::tree(pid)))
     }
 
@@ -162,13 +165,17 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        // A backend that is stopped cannot follow its postmaster, who waits 5 s before it kills it.
+        if self.paused {
+            let _ = self.resume();
+        }
         drop(self.words.take());
         let _ = self.shell.wait();
     }
 }
 
-/// As much of a log as fits an error message.
+/// As much of a log as fits an error message: the last lines that are not a Java stack trace.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("\tat ")).collect();
     lines[lines.len().saturating_sub(12)..].join("\n")
 }

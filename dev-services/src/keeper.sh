@@ -39,7 +39,7 @@ if [ -s "$folder/pid" ]; then
   read -r server <"$folder/pid"
   while [ ! -e "$folder/ended" ] && [ $tries -lt $((patience * 20 + 200)) ]; do
     [ $tries -eq $((patience * 20)) ] && signal=KILL
-    [ $((tries % 10)) -eq 0 ] && kill -s "$signal" "$server" 2>/dev/null && kill -s CONT "$server" 2>/dev/null
+    [ $((tries % 2)) -eq 0 ] && kill -s "$signal" "$server" 2>/dev/null && kill -s CONT "$server" 2>/dev/null
     tries=$((tries + 1))
     sleep 0.05
   done
