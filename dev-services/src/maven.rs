@@ -2,7 +2,6 @@
 
 use std::process::{Command, Stdio};
 
-use crate::keeper::last_lines;
 use crate::{Error, programs};
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
@@ -15,10 +14,15 @@ pub(crate) fn run(what: &str, goal: &str, arguments: &[String]) -> Result<(), Er
     }
     eprintln!("fetching {what} with mvn, once");
     let mut mvn = Command::new("mvn");
-    mvn.args(["--batch-mode", "--quiet"]).arg(format!("{PLUGIN}:{goal}")).args(arguments).stdin(Stdio::null());
+    mvn.args(["--batch-mode", "--quiet", "-Dstyle.color=never"]).arg(format!("{PLUGIN}:{goal}")).args(arguments).stdin(Stdio::null());
     let output = mvn.output().map_err(Error::system("run `mvn`"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Fetch { what: what.to_owned(), output: last_lines(&String::from_utf8_lossy(&output.stdout)) })
+    Err(Error::Fetch { what: what.to_owned(), output: errors(&String::from_utf8_lossy(&output.stdout)) })
+}
+
+/// What went wrong is at the top; what follows is about Maven.
+fn errors(output: &str) -> String {
+    output.lines().filter(|line| !line.trim().is_empty()).take(4).collect::<Vec<_>>().join("\n")
 }

@@ -28,6 +28,11 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
     descend(root, &processes())
 }
 
+/// Whether the process runs.
+pub(crate) fn is_running(pid: u32) -> bool {
+    processes().iter().any(|process| process.pid == pid && !process.zombie)
+}
+
 /// Waits until none of the processes runs. (A zombie does not run: it is only waiting to be read by its parent.)
 pub(crate) fn wait_until_gone(pids: &[u32], limit: Duration) {
     let until = Instant::now() + limit;
