@@ -19,7 +19,7 @@ pub mod relay;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]
-//pub use outbox::{Outbox, PublishError};
+pub use outbox::{Outbox, PublishError};
 #[cfg(feature = "outbox")]
 pub use postgres::{MigrateError, Migrations, migrate};
 

@@ -130,7 +130,10 @@ fn id_source(input: ParseStream<'_>) -> Result<IdSource> {
         }
         Expr::Path(path) if path.path.get_ident().is_some_and(|name| name != "self") => {
             let name = path.path.get_ident().map(ToString::to_string).unwrap_or_default();
-            return Err(Error::new_spanned(path, format!("put the field's name in quotes: `id = \"{name}\"`, or write `id = self.{name}`")));
+            return Err(Error::new_spanned(
+                path,
+                format!("put the field's name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"),
+            ));
         }
         expression => IdSource::Expression(Box::new(expression)),
     })

@@ -101,7 +101,12 @@ fn enum_shape(name: &Ident, data: &DataEnum, event: &EventAttribute, missing: &d
     Ok(Shape { types, event_type: quote!(match self { #(#type_arms),* }), aggregate_id: quote!(match self { #(#id_arms),* }) })
 }
 
-fn variant_id_arm(variant: &Variant, own: Option<&IdSource>, shared: Option<&IdSource>, missing: &dyn Fn(&str) -> Error) -> Result<TokenStream> {
+fn variant_id_arm(
+    variant: &Variant,
+    own: Option<&IdSource>,
+    shared: Option<&IdSource>,
+    missing: &dyn Fn(&str) -> Error,
+) -> Result<TokenStream> {
     let ident = &variant.ident;
     let constructor = quote!(Self::#ident);
     match (own, shared) {
@@ -140,7 +145,9 @@ fn refuse_on_fields(fields: &Fields) -> Result<()> {
 
 fn refuse_lifetimes(input: &DeriveInput) -> Result<()> {
     match input.generics.params.iter().find(|parameter| matches!(parameter, GenericParam::Lifetime(_))) {
-        Some(lifetime) => Err(Error::new_spanned(lifetime, "a domain event owns its data: use `String` in place of `&str`, or `Cow<'static, str>`")),
+        Some(lifetime) => {
+            Err(Error::new_spanned(lifetime, "a domain event owns its data: use `String` in place of `&str`, or `Cow<'static, str>`"))
+        }
         None => Ok(()),
     }
 }

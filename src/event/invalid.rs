@@ -25,7 +25,9 @@ pub enum InvalidEvent {
     #[error("the aggregate id holds a NUL character, which Postgres cannot store")]
     AggregateIdNul,
     /// The aggregate type becomes a topic name.
-    #[error("the aggregate type {name:?} cannot be part of a Kafka topic name: use letters, digits, `.`, `_` and `-`, at most {TOPIC_BYTES_MAX}")]
+    #[error(
+        "the aggregate type {name:?} cannot be part of a Kafka topic name: use letters, digits, `.`, `_` and `-`, at most {TOPIC_BYTES_MAX}"
+    )]
     AggregateType {
         /// The type as given.
         name: String,
