@@ -1,1 +1,3 @@
-//! cli.
+//! The binary `tidings`.
+
+mod config;

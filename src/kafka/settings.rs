@@ -63,8 +63,10 @@ impl Settings {
                 _ => (address, None),
             };
             match port {
+                // Somebody's URL with somebody's password: not quoted.
+                _ if broker.contains('@') => Some("a broker has an @; Kafka's user and password go into kafka.properties".to_owned()),
                 _ if host.is_empty() => Some("a broker is empty; write host:port, several separated by commas".to_owned()),
-                _ if host.contains(['/', ' ', '@']) => Some(format!("{broker:?} is not host:port")),
+                _ if host.contains(['/', ' ']) => Some(format!("{broker:?} is not host:port")),
                 Some(port) if !matches!(port.parse::<u16>(), Ok(1..)) => {
                     Some(format!("{broker:?} has no port between 1 and 65535; write host:port"))
                 }

@@ -1,0 +1,142 @@
+//! Every key of the configuration, once: the file, the environment, the flags, `--help` and the reference in
+//! `docs/configuration.md` are all read off this table.
+
+/// One key.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Its name in the file, `section.key`.
+    pub(crate) path: &'static str,
+    /// Its flag, without the dashes.
+    pub(crate) flag: &'static str,
+    /// A variable other programs use too; `TIDINGS_<SECTION>_<KEY>` wins over it.
+    pub(crate) env_shared: Option<&'static str>,
+    /// What may be written.
+    pub(crate) kind: Kind,
+    /// What holds when nothing is written, as it would be written; `None`: nothing does.
+    pub(crate) default: Option<&'static str>,
+    /// What it decides, for the operator.
+    pub(crate) help: &'static str,
+}
+
+/// What may be written as the value of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A string.
+    Text,
+    /// A string that holds a password and is never printed as it is.
+    Url,
+    /// A string, or an array of strings that are joined with commas.
+    List,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number within these bounds.
+    Integer(i64, i64),
+    /// `500ms`, `10s`, `2m`, `1h`, within these bounds in milliseconds.
+    Duration(u64, u64),
+    /// `8MiB`, `512KiB`, `1MB` or a number of bytes, within these bounds.
+    Bytes(u64, u64),
+}
+
+macro_rules! keys {
+    ($($name:ident = $path:literal, $flag:literal, $shared:expr, $kind:expr, $default:expr, $help:literal;)*) => {
+        $(#[doc = $help] pub(crate) static $name: Key = Key {
+            path: $path, flag: $flag, env_shared: $shared, kind: $kind, default: $default, help: $help,
+        };)*
+        /// Every key, in the order in which they are shown.
+        pub(crate) static KEYS: &[&Key] = &[$(&$name),*];
+    };
+}
+
+keys! {
+    NAME = "name", "name", None, Kind::Text, Some("tidings"),
+        "Name of the relay: its slot, its lease and its row in the relay table carry it. Lower case letters, digits and _, at most 40";
+    SCHEMA = "schema", "schema", None, Kind::Text, Some("tidings"),
+        "Schema that holds the outbox";
+    SOURCE = "source", "source", None, Kind::Choice(&["wal"]), Some("wal"),
+        "Where events are read from: wal is the write-ahead log, by logical replication";
+    DELIVERY = "delivery", "delivery", None, Kind::Choice(&["at-least-once"]), Some("at-least-once"),
+        "What a consumer may see twice: at-least-once repeats what was in flight when a relay died";
+    SHUTDOWN_GRACE = "shutdown_grace", "shutdown-grace", None, Kind::Duration(1_000, 3_600_000), Some("10s"),
+        "How long SIGTERM waits for what is in flight";
+    DATABASE_URL = "database.url", "database-url", Some("DATABASE_URL"), Kind::Url, None,
+        "Postgres database that holds the outbox: postgres://user:password@host:5432/database?sslmode=verify-full";
+    BROKERS = "kafka.brokers", "brokers", Some("KAFKA_BROKERS"), Kind::List, None,
+        "Kafka brokers to start from: host:port, several separated by commas";
+    MAX_MESSAGE_BYTES = "kafka.max_message_bytes", "max-message-bytes", None, Kind::Bytes(1_000, 1_000_000_000), Some("1MiB"),
+        "Largest record that is sent; the topic's max.message.bytes must allow it";
+    TOPICS_CREATE = "topics.create", "create-topics", None, Kind::Boolean, Some("false"),
+        "Create a topic when its first event arrives";
+    TOPICS_PARTITIONS = "topics.partitions", "topic-partitions", None, Kind::Integer(1, 100_000), None,
+        "Partitions of a created topic; the broker's default unless given";
+    TOPICS_REPLICATION = "topics.replication", "topic-replication", None, Kind::Integer(1, 32_767), None,
+        "Replicas of a created topic; the broker's default unless given";
+    TOPIC = "routing.topic", "topic", None, Kind::Text, Some("{aggregatetype}"),
+        "Topic of an event whose row names none: text with {aggregatetype} and {type}";
+    ENVELOPE = "routing.envelope", "envelope", None, Kind::Choice(&["cloudevents", "cloudevents-structured", "debezium"]), Some("cloudevents"),
+        "How an event becomes a record";
+    EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, Some("/tidings"),
+        "ce_source of every record: who the events come from, a URI reference";
+    IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("16384"),
+        "Most events sent and not yet acknowledged; bounds memory";
+    IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),
+        "Most bytes sent and not yet acknowledged; bounds memory";
+    LISTEN = "admin.listen", "listen", None, Kind::Text, Some("127.0.0.1:9464"),
+        "Address of health and metrics, or off. They have no authentication: think before listening beyond loopback";
+    LOG_FORMAT = "log.format", "log-format", None, Kind::Choice(&["human", "json"]), Some("human"),
+        "How log lines are written, to stderr";
+    LOG_LEVEL = "log.level", "log-level", None, Kind::Text, Some("info"),
+        "error, warn, info, debug, trace or off; per target too: info,librdkafka=debug";
+}
+
+/// The table of librdkafka properties in the file.
+pub(crate) const PROPERTIES: &str = "kafka.properties";
+/// The flag that sets one of them.
+pub(crate) const PROPERTY_FLAG: &str = "kafka-property";
+/// The environment's prefix for them; `SASL_PASSWORD` after it is `sasl.password`.
+pub(crate) const PROPERTIES_ENV: &str = "TIDINGS_KAFKA_PROPERTIES_";
+/// The variable that names the file.
+pub(crate) const CONFIG_ENV: &str = "TIDINGS_CONFIG";
+
+impl Key {
+    /// The key of this name in the file.
+    pub(crate) fn find(path: &str) -> Option<&'static Key> {
+        KEYS.iter().copied().find(|key| key.path == path)
+    }
+
+    /// Its own variable: `TIDINGS_KAFKA_BROKERS` for `kafka.brokers`.
+    pub(crate) fn env(&self) -> String {
+        format!("TIDINGS_{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+impl Kind {
+    /// What may be written, in words.
+    pub(crate) fn expected(self) -> String {
+        match self {
+            Kind::Text | Kind::Url => "a string".into(),
+            Kind::List => "a string, or an array of strings".into(),
+            Kind::Choice(words) => match words {
+                [word] => format!("{word}, the only choice so far"),
+                _ => format!("one of {}", words.join(", ")),
+            },
+            Kind::Boolean => "true or false".into(),
+            Kind::Integer(least, most) => format!("a whole number from {least} to {most}"),
+            Kind::Duration(least, most) => {
+                format!(
+                    "a duration such as \"10s\" (units ms, s, m, h) from {} to {}",
+                    super::value::show_duration(least),
+                    super::value::show_duration(most)
+                )
+            }
+            Kind::Bytes(least, most) => {
+                format!(
+                    "a size such as \"8MiB\" (units B, kB, KiB, MB, MiB, GB, GiB) from {} to {}",
+                    super::value::show_bytes(least),
+                    super::value::show_bytes(most)
+                )
+            }
+        }
+    }
+}

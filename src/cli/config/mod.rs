@@ -1,0 +1,56 @@
+//! The configuration: file < environment < flags, all faults at once.
+//!
+//! Reading is in steps that do no I/O and know nothing of each other: each [`Layer`] says what was written and where,
+//! [`settle`] decides which layer wins and what the values mean. Everything that is wrong, in any layer, ends up in one list.
+
+mod fault;
+mod key;
+mod layer;
+pub(crate) mod reference;
+mod rule;
+mod settle;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use fault::{Fault, Faults, Place};
+pub(crate) use key::{CONFIG_ENV, KEYS, Key, Kind, PROPERTIES, PROPERTIES_ENV, PROPERTY_FLAG};
+pub(crate) use layer::Layer;
+pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
+
+/// Reads the layers and settles them.
+///
+/// # Errors
+///
+/// Every fault there is.
+pub(crate) fn load(file: Option<&Path>, environment: &[(String, String)], flags: Layer, needs: Needs) -> Result<Config, Faults> {
+    let named = environment.iter().find(|(name, value)| name == CONFIG_ENV && !value.is_empty());
+    let (file, place) = match (file, named) {
+        (Some(file), _) => (Some(file.to_owned()), Some(Place::Flag("config"))),
+        (None, Some((name, value))) => (Some(PathBuf::from(value)), Some(Place::Environment(name.clone()))),
+        (None, None) => (None, None),
+    };
+    let mut layers = Vec::new();
+    if let Some(path) = file {
+        layers.push(match std::fs::read_to_string(&path) {
+            Ok(text) => Layer::of_file(&path, &text),
+            Err(error) => Layer { faults: vec![unreadable(&path, place, &error)], ..Layer::default() },
+        });
+    }
+    layers.push(Layer::of_environment(environment));
+    layers.push(flags);
+    settle(layers, needs).map_err(Faults)
+}
+
+fn unreadable(path: &Path, place: Option<Place>, error: &std::io::Error) -> Fault {
+    Fault {
+        key: "config".into(),
+        value: Some(format!("{:?}", path.display().to_string())),
+        place,
+        problem: format!("cannot be read: {error}"),
+        remedy: "name a TOML file that is there and that this user may read".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! What a text must look like where any string will not do. Each answers with problem and remedy, or nothing.
+
+/// What is wrong, and what to do.
+pub(crate) type Broken = Option<(String, String)>;
+
+fn broken(problem: impl Into<String>, remedy: impl Into<String>) -> Broken {
+    Some((problem.into(), remedy.into()))
+}
+
+/// A relay's name becomes part of a slot's name (Postgres allows lower case letters, digits, `_`) and of a transactional id.
+pub(crate) fn relay_name(name: &str) -> Broken {
+    let fits = (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if fits { None } else { broken("is not a name for a relay", "use 1 to 40 lower case letters, digits and _") }
+}
+
+/// A schema that needs no quotes.
+pub(crate) fn schema(name: &str) -> Broken {
+    let first = name.bytes().next().is_some_and(|byte| matches!(byte, b'a'..=b'z' | b'_'));
+    let rest = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    match () {
+        () if !first || !rest => broken("is not a usable schema name", "use lower case letters, digits and _, not starting with a digit"),
+        () if name.len() > 63 => broken("is longer than 63 bytes, where Postgres cuts names off", "choose a shorter name"),
+        () if name.starts_with("pg_") => broken("starts with pg_, which Postgres keeps for itself", "choose another name"),
+        () => None,
+    }
+}
+
+/// A topic template: text that may stand in a Kafka topic's name, `{aggregatetype}` and `{type}`.
+pub(crate) fn topic_template(template: &str) -> Broken {
+    const REMEDY: &str = "use letters, digits, '.', '_', '-' and the placeholders {aggregatetype} and {type}";
+    let mut rest = template;
+    let mut literal = String::new();
+    while let Some((before, after)) = rest.split_once('{') {
+        literal.push_str(before);
+        let Some((placeholder, after)) = after.split_once('}') else {
+            return broken("has a { that is not closed", REMEDY);
+        };
+        if !matches!(placeholder, "aggregatetype" | "type") {
+            return broken(format!("has the unknown placeholder {{{placeholder}}}"), REMEDY);
+        }
+        rest = after;
+    }
+    literal.push_str(rest);
+    // Kafka's rule: org.apache.kafka.common.internals.Topic.
+    match literal.chars().find(|character| !character.is_ascii_alphanumeric() && !matches!(character, '.' | '_' | '-')) {
+        Some(character) => broken(format!("has {character:?}, which a Kafka topic's name may not have"), REMEDY),
+        None if template.is_empty() => broken("is empty", REMEDY),
+        None if literal.len() > 249 || (literal == template && matches!(template, "." | "..")) => broken("is not a topic's name", REMEDY),
+        None => None,
+    }
+}
+
+/// `ce_source` is a non-empty URI reference (CloudEvents 1.0).
+pub(crate) fn event_source(text: &str) -> Broken {
+    let fits = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"' | b'{' | b'}' | b'\\' | b'^' | b'`' | b'|'));
+    if fits {
+        None
+    } else {
+        broken("is not a URI reference", "write for instance /orders or https://example.com/orders, percent-encoding the rest")
+    }
+}
+
+/// `host:port`, or `off`.
+pub(crate) fn listen(text: &str) -> Broken {
+    const REMEDY: &str = "write ADDRESS:PORT, for instance 127.0.0.1:9464, or off";
+    match text.rsplit_once(':') {
+        _ if text == "off" => None,
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() && (!host.contains(':') || host.starts_with('[')) => None,
+        Some(_) => broken("is not an address and a port", REMEDY),
+        None => broken("has no port", REMEDY),
+    }
+}
+
+/// Directives of tracing-subscriber's `EnvFilter`, of which a bare word that is no level would pass for a target.
+pub(crate) fn log_level(text: &str) -> Broken {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    let level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
+    let fits = text.split(',').map(str::trim).all(|directive| match directive.rsplit_once('=') {
+        Some((target, word)) => !target.is_empty() && level(word),
+        None => level(directive),
+    });
+    let parses = tracing_subscriber::EnvFilter::try_new(text).is_ok();
+    if fits && parses { None } else { broken("is not a level", format!("use {}, or per target: info,librdkafka=debug", LEVELS.join(", "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(rule: fn(&str) -> Broken, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert_eq!(rule(text), None, "{text}");
+        }
+        for text in bad {
+            assert!(rule(text).is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_text_has_its_rule() {
+        let long = "a".repeat(41);
+        check(relay_name, &["a", "orders_2", &long[..40]], &["", "Orders", "a-b", &long, "ä"]);
+        check(schema, &["tidings", "_x1"], &["", "1x", "A", "pg_x", "a b", &"a".repeat(64)]);
+        check(
+            topic_template,
+            &["{aggregatetype}", "outbox.event.{aggregatetype}", "a-{type}_b", "orders", "{aggregatetype}{type}"],
+            &["", "{aggregate}", "{", "a{type", "a}b", "a b", "..", "{}", "é"],
+        );
+        check(event_source, &["/tidings", "https://a.example/b?c#d", "urn:x:y"], &["", "a b", "<x>", "é"]);
+        check(listen, &["off", "127.0.0.1:9464", "[::1]:80", "localhost:0"], &["", "9464", ":9464", "a:b", "::1", "a:99999"]);
+        check(log_level, &["info", "WARN", "off", "info,librdkafka=debug"], &["", "inf", "info,x", "x=loud", "info,=debug"]);
+    }
+}

@@ -1,0 +1,333 @@
+//! From layers to the configuration that holds, or everything that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::fault::{Fault, Place};
+use super::key::{self, KEYS, Key, Kind, PROPERTIES};
+use super::layer::Layer;
+use super::rule::{self, Broken};
+use super::value::{self, Meant, Written};
+use crate::relay::{Delivery, EnvelopeFormat, RelayOptions, SourceKind, TopicOptions};
+use crate::{kafka, postgres};
+
+/// What a command cannot do without.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// `database.url`.
+    pub(crate) database: bool,
+    /// `kafka.brokers`.
+    pub(crate) brokers: bool,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One value that holds, as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its key in the file.
+    pub(crate) key: String,
+    /// The value without secrets; none if nothing holds.
+    pub(crate) value: Option<String>,
+    /// Where it comes from.
+    pub(crate) place: Place,
+}
+
+/// The configuration that holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Every value, without secrets.
+    pub(crate) entries: Vec<Entry>,
+    /// Where the outbox is; there if the command needs it.
+    pub(crate) database: Option<postgres::Settings>,
+    /// Where the brokers are; there if the command needs it.
+    pub(crate) kafka: Option<kafka::Settings>,
+    /// The relay's name.
+    pub(crate) name: String,
+    /// The outbox's schema.
+    pub(crate) schema: String,
+    /// The template of a topic's name.
+    pub(crate) topic: String,
+    /// Whether and how topics are created.
+    pub(crate) topics: TopicOptions,
+    /// The largest record.
+    pub(crate) message_bytes_max: usize,
+    /// Where health and metrics are served, unless `off`.
+    pub(crate) listen: Option<String>,
+    /// How long draining may take.
+    pub(crate) shutdown_grace: Duration,
+    /// How log lines are written.
+    pub(crate) log_format: LogFormat,
+    /// What is logged.
+    pub(crate) log_level: String,
+    source: SourceKind,
+    delivery: Delivery,
+    envelope: EnvelopeFormat,
+    event_source: String,
+    in_flight_events_max: usize,
+    in_flight_bytes_max: usize,
+}
+
+impl Config {
+    /// What the relay is told; none without a database and brokers.
+    pub(crate) fn relay_options(&self) -> Option<RelayOptions> {
+        let mut options = RelayOptions::new(self.database.clone()?, self.kafka.clone()?);
+        options.name = self.name.clone();
+        options.schema = self.schema.clone();
+        options.source = self.source;
+        options.delivery = self.delivery;
+        options.envelope = self.envelope;
+        options.topic = self.topic.clone();
+        options.event_source = self.event_source.clone();
+        options.topics = self.topics.clone();
+        options.shutdown_grace = self.shutdown_grace;
+        options.in_flight_events_max = self.in_flight_events_max;
+        options.in_flight_bytes_max = self.in_flight_bytes_max;
+        options.message_bytes_max = self.message_bytes_max;
+        Some(options)
+    }
+}
+
+/// Decides: the last layer that gives a key wins, and what it means is checked. A value that loses is not looked at.
+///
+/// # Errors
+///
+/// Every fault of every layer and every value.
+pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fault>> {
+    let mut settled = Settled::default();
+    for layer in layers {
+        settled.faults.extend(layer.faults);
+        settled.written.extend(layer.values.into_iter().map(|(key, written, place)| (key.path, (written, place))));
+        settled.properties.extend(layer.properties.into_iter().map(|(name, value, place)| (name, (value, place))));
+    }
+    settled.read();
+    let database = settled.database(needs.database);
+    let kafka = settled.kafka(needs.brokers);
+    settled.check_rules();
+    settled.check_together();
+    let config = settled.config(database, kafka);
+    match settled.faults.is_empty() {
+        true => Ok(config),
+        false => Err(settled.faults),
+    }
+}
+
+#[derive(Default)]
+struct Settled {
+    written: BTreeMap<&'static str, (Written, Place)>,
+    properties: BTreeMap<String, (String, Place)>,
+    meant: BTreeMap<&'static str, Meant>,
+    faults: Vec<Fault>,
+}
+
+impl Settled {
+    fn read(&mut self) {
+        for key in KEYS {
+            let default = key.default.map(|text| Written::Word(text.into()));
+            let Some(written) = self.written.get(key.path).map(|(written, _)| written).or(default.as_ref()) else { continue };
+            match value::read(key.kind, written) {
+                Ok(meant) => drop(self.meant.insert(key.path, meant)),
+                Err(problem) => self.wrong(key, problem, remedy(key.kind, written)),
+            }
+        }
+    }
+
+    fn check_rules(&mut self) {
+        let rules: [(&'static Key, fn(&str) -> Broken); 6] = [
+            (&key::NAME, rule::relay_name),
+            (&key::SCHEMA, rule::schema),
+            (&key::TOPIC, rule::topic_template),
+            (&key::EVENT_SOURCE, rule::event_source),
+            (&key::LISTEN, rule::listen),
+            (&key::LOG_LEVEL, rule::log_level),
+        ];
+        for (key, rule) in rules {
+            // A key without a meaning is reported already.
+            if let Some(Meant::Text(text)) = self.meant.get(key.path)
+                && let Some((problem, remedy)) = rule(text)
+            {
+                self.wrong(key, problem, remedy);
+            }
+        }
+    }
+
+    /// What no value shows alone.
+    fn check_together(&mut self) {
+        let (record, in_flight) = (self.number(&key::MAX_MESSAGE_BYTES), self.number(&key::IN_FLIGHT_BYTES));
+        if record > in_flight && in_flight > 0 {
+            let problem =
+                format!("is less than kafka.max_message_bytes ({}), so the largest record could never be sent", value::show_bytes(record));
+            self.wrong(&key::IN_FLIGHT_BYTES, problem, format!("set it to {} at least", value::show_bytes(record)));
+        }
+    }
+
+    fn database(&mut self, needed: bool) -> Option<postgres::Settings> {
+        if !needed {
+            return None;
+        }
+        let Some(Meant::Text(url)) = self.meant.get(key::DATABASE_URL.path) else {
+            self.missing(&key::DATABASE_URL);
+            return None;
+        };
+        match postgres::Settings::parse(url) {
+            Ok(settings) => Some(settings),
+            Err(error) => {
+                let remedy = "put it right; the form is postgres://user:password@host:5432/database?sslmode=verify-full";
+                self.wrong(&key::DATABASE_URL, error.to_string(), remedy.into());
+                None
+            }
+        }
+    }
+
+    fn kafka(&mut self, needed: bool) -> Option<kafka::Settings> {
+        let properties = self.properties.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect();
+        let settings = kafka::Settings { brokers: self.text(&key::BROKERS), properties };
+        let faults = settings.faults();
+        let sound = faults.is_empty();
+        for fault in faults {
+            let place = self.properties.get(&fault.property).map(|(_, place)| place.clone());
+            let (problem, remedy) = match fault.reason.rsplit_once("; ") {
+                Some((problem, remedy)) => (problem.to_owned(), remedy.to_owned()),
+                None => (fault.reason, "change it or remove it".to_owned()),
+            };
+            let key = format!("{PROPERTIES}.{}", fault.property);
+            self.faults.push(Fault { key, value: Some(format!("{:?}", fault.value)), place, problem, remedy });
+        }
+        if !needed {
+            return None;
+        }
+        if !self.meant.contains_key(key::BROKERS.path) {
+            self.missing(&key::BROKERS);
+            return None;
+        }
+        if let Some(problem) = settings.brokers_fault() {
+            self.wrong(&key::BROKERS, problem, "write host:port, several separated by commas".into());
+        }
+        if let Some(problem) = sound.then(|| settings.combination_fault()).flatten() {
+            let remedy = "change the property it names".to_owned();
+            self.faults.push(Fault {
+                key: PROPERTIES.into(),
+                value: None,
+                place: None,
+                problem: format!("do not go together: {problem}"),
+                remedy,
+            });
+        }
+        Some(settings)
+    }
+
+    fn missing(&mut self, key: &'static Key) {
+        // Given with the wrong type: reported already.
+        if self.written.contains_key(key.path) {
+            return;
+        }
+        let variable = key.env_shared.map_or_else(|| key.env(), str::to_owned);
+        let remedy = format!("give --{}, the variable {variable}, or {} in the configuration file", key.flag, key.path);
+        self.faults.push(Fault { key: key.path.into(), value: None, place: None, problem: "is not set".into(), remedy });
+    }
+
+    fn wrong(&mut self, key: &'static Key, problem: String, remedy: String) {
+        let (value, place) = match self.written.get(key.path) {
+            Some((written, place)) => (shown(key.kind, written), place.clone()),
+            None => (key.default.unwrap_or_default().to_owned(), Place::Default),
+        };
+        self.faults.push(Fault { key: key.path.into(), value: Some(value), place: Some(place), problem, remedy });
+    }
+
+    fn text(&self, key: &'static Key) -> String {
+        match self.meant.get(key.path) {
+            Some(Meant::Text(text)) => text.clone(),
+            _ => String::new(),
+        }
+    }
+
+    fn number(&self, key: &'static Key) -> u64 {
+        match self.meant.get(key.path) {
+            Some(Meant::Number(number)) => *number,
+            _ => 0,
+        }
+    }
+
+    fn count(&self, key: &'static Key) -> usize {
+        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
+    }
+
+    fn small(&self, key: &'static Key) -> Option<i32> {
+        self.meant.contains_key(key.path).then(|| i32::try_from(self.number(key)).unwrap_or(i32::MAX))
+    }
+
+    fn config(&self, database: Option<postgres::Settings>, kafka: Option<kafka::Settings>) -> Config {
+        Config {
+            entries: self.entries(database.as_ref()),
+            database,
+            kafka,
+            name: self.text(&key::NAME),
+            schema: self.text(&key::SCHEMA),
+            topic: self.text(&key::TOPIC),
+            topics: TopicOptions {
+                create: self.meant.get(key::TOPICS_CREATE.path) == Some(&Meant::Boolean(true)),
+                partitions: self.small(&key::TOPICS_PARTITIONS),
+                replication: self.small(&key::TOPICS_REPLICATION),
+            },
+            message_bytes_max: self.count(&key::MAX_MESSAGE_BYTES),
+            listen: Some(self.text(&key::LISTEN)).filter(|address| address != "off"),
+            shutdown_grace: Duration::from_millis(self.number(&key::SHUTDOWN_GRACE)),
+            log_format: if self.text(&key::LOG_FORMAT) == "json" { LogFormat::Json } else { LogFormat::Human },
+            log_level: self.text(&key::LOG_LEVEL),
+            // One choice each so far; the table of keys refuses any other.
+            source: SourceKind::Wal,
+            delivery: Delivery::AtLeastOnce,
+            envelope: match self.text(&key::ENVELOPE).as_str() {
+                "cloudevents-structured" => EnvelopeFormat::CloudEventsStructured,
+                "debezium" => EnvelopeFormat::Debezium,
+                _ => EnvelopeFormat::CloudEvents,
+            },
+            event_source: self.text(&key::EVENT_SOURCE),
+            in_flight_events_max: self.count(&key::IN_FLIGHT_EVENTS),
+            in_flight_bytes_max: self.count(&key::IN_FLIGHT_BYTES),
+        }
+    }
+
+    fn entries(&self, database: Option<&postgres::Settings>) -> Vec<Entry> {
+        let keys = KEYS.iter().map(|key| {
+            let place = self.written.get(key.path).map_or(Place::Default, |(_, place)| place.clone());
+            let value = self.meant.get(key.path).map(|meant| match (key.kind, meant) {
+                (Kind::Url, _) => database.map_or("***".into(), postgres::Settings::redacted),
+                (Kind::Duration(..), Meant::Number(number)) => value::show_duration(*number),
+                (Kind::Bytes(..), Meant::Number(number)) => value::show_bytes(*number),
+                (_, Meant::Number(number)) => number.to_string(),
+                (_, Meant::Boolean(value)) => value.to_string(),
+                (_, Meant::Text(text)) => text.clone(),
+            });
+            Entry { key: key.path.into(), value, place }
+        });
+        let properties = self.properties.iter().map(|(name, (value, place))| {
+            let value = if kafka::Settings::is_secret(name) { "***" } else { value };
+            Entry { key: format!("{PROPERTIES}.{name}"), value: Some(value.into()), place: place.clone() }
+        });
+        keys.chain(properties).collect()
+    }
+}
+
+/// A value as it may be shown. Credentials end up in the wrong key, too: anything like `user:password@host` is hidden.
+fn shown(kind: Kind, written: &Written) -> String {
+    let text = written.to_string();
+    if kind == Kind::Url || text.contains('@') { "\"***\"".into() } else { text }
+}
+
+fn remedy(kind: Kind, written: &Written) -> String {
+    let (Kind::Choice(words), Written::Word(text) | Written::String(text)) = (kind, written) else {
+        return format!("write {}", kind.expected());
+    };
+    match super::layer::nearest(&text.to_ascii_lowercase(), words.iter().copied()) {
+        Some(word) if words.len() > 1 => format!("did you mean {word:?}? It is {}", kind.expected()),
+        _ => format!("write {}", kind.expected()),
+    }
+}

@@ -1,0 +1,167 @@
+//! From what is written to what is meant, for one value.
+
+use super::key::Kind;
+
+/// A value as it is written: text in the environment and in flags, typed in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Written {
+    /// From the environment or a flag: may stand for any type.
+    Word(String),
+    /// A TOML string.
+    String(String),
+    /// A TOML integer.
+    Integer(i64),
+    /// A TOML boolean.
+    Boolean(bool),
+    /// A TOML array of strings.
+    Strings(Vec<String>),
+    /// Any other TOML value, by the name of its type.
+    Other(&'static str),
+}
+
+/// A value as it is meant.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Meant {
+    /// Text, a choice, a list joined with commas.
+    Text(String),
+    /// A whole number, bytes, or milliseconds.
+    Number(u64),
+    /// Yes or no.
+    Boolean(bool),
+}
+
+/// What `written` means for a key of this kind, or what is wrong with it.
+pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
+    let expected = || format!("is not {}", kind.expected());
+    match (kind, written) {
+        (_, Written::Other(name)) => Err(format!("is {} {name}", if name.starts_with('a') { "an" } else { "a" })),
+        (Kind::Text | Kind::Url | Kind::List, Written::Word(text) | Written::String(text)) => Ok(Meant::Text(text.clone())),
+        (Kind::List, Written::Strings(texts)) => Ok(Meant::Text(texts.join(","))),
+        (Kind::Choice(words), Written::Word(text) | Written::String(text)) => match words.contains(&text.as_str()) {
+            true => Ok(Meant::Text(text.clone())),
+            false => Err("is not a choice".into()),
+        },
+        (Kind::Boolean, Written::Boolean(value)) => Ok(Meant::Boolean(*value)),
+        (Kind::Boolean, Written::Word(text)) => text.parse().map(Meant::Boolean).map_err(|_| expected()),
+        (Kind::Integer(least, most), Written::Integer(number)) => within(*number as i128, least as i128, most as i128).ok_or_else(expected),
+        (Kind::Integer(least, most), Written::Word(text)) => {
+            text.parse().ok().and_then(|number: i64| within(number as i128, least as i128, most as i128)).ok_or_else(expected)
+        }
+        (Kind::Duration(least, most), Written::Word(text) | Written::String(text)) => {
+            let number = read_unit(text, &DURATION_UNITS).ok_or_else(expected)?;
+            within(number as i128, least as i128, most as i128).ok_or_else(expected)
+        }
+        (Kind::Bytes(least, most), Written::Integer(number)) => within(*number as i128, least as i128, most as i128).ok_or_else(expected),
+        (Kind::Bytes(least, most), Written::Word(text) | Written::String(text)) => {
+            let number = text.parse().ok().or_else(|| read_unit(text, &BYTE_UNITS)).ok_or_else(expected)?;
+            within(number as i128, least as i128, most as i128).ok_or_else(expected)
+        }
+        (_, written) => Err(format!("is {}", written.type_name())),
+    }
+}
+
+impl Written {
+    fn type_name(&self) -> &'static str {
+        match self {
+            Written::Word(_) | Written::String(_) => "a string in quotes",
+            Written::Integer(_) => "a number without quotes",
+            Written::Boolean(_) => "a boolean",
+            Written::Strings(_) => "an array",
+            Written::Other(name) => name,
+        }
+    }
+}
+
+// === impl Display ===
+
+impl std::fmt::Display for Written {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Written::Word(text) | Written::String(text) => write!(f, "{text:?}"),
+            Written::Integer(number) => write!(f, "{number}"),
+            Written::Boolean(value) => write!(f, "{value}"),
+            Written::Strings(texts) => write!(f, "{texts:?}"),
+            Written::Other(name) => write!(f, "({name})"),
+        }
+    }
+}
+
+const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const BYTE_UNITS: [(&str, u64); 7] =
+    [("B", 1), ("kB", 1_000), ("KiB", 1 << 10), ("MB", 1_000_000), ("MiB", 1 << 20), ("GB", 1_000_000_000), ("GiB", 1 << 30)];
+
+fn read_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+fn within(number: i128, least: i128, most: i128) -> Option<Meant> {
+    (least..=most).contains(&number).then(|| Meant::Number(number as u64))
+}
+
+/// Milliseconds in the largest unit that keeps them whole.
+pub(crate) fn show_duration(milliseconds: u64) -> String {
+    show(milliseconds, &DURATION_UNITS)
+}
+
+/// Bytes in the largest unit that keeps them whole.
+pub(crate) fn show_bytes(bytes: u64) -> String {
+    show(bytes, &BYTE_UNITS)
+}
+
+fn show(number: u64, units: &[(&str, u64)]) -> String {
+    let whole = units.iter().filter(|(_, factor)| number >= *factor && number.is_multiple_of(*factor)).max_by_key(|(_, factor)| *factor);
+    match whole {
+        Some((unit, factor)) => format!("{}{unit}", number / factor),
+        None => format!("{number}{}", units[0].0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(text: &str) -> Written {
+        Written::Word(text.into())
+    }
+
+    #[test]
+    fn durations_and_sizes_are_numbers_with_a_unit() {
+        let duration = Kind::Duration(0, 3_600_000);
+        for (text, milliseconds) in [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000), ("10 s", 10_000)] {
+            assert_eq!(read(duration, &word(text)), Ok(Meant::Number(milliseconds)), "{text}");
+        }
+        for text in ["10", "", "s", "-1s", "1.5s", "10sec", "2h", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(read(duration, &word(text)).is_err(), "{text}");
+        }
+        let bytes = Kind::Bytes(1, 1 << 30);
+        for (text, count) in [("1", 1), ("8MiB", 8 << 20), ("1kB", 1000), ("1GiB", 1 << 30), ("3 MB", 3_000_000)] {
+            assert_eq!(read(bytes, &word(text)), Ok(Meant::Number(count)), "{text}");
+        }
+        for text in ["0", "8mb", "2GiB", "MiB"] {
+            assert!(read(bytes, &word(text)).is_err(), "{text}");
+        }
+        assert_eq!((show_duration(90_000).as_str(), show_duration(120_000).as_str()), ("90s", "2m"));
+        assert_eq!((show_bytes(1 << 20).as_str(), show_bytes(1_000).as_str(), show_bytes(1).as_str()), ("1MiB", "1kB", "1B"));
+    }
+
+    #[test]
+    fn the_file_is_typed_and_the_environment_is_not() {
+        let integer = Kind::Integer(1, 9);
+        assert_eq!(read(integer, &word("6")), Ok(Meant::Number(6)));
+        assert_eq!(read(integer, &Written::Integer(6)), Ok(Meant::Number(6)));
+        assert!(read(integer, &Written::String("6".into())).is_err_and(|text| text.contains("in quotes")));
+        assert!(read(integer, &Written::Integer(10)).is_err());
+        assert!(read(integer, &Written::Integer(-1)).is_err());
+        assert_eq!(read(Kind::Boolean, &word("true")), Ok(Meant::Boolean(true)));
+        assert!(read(Kind::Boolean, &word("yes")).is_err());
+        assert!(read(Kind::Boolean, &Written::String("true".into())).is_err());
+        assert!(read(Kind::Text, &Written::Integer(1)).is_err());
+        assert!(read(Kind::Duration(0, 10), &Written::Integer(1)).is_err());
+        assert_eq!(read(Kind::List, &Written::Strings(vec!["a:1".into(), "b:2".into()])), Ok(Meant::Text("a:1,b:2".into())));
+        assert!(read(Kind::Choice(&["a"]), &word("b")).is_err());
+        assert_eq!(read(Kind::Text, &Written::Other("table")), Err("is a table".into()));
+    }
+}
