@@ -13,6 +13,10 @@ create table if not exists relay (
     -- Position in the write-ahead log: `ordinal` events of the transaction that committed at `commit_lsn` are published.
     commit_lsn pg_lsn,
     ordinal bigint not null default 0,
+    -- The rows that were there before the log was followed: those that `snapshot` sees, of which all up to `snapshot_after`
+    -- are published. Null once they all are.
+    snapshot pg_snapshot,
+    snapshot_after bigint,
     -- Witness: the last published row. Retention keeps it, so that its absence proves lost commits.
     witness_id uuid,
     witness_seq bigint,
