@@ -65,9 +65,6 @@ fn assert_gone(folders: &[String], pids: &BTreeSet<u32>) {
 #[test]
 fn both_servers_answer_until_the_input_ends() {
     let (mut owner, postgres, kafka) = up();
-    for own in ["__consumer_offsets", "__transaction_state"] {
-        assert!(wire::partitions(kafka, own).expect("Kafka answers").is_some(), "{own} is there before its first use");
-    }
     assert!(wire::sql(postgres, "select 1").expect("Postgres answers"));
     assert_eq!(wire::create_topic(kafka, "orders").expect("Kafka answers"), 0);
     let folders = folders(owner.id());

@@ -108,3 +108,11 @@ fn a_server_that_cannot_start_says_why() {
     let error = Kafka::start(KafkaOptions::new().set("process.roles", "none")).expect_err("it refuses").to_string();
     assert!(error.contains("Kafka did not start: it ended with code 1") && error.contains("process.roles"), "{error}");
 }
+
+#[test]
+fn kafka_has_made_its_own_topics_before_their_first_use() {
+    let broker = Kafka::start(KafkaOptions::new()).expect("Kafka starts");
+    for own in ["__transaction_state", "__consumer_offsets"] {
+        assert_eq!(wire::partitions(broker.port(), own).expect("Kafka answers"), Some(4), "{own}");
+    }
+}
