@@ -17,5 +17,11 @@ pub mod postgres;
 #[cfg(feature = "relay")]
 pub mod relay;
 
+pub use event::DomainEvent;
+#[cfg(feature = "outbox")]
+pub use outbox::{Outbox, PublishError};
+#[cfg(feature = "outbox")]
+pub use postgres::{MigrateError, Migrations, migrate};
+
 // The derive macro names the crate by this path, inside it too.
 extern crate self as tidings;

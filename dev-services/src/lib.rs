@@ -1,1 +1,61 @@
-//! A real Postgres and a real Kafka, started for you.
+//! A real Postgres and a real Kafka, started for the quickstart, the tests and the benchmarks.
+//!
+//! ```no_run
+//! let services = dev_services::Services::start()?;
+//! println!("{} {}", services.database_url(), services.brokers());
+//! # Ok::<(), dev_services::Error>(())
+//! ```
+//!
+//! Each service comes from the first of these that can give it:
+//! 1. the environment: `DATABASE_URL`, `KAFKA_BROKERS`;
+//! 2. Docker, if an engine answers: the repository's `docker-compose.yml`;
+//! 3. programs on this machine: an installed Postgres (15 or newer) and Java (17 or newer) with Kafka's jars. What Maven can fetch is
+//!    fetched once, into the cache. `TIDINGS_DEV_SERVICES=programs` skips Docker.
+//!
+//! Servers listen on 127.0.0.1, each on a free port, and live in the temporary folder. Nothing outlives the process that started them,
+//! not even when it is killed: a shell whose standard input is a pipe from that process ends the server and removes its folder.
+//!
+//! A test that breaks things takes a server of its own ([`Postgres`], [`Kafka`]), always made of programs, and may kill, pause and
+//! restart it.
+
+mod cache;
+mod choice;
+mod compose;
+mod error;
+mod kafka;
+mod keeper;
+mod maven;
+mod port;
+mod postgres;
+mod process;
+mod programs;
+mod services;
+mod user;
+
+pub use error::Error;
+pub use kafka::{Kafka, KafkaOptions};
+pub use postgres::{Postgres, PostgresOptions};
+pub use services::Services;
+
+use std::time::Instant;
+
+/// Runs `launch` again if somebody took its port between the choice and the bind.
+fn retry_if_port_is_taken<T>(launch: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    for _ in 0..3 {
+        match launch() {
+            Err(Error::Start { log, .. }) if log.contains("already in use") => {}
+            result => return result,
+        }
+    }
+    launch()
+}
+
+/// An error once a server that is being started has ended, or took too long.
+fn still_starting(keeper: &keeper::Keeper, service: &'static str, until: Instant) -> Result<(), Error> {
+    let reason = match keeper.ended() {
+        Some(code) => format!("it ended with code {code}"),
+        None if Instant::now() > until => "it does not answer".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Error::Start { service, reason, log: keeper.log_end() })
+}

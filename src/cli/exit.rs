@@ -32,6 +32,7 @@ pub(super) const HELP: &str = "Exit codes:
 #[derive(Debug)]
 pub(super) enum Failure {
     Configuration(Faults),
+    Options(String),
     Failed(String),
     Refused(String),
     GraceExceeded(String),
@@ -45,7 +46,7 @@ impl Failure {
 
     pub(super) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Failure::Configuration(_) => CONFIGURATION,
+            Failure::Configuration(_) | Failure::Options(_) => CONFIGURATION,
             Failure::Failed(_) => FAILED,
             Failure::Refused(_) => REFUSED,
             Failure::GraceExceeded(_) => GRACE_EXCEEDED,
@@ -57,7 +58,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Configuration(faults) => write!(f, "{faults}"),
-            Failure::Failed(text) | Failure::Refused(text) | Failure::GraceExceeded(text) => f.write_str(text),
+            Failure::Options(text) | Failure::Failed(text) | Failure::Refused(text) | Failure::GraceExceeded(text) => f.write_str(text),
         }
     }
 }

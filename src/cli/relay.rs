@@ -17,7 +17,7 @@ const BEYOND_GRACE: Duration = Duration::from_secs(2);
 /// Runs until a signal, then drains.
 pub(super) async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let options = config.relay_options().ok_or_else(|| Failure::Failed("a relay needs a database and brokers".into()))?;
-    let relay = Relay::new(options).map_err(refused)?;
+    let relay = Relay::new(options).map_err(ended_by)?;
     let mut signals = Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
     let admin_shutdown = CancellationToken::new();
     let admin = match &config.listen {
@@ -58,7 +58,7 @@ pub(super) async fn run(config: &Config) -> Result<ExitCode, Failure> {
             tracing::info!("stopped");
             Ok(ExitCode::from(DONE))
         }
-        Some(Ok(Err(error))) => Err(refused(error)),
+        Some(Ok(Err(error))) => Err(ended_by(error)),
         Some(Err(error)) => Err(Failure::failed("the relay broke off", &error)),
         None => Err(Failure::GraceExceeded(format!(
             "the relay did not drain within {:?}; what was in flight is sent again by the next relay\n  -> give it longer with --shutdown-grace",
@@ -67,11 +67,11 @@ pub(super) async fn run(config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-fn refused(error: RelayError) -> Failure {
+fn ended_by(error: RelayError) -> Failure {
     match error {
         RelayError::Refused(text) => Failure::Refused(text),
-        #[allow(unreachable_patterns)]
-        other => Failure::failed("the relay ended", &other),
+        RelayError::Options(text) => Failure::Options(text),
+        RelayError::GraceExceeded { .. } => Failure::GraceExceeded(format!("{error}\n  -> give it longer with --shutdown-grace")),
     }
 }
 

@@ -1,9 +1,23 @@
 //! Kafka: the only folder that names rdkafka.
+//!
+//! A record's way out: [`Outgoing`] (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
+//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be.
 
+mod envelope;
+mod outgoing;
+mod partitioner;
 #[cfg(feature = "cli")]
 mod probe;
+mod producer;
 mod settings;
+mod topics;
 
+pub(crate) use envelope::EnvelopeWriter;
+pub use envelope::EnvelopeFormat;
+pub(crate) use outgoing::{Outgoing, Value};
+pub(crate) use partitioner::partition_of;
+pub(crate) use producer::{Acks, Producer, Record, SendError, Window};
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
 pub use settings::{PropertyFault, Settings};
+pub(crate) use topics::{TopicError, Topics};

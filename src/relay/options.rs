@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::kafka::EnvelopeFormat;
+
 /// Where events are read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -16,18 +18,6 @@ pub enum SourceKind {
 pub enum Delivery {
     /// What was in flight when the relay died is sent again.
     AtLeastOnce,
-}
-
-/// How an event becomes a Kafka record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EnvelopeFormat {
-    /// CloudEvents 1.0, Kafka binary mode: attributes in headers, the payload as the value.
-    CloudEvents,
-    /// CloudEvents 1.0, structured mode: attributes and payload as one JSON value.
-    CloudEventsStructured,
-    /// As Debezium's EventRouter writes them: header `id`, the payload as the value.
-    Debezium,
 }
 
 /// Whether and how the relay creates topics.

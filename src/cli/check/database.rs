@@ -40,7 +40,9 @@ struct Facts {
     relay_topic_write: Option<bool>,
     outbox_owned: Option<bool>,
     database_create: bool,
-    publications: Option<String>,
+    /// None if there is no publication of the relay's name.
+    publication_inserts: Option<bool>,
+    publication_has_outbox: bool,
 }
 
 /// The findings, and the topics that events go to.
@@ -71,6 +73,7 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
     findings.ok("reachable", format!("{} as {}", settings.redacted(), facts.role));
     judge_server(&facts, &mut findings);
     judge_rights(&facts, &config.schema, &mut findings);
+    judge_publication(&facts, &config.schema, &slot, &mut findings);
     judge_slot(&facts, &slot, &mut findings);
     let topics = match facts.outbox_exists && facts.outbox_select == Some(true) {
         true => topics(&pool, config).await.unwrap_or_default(),
@@ -90,7 +93,7 @@ async fn topics(pool: &PgPool, config: &Config) -> Result<Vec<String>, sqlx::Err
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(NEWEST).bind(&config.topic).fetch_all(pool).await
 }
 
-/// The slot of the relay of this name.
+/// The slot, and the publication, of the relay of this name.
 fn slot_name(relay: &str) -> String {
     if relay == "tidings" { relay.to_owned() } else { format!("tidings_{relay}") }
 }
@@ -168,16 +171,32 @@ fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
         (true, true) => findings.ok("tables", format!("{schema}.outbox, {schema}.relay, {schema}.relay_topic")),
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }
-    match &facts.publications {
-        Some(names) => findings.ok("publication", format!("{schema}.outbox is in {names}")),
-        None if facts.superuser || (facts.outbox_owned == Some(true) && facts.database_create) => {
-            findings.ok("publication", "created when the relay starts");
-        }
-        None => findings.fail(
+}
+
+fn judge_publication(facts: &Facts, schema: &str, name: &str, findings: &mut Findings) {
+    let role = quoted(&facts.role);
+    match (facts.publication_inserts, facts.publication_has_outbox) {
+        // Told among the tables.
+        (None, _) if !facts.outbox_exists => {}
+        (Some(true), true) => findings.ok("publication", format!("{name}, of {schema}.outbox")),
+        (Some(true), false) => findings.fail(
             "publication",
-            format!("{schema}.outbox is in none, and {} may not create one", facts.role),
+            format!("{name} does not have {schema}.outbox: no event would be read"),
+            format!("alter publication {name} add table {schema}.outbox"),
+        ),
+        (Some(false), _) => findings.fail(
+            "publication",
+            format!("{name} leaves inserts out: no event would be read"),
+            format!("alter publication {name} set (publish = 'insert')"),
+        ),
+        (None, _) if facts.superuser || (facts.outbox_owned == Some(true) && facts.database_create) => {
+            findings.ok("publication", format!("{name} is created when the relay starts"));
+        }
+        (None, _) => findings.fail(
+            "publication",
+            format!("there is no {name}, and {} may not create it", facts.role),
             format!(
-                "as the table's owner: create publication tidings for table {schema}.outbox with (publish = 'insert'); or grant create on database {} and the ownership of the table to {role}",
+                "as the table's owner: create publication {name} for table {schema}.outbox with (publish = 'insert'); or make {role} the owner and grant create on database {} to it",
                 quoted(&facts.database)
             ),
         ),

@@ -28,9 +28,9 @@ select
     and has_table_privilege(relay_topic.oid, 'update') as relay_topic_write,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
-    (select string_agg(distinct p.pubname::text, ', ')
-       from pg_publication_tables p
-      where p.schemaname = $1 and p.tablename = 'outbox') as publications
+    -- The relay's publication bears the slot's name.
+    (select p.pubinsert from pg_publication p where p.pubname = $2) as publication_inserts,
+    exists (select from pg_publication_tables t where t.pubname = $2 and t.schemaname = $1 and t.tablename = 'outbox') as publication_has_outbox
 from pg_roles role
 left join pg_namespace namespace on namespace.nspname = $1
 left join pg_class outbox on outbox.relnamespace = namespace.oid and outbox.relname = 'outbox'

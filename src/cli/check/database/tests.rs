@@ -28,7 +28,8 @@ fn sound() -> Facts {
         relay_topic_write: Some(true),
         outbox_owned: Some(false),
         database_create: false,
-        publications: Some("tidings".into()),
+        publication_inserts: Some(true),
+        publication_has_outbox: true,
     }
 }
 
@@ -38,6 +39,7 @@ fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     let mut findings = Findings::of("postgres");
     judge_server(&facts, &mut findings);
     judge_rights(&facts, "tidings", &mut findings);
+    judge_publication(&facts, "tidings", "tidings", &mut findings);
     judge_slot(&facts, "tidings", &mut findings);
     findings.list
 }
@@ -59,12 +61,14 @@ fn whatever_is_wrong_is_told_alone_with_the_setting_or_sql_that_puts_it_right() 
         (|facts| facts.slot_wal_keep_megabytes = Some(-1), "max_slot_wal_keep_size", State::Warn, "max_slot_wal_keep_size"),
         (|facts| facts.replication = false, "replication", State::Fail, "alter role relay with replication"),
         (|facts| (facts.replication, facts.role) = (false, "Re lay".into()), "replication", State::Fail, "alter role \"Re lay\" with"),
-        (|facts| facts.outbox_exists = false, "tables", State::Fail, "tidings migrate"),
+        (|facts| (facts.outbox_exists, facts.publication_inserts) = (false, None), "tables", State::Fail, "tidings migrate"),
         (|facts| facts.relay_write = None, "tables", State::Fail, "tidings migrate"),
         (|facts| facts.schema_usage = Some(false), "tables", State::Fail, "grant usage on schema tidings to relay"),
         (|facts| facts.outbox_select = Some(false), "tables", State::Fail, "grant select on tidings.outbox to relay"),
         (|facts| facts.relay_topic_write = Some(false), "tables", State::Fail, "tidings.relay_topic to relay"),
-        (|facts| facts.publications = None, "publication", State::Fail, "create publication tidings for table tidings.outbox"),
+        (|facts| facts.publication_inserts = Some(false), "publication", State::Fail, "set (publish = 'insert')"),
+        (|facts| facts.publication_has_outbox = false, "publication", State::Fail, "alter publication tidings add table tidings.outbox"),
+        (|facts| facts.publication_inserts = None, "publication", State::Fail, "create publication tidings for table tidings.outbox"),
         (|facts| facts.slot_kind = Some("physical ".into()), "slot", State::Fail, "--name"),
         (|facts| facts.slot_database = Some("other".into()), "slot", State::Fail, "--name"),
         (|facts| facts.slot_wal_status = Some("lost".into()), "slot", State::Fail, "pg_drop_replication_slot('tidings')"),
@@ -80,7 +84,7 @@ fn whatever_is_wrong_is_told_alone_with_the_setting_or_sql_that_puts_it_right() 
 #[test]
 fn a_slot_that_exists_needs_no_free_one_and_an_owner_needs_no_publication() {
     assert!(judged(|facts| facts.slots_used = 10).iter().all(|finding| finding.state == State::Ok));
-    let owner = judged(|facts| (facts.publications, facts.outbox_owned, facts.database_create) = (None, Some(true), true));
+    let owner = judged(|facts| (facts.publication_inserts, facts.outbox_owned, facts.database_create) = (None, Some(true), true));
     assert!(owner.iter().all(|finding| finding.state == State::Ok));
     assert_eq!((slot_name("tidings").as_str(), slot_name("orders").as_str()), ("tidings", "tidings_orders"));
 }

@@ -1,0 +1,94 @@
+//! What is downloaded or computed once: a folder that is either complete or not there.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, fs};
+
+use crate::{Error, process};
+
+/// `TIDINGS_CACHE`, or the customary place. Root's is outside root's home: the user that Postgres runs as must read it.
+fn folder() -> PathBuf {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = set("TIDINGS_CACHE") {
+        return folder;
+    }
+    let home = set("HOME").unwrap_or_else(env::temp_dir);
+    if crate::user::is_root() && Path::new("/var/cache").is_dir() {
+        return PathBuf::from("/var/cache/tidings");
+    }
+    if cfg!(target_os = "macos") {
+        return home.join("Library/Caches/tidings");
+    }
+    set("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache")).join("tidings")
+}
+
+/// The entry `name` of the cache, made by `make` if it is not there. `make` fills a path of its own process, which is then renamed:
+/// two processes with an empty cache both work, one of them wins, and a process that is killed leaves nothing half done behind.
+pub(crate) fn entry(name: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
+    static PARTS: AtomicU32 = AtomicU32::new(0);
+
+    let whole = folder().join(name);
+    if whole.exists() {
+        return Ok(whole);
+    }
+    fs::create_dir_all(folder())
+        .map_err(Error::system(format!("create the cache {} (set TIDINGS_CACHE to another folder)", folder().display())))?;
+    let number = PARTS.fetch_add(1, Ordering::Relaxed);
+    let part = folder().join(format!("{name}.part-{}-{number}", std::process::id()));
+    remove_abandoned(&folder(), name);
+    let made = make(&part).and_then(|()| match fs::rename(&part, &whole) {
+        Err(_) if whole.exists() => Ok(()),
+        renamed => renamed.map_err(Error::system(format!("move {} to {}", part.display(), whole.display()))),
+    });
+    let _ = remove(&part);
+    made.map(|()| whole)
+}
+
+/// Removes the parts of processes that were killed.
+fn remove_abandoned(folder: &Path, name: &str) {
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file_name = file.file_name();
+        let owner = file_name.to_str().and_then(|file| part_of(file, name));
+        if owner.is_some_and(|owner| owner == std::process::id() || !process::is_running(owner)) {
+            let _ = remove(&file.path());
+        }
+    }
+}
+
+/// The process whose part of the entry `name` a file is.
+fn part_of(file: &str, name: &str) -> Option<u32> {
+    file.strip_prefix(name)?.strip_prefix(".part-")?.split_once('-')?.0.parse().ok()
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_names_its_process_and_its_entry() {
+        assert_eq!(part_of("kafka-4.3.1.part-77-0", "kafka-4.3.1"), Some(77));
+        assert_eq!(part_of("kafka-4.3.1", "kafka-4.3.1"), None);
+        assert_eq!(part_of("kafka-4.3.1-java-17.jsa.part-77-0", "kafka-4.3.1"), None);
+    }
+
+    #[test]
+    fn only_parts_of_dead_processes_are_removed() {
+        let folder = env::temp_dir().join(format!("tidings-parts-{}", std::process::id()));
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "read _"]).stdin(std::process::Stdio::piped()).spawn().expect("sh runs");
+        let (alive, dead) = (folder.join(format!("jars.part-{}-0", child.id())), folder.join("jars.part-4000000000-0"));
+        for folder in [&alive, &dead] {
+            fs::create_dir_all(folder).expect("the temporary folder can be written");
+        }
+        remove_abandoned(&folder, "jars");
+        let left = (alive.exists(), dead.exists());
+        drop(child.stdin.take());
+        child.wait().expect("sh ends");
+        fs::remove_dir_all(&folder).expect("the temporary folder can be written");
+        assert_eq!(left, (true, false));
+    }
+}

@@ -1,0 +1,95 @@
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::Error;
+use crate::keeper::{Keeper, LOOK, new_folder};
+use crate::port::free_port;
+
+const SERVICE: &str = "docker compose";
+
+/// The first time, images are pulled.
+const START_LIMIT: Duration = Duration::from_secs(600);
+
+/// Starts containers, waits for their health checks, says so, and takes them down on TERM.
+const RUN: &str = r#"
+folder=$1 project=$2 file=$3
+shift 3
+down() {
+  docker compose --project-name "$project" --file "$file" down --volumes --timeout 2
+}
+trap 'trap "" TERM; kill $up; down; exit 0' TERM
+# In the background, as only `wait` can be interrupted.
+docker compose --project-name "$project" --file "$file" up --detach --wait "$@" & up=$!
+wait $up || { down; exit 1; }
+echo >"$folder/ready"
+while :; do sleep 3600 & wait $!; done
+"#;
+
+/// Containers of this process alone: the ports and the name of the project are its own.
+#[derive(Debug)]
+pub(crate) struct Compose {
+    keeper: Keeper,
+    postgres_port: u16,
+    kafka_port: u16,
+}
+
+/// Whether there is an engine to talk to, and the file to give it. A client without an engine is common.
+pub(crate) fn answers() -> bool {
+    let succeeds = |arguments: &[&str]| {
+        let mut docker = Command::new("docker");
+        docker.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        docker.status().is_ok_and(|status| status.success())
+    };
+    file().is_file() && succeeds(&["info"]) && succeeds(&["compose", "version"])
+}
+
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml")
+}
+
+impl Compose {
+    /// `None` when neither service is wanted.
+    pub(crate) fn start(postgres: bool, kafka: bool) -> Result<Option<Self>, Error> {
+        let wanted: Vec<_> =
+            [("postgres", postgres), ("kafka", kafka)].iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name).collect();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let (postgres_port, kafka_port) = (free_port(), free_port());
+        let folder = new_folder("compose", None)?;
+        let ready = folder.join("ready");
+        let ports = [format!("POSTGRES_PORT={postgres_port}"), format!("KAFKA_PORT={kafka_port}")];
+        let project = format!("tidings-{}-{postgres_port}", std::process::id());
+        let mut command: Vec<OsString> = vec!["env".into()];
+        command.extend(ports.map(OsString::from));
+        command.extend(["sh", "-c", RUN, "compose"].map(OsString::from));
+        command.extend([folder.clone().into_os_string(), project.into(), file().into_os_string()]);
+        command.extend(wanted.iter().map(OsString::from));
+
+        // Two minutes: taking containers down must not be cut short, or they stay.
+        let mut keeper = Keeper::new(folder, None, "TERM", 120, command)?;
+        eprintln!("starting {} with docker compose", wanted.join(" and "));
+        keeper.start(SERVICE)?;
+        let until = Instant::now() + START_LIMIT;
+        while !ready.exists() {
+            crate::still_starting(&keeper, SERVICE, until)?;
+            sleep(LOOK);
+        }
+        Ok(Some(Self { keeper, postgres_port, kafka_port }))
+    }
+
+    pub(crate) fn database_url(&self) -> String {
+        format!("postgres://postgres:postgres@127.0.0.1:{}/postgres", self.postgres_port)
+    }
+
+    pub(crate) fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.kafka_port)
+    }
+
+    pub(crate) fn keeper(&mut self) -> &mut Keeper {
+        &mut self.keeper
+    }
+}

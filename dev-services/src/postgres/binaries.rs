@@ -1,0 +1,96 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Error, cache, maven, programs};
+
+/// Where packagers put `postgres` and `initdb`; they are seldom in PATH. One `*` a line, the newest version first.
+const FOLDERS: [&str; 7] = [
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    "/usr/local/pgsql/bin",
+];
+
+/// The release that is fetched when none is installed.
+const FETCHED: &str = "18.1.0";
+
+const REMEDY: &str = "apt-get install postgresql (Debian, Ubuntu), brew install postgresql@18 (macOS), \
+                      start Docker, install Maven so that it can be fetched, or set DATABASE_URL to a server with wal_level=logical";
+
+/// A Postgres that can be run.
+#[derive(Debug)]
+pub(super) struct Binaries {
+    pub(super) folder: PathBuf,
+    version: Vec<u32>,
+    fetched: bool,
+}
+
+impl Binaries {
+    /// In `wish` (an option, or else `TIDINGS_POSTGRES_BIN`), installed, or fetched.
+    pub(super) fn find(wish: Option<&Path>) -> Result<Self, Error> {
+        let from_environment = std::env::var_os("TIDINGS_POSTGRES_BIN").map(PathBuf::from);
+        if let Some(folder) = wish.map(Path::to_owned).or(from_environment) {
+            let what = format!("Postgres 15 or newer in {}", folder.display());
+            return Self::in_folder(folder).ok_or_else(|| Error::missing(what, "the folder must hold `postgres` and `initdb`"));
+        }
+        let folders = FOLDERS.iter().flat_map(|pattern| programs::folders(pattern)).chain(programs::path());
+        match folders.into_iter().find_map(Self::in_folder) {
+            Some(installed) => Ok(installed),
+            None => Self::fetch(),
+        }
+    }
+
+    fn in_folder(folder: PathBuf) -> Option<Self> {
+        super::installed_version(&folder).map(|version| Self { folder, version, fetched: false })
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let origin = if self.fetched { "fetched by mvn".to_owned() } else { format!("installed, {}", self.folder.display()) };
+        format!("Postgres {} ({origin})", programs::dotted(&self.version))
+    }
+
+    /// Three programs and their libraries, as jars that Zonky publishes for every platform.
+    fn fetch() -> Result<Self, Error> {
+        let missing = || Error::missing("Postgres 15 or newer", REMEDY);
+        let platform = platform().filter(|_| programs::is_installed("mvn") && programs::is_installed("tar")).ok_or_else(missing)?;
+        let root = cache::entry(&format!("postgres-{FETCHED}"), |part| {
+            let artifact = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{FETCHED}");
+            let out = format!("-DoutputDirectory={}", part.display());
+            maven::run(&format!("Postgres {FETCHED}"), "unpack", &[format!("-Dartifact={artifact}"), out])?;
+            unpack(part)
+        })?;
+        Self::in_folder(root.join("bin")).map(|found| Self { fetched: true, ..found }).ok_or_else(missing)
+    }
+}
+
+fn platform() -> Option<String> {
+    let system = match std::env::consts::OS {
+        "linux" => "linux",
+        "macos" => "darwin",
+        _ => return None,
+    };
+    let processor = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64v8",
+        _ => return None,
+    };
+    let musl = if cfg!(target_env = "musl") { "-alpine" } else { "" };
+    Some(format!("{system}-{processor}{musl}"))
+}
+
+/// The jar holds one `*.txz`.
+fn unpack(folder: &Path) -> Result<(), Error> {
+    let files = std::fs::read_dir(folder).map_err(Error::system(format!("read {}", folder.display())))?;
+    let archive = files.flatten().map(|file| file.path()).find(|path| path.extension().is_some_and(|end| end == "txz"));
+    let what = "Postgres".to_owned();
+    let Some(archive) = archive else { return Err(Error::Fetch { what, output: "there is no archive in the jar".to_owned() }) };
+    let tar = Command::new("tar").arg("-xJf").arg(&archive).arg("-C").arg(folder).output().map_err(Error::system("run `tar`"))?;
+    if !tar.status.success() {
+        return Err(Error::Fetch { what, output: format!("{} (is `xz` installed?)", String::from_utf8_lossy(&tar.stderr)) });
+    }
+    let _ = std::fs::remove_file(archive);
+    Ok(())
+}

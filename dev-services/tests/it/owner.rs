@@ -1,0 +1,138 @@
+//! What the program `services` promises to whoever starts it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::wire;
+
+fn services(arguments: &[&str]) -> Command {
+    let mut services = Command::new(env!("CARGO_BIN_EXE_services"));
+    services.args(arguments).env_remove("DATABASE_URL").env_remove("KAFKA_BROKERS").env("TIDINGS_DEV_SERVICES", "programs");
+    services.stdin(Stdio::piped()).stdout(Stdio::piped());
+    services
+}
+
+/// `services up`, the ports of Postgres and Kafka.
+fn up() -> (Child, u16, u16) {
+    let mut owner = services(&["up"]).spawn().expect("`services` can be run");
+    let mut lines = BufReader::new(owner.stdout.take().expect("stdout is a pipe")).lines();
+    let mut line = || lines.next().expect("`services up` prints two lines").expect("the lines are text");
+    let (database, brokers) = (line(), line());
+    let port = |text: &str| text.split(':').next_back().and_then(|end| end.split(['/', '\'']).next()?.parse().ok());
+    assert!(database.starts_with("export DATABASE_URL='postgres://postgres@127.0.0.1:"), "{database}");
+    assert!(brokers.starts_with("export KAFKA_BROKERS='127.0.0.1:"), "{brokers}");
+    (owner, port(&database).expect("the URL names a port"), port(&brokers).expect("the address names a port"))
+}
+
+/// The folders that the process has made.
+fn folders(owner: u32) -> Vec<String> {
+    let names = fs::read_dir(std::env::temp_dir()).expect("the temporary folder can be read").flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("tidings-") && name.contains(&format!("-{owner}-"))).collect()
+}
+
+/// The processes whose command line or working folder names one of the folders: keepers, servers and their children.
+fn processes(folders: &[String]) -> BTreeSet<u32> {
+    let names_a_folder = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command);
+        let working = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        folders.iter().any(|folder| command.contains(folder.as_str()) || working.to_string_lossy().contains(folder.as_str()))
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(names_a_folder).collect()
+}
+
+/// Waits until nothing of an owner is left.
+fn assert_gone(folders: &[String], pids: &BTreeSet<u32>) {
+    let until = Instant::now() + Duration::from_secs(15);
+    loop {
+        let left: Vec<_> = pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}/cwd")).read_link().is_ok()).collect();
+        let kept: Vec<_> = folders.iter().filter(|folder| std::env::temp_dir().join(folder).exists()).collect();
+        if left.is_empty() && kept.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < until, "still there: processes {left:?}, folders {kept:?}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn both_servers_answer_until_the_input_ends() {
+    let (mut owner, postgres, kafka) = up();
+    assert!(wire::sql(postgres, "select 1").expect("Postgres answers"));
+    assert_eq!(wire::create_topic(kafka, "orders").expect("Kafka answers"), 0);
+    for own in ["__consumer_offsets", "__transaction_state"] {
+        assert!(wire::partitions(kafka, own).expect("Kafka answers").is_some(), "{own} is there before its first use");
+    }
+    let folders = folders(owner.id());
+    let pids = processes(&folders);
+    drop(owner.stdin.take());
+    assert!(owner.wait().expect("the owner ends").success());
+    assert_gone(&folders, &pids);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_outlives_an_owner_that_is_killed() {
+    let (mut owner, ..) = up();
+    let folders = folders(owner.id());
+    let pids = processes(&folders);
+    assert_eq!(folders.len(), 2, "{folders:?}");
+    assert!(pids.len() >= 10, "two keepers, Java, Postgres and its children: {pids:?}");
+    owner.kill().expect("the owner can be killed");
+    owner.wait().expect("the owner ends");
+    assert_gone(&folders, &pids);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_outlives_an_owner_that_is_killed_while_the_servers_start() {
+    for milliseconds in [1, 30, 100, 250, 400, 700] {
+        let mut owner = services(&["up"]).spawn().expect("`services` can be run");
+        sleep(Duration::from_millis(milliseconds));
+        let folders = folders(owner.id());
+        owner.kill().expect("the owner can be killed");
+        owner.wait().expect("the owner ends");
+        assert_gone(&folders, &processes(&folders));
+    }
+}
+
+#[test]
+fn run_passes_the_variables_and_the_exit_code_on() {
+    let output = services(&["run", "--", "sh", "-c", "echo $DATABASE_URL $KAFKA_BROKERS; exit 7"]).output().expect("`services` can be run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("postgres://postgres@127.0.0.1:") && text.contains(" 127.0.0.1:"), "{text}");
+    assert_eq!(output.status.code(), Some(7));
+}
+
+#[test]
+fn addresses_from_the_environment_are_used_as_they_are_and_nothing_is_started() {
+    let mut services = services(&["run", "--", "sh", "-c", "echo $DATABASE_URL $KAFKA_BROKERS; ls -d ${TMPDIR:-/tmp}/tidings-*-$PPID-*"]);
+    let output =
+        services.env("DATABASE_URL", "postgres://there").env("KAFKA_BROKERS", "there:9092").output().expect("`services` can be run");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "postgres://there there:9092\n");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_program_that_drains_after_the_owner_is_gone_still_has_its_servers() {
+    let script =
+        "echo ${DATABASE_URL##*:}; read -r _; sleep 0.5; echo >/dev/tcp/127.0.0.1/$(echo ${DATABASE_URL##*:} | cut -d/ -f1) && echo served";
+    let mut owner = services(&["run", "--", "bash", "-c", script]).spawn().expect("`services` can be run");
+    let mut lines = BufReader::new(owner.stdout.take().expect("stdout is a pipe")).lines();
+    let input = owner.stdin.take();
+    assert!(lines.next().is_some(), "the program runs");
+    let folders = folders(owner.id());
+    let pids = processes(&folders);
+    owner.kill().expect("the owner can be killed");
+    owner.wait().expect("the owner ends");
+    drop(input);
+    assert_eq!(lines.next().expect("the program goes on").expect("it prints text"), "served");
+    assert_gone(&folders, &pids);
+}

@@ -1,0 +1,174 @@
+//! How an event becomes a payload and back.
+
+use std::error::Error;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Payload;
+
+/// Turns an event of type `T` into a payload and back.
+///
+/// [`Json`] serves every serde type, [`Raw`] a type that is its own bytes. Another format is a type of yours with an `impl` of this trait, named
+/// in the event's `#[event(codec = …)]`.
+///
+/// # Examples
+///
+/// Protobuf by prost is `encode_to_vec` and `T::decode` in these two functions, Avro is `to_avro_datum` and `from_avro_datum`. Here a format of
+/// four bytes:
+///
+/// ```
+/// use tidings::event::{Codec, CodecError, DomainEvent, Envelope, Payload};
+///
+/// struct BigEndian;
+///
+/// impl Codec<Metered> for BigEndian {
+///     const CONTENT_TYPE: &'static str = "application/x-big-endian";
+///
+///     fn encode(event: &Metered) -> Result<Payload, CodecError> {
+///         Ok(Payload::Bytes(event.meter.to_be_bytes().to_vec()))
+///     }
+///
+///     fn decode(bytes: &[u8]) -> Result<Metered, CodecError> {
+///         let meter = bytes.try_into().map_err(CodecError::decode::<Metered>)?;
+///         Ok(Metered { meter: u32::from_be_bytes(meter) })
+///     }
+/// }
+///
+/// #[derive(DomainEvent)]
+/// #[event(aggregate = "meter", id = "meter", codec = BigEndian)]
+/// struct Metered { meter: u32 }
+///
+/// let envelope = Envelope::of(&Metered { meter: 7 })?;
+/// assert_eq!(envelope.payload, Payload::Bytes(vec![0, 0, 0, 7]));
+/// assert_eq!(envelope.headers.get("content-type"), Some("application/x-big-endian"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "the codec `{Self}` cannot encode and decode `{T}`",
+    note = "`Json` needs `serde::Serialize` and `serde::Deserialize` on `{T}`; another codec is chosen by `#[event(codec = …)]`"
+)]
+pub trait Codec<T> {
+    /// The media type of the payload, e.g. `application/x-protobuf`. Travels as the header `content-type`.
+    const CONTENT_TYPE: &'static str;
+
+    /// The payload of an event: [`Payload::Json`] or [`Payload::Bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError::Encode`] if the event has no representation in this format.
+    fn encode(event: &T) -> Result<Payload, CodecError>;
+
+    /// The event of a payload's bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError::Decode`] if the bytes are not such an event.
+    fn decode(bytes: &[u8]) -> Result<T, CodecError>;
+}
+
+/// Why an event and its payload cannot be turned into each other.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The event has no representation in the format.
+    #[error("the event `{event}` cannot be encoded")]
+    Encode {
+        /// The Rust type of the event.
+        event: &'static str,
+        /// What the format's library said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The bytes are not such an event.
+    #[error("the payload is not an event `{event}`")]
+    Decode {
+        /// The Rust type of the event.
+        event: &'static str,
+        /// What the format's library said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl CodecError {
+    /// The error of [`Codec::encode`], for events of type `T`.
+    pub fn encode<T>(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Encode { event: std::any::type_name::<T>(), source: source.into() }
+    }
+
+    /// The error of [`Codec::decode`], for events of type `T`.
+    pub fn decode<T>(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Decode { event: std::any::type_name::<T>(), source: source.into() }
+    }
+}
+
+/// JSON by serde: the default. What serde writes is kept to the byte, from the outbox to the record.
+#[derive(Clone, Copy, Debug)]
+pub enum Json {}
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn encode(event: &T) -> Result<Payload, CodecError> {
+        Payload::json(event).map_err(CodecError::encode::<T>)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<T, CodecError> {
+        serde_json::from_slice(bytes).map_err(CodecError::decode::<T>)
+    }
+}
+
+/// The event's own bytes, for a type that already holds them: a message encoded elsewhere and passed on.
+///
+/// ```
+/// use tidings::event::{Codec, Payload, Raw};
+///
+/// assert_eq!(Raw::encode(&vec![1, 2, 3])?, Payload::Bytes(vec![1, 2, 3]));
+/// assert_eq!(<Raw as Codec<Vec<u8>>>::decode(&[1, 2, 3])?, [1, 2, 3]);
+/// # Ok::<(), tidings::event::CodecError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub enum Raw {}
+
+impl<T> Codec<T> for Raw
+where
+    T: AsRef<[u8]> + TryFrom<Vec<u8>, Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    const CONTENT_TYPE: &'static str = "application/octet-stream";
+
+    fn encode(event: &T) -> Result<Payload, CodecError> {
+        Ok(Payload::Bytes(event.as_ref().to_vec()))
+    }
+
+    fn decode(bytes: &[u8]) -> Result<T, CodecError> {
+        bytes.to_vec().try_into().map_err(CodecError::decode::<T>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn json_gives_back_what_it_was_given(text in any::<String>(), number in any::<i64>()) {
+            let event = (text, number);
+            let payload = Json::encode(&event).expect("strings and integers have a JSON form");
+            let bytes = payload.as_bytes().expect("JSON is not a tombstone");
+            prop_assert_eq!(<Json as Codec<(String, i64)>>::decode(bytes).expect("it was just encoded"), event);
+        }
+    }
+
+    #[test]
+    fn an_event_without_a_json_form_names_its_type() {
+        let keys_are_not_strings = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let error = Payload::json(&keys_are_not_strings).map_err(CodecError::encode::<u8>).expect_err("JSON keys are strings");
+        assert_eq!(error.to_string(), "the event `u8` cannot be encoded");
+    }
+
+    #[test]
+    fn bytes_that_are_no_such_event_are_an_error() {
+        assert!(matches!(<Json as Codec<u32>>::decode(b"\"x\""), Err(CodecError::Decode { event: "u32", .. })));
+        assert!(matches!(<Raw as Codec<[u8; 2]>>::decode(b"xyz"), Err(CodecError::Decode { .. })));
+    }
+}

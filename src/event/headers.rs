@@ -1,0 +1,159 @@
+//! What travels with an event beside its data.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+
+use serde::{Deserialize, Serialize};
+
+use super::InvalidEvent;
+
+/// Which conversation the event belongs to: equal in everything that one request set off.
+pub const CORRELATION_ID: &str = "correlationid";
+/// The id of the event or command that caused this one.
+pub const CAUSATION_ID: &str = "causationid";
+/// The trace and span in which it was published, as W3C Trace Context writes it.
+pub const TRACEPARENT: &str = "traceparent";
+/// What tracing systems add to [`TRACEPARENT`].
+pub const TRACESTATE: &str = "tracestate";
+/// The media type of a payload that is not JSON.
+pub const CONTENT_TYPE: &str = "content-type";
+
+/// The longest name of a header, in bytes. Names are short words; every record repeats them.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// The headers of an event: a small map of strings. Each becomes a header of the Kafka record, by the same name.
+///
+/// Headers are for what infrastructure needs without reading the payload: correlation, tracing, tenancy. Data belongs into the payload.
+///
+/// ```
+/// use tidings::event::{Headers, headers};
+///
+/// let mut headers = Headers::new();
+/// headers.insert(headers::CORRELATION_ID, "c-1");
+/// headers.insert("tenant", "acme");
+/// assert_eq!(headers.get("correlationid"), Some("c-1"));
+/// assert_eq!(headers.iter().collect::<Vec<_>>(), [("correlationid", "c-1"), ("tenant", "acme")]);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Headers(BTreeMap<String, String>);
+
+impl Headers {
+    /// No headers.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Sets a header, in place of an earlier one of this name. Names are checked when the event is published.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    /// The value of a header. Names are case-sensitive, as in Kafka.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Removes a header and returns its value.
+    pub fn remove(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// Every name and value, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// How many headers there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many bytes names and values have together.
+    pub fn byte_len(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
+    /// The id of the conversation, see [`CORRELATION_ID`].
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.get(CORRELATION_ID)
+    }
+
+    /// The id of the cause, see [`CAUSATION_ID`].
+    pub fn causation_id(&self) -> Option<&str> {
+        self.get(CAUSATION_ID)
+    }
+
+    /// The trace context, see [`TRACEPARENT`].
+    pub fn traceparent(&self) -> Option<&str> {
+        self.get(TRACEPARENT)
+    }
+
+    /// Checks every name and value.
+    ///
+    /// A name is 1 to [`NAME_BYTES_MAX`] visible ASCII characters and does not start with `ce_`, which CloudEvents keeps for its attributes.
+    /// A value holds no NUL, which Postgres cannot store.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidEvent`] names the first that breaks the rule.
+    pub fn check(&self) -> Result<(), InvalidEvent> {
+        for (name, value) in self.iter() {
+            let well_formed = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+            if !well_formed || name.starts_with("ce_") {
+                return Err(InvalidEvent::HeaderName { name: name.to_owned() });
+            }
+            if value.contains('\0') {
+                return Err(InvalidEvent::HeaderValueNul { name: name.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Headers ===
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
+        Self(headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> Extend<(N, V)> for Headers {
+    fn extend<I: IntoIterator<Item = (N, V)>>(&mut self, headers: I) {
+        self.0.extend(headers.into_iter().map(|(name, value)| (name.into(), value.into())));
+    }
+}
+
+impl IntoIterator for Headers {
+    type Item = (String, String);
+    type IntoIter = btree_map::IntoIter<String, String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_record_should_carry_is_refused() {
+        for name in ["", "a b", "naïve", "tab\t", "ce_id", &"n".repeat(129)] {
+            let headers = Headers::from_iter([(name, "v")]);
+            assert_eq!(headers.check(), Err(InvalidEvent::HeaderName { name: name.into() }));
+        }
+        assert_eq!(Headers::from_iter([("x-tenant", "Ünïcode"), ("traceparent", "")]).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_value_postgres_cannot_store_is_refused() {
+        assert_eq!(Headers::from_iter([("a", "\0")]).check(), Err(InvalidEvent::HeaderValueNul { name: "a".into() }));
+    }
+}

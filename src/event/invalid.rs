@@ -1,0 +1,109 @@
+//! What no relay could ever deliver, and is therefore refused where it is published.
+
+use super::{AggregateId, headers};
+
+/// The longest topic name Kafka accepts (`org.apache.kafka.common.internals.Topic`).
+const TOPIC_BYTES_MAX: usize = 249;
+
+/// The longest event type, in bytes. A name, not a text; the table checks the same.
+pub(super) const TYPE_BYTES_MAX: usize = 255;
+
+/// Why an event could never be delivered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidEvent {
+    /// Without an id there is no key, and without a key no order.
+    #[error("the aggregate id is empty: give the event the id of what it happened to")]
+    AggregateIdEmpty,
+    /// The id is the key of every record.
+    #[error("the aggregate id has {bytes} bytes, more than {max}: use a shorter key", max = AggregateId::BYTES_MAX)]
+    AggregateIdTooLong {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// Postgres text holds no NUL.
+    #[error("the aggregate id holds a NUL character, which Postgres cannot store")]
+    AggregateIdNul,
+    /// The aggregate type becomes a topic name.
+    #[error(
+        "the aggregate type {name:?} cannot be part of a Kafka topic name: use letters, digits, `.`, `_` and `-`, at most {TOPIC_BYTES_MAX}"
+    )]
+    AggregateType {
+        /// The type as given.
+        name: String,
+    },
+    /// The event type is a name.
+    #[error("the event type {name:?} is not usable: 1 to {TYPE_BYTES_MAX} bytes without control characters")]
+    EventType {
+        /// The type as given.
+        name: String,
+    },
+    /// Versions count from 1 and fit a Postgres int.
+    #[error("the version {version} is not usable: count from 1")]
+    Version {
+        /// The version as given.
+        version: u32,
+    },
+    /// Kafka refuses the topic's name.
+    #[error(
+        "{name:?} is not a Kafka topic name: use letters, digits, `.`, `_` and `-`, at most {TOPIC_BYTES_MAX}, and neither `.` nor `..` alone"
+    )]
+    TopicName {
+        /// The name as given.
+        name: String,
+    },
+    /// A header's name is reserved or not visible ASCII.
+    #[error(
+        "the header name {name:?} is not usable: 1 to {max} visible ASCII characters, not starting with `ce_`, which CloudEvents reserves",
+        max = headers::NAME_BYTES_MAX
+    )]
+    HeaderName {
+        /// The name as given.
+        name: String,
+    },
+    /// Postgres text holds no NUL.
+    #[error("the value of header {name:?} holds a NUL character, which Postgres cannot store")]
+    HeaderValueNul {
+        /// The header's name.
+        name: String,
+    },
+}
+
+/// Checks a topic name by Kafka's rule: 1 to 249 letters, digits, `.`, `_` and `-`, and neither `.` nor `..` alone.
+///
+/// # Errors
+///
+/// [`InvalidEvent::TopicName`].
+///
+/// ```
+/// use tidings::event::check_topic_name;
+///
+/// assert!(check_topic_name("outbox.event.order").is_ok());
+/// assert!(check_topic_name("orders/new").is_err());
+/// ```
+pub fn check_topic_name(name: &str) -> Result<(), InvalidEvent> {
+    if name_is_topic_part(name) && name != "." && name != ".." {
+        return Ok(());
+    }
+    Err(InvalidEvent::TopicName { name: name.to_owned() })
+}
+
+/// True if the name can be, or be part of, a topic's name.
+pub(super) fn name_is_topic_part(name: &str) -> bool {
+    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_names_follow_kafkas_rule() {
+        for name in ["a", "A-b_c.9", "...", &"t".repeat(249)] {
+            assert_eq!(check_topic_name(name), Ok(()), "{name}");
+        }
+        for name in ["", ".", "..", "a b", "a/b", "ü", "a\n", &"t".repeat(250)] {
+            assert_eq!(check_topic_name(name), Err(InvalidEvent::TopicName { name: name.into() }));
+        }
+    }
+}

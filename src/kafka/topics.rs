@@ -1,0 +1,91 @@
+//! Which topics exist, with how many partitions; creates those that may be created.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::RDKafkaErrorCode,
+    producer::{BaseProducer, Producer as _},
+    types::RDKafkaRespErr,
+};
+
+use super::{Producer, Settings, producer::Context};
+
+/// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a topic cannot be used now. All of them pause the relay; none of them loses an event.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum TopicError {
+    #[error("Kafka is not reachable: {0}")]
+    Unreachable(String),
+    #[error(
+        "topic `{0}` does not exist: create it (kafka-topics.sh --create --topic {0} --partitions N --replication-factor N), or let the relay do it ([topics] create = true)"
+    )]
+    Unknown(String),
+    #[error("topic `{topic}` may not be used: {reason}; grant Describe and Write on it to the relay's principal")]
+    Denied { topic: String, reason: String },
+    #[error("topic `{topic}` cannot be created: {reason}")]
+    Create { topic: String, reason: String },
+}
+
+/// Answers about topics, asked on blocking threads.
+pub(crate) struct Topics {
+    client: Arc<BaseProducer<Context>>,
+    settings: Settings,
+}
+
+impl Topics {
+    pub(crate) fn new(producer: &Producer, settings: &Settings) -> Self {
+        Self { client: producer.client(), settings: settings.clone() }
+    }
+
+    /// Asks the cluster for its id; the proof that it can be reached.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(crate) async fn cluster_id(&self) -> Result<String, TopicError> {
+        let client = self.client.clone();
+        let asked = tokio::task::spawn_blocking(move || client.client().fetch_cluster_id(ASK_TIMEOUT)).await;
+        asked.ok().flatten().ok_or_else(|| TopicError::Unreachable(format!("no answer from {} within ten seconds", self.settings.brokers)))
+    }
+
+    /// The topic's number of partitions, at least one.
+    ///
+    /// # Errors
+    /// When the topic is missing, may not be used, or the cluster cannot be reached.
+    pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
+        let (client, name) = (self.client.clone(), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = client.client().fetch_metadata(Some(&name), ASK_TIMEOUT)?;
+            Ok::<_, rdkafka::error::KafkaError>(metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+        });
+        let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
+        match answer.map_err(|error| TopicError::Unreachable(error.to_string()))? {
+            Some((count @ 1.., None)) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic.to_owned())),
+            Some((_, Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED))) => {
+                Err(TopicError::Denied { topic: topic.to_owned(), reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into() })
+            }
+            _ => Err(TopicError::Unknown(topic.to_owned())),
+        }
+    }
+
+    /// Creates a topic; one that exists already is fine. `None` leaves the number to the broker (KIP-464).
+    ///
+    /// # Errors
+    /// When the broker refuses, with its reason.
+    pub(crate) async fn create(&self, topic: &str, partitions: Option<i32>, replication: Option<i32>) -> Result<(), TopicError> {
+        let failed = |reason: String| TopicError::Create { topic: topic.to_owned(), reason };
+        let admin: AdminClient<DefaultClientContext> = self.settings.client_config().create().map_err(|error| failed(error.to_string()))?;
+        let new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(replication.unwrap_or(-1)));
+        let answer = admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
+        // Dropping a client blocks.
+        std::thread::spawn(move || drop(admin));
+        match answer.map_err(|error| failed(error.to_string()))?.pop() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(failed(code.to_string())),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! All SQL that writes the outbox.
+//!
+//! Each outbox has four statements: one event or many, with or without the lock. Their text never changes, so each connection prepares them once.
+//!
+//! The lock and the insert are one statement, and the lock comes first: `seq` is drawn when a row is inserted, so it is drawn under the lock,
+//! and order of `seq` is order of commit within an aggregate. (In a trigger the lock would come too late: `seq` is already drawn there.)
+
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::PublishError;
+use crate::event::{Envelope, EventId, Headers};
+use crate::postgres::SchemaName;
+
+/// Seed of the locks' keys, so that they differ from the application's own advisory locks: "tidings" in ASCII.
+/// Publishers by SQL take the same lock, so it is part of the interface.
+const LOCK_SEED: i64 = 0x0074_6964_696e_6773;
+
+const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
+
+/// The statements of one schema.
+#[derive(Debug)]
+pub(super) struct Statements {
+    schema: SchemaName,
+    one: Arc<str>,
+    one_locked: Arc<str>,
+    many: Arc<str>,
+    many_locked: Arc<str>,
+}
+
+/// Whether the statement takes a lock on the aggregate first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lock {
+    None,
+    Aggregate,
+}
+
+impl Statements {
+    pub(super) fn new(schema: SchemaName) -> Self {
+        let insert = format!(r#"insert into "{schema}".outbox ({COLUMNS})"#);
+        // Text goes in as text and is cast: sqlx's own JSON encoding would not keep it byte for byte.
+        let one = "$1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10";
+        let many = "e.id, e.aggregatetype, e.aggregateid, e.type, e.version, e.payload::json, e.payload_bytes, e.headers::jsonb, e.occurred_at, e.topic";
+        // `with ordinality … order by`: rows get their `seq` in the order given.
+        let events = "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[]) \
+            with ordinality as e (id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic, position)";
+        let key = |ty: &str, id: &str| format!("hashtextextended({id}, hashtextextended({ty}, {LOCK_SEED}))");
+        // Always in ascending order, so that two batches cannot wait for each other.
+        let keys =
+            format!("select distinct {} as key from unnest($2::text[], $3::text[]) as a (type, id) order by key", key("a.type", "a.id"));
+        Self {
+            one: format!("{insert} values ({one})").into(),
+            one_locked: format!(
+                "with lock as materialized (select pg_advisory_xact_lock({})) {insert} select {one} from lock",
+                key("$2", "$3")
+            )
+            .into(),
+            many: format!("{insert} select {many} from {events} order by e.position").into(),
+            many_locked: format!(
+                "with lock as materialized (select pg_advisory_xact_lock(k.key) from ({keys}) as k) \
+                 {insert} select {many} from (select count(*) from lock) as locked, {events} order by e.position"
+            )
+            .into(),
+            schema,
+        }
+    }
+
+    /// Inserts one event.
+    pub(super) async fn insert(
+        &self,
+        conn: &mut PgConnection,
+        envelope: &Envelope,
+        defaults: &Headers,
+        lock: Lock,
+    ) -> Result<EventId, PublishError> {
+        let sql = if lock == Lock::None { &self.one } else { &self.one_locked };
+        sqlx::query(AssertSqlSafe(Arc::clone(sql)))
+            .bind(envelope.id.as_uuid())
+            .bind(&*envelope.aggregate_type)
+            .bind(envelope.aggregate_id.as_str())
+            .bind(&*envelope.event_type)
+            .bind(version(envelope))
+            .bind(envelope.payload.as_json())
+            .bind(payload_bytes(envelope))
+            .bind(headers_text(&envelope.headers, defaults))
+            .bind(envelope.occurred_at)
+            .bind(envelope.topic.as_deref())
+            .execute(conn)
+            .await
+            .map_err(|error| PublishError::database(self.schema.as_str(), error))?;
+        Ok(envelope.id)
+    }
+
+    /// Inserts any number of events by one statement, in the order given.
+    pub(super) async fn insert_all(
+        &self,
+        conn: &mut PgConnection,
+        envelopes: &[Envelope],
+        defaults: &Headers,
+        lock: Lock,
+    ) -> Result<Vec<EventId>, PublishError> {
+        if envelopes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = if lock == Lock::None { &self.many } else { &self.many_locked };
+        sqlx::query(AssertSqlSafe(Arc::clone(sql)))
+            .bind(column(envelopes, |e| e.id.as_uuid()))
+            .bind(column(envelopes, |e| &*e.aggregate_type))
+            .bind(column(envelopes, |e| e.aggregate_id.as_str()))
+            .bind(column(envelopes, |e| &*e.event_type))
+            .bind(column(envelopes, version))
+            .bind(column(envelopes, |e| e.payload.as_json()))
+            .bind(column(envelopes, payload_bytes))
+            .bind(column(envelopes, |e| headers_text(&e.headers, defaults)))
+            .bind(column(envelopes, |e| e.occurred_at))
+            .bind(column(envelopes, |e| e.topic.as_deref()))
+            .execute(conn)
+            .await
+            .map_err(|error| PublishError::database(self.schema.as_str(), error))?;
+        Ok(column(envelopes, |e| e.id))
+    }
+}
+
+fn column<'e, T>(envelopes: &'e [Envelope], value: impl Fn(&'e Envelope) -> T) -> Vec<T> {
+    envelopes.iter().map(value).collect()
+}
+
+fn version(envelope: &Envelope) -> i32 {
+    i32::try_from(envelope.version).expect("a checked envelope's version fits an int")
+}
+
+fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
+    match envelope.payload.as_json() {
+        Some(_) => None,
+        None => envelope.payload.as_bytes(),
+    }
+}
+
+/// The headers as JSON text; a default gives way to the event's own.
+fn headers_text(own: &Headers, defaults: &Headers) -> String {
+    if own.is_empty() && defaults.is_empty() {
+        return "{}".to_owned();
+    }
+    let text = if defaults.is_empty() {
+        serde_json::to_string(own)
+    } else {
+        let mut headers = defaults.clone();
+        headers.extend(own.iter());
+        serde_json::to_string(&headers)
+    };
+    text.expect("a map of strings has a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_header_gives_way_to_the_events_own() {
+        let defaults = Headers::from_iter([("region", "eu"), ("tenant", "none")]);
+        let own = Headers::from_iter([("tenant", "acme")]);
+        assert_eq!(headers_text(&own, &defaults), r#"{"region":"eu","tenant":"acme"}"#);
+        assert_eq!(headers_text(&own, &Headers::new()), r#"{"tenant":"acme"}"#);
+        assert_eq!(headers_text(&Headers::new(), &Headers::new()), "{}");
+    }
+}

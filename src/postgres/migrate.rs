@@ -1,0 +1,256 @@
+//! Creates and upgrades the tables of Tidings.
+//!
+//! Everything happens in one transaction: an advisory lock, the schema, a `search_path` of that schema alone, the migrations. So a failed run
+//! leaves nothing, concurrent runs wait for each other, and the connection goes back to its pool with the settings it had.
+//! The applied versions are kept in a table inside the schema; the application's own `_sqlx_migrations` is never looked at.
+
+use sqlx::migrate::{MigrateError as SqlxMigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlStr};
+
+use super::{SchemaName, SchemaNameError};
+
+/// Where the applied versions are kept, inside the schema. Named so that it clashes with nothing even in `public`.
+const TABLE: &str = "_tidings_migrations";
+
+/// Serialises runs in one database: "tidings" in ASCII.
+const LOCK: i64 = 0x0074_6964_696e_6773;
+
+/// Creates or upgrades the tables of Tidings in the schema `tidings`.
+///
+/// Call it at start: it does nothing when nothing is to be done, and then needs no permission to create anything.
+/// Calls from many processes at once wait for each other.
+///
+/// # Errors
+///
+/// [`MigrateError`]: among others when the role may not create the schema; the message names the remedy.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = sqlx::PgPool::connect("postgres://localhost/shop").await?;
+/// tidings::migrate(&pool).await?;
+/// # Ok(()) }
+/// ```
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    Migrations::new().run(pool).await.map(|_| ())
+}
+
+/// The migrations of Tidings, for a schema of your choice.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use tidings::Migrations;
+///
+/// let migrations = Migrations::new().schema("billing_events");
+/// for step in migrations.pending(&pool).await? {
+///     println!("to do: {step}");
+/// }
+/// migrations.run(&pool).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "call `run` or `pending`"]
+pub struct Migrations {
+    schema: Result<SchemaName, SchemaNameError>,
+}
+
+/// One migration: its version and what it makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationStep {
+    /// The version, ascending from 1.
+    pub version: i64,
+    /// What it makes, in a word.
+    pub description: &'static str,
+}
+
+/// Why the tables cannot be created or upgraded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrateError {
+    /// The schema's name is not usable.
+    #[error(transparent)]
+    Schema(#[from] SchemaNameError),
+    /// The role may not create what is missing.
+    #[error(
+        "the role {role:?} may not create the tables of Tidings in schema {schema:?}: run `tidings migrate` once as the database's owner, or grant it: grant create on database {database:?} to {role:?} (or, if the schema exists: grant usage, create on schema {schema:?} to {role:?})"
+    )]
+    Permission {
+        /// Who was connected.
+        role: String,
+        /// To which database.
+        database: String,
+        /// Which schema was asked for.
+        schema: String,
+        /// What Postgres said.
+        source: Box<SqlxMigrateError>,
+    },
+    /// A table of the same name is there already and is not ours.
+    #[error(
+        "the schema {schema:?} already holds a table or index that is not of Tidings and has the same name: choose another schema, e.g. `Migrations::new().schema(\"tidings\")`"
+    )]
+    Occupied {
+        /// Which schema was asked for.
+        schema: String,
+        /// What Postgres said.
+        source: Box<SqlxMigrateError>,
+    },
+    /// A migration that is already applied reads differently in this version of the library.
+    #[error(
+        "migration {version} of schema {schema:?} was applied with other contents than this version of tidings has: the database was migrated by a modified build"
+    )]
+    Changed {
+        /// Which migration.
+        version: i64,
+        /// In which schema.
+        schema: String,
+    },
+    /// A migration failed for another reason; nothing was changed.
+    #[error("the tables of Tidings cannot be migrated in schema {schema:?}")]
+    Failed {
+        /// In which schema.
+        schema: String,
+        /// What Postgres said.
+        source: Box<SqlxMigrateError>,
+    },
+    /// The database cannot be reached or broke off.
+    #[error("the database cannot be asked about the tables of Tidings")]
+    Database(#[from] sqlx::Error),
+}
+
+impl Migrations {
+    /// The migrations for the schema `tidings`.
+    pub fn new() -> Self {
+        Self { schema: Ok(SchemaName::default()) }
+    }
+
+    /// Uses another schema; it is created if it is missing.
+    ///
+    /// A name that is not usable is reported by [`run`](Self::run) and [`pending`](Self::pending).
+    pub fn schema(self, name: impl AsRef<str>) -> Self {
+        Self { schema: name.as_ref().parse() }
+    }
+
+    /// Applies what is pending and returns it; an empty list means the schema was up to date.
+    ///
+    /// Versions this library does not know are left alone, so an older service starts beside a newer one.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`]; the database is then as it was before.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future changes nothing: its transaction is rolled back.
+    pub async fn run(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
+        let schema = self.schema.clone()?;
+        let mut tx = pool.begin().await?;
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
+        let pending = pending_steps(&mut tx, &schema).await?;
+        if !pending.is_empty()
+            && let Err(error) = apply(&mut tx, &schema).await
+        {
+            tx.rollback().await?;
+            return Err(explain(error, &schema, &mut *pool.acquire().await?).await);
+        }
+        tx.commit().await?;
+        Ok(pending)
+    }
+
+    /// What [`run`](Self::run) would apply, without changing anything.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`]: an unusable schema name, a modified migration, or a database that cannot be reached.
+    pub async fn pending(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
+        let schema = self.schema.clone()?;
+        pending_steps(&mut *pool.acquire().await?, &schema).await
+    }
+}
+
+// === impl Migrations ===
+
+impl Default for Migrations {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Display for MigrationStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.version, self.description)
+    }
+}
+
+/// Every migration there is, in order. They are compiled in: a published crate has no `migrations/` to read at run time.
+fn steps() -> Vec<(MigrationStep, Migration)> {
+    const ALL: [(i64, &str, &str); 2] =
+        [(1, "outbox", include_str!("../../migrations/0001_outbox.sql")), (2, "relay", include_str!("../../migrations/0002_relay.sql"))];
+    ALL.into_iter()
+        .map(|(version, description, sql)| {
+            let migration = Migration::new(version, description.into(), MigrationType::Simple, SqlStr::from_static(sql), false);
+            (MigrationStep { version, description }, migration)
+        })
+        .collect()
+}
+
+async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<Vec<MigrationStep>, MigrateError> {
+    let exists: bool = sqlx::query_scalar("select exists (select from pg_tables where schemaname = $1 and tablename = $2)")
+        .bind(schema.as_str())
+        .bind(TABLE)
+        .fetch_one(&mut *conn)
+        .await?;
+    if !exists {
+        return Ok(steps().into_iter().map(|(step, _)| step).collect());
+    }
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as(AssertSqlSafe(format!(r#"select version, checksum from "{schema}"."{TABLE}""#))).fetch_all(conn).await?;
+    let mut pending = Vec::new();
+    for (step, migration) in steps() {
+        match applied.iter().find(|(version, _)| *version == step.version) {
+            None => pending.push(step),
+            Some((_, checksum)) if *checksum == *migration.checksum => {}
+            Some(_) => return Err(MigrateError::Changed { version: step.version, schema: schema.to_string() }),
+        }
+    }
+    Ok(pending)
+}
+
+async fn apply(tx: &mut PgConnection, schema: &SchemaName) -> Result<(), SqlxMigrateError> {
+    // `create schema if not exists` wants the permission to create even when the schema is there.
+    let missing: bool = sqlx::query_scalar("select to_regnamespace($1) is null").bind(schema.as_str()).fetch_one(&mut *tx).await?;
+    if missing {
+        sqlx::query(AssertSqlSafe(format!(r#"create schema "{schema}""#))).execute(&mut *tx).await?;
+    }
+    sqlx::query("select set_config('search_path', quote_ident($1), true)").bind(schema.as_str()).execute(&mut *tx).await?;
+    let mut migrator = Migrator::with_migrations(steps().into_iter().map(|(_, migration)| migration).collect());
+    migrator.dangerous_set_table_name(TABLE);
+    // The transaction holds a lock of its own; sqlx's would stay with the connection after a failure.
+    migrator.set_locking(false).set_ignore_missing(true);
+    migrator.run(tx).await
+}
+
+/// Turns what Postgres refused into what the reader can do about it.
+async fn explain(error: SqlxMigrateError, schema: &SchemaName, conn: &mut PgConnection) -> MigrateError {
+    let schema = schema.to_string();
+    let code = match &error {
+        SqlxMigrateError::Execute(source) | SqlxMigrateError::ExecuteMigration(source, _) => {
+            source.as_database_error().and_then(|e| e.code()).map(|code| code.into_owned())
+        }
+        _ => None,
+    };
+    let source = Box::new(error);
+    match code.as_deref() {
+        // insufficient_privilege
+        Some("42501") => match sqlx::query_as("select current_user::text, current_database()::text").fetch_one(conn).await {
+            Ok((role, database)) => MigrateError::Permission { role, database, schema, source },
+            Err(error) => MigrateError::Database(error),
+        },
+        // duplicate_table, duplicate_object, undefined_column, wrong_object_type: what is there is not what we would have made
+        Some("42P07" | "42710" | "42703" | "42809") => MigrateError::Occupied { schema, source },
+        _ => MigrateError::Failed { schema, source },
+    }
+}

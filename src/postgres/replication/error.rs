@@ -1,0 +1,50 @@
+//! What can go wrong on a replication connection.
+
+use postgres_protocol::message::backend::ErrorResponseBody;
+use fallible_iterator::FallibleIterator;
+
+/// What can go wrong on a replication connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ReplicationError {
+    #[error("connecting to Postgres at {address}")]
+    Connect { address: String, source: std::io::Error },
+    #[error("talking to Postgres")]
+    Io(#[from] std::io::Error),
+    #[error("setting up TLS to Postgres: {0}")]
+    Tls(String),
+    #[error("authenticating to Postgres: {0}")]
+    Auth(String),
+    /// The server's own answer, with its SQLSTATE.
+    #[error("Postgres answers {code}: {message}{}", .hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
+    Server { code: String, message: String, hint: Option<String> },
+    #[error("Postgres ended the stream")]
+    Closed,
+    #[error("unexpected answer from Postgres: {0}")]
+    Protocol(String),
+}
+
+impl ReplicationError {
+    /// The server's SQLSTATE, when the server answered with an error.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Server { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_response(body: &ErrorResponseBody) -> Self {
+        let (mut code, mut message, mut hint) = (String::new(), String::new(), None);
+        let mut fields = body.fields();
+        while let Ok(Some(field)) = fields.next() {
+            let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => code = value,
+                b'M' => message = value,
+                b'H' => hint = Some(value),
+                _ => {}
+            }
+        }
+        Self::Server { code, message, hint }
+    }
+}

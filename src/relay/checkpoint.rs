@@ -1,0 +1,138 @@
+//! Makes progress durable: the position into `relay`, the confirmation into the stream. Also what keeps the stream alive
+//! while the relay waits for something else.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    error::Interruption,
+    forward::Forwarder,
+    ledger::Ledger,
+    observe::Observer,
+    position::Position,
+    slot::slot_name,
+    watermark::Watermark,
+};
+use crate::postgres::{Lsn, replication::StatusWriter};
+
+/// How often progress is stored: what a kill -9 repeats at most, beside what was in flight.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How often the server is told where we are even if nothing changed: well within `wal_sender_timeout` (60 s by default).
+const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the slot is looked at for the metrics.
+const SLOT_EVERY: Duration = Duration::from_secs(10);
+
+/// Keeps the books of one stream.
+pub(super) struct Checkpointer {
+    pub(super) watermark: Watermark,
+    pub(super) ledger: Ledger,
+    status: StatusWriter,
+    observer: Observer,
+    relay: String,
+    lost: CancellationToken,
+    tick: Interval,
+    stored: Position,
+    confirmed: (Lsn, Instant),
+    slot_seen: Option<Instant>,
+}
+
+impl Checkpointer {
+    pub(super) fn new(relay: &str, watermark: Watermark, ledger: Ledger, status: StatusWriter, observer: &Observer, lost: CancellationToken) -> Self {
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (stored, confirmed) = (watermark.safe(), (Lsn(0), Instant::now()));
+        Self { watermark, ledger, status, observer: observer.clone(), relay: relay.to_owned(), lost, tick, stored, confirmed, slot_seen: None }
+    }
+
+    /// Waits for the next time progress shall be stored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn due(&mut self) {
+        self.tick.tick().await;
+    }
+
+    /// Stores and confirms what is durable.
+    ///
+    /// # Errors
+    /// A lost connection, a lost lease, or a producer that has failed.
+    pub(super) async fn store(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
+        let (floor, counts) = forwarder.acknowledged()?;
+        self.watermark.acknowledged(floor);
+        let position = self.watermark.safe();
+        if position != self.stored {
+            let published = counts.iter().map(|(_, records)| records).sum();
+            self.ledger.checkpoint(position, self.watermark.witness(), published).await?;
+            self.stored = position;
+        }
+        if !counts.is_empty() {
+            self.ledger.count_topics(&counts).await?;
+        }
+        if self.watermark.confirmed() != self.confirmed.0 || self.confirmed.1.elapsed() > CONFIRM_EVERY {
+            self.confirm().await?;
+        }
+        if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
+            self.look_at_slot().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the server what is safe, as far as it is known.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub(super) async fn confirm(&mut self) -> Result<(), Interruption> {
+        let confirmed = self.watermark.confirmed();
+        self.status.confirm(confirmed, false).await.map_err(Interruption::replication("confirming to Postgres"))?;
+        self.confirmed = (confirmed, Instant::now());
+        Ok(())
+    }
+
+    async fn look_at_slot(&mut self) -> Result<(), Interruption> {
+        let row = sqlx::query(
+            "select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint as lag, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint as retained
+             from pg_replication_slots where slot_name = $1",
+        );
+        let row = row.bind(slot_name(&self.relay)).fetch_optional(self.ledger.session()).await.map_err(Interruption::sql("looking at the slot"))?;
+        if let Some(row) = row {
+            let bytes = |column: &str| row.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or(0);
+            self.observer.slot(bytes("lag"), bytes("retained"));
+        }
+        self.slot_seen = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Waits until what held an event is out of the way, and answers for the stream meanwhile: a sink that is slow, or a topic
+    /// that is missing for a day, must not look to Postgres like a dead relay.
+    ///
+    /// # Errors
+    /// As [`Checkpointer::store`]. `Ok(false)` if `shutdown` came first.
+    pub(super) async fn attend(&mut self, forwarder: &mut Forwarder, hold: &super::forward::Hold, shutdown: &CancellationToken) -> Result<bool, Interruption> {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(false),
+                () = self.lost.cancelled() => return Err(Interruption::LeaseLost),
+                () = forwarder.clear(hold) => {
+                    // A producer that failed has room, but not for long.
+                    return match forwarder.sink().acks().failure() {
+                        Some(reason) => Err(Interruption::Kafka(reason)),
+                        None => Ok(true),
+                    };
+                }
+                _ = self.tick.tick() => {}
+            }
+            self.store(forwarder).await?;
+        }
+    }
+
+    /// Ends the stream politely.
+    pub(super) async fn finish(self) {
+        self.status.finish().await;
+    }
+}

@@ -1,0 +1,113 @@
+//! Which of several relays of one name works: a lease in Postgres.
+//!
+//! ```text
+//!            try lock                    ping fails, or the server ends the session
+//! STANDBY ──────────────▶ LEADER(epoch) ───────────────────────────────────────────▶ LOST
+//!    ▲  once a second        │ every 2 s: a ping in the transaction that holds the lock
+//!    └───────────────────────┘ dropped
+//! ```
+//!
+//! The lock lives as long as one transaction of one session. The server ends that transaction if it hears nothing for
+//! [`SILENCE`]: a leader that is stopped, cut off or gone frees the lock within that time. A leader that wakes up after
+//! that still believes that it leads until its next ping, so each of its writes also checks the *epoch*, a number in
+//! `relay` that each take-over raises. Kafka is not fenced by any of this (a Kafka transactional id is the only fence it
+//! knows): such a leader may still send what it had read, which delivery at least once allows.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    RelayOptions,
+    error::Interruption,
+    observe::{Observer, Part},
+};
+
+/// How often the leader shows that it is there.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// After this much silence the server takes the lease away: five pings.
+const SILENCE: &str = "10s";
+
+/// A ping without answer for this long means that the lease may be lost: less than [`SILENCE`], so that the leader knows first.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a standby tries.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+
+/// The lease, while it is held.
+pub(super) struct Lease {
+    lost: CancellationToken,
+    released: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Waits until this relay leads.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or asked.
+    pub(super) async fn acquire(options: &RelayOptions, observer: &Observer) -> Result<Self, Interruption> {
+        let doing = Interruption::sql("connecting to Postgres for the lease");
+        let mut session = options.database.connect_options_as("relay lease").connect().await.map_err(doing)?;
+        observer.ok(Part::Database, "connected");
+        let mut said = false;
+        while !try_lock(&mut session, options).await.map_err(Interruption::sql("trying for the lease"))? {
+            observer.leader(false);
+            observer.ok(Part::Lease, "standing by: another relay of this name leads");
+            observer.ok(Part::Stream, "standing by");
+            observer.ok(Part::Kafka, "standing by");
+            if !said {
+                tracing::info!(relay = options.name, "standing by: another relay of this name leads");
+                said = true;
+            }
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+        observer.leader(true);
+        let (lost, released) = (CancellationToken::new(), CancellationToken::new());
+        let task = tokio::spawn(hold(session, lost.clone(), released.clone()));
+        Ok(Self { lost, released, task })
+    }
+
+    /// Cancelled once the lease is not certain any more.
+    pub(super) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Gives the lease back, so that a standby takes over at once.
+    pub(super) async fn release(self) {
+        self.released.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// One try: opens the transaction and asks for the lock; closes it again if another holds it.
+async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
+    let begin = format!("begin; set local idle_in_transaction_session_timeout = '{SILENCE}'");
+    sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session).await?;
+    let name = format!("tidings relay {}.{}", options.schema, options.name);
+    let locked: bool =
+        sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(name).fetch_one(&mut *session).await?;
+    if !locked {
+        sqlx::raw_sql("rollback").execute(session).await?;
+    }
+    Ok(locked)
+}
+
+/// Keeps the transaction alive until the lease is released or lost.
+async fn hold(mut session: PgConnection, lost: CancellationToken, released: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = released.cancelled() => break,
+            () = tokio::time::sleep(PING_EVERY) => {}
+        }
+        let ping = sqlx::raw_sql("select 1").execute(&mut session);
+        if !matches!(timeout(PING_TIMEOUT, ping).await, Ok(Ok(_))) {
+            lost.cancel();
+            return;
+        }
+    }
+    let _ = timeout(PING_TIMEOUT, session.close()).await;
+}

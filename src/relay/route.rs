@@ -1,0 +1,178 @@
+//! Which topic an event goes to: the row's own, or a template over the row.
+
+use std::collections::HashMap;
+
+use crate::kafka::Outgoing;
+
+/// A topic template such as `outbox.event.{aggregatetype}`, parsed once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicTemplate {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    AggregateType,
+    EventType,
+}
+
+/// A template that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// A placeholder that names no column.
+    #[error("`{{{0}}}` is not known: use {{aggregatetype}} or {{type}}")]
+    Placeholder(String),
+    /// A brace without its pair.
+    #[error("a brace is not closed or not opened")]
+    Brace,
+    /// Kafka would refuse the topic.
+    #[error("`{0}` may not be in a topic name: Kafka allows letters, digits, `.`, `_` and `-`")]
+    Character(char),
+    /// A template of nothing.
+    #[error("the template is empty")]
+    Empty,
+}
+
+impl TopicTemplate {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// When it is empty, a placeholder is unknown, a brace is left over, or a character may not be in a topic name.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() {
+            let plain = rest.find(['{', '}']).unwrap_or(rest.len());
+            if let Some(wrong) = rest[..plain].chars().find(|c| !allowed(*c)) {
+                return Err(TemplateError::Character(wrong));
+            }
+            if plain > 0 {
+                parts.push(Part::Text(rest[..plain].to_owned()));
+            }
+            rest = &rest[plain..];
+            if rest.is_empty() {
+                break;
+            }
+            let (name, after) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).ok_or(TemplateError::Brace)?;
+            parts.push(match name {
+                "aggregatetype" => Part::AggregateType,
+                "type" => Part::EventType,
+                _ => return Err(TemplateError::Placeholder(name.to_owned())),
+            });
+            rest = after;
+        }
+        if parts.is_empty() { Err(TemplateError::Empty) } else { Ok(Self { parts }) }
+    }
+
+    /// The topic of an event of this aggregate type and event type.
+    fn render(&self, aggregate_type: &str, event_type: &str) -> String {
+        let text = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            Part::AggregateType => aggregate_type.to_owned(),
+            Part::EventType => event_type.to_owned(),
+        };
+        self.parts.iter().map(text).collect()
+    }
+
+    fn uses_event_type(&self) -> bool {
+        self.parts.contains(&Part::EventType)
+    }
+}
+
+/// Whether Kafka allows `c` in a topic name.
+fn allowed(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// A topic that exists, as the relay knows it.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) topic: String,
+    /// The number of partitions when the relay first met the topic. It does not follow a topic that grows: that moves keys.
+    pub(crate) partitions: i32,
+}
+
+/// The topics met so far, found without allocating.
+pub(crate) struct Routes {
+    template: TopicTemplate,
+    by_event: HashMap<String, HashMap<String, usize>>,
+    by_topic: HashMap<String, usize>,
+    routes: Vec<Route>,
+}
+
+/// Most distinct (aggregate type, event type) pairs remembered: a bound against ids used as types by mistake.
+const REMEMBERED_PAIRS_MAX: usize = 10_000;
+
+impl Routes {
+    pub(crate) fn new(template: TopicTemplate) -> Self {
+        Self { template, by_event: HashMap::new(), by_topic: HashMap::new(), routes: Vec::new() }
+    }
+
+    /// The event's route and its number, or the name of the topic that must be looked up first.
+    pub(crate) fn find(&mut self, event: &Outgoing<'_>) -> Result<(usize, &Route), String> {
+        let at = match event.topic {
+            Some(topic) => self.by_topic.get(topic).copied().ok_or_else(|| topic.to_owned())?,
+            None => self.find_by_template(event)?,
+        };
+        Ok((at, &self.routes[at]))
+    }
+
+    fn find_by_template(&mut self, event: &Outgoing<'_>) -> Result<usize, String> {
+        let event_type = if self.template.uses_event_type() { event.event_type } else { "" };
+        if let Some(at) = self.by_event.get(event.aggregate_type).and_then(|types| types.get(event_type)) {
+            return Ok(*at);
+        }
+        let topic = self.template.render(event.aggregate_type, event_type);
+        let Some(&at) = self.by_topic.get(&topic) else { return Err(topic) };
+        if self.by_event.values().map(HashMap::len).sum::<usize>() >= REMEMBERED_PAIRS_MAX {
+            self.by_event.clear();
+        }
+        self.by_event.entry(event.aggregate_type.to_owned()).or_default().insert(event_type.to_owned(), at);
+        Ok(at)
+    }
+
+    /// Remembers a topic that was looked up.
+    pub(crate) fn learn(&mut self, topic: String, partitions: i32) {
+        self.by_topic.entry(topic.clone()).or_insert_with(|| {
+            self.routes.push(Route { topic, partitions });
+            self.routes.len() - 1
+        });
+    }
+
+    /// Every topic met so far.
+    pub(crate) fn all(&self) -> &[Route] {
+        &self.routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Value;
+
+    fn event<'a>(aggregate_type: &'a str, event_type: &'a str, topic: Option<&'a str>) -> Outgoing<'a> {
+        let (id, value) = (uuid::Uuid::nil(), Value::Tombstone);
+        Outgoing { id, aggregate_type, aggregate_id: "1", event_type, version: 1, value, headers: "{}", occurred_at: 0, topic }
+    }
+
+    #[test]
+    fn templates_say_what_is_wrong_with_them() {
+        assert_eq!(TopicTemplate::parse("{aggregate}"), Err(TemplateError::Placeholder("aggregate".into())));
+        assert_eq!(TopicTemplate::parse("a{type"), Err(TemplateError::Brace));
+        assert_eq!(TopicTemplate::parse("type}"), Err(TemplateError::Brace));
+        assert_eq!(TopicTemplate::parse("a b"), Err(TemplateError::Character(' ')));
+        assert_eq!(TopicTemplate::parse(""), Err(TemplateError::Empty));
+    }
+
+    #[test]
+    fn an_event_finds_its_topic_once_the_topic_is_known() {
+        let mut routes = Routes::new(TopicTemplate::parse("outbox.{aggregatetype}.{type}").expect("a template"));
+        let placed = event("order", "Placed", None);
+        assert_eq!(routes.find(&placed).map(|_| ()), Err("outbox.order.Placed".into()));
+        routes.learn("outbox.order.Placed".into(), 3);
+        assert_eq!(routes.find(&placed).expect("known").1.partitions, 3);
+        assert_eq!(routes.find(&event("order", "Paid", None)).map(|_| ()), Err("outbox.order.Paid".into()));
+        assert_eq!(routes.find(&event("order", "Placed", Some("own"))).map(|_| ()), Err("own".into()));
+    }
+}

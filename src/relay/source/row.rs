@@ -1,0 +1,201 @@
+//! An outbox row out of the stream: pure, borrows the row's bytes.
+
+use uuid::Uuid;
+
+use crate::{
+    kafka::{Outgoing, Value},
+    postgres::replication::{Cell, Column, DecodeError, Relation, Tuple},
+};
+
+/// Microseconds from the Unix epoch to Postgres's, 2000-01-01 UTC.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// jsonb's binary form starts with this version.
+const JSONB_VERSION: u8 = 1;
+
+/// One event as the source found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row<'a> {
+    /// Insertion order.
+    pub(crate) seq: i64,
+    pub(crate) event: Outgoing<'a>,
+}
+
+/// A row that cannot be an event, with the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RowError {
+    #[error("table {table} has no column `{column}`: run `tidings migrate`, or name the right schema")]
+    MissingColumn { table: String, column: &'static str },
+    #[error("column `{column}` of event seq {seq:?} is {problem}")]
+    Column { seq: Option<i64>, column: &'static str, problem: &'static str },
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// The columns of the outbox, in the order of [`NAMES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Seq,
+    Id,
+    AggregateType,
+    AggregateId,
+    Type,
+    Version,
+    Payload,
+    PayloadBytes,
+    Headers,
+    OccurredAt,
+    Topic,
+}
+
+/// How many columns a row is made of.
+pub(crate) const CELLS: usize = 11;
+
+const NAMES: [(&str, Field); CELLS] = [
+    ("seq", Field::Seq),
+    ("id", Field::Id),
+    ("aggregatetype", Field::AggregateType),
+    ("aggregateid", Field::AggregateId),
+    ("type", Field::Type),
+    ("version", Field::Version),
+    ("payload", Field::Payload),
+    ("payload_bytes", Field::PayloadBytes),
+    ("headers", Field::Headers),
+    ("occurred_at", Field::OccurredAt),
+    ("topic", Field::Topic),
+];
+
+/// Which value of a streamed row is which column of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Columns {
+    fields: Vec<Option<Field>>,
+}
+
+impl Columns {
+    /// Finds the outbox's columns among a table's.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub(crate) fn of(relation: &Relation) -> Result<Self, RowError> {
+        let field = |column: &Column| NAMES.iter().find(|(name, _)| *name == column.name).map(|(_, field)| *field);
+        let fields: Vec<_> = relation.columns.iter().map(field).collect();
+        for (name, field) in NAMES {
+            if !fields.contains(&Some(field)) {
+                return Err(RowError::MissingColumn { table: format!("{}.{}", relation.schema, relation.table), column: name });
+            }
+        }
+        Ok(Self { fields })
+    }
+
+    /// The event in a streamed row.
+    ///
+    /// # Errors
+    /// As [`Row::from_cells`].
+    pub(crate) fn read<'a>(&self, tuple: &Tuple<'a>) -> Result<Row<'a>, RowError> {
+        let mut cells = [Cell::Null; CELLS];
+        for (cell, field) in tuple.cells().zip(&self.fields) {
+            let cell = cell?;
+            if let Some(field) = field {
+                cells[*field as usize] = cell;
+            }
+        }
+        Row::from_cells(&cells)
+    }
+}
+
+impl<'a> Row<'a> {
+    /// The columns a row is made of, in the order that [`Row::from_cells`] expects, for a select list.
+    pub(crate) fn select_list() -> String {
+        NAMES.map(|(name, _)| name).join(", ")
+    }
+
+    /// The event in these values, in the order of [`Row::select_list`].
+    ///
+    /// # Errors
+    /// When a value is missing or is not what its column's type says; names the event and the column.
+    pub(crate) fn from_cells(cells: &[Cell<'a>; CELLS]) -> Result<Self, RowError> {
+        let seq = read(None, cells, Field::Seq, integer8)?;
+        let at = Some(seq);
+        let value = match (cells[Field::Payload as usize], cells[Field::PayloadBytes as usize]) {
+            (Cell::Null, Cell::Null) => Value::Tombstone,
+            (Cell::Null, _) => Value::Bytes(read(at, cells, Field::PayloadBytes, binary)?),
+            _ => Value::Json(read(at, cells, Field::Payload, json)?.as_bytes()),
+        };
+        let event = Outgoing {
+            id: read(at, cells, Field::Id, uuid)?,
+            aggregate_type: read(at, cells, Field::AggregateType, text)?,
+            aggregate_id: read(at, cells, Field::AggregateId, text)?,
+            event_type: read(at, cells, Field::Type, text)?,
+            version: read(at, cells, Field::Version, integer4)?,
+            value,
+            headers: read(at, cells, Field::Headers, json)?,
+            occurred_at: read(at, cells, Field::OccurredAt, timestamp)?,
+            topic: match cells[Field::Topic as usize] {
+                Cell::Null => None,
+                _ => Some(read(at, cells, Field::Topic, text)?),
+            },
+        };
+        Ok(Row { seq, event })
+    }
+}
+
+/// Reads one column; the reader says what is wrong, this says where.
+fn read<'a, T>(
+    seq: Option<i64>,
+    cells: &[Cell<'a>; CELLS],
+    field: Field,
+    parse: impl FnOnce(Cell<'a>) -> Result<T, &'static str>,
+) -> Result<T, RowError> {
+    let column = NAMES[field as usize].0;
+    parse(cells[field as usize]).map_err(|problem| RowError::Column { seq, column, problem })
+}
+
+const NULL: &str = "null where a value is needed";
+const LENGTH: &str = "not of its type's length";
+const AS_TEXT: &str = "sent as text where the binary form was asked for";
+
+fn bytes_of(cell: Cell<'_>) -> Result<&[u8], &'static str> {
+    match cell {
+        Cell::Null | Cell::Unchanged => Err(NULL),
+        Cell::Text(bytes) | Cell::Binary(bytes) => Ok(bytes),
+    }
+}
+
+fn text(cell: Cell<'_>) -> Result<&str, &'static str> {
+    std::str::from_utf8(bytes_of(cell)?).map_err(|_| "not UTF-8")
+}
+
+fn json(cell: Cell<'_>) -> Result<&str, &'static str> {
+    let text = text(cell)?;
+    // json has no version byte, and no JSON text starts with one.
+    Ok(text.strip_prefix(char::from(JSONB_VERSION)).unwrap_or(text))
+}
+
+fn binary(cell: Cell<'_>) -> Result<&[u8], &'static str> {
+    match cell {
+        Cell::Binary(bytes) => Ok(bytes),
+        Cell::Text(_) => Err(AS_TEXT),
+        Cell::Null | Cell::Unchanged => Err(NULL),
+    }
+}
+
+fn fixed<const N: usize>(cell: Cell<'_>) -> Result<[u8; N], &'static str> {
+    binary(cell)?.try_into().map_err(|_| LENGTH)
+}
+
+fn integer8(cell: Cell<'_>) -> Result<i64, &'static str> {
+    fixed(cell).map(i64::from_be_bytes)
+}
+
+fn integer4(cell: Cell<'_>) -> Result<i32, &'static str> {
+    fixed(cell).map(i32::from_be_bytes)
+}
+
+fn uuid(cell: Cell<'_>) -> Result<Uuid, &'static str> {
+    fixed(cell).map(Uuid::from_bytes)
+}
+
+fn timestamp(cell: Cell<'_>) -> Result<i64, &'static str> {
+    // Infinity is the largest and the smallest number: saturates to a time that every reader refuses to believe.
+    integer8(cell).map(|micros| micros.saturating_add(POSTGRES_EPOCH_MICROS))
+}
