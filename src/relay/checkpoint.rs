@@ -8,21 +8,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error::Interruption,
-    forward::Forwarder,
-    ledger::Ledger,
-    observe::Observer,
-    position::Position,
-    slot::slot_name,
-    watermark::Watermark,
+    error::Interruption, forward::Forwarder, ledger::Ledger, observe::Observer, position::Position, slot::slot_name, watermark::Watermark,
 };
-use crate::postgres::{Lsn, replication::StatusWriter};
+use crate::postgres::replication::StatusWriter;
 
-/// How often progress is stored: what a kill -9 repeats at most, beside what was in flight.
+/// How often progress is stored, and the server told where we are even if nothing changed: what a kill -9 repeats at most
+/// beside what was in flight, and well within any `wal_sender_timeout`.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// How often the server is told where we are even if nothing changed: well within `wal_sender_timeout` (60 s by default).
-const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the slot is looked at for the metrics.
 const SLOT_EVERY: Duration = Duration::from_secs(10);
@@ -37,16 +29,22 @@ pub(super) struct Checkpointer {
     lost: CancellationToken,
     tick: Interval,
     stored: Position,
-    confirmed: (Lsn, Instant),
     slot_seen: Option<Instant>,
 }
 
 impl Checkpointer {
-    pub(super) fn new(relay: &str, watermark: Watermark, ledger: Ledger, status: StatusWriter, observer: &Observer, lost: CancellationToken) -> Self {
+    pub(super) fn new(
+        relay: &str,
+        watermark: Watermark,
+        ledger: Ledger,
+        status: StatusWriter,
+        observer: &Observer,
+        lost: CancellationToken,
+    ) -> Self {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (stored, confirmed) = (watermark.safe(), (Lsn(0), Instant::now()));
-        Self { watermark, ledger, status, observer: observer.clone(), relay: relay.to_owned(), lost, tick, stored, confirmed, slot_seen: None }
+        let stored = watermark.safe();
+        Self { watermark, ledger, status, observer: observer.clone(), relay: relay.to_owned(), lost, tick, stored, slot_seen: None }
     }
 
     /// Waits for the next time progress shall be stored.
@@ -73,9 +71,7 @@ impl Checkpointer {
         if !counts.is_empty() {
             self.ledger.count_topics(&counts).await?;
         }
-        if self.watermark.confirmed() != self.confirmed.0 || self.confirmed.1.elapsed() > CONFIRM_EVERY {
-            self.confirm().await?;
-        }
+        self.confirm().await?;
         if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
             self.look_at_slot().await?;
         }
@@ -87,10 +83,7 @@ impl Checkpointer {
     /// # Errors
     /// A lost connection.
     pub(super) async fn confirm(&mut self) -> Result<(), Interruption> {
-        let confirmed = self.watermark.confirmed();
-        self.status.confirm(confirmed, false).await.map_err(Interruption::replication("confirming to Postgres"))?;
-        self.confirmed = (confirmed, Instant::now());
-        Ok(())
+        self.status.confirm(self.watermark.confirmed(), false).await.map_err(Interruption::replication("confirming to Postgres"))
     }
 
     async fn look_at_slot(&mut self) -> Result<(), Interruption> {
@@ -98,7 +91,11 @@ impl Checkpointer {
             "select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint as lag, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint as retained
              from pg_replication_slots where slot_name = $1",
         );
-        let row = row.bind(slot_name(&self.relay)).fetch_optional(self.ledger.session()).await.map_err(Interruption::sql("looking at the slot"))?;
+        let row = row
+            .bind(slot_name(&self.relay))
+            .fetch_optional(self.ledger.session())
+            .await
+            .map_err(Interruption::sql("looking at the slot"))?;
         if let Some(row) = row {
             let bytes = |column: &str| row.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or(0);
             self.observer.slot(bytes("lag"), bytes("retained"));
@@ -112,7 +109,12 @@ impl Checkpointer {
     ///
     /// # Errors
     /// As [`Checkpointer::store`]. `Ok(false)` if `shutdown` came first.
-    pub(super) async fn attend(&mut self, forwarder: &mut Forwarder, hold: &super::forward::Hold, shutdown: &CancellationToken) -> Result<bool, Interruption> {
+    pub(super) async fn attend(
+        &mut self,
+        forwarder: &mut Forwarder,
+        hold: &super::forward::Hold,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, Interruption> {
         loop {
             tokio::select! {
                 biased;

@@ -38,6 +38,8 @@ pub(super) enum Hold {
     Full,
     /// Its topic was not met before.
     NewTopic(String),
+    /// Its partition has not acknowledged its first record yet.
+    FirstContact,
 }
 
 impl Forwarder {
@@ -71,10 +73,14 @@ impl Forwarder {
             Ok(found) => found,
             Err(unknown) => return Ok(Err(Hold::NewTopic(unknown))),
         };
+        let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
+        if !route.may_send(partition, || self.sink.durable()) {
+            return Ok(Err(Hold::FirstContact));
+        }
         let (headers, value) = self.envelope.write(event).map_err(|error| undeliverable(seq, event, &error.to_string()))?;
         let record = Record {
             topic: &route.topic,
-            partition: partition_of(event.aggregate_id.as_bytes(), route.partitions),
+            partition,
             key: event.aggregate_id.as_bytes(),
             value,
             headers,
@@ -82,6 +88,7 @@ impl Forwarder {
         };
         match self.sink.send(record) {
             Ok(Sent::Tag(tag)) => {
+                route.sent(partition, tag);
                 self.tally.sent(tag, at);
                 Ok(Ok(tag))
             }
@@ -104,6 +111,7 @@ impl Forwarder {
     pub(super) async fn clear(&mut self, hold: &Hold) {
         match hold {
             Hold::Full => self.sink.room().await,
+            Hold::FirstContact => self.sink.drained().await,
             Hold::NewTopic(topic) => self.learn(topic).await,
         }
     }

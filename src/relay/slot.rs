@@ -35,6 +35,7 @@ struct Server {
 struct Slot {
     plugin: Option<String>,
     database: Option<String>,
+    in_this_database: bool,
     active_pid: Option<i32>,
     wal_status: Option<String>,
 }
@@ -49,16 +50,28 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
     ensure_publication(options, ledger.session()).await?;
     let name = slot_name(&options.name);
     let slot = find(ledger.session(), &name).await.map_err(Interruption::sql("looking for the slot"))?;
+    if let Some(slot) = &slot {
+        require_ours(&name, slot)?;
+    }
     if let Some(identity) = &saved.identity
         && *identity != server.identity
     {
         return Err(Interruption::Refused(format!(
             "relay `{}` has a position in another database (system {}, oid {}; this one is system {}, oid {}): if this database was restored or replaced on purpose, delete its row from {}.relay and the relay begins anew, publishing what the outbox holds",
-            options.name, identity.system_identifier, identity.database_oid, server.identity.system_identifier, server.identity.database_oid, options.schema
+            options.name,
+            identity.system_identifier,
+            identity.database_oid,
+            server.identity.system_identifier,
+            server.identity.database_oid,
+            options.schema
         )));
     }
     match (slot, saved.position) {
-        (Some(slot), Some(_)) => require_usable(&name, &slot, ledger.session()).await.map(|()| saved),
+        (Some(slot), Some(_)) => {
+            require_valid(&name, &slot)?;
+            end_walsender(ledger.session(), &slot).await?;
+            Ok(saved)
+        }
         (None, Some(position)) => Err(Interruption::Refused(format!(
             "slot `{name}` is gone, and with it the log after {}: events committed since then may not have been published; delete the row of relay `{}` from {}.relay to begin anew (everything that the outbox still holds is published again)",
             position.commit_lsn, options.name, options.schema
@@ -74,7 +87,11 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
             let backlog = Backlog { snapshot, after: 0 };
             ledger.begin(&server.identity, &backlog, from).await?;
             tracing::info!(slot = name, from = %from, "begins: publishes what the outbox holds, then follows the log");
-            Ok(Saved { identity: Some(server.identity), position: Some(super::position::Position { commit_lsn: from, ordinal: 0 }), backlog: Some(backlog) })
+            Ok(Saved {
+                identity: Some(server.identity),
+                position: Some(super::position::Position { commit_lsn: from, ordinal: 0 }),
+                backlog: Some(backlog),
+            })
         }
     }
 }
@@ -87,7 +104,12 @@ async fn server(session: &mut PgConnection) -> Result<Server, sqlx::Error> {
     );
     let row = row.fetch_one(session).await?;
     let identity = Identity { system_identifier: row.try_get("system_identifier")?, database_oid: row.try_get("database_oid")? };
-    Ok(Server { version: row.try_get("version")?, wal_level: row.try_get("wal_level")?, in_recovery: row.try_get("in_recovery")?, identity })
+    Ok(Server {
+        version: row.try_get("version")?,
+        wal_level: row.try_get("wal_level")?,
+        in_recovery: row.try_get("in_recovery")?,
+        identity,
+    })
 }
 
 fn require_fit(server: &Server) -> Result<(), Interruption> {
@@ -115,7 +137,8 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
          ) as has_outbox from pg_publication p where p.pubname = $1",
     );
     let found = found.bind(&name).bind(&options.schema).fetch_optional(&mut *session).await;
-    match found.and_then(|row| row.map(|row| Ok((row.try_get::<bool, _>("pubinsert")?, row.try_get::<bool, _>("has_outbox")?))).transpose()) {
+    match found.and_then(|row| row.map(|row| Ok((row.try_get::<bool, _>("pubinsert")?, row.try_get::<bool, _>("has_outbox")?))).transpose())
+    {
         Err(error) => Err(Interruption::sql("looking for the publication")(error)),
         Ok(Some((true, true))) => Ok(()),
         Ok(Some((inserts, _))) => Err(Interruption::Refused(format!(
@@ -132,33 +155,39 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
 }
 
 async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, sqlx::Error> {
-    let row = sqlx::query("select plugin::text, database::text, active_pid, wal_status from pg_replication_slots where slot_name = $1");
+    let row = sqlx::query(
+        "select plugin::text, database::text, coalesce(database = current_database(), false) as ours, active_pid, wal_status from pg_replication_slots where slot_name = $1",
+    );
     let Some(row) = row.bind(name).fetch_optional(session).await? else { return Ok(None) };
     let slot = Slot {
         plugin: row.try_get("plugin")?,
         database: row.try_get("database")?,
+        in_this_database: row.try_get("ours")?,
         active_pid: row.try_get("active_pid")?,
         wal_status: row.try_get("wal_status")?,
     };
     Ok(Some(slot))
 }
 
-async fn require_usable(name: &str, slot: &Slot, session: &mut PgConnection) -> Result<(), Interruption> {
-    let database: String =
-        sqlx::query_scalar("select current_database()::text").fetch_one(&mut *session).await.map_err(Interruption::sql("asking for the database"))?;
-    if slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(database.as_str()) {
-        return Err(Interruption::Refused(format!(
-            "slot `{name}` belongs to somebody else (plugin {}, database {}): give this relay another --name, or drop the slot",
-            slot.plugin.as_deref().unwrap_or("none"),
-            slot.database.as_deref().unwrap_or("none"),
-        )));
+/// Slots belong to the whole server, names of relays to one database: another database's relay may have the same name.
+fn require_ours(name: &str, slot: &Slot) -> Result<(), Interruption> {
+    if slot.plugin.as_deref() == Some("pgoutput") && slot.in_this_database {
+        return Ok(());
     }
-    if slot.wal_status.as_deref() == Some("lost") {
-        return Err(Interruption::Refused(format!(
-            "slot `{name}` was invalidated: it needed more log than max_slot_wal_keep_size allows; drop it (select pg_drop_replication_slot('{name}')) and begin anew"
-        )));
+    Err(Interruption::Refused(format!(
+        "slot `{name}` belongs to somebody else (plugin {}, database {}); slots are shared by all databases of a server: give this relay another --name",
+        slot.plugin.as_deref().unwrap_or("none"),
+        slot.database.as_deref().unwrap_or("none"),
+    )))
+}
+
+fn require_valid(name: &str, slot: &Slot) -> Result<(), Interruption> {
+    if slot.wal_status.as_deref() != Some("lost") {
+        return Ok(());
     }
-    end_walsender(session, slot).await
+    Err(Interruption::Refused(format!(
+        "slot `{name}` was invalidated: it needed more log than max_slot_wal_keep_size allows; drop it (select pg_drop_replication_slot('{name}')) and begin anew by deleting the relay's row"
+    )))
 }
 
 /// Ends the walsender of an earlier leader: whoever holds the lease owns the slot.
@@ -173,7 +202,8 @@ async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), In
 async fn create(options: &RelayOptions, name: &str, server: &Server, ask: &mut PgConnection) -> Result<(String, Lsn), Interruption> {
     let doing = "creating the slot";
     let application = options.database.application_name("relay slot");
-    let mut connection = Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+    let mut connection =
+        Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
     // A failover slot (17 and later) is carried over to a standby that asks for it.
     let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
     let work = async {
@@ -183,7 +213,7 @@ async fn create(options: &RelayOptions, name: &str, server: &Server, ask: &mut P
         connection.query("COMMIT").await?;
         let cell = |rows: Vec<Vec<Option<String>>>, at: usize| rows.into_iter().next().and_then(|row| row.into_iter().nth(at).flatten());
         let point = cell(created, 1).and_then(|text| text.parse::<Lsn>().ok());
-        let answer = cell(snapshot, 0).zip(point);
+        let answer = cell(snapshot, 0).map(|text| well_formed(&text)).zip(point);
         answer.ok_or_else(|| ReplicationError::Protocol("CREATE_REPLICATION_SLOT did not say where it starts".into()))
     };
     let mut work = std::pin::pin!(work);
@@ -192,6 +222,19 @@ async fn create(options: &RelayOptions, name: &str, server: &Server, ask: &mut P
             created = &mut work => return created.map_err(Interruption::replication(doing)),
             () = tokio::time::sleep(SAY_EVERY) => say_what_blocks(ask).await,
         }
+    }
+}
+
+/// The snapshot as `pg_snapshot` accepts it.
+///
+/// The one that a new slot exports may have an xmin above its xmax (`13929:13928:`), which the server writes and then refuses
+/// to read. It tests xmin first, so every transaction below xmin is finished: the same snapshot has its xmax raised to xmin.
+fn well_formed(snapshot: &str) -> String {
+    let mut parts = snapshot.splitn(3, ':');
+    let (xmin, xmax, in_progress) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    match (xmin.parse::<u64>(), xmax.parse::<u64>()) {
+        (Ok(low), Ok(high)) if low > high => format!("{low}:{low}:"),
+        _ => format!("{xmin}:{xmax}:{in_progress}"),
     }
 }
 
@@ -204,8 +247,22 @@ async fn say_what_blocks(session: &mut PgConnection) {
         let text = |column: &str| row.try_get::<String, _>(column).unwrap_or_default();
         let pid: i32 = row.try_get("pid").unwrap_or_default();
         tracing::warn!(
-            pid, role = text("role"), application = text("application"), open_for = text("age"),
+            pid,
+            role = text("role"),
+            application = text("application"),
+            open_for = text("age"),
             "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_the_server_would_not_read_back_is_put_right() {
+        assert_eq!(well_formed("13929:13928:"), "13929:13929:");
+        assert_eq!(well_formed("10:20:10,14,15"), "10:20:10,14,15");
     }
 }

@@ -1,1 +1,4 @@
-fn main() {}
+//! Everything that needs real services, in one binary: they are started once.
+
+mod relay;
+mod services;

@@ -6,13 +6,14 @@ use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
 
 use super::{
     history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    running::{Place, Running, new_topic},
+    running::{Place, Running},
 };
-use crate::services::{brokers, migrated_database, migrated_database_on};
+use crate::services::{migrated_database, migrated_database_on};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
-    let mut kafka = tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let mut kafka =
+        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
     let database = migrated_database().await;
     let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 6).await;
@@ -35,9 +36,10 @@ async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
-    let mut postgres = tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::new())).await.expect("no panic").expect("a server of its own");
+    let mut postgres =
+        tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::new())).await.expect("no panic").expect("a server of its own");
     let database = migrated_database_on(&postgres.url()).await;
-    let place = Place { url: database.url.clone(), brokers: brokers(), topic: new_topic() };
+    let place = Place::new(&database);
     create_accounts(&database.pool, 6).await;
     let relay = place.start();
     write_concurrently(&database.pool, 2, 6, 60).await;
@@ -89,9 +91,10 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
 async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     let options = PostgresOptions::new().set("wal_sender_timeout", "3s");
     let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
-    let mut kafka = tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let mut kafka =
+        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
     let database = migrated_database_on(&postgres.url()).await;
-    let place = Place { url: database.url.clone(), brokers: kafka.brokers(), topic: new_topic() };
+    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 6).await;
     let mut options = place.options();
     options.in_flight_events_max = 50;
@@ -99,13 +102,13 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     write_concurrently(&database.pool, 2, 6, 20).await;
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed(&database.pool).await));
-    let walsender = "select active_pid from pg_replication_slots where slot_name = 'tidings'";
-    let before: Option<i32> = sqlx::query_scalar(walsender).fetch_one(&database.pool).await.expect("asked");
+    let walsender = "select active_pid from pg_replication_slots where slot_name = $1";
+    let before: Option<i32> = sqlx::query_scalar(walsender).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
     kafka.pause().expect("paused");
     // More than the window holds, so that the relay stands still in the middle of the stream.
     write_concurrently(&database.pool, 2, 6, 100).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
-    let after: Option<i32> = sqlx::query_scalar(walsender).fetch_one(&database.pool).await.expect("asked");
+    let after: Option<i32> = sqlx::query_scalar(walsender).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
     kafka.resume().expect("resumed");
     assert!(before.is_some() && before == after, "the walsender {before:?} became {after:?}");
     let committed = committed(&database.pool).await;

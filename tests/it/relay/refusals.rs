@@ -2,8 +2,8 @@
 
 use dev_services::{Postgres, PostgresOptions};
 
-use super::running::{Place, Running, new_topic};
-use crate::services::{brokers, migrated_database, migrated_database_on};
+use super::running::{Place, Running};
+use crate::services::{migrated_database, migrated_database_on};
 
 async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
     let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', to_json(repeat('x', $2)))";
@@ -18,10 +18,11 @@ async fn a_slot_dropped_under_its_feet_is_reported_with_what_to_do() {
     publish(&database.pool, "1", 1).await;
     place.reader().until_distinct(1);
     relay.says("stream", "streaming").await;
-    let drop = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'tidings' and database = current_database()";
-    while sqlx::query(drop).execute(&database.pool).await.is_err() {}
+    let drop =
+        "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+    while sqlx::query(drop).bind(place.slot()).execute(&database.pool).await.is_err() {}
     let text = relay.refusal().await;
-    assert!(text.contains("slot `tidings` is gone") && text.contains("tidings.relay"), "{text}");
+    assert!(text.contains(&format!("slot `{}` is gone", place.slot())) && text.contains("tidings.relay"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +30,7 @@ async fn a_server_without_logical_wal_is_reported_with_the_setting() {
     let options = PostgresOptions::new().set("wal_level", "replica");
     let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
     let database = migrated_database_on(&postgres.url()).await;
-    let place = Place { url: database.url.clone(), brokers: brokers(), topic: new_topic() };
+    let place = Place::new(&database);
     let text = place.start().refusal().await;
     assert!(text.contains("ALTER SYSTEM SET wal_level = logical"), "{text}");
 }
@@ -76,13 +77,14 @@ async fn a_position_in_another_database_is_not_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
     let database = migrated_database().await;
+    let mut place = Place::new(&database);
     let role = format!("relay_{}", uuid::Uuid::now_v7().simple());
     let sql = format!(
         "create role {role} login password 'secret'; grant usage on schema tidings to {role}; grant select, insert, update on all tables in schema tidings to {role};
-         create publication tidings for table tidings.outbox with (publish = 'insert')"
+         create publication {} for table tidings.outbox with (publish = 'insert')",
+        place.slot()
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.expect("created");
-    let mut place = Place::new(&database);
     let mut url: url::Url = place.url.parse().expect("a URL");
     url.set_username(&role).expect("set");
     url.set_password(Some("secret")).expect("set");
@@ -90,4 +92,19 @@ async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
     let text = Running::start(place.options()).refusal().await;
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("drop owned by {role}; drop role {role}"))).execute(&database.pool).await.expect("dropped");
     assert!(text.contains("ALTER ROLE") && text.contains("REPLICATION"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_databases_slot_of_the_same_name_is_left_alone() {
+    let (theirs, ours) = (migrated_database().await, migrated_database().await);
+    let place = Place::new(&theirs);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    let text = Place { url: ours.url.clone(), brokers: place.brokers.clone(), topic: place.topic.clone(), name: place.name.clone() }
+        .start()
+        .refusal()
+        .await;
+    assert!(text.contains("belongs to somebody else") && text.contains("--name"), "{text}");
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
 }

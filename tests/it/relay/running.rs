@@ -26,12 +26,20 @@ pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) brokers: String,
     pub(crate) topic: String,
+    /// The relay's, and part of its slot's: slots are shared by all databases of a server.
+    pub(crate) name: String,
 }
 
 impl Place {
     /// A new topic for this database on the shared broker.
     pub(crate) fn new(database: &TestDatabase) -> Self {
-        Self { url: database.url.clone(), brokers: crate::services::brokers(), topic: new_topic() }
+        let name = format!("t{}", Uuid::now_v7().simple());
+        Self { url: database.url.clone(), brokers: crate::services::brokers(), topic: new_topic(), name }
+    }
+
+    /// The slot's name.
+    pub(crate) fn slot(&self) -> String {
+        format!("tidings_{}", self.name)
     }
 
     /// The options of a relay that creates its topic with four partitions.
@@ -39,6 +47,7 @@ impl Place {
         let database = postgres::Settings::parse(&self.url).expect("a URL");
         let kafka = kafka::Settings { brokers: self.brokers.clone(), ..kafka::Settings::default() };
         let mut options = RelayOptions::new(database, kafka);
+        options.name.clone_from(&self.name);
         options.topic.clone_from(&self.topic);
         options.topics = TopicOptions { create: true, partitions: Some(4), replication: None };
         options
@@ -58,6 +67,7 @@ impl Place {
             .args(["relay", "--listen", "off", "--log-level", "warn"])
             .env("DATABASE_URL", &self.url)
             .env("KAFKA_BROKERS", &self.brokers)
+            .env("TIDINGS_NAME", &self.name)
             .env("TIDINGS_ROUTING_TOPIC", &self.topic)
             .env("TIDINGS_TOPICS_CREATE", "true")
             .env("TIDINGS_TOPICS_PARTITIONS", "4")
