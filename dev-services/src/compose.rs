@@ -59,7 +59,7 @@ impl Compose {
             return Ok(None);
         }
         let (postgres_port, kafka_port) = (free_port(), free_port());
-        let folder = new_folder("compose", None)?;
+        let folder = new_folder("compose");
         let ready = folder.join("ready");
         let ports = [format!("POSTGRES_PORT={postgres_port}"), format!("KAFKA_PORT={kafka_port}")];
         let project = format!("tidings-{}-{postgres_port}", std::process::id());

@@ -113,21 +113,19 @@ impl Kafka {
 
     fn launch(java: &Java, jars: &Path, archive: Option<&str>, options: &KafkaOptions) -> Result<Self, Error> {
         let (port, controller_port) = (free_port(), free_port());
-        let folder = new_folder("kafka", None)?;
-        let data = folder.join("data");
-        let properties = folder.join("server.properties");
-        // What `kafka-storage.sh format` would write, without starting a JVM for it.
-        let identity = format!("version=1\ncluster.id={}\nnode.id=1\ndirectory.id={}\n", random_id(), random_id());
-        let written = fs::create_dir(&data)
-            .and_then(|()| fs::write(data.join("meta.properties"), identity))
-            .and_then(|()| fs::write(&properties, options.file(port, controller_port, &data)));
-        written.inspect_err(|_| drop(fs::remove_dir_all(&folder))).map_err(Error::system("write the broker's configuration"))?;
-
+        let folder = new_folder("kafka");
+        let (data, properties) = (folder.join("data"), folder.join("server.properties"));
         let mut command = vec![java.program.as_os_str().to_owned()];
         command.extend(JVM.iter().copied().chain(archive).chain(options.jvm.iter().map(String::as_str)).map(OsString::from));
-        command.extend(["-cp".into(), jars::class_path(jars)?, "kafka.Kafka".into(), properties.into_os_string()]);
+        command.extend(["-cp".into(), jars::class_path(jars)?, "kafka.Kafka".into(), properties.clone().into_os_string()]);
         // At the end nobody needs the data any more.
         let keeper = Keeper::new(folder, None, "KILL", 10, command)?;
+        // What `kafka-storage.sh format` would write, without starting a JVM for it.
+        let identity = format!("version=1\ncluster.id={}\nnode.id=1\ndirectory.id={}\n", random_id(), random_id());
+        fs::create_dir(&data)
+            .and_then(|()| fs::write(data.join("meta.properties"), identity))
+            .and_then(|()| fs::write(properties, options.file(port, controller_port, &data)))
+            .map_err(Error::system("write the broker's configuration"))?;
         let description = format!("Kafka {} (fetched by mvn, Java {})", jars::version(), programs::dotted(&java.version));
         let mut broker = Self { keeper, port, description };
         broker.start_again()?;

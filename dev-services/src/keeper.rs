@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -27,24 +26,15 @@ pub(crate) struct Keeper {
     paused: bool,
 }
 
-/// A new folder in the temporary folder, owned by `user`, readable by everyone.
-pub(crate) fn new_folder(service: &str, user: Option<User>) -> Result<PathBuf, Error> {
+/// A name in the temporary folder that no other server has.
+pub(crate) fn new_folder(service: &str) -> PathBuf {
     static FOLDERS: AtomicU32 = AtomicU32::new(0);
     let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("tidings-{service}-{}-{number}", std::process::id()));
-    let make = || {
-        // Left behind by a process of the same number, before a power cut.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder)?;
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-        user.map_or(Ok(()), |user| chown(&folder, Some(user.uid), Some(user.gid)))
-    };
-    make().map_err(Error::system(format!("create the folder {}", folder.display())))?;
-    Ok(folder)
+    std::env::temp_dir().join(format!("tidings-{service}-{}-{number}", std::process::id()))
 }
 
 impl Keeper {
-    /// Keeps `folder`. `start` runs `command`; `last_signal` ends it when its data are not
+    /// Makes `folder` and keeps it. `start` runs `command`; `last_signal` ends it when its data are not
     /// needed any more, and SIGKILL when it has not ended `patience` seconds later.
     pub(crate) fn new(
         folder: PathBuf,
@@ -56,14 +46,23 @@ impl Keeper {
         let mut shell = Command::new("sh");
         shell.args(["-c", include_str!("keeper.sh"), "keeper"]).arg(&folder).arg(last_signal).arg(patience.to_string()).args(command);
         // A group of its own: Ctrl-C in the terminal is for our owner, not for the servers.
-        shell.current_dir(&folder).process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        shell.current_dir("/").process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(user) = user {
             shell.uid(user.uid).gid(user.gid);
         }
-        let spawned = shell.spawn().map_err(Error::system("run `sh`"));
-        let mut shell = spawned.inspect_err(|_| drop(fs::remove_dir_all(&folder)))?;
+        // Left behind by a process of the same number, before a power cut.
+        let _ = fs::remove_dir_all(&folder);
+        let mut shell = shell.spawn().map_err(Error::system("run `sh`"))?;
         let words = shell.stdin.take();
-        Ok(Self { folder, shell, words, paused: false })
+        let mut keeper = Self { folder, shell, words, paused: false };
+        while !keeper.folder.is_dir() {
+            if !matches!(keeper.shell.try_wait(), Ok(None)) {
+                let doing = format!("create the folder {} (set TMPDIR to another place)", keeper.folder.display());
+                return Err(Error::System { doing, source: std::io::Error::other("`mkdir` refuses") });
+            }
+            sleep(Duration::from_millis(1));
+        }
+        Ok(keeper)
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -12,6 +12,9 @@ folder=$1 signal=$2 patience=$3
 shift 3
 after=
 
+# The folder is made here and not by the owner, who may be killed between making it and starting us.
+mkdir -m 755 "$folder" && cd "$folder" || exit 1
+
 while read -r word argument; do
   case $word in
     start)

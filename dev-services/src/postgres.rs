@@ -118,7 +118,7 @@ impl Postgres {
 
     fn launch(binaries: &Binaries, options: &PostgresOptions) -> Result<Self, Error> {
         let (user, port) = (User::to_become(), free_port());
-        let folder = new_folder("postgres", user)?;
+        let folder = new_folder("postgres");
         let mut command: Vec<OsString> = ["sh", "-c", RUN, "postgres"].map(OsString::from).into();
         command.extend([folder.as_os_str().to_owned(), binaries.folder.as_os_str().to_owned()]);
         command.push(options.file(port, &folder.to_string_lossy()).into());

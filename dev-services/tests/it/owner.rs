@@ -90,7 +90,7 @@ fn nothing_outlives_an_owner_that_is_killed() {
 #[test]
 #[cfg(target_os = "linux")]
 fn nothing_outlives_an_owner_that_is_killed_while_the_servers_start() {
-    for milliseconds in [1, 30, 100, 250, 400, 700] {
+    for milliseconds in [1, 4, 8, 20, 100, 400] {
         let mut owner = services(&["up"]).spawn().expect("`services` can be run");
         sleep(Duration::from_millis(milliseconds));
         let folders = folders(owner.id());
