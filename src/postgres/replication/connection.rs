@@ -161,28 +161,19 @@ impl Wire {
         }
     }
 
-    /// Reads to the end of a command: its rows, or its error.
+    /// Reads to the end of a command: its rows, or its error. After a fatal error the server closes instead of getting ready.
     async fn until_ready(&mut self) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
         let (mut rows, mut failure) = (Vec::new(), None);
         loop {
-            match self.message().await? {
-                Message::ReadyForQuery(_) => return failure.map_or(Ok(rows), Err),
-                Message::ErrorResponse(body) => {
-                    let error = ReplicationError::from_response(&body);
-                    // An error of class 57P or FATAL closes the connection: no ReadyForQuery follows.
-                    if error
-                        .code()
-                        .is_some_and(|code| code.starts_with("57P") || code.starts_with("28") || code == "53300" || code == "3D000")
-                    {
-                        return Err(error);
-                    }
-                    failure = Some(error);
-                }
-                Message::DataRow(body) => {
+            match self.message().await {
+                Ok(Message::ReadyForQuery(_)) => return failure.map_or(Ok(rows), Err),
+                Ok(Message::ErrorResponse(body)) => failure = Some(ReplicationError::from_response(&body)),
+                Ok(Message::DataRow(body)) => {
                     let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&body.buffer()[range]).into_owned();
                     rows.push(body.ranges().map(|range| Ok(range.map(text))).collect()?);
                 }
-                _ => {}
+                Ok(_) => {}
+                Err(lost) => return Err(failure.unwrap_or(lost)),
             }
         }
     }
