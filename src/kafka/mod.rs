@@ -12,12 +12,12 @@ mod producer;
 mod settings;
 mod topics;
 
-pub(crate) use envelope::EnvelopeWriter;
 pub use envelope::EnvelopeFormat;
+pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
-pub(crate) use producer::{Acks, Producer, Record, SendError, Window};
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
+pub(crate) use producer::{Acks, Producer, Record, SendError, Window};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use topics::{TopicError, Topics};

@@ -29,7 +29,10 @@ pub(crate) fn schema(name: &str) -> Broken {
 /// A topic template, as the relay reads it.
 pub(crate) fn topic_template(template: &str) -> Broken {
     let error = TopicTemplate::parse(template).err()?;
-    broken(format!("is not a topic template: {error}"), "use letters, digits, '.', '_', '-' and the placeholders {aggregatetype} and {type}")
+    broken(
+        format!("is not a topic template: {error}"),
+        "use letters, digits, '.', '_', '-' and the placeholders {aggregatetype} and {type}",
+    )
 }
 
 /// `ce_source` is a non-empty URI reference (CloudEvents 1.0).
