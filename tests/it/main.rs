@@ -1,1 +1,5 @@
-fn main() {}
+//! Everything that needs real services, in one binary: they are started once.
+
+mod cli;
+mod relay;
+mod services;
