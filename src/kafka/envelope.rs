@@ -240,8 +240,7 @@ fn base64(data: &[u8], out: &mut Vec<u8>) {
     use base64::Engine as _;
     let start = out.len();
     out.resize(start + data.len().div_ceil(3) * 4, 0);
-    let written =
-        base64::engine::general_purpose::STANDARD.encode_slice(data, &mut out[start..]).expect("the slice has the encoded length");
+    let written = base64::engine::general_purpose::STANDARD.encode_slice(data, &mut out[start..]).expect("the slice has the encoded length");
     out.truncate(start + written);
 }
 
@@ -292,8 +291,7 @@ mod tests {
     #[test]
     fn own_headers_come_out_as_strings_whatever_their_escapes() {
         let mut seen = Vec::new();
-        own_headers((), r#"{"a":"b","c":"d\n\u00e4","n":1,"o":null}"#, &mut |key, value, ()| seen.push(format!("{key}={value}")))
-            .expect("read");
+        own_headers((), r#"{"a":"b","c":"d\n\u00e4","n":1,"o":null}"#, &mut |key, value, ()| seen.push(format!("{key}={value}"))).expect("read");
         assert_eq!(seen, ["a=b", "c=d\nä", "n=1"]);
         assert!(own_headers((), "[1]", &mut |_, _, ()| ()).is_err());
     }

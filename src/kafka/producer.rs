@@ -216,9 +216,7 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
         match result {
             Ok(message) => self.acks.mark(tag as u64, message.key_len() + message.payload_len()),
-            Err((error, message))
-                if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) =>
-            {
+            Err((error, message)) if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) => {
                 let _ = message;
             }
             Err((error, message)) => {

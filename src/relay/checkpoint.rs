@@ -8,7 +8,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error::Interruption, forward::Forwarder, ledger::Ledger, observe::Observer, position::Position, slot::slot_name, watermark::Watermark,
+    error::Interruption,
+    forward::Forwarder,
+    ledger::Ledger,
+    observe::Observer,
+    position::Position,
+    slot::slot_name,
+    watermark::Watermark,
 };
 use crate::postgres::{Lsn, replication::StatusWriter};
 
@@ -36,29 +42,11 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(super) fn new(
-        relay: &str,
-        watermark: Watermark,
-        ledger: Ledger,
-        status: StatusWriter,
-        observer: &Observer,
-        lost: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(relay: &str, watermark: Watermark, ledger: Ledger, status: StatusWriter, observer: &Observer, lost: CancellationToken) -> Self {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (stored, confirmed) = (watermark.safe(), (Lsn(0), Instant::now()));
-        Self {
-            watermark,
-            ledger,
-            status,
-            observer: observer.clone(),
-            relay: relay.to_owned(),
-            lost,
-            tick,
-            stored,
-            confirmed,
-            slot_seen: None,
-        }
+        Self { watermark, ledger, status, observer: observer.clone(), relay: relay.to_owned(), lost, tick, stored, confirmed, slot_seen: None }
     }
 
     /// Waits for the next time progress shall be stored.
@@ -110,11 +98,7 @@ impl Checkpointer {
             "select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint as lag, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint as retained
              from pg_replication_slots where slot_name = $1",
         );
-        let row = row
-            .bind(slot_name(&self.relay))
-            .fetch_optional(self.ledger.session())
-            .await
-            .map_err(Interruption::sql("looking at the slot"))?;
+        let row = row.bind(slot_name(&self.relay)).fetch_optional(self.ledger.session()).await.map_err(Interruption::sql("looking at the slot"))?;
         if let Some(row) = row {
             let bytes = |column: &str| row.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or(0);
             self.observer.slot(bytes("lag"), bytes("retained"));
@@ -128,12 +112,7 @@ impl Checkpointer {
     ///
     /// # Errors
     /// As [`Checkpointer::store`]. `Ok(false)` if `shutdown` came first.
-    pub(super) async fn attend(
-        &mut self,
-        forwarder: &mut Forwarder,
-        hold: &super::forward::Hold,
-        shutdown: &CancellationToken,
-    ) -> Result<bool, Interruption> {
+    pub(super) async fn attend(&mut self, forwarder: &mut Forwarder, hold: &super::forward::Hold, shutdown: &CancellationToken) -> Result<bool, Interruption> {
         loop {
             tokio::select! {
                 biased;

@@ -108,20 +108,14 @@ impl Interruption {
 /// What a person does about an SQLSTATE that does not pass by itself (PostgreSQL manual, appendix A); `None` if it may.
 fn remedy(code: &str) -> Option<&'static str> {
     Some(match code {
-        "28P01" | "28000" => {
-            "check user and password of the database URL and the server's pg_hba.conf (a relay also needs a line for `replication`-capable connections to its database)"
-        }
+        "28P01" | "28000" => "check user and password of the database URL and the server's pg_hba.conf (a relay also needs a line for `replication`-capable connections to its database)",
         "3D000" => "check the database's name in the database URL",
         "42501" => {
             "grant the role what it needs: ALTER ROLE … REPLICATION, SELECT on the outbox, SELECT/INSERT/UPDATE on the relay's tables, and let the table's owner create the publication (see `tidings check`)"
         }
         "42P01" | "3F000" | "42703" | "42704" => "run `tidings migrate` for this database and schema",
-        "53400" => {
-            "raise max_replication_slots and max_wal_senders in postgresql.conf and restart the server, or drop a slot that nobody uses (select * from pg_replication_slots)"
-        }
-        "55000" => {
-            "set wal_level = logical in postgresql.conf (ALTER SYSTEM SET wal_level = logical) and restart the server; if it is, see the server's log"
-        }
+        "53400" => "raise max_replication_slots and max_wal_senders in postgresql.conf and restart the server, or drop a slot that nobody uses (select * from pg_replication_slots)",
+        "55000" => "set wal_level = logical in postgresql.conf (ALTER SYSTEM SET wal_level = logical) and restart the server; if it is, see the server's log",
         _ => return None,
     })
 }
@@ -155,10 +149,7 @@ mod tests {
             assert_eq!(server(code).meaning(), Meaning::Transient, "{code}");
         }
         for code in ["28P01", "42501", "42P01", "53400"] {
-            assert!(
-                matches!(server(code).meaning(), Meaning::NeedsPerson(text) if text.starts_with("starting to stream: Postgres answers")),
-                "{code}"
-            );
+            assert!(matches!(server(code).meaning(), Meaning::NeedsPerson(text) if text.starts_with("starting to stream: Postgres answers")), "{code}");
         }
         assert_eq!(Interruption::Kafka("fatal".into()).meaning(), Meaning::ProducerBroken);
         let closed = Interruption::Replication { doing: "reading", source: ReplicationError::Closed };

@@ -109,12 +109,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(super) async fn backlog_published(
-        &mut self,
-        after: Option<i64>,
-        witness: Option<Witness>,
-        published: u64,
-    ) -> Result<(), Interruption> {
+    pub(super) async fn backlog_published(&mut self, after: Option<i64>, witness: Option<Witness>, published: u64) -> Result<(), Interruption> {
         let sql = format!(
             "update {}.relay set snapshot = case when $3::bigint is null then null else snapshot end, snapshot_after = $3,
                     witness_id = coalesce($4, witness_id), witness_seq = coalesce($5, witness_seq), published = published + $6,

@@ -95,50 +95,22 @@ impl Observer {
         registry.register("reconnects", "Times a session was started again, by the side that interrupted it", reconnects.clone());
         // 0.25 ms to 16 s: from a commit at the head of the log to a long outage's first minutes.
         let latency = Histogram::new(exponential_buckets(0.000_25, 2.0, 17));
-        registry.register_with_unit(
-            "end_to_end",
-            "Commit (the server's clock) to acknowledgement (this clock); sampled",
-            Unit::Seconds,
-            latency.clone(),
-        );
+        registry.register_with_unit("end_to_end", "Commit (the server's clock) to acknowledgement (this clock); sampled", Unit::Seconds, latency.clone());
         let batch = Histogram::new(exponential_buckets(1.0, 4.0, 8));
         registry.register("batch_events", "Events handled between two waits for input", batch.clone());
         let lag_seconds = Gauge::default();
-        registry.register_with_unit(
-            "lag",
-            "Age of the last commit read when it was sent, zero at the head",
-            Unit::Seconds,
-            lag_seconds.clone(),
-        );
+        registry.register_with_unit("lag", "Age of the last commit read when it was sent, zero at the head", Unit::Seconds, lag_seconds.clone());
         let lag_bytes = Gauge::default();
-        registry.register_with_unit(
-            "lag",
-            "Write-ahead log between what is confirmed and the server's end",
-            Unit::Bytes,
-            lag_bytes.clone(),
-        );
+        registry.register_with_unit("lag", "Write-ahead log between what is confirmed and the server's end", Unit::Bytes, lag_bytes.clone());
         let slot_retained = Gauge::default();
         registry.register_with_unit("slot_retained", "Write-ahead log the server keeps for the slot", Unit::Bytes, slot_retained.clone());
         let in_flight = Gauge::default();
         registry.register("in_flight_events", "Records sent and not yet acknowledged", in_flight.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 if this process leads, 0 if it stands by", leader.clone());
-        let checks =
-            [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
+        let checks = [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
-        Self(Arc::new(Inner {
-            registry,
-            checks,
-            published,
-            reconnects,
-            latency,
-            batch,
-            lag_seconds,
-            lag_bytes,
-            slot_retained,
-            in_flight,
-            leader,
-        }))
+        Self(Arc::new(Inner { registry, checks, published, reconnects, latency, batch, lag_seconds, lag_bytes, slot_retained, in_flight, leader }))
     }
 
     /// The metrics in OpenMetrics text format, which Prometheus reads.

@@ -65,14 +65,10 @@ impl Relay {
     /// [`RelayError::Options`] names an option that cannot be used.
     pub fn new(options: RelayOptions) -> Result<Self, RelayError> {
         let name = &options.name;
-        if name.is_empty()
-            || name.len() > 40
-            || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-        {
+        if name.is_empty() || name.len() > 40 || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
             return Err(RelayError::Options(format!("`{name}` is no name for a relay: lower case letters, digits and `_`, 40 at most")));
         }
-        TopicTemplate::parse(&options.topic)
-            .map_err(|error| RelayError::Options(format!("topic template `{}`: {error}", options.topic)))?;
+        TopicTemplate::parse(&options.topic).map_err(|error| RelayError::Options(format!("topic template `{}`: {error}", options.topic)))?;
         Ok(Self { options, observer: Observer::new() })
     }
 
@@ -87,12 +83,7 @@ impl Relay {
     /// [`RelayError::Refused`] says what happened and what to do; [`RelayError::GraceExceeded`] if draining took too long.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let mut carried = Carried::default();
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(RETRY.0)
-            .with_max_delay(RETRY.1)
-            .with_factor(2.0)
-            .with_jitter()
-            .without_max_times();
+        let backoff = ExponentialBuilder::default().with_min_delay(RETRY.0).with_max_delay(RETRY.1).with_factor(2.0).with_jitter().without_max_times();
         let mut waits = backoff.build();
         loop {
             let began = Instant::now();
@@ -144,12 +135,7 @@ impl Relay {
     }
 
     /// One session: from the relay's row to the end of a stream.
-    async fn session(
-        &self,
-        carried: &mut Carried,
-        lost: &CancellationToken,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<RelayError>, Interruption> {
+    async fn session(&self, carried: &mut Carried, lost: &CancellationToken, shutdown: &CancellationToken) -> Result<Option<RelayError>, Interruption> {
         let (options, observer) = (&self.options, &self.observer);
         let (mut ledger, saved) = Ledger::take_over(options).await?;
         observer.ok(Part::Database, "connected");
@@ -173,8 +159,7 @@ impl Relay {
         let done = saved.position.unwrap_or_default().max(carried.reached.map_or(Position::default(), |reached| reached.safe));
         let confirmed = carried.reached.take().map(|reached| reached.confirmed);
         let application = options.database.application_name("relay stream");
-        let connection =
-            Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+        let connection = Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
         let name = slot::slot_name(&options.name);
         let (reader, status) =
             connection.stream(&name, &name, wal::start_at(confirmed)).await.map_err(Interruption::replication("starting the stream"))?;

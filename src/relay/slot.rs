@@ -54,12 +54,7 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
     {
         return Err(Interruption::Refused(format!(
             "relay `{}` has a position in another database (system {}, oid {}; this one is system {}, oid {}): if this database was restored or replaced on purpose, delete its row from {}.relay and the relay begins anew, publishing what the outbox holds",
-            options.name,
-            identity.system_identifier,
-            identity.database_oid,
-            server.identity.system_identifier,
-            server.identity.database_oid,
-            options.schema
+            options.name, identity.system_identifier, identity.database_oid, server.identity.system_identifier, server.identity.database_oid, options.schema
         )));
     }
     match (slot, saved.position) {
@@ -79,11 +74,7 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
             let backlog = Backlog { snapshot, after: 0 };
             ledger.begin(&server.identity, &backlog, from).await?;
             tracing::info!(slot = name, from = %from, "begins: publishes what the outbox holds, then follows the log");
-            Ok(Saved {
-                identity: Some(server.identity),
-                position: Some(super::position::Position { commit_lsn: from, ordinal: 0 }),
-                backlog: Some(backlog),
-            })
+            Ok(Saved { identity: Some(server.identity), position: Some(super::position::Position { commit_lsn: from, ordinal: 0 }), backlog: Some(backlog) })
         }
     }
 }
@@ -96,12 +87,7 @@ async fn server(session: &mut PgConnection) -> Result<Server, sqlx::Error> {
     );
     let row = row.fetch_one(session).await?;
     let identity = Identity { system_identifier: row.try_get("system_identifier")?, database_oid: row.try_get("database_oid")? };
-    Ok(Server {
-        version: row.try_get("version")?,
-        wal_level: row.try_get("wal_level")?,
-        in_recovery: row.try_get("in_recovery")?,
-        identity,
-    })
+    Ok(Server { version: row.try_get("version")?, wal_level: row.try_get("wal_level")?, in_recovery: row.try_get("in_recovery")?, identity })
 }
 
 fn require_fit(server: &Server) -> Result<(), Interruption> {
@@ -129,8 +115,7 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
          ) as has_outbox from pg_publication p where p.pubname = $1",
     );
     let found = found.bind(&name).bind(&options.schema).fetch_optional(&mut *session).await;
-    match found.and_then(|row| row.map(|row| Ok((row.try_get::<bool, _>("pubinsert")?, row.try_get::<bool, _>("has_outbox")?))).transpose())
-    {
+    match found.and_then(|row| row.map(|row| Ok((row.try_get::<bool, _>("pubinsert")?, row.try_get::<bool, _>("has_outbox")?))).transpose()) {
         Err(error) => Err(Interruption::sql("looking for the publication")(error)),
         Ok(Some((true, true))) => Ok(()),
         Ok(Some((inserts, _))) => Err(Interruption::Refused(format!(
@@ -159,10 +144,8 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, sq
 }
 
 async fn require_usable(name: &str, slot: &Slot, session: &mut PgConnection) -> Result<(), Interruption> {
-    let database: String = sqlx::query_scalar("select current_database()::text")
-        .fetch_one(&mut *session)
-        .await
-        .map_err(Interruption::sql("asking for the database"))?;
+    let database: String =
+        sqlx::query_scalar("select current_database()::text").fetch_one(&mut *session).await.map_err(Interruption::sql("asking for the database"))?;
     if slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(database.as_str()) {
         return Err(Interruption::Refused(format!(
             "slot `{name}` belongs to somebody else (plugin {}, database {}): give this relay another --name, or drop the slot",
@@ -190,8 +173,7 @@ async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), In
 async fn create(options: &RelayOptions, name: &str, server: &Server, ask: &mut PgConnection) -> Result<(String, Lsn), Interruption> {
     let doing = "creating the slot";
     let application = options.database.application_name("relay slot");
-    let mut connection =
-        Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+    let mut connection = Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
     // A failover slot (17 and later) is carried over to a standby that asks for it.
     let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
     let work = async {
@@ -222,10 +204,7 @@ async fn say_what_blocks(session: &mut PgConnection) {
         let text = |column: &str| row.try_get::<String, _>(column).unwrap_or_default();
         let pid: i32 = row.try_get("pid").unwrap_or_default();
         tracing::warn!(
-            pid,
-            role = text("role"),
-            application = text("application"),
-            open_for = text("age"),
+            pid, role = text("role"), application = text("application"), open_for = text("age"),
             "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)"
         );
     }

@@ -42,8 +42,7 @@ impl Connection {
     /// # Errors
     /// When the server cannot be reached within the settings' `connect_timeout`, TLS fails, or the role is refused.
     pub(crate) async fn open(settings: &Settings, application_name: &str) -> Result<Self, ReplicationError> {
-        let address =
-            settings.socket_dir().map_or_else(|| format!("{}:{}", settings.host(), settings.port()), |dir| dir.display().to_string());
+        let address = settings.socket_dir().map_or_else(|| format!("{}:{}", settings.host(), settings.port()), |dir| dir.display().to_string());
         match timeout(settings.connect_timeout(), Self::start(settings, application_name, &address)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ReplicationError::Connect { address, source: std::io::ErrorKind::TimedOut.into() }),
@@ -87,12 +86,7 @@ impl Connection {
     ///
     /// # Errors
     /// The server's error (slot missing or active), or a lost connection.
-    pub(crate) async fn stream(
-        mut self,
-        slot: &str,
-        publication: &str,
-        from: Lsn,
-    ) -> Result<(FrameReader, StatusWriter), ReplicationError> {
+    pub(crate) async fn stream(mut self, slot: &str, publication: &str, from: Lsn) -> Result<(FrameReader, StatusWriter), ReplicationError> {
         let command = format!(
             "START_REPLICATION SLOT \"{slot}\" LOGICAL {from} (proto_version '1', publication_names '\"{}\"', binary 'true')",
             publication.replace('"', "\"\"").replace('\'', "''"),
@@ -170,10 +164,7 @@ impl Wire {
                 Message::ErrorResponse(body) => {
                     let error = ReplicationError::from_response(&body);
                     // An error of class 57P or FATAL closes the connection: no ReadyForQuery follows.
-                    if error
-                        .code()
-                        .is_some_and(|code| code.starts_with("57P") || code.starts_with("28") || code == "53300" || code == "3D000")
-                    {
+                    if error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("28") || code == "53300" || code == "3D000") {
                         return Err(error);
                     }
                     failure = Some(error);

@@ -1,7 +1,7 @@
 //! What can go wrong on a replication connection.
 
-use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorResponseBody;
+use fallible_iterator::FallibleIterator;
 
 /// What can go wrong on a replication connection.
 #[derive(Debug, thiserror::Error)]

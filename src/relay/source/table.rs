@@ -86,9 +86,7 @@ fn cells(row: &PgRow) -> Result<[Cell<'_>; CELLS], Interruption> {
     for (at, cell) in cells.iter_mut().enumerate() {
         let value = row.try_get_raw(at).map_err(Interruption::sql("reading the outbox"))?;
         if !value.is_null() {
-            *cell = Cell::Binary(
-                value.as_bytes().map_err(|error| Interruption::Refused(format!("a row of the outbox cannot be read: {error}")))?,
-            );
+            *cell = Cell::Binary(value.as_bytes().map_err(|error| Interruption::Refused(format!("a row of the outbox cannot be read: {error}")))?);
         }
     }
     Ok(cells)

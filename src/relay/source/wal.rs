@@ -81,12 +81,7 @@ impl WalSource {
     }
 
     /// Forwards what is in the buffer; false if `shutdown` came while an event had to wait.
-    async fn forward_buffered(
-        &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Checkpointer,
-        shutdown: &CancellationToken,
-    ) -> Result<bool, Interruption> {
+    async fn forward_buffered(&mut self, forwarder: &mut Forwarder, books: &mut Checkpointer, shutdown: &CancellationToken) -> Result<bool, Interruption> {
         while let Some(frame) = self.reader.next().map_err(Interruption::replication("reading the stream"))? {
             let (sent_at, message) = match frame {
                 Frame::Data { sent_at, message } => (sent_at, decode(message)?),

@@ -64,10 +64,7 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
     relay.stop().await;
     let of = |key: &str| records.iter().find(|record| record.key == key.as_bytes()).expect("delivered");
     assert_eq!(of("foobar").value.as_ref().map(Vec::len), Some(999_992));
-    assert_eq!(
-        (of("21").value.as_deref(), of("21").headers["content-type"].as_str()),
-        (Some(&[0u8, 255, 1][..]), "application/octet-stream")
-    );
+    assert_eq!((of("21").value.as_deref(), of("21").headers["content-type"].as_str()), (Some(&[0u8, 255, 1][..]), "application/octet-stream"));
     assert_eq!(of("a-little-bit-long-string").value, None);
     // Java: (murmur2(key) & 0x7fffffff) % 4, with the hashes of Kafka's own UtilsTest.
     for (key, hash) in [("foobar", -790_332_482i32), ("21", -973_932_308), ("a-little-bit-long-string", -985_981_536)] {
@@ -97,12 +94,10 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     assert_eq!(structured.headers["content-type"], "application/cloudevents+json; charset=UTF-8");
     assert!(elsewhere.text().contains("\"data\":{\"n\":1}"));
 
-    sqlx::raw_sql(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{\"n\":3}')",
-    )
-    .execute(&database.pool)
-    .await
-    .expect("inserted");
+    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{\"n\":3}')")
+        .execute(&database.pool)
+        .await
+        .expect("inserted");
     let mut options = place.options();
     options.envelope = EnvelopeFormat::Debezium;
     let relay = Running::start(options);

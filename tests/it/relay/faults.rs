@@ -12,8 +12,7 @@ use crate::services::{brokers, migrated_database, migrated_database_on};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
-    let mut kafka =
-        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let mut kafka = tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
     let database = migrated_database().await;
     let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 6).await;
@@ -36,8 +35,7 @@ async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
-    let mut postgres =
-        tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::new())).await.expect("no panic").expect("a server of its own");
+    let mut postgres = tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::new())).await.expect("no panic").expect("a server of its own");
     let database = migrated_database_on(&postgres.url()).await;
     let place = Place { url: database.url.clone(), brokers: brokers(), topic: new_topic() };
     create_accounts(&database.pool, 6).await;
@@ -91,8 +89,7 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
 async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     let options = PostgresOptions::new().set("wal_sender_timeout", "3s");
     let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
-    let mut kafka =
-        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let mut kafka = tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
     let database = migrated_database_on(&postgres.url()).await;
     let place = Place { url: database.url.clone(), brokers: kafka.brokers(), topic: new_topic() };
     create_accounts(&database.pool, 6).await;

@@ -66,13 +66,9 @@ async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
     let relay = place.start();
     relay.says("stream", "streaming").await;
     sqlx::raw_sql("create table other (n int, pad text)").execute(&database.pool).await.expect("created");
-    sqlx::raw_sql("insert into other select n, repeat('x', 500) from generate_series(1, 20000) n")
-        .execute(&database.pool)
-        .await
-        .expect("filled");
+    sqlx::raw_sql("insert into other select n, repeat('x', 500) from generate_series(1, 20000) n").execute(&database.pool).await.expect("filled");
     let target: String = sqlx::query_scalar("select pg_current_wal_lsn()::text").fetch_one(&database.pool).await.expect("asked");
-    let followed =
-        "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) from pg_replication_slots where database = current_database()";
+    let followed = "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) from pg_replication_slots where database = current_database()";
     for _ in 0..600 {
         if sqlx::query_scalar(followed).bind(&target).fetch_one(&database.pool).await.expect("asked") {
             return relay.stop().await;
