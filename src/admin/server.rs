@@ -209,13 +209,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_open_connection_does_not_keep_the_server() {
+    async fn a_client_that_does_not_read_its_answer_does_not_keep_the_server() {
+        let (asked, was_asked) = std::sync::mpsc::channel();
+        // More than the sockets hold.
+        let metrics = move || {
+            asked.send(()).expect("the test listens");
+            "x".repeat(64 << 20)
+        };
+        let shown = Shown { checks: Arc::new(Vec::new), metrics: Arc::new(metrics) };
         let server = Server::bind("127.0.0.1:0").await.expect("a free port");
         let (address, shutdown) = (server.address(), CancellationToken::new());
-        let serving = tokio::spawn(server.serve_shown(shown(CheckState::Ok(String::new())), shutdown.clone()));
+        let serving = tokio::spawn(server.serve_shown(shown, shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
-        stream.write_all(b"GET / HT").await.expect("it reads");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
+        tokio::task::spawn_blocking(move || was_asked.recv()).await.expect("no panic").expect("it is asked");
         shutdown.cancel();
-        serving.await.expect("no panic").expect("it stops");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), serving).await.expect("it stops in time");
+        ended.expect("no panic").expect("it stops");
     }
 }

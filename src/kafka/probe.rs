@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -15,6 +15,9 @@ use super::Settings;
 
 /// How many of the client's complaints are kept. The last ones tell why a connection fails.
 const COMPLAINTS_MAX: usize = 16;
+
+/// How long an explanation is waited for.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a cluster says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,21 +127,30 @@ fn of_resource(resource: &ConfigResource) -> BTreeMap<String, String> {
 struct Complaints(Mutex<Vec<String>>);
 
 impl Complaints {
-    /// The reason behind `error`: the last complaint that is about a broker.
+    /// The reason behind `error`: the last complaint. A complaint may arrive after the error it explains.
     fn why(&self, error: &KafkaError) -> String {
-        let complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let about_broker = complaints.iter().rev().find(|text| !text.contains("brokers are down"));
-        about_broker.cloned().unwrap_or_else(|| match error {
-            KafkaError::MetadataFetch(code) => code.to_string(),
-            error => error.to_string(),
-        })
+        let deadline = Instant::now() + COMPLAINT_TIMEOUT;
+        loop {
+            let complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            if let Some(text) = complaints.last() {
+                return text.split(" (after ").next().unwrap_or(text).to_owned();
+            }
+            if Instant::now() > deadline {
+                return error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
 impl ClientContext for Complaints {
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _text: &str) {}
 
-    fn error(&self, _error: KafkaError, reason: &str) {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Repeated many times a second, and says nothing of the reason.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
         let mut complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if complaints.len() == COMPLAINTS_MAX {
             complaints.remove(0);

@@ -153,6 +153,9 @@ order  orders           6      1,234
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
         assert!(shown(lost).contains("removed WAL"));
+        let mut streaming = relay();
+        streaming.heartbeat_age_seconds = Some(250.0);
+        assert!(!shown(streaming).contains("->"), "a relay that holds its slot is running, however late its heartbeat");
         let mut stopped = relay();
         stopped.slot.active = false;
         stopped.heartbeat_age_seconds = Some(250.0);

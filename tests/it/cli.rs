@@ -1,0 +1,206 @@
+//! The binary as an operator meets it: arguments in, text and exit codes out.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::services::{TestDatabase, brokers, database, migrated_database};
+
+/// How long anything may take before a test gives it up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn tidings(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn against(database: &TestDatabase, arguments: &[&str]) -> Command {
+    let mut command = tidings(arguments);
+    command.env("DATABASE_URL", &database.url).env("KAFKA_BROKERS", brokers());
+    command
+}
+
+/// Exit code, stdout, stderr.
+fn ended(mut command: Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    (status.code().expect("it exits"), text(stdout), text(stderr))
+}
+
+/// A relay in a process of its own, with what its first log line says of its admin server.
+struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    admin: String,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
+        let mut line = String::new();
+        stderr.read_line(&mut line).expect("it says that it starts");
+        let line: Value = serde_json::from_str(&line).expect("a log line is JSON");
+        let admin =
+            line["admin"].as_str().and_then(|url| url.strip_prefix("http://")).expect("the start line names the admin server").to_owned();
+        Self { child, stderr, admin }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.admin).expect("the admin server listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
+    /// Sends the signal and waits for the end: the exit code, and what else it logged.
+    fn stop(mut self, signal: &str) -> (i32, String) {
+        let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("it logs UTF-8");
+        (self.child.wait().expect("it ends").code().expect("it exits"), rest)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A failed assertion must not leave a relay behind; one that has ended is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asks again until the answer is there: nothing outside the process signals it.
+fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
+    let database = database().await;
+    let topic = format!("cli-{}", uuid::Uuid::now_v7().simple());
+    let options = ["--name", "shop", "--create-topics", "--topic", &topic, "--log-format", "json", "--listen", "127.0.0.1:0"];
+    let with = |command: &'static str| {
+        let mut arguments = vec![command];
+        arguments.extend(options);
+        against(&database, &arguments)
+    };
+
+    let (code, text, _) = ended(with("check"));
+    assert!(code == 1 && text.contains("FAIL  tables") && text.contains("-> run `tidings migrate`"), "{text}");
+    let (code, _, error) = ended(with("status"));
+    assert!(code == 3 && error.contains("run `tidings migrate`"), "{error}");
+    let (code, text, _) = ended(with("migrate"));
+    assert!(code == 0 && text.contains("is migrated: 1 outbox"), "{text}");
+    let (code, text, _) = ended(with("migrate"));
+    assert!(code == 0 && text.contains("up to date"), "{text}");
+    let (code, text, _) = ended(with("check"));
+    assert!(code == 0 && text.contains("a relay can run"), "{text}");
+    let (code, text, _) = ended(with("status"));
+    assert!(code == 0 && text.contains("no relay has run"), "{text}");
+
+    let relay = Running::start(with("relay"));
+    eventually("ready", || relay.get("/health/ready").starts_with("HTTP/1.1 200").then_some(()));
+    sqlx::query("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')")
+        .execute(&database.pool)
+        .await
+        .expect("an event can be inserted");
+    let published = format!("topic=\"{topic}\"");
+    eventually("the metric", || relay.get("/metrics").lines().find(|line| line.contains(&published) && line.ends_with(" 1")).map(drop));
+    assert!(relay.get("/metrics").contains("content-type: application/openmetrics-text; version=1.0.0"));
+    let status: Value = eventually("the count", || {
+        let mut command = with("status");
+        command.arg("--json");
+        let (code, text, error) = ended(command);
+        assert_eq!(code, 0, "{error}");
+        let status: Value = serde_json::from_str(&text).expect("JSON");
+        (status["relays"][0]["topics"][0]["published"] == 1).then_some(status)
+    });
+    let shop = &status["relays"][0];
+    assert_eq!((&shop["name"], &shop["slot"]["name"], &shop["slot"]["active"]), (&"shop".into(), &"tidings_shop".into(), &true.into()));
+    assert_eq!((&shop["lag"]["events"], &shop["topics"][0]["topic"]), (&0.into(), &topic.clone().into()));
+
+    let (code, log) = relay.stop("TERM");
+    assert_eq!(code, 0, "{log}");
+    let (_, text, _) = ended(with("check"));
+    assert!(text.contains(&topic) && text.contains("tidings_shop, of tidings.outbox"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_is_alive_and_says_what_it_waits_for_while_kafka_is_away() {
+    let database = migrated_database().await;
+    let mut command = against(&database, &["relay", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.env("KAFKA_BROKERS", "127.0.0.1:1");
+    let relay = Running::start(command);
+    assert!(relay.get("/health/live").starts_with("HTTP/1.1 200"));
+    let answer = relay.get("/health/ready");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"name\":\"kafka\"") && answer.contains("failing"), "{answer}");
+    let (code, log) = relay.stop("INT");
+    assert_eq!(code, 0, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_port_in_use_is_told_with_the_flag_that_changes_it() {
+    let database = migrated_database().await;
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it has an address").to_string();
+    let (code, _, error) = ended(against(&database, &["relay", "--listen", &address]));
+    assert_eq!(code, 1);
+    assert!(error.contains(&address) && error.contains("--listen ADDRESS:PORT"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_as_json_gives_every_value_with_its_origin_and_every_finding() {
+    let database = migrated_database().await;
+    let mut command = against(&database, &["check", "--json"]);
+    command.env("TIDINGS_SHUTDOWN_GRACE", "1m");
+    let (code, text, _) = ended(command);
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &report["ok"]), (0, &true.into()));
+    let entries = report["configuration"].as_array().expect("a list");
+    let grace = entries.iter().find(|entry| entry["key"] == "shutdown_grace").expect("the key is listed");
+    assert_eq!((&grace["value"], &grace["from"]), (&"1m".into(), &"environment TIDINGS_SHUTDOWN_GRACE".into()));
+    let findings = report["findings"].as_array().expect("a list");
+    assert!(
+        findings.iter().any(|finding| finding["end"] == "kafka" && finding["name"] == "reachable" && finding["state"] == "ok"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_configuration_with_faults_ends_with_2_and_all_of_them_at_once() {
+    let mut command = tidings(&["relay", "--shutdown-grace", "soon", "-X", "acks=1"]);
+    command.env("DATABASE_URL", "postgres://ann:hunter2@db/shop?sslmod=x").env("TIDINGS_LOG_LEVEL", "loud");
+    let (code, _, error) = ended(command);
+    assert_eq!(code, 2);
+    for text in ["5 faults", "--shutdown-grace", "kafka.properties.acks", "did you mean sslmode?", "TIDINGS_LOG_LEVEL", "KAFKA_BROKERS"] {
+        assert!(error.contains(text), "{text} is not in: {error}");
+    }
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn services_that_do_not_answer_are_told_with_the_reason_and_what_to_check() {
+    let mut command = tidings(&["migrate"]);
+    command.env("DATABASE_URL", "postgres://ann:hunter2@127.0.0.1:1/shop");
+    let (code, _, error) = ended(command);
+    assert!(code == 1 && error.contains("refused") && error.contains("is the server running"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    let mut command = tidings(&["check", "--brokers", "127.0.0.1:1"]);
+    command.env("DATABASE_URL", "postgres://ann:hunter2@127.0.0.1:1/shop");
+    let (code, text, _) = ended(command);
+    assert!(code == 1 && text.matches("refused").count() == 2 && !text.contains("hunter2"), "{text}");
+}
