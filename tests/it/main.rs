@@ -1,1 +1,6 @@
-fn main() {}
+//! Everything that needs real services, in one binary: they are started once.
+
+mod migrate;
+mod outbox;
+mod publish_example;
+mod services;
