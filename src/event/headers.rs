@@ -21,6 +21,9 @@ pub const CONTENT_TYPE: &str = "content-type";
 /// The longest name of a header, in bytes. Names are short words; every record repeats them.
 pub const NAME_BYTES_MAX: usize = 128;
 
+/// The most headers of one event. Infrastructure needs a handful; every consumer parses all of them.
+pub const COUNT_MAX: usize = 64;
+
 /// The headers of an event: a small map of strings. Each becomes a header of the Kafka record, by the same name.
 ///
 /// Headers are for what infrastructure needs without reading the payload: correlation, tracing, tenancy. Data belongs into the payload.
@@ -97,19 +100,22 @@ impl Headers {
     /// Checks every name and value.
     ///
     /// A name is 1 to [`NAME_BYTES_MAX`] visible ASCII characters and does not start with `ce_`, which CloudEvents keeps for its attributes.
-    /// A value holds no NUL, which Postgres cannot store.
+    /// A value holds no control character. There are at most [`COUNT_MAX`] headers.
     ///
     /// # Errors
     ///
     /// [`InvalidEvent`] names the first that breaks the rule.
     pub fn check(&self) -> Result<(), InvalidEvent> {
+        if self.len() > COUNT_MAX {
+            return Err(InvalidEvent::HeaderCount { count: self.len() });
+        }
         for (name, value) in self.iter() {
             let well_formed = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
             if !well_formed || name.starts_with("ce_") {
                 return Err(InvalidEvent::HeaderName { name: name.to_owned() });
             }
-            if value.contains('\0') {
-                return Err(InvalidEvent::HeaderValueNul { name: name.to_owned() });
+            if value.chars().any(char::is_control) {
+                return Err(InvalidEvent::HeaderValue { name: name.to_owned() });
             }
         }
         Ok(())
@@ -153,7 +159,16 @@ mod tests {
     }
 
     #[test]
-    fn a_value_postgres_cannot_store_is_refused() {
-        assert_eq!(Headers::from_iter([("a", "\0")]).check(), Err(InvalidEvent::HeaderValueNul { name: "a".into() }));
+    fn a_value_of_more_than_one_line_of_text_is_refused() {
+        for value in ["\0", "a\nb", "\u{7f}"] {
+            assert_eq!(Headers::from_iter([("a", value)]).check(), Err(InvalidEvent::HeaderValue { name: "a".into() }));
+        }
+    }
+
+    #[test]
+    fn more_headers_than_anybody_needs_are_refused() {
+        let headers = |count: usize| Headers::from_iter((0..count).map(|n| (n.to_string(), "v")));
+        assert_eq!(headers(COUNT_MAX).check(), Ok(()));
+        assert_eq!(headers(COUNT_MAX + 1).check(), Err(InvalidEvent::HeaderCount { count: 65 }));
     }
 }

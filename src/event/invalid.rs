@@ -61,11 +61,17 @@ pub enum InvalidEvent {
         /// The name as given.
         name: String,
     },
-    /// Postgres text holds no NUL.
-    #[error("the value of header {name:?} holds a NUL character, which Postgres cannot store")]
-    HeaderValueNul {
+    /// A header's value is text for one line.
+    #[error("the value of header {name:?} holds a control character: headers are single lines of text, data belongs into the payload")]
+    HeaderValue {
         /// The header's name.
         name: String,
+    },
+    /// Headers are few.
+    #[error("there are {count} headers, more than {max}: put data into the payload", max = headers::COUNT_MAX)]
+    HeaderCount {
+        /// How many there are.
+        count: usize,
     },
 }
 

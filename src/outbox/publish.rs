@@ -43,8 +43,9 @@ impl Outbox {
     /// 1,048,588 that Kafka's brokers accept by default (`message.max.bytes`).
     pub const MAX_EVENT_BYTES_DEFAULT: usize = 1_000_000;
 
-    /// The largest headers of one event, names and values together, in bytes. Half of what the table accepts, since JSON quotes and escapes.
-    pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+    /// The largest headers of one event, names and values together, in bytes. Less than half of the 64 KiB of JSON that the table accepts, since
+    /// JSON may need two bytes for one.
+    pub const MAX_HEADER_BYTES: usize = 32_000;
 
     /// The most one call of [`publish_all`](Self::publish_all) sends, in bytes. Postgres refuses a message of 1 GiB and holds a batch in memory
     /// several times over.

@@ -4,7 +4,7 @@
 //! leaves nothing, concurrent runs wait for each other, and the connection goes back to its pool with the settings it had.
 //! The applied versions are kept in a table inside the schema; the application's own `_sqlx_migrations` is never looked at.
 
-use sqlx::migrate::{MigrateError as SqlxMigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate, MigrateError as SqlxMigrateError, Migration, MigrationType};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlStr};
 
 use super::{SchemaName, SchemaNameError};
@@ -151,7 +151,7 @@ impl Migrations {
         sqlx::query("select pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
         let pending = pending_steps(&mut tx, &schema).await?;
         if !pending.is_empty()
-            && let Err(error) = apply(&mut tx, &schema).await
+            && let Err(error) = apply(&mut tx, &schema, &pending).await
         {
             tx.rollback().await?;
             return Err(explain(error, &schema, &mut *pool.acquire().await?).await);
@@ -219,18 +219,18 @@ async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<V
     Ok(pending)
 }
 
-async fn apply(tx: &mut PgConnection, schema: &SchemaName) -> Result<(), SqlxMigrateError> {
+async fn apply(tx: &mut PgConnection, schema: &SchemaName, pending: &[MigrationStep]) -> Result<(), SqlxMigrateError> {
     // `create schema if not exists` wants the permission to create even when the schema is there.
     let missing: bool = sqlx::query_scalar("select to_regnamespace($1) is null").bind(schema.as_str()).fetch_one(&mut *tx).await?;
     if missing {
         sqlx::query(AssertSqlSafe(format!(r#"create schema "{schema}""#))).execute(&mut *tx).await?;
     }
     sqlx::query("select set_config('search_path', quote_ident($1), true)").bind(schema.as_str()).execute(&mut *tx).await?;
-    let mut migrator = Migrator::with_migrations(steps().into_iter().map(|(_, migration)| migration).collect());
-    migrator.dangerous_set_table_name(TABLE);
-    // The transaction holds a lock of its own; sqlx's would stay with the connection after a failure.
-    migrator.set_locking(false).set_ignore_missing(true);
-    migrator.run(tx).await
+    tx.ensure_migrations_table(TABLE).await?;
+    for (_, migration) in steps().into_iter().filter(|(step, _)| pending.contains(step)) {
+        tx.apply(TABLE, &migration).await?;
+    }
+    Ok(())
 }
 
 /// Turns what Postgres refused into what the reader can do about it.

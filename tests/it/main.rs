@@ -1,5 +1,8 @@
 //! Everything that needs real services, in one binary: they are started once.
 
 mod cli;
+mod migrate;
+mod outbox;
+mod publish_example;
 mod relay;
 mod services;

@@ -1,0 +1,241 @@
+//! Creating and upgrading the tables.
+
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use tidings::{MigrateError, Migrations, Outbox};
+use uuid::Uuid;
+
+use crate::services::{database, migrated_database};
+
+async fn tables(pool: &PgPool, schema: &str) -> Vec<String> {
+    sqlx::query_scalar("select tablename::text from pg_tables where schemaname = $1 order by 1")
+        .bind(schema)
+        .fetch_all(pool)
+        .await
+        .expect("the catalog can be read")
+}
+
+async fn execute(pool: &PgPool, sql: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(pool).await.expect("the statement is accepted");
+}
+
+#[tokio::test]
+async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
+    let database = database().await;
+    let migrations = Migrations::new();
+    let steps = migrations.pending(&database.pool).await.expect("an empty database can be asked");
+    assert_eq!(steps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1 outbox", "2 relay"]);
+    assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
+
+    assert_eq!(migrations.run(&database.pool).await.expect("the first run"), steps);
+    assert_eq!(tables(&database.pool, "tidings").await, ["_tidings_migrations", "outbox", "relay", "relay_topic"]);
+    assert_eq!(migrations.pending(&database.pool).await.expect("a migrated database can be asked"), []);
+    assert_eq!(migrations.run(&database.pool).await.expect("the second run"), []);
+    assert!(tables(&database.pool, "public").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_schema_of_another_name_holds_everything() {
+    let database = database().await;
+    Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 4);
+    assert!(tables(&database.pool, "tidings").await.is_empty());
+    let types: Vec<String> = sqlx::query_scalar(
+        "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+         where c.relkind in ('r', 'i', 'S') and n.nspname not in ('pg_catalog', 'pg_toast', 'information_schema')",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("the catalog can be read");
+    assert_eq!(types, ["billing_events"]);
+}
+
+#[tokio::test]
+async fn a_schema_name_that_is_not_usable_is_reported_and_nothing_is_created() {
+    let database = database().await;
+    let migrations = Migrations::new().schema("x\"; drop schema public cascade; --");
+    assert!(matches!(migrations.run(&database.pool).await, Err(MigrateError::Schema(_))));
+    let error = migrations.pending(&database.pool).await.expect_err("the name is not usable");
+    assert!(error.to_string().contains("start with a lower-case letter"), "{error}");
+}
+
+#[tokio::test]
+async fn the_applications_own_migrations_are_left_alone() {
+    let database = database().await;
+    execute(
+        &database.pool,
+        "create table _sqlx_migrations (version bigint primary key, mine text); insert into _sqlx_migrations values (1, 'x')",
+    )
+    .await;
+    Migrations::new().schema("public").run(&database.pool).await.expect("both fit one schema");
+    let mine: String = sqlx::query_scalar("select mine from _sqlx_migrations").fetch_one(&database.pool).await.expect("it is still there");
+    assert_eq!(mine, "x");
+}
+
+#[tokio::test]
+async fn many_processes_migrating_at_once_migrate_once() {
+    let database = database().await;
+    let runs = (0..6).map(|_| {
+        let pool = database.pool.clone();
+        tokio::spawn(async move { Migrations::new().run(&pool).await })
+    });
+    let mut applied = Vec::new();
+    for run in runs.collect::<Vec<_>>() {
+        applied.extend(run.await.expect("the task ends").expect("each run succeeds"));
+    }
+    assert_eq!(applied.iter().map(|step| step.version).collect::<Vec<_>>(), [1, 2], "one run did all, the others nothing");
+}
+
+#[tokio::test]
+async fn the_connections_search_path_is_as_before() {
+    let database = database().await;
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&database.url).await.expect("the database answers");
+    execute(&pool, "set search_path to public, pg_temp").await;
+    tidings::migrate(&pool).await.expect("the run succeeds");
+    let path: String = sqlx::query_scalar("show search_path").fetch_one(&pool).await.expect("it can be shown");
+    assert_eq!(path, "public, pg_temp");
+    let locks: i64 = sqlx::query_scalar("select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())")
+        .fetch_one(&pool)
+        .await
+        .expect("locks can be counted");
+    assert_eq!(locks, 0);
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_is_told_what_to_grant_and_one_that_need_not_is_let_through() {
+    let database = database().await;
+    let role = format!("tidings_role_{}", Uuid::now_v7().simple());
+    execute(&database.pool, format!("create role {role} login password 'secret'")).await;
+    let limited = database.pool_as(&role).await;
+
+    let error = tidings::migrate(&limited).await.expect_err("the role may not create a schema");
+    assert!(matches!(&error, MigrateError::Permission { .. }), "{error:?}");
+    assert!(error.to_string().contains(&format!("grant create on database")) && error.to_string().contains(&role), "{error}");
+
+    tidings::migrate(&database.pool).await.expect("the owner may");
+    execute(&database.pool, format!("grant usage on schema tidings to {role}; grant select on tidings._tidings_migrations to {role}"))
+        .await;
+    tidings::migrate(&limited).await.expect("there is nothing to create");
+
+    limited.close().await;
+    execute(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
+}
+
+#[tokio::test]
+async fn a_table_of_somebody_else_is_not_taken_for_the_outbox() {
+    let database = database().await;
+    execute(&database.pool, "create table outbox (id int)").await;
+    let error = Migrations::new().schema("public").run(&database.pool).await.expect_err("the name is taken");
+    assert!(matches!(error, MigrateError::Occupied { .. }), "{error:?}");
+    assert_eq!(tables(&database.pool, "public").await, ["outbox"], "nothing is left of the run");
+}
+
+#[tokio::test]
+async fn a_migration_that_was_applied_with_other_contents_is_reported() {
+    let database = migrated_database().await;
+    execute(&database.pool, "update tidings._tidings_migrations set checksum = 'x' where version = 2").await;
+    assert!(matches!(tidings::migrate(&database.pool).await, Err(MigrateError::Changed { version: 2, .. })));
+}
+
+#[tokio::test]
+async fn an_older_library_starts_beside_a_newer_one() {
+    let database = migrated_database().await;
+    let newer = "insert into tidings._tidings_migrations (version, description, success, checksum, execution_time) values (999, 'later', true, 'x', 0)";
+    execute(&database.pool, newer).await;
+    assert_eq!(Migrations::new().run(&database.pool).await.expect("it knows nothing of 999"), []);
+}
+
+#[tokio::test]
+async fn tables_made_by_hand_are_adopted() {
+    let database = database().await;
+    let by_hand = [
+        "create schema if not exists tidings; set local search_path to tidings;",
+        include_str!("../../migrations/0001_outbox.sql"),
+        include_str!("../../migrations/0002_relay.sql"),
+    ];
+    execute(&database.pool, by_hand.concat()).await;
+    execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;
+    assert_eq!(Migrations::new().run(&database.pool).await.expect("the tables fit").len(), 2);
+    let rows: i64 = sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(&database.pool).await.expect("the row is there");
+    assert_eq!(rows, 1);
+}
+
+#[tokio::test]
+async fn the_documented_grants_are_enough_to_publish_and_not_enough_to_number_or_change_events() {
+    let database = migrated_database().await;
+    let role = format!("tidings_app_{}", Uuid::now_v7().simple());
+    execute(&database.pool, format!("create role {role} login password 'secret'")).await;
+    execute(&database.pool, grants_for_app(&role)).await;
+    let app = database.pool_as(&role).await;
+
+    let mut conn = app.acquire().await.expect("the role may connect");
+    let event = tidings::event::Envelope::tombstone("order", tidings::event::AggregateId::new("7").expect("a valid id"));
+    Outbox::new().publish_envelope(&mut conn, &event).await.expect("the role may publish");
+    Outbox::new().serialize_aggregates().publish_envelopes(&mut conn, &[event.clone()]).await.expect_err("the id is taken");
+    for forbidden in [
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '1', 'T', '1')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', '1', 'T', 1)",
+        "update tidings.outbox set type = 'X'",
+        "delete from tidings.outbox",
+    ] {
+        let error = sqlx::query(forbidden).execute(&mut *conn).await.expect_err(forbidden);
+        assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42501"), "{forbidden}");
+    }
+
+    drop(conn);
+    app.close().await;
+    execute(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
+}
+
+/// The grants for `app` in the comment of the migration.
+fn grants_for_app(role: &str) -> String {
+    let comment = include_str!("../../migrations/0001_outbox.sql").split_once("Least privilege.").expect("the grants are documented").1;
+    let sql = comment.lines().filter_map(|line| line.strip_prefix("--   ")).collect::<Vec<_>>().join("\n");
+    let for_app = sql.split(';').map(|grant| grant.replace("to app, relay", "to app")).filter(|grant| grant.contains("to app"));
+    for_app.map(|grant| grant.replace("to app", &format!("to {role}")) + ";").collect()
+}
+
+#[tokio::test]
+async fn the_table_refuses_what_no_relay_should_have_to_carry() {
+    let database = migrated_database().await;
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, payload_bytes, headers, topic, version)";
+    let refused = [
+        ("'', '1', 'T', null, null, '{}', null, 1", "outbox_aggregatetype_length"),
+        ("'a', '', 'T', null, null, '{}', null, 1", "outbox_aggregateid_length"),
+        ("'a', repeat('x', 1025), 'T', null, null, '{}', null, 1", "outbox_aggregateid_length"),
+        ("'a', '1', '', null, null, '{}', null, 1", "outbox_type_length"),
+        ("'a', '1', 'T', '1', '1', '{}', null, 1", "outbox_one_payload"),
+        ("'a', '1', 'T', to_json(repeat('x', 16777216)), null, '{}', null, 1", "outbox_payload_size"),
+        ("'a', '1', 'T', null, convert_to(repeat('x', 16777217), 'UTF8'), '{}', null, 1", "outbox_payload_bytes_size"),
+        ("'a', '1', 'T', null, null, '[]', null, 1", "outbox_headers_object"),
+        ("'a', '1', 'T', null, null, jsonb_build_object('h', repeat('x', 65536)), null, 1", "outbox_headers_size"),
+        ("'a', '1', 'T', null, null, '{}', 'a/b', 1", "outbox_topic_name"),
+        ("'a', '1', 'T', null, null, '{}', '..', 1", "outbox_topic_name"),
+        ("'a', '1', 'T', null, null, '{}', '', 1", "outbox_topic_name"),
+        ("'a', '1', 'T', null, null, '{}', null, 0", "outbox_version_positive"),
+    ];
+    for (values, constraint) in refused {
+        let sql = AssertSqlSafe(format!("{insert} values ({values})"));
+        let error = sqlx::query(sql).execute(&database.pool).await.expect_err(constraint);
+        assert_eq!(error.as_database_error().and_then(|e| e.constraint()), Some(constraint), "{values}");
+    }
+    let largest = format!("{insert} values ('a', '1', 'T', to_json(repeat('x', 16777214)), null, '{{}}', 'a.b_c-9', 1)");
+    execute(&database.pool, largest).await;
+}
+
+#[tokio::test]
+async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
+    let database = migrated_database().await;
+    execute(
+        &database.pool,
+        "insert into tidings.outbox (aggregatetype, aggregateid, type) select 'a', '1', 'T' from generate_series(1, 50)",
+    )
+    .await;
+    let rows = sqlx::query("select id, occurred_at from tidings.outbox").fetch_all(&database.pool).await.expect("the rows are there");
+    for row in rows {
+        let id: Uuid = row.get("id");
+        let at: chrono::DateTime<chrono::Utc> = row.get("occurred_at");
+        assert_eq!((id.get_version_num(), id.get_variant()), (7, uuid::Variant::RFC4122));
+        let seconds = id.get_timestamp().expect("version 7 has a time").to_unix().0;
+        assert!(seconds.abs_diff(at.timestamp().unsigned_abs()) <= 1, "{seconds} is near {at}");
+    }
+}
