@@ -13,7 +13,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, ClientContext, Message,
+    ClientContext, Message,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -108,13 +108,7 @@ impl Producer {
     /// # Errors
     /// A property that librdkafka refuses.
     pub(crate) fn open(settings: &Settings, message_bytes_max: usize) -> Result<Self, KafkaError> {
-        let mut config = ClientConfig::new();
-        for (key, value) in PREFERRED {
-            config.set(*key, *value);
-        }
-        for (key, value) in settings.client_config().config_map() {
-            config.set(key, value);
-        }
+        let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
             config.set(*key, *value);
         }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error::Interruption, forward::Forwarder, ledger::Ledger, observe::Observer, position::Position, slot::slot_name, watermark::Watermark,
+    error::Interruption, forward::{Acknowledged, Forwarder, Hold}, ledger::Ledger, observe::Observer, position::Position, slot::slot_name, watermark::Watermark,
 };
 use crate::postgres::replication::StatusWriter;
 
@@ -60,7 +60,7 @@ impl Checkpointer {
     /// # Errors
     /// A lost connection, a lost lease, or a producer that has failed.
     pub(super) async fn store(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
-        let (floor, counts) = forwarder.acknowledged()?;
+        let Acknowledged { floor, counts } = forwarder.acknowledged()?;
         self.watermark.acknowledged(floor);
         let position = self.watermark.safe();
         if position != self.stored {
@@ -112,7 +112,7 @@ impl Checkpointer {
     pub(super) async fn attend(
         &mut self,
         forwarder: &mut Forwarder,
-        hold: &super::forward::Hold,
+        hold: &Hold,
         shutdown: &CancellationToken,
     ) -> Result<bool, Interruption> {
         loop {

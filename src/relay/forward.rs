@@ -162,11 +162,11 @@ impl Forwarder {
         &self.sink
     }
 
-    /// Takes note of acknowledgements: the tag below which everything is durable, and what became so by topic.
+    /// Takes note of acknowledgements.
     ///
     /// # Errors
     /// When the producer has failed.
-    pub(super) fn acknowledged(&mut self) -> Result<(u64, Vec<(&Route, u64)>), Interruption> {
+    pub(super) fn acknowledged(&mut self) -> Result<Acknowledged<'_>, Interruption> {
         if let Some(reason) = self.sink.acks().failure() {
             return Err(Interruption::Kafka(reason));
         }
@@ -181,8 +181,16 @@ impl Forwarder {
         for (route, records) in &counts {
             self.observer.published(&route.topic, *records);
         }
-        Ok((floor, counts))
+        Ok(Acknowledged { floor, counts })
     }
+}
+
+/// What Kafka has acknowledged.
+pub(super) struct Acknowledged<'r> {
+    /// Every record below this tag.
+    pub(super) floor: u64,
+    /// Records by topic, since the last time.
+    pub(super) counts: Vec<(&'r Route, u64)>,
 }
 
 /// A record's timestamp, milliseconds: the event's own, within what a broker accepts (nothing of the future) and keeps.

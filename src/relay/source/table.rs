@@ -59,8 +59,8 @@ pub(in crate::relay) async fn publish(
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(false),
         }
-        let (_, counts) = forwarder.acknowledged()?;
-        ledger.count_topics(&counts).await?;
+        let acknowledged = forwarder.acknowledged()?;
+        ledger.count_topics(&acknowledged.counts).await?;
         total += page.len() as u64;
         let Some(last) = last else { break };
         after = last.seq;

@@ -70,13 +70,13 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
     relay.says("stream", "streaming").await;
     let writing = tokio::spawn({
         let pool = database.pool.clone();
-        async move { write_concurrently(&pool, 3, 6, 150).await }
+        async move { write_concurrently(&pool, 3, 6, 500).await }
     });
     let cut = "select count(pg_terminate_backend(active_pid)) from pg_replication_slots where database = current_database() and active_pid is not null";
     let mut cuts = 0;
     while !writing.is_finished() {
         cuts += sqlx::query_scalar::<_, i64>(cut).fetch_one(&database.pool).await.expect("asked");
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
     }
     writing.await.expect("writers end well");
     assert!(cuts > 1, "the stream was cut {cuts} times");
