@@ -112,6 +112,8 @@ async fn a_role_that_may_not_create_is_told_what_to_grant_and_one_that_need_not_
     assert!(error.to_string().contains("grant create on database") && error.to_string().contains(&role), "{error}");
 
     tidings::migrate(&database.pool).await.expect("the owner may");
+    let error = tidings::migrate(&limited).await.expect_err("the role may not see what is applied");
+    assert!(matches!(&error, MigrateError::Unreadable { .. }), "{error:?}");
     execute(&database.pool, format!("grant usage on schema tidings to {role}; grant select on tidings._tidings_migrations to {role}"))
         .await;
     tidings::migrate(&limited).await.expect("there is nothing to create");
@@ -204,7 +206,7 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
         ("'a', repeat('x', 1025), 'T', null, null, '{}', null, 1", "outbox_aggregateid_length"),
         ("'a', '1', '', null, null, '{}', null, 1", "outbox_type_length"),
         ("'a', '1', 'T', '1', '1', '{}', null, 1", "outbox_one_payload"),
-        ("'a', '1', 'T', to_json(repeat('x', 16777216)), null, '{}', null, 1", "outbox_payload_size"),
+        ("'a', '1', 'T', to_json(repeat('x', 16777215)), null, '{}', null, 1", "outbox_payload_size"),
         ("'a', '1', 'T', null, convert_to(repeat('x', 16777217), 'UTF8'), '{}', null, 1", "outbox_payload_bytes_size"),
         ("'a', '1', 'T', null, null, '[]', null, 1", "outbox_headers_object"),
         ("'a', '1', 'T', null, null, jsonb_build_object('h', repeat('x', 65536)), null, 1", "outbox_headers_size"),
