@@ -107,7 +107,7 @@ impl Outbox {
 
     /// Publishes an event in the transaction of `conn`: it is published if and only if that commits.
     ///
-    /// One round trip. `conn` is a transaction (`&mut tx`) or a connection; see the [module](self) for why it is never a pool.
+    /// One round trip. `conn` is a transaction (`&mut tx`) or a connection; see the [module](crate::outbox) for why it is never a pool.
     ///
     /// # Errors
     ///

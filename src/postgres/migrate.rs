@@ -15,6 +15,9 @@ const TABLE: &str = "_tidings_migrations";
 /// Serialises runs in one database: "tidings" in ASCII.
 const LOCK: i64 = 0x0074_6964_696e_6773;
 
+/// SQLSTATE of a missing permission.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// Creates or upgrades the tables of Tidings in the schema `tidings`.
 ///
 /// Call it at start: it does nothing when nothing is to be done, and then needs no permission to create anything.
@@ -87,6 +90,16 @@ pub enum MigrateError {
         schema: String,
         /// What Postgres said.
         source: Box<SqlxMigrateError>,
+    },
+    /// The role may not see which migrations are applied.
+    #[error(
+        "the role may not read which migrations are applied to schema {schema:?}: as its owner, run: grant usage on schema {schema:?} to …; grant select on {schema:?}.{TABLE} to …"
+    )]
+    Unreadable {
+        /// Which schema was asked for.
+        schema: String,
+        /// What Postgres said.
+        source: sqlx::Error,
     },
     /// A table of the same name is there already and is not ours.
     #[error(
@@ -206,8 +219,13 @@ async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<V
     if !exists {
         return Ok(steps().into_iter().map(|(step, _)| step).collect());
     }
-    let applied: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as(AssertSqlSafe(format!(r#"select version, checksum from "{schema}"."{TABLE}""#))).fetch_all(conn).await?;
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(r#"select version, checksum from "{schema}"."{TABLE}""#)))
+        .fetch_all(conn)
+        .await
+        .map_err(|source| match source.as_database_error().and_then(|error| error.code()).as_deref() {
+            Some(INSUFFICIENT_PRIVILEGE) => MigrateError::Unreadable { schema: schema.to_string(), source },
+            _ => MigrateError::Database(source),
+        })?;
     let mut pending = Vec::new();
     for (step, migration) in steps() {
         match applied.iter().find(|(version, _)| *version == step.version) {
@@ -244,8 +262,7 @@ async fn explain(error: SqlxMigrateError, schema: &SchemaName, conn: &mut PgConn
     };
     let source = Box::new(error);
     match code.as_deref() {
-        // insufficient_privilege
-        Some("42501") => match sqlx::query_as("select current_user::text, current_database()::text").fetch_one(conn).await {
+        Some(INSUFFICIENT_PRIVILEGE) => match sqlx::query_as("select current_user::text, current_database()::text").fetch_one(conn).await {
             Ok((role, database)) => MigrateError::Permission { role, database, schema, source },
             Err(error) => MigrateError::Database(error),
         },

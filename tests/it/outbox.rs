@@ -94,7 +94,8 @@ async fn transactions_pooled_connections_and_plain_connections_all_publish() {
     let outbox = Outbox::new();
     let mut tx = database.pool.begin().await.expect("a transaction");
     outbox.publish(&mut tx, &placed(1, 1)).await.expect("a transaction publishes");
-    outbox.publish(&mut *tx, &placed(2, 1)).await.expect("so does what it derefs to");
+    let inner: &mut PgConnection = &mut tx;
+    outbox.publish(inner, &placed(2, 1)).await.expect("so does what it derefs to");
     tx.commit().await.expect("it commits");
     let mut pooled = database.pool.acquire().await.expect("a connection");
     outbox.publish(&mut pooled, &placed(3, 1)).await.expect("a pooled connection publishes");
@@ -111,7 +112,7 @@ async fn publishing_can_be_part_of_a_spawned_task() {
     let pool = database.pool.clone();
     let publishing = tokio::spawn(async move {
         let mut tx = pool.begin().await?;
-        let events = vec![placed(1, 1), placed(2, 1)];
+        let events = [placed(1, 1), placed(2, 1)];
         Outbox::new().publish_all(&mut tx, events.iter().filter(|event| event.total_cents > 0)).await.expect("it is inserted");
         Outbox::new().event(&events[0]).header("a", "b").publish(&mut tx).await.expect("it is inserted");
         tx.commit().await
