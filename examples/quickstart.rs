@@ -37,7 +37,9 @@ async fn main() -> Result<(), Failure> {
 
     let pool = PgPool::connect(&services.database_url()).await?;
     Migrations::new().schema(&name).run(&pool).await?;
-    let orders = format!("create table {name}.orders (id bigint primary key, version bigint not null); insert into {name}.orders select n, 0 from generate_series(1, 1000) n");
+    let orders = format!(
+        "create table {name}.orders (id bigint primary key, version bigint not null); insert into {name}.orders select n, 0 from generate_series(1, 1000) n"
+    );
     sqlx::raw_sql(AssertSqlSafe(orders)).execute(&pool).await?;
 
     let kafka = kafka::Settings { brokers: services.brokers(), ..Default::default() };
@@ -56,7 +58,8 @@ async fn main() -> Result<(), Failure> {
     for writer in writers {
         writer.await??;
     }
-    let versions: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(format!("select id, version from {name}.orders where version > 0"))).fetch_all(&pool).await?;
+    let versions: Vec<(i64, i64)> =
+        sqlx::query_as(AssertSqlSafe(format!("select id, version from {name}.orders where version > 0"))).fetch_all(&pool).await?;
     let committed: i64 = versions.iter().map(|(_, version)| version).sum();
     bar.set_length(committed as u64);
     done.send(Some(committed))?;
@@ -65,7 +68,9 @@ async fn main() -> Result<(), Failure> {
     bar.finish();
     shutdown.cancel();
     relay.await??;
-    let clean = format!("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'tidings_{name}'; drop publication tidings_{name}; drop schema {name} cascade");
+    let clean = format!(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'tidings_{name}'; drop publication tidings_{name}; drop schema {name} cascade"
+    );
     sqlx::raw_sql(AssertSqlSafe(clean)).execute(&pool).await?;
 
     let (mut lost, mut repeated, mut misordered) = (0, 0, 0);
@@ -77,8 +82,16 @@ async fn main() -> Result<(), Failure> {
     }
     latencies.sort_unstable();
     let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(0) as f64 / 1000.0;
-    println!("\ncommitted      {committed:>9}\ndelivered      {:>9}\nlost           {lost:>9}\nrepeated       {repeated:>9}\nout of order   {misordered:>9}", latencies.len());
-    println!("events/s       {:>9.0}\nlatency p50    {:>9.1} ms (insert to consumer)\nlatency p99    {:>9.1} ms", committed as f64 / seconds, at(0.5), at(0.99));
+    println!(
+        "\ncommitted      {committed:>9}\ndelivered      {:>9}\nlost           {lost:>9}\nrepeated       {repeated:>9}\nout of order   {misordered:>9}",
+        latencies.len()
+    );
+    println!(
+        "events/s       {:>9.0}\nlatency p50    {:>9.1} ms (insert to consumer)\nlatency p99    {:>9.1} ms",
+        committed as f64 / seconds,
+        at(0.5),
+        at(0.99)
+    );
     if lost + repeated + misordered == 0 { Ok(()) } else { Err("the guarantees do not hold".into()) }
 }
 
@@ -102,9 +115,18 @@ async fn write(pool: PgPool, schema: String, writer: i64, events: i64) -> Result
 type Delivered = (HashMap<i64, Vec<i64>>, Vec<i64>);
 
 /// Any consumer will do: the value is the event's JSON, the key the order's id.
-fn consume(brokers: &str, topic: &str, bar: &ProgressBar, expected: &tokio::sync::watch::Receiver<Option<i64>>) -> Result<Delivered, Failure> {
+fn consume(
+    brokers: &str,
+    topic: &str,
+    bar: &ProgressBar,
+    expected: &tokio::sync::watch::Receiver<Option<i64>>,
+) -> Result<Delivered, Failure> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", topic).set("auto.offset.reset", "earliest").set("topic.metadata.refresh.interval.ms", "200");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", topic)
+        .set("auto.offset.reset", "earliest")
+        .set("topic.metadata.refresh.interval.ms", "200");
     let consumer: BaseConsumer = config.set("fetch.wait.max.ms", "10").create()?;
     consumer.subscribe(&[topic])?;
     let (mut versions, mut latencies): Delivered = Default::default();

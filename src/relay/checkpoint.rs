@@ -8,7 +8,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error::Interruption, forward::{Acknowledged, Forwarder, Hold}, ledger::Ledger, observe::Observer, position::Position, slot::slot_name, watermark::Watermark,
+    error::Interruption,
+    forward::{Acknowledged, Forwarder, Hold},
+    ledger::Ledger,
+    observe::Observer,
+    position::Position,
+    slot::slot_name,
+    watermark::Watermark,
 };
 use crate::postgres::replication::StatusWriter;
 

@@ -56,7 +56,8 @@ pub struct RelayOptions {
     pub topics: TopicOptions,
     /// How long SIGTERM waits for what is in flight.
     pub shutdown_grace: Duration,
-    /// Most events sent and not yet acknowledged. Bounds memory.
+    /// Most events sent and not yet acknowledged. Bounds memory: about a kilobyte each beside its payload. More than 8,192 was not
+    /// faster against a broker on the same machine; one that is 20 ms away still takes 400,000 a second.
     pub in_flight_events_max: usize,
     /// Most bytes sent and not yet acknowledged. Bounds memory.
     pub in_flight_bytes_max: usize,
@@ -79,7 +80,7 @@ impl RelayOptions {
             event_source: "/tidings".into(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
             shutdown_grace: Duration::from_secs(10),
-            in_flight_events_max: 16_384,
+            in_flight_events_max: 8_192,
             in_flight_bytes_max: 8 << 20,
             message_bytes_max: 1_048_576,
         }

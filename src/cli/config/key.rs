@@ -78,7 +78,7 @@ keys! {
         "How an event becomes a record";
     EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, Some("/tidings"),
         "ce_source of every record: who the events come from, a URI reference";
-    IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("16384"),
+    IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("8192"),
         "Most events sent and not yet acknowledged; bounds memory";
     IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),
         "Most bytes sent and not yet acknowledged; bounds memory";

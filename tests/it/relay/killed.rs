@@ -7,7 +7,7 @@ use super::{
 use crate::services::migrated_database;
 
 /// Records a killed relay may have under way, or acknowledged and not yet stored as position: what its successor repeats at most.
-const REPEATED_MAX_PER_KILL: usize = 16_384 + 20_000;
+const REPEATED_MAX_PER_KILL: usize = 8_192 + 20_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_ten_times_in_mid_stream_it_loses_nothing_and_keeps_the_order() {
