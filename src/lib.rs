@@ -36,7 +36,7 @@
 //! # }
 //! ```
 //!
-//! [`DomainEvent`](event::DomainEvent) names the event and its aggregate. The module `outbox` has the rest: several events by one statement, headers, topics,
+//! [`DomainEvent`](trait@event::DomainEvent) names the event and its aggregate. The module `outbox` has the rest: several events by one statement, headers, topics,
 //! tombstones, and the lock for aggregates without a row. Any other language publishes by an `insert`.
 //!
 //! # Relay
@@ -61,7 +61,7 @@
 //!
 //! | feature | gives | needs to build |
 //! |---|---|---|
-//! | none | [`event`], [`DomainEvent`](event::DomainEvent) | Rust |
+//! | none | [`event`], [`DomainEvent`](trait@event::DomainEvent) | Rust |
 //! | `outbox` | `outbox`, `postgres`, [`event`] | the same and a C compiler, for TLS to Postgres |
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
@@ -105,3 +105,8 @@ pub use postgres::{MigrateError, Migrations, migrate};
 
 // The derive macro names the crate by this path, inside it too.
 extern crate self as tidings;
+
+/// Compiles the README's example.
+#[cfg(all(doctest, feature = "outbox"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
