@@ -1,2 +1,5 @@
-//! The binary.
-fn main() {}
+//! The binary. See `tidings --help`.
+
+fn main() -> std::process::ExitCode {
+    tidings::cli::main()
+}

@@ -42,6 +42,14 @@ impl Error {
         Self::Missing { what: what.into(), remedy: remedy.into() }
     }
 
+    /// One message for two services that are missing, so that a newcomer needs one round of installing.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, &other) {
+            (Self::Missing { what, remedy }, Self::Missing { .. }) => Self::Missing { what, remedy: format!("{remedy}\n{other}") },
+            (first, _) => first,
+        }
+    }
+
     /// `map_err(Error::system("create the folder"))`
     pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { doing: doing.into(), source }
@@ -70,5 +78,18 @@ impl std::error::Error for Error {
             Self::System { source, .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_missing_services_are_told_at_once() {
+        let both = Error::missing("Postgres", "install it").and(Error::missing("Java", "install that"));
+        assert_eq!(both.to_string(), "Postgres is missing: install it\nJava is missing: install that");
+        let refused = Error::System { doing: "fork".to_owned(), source: io::ErrorKind::OutOfMemory.into() };
+        assert!(refused.and(Error::missing("Java", "install that")).to_string().starts_with("cannot fork"));
     }
 }

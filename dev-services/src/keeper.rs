@@ -110,7 +110,7 @@ impl Keeper {
     }
 
     fn number(&self, file: &str) -> Option<u32> {
-        // Without its .filter(|line| !line.trim().is_empty() && !line.starts_with("\tat ")) end the shell is not done writing.
+        // Without its line end the shell is not done writing.
         fs::read_to_string(self.folder.join(file)).ok()?.strip_suffix('\n')?.parse().ok()
     }
 

@@ -14,7 +14,8 @@ A real Postgres and a real Kafka, gone when you are.
 
 What DATABASE_URL or KAFKA_BROKERS already names is used as it is. Otherwise Docker is used if an engine answers
 (TIDINGS_DEV_SERVICES=programs skips it), then programs on this machine: Postgres 15+, Java 17+, and mvn once, to download
-Kafka into the cache (TIDINGS_CACHE moves it). TIDINGS_POSTGRES_BIN names the folder of another Postgres.
+Kafka into the cache (TIDINGS_CACHE moves it). TIDINGS_POSTGRES_BIN names the folder of another Postgres, and
+TIDINGS_POSTGRES_RELEASE (18.1.0) a release to be fetched.
 ";
 
 fn main() -> ExitCode {

@@ -215,7 +215,7 @@ impl Postgres {
     }
 }
 
-/// Whether `postgres --version` names a release that we can use: `UNLOGGED` slots, `pg_current_snapshot` and row filters need 15.
+/// The oldest release that Tidings works with: publications learnt row filters and column lists in 15.
 fn usable(version: &[u32]) -> bool {
     version >= [15].as_slice()
 }

@@ -28,14 +28,18 @@ impl Services {
         let choose = |name| choose(env::var(name).ok(), wish.as_deref(), || *docker.get_or_init(compose::answers));
         let (postgres, kafka) = (choose("DATABASE_URL"), choose("KAFKA_BROKERS"));
 
-        // A private server is of programs: two threads, and two errors of which the first is told.
         let (own_postgres, own_kafka, compose) = thread::scope(|scope| {
             let own_postgres = scope.spawn(|| (postgres == Choice::Programs).then(|| Postgres::start(PostgresOptions::new())).transpose());
             let own_kafka = scope.spawn(|| (kafka == Choice::Programs).then(|| Kafka::start(KafkaOptions::new())).transpose());
             let compose = Compose::start(postgres == Choice::Compose, kafka == Choice::Compose);
             (own_postgres.join().expect("starting does not panic"), own_kafka.join().expect("starting does not panic"), compose)
         });
-        let (own_postgres, own_kafka, compose) = (own_postgres?, own_kafka?, compose?);
+        let (own_postgres, own_kafka) = match (own_postgres, own_kafka) {
+            (Ok(postgres), Ok(kafka)) => (postgres, kafka),
+            (Err(postgres), Err(kafka)) => return Err(postgres.and(kafka)),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        let compose = compose?;
         let in_compose = || compose.as_ref().expect("compose was started when it was chosen");
 
         let (database_url, postgres_is) = match (&own_postgres, postgres) {

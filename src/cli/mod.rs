@@ -1,3 +1,60 @@
-//! The binary `tidings`.
+//! The binary `tidings`: a configuration, and a command that uses it.
+//!
+//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`
+//! → `exit` (the code a script reads). Results go to stdout, everything else to stderr.
 
+mod args;
+mod check;
 mod config;
+mod database;
+mod exit;
+mod logging;
+mod migrate;
+mod relay;
+mod status;
+mod table;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+use config::{Config, Needs};
+use exit::Failure;
+
+/// Runs the binary with the process's arguments and environment.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let needs = match cli.command {
+        Command::Relay | Command::Check(_) => Needs { database: true, brokers: true },
+        Command::Migrate(_) | Command::Status(_) => Needs { database: true, brokers: false },
+    };
+    // A name or value that is not UTF-8 cannot be one of ours.
+    let environment: Vec<_> =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let config = config::load(cli.settings.config.as_deref(), &environment, cli.settings.layer(), needs).map_err(Failure::Configuration)?;
+    logging::start(&config, matches!(cli.command, Command::Relay));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| Failure::failed("cannot start", &error))?;
+    let code = runtime.block_on(dispatch(&cli.command, &config));
+    // A blocking question to a cluster that does not answer must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Migrate(args) => migrate::run(config, args.wait).await,
+        Command::Relay => relay::run(config).await,
+        Command::Check(args) => check::run(config, args.json).await,
+        Command::Status(args) => status::run(config, args.json).await,
+    }
+}

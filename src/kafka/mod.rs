@@ -6,6 +6,8 @@
 mod envelope;
 mod outgoing;
 mod partitioner;
+#[cfg(feature = "cli")]
+mod probe;
 mod producer;
 mod settings;
 mod topics;
@@ -15,5 +17,7 @@ pub use envelope::EnvelopeFormat;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 pub(crate) use producer::{Acks, Producer, Record, SendError, Window};
+#[cfg(feature = "cli")]
+pub(crate) use probe::{Cluster, Topic};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use topics::{TopicError, Topics};

@@ -86,9 +86,17 @@ impl Settings {
     }
 
     /// A client configuration with the brokers, the properties and a `client.id`: what every client of Tidings starts from.
-    #[allow(dead_code)]
     pub(crate) fn client_config(&self) -> ClientConfig {
+        self.client_config_over(&[])
+    }
+
+    /// The same, over what the caller prefers: a property that is given wins. (Copying out of a `ClientConfig` instead would
+    /// not do: its `config_map` blanks passwords.)
+    pub(crate) fn client_config_over(&self, preferred: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
+        for (property, value) in preferred {
+            config.set(*property, *value);
+        }
         config.set("client.id", CLIENT_ID);
         for (property, value) in &self.properties {
             config.set(property, value);
@@ -338,5 +346,7 @@ mod tests {
         assert_eq!(config.get("linger.ms"), Some("7"));
         assert_eq!(config.get("client.id"), Some("tidings"));
         assert_eq!(settings(&[("client.id", "mine")]).client_config().get("client.id"), Some("mine"));
+        let over = settings(&[("linger.ms", "7"), ("sasl.password", "s")]).client_config_over(&[("linger.ms", "1"), ("batch.size", "9")]);
+        assert_eq!([over.get("linger.ms"), over.get("batch.size"), over.get("sasl.password")], [Some("7"), Some("9"), Some("s")]);
     }
 }

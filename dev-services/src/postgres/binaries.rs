@@ -14,7 +14,7 @@ const FOLDERS: [&str; 7] = [
     "/usr/local/pgsql/bin",
 ];
 
-/// The release that is fetched when none is installed.
+/// The release of Zonky's jars that is fetched when none is installed.
 const FETCHED: &str = "18.1.0";
 
 const REMEDY: &str = "apt-get install postgresql (Debian, Ubuntu), brew install postgresql@18 (macOS), \
@@ -29,17 +29,20 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// In `wish` (an option, or else `TIDINGS_POSTGRES_BIN`), installed, or fetched.
+    /// In `wish`, where the environment says, installed, or fetched.
     pub(super) fn find(wish: Option<&Path>) -> Result<Self, Error> {
-        let from_environment = std::env::var_os("TIDINGS_POSTGRES_BIN").map(PathBuf::from);
-        if let Some(folder) = wish.map(Path::to_owned).or(from_environment) {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(folder) = wish.map(Path::to_owned).or(set("TIDINGS_POSTGRES_BIN").map(PathBuf::from)) {
             let what = format!("Postgres 15 or newer in {}", folder.display());
             return Self::in_folder(folder).ok_or_else(|| Error::missing(what, "the folder must hold `postgres` and `initdb`"));
+        }
+        if let Some(release) = set("TIDINGS_POSTGRES_RELEASE") {
+            return Self::fetch(&release.to_string_lossy());
         }
         let folders = FOLDERS.iter().flat_map(|pattern| programs::folders(pattern)).chain(programs::path());
         match folders.into_iter().find_map(Self::in_folder) {
             Some(installed) => Ok(installed),
-            None => Self::fetch(),
+            None => Self::fetch(FETCHED),
         }
     }
 
@@ -53,13 +56,13 @@ impl Binaries {
     }
 
     /// Three programs and their libraries, as jars that Zonky publishes for every platform.
-    fn fetch() -> Result<Self, Error> {
+    fn fetch(release: &str) -> Result<Self, Error> {
         let missing = || Error::missing("Postgres 15 or newer", REMEDY);
         let platform = platform().filter(|_| programs::is_installed("mvn") && programs::is_installed("tar")).ok_or_else(missing)?;
-        let root = cache::entry(&format!("postgres-{FETCHED}"), |part| {
-            let artifact = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{FETCHED}");
+        let root = cache::entry(&format!("postgres-{release}"), |part| {
+            let artifact = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{release}");
             let out = format!("-DoutputDirectory={}", part.display());
-            maven::run(&format!("Postgres {FETCHED}"), "unpack", &[format!("-Dartifact={artifact}"), out])?;
+            maven::run(&format!("Postgres {release}"), "unpack", &[format!("-Dartifact={artifact}"), out])?;
             unpack(part)
         })?;
         Self::in_folder(root.join("bin")).map(|found| Self { fetched: true, ..found }).ok_or_else(missing)

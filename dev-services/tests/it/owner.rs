@@ -67,9 +67,6 @@ fn both_servers_answer_until_the_input_ends() {
     let (mut owner, postgres, kafka) = up();
     assert!(wire::sql(postgres, "select 1").expect("Postgres answers"));
     assert_eq!(wire::create_topic(kafka, "orders").expect("Kafka answers"), 0);
-    for own in ["__consumer_offsets", "__transaction_state"] {
-        assert!(wire::partitions(kafka, own).expect("Kafka answers").is_some(), "{own} is there before its first use");
-    }
     let folders = folders(owner.id());
     let pids = processes(&folders);
     drop(owner.stdin.take());
@@ -135,4 +132,53 @@ fn a_program_that_drains_after_the_owner_is_gone_still_has_its_servers() {
     drop(input);
     assert_eq!(lines.next().expect("the program goes on").expect("it prints text"), "served");
     assert_gone(&folders, &pids);
+}
+
+/// A `docker` that only writes down what it is told; `up` takes as long as FAKE_UP says.
+const FAKE_DOCKER: &str = r#"#!/bin/sh
+echo "$POSTGRES_PORT:$KAFKA_PORT $*" >>"$FAKE_LOG"
+case "$*" in *" up "*) exec sleep "$FAKE_UP" ;; esac
+"#;
+
+#[test]
+fn docker_is_used_when_an_engine_answers_and_its_containers_are_taken_down_however_we_end() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = std::env::temp_dir().join(format!("fake-docker-{}", std::process::id()));
+    fs::create_dir(&folder).expect("the temporary folder can be written");
+    let program = folder.join("docker");
+    fs::write(&program, FAKE_DOCKER).expect("the temporary folder can be written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the temporary folder can be written");
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("PATH is set"));
+    let start = |log: &str, up: &str| {
+        let mut services = services(&["run", "--", "sh", "-c", "echo $DATABASE_URL $KAFKA_BROKERS; read -r _; true"]);
+        services.env_remove("TIDINGS_DEV_SERVICES").env("PATH", &path).env("FAKE_UP", up).env("FAKE_LOG", folder.join(log));
+        services.spawn().expect("`services` can be run")
+    };
+    let told = |log: &str| fs::read_to_string(folder.join(log)).unwrap_or_default();
+    let wait_for = |log: &str, word: &str| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !told(log).contains(word) {
+            assert!(Instant::now() < until, "no `{word}` in {}", told(log));
+            sleep(Duration::from_millis(10));
+        }
+    };
+
+    let mut owner = start("ends", "0.1");
+    let mut line = String::new();
+    BufReader::new(owner.stdout.take().expect("stdout is a pipe")).read_line(&mut line).expect("the program prints text");
+    drop(owner.stdin.take());
+    assert!(owner.wait().expect("the owner ends").success());
+    let log = told("ends");
+    let ports = log.lines().find(|line| line.contains(" up --detach --wait postgres kafka")).and_then(|line| line.split(' ').next());
+    let (postgres, kafka) = ports.and_then(|ports| ports.split_once(':')).expect("compose is told the ports");
+    assert_eq!(line, format!("postgres://postgres:postgres@127.0.0.1:{postgres}/postgres 127.0.0.1:{kafka}\n"));
+    assert_eq!(log.lines().filter(|line| line.contains(" down --volumes")).count(), 1, "{log}");
+
+    // Killed while the images are being pulled.
+    let mut owner = start("killed", "30");
+    wait_for("killed", " up ");
+    owner.kill().expect("the owner can be killed");
+    owner.wait().expect("the owner ends");
+    wait_for("killed", " down --volumes");
+    fs::remove_dir_all(&folder).expect("the temporary folder can be written");
 }

@@ -56,11 +56,14 @@ fn kafka_that_was_stopped_or_killed_starts_again_with_its_port_and_data() {
 #[test]
 fn a_paused_server_is_silent_until_it_is_resumed() {
     let mut server = postgres();
+    let mut session = wire::session(server.port()).expect("Postgres answers");
     server.pause().expect("it is paused");
-    let silent = wire::sql(server.port(), "select 1").expect_err("a paused server does not answer");
+    let silent = wire::query(&mut session, "select 1").expect_err("a paused server does not answer");
     assert!(matches!(silent.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{silent}");
     server.resume().expect("it is resumed");
-    assert!(wire::sql(server.port(), "select 1").expect("Postgres answers"));
+    // The old session answers the question that it got while it was stopped, and the next one.
+    assert!(wire::until_ready(&mut session).expect("the session goes on"));
+    assert!(wire::query(&mut session, "select 1").expect("the session goes on"));
 
     let mut broker = Kafka::start(KafkaOptions::new()).expect("Kafka starts");
     broker.pause().expect("it is paused");
@@ -104,4 +107,12 @@ fn a_server_that_cannot_start_says_why() {
     assert!(error.contains("Postgres did not start: it ended with code 1") && error.contains("no_such_setting"), "{error}");
     let error = Kafka::start(KafkaOptions::new().set("process.roles", "none")).expect_err("it refuses").to_string();
     assert!(error.contains("Kafka did not start: it ended with code 1") && error.contains("process.roles"), "{error}");
+}
+
+#[test]
+fn kafka_has_made_its_own_topics_before_their_first_use() {
+    let broker = Kafka::start(KafkaOptions::new()).expect("Kafka starts");
+    for own in ["__transaction_state", "__consumer_offsets"] {
+        assert_eq!(wire::partitions(broker.port(), own).expect("Kafka answers"), Some(4), "{own}");
+    }
 }

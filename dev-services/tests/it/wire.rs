@@ -10,22 +10,32 @@ fn connect(port: u16) -> Result<TcpStream> {
     Ok(connection)
 }
 
-/// Runs one statement by the simple protocol; whether it succeeded.
+/// Runs one statement in a session of its own; whether it succeeded.
 pub(crate) fn sql(port: u16, statement: &str) -> Result<bool> {
+    query(&mut session(port)?, statement)
+}
+
+/// Opens a session with Postgres.
+pub(crate) fn session(port: u16) -> Result<TcpStream> {
     let mut server = connect(port)?;
     let startup = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0";
     server.write_all(startup)?;
     assert!(until_ready(&mut server)?, "the session is opened");
+    Ok(server)
+}
+
+/// Runs one statement by the simple protocol; whether it succeeded.
+pub(crate) fn query(server: &mut TcpStream, statement: &str) -> Result<bool> {
     let mut query = vec![b'Q'];
     query.extend((statement.len() as u32 + 5).to_be_bytes());
     query.extend(statement.as_bytes());
     query.push(0);
     server.write_all(&query)?;
-    until_ready(&mut server)
+    until_ready(server)
 }
 
 /// Reads messages until the server is ready for a query; whether none of them was an error.
-fn until_ready(server: &mut TcpStream) -> Result<bool> {
+pub(crate) fn until_ready(server: &mut TcpStream) -> Result<bool> {
     let mut no_error = true;
     loop {
         let mut head = [0; 5];

@@ -6,7 +6,8 @@
 mod fault;
 mod key;
 mod layer;
-pub(crate) mod reference;
+#[cfg(test)]
+mod reference;
 mod rule;
 mod settle;
 mod value;
@@ -14,9 +15,22 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub(crate) use fault::{Fault, Faults, Place};
-pub(crate) use key::{CONFIG_ENV, KEYS, Key, Kind, PROPERTIES, PROPERTIES_ENV, PROPERTY_FLAG};
+pub(crate) use key::{CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
-pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
+pub(crate) use settle::{Config, LogFormat, Needs, settle};
+
+/// Reads a duration that belongs to one command and not to the configuration.
+///
+/// # Errors
+///
+/// What a duration looks like.
+pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let kind = Kind::Duration(0, 86_400_000);
+    match value::read(kind, &value::Written::Word(text.into())) {
+        Ok(value::Meant::Number(milliseconds)) => Ok(std::time::Duration::from_millis(milliseconds)),
+        _ => Err(format!("write {}", kind.expected())),
+    }
+}
 
 /// Reads the layers and settles them.
 ///

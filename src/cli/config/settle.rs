@@ -140,7 +140,8 @@ impl Settled {
     }
 
     fn check_rules(&mut self) {
-        let rules: [(&'static Key, fn(&str) -> Broken); 6] = [
+        type Rule = fn(&str) -> Broken;
+        let rules: [(&'static Key, Rule); 6] = [
             (&key::NAME, rule::relay_name),
             (&key::SCHEMA, rule::schema),
             (&key::TOPIC, rule::topic_template),

@@ -98,7 +98,7 @@ fn read_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn within(number: i128, least: i128, most: i128) -> Option<Meant> {
-    (least..=most).contains(&number).then(|| Meant::Number(number as u64))
+    (least..=most).contains(&number).then_some(Meant::Number(number as u64))
 }
 
 /// Milliseconds in the largest unit that keeps them whole.

@@ -1,0 +1,149 @@
+//! What may be typed. The flags of the configuration come from its table of keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+
+use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
+
+/// Moves events from a transactional outbox in Postgres to Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "tidings", version, after_help = super::exit::HELP, max_term_width = 120)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create or upgrade the tables of Tidings in the database
+    Migrate(MigrateArgs),
+    /// Publish committed events until SIGTERM or SIGINT
+    Relay,
+    /// Check configuration, database and brokers; print what holds and where it comes from
+    Check(OutputArgs),
+    /// Show lag, slot and per-topic counts of every relay of the database
+    Status(OutputArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MigrateArgs {
+    /// Wait this long for Postgres to answer, e.g. 30s
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(super) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The flags that belong to the configuration.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) config: Option<PathBuf>,
+    flags: Vec<(&'static Key, String)>,
+    properties: Vec<String>,
+}
+
+impl Settings {
+    /// The flags as a layer of the configuration.
+    pub(super) fn layer(&self) -> Layer {
+        Layer::of_flags(&self.flags, &self.properties)
+    }
+}
+
+// === impl Args ===
+
+impl Args for Settings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config")
+            .long("config")
+            .short('c')
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(format!("Configuration file, TOML [env: {CONFIG_ENV}]"));
+        let property = Arg::new(PROPERTY_FLAG)
+            .long(PROPERTY_FLAG)
+            .short('X')
+            .value_name("NAME=VALUE")
+            .action(ArgAction::Append)
+            .help("Any librdkafka property; may be repeated. Passwords are safer in the environment or the file");
+        let keys = KEYS.iter().map(|key| flag(key));
+        [file]
+            .into_iter()
+            .chain(keys)
+            .chain([property])
+            .fold(command, |command, arg| command.arg(arg.global(true).help_heading("Configuration")))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let typed = |key: &Key| matches.value_source(key.path) == Some(ValueSource::CommandLine);
+        let flags =
+            KEYS.iter().filter(|key| typed(key)).filter_map(|key| Some((*key, matches.get_one::<String>(key.path)?.clone()))).collect();
+        let properties = matches.get_many::<String>(PROPERTY_FLAG).unwrap_or_default().cloned().collect();
+        Ok(Self { config: matches.get_one::<PathBuf>("config").cloned(), flags, properties })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// A flag takes any text: what it means is checked with the rest of the configuration, so that all faults come at once.
+fn flag(key: &'static Key) -> Arg {
+    let variables = key.env_shared.map_or_else(|| key.env(), |shared| format!("{shared}, {}", key.env()));
+    let default = key.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+    let choices = match key.kind {
+        Kind::Choice(words) => format!(" [one of: {}]", words.join(", ")),
+        _ => String::new(),
+    };
+    let arg = Arg::new(key.path).long(key.flag).help(format!("{}{choices}{default} [env: {variables}]", key.help));
+    match key.kind {
+        Kind::Boolean => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Choice(_) => arg.value_name("WORD"),
+        Kind::Text if key.path == "admin.listen" => arg.value_name("ADDRESS"),
+        Kind::Text => arg.value_name("TEXT"),
+        Kind::Url => arg.value_name("URL"),
+        Kind::List => arg.value_name("HOST:PORT,…"),
+        Kind::Integer(..) => arg.value_name("NUMBER"),
+        Kind::Duration(..) => arg.value_name("DURATION"),
+        Kind::Bytes(..) => arg.value_name("SIZE"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_may_stand_before_or_after_the_command() {
+        for line in ["tidings --name a -X x=y --create-topics relay", "tidings relay --name a -X x=y --create-topics"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            let flags: Vec<_> = cli.settings.flags.iter().map(|(key, value)| (key.path, value.as_str())).collect();
+            assert_eq!(flags, [("name", "a"), ("topics.create", "true")], "{line}");
+            assert_eq!(cli.settings.properties, ["x=y"], "{line}");
+        }
+        let cli = Cli::try_parse_from(["tidings", "relay", "--create-topics=false"]).expect("a value");
+        assert_eq!(cli.settings.flags[0].1, "false");
+    }
+}

@@ -1,0 +1,204 @@
+//! What Kafka says: facts by asking once, and what they mean.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Finding, Findings};
+use crate::cli::config::Config;
+use crate::cli::exit::Failure;
+use crate::kafka::{Cluster, Topic};
+
+/// How long each question may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The findings about the brokers and these topics.
+pub(super) async fn look(config: &Config, topics: &[String]) -> Result<Vec<Finding>, Failure> {
+    let settings = config.kafka.clone().ok_or_else(|| Failure::Failed("no brokers are configured".into()))?;
+    let mut findings = Findings::of("kafka");
+    let (asked, wanted) = (settings.clone(), topics.to_vec());
+    let answer = tokio::task::spawn_blocking(move || Cluster::ask(&asked, &wanted, TIMEOUT)).await;
+    match answer.map_err(|error| Failure::failed("asking Kafka broke off", &error))? {
+        Ok(cluster) => judge(&cluster, config, &mut findings),
+        Err(reason) => {
+            findings.fail("reachable", format!("no answer from {}: {reason}", settings.brokers), remedy(&reason));
+        }
+    }
+    Ok(findings.list)
+}
+
+fn remedy(reason: &str) -> &'static str {
+    let reason = reason.to_ascii_lowercase();
+    match () {
+        () if reason.contains("sasl") || reason.contains("authentication") => {
+            "check kafka.properties: security.protocol, sasl.mechanism, sasl.username, sasl.password"
+        }
+        () if reason.contains("ssl") => "check kafka.properties: security.protocol, ssl.ca.location",
+        () if reason.contains("resolve") => "check the host names in --brokers, and the advertised.listeners of the brokers",
+        () if reason.contains("disconnected") || reason.contains("timed out") => {
+            "does the listener expect TLS or SASL (kafka.properties security.protocol)? Are the advertised.listeners reachable from here?"
+        }
+        () => "are the brokers running, and is --brokers right?",
+    }
+}
+
+fn judge(cluster: &Cluster, config: &Config, findings: &mut Findings) {
+    let plural = if cluster.brokers == 1 { "" } else { "s" };
+    let id = cluster.id.as_deref().unwrap_or("unknown");
+    findings.ok("reachable", format!("{} broker{plural}, cluster {id}", cluster.brokers));
+    if cluster.brokers == 1 {
+        findings.warn("replication", "one broker: nothing survives its loss", "fine for development; run three brokers for production");
+    }
+    if cluster.topics.is_empty() {
+        findings.ok("topics", "no event yet, so no topic to look at");
+    }
+    for (name, topic) in &cluster.topics {
+        judge_topic(name, topic, cluster, config, findings);
+    }
+    if config.topics.create {
+        let mut settings = cluster.defaults.clone();
+        // A broker's default bears another name than the topic's setting.
+        if let Some(bytes) = settings.get("message.max.bytes").cloned() {
+            settings.insert("max.message.bytes".into(), bytes);
+        }
+        let default = || cluster.defaults.get("default.replication.factor").and_then(|text| text.parse().ok());
+        if let Some(replicas) = config.topics.replication.and_then(|count| usize::try_from(count).ok()).or_else(default) {
+            judge_durability("new topics", replicas, &settings, cluster, config, findings);
+        }
+    }
+}
+
+fn judge_topic(name: &str, topic: &Topic, cluster: &Cluster, config: &Config, findings: &mut Findings) {
+    match topic {
+        Topic::There { partitions, replicas, settings } => {
+            if judge_durability(name, *replicas, settings, cluster, config, findings) {
+                findings.ok(name, format!("{partitions} partitions, {replicas} replicas"));
+            }
+        }
+        Topic::Missing if config.topics.create => findings.ok(name, "created when its first event arrives"),
+        Topic::Missing => findings.fail(
+            name,
+            "does not exist, and the relay may not create it",
+            format!(
+                "kafka-topics.sh --bootstrap-server … --create --topic {name} --partitions 6 --replication-factor 3; or --create-topics"
+            ),
+        ),
+        Topic::Refused(reason) => {
+            findings.fail(name, reason.as_str(), format!("grant Describe and Write on the topic {name} to the relay's principal"));
+        }
+    }
+}
+
+/// What would lose events or refuse them. True if there is nothing to say.
+fn judge_durability(
+    name: &str,
+    replicas: usize,
+    settings: &BTreeMap<String, String>,
+    cluster: &Cluster,
+    config: &Config,
+    findings: &mut Findings,
+) -> bool {
+    let before = findings.list.len();
+    let number = |setting: &str| settings.get(setting).and_then(|text| text.parse::<usize>().ok());
+    if replicas > cluster.brokers {
+        let text = format!("{replicas} replicas on {} brokers: it cannot be created", cluster.brokers);
+        findings.fail(name, text, "lower --topic-replication, or the brokers' default.replication.factor");
+    } else if replicas < 2 && cluster.brokers > 1 {
+        findings.warn(
+            name,
+            "one replica: events are lost with its broker",
+            "give the topic three replicas (topics.replication = 3 for new ones)",
+        );
+    }
+    match number("min.insync.replicas") {
+        Some(least) if least > replicas => {
+            findings.fail(
+                name,
+                format!("min.insync.replicas {least} is more than its {replicas} replicas: every write is refused"),
+                "lower min.insync.replicas or add replicas",
+            );
+        }
+        Some(least) if replicas > 1 && least == replicas => {
+            findings.warn(
+                name,
+                format!("min.insync.replicas {least} of {replicas} replicas: the relay waits whenever one broker is down"),
+                "set min.insync.replicas to one less than the replicas",
+            );
+        }
+        Some(1) if replicas > 1 => {
+            findings.warn(
+                name,
+                "min.insync.replicas 1: an event that one broker has counts as delivered",
+                "set min.insync.replicas = 2 on the topic",
+            );
+        }
+        _ => {}
+    }
+    if settings.get("unclean.leader.election.enable").is_some_and(|value| value == "true") {
+        findings.warn(name, "unclean.leader.election.enable is true: a broker that lags may lead, and drop events", "set it to false");
+    }
+    if let Some(most) = number("max.message.bytes").filter(|most| *most < config.message_bytes_max) {
+        let text = format!("max.message.bytes {most} is less than kafka.max_message_bytes {}", config.message_bytes_max);
+        findings.warn(name, text, "raise it on the topic, or lower --max-message-bytes");
+    }
+    findings.list.len() == before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+    use crate::cli::config::{Layer, Needs, settle};
+
+    fn config(create: bool) -> Config {
+        let layer = Layer::of_environment(&[("TIDINGS_TOPICS_CREATE".to_owned(), create.to_string())]);
+        settle(vec![layer], Needs { database: false, brokers: false }).expect("sound")
+    }
+
+    fn topic(replicas: usize, settings: &[(&str, &str)]) -> Topic {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Topic::There { partitions: 6, replicas, settings }
+    }
+
+    fn judged(brokers: usize, topic: Topic, create: bool) -> Vec<Finding> {
+        let topics = BTreeMap::from([("order".to_owned(), topic)]);
+        let mut findings = Findings::of("kafka");
+        judge(&Cluster { id: None, brokers, topics, defaults: BTreeMap::new() }, &config(create), &mut findings);
+        findings.list
+    }
+
+    #[test]
+    fn a_topic_that_keeps_its_events_has_nothing_to_put_right() {
+        let settings = [("min.insync.replicas", "2"), ("unclean.leader.election.enable", "false"), ("max.message.bytes", "1048588")];
+        assert!(judged(3, topic(3, &settings), false).iter().all(|finding| finding.state == State::Ok));
+    }
+
+    #[test]
+    fn whatever_loses_or_refuses_events_is_told_with_the_setting_that_decides_it() {
+        let cases = [
+            (3, topic(1, &[]), State::Warn, "one replica"),
+            (3, topic(3, &[("min.insync.replicas", "1")]), State::Warn, "min.insync.replicas 1"),
+            (3, topic(3, &[("min.insync.replicas", "3")]), State::Warn, "one broker is down"),
+            (3, topic(2, &[("min.insync.replicas", "3")]), State::Fail, "every write is refused"),
+            (3, topic(3, &[("unclean.leader.election.enable", "true")]), State::Warn, "unclean.leader.election.enable"),
+            (3, topic(3, &[("max.message.bytes", "1000")]), State::Warn, "max.message.bytes 1000"),
+            (3, Topic::Missing, State::Fail, "does not exist"),
+            (3, Topic::Refused("not authorized".into()), State::Fail, "not authorized"),
+        ];
+        for (brokers, topic, state, text) in cases {
+            let wrong: Vec<_> = judged(brokers, topic, false).into_iter().filter(|finding| finding.state != State::Ok).collect();
+            assert_eq!(wrong.len(), 1, "{text}: {wrong:?}");
+            assert!(wrong[0].state == state && wrong[0].text.contains(text) && wrong[0].remedy.is_some(), "{wrong:?}");
+        }
+        let single = judged(1, topic(1, &[]), false);
+        assert_eq!(single.iter().filter(|finding| finding.state == State::Warn).count(), 1, "one broker is told once: {single:?}");
+    }
+
+    #[test]
+    fn a_missing_topic_is_fine_when_the_relay_may_create_it() {
+        assert!(judged(3, Topic::Missing, true).iter().all(|finding| finding.state == State::Ok));
+        let defaults = BTreeMap::from([("default.replication.factor".to_owned(), "1".to_owned())]);
+        let mut findings = Findings::of("kafka");
+        judge(&Cluster { id: None, brokers: 3, topics: BTreeMap::new(), defaults }, &config(true), &mut findings);
+        assert!(findings.list.iter().any(|finding| finding.name == "new topics" && finding.state == State::Warn), "{:?}", findings.list);
+    }
+}

@@ -1,0 +1,39 @@
+-- What a relay needs to know of the server and of its own rights. $1 is the schema, $2 the slot. One row.
+select
+    current_setting('server_version_num')::int as version_number,
+    current_setting('server_version') as version,
+    pg_is_in_recovery() as in_recovery,
+    current_setting('wal_level') as wal_level,
+    current_setting('max_replication_slots')::int as slots_max,
+    (select count(*) from pg_replication_slots)::int as slots_used,
+    current_setting('max_wal_senders')::int as senders_max,
+    (select count(*) from pg_stat_replication)::int as senders_used,
+    (select setting::bigint from pg_settings where name = 'max_slot_wal_keep_size') as slot_wal_keep_megabytes,
+    current_user::text as role,
+    current_database()::text as database,
+    role.rolsuper as superuser,
+    role.rolreplication
+        or exists (select from pg_roles cloud where cloud.rolname = 'rds_replication' and pg_has_role(cloud.oid, 'member')) as replication,
+    (select slot_type || ' ' || coalesce(plugin, '') from pg_replication_slots where slot_name = $2) as slot_kind,
+    (select database::text from pg_replication_slots where slot_name = $2) as slot_database,
+    (select wal_status from pg_replication_slots where slot_name = $2) as slot_wal_status,
+    outbox.oid is not null as outbox_exists,
+    has_schema_privilege(namespace.oid, 'usage') as schema_usage,
+    has_table_privilege(outbox.oid, 'select') as outbox_select,
+    has_table_privilege(relay.oid, 'select')
+    and has_table_privilege(relay.oid, 'insert')
+    and has_table_privilege(relay.oid, 'update') as relay_write,
+    has_table_privilege(relay_topic.oid, 'select')
+    and has_table_privilege(relay_topic.oid, 'insert')
+    and has_table_privilege(relay_topic.oid, 'update') as relay_topic_write,
+    pg_has_role(outbox.relowner, 'usage') as outbox_owned,
+    has_database_privilege(current_database(), 'create') as database_create,
+    -- The relay's publication bears the slot's name.
+    (select p.pubinsert from pg_publication p where p.pubname = $2) as publication_inserts,
+    exists (select from pg_publication_tables t where t.pubname = $2 and t.schemaname = $1 and t.tablename = 'outbox') as publication_has_outbox
+from pg_roles role
+left join pg_namespace namespace on namespace.nspname = $1
+left join pg_class outbox on outbox.relnamespace = namespace.oid and outbox.relname = 'outbox'
+left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname = 'relay'
+left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
+where role.rolname = current_user

@@ -1,0 +1,78 @@
+//! How a command ends, in the codes a script or a supervisor reads.
+
+use std::error::Error;
+use std::fmt;
+use std::process::ExitCode;
+
+use super::config::Faults;
+
+/// Done: migrated, drained, nothing failed.
+pub(super) const DONE: u8 = 0;
+/// Failed; trying again may help.
+pub(super) const FAILED: u8 = 1;
+/// The command line or the configuration is wrong (clap uses the same code).
+pub(super) const CONFIGURATION: u8 = 2;
+/// Something only a person can put right; trying again does not help.
+pub(super) const REFUSED: u8 = 3;
+/// The shutdown grace ran out; what was in flight is sent again by the next relay.
+pub(super) const GRACE_EXCEEDED: u8 = 4;
+/// A second signal: left at once (128 + SIGINT, as shells have it).
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// The codes as `--help` shows them.
+pub(super) const HELP: &str = "Exit codes:
+  0    done: migrated, drained, printed; `check` found nothing that fails
+  1    failed: a service cannot be reached, or `check` found something that fails; trying again may help
+  2    the command line or the configuration is wrong
+  3    something only a person can put right; the message says what. Trying again does not help
+  4    --shutdown-grace ran out; what was in flight is sent again by the next relay
+  130  a second signal: left at once";
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Configuration(Faults),
+    Options(String),
+    Failed(String),
+    Refused(String),
+    GraceExceeded(String),
+}
+
+impl Failure {
+    /// What was being done, and the error with all its causes.
+    pub(super) fn failed(doing: &str, error: &dyn Error) -> Self {
+        Failure::Failed(format!("{doing}: {}", with_causes(error)))
+    }
+
+    pub(super) fn code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Configuration(_) | Failure::Options(_) => CONFIGURATION,
+            Failure::Failed(_) => FAILED,
+            Failure::Refused(_) => REFUSED,
+            Failure::GraceExceeded(_) => GRACE_EXCEEDED,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Configuration(faults) => write!(f, "{faults}"),
+            Failure::Options(text) | Failure::Failed(text) | Failure::Refused(text) | Failure::GraceExceeded(text) => f.write_str(text),
+        }
+    }
+}
+
+/// An error and its causes in one line, leaving out a cause the text before it already ends with.
+pub(super) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

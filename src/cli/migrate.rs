@@ -1,0 +1,33 @@
+//! `tidings migrate`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::config::Config;
+use super::database;
+use super::exit::{DONE, Failure, with_causes};
+use crate::postgres::{MigrateError, Migrations};
+
+/// Creates or upgrades the tables.
+pub(super) async fn run(config: &Config, wait: Option<Duration>) -> Result<ExitCode, Failure> {
+    let settings = database::settings(config)?;
+    let pool = database::connect_within(settings, "migrate", wait.unwrap_or_default()).await?;
+    let applied = Migrations::new().schema(&config.schema).run(&pool).await.map_err(failure)?;
+    let place = format!("schema {} of {}", config.schema, settings.redacted());
+    if applied.is_empty() {
+        println!("{place} is up to date");
+    } else {
+        let steps: Vec<String> = applied.iter().map(ToString::to_string).collect();
+        println!("{place} is migrated: {}", steps.join(", "));
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+/// A database that broke off may answer next time; everything else waits for a person.
+fn failure(error: MigrateError) -> Failure {
+    let text = format!("cannot migrate: {}", with_causes(&error));
+    match error {
+        MigrateError::Database(_) => Failure::Failed(text),
+        _ => Failure::Refused(text),
+    }
+}

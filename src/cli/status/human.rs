@@ -1,0 +1,175 @@
+//! The state of the relays as people read it.
+
+use super::read::{COUNTED_MAX, RelayStatus, Status};
+use crate::cli::table::{Align, aligned, grouped, size, time};
+
+/// A leader that has not been heard of for this long is not there any more: a lease lasts ten seconds.
+const HEARTBEAT_SECONDS_MAX: f64 = 15.0;
+
+/// The whole text.
+pub(super) fn text(status: &Status) -> String {
+    if status.relays.is_empty() {
+        let waiting = status.waiting_events.unwrap_or_default();
+        let count = if waiting >= COUNTED_MAX { format!("at least {}", grouped(COUNTED_MAX)) } else { grouped(waiting) };
+        return format!("no relay has run on schema {} yet; {count} events wait in the outbox\n  -> run `tidings relay`\n", status.schema);
+    }
+    let mut text = relays(&status.relays);
+    text.push('\n');
+    text.push_str(&topics(&status.relays));
+    let notes: Vec<String> = status.relays.iter().flat_map(notes).collect();
+    if !notes.is_empty() {
+        text.push('\n');
+        text.push_str(&notes.concat());
+    }
+    text
+}
+
+fn relays(relays: &[RelayStatus]) -> String {
+    use Align::{Left, Right};
+    let head = ["relay", "leader", "epoch", "published", "lag", "oldest", "behind", "slot", "WAL", "kept", "position"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for relay in relays {
+        let bytes = |bytes: Option<i64>| bytes.map_or("-".to_owned(), size);
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let slot = match (relay.slot.exists, relay.slot.active) {
+            (false, _) => "missing",
+            (true, true) => "active",
+            (true, false) => "inactive",
+        };
+        rows.push(vec![
+            relay.name.clone(),
+            text(&relay.leader),
+            relay.epoch.to_string(),
+            grouped(relay.published),
+            format!("{}{}", if relay.lag.events_is_lower_bound { "> " } else { "" }, grouped(relay.lag.events)),
+            time(relay.lag.seconds),
+            bytes(relay.lag.bytes),
+            slot.to_owned(),
+            text(&relay.slot.wal_status),
+            bytes(relay.slot.retained_bytes),
+            text(&relay.position.commit_lsn),
+        ]);
+    }
+    aligned(&[Left, Left, Right, Right, Right, Right, Right, Left, Left, Right, Left], &rows)
+}
+
+fn topics(relays: &[RelayStatus]) -> String {
+    let mut rows = vec![["topic", "relay", "partitions", "published"].map(String::from).to_vec()];
+    for relay in relays {
+        let topics = relay.topics.iter();
+        rows.extend(
+            topics.map(|topic| vec![topic.topic.clone(), relay.name.clone(), topic.partitions.to_string(), grouped(topic.published)]),
+        );
+    }
+    if rows.len() == 1 {
+        return "no topic yet\n".into();
+    }
+    aligned(&[Align::Left, Align::Left, Align::Right, Align::Right], &rows)
+}
+
+/// What an operator should know of, each with what to do.
+fn notes(relay: &RelayStatus) -> Vec<String> {
+    let (name, slot) = (&relay.name, &relay.slot);
+    let mut notes = Vec::new();
+    let mut note = |what: String, remedy: String| notes.push(format!("{name}: {what}\n  -> {remedy}\n"));
+    if !slot.exists {
+        note(
+            format!("its slot {} is not there", slot.name),
+            format!("run `tidings relay --name {name}`: it creates the slot, or says what was lost"),
+        );
+    }
+    match slot.wal_status.as_deref() {
+        Some("lost") => note(
+            format!("the server removed WAL that its slot {} had not read", slot.name),
+            format!("run `tidings relay --name {name}`: it says what to do; raise max_slot_wal_keep_size"),
+        ),
+        Some("unreserved") => note(
+            format!("the server is about to remove WAL that its slot {} has not read", slot.name),
+            "see that the relay catches up, or raise max_slot_wal_keep_size now".into(),
+        ),
+        _ => {}
+    }
+    let silent = relay.heartbeat_age_seconds.is_none_or(|age| age > HEARTBEAT_SECONDS_MAX);
+    if silent && !slot.active {
+        let since = relay.heartbeat_age_seconds.map_or("it never led".to_owned(), |age| format!("last heard of {} ago", time(age)));
+        note(
+            format!("not running ({since}); its slot keeps WAL on the server's disk meanwhile"),
+            format!("run `tidings relay --name {name}`; if it is gone for good: select pg_drop_replication_slot('{}')", slot.name),
+        );
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::{LagStatus, PositionStatus, SlotStatus, TopicStatus};
+    use super::*;
+
+    fn relay() -> RelayStatus {
+        RelayStatus {
+            name: "orders".into(),
+            leader: Some("host:7".into()),
+            epoch: 3,
+            heartbeat_age_seconds: Some(1.0),
+            published: 1_234,
+            kafka_cluster_id: None,
+            position: PositionStatus { commit_lsn: Some("0/16B3748".into()), ordinal: 1 },
+            lag: LagStatus { events: 12, events_is_lower_bound: false, bytes: Some(2_048), seconds: 0.25 },
+            slot: SlotStatus {
+                name: "tidings_orders".into(),
+                exists: true,
+                active: true,
+                wal_status: Some("reserved".into()),
+                confirmed_flush_lsn: None,
+                retained_bytes: Some(16 << 20),
+                safe_wal_size: None,
+            },
+            topics: vec![TopicStatus { topic: "order".into(), partitions: 6, published: 1_234 }],
+        }
+    }
+
+    fn shown(relay: RelayStatus) -> String {
+        text(&Status { schema: "tidings".into(), relays: vec![relay], waiting_events: None })
+    }
+
+    #[test]
+    fn a_relay_is_a_row_and_a_healthy_one_has_no_notes() {
+        let expected = "\
+relay   leader  epoch  published  lag  oldest   behind  slot    WAL           kept  position
+orders  host:7      3      1,234   12   0.2 s  2.0 KiB  active  reserved  16.0 MiB  0/16B3748
+
+topic  relay   partitions  published
+order  orders           6      1,234
+";
+        assert_eq!(shown(relay()), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_relay_comes_with_what_to_do() {
+        let mut missing = relay();
+        missing.slot.exists = false;
+        missing.slot.active = false;
+        assert!(shown(missing).contains("its slot tidings_orders is not there\n  -> run `tidings relay --name orders`"));
+        let mut lost = relay();
+        lost.slot.wal_status = Some("lost".into());
+        assert!(shown(lost).contains("removed WAL"));
+        let mut stopped = relay();
+        stopped.slot.active = false;
+        stopped.heartbeat_age_seconds = Some(250.0);
+        let text = shown(stopped);
+        assert!(
+            text.contains("not running (last heard of 4 min 10 s ago)") && text.contains("pg_drop_replication_slot('tidings_orders')"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn more_events_than_are_counted_and_no_relay_at_all_are_said() {
+        let mut behind = relay();
+        behind.lag = LagStatus { events: COUNTED_MAX, events_is_lower_bound: true, bytes: None, seconds: 4_000.0 };
+        let text = shown(behind);
+        assert!(text.contains("> 1,000,000") && text.contains("1 h 6 min"), "{text}");
+        let none = super::text(&Status { schema: "tidings".into(), relays: Vec::new(), waiting_events: Some(5) });
+        assert!(none.contains("no relay has run") && none.contains("5 events wait"), "{none}");
+    }
+}

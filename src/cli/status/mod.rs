@@ -1,0 +1,34 @@
+//! `tidings status`: every relay of the database, its slot, its lag and its topics.
+
+mod human;
+mod read;
+
+use std::process::ExitCode;
+
+use super::config::Config;
+use super::database;
+use super::exit::{DONE, Failure};
+use read::{Status, StatusError};
+
+/// Prints the state of every relay.
+pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    let settings = database::settings(config)?;
+    let pool = database::connect(settings, "status").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let status = Status::read(&pool, &config.schema).await.map_err(|error| match error {
+        StatusError::Missing => Failure::Refused(format!(
+            "the tables of Tidings are not in schema {} of {}\n  -> run `tidings migrate`, or name another schema with --schema",
+            config.schema,
+            settings.redacted()
+        )),
+        StatusError::Denied(text) => {
+            Failure::Refused(format!("{text}\n  -> grant usage on schema {0} and select on its tables", config.schema))
+        }
+        StatusError::Database(error) => Failure::failed("cannot read the state of the relays", &error),
+    })?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(|error| Failure::failed("cannot write JSON", &error))?);
+    } else {
+        print!("{}", human::text(&status));
+    }
+    Ok(ExitCode::from(DONE))
+}

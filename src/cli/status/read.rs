@@ -1,0 +1,146 @@
+//! Reads the state of every relay from the database.
+
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, FromRow, PgPool, Row};
+
+/// Most waiting events that are counted: beyond it the number says "far behind" whatever it is, and counting takes long.
+pub(super) const COUNTED_MAX: i64 = 1_000_000;
+
+/// What a database knows of its relays.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) schema: String,
+    pub(super) relays: Vec<RelayStatus>,
+    /// Events in the outbox when no relay has run yet, counted up to a bound.
+    pub(super) waiting_events: Option<i64>,
+}
+
+/// One relay.
+#[derive(Debug, Serialize)]
+pub(super) struct RelayStatus {
+    pub(super) name: String,
+    pub(super) leader: Option<String>,
+    pub(super) epoch: i64,
+    pub(super) heartbeat_age_seconds: Option<f64>,
+    pub(super) published: i64,
+    pub(super) kafka_cluster_id: Option<String>,
+    pub(super) position: PositionStatus,
+    pub(super) lag: LagStatus,
+    pub(super) slot: SlotStatus,
+    pub(super) topics: Vec<TopicStatus>,
+}
+
+/// How far it has published.
+#[derive(Debug, Serialize)]
+pub(super) struct PositionStatus {
+    pub(super) commit_lsn: Option<String>,
+    pub(super) ordinal: i64,
+}
+
+/// What it has not published yet.
+#[derive(Debug, Serialize)]
+pub(super) struct LagStatus {
+    pub(super) events: i64,
+    /// There are more events than are counted.
+    pub(super) events_is_lower_bound: bool,
+    pub(super) bytes: Option<i64>,
+    pub(super) seconds: f64,
+}
+
+/// Its replication slot.
+#[derive(Debug, Serialize)]
+pub(super) struct SlotStatus {
+    pub(super) name: String,
+    pub(super) exists: bool,
+    pub(super) active: bool,
+    pub(super) wal_status: Option<String>,
+    pub(super) confirmed_flush_lsn: Option<String>,
+    pub(super) retained_bytes: Option<i64>,
+    pub(super) safe_wal_size: Option<i64>,
+}
+
+/// What it published to one topic.
+#[derive(Debug, Serialize)]
+pub(super) struct TopicStatus {
+    pub(super) topic: String,
+    pub(super) partitions: i32,
+    pub(super) published: i64,
+}
+
+/// Why the state cannot be read.
+#[derive(Debug)]
+pub(super) enum StatusError {
+    Missing,
+    Denied(String),
+    Database(sqlx::Error),
+}
+
+impl Status {
+    /// Reads it in one snapshot.
+    pub(super) async fn read(pool: &PgPool, schema: &str) -> Result<Self, StatusError> {
+        let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
+        let relays = include_str!("relays.sql").replace("{schema}", schema);
+        let mut relays: Vec<RelayStatus> = sqlx::query_as(AssertSqlSafe(relays)).bind(COUNTED_MAX + 1).fetch_all(&mut *tx).await?;
+        let topics = format!(r#"select relay, topic, partitions, published from "{schema}".relay_topic order by relay, topic"#);
+        let topics: Vec<(String, String, i32, i64)> = sqlx::query_as(AssertSqlSafe(topics)).fetch_all(&mut *tx).await?;
+        for (name, topic, partitions, published) in topics {
+            if let Some(relay) = relays.iter_mut().find(|relay| relay.name == name) {
+                relay.topics.push(TopicStatus { topic, partitions, published });
+            }
+        }
+        let mut waiting_events = None;
+        if relays.is_empty() {
+            let waiting = format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
+            waiting_events = Some(sqlx::query_scalar(AssertSqlSafe(waiting)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?);
+        }
+        tx.commit().await?;
+        Ok(Self { schema: schema.to_owned(), relays, waiting_events })
+    }
+}
+
+// === impl FromRow, From ===
+
+impl FromRow<'_, PgRow> for RelayStatus {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let events: i64 = row.try_get("lag_events")?;
+        Ok(Self {
+            name: row.try_get("name")?,
+            leader: row.try_get("leader")?,
+            epoch: row.try_get("epoch")?,
+            heartbeat_age_seconds: row.try_get("heartbeat_age_seconds")?,
+            published: row.try_get("published")?,
+            kafka_cluster_id: row.try_get("kafka_cluster_id")?,
+            position: PositionStatus { commit_lsn: row.try_get("commit_lsn")?, ordinal: row.try_get("ordinal")? },
+            lag: LagStatus {
+                events: events.min(COUNTED_MAX),
+                events_is_lower_bound: events > COUNTED_MAX,
+                bytes: row.try_get("lag_bytes")?,
+                seconds: row.try_get("lag_seconds")?,
+            },
+            slot: SlotStatus {
+                name: row.try_get("slot_name")?,
+                exists: row.try_get("slot_exists")?,
+                active: row.try_get("slot_active")?,
+                wal_status: row.try_get("wal_status")?,
+                confirmed_flush_lsn: row.try_get("confirmed_flush_lsn")?,
+                retained_bytes: row.try_get("retained_bytes")?,
+                safe_wal_size: row.try_get("safe_wal_size")?,
+            },
+            topics: Vec::new(),
+        })
+    }
+}
+
+impl From<sqlx::Error> for StatusError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        match code.as_str() {
+            // undefined_table, invalid_schema_name, undefined_column (tables of an older version).
+            "42P01" | "3F000" | "42703" => StatusError::Missing,
+            // insufficient_privilege
+            "42501" => StatusError::Denied(error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default()),
+            _ => StatusError::Database(error),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+-- Every relay with its slot and its lag. $1 bounds how many waiting events are counted.
+with server as (
+    select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as lsn
+)
+select
+    r.name,
+    r.leader,
+    r.epoch,
+    extract(epoch from clock_timestamp() - r.heartbeat_at)::float8 as heartbeat_age_seconds,
+    r.commit_lsn::text as commit_lsn,
+    r.ordinal,
+    r.published,
+    r.kafka_cluster_id,
+    case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end as slot_name,
+    s.slot_name is not null as slot_exists,
+    coalesce(s.active, false) as slot_active,
+    s.wal_status,
+    s.confirmed_flush_lsn::text as confirmed_flush_lsn,
+    pg_wal_lsn_diff(server.lsn, s.restart_lsn)::bigint as retained_bytes,
+    s.safe_wal_size,
+    greatest(pg_wal_lsn_diff(server.lsn, s.confirmed_flush_lsn), 0)::bigint as lag_bytes,
+    waiting.events as lag_events,
+    coalesce(greatest(extract(epoch from clock_timestamp() - oldest.occurred_at), 0), 0)::float8 as lag_seconds
+from "{schema}".relay r
+cross join server
+left join pg_replication_slots s
+    on s.slot_name = case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end
+    and s.database = current_database()
+cross join lateral (
+    select count(*) as events from (select from "{schema}".outbox o where o.seq > coalesce(r.witness_seq, 0) limit $1) bounded
+) waiting
+left join lateral (
+    select o.occurred_at from "{schema}".outbox o where o.seq > coalesce(r.witness_seq, 0) order by o.seq limit 1
+) oldest on true
+order by r.name

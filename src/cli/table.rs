@@ -1,0 +1,71 @@
+//! Aligned columns, and numbers and sizes as people read them.
+
+/// Left or right, by column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Align {
+    Left,
+    Right,
+}
+
+/// Rows in columns two spaces apart, without trailing spaces.
+pub(super) fn aligned(columns: &[Align], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(columns).zip(&widths).map(|((cell, align), width)| match align {
+            Align::Left => format!("{cell:<width$}"),
+            Align::Right => format!("{cell:>width$}"),
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `1,234,567`.
+pub(super) fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    format!("{}{}", if number < 0 { "-" } else { "" }, groups.join(","))
+}
+
+/// `16.0 MiB`.
+pub(super) fn size(bytes: i64) -> String {
+    let mut amount = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if amount.abs() < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") };
+        }
+        amount /= 1024.0;
+    }
+    format!("{amount:.1} TiB")
+}
+
+/// `0.3 s`, `4 min 10 s`, `3 h 2 min`.
+pub(super) fn time(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..60 => format!("{:.1} s", seconds.max(0.0)),
+        60..3_600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["a".into(), "1".into(), "x".into()], vec!["längst".into(), "100".into(), String::new()]];
+        assert_eq!(aligned(&[Align::Left, Align::Right, Align::Left], &rows), "a         1  x\nlängst  100\n");
+    }
+
+    #[test]
+    fn numbers_are_for_people() {
+        assert_eq!([0, 999, 1_000, 1_234_567, -1_000].map(grouped), ["0", "999", "1,000", "1,234,567", "-1,000"]);
+        assert_eq!([0, 1_023, 1_536, 16 << 20, 5 << 40].map(size), ["0 B", "1023 B", "1.5 KiB", "16.0 MiB", "5.0 TiB"]);
+        assert_eq!([0.0, 0.34, 250.0, 10_920.0].map(time), ["0.0 s", "0.3 s", "4 min 10 s", "3 h 2 min"]);
+    }
+}

@@ -1,0 +1,170 @@
+//! What a cluster says of itself when asked once: brokers, topics and the settings that decide whether events survive.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::Settings;
+
+/// How many of the client's complaints are kept. The last ones tell why a connection fails.
+const COMPLAINTS_MAX: usize = 16;
+
+/// What a cluster says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    pub(crate) id: Option<String>,
+    pub(crate) brokers: usize,
+    /// Each topic that was asked for.
+    pub(crate) topics: BTreeMap<String, Topic>,
+    /// A broker's defaults, which a topic created without its own takes. Empty if they may not be read.
+    pub(crate) defaults: BTreeMap<String, String>,
+}
+
+/// One topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Topic {
+    /// It exists.
+    There {
+        partitions: usize,
+        /// Of the partition with the fewest replicas.
+        replicas: usize,
+        /// Its settings. Empty if they may not be read.
+        settings: BTreeMap<String, String>,
+    },
+    /// It does not exist.
+    Missing,
+    /// It may not be looked at, or not be used now; the broker's words.
+    Refused(String),
+}
+
+impl Cluster {
+    /// Asks the cluster; blocks for up to three times `timeout`, so call it on a blocking thread of a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Why nobody answers, in the client's words: refused, not resolved, wrong password, wrong certificate.
+    pub(crate) fn ask(settings: &Settings, topics: &[String], timeout: Duration) -> Result<Self, String> {
+        let mut config = settings.client_config();
+        config.set_log_level(RDKafkaLogLevel::Error);
+        let client: ThreadedProducer<Complaints> = config.create_with_context(Complaints::default()).map_err(|error| error.to_string())?;
+        let client = Dropped(Some(client));
+        let client = client.get();
+        // Without a topic's name: the answer for a name could create the topic.
+        let metadata = client.client().fetch_metadata(None, timeout).map_err(|error| client.context().why(&error))?;
+        let brokers = metadata.brokers().len();
+        let mut cluster = Self { id: client.client().fetch_cluster_id(timeout), brokers, ..Self::default() };
+        for name in topics {
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            cluster.topics.insert(name.clone(), topic.map_or(Topic::Missing, of_metadata));
+        }
+        if let Some(broker) = metadata.brokers().first() {
+            cluster.read_settings(settings, broker.id(), timeout);
+        }
+        Ok(cluster)
+    }
+
+    /// Settings need a right of their own (DescribeConfigs), so that not being told is not an error.
+    fn read_settings(&mut self, settings: &Settings, broker: i32, timeout: Duration) {
+        let mut config = settings.client_config();
+        config.set_log_level(RDKafkaLogLevel::Emerg);
+        let Ok(admin) = config.create_with_context::<_, AdminClient<Complaints>>(Complaints::default()) else { return };
+        let admin = Dropped(Some(admin));
+        let there: Vec<String> =
+            self.topics.iter().filter(|(_, topic)| matches!(topic, Topic::There { .. })).map(|(name, _)| name.clone()).collect();
+        let mut resources = vec![ResourceSpecifier::Broker(broker)];
+        resources.extend(there.iter().map(|name| ResourceSpecifier::Topic(name)));
+        let options = AdminOptions::new().request_timeout(Some(timeout));
+        let asked = admin.get().describe_configs(&resources, &options);
+        let Ok(answers) = tokio::runtime::Handle::current().block_on(asked) else { return };
+        for resource in answers.into_iter().flatten() {
+            let settings = of_resource(&resource);
+            match resource.specifier {
+                OwnedResourceSpecifier::Broker(_) => self.defaults = settings,
+                OwnedResourceSpecifier::Topic(name) => {
+                    if let Some(Topic::There { settings: empty, .. }) = self.topics.get_mut(&name) {
+                        *empty = settings;
+                    }
+                }
+                OwnedResourceSpecifier::Group(_) => {}
+            }
+        }
+    }
+}
+
+fn of_metadata(topic: &rdkafka::metadata::MetadataTopic) -> Topic {
+    match topic.error() {
+        None => Topic::There {
+            partitions: topic.partitions().len(),
+            replicas: topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
+            settings: BTreeMap::new(),
+        },
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Topic::Missing,
+        Some(error) => Topic::Refused(KafkaError::MetadataFetch(error.into()).to_string()),
+    }
+}
+
+fn of_resource(resource: &ConfigResource) -> BTreeMap<String, String> {
+    resource
+        .entries
+        .iter()
+        .filter(|entry| !entry.is_sensitive)
+        .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)))
+        .collect()
+}
+
+/// What the client complains about while it connects: the error of a request only says that nobody answered.
+#[derive(Debug, Default)]
+struct Complaints(Mutex<Vec<String>>);
+
+impl Complaints {
+    /// The reason behind `error`: the last complaint that is about a broker.
+    fn why(&self, error: &KafkaError) -> String {
+        let complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let about_broker = complaints.iter().rev().find(|text| !text.contains("brokers are down"));
+        about_broker.cloned().unwrap_or_else(|| match error {
+            KafkaError::MetadataFetch(code) => code.to_string(),
+            error => error.to_string(),
+        })
+    }
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _text: &str) {}
+
+    fn error(&self, _error: KafkaError, reason: &str) {
+        let mut complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if complaints.len() == COMPLAINTS_MAX {
+            complaints.remove(0);
+        }
+        complaints.push(reason.to_owned());
+    }
+}
+
+impl ProducerContext for Complaints {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// A client that is dropped on a thread of its own, because dropping one blocks.
+struct Dropped<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Dropped<T> {
+    fn get(&self) -> &T {
+        self.0.as_ref().expect("taken on drop only")
+    }
+}
+
+impl<T: Send + 'static> Drop for Dropped<T> {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        std::thread::spawn(move || drop(client));
+    }
+}

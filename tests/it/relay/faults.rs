@@ -1,0 +1,133 @@
+//! What goes away and comes back: the broker, the database, a connection, a topic.
+
+use std::time::Duration;
+
+use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
+
+use super::{
+    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    running::{Place, Running, new_topic},
+};
+use crate::services::{brokers, migrated_database, migrated_database_on};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
+    let mut kafka = tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let database = migrated_database().await;
+    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    create_accounts(&database.pool, 6).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 2, 6, 40).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed(&database.pool).await));
+    kafka.kill().expect("killed");
+    write_concurrently(&database.pool, 2, 6, 40).await;
+    relay.says("kafka", "wait in the outbox").await;
+    let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka)).await.expect("no panic").expect("back");
+    write_concurrently(&database.pool, 2, 6, 40).await;
+    let committed = committed(&database.pool).await;
+    reader.until_distinct(expected(&committed));
+    relay.says("kafka", "connected").await;
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    drop(kafka);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
+    let mut postgres = tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::new())).await.expect("no panic").expect("a server of its own");
+    let database = migrated_database_on(&postgres.url()).await;
+    let place = Place { url: database.url.clone(), brokers: brokers(), topic: new_topic() };
+    create_accounts(&database.pool, 6).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 2, 6, 60).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed(&database.pool).await));
+    for hard in [false, true] {
+        let done = tokio::task::spawn_blocking(move || {
+            if hard { postgres.kill() } else { postgres.stop() }.and_then(|()| postgres.start_again()).map(|()| postgres)
+        });
+        postgres = done.await.expect("no panic").expect("back");
+        while sqlx::query("select 1").execute(&database.pool).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        write_concurrently(&database.pool, 2, 6, 60).await;
+        reader.until_distinct(expected(&committed(&database.pool).await));
+    }
+    let committed = committed(&database.pool).await;
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_answers() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 6).await;
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    let writing = tokio::spawn({
+        let pool = database.pool.clone();
+        async move { write_concurrently(&pool, 3, 6, 150).await }
+    });
+    let cut = "select count(pg_terminate_backend(active_pid)) from pg_replication_slots where database = current_database() and active_pid is not null";
+    let mut cuts = 0;
+    while !writing.is_finished() {
+        cuts += sqlx::query_scalar::<_, i64>(cut).fetch_one(&database.pool).await.expect("asked");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    writing.await.expect("writers end well");
+    assert!(cuts > 1, "the stream was cut {cuts} times");
+    let committed = committed(&database.pool).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
+    let options = PostgresOptions::new().set("wal_sender_timeout", "3s");
+    let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
+    let mut kafka = tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let database = migrated_database_on(&postgres.url()).await;
+    let place = Place { url: database.url.clone(), brokers: kafka.brokers(), topic: new_topic() };
+    create_accounts(&database.pool, 6).await;
+    let mut options = place.options();
+    options.in_flight_events_max = 50;
+    let relay = Running::start(options);
+    write_concurrently(&database.pool, 2, 6, 20).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed(&database.pool).await));
+    let walsender = "select active_pid from pg_replication_slots where slot_name = 'tidings'";
+    let before: Option<i32> = sqlx::query_scalar(walsender).fetch_one(&database.pool).await.expect("asked");
+    kafka.pause().expect("paused");
+    // More than the window holds, so that the relay stands still in the middle of the stream.
+    write_concurrently(&database.pool, 2, 6, 100).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let after: Option<i32> = sqlx::query_scalar(walsender).fetch_one(&database.pool).await.expect("asked");
+    kafka.resume().expect("resumed");
+    assert!(before.is_some() && before == after, "the walsender {before:?} became {after:?}");
+    let committed = committed(&database.pool).await;
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_waited_for_by_name_and_nothing_is_lost() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 3).await;
+    let mut options = place.options();
+    options.topics.create = false;
+    let relay = Running::start(options);
+    write_concurrently(&database.pool, 1, 3, 10).await;
+    relay.says("kafka", &format!("topic `{}` does not exist", place.topic)).await;
+    super::records::create_topic(&place.brokers, &place.topic, 2).await;
+    let committed = committed(&database.pool).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}

@@ -1,0 +1,150 @@
+//! What writers committed, and what the topic says of it.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection as _, PgPool};
+use tidings::{DomainEvent, Outbox};
+
+use super::records::Record;
+
+/// One step of an aggregate: versions count up by one from 1.
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "account", id = "account")]
+pub(crate) struct Moved {
+    pub(crate) account: String,
+    pub(crate) version: i64,
+}
+
+/// What the checker found. `Default` is what a relay without faults must give.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) lost: usize,
+    pub(crate) repeated: usize,
+    pub(crate) misordered: usize,
+    pub(crate) never_committed: usize,
+    pub(crate) in_two_partitions: usize,
+}
+
+pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {
+    sqlx::raw_sql("create table account (id text primary key, version bigint not null default 0)").execute(pool).await.expect("created");
+    sqlx::query("insert into account (id) select 'a' || n from generate_series(0, $1 - 1) n")
+        .bind(i64::try_from(accounts).expect("few"))
+        .execute(pool)
+        .await
+        .expect("filled");
+}
+
+/// Commits (or rolls back) `transactions` of 1 to 4 steps each: locks the account, then publishes; some steps in a savepoint that is rolled back.
+pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions: usize) {
+    let outbox = Outbox::new();
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    for _ in 0..transactions {
+        let mut tx = pool.begin().await.expect("begun");
+        // One account in two steps is the hot one. Sorted, so that writers do not deadlock.
+        let mut steps: Vec<u64> = (0..=next(4)).map(|_| if next(2) == 0 { 0 } else { next(accounts) }).collect();
+        steps.sort_unstable();
+        for account in steps {
+            let mut savepoint = tx.begin().await.expect("a savepoint");
+            step(&outbox, &mut savepoint, account).await;
+            if next(5) == 0 {
+                savepoint.rollback().await.expect("rolled back");
+            } else {
+                savepoint.commit().await.expect("released");
+            }
+        }
+        if next(6) == 0 {
+            tx.rollback().await.expect("rolled back");
+        } else {
+            tx.commit().await.expect("committed");
+        }
+    }
+}
+
+async fn step(outbox: &Outbox, connection: &mut sqlx::PgConnection, account: u64) {
+    let account = format!("a{account}");
+    let version = sqlx::query_scalar("update account set version = version + 1 where id = $1 returning version")
+        .bind(&account)
+        .fetch_one(&mut *connection)
+        .await
+        .expect("locked and changed");
+    outbox.publish(connection, &Moved { account, version }).await.expect("published");
+}
+
+/// Writers side by side, each with a seed of its own.
+pub(crate) async fn write_concurrently(pool: &PgPool, writers: u64, accounts: u64, transactions: usize) {
+    let tasks: Vec<_> = (0..writers)
+        .map(|writer| {
+            let pool = pool.clone();
+            tokio::spawn(async move { write(&pool, writer + 1, accounts, transactions).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("a writer ends well");
+    }
+}
+
+/// The version each account has committed.
+pub(crate) async fn committed(pool: &PgPool) -> HashMap<String, i64> {
+    let rows: Vec<(String, i64)> = sqlx::query_as("select id, version from account where version > 0").fetch_all(pool).await.expect("read");
+    rows.into_iter().collect()
+}
+
+/// Compares the topic with what was committed.
+pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Verdict {
+    let mut verdict = Verdict::default();
+    // Per account: the highest version delivered so far, and the partition of its first record.
+    let mut reached: HashMap<String, (i64, i32)> = HashMap::new();
+    for record in records {
+        let event: Moved = serde_json::from_slice(record.value.as_deref().expect("a value")).expect("an event");
+        assert_eq!(record.key, event.account.as_bytes());
+        let (last, partition) = reached.entry(event.account.clone()).or_insert((0, record.partition));
+        verdict.in_two_partitions += usize::from(*partition != record.partition);
+        if event.version > committed.get(&event.account).copied().unwrap_or(0) {
+            verdict.never_committed += 1;
+        } else if event.version <= *last {
+            verdict.repeated += 1;
+        } else {
+            verdict.misordered += usize::from(event.version != *last + 1);
+            *last = event.version;
+        }
+    }
+    // A version that was jumped over counts as misordered above; if it never came it is lost too.
+    let mut delivered: HashMap<String, std::collections::HashSet<i64>> = HashMap::new();
+    for record in records {
+        let event: Moved = serde_json::from_slice(record.value.as_deref().expect("a value")).expect("an event");
+        delivered.entry(event.account).or_default().insert(event.version);
+    }
+    for (account, versions) in committed {
+        let here = delivered.get(account);
+        verdict.lost += (1..=*versions).filter(|version| !here.is_some_and(|here| here.contains(version))).count();
+    }
+    verdict
+}
+
+/// How many distinct events were committed.
+pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
+    committed.values().map(|versions| usize::try_from(*versions).expect("positive")).sum()
+}
+
+#[test]
+fn the_checker_sees_each_kind_of_fault() {
+    let record = |account: &str, version: i64, partition: i32| {
+        let value = serde_json::to_vec(&Moved { account: account.into(), version }).expect("JSON");
+        Record { partition, key: account.as_bytes().to_vec(), value: Some(value), headers: HashMap::new(), timestamp: 0 }
+    };
+    let committed = HashMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]);
+    let good = [record("a", 1, 0), record("a", 2, 0), record("b", 1, 1), record("a", 3, 0)];
+    assert_eq!(judge(&committed, &good), Verdict::default());
+    assert_eq!(judge(&committed, &good[..3]), Verdict { lost: 1, ..Verdict::default() });
+    let swapped = [record("a", 2, 0), record("a", 1, 0), record("a", 3, 0), record("b", 1, 1)];
+    assert_eq!(judge(&committed, &swapped), Verdict { misordered: 1, repeated: 1, ..Verdict::default() });
+    let phantom = [&good[..], &[record("b", 2, 2)]].concat();
+    assert_eq!(judge(&committed, &phantom), Verdict { never_committed: 1, in_two_partitions: 1, ..Verdict::default() });
+}

@@ -1,0 +1,79 @@
+//! Committed events reach the topic, once each when nothing fails, in each aggregate's order.
+
+use tidings::Outbox;
+
+use super::{
+    history::{Moved, Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    running::Place,
+};
+use crate::services::migrated_database;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_event_once_and_in_order() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 12).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 6, 12, 120).await;
+    let committed = committed(&database.pool).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_from_before_the_first_start_come_too_and_the_seam_to_the_log_is_exact() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 5).await;
+    write_concurrently(&database.pool, 3, 5, 60).await;
+    // The relay begins while others write: what its snapshot does not see comes from the log.
+    let (relay, ()) = tokio::join!(async { place.start() }, write_concurrently(&database.pool, 3, 5, 60));
+    let committed = committed(&database.pool).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restart_repeats_none_of_it() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 7).await;
+    let relay = place.start();
+    let mut tx = database.pool.begin().await.expect("begun");
+    let events: Vec<Moved> = (0..100_000).map(|n| Moved { account: format!("a{}", n % 7), version: n / 7 + 1 }).collect();
+    Outbox::new().publish_all(&mut tx, &events).await.expect("published");
+    sqlx::query("update account set version = (100000 + 6 - substr(id, 2)::int) / 7").execute(&mut *tx).await.expect("changed");
+    tx.commit().await.expect("committed");
+    let mut reader = place.reader();
+    reader.until_distinct(100_000);
+    relay.stop().await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 7, 20).await;
+    let committed = committed(&database.pool).await;
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    sqlx::raw_sql("create table other (n int, pad text)").execute(&database.pool).await.expect("created");
+    sqlx::raw_sql("insert into other select n, repeat('x', 500) from generate_series(1, 20000) n").execute(&database.pool).await.expect("filled");
+    let target: String = sqlx::query_scalar("select pg_current_wal_lsn()::text").fetch_one(&database.pool).await.expect("asked");
+    let followed = "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) from pg_replication_slots where database = current_database()";
+    for _ in 0..600 {
+        if sqlx::query_scalar(followed).bind(&target).fetch_one(&database.pool).await.expect("asked") {
+            return relay.stop().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the slot does not follow to {target}");
+}

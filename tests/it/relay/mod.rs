@@ -1,0 +1,11 @@
+//! The relay on real services. A history of aggregate versions decides, not the code under test.
+
+mod content;
+mod faults;
+mod history;
+mod killed;
+mod main_job;
+mod records;
+mod refusals;
+mod running;
+mod two;

@@ -1,0 +1,93 @@
+//! What only a person can put right: the relay says what, and stops before anything is skipped.
+
+use dev_services::{Postgres, PostgresOptions};
+
+use super::running::{Place, Running, new_topic};
+use crate::services::{brokers, migrated_database, migrated_database_on};
+
+async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
+    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', to_json(repeat('x', $2)))";
+    sqlx::query(sql).bind(key).bind(bytes).execute(pool).await.expect("inserted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_dropped_under_its_feet_is_reported_with_what_to_do() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    publish(&database.pool, "1", 1).await;
+    place.reader().until_distinct(1);
+    relay.says("stream", "streaming").await;
+    let drop = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'tidings' and database = current_database()";
+    while sqlx::query(drop).execute(&database.pool).await.is_err() {}
+    let text = relay.refusal().await;
+    assert!(text.contains("slot `tidings` is gone") && text.contains("tidings.relay"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_logical_wal_is_reported_with_the_setting() {
+    let options = PostgresOptions::new().set("wal_level", "replica");
+    let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
+    let database = migrated_database_on(&postgres.url()).await;
+    let place = Place { url: database.url.clone(), brokers: brokers(), topic: new_topic() };
+    let text = place.start().refusal().await;
+    assert!(text.contains("ALTER SYSTEM SET wal_level = logical"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_not_there_are_reported_with_the_command() {
+    let database = crate::services::database().await;
+    let text = Place::new(&database).start().refusal().await;
+    assert!(text.contains("tidings migrate"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_after_is_not_lost() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    publish(&database.pool, "before", 1).await;
+    publish(&database.pool, "large", 2_000_000).await;
+    publish(&database.pool, "after", 1).await;
+    let text = place.start().refusal().await;
+    assert!(text.contains("order large") && text.contains("max_message_bytes"), "{text}");
+    let records = place.reader().to_the_end().to_vec();
+    assert!(records.iter().all(|record| record.key == b"before"), "{records:?}");
+    // The remedy: the event is taken out (or the limit raised), and the relay goes on.
+    sqlx::raw_sql("delete from tidings.outbox where aggregateid = 'large'").execute(&database.pool).await.expect("deleted");
+    let relay = place.start();
+    let mut reader = place.reader();
+    let keys: Vec<_> = reader.until_distinct(2).iter().map(|record| String::from_utf8_lossy(&record.key).into_owned()).collect();
+    relay.stop().await;
+    assert!(keys.contains(&"after".to_owned()), "{keys:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_in_another_database_is_not_followed() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    sqlx::raw_sql("update tidings.relay set system_identifier = '1'").execute(&database.pool).await.expect("changed");
+    let text = place.start().refusal().await;
+    assert!(text.contains("another database"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
+    let database = migrated_database().await;
+    let role = format!("relay_{}", uuid::Uuid::now_v7().simple());
+    let sql = format!(
+        "create role {role} login password 'secret'; grant usage on schema tidings to {role}; grant select, insert, update on all tables in schema tidings to {role};
+         create publication tidings for table tidings.outbox with (publish = 'insert')"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.expect("created");
+    let mut place = Place::new(&database);
+    let mut url: url::Url = place.url.parse().expect("a URL");
+    url.set_username(&role).expect("set");
+    url.set_password(Some("secret")).expect("set");
+    place.url = url.to_string();
+    let text = Running::start(place.options()).refusal().await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("drop owned by {role}; drop role {role}"))).execute(&database.pool).await.expect("dropped");
+    assert!(text.contains("ALTER ROLE") && text.contains("REPLICATION"), "{text}");
+}

@@ -1,0 +1,130 @@
+//! A relay for a test: in this process, or as the binary.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tidings::{
+    kafka, postgres,
+    relay::{CheckState, Observer, Relay, RelayError, RelayOptions, TopicOptions},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::records::Reader;
+use crate::services::TestDatabase;
+
+/// A topic name that no other test has.
+pub(crate) fn new_topic() -> String {
+    format!("test-{}", Uuid::now_v7().simple())
+}
+
+/// Where a test's relay reads and writes.
+pub(crate) struct Place {
+    pub(crate) url: String,
+    pub(crate) brokers: String,
+    pub(crate) topic: String,
+}
+
+impl Place {
+    /// A new topic for this database on the shared broker.
+    pub(crate) fn new(database: &TestDatabase) -> Self {
+        Self { url: database.url.clone(), brokers: crate::services::brokers(), topic: new_topic() }
+    }
+
+    /// The options of a relay that creates its topic with four partitions.
+    pub(crate) fn options(&self) -> RelayOptions {
+        let database = postgres::Settings::parse(&self.url).expect("a URL");
+        let kafka = kafka::Settings { brokers: self.brokers.clone(), ..kafka::Settings::default() };
+        let mut options = RelayOptions::new(database, kafka);
+        options.topic.clone_from(&self.topic);
+        options.topics = TopicOptions { create: true, partitions: Some(4), replication: None };
+        options
+    }
+
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(&self.brokers, &self.topic)
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        Running::start(self.options())
+    }
+
+    /// The binary with the same settings.
+    pub(crate) fn spawn(&self) -> Killed {
+        let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
+            .args(["relay", "--listen", "off", "--log-level", "warn"])
+            .env("DATABASE_URL", &self.url)
+            .env("KAFKA_BROKERS", &self.brokers)
+            .env("TIDINGS_ROUTING_TOPIC", &self.topic)
+            .env("TIDINGS_TOPICS_CREATE", "true")
+            .env("TIDINGS_TOPICS_PARTITIONS", "4")
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        Killed(child)
+    }
+}
+
+/// A relay in this process.
+pub(crate) struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), RelayError>>,
+    pub(crate) observer: Observer,
+}
+
+impl Running {
+    pub(crate) fn start(options: RelayOptions) -> Self {
+        let relay = Relay::new(options).expect("good options");
+        let (shutdown, observer) = (CancellationToken::new(), relay.observer());
+        let task = tokio::spawn(relay.run(shutdown.clone()));
+        Self { shutdown, task, observer }
+    }
+
+    /// Drains and ends it.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.expect("no panic").expect("ends well");
+    }
+
+    /// Waits for it to end by itself, with an error.
+    pub(crate) async fn refusal(self) -> String {
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("ends by itself");
+        ended.expect("no panic").expect_err("a refusal").to_string()
+    }
+
+    /// Waits until a check says something that contains `text`.
+    pub(crate) async fn says(&self, check: &str, text: &str) {
+        for _ in 0..3000 {
+            let checks = self.observer.checks();
+            let state = checks.iter().find(|one| one.name == check).map(|one| one.state.clone());
+            if let Some(CheckState::Ok(said) | CheckState::Failing(said)) = state
+                && said.contains(text)
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("check {check} never says {text:?}: {:?}", self.observer.checks());
+    }
+}
+
+/// The binary, killed at the latest when this is dropped.
+pub(crate) struct Killed(Child);
+
+impl Killed {
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("gone");
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

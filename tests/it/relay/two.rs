@@ -1,0 +1,49 @@
+//! Two relays of one name.
+
+use super::{
+    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    running::Place,
+};
+use crate::services::migrated_database;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_works_one_waits_and_the_second_takes_over_where_the_first_stopped() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 6).await;
+    let first = place.start();
+    first.says("stream", "streaming").await;
+    let second = place.start();
+    second.says("lease", "standing by").await;
+    write_concurrently(&database.pool, 2, 6, 50).await;
+    first.stop().await;
+    second.says("stream", "streaming").await;
+    second.says("lease", "epoch 2").await;
+    write_concurrently(&database.pool, 2, 6, 50).await;
+    let committed = committed(&database.pool).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed));
+    second.stop().await;
+    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_replaced_within_seconds() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 6).await;
+    let mut first = place.spawn();
+    write_concurrently(&database.pool, 2, 6, 30).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed(&database.pool).await));
+    let second = place.start();
+    second.says("lease", "standing by").await;
+    first.kill();
+    second.says("stream", "streaming").await;
+    write_concurrently(&database.pool, 2, 6, 30).await;
+    let committed = committed(&database.pool).await;
+    reader.until_distinct(expected(&committed));
+    second.stop().await;
+    let verdict = judge(&committed, reader.to_the_end());
+    assert_eq!((verdict.lost, verdict.misordered, verdict.never_committed), (0, 0, 0), "{verdict:?}");
+}
