@@ -1,6 +1,86 @@
-//! Tidings: an event bus for services that own a Postgres database.
+//! An event bus for services that own a Postgres database: a transactional outbox, and a relay that moves committed events to Kafka.
 //!
-//! (The crate essay is written last.)
+//! A service inserts its event by the transaction that changes its data. So the event exists if and only if the change does, whether
+//! Kafka is up or not. A relay, `tidings relay`, follows the database's write-ahead log and sends each committed event to Kafka: at least
+//! once, keyed by aggregate, each aggregate's events in order.
+//!
+//! # Publish
+//!
+//! ```no_run
+//! # #[cfg(feature = "outbox")]
+//! # mod shop {
+//! use serde::{Deserialize, Serialize};
+//! use sqlx::PgPool;
+//! use tidings::{DomainEvent, Outbox};
+//!
+//! #[derive(Serialize, Deserialize, DomainEvent)]
+//! #[event(aggregate = "order", id = "order_id")]
+//! struct OrderCancelled {
+//!     order_id: i64,
+//! }
+//!
+//! async fn cancel(pool: &PgPool, outbox: &Outbox, order_id: i64) -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut tx = pool.begin().await?;
+//!     // The update locks the order's row, so this order's events have the order of its changes.
+//!     sqlx::query("update orders set cancelled = true where id = $1").bind(order_id).execute(&mut *tx).await?;
+//!     outbox.publish(&mut tx, &OrderCancelled { order_id }).await?;
+//!     tx.commit().await?;
+//!     Ok(())
+//! }
+//!
+//! async fn start() -> Result<(PgPool, Outbox), Box<dyn std::error::Error>> {
+//!     let pool = PgPool::connect("postgres://localhost/shop").await?;
+//!     tidings::migrate(&pool).await?; // creates the schema `tidings`; does nothing when it is there
+//!     Ok((pool, Outbox::new()))
+//! }
+//! # }
+//! ```
+//!
+//! [`DomainEvent`](trait@event::DomainEvent) names the event and its aggregate. The module `outbox` has the rest: several events by one statement, headers, topics,
+//! tombstones, and the lock for aggregates without a row. Any other language publishes by an `insert`.
+//!
+//! # Relay
+//!
+//! The binary is the usual way to run one: `tidings relay`, beside each database, two of them for a quick take-over. As a library it is `relay::Relay`:
+//!
+//! ```no_run
+//! # #[cfg(feature = "relay")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tidings::relay::{Relay, RelayOptions};
+//! use tidings::{kafka, postgres};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let database = postgres::Settings::parse("postgres://relay@localhost/shop")?;
+//! let brokers = kafka::Settings { brokers: "localhost:9092".into(), ..Default::default() };
+//! let shutdown = CancellationToken::new(); // cancel it: the relay drains and returns
+//! Relay::new(RelayOptions::new(database, brokers))?.run(shutdown).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | gives | needs to build |
+//! |---|---|---|
+//! | none | [`event`], [`DomainEvent`](trait@event::DomainEvent) | Rust |
+//! | `outbox` | `outbox`, `postgres`, [`event`] | the same and a C compiler, for TLS to Postgres |
+//! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
+//! | `relay` | `relay`, with `outbox` and `kafka` | the same |
+//! | `cli` (default) | the binary, `admin`, with `relay` | the same |
+//! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
+//! | `kafka-tls-vendored` | the same, OpenSSL built from source | Perl and make |
+//!
+//! A service that only publishes: `tidings = { version = "0.1", default-features = false, features = ["outbox"] }`.
+//!
+//! # Modules, in reading order
+//!
+//! 1. [`event`]: what an event is. No I/O.
+//! 2. `outbox`: publish in the caller's transaction.
+//! 3. `postgres`: settings, migrations, the replication protocol.
+//! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
+//! 5. `relay`: from the log to the topic.
+//! 6. `admin`: health and metrics over HTTP.
+//!
+//! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
 #[cfg(feature = "cli")]
 pub mod admin;
@@ -25,3 +105,8 @@ pub use postgres::{MigrateError, Migrations, migrate};
 
 // The derive macro names the crate by this path, inside it too.
 extern crate self as tidings;
+
+/// Compiles the README's example.
+#[cfg(all(doctest, feature = "outbox"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
