@@ -1,5 +1,4 @@
 mod jars;
-mod java;
 mod probe;
 
 use std::collections::hash_map::RandomState;
@@ -12,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::keeper::{Keeper, LOOK, new_folder};
 use crate::port::free_port;
+use crate::java::{self, Java};
 use crate::{Error, programs};
-
-use self::java::Java;
 
 const SERVICE: &str = "Kafka";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -117,7 +115,7 @@ impl Kafka {
         let (data, properties) = (folder.join("data"), folder.join("server.properties"));
         let mut command = vec![java.program.as_os_str().to_owned()];
         command.extend(JVM.iter().copied().chain(archive).chain(options.jvm.iter().map(String::as_str)).map(OsString::from));
-        command.extend(["-cp".into(), jars::class_path(jars)?, "kafka.Kafka".into(), properties.clone().into_os_string()]);
+        command.extend(["-cp".into(), java::class_path(jars)?, "kafka.Kafka".into(), properties.clone().into_os_string()]);
         // At the end nobody needs the data any more.
         let keeper = Keeper::new(folder, None, "KILL", 10, command)?;
         // What `kafka-storage.sh format` would write, without starting a JVM for it.

@@ -22,6 +22,7 @@ mod cache;
 mod choice;
 mod compose;
 mod error;
+pub mod java;
 mod kafka;
 mod keeper;
 mod maven;

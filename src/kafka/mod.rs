@@ -1,6 +1,6 @@
 //! Kafka: the only folder that names rdkafka.
 //!
-//! A record's way out: [`Outgoing`] (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
+//! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
 //! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be.
 
 mod envelope;

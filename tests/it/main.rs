@@ -4,5 +4,6 @@ mod cli;
 mod migrate;
 mod outbox;
 mod publish_example;
+mod quickstart_example;
 mod relay;
 mod services;

@@ -1,13 +1,11 @@
 //! Kafka's jars, and the archive of its classes that makes the JVM start in half the time.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fs};
 
-use crate::{Error, cache, maven, programs};
+use crate::java::{self, Java};
+use crate::{Error, cache, programs};
 
-use super::java::Java;
 use super::{Kafka, KafkaOptions, SERVICE};
 
 const POM: &str = include_str!("../../kafka/pom.xml");
@@ -20,23 +18,7 @@ pub(super) fn version() -> &'static str {
 
 /// The folder with Kafka's jars: 44 MB, fetched once.
 pub(super) fn fetch() -> Result<PathBuf, Error> {
-    cache::entry(&format!("kafka-{}", version()), |part| {
-        fs::create_dir_all(part).map_err(Error::system(format!("create {}", part.display())))?;
-        let pom = part.join("pom.xml");
-        fs::write(&pom, POM).map_err(Error::system(format!("write {}", pom.display())))?;
-        let out = format!("-DoutputDirectory={}", part.display());
-        let arguments = ["--file".to_owned(), pom.display().to_string(), "-DincludeScope=runtime".to_owned(), out];
-        maven::run(&format!("Kafka {}", version()), "copy-dependencies", &arguments)
-    })
-}
-
-/// All jars, in an order that stays the same: the archive of classes is only used with the class path it was made with.
-pub(super) fn class_path(jars: &Path) -> Result<OsString, Error> {
-    let files = fs::read_dir(jars).map_err(Error::system(format!("read {}", jars.display())))?;
-    let mut paths: Vec<_> =
-        files.flatten().map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "jar")).collect();
-    paths.sort();
-    env::join_paths(paths).map_err(|error| Error::missing("a cache folder without `:` in its name", format!("set TIDINGS_CACHE ({error})")))
+    java::jars(&format!("kafka-{}", version()), POM)
 }
 
 /// The classes that a broker loads, parsed once (JEP 350). Made by the first broker that ever runs; `None` when that fails, as a broker

@@ -30,7 +30,7 @@ async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
     reader.until_distinct(expected(&committed));
     relay.says("kafka", "connected").await;
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
     drop(kafka);
 }
 
@@ -58,7 +58,7 @@ async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
     }
     let committed = committed(&database.pool).await;
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +84,7 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +114,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,5 +132,5 @@ async fn a_missing_topic_is_waited_for_by_name_and_nothing_is_lost() {
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }

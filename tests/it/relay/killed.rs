@@ -32,7 +32,7 @@ async fn killed_ten_times_in_mid_stream_it_loses_nothing_and_keeps_the_order() {
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     drop(last);
-    let verdict = judge(&committed, reader.to_the_end());
+    let verdict = judge(&committed, reader.read_to_the_end());
     assert_eq!((verdict.lost, verdict.misordered, verdict.never_committed, verdict.in_two_partitions), (0, 0, 0, 0), "{verdict:?}");
     assert!(verdict.repeated <= 10 * REPEATED_MAX_PER_KILL, "{verdict:?}");
 }

@@ -19,7 +19,7 @@ async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_e
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +34,7 @@ async fn events_from_before_the_first_start_come_too_and_the_seam_to_the_log_is_
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +56,7 @@ async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restar
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     relay.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,7 +124,7 @@ impl Reader {
     }
 
     /// Reads to the end of every partition: call it once nobody writes any more.
-    pub(crate) fn to_the_end(&mut self) -> &[Record] {
+    pub(crate) fn read_to_the_end(&mut self) -> &[Record] {
         let end: i64 = (0..self.partitions())
             .map(|partition| {
                 let partition = i32::try_from(partition).expect("few");

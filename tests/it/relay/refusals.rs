@@ -51,7 +51,7 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
     publish(&database.pool, "after", 1).await;
     let text = place.start().refusal().await;
     assert!(text.contains("order large") && text.contains("max_message_bytes"), "{text}");
-    let records = place.reader().to_the_end().to_vec();
+    let records = place.reader().read_to_the_end().to_vec();
     assert!(records.iter().all(|record| record.key == b"before"), "{records:?}");
     // The remedy: the event is taken out (or the limit raised), and the relay goes on.
     sqlx::raw_sql("delete from tidings.outbox where aggregateid = 'large'").execute(&database.pool).await.expect("deleted");

@@ -24,7 +24,7 @@ async fn one_works_one_waits_and_the_second_takes_over_where_the_first_stopped()
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     second.stop().await;
-    assert_eq!(judge(&committed, reader.to_the_end()), Verdict::default());
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +44,6 @@ async fn a_killed_leader_is_replaced_within_seconds() {
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     second.stop().await;
-    let verdict = judge(&committed, reader.to_the_end());
+    let verdict = judge(&committed, reader.read_to_the_end());
     assert_eq!((verdict.lost, verdict.misordered, verdict.never_committed), (0, 0, 0), "{verdict:?}");
 }

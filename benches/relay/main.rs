@@ -1,0 +1,50 @@
+//! How fast the relay drains a backlog out of the write-ahead log, and what that costs, beside what bounds it and beside a
+//! tuned Debezium: everything in one run, on one Postgres and one Kafka, rounds interleaved.
+//!
+//! `cargo bench --bench relay -- --help`; docs/benchmarks.md says what the figures mean.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod ceiling;
+mod options;
+mod producer;
+mod report;
+mod rounds;
+
+use clap::Parser as _;
+
+use harness::{Outcome, debezium::Debezium, servers::Servers, tidings::Tidings};
+use options::Options;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome<()> {
+    let options = Options::parse_from(harness::arguments());
+    let servers = Servers::start()?;
+    println!("{}", servers.describe());
+    let tidings = Tidings::new(options.tidings.clone(), servers.kafka.brokers());
+    let debezium = match options.skip_debezium {
+        true => None,
+        false => find_debezium(&servers),
+    };
+    let mut reports = Vec::new();
+    for scenario in options.scenarios() {
+        let scenario = options.adjusted(scenario);
+        reports.push(rounds::run(&options, &servers, &tidings, debezium.as_ref(), scenario).await?);
+    }
+    report::print(&reports);
+    Ok(())
+}
+
+fn find_debezium(servers: &Servers) -> Option<Debezium> {
+    match Debezium::find(servers.kafka.brokers(), servers.postgres.port()) {
+        Ok(debezium) => {
+            println!("{}", debezium.describe());
+            Some(debezium)
+        }
+        Err(error) => {
+            println!("Debezium is left out: {error}");
+            None
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The figures of a run, absolute and as ratios against what is asked.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    harness::topic::Drain,
+    options::{Scenario, Sized},
+};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Path {
+    Ceiling,
+    AsItComes,
+    Producer,
+    Debezium,
+    Tidings,
+}
+
+// === impl Display ===
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ceiling => "walsender, discarded, napping reader",
+            Self::AsItComes => "walsender, discarded, read as it comes",
+            Self::Producer => "bare librdkafka producer",
+            Self::Debezium => "Debezium, tuned",
+            Self::Tidings => "Tidings",
+        })
+    }
+}
+
+/// The rounds of one scenario.
+pub(crate) struct Report {
+    sized: Sized,
+    rounds: BTreeMap<Path, Vec<Drain>>,
+}
+
+/// One figure beside what is asked of it.
+struct Goal {
+    what: String,
+    value: Option<f64>,
+    must: f64,
+    aim: f64,
+    least: bool,
+}
+
+impl Report {
+    pub(crate) fn new(sized: Sized) -> Self {
+        Self { sized, rounds: BTreeMap::new() }
+    }
+
+    /// Takes note of one drain, and says so.
+    pub(crate) fn add(&mut self, path: Path, round: usize, drain: Drain) {
+        println!(
+            "  round {round}: {path:<38} {:>9.0} events/s{}",
+            drain.events_per_second,
+            if drain.cost.cpu_seconds > 0.0 {
+                format!("  {:.2} CPU s  {:.0} MB  first after {:.1} s", drain.cost.cpu_seconds, drain.cost.peak_megabytes, drain.first_after.as_secs_f64())
+            } else {
+                String::new()
+            }
+        );
+        self.rounds.entry(path).or_default().push(drain);
+    }
+
+    fn median(&self, path: Path, figure: fn(&Drain) -> f64) -> Option<f64> {
+        let mut figures: Vec<f64> = self.rounds.get(&path)?.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures.get(figures.len() / 2).copied()
+    }
+
+    fn ratio(&self, to: Path) -> Option<f64> {
+        let rate = |drain: &Drain| drain.events_per_second;
+        Some(self.median(Path::Tidings, rate)? / self.median(to, rate)?)
+    }
+
+    fn goals(&self) -> Vec<Goal> {
+        let name = self.sized.scenario.name();
+        let goal = |what: &str, value, must, aim, least| Goal { what: format!("{name}: {what}"), value, must, aim, least };
+        let cpu = self.median(Path::Tidings, |drain| drain.cost.cpu_seconds).map(|cpu| cpu * 1e6 / self.sized.backlog.events as f64);
+        let peak = self.median(Path::Tidings, |drain| drain.cost.peak_megabytes);
+        let memory = goal("peak memory, MB", peak, 64.0, 32.0, false);
+        match self.sized.scenario {
+            Scenario::Drain => vec![
+                goal("rate against Debezium", self.ratio(Path::Debezium), 2.8, 3.4, true),
+                goal("rate against the walsender's ceiling", self.ratio(Path::Ceiling), 0.70, 0.85, true),
+                goal("CPU seconds for a million events", cpu, 4.5, 2.5, false),
+                memory,
+            ],
+            Scenario::Single | Scenario::Wide => vec![goal("rate against Debezium", self.ratio(Path::Debezium), 2.2, 2.8, true), memory],
+            Scenario::Huge => vec![memory],
+        }
+    }
+}
+
+/// Prints every scenario's medians, then what is asked.
+pub(crate) fn print(reports: &[Report]) {
+    println!("\n| scenario | path | events/s | CPU s | peak MB | CPU s of a million |\n|---|---|---|---|---|---|");
+    for report in reports {
+        for path in report.rounds.keys().copied() {
+            let rate = report.median(path, |drain| drain.events_per_second).unwrap_or_default();
+            let cpu = report.median(path, |drain| drain.cost.cpu_seconds).unwrap_or_default();
+            let peak = report.median(path, |drain| drain.cost.peak_megabytes).unwrap_or_default();
+            let million = cpu * 1e6 / report.sized.backlog.events as f64;
+            let shown = |figure: f64, digits: usize| if figure > 0.0 { format!("{figure:.digits$}") } else { "–".to_owned() };
+            println!(
+                "| {} | {path} | {rate:.0} | {} | {} | {} |",
+                report.sized.scenario.name(),
+                shown(cpu, 2),
+                shown(peak, 0),
+                shown(million, 2)
+            );
+        }
+    }
+    println!("\n| asked | must | aim | measured | |\n|---|---|---|---|---|");
+    for goal in reports.iter().flat_map(Report::goals) {
+        let Some(value) = goal.value else { continue };
+        let reached = |bound: f64| if goal.least { value >= bound } else { value <= bound };
+        let verdict = match (reached(goal.must), reached(goal.aim)) {
+            (_, true) => "aim reached",
+            (true, false) => "must reached",
+            (false, false) => "MISSED",
+        };
+        let sign = if goal.least { "≥" } else { "≤" };
+        println!("| {} | {sign} {} | {sign} {} | {value:.2} | {verdict} |", goal.what, goal.must, goal.aim);
+    }
+}
