@@ -12,7 +12,10 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
 };
 
-use super::{Outcome, process::{Cost, Process}};
+use super::{
+    Outcome,
+    process::{Cost, Process},
+};
 
 /// Partitions of every topic.
 pub(crate) const PARTITIONS: i32 = 8;

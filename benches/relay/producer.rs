@@ -12,7 +12,12 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 
-use crate::harness::{Outcome, outbox::{Backlog, KEYS}, process::cpu_seconds, topic::PARTITIONS};
+use crate::harness::{
+    Outcome,
+    outbox::{Backlog, KEYS},
+    process::cpu_seconds,
+    topic::PARTITIONS,
+};
 
 #[derive(Default)]
 struct Delivered(AtomicU64);

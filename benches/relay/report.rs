@@ -57,7 +57,12 @@ impl Report {
             "  round {round}: {path:<38} {:>9.0} events/s{}",
             drain.events_per_second,
             if drain.cost.cpu_seconds > 0.0 {
-                format!("  {:.2} CPU s  {:.0} MB  first after {:.1} s", drain.cost.cpu_seconds, drain.cost.peak_megabytes, drain.first_after.as_secs_f64())
+                format!(
+                    "  {:.2} CPU s  {:.0} MB  first after {:.1} s",
+                    drain.cost.cpu_seconds,
+                    drain.cost.peak_megabytes,
+                    drain.first_after.as_secs_f64()
+                )
             } else {
                 String::new()
             }

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::java::{self, Java};
 use crate::keeper::{Keeper, LOOK, new_folder};
 use crate::port::free_port;
-use crate::java::{self, Java};
 use crate::{Error, programs};
 
 const SERVICE: &str = "Kafka";

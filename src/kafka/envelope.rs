@@ -59,6 +59,8 @@ impl EnvelopeWriter {
             (EnvelopeFormat::CloudEventsStructured, Some(data)) => {
                 let headers = own_headers(headers, event.headers, &mut |key, value, headers| match extension(key) {
                     Some(_) => headers,
+                    // The record's is the envelope's; the payload's own goes into the envelope.
+                    None if key.eq_ignore_ascii_case("content-type") => headers,
                     None => headers.put(key, value.as_bytes()),
                 })?;
                 self.write_structured(event, data)?;
@@ -111,8 +113,11 @@ impl EnvelopeWriter {
         }
         out.extend_from_slice(b",\"dataversion\":");
         out.extend_from_slice(decimal(event.version, &mut [0; 11]));
-        let mut failure = None;
+        let (mut failure, mut content_type) = (None, None);
         own_headers((), event.headers, &mut |key, value, ()| {
+            if key.eq_ignore_ascii_case("content-type") {
+                content_type = Some(value.to_owned());
+            }
             if let Some((name, _)) = extension(key) {
                 failure = attribute(out, name, value).err();
             }
@@ -120,14 +125,16 @@ impl EnvelopeWriter {
         if let Some(error) = failure {
             return Err(error.into());
         }
+        let usual = if matches!(event.value, Value::Bytes(_)) { "application/octet-stream" } else { "application/json" };
+        attribute(out, "datacontenttype", content_type.as_deref().unwrap_or(usual))?;
         match event.value {
             Value::Bytes(_) => {
-                out.extend_from_slice(b",\"datacontenttype\":\"application/octet-stream\",\"data_base64\":\"");
+                out.extend_from_slice(b",\"data_base64\":\"");
                 base64(data, out);
                 out.push(b'"');
             }
             Value::Json(_) | Value::Tombstone => {
-                out.extend_from_slice(b",\"datacontenttype\":\"application/json\",\"data\":");
+                out.extend_from_slice(b",\"data\":");
                 out.extend_from_slice(data);
             }
         }

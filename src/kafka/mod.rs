@@ -18,6 +18,6 @@ pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
-pub(crate) use producer::{Acks, Producer, Record, SendError, Window};
+pub(crate) use producer::{Acks, Failure, Producer, Record, SendError, Window};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use topics::{TopicError, Topics};

@@ -4,6 +4,7 @@
 //! confirms positions reads them. rdkafka's `FutureProducer` allocates a channel per record; this costs one bit.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message,
+    ClientContext, Message as _,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -198,7 +199,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
-            Some(RDKafkaErrorCode::Fatal) => self.acks.fail(reason.to_owned()),
+            Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
             _ => tracing::warn!(%error, reason, "kafka client"),
         }
     }
@@ -209,18 +210,30 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
         match result {
-            Ok(message) => self.acks.mark(tag as u64, message.key_len() + message.payload_len()),
-            Err((error, message))
-                if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) =>
-            {
-                let _ = message;
-            }
+            Ok(_) => self.acks.mark(tag as u64),
             Err((error, message)) => {
                 let key = message.key().map(String::from_utf8_lossy).unwrap_or_default();
-                self.acks.fail(format!("topic {} refuses a record of aggregate {key}: {error}", message.topic()));
+                match error.rdkafka_error_code() {
+                    // The producer is being dropped: what it still held is read again.
+                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
+                    Some(code) if refuses_the_record(code) => self.acks.fail(Failure::Refused(format!(
+                        "topic `{}` refuses a batch with a record of aggregate `{key}`: {code}; compare the topic's max.message.bytes, \
+                         message timestamp settings and cleanup.policy with the event",
+                        message.topic()
+                    ))),
+                    _ => self
+                        .acks
+                        .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),
+                }
             }
         }
     }
+}
+
+/// Whether a broker would refuse the record again, whoever sends it.
+fn refuses_the_record(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
+    matches!(code, MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessage)
 }
 
 /// Which tags Kafka has acknowledged, and what is still under way. Bounded by what the sender lets under way.
@@ -236,8 +249,17 @@ pub(crate) struct Acks {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
     pub(crate) records: u64,
-    /// Bytes of keys and values.
+    /// Bytes of keys, values and headers.
     pub(crate) bytes: usize,
+}
+
+/// Why a producer can go no further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A new producer may do better.
+    Broken(String),
+    /// The broker will not take the record, whoever sends it.
+    Refused(String),
 }
 
 #[derive(Default)]
@@ -246,14 +268,16 @@ struct AckState {
     floor: u64,
     /// The next tag to be sent.
     next: u64,
-    /// Bit `n` of the ring says whether tag `floor_word * 64 + n` is acknowledged.
-    words: std::collections::VecDeque<u64>,
+    /// Bit `n` of the ring says whether tag `(floor rounded down to 64) + n` is acknowledged.
+    words: VecDeque<u64>,
+    /// Bytes of the records from `floor` on.
+    sizes: VecDeque<u32>,
     bytes: usize,
     /// Wake the waiter once no more than this is under way.
     wake_below: Window,
     /// The record being timed, and since when.
     timed: Option<(u64, i64)>,
-    failure: Option<String>,
+    failure: Option<Failure>,
     unreachable: Option<String>,
 }
 
@@ -273,6 +297,7 @@ impl Acks {
         let tag = state.next;
         state.next += 1;
         state.bytes += bytes;
+        state.sizes.push_back(u32::try_from(bytes).unwrap_or(u32::MAX));
         if state.words.len() * 64 <= (tag - (state.floor & !63)) as usize {
             state.words.push_back(0);
         }
@@ -323,7 +348,7 @@ impl Acks {
     }
 
     /// Why the producer can go no further, once it cannot.
-    pub(crate) fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<Failure> {
         self.locked().failure.clone()
     }
 
@@ -332,11 +357,11 @@ impl Acks {
         self.locked().unreachable.clone()
     }
 
-    fn mark(&self, tag: u64, bytes: usize) {
+    fn mark(&self, tag: u64) {
         let (wake, since) = {
             let mut state = self.locked();
             let since = state.timed.take_if(|(timed, _)| *timed == tag).map(|(_, since)| since);
-            (state.mark(tag, bytes), since)
+            (state.mark(tag), since)
         };
         if wake {
             self.changed.notify_one();
@@ -347,9 +372,14 @@ impl Acks {
         }
     }
 
-    fn fail(&self, reason: String) {
-        self.locked().failure.get_or_insert(reason);
+    fn fail(&self, failure: Failure) {
+        self.locked().failure.get_or_insert(failure);
         self.changed.notify_one();
+    }
+
+    /// The cluster has answered a question.
+    pub(super) fn reachable(&self) {
+        self.locked().reachable();
     }
 
     fn unreachable(&self, reason: &str) {
@@ -363,7 +393,7 @@ impl Acks {
 
 impl AckState {
     /// Marks one tag; true if the waiter has something to do.
-    fn mark(&mut self, tag: u64, bytes: usize) -> bool {
+    fn mark(&mut self, tag: u64) -> bool {
         if tag < self.floor {
             return false;
         }
@@ -371,15 +401,20 @@ impl AckState {
         if let Some(word) = self.words.get_mut(at / 64) {
             *word |= 1 << (at % 64);
         }
-        self.bytes = self.bytes.saturating_sub(bytes);
-        if self.unreachable.take().is_some() {
-            tracing::info!("kafka is reachable again");
-        }
+        let size = self.sizes.get((tag - self.floor) as usize).map_or(0, |size| *size as usize);
+        self.bytes = self.bytes.saturating_sub(size);
+        self.reachable();
         if tag != self.floor {
             return false;
         }
         self.advance();
         self.is_below(self.wake_below)
+    }
+
+    fn reachable(&mut self) {
+        if self.unreachable.take().is_some() {
+            tracing::info!("kafka is reachable again");
+        }
     }
 
     fn is_below(&self, window: Window) -> bool {
@@ -388,6 +423,7 @@ impl AckState {
 
     /// Moves the floor over the acknowledged prefix, a word at a time.
     fn advance(&mut self) {
+        let before = self.floor;
         while let Some(&word) = self.words.front() {
             let offset = (self.floor % 64) as u32;
             let ones = (!(word >> offset)).trailing_zeros().min(64 - offset);
@@ -397,6 +433,7 @@ impl AckState {
             }
             self.words.pop_front();
         }
+        self.sizes.drain(..(self.floor - before) as usize);
     }
 }
 
@@ -420,7 +457,7 @@ mod tests {
                     sent += 1;
                 }
                 for &tag in chunk {
-                    acks.mark(tag, 1);
+                    acks.mark(tag);
                     done.insert(tag);
                     let lowest = (0..).find(|tag| !done.contains(tag)).expect("endless");
                     prop_assert_eq!(acks.floor(), lowest);

@@ -10,7 +10,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{Producer, Settings, producer::Context};
+use super::{Acks, Producer, Settings, producer::Context};
 
 /// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,14 +32,16 @@ pub(crate) enum TopicError {
 }
 
 /// Answers about topics, asked on blocking threads.
+#[derive(Clone)]
 pub(crate) struct Topics {
     client: Arc<BaseProducer<Context>>,
+    acks: Arc<Acks>,
     settings: Settings,
 }
 
 impl Topics {
     pub(crate) fn new(producer: &Producer, settings: &Settings) -> Self {
-        Self { client: producer.client(), settings: settings.clone() }
+        Self { client: producer.client(), acks: producer.acks().clone(), settings: settings.clone() }
     }
 
     /// Asks the cluster for its id; the proof that it can be reached.
@@ -50,6 +52,18 @@ impl Topics {
         let client = self.client.clone();
         let asked = tokio::task::spawn_blocking(move || client.client().fetch_cluster_id(ASK_TIMEOUT)).await;
         asked.ok().flatten().ok_or_else(|| TopicError::Unreachable(format!("no answer from {} within ten seconds", self.settings.brokers)))
+    }
+
+    /// Asks whether the cluster answers again, and has the producer's acknowledgements know if it does. A producer with nothing to
+    /// send would not notice.
+    pub(crate) async fn look_for_cluster(&self, topic: String) {
+        let (client, acks) = (self.client.clone(), self.acks.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            if client.client().fetch_metadata(Some(&topic), ASK_TIMEOUT).is_ok() {
+                acks.reachable();
+            }
+        });
+        let _ = asked.await;
     }
 
     /// The topic's number of partitions, at least one.

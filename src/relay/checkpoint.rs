@@ -69,8 +69,8 @@ impl Checkpointer {
         let Acknowledged { floor, counts } = forwarder.acknowledged()?;
         self.watermark.acknowledged(floor);
         let position = self.watermark.safe();
-        if position != self.stored {
-            let published = counts.iter().map(|(_, records)| records).sum();
+        let published = counts.iter().map(|(_, records)| records).sum();
+        if position != self.stored || published > 0 {
             self.ledger.checkpoint(position, self.watermark.witness(), published).await?;
             self.stored = position;
         }
@@ -111,28 +111,24 @@ impl Checkpointer {
     }
 
     /// Waits until what held an event is out of the way, and answers for the stream meanwhile: a sink that is slow, or a topic
-    /// that is missing for a day, must not look to Postgres like a dead relay.
+    /// that is missing for a day, must not look to Postgres like a dead relay. False if `shutdown` came first.
     ///
     /// # Errors
-    /// As [`Checkpointer::store`]. `Ok(false)` if `shutdown` came first.
+    /// As [`Checkpointer::store`].
     pub(super) async fn attend(
         &mut self,
         forwarder: &mut Forwarder,
-        hold: &Hold,
+        hold: Hold,
         shutdown: &CancellationToken,
     ) -> Result<bool, Interruption> {
+        // One future for the whole wait: a question to Kafka takes longer than a tick.
+        let mut clearing = forwarder.clear(hold);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(false),
                 () = self.lost.cancelled() => return Err(Interruption::LeaseLost),
-                () = forwarder.clear(hold) => {
-                    // A producer that failed has room, but not for long.
-                    return match forwarder.sink().acks().failure() {
-                        Some(reason) => Err(Interruption::Kafka(reason)),
-                        None => Ok(true),
-                    };
-                }
+                cleared = &mut clearing => return forwarder.cleared(cleared).map(|()| true),
                 _ = self.tick.tick() => {}
             }
             self.store(forwarder).await?;

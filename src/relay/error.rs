@@ -115,7 +115,10 @@ fn remedy(code: &str) -> Option<&'static str> {
         "42501" => {
             "grant the role what it needs: ALTER ROLE … REPLICATION, SELECT on the outbox, SELECT/INSERT/UPDATE on the relay's tables, and let the table's owner create the publication (see `tidings check`)"
         }
-        "42P01" | "3F000" | "42703" | "42704" => "run `tidings migrate` for this database and schema",
+        "42704" => {
+            "the publication or the slot was dropped while it was in use: restart the relay, which creates a missing publication again"
+        }
+        "42P01" | "3F000" | "42703" => "run `tidings migrate` for this database and schema",
         "53400" => {
             "raise max_replication_slots and max_wal_senders in postgresql.conf and restart the server, or drop a slot that nobody uses (select * from pg_replication_slots)"
         }

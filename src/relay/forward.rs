@@ -1,20 +1,30 @@
 //! From a row to the sink: route, envelope, record. The relay's hot path, shared by both sources.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::task::JoinHandle;
 
 use super::{
     RelayOptions, TopicOptions,
-    error::{Interruption, RelayError},
+    error::Interruption,
     observe::{Observer, Part},
     route::{Route, Routes, TopicTemplate},
     sink::{AtLeastOnce, Sent},
     tally::Tally,
 };
-use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, partition_of};
+use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
 
 /// How far a record's timestamp may lie in the past. Kafka deletes by it (a week by default), so an event that waited out a
 /// long outage must not arrive expired. The true time is in `ce_time`.
 const OLDEST_TIMESTAMP: Duration = Duration::from_secs(24 * 3600);
+
+/// What the envelope's own headers weigh, about.
+const ENVELOPE_BYTES: usize = 256;
 
 /// Between two tries at a topic that cannot be used.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
@@ -29,13 +39,16 @@ pub(super) struct Forwarder {
     message_bytes_max: usize,
     tally: Tally,
     observer: Observer,
+    pinned: HashMap<String, i32>,
+    /// The question whether an unreachable cluster is back.
+    looking: Option<JoinHandle<()>>,
 }
 
 /// Why an event has to wait.
 #[derive(Debug)]
 pub(super) enum Hold {
-    /// The window is full.
-    Full,
+    /// The window is full for a record of this many bytes.
+    Full(usize),
     /// Its topic was not met before.
     NewTopic(String),
     /// Its partition has not acknowledged its first record yet.
@@ -61,6 +74,8 @@ impl Forwarder {
             message_bytes_max: options.message_bytes_max,
             tally: Tally::default(),
             observer: observer.clone(),
+            pinned: HashMap::new(),
+            looking: None,
         })
     }
 
@@ -71,7 +86,10 @@ impl Forwarder {
     pub(super) fn forward(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<u64, Hold>, Interruption> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
-            Err(unknown) => return Ok(Err(Hold::NewTopic(unknown))),
+            Err(unknown) if crate::event::check_topic_name(&unknown).is_ok() => return Ok(Err(Hold::NewTopic(unknown))),
+            Err(illegal) => {
+                return Err(undeliverable(seq, event, &format!("`{illegal}` is no name for a topic; change the topic template")));
+            }
         };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         if !route.may_send(partition, || self.sink.durable()) {
@@ -86,13 +104,13 @@ impl Forwarder {
             headers,
             timestamp: acceptable(event.occurred_at / 1000, now_millis()),
         };
-        match self.sink.send(record) {
+        match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, tag);
                 self.tally.sent(tag, at);
                 Ok(Ok(tag))
             }
-            Ok(Sent::Full) => Ok(Err(Hold::Full)),
+            Ok(Sent::Full(bytes)) => Ok(Err(Hold::Full(bytes))),
             Err(SendError::TooLarge) => {
                 let problem = format!("larger than the {} bytes that max_message_bytes allows", self.message_bytes_max);
                 Err(undeliverable(seq, event, &problem))
@@ -104,41 +122,30 @@ impl Forwarder {
         }
     }
 
-    /// Waits until what held an event is out of the way.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub(super) async fn clear(&mut self, hold: &Hold) {
+    /// Waits until what held an event is out of the way. The future borrows nothing, so that the books can be kept meanwhile; give
+    /// its result to [`Forwarder::cleared`].
+    pub(super) fn clear(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Cleared> + Send>> {
         match hold {
-            Hold::Full => self.sink.room().await,
-            Hold::FirstContact => self.sink.drained().await,
-            Hold::NewTopic(topic) => self.learn(topic).await,
+            Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
+            Hold::FirstContact => Box::pin(then_go_on(self.sink.drained())),
+            Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.create.clone(), self.observer.clone(), topic)),
         }
     }
 
-    /// Looks a topic up until it can be used, creating it if that is asked for.
-    async fn learn(&mut self, topic: &str) {
-        loop {
-            let mut answer = self.topics.partitions(topic).await;
-            if matches!(answer, Err(crate::kafka::TopicError::Unknown(_))) && self.create.create {
-                answer = match self.topics.create(topic, self.create.partitions, self.create.replication).await {
-                    Ok(()) => self.topics.partitions(topic).await,
-                    Err(error) => Err(error),
-                };
+    /// Takes note of what was found out while an event was held.
+    ///
+    /// # Errors
+    /// When the producer has failed: then there is room, but not for long.
+    pub(super) fn cleared(&mut self, cleared: Cleared) -> Result<(), Interruption> {
+        if let Cleared::Topic { topic, partitions } = cleared {
+            let pinned = self.pinned.get(&topic).copied().unwrap_or(partitions);
+            if pinned != partitions {
+                tracing::warn!(topic, partitions, pinned, "the topic has another number of partitions than when this relay first met it");
             }
-            match answer {
-                Ok(partitions) => {
-                    tracing::info!(topic, partitions, "publishes to a topic");
-                    self.observer.ok(Part::Kafka, "connected");
-                    return self.routes.learn(topic.to_owned(), partitions);
-                }
-                Err(error) => {
-                    tracing::warn!("{error}; the relay waits, nothing is lost");
-                    self.observer.failing(Part::Kafka, error.to_string());
-                    tokio::time::sleep(TOPIC_RETRY).await;
-                }
-            }
+            // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
+            self.routes.learn(topic, pinned.min(partitions));
         }
+        self.sink.failure().map_or(Ok(()), Err)
     }
 
     /// Waits until the cluster answers; its id.
@@ -157,6 +164,11 @@ impl Forwarder {
         }
     }
 
+    /// The partition counts by which earlier runs of this relay placed keys.
+    pub(super) fn pin(&mut self, pinned: HashMap<String, i32>) {
+        self.pinned = pinned;
+    }
+
     /// The sink.
     pub(super) fn sink(&self) -> &AtLeastOnce {
         &self.sink
@@ -167,13 +179,10 @@ impl Forwarder {
     /// # Errors
     /// When the producer has failed.
     pub(super) fn acknowledged(&mut self) -> Result<Acknowledged<'_>, Interruption> {
-        if let Some(reason) = self.sink.acks().failure() {
-            return Err(Interruption::Kafka(reason));
+        if let Some(failure) = self.sink.failure() {
+            return Err(failure);
         }
-        match self.sink.acks().unreachable_since_last_ack() {
-            Some(reason) => self.observer.failing(Part::Kafka, format!("{reason}; events wait in the outbox")),
-            None => self.observer.ok(Part::Kafka, "connected"),
-        }
+        self.observe_cluster();
         self.observer.in_flight(self.sink.acks().under_way().0);
         let floor = self.sink.durable();
         self.tally.acknowledged(floor);
@@ -182,6 +191,56 @@ impl Forwarder {
             self.observer.published(&route.topic, *records);
         }
         Ok(Acknowledged { floor, counts })
+    }
+
+    fn observe_cluster(&mut self) {
+        let Some(reason) = self.sink.acks().unreachable_since_last_ack() else {
+            self.observer.ok(Part::Kafka, "connected");
+            return;
+        };
+        self.observer.failing(Part::Kafka, format!("{reason}; events wait in the outbox"));
+        if let Some(route) = self.routes.all().first()
+            && self.looking.as_ref().is_none_or(JoinHandle::is_finished)
+        {
+            let (topics, topic) = (self.topics.clone(), route.topic.clone());
+            self.looking = Some(tokio::spawn(async move { topics.look_for_cluster(topic).await }));
+        }
+    }
+}
+
+/// What was found out while an event was held.
+pub(super) enum Cleared {
+    GoOn,
+    Topic { topic: String, partitions: i32 },
+}
+
+async fn then_go_on(wait: impl Future<Output = ()>) -> Cleared {
+    wait.await;
+    Cleared::GoOn
+}
+
+/// Looks a topic up until it can be used, creating it if that is asked for.
+async fn look_up(topics: Topics, create: TopicOptions, observer: Observer, topic: String) -> Cleared {
+    loop {
+        let mut answer = topics.partitions(&topic).await;
+        if matches!(answer, Err(TopicError::Unknown(_))) && create.create {
+            answer = match topics.create(&topic, create.partitions, create.replication).await {
+                Ok(()) => topics.partitions(&topic).await,
+                Err(error) => Err(error),
+            };
+        }
+        match answer {
+            Ok(partitions) => {
+                tracing::info!(topic, partitions, "publishes to a topic");
+                observer.ok(Part::Kafka, "connected");
+                return Cleared::Topic { topic, partitions };
+            }
+            Err(error) => {
+                tracing::warn!("{error}; the relay waits, nothing is lost");
+                observer.failing(Part::Kafka, error.to_string());
+                tokio::time::sleep(TOPIC_RETRY).await;
+            }
+        }
     }
 }
 
@@ -207,14 +266,6 @@ fn undeliverable(seq: i64, event: &Outgoing<'_>, problem: &str) -> Interruption 
         "event {} (seq {seq}, {} of {} {}) cannot be published: {problem}; the relay stops before it, so that nothing is skipped",
         event.id, event.event_type, event.aggregate_type, event.aggregate_id
     ))
-}
-
-// === impl From ===
-
-impl From<Interruption> for RelayError {
-    fn from(interruption: Interruption) -> Self {
-        Self::Refused(interruption.full())
-    }
 }
 
 #[cfg(test)]

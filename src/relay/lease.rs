@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -50,8 +50,7 @@ impl Lease {
     /// # Errors
     /// When the database cannot be reached or asked.
     pub(super) async fn acquire(options: &RelayOptions, observer: &Observer) -> Result<Self, Interruption> {
-        let doing = Interruption::sql("connecting to Postgres for the lease");
-        let mut session = options.database.connect_options_as("relay lease").connect().await.map_err(doing)?;
+        let mut session = super::ledger::connect(options, "relay lease").await?;
         observer.ok(Part::Database, "connected");
         let mut said = false;
         while !try_lock(&mut session, options).await.map_err(Interruption::sql("trying for the lease"))? {
@@ -85,8 +84,12 @@ impl Lease {
 
 /// One try: opens the transaction and asks for the lock; closes it again if another holds it.
 async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
-    let begin = format!("begin; set local idle_in_transaction_session_timeout = '{SILENCE}'");
+    // Read committed holds no snapshot between statements, whatever the role's default: a lease must not keep vacuum from its work.
+    let begin = format!("begin isolation level read committed; set local idle_in_transaction_session_timeout = '{SILENCE}'");
     sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session).await?;
+    // 17 and later: a role's transaction_timeout would end the lease again and again.
+    let untimed = "select set_config('transaction_timeout', '0', true) where current_setting('server_version_num')::int >= 170000";
+    sqlx::query(untimed).execute(&mut *session).await?;
     let name = format!("tidings relay {}.{}", options.schema, options.name);
     let locked: bool =
         sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(name).fetch_one(&mut *session).await?;

@@ -1,6 +1,9 @@
 //! The relay's row in Postgres: who leads, where it stands, what it has published. All SQL on `relay` and `relay_topic`.
 
+use std::{collections::HashMap, future::Future, time::Duration};
+
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use tokio::time::timeout;
 
 use super::{
     RelayOptions,
@@ -9,6 +12,9 @@ use super::{
     route::Route,
 };
 use crate::postgres::Lsn;
+
+/// How long one statement on the relay's row may take: they touch one row each.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The rows that a relay found before it followed the log: those that `snapshot` sees, after `seq`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +55,10 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be reached, or the tables are not there.
     pub(super) async fn take_over(options: &RelayOptions) -> Result<(Self, Saved), Interruption> {
-        let doing = Interruption::sql("connecting to Postgres");
-        let mut session = options.database.connect_options_as("relay ledger").connect().await.map_err(doing)?;
+        let mut session = connect(options, "relay ledger").await?;
+        // Losing the last position costs repeats, no event; and if this relay's stream counts as a synchronous standby, a commit that
+        // waited for it would wait for itself.
+        sqlx::raw_sql("set synchronous_commit = off").execute(&mut session).await.map_err(Interruption::sql("preparing the session"))?;
         let schema = format!("\"{}\"", options.schema);
         let leader = format!("{}:{}", hostname(), std::process::id());
         let sql = format!(
@@ -87,6 +95,16 @@ impl Ledger {
     /// The connection, for questions about the server.
     pub(super) fn session(&mut self) -> &mut PgConnection {
         &mut self.session
+    }
+
+    /// The number of partitions by which this relay places keys, for each topic it has met.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn pinned(&mut self) -> Result<HashMap<String, i32>, Interruption> {
+        let sql = format!("select topic, partitions from {}.relay_topic where relay = $1", self.schema);
+        let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        Ok(within("reading the topics", rows).await?.into_iter().collect())
     }
 
     /// Begins: the identity, the backlog to publish first, and where the log is followed from after that.
@@ -157,8 +175,7 @@ impl Ledger {
         let partitions: Vec<i32> = counts.iter().map(|(route, _)| route.partitions).collect();
         let published: Vec<i64> = counts.iter().map(|(_, published)| published.cast_signed()).collect();
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(topics).bind(partitions).bind(published);
-        query.execute(&mut self.session).await.map_err(Interruption::sql("counting published events"))?;
-        Ok(())
+        within("counting published events", query.execute(&mut self.session)).await.map(|_| ())
     }
 
     async fn write(
@@ -166,8 +183,28 @@ impl Ledger {
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
         doing: &'static str,
     ) -> Result<(), Interruption> {
-        let done = query.execute(&mut self.session).await.map_err(Interruption::sql(doing))?;
+        let done = within(doing, query.execute(&mut self.session)).await?;
         if done.rows_affected() == 1 { Ok(()) } else { Err(Interruption::LeaseLost) }
+    }
+}
+
+/// A session of the relay on its database.
+///
+/// # Errors
+/// When the server cannot be reached within the settings' `connect_timeout`.
+pub(super) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConnection, Interruption> {
+    let connecting = options.database.connect_options_as(role);
+    match timeout(options.database.connect_timeout(), connecting.connect()).await {
+        Ok(connected) => connected.map_err(Interruption::sql("connecting to Postgres")),
+        Err(_) => Err(Interruption::sql("connecting to Postgres")(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+    }
+}
+
+/// Waits for a statement, but not for ever: a connection that was cut without a word never answers.
+async fn within<T>(doing: &'static str, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Interruption> {
+    match timeout(STATEMENT_TIMEOUT, statement).await {
+        Ok(done) => done.map_err(Interruption::sql(doing)),
+        Err(_) => Err(Interruption::sql(doing)(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
     }
 }
 

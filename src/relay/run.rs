@@ -3,7 +3,7 @@
 //! ```text
 //!          ┌──────────────── again, after a while ◀───────────── what passes by itself ──┐
 //!          ▼                                                                              │
-//!   lease (stand by) ─▶ take over the row ─▶ Kafka answers ─▶ slot ─▶ backlog ─▶ stream ──┼─▶ a person is needed: end
+//!   lease (stand by) ─▶ take over the row ─▶ slot ─▶ Kafka answers ─▶ backlog ─▶ stream ──┼─▶ a person is needed: end
 //!                                                                                          └─▶ shutdown: drain, confirm, end
 //! ```
 
@@ -158,7 +158,11 @@ impl Relay {
             Some(forwarder) => forwarder,
             None => Forwarder::open(options, observer)?,
         };
-        let saved = slot::ensure(options, &mut ledger, saved).await?;
+        forwarder.pin(ledger.pinned().await?);
+        let saved = tokio::select! {
+            ensured = slot::ensure(options, &mut ledger, saved) => ensured?,
+            () = shutdown.cancelled() => return Ok(None),
+        };
         tokio::select! {
             id = forwarder.reach_cluster() => tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster = id, "leads"),
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
@@ -198,7 +202,7 @@ impl Relay {
         if outcome.is_ok() {
             tracing::info!(under_way = forwarder.sink().acks().under_way().0, "stops reading and waits for what is under way");
         }
-        let drained = timeout(grace, forwarder.sink().drained()).await.is_ok() && forwarder.sink().acks().failure().is_none();
+        let drained = timeout(grace, forwarder.sink().drained()).await.is_ok() && forwarder.sink().failure().is_none();
         match outcome {
             Ok(()) => {
                 books.store(&mut forwarder).await?;
@@ -207,6 +211,10 @@ impl Relay {
                 Ok((!drained).then_some(RelayError::GraceExceeded { under_way, grace }))
             }
             Err(interruption) => {
+                if drained && matches!(interruption, Interruption::Refused(_)) {
+                    // So that a person who moves the position past an event moves it past nothing else.
+                    books.store(&mut forwarder).await?;
+                }
                 if drained {
                     books.watermark.acknowledged(forwarder.sink().durable());
                     carried.reached = Some(Reached { safe: books.watermark.safe(), confirmed: books.watermark.confirmed() });

@@ -8,7 +8,7 @@ use super::{
     RelayOptions,
     error::Interruption,
     ledger::{Backlog, Ledger, Saved},
-    position::Identity,
+    position::{Identity, Position},
 };
 use crate::postgres::{
     Lsn,
@@ -29,6 +29,7 @@ struct Server {
     wal_level: String,
     in_recovery: bool,
     identity: Identity,
+    log_end: Lsn,
 }
 
 /// A slot as `pg_replication_slots` shows it.
@@ -67,8 +68,9 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
         )));
     }
     match (slot, saved.position) {
-        (Some(slot), Some(_)) => {
+        (Some(slot), Some(position)) => {
             require_valid(&name, &slot)?;
+            require_log_up_to(options, &server, position)?;
             end_walsender(ledger.session(), &slot).await?;
             Ok(saved)
         }
@@ -78,8 +80,14 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
         ))),
         (slot, None) => {
             if let Some(slot) = slot {
-                // A start that died between creating the slot and storing the position: the slot is of no use.
-                end_walsender(ledger.session(), &slot).await?;
+                // A start that died between creating the slot and storing the position: the slot is of no use. One in use is not ours:
+                // whoever leads this relay has a position.
+                if let Some(pid) = slot.active_pid {
+                    return Err(Interruption::Refused(format!(
+                        "slot `{name}` is in use by process {pid}, but relay `{}` of schema {} has no position yet: a relay of another schema has the same name; give this one another --name (or, if that process is a start of this relay that was killed, end it: select pg_terminate_backend({pid}))",
+                        options.name, options.schema
+                    )));
+                }
                 let dropped = sqlx::query("select pg_drop_replication_slot($1)").bind(&name).execute(ledger.session()).await;
                 dropped.map_err(Interruption::sql("dropping a slot that no position belongs to"))?;
             }
@@ -87,11 +95,7 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
             let backlog = Backlog { snapshot, after: 0 };
             ledger.begin(&server.identity, &backlog, from).await?;
             tracing::info!(slot = name, from = %from, "begins: publishes what the outbox holds, then follows the log");
-            Ok(Saved {
-                identity: Some(server.identity),
-                position: Some(super::position::Position { commit_lsn: from, ordinal: 0 }),
-                backlog: Some(backlog),
-            })
+            Ok(Saved { identity: Some(server.identity), position: Some(Position { commit_lsn: from, ordinal: 0 }), backlog: Some(backlog) })
         }
     }
 }
@@ -99,16 +103,19 @@ pub(super) async fn ensure(options: &RelayOptions, ledger: &mut Ledger, saved: S
 async fn server(session: &mut PgConnection) -> Result<Server, sqlx::Error> {
     let row = sqlx::query(
         "select current_setting('server_version_num')::int as version, current_setting('wal_level') as wal_level, pg_is_in_recovery() as in_recovery,
+                case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end::text as log_end,
                 (select system_identifier::text from pg_control_system()) as system_identifier,
                 (select oid::bigint from pg_database where datname = current_database()) as database_oid",
     );
     let row = row.fetch_one(session).await?;
     let identity = Identity { system_identifier: row.try_get("system_identifier")?, database_oid: row.try_get("database_oid")? };
+    let log_end = row.try_get::<String, _>("log_end")?.parse().unwrap_or_default();
     Ok(Server {
         version: row.try_get("version")?,
         wal_level: row.try_get("wal_level")?,
         in_recovery: row.try_get("in_recovery")?,
         identity,
+        log_end,
     })
 }
 
@@ -143,7 +150,11 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
         Ok(Some((true, true))) => Ok(()),
         Ok(Some((inserts, _))) => Err(Interruption::Refused(format!(
             "publication `{name}` {}: run ALTER PUBLICATION {name} {}, or drop it and let the relay create it",
-            if inserts { "does not contain the outbox" } else { "leaves inserts out" },
+            if inserts {
+                "does not contain this outbox (does a relay of another schema have the same name? then give this one another --name)"
+            } else {
+                "leaves inserts out"
+            },
             if inserts { format!("ADD TABLE {}.outbox", options.schema) } else { "SET (publish = 'insert')".into() },
         ))),
         Ok(None) => {
@@ -181,6 +192,18 @@ fn require_ours(name: &str, slot: &Slot) -> Result<(), Interruption> {
     )))
 }
 
+/// A server whose log ends before the relay's position has lost commits (a fail-over, a restore): events published since then would be
+/// skipped, because their positions are taken.
+fn require_log_up_to(options: &RelayOptions, server: &Server, position: Position) -> Result<(), Interruption> {
+    if server.log_end >= position.commit_lsn {
+        return Ok(());
+    }
+    Err(Interruption::Refused(format!(
+        "the server's log ends at {}, before the position of relay `{}` ({}): commits that were published are lost here; delete the relay's row from {}.relay and drop its slot to begin anew (everything that the outbox holds is published again)",
+        server.log_end, options.name, position.commit_lsn, options.schema
+    )))
+}
+
 fn require_valid(name: &str, slot: &Slot) -> Result<(), Interruption> {
     if slot.wal_status.as_deref() != Some("lost") {
         return Ok(());
@@ -205,24 +228,38 @@ async fn create(options: &RelayOptions, name: &str, server: &Server, ask: &mut P
     let mut connection =
         Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
     // A failover slot (17 and later) is carried over to a standby that asks for it.
+    let foreign = format!(
+        "SELECT EXISTS (SELECT FROM \"{}\".outbox WHERE xid >= greatest(pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())))",
+        options.schema
+    );
     let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
     let work = async {
         connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let created = connection.query(&format!("CREATE_REPLICATION_SLOT \"{name}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})")).await?;
         let snapshot = connection.query("SELECT pg_current_snapshot()::text").await?;
+        let foreign = connection.query(&foreign).await?;
         connection.query("COMMIT").await?;
         let cell = |rows: Vec<Vec<Option<String>>>, at: usize| rows.into_iter().next().and_then(|row| row.into_iter().nth(at).flatten());
         let point = cell(created, 1).and_then(|text| text.parse::<Lsn>().ok());
         let answer = cell(snapshot, 0).map(|text| well_formed(&text)).zip(point);
-        answer.ok_or_else(|| ReplicationError::Protocol("CREATE_REPLICATION_SLOT did not say where it starts".into()))
+        let (snapshot, point) =
+            answer.ok_or_else(|| ReplicationError::Protocol("CREATE_REPLICATION_SLOT did not say where it starts".into()))?;
+        Ok((snapshot, point, cell(foreign, 0).is_some_and(|found| found == "t")))
     };
     let mut work = std::pin::pin!(work);
-    loop {
+    let (snapshot, point, foreign) = loop {
         tokio::select! {
-            created = &mut work => return created.map_err(Interruption::replication(doing)),
+            created = &mut work => break created.map_err(Interruption::replication(doing))?,
             () = tokio::time::sleep(SAY_EVERY) => say_what_blocks(ask).await,
         }
+    };
+    if foreign {
+        return Err(Interruption::Refused(format!(
+            "the outbox holds rows of transactions that this server has not had yet (column xid): it was restored from a dump, or copied; run update {}.outbox set xid = pg_current_xact_id() to have them published (again, if they were before), or delete them",
+            options.schema
+        )));
     }
+    Ok((snapshot, point))
 }
 
 /// The snapshot as `pg_snapshot` accepts it.

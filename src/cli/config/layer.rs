@@ -180,7 +180,10 @@ fn is_known_variable(name: &str) -> bool {
         || name.ends_with("_PORT")
         || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|character: char| character.is_ascii_digit()));
     // What the development services and the tests of Tidings itself are told.
-    known || service_link || name == "TIDINGS_CACHE" || name.starts_with("TIDINGS_TEST_")
+    known
+        || service_link
+        || name == "TIDINGS_CACHE"
+        || ["TIDINGS_TEST_", "TIDINGS_DEV_", "TIDINGS_POSTGRES_"].iter().any(|own| name.starts_with(own))
 }
 
 /// The candidate most like `name`, if it is alike at all.

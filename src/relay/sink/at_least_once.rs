@@ -1,9 +1,9 @@
 //! Idempotent producing without transactions: what was in flight when the relay died is sent again.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    kafka::{Acks, Producer, Record, SendError, Window},
+    kafka::{Acks, Failure, Producer, Record, SendError, Window},
     relay::{RelayOptions, error::Interruption},
 };
 
@@ -22,8 +22,8 @@ pub(crate) struct AtLeastOnce {
 pub(crate) enum Sent {
     /// Under way under this tag.
     Tag(u64),
-    /// The window is full: wait for `room`, then send it again.
-    Full,
+    /// The window is full for a record of this many bytes: wait for `room`, then send it again.
+    Full(usize),
 }
 
 impl AtLeastOnce {
@@ -50,37 +50,54 @@ impl AtLeastOnce {
     ///
     /// # Errors
     /// When the producer refuses it for another reason than a full window.
-    pub(crate) fn send(&mut self, record: Record<'_>) -> Result<Sent, SendError> {
-        let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len);
-        let Some(tag) = self.reserved.take().or_else(|| self.producer.acks().admit(bytes, self.window)) else { return Ok(Sent::Full) };
+    pub(crate) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+        let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
+        let Some(tag) = self.reserved.take().or_else(|| self.producer.acks().admit(bytes, self.window)) else {
+            return Ok(Sent::Full(bytes));
+        };
         match self.producer.send(record, tag) {
             Ok(()) => Ok(Sent::Tag(tag)),
             Err(SendError::Full) => {
                 self.reserved = Some(tag);
-                Ok(Sent::Full)
+                Ok(Sent::Full(bytes))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Waits until half of the window is free, or the producer failed.
+    /// Waits until half of the window is free and a record of `bytes` fits, or the producer failed.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(crate) async fn room(&self) {
-        if self.reserved.is_some() {
-            // librdkafka's own queue is full, although the window is not: it has nobody to wake us.
-            tokio::time::sleep(QUEUE_RETRY).await;
+    pub(crate) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
+        // librdkafka's own queue may be full although the window is not: it has nobody to wake us.
+        let retry = self.reserved.is_some();
+        let below =
+            Window { records: self.window.records / 2, bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)) };
+        let acks = self.acks().clone();
+        async move {
+            if retry {
+                tokio::time::sleep(QUEUE_RETRY).await;
+            }
+            acks.settle(below).await;
         }
-        self.acks().settle(Window { records: self.window.records / 2, bytes: self.window.bytes / 2 }).await;
     }
 
     /// Waits until everything sent is durable, or the producer failed.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(crate) async fn drained(&self) {
-        self.acks().settle(Window::default()).await;
+    pub(crate) fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        let acks = self.acks().clone();
+        async move { acks.settle(Window::default()).await }
+    }
+
+    /// Why the producer can go no further, once it cannot.
+    pub(crate) fn failure(&self) -> Option<Interruption> {
+        self.acks().failure().map(|failure| match failure {
+            Failure::Broken(reason) => Interruption::Kafka(reason),
+            Failure::Refused(reason) => Interruption::Refused(format!("{reason}; the relay stops, so that nothing is skipped")),
+        })
     }
 
     /// Below this tag everything is durable.

@@ -21,6 +21,9 @@ use crate::{
 /// Rows a page: enough that the wait for acknowledgements at its end does not show, few enough to repeat.
 const PAGE_ROWS: usize = 5_000;
 
+/// Bytes of payload a page: it is held in memory whole. A single larger row goes alone.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// Publishes the backlog; false if `shutdown` came first.
 ///
 /// # Errors
@@ -34,9 +37,12 @@ pub(in crate::relay) async fn publish(
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
     let sql = format!(
-        "select {} from \"{}\".outbox where seq > $1 and pg_visible_in_snapshot(xid, $2::pg_snapshot) order by seq limit {PAGE_ROWS}",
-        Row::select_list(),
-        options.schema
+        "select {columns} from (
+             select *, sum(coalesce(octet_length(payload::text), 0) + coalesce(octet_length(payload_bytes), 0)) over (order by seq) as bytes, row_number() over (order by seq) as n
+             from (select * from \"{schema}\".outbox where seq > $1 and pg_visible_in_snapshot(xid, $2::pg_snapshot) order by seq limit {PAGE_ROWS}) page
+         ) sized where n = 1 or bytes <= {PAGE_BYTES} order by seq",
+        columns = Row::select_list(),
+        schema = options.schema
     );
     let (mut after, mut total) = (backlog.after, 0u64);
     loop {
@@ -45,12 +51,12 @@ pub(in crate::relay) async fn publish(
         for row in &page {
             let row = Row::from_cells(&cells(row)?)?;
             while let Err(hold) = forwarder.forward(row.seq, &row.event)? {
-                tokio::select! {
-                    () = forwarder.clear(&hold) => {}
+                let cleared = tokio::select! {
+                    cleared = forwarder.clear(hold) => cleared,
                     () = lost.cancelled() => return Err(Interruption::LeaseLost),
                     () = shutdown.cancelled() => return Ok(false),
-                }
-                forwarder.acknowledged()?;
+                };
+                forwarder.cleared(cleared)?;
             }
             last = Some(Witness { id: row.event.id, seq: row.seq });
         }
@@ -65,9 +71,6 @@ pub(in crate::relay) async fn publish(
         let Some(last) = last else { break };
         after = last.seq;
         ledger.backlog_published(Some(after), Some(last), page.len() as u64).await?;
-        if page.len() < PAGE_ROWS {
-            break;
-        }
     }
     ledger.backlog_published(None, None, 0).await?;
     if total > 0 {

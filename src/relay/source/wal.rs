@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Columns, Pace};
+use super::{Columns, Pace, Row};
 use crate::{
     postgres::{
         Lsn,
@@ -31,6 +31,7 @@ pub(in crate::relay) struct WalSource {
     /// The outbox's columns, by the table's id in the stream.
     tables: HashMap<u32, Columns>,
     schema: String,
+    relay: String,
     /// What an earlier run has published.
     done: Position,
     /// When the current transaction committed, microseconds since 2000.
@@ -40,7 +41,8 @@ pub(in crate::relay) struct WalSource {
 
 impl WalSource {
     pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions, done: Position) -> Self {
-        Self { reader, pace: Pace::default(), tables: HashMap::new(), schema: options.schema.clone(), done, committed_at: 0, events: 0 }
+        let (schema, relay) = (options.schema.clone(), options.name.clone());
+        Self { reader, pace: Pace::default(), tables: HashMap::new(), schema, relay, done, committed_at: 0, events: 0 }
     }
 
     /// Reads and forwards until `shutdown`, which is no error; what was sent may then still be under way.
@@ -107,8 +109,14 @@ impl WalSource {
                 }
                 Message::Commit { end_lsn } => books.watermark.end(end_lsn),
                 Message::Relation(relation) => {
+                    let columns = Columns::of(&relation);
                     if relation.schema == self.schema && relation.table == "outbox" {
-                        self.tables.insert(relation.id, Columns::of(&relation)?);
+                        self.tables.insert(relation.id, columns?);
+                    } else if columns.is_ok() {
+                        return Err(Interruption::Refused(format!(
+                            "the outbox is called {}.{} now: give it back the name {}.outbox; the relay stops, so that nothing is skipped",
+                            relation.schema, relation.table, self.schema
+                        )));
                     }
                 }
                 Message::Insert { relation, row } => {
@@ -120,26 +128,48 @@ impl WalSource {
                         continue;
                     }
                     let row = columns.read(&row)?;
-                    loop {
-                        match forwarder.forward(row.seq, &row.event)? {
-                            Ok(tag) => {
-                                books.watermark.sent(tag, Witness { id: row.event.id, seq: row.seq });
-                                forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
-                                break;
-                            }
-                            Err(hold) => {
-                                if !books.attend(forwarder, &hold, shutdown).await? {
-                                    return Ok(false);
-                                }
-                            }
-                        }
-                    }
+                    let sent = forward_row(&row, forwarder, books, shutdown).await;
+                    let Some(tag) = sent.map_err(|error| say_how_to_skip(error, &self.schema, &self.relay, commit_lsn, ordinal))? else {
+                        return Ok(false);
+                    };
+                    books.watermark.sent(tag, Witness { id: row.event.id, seq: row.seq });
+                    forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
                 }
                 Message::Truncate => tracing::error!("the outbox was truncated: events that were not published before are gone"),
                 Message::Other(_) => {}
             }
         }
         Ok(true)
+    }
+}
+
+/// Sends a row, waiting for whatever holds it; its tag, or none if `shutdown` came first.
+async fn forward_row(
+    row: &Row<'_>,
+    forwarder: &mut Forwarder,
+    books: &mut Checkpointer,
+    shutdown: &CancellationToken,
+) -> Result<Option<u64>, Interruption> {
+    loop {
+        match forwarder.forward(row.seq, &row.event)? {
+            Ok(tag) => return Ok(Some(tag)),
+            Err(hold) => {
+                if !books.attend(forwarder, hold, shutdown).await? {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// The log keeps an event that the table does not: deleting the row does not help a relay that has begun to stream.
+fn say_how_to_skip(error: Interruption, schema: &str, relay: &str, commit_lsn: Lsn, ordinal: u64) -> Interruption {
+    match error {
+        Interruption::Refused(text) => Interruption::Refused(format!(
+            "{text}; to give this one event up: update {schema}.relay set commit_lsn = '{commit_lsn}', ordinal = {} where name = '{relay}'",
+            ordinal + 1
+        )),
+        other => other,
     }
 }
 

@@ -134,3 +134,42 @@ async fn a_missing_topic_is_waited_for_by_name_and_nothing_is_lost() {
     relay.stop().await;
     assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_relay_notices_that_kafka_is_back() {
+    let mut kafka =
+        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let database = migrated_database().await;
+    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    create_accounts(&database.pool, 2).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 2, 3).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    kafka.kill().expect("killed");
+    relay.says("kafka", "wait in the outbox").await;
+    let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka)).await.expect("no panic").expect("back");
+    relay.says("kafka", "connected").await;
+    relay.stop().await;
+    drop(kafka);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_grows_does_not_move_a_key() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    super::records::create_topic(&place.brokers, &place.topic, 2).await;
+    create_accounts(&database.pool, 20).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 20, 40).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed(&database.pool).await));
+    relay.stop().await;
+    super::records::grow_topic(&place.brokers, &place.topic, 7).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 20, 40).await;
+    let committed = committed(&database.pool).await;
+    let mut reader = place.reader();
+    reader.until_distinct(expected(&committed));
+    relay.stop().await;
+    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+}

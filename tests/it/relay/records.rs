@@ -7,6 +7,8 @@ use std::{
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     message::Headers as _,
 };
@@ -140,12 +142,28 @@ impl Reader {
     }
 }
 
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+}
+
 /// Creates a topic as an operator would.
 pub(crate) async fn create_topic(brokers: &str, topic: &str, partitions: i32) {
-    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-    let admin: AdminClient<rdkafka::client::DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client");
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-    let answer = admin.create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");
+    create_topic_with(brokers, topic, partitions, &[]).await;
+}
+
+/// Creates a topic with settings of its own.
+pub(crate) async fn create_topic_with(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (name, value) in settings {
+        new = new.set(name, value);
+    }
+    let answer = admin(brokers).create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");
+    assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+}
+
+/// Adds partitions to a topic, as an operator would who does not know what that does to keys.
+pub(crate) async fn grow_topic(brokers: &str, topic: &str, partitions: usize) {
+    let more = NewPartitions::new(topic, partitions);
+    let answer = admin(brokers).create_partitions([&more], &AdminOptions::new()).await.expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }

@@ -108,3 +108,99 @@ async fn another_databases_slot_of_the_same_name_is_left_alone() {
     relay.says("stream", "streaming").await;
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_no_topic_can_take_is_named_and_the_command_it_names_skips_it_alone() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let mut options = place.options();
+    options.topic = format!("{}-{{aggregatetype}}", place.topic);
+    let relay = Running::start(options.clone());
+    relay.says("stream", "streaming").await;
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '1'), ('or der', '2', 'T', '2'), ('order', '3', 'T', '3')",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("inserted");
+    let text = relay.refusal().await;
+    assert!(text.contains("or der 2") && text.contains("no name for a topic"), "{text}");
+    let command = text.split("give this one event up: ").nth(1).expect("a command").to_owned();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&database.pool).await.expect("accepted as it is");
+    let relay = Running::start(options);
+    let mut reader = super::records::Reader::new(&place.brokers, &format!("{}-order", place.topic));
+    reader.until_distinct(2);
+    relay.stop().await;
+    let values: Vec<_> = reader.read_to_the_end().iter().map(|record| record.text().to_owned()).collect();
+    assert_eq!(values.len(), 2, "{values:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_broker_refuses_for_good_stops_the_relay_instead_of_being_sent_for_ever() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    super::records::create_topic_with(&place.brokers, &place.topic, 1, &[("max.message.bytes", "2000")]).await;
+    let mut options = place.options();
+    options.kafka.properties.insert("compression.type".into(), "none".into());
+    let relay = Running::start(options);
+    publish(&database.pool, "large", 5_000).await;
+    let text = relay.refusal().await;
+    assert!(text.contains("aggregate `large`") && text.contains("max.message.bytes"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_restored_from_another_server_are_not_skipped_in_silence() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    publish(&database.pool, "1", 1).await;
+    sqlx::raw_sql("update tidings.outbox set xid = '9999999999'").execute(&database.pool).await.expect("as a restore leaves them");
+    let text = place.start().refusal().await;
+    assert!(text.contains("restored"), "{text}");
+    let command = text.split("run ").nth(1).and_then(|rest| rest.split(" to have").next()).expect("a command").to_owned();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&database.pool).await.expect("accepted as it is");
+    let relay = place.start();
+    place.reader().until_distinct(1);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_of_another_schema_with_the_same_name_is_left_alone() {
+    let database = migrated_database().await;
+    tidings::Migrations::new().schema("other").run(&database.pool).await.expect("migrated");
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    let mut options = place.options();
+    options.schema = "other".into();
+    let text = Running::start(options).refusal().await;
+    assert!(text.contains("another schema") && text.contains("--name"), "{text}");
+    publish(&database.pool, "1", 1).await;
+    place.reader().until_distinct(1);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_ends_before_the_position_is_reported_as_lost_commits() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    sqlx::raw_sql("update tidings.relay set commit_lsn = 'FF/0'").execute(&database.pool).await.expect("changed");
+    let text = place.start().refusal().await;
+    assert!(text.contains("commits that were published are lost"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_that_is_renamed_under_its_feet_stops_the_relay() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    sqlx::raw_sql("alter table tidings.outbox rename to mailbox; insert into tidings.mailbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')")
+        .execute(&database.pool)
+        .await
+        .expect("renamed");
+    let text = relay.refusal().await;
+    assert!(text.contains("tidings.mailbox now"), "{text}");
+}
