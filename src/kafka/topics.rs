@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode,
     producer::{BaseProducer, Producer as _},
     types::RDKafkaRespErr,
@@ -68,13 +69,19 @@ impl Topics {
 
     /// The topic's number of partitions, at least one.
     ///
+    /// Asked by a client of its own: a producer's question has a broker with `auto.create.topics.enable` (the default) make the topic.
+    ///
     /// # Errors
     /// When the topic is missing, may not be used, or the cluster cannot be reached.
     pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
-        let (client, name) = (self.client.clone(), topic.to_owned());
+        let (mut config, name) = (self.settings.client_config(), topic.to_owned());
+        config.set("allow.auto.create.topics", "false");
         let asked = tokio::task::spawn_blocking(move || {
-            let metadata = client.client().fetch_metadata(Some(&name), ASK_TIMEOUT)?;
-            Ok::<_, rdkafka::error::KafkaError>(metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+            let asking: BaseConsumer = config.create()?;
+            let metadata = asking.fetch_metadata(Some(&name), ASK_TIMEOUT);
+            // Dropping a client blocks.
+            std::thread::spawn(move || drop(asking));
+            metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
         });
         let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
         match answer.map_err(|error| TopicError::Unreachable(error.to_string()))? {

@@ -56,9 +56,8 @@ impl Ledger {
     /// When the database cannot be reached, or the tables are not there.
     pub(super) async fn take_over(options: &RelayOptions) -> Result<(Self, Saved), Interruption> {
         let mut session = connect(options, "relay ledger").await?;
-        // Losing the last position costs repeats, no event; and if this relay's stream counts as a synchronous standby, a commit that
-        // waited for it would wait for itself.
-        sqlx::raw_sql("set synchronous_commit = off").execute(&mut session).await.map_err(Interruption::sql("preparing the session"))?;
+        // The epoch must survive a crash; a synchronous standby need not have it, all the less as this relay's stream may count as one.
+        set_synchronous_commit(&mut session, "local").await?;
         let schema = format!("\"{}\"", options.schema);
         let leader = format!("{}:{}", hostname(), std::process::id());
         let sql = format!(
@@ -68,7 +67,7 @@ impl Ledger {
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
         let doing = "taking over the relay's row";
-        let row = row.await.map_err(Interruption::sql(doing))?;
+        let row = within(doing, row).await?;
         let read = || -> Result<_, sqlx::Error> {
             let commit_lsn = row.try_get::<Option<String>, _>("commit_lsn")?.and_then(|text| text.parse::<Lsn>().ok());
             let ordinal = row.try_get::<i64, _>("ordinal")?.cast_unsigned();
@@ -84,6 +83,8 @@ impl Ledger {
             Ok((row.try_get("epoch")?, saved))
         };
         let (epoch, saved) = read().map_err(Interruption::sql(doing))?;
+        // From here on: losing the last position in a crash costs repeats, no event.
+        set_synchronous_commit(&mut session, "off").await?;
         Ok((Self { session, schema, name: options.name.clone(), epoch }, saved))
     }
 
@@ -198,6 +199,11 @@ pub(super) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConn
         Ok(connected) => connected.map_err(Interruption::sql("connecting to Postgres")),
         Err(_) => Err(Interruption::sql("connecting to Postgres")(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
     }
+}
+
+async fn set_synchronous_commit(session: &mut PgConnection, level: &'static str) -> Result<(), Interruption> {
+    let sql = AssertSqlSafe(format!("set synchronous_commit = {level}"));
+    within("preparing the session", sqlx::raw_sql(sql).execute(session)).await.map(|_| ())
 }
 
 /// Waits for a statement, but not for ever: a connection that was cut without a word never answers.

@@ -56,6 +56,8 @@ struct Reached {
 struct Carried {
     forwarder: Option<Forwarder>,
     reached: Option<Reached>,
+    /// The epoch under which this process led last.
+    epoch: i64,
 }
 
 impl Relay {
@@ -105,7 +107,7 @@ impl Relay {
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    carried = Carried::default();
+                    carried = Carried { epoch: carried.epoch, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                 }
@@ -153,6 +155,14 @@ impl Relay {
         let (options, observer) = (&self.options, &self.observer);
         let (mut ledger, saved) = Ledger::take_over(options).await?;
         observer.ok(Part::Database, "connected");
+        if ledger.epoch() <= carried.epoch {
+            return Err(Interruption::Refused(format!(
+                "the database has gone back in time: this relay led under epoch {} and finds epoch {} (a restore, or a fail-over that lost commits); events that were published may not exist any more. Started again, the relay goes on from the position that the database has",
+                carried.epoch,
+                ledger.epoch() - 1
+            )));
+        }
+        carried.epoch = ledger.epoch();
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let mut forwarder = match carried.forwarder.take() {
             Some(forwarder) => forwarder,

@@ -149,13 +149,12 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
         Err(error) => Err(Interruption::sql("looking for the publication")(error)),
         Ok(Some((true, true))) => Ok(()),
         Ok(Some((inserts, _))) => Err(Interruption::Refused(format!(
-            "publication `{name}` {}: run ALTER PUBLICATION {name} {}, or drop it and let the relay create it",
+            "publication `{name}` {}",
             if inserts {
-                "does not contain this outbox (does a relay of another schema have the same name? then give this one another --name)"
+                "does not contain this outbox: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
             } else {
-                "leaves inserts out"
+                "leaves inserts out: run ALTER PUBLICATION … SET (publish = 'insert'), or drop it and let the relay create it"
             },
-            if inserts { format!("ADD TABLE {}.outbox", options.schema) } else { "SET (publish = 'insert')".into() },
         ))),
         Ok(None) => {
             let sql = format!("create publication \"{name}\" for table \"{}\".outbox with (publish = 'insert')", options.schema);

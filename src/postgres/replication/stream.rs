@@ -99,7 +99,8 @@ impl FrameReader {
                         _ => Err(ReplicationError::Protocol("an error that cannot be read".into())),
                     };
                 }
-                b'c' => return Err(ReplicationError::Closed),
+                // CopyDone, or CommandComplete from a server that shuts down in order.
+                b'c' | b'C' => return Err(ReplicationError::Closed),
                 // Notices and parameter changes may come at any time.
                 b'N' | b'S' => {}
                 other => return Err(ReplicationError::Protocol(format!("message `{}` in a stream", char::from(other)))),

@@ -173,3 +173,38 @@ async fn a_topic_that_grows_does_not_move_a_key() {
     relay.stop().await;
     assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_not_made_by_asking_for_it_even_if_the_broker_would() {
+    let options = KafkaOptions::new().set("auto.create.topics.enable", "true");
+    let kafka = tokio::task::spawn_blocking(|| Kafka::start(options)).await.expect("no panic").expect("a broker of its own");
+    let database = migrated_database().await;
+    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    create_accounts(&database.pool, 2).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 2, 3).await;
+    let mut reader = place.reader();
+    let records = reader.until_distinct(expected(&committed(&database.pool).await)).len();
+    assert!(records > 0);
+    assert_eq!(reader.partitions(), 4, "as the relay was told, not as the broker does by itself");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_went_back_in_time_under_a_running_relay_is_noticed() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    // What a restored storage snapshot looks like to the relay: its own row is older than what it wrote.
+    sqlx::raw_sql(
+        "update tidings.relay set epoch = 0;
+         select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("cut");
+    let text = relay.refusal().await;
+    assert!(text.contains("back in time"), "{text}");
+    place.start().stop().await;
+}

@@ -54,7 +54,7 @@ impl Reader {
         Self { consumer, topic: topic.to_owned(), records: Vec::new() }
     }
 
-    fn partitions(&self) -> usize {
+    pub(crate) fn partitions(&self) -> usize {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), Duration::from_secs(10)).expect("the broker answers");
         metadata.topics()[0].partitions().len()
     }
