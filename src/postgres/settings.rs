@@ -349,6 +349,11 @@ impl Given {
         if system_roots && ssl_mode != SslMode::VerifyFull {
             fault(format!("sslrootcert=system needs sslmode=verify-full, not {}", ssl_mode.name()));
         }
+        // As libpq does: who names the authority wants it checked.
+        let ssl_mode = match ssl_mode {
+            SslMode::Require if self.ssl_root_cert.is_some() => SslMode::VerifyCa,
+            mode => mode,
+        };
         let ssl_client_identity = match (self.ssl_cert, self.ssl_key) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,

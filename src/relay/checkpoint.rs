@@ -22,6 +22,9 @@ use crate::postgres::replication::StatusWriter;
 /// beside what was in flight, and well within any `wal_sender_timeout`.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// A server that says nothing for this long, although it was asked to, is gone without a word: its machine, or the network.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// How often the slot is looked at for the metrics.
 const SLOT_EVERY: Duration = Duration::from_secs(10);
 
@@ -35,6 +38,8 @@ pub(super) struct Checkpointer {
     lost: CancellationToken,
     tick: Interval,
     stored: Position,
+    /// When the server was heard last.
+    heard: Instant,
     slot_seen: Option<Instant>,
 }
 
@@ -49,8 +54,9 @@ impl Checkpointer {
     ) -> Self {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let stored = watermark.safe();
-        Self { watermark, ledger, status, observer: observer.clone(), relay: relay.to_owned(), lost, tick, stored, slot_seen: None }
+        // The first position is stored in any case: the row may be behind what the last session knew.
+        let (stored, heard) = (Position::default(), Instant::now());
+        Self { watermark, ledger, status, observer: observer.clone(), relay: relay.to_owned(), lost, tick, stored, heard, slot_seen: None }
     }
 
     /// Waits for the next time progress shall be stored.
@@ -77,19 +83,25 @@ impl Checkpointer {
         if !counts.is_empty() {
             self.ledger.count_topics(&counts).await?;
         }
-        self.confirm().await?;
+        let silence = self.heard.elapsed();
+        if silence > SILENCE_MAX {
+            return Err(Interruption::replication("waiting for Postgres")(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+        }
+        self.confirm(silence > SILENCE_MAX / 3).await?;
         if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
             self.look_at_slot().await?;
         }
         Ok(())
     }
 
-    /// Tells the server what is safe, as far as it is known.
-    ///
-    /// # Errors
-    /// A lost connection.
-    pub(super) async fn confirm(&mut self) -> Result<(), Interruption> {
-        self.status.confirm(self.watermark.confirmed(), false).await.map_err(Interruption::replication("confirming to Postgres"))
+    /// Takes note that the server was heard.
+    pub(super) fn heard(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// Tells the server what is safe, as far as it is known; with `reply` it is asked to show that it is there.
+    async fn confirm(&mut self, reply: bool) -> Result<(), Interruption> {
+        self.status.confirm(self.watermark.confirmed(), reply).await.map_err(Interruption::replication("confirming to Postgres"))
     }
 
     async fn look_at_slot(&mut self) -> Result<(), Interruption> {
@@ -131,6 +143,8 @@ impl Checkpointer {
                 cleared = &mut clearing => return forwarder.cleared(cleared).map(|()| true),
                 _ = self.tick.tick() => {}
             }
+            // Nobody listens at present.
+            self.heard();
             self.store(forwarder).await?;
         }
     }

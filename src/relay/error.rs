@@ -116,7 +116,7 @@ fn remedy(code: &str) -> Option<&'static str> {
             "grant the role what it needs: ALTER ROLE … REPLICATION, SELECT on the outbox, SELECT/INSERT/UPDATE on the relay's tables, and let the table's owner create the publication (see `tidings check`)"
         }
         "42704" => {
-            "the publication or the slot was dropped while it was in use: restart the relay, which creates a missing publication again"
+            "the publication was dropped while it was in use, and the log before it is created again cannot be read any more: begin anew by dropping the slot and deleting the relay's row (everything that the outbox holds is published again)"
         }
         "42P01" | "3F000" | "42703" => "run `tidings migrate` for this database and schema",
         "53400" => {

@@ -53,7 +53,7 @@ impl Lease {
         let mut session = super::ledger::connect(options, "relay lease").await?;
         observer.ok(Part::Database, "connected");
         let mut said = false;
-        while !try_lock(&mut session, options).await.map_err(Interruption::sql("trying for the lease"))? {
+        while !super::ledger::within("trying for the lease", try_lock(&mut session, options)).await? {
             observer.leader(false);
             observer.ok(Part::Lease, "standing by: another relay of this name leads");
             observer.ok(Part::Stream, "standing by");

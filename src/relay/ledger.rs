@@ -207,7 +207,7 @@ async fn set_synchronous_commit(session: &mut PgConnection, level: &'static str)
 }
 
 /// Waits for a statement, but not for ever: a connection that was cut without a word never answers.
-async fn within<T>(doing: &'static str, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Interruption> {
+pub(super) async fn within<T>(doing: &'static str, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Interruption> {
     match timeout(STATEMENT_TIMEOUT, statement).await {
         Ok(done) => done.map_err(Interruption::sql(doing)),
         Err(_) => Err(Interruption::sql(doing)(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),

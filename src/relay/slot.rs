@@ -140,7 +140,7 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
     let name = slot_name(&options.name);
     let found = sqlx::query(
         "select p.pubinsert, p.puballtables or exists (
-             select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = $2 and t.tablename = 'outbox'
+             select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = $2 and t.tablename = 'outbox' and t.rowfilter is null
          ) as has_outbox from pg_publication p where p.pubname = $1",
     );
     let found = found.bind(&name).bind(&options.schema).fetch_optional(&mut *session).await;
@@ -151,7 +151,7 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
         Ok(Some((inserts, _))) => Err(Interruption::Refused(format!(
             "publication `{name}` {}",
             if inserts {
-                "does not contain this outbox: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
+                "does not contain this outbox, or not all of its rows: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
             } else {
                 "leaves inserts out: run ALTER PUBLICATION … SET (publish = 'insert'), or drop it and let the relay create it"
             },

@@ -79,6 +79,7 @@ fn encryption_is_named_as_libpq_names_it() {
         ("?sslmode=verify-ca", SslMode::VerifyCa),
         ("?sslmode=verify-full", SslMode::VerifyFull),
         ("?sslrootcert=system", SslMode::VerifyFull),
+        ("?sslrootcert=/ca.pem&sslmode=require", SslMode::VerifyCa),
     ] {
         let settings = parse(&format!("postgres://ann@db/shop{query}"));
         assert_eq!(settings.ssl_mode(), mode, "{query}");

@@ -61,7 +61,10 @@ impl AtLeastOnce {
                 self.reserved = Some(tag);
                 Ok(Sent::Full(bytes))
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.acks().retract(tag);
+                Err(error)
+            }
         }
     }
 

@@ -76,6 +76,7 @@ impl WalSource {
                 }
                 read = self.reader.fill() => read.map_err(Interruption::replication("reading the stream"))?,
             };
+            books.heard();
             if let Some(nap) = self.pace.nap(read) {
                 tokio::time::sleep(nap).await;
             }
