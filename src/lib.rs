@@ -103,6 +103,16 @@ pub use outbox::{Outbox, PublishError};
 #[cfg(feature = "outbox")]
 pub use postgres::{MigrateError, Migrations, migrate};
 
+/// What the fuzz targets call; not part of the crate.
+#[cfg(all(fuzzing, feature = "relay"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Decodes any bytes as one message of the replication stream, and its row as one of the outbox.
+    pub fn pgoutput(bytes: &[u8]) {
+        crate::relay::fuzz_row(bytes);
+    }
+}
+
 // The derive macro names the crate by this path, inside it too.
 extern crate self as tidings;
 

@@ -23,6 +23,9 @@ mod source;
 mod tally;
 mod watermark;
 
+#[cfg(fuzzing)]
+pub(crate) use source::fuzz_row;
+
 pub use crate::kafka::EnvelopeFormat;
 pub use error::RelayError;
 pub use observe::{Check, CheckState, Observer};

@@ -10,3 +10,14 @@ pub(super) mod wal;
 
 pub(super) use pace::Pace;
 pub(crate) use row::{CELLS, Columns, Row, RowError};
+
+/// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_row(bytes: &[u8]) {
+    use crate::postgres::replication::{Message, decode};
+    match decode(bytes) {
+        Ok(Message::Insert { row, .. }) => drop(Columns::in_order().read(&row)),
+        Ok(Message::Relation(relation)) => drop(Columns::of(&relation)),
+        _ => {}
+    }
+}

@@ -1,0 +1,6 @@
+//! Any bytes as a message of the replication stream: the decoder and the row reader must answer, never panic.
+//!
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz pgoutput -- -max_total_time=60`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidings::fuzzing::pgoutput(bytes));
