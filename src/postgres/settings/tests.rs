@@ -59,7 +59,7 @@ fn what_the_url_leaves_out_comes_from_the_environment_and_the_url_wins() {
         Some(value.to_owned())
     };
     let settings = resolve("postgres://", env).expect("a URL that says nothing is completed");
-    assert_eq!(settings.redacted(), "postgres://envuser:***@envhost:7000/envdb?sslmode=require");
+    assert_eq!(settings.redacted(), "postgres://envuser:***@envhost:7000/envdb?sslmode=verify-ca");
     assert_eq!(settings.password(), Some("envpass"));
     assert_eq!(settings.ssl_root_cert(), Some(Path::new("/env.pem")));
     assert_eq!(settings.options(), [("work_mem".to_owned(), "1MB".to_owned())]);
@@ -79,12 +79,14 @@ fn encryption_is_named_as_libpq_names_it() {
         ("?sslmode=verify-ca", SslMode::VerifyCa),
         ("?sslmode=verify-full", SslMode::VerifyFull),
         ("?sslrootcert=system", SslMode::VerifyFull),
-        ("?sslrootcert=/ca.pem&sslmode=require", SslMode::VerifyCa),
     ] {
         let settings = parse(&format!("postgres://ann@db/shop{query}"));
         assert_eq!(settings.ssl_mode(), mode, "{query}");
         assert_eq!(settings.ssl_root_cert(), None, "{query}");
     }
+    // Who names the authority wants it checked: libpq does too.
+    let settings = parse("postgres://ann@db/shop?sslmode=require&sslrootcert=/ca.pem");
+    assert_eq!(settings.ssl_mode(), SslMode::VerifyCa);
     let settings = parse("postgres://ann@db/shop?sslrootcert=/ca.pem&sslcert=/me.pem&sslkey=/me.key");
     assert_eq!(settings.ssl_root_cert(), Some(Path::new("/ca.pem")));
     assert_eq!(settings.ssl_client_identity(), Some((Path::new("/me.pem"), Path::new("/me.key"))));
