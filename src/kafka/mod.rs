@@ -3,6 +3,7 @@
 //! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
 //! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be.
 
+mod acks;
 mod envelope;
 mod outgoing;
 mod partitioner;
@@ -12,12 +13,13 @@ mod producer;
 mod settings;
 mod topics;
 
+pub(crate) use acks::{Acks, Failure, Window};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
-pub(crate) use producer::{Acks, Failure, Producer, Record, SendError, Window};
+pub(crate) use producer::{Producer, Record, SendError};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use topics::{TopicError, Topics};

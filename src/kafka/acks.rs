@@ -1,0 +1,256 @@
+//! What was acknowledged, and what is still under way: one bit a record.
+//!
+//! The poll thread marks, the sender asks. The decisions are in [`AckState`], which knows neither threads nor Kafka.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::Notify;
+
+/// Which tags Kafka has acknowledged, and what is still under way. Bounded by what the sender lets under way.
+#[derive(Default)]
+pub(crate) struct Acks {
+    state: Mutex<AckState>,
+    /// Told when the lowest unacknowledged tag moved far enough, when everything is acknowledged, and on failure.
+    changed: Notify,
+    watcher: OnceLock<Box<dyn Fn(Duration) + Send + Sync>>,
+}
+
+/// A limit on what is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) records: u64,
+    /// Bytes of keys, values and headers.
+    pub(crate) bytes: usize,
+}
+
+/// Why a producer can go no further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A new producer may do better.
+    Broken(String),
+    /// The broker will not take the record, whoever sends it.
+    Refused(String),
+}
+
+#[derive(Default)]
+struct AckState {
+    /// Every tag below is acknowledged.
+    floor: u64,
+    /// The next tag to be sent.
+    next: u64,
+    /// Bit `n` of the ring says whether tag `(floor rounded down to 64) + n` is acknowledged.
+    words: VecDeque<u64>,
+    /// Bytes of the records from `floor` on.
+    sizes: VecDeque<u32>,
+    bytes: usize,
+    /// Wake the waiter once no more than this is under way.
+    wake_below: Window,
+    /// The record being timed, and since when.
+    timed: Option<(u64, i64)>,
+    failure: Option<Failure>,
+    unreachable: Option<String>,
+}
+
+impl Acks {
+    fn locked(&self) -> std::sync::MutexGuard<'_, AckState> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Counts a record as under way and gives it its tag, unless the window is full. To be called right before it is sent.
+    pub(crate) fn admit(&self, bytes: usize, window: Window) -> Option<u64> {
+        let mut state = self.locked();
+        let under_way = state.next - state.floor;
+        // A record larger than the window goes alone.
+        if under_way > 0 && (under_way >= window.records || state.bytes + bytes > window.bytes) {
+            return None;
+        }
+        let tag = state.next;
+        state.next += 1;
+        state.bytes += bytes;
+        state.sizes.push_back(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if state.words.len() * 64 <= (tag - (state.floor & !63)) as usize {
+            state.words.push_back(0);
+        }
+        Some(tag)
+    }
+
+    /// Takes back the last tag: its record was not sent.
+    pub(crate) fn retract(&self, tag: u64) {
+        let mut state = self.locked();
+        if state.next == tag + 1 && state.next > state.floor {
+            state.next = tag;
+            let size = state.sizes.pop_back().unwrap_or(0);
+            state.bytes = state.bytes.saturating_sub(size as usize);
+        }
+    }
+
+    /// Has the time from `since` (microseconds, Unix epoch) to the acknowledgement of `tag` told to the watcher, if none is being timed.
+    pub(crate) fn time(&self, tag: u64, since: i64) {
+        let mut state = self.locked();
+        if state.timed.is_none() && tag >= state.floor {
+            state.timed = Some((tag, since));
+        }
+    }
+
+    /// Who is told the times; set once.
+    pub(crate) fn watch(&self, watcher: impl Fn(Duration) + Send + Sync + 'static) {
+        let _ = self.watcher.set(Box::new(watcher));
+    }
+
+    /// Every tag below this is acknowledged.
+    pub(crate) fn floor(&self) -> u64 {
+        self.locked().floor
+    }
+
+    /// Records and bytes under way.
+    pub(crate) fn under_way(&self) -> (u64, usize) {
+        let state = self.locked();
+        (state.next - state.floor, state.bytes)
+    }
+
+    /// Waits until no more than `below` is under way, or the producer failed. Acknowledgements before that wake nobody, so that a
+    /// sender with a full window fills it by halves and not one by one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn settle(&self, below: Window) {
+        loop {
+            let notified = self.changed.notified();
+            {
+                let mut state = self.locked();
+                if state.is_below(below) || state.failure.is_some() {
+                    return;
+                }
+                state.wake_below = below;
+            }
+            notified.await;
+        }
+    }
+
+    /// Why the producer can go no further, once it cannot.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.locked().failure.clone()
+    }
+
+    /// Why Kafka is not reachable at present; an acknowledgement clears it.
+    pub(crate) fn unreachable_since_last_ack(&self) -> Option<String> {
+        self.locked().unreachable.clone()
+    }
+
+    pub(super) fn mark(&self, tag: u64) {
+        let (wake, since) = {
+            let mut state = self.locked();
+            let since = state.timed.take_if(|(timed, _)| *timed == tag).map(|(_, since)| since);
+            (state.mark(tag), since)
+        };
+        if wake {
+            self.changed.notify_one();
+        }
+        if let (Some(since), Some(watcher)) = (since, self.watcher.get()) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            watcher(now.saturating_sub(Duration::from_micros(since.try_into().unwrap_or(0))));
+        }
+    }
+
+    pub(super) fn fail(&self, failure: Failure) {
+        self.locked().failure.get_or_insert(failure);
+        self.changed.notify_one();
+    }
+
+    /// The cluster has answered a question.
+    pub(super) fn reachable(&self) {
+        self.locked().reachable();
+    }
+
+    pub(super) fn unreachable(&self, reason: &str) {
+        let mut state = self.locked();
+        if state.unreachable.is_none() {
+            tracing::warn!(reason, "kafka is not reachable; events wait in the outbox");
+        }
+        state.unreachable = Some(reason.to_owned());
+    }
+}
+
+impl AckState {
+    /// Marks one tag; true if the waiter has something to do.
+    fn mark(&mut self, tag: u64) -> bool {
+        if tag < self.floor {
+            return false;
+        }
+        let at = (tag - (self.floor & !63)) as usize;
+        if let Some(word) = self.words.get_mut(at / 64) {
+            *word |= 1 << (at % 64);
+        }
+        let size = self.sizes.get((tag - self.floor) as usize).map_or(0, |size| *size as usize);
+        self.bytes = self.bytes.saturating_sub(size);
+        self.reachable();
+        if tag != self.floor {
+            return false;
+        }
+        self.advance();
+        self.is_below(self.wake_below)
+    }
+
+    fn reachable(&mut self) {
+        if self.unreachable.take().is_some() {
+            tracing::info!("kafka is reachable again");
+        }
+    }
+
+    fn is_below(&self, window: Window) -> bool {
+        self.next - self.floor <= window.records && self.bytes <= window.bytes
+    }
+
+    /// Moves the floor over the acknowledged prefix, a word at a time.
+    fn advance(&mut self) {
+        let before = self.floor;
+        while let Some(&word) = self.words.front() {
+            let offset = (self.floor % 64) as u32;
+            let ones = (!(word >> offset)).trailing_zeros().min(64 - offset);
+            self.floor += u64::from(ones);
+            if offset + ones < 64 {
+                break;
+            }
+            self.words.pop_front();
+        }
+        self.sizes.drain(..(self.floor - before) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_floor_is_the_lowest_tag_that_is_not_acknowledged(order in Just((0..300u64).collect::<Vec<_>>()).prop_shuffle(), sent_first in 1usize..300) {
+            let acks = Acks::default();
+            let (mut sent, mut done) = (0u64, BTreeSet::new());
+            for chunk in order.chunks(sent_first) {
+                // Everything up to the largest tag of this chunk must have been sent.
+                // A record that was not sent after all leaves no trace.
+                let retracted = acks.admit(7, Window { records: 1000, bytes: 1000 }).expect("room");
+                acks.retract(retracted);
+                while sent <= *chunk.iter().max().expect("not empty") {
+                    prop_assert_eq!(acks.admit(1, Window { records: 1000, bytes: 1000 }), Some(sent));
+                    sent += 1;
+                }
+                for &tag in chunk {
+                    acks.mark(tag);
+                    done.insert(tag);
+                    let lowest = (0..).find(|tag| !done.contains(tag)).expect("endless");
+                    prop_assert_eq!(acks.floor(), lowest);
+                }
+                prop_assert_eq!(acks.under_way().1, (sent as usize) - done.len());
+            }
+        }
+    }
+}
