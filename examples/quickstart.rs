@@ -64,8 +64,10 @@ async fn main() -> Result<(), Failure> {
     shutdown.cancel();
     relay.await??;
     bar.finish();
+    // The server may take a moment to notice that the stream has ended.
+    let end = format!("select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = 'tidings_{name}'");
     let slot = format!("select pg_drop_replication_slot('tidings_{name}'); drop publication tidings_{name}; drop schema {name} cascade");
-    sqlx::raw_sql(AssertSqlSafe(slot)).execute(&pool).await?;
+    sqlx::raw_sql(AssertSqlSafe(format!("{end}; {slot}"))).execute(&pool).await?;
     verdict::print(&truth, &delivered, seconds)
 }
 
