@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use chrono::Utc;
 use indicatif::{ProgressBar, ProgressStyle};
-use rdkafka::{ClientConfig, Message as _, consumer::Consumer as _, consumer::StreamConsumer};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{Relay, RelayOptions, TopicOptions};
 use tidings::{DomainEvent, Migrations, Outbox, kafka, postgres};
-use tokio::sync::watch::{self, Receiver};
+use tokio::sync::watch;
 
+#[path = "quickstart/consumer.rs"]
+mod consumer;
 #[path = "quickstart/verdict.rs"]
 mod verdict;
 
@@ -47,7 +48,7 @@ async fn main() -> Result<(), Failure> {
     let began = Instant::now();
     let bar = ProgressBar::new(events as u64).with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} events delivered")?);
     let (expect, expected) = watch::channel(usize::MAX);
-    let consumer = tokio::spawn(consume(services.brokers(), name.clone(), bar.clone(), expected));
+    let consumer = tokio::spawn(consumer::consume(services.brokers(), name.clone(), bar.clone(), expected));
     let writers: Vec<_> = (0..4).map(|writer| tokio::spawn(write(pool.clone(), name.clone(), writer, events / 20))).collect();
     for writer in writers {
         writer.await??;
@@ -86,22 +87,4 @@ async fn write(pool: PgPool, schema: String, writer: i64, transactions: i64) -> 
         if n % 8 == 7 { tx.rollback().await? } else { tx.commit().await? }
     }
     Ok(())
-}
-
-/// Any consumer will do: the key is the order's id, the value its event as JSON. Returns the events and their latencies, ms.
-async fn consume(brokers: String, topic: String, bar: ProgressBar, expected: Receiver<usize>) -> Result<Delivered, Failure> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", &topic).set("auto.offset.reset", "earliest");
-    let consumer: StreamConsumer = config.set("topic.metadata.refresh.interval.ms", "200").set("fetch.wait.max.ms", "10").create()?;
-    consumer.subscribe(&[&topic])?;
-    let mut delivered = Vec::new();
-    while delivered.len() < *expected.borrow() {
-        // A topic that is not there yet is an error that passes.
-        let Ok(Ok(message)) = tokio::time::timeout(std::time::Duration::from_millis(100), consumer.recv()).await else { continue };
-        let event: OrderChanged = serde_json::from_slice(message.payload().unwrap_or_default())?;
-        let latency = (Utc::now().timestamp_micros() - event.at_micros) as f64 / 1000.0;
-        delivered.push((event, latency));
-        bar.inc(1);
-    }
-    Ok(delivered)
 }
