@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use dev_services::java::{self, Java};
 
-use super::{Outcome, outbox::Outbox, process::Process};
+use super::{Outcome, outbox::Outbox, process::Process, servers::Servers};
 
 /// The slot Debezium works on.
 pub(crate) const SLOT: &str = "bench_debezium";
@@ -52,8 +52,22 @@ pub(crate) struct Debezium {
 }
 
 impl Debezium {
+    /// Debezium beside these servers; says so if it is not to be had.
+    pub(crate) fn of(servers: &Servers) -> Option<Self> {
+        match Self::find(servers.kafka.brokers(), servers.postgres.port()) {
+            Ok(debezium) => {
+                println!("{}", debezium.describe());
+                Some(debezium)
+            }
+            Err(error) => {
+                println!("Debezium is left out: {error}");
+                None
+            }
+        }
+    }
+
     /// The newest Java, and Debezium's jars, fetched once by Maven.
-    pub(crate) fn find(brokers: String, port: u16) -> Outcome<Self> {
+    fn find(brokers: String, port: u16) -> Outcome<Self> {
         let java = Java::newest()?;
         let (_, rest) = POM.split_once("debezium-connector-postgres</artifactId><version>").ok_or("the pom names no Debezium")?;
         let version = rest.split('<').next().unwrap_or_default();
@@ -62,7 +76,7 @@ impl Debezium {
     }
 
     /// What it is, in a line.
-    pub(crate) fn describe(&self) -> String {
+    fn describe(&self) -> String {
         let version: Vec<String> = self.java.version.iter().map(u32::to_string).collect();
         format!("{} (Java {})", self.jars.file_name().unwrap_or_default().display(), version.join("."))
     }

@@ -61,11 +61,9 @@ async fn main() -> Outcome<()> {
     measure("Tidings", &options, &servers, &outbox.url, "latency-tidings", relay).await?;
     outbox.finish().await?;
 
-    if !options.skip_debezium {
-        let debezium = match Debezium::find(servers.kafka.brokers(), servers.postgres.port()) {
-            Ok(debezium) => debezium,
-            Err(error) => return Err(format!("Debezium is left out: {error}").into()),
-        };
+    if !options.skip_debezium
+        && let Some(debezium) = Debezium::of(&servers)
+    {
         let mut outbox = Outbox::create(&servers, "latency_debezium", &tidings).await?;
         topic::create(&servers.kafka.brokers(), "latency-debezium").await?;
         let slot = format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", debezium::SLOT);

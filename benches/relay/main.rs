@@ -25,7 +25,7 @@ async fn main() -> Outcome<()> {
     let tidings = Tidings::new(options.tidings.clone(), servers.kafka.brokers());
     let debezium = match options.skip_debezium {
         true => None,
-        false => find_debezium(&servers),
+        false => Debezium::of(&servers),
     };
     let mut reports = Vec::new();
     for scenario in options.scenarios() {
@@ -34,17 +34,4 @@ async fn main() -> Outcome<()> {
     }
     report::print(&reports);
     Ok(())
-}
-
-fn find_debezium(servers: &Servers) -> Option<Debezium> {
-    match Debezium::find(servers.kafka.brokers(), servers.postgres.port()) {
-        Ok(debezium) => {
-            println!("{}", debezium.describe());
-            Some(debezium)
-        }
-        Err(error) => {
-            println!("Debezium is left out: {error}");
-            None
-        }
-    }
 }

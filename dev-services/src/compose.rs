@@ -1,11 +1,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Error;
-use crate::keeper::{Keeper, LOOK, new_folder};
+use crate::keeper::{Keeper, new_folder};
 use crate::port::free_port;
 
 const SERVICE: &str = "docker compose";
@@ -72,12 +71,7 @@ impl Compose {
         // Two minutes: taking containers down must not be cut short, or they stay.
         let mut keeper = Keeper::new(folder, None, "TERM", 120, command)?;
         eprintln!("starting {} with docker compose", wanted.join(" and "));
-        keeper.start(SERVICE)?;
-        let until = Instant::now() + START_LIMIT;
-        while !ready.exists() {
-            crate::still_starting(&keeper, SERVICE, until)?;
-            sleep(LOOK);
-        }
+        keeper.start_until(SERVICE, START_LIMIT, || ready.exists())?;
         Ok(Some(Self { keeper, postgres_port, kafka_port }))
     }
 

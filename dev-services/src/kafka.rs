@@ -6,11 +6,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::hash::BuildHasher;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::java::{self, Java};
-use crate::keeper::{Keeper, LOOK, new_folder};
+use crate::keeper::{Keeper, new_folder};
 use crate::port::free_port;
 use crate::{Error, programs};
 
@@ -192,13 +191,8 @@ impl Kafka {
     /// # Errors
     /// When it does not answer within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        self.keeper.start(SERVICE)?;
-        let until = Instant::now() + START_LIMIT;
-        while !probe::answers(self.port) {
-            crate::still_starting(&self.keeper, SERVICE, until)?;
-            sleep(LOOK);
-        }
-        crate::still_starting(&self.keeper, SERVICE, until)
+        let port = self.port;
+        self.keeper.start_until(SERVICE, START_LIMIT, || probe::answers(port))
     }
 
     pub(crate) fn keeper(&mut self) -> &mut Keeper {

@@ -14,7 +14,7 @@ use crate::user::User;
 use crate::{Error, process};
 
 /// How often files and ports are looked at while a server starts or ends.
-pub(crate) const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A server's folder and the shell that keeps both. Dropped: the server is ended and the folder removed.
 #[derive(Debug)]
@@ -86,6 +86,28 @@ impl Keeper {
                 None => sleep(LOOK),
             }
         }
+    }
+
+    /// Starts the server and returns once it answers.
+    pub(crate) fn start_until(&mut self, service: &'static str, limit: Duration, answers: impl Fn() -> bool) -> Result<(), Error> {
+        self.start(service)?;
+        let until = Instant::now() + limit;
+        while !answers() {
+            self.still_starting(service, until)?;
+            sleep(LOOK);
+        }
+        // Somebody else may answer on the port.
+        self.still_starting(service, until)
+    }
+
+    /// An error once a server that is being started has ended, or took too long.
+    fn still_starting(&self, service: &'static str, until: Instant) -> Result<(), Error> {
+        let reason = match self.ended() {
+            Some(code) => format!("it ended with code {code}"),
+            None if Instant::now() > until => "it does not answer".to_owned(),
+            None => return Ok(()),
+        };
+        Err(Error::Start { service, reason, log: self.log_end() })
     }
 
     /// Lets the process `pid` end before the server, for at most 10 s, once we are gone.

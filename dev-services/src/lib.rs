@@ -38,8 +38,6 @@ pub use kafka::{Kafka, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions};
 pub use services::Services;
 
-use std::time::Instant;
-
 /// Runs `launch` again if somebody took its port between the choice and the bind.
 fn retry_if_port_is_taken<T>(launch: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     for _ in 0..3 {
@@ -49,14 +47,4 @@ fn retry_if_port_is_taken<T>(launch: impl Fn() -> Result<T, Error>) -> Result<T,
         }
     }
     launch()
-}
-
-/// An error once a server that is being started has ended, or took too long.
-fn still_starting(keeper: &keeper::Keeper, service: &'static str, until: Instant) -> Result<(), Error> {
-    let reason = match keeper.ended() {
-        Some(code) => format!("it ended with code {code}"),
-        None if Instant::now() > until => "it does not answer".to_owned(),
-        None => return Ok(()),
-    };
-    Err(Error::Start { service, reason, log: keeper.log_end() })
 }

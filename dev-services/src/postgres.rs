@@ -3,10 +3,9 @@ mod probe;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::keeper::{Keeper, LOOK, new_folder};
+use crate::keeper::{Keeper, new_folder};
 use crate::port::free_port;
 use crate::user::User;
 use crate::{Error, programs};
@@ -201,13 +200,8 @@ impl Postgres {
     /// # Errors
     /// When it does not answer within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        self.keeper.start(SERVICE)?;
-        let until = Instant::now() + START_LIMIT;
-        while !probe::answers(self.port) {
-            crate::still_starting(&self.keeper, SERVICE, until)?;
-            sleep(LOOK);
-        }
-        crate::still_starting(&self.keeper, SERVICE, until)
+        let port = self.port;
+        self.keeper.start_until(SERVICE, START_LIMIT, || probe::answers(port))
     }
 
     pub(crate) fn keeper(&mut self) -> &mut Keeper {

@@ -96,7 +96,12 @@ pub fn check_topic_name(name: &str) -> Result<(), InvalidEvent> {
 
 /// True if the name can be, or be part of, a topic's name.
 pub(super) fn name_is_topic_part(name: &str) -> bool {
-    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    (1..=TOPIC_BYTES_MAX).contains(&name.len()) && name.chars().all(is_topic_character)
+}
+
+/// True if Kafka allows the character in a topic's name.
+pub(crate) fn is_topic_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
 #[cfg(test)]

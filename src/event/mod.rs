@@ -35,6 +35,8 @@ pub use codec::{Codec, CodecError, Json, Raw};
 pub use envelope::{Envelope, EnvelopeError};
 pub use headers::Headers;
 pub use id::{AggregateId, EventId};
+#[cfg(feature = "relay")]
+pub(crate) use invalid::is_topic_character;
 pub use invalid::{InvalidEvent, check_topic_name};
 pub use payload::Payload;
 pub use tidings_derive::DomainEvent;

@@ -12,16 +12,17 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Settings,
-    acks::{Acks, Failure},
-};
 use rdkafka::{
     ClientContext, Message as _,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
+};
+
+use super::{
+    Settings,
+    acks::{Acks, Failure},
 };
 
 /// How long one poll waits: the delay with which the thread notices that it shall end. Not less: rdkafka spins through the last

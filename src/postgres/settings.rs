@@ -103,7 +103,6 @@ impl Settings {
 }
 
 // What the replication connection, which is not sqlx's, is made from.
-#[allow(dead_code)]
 impl Settings {
     /// The host to connect to; `localhost` when a socket is used.
     pub(crate) fn host(&self) -> &str {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +12,7 @@ use super::{
     ledger::Ledger,
     observe::Observer,
     position::Position,
-    slot::slot_name,
+    slot,
     watermark::Watermark,
 };
 use crate::postgres::replication::StatusWriter;
@@ -105,18 +104,8 @@ impl Checkpointer {
     }
 
     async fn look_at_slot(&mut self) -> Result<(), Interruption> {
-        let row = sqlx::query(
-            "select pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint as lag, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint as retained
-             from pg_replication_slots where slot_name = $1",
-        );
-        let row = row
-            .bind(slot_name(&self.relay))
-            .fetch_optional(self.ledger.session())
-            .await
-            .map_err(Interruption::sql("looking at the slot"))?;
-        if let Some(row) = row {
-            let bytes = |column: &str| row.try_get::<Option<i64>, _>(column).ok().flatten().unwrap_or(0);
-            self.observer.slot(bytes("lag"), bytes("retained"));
+        if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.relay).await? {
+            self.observer.slot(lag_bytes, retained_bytes);
         }
         self.slot_seen = Some(Instant::now());
         Ok(())

@@ -47,6 +47,8 @@ pub(super) enum Interruption {
     Kafka(String),
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
+    #[error("this server is a standby: waiting for a primary")]
+    Standby,
     #[error("{0}")]
     Refused(String),
 }
@@ -75,7 +77,7 @@ impl Interruption {
         match self {
             Self::Refused(text) => Meaning::NeedsPerson(text.clone()),
             Self::Kafka(_) => Meaning::ProducerBroken,
-            Self::Topic(_) | Self::LeaseLost => Meaning::Transient,
+            Self::Topic(_) | Self::LeaseLost | Self::Standby => Meaning::Transient,
             Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
                 None => Meaning::Transient,

@@ -29,6 +29,10 @@ pub(crate) use source::fuzz_row;
 pub use crate::kafka::EnvelopeFormat;
 pub use error::RelayError;
 pub use observe::{Check, CheckState, Observer};
+#[cfg(feature = "cli")]
+pub(crate) use options::is_relay_name;
 pub use options::{Delivery, RelayOptions, SourceKind, TopicOptions};
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
+#[cfg(feature = "cli")]
+pub(crate) use slot::slot_name;

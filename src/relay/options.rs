@@ -65,6 +65,11 @@ pub struct RelayOptions {
     pub message_bytes_max: usize,
 }
 
+/// Whether this can be a relay's name: it becomes part of a slot's, for which Postgres allows lower case letters, digits and `_`.
+pub(crate) fn is_relay_name(name: &str) -> bool {
+    (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
 impl RelayOptions {
     /// The defaults for this database and these brokers.
     pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::kafka::Outgoing;
+use crate::{event::is_topic_character, kafka::Outgoing};
 
 /// A topic template such as `outbox.event.{aggregatetype}`, parsed once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl TopicTemplate {
         let (mut parts, mut rest) = (Vec::new(), text);
         while !rest.is_empty() {
             let plain = rest.find(['{', '}']).unwrap_or(rest.len());
-            if let Some(wrong) = rest[..plain].chars().find(|c| !allowed(*c)) {
+            if let Some(wrong) = rest[..plain].chars().find(|c| !is_topic_character(*c)) {
                 return Err(TemplateError::Character(wrong));
             }
             if plain > 0 {
@@ -78,11 +78,6 @@ impl TopicTemplate {
     fn uses_event_type(&self) -> bool {
         self.parts.contains(&Part::EventType)
     }
-}
-
-/// Whether Kafka allows `c` in a topic name.
-fn allowed(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
 /// A topic that exists, as the relay knows it.

@@ -21,6 +21,7 @@ use super::{
     lease::Lease,
     ledger::Ledger,
     observe::Part,
+    options::is_relay_name,
     position::Position,
     route::TopicTemplate,
     slot,
@@ -67,10 +68,7 @@ impl Relay {
     /// [`RelayError::Options`] names an option that cannot be used.
     pub fn new(options: RelayOptions) -> Result<Self, RelayError> {
         let name = &options.name;
-        if name.is_empty()
-            || name.len() > 40
-            || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-        {
+        if !is_relay_name(name) {
             return Err(RelayError::Options(format!("`{name}` is no name for a relay: lower case letters, digits and `_`, 40 at most")));
         }
         TopicTemplate::parse(&options.topic)
@@ -190,11 +188,12 @@ impl Relay {
         let connection =
             Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
         let name = slot::slot_name(&options.name);
-        let (reader, status) =
-            connection.stream(&name, &name, wal::start_at(confirmed)).await.map_err(Interruption::replication("starting the stream"))?;
+        // The server starts where the slot stands if that is further.
+        let from = confirmed.unwrap_or_default();
+        let (reader, status) = connection.stream(&name, &name, from).await.map_err(Interruption::replication("starting the stream"))?;
         tracing::info!(slot = name, after = %done.commit_lsn, "streams the log");
         let mut source = wal::WalSource::new(reader, options, done);
-        let watermark = Watermark::new(done, confirmed.unwrap_or_default());
+        let watermark = Watermark::new(done, from);
         let mut books = Checkpointer::new(&options.name, watermark, ledger, status, observer, lost.clone());
         let outcome = source.run(&mut forwarder, &mut books, observer, lost, shutdown).await;
         self.settle(outcome, forwarder, books, carried).await

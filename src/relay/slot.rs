@@ -19,7 +19,7 @@ use crate::postgres::{
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// Name of the slot and of the publication of a relay.
-pub(super) fn slot_name(relay: &str) -> String {
+pub(crate) fn slot_name(relay: &str) -> String {
     if relay == "tidings" { relay.to_owned() } else { format!("tidings_{relay}") }
 }
 
@@ -125,7 +125,7 @@ fn require_fit(server: &Server) -> Result<(), Interruption> {
     }
     if server.in_recovery {
         // Passes by itself when the standby is promoted or the name points to the primary again.
-        return Err(Interruption::Sql { doing: "this server is a standby: waiting for a primary", source: sqlx::Error::PoolTimedOut });
+        return Err(Interruption::Standby);
     }
     if server.wal_level != "logical" {
         return Err(Interruption::Refused(format!(
@@ -220,17 +220,29 @@ async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), In
     ended.map_err(Interruption::sql("ending the walsender of an earlier leader")).map(|_| ())
 }
 
+/// Bytes of log that the server keeps for a slot: what is not confirmed, and all of it. `None` without such a slot.
+///
+/// # Errors
+/// A lost connection.
+pub(super) async fn log_kept(session: &mut PgConnection, relay: &str) -> Result<Option<(i64, i64)>, Interruption> {
+    let kept = sqlx::query_as(
+        "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+         from pg_replication_slots where slot_name = $1",
+    );
+    kept.bind(slot_name(relay)).fetch_optional(session).await.map_err(Interruption::sql("looking at the slot"))
+}
+
 /// Creates the slot. The snapshot of the rows that are not in its stream, and where its stream starts: the exact seam.
 async fn create(options: &RelayOptions, name: &str, server: &Server, ask: &mut PgConnection) -> Result<(String, Lsn), Interruption> {
     let doing = "creating the slot";
     let application = options.database.application_name("relay slot");
     let mut connection =
         Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
-    // A failover slot (17 and later) is carried over to a standby that asks for it.
     let foreign = format!(
         "SELECT EXISTS (SELECT FROM \"{}\".outbox WHERE xid >= greatest(pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmax(pg_current_snapshot())))",
         options.schema
     );
+    // A failover slot (17 and later) is carried over to a standby that asks for it.
     let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
     let work = async {
         connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;

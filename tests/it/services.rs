@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use dev_services::Services;
+use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions, Services};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 use uuid::Uuid;
@@ -25,6 +25,16 @@ pub(crate) struct TestDatabase {
 /// The brokers of the shared Kafka.
 pub(crate) fn brokers() -> String {
     SERVICES.brokers()
+}
+
+/// A broker of one test's own, which it may break.
+pub(crate) async fn own_kafka(options: KafkaOptions) -> Kafka {
+    tokio::task::spawn_blocking(|| Kafka::start(options)).await.expect("no panic").expect("a broker of its own")
+}
+
+/// A server of one test's own, which it may break.
+pub(crate) async fn own_postgres(options: PostgresOptions) -> Postgres {
+    tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own")
 }
 
 /// An empty database on the shared server.

@@ -7,6 +7,7 @@ use super::{Finding, Findings};
 use crate::cli::config::Config;
 use crate::cli::database as connection;
 use crate::cli::exit::{Failure, with_causes};
+use crate::relay::slot_name;
 
 /// How many of the newest events are asked for their topics. Enough to meet every kind of event, few enough to be read at once.
 const NEWEST: i64 = 10_000;
@@ -91,11 +92,6 @@ async fn ask(pool: &PgPool, schema: &str, slot: &str) -> Result<Facts, sqlx::Err
 async fn topics(pool: &PgPool, config: &Config) -> Result<Vec<String>, sqlx::Error> {
     let sql = include_str!("topics.sql").replace("{schema}", &config.schema);
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(NEWEST).bind(&config.topic).fetch_all(pool).await
-}
-
-/// The slot, and the publication, of the relay of this name.
-fn slot_name(relay: &str) -> String {
-    if relay == "tidings" { relay.to_owned() } else { format!("tidings_{relay}") }
 }
 
 fn judge_server(facts: &Facts, findings: &mut Findings) {

@@ -1,7 +1,7 @@
 //! What a text must look like where any string will not do. Each answers with problem and remedy, or nothing.
 
 use crate::postgres::{SchemaName, SchemaNameError};
-use crate::relay::TopicTemplate;
+use crate::relay::{TopicTemplate, is_relay_name};
 
 /// What is wrong, and what to do.
 pub(crate) type Broken = Option<(String, String)>;
@@ -10,10 +10,9 @@ fn broken(problem: impl Into<String>, remedy: impl Into<String>) -> Broken {
     Some((problem.into(), remedy.into()))
 }
 
-/// A relay's name becomes part of a slot's name (Postgres allows lower case letters, digits, `_`) and of a transactional id.
+/// A relay's name.
 pub(crate) fn relay_name(name: &str) -> Broken {
-    let fits = (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
-    if fits { None } else { broken("is not a name for a relay", "use 1 to 40 lower case letters, digits and _") }
+    if is_relay_name(name) { None } else { broken("is not a name for a relay", "use 1 to 40 lower case letters, digits and _") }
 }
 
 /// A schema that needs no quotes, as the migrations have it.

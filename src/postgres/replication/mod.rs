@@ -18,4 +18,4 @@ mod tls;
 pub(crate) use connection::Connection;
 pub(crate) use error::ReplicationError;
 pub(crate) use pgoutput::{Cell, Column, DecodeError, Message, Relation, Tuple, decode};
-pub(crate) use stream::{Frame, FrameReader, StatusWriter};
+pub(crate) use stream::{Frame, FrameReader, POSTGRES_EPOCH_MICROS, StatusWriter};

@@ -4,11 +4,8 @@ use uuid::Uuid;
 
 use crate::{
     kafka::{Outgoing, Value},
-    postgres::replication::{Cell, Column, DecodeError, Relation, Tuple},
+    postgres::replication::{Cell, Column, DecodeError, POSTGRES_EPOCH_MICROS, Relation, Tuple},
 };
-
-/// Microseconds from the Unix epoch to Postgres's, 2000-01-01 UTC.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// jsonb's binary form starts with this version.
 const JSONB_VERSION: u8 = 1;

@@ -8,7 +8,7 @@ use super::{Columns, Pace, Row};
 use crate::{
     postgres::{
         Lsn,
-        replication::{Frame, FrameReader, Message, decode},
+        replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, decode},
     },
     relay::{
         RelayOptions,
@@ -20,9 +20,6 @@ use crate::{
         position::Position,
     },
 };
-
-/// Microseconds from the Unix epoch to Postgres's, 2000-01-01 UTC.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// A stream of the log, read and forwarded until something interrupts it.
 pub(in crate::relay) struct WalSource {
@@ -172,9 +169,4 @@ fn say_how_to_skip(error: Interruption, schema: &str, relay: &str, commit_lsn: L
         )),
         other => other,
     }
-}
-
-/// Where to ask the stream to start: the server starts where the slot stands if that is further.
-pub(in crate::relay) fn start_at(confirmed: Option<Lsn>) -> Lsn {
-    confirmed.unwrap_or_default()
 }

@@ -2,49 +2,45 @@
 
 use std::time::Duration;
 
-use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
+use dev_services::{KafkaOptions, PostgresOptions};
 
 use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    history::{Verdict, caught_up, committed, create_accounts, expected, write_concurrently},
     running::{Place, Running},
 };
-use crate::services::{migrated_database, migrated_database_on};
+use crate::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
-    let mut kafka =
-        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let mut kafka = own_kafka(KafkaOptions::new()).await;
     let database = migrated_database().await;
     let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 6).await;
     let relay = place.start();
     write_concurrently(&database.pool, 2, 6, 40).await;
     let mut reader = place.reader();
-    reader.until_distinct(expected(&committed(&database.pool).await));
+    caught_up(&database.pool, &mut reader).await;
     kafka.kill().expect("killed");
     write_concurrently(&database.pool, 2, 6, 40).await;
     relay.says("kafka", "wait in the outbox").await;
     let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka)).await.expect("no panic").expect("back");
     write_concurrently(&database.pool, 2, 6, 40).await;
-    let committed = committed(&database.pool).await;
-    reader.until_distinct(expected(&committed));
+    caught_up(&database.pool, &mut reader).await;
     relay.says("kafka", "connected").await;
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
     drop(kafka);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
-    let mut postgres =
-        tokio::task::spawn_blocking(|| Postgres::start(PostgresOptions::new())).await.expect("no panic").expect("a server of its own");
+    let mut postgres = own_postgres(PostgresOptions::new()).await;
     let database = migrated_database_on(&postgres.url()).await;
     let place = Place::new(&database);
     create_accounts(&database.pool, 6).await;
     let relay = place.start();
     write_concurrently(&database.pool, 2, 6, 60).await;
     let mut reader = place.reader();
-    reader.until_distinct(expected(&committed(&database.pool).await));
+    caught_up(&database.pool, &mut reader).await;
     for hard in [false, true] {
         let done = tokio::task::spawn_blocking(move || {
             if hard { postgres.kill() } else { postgres.stop() }.and_then(|()| postgres.start_again()).map(|()| postgres)
@@ -54,11 +50,9 @@ async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         write_concurrently(&database.pool, 2, 6, 60).await;
-        reader.until_distinct(expected(&committed(&database.pool).await));
+        caught_up(&database.pool, &mut reader).await;
     }
-    let committed = committed(&database.pool).await;
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,19 +74,14 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
     }
     writing.await.expect("writers end well");
     assert!(cuts > 1, "the stream was cut {cuts} times");
-    let committed = committed(&database.pool).await;
-    let mut reader = place.reader();
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     let options = PostgresOptions::new().set("wal_sender_timeout", "3s");
-    let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
-    let mut kafka =
-        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let postgres = own_postgres(options).await;
+    let mut kafka = own_kafka(KafkaOptions::new()).await;
     let database = migrated_database_on(&postgres.url()).await;
     let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 6).await;
@@ -101,7 +90,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     let relay = Running::start(options);
     write_concurrently(&database.pool, 2, 6, 20).await;
     let mut reader = place.reader();
-    reader.until_distinct(expected(&committed(&database.pool).await));
+    caught_up(&database.pool, &mut reader).await;
     let walsender = "select active_pid from pg_replication_slots where slot_name = $1";
     let before: Option<i32> = sqlx::query_scalar(walsender).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
     kafka.pause().expect("paused");
@@ -111,10 +100,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     let after: Option<i32> = sqlx::query_scalar(walsender).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
     kafka.resume().expect("resumed");
     assert!(before.is_some() && before == after, "the walsender {before:?} became {after:?}");
-    let committed = committed(&database.pool).await;
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,23 +114,18 @@ async fn a_missing_topic_is_waited_for_by_name_and_nothing_is_lost() {
     write_concurrently(&database.pool, 1, 3, 10).await;
     relay.says("kafka", &format!("topic `{}` does not exist", place.topic)).await;
     super::records::create_topic(&place.brokers, &place.topic, 2).await;
-    let committed = committed(&database.pool).await;
-    let mut reader = place.reader();
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_relay_notices_that_kafka_is_back() {
-    let mut kafka =
-        tokio::task::spawn_blocking(|| Kafka::start(KafkaOptions::new())).await.expect("no panic").expect("a broker of its own");
+    let mut kafka = own_kafka(KafkaOptions::new()).await;
     let database = migrated_database().await;
     let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 2).await;
     let relay = place.start();
     write_concurrently(&database.pool, 1, 2, 3).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    caught_up(&database.pool, &mut place.reader()).await;
     kafka.kill().expect("killed");
     relay.says("kafka", "wait in the outbox").await;
     let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka)).await.expect("no panic").expect("back");
@@ -162,22 +143,18 @@ async fn a_topic_that_grows_does_not_move_a_key() {
     let relay = place.start();
     write_concurrently(&database.pool, 1, 20, 40).await;
     let mut reader = place.reader();
-    reader.until_distinct(expected(&committed(&database.pool).await));
+    caught_up(&database.pool, &mut reader).await;
     relay.stop().await;
     super::records::grow_topic(&place.brokers, &place.topic, 7).await;
     let relay = place.start();
     write_concurrently(&database.pool, 1, 20, 40).await;
-    let committed = committed(&database.pool).await;
-    let mut reader = place.reader();
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_not_made_by_asking_for_it_even_if_the_broker_would() {
     let options = KafkaOptions::new().set("auto.create.topics.enable", "true");
-    let kafka = tokio::task::spawn_blocking(|| Kafka::start(options)).await.expect("no panic").expect("a broker of its own");
+    let kafka = own_kafka(options).await;
     let database = migrated_database().await;
     let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
     create_accounts(&database.pool, 2).await;

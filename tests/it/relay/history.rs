@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgPool};
 use tidings::{DomainEvent, Outbox};
 
-use super::records::Record;
+use super::records::{Reader, Record};
 
 /// One step of an aggregate: versions count up by one from 1.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -131,6 +131,11 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
 /// How many distinct events were committed.
 pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
     committed.values().map(|versions| usize::try_from(*versions).expect("positive")).sum()
+}
+
+/// Waits until the topic holds everything that is committed by now.
+pub(crate) async fn caught_up(pool: &PgPool, reader: &mut Reader) {
+    reader.until_distinct(expected(&committed(pool).await));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use tidings::Outbox;
 
 use super::{
-    history::{Moved, Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    history::{Moved, Verdict, create_accounts, write_concurrently},
     running::Place,
 };
 use crate::services::migrated_database;
@@ -15,11 +15,7 @@ async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_e
     create_accounts(&database.pool, 12).await;
     let relay = place.start();
     write_concurrently(&database.pool, 6, 12, 120).await;
-    let committed = committed(&database.pool).await;
-    let mut reader = place.reader();
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,11 +26,7 @@ async fn events_from_before_the_first_start_come_too_and_the_seam_to_the_log_is_
     write_concurrently(&database.pool, 3, 5, 60).await;
     // The relay begins while others write: what its snapshot does not see comes from the log.
     let (relay, ()) = tokio::join!(async { place.start() }, write_concurrently(&database.pool, 3, 5, 60));
-    let committed = committed(&database.pool).await;
-    let mut reader = place.reader();
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,10 +45,7 @@ async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restar
     relay.stop().await;
     let relay = place.start();
     write_concurrently(&database.pool, 1, 7, 20).await;
-    let committed = committed(&database.pool).await;
-    reader.until_distinct(expected(&committed));
-    relay.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,9 @@
 //! What only a person can put right: the relay says what, and stops before anything is skipped.
 
-use dev_services::{Postgres, PostgresOptions};
+use dev_services::PostgresOptions;
 
 use super::running::{Place, Running};
-use crate::services::{migrated_database, migrated_database_on};
+use crate::services::{migrated_database, migrated_database_on, own_postgres};
 
 async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
     let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', to_json(repeat('x', $2)))";
@@ -28,7 +28,7 @@ async fn a_slot_dropped_under_its_feet_is_reported_with_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_logical_wal_is_reported_with_the_setting() {
     let options = PostgresOptions::new().set("wal_level", "replica");
-    let postgres = tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own");
+    let postgres = own_postgres(options).await;
     let database = migrated_database_on(&postgres.url()).await;
     let place = Place::new(&database);
     let text = place.start().refusal().await;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use sqlx::PgPool;
 use tidings::{
     kafka, postgres,
     relay::{CheckState, Observer, Relay, RelayError, RelayOptions, TopicOptions},
@@ -13,7 +14,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::records::Reader;
+use super::{
+    history::{Verdict, committed, expected, judge},
+    records::Reader,
+};
 use crate::services::TestDatabase;
 
 /// A topic name that no other test has.
@@ -97,6 +101,14 @@ impl Running {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.expect("no panic").expect("ends well");
+    }
+
+    /// Waits until everything committed was delivered, ends the relay, and judges all that the topic then holds.
+    pub(crate) async fn verdict(self, pool: &PgPool, reader: &mut Reader) -> Verdict {
+        let committed = committed(pool).await;
+        reader.until_distinct(expected(&committed));
+        self.stop().await;
+        judge(&committed, reader.read_to_the_end())
     }
 
     /// Waits for it to end by itself, with an error.

@@ -1,7 +1,7 @@
 //! Two relays of one name.
 
 use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    history::{Verdict, caught_up, create_accounts, write_concurrently},
     running::Place,
 };
 use crate::services::migrated_database;
@@ -20,11 +20,7 @@ async fn one_works_one_waits_and_the_second_takes_over_where_the_first_stopped()
     second.says("stream", "streaming").await;
     second.says("lease", "epoch 2").await;
     write_concurrently(&database.pool, 2, 6, 50).await;
-    let committed = committed(&database.pool).await;
-    let mut reader = place.reader();
-    reader.until_distinct(expected(&committed));
-    second.stop().await;
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(second.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,15 +31,12 @@ async fn a_killed_leader_is_replaced_within_seconds() {
     let mut first = place.spawn();
     write_concurrently(&database.pool, 2, 6, 30).await;
     let mut reader = place.reader();
-    reader.until_distinct(expected(&committed(&database.pool).await));
+    caught_up(&database.pool, &mut reader).await;
     let second = place.start();
     second.says("lease", "standing by").await;
     first.kill();
     second.says("stream", "streaming").await;
     write_concurrently(&database.pool, 2, 6, 30).await;
-    let committed = committed(&database.pool).await;
-    reader.until_distinct(expected(&committed));
-    second.stop().await;
-    let verdict = judge(&committed, reader.read_to_the_end());
+    let verdict = second.verdict(&database.pool, &mut reader).await;
     assert_eq!((verdict.lost, verdict.misordered, verdict.never_committed), (0, 0, 0), "{verdict:?}");
 }
