@@ -1,10 +1,12 @@
 //! Kafka: the only folder that names rdkafka.
 //!
 //! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
-//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be.
+//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be, `log` reads
+//! a topic of the relay's own back.
 
 mod acks;
 mod envelope;
+mod log;
 mod outgoing;
 mod partitioner;
 #[cfg(feature = "cli")]
@@ -16,10 +18,11 @@ mod topics;
 pub(crate) use acks::{Acks, Failure, Window};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
+pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
-pub(crate) use producer::{Producer, Record, SendError};
+pub(crate) use producer::{Headers, Producer, Record, SendError};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use topics::{TopicError, Topics};
