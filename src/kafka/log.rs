@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
+    ClientContext, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::KafkaError,
 };
 
@@ -12,6 +12,17 @@ use super::Settings;
 
 /// How long to wait for the next record: longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// rdkafka logs the end of a partition as an error.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// Gives every committed record, offset and value, to `read`; stops at its first error. Blocks.
 ///
@@ -31,7 +42,7 @@ pub(crate) fn read_to_the_end<E>(
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
         .set("fetch.wait.max.ms", "10");
-    let consumer: BaseConsumer = config.create()?;
+    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_offset(topic, 0, Offset::Beginning)?;
     consumer.assign(&partitions)?;
