@@ -96,6 +96,8 @@ pub mod outbox;
 pub mod postgres;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(feature = "resilience")]
+pub mod resilience;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]
