@@ -88,6 +88,8 @@ pub mod admin;
 #[doc(hidden)]
 pub mod cli;
 pub mod event;
+#[cfg(feature = "health")]
+pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "outbox")]

@@ -4,9 +4,13 @@
 //! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be.
 
 mod acks;
+#[cfg(feature = "health")]
+mod dropped;
 mod envelope;
 mod outgoing;
 mod partitioner;
+#[cfg(feature = "health")]
+mod ping;
 #[cfg(feature = "cli")]
 mod probe;
 mod producer;
@@ -18,6 +22,8 @@ pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
+#[cfg(feature = "health")]
+pub(crate) use ping::Ping;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Producer, Record, SendError};
