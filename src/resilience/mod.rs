@@ -51,6 +51,8 @@ mod class;
 #[cfg(feature = "metrics")]
 mod metrics;
 pub mod retry;
+#[cfg(test)]
+mod tests;
 pub mod timeout;
 
 pub use bulkhead::{Bulkhead, BulkheadError, BulkheadLayer, BulkheadPolicy};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The circuit is open: the call was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the circuit breaker `{name}` is open: not called; ask again in {retry_after:?}")]
+#[error("the circuit breaker `{name}` is open: not called; ask again in {retry_after:.1?}")]
 pub struct CircuitOpen {
     /// The circuit breaker's name.
     pub name: Arc<str>,

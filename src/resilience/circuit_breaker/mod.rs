@@ -16,7 +16,7 @@
 //! service; [`CircuitBreaker::admit`] is for what is not a service.
 //!
 //! An outcome counts in the phase in which its call began: what was sent before the circuit opened neither closes it nor keeps it open. A
-//! call that is dropped before its outcome is known counts as nothing, and gives its place as a probe back.
+//! call that is dropped before its outcome is known, or panics, counts as nothing, and gives its place as a probe back.
 //!
 //! # When not
 //!
