@@ -103,3 +103,41 @@ impl Collector for ResilienceMetrics {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::resilience::{BulkheadPolicy, CircuitBreakerPolicy};
+
+    #[test]
+    fn what_was_counted_is_shown_by_name() {
+        let breakers = ["stock", "payment"].map(|name| CircuitBreaker::new(name, CircuitBreakerPolicy::default()));
+        for _ in 0..5 {
+            breakers[0].admit().expect("it is closed").failed();
+        }
+        breakers[0].admit().expect_err("it is open");
+        breakers[1].admit().expect("it is closed").succeeded();
+        let bulkhead = Bulkhead::new("stock", BulkheadPolicy::default());
+        let mut registry = Registry::default();
+        let metrics = breakers.iter().fold(ResilienceMetrics::default(), ResilienceMetrics::breaker);
+        metrics.bulkhead(&bulkhead).register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a string takes any text");
+        for line in [
+            r#"circuit_breaker_state{name="stock",state="open"} 1"#,
+            r#"circuit_breaker_state{name="stock",state="closed"} 0"#,
+            r#"circuit_breaker_state{name="payment",state="closed"} 1"#,
+            r#"circuit_breaker_calls_total{name="stock",outcome="failed"} 5"#,
+            r#"circuit_breaker_calls_total{name="stock",outcome="rejected"} 1"#,
+            r#"circuit_breaker_calls_total{name="payment",outcome="succeeded"} 1"#,
+            r#"circuit_breaker_opened_total{name="stock"} 1"#,
+            r#"bulkhead_running{name="stock"} 0"#,
+            r#"bulkhead_waiting{name="stock"} 0"#,
+            r#"bulkhead_rejected_total{name="stock"} 0"#,
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -97,3 +97,33 @@ async fn a_crowd_is_turned_away_at_once_and_opens_no_circuit() {
     assert_eq!((turned_away, client.dependency.asked()), (96, 4));
     assert_eq!(client.breaker.state(), State::Closed);
 }
+
+/// One classifier for both layers, as for HTTP: 429 and 5xx come as responses.
+fn meaning(outcome: Result<&u16, &BoxError>) -> Class {
+    match outcome {
+        Ok(429) => Class::RateLimited { retry_after: 4 * SECOND },
+        Ok(500..) | Err(_) => Class::Transient,
+        Ok(400..) => Class::Permanent,
+        Ok(_) => Class::Success,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_classifier_serves_the_retry_and_the_breaker_and_sees_responses_too() {
+    let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy::default());
+    let answers = Arc::new(std::sync::Mutex::new(vec![404, 200, 429, 503]));
+    let answering = answers.clone();
+    let client = ServiceBuilder::new()
+        .layer(RetryLayer::new(Retry::default().jitter(0.0)).classify(meaning))
+        .layer(CircuitBreakerLayer::new(&breaker).classify(meaning))
+        .service(service_fn(move |()| {
+            let answer = answering.lock().expect("no panic").pop().expect("an answer is left");
+            async move { Ok::<u16, BoxError>(answer) }
+        }));
+    let began = Instant::now();
+    assert_eq!(client.clone().oneshot(()).await.expect("an answer"), 200);
+    assert_eq!(began.elapsed().as_secs(), 1 + 4, "a backoff after the 503, and what the 429 asked for");
+    assert_eq!(client.oneshot(()).await.expect("an answer"), 404, "not asked again");
+    let counts = breaker.counts();
+    assert_eq!((counts.succeeded, counts.failed, counts.ignored), (2, 1, 1));
+}
