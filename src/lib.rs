@@ -64,6 +64,9 @@
 //! | none | [`event`], [`DomainEvent`](trait@event::DomainEvent) | Rust |
 //! | `outbox` | `outbox`, `postgres`, [`event`] | the same and a C compiler, for TLS to Postgres |
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
+//! | `resilience` (default) | `resilience` | Rust |
+//! | `health` | `health` | Rust |
+//! | `metrics` | metrics of `resilience` for `prometheus-client` | Rust |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
 //! | `cli` (default) | the binary, `admin`, with `relay` | the same |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
@@ -78,7 +81,9 @@
 //! 3. `postgres`: settings, migrations, the replication protocol.
 //! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
 //! 5. `relay`: from the log to the topic.
-//! 6. `admin`: health and metrics over HTTP.
+//! 6. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
+//! 7. `health`: is a service alive, is it ready; named checks, over HTTP.
+//! 8. `admin`: a relay's health and metrics over HTTP.
 //!
 //! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
@@ -88,6 +93,8 @@ pub mod admin;
 #[doc(hidden)]
 pub mod cli;
 pub mod event;
+#[cfg(feature = "health")]
+pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "outbox")]
@@ -96,6 +103,8 @@ pub mod outbox;
 pub mod postgres;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(feature = "resilience")]
+pub mod resilience;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]

@@ -5,10 +5,14 @@
 //! a topic of the relay's own back.
 
 mod acks;
+#[cfg(feature = "health")]
+mod dropped;
 mod envelope;
 mod log;
 mod outgoing;
 mod partitioner;
+#[cfg(feature = "health")]
+mod ping;
 #[cfg(feature = "cli")]
 mod probe;
 mod producer;
@@ -21,6 +25,8 @@ pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
+#[cfg(feature = "health")]
+pub(crate) use ping::Ping;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError};
