@@ -13,9 +13,9 @@ use super::{
     RelayOptions, TopicOptions,
     error::Interruption,
     observe::{Observer, Part},
-    route::{Route, Routes, TopicTemplate},
     position::{Journal, Position},
     resume::Names,
+    route::{Route, Routes, TopicTemplate},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
 };
