@@ -70,7 +70,7 @@ impl Nemesis {
             }
             sleep(step.after).await;
             say(&format!("{:8.1} s  {step}", began.elapsed().as_secs_f32()));
-            self.carry_out(&step, stage, relays).await.map_err(|error| format!("{}: {error}\n{}", step.kind, relays.log_ends()))?;
+            self.carry_out(plan, &step, stage, relays).await.map_err(|error| format!("{}: {error}\n{}", step.kind, relays.log_ends()))?;
             relays.revive()?;
             *self.counts.entry(step.kind).or_default() += 1;
         }
@@ -87,7 +87,7 @@ impl Nemesis {
         self.kills
     }
 
-    async fn carry_out(&mut self, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
+    async fn carry_out(&mut self, plan: &Plan, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
         let which = step.which;
         match step.kind {
             Kind::Kill => self.kill(step, relays).await?,
@@ -119,6 +119,10 @@ impl Nemesis {
             Kind::StallKafka => {
                 stage.broker(which).proxy().stall();
                 self.last(step, relays).await?;
+                if step.kill_meanwhile && plan.repeats() {
+                    // What the dead leader had sent must not arrive behind its successor's: only exactly-once promises anything then.
+                    stage.broker(which).proxy().cut();
+                }
                 stage.broker(which).proxy().resume();
             }
             Kind::CrashPostgres | Kind::RestartPostgres => {
@@ -142,13 +146,14 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Lets a fault last, and kills the leader in the middle of it if the step says so.
+    /// Lets a fault last, and kills the leader somewhere in it if the step says so.
     async fn last(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
-        sleep(step.lasts / 2).await;
+        let before = step.lasts * (1 + step.which as u32 % 7) / 8;
+        sleep(before).await;
         if step.kill_meanwhile {
             self.kill(step, relays).await?;
         }
-        sleep(step.lasts / 2).await;
+        sleep(step.lasts - before).await;
         Ok(())
     }
 

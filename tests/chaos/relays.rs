@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::plan::Plan;
+use super::random::Random;
 use super::stage::RelaySettings;
 use super::topic::TEMPLATE;
 
@@ -47,6 +48,8 @@ pub(crate) struct Relays {
     source: String,
     delivery: String,
     folder: PathBuf,
+    /// How many events each start may have under way: few make a relay slow, so that faults find it in the middle of something.
+    windows: Random,
     slots: Vec<Option<Relay>>,
     refusal: Option<String>,
 }
@@ -69,24 +72,26 @@ impl Relays {
         let folder = std::env::temp_dir().join(format!("tidings-chaos-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let (source, delivery) = (plan.source.clone(), plan.delivery.clone());
-        let slots = (0..plan.relays).map(|_| None).collect();
-        Ok(Self { program: program.clone(), settings, source, delivery, folder, slots, refusal: None })
+        let (windows, slots) = (Random::new(plan.seed, u64::MAX), (0..plan.relays).map(|_| None).collect());
+        Ok(Self { program: program.clone(), settings, source, delivery, folder, windows, slots, refusal: None })
     }
 
     /// Starts each that does not run.
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
         for at in 0..self.slots.len() {
             if self.slots[at].is_none() {
-                self.slots[at] = Some(self.start(&self.folder.join(format!("relay-{at}.log")))?);
+                let log = self.folder.join(format!("relay-{at}.log"));
+                self.slots[at] = Some(self.start(&log)?);
             }
         }
         Ok(())
     }
 
-    fn start(&self, log: &Path) -> Result<Relay, Failure> {
+    fn start(&mut self, log: &Path) -> Result<Relay, Failure> {
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&self.program.path).args(["relay", "--listen", "off", "--log-level", "info"]);
         keeper.args(["--name", NAME, "--topic", TEMPLATE, "--source", &self.source, "--delivery", &self.delivery]);
+        keeper.args(["--in-flight-events", *self.windows.pick(&["8192", "8192", "1000", "30"])]);
         keeper.env("DATABASE_URL", &self.settings.database_url).env("KAFKA_BROKERS", &self.settings.brokers).env("NO_COLOR", "1");
         let log_file = File::options().create(true).append(true).open(log)?;
         let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).spawn()?;

@@ -22,13 +22,13 @@ kinds! {
     Kill, "kill", 12, "`kill -9` of the leader, or now and then of any relay. It is started again.";
     Freeze, "freeze", 3, "SIGSTOP of the leader, SIGCONT later.";
     Restart, "restart", 3, "SIGTERM of a relay, which drains, and is started again.";
-    KillBroker, "kill-broker", 2, "`kill -9` of a broker.";
-    StopBroker, "stop-broker", 1, "A broker that shuts down in order.";
-    FreezeBroker, "freeze-broker", 1, "A broker that hangs.";
+    KillBroker, "kill-broker", 3, "`kill -9` of a broker.";
+    StopBroker, "stop-broker", 2, "A broker that shuts down in order.";
+    FreezeBroker, "freeze-broker", 2, "A broker that hangs.";
     CutPostgres, "cut-postgres", 4, "Ends every connection of the relays to Postgres.";
     StallPostgres, "stall-postgres", 2, "The route to Postgres goes silent.";
     CutKafka, "cut-kafka", 4, "Ends every connection of the relays to a broker.";
-    StallKafka, "stall-kafka", 2, "The route to a broker goes silent.";
+    StallKafka, "stall-kafka", 3, "The route to a broker goes silent.";
     CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
     RestartPostgres, "restart-postgres", 1, "Postgres shuts down in order.";
     EndStream, "end-stream", 3, "The server ends the walsender.";
@@ -110,9 +110,9 @@ impl Schedule {
         Self { random: Random::new(plan.seed, 0), urn, zombies: !plan.repeats() }
     }
 
-    /// What can be held by a wire or a frozen broker after its sender has died.
+    /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
     fn holds_requests(kind: Kind) -> bool {
-        matches!(kind, Kind::FreezeBroker | Kind::StallKafka | Kind::Freeze)
+        matches!(kind, Kind::FreezeBroker | Kind::Freeze)
     }
 }
 
@@ -138,7 +138,7 @@ impl Iterator for Schedule {
         // Now and then longer than a lease (10 s), a session timeout or a broker's session.
         let lasts = if self.zombies && random.one_in(4) { random.millis(11_000, 15_000) } else { random.millis(100, 4_000) };
         let (after, which) = (random.millis(50, 2_500), random.below(1_000) as usize);
-        let kill_meanwhile = random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
+        let kill_meanwhile = !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
         Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })
     }
 }

@@ -79,12 +79,17 @@ impl Transaction {
     pub(crate) fn draw(random: &mut Random, contract: Contract) -> Self {
         let isolation = *random.pick(&["read committed", "read committed", "repeatable read", "serializable"]);
         let synchronous = !random.one_in(4);
-        let bulk = random.one_in(40);
-        let count = if bulk { 1 } else { 1 + random.below(4) };
+        // Now and then one statement with many events, and seldom many of those: a relay may die in the middle of such a transaction.
+        let (bulk, huge) = (random.one_in(40), random.one_in(1_500));
+        let count = match (huge, bulk) {
+            (true, _) => 10 + random.below(15),
+            (_, true) => 1,
+            _ => 1 + random.below(4),
+        };
         let mut accounts: Vec<_> = (0..count).map(|_| if random.one_in(2) { 0 } else { random.below(ACCOUNTS) }).collect();
         // In one order for all writers, which keeps most deadlocks away. Those that are left are part of the history.
         accounts.sort_unstable();
-        let steps = accounts.into_iter().map(|account| Step::draw(random, account, bulk, contract)).collect();
+        let steps = accounts.into_iter().map(|account| Step::draw(random, account, bulk || huge, contract)).collect();
         let ending = match random.below(12) {
             0 | 1 => Ending::Rollback,
             2 => Ending::Prepared { commit: true },
