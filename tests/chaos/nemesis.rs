@@ -191,15 +191,10 @@ impl Nemesis {
             let standby = stage.standby.as_mut().ok_or("there is no standby")?;
             block_in_place(|| standby.hold_back())?;
             self.last(step, relays).await?;
-        } else if let Some(standby) = &stage.standby {
-            // A server that is asked to go in order: writers are cut off first, so that nothing is lost.
-            stage.service_wire.refuse();
-            stage.service_wire.cut();
-            block_in_place(|| standby.catch_up_with(&stage.primary))?;
+        } else {
+            block_in_place(|| stage.prepare_fail_over())?;
         }
-        let done = block_in_place(|| stage.fail_over());
-        stage.service_wire.accept();
-        done
+        block_in_place(|| stage.fail_over())
     }
 }
 

@@ -16,9 +16,10 @@ use super::topic::TEMPLATE;
 
 /// The name that all relays of a history have.
 pub(crate) const NAME: &str = "chaos";
+pub(crate) const SLOT: &str = "tidings_chaos";
 
-/// The relay's exit code for what only a person can put right.
-const REFUSED: i32 = 3;
+/// The relay's exit codes for what only a person can put right: its command line, or something else.
+const REFUSED: [i32; 2] = [2, 3];
 
 /// Says the relay's process id, ends with its exit code, and kills it once standard input ends: also when the test was killed.
 const KEEPER: &str = r#"
@@ -106,8 +107,8 @@ impl Relays {
         for slot in &mut self.slots {
             let Some(status) = slot.as_mut().and_then(|relay| relay.keeper.try_wait().transpose()).transpose()? else { continue };
             let ended = slot.take().expect("it has just been looked at");
-            if status.code() == Some(REFUSED) && self.refusal.is_none() {
-                self.refusal = Some(format!("a relay stopped and wants a person:\n{}", ended.log_end()));
+            if status.code().is_some_and(|code| REFUSED.contains(&code)) && self.refusal.is_none() {
+                self.refusal = Some(format!("a relay stopped and wants a person: {}", ended.last_words()));
             }
         }
         if self.refusal.is_none() { self.start_all() } else { Ok(()) }
@@ -185,8 +186,8 @@ impl Relay {
         Ok(())
     }
 
-    fn log_end(&self) -> String {
-        end_of(&self.log)
+    fn last_words(&self) -> String {
+        end_of(&self.log).lines().last().unwrap_or_default().to_owned()
     }
 }
 

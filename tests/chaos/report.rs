@@ -32,6 +32,12 @@ impl Report {
             }
         };
         let Verdict { locked, early, .. } = &self.verdict;
+        if self.faults.get(&Kind::FailOverWithLoss).is_some_and(|count| *count > 0) {
+            // What Kafka has and the database lost cannot be taken back. It has to be said, and nothing more is sent until a person has read it.
+            let unsaid = if self.refusal.is_none() { locked.never_committed + early.never_committed + locked.lost + early.lost } else { 0 };
+            promise(unsaid, "lost by Postgres or by the relay, and no relay said so");
+            return broken;
+        }
         for (tally, order) in [(locked, true), (early, self.order_of_commits())] {
             promise(tally.lost, "lost");
             promise(tally.never_committed, "never committed");
@@ -50,7 +56,7 @@ impl Report {
     /// the table after a slot was lost.
     fn order_of_commits(&self) -> bool {
         let healing = [Kind::DropSlot, Kind::NarrowPublication, Kind::DropPublication, Kind::SwitchSource, Kind::FailOver];
-        self.plan.source == "wal" && !self.faults.keys().any(|kind| healing.contains(kind))
+        self.plan.source == "wal" && !self.plan.faults.iter().any(|kind| healing.contains(kind))
     }
 }
 

@@ -19,7 +19,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Kill, "kill", 12, "`kill -9` of the leader, or now and then of any relay. It is started again.";
+    Kill, "kill", 8, "`kill -9` of the leader, or now and then of any relay. It is started again.";
     Freeze, "freeze", 3, "SIGSTOP of the leader, SIGCONT later.";
     Restart, "restart", 3, "SIGTERM of a relay, which drains, and is started again.";
     KillBroker, "kill-broker", 3, "`kill -9` of a broker.";
@@ -98,6 +98,8 @@ pub(crate) struct Step {
 pub(crate) struct Schedule {
     random: Random,
     /// Each kind as often as its weight says.
+    all: Vec<Kind>,
+    /// What is left of them: each comes before any comes more often than its share.
     urn: Vec<Kind>,
     /// A leader that is silent for longer loses its lease and may wake up beside its successor; at-least-once documents that this
     /// misorders, and a broker that answers a dead leader's requests later is the same.
@@ -106,8 +108,8 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let urn = plan.faults.iter().flat_map(|kind| (0..kind.weight()).map(|_| *kind)).collect();
-        Self { random: Random::new(plan.seed, 0), urn, zombies: !plan.repeats() }
+        let all = plan.faults.iter().flat_map(|kind| (0..kind.weight()).map(|_| *kind)).collect();
+        Self { random: Random::new(plan.seed, 0), all, urn: Vec::new(), zombies: !plan.repeats() }
     }
 
     /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
@@ -134,7 +136,11 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Step> {
         let random = &mut self.random;
-        let kind = *random.pick(&self.urn);
+        if self.urn.is_empty() {
+            self.urn.clone_from(&self.all);
+        }
+        let at = random.below(self.urn.len() as u64) as usize;
+        let kind = self.urn.swap_remove(at);
         // Now and then longer than a lease (10 s), a session timeout or a broker's session.
         let lasts = if self.zombies && random.one_in(4) { random.millis(11_000, 15_000) } else { random.millis(100, 4_000) };
         let (after, which) = (random.millis(50, 2_500), random.below(1_000) as usize);

@@ -5,7 +5,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::plan::Plan;
 use super::schedule::Kind;
-use super::{Failure, topic, writers};
+use super::{Failure, relays, topic, writers};
 
 /// A server that hangs is noticed by its own clients within these: what the lease and the stream rest on.
 const POSTGRES: [(&str, &str); 3] = [("wal_sender_timeout", "10s"), ("tcp_keepalives_idle", "5"), ("max_slot_wal_keep_size", "4GB")];
@@ -95,18 +95,37 @@ impl Stage {
         format!("{}; {kafka}", self.primary.describe())
     }
 
+    /// Waits until the standby has what it needs to take over without a loss: the slot, from 17 on, and every commit. Nobody can reach
+    /// the primary from then on.
+    pub(crate) fn prepare_fail_over(&self) -> Result<(), Failure> {
+        let standby = self.standby.as_ref().ok_or("there is no standby")?;
+        if self.primary.version() >= 17 {
+            standby.wait_for_slot(&self.primary, relays::SLOT)?;
+        }
+        for wire in self.wires() {
+            wire.refuse();
+            wire.cut();
+        }
+        Ok(standby.catch_up_with(&self.primary)?)
+    }
+
     /// Kills the primary and lets the standby take over; the new primary gets a standby of its own.
     pub(crate) fn fail_over(&mut self) -> Result<(), Failure> {
         let mut next = self.standby.take().ok_or("there is no standby")?;
         self.primary.kill()?;
         next.promote()?;
         self.standby = Some(next.standby()?);
-        for wire in [&self.relay_wire, &self.service_wire] {
-            wire.point_to(next.address());
-            wire.cut();
-        }
         self.primary = next;
+        for wire in self.wires() {
+            wire.point_to(self.primary.address());
+            wire.cut();
+            wire.accept();
+        }
         Ok(())
+    }
+
+    fn wires(&self) -> [&Proxy; 2] {
+        [&self.relay_wire, &self.service_wire]
     }
 }
 

@@ -96,6 +96,8 @@ impl Postgres {
     /// When this is no standby, or does not accept writes within a minute.
     pub fn promote(&mut self) -> Result<(), Error> {
         let promoted = ask(self.port, "select pg_promote(true, 60)")?;
+        // A standby of its own starts with a copy of these settings.
+        ask(self.port, "alter system reset primary_conninfo")?;
         // It waits for itself no more: `synchronized_standby_slots` was for the standby of the server that is gone.
         if self.version >= FAILOVER_SLOTS {
             ask(self.port, "alter system set synchronized_standby_slots = ''")?;
@@ -136,16 +138,27 @@ impl Postgres {
         self.wait_for(&format!("select pg_last_wal_replay_lsn() >= '{target}'::pg_lsn"), "it does not catch up with its primary")
     }
 
-    /// Waits until this standby keeps a logical slot that it could go on with as a primary. Postgres 17 and newer.
-    /// One that was made before the standby has to be read from meanwhile: the standby does not have what it still needs.
+    /// Waits until this standby keeps a logical slot of `primary` that it could go on with. Postgres 17 and newer.
+    ///
+    /// A slot is kept once what it still needs is no older than what the standby has. So one that was made before the standby has to be
+    /// read from meanwhile.
     ///
     /// # Errors
     /// When it does not within a minute.
-    pub fn wait_for_slot(&self, slot: &str) -> Result<(), Error> {
+    pub fn wait_for_slot(&self, primary: &Self, slot: &str) -> Result<(), Error> {
         let slot = super::quoted(slot);
         // Temporary until it is synchronized for the first time.
         let kept = format!("select coalesce(bool_or(synced and not temporary), false) from pg_replication_slots where slot_name = {slot}");
-        self.wait_for(&kept, "it does not synchronize the slot")
+        let until = Instant::now() + FOLLOW_LIMIT;
+        while ask(self.port, &kept)?.as_deref() != Some("t") {
+            if Instant::now() > until {
+                return Err(self.refusal("it does not synchronize the slot"));
+            }
+            // A slot forgets old transactions when its reader comes by such a record, which is otherwise written every 15 s.
+            ask(primary.port, "select pg_log_standby_snapshot()")?;
+            std::thread::sleep(40 * LOOK);
+        }
+        Ok(())
     }
 
     fn wait_until_streaming(&self, streaming: bool) -> Result<(), Error> {

@@ -44,6 +44,7 @@ fn a_standby_that_is_held_back_loses_what_was_committed_meanwhile() {
     primary.kill().expect("it is killed");
     standby.promote().expect("it takes over");
     assert!(holds(&standby, "(select sum(n) from kept) = 1"), "the second row is lost");
+    standby.standby().expect("it gets a standby that follows");
 }
 
 #[test]
@@ -58,11 +59,11 @@ fn a_failover_slot_survives_where_postgres_can_keep_it() {
     run(&primary, "select pg_create_logical_replication_slot('followed', 'pgoutput', false, false, true)");
     run(&primary, "insert into kept values (1)");
     let waited = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| standby.wait_for_slot("followed"));
+        let waiting = scope.spawn(|| standby.wait_for_slot(&primary, "followed"));
         // As a reader does who confirms what it has read: the standby has nothing from before its time.
         while !waiting.is_finished() {
             run(&primary, "insert into kept values (1)");
-            run(&primary, "select pg_log_standby_snapshot(), pg_sleep(0.1)");
+            run(&primary, "select pg_sleep(0.1)");
             run(&primary, "select pg_replication_slot_advance('followed', pg_current_wal_lsn())");
         }
         waiting.join().expect("no panic")
