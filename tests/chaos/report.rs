@@ -128,6 +128,16 @@ mod tests {
     }
 
     #[test]
+    fn commits_that_postgres_lost_have_to_be_said_and_nothing_else() {
+        let bad = Tally { committed: 9, delivered: 9, lost: 1, never_committed: 2, ..Tally::default() };
+        let mut report = report("--source wal", bad, Tally { committed: 9, ..Tally::default() });
+        report.faults.insert(Kind::FailOverWithLoss, 1);
+        assert_eq!(report.broken(), ["3 lost by Postgres or by the relay, and no relay said so"]);
+        report.refusal = Some("a relay stopped and wants a person: …".to_owned());
+        assert!(report.broken().is_empty());
+    }
+
+    #[test]
     fn a_broken_history_says_how_it_is_replayed() {
         let bad = report("--seed 77", Tally { committed: 1, lost: 1, ..Tally::default() }, Tally { committed: 1, ..Tally::default() });
         let text = bad.to_string();
