@@ -1,6 +1,7 @@
 //! What a consumer reads, from the beginning to the end, read_committed.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ struct Marked {
 pub(crate) struct Topics {
     consumer: BaseConsumer,
     partitions: Vec<(String, i32)>,
+    /// Each key and topic once: a long history has millions of records and few of either.
+    names: RefCell<HashSet<Arc<str>>>,
 }
 
 impl Topics {
@@ -58,7 +61,7 @@ impl Topics {
             list.add_partition_offset(topic, *partition, Offset::Beginning).expect("a partition");
         }
         consumer.assign(&list).expect("assigned");
-        Self { consumer, partitions }
+        Self { consumer, partitions, names: RefCell::default() }
     }
 
     /// What comes within `limit`.
@@ -73,11 +76,21 @@ impl Topics {
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(20)) else { continue };
             let Marked { mark } = serde_json::from_slice(message.payload().unwrap_or_default())
                 .map_err(|error| format!("a record at {}/{}/{}: {error}", message.topic(), message.partition(), message.offset()))?;
-            let key = std::str::from_utf8(message.key().unwrap_or_default())?.into();
-            let (topic, partition, offset) = (message.topic().into(), message.partition(), message.offset());
+            let key = self.name(std::str::from_utf8(message.key().unwrap_or_default())?);
+            let (topic, partition, offset) = (self.name(message.topic()), message.partition(), message.offset());
             records.push(Record { topic, partition, offset, key, mark });
         }
         Ok(records)
+    }
+
+    fn name(&self, text: &str) -> Arc<str> {
+        let mut names = self.names.borrow_mut();
+        if let Some(known) = names.get(text) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = text.into();
+        names.insert(Arc::clone(&name));
+        name
     }
 
     /// What is left, up to the end of every partition. Nobody writes any more.

@@ -80,7 +80,7 @@ impl Transaction {
         let isolation = *random.pick(&["read committed", "read committed", "repeatable read", "serializable"]);
         let synchronous = !random.one_in(4);
         // Now and then one statement with many events, and seldom many of those: a relay may die in the middle of such a transaction.
-        let (bulk, huge) = (random.one_in(40), random.one_in(1_500));
+        let (bulk, huge) = (random.one_in(80), random.one_in(600));
         let count = match (huge, bulk) {
             (true, _) => 10 + random.below(15),
             (_, true) => 1,
@@ -123,7 +123,7 @@ impl Transaction {
 impl Step {
     fn draw(random: &mut Random, account: u64, bulk: bool, contract: Contract) -> Self {
         let prefix = if contract == Contract::Kept { "a" } else { super::checker::EARLY };
-        let events = if bulk { 50 + random.below(1_500) } else { 1 };
+        let events = if bulk { 50 + random.below(1_000) } else { 1 };
         let savepoint = match random.below(6) {
             0 => Savepoint::RolledBack,
             1 => Savepoint::Released,

@@ -84,7 +84,7 @@ impl Writer {
                 Some(mut open) => self.transact(&mut open).await.then_some(open),
                 None => self.connect().await,
             };
-            let pause = if worked.is_some() { self.random.millis(0, 25) } else { CONNECT_EVERY };
+            let pause = if worked.is_some() { self.random.millis(0, 40) } else { CONNECT_EVERY };
             session = worked;
             tokio::time::sleep(pause).await;
         }
