@@ -96,12 +96,16 @@ pub mod outbox;
 pub mod postgres;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(feature = "subscriber")]
+pub mod subscriber;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]
 pub use outbox::{Outbox, PublishError};
 #[cfg(feature = "outbox")]
 pub use postgres::{MigrateError, Migrations, migrate};
+#[cfg(feature = "subscriber")]
+pub use subscriber::{Bus, Subscriber};
 
 /// What the fuzz targets call; not part of the crate.
 #[cfg(all(fuzzing, feature = "relay"))]

@@ -7,3 +7,4 @@ mod publish_example;
 mod quickstart_example;
 mod relay;
 mod services;
+mod subscriber;

@@ -5,7 +5,7 @@ mod faults;
 mod history;
 mod killed;
 mod main_job;
-mod records;
+pub(crate) mod records;
 mod refusals;
 mod running;
 mod two;
