@@ -1,1 +1,154 @@
+//! Several members: they come, go and are killed under load.
 
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tidings::kafka;
+use tidings::subscriber::{Event, HandlerError, Meta, Tx};
+use tidings::{Bus, Subscriber};
+
+use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, start, until, until_effects};
+use crate::services::{TestDatabase, migrated_database};
+
+const ACCOUNTS: usize = 40;
+
+/// Slow enough that a member is at work whenever it is told to go.
+async fn slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+    effect(&mut tx, &changed, &meta).await?;
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    Ok(())
+}
+
+/// A member in a process of its own, to be killed.
+struct Process(Child);
+
+impl Process {
+    fn start(place: &Place, database: &TestDatabase) -> Self {
+        let child = Command::new(std::env::current_exe().expect("this test's binary"))
+            .args(["--exact", "subscriber::members::a_member_in_its_own_process", "--ignored", "--nocapture"])
+            .env("MEMBER", format!("{} {} {} {}", place.brokers, place.topic, place.group, database.url))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.expect("it starts"))
+    }
+
+    fn kill(mut self) {
+        // SIGKILL on Unix.
+        self.0.kill().expect("killed");
+        self.0.wait().expect("waited for");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "not a test: the process that other tests kill"]
+async fn a_member_in_its_own_process() {
+    let Ok(member) = std::env::var("MEMBER") else { return };
+    let parts: Vec<&str> = member.split(' ').collect();
+    let [brokers, topic, group, url] = parts[..] else { panic!("four parts") };
+    // The coordinator notices within six seconds that it is dead.
+    let properties = [("session.timeout.ms".to_owned(), "6000".to_owned()), ("heartbeat.interval.ms".to_owned(), "500".to_owned())];
+    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), properties: properties.into() });
+    let pool = PgPool::connect(url).await.expect("connected");
+    let subscriber: Subscriber<()> = bus.subscriber(group).topic::<Changed>(topic);
+    let _ = subscriber.on(slowly).inbox(pool).run(tokio_util::sync::CancellationToken::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_join_leave_and_are_killed_under_load_repeat_no_effect_and_misorder_none() {
+    let (database, place) = (migrated_database().await, Place::new(8).await);
+    create_effects(&database.pool).await;
+    place.publish(ACCOUNTS, 1..=60).await;
+    let mut killed = Process::start(&place, &database);
+    for round in 1..=4 {
+        until_effects(&database.pool, round * 400).await;
+        let next = Process::start(&place, &database);
+        if round % 2 == 1 {
+            std::mem::replace(&mut killed, next).kill();
+        } else {
+            let leaving = start!(place.subscriber().on(slowly).inbox(database.pool.clone()));
+            leaving.until("it takes part", |seen| seen.handled() > 0).await;
+            leaving.stop().await;
+            std::mem::replace(&mut killed, next).kill();
+        }
+    }
+    until_effects(&database.pool, 2_400).await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, 60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox() {
+    let (database, place) = (migrated_database().await, Place::new(8).await);
+    create_effects(&database.pool).await;
+    async fn plainly(
+        Event(changed): Event<Changed>,
+        tidings::subscriber::State(pool): tidings::subscriber::State<PgPool>,
+    ) -> Result<(), HandlerError> {
+        sqlx::query("insert into effect (account, version) values ($1, $2)")
+            .bind(changed.account)
+            .bind(changed.version)
+            .execute(&pool)
+            .await?;
+        Ok(())
+    }
+    place.publish(ACCOUNTS, 1..=50).await;
+    let build = || place.subscriber().on(plainly).state(database.pool.clone()).concurrency(8);
+    let mut running = vec![start!(build())];
+    for round in 1..=3 {
+        until_effects(&database.pool, round * 400).await;
+        let joining = start!(build());
+        joining.until("it takes part", |seen| seen.handled() > 0).await;
+        running.push(joining);
+        running.remove(0).stop().await;
+    }
+    until_effects(&database.pool, 2_000).await;
+    running.remove(0).stop().await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brokers_own_rebalance_protocol_and_static_members_work_too() {
+    let (database, place) = (migrated_database().await, Place::new(4).await);
+    create_effects(&database.pool).await;
+    place.publish(ACCOUNTS, 1..=5).await;
+    let build = |id: &str| place.subscriber().on(slowly).inbox(database.pool.clone()).broker_side_rebalance().instance_id(id);
+    let (one, two) = (start!(build("one")), start!(build("two")));
+    until_effects(&database.pool, 200).await;
+    place.publish(ACCOUNTS, 6..=10).await;
+    until_effects(&database.pool, 250).await;
+    one.stop().await;
+    until_effects(&database.pool, 400).await;
+    two.stop().await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next_member() {
+    async fn hang(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+        effect(&mut tx, &changed, &meta).await?;
+        std::future::pending().await
+    }
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    create_effects(&database.pool).await;
+    place.publish(1, 1..=2).await;
+    let hanging = start!(place.subscriber().on(hang).inbox(database.pool.clone()).drain_timeout(Duration::from_millis(200)));
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'";
+    until("the handler hangs", async || {
+        let hanging: i64 = sqlx::query_scalar(busy).fetch_one(&database.pool).await.expect("asked");
+        (hanging > 0).then_some(())
+    })
+    .await;
+    hanging.stop().await;
+    let next = start!(place.subscriber().on(slowly).inbox(database.pool.clone()));
+    until_effects(&database.pool, 2).await;
+    next.stop().await;
+    assert_once_and_in_order(&database.pool, 1, 2).await;
+}
