@@ -161,16 +161,7 @@ impl Runner {
                             Some(end) => return end,
                             None => continue,
                         },
-                        Next::GiveUp => match self.escalate(message, &error, failed).await {
-                            Ok(end) => return end,
-                            Err(error) => {
-                                // It goes nowhere: no event is lost, and none is handled, until it does.
-                                self.shut(&error.chain());
-                                outages += 1;
-                                failed -= 1;
-                                Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance())
-                            }
-                        },
+                        Next::GiveUp => return self.end(message, &error, failed, turn).await,
                     }
                 }
             };
@@ -208,10 +199,10 @@ impl Runner {
                         _ => {}
                     }
                     let attempts = self.options.retry.attempts() + before + 1;
-                    match self.bury(message.as_it_came(), original_topic(message), &error, "handler", attempts).await {
-                        Ok(()) => return Parked::Done,
-                        Err(_) => Duration::from_secs(1),
-                    }
+                    return match self.bury_at_last(message.as_it_came(), original_topic(message), &error, "handler", attempts, turn).await {
+                        Settled::Abandoned => Parked::Abandoned,
+                        _ => Parked::Done,
+                    };
                 }
             };
             if !turn.pause(pause).await {
@@ -223,14 +214,7 @@ impl Runner {
     /// Sends a record that is no event to the dead letters, however long that takes.
     pub(super) async fn settle_malformed(&self, record: &Incoming, reason: &str, turn: &mut Turn<'_>) -> Settled {
         let error = HandlerError::dead_letter(reason);
-        while let Err(error) = self.bury(record, &record.topic, &error, "malformed", 0).await {
-            self.shut(&error.chain());
-            if !turn.pause(OUTAGE_PAUSES.end).await {
-                return Settled::Abandoned;
-            }
-            self.reopen();
-        }
-        Settled::Finished
+        self.bury_at_last(record, &record.topic, &error, "malformed", 0, turn).await
     }
 
     /// One attempt. A panic is a failed one.
@@ -290,22 +274,59 @@ impl Runner {
         }
     }
 
-    /// Sends an event that used up its attempts where the subscriber's rules say.
-    async fn escalate(&self, message: &Message, error: &HandlerError, failed: u32) -> Result<Settled, HandlerError> {
+    /// Sends an event that used up its attempts where the subscriber's rules say, however long that takes: until then none is lost, and none is handled.
+    async fn end(&self, message: &Message, error: &HandlerError, failed: u32, turn: &mut Turn<'_>) -> Settled {
         let is_dead = error.verdict() == Verdict::DeadLetter;
         match &self.escalation {
-            Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => return Ok(Settled::Park),
+            Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => return Settled::Park,
             Escalation::RetryTopics(delays) if !is_dead => {
                 let tier: usize = message.header(TIER).and_then(|tier| tier.parse().ok()).unwrap_or(0);
                 if let Some(delay) = delays.get(tier) {
-                    self.send_to_retry(message, error, failed, tier, *delay).await?;
-                    return Ok(Settled::Finished);
+                    let mut outage = 0;
+                    while let Err(unsent) = self.send_to_retry(message, error, failed, tier, *delay).await {
+                        if !self.outlast(&unsent, &mut outage, turn).await {
+                            return Settled::Abandoned;
+                        }
+                    }
+                    self.outlasted(outage);
+                    return Settled::Finished;
                 }
             }
             _ => {}
         }
-        self.bury(message.as_it_came(), original_topic(message), error, "handler", failed).await?;
-        Ok(Settled::Finished)
+        self.bury_at_last(message.as_it_came(), original_topic(message), error, "handler", failed, turn).await
+    }
+
+    async fn bury_at_last(
+        &self,
+        record: &Incoming,
+        origin: &str,
+        error: &HandlerError,
+        kind: &str,
+        attempts: u32,
+        turn: &mut Turn<'_>,
+    ) -> Settled {
+        let mut outage = 0;
+        while let Err(unsent) = self.bury(record, origin, error, kind, attempts).await {
+            if !self.outlast(&unsent, &mut outage, turn).await {
+                return Settled::Abandoned;
+            }
+        }
+        self.outlasted(outage);
+        Settled::Finished
+    }
+
+    /// Waits before something is tried again that is needed by all: nothing else starts meanwhile. False if the partition is given up.
+    async fn outlast(&self, error: &HandlerError, outage: &mut u32, turn: &mut Turn<'_>) -> bool {
+        *outage += 1;
+        self.shut(&error.chain());
+        turn.pause(Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(*outage, chance())).await
+    }
+
+    fn outlasted(&self, outage: u32) {
+        if outage > 0 {
+            self.reopen();
+        }
     }
 
     async fn send_to_retry(

@@ -1,8 +1,9 @@
 //! The bus: a Kafka cluster, seen by a service.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::Subscriber;
@@ -42,6 +43,14 @@ struct Inner {
     settings: Settings,
     source: String,
     publisher: OnceLock<Result<Publisher, String>>,
+    /// Topics that were made, or found, for letters.
+    letter_topics: Mutex<HashSet<String>>,
+}
+
+impl Inner {
+    fn new(settings: Settings, source: String) -> Self {
+        Self { settings, source, publisher: OnceLock::new(), letter_topics: Mutex::default() }
+    }
 }
 
 /// Why an event is not published.
@@ -81,13 +90,13 @@ pub enum BusError {
 impl Bus {
     /// A bus on these brokers. Nothing is connected before it is used.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, source: "/tidings".into(), publisher: OnceLock::new() }))
+        Self(Arc::new(Inner::new(settings, "/tidings".into())))
     }
 
     /// Names the publisher of what [`publish`](Self::publish) sends, as `ce_source`; `/tidings` otherwise.
     #[must_use]
     pub fn source(self, source: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { settings: self.0.settings.clone(), source: source.into(), publisher: OnceLock::new() }))
+        Self(Arc::new(Inner::new(self.0.settings.clone(), source.into())))
     }
 
     /// Starts a subscriber of this name: the consumer group, and the inbox's consumer.
@@ -157,6 +166,10 @@ impl Bus {
         &self.0.settings
     }
 
+    fn letter_topics(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.letter_topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn publisher(&self) -> Result<&Publisher, BusError> {
         self.0
             .publisher
@@ -189,13 +202,16 @@ impl Letterbox for Bus {
         Box::pin(async move {
             let unavailable = |reason: String| LetterError::Unavailable { topic: letter.topic.clone(), reason };
             let publisher = self.publisher().map_err(|error| unavailable(error.to_string()))?;
-            match publisher.send(letter).await {
-                Err(LetterError::UnknownTopic(topic)) => {
-                    create_like(&self.0.settings, &topic, like).await.map_err(unavailable)?;
-                    publisher.send(letter).await
+            // Made before the first letter: that a topic is missing, the client would say after seconds only.
+            if !self.letter_topics().contains(&letter.topic) {
+                if let Err(reason) = create_like(&self.0.settings, &letter.topic, like).await {
+                    tracing::debug!(topic = letter.topic, reason, "whether the topic exists is not known");
                 }
-                sent => sent,
+                publisher.send(letter).await?;
+                self.letter_topics().insert(letter.topic.clone());
+                return Ok(());
             }
+            publisher.send(letter).await
         })
     }
 }

@@ -25,7 +25,8 @@ const BYTES_MAX: usize = (TEXT_BYTES_MAX - PREFIX.len()) / 4 * 3;
 
 impl Finished {
     /// Adds an offset beyond all others.
-    pub(crate) fn push(&mut self, offset: i64) {
+    #[cfg(test)]
+    fn push(&mut self, offset: i64) {
         self.push_range(offset, offset + 1);
     }
 
@@ -41,10 +42,6 @@ impl Finished {
     pub(crate) fn contains(&self, offset: i64) -> bool {
         let at = self.0.partition_point(|(_, end)| *end <= offset);
         self.0.get(at).is_some_and(|(start, _)| *start <= offset)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// As metadata of a commit of `offset`; empty if there is nothing to say. What does not fit is left out from the end: it is handled again.

@@ -1,6 +1,8 @@
 //! Several members: they come, go and are killed under load.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -99,33 +101,52 @@ async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox(
             .await?;
         Ok(())
     }
-    place.publish(ACCOUNTS, 1..=50).await;
+    let (place, done) = (Arc::new(place), Arc::new(AtomicBool::new(false)));
+    let publishing = tokio::spawn({
+        let (place, done) = (place.clone(), done.clone());
+        async move {
+            let mut version = 0;
+            while !done.load(Ordering::SeqCst) {
+                version += 1;
+                place.publish(ACCOUNTS, version..=version).await;
+            }
+            version
+        }
+    });
     let build = || place.subscriber().on(plainly).state(database.pool.clone()).concurrency(8);
     let mut running = vec![start!(build())];
-    for round in 1..=3 {
-        until_effects(&database.pool, round * 400).await;
+    for _ in 1..=3 {
         let joining = start!(build());
         joining.until("it takes part", |seen| seen.handled() > 0).await;
         running.push(joining);
         running.remove(0).stop().await;
     }
-    until_effects(&database.pool, 2_000).await;
+    done.store(true, Ordering::SeqCst);
+    let versions = publishing.await.expect("published");
+    until_effects(&database.pool, i64::from(versions) * ACCOUNTS as i64).await;
     running.remove(0).stop().await;
-    assert_once_and_in_order(&database.pool, ACCOUNTS, 50).await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_brokers_own_rebalance_protocol_and_static_members_work_too() {
+async fn static_members_keep_their_partitions_while_they_restart() {
     let (database, place) = (migrated_database().await, Place::new(4).await);
     create_effects(&database.pool).await;
     place.publish(ACCOUNTS, 1..=5).await;
-    let build = |id: &str| place.subscriber().on(slowly).inbox(database.pool.clone()).broker_side_rebalance().instance_id(id);
+    let build = |id: &str| place.subscriber().on(slowly).inbox(database.pool.clone()).instance_id(id);
     let (one, two) = (start!(build("one")), start!(build("two")));
+    one.until("both take part", |seen| seen.handled() > 0).await;
+    two.until("both take part", |seen| seen.handled() > 0).await;
     until_effects(&database.pool, 200).await;
-    place.publish(ACCOUNTS, 6..=10).await;
-    until_effects(&database.pool, 250).await;
+    // A static member does not leave: what it had waits for it, though the other one is there.
     one.stop().await;
+    place.publish(ACCOUNTS, 6..=10).await;
+    let before = two.statistics.handled();
+    two.until("it goes on with its own", |seen| seen.handled() > before).await;
+    let one = start!(build("one"));
     until_effects(&database.pool, 400).await;
+    assert!(one.statistics.handled() > 0);
+    one.stop().await;
     two.stop().await;
     assert_once_and_in_order(&database.pool, ACCOUNTS, 10).await;
 }
