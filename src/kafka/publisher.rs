@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::{
+    ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -32,6 +33,20 @@ const PREFERRED: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
 ];
 
+/// What the client says of its connections is told by the records that are not sent.
+#[derive(Clone)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
 /// One record on its way out, with headers of bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Letter {
@@ -56,7 +71,7 @@ pub(crate) enum LetterError {
 
 /// Sends records one by one.
 pub(crate) struct Publisher {
-    inner: Option<FutureProducer>,
+    inner: Option<FutureProducer<Quiet>>,
     timeout: Duration,
 }
 
@@ -72,7 +87,7 @@ impl Publisher {
         }
         config.set("message.timeout.ms", timeout.as_millis().to_string());
         config.set_log_level(RDKafkaLogLevel::Error);
-        let inner = config.create().map_err(|error: KafkaError| error.to_string())?;
+        let inner = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
         Ok(Self { inner: Some(inner), timeout })
     }
 

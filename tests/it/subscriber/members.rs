@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dev_services::KafkaOptions;
 use sqlx::PgPool;
 use tidings::kafka;
 use tidings::subscriber::{Event, HandlerError, Meta, Tx};
 use tidings::{Bus, Subscriber};
 
 use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, start, until, until_effects};
-use crate::services::{TestDatabase, migrated_database};
+use crate::services::{TestDatabase, migrated_database, own_kafka};
 
 const ACCOUNTS: usize = 40;
 
@@ -172,4 +173,45 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
     until_effects(&database.pool, 2).await;
     next.stop().await;
     assert_once_and_in_order(&database.pool, 1, 2).await;
+}
+
+/// Switches the group protocol of KIP-848 on, as `kafka-features.sh upgrade --feature group.version=1` does: a request of the type UpdateFeatures, version 1.
+fn enable_broker_side_groups(brokers: &str) {
+    use std::io::{Read, Write};
+    let mut request = vec![0, 57, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0x27, 0x10, 2, 14];
+    request.extend(b"group.version");
+    request.extend([0, 1, 1, 0, 0, 0]);
+    let mut connection = std::net::TcpStream::connect(brokers).expect("connected");
+    connection.write_all(&(request.len() as i32).to_be_bytes()).expect("written");
+    connection.write_all(&request).expect("written");
+    let mut length = [0; 4];
+    connection.read_exact(&mut length).expect("an answer");
+    let mut answer = vec![0; i32::from_be_bytes(length) as usize];
+    connection.read_exact(&mut answer).expect("an answer");
+    // Correlation id, no tags, throttle time, then the error code.
+    assert_eq!(answer[9..11], [0, 0], "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brokers_own_rebalance_protocol_works_too() {
+    let broker = own_kafka(KafkaOptions::default()).await;
+    enable_broker_side_groups(&broker.brokers());
+    let (database, place) = (migrated_database().await, Place::on(broker.brokers(), 4).await);
+    create_effects(&database.pool).await;
+    place.publish(ACCOUNTS, 1..=5).await;
+    let build = || place.subscriber().on(slowly).inbox(database.pool.clone()).broker_side_rebalance();
+    let one = start!(build());
+    one.until("the first takes part", |seen| seen.handled() > 0).await;
+    let two = start!(build());
+    for version in 6..=60 {
+        place.publish(ACCOUNTS, version..=version).await;
+        if version > 10 && two.statistics.handled() > 0 {
+            one.stop().await;
+            until_effects(&database.pool, i64::from(version) * ACCOUNTS as i64).await;
+            two.stop().await;
+            return assert_once_and_in_order(&database.pool, ACCOUNTS, version).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("the second never took part");
 }
