@@ -98,6 +98,8 @@ pub mod postgres;
 pub mod relay;
 #[cfg(feature = "subscriber")]
 pub mod subscriber;
+#[cfg(feature = "subscriber")]
+pub mod testing;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox, Obituary, TIER, letter, original_topic};
 use super::gate::Gate;
 use super::handler::{HandlerError, Verdict};
@@ -49,6 +50,7 @@ pub(super) struct Runner {
     /// Who probes while the kill switch has tripped.
     pub(super) probe: tokio::sync::Mutex<()>,
     pub(super) tripped: AtomicBool,
+    pub(super) clock: Clock,
 }
 
 /// How an event ended.
@@ -78,11 +80,12 @@ pub(super) struct Turn<'r> {
     permits: &'r Arc<Semaphore>,
     permit: Option<OwnedSemaphorePermit>,
     drain: &'r CancellationToken,
+    clock: Clock,
 }
 
 impl<'r> Turn<'r> {
-    pub(super) fn new(permits: &'r Arc<Semaphore>, permit: OwnedSemaphorePermit, drain: &'r CancellationToken) -> Self {
-        Self { permits, permit: Some(permit), drain }
+    pub(super) fn new(runner: &'r Runner, permit: OwnedSemaphorePermit, drain: &'r CancellationToken) -> Self {
+        Self { permits: &runner.permits, permit: Some(permit), drain, clock: runner.clock.clone() }
     }
 
     /// Lets others run for this long; false if the partition is given up meanwhile.
@@ -90,7 +93,7 @@ impl<'r> Turn<'r> {
         self.permit = None;
         tokio::select! {
             () = self.drain.cancelled() => return false,
-            () = tokio::time::sleep(time) => {}
+            () = self.clock.sleep(time) => {}
         }
         tokio::select! {
             () = self.drain.cancelled() => false,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
+use super::clock::Clock;
 use super::handler::{
     BoundHandler, ErasedHandler, Handler, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, StateReady, erase,
 };
@@ -237,7 +238,9 @@ impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxReady> Subscriber<S, G,
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         self.into_plan()?.run(shutdown).await
     }
+}
 
+impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState> Subscriber<S, G, I> {
     /// Everything checked and bound.
     pub(crate) fn into_plan(self) -> Result<Plan, RunError> {
         let Parts { name, handlers, state, inbox, layers, options, .. } = self.parts;
@@ -264,7 +267,7 @@ impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxReady> Subscriber<S, G,
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
-        let core = Arc::new(Core { router: Router::new(routes), inbox: inbox.map(Arc::new) });
+        let core = Arc::new(Core::new(Router::new(routes), inbox.map(Arc::new)));
         let service = layers.into_iter().fold(HandlerService::new(core.clone()), |service, wrap| wrap(service));
         Ok(Plan {
             bus: self.parts.bus,
@@ -278,6 +281,8 @@ impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxReady> Subscriber<S, G,
             broker_side: self.parts.broker_side,
             from_end: self.parts.from_end,
             statistics: self.parts.statistics,
+            clock: Clock::Real,
+            letterbox: None,
         })
     }
 }

@@ -135,7 +135,8 @@ impl Bus {
         Ok(envelope.id)
     }
 
-    fn letter(&self, envelope: &Envelope) -> Letter {
+    /// The record of an event.
+    pub(crate) fn letter(&self, envelope: &Envelope) -> Letter {
         let headers = serde_json::to_string(&envelope.headers).expect("a map of strings has a JSON form");
         let bytes = envelope.payload.as_bytes();
         let outgoing = Outgoing {

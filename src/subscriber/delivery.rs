@@ -69,6 +69,15 @@ impl Delivery {
         Self { messages, attempt: self.attempt, slot: Some(slot) }
     }
 
+    /// The same with these messages only.
+    pub(super) fn with_messages(&self, mut messages: Vec<Arc<Message>>) -> Self {
+        let messages = match messages.pop() {
+            Some(message) if messages.is_empty() => Messages::One(message),
+            last => Messages::Many(messages.into_iter().chain(last).collect()),
+        };
+        Self { messages, attempt: self.attempt, slot: self.slot.clone() }
+    }
+
     /// Each event by itself, in the same transaction.
     pub(super) fn singly(&self) -> impl Iterator<Item = Self> {
         let of = |message: &Arc<Message>| Self { messages: Messages::One(message.clone()), attempt: self.attempt, slot: self.slot.clone() };

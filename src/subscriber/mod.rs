@@ -27,15 +27,18 @@
 mod attempt;
 mod builder;
 mod bus;
+mod clock;
 pub(crate) mod dead_letters;
 mod delivery;
 mod detour;
 pub(crate) mod finished;
 mod gate;
 mod handler;
+mod in_memory;
 mod inbox;
 mod kill_switch;
 mod lanes;
+mod memory;
 mod options;
 mod partition;
 mod retry;
@@ -47,6 +50,7 @@ mod watermark;
 
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
+pub(crate) use clock::VirtualClock;
 pub use dead_letters::DeadLetters;
 pub use delivery::Delivery;
 pub use handler::{
@@ -54,6 +58,7 @@ pub use handler::{
     IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, State, StateReady, Tx, Verdict, ViaDelivery,
     ViaTransaction,
 };
+pub(crate) use in_memory::{InMemory, Work};
 pub use inbox::Inbox;
 pub use kill_switch::KillSwitch;
 pub use options::{Escalation, Order};

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
@@ -12,6 +13,7 @@ use tower::{Service, ServiceExt};
 use super::Delivery;
 use super::handler::{BoundHandler, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
+use super::memory::MemoryInbox;
 use crate::event::Envelope;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -67,13 +69,54 @@ impl Router {
 pub(super) struct Core {
     pub(super) router: Router,
     pub(super) inbox: Option<Arc<OpenInbox>>,
+    /// What the in-memory bus has in place of a cluster, and of a database if there is none.
+    pub(super) in_memory: OnceLock<Simulation>,
 }
 
+/// What is different on the in-memory bus.
+pub(super) struct Simulation {
+    memory: MemoryInbox,
+    /// Whether the process dies here: between the handler's end and the commit.
+    dies: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What a delivery fails with whose process "dies".
+const DIED: &str = "the process died between the handler and the commit";
+
 impl Core {
+    pub(super) fn new(router: Router, inbox: Option<Arc<OpenInbox>>) -> Self {
+        Self { router, inbox, in_memory: OnceLock::new() }
+    }
+
+    /// From now on it is one of the in-memory bus.
+    pub(super) fn simulate(&self, dies: Box<dyn Fn() -> bool + Send + Sync>) {
+        let _ = self.in_memory.set(Simulation { memory: MemoryInbox::default(), dies });
+    }
+
+    pub(super) fn memory(&self) -> Option<&MemoryInbox> {
+        self.in_memory.get().map(|simulation| &simulation.memory)
+    }
+
     async fn handle(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
-        match &self.inbox {
-            Some(inbox) => self.handle_once(inbox, delivery).await,
-            None => self.each(delivery).await.map(|_| Handled::Done),
+        match (&self.inbox, self.memory()) {
+            (Some(inbox), _) => self.handle_once(inbox, delivery).await,
+            (None, Some(memory)) => self.handle_in_memory(memory, delivery).await,
+            (None, None) => self.each(delivery).await.map(|_| Handled::Done),
+        }
+    }
+
+    async fn handle_in_memory(&self, memory: &MemoryInbox, delivery: Delivery) -> Result<Handled, HandlerError> {
+        let Some(new) = memory.new_of(&delivery) else { return Ok(Handled::Duplicate) };
+        let published = self.each(delivery.with_messages(new.clone())).await?;
+        self.may_die()?;
+        memory.commit(&new, published);
+        Ok(Handled::Done)
+    }
+
+    fn may_die(&self) -> Result<(), HandlerError> {
+        match self.in_memory.get() {
+            Some(simulation) if (simulation.dies)() => Err(HandlerError::snooze(Duration::ZERO, DIED)),
+            _ => Ok(()),
         }
     }
 
@@ -96,6 +139,7 @@ impl Core {
         };
         let kept = || HandlerError::retry("the handler kept its `Tx` beyond its end: nothing can be committed");
         let mut transaction = slot.take().ok_or_else(kept)?;
+        self.may_die()?;
         if !published.is_empty() {
             inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
         }

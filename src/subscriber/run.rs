@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Runner, retry_topic};
+use super::clock::Clock;
+use super::dead_letters::Letterbox;
 use super::detour::Detour;
 use super::finished::Finished;
 use super::gate::Gate;
@@ -59,6 +61,9 @@ pub(crate) struct Plan {
     pub(super) broker_side: bool,
     pub(super) from_end: bool,
     pub(super) statistics: Statistics,
+    pub(super) clock: Clock,
+    /// Who takes letters, if not Kafka.
+    pub(super) letterbox: Option<Box<dyn Letterbox>>,
 }
 
 impl Plan {
@@ -121,12 +126,13 @@ impl Plan {
             tallying: AtomicBool::new(false),
             probe: tokio::sync::Mutex::new(()),
             tripped: AtomicBool::new(false),
+            clock: self.clock,
             name: self.name,
             core: self.core,
             service: self.service,
             options: self.options,
             dead_letters: self.dead_letters,
-            letterbox: Box::new(self.bus),
+            letterbox: self.letterbox.unwrap_or_else(|| Box::new(self.bus)),
             statistics: self.statistics,
         }
     }

@@ -92,8 +92,8 @@ impl Unit {
             self.together(items, &mut ended).await;
             return ended;
         }
-        let (permits, drain) = (self.runner.permits.clone(), self.drain.clone());
-        let mut turn = Turn::new(&permits, permit, &drain);
+        let (runner, drain) = (self.runner.clone(), self.drain.clone());
+        let mut turn = Turn::new(&runner, permit, &drain);
         match items.pop() {
             Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
                 self.handle(ticket, &message, &mut turn, &mut ended).await

@@ -8,3 +8,4 @@ mod quickstart_example;
 mod relay;
 mod services;
 mod subscriber;
+mod testing;
