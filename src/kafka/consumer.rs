@@ -48,6 +48,7 @@ const PREFERRED: &[(&str, &str)] = &[
     ("fetch.wait.max.ms", "50"),
     ("queued.min.messages", "10000"),
     ("queued.max.messages.kbytes", "16384"),
+    // A topic that is made later is read after this long at most.
     ("topic.metadata.refresh.interval.ms", "30000"),
     ("reconnect.backoff.max.ms", "2000"),
     ("statistics.interval.ms", "0"),
@@ -291,6 +292,10 @@ impl Context {
 
     /// Says each kind of trouble once, not at each attempt.
     fn complain(&self, error: &KafkaError) {
+        // Topics may come later: those that replayed events come back by do.
+        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
+            return tracing::debug!(%error, "kafka consumer");
+        }
         let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if error.rdkafka_error_code() != *last || last.is_none() {
             tracing::warn!(%error, "kafka consumer");

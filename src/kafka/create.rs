@@ -36,7 +36,7 @@ pub(crate) async fn create_like(settings: &Settings, topic: &str, like: &str) ->
 ///
 /// # Errors
 /// When the cluster does not answer.
-async fn partition_count(settings: &Settings, topic: &str) -> Result<Option<i32>, String> {
+pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<Option<i32>, String> {
     let (mut config, topic) = (settings.client_config(), topic.to_owned());
     // A question shall not make the topic.
     config.set("allow.auto.create.topics", "false");

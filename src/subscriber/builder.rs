@@ -225,7 +225,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     }
 }
 
-impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxReady> Subscriber<S, G, I> {
+impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     /// Subscribes, and handles events until `shutdown` is cancelled: then it drains, commits and leaves the group.
     ///
     /// # Errors
@@ -235,14 +235,19 @@ impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxReady> Subscriber<S, G,
     /// # Cancel safety
     ///
     /// If the future is dropped, the subscriber drains and leaves in the background.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError>
+    where
+        // On the method and not on the `impl`: so the compiler says what is missing.
+        G: StateReady<S>,
+        I: InboxReady,
+    {
         self.into_plan()?.run(shutdown).await
     }
-}
-
-impl<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState> Subscriber<S, G, I> {
     /// Everything checked and bound.
-    pub(crate) fn into_plan(self) -> Result<Plan, RunError> {
+    pub(crate) fn into_plan(self) -> Result<Plan, RunError>
+    where
+        G: StateReady<S>,
+    {
         let Parts { name, handlers, state, inbox, layers, options, .. } = self.parts;
         let mut faults = Vec::new();
         faults.extend(check_topic_name(&name).err().map(|error| format!("the subscriber's name becomes part of topic names: {error}")));

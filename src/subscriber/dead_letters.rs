@@ -99,14 +99,16 @@ const OURS: [&str; 10] = [
     "tidings_failed_at",
 ];
 
+/// Whether a header is one that says why and when a record died.
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    OURS.iter().any(|ours| ours.as_bytes() == name)
+}
+
 /// The record as it came, for another topic, with why.
 pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Letter {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut headers: Vec<(String, Vec<u8>)> = record
-        .headers()
-        .filter(|(name, _)| !OURS.iter().any(|ours| ours.as_bytes() == *name))
-        .map(|(name, value)| (text(name), value.to_vec()))
-        .collect();
+    let mut headers: Vec<(String, Vec<u8>)> =
+        record.headers().filter(|(name, _)| !is_ours(name)).map(|(name, value)| (text(name), value.to_vec())).collect();
     let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), value.to_vec()));
     // Where it was first is kept through retries.
     if record.header(ORIGINAL_TOPIC).is_none() {

@@ -41,6 +41,8 @@ mod lanes;
 mod memory;
 mod options;
 mod partition;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) mod redrive;
 mod retry;
 mod router;
 mod run;

@@ -21,10 +21,11 @@ use super::finished::Finished;
 use super::gate::Gate;
 use super::options::Options;
 use super::partition::PartitionTask;
+use super::redrive::redrive_topic;
 use super::router::{Core, HandlerService};
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, Statistics};
-use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like};
+use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like, partition_count};
 
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
@@ -75,9 +76,13 @@ impl Plan {
         }
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
+        self.look_for_topics().await;
+        let redriven: Vec<_> = self.topics.iter().map(|(topic, assumed)| (redrive_topic(topic, &self.name), *assumed)).collect();
         if !self.make_retry_topics(&stop).await {
             return Ok(());
         }
+        // They need not exist: they are made when something is replayed, and found then.
+        self.topics.extend(redriven);
         let membership = Membership {
             group: self.name.clone(),
             instance: self.instance.clone(),
@@ -101,6 +106,15 @@ impl Plan {
             retention.abort();
         }
         result.map_err(RunError::Kafka)
+    }
+
+    /// Says which topics are not there. They are waited for.
+    async fn look_for_topics(&self) {
+        for topic in self.topics.keys() {
+            if let Ok(None) = partition_count(self.bus.settings(), topic).await {
+                tracing::warn!(subscriber = self.name, topic, "the topic does not exist; it is read once it does");
+            }
+        }
     }
 
     /// Everything that attempts need.

@@ -6,3 +6,4 @@ mod foreign;
 mod members;
 mod place;
 mod publishing;
+mod redrive;
