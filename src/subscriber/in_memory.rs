@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Parked, Runner, Settled, Turn};
+use super::attempt::{Parked, Runner, Settled};
 use super::clock::{Clock, VirtualClock};
 use super::dead_letters::Letterbox;
 use super::lanes::Lanes;
 use super::options::Order;
 use super::run::Plan;
 use super::statistics::Count;
+use super::turn::Turn;
 use super::{Escalation, Statistics};
 use crate::event::Envelope;
 use crate::kafka::{Incoming, Letter, LetterError, Malformed, Message};

@@ -31,6 +31,7 @@ mod clock;
 pub(crate) mod dead_letters;
 mod delivery;
 mod detour;
+mod escalate;
 pub(crate) mod finished;
 mod gate;
 mod handler;
@@ -41,12 +42,14 @@ mod lanes;
 mod memory;
 mod options;
 mod partition;
+mod probe;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) mod redrive;
 mod retry;
 mod router;
 mod run;
 mod statistics;
+mod turn;
 mod unit;
 mod watermark;
 

@@ -13,10 +13,11 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Runner, retry_topic};
+use super::attempt::Runner;
 use super::clock::Clock;
 use super::dead_letters::Letterbox;
 use super::detour::Detour;
+use super::escalate::retry_topic;
 use super::finished::Finished;
 use super::gate::Gate;
 use super::options::Options;

@@ -7,10 +7,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Escalation;
-use super::attempt::{Parked, Runner, Settled, Turn};
+use super::attempt::{Parked, Runner, Settled};
 use super::detour::{Detour, Head};
 use super::retry::Next;
 use super::statistics::Count;
+use super::turn::Turn;
 use super::watermark::Ticket;
 use crate::kafka::{Incoming, Message, Partition};
 
@@ -99,9 +100,8 @@ impl Unit {
                 self.handle(ticket, &message, &mut turn, &mut ended).await
             }
             Some(Item::Malformed(ticket, record, reason)) => {
-                if self.runner.settle_malformed(&record, &reason, &mut turn).await == Settled::Finished {
-                    ended.finished.push(ticket);
-                }
+                let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
+                ended.finished.extend((end == Settled::Finished).then_some(ticket));
             }
             Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
             None => {}
