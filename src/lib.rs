@@ -57,6 +57,29 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Subscribe
+//!
+//! ```no_run
+//! # #[cfg(feature = "subscriber")]
+//! # mod inventory {
+//! # use serde::{Deserialize, Serialize};
+//! use tidings::subscriber::{Event, HandlerError, Tx};
+//! # use tidings::DomainEvent;
+//! # #[derive(Serialize, Deserialize, DomainEvent)]
+//! # #[event(aggregate = "order", id = "order_id")]
+//! # struct OrderPlaced { order_id: i64 }
+//!
+//! async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+//!     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+//!     Ok(()) // effect, inbox row and published events commit together, once
+//! }
+//!
+//! # async fn start(bus: tidings::Bus, pool: sqlx::PgPool, shutdown: tokio_util::sync::CancellationToken) -> Result<(), tidings::subscriber::RunError> {
+//! bus.subscriber("inventory").on(reserve).inbox(pool).run(shutdown).await
+//! # }
+//! # }
+//! ```
+//!
 //! # Features
 //!
 //! | feature | gives | needs to build |
@@ -65,7 +88,8 @@
 //! | `outbox` | `outbox`, `postgres`, [`event`] | the same and a C compiler, for TLS to Postgres |
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
-//! | `cli` (default) | the binary, `admin`, with `relay` | the same |
+//! | `subscriber` | `subscriber`, `testing`, with `outbox` and `kafka` | the same |
+//! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
 //! | `kafka-tls-vendored` | the same, OpenSSL built from source | Perl and make |
 //!
@@ -78,7 +102,9 @@
 //! 3. `postgres`: settings, migrations, the replication protocol.
 //! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
 //! 5. `relay`: from the log to the topic.
-//! 6. `admin`: health and metrics over HTTP.
+//! 6. `subscriber`: from the topic to handlers, and their effect.
+//! 7. `admin`: health and metrics over HTTP.
+//! 8. `testing`: subscribers without Kafka.
 //!
 //! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
@@ -122,7 +148,7 @@ pub mod fuzzing {
 // The derive macro names the crate by this path, inside it too.
 extern crate self as tidings;
 
-/// Compiles the README's example.
-#[cfg(all(doctest, feature = "outbox"))]
+/// Compiles the README's examples.
+#[cfg(all(doctest, feature = "subscriber"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode,
@@ -48,4 +48,15 @@ pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<
         Ok(i32::try_from(count).ok().filter(|count| *count > 0))
     });
     asked.await.map_err(|error| error.to_string())?
+}
+
+/// How long a topic keeps its records; `None` if for ever, or if that may not be read.
+pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
+    let admin: AdminClient<DefaultClientContext> = settings.client_config().create().ok()?;
+    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
+    // Dropping a client blocks.
+    std::thread::spawn(move || drop(admin));
+    let config = answer.ok()?.into_iter().next()?.ok()?;
+    let milliseconds = config.get("retention.ms")?.value.as_ref()?.parse::<i64>().ok()?;
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
 }

@@ -27,7 +27,7 @@ mod topics;
 
 pub(crate) use acks::{Acks, Failure, Window};
 pub(crate) use consumer::{Change, Committed, Feed, Member, Membership, Partition};
-pub(crate) use create::{create_like, partition_count};
+pub(crate) use create::{create_like, partition_count, retention};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use incoming::{Incoming, Place};

@@ -186,10 +186,13 @@ impl Runner {
 
     /// One attempt. A panic is a failed one.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
-        AssertUnwindSafe(self.service.handle(delivery)).catch_unwind().await.unwrap_or_else(|panic| {
+        let ended = AssertUnwindSafe(self.service.handle(delivery)).catch_unwind().await;
+        let result = ended.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
             Err(HandlerError::retry(format!("the handler panicked: {}", text.as_deref().unwrap_or("without a text"))))
-        })
+        });
+        let waits = self.options.wait_for_newer_code;
+        result.map_err(|error| if waits && error.asks_for_newer_code() { error.waited_out() } else { error })
     }
 
     pub(super) fn handled(&self, handled: Handled, events: usize) {

@@ -176,6 +176,12 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self
     }
 
+    /// Pauses at an event of a newer version than this code knows, until newer code is deployed; it is dead otherwise. For deployments that put publishers before subscribers.
+    pub fn wait_for_newer_code(mut self) -> Self {
+        self.parts.options.wait_for_newer_code = true;
+        self
+    }
+
     /// How long handlers may take to end when a partition is given up or the subscriber is shut down; 20 s otherwise. What has not ended by then is rolled back and
     /// left to the next owner.
     pub fn drain_timeout(mut self, time: Duration) -> Self {

@@ -28,9 +28,9 @@ use crate::postgres::{SchemaName, SchemaNameError};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Inbox {
-    pub(super) pool: PgPool,
+    pool: PgPool,
     schema: Result<SchemaName, SchemaNameError>,
-    pub(super) keep: Duration,
+    keep: Duration,
     lock_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -134,7 +134,7 @@ pub(super) struct OpenInbox {
     pub(super) schema: SchemaName,
     pub(super) consumer: String,
     pub(super) outbox: Outbox,
-    keep: Duration,
+    pub(super) keep: Duration,
     /// Up to the values that differ.
     insert_one: String,
     begin: Arc<str>,

@@ -49,6 +49,8 @@ pub(super) struct Options {
     pub(super) retry: Retry,
     pub(super) escalation: Option<Escalation>,
     pub(super) kill_switch: Option<KillSwitch>,
+    /// Pause at an event of a version that this code does not know.
+    pub(super) wait_for_newer_code: bool,
     /// How many handlers run at once, over all partitions. Each with an inbox holds a connection.
     pub(super) concurrency: Option<usize>,
     /// How many events one transaction handles at most.
@@ -96,6 +98,7 @@ impl Default for Options {
             retry: Retry::default(),
             escalation: None,
             kill_switch: Some(KillSwitch::default()),
+            wait_for_newer_code: false,
             concurrency: None,
             batch: 1,
             buffer: Self::BUFFER,

@@ -26,7 +26,7 @@ use super::redrive::redrive_topic;
 use super::router::{Core, HandlerService};
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, Statistics};
-use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like, partition_count};
+use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like, partition_count, retention};
 
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
@@ -109,11 +109,23 @@ impl Plan {
         result.map_err(RunError::Kafka)
     }
 
-    /// Says which topics are not there. They are waited for.
+    /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers.
     async fn look_for_topics(&self) {
         for topic in self.topics.keys() {
             if let Ok(None) = partition_count(self.bus.settings(), topic).await {
                 tracing::warn!(subscriber = self.name, topic, "the topic does not exist; it is read once it does");
+                continue;
+            }
+            let Some(inbox) = &self.core.inbox else { continue };
+            if let Some(retention) = retention(self.bus.settings(), topic).await.filter(|retention| *retention >= inbox.keep) {
+                let keep = inbox.keep;
+                tracing::warn!(
+                    subscriber = self.name,
+                    topic,
+                    ?retention,
+                    ?keep,
+                    "the inbox forgets before the topic does: a replay of the topic takes effect again; raise `Inbox::keep`"
+                );
             }
         }
     }

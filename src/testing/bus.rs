@@ -12,6 +12,7 @@ use crate::event::{DomainEvent, Envelope};
 use crate::kafka::{self, Incoming, Letter, Place};
 use crate::outbox::{last_seq, published_after};
 use crate::postgres::SchemaName;
+use crate::subscriber::Meta;
 use crate::subscriber::{Bus, InMemory, InboxState, StateReady, Statistics, Subscriber, VirtualClock, Work};
 
 /// How long nothing may happen before a pause is cut short although something else is under way: it waits for the one that pauses.
@@ -262,6 +263,18 @@ impl TestBus {
             .collect();
         if list.is_empty() { "none".into() } else { list.join(", ") }
     }
+}
+
+/// What travels beside this event when it is delivered, to call a handler with.
+///
+/// # Panics
+///
+/// If the event cannot be encoded.
+pub fn meta<E: DomainEvent>(event: &E) -> Meta {
+    let mut bus = TestBus::new();
+    bus.publish(event);
+    let record = bus.pending.pop_back().expect("it was just published");
+    Meta::of_record(record).unwrap_or_else(|malformed| panic!("{malformed}"))
 }
 
 fn is_retry(letter: &Letter) -> bool {

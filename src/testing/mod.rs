@@ -29,9 +29,11 @@
 //! # }
 //! ```
 //!
+//! A handler is a function, so a test may also just call it: [`meta`] makes its `Meta`, [`Tx::begin`](crate::subscriber::Tx::begin) its transaction.
+//!
 //! What it does not do: partitions, rebalances, commits of offsets. An event that is parked waits in memory. `Tx` needs `.inbox(pool)` with a real database, whose outbox the bus reads in
 //! place of a relay.
 
 mod bus;
 
-pub use bus::TestBus;
+pub use bus::{TestBus, meta};

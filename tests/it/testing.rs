@@ -116,3 +116,50 @@ async fn with_a_real_database_effect_inbox_and_outbox_are_there() {
     let count: i64 = sqlx::query_scalar("select count(*) from reservation").fetch_one(&database.pool).await.expect("counted");
     assert_eq!(count, 1);
 }
+
+#[tokio::test]
+async fn layers_of_tower_see_each_attempt_and_a_timeout_is_a_failed_one() {
+    async fn slow_once(_: Event<OrderPlaced>, meta: Meta) -> Result<StockReserved, HandlerError> {
+        if meta.attempt() == 1 {
+            std::future::pending::<()>().await;
+        }
+        Ok(StockReserved { order_id: i64::from(meta.attempt()) })
+    }
+    let mut bus = TestBus::new();
+    let timeout = tower::timeout::TimeoutLayer::new(Duration::from_millis(50));
+    bus.add(bus.subscriber("slow").on(slow_once).layer(timeout).layer(tower::limit::ConcurrencyLimitLayer::new(1))).await;
+    bus.publish(&OrderPlaced { order_id: 7 });
+    bus.settle().await;
+    assert_eq!(bus.published::<StockReserved>(), [StockReserved { order_id: 2 }]);
+    assert_eq!(bus.statistics("slow").failed_attempts(), 1);
+}
+
+#[tokio::test]
+async fn a_handler_is_a_function_and_can_be_called() {
+    let event = OrderPlaced { order_id: 7 };
+    let meta = tidings::testing::meta(&event);
+    assert_eq!((meta.event_type(), &*meta.aggregate_id(), meta.attempt()), ("OrderPlaced", "7", 1));
+    assert_eq!(reserve(Event(event)).await.expect("reserved"), StockReserved { order_id: 7 });
+    let database = migrated_database().await;
+    let mut tx = Tx::begin(&database.pool).await.expect("a transaction");
+    tx.publish(&StockReserved { order_id: 7 }).await.expect("published");
+}
+
+#[tokio::test]
+async fn parked_events_and_retry_topics_are_followed_too() {
+    use tidings::subscriber::{Escalation, Order, Retry};
+    async fn late(Event(order): Event<OrderPlaced>, State(calls): State<Arc<AtomicUsize>>) -> Result<StockReserved, HandlerError> {
+        if order.order_id == 1 && calls.fetch_add(1, Ordering::SeqCst) < 3 {
+            return Err(HandlerError::retry("the fourth time"));
+        }
+        Ok(StockReserved { order_id: order.order_id })
+    }
+    let mut bus = TestBus::new();
+    let (minute, calls) = (Duration::from_secs(60), || Arc::new(AtomicUsize::new(0)));
+    let topics = Escalation::retry_topics([minute, minute * 10, minute * 60]);
+    bus.add(bus.subscriber("topics").on(late).state(calls()).retry(Retry::never()).order(Order::None).escalation(topics)).await;
+    bus.publish(&OrderPlaced { order_id: 1 });
+    bus.settle().await;
+    assert_eq!((bus.statistics("topics").retried(), bus.published::<StockReserved>().len()), (3, 1));
+    assert!(bus.dead_letters("topics").is_empty());
+}

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::event::{CodecError, EnvelopeError, InvalidEvent};
+use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
 use crate::outbox::PublishError;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -26,6 +26,11 @@ type BoxError = Box<dyn Error + Send + Sync>;
 pub struct HandlerError {
     verdict: Verdict,
     source: BoxError,
+}
+
+/// The event's version is newer than this code.
+fn is_newer(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(VersionError::Newer { .. }))
 }
 
 /// What shall be done with an event that was not handled.
@@ -73,6 +78,16 @@ impl HandlerError {
     /// What shall be done.
     pub fn verdict(&self) -> Verdict {
         self.verdict
+    }
+
+    /// True if the event is of a version that newer code would read.
+    pub(in crate::subscriber) fn asks_for_newer_code(&self) -> bool {
+        is_newer(&*self.source)
+    }
+
+    /// The same, to be waited out.
+    pub(in crate::subscriber) fn waited_out(self) -> Self {
+        Self { verdict: Verdict::Unavailable, ..self }
     }
 
     /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.

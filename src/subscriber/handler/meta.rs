@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::{FromDelivery, HandlerError};
 use crate::event::{DomainEvent, Envelope, VersionError, decode_version, headers};
-use crate::kafka::Message;
+use crate::kafka::{Incoming, Malformed, Message};
 use crate::subscriber::Delivery;
 
 /// What travels beside an event's data: its id, what it is about, who caused it, where it stands. Cheap to clone.
@@ -21,6 +21,11 @@ pub struct Meta {
 impl Meta {
     pub(in crate::subscriber) fn new(message: Arc<Message>, attempt: u32) -> Self {
         Self { message, attempt }
+    }
+
+    /// What a record says, at its first attempt.
+    pub(crate) fn of_record(record: Incoming) -> Result<Self, Malformed> {
+        Message::read(record, None).map(|message| Self::new(Arc::new(message), 1)).map_err(|(malformed, _)| malformed)
     }
 
     /// Which occurrence: unique within its [`source`](Self::source). A UUID if Tidings published it; other publishers have ids of other shapes, and where there is

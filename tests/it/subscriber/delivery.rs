@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidings::subscriber::{Batch, Event, HandlerError, Meta, State, Tx};
+use tidings::subscriber::{Batch, Event, HandlerError, Inbox, Meta, State, Tx};
 use tokio::sync::Notify;
 
 use super::place::{Changed, Place, assert_once_and_in_order, count, create_effects, effect, effects, start, until, until_effects};
@@ -142,4 +142,24 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
     third.until("what comes later is handled", |seen| seen.handled() == 1).await;
     assert_eq!(third.statistics.handled(), 1);
     third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_forgets_what_is_old_and_nothing_else() {
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    let rows = "insert into tidings.inbox select c, '/s', g::text, now() - g * interval '1 hour' from generate_series(1, 12000) g, unnest($1::text[]) c";
+    sqlx::query(rows).bind(vec![place.group.clone(), "another".into()]).execute(&database.pool).await.expect("inserted");
+    let inbox = Inbox::new(database.pool.clone()).keep(Duration::from_secs(100 * 3_600 + 60));
+    let running = start!(place.subscriber::<()>().on(count).inbox(inbox));
+    until("what is old is gone", async || {
+        let counts: (i64, i64) =
+            sqlx::query_as("select count(*) filter (where consumer = $1), count(*) filter (where consumer <> $1) from tidings.inbox")
+                .bind(&place.group)
+                .fetch_one(&database.pool)
+                .await
+                .expect("counted");
+        (counts == (100, 12_000)).then_some(())
+    })
+    .await;
+    running.stop().await;
 }

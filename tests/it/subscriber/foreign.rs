@@ -91,3 +91,27 @@ async fn what_is_no_event_is_dead_with_its_reason_and_what_nobody_handles_is_ski
     }
     assert_eq!(reasons.len(), 6);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_newer_version_can_be_waited_out_until_newer_code_is_there() {
+    #[derive(Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate = "account", id = "account", type = "com.example.opened", version = 3)]
+    struct Newer {
+        account: String,
+    }
+    async fn newer(Event(opened): Event<Newer>, State(seen): State<Seen>) -> Result<(), HandlerError> {
+        seen.lock().expect("no panic").push(opened.account);
+        Ok(())
+    }
+    let (place, seen) = (Place::new(1).await, Seen::default());
+    let headers =
+        [("ce_specversion", "1.0"), ("ce_type", "com.example.opened"), ("ce_source", "/bank"), ("ce_id", "1"), ("ce_dataversion", "3")];
+    place.send_raw("a", Some(V2), &headers).await;
+    let old = start!(place.bus.subscriber(&place.group).topic::<Opened>(&place.topic).on(note).state(seen.clone()).wait_for_newer_code());
+    old.until("it pauses", |seen| seen.is_paused()).await;
+    old.stop().await;
+    let new = start!(place.bus.subscriber(&place.group).topic::<Newer>(&place.topic).on(newer).state(seen.clone()));
+    new.until("it is handled", |seen| seen.handled() == 1).await;
+    new.stop().await;
+    assert_eq!(*seen.lock().expect("no panic"), ["a"]);
+}
