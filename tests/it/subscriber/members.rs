@@ -8,10 +8,10 @@ use std::time::Duration;
 use dev_services::KafkaOptions;
 use sqlx::PgPool;
 use tidings::kafka;
-use tidings::subscriber::{Event, HandlerError, Meta, Tx};
+use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
 use tidings::{Bus, Subscriber};
 
-use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, start, until, until_effects};
+use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until, until_effects};
 use crate::services::{TestDatabase, migrated_database, own_kafka};
 
 const ACCOUNTS: usize = 40;
@@ -21,6 +21,39 @@ async fn slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Resul
     effect(&mut tx, &changed, &meta).await?;
     tokio::time::sleep(Duration::from_millis(3)).await;
     Ok(())
+}
+
+/// Events that come and come, so that members are at work whenever others join, leave or die.
+struct Load {
+    done: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<i32>,
+}
+
+impl Load {
+    fn start(place: &Arc<Place>) -> Self {
+        let (place, done) = (place.clone(), Arc::new(AtomicBool::new(false)));
+        let task = tokio::spawn({
+            let done = done.clone();
+            async move {
+                let mut version = 0;
+                while !done.load(Ordering::SeqCst) {
+                    version += 1;
+                    place.publish(ACCOUNTS, version..=version).await;
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                version
+            }
+        });
+        Self { done, task }
+    }
+
+    /// Ends it, and waits for the effects of all that was published; the last version.
+    async fn end(self, pool: &PgPool) -> i32 {
+        self.done.store(true, Ordering::SeqCst);
+        let versions = self.task.await.expect("published");
+        until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
+        versions
+    }
 }
 
 /// A member in a process of its own, to be killed.
@@ -67,34 +100,28 @@ async fn a_member_in_its_own_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_join_leave_and_are_killed_under_load_repeat_no_effect_and_misorder_none() {
-    let (database, place) = (migrated_database().await, Place::new(8).await);
+    let (database, place) = (migrated_database().await, Arc::new(Place::new(8).await));
     create_effects(&database.pool).await;
-    place.publish(ACCOUNTS, 1..=60).await;
+    let load = Load::start(&place);
     let mut killed = Process::start(&place, &database);
-    for round in 1..=4 {
-        until_effects(&database.pool, round * 400).await;
+    for round in 1..=6 {
+        let before = effects(&database.pool).await;
+        until_effects(&database.pool, before + 300).await;
         let next = Process::start(&place, &database);
-        if round % 2 == 1 {
-            std::mem::replace(&mut killed, next).kill();
-        } else {
+        if round % 2 == 0 {
             let leaving = start!(place.subscriber().on(slowly).inbox(database.pool.clone()));
             leaving.until("it takes part", |seen| seen.handled() > 0).await;
             leaving.stop().await;
-            std::mem::replace(&mut killed, next).kill();
         }
+        std::mem::replace(&mut killed, next).kill();
     }
-    until_effects(&database.pool, 2_400).await;
-    assert_once_and_in_order(&database.pool, ACCOUNTS, 60).await;
+    let versions = load.end(&database.pool).await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox() {
-    let (database, place) = (migrated_database().await, Place::new(8).await);
-    create_effects(&database.pool).await;
-    async fn plainly(
-        Event(changed): Event<Changed>,
-        tidings::subscriber::State(pool): tidings::subscriber::State<PgPool>,
-    ) -> Result<(), HandlerError> {
+    async fn plainly(Event(changed): Event<Changed>, State(pool): State<PgPool>) -> Result<(), HandlerError> {
         sqlx::query("insert into effect (account, version) values ($1, $2)")
             .bind(changed.account)
             .bind(changed.version)
@@ -102,18 +129,9 @@ async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox(
             .await?;
         Ok(())
     }
-    let (place, done) = (Arc::new(place), Arc::new(AtomicBool::new(false)));
-    let publishing = tokio::spawn({
-        let (place, done) = (place.clone(), done.clone());
-        async move {
-            let mut version = 0;
-            while !done.load(Ordering::SeqCst) {
-                version += 1;
-                place.publish(ACCOUNTS, version..=version).await;
-            }
-            version
-        }
-    });
+    let (database, place) = (migrated_database().await, Arc::new(Place::new(8).await));
+    create_effects(&database.pool).await;
+    let load = Load::start(&place);
     let build = || place.subscriber().on(plainly).state(database.pool.clone()).concurrency(8);
     let mut running = vec![start!(build())];
     for _ in 1..=3 {
@@ -122,34 +140,27 @@ async fn members_that_come_and_go_in_peace_repeat_nothing_even_without_an_inbox(
         running.push(joining);
         running.remove(0).stop().await;
     }
-    done.store(true, Ordering::SeqCst);
-    let versions = publishing.await.expect("published");
-    until_effects(&database.pool, i64::from(versions) * ACCOUNTS as i64).await;
+    let versions = load.end(&database.pool).await;
     running.remove(0).stop().await;
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn static_members_keep_their_partitions_while_they_restart() {
-    let (database, place) = (migrated_database().await, Place::new(4).await);
+async fn static_members_restart_and_nothing_is_repeated() {
+    let (database, place) = (migrated_database().await, Arc::new(Place::new(4).await));
     create_effects(&database.pool).await;
-    place.publish(ACCOUNTS, 1..=5).await;
+    let load = Load::start(&place);
     let build = |id: &str| place.subscriber().on(slowly).inbox(database.pool.clone()).instance_id(id);
     let (one, two) = (start!(build("one")), start!(build("two")));
-    one.until("both take part", |seen| seen.handled() > 0).await;
-    two.until("both take part", |seen| seen.handled() > 0).await;
-    until_effects(&database.pool, 200).await;
-    // A static member does not leave: what it had waits for it, though the other one is there.
+    one.until("the first takes part", |seen| seen.handled() > 0).await;
+    two.until("the second takes part", |seen| seen.handled() > 0).await;
     one.stop().await;
-    place.publish(ACCOUNTS, 6..=10).await;
-    let before = two.statistics.handled();
-    two.until("it goes on with its own", |seen| seen.handled() > before).await;
     let one = start!(build("one"));
-    until_effects(&database.pool, 400).await;
-    assert!(one.statistics.handled() > 0);
+    one.until("the first is back", |seen| seen.handled() > 0).await;
+    let versions = load.end(&database.pool).await;
     one.stop().await;
     two.stop().await;
-    assert_once_and_in_order(&database.pool, ACCOUNTS, 10).await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,22 +207,16 @@ fn enable_broker_side_groups(brokers: &str) {
 async fn the_brokers_own_rebalance_protocol_works_too() {
     let broker = own_kafka(KafkaOptions::default()).await;
     enable_broker_side_groups(&broker.brokers());
-    let (database, place) = (migrated_database().await, Place::on(broker.brokers(), 4).await);
+    let (database, place) = (migrated_database().await, Arc::new(Place::on(broker.brokers(), 4).await));
     create_effects(&database.pool).await;
-    place.publish(ACCOUNTS, 1..=5).await;
+    let load = Load::start(&place);
     let build = || place.subscriber().on(slowly).inbox(database.pool.clone()).broker_side_rebalance();
     let one = start!(build());
     one.until("the first takes part", |seen| seen.handled() > 0).await;
     let two = start!(build());
-    for version in 6..=60 {
-        place.publish(ACCOUNTS, version..=version).await;
-        if version > 10 && two.statistics.handled() > 0 {
-            one.stop().await;
-            until_effects(&database.pool, i64::from(version) * ACCOUNTS as i64).await;
-            two.stop().await;
-            return assert_once_and_in_order(&database.pool, ACCOUNTS, version).await;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    panic!("the second never took part");
+    two.until("the second takes part", |seen| seen.handled() > 0).await;
+    one.stop().await;
+    let versions = load.end(&database.pool).await;
+    two.stop().await;
+    assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
