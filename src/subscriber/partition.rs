@@ -74,7 +74,7 @@ impl PartitionTask {
         while !self.drain.is_cancelled() {
             self.wake_detours();
             while let Some(ended) = self.running.try_join_next() {
-                self.end(ended.unwrap_or_default());
+                self.end(ended.expect("handlers' panics are caught, and a unit has none of its own"));
             }
             let started = self.start_ready();
             let read = self.read();
@@ -85,7 +85,7 @@ impl PartitionTask {
             }
         }
         while let Some(ended) = self.running.join_next().await {
-            self.end(ended.unwrap_or_default());
+            self.end(ended.expect("handlers' panics are caught, and a unit has none of its own"));
         }
     }
 
@@ -97,7 +97,7 @@ impl PartitionTask {
         tokio::select! {
             biased;
             () = self.drain.cancelled() => {}
-            Some(ended) = self.running.join_next() => self.end(ended.unwrap_or_default()),
+            Some(ended) = self.running.join_next() => self.end(ended.expect("handlers' panics are caught, and a unit has none of its own")),
             permit = permits.acquire_owned(), if wants_permit => {
                 if let Ok(permit) = permit {
                     self.start(permit);

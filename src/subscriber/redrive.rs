@@ -188,3 +188,54 @@ impl DeadLetterBox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dead_letters::{Obituary, letter};
+    use super::super::handler::HandlerError;
+    use super::*;
+    use crate::kafka::Place;
+
+    fn record(topic: &str, letter: &Letter) -> Incoming {
+        let place = Place { topic: topic.into(), partition: 1, offset: 2, timestamp: 3 };
+        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), Some(&**value)));
+        Incoming::new(place, letter.key.as_deref(), letter.value.as_deref(), headers)
+    }
+
+    #[test]
+    fn a_replayed_letter_is_the_event_for_its_own_subscriber_and_counts_how_often() {
+        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let mut event = Incoming::new(place, Some(b"7"), Some(b"{}"), [("ce_id", Some(&b"e-1"[..])), ("x", Some(b"y"))].into_iter());
+        let error = HandlerError::retry("broken");
+        for replays in 1..=4 {
+            let why = Obituary { group: "stock", error: &error, kind: "handler", attempts: 5 };
+            let dead = DeadLetter::of(record("order.stock.dlt", &letter(&event, "order.stock.dlt".into(), &why)));
+            assert_eq!((dead.reason.as_str(), dead.attempts, dead.replays), ("broken", 5, replays - 1));
+            let origin = Origin { topic: "order".into(), group: "stock".into(), partition: 3, offset: 9 };
+            assert_eq!(dead.origin, Some(origin));
+            let replayed = dead.replayed().expect("it says where it died");
+            assert_eq!(replayed.topic, "order.stock.redrive");
+            event = record(&replayed.topic, &replayed);
+            assert_eq!(
+                (event.header("ce_id"), event.header("x"), event.header(EXCEPTION_MESSAGE)),
+                (Some(&b"e-1"[..]), Some(&b"y"[..]), None)
+            );
+        }
+    }
+
+    #[test]
+    fn letters_are_chosen_by_age_type_and_place() {
+        let headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_type", "Placed"), ("tidings_failed_at", "2026-01-02T03:04:05Z")];
+        let headers = headers.into_iter().map(|(name, value)| (name, Some(value.as_bytes())));
+        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let letter = DeadLetter::of(Incoming::new(place, Some(b"7"), None, headers));
+        let since = |text: &str| DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
+        let meant = |filter| letter.is_meant(&filter);
+        assert!(meant(Filter::default()));
+        assert!(meant(Filter { since: since("2026-01-02T00:00:00Z"), ..Filter::default() }));
+        assert!(!meant(Filter { since: since("2026-01-03T00:00:00Z"), ..Filter::default() }));
+        assert!(!meant(Filter { event_type: Some("Other".into()), ..Filter::default() }));
+        assert!(meant(Filter { event_type: Some("Placed".into()), places: vec![(1, 2)], ..Filter::default() }));
+        assert!(!meant(Filter { places: vec![(1, 3)], ..Filter::default() }));
+    }
+}

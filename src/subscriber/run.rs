@@ -214,6 +214,10 @@ impl Owner {
             if let Err(error) = self.poll_once() {
                 break Err(error);
             }
+            // A partition that nobody handles would look like one without events.
+            if let Some((partition, _)) = self.partitions.iter().find(|(_, owned)| owned.task.is_finished()) {
+                break Err(format!("the task of partition {} of topic {} panicked", partition.number, partition.topic));
+            }
             if Instant::now() >= next_commit {
                 self.commit(None, false);
                 next_commit = Instant::now() + self.runner.options.commit_interval;
@@ -231,7 +235,9 @@ impl Owner {
                 Change::Assigned(partitions) => self.take(&partitions)?,
                 Change::Revoked { partitions, lost } => {
                     self.drain(&partitions, lost);
-                    self.member.give_up(&partitions)?;
+                    if let Err(error) = self.member.give_up(&partitions) {
+                        tracing::warn!(subscriber = self.runner.name, error, "partitions cannot be given up");
+                    }
                 }
             }
         }

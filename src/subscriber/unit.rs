@@ -57,7 +57,7 @@ impl Item {
     }
 }
 
-/// What the partition learns when a unit has ended. If a unit is lost (which no code path does) its lanes stay closed and its records unfinished.
+/// What the partition learns when a unit has ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     pub(super) lanes: Vec<u64>,
