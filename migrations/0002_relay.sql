@@ -6,27 +6,24 @@ create table if not exists relay (
     epoch bigint not null default 0,
     leader text,
     heartbeat_at timestamptz,
-    -- Identity: the position below means something in this database only.
-    system_identifier text,
-    database_oid bigint,
-    timeline int,
-    -- Position in the write-ahead log: `ordinal` events of the transaction that committed at `commit_lsn` are published.
-    commit_lsn pg_lsn,
-    ordinal bigint not null default 0,
-    -- The rows that were there before the log was followed: those that `snapshot` sees, of which all up to `snapshot_after`
-    -- are published. Null once they all are.
-    snapshot pg_snapshot,
-    snapshot_after bigint,
-    -- Witness: the last published row. Retention keeps it, so that its absence proves lost commits.
-    witness_id uuid,
-    witness_seq bigint,
-    witness_xid xid8,
+    -- What it reads now, `wal` or `table`, and why.
+    source text,
+    source_reason text,
+    delivery text,
+    -- What the position is a position in: system identifier, database oid, timeline.
+    identity jsonb,
+    -- Which events are published (see `is_published`). With delivery exactly once this is a copy, a second old at most, of what
+    -- the relay's own Kafka topic holds, and `number` is the number of its record there.
+    position jsonb,
+    number bigint not null default 0,
+    position_epoch bigint not null default 0,
     kafka_cluster_id text,
+    -- Where the operator has moved the position to; the relay takes it over at its next start.
+    moved_to jsonb,
     published bigint not null default 0,
     updated_at timestamptz not null default clock_timestamp(),
 
     constraint relay_name_length check (octet_length(name) between 1 and 63),
-    constraint relay_ordinal_not_negative check (ordinal >= 0),
     constraint relay_published_not_negative check (published >= 0)
 );
 
@@ -45,3 +42,15 @@ create table if not exists relay_topic (
 );
 
 comment on table relay_topic is 'Per relay and topic: the pinned partition count and how many events were published.';
+
+-- Whether the event that transaction `xid` inserted as `seq` is published, as far as a relay's position says.
+create or replace function is_published(relay_position jsonb, xid xid8, seq bigint) returns boolean
+    language sql stable parallel safe
+    return coalesce(
+        pg_visible_in_snapshot(xid, (relay_position ->> 'seen')::pg_snapshot)
+        or (relay_position ->> 'also')::int8multirange @> xid::text::bigint
+        or (seq <= (relay_position #>> '{window,after}')::bigint and pg_visible_in_snapshot(xid, (relay_position #>> '{window,to}')::pg_snapshot))
+        or (xid::text = relay_position #>> '{partial,xid}' and seq <= (relay_position #>> '{partial,seq}')::bigint),
+        false);
+
+comment on function is_published is 'Whether an event is published, by a relay''s position.';

@@ -87,6 +87,9 @@
 //! | none | [`event`], [`DomainEvent`](trait@event::DomainEvent) | Rust |
 //! | `outbox` | `outbox`, `postgres`, [`event`] | the same and a C compiler, for TLS to Postgres |
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
+//! | `resilience` (default) | `resilience` | Rust |
+//! | `health` | `health` | Rust |
+//! | `metrics` | metrics of `resilience` for `prometheus-client` | Rust |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
 //! | `subscriber` | `subscriber`, `testing`, with `outbox` and `kafka` | the same |
 //! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |
@@ -103,8 +106,10 @@
 //! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
 //! 5. `relay`: from the log to the topic.
 //! 6. `subscriber`: from the topic to handlers, and their effect.
-//! 7. `admin`: health and metrics over HTTP.
-//! 8. `testing`: subscribers without Kafka.
+//! 7. `testing`: subscribers without Kafka.
+//! 8. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
+//! 9. `health`: is a service alive, is it ready; named checks, over HTTP.
+//! 10. `admin`: a relay's health and metrics over HTTP.
 //!
 //! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
@@ -114,6 +119,8 @@ pub mod admin;
 #[doc(hidden)]
 pub mod cli;
 pub mod event;
+#[cfg(feature = "health")]
+pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "outbox")]
@@ -122,6 +129,8 @@ pub mod outbox;
 pub mod postgres;
 #[cfg(feature = "relay")]
 pub mod relay;
+#[cfg(feature = "resilience")]
+pub mod resilience;
 #[cfg(feature = "subscriber")]
 pub mod subscriber;
 #[cfg(feature = "subscriber")]

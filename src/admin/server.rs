@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::relay::{Check, CheckState, Observer};
+use crate::health::Health;
+use crate::relay::Observer;
 
 /// Why the admin address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -67,14 +67,13 @@ impl Server {
     ///
     /// [`AdminError::Serve`] when the listener breaks off.
     pub async fn serve(self, observer: Observer, shutdown: CancellationToken) -> Result<(), AdminError> {
-        let metrics = observer.clone();
-        self.serve_shown(Shown { checks: Arc::new(move || observer.checks()), metrics: Arc::new(move || metrics.metrics_text()) }, shutdown)
-            .await
+        let health = Health::new().relay(&observer);
+        self.serve_shown(health, Arc::new(move || observer.metrics_text()), shutdown).await
     }
 
-    async fn serve_shown(self, shown: Shown, shutdown: CancellationToken) -> Result<(), AdminError> {
+    async fn serve_shown(self, health: Health, metrics: Metrics, shutdown: CancellationToken) -> Result<(), AdminError> {
         let address = self.address;
-        let serving = axum::serve(self.listener, routes(shown)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let serving = axum::serve(self.listener, routes(&health, metrics)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
         // A client that keeps its connection open must not keep the process.
         tokio::select! {
             ended = serving => ended.map_err(|source| AdminError::Serve { address, source }),
@@ -86,20 +85,11 @@ impl Server {
 /// How long answers under way may take once the server shall stop.
 const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// What is shown, as functions: what a test shows needs no relay.
-#[derive(Clone)]
-struct Shown {
-    checks: Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
-}
+/// The metrics' text, as a function: what a test shows needs no relay.
+type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-fn routes(shown: Shown) -> Router {
-    Router::new()
-        .route("/", get(index))
-        .route("/health/live", get(live))
-        .route("/health/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(shown)
+fn routes(health: &Health, metrics: Metrics) -> Router {
+    Router::new().route("/", get(index)).route("/metrics", get(text_of)).with_state(metrics).merge(health.router())
 }
 
 async fn index() -> &'static str {
@@ -110,28 +100,8 @@ async fn index() -> &'static str {
     )
 }
 
-async fn live() -> Response {
-    Json(json!({ "status": "live" })).into_response()
-}
-
-async fn ready(State(shown): State<Shown>) -> Response {
-    let checks = (shown.checks)();
-    let failing = checks.iter().any(|check| matches!(check.state, CheckState::Failing(_)));
-    let listed: Vec<_> = checks.iter().map(listed).collect();
-    let (code, status) = if failing { (StatusCode::SERVICE_UNAVAILABLE, "not ready") } else { (StatusCode::OK, "ready") };
-    (code, Json(json!({ "status": status, "checks": listed }))).into_response()
-}
-
-fn listed(check: &Check) -> serde_json::Value {
-    let (status, text) = match &check.state {
-        CheckState::Ok(text) => ("ok", text),
-        CheckState::Failing(text) => ("failing", text),
-    };
-    json!({ "name": check.name, "status": status, "text": text })
-}
-
-async fn metrics(State(shown): State<Shown>) -> Response {
-    let text = (shown.metrics)();
+async fn text_of(State(metrics): State<Metrics>) -> Response {
+    let text = metrics();
     ([(header::CONTENT_TYPE, content_type(&text))], text).into_response()
 }
 
@@ -157,17 +127,19 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::health::Status;
 
-    fn shown(state: CheckState) -> Shown {
-        let checks =
-            move || vec![Check { name: "database", state: state.clone() }, Check { name: "kafka", state: CheckState::Ok("fine".into()) }];
-        Shown { checks: Arc::new(checks), metrics: Arc::new(|| "# TYPE x counter\nx_total 1\n# EOF\n".into()) }
+    fn shown(status: Status) -> Health {
+        Health::new()
+            .check("database", move || std::future::ready(status.clone()))
+            .check("kafka", || std::future::ready(Status::Ok("fine".into())))
     }
 
-    async fn get(shown: Shown, path: &str) -> String {
+    async fn get(health: Health, path: &str) -> String {
+        let metrics = Arc::new(|| "# TYPE x counter\nx_total 1\n# EOF\n".into());
         let server = Server::bind("127.0.0.1:0").await.expect("a free port");
         let (address, shutdown) = (server.address(), CancellationToken::new());
-        let serving = tokio::spawn(server.serve_shown(shown, shutdown.clone()));
+        let serving = tokio::spawn(server.serve_shown(health, metrics, shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("it reads");
@@ -180,23 +152,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_relay_is_ready_when_every_check_holds() {
-        let answer = get(shown(CheckState::Ok("connected".into())), "/health/ready").await;
+        let answer = get(shown(Status::Ok("connected".into())), "/health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains(r#"{"name":"database","status":"ok","text":"connected"}"#), "{answer}");
     }
 
     #[tokio::test]
     async fn one_failing_check_makes_a_relay_not_ready_and_says_why() {
-        let answer = get(shown(CheckState::Failing("no answer from db:5432".into())), "/health/ready").await;
+        let answer = get(shown(Status::Failing("no answer from db:5432".into())), "/health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert!(answer.contains(r#""text":"no answer from db:5432"#) && answer.contains(r#""status":"not ready""#), "{answer}");
-        let answer = get(shown(CheckState::Failing("no".into())), "/health/live").await;
+        let answer = get(shown(Status::Failing("no".into())), "/health/live").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "alive is not ready: {answer}");
     }
 
     #[tokio::test]
     async fn metrics_have_the_content_type_of_their_format() {
-        let answer = get(shown(CheckState::Ok(String::new())), "/metrics").await;
+        let answer = get(shown(Status::Ok(String::new())), "/metrics").await;
         assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
         assert_eq!(content_type("x 1\n"), "text/plain; version=0.0.4; charset=utf-8");
     }
@@ -216,10 +188,9 @@ mod tests {
             asked.send(()).expect("the test listens");
             "x".repeat(64 << 20)
         };
-        let shown = Shown { checks: Arc::new(Vec::new), metrics: Arc::new(metrics) };
         let server = Server::bind("127.0.0.1:0").await.expect("a free port");
         let (address, shutdown) = (server.address(), CancellationToken::new());
-        let serving = tokio::spawn(server.serve_shown(shown, shutdown.clone()));
+        let serving = tokio::spawn(server.serve_shown(Health::new(), Arc::new(metrics), shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
         tokio::task::spawn_blocking(move || was_asked.recv()).await.expect("no panic").expect("it is asked");

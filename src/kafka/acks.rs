@@ -32,6 +32,8 @@ pub(crate) struct Window {
 pub(crate) enum Failure {
     /// A new producer may do better.
     Broken(String),
+    /// Another producer of the same transactional id has begun: this one is not the leader's any more.
+    Fenced,
     /// The broker will not take the record, whoever sends it.
     Refused(String),
 }
@@ -119,7 +121,9 @@ impl Acks {
     /// Dropping the future loses nothing.
     pub(crate) async fn settle(&self, below: Window) {
         loop {
-            let notified = self.changed.notified();
+            let mut notified = std::pin::pin!(self.changed.notified());
+            // Registered before looking: a wake-up in between is not missed.
+            notified.as_mut().enable();
             {
                 let mut state = self.locked();
                 if state.is_below(below) || state.failure.is_some() {
@@ -148,7 +152,7 @@ impl Acks {
             (state.mark(tag), since)
         };
         if wake {
-            self.changed.notify_one();
+            self.changed.notify_waiters();
         }
         if let (Some(since), Some(watcher)) = (since, self.watcher.get()) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -158,7 +162,7 @@ impl Acks {
 
     pub(super) fn fail(&self, failure: Failure) {
         self.locked().failure.get_or_insert(failure);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// The cluster has answered a question.

@@ -1,7 +1,8 @@
 //! Kafka: the only folder that names rdkafka.
 //!
 //! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
-//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be.
+//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be, `log` reads
+//! a topic of the relay's own back.
 //!
 //! Its way in: `consumer` (a member of a group, a feed a partition) → `incoming` (the record, owned) → `reader` (what it says).
 //! `publisher` sends single records and waits for each.
@@ -12,10 +13,15 @@
 mod acks;
 mod consumer;
 mod create;
+#[cfg(feature = "health")]
+mod dropped;
 mod envelope;
 mod incoming;
+mod log;
 mod outgoing;
 mod partitioner;
+#[cfg(feature = "health")]
+mod ping;
 #[cfg(feature = "cli")]
 mod probe;
 mod producer;
@@ -31,11 +37,14 @@ pub(crate) use create::{create_like, partition_count, retention};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use incoming::{Incoming, Place};
+pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
+#[cfg(feature = "health")]
+pub(crate) use ping::Ping;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
-pub(crate) use producer::{Producer, Record, SendError};
+pub(crate) use producer::{Headers, Producer, Record, SendError};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
 pub(crate) use reader::Message;

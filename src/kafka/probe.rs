@@ -12,6 +12,7 @@ use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProdu
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Settings;
+use super::dropped::Dropped;
 
 /// How many of the client's complaints are kept. The last ones tell why a connection fails.
 const COMPLAINTS_MAX: usize = 16;
@@ -57,7 +58,7 @@ impl Cluster {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Error);
         let client: ThreadedProducer<Complaints> = config.create_with_context(Complaints::default()).map_err(|error| error.to_string())?;
-        let client = Dropped(Some(client));
+        let client = Dropped::new(client);
         let client = client.get();
         // Without a topic's name: the answer for a name could create the topic.
         let metadata = client.client().fetch_metadata(None, timeout).map_err(|error| client.context().why(&error))?;
@@ -78,7 +79,7 @@ impl Cluster {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Emerg);
         let Ok(admin) = config.create_with_context::<_, AdminClient<Complaints>>(Complaints::default()) else { return };
-        let admin = Dropped(Some(admin));
+        let admin = Dropped::new(admin);
         let there: Vec<String> =
             self.topics.iter().filter(|(_, topic)| matches!(topic, Topic::There { .. })).map(|(name, _)| name.clone()).collect();
         let mut resources = vec![ResourceSpecifier::Broker(broker)];
@@ -163,20 +164,4 @@ impl ProducerContext for Complaints {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
-}
-
-/// A client that is dropped on a thread of its own, because dropping one blocks.
-struct Dropped<T: Send + 'static>(Option<T>);
-
-impl<T: Send + 'static> Dropped<T> {
-    fn get(&self) -> &T {
-        self.0.as_ref().expect("taken on drop only")
-    }
-}
-
-impl<T: Send + 'static> Drop for Dropped<T> {
-    fn drop(&mut self) {
-        let client = self.0.take();
-        std::thread::spawn(move || drop(client));
-    }
 }

@@ -42,6 +42,13 @@ const FIXED: &[(&str, &str)] = &[
     ("partitioner", "murmur2_random"),
 ];
 
+/// How long a transaction may stay open: after it the coordinator aborts it. Well above any batch, and no longer than readers
+/// of committed records should wait for a relay that died without a successor.
+const TRANSACTION_TIMEOUT_MS: &str = "60000";
+
+/// How long one question to the transaction coordinator may take before it is asked again.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What the producer prefers; `[kafka.properties]` may say otherwise.
 const PREFERRED: &[(&str, &str)] = &[
     // Not even a tenth of a millisecond: librdkafka's timers are as coarse as a millisecond, and a steady stream pays all of it. Behind,
@@ -117,10 +124,16 @@ impl Producer {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn open(settings: &Settings, message_bytes_max: usize) -> Result<Self, KafkaError> {
+    pub(crate) fn open(settings: &Settings, message_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, KafkaError> {
         let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
             config.set(*key, *value);
+        }
+        if let Some(id) = transactional_id {
+            config.set("transactional.id", id);
+            config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+            // A record does not outlive its transaction, which is aborted and sent anew as a whole.
+            config.set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
         config.set_log_level(RDKafkaLogLevel::Warning);
@@ -157,6 +170,43 @@ impl Producer {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => SendError::TooLarge,
             _ => SendError::Kafka(error),
         })
+    }
+
+    /// Begins a transaction; nothing is asked of the cluster.
+    ///
+    /// # Errors
+    /// When the producer has failed.
+    pub(crate) fn begin(&self) -> Result<(), Failure> {
+        self.inner.begin_transaction().map_err(|error| failure("beginning a transaction", &error))
+    }
+
+    /// Has the cluster fence off every earlier producer of the same transactional id, and end what it left open. Blocks.
+    ///
+    /// # Errors
+    /// What does not pass by asking again; `None` if the cluster has not answered yet.
+    pub(crate) fn fence(&self) -> Result<(), Option<Failure>> {
+        self.inner.init_transactions(COORDINATOR_TIMEOUT).map_err(|error| match &error {
+            KafkaError::Transaction(cause) if cause.is_retriable() => None,
+            _ => Some(failure("beginning as the only producer of this relay", &error)),
+        })
+    }
+
+    /// Commits the transaction. Everything sent must be acknowledged: rdkafka waits in steps of 100 ms for what is not. Blocks.
+    ///
+    /// # Errors
+    /// When it is not certain that the transaction is committed.
+    pub(crate) fn commit(&self) -> Result<(), Failure> {
+        loop {
+            match self.inner.commit_transaction(COORDINATOR_TIMEOUT) {
+                Ok(()) => return Ok(()),
+                // Asked again it goes on waiting for the same answer.
+                Err(KafkaError::Transaction(cause)) if cause.is_retriable() => {
+                    tracing::warn!("kafka has not committed yet: {cause}; asks again");
+                    self.acks.unreachable(&cause.to_string());
+                }
+                Err(error) => return Err(failure("committing to Kafka", &error)),
+            }
+        }
     }
 
     /// What was acknowledged.
@@ -208,6 +258,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
+            Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => self.acks.fail(Failure::Fenced),
             Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
             _ => tracing::warn!(%error, reason, "kafka client"),
         }
@@ -236,6 +287,16 @@ impl ProducerContext for Context {
                 }
             }
         }
+    }
+}
+
+/// What an error of a transaction means.
+fn failure(doing: &str, error: &KafkaError) -> Failure {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    match error {
+        KafkaError::Transaction(cause) if matches!(cause.code(), Fenced | ProducerFenced | InvalidProducerEpoch) => Failure::Fenced,
+        KafkaError::Transaction(cause) => Failure::Broken(format!("{doing}: {cause}")),
+        other => Failure::Broken(format!("{doing}: {other}")),
     }
 }
 

@@ -97,10 +97,19 @@ impl Topics {
     ///
     /// # Errors
     /// When the broker refuses, with its reason.
-    pub(crate) async fn create(&self, topic: &str, partitions: Option<i32>, replication: Option<i32>) -> Result<(), TopicError> {
+    pub(crate) async fn create(
+        &self,
+        topic: &str,
+        partitions: Option<i32>,
+        replication: Option<i32>,
+        config: &[(&str, &str)],
+    ) -> Result<(), TopicError> {
         let failed = |reason: String| TopicError::Create { topic: topic.to_owned(), reason };
         let admin: AdminClient<DefaultClientContext> = self.settings.client_config().create().map_err(|error| failed(error.to_string()))?;
-        let new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(replication.unwrap_or(-1)));
+        let mut new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(replication.unwrap_or(-1)));
+        for (key, value) in config {
+            new = new.set(key, value);
+        }
         let answer = admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
         // Dropping a client blocks.
         std::thread::spawn(move || drop(admin));

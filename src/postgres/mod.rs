@@ -1,6 +1,8 @@
 //! Postgres: where it is, how to connect, and the replication protocol.
 
 #[cfg(feature = "relay")]
+mod copy;
+#[cfg(feature = "relay")]
 mod lsn;
 #[cfg(feature = "outbox")]
 mod migrate;
@@ -11,6 +13,8 @@ mod schema;
 #[cfg(feature = "relay")]
 mod settings;
 
+#[cfg(feature = "relay")]
+pub(crate) use copy::{CopyError, CopyRows};
 #[cfg(feature = "relay")]
 pub use lsn::{Lsn, LsnError};
 #[cfg(feature = "outbox")]

@@ -47,6 +47,8 @@ pub(super) enum Interruption {
     Kafka(String),
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
+    #[error("the publication is looked at again")]
+    Publication,
     #[error("this server is a standby: waiting for a primary")]
     Standby,
     #[error("{0}")]
@@ -74,10 +76,13 @@ impl Interruption {
     }
 
     pub(super) fn meaning(&self) -> Meaning {
+        if self.log_is_unusable() {
+            return Meaning::Transient;
+        }
         match self {
             Self::Refused(text) => Meaning::NeedsPerson(text.clone()),
             Self::Kafka(_) => Meaning::ProducerBroken,
-            Self::Topic(_) | Self::LeaseLost | Self::Standby => Meaning::Transient,
+            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
             Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
                 None => Meaning::Transient,
@@ -85,7 +90,14 @@ impl Interruption {
         }
     }
 
-    fn code(&self) -> Option<String> {
+    /// Whether the log that the slot keeps cannot be decoded any more: its publication was dropped (`undefined_object`), or what it needs is
+    /// gone. The slot is of no use then; the table has what is missing.
+    pub(super) fn log_is_unusable(&self) -> bool {
+        matches!(self, Self::Replication { .. }) && matches!(self.code().as_deref(), Some("42704" | "55000" | "58P01"))
+    }
+
+    /// The SQLSTATE, if the server gave one.
+    pub(super) fn code(&self) -> Option<String> {
         match self {
             Self::Sql { source, .. } => source.as_database_error().and_then(|error| error.code()).map(String::from),
             Self::Replication { source, .. } => source.code().map(String::from),
@@ -116,9 +128,6 @@ fn remedy(code: &str) -> Option<&'static str> {
         "3D000" => "check the database's name in the database URL",
         "42501" => {
             "grant the role what it needs: ALTER ROLE … REPLICATION, SELECT on the outbox, SELECT/INSERT/UPDATE on the relay's tables, and let the table's owner create the publication (see `tidings check`)"
-        }
-        "42704" => {
-            "the publication was dropped while it was in use, and the log before it is created again cannot be read any more: begin anew by dropping the slot and deleting the relay's row (everything that the outbox holds is published again)"
         }
         "42P01" | "3F000" | "42703" => "run `tidings migrate` for this database and schema",
         "53400" => {

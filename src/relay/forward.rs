@@ -13,9 +13,11 @@ use super::{
     RelayOptions, TopicOptions,
     error::Interruption,
     observe::{Observer, Part},
+    position::{Journal, Position},
+    resume::Names,
     route::{Route, Routes, TopicTemplate},
-    sink::{AtLeastOnce, Sent},
-    tally::Tally,
+    server::Server,
+    sink::{Batch, Durable, Sent, Sink},
 };
 use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
 
@@ -33,11 +35,12 @@ const TOPIC_RETRY: Duration = Duration::from_secs(2);
 pub(super) struct Forwarder {
     routes: Routes,
     envelope: EnvelopeWriter,
-    sink: AtLeastOnce,
+    sink: Sink,
     topics: Topics,
     create: TopicOptions,
     message_bytes_max: usize,
-    tally: Tally,
+    /// Records by route since the last cut.
+    counts: Vec<u64>,
     observer: Observer,
     pinned: HashMap<String, i32>,
     /// The question whether an unreachable cluster is back.
@@ -53,6 +56,8 @@ pub(super) enum Hold {
     NewTopic(String),
     /// Its partition has not acknowledged its first record yet.
     FirstContact,
+    /// The last batch is being committed.
+    Committing,
 }
 
 impl Forwarder {
@@ -60,9 +65,9 @@ impl Forwarder {
     ///
     /// # Errors
     /// Options that the Kafka client refuses.
-    pub(super) fn open(options: &RelayOptions, observer: &Observer) -> Result<Self, Interruption> {
+    pub(super) fn open(options: &RelayOptions, observer: &Observer, transactional_id: Option<&str>) -> Result<Self, Interruption> {
         let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
-        let sink = AtLeastOnce::open(options)?;
+        let sink = Sink::open(options, transactional_id)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {
@@ -72,7 +77,7 @@ impl Forwarder {
             sink,
             create: options.topics.clone(),
             message_bytes_max: options.message_bytes_max,
-            tally: Tally::default(),
+            counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
             looking: None,
@@ -92,7 +97,7 @@ impl Forwarder {
             }
         };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
-        if !route.may_send(partition, || self.sink.durable()) {
+        if !route.may_send(partition, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
         }
         let (headers, value) = self.envelope.write(event).map_err(|error| undeliverable(seq, event, &error.to_string()))?;
@@ -107,10 +112,14 @@ impl Forwarder {
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, tag);
-                self.tally.sent(tag, at);
+                if self.counts.len() <= at {
+                    self.counts.resize(at + 1, 0);
+                }
+                self.counts[at] += 1;
                 Ok(Ok(tag))
             }
             Ok(Sent::Full(bytes)) => Ok(Err(Hold::Full(bytes))),
+            Ok(Sent::Committing) => Ok(Err(Hold::Committing)),
             Err(SendError::TooLarge) => {
                 let problem = format!("larger than the {} bytes that max_message_bytes allows", self.message_bytes_max);
                 Err(undeliverable(seq, event, &problem))
@@ -127,7 +136,8 @@ impl Forwarder {
     pub(super) fn clear(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Cleared> + Send>> {
         match hold {
             Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
-            Hold::FirstContact => Box::pin(then_go_on(self.sink.drained())),
+            Hold::FirstContact => Box::pin(then_go_on(self.sink.acknowledged())),
+            Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
             Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.create.clone(), self.observer.clone(), topic)),
         }
     }
@@ -170,27 +180,56 @@ impl Forwarder {
     }
 
     /// The sink.
-    pub(super) fn sink(&self) -> &AtLeastOnce {
+    pub(super) fn sink(&self) -> &Sink {
         &self.sink
     }
 
-    /// Takes note of acknowledgements.
+    /// The sink, before the first record.
+    pub(super) fn sink_mut(&mut self) -> &mut Sink {
+        &mut self.sink
+    }
+
+    /// Takes up a new epoch with a producer whose records are all safe.
+    pub(super) fn go_on(&mut self, names: &Names, server: &Server, epoch: i64, number: u64) {
+        self.sink.write_positions(names.topic.clone(), Journal::new(server.identity.clone(), epoch, number));
+    }
+
+    /// Answers about topics.
+    pub(super) fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
+    pub(super) fn cut(&mut self, position: Position) -> bool {
+        let counts = std::mem::take(&mut self.counts);
+        match self.sink.cut(Batch { position, counts }) {
+            Ok(()) => true,
+            Err(batch) => {
+                self.counts = batch.counts;
+                false
+            }
+        }
+    }
+
+    /// What has become durable since the last call, and its records by topic.
     ///
     /// # Errors
     /// When the producer has failed.
-    pub(super) fn acknowledged(&mut self) -> Result<Acknowledged<'_>, Interruption> {
-        if let Some(failure) = self.sink.failure() {
-            return Err(failure);
-        }
+    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Vec<(&Route, u64)>)>, Interruption> {
         self.observe_cluster();
         self.observer.in_flight(self.sink.acks().under_way().0);
-        let floor = self.sink.durable();
-        self.tally.acknowledged(floor);
-        let counts: Vec<_> = self.tally.take().into_iter().map(|(at, records)| (&self.routes.all()[at], records)).collect();
-        for (route, records) in &counts {
-            self.observer.published(&route.topic, *records);
+        let durable = self.sink.durable();
+        if durable.is_none()
+            && let Some(failure) = self.sink.failure()
+        {
+            return Err(failure);
         }
-        Ok(Acknowledged { floor, counts })
+        Ok(durable.map(|durable| {
+            let counts = durable.batch.counts.iter().enumerate().filter(|(_, records)| **records > 0);
+            let counts: Vec<_> = counts.map(|(at, records)| (&self.routes.all()[at], *records)).collect();
+            counts.iter().for_each(|(route, records)| self.observer.published(&route.topic, *records));
+            (durable, counts)
+        }))
     }
 
     fn observe_cluster(&mut self) {
@@ -224,7 +263,7 @@ async fn look_up(topics: Topics, create: TopicOptions, observer: Observer, topic
     loop {
         let mut answer = topics.partitions(&topic).await;
         if matches!(answer, Err(TopicError::Unknown(_))) && create.create {
-            answer = match topics.create(&topic, create.partitions, create.replication).await {
+            answer = match topics.create(&topic, create.partitions, create.replication, &[]).await {
                 Ok(()) => topics.partitions(&topic).await,
                 Err(error) => Err(error),
             };
@@ -242,14 +281,6 @@ async fn look_up(topics: Topics, create: TopicOptions, observer: Observer, topic
             }
         }
     }
-}
-
-/// What Kafka has acknowledged.
-pub(super) struct Acknowledged<'r> {
-    /// Every record below this tag.
-    pub(super) floor: u64,
-    /// Records by topic, since the last time.
-    pub(super) counts: Vec<(&'r Route, u64)>,
 }
 
 /// A record's timestamp, milliseconds: the event's own, within what a broker accepts (nothing of the future) and keeps.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, types::Json};
 use tokio::time::timeout;
 
 use super::{
@@ -11,34 +11,39 @@ use super::{
     position::{Identity, Position},
     route::Route,
 };
-use crate::postgres::Lsn;
-
 /// How long one statement on the relay's row may take: they touch one row each.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The rows that a relay found before it followed the log: those that `snapshot` sees, after `seq`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Backlog {
-    /// A `pg_snapshot`, taken where the slot starts.
-    pub(super) snapshot: String,
-    /// Everything up to this is published.
-    pub(super) after: i64,
-}
-
 /// What the row says when a relay starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Saved {
     pub(super) identity: Option<Identity>,
     /// `None`: this relay has not begun.
     pub(super) position: Option<Position>,
-    pub(super) backlog: Option<Backlog>,
+    /// The number of the position's record in the relay's own topic; zero if it has none.
+    pub(super) number: u64,
+    /// The epoch under which the position was stored.
+    pub(super) epoch: i64,
+    pub(super) cluster: Option<String>,
+    /// Where the operator has moved the position to.
+    pub(super) moved_to: Option<Position>,
 }
 
-/// The last event of which all before are acknowledged, for retention and for `status`.
+/// What is stored as a relay goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Checkpoint<'a> {
+    pub(super) position: &'a Position,
+    pub(super) number: u64,
+    pub(super) source: Reading,
+    pub(super) reason: &'a str,
+    pub(super) published: u64,
+}
+
+/// What a relay reads at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Witness {
-    pub(super) id: uuid::Uuid,
-    pub(super) seq: i64,
+pub(super) enum Reading {
+    Wal,
+    Table,
 }
 
 /// A connection to the relay's row, with the epoch under which it may write.
@@ -63,27 +68,24 @@ impl Ledger {
         let sql = format!(
             "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at) values ($1, 1, $2, now())
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
-             returning epoch, system_identifier, database_oid, commit_lsn::text, ordinal, snapshot::text, snapshot_after"
+             returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to"
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
         let doing = "taking over the relay's row";
         let row = within(doing, row).await?;
         let read = || -> Result<_, sqlx::Error> {
-            let commit_lsn = row.try_get::<Option<String>, _>("commit_lsn")?.and_then(|text| text.parse::<Lsn>().ok());
-            let ordinal = row.try_get::<i64, _>("ordinal")?.cast_unsigned();
-            let identity = row.try_get::<Option<String>, _>("system_identifier")?.zip(row.try_get::<Option<i64>, _>("database_oid")?);
             let saved = Saved {
-                identity: identity.map(|(system_identifier, database_oid)| Identity { system_identifier, database_oid }),
-                position: commit_lsn.map(|commit_lsn| Position { commit_lsn, ordinal }),
-                backlog: row
-                    .try_get::<Option<String>, _>("snapshot")?
-                    .zip(row.try_get::<Option<i64>, _>("snapshot_after")?)
-                    .map(|(snapshot, after)| Backlog { snapshot, after }),
+                identity: row.try_get::<Option<Json<Identity>>, _>("identity")?.map(|Json(identity)| identity),
+                position: row.try_get::<Option<Json<Position>>, _>("position")?.map(|Json(position)| position),
+                number: row.try_get::<i64, _>("number")?.cast_unsigned(),
+                epoch: row.try_get("position_epoch")?,
+                cluster: row.try_get("kafka_cluster_id")?,
+                moved_to: row.try_get::<Option<Json<Position>>, _>("moved_to")?.map(|Json(position)| position),
             };
             Ok((row.try_get("epoch")?, saved))
         };
         let (epoch, saved) = read().map_err(Interruption::sql(doing))?;
-        // From here on: losing the last position in a crash costs repeats, no event.
+        // From here on: losing the last position in a crash costs repeats with delivery at least once, and nothing otherwise.
         set_synchronous_commit(&mut session, "off").await?;
         Ok((Self { session, schema, name: options.name.clone(), epoch }, saved))
     }
@@ -108,57 +110,41 @@ impl Ledger {
         Ok(within("reading the topics", rows).await?.into_iter().collect())
     }
 
-    /// Begins: the identity, the backlog to publish first, and where the log is followed from after that.
+    /// Stores what the relay's position belongs to. A move by the operator is done with.
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(super) async fn begin(&mut self, identity: &Identity, backlog: &Backlog, from: Lsn) -> Result<(), Interruption> {
+    pub(super) async fn begin(&mut self, identity: &Identity, cluster: &str, delivery: &str) -> Result<(), Interruption> {
         let sql = format!(
-            "update {}.relay set system_identifier = $3, database_oid = $4, snapshot = $5::pg_snapshot, snapshot_after = $6,
-                    commit_lsn = $7::pg_lsn, ordinal = 0, updated_at = now() where name = $1 and epoch = $2",
+            "update {}.relay set identity = $3, kafka_cluster_id = $4, delivery = $5, heartbeat_at = now() where name = $1 and epoch = $2",
             self.schema
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch);
-        let query = query.bind(&identity.system_identifier).bind(identity.database_oid);
-        let query = query.bind(&backlog.snapshot).bind(backlog.after).bind(from.to_string());
-        self.write(query, "storing where the relay begins").await
-    }
-
-    /// The backlog is published up to `after`; `None` means all of it.
-    ///
-    /// # Errors
-    /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(super) async fn backlog_published(
-        &mut self,
-        after: Option<i64>,
-        witness: Option<Witness>,
-        published: u64,
-    ) -> Result<(), Interruption> {
-        let sql = format!(
-            "update {}.relay set snapshot = case when $3::bigint is null then null else snapshot end, snapshot_after = $3,
-                    witness_id = coalesce($4, witness_id), witness_seq = coalesce($5, witness_seq), published = published + $6,
-                    heartbeat_at = now(), updated_at = now() where name = $1 and epoch = $2",
-            self.schema
-        );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch).bind(after);
-        let query = query.bind(witness.map(|witness| witness.id)).bind(witness.map(|witness| witness.seq)).bind(published.cast_signed());
-        self.write(query, "storing how far the backlog is published").await
+        self.write(query.bind(Json(identity)).bind(cluster).bind(delivery), "storing where the relay begins").await
     }
 
     /// Stores how far the relay is. Everything before it is in Kafka.
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(super) async fn checkpoint(&mut self, position: Position, witness: Option<Witness>, published: u64) -> Result<(), Interruption> {
+    pub(super) async fn checkpoint(&mut self, at: Checkpoint<'_>) -> Result<(), Interruption> {
         let sql = format!(
-            "update {}.relay set commit_lsn = $3::pg_lsn, ordinal = $4, witness_id = coalesce($5, witness_id), witness_seq = coalesce($6, witness_seq),
-                    published = published + $7, heartbeat_at = now(), updated_at = now() where name = $1 and epoch = $2",
+            "update {}.relay set position = $3, position_epoch = $2, number = $4, source = $5, source_reason = $6, published = published + $7, moved_to = null,
+                    heartbeat_at = now(), updated_at = now() where name = $1 and epoch = $2",
             self.schema
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch);
-        let query = query.bind(position.commit_lsn.to_string()).bind(position.ordinal.cast_signed());
-        let query = query.bind(witness.map(|witness| witness.id)).bind(witness.map(|witness| witness.seq)).bind(published.cast_signed());
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch).bind(Json(at.position)).bind(at.number.cast_signed());
+        let query = query.bind(at.source.word()).bind(at.reason).bind(at.published.cast_signed());
         self.write(query, "storing the position").await
+    }
+
+    /// Shows that the relay is there although nothing has changed.
+    ///
+    /// # Errors
+    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    pub(super) async fn heartbeat(&mut self) -> Result<(), Interruption> {
+        let sql = format!("update {}.relay set heartbeat_at = now() where name = $1 and epoch = $2", self.schema);
+        self.write(sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch), "storing the heartbeat").await
     }
 
     /// Adds to the counts per topic.
@@ -186,6 +172,16 @@ impl Ledger {
     ) -> Result<(), Interruption> {
         let done = within(doing, query.execute(&mut self.session)).await?;
         if done.rows_affected() == 1 { Ok(()) } else { Err(Interruption::LeaseLost) }
+    }
+}
+
+impl Reading {
+    /// The word for it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Table => "table",
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! OUT: from a committed transaction to a Kafka topic.
 //!
 //! ```text
-//! source (wal | table) ──▶ forward: route ─▶ envelope ──▶ sink ──▶ acknowledgements ──▶ checkpoint
+//! drive: source (table | wal) ──▶ forward: route ─▶ envelope ──▶ sink ──▶ books: what is safe ──▶ ledger, slot
 //! ```
 //!
-//! `run` supervises sessions, `lease` says which relay of a name works, `slot` makes the log follow the outbox, `ledger` is
-//! the relay's row in Postgres. `watermark`, `position`, `route`, `tally` and the row decoder are pure.
+//! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
+//! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres.
+//! `position`, `route` and the row decoder are pure.
 
-mod checkpoint;
+mod books;
+mod drive;
 mod error;
 mod forward;
 mod lease;
@@ -15,13 +17,13 @@ mod ledger;
 mod observe;
 mod options;
 mod position;
+mod resume;
 mod route;
 mod run;
+mod server;
 mod sink;
 mod slot;
 mod source;
-mod tally;
-mod watermark;
 
 #[cfg(fuzzing)]
 pub(crate) use source::fuzz_row;

@@ -3,7 +3,7 @@
 //! ```text
 //!          ┌──────────────── again, after a while ◀───────────── what passes by itself ──┐
 //!          ▼                                                                              │
-//!   lease (stand by) ─▶ take over the row ─▶ slot ─▶ Kafka answers ─▶ backlog ─▶ stream ──┼─▶ a person is needed: end
+//!   lease (stand by) ─▶ take over the row ─▶ Kafka answers ─▶ resume ─▶ drive: table, log ─┼─▶ a person is needed: end
 //!                                                                                          └─▶ shutdown: drain, confirm, end
 //! ```
 
@@ -14,21 +14,20 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Observer, RelayError, RelayOptions,
-    checkpoint::Checkpointer,
+    Delivery, Observer, RelayError, RelayOptions,
+    books::Books,
+    drive::Drive,
     error::{Interruption, Meaning},
     forward::Forwarder,
     lease::Lease,
-    ledger::Ledger,
+    ledger::{Ledger, Saved},
     observe::Part,
     options::is_relay_name,
     position::Position,
+    resume::{Names, Start, resume},
     route::TopicTemplate,
-    slot,
-    source::{table, wal},
-    watermark::Watermark,
+    server,
 };
-use crate::postgres::{Lsn, replication::Connection};
 
 /// First and longest wait between two sessions.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -45,20 +44,15 @@ pub struct Relay {
     observer: Observer,
 }
 
-/// How far the last session got, when all it had sent was acknowledged: the next one repeats nothing.
-#[derive(Clone, Copy)]
-struct Reached {
-    safe: Position,
-    confirmed: Lsn,
-}
-
 /// What one session leaves to the next.
 #[derive(Default)]
 struct Carried {
-    forwarder: Option<Forwarder>,
-    reached: Option<Reached>,
+    /// A producer whose records are all safe, and where that leaves the relay.
+    settled: Option<(Forwarder, Position, u64)>,
     /// The epoch under which this process led last.
     epoch: i64,
+    /// The slot's log could not be decoded.
+    log_unusable: bool,
 }
 
 impl Relay {
@@ -102,6 +96,7 @@ impl Relay {
                 Err(interruption) => interruption,
             };
             let text = interruption.full();
+            carried.log_unusable = interruption.log_is_unusable();
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
@@ -153,84 +148,101 @@ impl Relay {
         let (options, observer) = (&self.options, &self.observer);
         let (mut ledger, saved) = Ledger::take_over(options).await?;
         observer.ok(Part::Database, "connected");
-        if ledger.epoch() <= carried.epoch {
-            return Err(Interruption::Refused(format!(
-                "the database has gone back in time: this relay led under epoch {} and finds epoch {} (a restore, or a fail-over that lost commits); events that were published may not exist any more. Started again, the relay goes on from the position that the database has",
-                carried.epoch,
-                ledger.epoch() - 1
-            )));
-        }
+        require_forward(carried.epoch, ledger.epoch())?;
+        let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
-        let mut forwarder = match carried.forwarder.take() {
-            Some(forwarder) => forwarder,
-            None => Forwarder::open(options, observer)?,
-        };
-        forwarder.pin(ledger.pinned().await?);
-        let saved = tokio::select! {
-            ensured = slot::ensure(options, &mut ledger, saved) => ensured?,
-            () = shutdown.cancelled() => return Ok(None),
-        };
-        tokio::select! {
-            id = forwarder.reach_cluster() => tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster = id, "leads"),
+        let server = server::examine(options, ledger.session()).await?;
+        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none());
+        let (mut forwarder, start) = tokio::select! {
+            started = self.start(&server, saved, &mut ledger, settled, lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
+        };
+        let mut books = Books::new(&options.name, start.position, start.number, ledger, observer, lost.clone());
+        if start.moved {
+            books.cut(&mut forwarder);
         }
-        if let Some(backlog) = &saved.backlog
-            && !table::publish(options, backlog, &mut forwarder, &mut ledger, lost, shutdown).await?
-        {
-            return Ok(None);
-        }
-        // The next session must not start before what this one has confirmed, nor repeat what it knows to be acknowledged.
-        let done = saved.position.unwrap_or_default().max(carried.reached.map_or(Position::default(), |reached| reached.safe));
-        let confirmed = carried.reached.take().map(|reached| reached.confirmed);
-        let application = options.database.application_name("relay stream");
-        let connection =
-            Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
-        let name = slot::slot_name(&options.name);
-        // The server starts where the slot stands if that is further.
-        let from = confirmed.unwrap_or_default();
-        let (reader, status) = connection.stream(&name, &name, from).await.map_err(Interruption::replication("starting the stream"))?;
-        tracing::info!(slot = name, after = %done.commit_lsn, "streams the log");
-        let mut source = wal::WalSource::new(reader, options, done);
-        let watermark = Watermark::new(done, from);
-        let mut books = Checkpointer::new(&options.name, watermark, ledger, status, observer, lost.clone());
-        let outcome = source.run(&mut forwarder, &mut books, observer, lost, shutdown).await;
+        let drive = Drive { options, server: &server, observer, shutdown, log_unusable: carried.log_unusable };
+        let outcome = tokio::select! {
+            outcome = drive.run(&mut forwarder, &mut books) => outcome,
+            // Whatever it waits for: a relay that does not lead any more stops.
+            () = lost.cancelled() => Err(Interruption::LeaseLost),
+        };
         self.settle(outcome, forwarder, books, carried).await
     }
 
-    /// After a stream: waits for what was sent, stores it if that is still possible, and keeps what the next session can use.
+    /// A producer, and where the relay goes on.
+    async fn start(
+        &self,
+        server: &server::Server,
+        saved: Saved,
+        ledger: &mut Ledger,
+        settled: Option<(Forwarder, Position, u64)>,
+        lost: &CancellationToken,
+    ) -> Result<(Forwarder, Start), Interruption> {
+        let (options, observer) = (&self.options, &self.observer);
+        let names = Names::new(options, server);
+        if let Some((mut forwarder, position, number)) = settled {
+            forwarder.pin(ledger.pinned().await?);
+            forwarder.go_on(&names, server, ledger.epoch(), number);
+            return Ok((forwarder, Start { position, number, moved: false }));
+        }
+        let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
+        let mut forwarder = Forwarder::open(options, observer, transactional)?;
+        forwarder.pin(ledger.pinned().await?);
+        let cluster = forwarder.reach_cluster().await;
+        let start = resume(options, server, &names, &cluster, saved, ledger, &mut forwarder, observer, lost).await?;
+        tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");
+        Ok((forwarder, start))
+    }
+
+    /// After a session's work: waits for what was sent, stores it if that is still possible, and keeps what the next session can use.
     async fn settle(
         &self,
         outcome: Result<(), Interruption>,
         mut forwarder: Forwarder,
-        mut books: Checkpointer,
+        mut books: Books,
         carried: &mut Carried,
     ) -> Result<Option<RelayError>, Interruption> {
         let grace = if outcome.is_ok() { self.options.shutdown_grace } else { SETTLE };
         if outcome.is_ok() {
             tracing::info!(under_way = forwarder.sink().acks().under_way().0, "stops reading and waits for what is under way");
         }
-        let drained = timeout(grace, forwarder.sink().drained()).await.is_ok() && forwarder.sink().failure().is_none();
+        // A leader that is none any more commits nothing further: it would be fenced off if it tried.
+        let deposed = matches!(outcome, Err(Interruption::LeaseLost));
+        let drained = !deposed && matches!(timeout(grace, books.drain(&mut forwarder)).await, Ok(true));
         match outcome {
             Ok(()) => {
                 books.store(&mut forwarder).await?;
-                books.finish().await;
+                books.stream_ends().await;
                 let under_way = forwarder.sink().acks().under_way().0;
                 Ok((!drained).then_some(RelayError::GraceExceeded { under_way, grace }))
             }
             Err(interruption) => {
-                if drained && matches!(interruption, Interruption::Refused(_)) {
-                    // So that a person who moves the position past an event moves it past nothing else.
-                    books.store(&mut forwarder).await?;
-                }
                 if drained {
-                    books.watermark.acknowledged(forwarder.sink().durable());
-                    carried.reached = Some(Reached { safe: books.watermark.safe(), confirmed: books.watermark.confirmed() });
-                    carried.forwarder = Some(forwarder);
+                    // So that a person who moves the position past an event moves it past nothing else. The database may be what
+                    // interrupted the session: what Kafka has is known all the same.
+                    let stored = books.store(&mut forwarder).await;
+                    if let Err(error) = stored {
+                        tracing::debug!("{}", error.full());
+                    }
+                    let (position, number) = books.safe();
+                    carried.settled = Some((forwarder, position.clone(), number));
                 }
                 Err(interruption)
             }
         }
     }
+}
+
+/// An epoch only counts up.
+fn require_forward(before: i64, now: i64) -> Result<(), Interruption> {
+    if now > before {
+        return Ok(());
+    }
+    Err(Interruption::Refused(format!(
+        "the database has gone back in time: this relay led under epoch {before} and finds epoch {} (a restore, or a fail-over that lost commits); events that were published may not exist any more. Started again, the relay compares its position with what the database has",
+        now - 1
+    )))
 }

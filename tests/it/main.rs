@@ -1,6 +1,7 @@
 //! Everything that needs real services, in one binary: they are started once.
 
 mod cli;
+mod health;
 mod migrate;
 mod outbox;
 mod publish_example;

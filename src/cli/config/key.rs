@@ -54,10 +54,10 @@ keys! {
         "Name of the relay: its slot, its lease and its row in the relay table carry it. Lower case letters, digits and _, at most 40";
     SCHEMA = "schema", "schema", None, Kind::Text, Some("tidings"),
         "Schema that holds the outbox";
-    SOURCE = "source", "source", None, Kind::Choice(&["wal"]), Some("wal"),
-        "Where events are read from: wal is the write-ahead log, by logical replication";
-    DELIVERY = "delivery", "delivery", None, Kind::Choice(&["at-least-once"]), Some("at-least-once"),
-        "What a consumer may see twice: at-least-once repeats what was in flight when a relay died";
+    SOURCE = "source", "source", None, Kind::Choice(&["auto", "wal", "poll"]), Some("auto"),
+        "Where events are read from: auto streams the write-ahead log, and reads the table while behind or where there is no logical replication; wal; poll is the table alone";
+    DELIVERY = "delivery", "delivery", None, Kind::Choice(&["exactly-once", "at-least-once"]), Some("exactly-once"),
+        "What a consumer may see twice: nothing, if it reads committed records; at-least-once repeats what was in flight when a relay died";
     SHUTDOWN_GRACE = "shutdown_grace", "shutdown-grace", None, Kind::Duration(1_000, 3_600_000), Some("10s"),
         "How long SIGTERM waits for what is in flight";
     DATABASE_URL = "database.url", "database-url", Some("DATABASE_URL"), Kind::Url, None,

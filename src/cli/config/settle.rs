@@ -282,9 +282,12 @@ impl Settled {
             shutdown_grace: Duration::from_millis(self.number(&key::SHUTDOWN_GRACE)),
             log_format: if self.text(&key::LOG_FORMAT) == "json" { LogFormat::Json } else { LogFormat::Human },
             log_level: self.text(&key::LOG_LEVEL),
-            // One choice each so far; the table of keys refuses any other.
-            source: SourceKind::Wal,
-            delivery: Delivery::AtLeastOnce,
+            source: match self.text(&key::SOURCE).as_str() {
+                "wal" => SourceKind::Wal,
+                "poll" => SourceKind::Poll,
+                _ => SourceKind::Auto,
+            },
+            delivery: if self.text(&key::DELIVERY) == "at-least-once" { Delivery::AtLeastOnce } else { Delivery::ExactlyOnce },
             envelope: match self.text(&key::ENVELOPE).as_str() {
                 "cloudevents-structured" => EnvelopeFormat::CloudEventsStructured,
                 "debezium" => EnvelopeFormat::Debezium,

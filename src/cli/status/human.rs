@@ -26,7 +26,7 @@ pub(super) fn text(status: &Status) -> String {
 
 fn relays(relays: &[RelayStatus]) -> String {
     use Align::{Left, Right};
-    let head = ["relay", "leader", "epoch", "published", "lag", "oldest", "behind", "slot", "WAL", "kept", "position"];
+    let head = ["relay", "leader", "epoch", "delivery", "reads", "published", "lag", "oldest", "slot", "WAL", "behind", "kept"];
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in relays {
         let bytes = |bytes: Option<i64>| bytes.map_or("-".to_owned(), size);
@@ -40,17 +40,18 @@ fn relays(relays: &[RelayStatus]) -> String {
             relay.name.clone(),
             text(&relay.leader),
             relay.epoch.to_string(),
+            text(&relay.delivery),
+            text(&relay.source),
             grouped(relay.published),
             format!("{}{}", if relay.lag.events_is_lower_bound { "> " } else { "" }, grouped(relay.lag.events)),
             time(relay.lag.seconds),
-            bytes(relay.lag.bytes),
             slot.to_owned(),
             text(&relay.slot.wal_status),
+            bytes(relay.lag.bytes),
             bytes(relay.slot.retained_bytes),
-            text(&relay.position.commit_lsn),
         ]);
     }
-    aligned(&[Left, Left, Right, Right, Right, Right, Right, Left, Left, Right, Left], &rows)
+    aligned(&[Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right], &rows)
 }
 
 fn topics(relays: &[RelayStatus]) -> String {
@@ -72,16 +73,20 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     let (name, slot) = (&relay.name, &relay.slot);
     let mut notes = Vec::new();
     let mut note = |what: String, remedy: String| notes.push(format!("{name}: {what}\n  -> {remedy}\n"));
-    if !slot.exists {
+    if relay.source.as_deref() == Some("table")
+        && let Some(reason) = &relay.source_reason
+    {
         note(
-            format!("its slot {} is not there", slot.name),
-            format!("run `tidings relay --name {name}`: it creates the slot, or says what was lost"),
+            format!("reads the table: {reason}"),
+            "events arrive in order and none is lost; at the head the log is the quicker source".into(),
         );
     }
     match slot.wal_status.as_deref() {
         Some("lost") => note(
             format!("the server removed WAL that its slot {} had not read", slot.name),
-            format!("run `tidings relay --name {name}`: it says what to do; raise max_slot_wal_keep_size"),
+            format!(
+                "run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"
+            ),
         ),
         Some("unreserved") => note(
             format!("the server is about to remove WAL that its slot {} has not read", slot.name),
@@ -93,7 +98,7 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     if silent && !slot.active {
         let since = relay.heartbeat_age_seconds.map_or("it never led".to_owned(), |age| format!("last heard of {} ago", time(age)));
         note(
-            format!("not running ({since}); its slot keeps WAL on the server's disk meanwhile"),
+            format!("not running ({since}){}", if slot.exists { "; its slot keeps WAL on the server's disk meanwhile" } else { "" }),
             format!("run `tidings relay --name {name}`; if it is gone for good: select pg_drop_replication_slot('{}')", slot.name),
         );
     }
@@ -113,7 +118,10 @@ mod tests {
             heartbeat_age_seconds: Some(1.0),
             published: 1_234,
             kafka_cluster_id: None,
-            position: PositionStatus { commit_lsn: Some("0/16B3748".into()), ordinal: 1 },
+            source: Some("wal".into()),
+            source_reason: Some("streams the log".into()),
+            delivery: Some("exactly-once".into()),
+            position: PositionStatus { log: Some("0/16B3748".into()), seen: Some("7:7:".into()) },
             lag: LagStatus { events: 12, events_is_lower_bound: false, bytes: Some(2_048), seconds: 0.25 },
             slot: SlotStatus {
                 name: "tidings_orders".into(),
@@ -135,8 +143,8 @@ mod tests {
     #[test]
     fn a_relay_is_a_row_and_a_healthy_one_has_no_notes() {
         let expected = "\
-relay   leader  epoch  published  lag  oldest   behind  slot    WAL           kept  position
-orders  host:7      3      1,234   12   0.2 s  2.0 KiB  active  reserved  16.0 MiB  0/16B3748
+relay   leader  epoch  delivery      reads  published  lag  oldest  slot    WAL        behind      kept
+orders  host:7      3  exactly-once  wal        1,234   12   0.2 s  active  reserved  2.0 KiB  16.0 MiB
 
 topic  relay   partitions  published
 order  orders           6      1,234
@@ -146,10 +154,10 @@ order  orders           6      1,234
 
     #[test]
     fn what_is_wrong_with_a_relay_comes_with_what_to_do() {
-        let mut missing = relay();
-        missing.slot.exists = false;
-        missing.slot.active = false;
-        assert!(shown(missing).contains("its slot tidings_orders is not there\n  -> run `tidings relay --name orders`"));
+        let mut table = relay();
+        table.source = Some("table".into());
+        table.source_reason = Some("the slot is being made".into());
+        assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
         assert!(shown(lost).contains("removed WAL"));

@@ -25,6 +25,10 @@ pub(super) struct RelayStatus {
     pub(super) heartbeat_age_seconds: Option<f64>,
     pub(super) published: i64,
     pub(super) kafka_cluster_id: Option<String>,
+    /// What it reads, `wal` or `table`, and why.
+    pub(super) source: Option<String>,
+    pub(super) source_reason: Option<String>,
+    pub(super) delivery: Option<String>,
     pub(super) position: PositionStatus,
     pub(super) lag: LagStatus,
     pub(super) slot: SlotStatus,
@@ -34,8 +38,10 @@ pub(super) struct RelayStatus {
 /// How far it has published.
 #[derive(Debug, Serialize)]
 pub(super) struct PositionStatus {
-    pub(super) commit_lsn: Option<String>,
-    pub(super) ordinal: i64,
+    /// Every commit before it is published.
+    pub(super) log: Option<String>,
+    /// Every transaction that this snapshot sees is.
+    pub(super) seen: Option<String>,
 }
 
 /// What it has not published yet.
@@ -111,7 +117,10 @@ impl FromRow<'_, PgRow> for RelayStatus {
             heartbeat_age_seconds: row.try_get("heartbeat_age_seconds")?,
             published: row.try_get("published")?,
             kafka_cluster_id: row.try_get("kafka_cluster_id")?,
-            position: PositionStatus { commit_lsn: row.try_get("commit_lsn")?, ordinal: row.try_get("ordinal")? },
+            source: row.try_get("source")?,
+            source_reason: row.try_get("source_reason")?,
+            delivery: row.try_get("delivery")?,
+            position: PositionStatus { log: row.try_get("log")?, seen: row.try_get("seen")? },
             lag: LagStatus {
                 events: events.min(COUNTED_MAX),
                 events_is_lower_bound: events > COUNTED_MAX,

@@ -7,8 +7,11 @@ select
     r.leader,
     r.epoch,
     extract(epoch from clock_timestamp() - r.heartbeat_at)::float8 as heartbeat_age_seconds,
-    r.commit_lsn::text as commit_lsn,
-    r.ordinal,
+    r.source,
+    r.source_reason,
+    r.delivery,
+    r.position ->> 'log' as log,
+    r.position ->> 'seen' as seen,
     r.published,
     r.kafka_cluster_id,
     case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end as slot_name,
@@ -27,9 +30,17 @@ left join pg_replication_slots s
     on s.slot_name = case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end
     and s.database = current_database()
 cross join lateral (
-    select count(*) as events from (select from "{schema}".outbox o where o.seq > coalesce(r.witness_seq, 0) limit $1) bounded
+    select count(*) as events from (
+        select from "{schema}".outbox o
+        where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
+            and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
+        limit $1
+    ) bounded
 ) waiting
 left join lateral (
-    select o.occurred_at from "{schema}".outbox o where o.seq > coalesce(r.witness_seq, 0) order by o.seq limit 1
+    select o.occurred_at from "{schema}".outbox o
+    where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
+        and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
+    limit 1
 ) oldest on true
 order by r.name

@@ -14,6 +14,8 @@ pub(crate) enum Message<'a> {
         commit_lsn: Lsn,
         /// When it committed, microseconds since 2000-01-01 UTC, by the server's clock.
         committed_at: i64,
+        /// The transaction's id, without its epoch.
+        xid: u32,
     },
     /// The transaction is complete.
     Commit {
@@ -88,8 +90,8 @@ pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
     let mut read = Reader { tag, rest };
     match tag {
         b'B' => {
-            let (commit_lsn, committed_at, _xid) = (Lsn(read.u64("commit lsn")?), read.i64("commit time")?, read.u32("xid")?);
-            Ok(Message::Begin { commit_lsn, committed_at })
+            let (commit_lsn, committed_at, xid) = (Lsn(read.u64("commit lsn")?), read.i64("commit time")?, read.u32("xid")?);
+            Ok(Message::Begin { commit_lsn, committed_at, xid })
         }
         b'C' => {
             let (_flags, _commit, end) = (read.u8("flags")?, read.u64("commit lsn")?, read.u64("end lsn")?);

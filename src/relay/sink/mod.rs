@@ -1,11 +1,175 @@
 //! Where events go, and when they are safe there.
 //!
-//! A sink takes records in order, gives each a tag that counts up by one, and says below which tag everything is *durable*.
-//! Accepted is not durable: a position may be stored, and log confirmed to Postgres, only up to what is durable.
+//! A sink takes records in order. *Cut* says: what was sent since the last cut belongs together, and after it the relay stands at this
+//! position. A batch is *durable* when nothing can take it back; only then may its position be stored in Postgres and log be
+//! confirmed. Accepted is not durable, and neither is acknowledged.
 //!
-//! The seam is the set of methods of [`AtLeastOnce`]: `send`, `room`, `durable`, `drained`, `failure`. A sink with Kafka
-//! transactions has the same ones; it needs no other knowledge of sources and positions than the tags.
+//! ```text
+//!                 at least once                         exactly once
+//! send            idempotent produce                    the same, in a Kafka transaction
+//! cut             remembers the position                sends the position to the relay's own topic, waits for the acknowledgements,
+//!                                                       commits; takes no record meanwhile
+//! durable         everything before is acknowledged     committed
+//! after a crash   goes on from the row in Postgres,     goes on from the topic: what was not committed is invisible to readers
+//!                 repeats what was under way            of committed records, and is sent again
+//! ```
 
 mod at_least_once;
+mod exactly_once;
+mod sender;
 
-pub(super) use at_least_once::{AtLeastOnce, Sent};
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use at_least_once::Marks;
+use exactly_once::Transactions;
+use sender::Sender;
+pub(super) use sender::Sent;
+
+use super::{
+    RelayOptions,
+    error::Interruption,
+    position::{Journal, Position},
+};
+use crate::kafka::{Acks, Failure, Producer, Record, SendError};
+
+/// What was sent between two cuts.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Where the relay stands after it.
+    pub(super) position: Position,
+    /// Records by route.
+    pub(super) counts: Vec<u64>,
+}
+
+/// What has become durable.
+#[derive(Debug)]
+pub(super) struct Durable {
+    pub(super) batch: Batch,
+    /// The number of the position's record in the relay's own topic; zero with delivery at least once.
+    pub(super) number: u64,
+}
+
+/// Takes records, and says when they are safe.
+pub(super) struct Sink {
+    sender: Sender,
+    commits: Commits,
+}
+
+enum Commits {
+    AtLeastOnce(Marks),
+    ExactlyOnce(Transactions),
+}
+
+impl Sink {
+    /// A sink with a producer of its own. With a transactional id it delivers exactly once: [`fence`](Self::fence), then
+    /// [`write_positions`](Self::write_positions), before the first record.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(super) fn open(options: &RelayOptions, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+        let sender = Sender::open(options, transactional_id)?;
+        let commits = match transactional_id {
+            Some(_) => Commits::ExactlyOnce(Transactions::default()),
+            None => Commits::AtLeastOnce(Marks::default()),
+        };
+        Ok(Self { sender, commits })
+    }
+
+    pub(super) fn producer(&self) -> &Arc<Producer> {
+        self.sender.producer()
+    }
+
+    pub(super) fn acks(&self) -> &Arc<Acks> {
+        self.sender.producer().acks()
+    }
+
+    /// Where positions are written, and after which one.
+    pub(super) fn write_positions(&mut self, topic: String, journal: Journal) {
+        if let Commits::ExactlyOnce(transactions) = &mut self.commits {
+            transactions.write_positions(topic, journal);
+        }
+    }
+
+    /// Sends a record; never waits.
+    ///
+    /// # Errors
+    /// When the producer refuses it for another reason than a full window.
+    pub(super) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+        if let Commits::ExactlyOnce(transactions) = &mut self.commits
+            && !transactions.ready(&self.sender)
+        {
+            return Ok(Sent::Committing);
+        }
+        self.sender.send(record, header_bytes)
+    }
+
+    /// Whether it is time for a cut; `idle` says that the source has nothing more at the moment.
+    pub(super) fn wants_cut(&self, idle: bool) -> bool {
+        match &self.commits {
+            Commits::AtLeastOnce(marks) => marks.wants_cut(&self.sender, idle),
+            Commits::ExactlyOnce(transactions) => transactions.wants_cut(&self.sender, idle),
+        }
+    }
+
+    /// Whether a cut without records costs more than remembering it.
+    pub(super) fn cuts_cost(&self) -> bool {
+        matches!(self.commits, Commits::ExactlyOnce(_))
+    }
+
+    /// What was sent so far belongs together. False if the last batch is still being committed: try again.
+    pub(super) fn cut(&mut self, batch: Batch) -> Result<(), Batch> {
+        match &mut self.commits {
+            Commits::AtLeastOnce(marks) => marks.cut(&self.sender, batch),
+            Commits::ExactlyOnce(transactions) => return transactions.cut(&mut self.sender, batch),
+        }
+        Ok(())
+    }
+
+    /// What has become durable since the last call.
+    pub(super) fn durable(&mut self) -> Option<Durable> {
+        match &mut self.commits {
+            Commits::AtLeastOnce(marks) => marks.durable(&self.sender),
+            Commits::ExactlyOnce(transactions) => transactions.durable(),
+        }
+    }
+
+    /// Waits until half of the window is free and a record of `bytes` fits, or the producer failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
+        self.sender.room(bytes)
+    }
+
+    /// Waits until everything sent is acknowledged, or the producer failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.sender.acknowledged()
+    }
+
+    /// Waits until every cut is durable, or the producer failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        match &self.commits {
+            Commits::AtLeastOnce(_) => Box::pin(self.sender.acknowledged()),
+            Commits::ExactlyOnce(transactions) => Box::pin(transactions.settled()),
+        }
+    }
+
+    /// Why the producer can go no further, once it cannot.
+    pub(super) fn failure(&self) -> Option<Interruption> {
+        let failure = match &self.commits {
+            Commits::AtLeastOnce(_) => None,
+            Commits::ExactlyOnce(transactions) => transactions.failure(),
+        };
+        failure.or_else(|| self.acks().failure()).map(|failure| match failure {
+            Failure::Broken(reason) => Interruption::Kafka(reason),
+            Failure::Fenced => Interruption::Kafka("another relay of this name has begun to produce: this one was fenced off".into()),
+            Failure::Refused(reason) => Interruption::Refused(format!("{reason}; the relay stops, so that nothing is skipped")),
+        })
+    }
+}

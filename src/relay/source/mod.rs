@@ -1,15 +1,20 @@
-//! Where events come from: the write-ahead log (`wal`), and the rows that were there before it was followed (`table`).
+//! Where events come from: the table, and the write-ahead log.
 //!
-//! Both yield [`Row`]s in an order that keeps each aggregate's: the log in commit order, the table in insertion order of
-//! the rows that one snapshot sees (writers lock their aggregate before they publish, see docs/guarantees.md).
+//! `table` reads the outbox in windows between two snapshots, in insertion order, which is each aggregate's order (writers lock it before
+//! they publish, see docs/guarantees.md); `wal` streams commits. Both hand rows to the forwarder and keep the books. `pages` fetches
+//! the table's rows ahead, `pairing` compares the two sources with each other; `row` and `pace` are pure.
 
+pub(super) mod notice;
 mod pace;
+mod pages;
+mod pairing;
 mod row;
 pub(super) mod table;
 pub(super) mod wal;
 
-pub(super) use pace::Pace;
-pub(crate) use row::{CELLS, Columns, Row, RowError};
+use pace::Pace;
+pub(crate) use row::RowError;
+use row::{Columns, Row, TABLE_CELLS, TableRow};
 
 /// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
 #[cfg(fuzzing)]

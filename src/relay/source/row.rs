@@ -106,6 +106,36 @@ impl Columns {
     }
 }
 
+/// A row of the table, with what places it in a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TableRow<'a> {
+    /// The transaction that wrote it.
+    pub(crate) xid: u64,
+    pub(crate) row: Row<'a>,
+}
+
+/// How many columns a row of the table is made of.
+pub(crate) const TABLE_CELLS: usize = CELLS + 1;
+
+impl<'a> TableRow<'a> {
+    /// The columns, in the order that [`TableRow::from_cells`] expects, for a select list.
+    pub(crate) fn select_list() -> String {
+        format!("xid, {}", Row::select_list())
+    }
+
+    /// The row in these values.
+    ///
+    /// # Errors
+    /// As [`Row::from_cells`].
+    pub(crate) fn from_cells(cells: &[Cell<'a>; TABLE_CELLS]) -> Result<Self, RowError> {
+        let mut rest = [Cell::Null; CELLS];
+        rest.copy_from_slice(&cells[1..]);
+        let row = Row::from_cells(&rest)?;
+        let xid = integer8(cells[0]).map_err(|problem| RowError::Column { seq: Some(row.seq), column: "xid", problem })?;
+        Ok(Self { xid: xid.cast_unsigned(), row })
+    }
+}
+
 impl<'a> Row<'a> {
     /// The columns a row is made of, in the order that [`Row::from_cells`] expects, for a select list.
     pub(crate) fn select_list() -> String {

@@ -1,98 +1,213 @@
-//! The table as a source: the rows that were there before the log is followed.
+//! The table as a source, window by window.
 //!
-//! They are those that one snapshot sees, taken where the slot starts: what the snapshot does not see comes from the log,
-//! nothing comes from both. In insertion order, which is each aggregate's order (writers lock it before they publish).
-//! How far it is published is stored page by page, so an interruption repeats one page at most.
+//! A window is what one snapshot sees and the one before it did not, in the order of `seq`. It loses nothing to gaps in the sequence or to late
+//! commits, does not wait for a transaction that stays open, and keeps each aggregate's order: if A took effect before B, every snapshot that sees
+//! B sees A, and A has the smaller number. A window is published only once the server has flushed the log beyond it: with synchronous_commit
+//! off a crash may undo what a snapshot has seen.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, ValueRef as _, postgres::PgRow};
+use std::time::Duration;
+
+use sqlx::Row as _;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{CELLS, Row};
+use super::{
+    TableRow,
+    pages::{Page, Reader, damaged},
+};
 use crate::{
-    postgres::replication::Cell,
+    postgres::Lsn,
     relay::{
         RelayOptions,
+        books::Books,
         error::Interruption,
         forward::Forwarder,
-        ledger::{Backlog, Ledger, Witness},
+        ledger::within,
+        observe::{Observer, Part},
+        position::{Coverage, Snapshot, Witness},
     },
 };
 
-/// Rows a page: enough that the wait for acknowledgements at its end does not show, few enough to repeat.
-const PAGE_ROWS: usize = 5_000;
+/// Between two looks at how far the server has flushed.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
 
-/// Bytes of payload a page: it is held in memory whole. A single larger row goes alone.
-const PAGE_BYTES: usize = 8 << 20;
+/// Looks without success before the server is made to flush: a server whose writers do not wait for it may take 200 ms by itself.
+const FLUSH_POLLS: u32 = 5;
 
-/// Publishes the backlog; false if `shutdown` came first.
-///
-/// # Errors
-/// Whatever interrupts it.
-pub(in crate::relay) async fn publish(
-    options: &RelayOptions,
-    backlog: &Backlog,
+/// Reads the outbox in windows.
+pub(in crate::relay) struct TableSource {
+    reader: Option<Reader>,
+    coverage: Coverage,
+    /// The insert position of the last look: it was read before the next snapshot.
+    insert: Option<Lsn>,
+}
+
+/// How a window ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::relay) enum WindowEnd {
+    /// It is published (or under way): this many events.
+    Done(u64),
+    Shutdown,
+}
+
+/// The server's state at the start of a window.
+struct Look {
+    snapshot: Snapshot,
+    insert: Lsn,
+    flushed: Lsn,
+}
+
+impl TableSource {
+    pub(in crate::relay) fn new(options: &RelayOptions) -> Self {
+        Self { reader: Some(Reader::new(options)), coverage: Coverage::default(), insert: None }
+    }
+
+    /// Publishes what has become visible since the last window, or what is left of one that was interrupted.
+    ///
+    /// # Errors
+    /// Whatever interrupts it.
+    pub(in crate::relay) async fn window(
+        &mut self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+        observer: &Observer,
+        shutdown: &CancellationToken,
+    ) -> Result<WindowEnd, Interruption> {
+        observer.ok(Part::Stream, "reading the table");
+        if books.progress.settled().window.is_none() {
+            let look = look(books).await?;
+            if let Some(before) = self.insert.replace(look.insert) {
+                self.coverage.note(before, &look.snapshot);
+            }
+            if look.flushed < look.insert {
+                wait_for_flush(books, look.insert).await?;
+            }
+            books.progress.open_window(look.snapshot, look.insert);
+        }
+        let position = books.progress.settled();
+        let window = position.window.clone().expect("a window is open");
+        let events = if window.to == position.seen {
+            0
+        } else {
+            let (send, mut pages) = mpsc::channel(1);
+            let reader = self.reader.take().expect("the last window gave it back");
+            let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
+            let mut events = 0;
+            while let Some(page) = pages.recv().await {
+                match publish(&page, forwarder, books, shutdown).await? {
+                    Some(published) => events += published,
+                    None => return Ok(WindowEnd::Shutdown),
+                }
+            }
+            let reader =
+                reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
+            self.reader = Some(reader?);
+            events
+        };
+        books.progress.close_window(self.coverage.covered_by(&window.to));
+        if events > 0 {
+            observer.batch(events);
+        }
+        Ok(WindowEnd::Done(events))
+    }
+}
+
+/// Publishes a page; how many events it published, or none if `shutdown` came first.
+async fn publish(
+    page: &Page,
     forwarder: &mut Forwarder,
-    ledger: &mut Ledger,
-    lost: &CancellationToken,
+    books: &mut Books,
+    shutdown: &CancellationToken,
+) -> Result<Option<u64>, Interruption> {
+    let mut events = 0;
+    for cells in page.rows()? {
+        let TableRow { xid, row } = TableRow::from_cells(&cells.map_err(damaged)?)?;
+        if !books.progress.wants_row(xid, row.seq) {
+            books.progress.passed(row.seq, None);
+            continue;
+        }
+        if !forward(&TableRow { xid, row }, forwarder, books, shutdown).await? {
+            return Ok(None);
+        }
+        events += 1;
+        books.progress.passed(row.seq, Some(Witness { id: row.event.id, seq: row.seq, xid }));
+        books.cut_if_wanted(forwarder, false);
+    }
+    if shutdown.is_cancelled() {
+        return Ok(None);
+    }
+    if books.lost().is_cancelled() {
+        return Err(Interruption::LeaseLost);
+    }
+    if books.is_due() {
+        books.store(forwarder).await?;
+    }
+    Ok(Some(events))
+}
+
+/// Sends a row, waiting for whatever holds it; false if `shutdown` came first.
+async fn forward(
+    row: &TableRow<'_>,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
-    let sql = format!(
-        "select {columns} from (
-             select *, sum(coalesce(octet_length(payload::text), 0) + coalesce(octet_length(payload_bytes), 0)) over (order by seq) as bytes, row_number() over (order by seq) as n
-             from (select * from \"{schema}\".outbox where seq > $1 and pg_visible_in_snapshot(xid, $2::pg_snapshot) order by seq limit {PAGE_ROWS}) page
-         ) sized where n = 1 or bytes <= {PAGE_BYTES} order by seq",
-        columns = Row::select_list(),
-        schema = options.schema
-    );
-    let (mut after, mut total) = (backlog.after, 0u64);
-    loop {
-        let page = read_page(ledger.session(), &sql, after, &backlog.snapshot).await.map_err(Interruption::sql("reading the outbox"))?;
-        let mut last = None;
-        for row in &page {
-            let row = Row::from_cells(&cells(row)?)?;
-            while let Err(hold) = forwarder.forward(row.seq, &row.event)? {
-                let cleared = tokio::select! {
-                    cleared = forwarder.clear(hold) => cleared,
-                    () = lost.cancelled() => return Err(Interruption::LeaseLost),
-                    () = shutdown.cancelled() => return Ok(false),
-                };
-                forwarder.cleared(cleared)?;
-            }
-            last = Some(Witness { id: row.event.id, seq: row.seq });
+    while let Err(hold) = forwarder.forward(row.row.seq, &row.row.event)? {
+        if !books.attend(forwarder, hold, shutdown).await? {
+            return Ok(false);
         }
-        tokio::select! {
-            () = forwarder.sink().drained() => {}
-            () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = shutdown.cancelled() => return Ok(false),
-        }
-        let acknowledged = forwarder.acknowledged()?;
-        ledger.count_topics(&acknowledged.counts).await?;
-        total += page.len() as u64;
-        let Some(last) = last else { break };
-        after = last.seq;
-        ledger.backlog_published(Some(after), Some(last), page.len() as u64).await?;
-    }
-    ledger.backlog_published(None, None, 0).await?;
-    if total > 0 {
-        tracing::info!(events = total, "published what the outbox held; follows the log from here");
     }
     Ok(true)
 }
 
-async fn read_page(session: &mut PgConnection, sql: &str, after: i64, snapshot: &str) -> Result<Vec<PgRow>, sqlx::Error> {
-    sqlx::query(AssertSqlSafe(sql)).bind(after).bind(snapshot).fetch_all(session).await
-}
-
-/// The row's values in binary form, borrowed.
-fn cells(row: &PgRow) -> Result<[Cell<'_>; CELLS], Interruption> {
-    let mut cells = [Cell::Null; CELLS];
-    for (at, cell) in cells.iter_mut().enumerate() {
-        let value = row.try_get_raw(at).map_err(Interruption::sql("reading the outbox"))?;
-        if !value.is_null() {
-            *cell = Cell::Binary(
-                value.as_bytes().map_err(|error| Interruption::Refused(format!("a row of the outbox cannot be read: {error}")))?,
-            );
+/// Publishes events that the stream has not brought, out of their order; false if `shutdown` came first.
+///
+/// # Errors
+/// Whatever interrupts it.
+pub(super) async fn publish_missed(
+    options: &RelayOptions,
+    seqs: &[i64],
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+    shutdown: &CancellationToken,
+) -> Result<bool, Interruption> {
+    let mut reader = Reader::new(options);
+    for seqs in seqs.chunks(500) {
+        let page = reader.read_these(seqs).await?;
+        for cells in page.rows()? {
+            let row = TableRow::from_cells(&cells.map_err(damaged)?)?;
+            if !forward(&row, forwarder, books, shutdown).await? {
+                return Ok(false);
+            }
         }
     }
-    Ok(cells)
+    Ok(true)
+}
+
+async fn look(books: &mut Books) -> Result<Look, Interruption> {
+    let doing = "taking a snapshot";
+    let row = sqlx::query("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text");
+    let row = within(doing, row.fetch_one(books.ledger.session())).await?;
+    let text = |at: usize| row.try_get::<String, _>(at).map_err(Interruption::sql(doing));
+    let snapshot =
+        text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
+    Ok(Look { snapshot, insert: text(1)?.parse().unwrap_or_default(), flushed: text(2)?.parse().unwrap_or_default() })
+}
+
+/// Waits until the server has flushed its log up to `insert`.
+async fn wait_for_flush(books: &mut Books, insert: Lsn) -> Result<(), Interruption> {
+    let doing = "waiting for the log to be flushed";
+    for polls in 0.. {
+        let flushed = sqlx::query_scalar::<_, String>("select pg_current_wal_flush_lsn()::text").fetch_one(books.ledger.session());
+        if within(doing, flushed).await?.parse::<Lsn>().unwrap_or_default() >= insert {
+            break;
+        }
+        if polls == FLUSH_POLLS {
+            // A commit that waits for its flush, which flushes everything before it.
+            let flush = "begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'tidings', ''); commit";
+            within(doing, sqlx::raw_sql(flush).execute(books.ledger.session())).await?;
+        }
+        tokio::time::sleep(FLUSH_POLL).await;
+    }
+    Ok(())
 }

@@ -1,25 +1,27 @@
 //! The write-ahead log as a source: commit order, as transactions commit.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Columns, Pace, Row};
+use super::{Columns, Pace, Row, pairing, table::publish_missed};
 use crate::{
-    postgres::{
-        Lsn,
-        replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, decode},
-    },
+    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, decode},
     relay::{
         RelayOptions,
-        checkpoint::Checkpointer,
+        books::Books,
         error::Interruption,
         forward::Forwarder,
-        ledger::Witness,
         observe::{Observer, Part},
-        position::Position,
     },
 };
+
+/// Behind by this much log, bytes, the table is the faster source. About 100,000 events, which a stream reads in half a second: less is not
+/// worth the change.
+pub(in crate::relay) const BEHIND_BYTES: u64 = 64 << 20;
+
+/// Behind by less than this, much log is not much to publish: others have written it.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// A stream of the log, read and forwarded until something interrupts it.
 pub(in crate::relay) struct WalSource {
@@ -27,49 +29,62 @@ pub(in crate::relay) struct WalSource {
     pace: Pace,
     /// The outbox's columns, by the table's id in the stream.
     tables: HashMap<u32, Columns>,
-    schema: String,
-    relay: String,
-    /// What an earlier run has published.
-    done: Position,
+    options: RelayOptions,
     /// When the current transaction committed, microseconds since 2000.
     committed_at: i64,
     events: u64,
 }
 
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::relay) enum StreamEnd {
+    Shutdown,
+    /// The table is the faster source now.
+    Behind(u64),
+}
+
 impl WalSource {
-    pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions, done: Position) -> Self {
-        let (schema, relay) = (options.schema.clone(), options.name.clone());
-        Self { reader, pace: Pace::default(), tables: HashMap::new(), schema, relay, done, committed_at: 0, events: 0 }
+    pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions) -> Self {
+        Self { reader, pace: Pace::default(), tables: HashMap::new(), options: options.clone(), committed_at: 0, events: 0 }
     }
 
-    /// Reads and forwards until `shutdown`, which is no error; what was sent may then still be under way.
+    /// Reads and forwards until `shutdown`, or, if `leave_when_behind`, until the table is the faster source; what was sent may then still be
+    /// under way.
     ///
     /// # Errors
     /// Whatever interrupts the stream.
     pub(in crate::relay) async fn run(
         &mut self,
         forwarder: &mut Forwarder,
-        books: &mut Checkpointer,
+        books: &mut Books,
         observer: &Observer,
-        lost: &CancellationToken,
+        leave_when_behind: bool,
         shutdown: &CancellationToken,
-    ) -> Result<(), Interruption> {
+    ) -> Result<StreamEnd, Interruption> {
         observer.ok(Part::Stream, "streaming");
+        let lost = books.lost().clone();
         loop {
             if !self.forward_buffered(forwarder, books, shutdown).await? {
-                return Ok(());
+                return Ok(StreamEnd::Shutdown);
             }
+            books.cut_if_wanted(forwarder, true);
             observer.lag(self.pace.lag());
             if self.events > 0 {
                 observer.batch(std::mem::take(&mut self.events));
             }
             let read = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => return Ok(StreamEnd::Shutdown),
                 () = lost.cancelled() => return Err(Interruption::LeaseLost),
                 () = books.due() => {
                     books.store(forwarder).await?;
-                    continue;
+                    match self.pair(forwarder, books, shutdown).await? {
+                        None => return Ok(StreamEnd::Shutdown),
+                        Some(behind) if leave_when_behind && behind > BEHIND_BYTES && self.pace.lag() > BEHIND => {
+                            return Ok(StreamEnd::Behind(behind));
+                        }
+                        Some(_) => continue,
+                    }
                 }
                 read = self.reader.fill() => read.map_err(Interruption::replication("reading the stream"))?,
             };
@@ -80,11 +95,41 @@ impl WalSource {
         }
     }
 
+    /// Moves the position's snapshot on, after a comparison with the table. Bytes of log that are not streamed yet; none if `shutdown` came first.
+    async fn pair(
+        &mut self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<u64>, Interruption> {
+        if let Some(pair) = books.progress.reached() {
+            let missing = pairing::missing(books.ledger.session(), &self.options.schema, &pair).await?;
+            if !missing.is_empty() {
+                tracing::error!(
+                    events = missing.len(),
+                    first = missing[0],
+                    "the stream left events out that the outbox holds: the publication was altered or made anew while the relay ran. They are published from the table, after later events of their aggregates"
+                );
+                if !publish_missed(&self.options, &missing, forwarder, books, shutdown).await? {
+                    return Ok(None);
+                }
+            }
+            books.progress.settle(pair.to);
+            if !missing.is_empty() {
+                return Err(Interruption::Publication);
+            }
+        }
+        let (snapshot, insert) = pairing::take(books.ledger.session()).await?;
+        let behind = insert.0.saturating_sub(books.progress.settled().log.0);
+        books.progress.pair(snapshot, insert);
+        Ok(Some(behind))
+    }
+
     /// Forwards what is in the buffer; false if `shutdown` came while an event had to wait.
     async fn forward_buffered(
         &mut self,
         forwarder: &mut Forwarder,
-        books: &mut Checkpointer,
+        books: &mut Books,
         shutdown: &CancellationToken,
     ) -> Result<bool, Interruption> {
         while let Some(frame) = self.reader.next().map_err(Interruption::replication("reading the stream"))? {
@@ -92,7 +137,7 @@ impl WalSource {
                 Frame::Data { sent_at, message } => (sent_at, decode(message)?),
                 Frame::Keepalive { end, reply } => {
                     self.pace.saw_idle();
-                    books.watermark.idle(end);
+                    books.progress.idle(end);
                     if reply {
                         books.store(forwarder).await?;
                     }
@@ -100,38 +145,34 @@ impl WalSource {
                 }
             };
             match message {
-                Message::Begin { commit_lsn, committed_at } => {
+                Message::Begin { committed_at, xid, .. } => {
                     self.pace.saw_commit(sent_at, committed_at);
                     self.committed_at = committed_at;
-                    books.watermark.begin(commit_lsn);
+                    books.progress.begin(xid);
                 }
-                Message::Commit { end_lsn } => books.watermark.end(end_lsn),
+                Message::Commit { end_lsn } => books.progress.end(end_lsn),
                 Message::Relation(relation) => {
                     let columns = Columns::of(&relation);
-                    if relation.schema == self.schema && relation.table == "outbox" {
+                    if relation.schema == self.options.schema && relation.table == "outbox" {
                         self.tables.insert(relation.id, columns?);
                     } else if columns.is_ok() {
                         return Err(Interruption::Refused(format!(
                             "the outbox is called {}.{} now: give it back the name {}.outbox; the relay stops, so that nothing is skipped",
-                            relation.schema, relation.table, self.schema
+                            relation.schema, relation.table, self.options.schema
                         )));
                     }
                 }
                 Message::Insert { relation, row } => {
                     let Some(columns) = self.tables.get(&relation) else { continue };
-                    let Some((commit_lsn, ordinal)) = books.watermark.next_event() else { continue };
-                    self.events += 1;
-                    if self.done.covers(commit_lsn, ordinal) {
-                        books.watermark.skip();
+                    if !books.progress.wants_event() {
                         continue;
                     }
+                    self.events += 1;
                     let row = columns.read(&row)?;
-                    let sent = forward_row(&row, forwarder, books, shutdown).await;
-                    let Some(tag) = sent.map_err(|error| say_how_to_skip(error, &self.schema, &self.relay, commit_lsn, ordinal))? else {
-                        return Ok(false);
-                    };
-                    books.watermark.sent(tag, Witness { id: row.event.id, seq: row.seq });
+                    let Some(tag) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
+                    books.progress.sent(row.event.id, row.seq);
                     forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
+                    books.cut_if_wanted(forwarder, false);
                 }
                 Message::Truncate => tracing::error!("the outbox was truncated: events that were not published before are gone"),
                 Message::Other(_) => {}
@@ -145,7 +186,7 @@ impl WalSource {
 async fn forward_row(
     row: &Row<'_>,
     forwarder: &mut Forwarder,
-    books: &mut Checkpointer,
+    books: &mut Books,
     shutdown: &CancellationToken,
 ) -> Result<Option<u64>, Interruption> {
     loop {
@@ -157,16 +198,5 @@ async fn forward_row(
                 }
             }
         }
-    }
-}
-
-/// The log keeps an event that the table does not: deleting the row does not help a relay that has begun to stream.
-fn say_how_to_skip(error: Interruption, schema: &str, relay: &str, commit_lsn: Lsn, ordinal: u64) -> Interruption {
-    match error {
-        Interruption::Refused(text) => Interruption::Refused(format!(
-            "{text}; to give this one event up: update {schema}.relay set commit_lsn = '{commit_lsn}', ordinal = {} where name = '{relay}'",
-            ordinal + 1
-        )),
-        other => other,
     }
 }

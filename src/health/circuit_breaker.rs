@@ -1,0 +1,55 @@
+//! How a circuit stands.
+
+use super::{Check, Checking, Status};
+use crate::resilience::CircuitBreaker;
+use crate::resilience::circuit_breaker::State;
+
+/// How a circuit stands. Never failing: a service whose dependency is down is degraded, and taking it out of rotation would only hand
+/// the outage on to its callers.
+///
+/// ```
+/// use tidings::health::{CircuitBreakerCheck, Health};
+/// use tidings::resilience::{CircuitBreaker, CircuitBreakerPolicy};
+///
+/// let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy::default());
+/// let health = Health::new().check("stock", CircuitBreakerCheck::new(&breaker));
+/// ```
+#[derive(Clone, Debug)]
+pub struct CircuitBreakerCheck {
+    breaker: CircuitBreaker,
+}
+
+impl CircuitBreakerCheck {
+    /// Shows this breaker.
+    pub fn new(breaker: &CircuitBreaker) -> Self {
+        Self { breaker: breaker.clone() }
+    }
+}
+
+// === impl Check ===
+
+impl Check for CircuitBreakerCheck {
+    fn check(&self) -> Checking<'_> {
+        let state = self.breaker.state();
+        let text = format!("circuit {state}");
+        Box::pin(std::future::ready(if state == State::Closed { Status::Ok(text) } else { Status::Degraded(text) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Health;
+    use crate::resilience::CircuitBreakerPolicy;
+
+    #[tokio::test]
+    async fn an_open_circuit_is_shown_and_the_service_stays_ready() {
+        let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy { consecutive_failures: Some(1), ..Default::default() });
+        let health = Health::new().check("stock", CircuitBreakerCheck::new(&breaker));
+        assert_eq!(health.report().await.checks[0].status, Status::Ok("circuit closed".into()));
+        breaker.admit().expect("it is closed").failed();
+        let report = health.report().await;
+        assert_eq!(report.checks[0].status, Status::Degraded("circuit open".into()));
+        assert!(report.is_ready());
+    }
+}

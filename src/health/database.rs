@@ -1,0 +1,40 @@
+//! Whether the database answers.
+
+use sqlx::{Connection, PgPool};
+
+use super::{Check, Checking, Status};
+
+/// Whether the database answers on a connection of this pool. A pool that is exhausted fails it too: requests do not get a connection
+/// either.
+///
+/// ```no_run
+/// # fn example(pool: sqlx::PgPool) {
+/// use tidings::health::{DatabaseCheck, Health};
+///
+/// let health = Health::new().check("database", DatabaseCheck::new(&pool));
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DatabaseCheck {
+    pool: PgPool,
+}
+
+impl DatabaseCheck {
+    /// Asks by this pool.
+    pub fn new(pool: &PgPool) -> Self {
+        Self { pool: pool.clone() }
+    }
+
+    async fn ping(&self) -> Result<&'static str, sqlx::Error> {
+        self.pool.acquire().await?.ping().await?;
+        Ok("connected")
+    }
+}
+
+// === impl Check ===
+
+impl Check for DatabaseCheck {
+    fn check(&self) -> Checking<'_> {
+        Box::pin(async { Status::from(self.ping().await) })
+    }
+}

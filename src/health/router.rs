@@ -1,0 +1,28 @@
+//! The two paths.
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+
+use super::Health;
+
+impl Health {
+    /// `/health/live` and `/health/ready`, to be merged into a service's own router, or served on a port of their own.
+    pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
+        Router::new().route("/health/live", get(live)).route("/health/ready", get(ready)).with_state(self.clone())
+    }
+}
+
+async fn live() -> Response {
+    Json(json!({ "status": "live" })).into_response()
+}
+
+async fn ready(State(health): State<Health>) -> Response {
+    let report = health.report().await;
+    let code = if report.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(report)).into_response()
+}

@@ -1,0 +1,67 @@
+//! Reads a topic of one partition from its beginning to its end: what is committed there, and nothing else.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    ClientContext, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::KafkaError,
+};
+
+use super::Settings;
+
+/// How long to wait for the next record: longer than a leader election.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// rdkafka logs the end of a partition as an error.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+/// Gives every committed record, offset and value, to `read`; stops at its first error. Blocks.
+///
+/// # Errors
+/// The reader's, or the client's.
+pub(crate) fn read_to_the_end<E>(
+    settings: &Settings,
+    topic: &str,
+    mut read: impl FnMut(i64, &[u8]) -> Result<(), E>,
+) -> Result<Result<(), E>, KafkaError> {
+    let mut config = settings.client_config();
+    config
+        // A group is not joined; rdkafka wants its name.
+        .set("group.id", "tidings-position")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("fetch.wait.max.ms", "10");
+    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_offset(topic, 0, Offset::Beginning)?;
+    consumer.assign(&partitions)?;
+    let mut heard = Instant::now();
+    let outcome = loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(record)) => {
+                heard = Instant::now();
+                if let Err(error) = read(record.offset(), record.payload().unwrap_or_default()) {
+                    break Ok(Err(error));
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => break Ok(Ok(())),
+            Some(Err(error)) if heard.elapsed() > SILENCE_MAX => break Err(error),
+            None if heard.elapsed() > SILENCE_MAX => break Err(KafkaError::NoMessageReceived),
+            Some(Err(_)) | None => {}
+        }
+    };
+    // Dropping a client blocks.
+    std::thread::spawn(move || drop(consumer));
+    outcome
+}

@@ -1,0 +1,251 @@
+//! The books of a session: what was sent, what of it is safe, what Postgres is told. Also what keeps a stream alive while the
+//! relay waits for something else.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    error::Interruption,
+    forward::{Forwarder, Hold},
+    ledger::{Checkpoint, Ledger, Reading},
+    observe::Observer,
+    position::{Position, Progress},
+    sink::Durable,
+    slot,
+};
+use crate::postgres::{Lsn, replication::StatusWriter};
+
+/// How often progress is stored, and the server told where we are even if nothing changed: what a kill -9 repeats at most with
+/// delivery at least once, and well within any `wal_sender_timeout`.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How often an outbox without events has its position moved along the log: each time costs a Kafka transaction, and what is not confirmed
+/// the server keeps.
+const IDLE_CUT_EVERY: Duration = Duration::from_secs(10);
+
+/// A server that says nothing for this long, although it was asked to, is gone without a word: its machine, or the network.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How often the slot is looked at for the metrics.
+const SLOT_EVERY: Duration = Duration::from_secs(10);
+
+/// Keeps the books of one session.
+pub(super) struct Books {
+    /// Of what was sent.
+    pub(super) progress: Progress,
+    pub(super) ledger: Ledger,
+    /// What is safe, and the number of its record.
+    safe: Position,
+    number: u64,
+    /// The position of the last cut.
+    cut_log: Lsn,
+    cut_at: Instant,
+    stream: Option<Stream>,
+    reading: (Reading, String),
+    stored: bool,
+    stored_at: Instant,
+    observer: Observer,
+    relay: String,
+    lost: CancellationToken,
+    tick: Interval,
+    slot_seen: Option<Instant>,
+}
+
+/// The stream whose server wants to hear from us.
+struct Stream {
+    status: StatusWriter,
+    heard: Instant,
+}
+
+impl Books {
+    pub(super) fn new(relay: &str, safe: Position, number: u64, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            progress: Progress::new(safe.clone()),
+            ledger,
+            cut_log: safe.log,
+            cut_at: Instant::now(),
+            safe,
+            number,
+            stream: None,
+            reading: (Reading::Table, String::new()),
+            stored: false,
+            stored_at: Instant::now(),
+            observer: observer.clone(),
+            relay: relay.to_owned(),
+            lost,
+            tick,
+            slot_seen: None,
+        }
+    }
+
+    /// What is read from now on, and why.
+    pub(super) fn reads(&mut self, reading: Reading, reason: impl Into<String>) {
+        let reason = reason.into();
+        if self.reading != (reading, reason.clone()) {
+            tracing::info!(source = reading.word(), "reads {}: {reason}", if reading == Reading::Wal { "the log" } else { "the table" });
+            self.reading = (reading, reason);
+            self.stored = false;
+        }
+    }
+
+    /// A stream has begun whose server is to be told what is safe.
+    pub(super) fn stream_begins(&mut self, status: StatusWriter) {
+        self.stream = Some(Stream { status, heard: Instant::now() });
+    }
+
+    /// Ends the stream politely.
+    pub(super) async fn stream_ends(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.status.finish().await;
+        }
+    }
+
+    /// What is safe, and the number of its record.
+    pub(super) fn safe(&self) -> (&Position, u64) {
+        (&self.safe, self.number)
+    }
+
+    /// Cancelled once the lease is not certain any more.
+    pub(super) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Waits for the next time progress shall be stored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn due(&mut self) {
+        self.tick.tick().await;
+    }
+
+    /// Whether progress shall be stored now.
+    pub(super) fn is_due(&self) -> bool {
+        self.stored_at.elapsed() >= EVERY
+    }
+
+    /// Ends a batch if it is time to; `idle` says that the source has nothing more at the moment.
+    pub(super) fn cut_if_wanted(&mut self, forwarder: &mut Forwarder, idle: bool) {
+        if forwarder.sink().wants_cut(idle) {
+            self.cut(forwarder);
+        }
+    }
+
+    /// Ends a batch. False if the last one is still being committed.
+    pub(super) fn cut(&mut self, forwarder: &mut Forwarder) -> bool {
+        let position = self.progress.position();
+        let log = position.log;
+        let done = forwarder.cut(position);
+        if done {
+            (self.cut_log, self.cut_at) = (log, Instant::now());
+        }
+        done
+    }
+
+    /// Stores and confirms what is safe.
+    ///
+    /// # Errors
+    /// A lost connection, a lost lease, or a producer that has failed.
+    pub(super) async fn store(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
+        self.stored_at = Instant::now();
+        let moved = self.progress.settled().log > self.cut_log;
+        let every = if forwarder.sink().cuts_cost() { IDLE_CUT_EVERY } else { EVERY };
+        if moved && self.cut_at.elapsed() >= every {
+            self.cut(forwarder);
+        }
+        match forwarder.durable()? {
+            Some((Durable { batch, number }, counts)) => {
+                (self.safe, self.number) = (batch.position, number);
+                let published = counts.iter().map(|(_, records)| records).sum();
+                let at = Checkpoint { position: &self.safe, number, source: self.reading.0, reason: &self.reading.1, published };
+                self.ledger.checkpoint(at).await?;
+                if !counts.is_empty() {
+                    self.ledger.count_topics(&counts).await?;
+                }
+                self.stored = true;
+            }
+            None if !self.stored => {
+                let at =
+                    Checkpoint { position: &self.safe, number: self.number, source: self.reading.0, reason: &self.reading.1, published: 0 };
+                self.ledger.checkpoint(at).await?;
+                self.stored = true;
+            }
+            None => self.ledger.heartbeat().await?,
+        }
+        self.confirm().await?;
+        if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
+            if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.relay).await? {
+                self.observer.slot(lag_bytes, retained_bytes);
+            }
+            self.slot_seen = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Tells the server what is safe. A server that was not heard for long is asked to show that it is there.
+    async fn confirm(&mut self) -> Result<(), Interruption> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let silence = stream.heard.elapsed();
+        if silence > SILENCE_MAX {
+            return Err(Interruption::replication("waiting for Postgres")(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+        }
+        let confirmed = stream.status.confirm(self.safe.log, silence > SILENCE_MAX / 3).await;
+        confirmed.map_err(Interruption::replication("confirming to Postgres"))
+    }
+
+    /// Takes note that the server was heard.
+    pub(super) fn heard(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.heard = Instant::now();
+        }
+    }
+
+    /// Waits until what held an event is out of the way, and answers for the stream meanwhile: a sink that is slow, or a topic
+    /// that is missing for a day, must not look to Postgres like a dead relay. False if `shutdown` came first.
+    ///
+    /// # Errors
+    /// As [`Books::store`].
+    pub(super) async fn attend(
+        &mut self,
+        forwarder: &mut Forwarder,
+        hold: Hold,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, Interruption> {
+        // One future for the whole wait: a question to Kafka takes longer than a tick.
+        let mut clearing = forwarder.clear(hold);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(false),
+                () = self.lost.cancelled() => return Err(Interruption::LeaseLost),
+                cleared = &mut clearing => return forwarder.cleared(cleared).map(|()| true),
+                _ = self.tick.tick() => {}
+            }
+            // Nobody listens at present. What waits for a topic must not keep a batch open.
+            self.heard();
+            self.cut_if_wanted(forwarder, true);
+            self.store(forwarder).await?;
+        }
+    }
+
+    /// Ends what was sent with a cut and waits until it is safe; false if the producer failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn drain(&mut self, forwarder: &mut Forwarder) -> bool {
+        loop {
+            forwarder.sink().settled().await;
+            if forwarder.sink().failure().is_some() {
+                return false;
+            }
+            if self.cut(forwarder) {
+                break;
+            }
+        }
+        forwarder.sink().settled().await;
+        forwarder.sink().failure().is_none()
+    }
+}

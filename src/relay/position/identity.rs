@@ -1,0 +1,63 @@
+//! What a position is a position in. Another database has the same numbers and other events.
+
+use serde::{Deserialize, Serialize};
+
+/// A database, as far as a position's transaction ids and log positions mean something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// `pg_control_system()`: given once, by initdb; copies of the cluster keep it.
+    pub(crate) system: String,
+    /// The database within the cluster; `drop database` and a restore change it.
+    pub(crate) database: i64,
+    /// Raised by each promotion of a standby and each restore to a point in time.
+    pub(crate) timeline: i64,
+}
+
+/// How the database that is there differs from the one that a position belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It is the same.
+    None,
+    /// It is the same one, promoted or restored since.
+    Timeline,
+    /// It is another one.
+    Database,
+}
+
+impl Identity {
+    /// How `now` differs.
+    pub(crate) fn change(&self, now: &Self) -> Change {
+        if self.system != now.system || self.database != now.database {
+            Change::Database
+        } else if self.timeline != now.timeline {
+            Change::Timeline
+        } else {
+            Change::None
+        }
+    }
+
+    /// Eight hexadecimal digits that tell relays of the same name apart on one Kafka cluster, whatever database they are beside.
+    /// Without the timeline: a promoted standby goes on where its primary was.
+    pub(crate) fn mark(&self, schema: &str) -> String {
+        // FNV-1a, 64 bits, folded: names, not secrets. Stable across builds, which the standard library's hasher is not.
+        let text = format!("{}/{}/{schema}", self.system, self.database);
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promotion_is_told_apart_from_another_database() {
+        let ours = Identity { system: "7".into(), database: 5, timeline: 1 };
+        assert_eq!(ours.change(&ours.clone()), Change::None);
+        assert_eq!(ours.change(&Identity { timeline: 2, ..ours.clone() }), Change::Timeline);
+        assert_eq!(ours.change(&Identity { database: 6, ..ours.clone() }), Change::Database);
+        assert_eq!(ours.mark("tidings"), Identity { timeline: 2, ..ours.clone() }.mark("tidings"));
+        assert_ne!(ours.mark("tidings"), Identity { database: 6, ..ours.clone() }.mark("tidings"));
+        assert_ne!(ours.mark("tidings"), ours.mark("other"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Positions as records of the relay's own topic: what is written with each batch, and what is read back at a start.
+//!
+//! Most records hold the whole position. When `also` is long, a record holds what was added to it since the record before, and the chain that
+//! began with the last whole one is read back together. Keys number the records of a chain, so that compaction keeps exactly one chain.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Identity, Position};
+
+/// The format's version.
+const VERSION: u32 = 1;
+
+/// `also` is written whole up to this many ranges (about 30 bytes each).
+const WHOLE_RANGES: usize = 32;
+
+/// Most records of a chain: bounds what a start reads.
+const CHAIN_MAX: u64 = 256;
+
+/// One record of the position topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    version: u32,
+    /// Counts up by one a record.
+    number: u64,
+    /// Its place in its chain; zero is whole.
+    chain: u64,
+    epoch: i64,
+    identity: Identity,
+    position: Position,
+}
+
+/// Why the position topic cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JournalError {
+    #[error("record {0} is not one of a position: {1}")]
+    Foreign(i64, String),
+    #[error("record {0} has format {1}, which this version of tidings does not know: run the newer one")]
+    Newer(i64, u32),
+    #[error("record {number} follows record {before}: records in between are gone")]
+    Gap { before: u64, number: u64 },
+}
+
+/// Writes positions as a chain of records.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    identity: Identity,
+    epoch: i64,
+    number: u64,
+    chain: u64,
+    last: Option<Position>,
+}
+
+impl Journal {
+    /// Goes on after record `number`.
+    pub(crate) fn new(identity: Identity, epoch: i64, number: u64) -> Self {
+        Self { identity, epoch, number, chain: 0, last: None }
+    }
+
+    /// The number of the last record.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The next record: key and value.
+    pub(crate) fn write(&mut self, position: &Position) -> (String, Vec<u8>) {
+        self.number += 1;
+        let chained = self
+            .last
+            .as_ref()
+            .filter(|last| position.also.ranges() > WHOLE_RANGES && self.chain + 1 < CHAIN_MAX && last.seen == position.seen);
+        let mut written = position.clone();
+        match chained {
+            Some(last) => {
+                self.chain += 1;
+                written.also = position.also.without(&last.also);
+            }
+            None => self.chain = 0,
+        }
+        self.last = Some(position.clone());
+        let entry = Entry {
+            version: VERSION,
+            number: self.number,
+            chain: self.chain,
+            epoch: self.epoch,
+            identity: self.identity.clone(),
+            position: written,
+        };
+        (self.chain.to_string(), serde_json::to_vec(&entry).expect("a position is plain data"))
+    }
+}
+
+/// Reads records back, in the order of their offsets.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    state: Option<Entry>,
+}
+
+impl Replay {
+    /// Takes the next record.
+    ///
+    /// # Errors
+    /// A record that is none of ours, or one whose predecessor is missing.
+    pub(crate) fn read(&mut self, offset: i64, value: &[u8]) -> Result<(), JournalError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let foreign = |error: serde_json::Error| JournalError::Foreign(offset, error.to_string());
+        let Versioned { version } = serde_json::from_slice(value).map_err(foreign)?;
+        if version != VERSION {
+            return Err(JournalError::Newer(offset, version));
+        }
+        let entry: Entry = serde_json::from_slice(value).map_err(foreign)?;
+        match (&mut self.state, entry.chain) {
+            (state, 0) => *state = Some(entry),
+            // A rest of an older chain, which compaction has not removed yet.
+            (None, _) => {}
+            (Some(state), _) if entry.number <= state.number => {}
+            (Some(state), _) if entry.number == state.number + 1 => {
+                let mut also = std::mem::take(&mut state.position.also);
+                also.extend(&entry.position.also);
+                *state = entry;
+                state.position.also = also;
+            }
+            (Some(state), _) => return Err(JournalError::Gap { before: state.number, number: entry.number }),
+        }
+        Ok(())
+    }
+
+    /// The last position, what it is a position in, and its record's epoch and number.
+    pub(crate) fn end(self) -> Option<(Position, Identity, i64, u64)> {
+        self.state.map(|entry| (entry.position, entry.identity, entry.epoch, entry.number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spread(count: u64) -> super::super::XidSet {
+        let mut set = super::super::XidSet::default();
+        (0..count).for_each(|n| set.insert(10 + 2 * n));
+        set
+    }
+
+    fn identity() -> Identity {
+        Identity { system: "1".into(), database: 2, timeline: 1 }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_back_is_the_last_position_written_whatever_compaction_has_removed(steps in proptest::collection::vec((0u64..50, any::<bool>()), 1..120), compacted in 0usize..120) {
+            let mut journal = Journal::new(identity(), 1, 7);
+            let mut position = Position::start();
+            let mut records: Vec<(String, Vec<u8>)> = Vec::new();
+            for (step, (count, settle)) in steps.iter().enumerate() {
+                (0..*count).for_each(|n| position.also.insert(1_000 * step as u64 + 2 * n + 5));
+                if *settle {
+                    position.seen = format!("{0}:{0}:", 1_000 * step + 900).parse().expect("a snapshot");
+                    position.also = position.also.unseen_by(&position.seen.clone());
+                }
+                records.push(journal.write(&position));
+            }
+            // Compaction keeps the last record of each key among the first ones, at their places.
+            let upto = compacted.min(records.len());
+            let last: BTreeMap<&str, usize> = records[..upto].iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
+            let mut replay = Replay::default();
+            for (at, (key, value)) in records.iter().enumerate() {
+                if at >= upto || last[key.as_str()] == at {
+                    replay.read(at as i64, value).expect("a chain");
+                }
+            }
+            prop_assert_eq!(replay.end(), Some((position, identity(), 1, 7 + steps.len() as u64)));
+        }
+    }
+
+    #[test]
+    fn a_chain_with_a_hole_and_a_foreign_record_are_refused() {
+        let mut journal = Journal::new(identity(), 1, 0);
+        let mut position = Position { also: spread(100), ..Position::start() };
+        let mut records = vec![journal.write(&position)];
+        for xid in [1_000, 1_010] {
+            position.also.insert(xid);
+            records.push(journal.write(&position));
+        }
+        let mut replay = Replay::default();
+        replay.read(0, &records[0].1).expect("whole");
+        assert_eq!(replay.read(2, &records[2].1), Err(JournalError::Gap { before: 1, number: 3 }));
+        assert!(matches!(replay.read(3, b"{}"), Err(JournalError::Foreign(3, _))));
+        assert_eq!(replay.read(4, br#"{"version":9}"#), Err(JournalError::Newer(4, 9)));
+        assert_eq!(records.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
+    }
+}

@@ -1,0 +1,99 @@
+//! Which events are in Kafka, and what that is said of. All of it pure.
+//!
+//! A [`Position`] says *which transactions* are published, not how far some reader has read. So one position serves the log and the table,
+//! and a relay changes from one to the other, loses its slot, or is told to read elsewhere, without a gap and without a repeat:
+//!
+//! ```text
+//! published  =  what `seen` sees                                    a snapshot, as Postgres writes it
+//!            ∪  the transactions in `also`                          streamed, and not yet seen by a settled snapshot
+//!            ∪  the first `events` events of `partial`              a Kafka transaction may end within one of Postgres's
+//!            ∪  rows up to `after` of what `window.to` sees         a window of the table that is being read
+//! ```
+//!
+//! `log` is where the log may be read from: every commit before it is published. It is a hint only: what a stream then brings is skipped
+//! or published by its transaction's id.
+//!
+//! `seen` moves on by *pairing*: take a snapshot S, then the log's insert position L. Once everything that committed before L is
+//! published, S sees nothing that is not. (The flush position instead of the insert position is wrong: a transaction may be visible
+//! before its commit record is flushed.)
+//!
+//! The other way round is the *cover rule* ([`Coverage`]), by which a stream may follow a table: take L, then a snapshot S. A later snapshot E that
+//! sees every transaction S had not (`E.xmin >= S.xmax`) sees every commit before L: one that E does not see has its id from after S, so from after L.
+
+mod coverage;
+mod identity;
+mod journal;
+mod progress;
+mod snapshot;
+mod xids;
+
+pub(crate) use coverage::Coverage;
+pub(crate) use identity::{Change, Identity};
+pub(crate) use journal::{Journal, JournalError, Replay};
+pub(crate) use progress::{Pair, Progress};
+pub(crate) use snapshot::Snapshot;
+pub(crate) use xids::XidSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::Lsn;
+
+/// Which events are in Kafka; see the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Every event of a transaction that it sees.
+    pub(crate) seen: Snapshot,
+    /// Every event of these.
+    pub(crate) also: XidSet,
+    /// And the first events of this one.
+    pub(crate) partial: Option<Partial>,
+    /// And part of what this window of the table holds.
+    pub(crate) window: Option<Window>,
+    /// Every commit before it is published; zero if that is known of none.
+    pub(crate) log: Lsn,
+    /// The log up to here holds everything that is published: a server whose log ends earlier has lost some of it.
+    pub(crate) reach: Lsn,
+    /// The last event published.
+    pub(crate) witness: Option<Witness>,
+}
+
+/// A transaction that is published in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Partial {
+    pub(crate) xid: u64,
+    /// How many of its events, in the order in which it inserted them.
+    pub(crate) events: u64,
+    /// The largest `seq` among those.
+    pub(crate) seq: i64,
+}
+
+/// The rows that `to` sees and the position's `seen` does not, read in the order of `seq`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    pub(crate) to: Snapshot,
+    /// Those up to this `seq` are published.
+    pub(crate) after: i64,
+}
+
+/// An event that was published. Retention keeps its row, so that a database in which it is missing is known to have lost commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Witness {
+    pub(crate) id: uuid::Uuid,
+    pub(crate) seq: i64,
+    pub(crate) xid: u64,
+}
+
+impl Position {
+    /// Nothing is published.
+    pub(crate) fn start() -> Self {
+        Self {
+            seen: Snapshot::of_nothing(),
+            also: XidSet::default(),
+            partial: None,
+            window: None,
+            log: Lsn::default(),
+            reach: Lsn::default(),
+            witness: None,
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The start order: where a relay goes on, decided only once nobody else can move it.
+//!
+//! With delivery exactly once the order is all: the lease and its epoch → fence off every earlier producer, which ends what it left open →
+//! read the position from the relay's own topic → compare it with its copy in Postgres. Reading before fencing repeats what an
+//! earlier leader commits in between.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Delivery, RelayOptions,
+    error::Interruption,
+    forward::Forwarder,
+    ledger::{Ledger, Saved},
+    observe::{Observer, Part},
+    position::{Identity, Journal, JournalError, Position, Replay},
+    server::{self, Server},
+};
+use crate::kafka::{TopicError, read_to_the_end};
+
+/// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
+const POSITION_TOPIC: &[(&str, &str)] = &[
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "16777216"),
+    ("min.cleanable.dirty.ratio", "0.1"),
+    // A relay that dies leaves at most one transaction open; nobody reads this topic but its successor.
+    ("min.compaction.lag.ms", "0"),
+];
+
+/// Where a relay goes on.
+pub(super) struct Start {
+    pub(super) position: Position,
+    /// The number of the position's record.
+    pub(super) number: u64,
+    /// The operator moved it here: it is stored before anything is published.
+    pub(super) moved: bool,
+}
+
+/// The relay's names in Kafka: its transactional id, and the topic of its positions.
+pub(super) struct Names {
+    pub(super) transactional_id: String,
+    pub(super) topic: String,
+}
+
+impl Names {
+    /// They carry a mark of the database, so that relays of one name beside many databases share a cluster.
+    pub(super) fn new(options: &RelayOptions, server: &Server) -> Self {
+        let mark = server.identity.mark(&options.schema);
+        Self {
+            transactional_id: format!("tidings.relay.{}.{mark}", options.name),
+            topic: format!("tidings.position.{}.{mark}", options.name),
+        }
+    }
+}
+
+/// What the position topic holds.
+struct Recorded {
+    position: Position,
+    identity: Identity,
+    epoch: i64,
+    number: u64,
+}
+
+/// Decides where the relay goes on, and has the sink write positions after it.
+///
+/// # Errors
+/// A refusal when Kafka or the database has lost what was published; what passes by itself otherwise.
+#[expect(clippy::too_many_arguments, reason = "the start order needs every part of a session once")]
+pub(super) async fn resume(
+    options: &RelayOptions,
+    server: &Server,
+    names: &Names,
+    cluster: &str,
+    saved: Saved,
+    ledger: &mut Ledger,
+    forwarder: &mut Forwarder,
+    observer: &Observer,
+    lost: &CancellationToken,
+) -> Result<Start, Interruption> {
+    let recorded = match options.delivery {
+        Delivery::ExactlyOnce => {
+            fence(forwarder, observer, lost).await?;
+            let exists = position_topic(options, names, forwarder).await?;
+            if exists { read(options, names).await? } else { None }
+        }
+        // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
+        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => read(options, names).await?,
+        Delivery::AtLeastOnce => None,
+    };
+    let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);
+    let start = match saved.moved_to {
+        Some(position) => {
+            tracing::warn!("goes on from where the operator has moved it to");
+            Start { position, number, moved: true }
+        }
+        None => {
+            let saved = Saved { moved_to: None, ..saved };
+            let (position, identity) = choose(options, names, cluster, saved, recorded)?;
+            if let Some(identity) = identity {
+                server::require_same(options, ledger.session(), server, &identity, &position).await?;
+            }
+            Start { position, number, moved: false }
+        }
+    };
+    ledger.begin(&server.identity, cluster, options.delivery.word()).await?;
+    if options.delivery == Delivery::ExactlyOnce {
+        let journal = Journal::new(server.identity.clone(), ledger.epoch(), start.number);
+        forwarder.sink_mut().write_positions(names.topic.clone(), journal);
+    }
+    Ok(start)
+}
+
+/// The newer one of the topic's and the row's position, unless the topic has lost some.
+fn choose(
+    options: &RelayOptions,
+    names: &Names,
+    cluster: &str,
+    saved: Saved,
+    recorded: Option<Recorded>,
+) -> Result<(Position, Option<Identity>), Interruption> {
+    let name = &options.name;
+    let refused = |what: String| {
+        Err(Interruption::Refused(format!(
+            "{what}. Nothing was published since. `tidings relay rewind --to-mirror --name {name}` goes on from the position that the database has (events that Kafka lost stay lost, and some may repeat), `tidings relay rewind --since TIME --name {name}` publishes what is younger once more (each has --dry-run)"
+        )))
+    };
+    let Some(mirror) = saved.position else {
+        return Ok(recorded.map_or((Position::start(), None), |recorded| (recorded.position, Some(recorded.identity))));
+    };
+    // Only a position that came from the topic says anything about the topic.
+    let from_topic = saved.number > 0 && options.delivery == Delivery::ExactlyOnce;
+    if from_topic && saved.cluster.as_deref().is_some_and(|before| before != cluster) {
+        return refused(format!(
+            "relay `{name}` published to Kafka cluster {} before, and this one is {cluster}",
+            saved.cluster.as_deref().unwrap_or("?")
+        ));
+    }
+    match recorded {
+        None if from_topic => refused(format!(
+            "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and the database knows of its record {}",
+            names.topic, saved.number
+        )),
+        Some(recorded) if from_topic && (recorded.epoch, recorded.number) < (saved.epoch, saved.number) => refused(format!(
+            "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
+            names.topic, recorded.number, saved.number
+        )),
+        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+            Ok((recorded.position, Some(recorded.identity)))
+        }
+        Some(_) | None => Ok((mirror, saved.identity)),
+    }
+}
+
+/// Makes this relay the only producer of its transactional id.
+async fn fence(forwarder: &mut Forwarder, observer: &Observer, lost: &CancellationToken) -> Result<(), Interruption> {
+    loop {
+        let producer = forwarder.sink().producer().clone();
+        let fenced = tokio::select! {
+            fenced = tokio::task::spawn_blocking(move || producer.fence()) => fenced,
+            () = lost.cancelled() => return Err(Interruption::LeaseLost),
+        };
+        match fenced {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(None)) => {
+                let text = "the transaction coordinator does not answer; the relay waits for it";
+                tracing::warn!("{text}");
+                observer.failing(Part::Kafka, text);
+            }
+            Ok(Err(Some(failure))) => return Err(Interruption::Kafka(format!("becoming the only producer of this relay: {failure:?}"))),
+            Err(error) => return Err(Interruption::Kafka(error.to_string())),
+        }
+    }
+}
+
+/// Makes sure of the topic of positions; whether it was there.
+async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwarder) -> Result<bool, Interruption> {
+    let topics = forwarder.topics();
+    match topics.partitions(&names.topic).await {
+        Ok(1) => Ok(true),
+        Ok(more) => Err(Interruption::Refused(format!(
+            "topic `{}` has {more} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
+            names.topic
+        ))),
+        Err(TopicError::Unknown(_)) => match topics.create(&names.topic, Some(1), options.topics.replication, POSITION_TOPIC).await {
+            Ok(()) => Ok(false),
+            Err(error) => Err(Interruption::Refused(format!(
+                "{error}: delivery exactly once keeps its positions there; create it (kafka-topics.sh --create --topic {} --partitions 1 --config cleanup.policy=compact), let the relay's principal create topics that begin with `tidings.position.`, or run with --delivery at-least-once",
+                names.topic
+            ))),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn read(options: &RelayOptions, names: &Names) -> Result<Option<Recorded>, Interruption> {
+    let (settings, topic) = (options.kafka.clone(), names.topic.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut replay = Replay::default();
+        read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|read| read.map(|()| replay))
+    });
+    let read = reading.await.map_err(|error| Interruption::Kafka(error.to_string()))?;
+    let read = read.map_err(|error| Interruption::Topic(TopicError::Unreachable(format!("reading `{}`: {error}", names.topic))))?;
+    let replay = read.map_err(|error: JournalError| {
+        Interruption::Refused(format!(
+            "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind --to-mirror --name {}` goes on from the position that the database has",
+            names.topic, options.name
+        ))
+    })?;
+    Ok(replay.end().map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> RelayOptions {
+        let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
+        RelayOptions::new(database, crate::kafka::Settings::default())
+    }
+
+    fn at(log: u64) -> Position {
+        Position { log: crate::postgres::Lsn(log), ..Position::start() }
+    }
+
+    fn identity() -> Identity {
+        Identity { system: "1".into(), database: 2, timeline: 1 }
+    }
+
+    /// Row and topic as (epoch, number), each with or without; what is gone on from, `R`ow or `T`opic, or a refusal.
+    fn chosen(row: Option<(i64, u64)>, topic: Option<(i64, u64)>, cluster: &str) -> Result<&'static str, String> {
+        let saved = row.map_or_else(Saved::default, |(epoch, number)| Saved {
+            identity: Some(identity()),
+            position: Some(at(1)),
+            epoch,
+            number,
+            cluster: Some("ours".into()),
+            moved_to: None,
+        });
+        let recorded = topic.map(|(epoch, number)| Recorded { position: at(2), identity: identity(), epoch, number });
+        let names = Names { transactional_id: "t".into(), topic: "p".into() };
+        match choose(&options(), &names, cluster, saved, recorded) {
+            Ok((position, _)) if position == at(1) => Ok("row"),
+            Ok((position, _)) if position == at(2) => Ok("topic"),
+            Ok(_) => Ok("start"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_newer_position_is_gone_on_from_and_a_topic_that_lost_some_is_refused() {
+        assert_eq!(chosen(None, None, "ours"), Ok("start"));
+        assert_eq!(chosen(None, Some((1, 5)), "ours"), Ok("topic"));
+        assert_eq!(chosen(Some((3, 7)), Some((3, 7)), "ours"), Ok("topic"));
+        assert_eq!(chosen(Some((3, 7)), Some((3, 9)), "ours"), Ok("topic"));
+        // Stored by delivery at least once, before or after what the topic holds.
+        assert_eq!(chosen(Some((3, 0)), None, "ours"), Ok("row"));
+        assert_eq!(chosen(Some((3, 0)), Some((2, 9)), "ours"), Ok("row"));
+        assert_eq!(chosen(Some((3, 0)), Some((4, 10)), "ours"), Ok("topic"));
+        // Lost.
+        assert!(chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty")));
+        assert!(chosen(Some((3, 7)), Some((3, 6)), "ours").is_err_and(|text| text.contains("ends with record 6")));
+        assert!(chosen(Some((3, 7)), Some((3, 7)), "theirs").is_err_and(|text| text.contains("this one is theirs")));
+    }
+}

@@ -1,0 +1,112 @@
+//! Sends records within a window of what may be under way. What both deliveries share.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use crate::{
+    kafka::{Producer, Record, SendError, Window},
+    relay::{RelayOptions, error::Interruption},
+};
+
+/// How long to wait for librdkafka's queue when it is smaller than the window.
+const QUEUE_RETRY: Duration = Duration::from_millis(5);
+
+/// A producer and its window.
+pub(super) struct Sender {
+    producer: Arc<Producer>,
+    window: Window,
+    /// A tag that was given for a record which librdkafka then had no room for: the next record is that one again.
+    reserved: Option<u64>,
+    /// The tag after the last record, and the bytes sent so far.
+    next: u64,
+    bytes: u64,
+}
+
+/// What became of a record.
+pub(in crate::relay) enum Sent {
+    /// Under way under this tag.
+    Tag(u64),
+    /// The window is full for a record of this many bytes: wait for `room`, then send it again.
+    Full(usize),
+    /// The last batch is being committed: wait until it is settled, then send it again.
+    Committing,
+}
+
+impl Sender {
+    pub(super) fn open(options: &RelayOptions, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+        let producer = Producer::open(&options.kafka, options.message_bytes_max, transactional_id)
+            .map_err(|error| Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]")))?;
+        let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
+        Ok(Self { producer: Arc::new(producer), window, reserved: None, next: 0, bytes: 0 })
+    }
+
+    pub(super) fn producer(&self) -> &Arc<Producer> {
+        &self.producer
+    }
+
+    /// The tag after the last record sent.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes sent so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Sends a record; never waits.
+    ///
+    /// # Errors
+    /// When the producer refuses it for another reason than a full window.
+    pub(super) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+        self.send_within(self.window, record, header_bytes)
+    }
+
+    /// Sends a record whatever is under way: for the one that ends a batch.
+    pub(super) fn send_now(&mut self, record: Record<'_>) -> Result<Sent, SendError> {
+        self.send_within(Window { records: u64::MAX, bytes: usize::MAX }, record, 0)
+    }
+
+    fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+        let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
+        let acks = self.producer.acks();
+        let Some(tag) = self.reserved.take().or_else(|| acks.admit(bytes, window)) else {
+            return Ok(Sent::Full(bytes));
+        };
+        match self.producer.send(record, tag) {
+            Ok(()) => {
+                self.next = tag + 1;
+                self.bytes += bytes as u64;
+                Ok(Sent::Tag(tag))
+            }
+            Err(SendError::Full) => {
+                self.reserved = Some(tag);
+                Ok(Sent::Full(bytes))
+            }
+            Err(error) => {
+                acks.retract(tag);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until half of the window is free and a record of `bytes` fits, or the producer failed.
+    pub(super) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
+        // librdkafka's own queue may be full although the window is not: it has nobody to wake us.
+        let retry = self.reserved.is_some();
+        let below =
+            Window { records: self.window.records / 2, bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)) };
+        let acks = self.producer.acks().clone();
+        async move {
+            if retry {
+                tokio::time::sleep(QUEUE_RETRY).await;
+            }
+            acks.settle(below).await;
+        }
+    }
+
+    /// Waits until everything sent is acknowledged, or the producer failed.
+    pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
+        let acks = self.producer.acks().clone();
+        async move { acks.settle(Window::default()).await }
+    }
+}

@@ -1,0 +1,42 @@
+//! News of events by NOTIFY: a hint that saves waiting, never the truth. The table is looked at by a timer all the same.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::sync::Notify;
+
+use crate::relay::{RelayOptions, SourceKind};
+
+/// The channel on which publishers may say that there is something new.
+const CHANNEL: &str = "tidings_outbox";
+
+/// Before a listener is built anew: one that has failed is not used again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Tells of notifications as long as the returned value is held; silent unless the source is `poll`.
+pub(in crate::relay) fn listen(options: &RelayOptions) -> Arc<Notify> {
+    let news = Arc::new(Notify::new());
+    if options.source == SourceKind::Poll {
+        let (weak, database) = (Arc::downgrade(&news), options.database.clone());
+        tokio::spawn(async move {
+            let connect = database.connect_options_as("relay news");
+            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(connect);
+            while weak.strong_count() > 0 {
+                if let Ok(mut listener) = PgListener::connect_with(&pool).await
+                    && listener.listen(CHANNEL).await.is_ok()
+                {
+                    // The timeout only looks whether anybody is still interested.
+                    while let Some(news) = weak.upgrade() {
+                        match tokio::time::timeout(AGAIN_AFTER, listener.recv()).await {
+                            Ok(Ok(_)) => news.notify_one(),
+                            Ok(Err(_)) => break,
+                            Err(_) => {}
+                        }
+                    }
+                }
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        });
+    }
+    news
+}

@@ -1,0 +1,61 @@
+//! The checks that come with the crate, asked of real services that come and go.
+
+use std::time::Duration;
+
+use dev_services::{KafkaOptions, PostgresOptions};
+use sqlx::postgres::PgPoolOptions;
+use tidings::health::{DatabaseCheck, Health, KafkaCheck, Status};
+use tidings::kafka::Settings;
+
+use crate::services::{own_kafka, own_postgres};
+
+/// Asks until the only check says so: a server that has just started or stopped takes its time.
+async fn until(health: &Health, what: &str, says: impl Fn(&Status) -> bool) -> Status {
+    for _ in 0..100 {
+        let status = health.report().await.checks.remove(0).status;
+        if says(&status) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("never {what}: {:?}", health.report().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stops_fails_its_check_and_one_that_is_back_passes_it() {
+    let mut postgres = own_postgres(PostgresOptions::new()).await;
+    let pool = PgPoolOptions::new().max_connections(2).connect_lazy(&postgres.url()).expect("a URL");
+    let health = Health::new().check("database", DatabaseCheck::new(&pool));
+    until(&health, "connected", |status| *status == Status::Ok("connected".into())).await;
+    postgres.kill().expect("killed");
+    until(&health, "failing", |status| matches!(status, Status::Failing(_))).await;
+    let _back =
+        tokio::task::spawn_blocking(move || postgres.start_again().map(|()| postgres)).await.expect("no panic").expect("it is back");
+    until(&health, "connected again", |status| matches!(status, Status::Ok(_))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_without_a_free_connection_fails_its_check_in_time() {
+    let database = crate::services::database().await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&database.url).await.expect("it answers");
+    let health = Health::new().check("database", DatabaseCheck::new(&pool));
+    let held = pool.acquire().await.expect("a connection");
+    let status = health.report().await.checks.remove(0).status;
+    assert_eq!(status, Status::Failing("no answer within 900ms".into()));
+    drop(held);
+    assert!(health.report().await.is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stops_fails_its_check_with_the_reason_and_one_that_is_back_passes_it() {
+    let mut kafka = own_kafka(KafkaOptions::new()).await;
+    let settings = Settings { brokers: kafka.brokers(), ..Default::default() };
+    let health = Health::new().check("kafka", KafkaCheck::new(&settings).expect("no property is wrong"));
+    let status = until(&health, "connected", |status| matches!(status, Status::Ok(_))).await;
+    assert_eq!(status, Status::Ok("connected, brokers: 1".into()));
+    kafka.kill().expect("killed");
+    let because = |status: &Status| matches!(status, Status::Failing(text) if text.contains("Connection refused"));
+    until(&health, "failing with the reason", because).await;
+    let _back = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka)).await.expect("no panic").expect("it is back");
+    until(&health, "connected again", |status| matches!(status, Status::Ok(_))).await;
+}
