@@ -96,6 +96,12 @@ impl Headers {
     pub(crate) fn put(self, key: &str, value: &[u8]) -> Self {
         Self(self.0.insert(Header { key, value: Some(value) }))
     }
+
+    /// Out of librdkafka's memory.
+    pub(crate) fn to_owned(&self) -> Vec<(String, Vec<u8>)> {
+        use rdkafka::message::Headers as _;
+        self.0.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
+    }
 }
 
 /// Why a record was not taken.

@@ -9,3 +9,5 @@ mod publish_example;
 mod quickstart_example;
 mod relay;
 mod services;
+mod subscriber;
+mod testing;

@@ -6,7 +6,7 @@ mod healing;
 mod history;
 mod killed;
 mod main_job;
-mod records;
+pub(crate) mod records;
 mod refusals;
 mod running;
 mod two;
