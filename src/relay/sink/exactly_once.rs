@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     kafka::{Failure, Headers, Record, Window},
-    relay::position::Journal,
+    relay::{
+        failpoint::{self, Step},
+        position::Journal,
+    },
 };
 
 /// Records of a batch while the source has more: a commit costs about as much as a few hundred records, so it vanishes among these.
@@ -128,10 +131,12 @@ impl Transactions {
         tokio::spawn(async move {
             producer.acks().settle(Window::default()).await;
             let acknowledged = cut.elapsed();
+            failpoint::reached(Step::PositionSent);
             let result = match producer.acks().failure() {
                 Some(failure) => Err(failure),
                 None => {
                     let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
+                    failpoint::reached(Step::KafkaCommitted);
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };
