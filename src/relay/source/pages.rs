@@ -72,15 +72,20 @@ impl Reader {
         }
     }
 
-    /// The events with these numbers, in order.
+    /// The events with these numbers (ascending), in order, and how many of the numbers were looked up: large rows end a page early.
     ///
     /// # Errors
     /// A lost connection.
-    pub(super) async fn read_these(&mut self, seqs: &[i64]) -> Result<Page, Interruption> {
+    pub(in crate::relay) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
         let (columns, schema) = (TableRow::select_list(), &self.options.schema);
         let query = format!("select {columns} from \"{schema}\".outbox where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
-        self.copy(&query).await.map(|(page, _)| page)
+        let (page, whole) = self.copy(&query).await?;
+        let done = match page.measure()?.1 {
+            Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
+            _ => seqs.len(),
+        };
+        Ok((page, done))
     }
 
     async fn session(&mut self) -> Result<&mut PgConnection, Interruption> {

@@ -34,6 +34,9 @@ const FLUSH_POLL: Duration = Duration::from_millis(2);
 /// Looks without success before the server is made to flush: a server whose writers do not wait for it may take 200 ms by itself.
 const FLUSH_POLLS: u32 = 5;
 
+/// Events that the stream left out, looked up at once.
+const MISSED_A_PAGE: usize = 500;
+
 /// Reads the outbox in windows.
 pub(in crate::relay) struct TableSource {
     reader: Option<Reader>,
@@ -166,8 +169,10 @@ pub(super) async fn publish_missed(
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
     let mut reader = Reader::new(options);
-    for seqs in seqs.chunks(500) {
-        let page = reader.read_these(seqs).await?;
+    let mut rest = seqs;
+    while !rest.is_empty() {
+        let (page, done) = reader.read_these(&rest[..rest.len().min(MISSED_A_PAGE)]).await?;
+        rest = &rest[done..];
         for cells in page.rows()? {
             let row = TableRow::from_cells(&cells.map_err(damaged)?)?;
             if !forward(&row, forwarder, books, shutdown).await? {
