@@ -68,6 +68,9 @@ const PREFERRED: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
 ];
 
+/// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
+const GAPLESS: &str = "gap-less guarantee";
+
 /// One record, borrowed.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
@@ -77,6 +80,8 @@ pub(crate) struct Record<'a> {
     pub(crate) headers: Headers,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
+    /// By what it is known if the broker refuses it; not sent.
+    pub(crate) label: i64,
 }
 
 /// Headers under construction, in librdkafka's own memory.
@@ -253,6 +258,8 @@ impl ClientContext for Context {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
             Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => self.acks.fail(Failure::Fenced),
+            // The report of the batch that was refused follows at once, and says which records were in it.
+            Some(RDKafkaErrorCode::Fatal) if reason.contains(GAPLESS) => tracing::debug!(reason, "kafka client"),
             Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
             _ => tracing::warn!(%error, reason, "kafka client"),
         }
@@ -270,11 +277,15 @@ impl ProducerContext for Context {
                 match error.rdkafka_error_code() {
                     // The producer is being dropped: what it still held is read again.
                     Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
-                    Some(code) if refuses_the_record(code) => self.acks.fail(Failure::Refused(format!(
-                        "topic `{}` refuses a batch with a record of aggregate `{key}`: {code}; compare the topic's max.message.bytes, \
-                         message timestamp settings and cleanup.policy with the event",
-                        message.topic()
-                    ))),
+                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, || {
+                        format!(
+                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes, message timestamp settings and \
+                             cleanup.policy with the event",
+                            message.topic()
+                        )
+                    }),
+                    // Nothing is wrong with this one: another of its batch is refused, and told of.
+                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
                     _ => self
                         .acks
                         .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),

@@ -23,6 +23,7 @@ use super::{
     forward::Forwarder,
     ledger::Reading,
     observe::Observer,
+    parked,
     server::Server,
     slot::{self, Log},
     source::{
@@ -75,6 +76,10 @@ impl Drive<'_> {
     /// # Errors
     /// Whatever interrupts it.
     pub(super) async fn run(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
+        // What was decided while no relay ran comes first: it may be what makes room for more.
+        if !parked::release(forwarder, books, self.shutdown).await? {
+            return Ok(());
+        }
         let mut log = self.look(books, self.log_unusable).await?;
         let mut table = TableSource::new(self.options);
         let mut behind = self.behind(books).await? > BEHIND_BYTES;
@@ -110,7 +115,7 @@ impl Drive<'_> {
                 WindowEnd::Shutdown => return Ok(()),
                 WindowEnd::Done(events) => {
                     behind &= events >= LITTLE;
-                    books.cut_if_wanted(forwarder, events < LITTLE);
+                    books.cut_if_wanted(forwarder, events < LITTLE).await?;
                     if events == 0 && !self.wait(forwarder, books, &news).await? {
                         return Ok(());
                     }
@@ -150,7 +155,9 @@ impl Drive<'_> {
             super::error::Meaning::NeedsPerson(text) => text,
             _ => error.full(),
         };
-        tracing::warn!("no logical replication: {reason}; reads the table only, which is slower to notice new events (source = \"poll\" says that this is meant)");
+        tracing::warn!(
+            "no logical replication: {reason}; reads the table only, which is slower to notice new events (source = \"poll\" says that this is meant)"
+        );
         Ok(LogSide::Unavailable { reason, tried: Instant::now() })
     }
 
@@ -191,8 +198,9 @@ impl Drive<'_> {
 
     async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
         let application = self.options.database.application_name("relay stream");
-        let connection =
-            Connection::open(&self.options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+        let connection = Connection::open(&self.options.database, &application)
+            .await
+            .map_err(Interruption::replication("connecting for replication"))?;
         let name = slot::slot_name(&self.options.name);
         let from = books.progress.settled().log;
         let (reader, status) = connection.stream(&name, &name, from).await.map_err(Interruption::replication("starting the stream"))?;
@@ -212,7 +220,10 @@ impl Drive<'_> {
         tokio::select! {
             () = self.shutdown.cancelled() => return Ok(false),
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = books.due() => books.store(forwarder).await?,
+            () = books.due() => {
+                books.store(forwarder).await?;
+                return parked::release(forwarder, books, self.shutdown).await;
+            }
             () = news.notified() => {}
             () = tokio::time::sleep(POLL) => {}
         }

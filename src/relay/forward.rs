@@ -10,16 +10,17 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    RelayOptions, TopicOptions,
+    OnUndeliverable, RelayOptions, TopicOptions, UndeliverableOptions,
     error::Interruption,
     observe::{Observer, Part},
-    route::{Route, Routes, TopicTemplate},
+    parked::{Aggregate, Careful, Culprit, Full, Limits, ParkedSet, Reference, dead_letter_topic, explain, reference},
     position::{Journal, Position},
     resume::Names,
+    route::{Route, Routes, TopicTemplate},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
 };
-use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
+use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, Value, partition_of};
 
 /// How far a record's timestamp may lie in the past. Kafka deletes by it (a week by default), so an event that waited out a
 /// long outage must not arrive expired. The true time is in `ce_time`.
@@ -27,6 +28,12 @@ const OLDEST_TIMESTAMP: Duration = Duration::from_secs(24 * 3600);
 
 /// What the envelope's own headers weigh, about.
 const ENVELOPE_BYTES: usize = 256;
+
+/// From this many refusals on a dead letter is a reference; the first one was the event's own topic's.
+const DEAD_LETTER_REFERENCE: u32 = 2;
+
+/// So many refusals, and the topic of dead letters does not even take references.
+const DEAD_LETTER_REFUSALS_MAX: u32 = 4;
 
 /// Between two tries at a topic that cannot be used.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
@@ -37,8 +44,9 @@ pub(super) struct Forwarder {
     envelope: EnvelopeWriter,
     sink: Sink,
     topics: Topics,
-    create: TopicOptions,
-    message_bytes_max: usize,
+    options: RelayOptions,
+    parked: ParkedSet,
+    careful: Careful,
     /// Records by route since the last cut.
     counts: Vec<u64>,
     observer: Observer,
@@ -58,6 +66,34 @@ pub(super) enum Hold {
     FirstContact,
     /// The last batch is being committed.
     Committing,
+    /// It, or the one before it, goes alone: a batch with it was refused.
+    Alone,
+    /// As many are set aside as may be before they are stored.
+    Parking,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forwarded {
+    /// It is under way under this tag.
+    Sent(u64),
+    /// It is set aside, and is to be stored before the position passes it.
+    Parked,
+}
+
+/// What became of an event that is not to be set aside.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// It is under way under this tag.
+    Sent(u64),
+    /// It can never be delivered as things are.
+    Undeliverable(String),
+}
+
+/// What became of a try.
+enum Attempt {
+    Sent(u64),
+    Impossible(String),
 }
 
 impl Forwarder {
@@ -75,8 +111,9 @@ impl Forwarder {
             envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()),
             topics: Topics::new(sink.producer(), &options.kafka),
             sink,
-            create: options.topics.clone(),
-            message_bytes_max: options.message_bytes_max,
+            options: options.clone(),
+            parked: ParkedSet::new(limits(options)),
+            careful: Careful::default(),
             counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
@@ -84,23 +121,56 @@ impl Forwarder {
         })
     }
 
-    /// Sends one event; its tag, or why it has to wait. Never waits itself.
+    /// Forwards one event: it is sent, or set aside with its aggregate; or why it has to wait. Never waits itself.
     ///
     /// # Errors
-    /// An event that could never be delivered, or a producer that has failed.
-    pub(super) fn forward(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<u64, Hold>, Interruption> {
+    /// An event at which the relay has to stop, or a producer that has failed.
+    pub(super) fn forward(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Forwarded, Hold>, Interruption> {
+        if !self.parked.is_empty() && self.parked.holds(event.aggregate_type, event.aggregate_id, seq) {
+            return self.park(seq, event, None);
+        }
+        match self.deliver(seq, event)? {
+            Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
+            Ok(Delivery::Undeliverable(reason)) => self.park(seq, event, Some(reason)),
+            Err(hold) => Ok(Err(hold)),
+        }
+    }
+
+    /// Sends one event, whether its aggregate waits or not. One that cannot be delivered is told, if it is to be parked.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(super) fn deliver(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
+        if !self.careful.is_idle() {
+            let (next, floor) = self.sink.tags();
+            if !self.careful.may_send(seq, floor, next) {
+                return Ok(Err(Hold::Alone));
+            }
+            if let Some(Culprit { reason, refusals }) = self.careful.culprit(seq).cloned() {
+                return self.undeliverable(seq, event, reason, refusals);
+            }
+        }
+        match self.send(seq, event)? {
+            Ok(Attempt::Sent(tag)) => Ok(Ok(Delivery::Sent(tag))),
+            Ok(Attempt::Impossible(reason)) => self.undeliverable(seq, event, reason, 0),
+            Err(hold) => Ok(Err(hold)),
+        }
+    }
+
+    fn send(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Attempt, Hold>, Interruption> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(unknown) if crate::event::check_topic_name(&unknown).is_ok() => return Ok(Err(Hold::NewTopic(unknown))),
-            Err(illegal) => {
-                return Err(undeliverable(seq, event, &format!("`{illegal}` is no name for a topic; change the topic template")));
-            }
+            Err(illegal) => return Ok(Ok(Attempt::Impossible(format!("`{illegal}` is no name for a topic; change the topic template")))),
         };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         if !route.may_send(partition, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
         }
-        let (headers, value) = self.envelope.write(event).map_err(|error| undeliverable(seq, event, &error.to_string()))?;
+        let (headers, value) = match self.envelope.write(event) {
+            Ok(written) => written,
+            Err(error) => return Ok(Ok(Attempt::Impossible(error.to_string()))),
+        };
         let record = Record {
             topic: &route.topic,
             partition,
@@ -108,26 +178,126 @@ impl Forwarder {
             value,
             headers,
             timestamp: acceptable(event.occurred_at / 1000, now_millis()),
+            label: seq,
         };
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, tag);
-                if self.counts.len() <= at {
-                    self.counts.resize(at + 1, 0);
+                self.count(at);
+                if !self.careful.is_idle() {
+                    self.careful.sent(seq, tag);
                 }
-                self.counts[at] += 1;
-                Ok(Ok(tag))
+                Ok(Ok(Attempt::Sent(tag)))
             }
             Ok(Sent::Full(bytes)) => Ok(Err(Hold::Full(bytes))),
             Ok(Sent::Committing) => Ok(Err(Hold::Committing)),
-            Err(SendError::TooLarge) => {
-                let problem = format!("larger than the {} bytes that max_message_bytes allows", self.message_bytes_max);
-                Err(undeliverable(seq, event, &problem))
+            Err(SendError::TooLarge) => Ok(Ok(Attempt::Impossible(format!(
+                "larger than the {} bytes that max_message_bytes allows",
+                self.options.message_bytes_max
+            )))),
+            Err(error) => Err(not_taken(&error)),
+        }
+    }
+
+    fn count(&mut self, route: usize) {
+        if self.counts.len() <= route {
+            self.counts.resize(route + 1, 0);
+        }
+        self.counts[route] += 1;
+    }
+
+    /// What the policy says about an event that was found to be undeliverable, having been refused by the broker this often.
+    fn undeliverable(
+        &mut self,
+        seq: i64,
+        event: &Outgoing<'_>,
+        reason: String,
+        refusals: u32,
+    ) -> Result<Result<Delivery, Hold>, Interruption> {
+        match self.options.undeliverable.policy {
+            OnUndeliverable::Park => {
+                self.careful.forget(seq);
+                Ok(Ok(Delivery::Undeliverable(reason)))
             }
-            Err(error) => Err(Interruption::Kafka(match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            })),
+            OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => {
+                let sent = self.send_dead_letter(seq, event, &reason, refusals >= DEAD_LETTER_REFERENCE)?;
+                Ok(sent.map(Delivery::Sent))
+            }
+            OnUndeliverable::DeadLetter | OnUndeliverable::Stop => {
+                Err(Interruption::Refused(stop_message(&self.options.name, seq, event, &reason)))
+            }
+        }
+    }
+
+    /// Sets an event aside: itself undeliverable for this reason, or behind one that is.
+    fn park(&mut self, seq: i64, event: &Outgoing<'_>, reason: Option<String>) -> Result<Result<Forwarded, Hold>, Interruption> {
+        if !self.parked.has_room() {
+            return Ok(Err(Hold::Parking));
+        }
+        let topic = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let aggregate = Aggregate { kind: event.aggregate_type.to_owned(), id: event.aggregate_id.to_owned() };
+        if let Some(reason) = &reason {
+            tracing::error!(
+                event = %event.id, seq, topic, aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
+                "an event cannot be delivered: {reason}; it is parked, later ones of its aggregate wait behind it, others go on \
+                 (tidings parked list --name {})",
+                self.options.name
+            );
+            self.observer.undeliverable("parked");
+        }
+        match self.parked.park(Reference { seq, id: event.id, aggregate, topic, reason }) {
+            Ok(()) => Ok(Ok(Forwarded::Parked)),
+            Err(full) => Err(Interruption::Refused(full_message(&self.options.name, full, seq, event))),
+        }
+    }
+
+    /// Sends an event to the topic of dead letters, or a reference to it, if its payload is what Kafka does not take.
+    fn send_dead_letter(
+        &mut self,
+        seq: i64,
+        event: &Outgoing<'_>,
+        reason: &str,
+        by_reference: bool,
+    ) -> Result<Result<u64, Hold>, Interruption> {
+        let original = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
+        let Some((at, route)) = self.routes.named(&topic) else { return Ok(Err(Hold::NewTopic(topic))) };
+        let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
+        if !route.may_send(partition, || self.sink.acks().floor()) {
+            return Ok(Err(Hold::FirstContact));
+        }
+        let mut reference_only = by_reference;
+        loop {
+            let value = reference(&self.options.schema, event.id, seq);
+            let mut event = *event;
+            if reference_only {
+                event.value = Value::Json(&value);
+            }
+            let (headers, value) = match self.envelope.write(&event) {
+                Ok(written) => written,
+                Err(_) => {
+                    // The reason says so; they are in the outbox.
+                    event.headers = "{}";
+                    self.envelope.write(&event).map_err(|error| Interruption::Refused(error.to_string()))?
+                }
+            };
+            let headers = explain(headers, &original, reason, event.id, seq);
+            let (key, timestamp) = (event.aggregate_id.as_bytes(), now_millis());
+            let record = Record { topic: &topic, partition, key, value, headers, timestamp, label: seq };
+            match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES + reason.len()) {
+                Ok(Sent::Tag(tag)) => {
+                    route.sent(partition, tag);
+                    self.count(at);
+                    self.careful.sent(seq, tag);
+                    tracing::warn!(event = %event.id, seq, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
+                    self.observer.undeliverable("dead-letter");
+                    return Ok(Ok(tag));
+                }
+                Ok(Sent::Full(bytes)) => return Ok(Err(Hold::Full(bytes))),
+                Ok(Sent::Committing) => return Ok(Err(Hold::Committing)),
+                Err(SendError::TooLarge) if !reference_only => reference_only = true,
+                Err(error) => return Err(not_taken(&error)),
+            }
         }
     }
 
@@ -136,9 +306,11 @@ impl Forwarder {
     pub(super) fn clear(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Cleared> + Send>> {
         match hold {
             Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
-            Hold::FirstContact => Box::pin(then_go_on(self.sink.acknowledged())),
+            Hold::FirstContact | Hold::Alone => Box::pin(then_go_on(self.sink.acknowledged())),
             Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
-            Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.create.clone(), self.observer.clone(), topic)),
+            // Whoever keeps the books stores them.
+            Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
+            Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), self.observer.clone(), topic)),
         }
     }
 
@@ -177,6 +349,42 @@ impl Forwarder {
     /// The partition counts by which earlier runs of this relay placed keys.
     pub(super) fn pin(&mut self, pinned: HashMap<String, i32>) {
         self.pinned = pinned;
+    }
+
+    /// What it was told.
+    pub(super) fn options(&self) -> &RelayOptions {
+        &self.options
+    }
+
+    /// What is parked.
+    pub(super) fn parked(&self) -> &ParkedSet {
+        &self.parked
+    }
+
+    /// What is parked, to be told what was stored and released.
+    pub(super) fn parked_mut(&mut self) -> &mut ParkedSet {
+        &mut self.parked
+    }
+
+    /// Takes up what the table says is parked.
+    pub(super) fn load_parked(&mut self, rows: Vec<(Aggregate, i64, u64, bool)>) {
+        self.parked = ParkedSet::new(limits(&self.options));
+        rows.into_iter().for_each(|(aggregate, first, events, ready)| self.parked.load(aggregate, first, events, ready));
+    }
+
+    /// Whom an earlier producer's refusals put under suspicion.
+    pub(super) fn beware(&mut self, careful: Careful) {
+        self.careful = careful;
+    }
+
+    /// Has an event sent alone.
+    pub(super) fn suspect(&mut self, seq: i64) {
+        self.careful.suspect(seq);
+    }
+
+    /// What the next producer must beware of.
+    pub(super) fn take_careful(&mut self) -> Careful {
+        std::mem::take(&mut self.careful).carry_over()
     }
 
     /// The sink.
@@ -292,11 +500,44 @@ fn now_millis() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-fn undeliverable(seq: i64, event: &Outgoing<'_>, problem: &str) -> Interruption {
-    Interruption::Refused(format!(
-        "event {} (seq {seq}, {} of {} {}) cannot be published: {problem}; the relay stops before it, so that nothing is skipped",
-        event.id, event.event_type, event.aggregate_type, event.aggregate_id
-    ))
+fn limits(options: &RelayOptions) -> Limits {
+    let UndeliverableOptions { parked_per_aggregate_max, parked_max, .. } = options.undeliverable;
+    Limits { per_aggregate: parked_per_aggregate_max as u64, total: parked_max as u64 }
+}
+
+fn not_taken(error: &SendError) -> Interruption {
+    Interruption::Kafka(match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })
+}
+
+fn stop_message(relay: &str, seq: i64, event: &Outgoing<'_>, reason: &str) -> String {
+    format!(
+        "event {id} (seq {seq}, {} of {}/{}) cannot be delivered: {reason}; the relay stops before it, so that nothing is skipped. Put the cause right and start it again; \
+         or start it with --on-undeliverable park, which sets this aggregate aside and goes on (`tidings parked discard {id} --name {relay}` then gives this one \
+         event up), or with --on-undeliverable dead-letter",
+        event.event_type,
+        event.aggregate_type,
+        event.aggregate_id,
+        id = event.id
+    )
+}
+
+fn full_message(relay: &str, full: Full, seq: i64, event: &Outgoing<'_>) -> String {
+    let (what, key) = match full {
+        Full::Aggregate(limit) => (
+            format!("{limit} events of aggregate {}/{}", event.aggregate_type, event.aggregate_id),
+            "undeliverable.parked_events_per_aggregate",
+        ),
+        Full::Total(limit) => (format!("{limit} events"), "undeliverable.parked_events"),
+    };
+    format!(
+        "{what} are parked, which is as many as {key} allows; the relay stops before event {} (seq {seq}), so that nothing is skipped. \
+         `tidings parked list --name {relay}` says why they wait: put the cause right and `tidings parked retry`, or `tidings parked discard`; the relay acts on that \
+         first when it is started again. Or raise {key}",
+        event.id
+    )
 }
 
 #[cfg(test)]

@@ -90,6 +90,9 @@ pub(super) async fn resume(
     let start = match saved.moved_to {
         Some(position) => {
             tracing::warn!("goes on from where the operator has moved it to");
+            // What was released stays released.
+            let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
+            let position = Position { released, ..position };
             Start { position, number, moved: true }
         }
         None => {
@@ -143,7 +146,9 @@ fn choose(
             "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
             names.topic, recorded.number, saved.number
         )),
-        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => Ok((recorded.position, Some(recorded.identity))),
+        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+            Ok((recorded.position, Some(recorded.identity)))
+        }
         Some(_) | None => Ok((mirror, saved.identity)),
     }
 }

@@ -55,6 +55,9 @@ pub(crate) struct Position {
     pub(crate) reach: Lsn,
     /// The last event published.
     pub(crate) witness: Option<Witness>,
+    /// Parked events that were published or given up since, by `seq`, until they are off the table of parked ones (see `parked`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) released: Vec<i64>,
 }
 
 /// A transaction that is published in part.
@@ -94,6 +97,7 @@ impl Position {
             log: Lsn::default(),
             reach: Lsn::default(),
             witness: None,
+            released: Vec::new(),
         }
     }
 }

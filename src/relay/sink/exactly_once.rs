@@ -42,7 +42,11 @@ pub(super) struct Transactions {
 enum State {
     Idle,
     /// Since when, and with what was sent before: the tag of its first record, and bytes.
-    Open { since: Instant, tag: u64, bytes: u64 },
+    Open {
+        since: Instant,
+        tag: u64,
+        bytes: u64,
+    },
     Committing(Option<Durable>),
 }
 
@@ -100,7 +104,8 @@ impl Transactions {
         let number = journal.number();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let headers = Headers::with_capacity(0);
-        let record = Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now };
+        let record =
+            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now, label: 0 };
         let problem = match sender.send_now(record) {
             Ok(Sent::Tag(_)) => None,
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),

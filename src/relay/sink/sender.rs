@@ -69,7 +69,7 @@ impl Sender {
     fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
         let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
         let acks = self.producer.acks();
-        let Some(tag) = self.reserved.take().or_else(|| acks.admit(bytes, window)) else {
+        let Some(tag) = self.reserved.take().or_else(|| acks.admit(record.label, bytes, window)) else {
             return Ok(Sent::Full(bytes));
         };
         match self.producer.send(record, tag) {

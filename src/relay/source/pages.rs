@@ -28,14 +28,14 @@ const ROWS_FIRST: usize = 250;
 const BYTES_MAX: usize = 4 << 20;
 
 /// A connection that reads the outbox.
-pub(super) struct Reader {
+pub(in crate::relay) struct Reader {
     options: RelayOptions,
     session: Option<PgConnection>,
     rows: usize,
 }
 
 /// Rows of one page, as COPY writes them.
-pub(super) struct Page {
+pub(in crate::relay) struct Page {
     bytes: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ struct Bounds {
 }
 
 impl Reader {
-    pub(super) fn new(options: &RelayOptions) -> Self {
+    pub(in crate::relay) fn new(options: &RelayOptions) -> Self {
         Self { options: options.clone(), session: None, rows: ROWS_FIRST }
     }
 
@@ -142,7 +142,7 @@ impl Page {
     ///
     /// # Errors
     /// When the server sent something else.
-    pub(super) fn rows(&self) -> Result<CopyRows<'_, TABLE_CELLS>, Interruption> {
+    pub(in crate::relay) fn rows(&self) -> Result<CopyRows<'_, TABLE_CELLS>, Interruption> {
         CopyRows::new(&self.bytes).map_err(damaged)
     }
 
@@ -161,7 +161,7 @@ impl Page {
 }
 
 /// How a damaged page is told.
-pub(super) fn damaged(error: CopyError) -> Interruption {
+pub(in crate::relay) fn damaged(error: CopyError) -> Interruption {
     Interruption::sql("reading the outbox")(sqlx::Error::Protocol(error.to_string()))
 }
 

@@ -5,6 +5,7 @@ mod faults;
 mod history;
 mod killed;
 mod main_job;
+mod parked;
 mod records;
 mod refusals;
 mod running;
