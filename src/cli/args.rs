@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
+use super::parked::ParkedCommand;
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -27,6 +28,9 @@ pub(super) enum Command {
     Check(OutputArgs),
     /// Show lag, slot and per-topic counts of every relay of the database
     Status(OutputArgs),
+    /// List, retry or give up events that cannot be delivered, and what waits behind them
+    #[command(subcommand)]
+    Parked(ParkedCommand),
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! The binary `tidings`: a configuration, and a command that uses it.
 //!
-//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`
+//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`, `parked`
 //! → `exit` (the code a script reads). Results go to stdout, everything else to stderr.
 
 mod args;
@@ -10,6 +10,7 @@ mod database;
 mod exit;
 mod logging;
 mod migrate;
+mod parked;
 mod relay;
 mod status;
 mod table;
@@ -35,7 +36,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let needs = match cli.command {
         Command::Relay | Command::Check(_) => Needs { database: true, brokers: true },
-        Command::Migrate(_) | Command::Status(_) => Needs { database: true, brokers: false },
+        Command::Migrate(_) | Command::Status(_) | Command::Parked(_) => Needs { database: true, brokers: false },
     };
     // A name or value that is not UTF-8 cannot be one of ours.
     let environment: Vec<_> =
@@ -56,5 +57,6 @@ async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failur
         Command::Relay => relay::run(config).await,
         Command::Check(args) => check::run(config, args.json).await,
         Command::Status(args) => status::run(config, args.json).await,
+        Command::Parked(command) => parked::run(config, command).await,
     }
 }

@@ -57,8 +57,9 @@ struct AckState {
     /// The record being timed, and since when.
     timed: Option<(u64, i64)>,
     failure: Option<Failure>,
-    /// Labels of the records that were in refused batches.
+    /// Labels of the records that were in refused batches, and their bytes.
     refused: Vec<i64>,
+    refused_bytes: usize,
     unreachable: Option<String>,
 }
 
@@ -166,10 +167,11 @@ impl Acks {
         }
     }
 
-    /// The labels of the records in batches that the broker refused. Complete once the producer has told of every one of them, which
-    /// it does within moments of the failure.
-    pub(crate) fn refused(&self) -> Vec<i64> {
-        self.locked().refused.clone()
+    /// The labels of the records in batches that the broker refused, and their bytes. Complete once the producer has told of every one
+    /// of them, which it does within moments of the failure.
+    pub(crate) fn refused(&self) -> (Vec<i64>, usize) {
+        let state = self.locked();
+        (state.refused.clone(), state.refused_bytes)
     }
 
     pub(super) fn fail(&self, failure: Failure) {
@@ -218,11 +220,12 @@ impl AckState {
     }
 
     fn refuse(&mut self, tag: u64, reason: impl FnOnce() -> String) {
-        let label = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize)).map(|(_, label)| *label);
-        if let Some(label) = label
+        let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
+        if let Some((bytes, label)) = record
             && self.refused.len() < REFUSED_MAX
         {
-            self.refused.push(label);
+            self.refused.push(*label);
+            self.refused_bytes += *bytes as usize;
         }
         if matches!(self.failure, None | Some(Failure::Broken(_))) {
             self.failure = Some(Failure::Refused(reason()));
@@ -297,7 +300,7 @@ mod tests {
         acks.fail(Failure::Broken("fatal".into()));
         acks.refuse(tags[1], || "too large".into());
         acks.refuse(tags[2], || "too large".into());
-        assert_eq!(acks.refused(), [101, 102]);
+        assert_eq!(acks.refused(), (vec![101, 102], 2));
         assert_eq!(acks.failure(), Some(Failure::Refused("too large".into())));
         let fenced = Acks::default();
         fenced.admit(1, 1, window).expect("room");

@@ -119,11 +119,16 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// A producer for these brokers; nothing is connected before the first record or question.
+    /// A producer for these brokers, with batches of `batch_bytes_max` at most; nothing is connected before the first record or question.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn open(settings: &Settings, message_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, KafkaError> {
+    pub(crate) fn open(
+        settings: &Settings,
+        message_bytes_max: usize,
+        batch_bytes_max: usize,
+        transactional_id: Option<&str>,
+    ) -> Result<Self, KafkaError> {
         let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
             config.set(*key, *value);
@@ -135,6 +140,9 @@ impl Producer {
             config.set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
+        if config.get("batch.size").and_then(|size| size.parse().ok()).is_none_or(|size: usize| size > batch_bytes_max) {
+            config.set("batch.size", batch_bytes_max.max(1).to_string());
+        }
         config.set_log_level(RDKafkaLogLevel::Warning);
         let acks = Arc::new(Acks::default());
         let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(Context { acks: acks.clone() })?);

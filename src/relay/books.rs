@@ -163,8 +163,8 @@ impl Books {
         if pending.is_empty() {
             return Ok(());
         }
-        let new = parked::store(&mut self.ledger, pending).await?;
-        forwarder.parked_mut().stored(&new);
+        parked::store(&mut self.ledger, pending).await?;
+        forwarder.parked_mut().stored();
         self.show_parked(forwarder);
         Ok(())
     }

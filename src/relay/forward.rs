@@ -101,9 +101,14 @@ impl Forwarder {
     ///
     /// # Errors
     /// Options that the Kafka client refuses.
-    pub(super) fn open(options: &RelayOptions, observer: &Observer, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+    pub(super) fn open(
+        options: &RelayOptions,
+        observer: &Observer,
+        batch_bytes_max: usize,
+        transactional_id: Option<&str>,
+    ) -> Result<Self, Interruption> {
         let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
-        let sink = Sink::open(options, transactional_id)?;
+        let sink = Sink::open(options, batch_bytes_max, transactional_id)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {
@@ -367,9 +372,9 @@ impl Forwarder {
     }
 
     /// Takes up what the table says is parked.
-    pub(super) fn load_parked(&mut self, rows: Vec<(Aggregate, i64, u64, bool)>) {
+    pub(super) fn load_parked(&mut self, rows: Vec<(Aggregate, Vec<i64>, bool)>) {
         self.parked = ParkedSet::new(limits(&self.options));
-        rows.into_iter().for_each(|(aggregate, first, events, ready)| self.parked.load(aggregate, first, events, ready));
+        rows.into_iter().for_each(|(aggregate, events, ready)| self.parked.load(aggregate, events, ready));
     }
 
     /// Whom an earlier producer's refusals put under suspicion.
@@ -411,7 +416,10 @@ impl Forwarder {
     pub(super) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
         match self.sink.cut(Batch { position, counts }) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.careful.cut();
+                true
+            }
             Err(batch) => {
                 self.counts = batch.counts;
                 false
@@ -431,6 +439,9 @@ impl Forwarder {
             && let Some(failure) = self.sink.failure()
         {
             return Err(failure);
+        }
+        if durable.is_some() {
+            self.careful.durable();
         }
         Ok(durable.map(|durable| {
             let counts = durable.batch.counts.iter().enumerate().filter(|(_, records)| **records > 0);

@@ -61,23 +61,29 @@ struct Carried {
     /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
     careful: Careful,
     failed: Option<Arc<Acks>>,
+    /// Batches larger than this were refused, it may be for nothing but their size.
+    batch_bytes_max: Option<usize>,
 }
 
 impl Carried {
-    /// Whom the next session has to beware of.
-    fn suspicions(&mut self) -> Result<Careful, Interruption> {
-        let mut careful = std::mem::take(&mut self.careful);
+    /// Takes note of what a producer that failed knows of a refused batch.
+    fn learn(&mut self) -> Result<(), Interruption> {
         let failed = self.failed.take();
         // By now it has told of every record: a producer fails a moment before it does.
         if let Some((acks, Failure::Refused(reason))) = failed.and_then(|acks| acks.failure().map(|failure| (acks, failure))) {
-            let refused: Vec<i64> = acks.refused().into_iter().filter(|seq| *seq != POSITION).collect();
+            let (refused, bytes) = acks.refused();
+            let refused: Vec<i64> = refused.into_iter().filter(|seq| *seq != POSITION).collect();
             if refused.is_empty() {
                 return Err(Interruption::Refused(format!("the relay's own position cannot be stored: {reason}")));
             }
-            tracing::warn!(events = refused.len(), "sends one by one what was in the batch that was refused");
-            careful.accuse(&refused, &reason);
+            if refused.len() > 1 {
+                tracing::warn!(events = refused.len(), "sends one by one what was in the batch that was refused");
+                // A topic takes batches of its max.message.bytes, too. Half of one that is too large is never less than half of that.
+                self.batch_bytes_max = Some(self.batch_bytes_max.unwrap_or(usize::MAX).min(bytes / 2));
+            }
+            self.careful.accuse(&refused, &reason);
         }
-        Ok(careful)
+        Ok(())
     }
 }
 
@@ -132,8 +138,8 @@ impl Relay {
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    let Carried { epoch, careful, failed, .. } = carried;
-                    carried = Carried { epoch, careful, failed, ..Carried::default() };
+                    let Carried { epoch, careful, failed, batch_bytes_max, .. } = carried;
+                    carried = Carried { epoch, careful, failed, batch_bytes_max, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {
@@ -190,9 +196,10 @@ impl Relay {
         carried.epoch = ledger.epoch();
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let server = server::examine(options, ledger.session()).await?;
+        carried.learn()?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none());
         let (mut forwarder, mut start) = tokio::select! {
-            started = self.start(&server, saved, &mut ledger, settled, lost) => started?,
+            started = self.start(&server, saved, &mut ledger, settled, carried.batch_bytes_max, lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
@@ -202,7 +209,7 @@ impl Relay {
             parked::delete(&mut ledger, &released).await?;
         }
         forwarder.load_parked(parked::load(&mut ledger).await?);
-        forwarder.beware(carried.suspicions()?);
+        forwarder.beware(std::mem::take(&mut carried.careful));
         let mut books = Books::new(&options.name, start.position, start.number, ledger, observer, lost.clone());
         if start.moved {
             books.cut(&mut forwarder).await?;
@@ -224,6 +231,7 @@ impl Relay {
         saved: Saved,
         ledger: &mut Ledger,
         settled: Option<(Forwarder, Position, u64)>,
+        batch_bytes_max: Option<usize>,
         lost: &CancellationToken,
     ) -> Result<(Forwarder, Start), Interruption> {
         let (options, observer) = (&self.options, &self.observer);
@@ -234,7 +242,7 @@ impl Relay {
             return Ok((forwarder, Start { position, number, moved: false }));
         }
         let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
-        let mut forwarder = Forwarder::open(options, observer, transactional)?;
+        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional)?;
         forwarder.pin(ledger.pinned().await?);
         let cluster = forwarder.reach_cluster().await;
         let start = resume(options, server, &names, &cluster, saved, ledger, &mut forwarder, observer, lost).await?;

@@ -12,6 +12,9 @@ pub(in crate::relay) struct Careful {
     culprits: HashMap<i64, Culprit>,
     /// The tag of a suspect that was sent and must be acknowledged before anything else goes.
     alone: Option<u64>,
+    /// Suspects that were sent, and of these, those that are in a batch being committed. Until it is, they may have to be sent again.
+    sent: Vec<i64>,
+    cut: Vec<i64>,
 }
 
 /// An event that the broker refuses.
@@ -68,14 +71,27 @@ impl Careful {
 
     /// The event was sent under this tag.
     pub(in crate::relay) fn sent(&mut self, seq: i64, tag: u64) {
-        if self.suspects.remove(&seq) {
+        if self.suspects.contains(&seq) {
             self.alone = Some(tag);
+            self.sent.push(seq);
+        }
+    }
+
+    /// What was sent ends a batch.
+    pub(in crate::relay) fn cut(&mut self) {
+        self.cut.append(&mut self.sent);
+    }
+
+    /// The batches that were ended are durable.
+    pub(in crate::relay) fn durable(&mut self) {
+        for seq in self.cut.drain(..) {
+            self.suspects.remove(&seq);
         }
     }
 
     /// What the next producer must know: tags are the last one's.
     pub(in crate::relay) fn carry_over(mut self) -> Self {
-        self.alone = None;
+        (self.alone, self.sent, self.cut) = (None, Vec::new(), Vec::new());
         self
     }
 }
@@ -142,6 +158,10 @@ mod tests {
         assert!(!careful.may_send(1, 5, 6) && careful.may_send(9, 5, 6) && careful.may_send(1, 6, 6));
         careful.sent(1, 6);
         assert!(!careful.may_send(9, 6, 7) && careful.may_send(9, 7, 7));
+        assert!(!careful.may_send(1, 7, 8), "not durable yet: if it must be sent again, then alone");
+        careful.cut();
+        careful.durable();
+        assert!(careful.may_send(1, 7, 8));
         careful.accuse(&[2], "too large");
         assert_eq!(careful.culprit(2), Some(&Culprit { reason: "too large".into(), refusals: 1 }));
         careful.forget(2);

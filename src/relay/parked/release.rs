@@ -54,7 +54,7 @@ pub(in crate::relay) async fn release(
     for aggregate in rows::decided(&mut books.ledger).await? {
         forwarder.parked_mut().make_ready(aggregate);
     }
-    let mut reader = None;
+    let (mut reader, mut later) = (None, Vec::new());
     while let Some(aggregate) = forwarder.parked_mut().next_ready() {
         if books.lost().is_cancelled() {
             return Err(Interruption::LeaseLost);
@@ -64,11 +64,13 @@ pub(in crate::relay) async fn release(
             Ended::Shutdown => return Ok(false),
             Ended::Waits => {}
             Ended::More => forwarder.parked_mut().make_ready(aggregate),
+            Ended::Later => later.push(aggregate),
         }
         if began.elapsed() > AT_A_TIME {
             break;
         }
     }
+    later.into_iter().for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
     books.show_parked(forwarder);
     Ok(true)
 }
@@ -78,6 +80,8 @@ enum Ended {
     More,
     /// Nothing waits, or what does needs a person.
     Waits,
+    /// The relay has not passed what is to be released.
+    Later,
     Shutdown,
 }
 
@@ -90,15 +94,18 @@ async fn release_some(
     shutdown: &CancellationToken,
 ) -> Result<Ended, Interruption> {
     books.park_pending(forwarder).await?;
-    let events = rows::first(&mut books.ledger, aggregate, RELEASED_AT_ONCE).await?;
-    let Some(first) = events.first() else {
+    let mut events = rows::first(&mut books.ledger, aggregate, RELEASED_AT_ONCE).await?;
+    if events.is_empty() {
         forwarder.parked_mut().free(aggregate);
         return Ok(Ended::Waits);
-    };
+    }
+    // An event that was parked when the relay died, and is met once more, must not be gone by then.
+    let position = books.progress.position();
+    let passed = events.iter().take_while(|event| event.xid.is_none_or(|xid| position.covers(xid, event.seq))).count();
+    let unpassed = events.split_off(passed);
     let plan = plan(&events);
     if plan == Plan::default() {
-        forwarder.parked_mut().released(aggregate, 0, Some(first.seq));
-        return Ok(Ended::Waits);
+        return Ok(if unpassed.is_empty() { Ended::Waits } else { Ended::Later });
     }
     for event in events.iter().filter(|event| event.action == Some(Action::Discard)) {
         tracing::warn!(
@@ -118,19 +125,16 @@ async fn release_some(
         tracing::error!(seq, aggregate = format!("{}/{}", aggregate.kind, aggregate.id), "cannot be delivered after all: {reason}");
         rows::failed(&mut books.ledger, aggregate, *seq, reason).await?;
     }
-    let released = books.progress.settled().released.len() as u64;
+    let published = plan.publish.iter().take_while(|seq| failed.as_ref().is_none_or(|(failed, _)| *seq != failed));
+    let released: Vec<i64> = published.chain(&plan.give_up).copied().collect();
     if !durable(forwarder, books, shutdown).await? {
         return Ok(Ended::Shutdown);
     }
-    let next = rows::first(&mut books.ledger, aggregate, 1).await?.first().map(|event| event.seq);
-    match next {
-        Some(_) => forwarder.parked_mut().released(aggregate, released, next),
-        None => forwarder.parked_mut().free(aggregate),
+    forwarder.parked_mut().released(aggregate, &released);
+    if !released.is_empty() {
+        tracing::info!(events = released.len(), aggregate = format!("{}/{}", aggregate.kind, aggregate.id), "parked events are released");
     }
-    if released > 0 {
-        tracing::info!(events = released, aggregate = format!("{}/{}", aggregate.kind, aggregate.id), "parked events are released");
-    }
-    Ok(if failed.is_some() || next.is_none() { Ended::Waits } else { Ended::More })
+    Ok(if failed.is_some() { Ended::Waits } else { Ended::More })
 }
 
 enum Published {
@@ -213,7 +217,7 @@ mod tests {
 
     fn event(seq: i64, wrong: bool, action: u8) -> Parked {
         let action = [None, Some(Action::Retry), Some(Action::Discard)][usize::from(action)];
-        Parked { seq, id: uuid::Uuid::nil(), reason: wrong.then(|| "too large".into()), action }
+        Parked { seq, id: uuid::Uuid::nil(), reason: wrong.then(|| "too large".into()), action, xid: None }
     }
 
     proptest! {

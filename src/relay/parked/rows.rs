@@ -1,7 +1,5 @@
 //! The table `parked`: all SQL on it that a relay runs. Every write checks the epoch, and is on disk when it returns.
 
-use std::collections::HashSet;
-
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::{Aggregate, Reference};
@@ -18,6 +16,8 @@ pub(super) struct Parked {
     /// Why it cannot be delivered; `None`: it waits behind another.
     pub(super) reason: Option<String>,
     pub(super) action: Option<Action>,
+    /// The transaction that wrote it; `None`: its row is not in the outbox any more.
+    pub(super) xid: Option<u64>,
 }
 
 /// What a person has decided.
@@ -27,31 +27,27 @@ pub(super) enum Action {
     Discard,
 }
 
-/// Every aggregate that waits: its first event's number, how many events, and whether nothing is wrong with the first.
+/// Every aggregate that waits: its events, and whether nothing is wrong with the first.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub(in crate::relay) async fn load(ledger: &mut Ledger) -> Result<Vec<(Aggregate, i64, u64, bool)>, Interruption> {
+pub(in crate::relay) async fn load(ledger: &mut Ledger) -> Result<Vec<(Aggregate, Vec<i64>, bool)>, Interruption> {
     let doing = "reading what is parked";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
-        "select p.aggregatetype, p.aggregateid, p.first, p.events, f.reason is null from
-             (select aggregatetype, aggregateid, min(seq) as first, count(*) as events from {schema}.parked where relay = $1 group by 1, 2) p
-         join {schema}.parked f on f.relay = $1 and f.seq = p.first"
+        "select aggregatetype, aggregateid, array_agg(seq order by seq), (array_agg(reason order by seq))[1] is null
+         from {schema}.parked where relay = $1 group by 1, 2"
     );
-    let rows = within(doing, sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_all(session)).await?;
-    let read = |row: &sqlx::postgres::PgRow| -> Result<_, sqlx::Error> {
-        let aggregate = Aggregate { kind: row.try_get(0)?, id: row.try_get(1)? };
-        Ok((aggregate, row.try_get(2)?, row.try_get::<i64, _>(3)?.cast_unsigned(), row.try_get(4)?))
-    };
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))
+    let rows = within(doing, sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_all(session)).await?;
+    let aggregate = |(kind, id, events, ready): (String, String, Vec<i64>, bool)| (Aggregate { kind, id }, events, ready);
+    Ok(rows.into_iter().map(aggregate).collect())
 }
 
-/// Stores events that wait; the numbers of those that were not stored before.
+/// Stores events that wait.
 ///
 /// # Errors
 /// [`Interruption::LeaseLost`] if another relay has taken over.
-pub(in crate::relay) async fn store(ledger: &mut Ledger, events: &[Reference]) -> Result<HashSet<i64>, Interruption> {
+pub(in crate::relay) async fn store(ledger: &mut Ledger, events: &[Reference]) -> Result<(), Interruption> {
     let doing = "parking events";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
@@ -59,10 +55,10 @@ pub(in crate::relay) async fn store(ledger: &mut Ledger, events: &[Reference]) -
          select $1, seq, id, aggregatetype, aggregateid, topic, reason, (reason is not null)::int
          from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[])
              as e (seq, id, aggregatetype, aggregateid, topic, reason)
-         on conflict do nothing returning seq"
+         on conflict do nothing"
     );
     let mut tx = begin(session, schema, name, epoch).await?;
-    let insert = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
+    let insert = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
         .bind(events.iter().map(|event| event.seq).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
@@ -70,9 +66,8 @@ pub(in crate::relay) async fn store(ledger: &mut Ledger, events: &[Reference]) -
         .bind(events.iter().map(|event| event.aggregate.id.as_str()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.topic.as_str()).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.reason.as_deref()).collect::<Vec<_>>());
-    let new = within(doing, insert.fetch_all(&mut *tx)).await?;
-    within(doing, tx.commit()).await?;
-    Ok(new.into_iter().collect())
+    within(doing, insert.execute(&mut *tx)).await?;
+    within(doing, tx.commit()).await
 }
 
 /// Forgets events that are published or given up.
@@ -126,14 +121,15 @@ pub(super) async fn first(ledger: &mut Ledger, aggregate: &Aggregate, limit: usi
     let doing = "reading an aggregate's parked events";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
-        "select seq, id, reason, action from {schema}.parked
-         where relay = $1 and aggregatetype = $2 and aggregateid = $3 order by seq limit $4"
+        "select p.seq, p.id, p.reason, p.action, o.xid::text from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
+         where p.relay = $1 and p.aggregatetype = $2 and p.aggregateid = $3 order by p.seq limit $4"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(&aggregate.kind).bind(&aggregate.id).bind(limit as i64);
     let read = |row: &sqlx::postgres::PgRow| -> Result<Parked, sqlx::Error> {
         let action = row.try_get::<Option<String>, _>(3)?;
         let action = action.map(|word| if word == "discard" { Action::Discard } else { Action::Retry });
-        Ok(Parked { seq: row.try_get(0)?, id: row.try_get(1)?, reason: row.try_get(2)?, action })
+        let xid = row.try_get::<Option<String>, _>(4)?.and_then(|xid| xid.parse().ok());
+        Ok(Parked { seq: row.try_get(0)?, id: row.try_get(1)?, reason: row.try_get(2)?, action, xid })
     };
     let rows = within(doing, query.fetch_all(session)).await?;
     rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))

@@ -66,8 +66,8 @@ impl Sink {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(super) fn open(options: &RelayOptions, transactional_id: Option<&str>) -> Result<Self, Interruption> {
-        let sender = Sender::open(options, transactional_id)?;
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+        let sender = Sender::open(options, batch_bytes_max, transactional_id)?;
         let commits = match transactional_id {
             Some(_) => Commits::ExactlyOnce(Transactions::default()),
             None => Commits::AtLeastOnce(Marks::default()),

@@ -151,16 +151,15 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
     relay.stop().await;
 }
 
-/// A place whose topic takes records up to 2,000 bytes, and a relay that sends larger ones.
-async fn strict(database: &TestDatabase, delivery: Delivery) -> (Place, RelayOptions) {
+/// A place whose topic takes batches up to so many bytes, and a relay that sends larger ones.
+async fn strict(database: &TestDatabase, bytes: &str, delivery: Delivery) -> (Place, RelayOptions) {
     let place = Place::new(database);
-    create_topic_with(&place.brokers, &place.topic, 1, &[("max.message.bytes", "2000")]).await;
+    create_topic_with(&place.brokers, &place.topic, 1, &[("max.message.bytes", bytes)]).await;
     let mut options = place.options();
     options.delivery = delivery;
     options.kafka.properties.insert("compression.type".into(), "none".into());
-    // Batches of many records that fit the topic's limit together, unless the large one is among them.
-    options.kafka.properties.insert("batch.size".into(), "1900".into());
-    options.kafka.properties.insert("linger.ms".into(), "50".into());
+    // What is sent together is in one batch.
+    options.kafka.properties.insert("linger.ms".into(), "20".into());
     (place, options)
 }
 
@@ -168,10 +167,9 @@ async fn strict(database: &TestDatabase, delivery: Delivery) -> (Place, RelayOpt
 async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
     for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
         let database = migrated_database().await;
-        let (pool, (place, mut options)) = (&database.pool, strict(&database, delivery).await);
-        options.kafka.properties.insert("batch.size".into(), "1000000".into());
+        let (pool, (place, options)) = (&database.pool, strict(&database, "100000", delivery).await);
         sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', json_build_object('n', n, 'pad', repeat('x', case n when 50 then 5000 else 1 end))
+            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', json_build_object('n', n, 'pad', repeat('x', case n when 50 then 200000 else 1 end))
             from generate_series(1, 100) n").await;
         publish(pool, "large", 101, 1).await;
         let relay = Running::start(options);
@@ -188,12 +186,28 @@ async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_parked() {
+    let database = migrated_database().await;
+    let (pool, (place, options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
+    for n in 1..=20 {
+        publish(pool, &format!("o{}", n % 3), n, 5_000).await;
+    }
+    let relay = Running::start(options);
+    let mut reader = place.reader();
+    reader.until_distinct(20);
+    relay.stop().await;
+    assert!(parked(pool).await.is_empty());
+    let records = reader.read_to_the_end();
+    assert_eq!((records.len(), numbers(records, "o1")), (20, vec![1, 4, 7, 10, 13, 16, 19]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_once_the_topic_takes_it() {
     let database = migrated_database().await;
-    let (pool, (place, options)) = (&database.pool, strict(&database, Delivery::ExactlyOnce).await);
+    let (pool, (place, options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
     let relay = Running::start(options);
     publish(pool, "a", 1, 1).await;
-    publish(pool, "a", 2, 5_000).await;
+    publish(pool, "a", 2, 30_000).await;
     publish(pool, "a", 3, 1).await;
     publish(pool, "b", 1, 1).await;
     until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
@@ -265,14 +279,14 @@ async fn the_relay_stops_before_it_parks_more_than_it_may_and_acts_on_a_decision
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
     let database = migrated_database().await;
-    let (pool, (place, mut options)) = (&database.pool, strict(&database, Delivery::ExactlyOnce).await);
+    let (pool, (place, mut options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
     sql(pool, "alter table tidings.outbox drop constraint outbox_headers_object").await;
     options.undeliverable.policy = OnUndeliverable::DeadLetter;
-    options.message_bytes_max = 10_000;
+    options.message_bytes_max = 50_000;
     let relay = Running::start(options);
     publish(pool, "a", 1, 1).await;
-    publish(pool, "a", 2, 5_000).await;
-    publish(pool, "a", 3, 20_000).await;
+    publish(pool, "a", 2, 30_000).await;
+    publish(pool, "a", 3, 60_000).await;
     sql(
         pool,
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values ('order', 'a', 'T', '{\"n\":4}', '[1]')",
@@ -306,10 +320,10 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch() {
     let database = migrated_database().await;
-    let (pool, (place, mut options)) = (&database.pool, strict(&database, Delivery::ExactlyOnce).await);
+    let (pool, (place, mut options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
     options.undeliverable.policy = OnUndeliverable::Stop;
     for n in 1..=20 {
-        publish(pool, &format!("o{n}"), n, if n == 7 { 5_000 } else { 1 }).await;
+        publish(pool, &format!("o{n}"), n, if n == 7 { 30_000 } else { 1 }).await;
     }
     let text = Running::start(options.clone()).refusal().await;
     let id: uuid::Uuid = sqlx::query_scalar("select id from tidings.outbox where aggregateid = 'o7'").fetch_one(pool).await.expect("read");
