@@ -153,6 +153,7 @@ impl Relay {
                 }
             }
             self.observer.leader(false);
+            self.observer.parked(0, 0);
             if began.elapsed() > GOOD_SESSION {
                 waits = backoff.build();
             }

@@ -36,9 +36,8 @@ impl Careful {
         match refused {
             [alone] => {
                 self.suspects.remove(alone);
-                let culprit = self.culprits.entry(*alone).or_insert_with(|| Culprit { reason: reason.to_owned(), refusals: 0 });
-                culprit.refusals += 1;
-                reason.clone_into(&mut culprit.reason);
+                // The first reason is the event's own topic's.
+                self.culprits.entry(*alone).or_insert_with(|| Culprit { reason: reason.to_owned(), refusals: 0 }).refusals += 1;
             }
             several => self.suspects.extend(several),
         }

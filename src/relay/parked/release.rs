@@ -99,9 +99,9 @@ async fn release_some(
         forwarder.parked_mut().free(aggregate);
         return Ok(Ended::Waits);
     }
-    // An event that was parked when the relay died, and is met once more, must not be gone by then.
+    // One whose row is not visible yet is not gone. An event that was parked when the relay died, and is met once more, must not be gone by then.
     let position = books.progress.position();
-    let passed = events.iter().take_while(|event| event.xid.is_none_or(|xid| position.covers(xid, event.seq))).count();
+    let passed = events.iter().take_while(|event| event.xid.map_or(!event.lately, |xid| position.covers(xid, event.seq))).count();
     let unpassed = events.split_off(passed);
     let plan = plan(&events);
     if plan == Plan::default() {
@@ -217,7 +217,7 @@ mod tests {
 
     fn event(seq: i64, wrong: bool, action: u8) -> Parked {
         let action = [None, Some(Action::Retry), Some(Action::Discard)][usize::from(action)];
-        Parked { seq, id: uuid::Uuid::nil(), reason: wrong.then(|| "too large".into()), action, xid: None }
+        Parked { seq, id: uuid::Uuid::nil(), reason: wrong.then(|| "too large".into()), action, xid: None, lately: false }
     }
 
     proptest! {

@@ -16,8 +16,10 @@ pub(super) struct Parked {
     /// Why it cannot be delivered; `None`: it waits behind another.
     pub(super) reason: Option<String>,
     pub(super) action: Option<Action>,
-    /// The transaction that wrote it; `None`: its row is not in the outbox any more.
+    /// The transaction that wrote it; `None`: its row is not in the outbox.
     pub(super) xid: Option<u64>,
+    /// It was parked so lately that its row may not be visible yet: a commit waits for its synchronous standby after it is streamed.
+    pub(super) lately: bool,
 }
 
 /// What a person has decided.
@@ -121,7 +123,8 @@ pub(super) async fn first(ledger: &mut Ledger, aggregate: &Aggregate, limit: usi
     let doing = "reading an aggregate's parked events";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
-        "select p.seq, p.id, p.reason, p.action, o.xid::text from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
+        "select p.seq, p.id, p.reason, p.action, o.xid::text, p.parked_at > clock_timestamp() - interval '10 minutes'
+         from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
          where p.relay = $1 and p.aggregatetype = $2 and p.aggregateid = $3 order by p.seq limit $4"
     );
     let query = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(&aggregate.kind).bind(&aggregate.id).bind(limit as i64);
@@ -129,7 +132,7 @@ pub(super) async fn first(ledger: &mut Ledger, aggregate: &Aggregate, limit: usi
         let action = row.try_get::<Option<String>, _>(3)?;
         let action = action.map(|word| if word == "discard" { Action::Discard } else { Action::Retry });
         let xid = row.try_get::<Option<String>, _>(4)?.and_then(|xid| xid.parse().ok());
-        Ok(Parked { seq: row.try_get(0)?, id: row.try_get(1)?, reason: row.try_get(2)?, action, xid })
+        Ok(Parked { seq: row.try_get(0)?, id: row.try_get(1)?, reason: row.try_get(2)?, action, xid, lately: row.try_get(5)? })
     };
     let rows = within(doing, query.fetch_all(session)).await?;
     rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))
