@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{Delivery, OnUndeliverable, RelayOptions, SourceKind};
 
 use super::{
-    history::{committed, create_accounts, expected, judge, write_concurrently},
+    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
     records::{Reader, Record, create_topic_with},
     running::{Place, Running},
 };
@@ -126,6 +126,27 @@ async fn giving_up_the_event_in_the_way_releases_what_waits_behind_it() {
     reader.until_distinct(2);
     relay.stop().await;
     assert_eq!(numbers(reader.read_to_the_end(), "a"), [2, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    let relay = Running::start(small(&place));
+    publish(pool, "a", 1, 20_000).await;
+    publish(pool, "a", 2, 1).await;
+    until_parked(pool, &[("a", 1, true), ("a", 2, false)]).await;
+    // Longer ago than any commit waits for its standby.
+    sql(pool, "delete from tidings.outbox where seq = 1; update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' where seq = 1").await;
+    until_decided(pool).await;
+    let reason: String = sqlx::query_scalar("select reason from tidings.parked where seq = 1").fetch_one(pool).await.expect("read");
+    assert!(reason.contains("not in the outbox any more"), "{reason}");
+    sql(pool, "update tidings.parked set action = 'discard' where seq = 1").await;
+    until_parked(pool, &[]).await;
+    let mut reader = place.reader();
+    reader.until_distinct(1);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,8 +358,7 @@ async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch()
 }
 
 /// Kills the relay again and again while events are found undeliverable, are repaired, retried and released.
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_while_it_parks_and_releases_it_loses_repeats_and_misorders_nothing() {
+async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
     create_accounts(pool, 8).await;
@@ -361,8 +381,8 @@ async fn killed_while_it_parks_and_releases_it_loses_repeats_and_misorders_nothi
         "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' and seq in (select seq from tidings.parked);
                   update tidings.parked set action = 'retry' where reason is not null";
     let mut random = 7_u64;
-    for _ in 0..12 {
-        let mut relay = place.spawn();
+    for _ in 0..kills {
+        let mut relay = place.spawn_with(variables);
         // Deciding takes a tick to be seen: killed around it, a little later each time.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let life = Duration::from_millis(700 + (random >> 33) % 1_800);
@@ -373,7 +393,7 @@ async fn killed_while_it_parks_and_releases_it_loses_repeats_and_misorders_nothi
         }
         relay.kill();
     }
-    let last = place.spawn();
+    let last = place.spawn_with(variables);
     writing.await.expect("writers end well");
     let committed = committed(pool).await;
     let until = Instant::now() + PATIENCE;
@@ -395,6 +415,16 @@ async fn killed_while_it_parks_and_releases_it_loses_repeats_and_misorders_nothi
     }
     reader.until_distinct(expected(&committed));
     drop(last);
-    let verdict = judge(&committed, reader.read_to_the_end());
-    assert_eq!(verdict, super::history::Verdict::default());
+    judge(&committed, reader.read_to_the_end())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_parks_and_releases_it_loses_repeats_and_misorders_nothing() {
+    assert_eq!(killed(12, &[]).await, Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_parks_and_releases_what_it_polls_and_delivers_at_least_once_it_loses_and_misorders_nothing() {
+    let verdict = killed(6, &[("TIDINGS_SOURCE", "poll"), ("TIDINGS_DELIVERY", "at-least-once")]).await;
+    assert_eq!(verdict, Verdict { repeated: verdict.repeated, ..Verdict::default() });
 }
