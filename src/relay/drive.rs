@@ -24,6 +24,7 @@ use super::{
     forward::Forwarder,
     ledger::Reading,
     observe::Observer,
+    parked,
     server::Server,
     slot::{self, Log},
     source::{
@@ -76,6 +77,10 @@ impl Drive<'_> {
     /// # Errors
     /// Whatever interrupts it.
     pub(super) async fn run(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
+        // What was decided while no relay ran comes first: it may be what makes room for more.
+        if !parked::release(forwarder, books, self.shutdown).await? {
+            return Ok(());
+        }
         let mut log = self.look(books, self.log_unusable).await?;
         let mut table = TableSource::new(self.options);
         let mut behind = self.behind(books).await? > BEHIND_BYTES;
@@ -111,7 +116,7 @@ impl Drive<'_> {
                 WindowEnd::Shutdown => return Ok(()),
                 WindowEnd::Done(events) => {
                     behind &= events >= LITTLE;
-                    books.cut_if_wanted(forwarder, events < LITTLE);
+                    books.cut_if_wanted(forwarder, events < LITTLE).await?;
                     if events == 0 && !self.wait(forwarder, books, &news).await? {
                         return Ok(());
                     }
@@ -219,7 +224,10 @@ impl Drive<'_> {
         tokio::select! {
             () = self.shutdown.cancelled() => return Ok(false),
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = books.due() => books.store(forwarder).await?,
+            () = books.due() => {
+                books.store(forwarder).await?;
+                return parked::release(forwarder, books, self.shutdown).await;
+            }
             () = news.notified() => {}
             () = tokio::time::sleep(POLL) => {}
         }

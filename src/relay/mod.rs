@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
-//! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres.
+//! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres, `parked` what cannot be
+//! delivered and waits.
 //! `position`, `route` and the row decoder are pure.
 
 mod books;
@@ -17,6 +18,7 @@ mod lease;
 mod ledger;
 mod observe;
 mod options;
+mod parked;
 mod position;
 mod resume;
 mod route;
@@ -32,9 +34,9 @@ pub(crate) use source::fuzz_row;
 pub use crate::kafka::EnvelopeFormat;
 pub use error::RelayError;
 pub use observe::{Check, CheckState, Observer};
+pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]
-pub(crate) use options::is_relay_name;
-pub use options::{Delivery, RelayOptions, SourceKind, TopicOptions};
+pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
 #[cfg(feature = "cli")]

@@ -92,6 +92,9 @@ pub(super) async fn resume(
     let start = match saved.moved_to {
         Some(position) => {
             tracing::warn!("goes on from where the operator has moved it to");
+            // What was released stays released.
+            let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
+            let position = Position { released, ..position };
             Start { position, number, moved: true }
         }
         None => {
@@ -141,11 +144,12 @@ fn choose(
             "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and the database knows of its record {}",
             names.topic, saved.number
         )),
-        Some(recorded) if from_topic && (recorded.epoch, recorded.number) < (saved.epoch, saved.number) => refused(format!(
+        // Records are numbered across epochs. The row's epoch may be newer with the same number: a leader that died before its first batch.
+        Some(recorded) if from_topic && recorded.number < saved.number => refused(format!(
             "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
             names.topic, recorded.number, saved.number
         )),
-        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+        Some(recorded) if from_topic || (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
             Ok((recorded.position, Some(recorded.identity)))
         }
         Some(_) | None => Ok((mirror, saved.identity)),
@@ -253,6 +257,8 @@ mod tests {
         assert_eq!(chosen(None, Some((1, 5)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 7)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 9)), "ours"), Ok("topic"));
+        // A leader stored its row, and died before its first batch.
+        assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
         // Stored by delivery at least once, before or after what the topic holds.
         assert_eq!(chosen(Some((3, 0)), None, "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((2, 9)), "ours"), Ok("row"));

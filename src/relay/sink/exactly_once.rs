@@ -108,7 +108,8 @@ impl Transactions {
         let number = journal.number();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let headers = Headers::with_capacity(0);
-        let record = Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now };
+        let record =
+            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now, label: 0 };
         let problem = match sender.send_now(record) {
             Ok(Sent::Tag(_)) => None,
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),

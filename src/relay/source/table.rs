@@ -25,6 +25,7 @@ use crate::{
         forward::Forwarder,
         ledger::within,
         observe::{Observer, Part},
+        parked,
         position::{Coverage, Snapshot, Witness},
     },
 };
@@ -34,6 +35,9 @@ const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Looks without success before the server is made to flush: a server whose writers do not wait for it may take 200 ms by itself.
 const FLUSH_POLLS: u32 = 5;
+
+/// Events that the stream left out, looked up at once.
+const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
 pub(in crate::relay) struct TableSource {
@@ -136,7 +140,7 @@ async fn publish(
         }
         events += 1;
         books.progress.passed(row.seq, Some(Witness { id: row.event.id, seq: row.seq, xid }));
-        books.cut_if_wanted(forwarder, false);
+        books.cut_if_wanted(forwarder, false).await?;
     }
     if shutdown.is_cancelled() {
         return Ok(None);
@@ -146,11 +150,14 @@ async fn publish(
     }
     if books.is_due() {
         books.store(forwarder).await?;
+        if !parked::release(forwarder, books, shutdown).await? {
+            return Ok(None);
+        }
     }
     Ok(Some(events))
 }
 
-/// Sends a row, waiting for whatever holds it; false if `shutdown` came first.
+/// Forwards a row, waiting for whatever holds it; false if `shutdown` came first.
 async fn forward(
     row: &TableRow<'_>,
     forwarder: &mut Forwarder,
@@ -177,8 +184,10 @@ pub(super) async fn publish_missed(
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
     let mut reader = Reader::new(options);
-    for seqs in seqs.chunks(500) {
-        let page = reader.read_these(seqs).await?;
+    let mut rest = seqs;
+    while !rest.is_empty() {
+        let (page, done) = reader.read_these(&rest[..rest.len().min(MISSED_A_PAGE)]).await?;
+        rest = &rest[done..];
         for cells in page.rows()? {
             let row = TableRow::from_cells(&cells.map_err(damaged)?)?;
             if !forward(&row, forwarder, books, shutdown).await? {

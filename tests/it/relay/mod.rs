@@ -6,6 +6,7 @@ mod healing;
 mod history;
 mod killed;
 mod main_job;
+mod parked;
 pub(crate) mod records;
 mod refusals;
 mod running;
