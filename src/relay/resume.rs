@@ -139,11 +139,14 @@ fn choose(
             "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and the database knows of its record {}",
             names.topic, saved.number
         )),
-        Some(recorded) if from_topic && (recorded.epoch, recorded.number) < (saved.epoch, saved.number) => refused(format!(
+        // Numbers count on from one epoch to the next. The row's epoch says nothing here: a leader stores its own before its first record.
+        Some(recorded) if from_topic && recorded.number < saved.number => refused(format!(
             "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
             names.topic, recorded.number, saved.number
         )),
-        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => Ok((recorded.position, Some(recorded.identity))),
+        Some(recorded) if from_topic || (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+            Ok((recorded.position, Some(recorded.identity)))
+        }
         Some(_) | None => Ok((mirror, saved.identity)),
     }
 }
@@ -253,6 +256,8 @@ mod tests {
         assert_eq!(chosen(Some((3, 0)), None, "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((2, 9)), "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((4, 10)), "ours"), Ok("topic"));
+        // A leader that stored its epoch and was killed before its first record.
+        assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
         // Lost.
         assert!(chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty")));
         assert!(chosen(Some((3, 7)), Some((3, 6)), "ours").is_err_and(|text| text.contains("ends with record 6")));
