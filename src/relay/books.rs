@@ -12,6 +12,7 @@ use super::{
     ledger::{Checkpoint, Ledger, Reading},
     observe::Observer,
     position::{Position, Progress},
+    resume::Start,
     sink::Durable,
     slot,
 };
@@ -45,6 +46,8 @@ pub(super) struct Books {
     stream: Option<Stream>,
     reading: (Reading, String),
     stored: bool,
+    /// The operator's move is not durable yet: the row keeps it until then.
+    moving: bool,
     stored_at: Instant,
     observer: Observer,
     relay: String,
@@ -60,7 +63,8 @@ struct Stream {
 }
 
 impl Books {
-    pub(super) fn new(relay: &str, safe: Position, number: u64, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+    pub(super) fn new(relay: &str, start: Start, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+        let Start { position: safe, number, moved } = start;
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -73,6 +77,7 @@ impl Books {
             stream: None,
             reading: (Reading::Table, String::new()),
             stored: false,
+            moving: moved,
             stored_at: Instant::now(),
             observer: observer.clone(),
             relay: relay.to_owned(),
@@ -165,9 +170,9 @@ impl Books {
                 if !counts.is_empty() {
                     self.ledger.count_topics(&counts).await?;
                 }
-                self.stored = true;
+                (self.stored, self.moving) = (true, false);
             }
-            None if !self.stored => {
+            None if !self.stored && !self.moving => {
                 let at =
                     Checkpoint { position: &self.safe, number: self.number, source: self.reading.0, reason: &self.reading.1, published: 0 };
                 self.ledger.checkpoint(at).await?;

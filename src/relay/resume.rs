@@ -12,7 +12,7 @@ use super::{
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
-    position::{Identity, Journal, JournalError, Position, Replay},
+    position::{Identity, Journal, Position, Replay},
     server::{self, Server},
 };
 use crate::kafka::{TopicError, read_to_the_end};
@@ -80,10 +80,10 @@ pub(super) async fn resume(
         Delivery::ExactlyOnce => {
             fence(forwarder, observer, lost).await?;
             let exists = position_topic(options, names, forwarder).await?;
-            if exists { read(options, names).await? } else { None }
+            if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
         }
         // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
-        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => read(options, names).await?,
+        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => read(options, names, saved.moved_to.is_some()).await?,
         Delivery::AtLeastOnce => None,
     };
     let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);
@@ -192,21 +192,26 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
     }
 }
 
-async fn read(options: &RelayOptions, names: &Names) -> Result<Option<Recorded>, Interruption> {
+/// What the topic holds. If the operator has `moved` the relay, it need not be readable.
+async fn read(options: &RelayOptions, names: &Names, moved: bool) -> Result<Option<Recorded>, Interruption> {
     let (settings, topic) = (options.kafka.clone(), names.topic.clone());
     let reading = tokio::task::spawn_blocking(move || {
         let mut replay = Replay::default();
-        read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|read| read.map(|()| replay))
+        read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|()| replay.end())
     });
     let read = reading.await.map_err(|error| Interruption::Kafka(error.to_string()))?;
     let read = read.map_err(|error| Interruption::Topic(TopicError::Unreachable(format!("reading `{}`: {error}", names.topic))))?;
-    let replay = read.map_err(|error: JournalError| {
-        Interruption::Refused(format!(
+    match read {
+        Ok(end) => Ok(end.map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number })),
+        Err(error) if moved => {
+            tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(Interruption::Refused(format!(
             "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind --to-mirror --name {}` goes on from the position that the database has",
             names.topic, options.name
-        ))
-    })?;
-    Ok(replay.end().map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number }))
+        ))),
+    }
 }
 
 #[cfg(test)]

@@ -159,8 +159,9 @@ impl Relay {
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
-        let mut books = Books::new(&options.name, start.position, start.number, ledger, observer, lost.clone());
-        if start.moved {
+        let moved = start.moved;
+        let mut books = Books::new(&options.name, start, ledger, observer, lost.clone());
+        if moved {
             books.cut(&mut forwarder);
         }
         let drive = Drive { options, server: &server, observer, shutdown, log_unusable: carried.log_unusable };
