@@ -21,8 +21,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Create or upgrade the tables of Tidings in the database
     Migrate(MigrateArgs),
-    /// Publish committed events until SIGTERM or SIGINT
-    Relay,
+    /// Publish committed events until SIGTERM or SIGINT; with a subcommand, look after relays
+    Relay(RelayArgs),
     /// Check configuration, database and brokers; print what holds and where it comes from
     Check(OutputArgs),
     /// Show lag, slot and per-topic counts of every relay of the database
@@ -34,6 +34,65 @@ pub(super) struct MigrateArgs {
     /// Wait this long for Postgres to answer, e.g. 30s
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RelayArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<RelayCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RelayCommand {
+    /// Show every relay of the database: who leads, who stands by, when it was last heard of
+    List(OutputArgs),
+    /// Remove a relay that will not run again: its row, slot and publication. Retention does not wait for it any more
+    Forget(ForgetArgs),
+    /// Have the relay --name publish events once more, from its next start on. It must not run
+    Rewind(RewindArgs),
+    /// Have the relay --name leave events out, from its next start on. It must not run
+    Skip(SkipArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForgetArgs {
+    /// The relay's name
+    #[arg(value_name = "RELAY")]
+    pub(super) relay: String,
+    /// Also delete the Kafka topic of its positions; needs the brokers
+    #[arg(long)]
+    pub(super) delete_topic: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("to").required(true).args(["all", "since", "to_mirror"])))]
+pub(super) struct RewindArgs {
+    /// Everything that the outbox holds
+    #[arg(long)]
+    pub(super) all: bool,
+    /// What is younger than this: 2026-11-24T18:00:00Z, or 2h for two hours ago. All of a transaction of which one event is
+    #[arg(long, value_name = "TIME", value_parser = super::relay::parse_time)]
+    pub(super) since: Option<chrono::DateTime<chrono::Utc>>,
+    /// Go on from the position that the database has, whatever the positions in Kafka say
+    #[arg(long)]
+    pub(super) to_mirror: bool,
+    /// Only say how many events that would repeat
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["all", "event"])))]
+pub(super) struct SkipArgs {
+    /// Everything that is committed now and not published
+    #[arg(long)]
+    pub(super) all: bool,
+    /// This event alone, by its id
+    #[arg(long, value_name = "ID")]
+    pub(super) event: Option<uuid::Uuid>,
+    /// Only say how many events that would leave out
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use args::{Cli, Command, RelayArgs};
 use clap::Parser;
 use config::{Config, Needs};
 use exit::Failure;
@@ -34,14 +34,15 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let needs = match cli.command {
-        Command::Relay | Command::Check(_) => Needs { database: true, brokers: true },
+        Command::Relay(ref args) => Needs { database: true, brokers: args.needs_brokers() },
+        Command::Check(_) => Needs { database: true, brokers: true },
         Command::Migrate(_) | Command::Status(_) => Needs { database: true, brokers: false },
     };
     // A name or value that is not UTF-8 cannot be one of ours.
     let environment: Vec<_> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
     let config = config::load(cli.settings.config.as_deref(), &environment, cli.settings.layer(), needs).map_err(Failure::Configuration)?;
-    logging::start(&config, matches!(cli.command, Command::Relay));
+    logging::start(&config, matches!(cli.command, Command::Relay(RelayArgs { command: None })));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| Failure::failed("cannot start", &error))?;
     let code = runtime.block_on(dispatch(&cli.command, &config));
@@ -53,7 +54,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failure> {
     match command {
         Command::Migrate(args) => migrate::run(config, args.wait).await,
-        Command::Relay => relay::run(config).await,
+        Command::Relay(args) => relay::dispatch(config, args).await,
         Command::Check(args) => check::run(config, args.json).await,
         Command::Status(args) => status::run(config, args.json).await,
     }

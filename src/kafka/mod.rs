@@ -5,6 +5,8 @@
 //! a topic of the relay's own back.
 
 mod acks;
+#[cfg(feature = "cli")]
+mod admin;
 #[cfg(feature = "health")]
 mod dropped;
 mod envelope;
@@ -19,6 +21,8 @@ mod producer;
 mod settings;
 mod topics;
 
+#[cfg(feature = "cli")]
+pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use acks::{Acks, Failure, Window};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;

@@ -6,7 +6,7 @@
 //!
 //! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
 //! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres.
-//! `position`, `route` and the row decoder are pure.
+//! `retention` deletes what every relay has published. `operator` is what a person does with relays by commands. `position`, `route` and the row decoder are pure.
 
 mod books;
 mod drive;
@@ -15,9 +15,12 @@ mod forward;
 mod lease;
 mod ledger;
 mod observe;
+#[cfg(feature = "cli")]
+pub(crate) mod operator;
 mod options;
 mod position;
 mod resume;
+mod retention;
 mod route;
 mod run;
 mod server;
@@ -34,6 +37,7 @@ pub use observe::{Check, CheckState, Observer};
 #[cfg(feature = "cli")]
 pub(crate) use options::is_relay_name;
 pub use options::{Delivery, RelayOptions, SourceKind, TopicOptions};
+pub use retention::RetentionOptions;
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
 #[cfg(feature = "cli")]

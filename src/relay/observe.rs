@@ -84,6 +84,8 @@ struct Inner {
     slot_retained: Gauge<i64, AtomicI64>,
     in_flight: Gauge<i64, AtomicI64>,
     leader: Gauge<i64, AtomicI64>,
+    deleted: Counter,
+    oldest_event: Gauge<f64, AtomicU64>,
 }
 
 impl Observer {
@@ -123,6 +125,10 @@ impl Observer {
         registry.register("in_flight_events", "Records sent and not yet acknowledged", in_flight.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 if this process leads, 0 if it stands by", leader.clone());
+        let deleted = Counter::default();
+        registry.register("deleted_events", "Published events that retention has deleted from the outbox", deleted.clone());
+        let oldest_event = Gauge::default();
+        registry.register_with_unit("oldest_event", "Age of the oldest row of the outbox, as retention saw it", Unit::Seconds, oldest_event.clone());
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
@@ -138,6 +144,8 @@ impl Observer {
             slot_retained,
             in_flight,
             leader,
+            deleted,
+            oldest_event,
         }))
     }
 
@@ -193,6 +201,14 @@ impl Observer {
 
     pub(crate) fn in_flight(&self, records: u64) {
         self.0.in_flight.set(records.cast_signed());
+    }
+
+    pub(crate) fn deleted(&self, events: u64) {
+        self.0.deleted.inc_by(events);
+    }
+
+    pub(crate) fn oldest_event(&self, age: Duration) {
+        self.0.oldest_event.set(age.as_secs_f64());
     }
 
     pub(crate) fn leader(&self, leads: bool) {

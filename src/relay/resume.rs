@@ -12,7 +12,7 @@ use super::{
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
-    position::{Identity, Journal, Position, Replay},
+    position::{GivenUp, Identity, Journal, Position, Replay},
     server::{self, Server},
 };
 use crate::kafka::{TopicError, read_to_the_end};
@@ -47,9 +47,14 @@ impl Names {
         let mark = server.identity.mark(&options.schema);
         Self {
             transactional_id: format!("tidings.relay.{}.{mark}", options.name),
-            topic: format!("tidings.position.{}.{mark}", options.name),
+            topic: position_topic_name(&options.name, &server.identity, &options.schema),
         }
     }
+}
+
+/// The topic of a relay's positions.
+pub(super) fn position_topic_name(relay: &str, identity: &Identity, schema: &str) -> String {
+    format!("tidings.position.{relay}.{}", identity.mark(schema))
 }
 
 /// What the position topic holds.
@@ -93,12 +98,17 @@ pub(super) async fn resume(
             Start { position, number, moved: true }
         }
         None => {
-            let saved = Saved { moved_to: None, ..saved };
+            let (given_up, floor) = (saved.given_up.clone(), ledger.floor().await?);
             let (position, identity) = choose(options, names, cluster, saved, recorded)?;
-            if let Some(identity) = identity {
-                server::require_same(options, ledger.session(), server, &identity, &position).await?;
+            match identity {
+                Some(identity) => {
+                    server::require_same(options, ledger.session(), server, &identity, &position).await?;
+                    require_kept(options, &position, floor)?;
+                    give_up(position, number, given_up)
+                }
+                // It begins: with what the outbox still holds.
+                None => Start { position: Position::rewound_to_the_start(floor), number, moved: false },
             }
-            Start { position, number, moved: false }
         }
     };
     ledger.begin(&server.identity, cluster, options.delivery.word()).await?;
@@ -149,6 +159,27 @@ fn choose(
         }
         Some(_) | None => Ok((mirror, saved.identity)),
     }
+}
+
+/// Every event that the position has not published must still be in the outbox.
+fn require_kept(options: &RelayOptions, position: &Position, floor: u64) -> Result<(), Interruption> {
+    if !position.needs_below(floor) {
+        return Ok(());
+    }
+    let name = &options.name;
+    Err(Interruption::Refused(format!(
+        "retention has deleted events that relay `{name}` has not published (of transactions below {floor}): it was not in the database's table of relays then, so it was forgotten, or the table is older than its positions in Kafka. Those events are gone. `tidings relay rewind --all --name {name}` publishes everything that the outbox still holds, `tidings relay skip --all --name {name}` goes on with what comes from now on (each has --dry-run)"
+    )))
+}
+
+/// The position without the events that the operator has given up.
+fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
+    let moved = !events.is_empty();
+    for event in events {
+        tracing::warn!(seq = event.seq, "leaves out an event that the operator has given up");
+        position.give_up(event);
+    }
+    Start { position, number, moved }
 }
 
 /// Makes this relay the only producer of its transactional id.
@@ -240,6 +271,7 @@ mod tests {
             number,
             cluster: Some("ours".into()),
             moved_to: None,
+            given_up: Vec::new(),
         });
         let recorded = topic.map(|(epoch, number)| Recorded { position: at(2), identity: identity(), epoch, number });
         let names = Names { transactional_id: "t".into(), topic: "p".into() };

@@ -25,6 +25,7 @@ use super::{
     options::is_relay_name,
     position::Position,
     resume::{Names, Start, resume},
+    retention,
     route::TopicTemplate,
     server,
 };
@@ -153,7 +154,7 @@ impl Relay {
         carried.epoch = ledger.epoch();
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let server = server::examine(options, ledger.session()).await?;
-        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none());
+        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
         let (mut forwarder, start) = tokio::select! {
             started = self.start(&server, saved, &mut ledger, settled, lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
@@ -167,6 +168,7 @@ impl Relay {
         let drive = Drive { options, server: &server, observer, shutdown, log_unusable: carried.log_unusable };
         let outcome = tokio::select! {
             outcome = drive.run(&mut forwarder, &mut books) => outcome,
+            () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),
             // Whatever it waits for: a relay that does not lead any more stops.
             () = lost.cancelled() => Err(Interruption::LeaseLost),
         };

@@ -23,11 +23,11 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let database = database().await;
     let migrations = Migrations::new();
     let steps = migrations.pending(&database.pool).await.expect("an empty database can be asked");
-    assert_eq!(steps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1 outbox", "2 relay"]);
+    assert_eq!(steps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1 outbox", "2 relay", "11 operation"]);
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
 
     assert_eq!(migrations.run(&database.pool).await.expect("the first run"), steps);
-    assert_eq!(tables(&database.pool, "tidings").await, ["_tidings_migrations", "outbox", "relay", "relay_topic"]);
+    assert_eq!(tables(&database.pool, "tidings").await, ["_tidings_migrations", "outbox", "relay", "relay_topic", "retention"]);
     assert_eq!(migrations.pending(&database.pool).await.expect("a migrated database can be asked"), []);
     assert_eq!(migrations.run(&database.pool).await.expect("the second run"), []);
     assert!(tables(&database.pool, "public").await.is_empty());
@@ -37,7 +37,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
 async fn a_schema_of_another_name_holds_everything() {
     let database = database().await;
     Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 4);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 5);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \

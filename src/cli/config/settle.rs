@@ -8,7 +8,7 @@ use super::key::{self, KEYS, Key, Kind, PROPERTIES};
 use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
-use crate::relay::{Delivery, EnvelopeFormat, RelayOptions, SourceKind, TopicOptions};
+use crate::relay::{Delivery, EnvelopeFormat, RelayOptions, RetentionOptions, SourceKind, TopicOptions};
 use crate::{kafka, postgres};
 
 /// What a command cannot do without.
@@ -67,6 +67,7 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// What is logged.
     pub(crate) log_level: String,
+    retention: RetentionOptions,
     source: SourceKind,
     delivery: Delivery,
     envelope: EnvelopeFormat,
@@ -87,6 +88,7 @@ impl Config {
         options.topic = self.topic.clone();
         options.event_source = self.event_source.clone();
         options.topics = self.topics.clone();
+        options.retention = self.retention.clone();
         options.shutdown_grace = self.shutdown_grace;
         options.in_flight_events_max = self.in_flight_events_max;
         options.in_flight_bytes_max = self.in_flight_bytes_max;
@@ -296,6 +298,11 @@ impl Settled {
             event_source: self.text(&key::EVENT_SOURCE),
             in_flight_events_max: self.count(&key::IN_FLIGHT_EVENTS),
             in_flight_bytes_max: self.count(&key::IN_FLIGHT_BYTES),
+            retention: RetentionOptions {
+                enabled: self.meant.get(key::RETENTION.path) == Some(&Meant::Boolean(true)),
+                keep: Duration::from_millis(self.number(&key::RETENTION_KEEP)),
+                size_max: Some(self.number(&key::RETENTION_MAX_SIZE)).filter(|bytes| *bytes > 0),
+            },
         }
     }
 

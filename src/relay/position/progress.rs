@@ -107,6 +107,17 @@ impl Progress {
         wanted
     }
 
+    /// Whether the transaction's next event, this one, was given up by the operator; it is counted here.
+    pub(crate) fn gives_up(&mut self, seq: i64) -> bool {
+        let given_up = self.position.gave_up(seq);
+        if given_up && let Some(open) = &mut self.open {
+            open.events += 1;
+            open.last_seq = open.last_seq.max(seq);
+            self.streamed.note(open.xid, seq);
+        }
+        given_up
+    }
+
     /// The transaction's next event was sent.
     pub(crate) fn sent(&mut self, id: uuid::Uuid, seq: i64) {
         let Some(open) = &mut self.open else { return };
@@ -159,6 +170,7 @@ impl Progress {
         if self.position.partial.is_some_and(|partial| snapshot.sees(partial.xid)) {
             self.position.partial = None;
         }
+        self.position.given_up.retain(|event| !snapshot.sees(event.xid));
         self.position.seen = snapshot;
     }
 
@@ -173,7 +185,7 @@ impl Progress {
     /// Whether a row of the window is to be published.
     pub(crate) fn wants_row(&self, xid: u64, seq: i64) -> bool {
         let partly = |partial: Partial| partial.xid == xid && seq <= partial.seq;
-        !self.position.also.contains(xid) && !self.position.partial.is_some_and(partly)
+        !self.position.also.contains(xid) && !self.position.partial.is_some_and(partly) && !self.position.gave_up(seq)
     }
 
     /// The window's rows up to this one are sent or were not wanted.

@@ -166,6 +166,9 @@ impl WalSource {
                     }
                     self.events += 1;
                     let row = columns.read(&row)?;
+                    if books.progress.gives_up(row.seq) {
+                        continue;
+                    }
                     let Some(tag) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
                     books.progress.sent(row.event.id, row.seq);
                     forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);

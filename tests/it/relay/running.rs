@@ -137,6 +137,10 @@ impl Running {
 pub(crate) struct Killed(Child);
 
 impl Killed {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.0.kill().expect("killed");
