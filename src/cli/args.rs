@@ -23,6 +23,9 @@ pub(super) enum Command {
     Migrate(MigrateArgs),
     /// Publish committed events until SIGTERM or SIGINT; with a subcommand, look after relays
     Relay(RelayArgs),
+    /// Show over how many partitions keys are spread; give a topic more
+    #[command(subcommand)]
+    Topics(TopicsCommand),
     /// Check configuration, database and brokers; print what holds and where it comes from
     Check(OutputArgs),
     /// Show lag, slot and per-topic counts of every relay of the database
@@ -52,6 +55,37 @@ pub(super) enum RelayCommand {
     Rewind(RewindArgs),
     /// Have the relay --name leave events out, from its next start on. It must not run
     Skip(SkipArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TopicsCommand {
+    /// Show every topic that relays have published to, and how many of its partitions they use
+    List(OutputArgs),
+    /// Give a topic more partitions without misordering an aggregate: holds it back until consumers have read what is there
+    Grow(GrowArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("end").required(true).args(["partitions", "abort"])))]
+pub(super) struct GrowArgs {
+    /// The topic
+    #[arg(value_name = "TOPIC")]
+    pub(super) topic: String,
+    /// How many it shall have
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    pub(super) partitions: Option<i32>,
+    /// End the hold of an attempt that was interrupted
+    #[arg(long)]
+    pub(super) abort: bool,
+    /// Do not wait for this consumer group, one that does not read the topic any more; may be repeated
+    #[arg(long, value_name = "GROUP")]
+    pub(super) no_wait_for: Vec<String>,
+    /// Wait for no consumer group at all: events of one aggregate may overtake each other
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Give up, and publish on as before, after this long
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod migrate;
 mod relay;
 mod status;
 mod table;
+mod topics;
 
 use std::process::ExitCode;
 
@@ -35,7 +36,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let needs = match cli.command {
         Command::Relay(ref args) => Needs { database: true, brokers: args.needs_brokers() },
-        Command::Check(_) => Needs { database: true, brokers: true },
+        Command::Check(_) | Command::Topics(_) => Needs { database: true, brokers: true },
         Command::Migrate(_) | Command::Status(_) => Needs { database: true, brokers: false },
     };
     // A name or value that is not UTF-8 cannot be one of ours.
@@ -55,6 +56,7 @@ async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failur
     match command {
         Command::Migrate(args) => migrate::run(config, args.wait).await,
         Command::Relay(args) => relay::dispatch(config, args).await,
+        Command::Topics(command) => topics::dispatch(config, command).await,
         Command::Check(args) => check::run(config, args.json).await,
         Command::Status(args) => status::run(config, args.json).await,
     }

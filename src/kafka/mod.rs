@@ -9,6 +9,8 @@ mod acks;
 mod admin;
 #[cfg(feature = "health")]
 mod dropped;
+#[cfg(feature = "cli")]
+mod groups;
 mod envelope;
 mod log;
 mod outgoing;
@@ -26,6 +28,8 @@ pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use acks::{Acks, Failure, Window};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
+#[cfg(feature = "cli")]
+pub(crate) use groups::{Behind, groups_behind};
 pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
@@ -35,4 +39,6 @@ pub(crate) use ping::Ping;
 pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError};
 pub use settings::{PropertyFault, Settings};
+#[cfg(feature = "cli")]
+pub(crate) use topics::partitions_of;
 pub(crate) use topics::{TopicError, Topics};

@@ -111,7 +111,7 @@ impl Topics {
 ///
 /// # Errors
 /// When the topic is missing, may not be used, or the cluster cannot be reached.
-pub(super) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, TopicError> {
+pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, TopicError> {
     let (mut config, name) = (settings.client_config(), topic.to_owned());
     config.set("allow.auto.create.topics", "false");
     let asked = tokio::task::spawn_blocking(move || {

@@ -187,7 +187,15 @@ impl Books {
             }
             self.slot_seen = Some(Instant::now());
         }
-        Ok(())
+        if forwarder.a_hold_is_over() {
+            for topic in self.ledger.end_holds().await? {
+                tracing::error!(
+                    topic,
+                    "a command held the topic back and did not come to its end in time: it is published to as before; see `tidings topics list`"
+                );
+            }
+        }
+        if self.ledger.topics_have_changed() { Err(Interruption::TopicsChanged) } else { Ok(()) }
     }
 
     /// Tells the server what is safe. A server that was not heard for long is asked to show that it is there.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     RelayOptions, TopicOptions,
@@ -43,6 +43,8 @@ pub(super) struct Forwarder {
     counts: Vec<u64>,
     observer: Observer,
     pinned: HashMap<String, i32>,
+    /// Topics that are being grown, and until when they are held back.
+    held: HashMap<String, Instant>,
     /// The question whether an unreachable cluster is back.
     looking: Option<JoinHandle<()>>,
 }
@@ -58,6 +60,8 @@ pub(super) enum Hold {
     FirstContact,
     /// The last batch is being committed.
     Committing,
+    /// Its topic is being grown.
+    Growing(String),
 }
 
 impl Forwarder {
@@ -80,6 +84,7 @@ impl Forwarder {
             counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
+            held: HashMap::new(),
             looking: None,
         })
     }
@@ -96,6 +101,9 @@ impl Forwarder {
                 return Err(undeliverable(seq, event, &format!("`{illegal}` is no name for a topic; change the topic template")));
             }
         };
+        if !self.held.is_empty() && self.held.contains_key(&route.topic) {
+            return Ok(Err(Hold::Growing(route.topic.clone())));
+        }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         if !route.may_send(partition, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
@@ -138,6 +146,12 @@ impl Forwarder {
             Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
             Hold::FirstContact => Box::pin(then_go_on(self.sink.acknowledged())),
             Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
+            Hold::Growing(topic) => {
+                tracing::info!(topic, "holds back events: the topic is being grown");
+                self.observer.ok(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
+                // The session ends with the hold.
+                Box::pin(std::future::pending())
+            }
             Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.create.clone(), self.observer.clone(), topic)),
         }
     }
@@ -150,7 +164,12 @@ impl Forwarder {
         if let Cleared::Topic { topic, partitions } = cleared {
             let pinned = self.pinned.get(&topic).copied().unwrap_or(partitions);
             if pinned != partitions {
-                tracing::warn!(topic, partitions, pinned, "the topic has another number of partitions than when this relay first met it");
+                tracing::warn!(
+                    topic,
+                    partitions,
+                    pinned,
+                    "the topic has another number of partitions than this relay spreads keys over: see `tidings topics list`"
+                );
             }
             // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
             self.routes.learn(topic, pinned.min(partitions));
@@ -177,6 +196,18 @@ impl Forwarder {
     /// The partition counts by which earlier runs of this relay placed keys.
     pub(super) fn pin(&mut self, pinned: HashMap<String, i32>) {
         self.pinned = pinned;
+    }
+
+    /// Sends nothing to these topics any more, each for this long.
+    pub(super) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
+        let now = Instant::now();
+        // What was held before stays so: where its keys belong is not known to this producer.
+        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
+    }
+
+    /// Whether a hold has lasted longer than it may.
+    pub(super) fn a_hold_is_over(&self) -> bool {
+        self.held.values().any(|until| *until <= Instant::now())
     }
 
     /// The sink.

@@ -159,6 +159,46 @@ impl Ledger {
         self.write("updated_at = updated_at", |query| query, "storing the heartbeat").await
     }
 
+    /// Takes note of topics that are being grown, and says so: nothing that this relay has sent to them is under way, and nothing more will be
+    /// sent. Call it before the first event, and read what is pinned after it.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn take_up_holds(&mut self) -> Result<Vec<(String, Duration)>, Interruption> {
+        let sql = format!(
+            "update {}.relay_topic set hold_acknowledged = true where relay = $1 and hold is not null and hold_until > now()
+             returning topic, extract(epoch from hold_until - now())::float8",
+            self.schema
+        );
+        let held = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        let held: Vec<(String, f64)> = within("taking up holds on topics", held).await?;
+        Ok(held.into_iter().map(|(topic, seconds)| (topic, Duration::from_secs_f64(seconds.max(0.0)))).collect())
+    }
+
+    /// Ends the holds whose time is over; the topics.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn end_holds(&mut self) -> Result<Vec<String>, Interruption> {
+        let sql = format!(
+            "with ended as (
+                 update {schema}.relay_topic set hold = null, hold_until = null, hold_acknowledged = false
+                 where relay = $1 and hold is not null and hold_until <= now() returning topic
+             ), told as (
+                 update {schema}.relay set topic_changes = topic_changes + 1 where name = $1 and exists (select from ended)
+             )
+             select topic from ended",
+            schema = self.schema
+        );
+        let ended = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        within("ending holds on topics", ended).await
+    }
+
+    /// The count of changes that commands had made to the topics when this relay began.
+    pub(super) fn topic_changes(&self) -> i64 {
+        self.topics.began
+    }
+
     /// Events of transactions below it may be gone from the outbox.
     ///
     /// # Errors

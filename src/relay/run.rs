@@ -52,6 +52,8 @@ struct Carried {
     settled: Option<(Forwarder, Position, u64)>,
     /// The epoch under which this process led last.
     epoch: i64,
+    /// What the producer knows of topics belongs to this count of their changes.
+    topic_changes: i64,
     /// The slot's log could not be decoded.
     log_unusable: bool,
 }
@@ -155,11 +157,16 @@ impl Relay {
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let server = server::examine(options, ledger.session()).await?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
+        let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
+        carried.topic_changes = ledger.topic_changes();
         let (mut forwarder, start) = tokio::select! {
             started = self.start(&server, saved, &mut ledger, settled, lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
+        // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
+        forwarder.hold_back(ledger.take_up_holds().await?);
+        forwarder.pin(ledger.pinned().await?);
         let moved = start.moved;
         let mut books = Books::new(&options.name, start, ledger, observer, lost.clone());
         if moved {
@@ -187,13 +194,11 @@ impl Relay {
         let (options, observer) = (&self.options, &self.observer);
         let names = Names::new(options, server);
         if let Some((mut forwarder, position, number)) = settled {
-            forwarder.pin(ledger.pinned().await?);
             forwarder.go_on(&names, server, ledger.epoch(), number);
             return Ok((forwarder, Start { position, number, moved: false }));
         }
         let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
         let mut forwarder = Forwarder::open(options, observer, transactional)?;
-        forwarder.pin(ledger.pinned().await?);
         let cluster = forwarder.reach_cluster().await;
         let start = resume(options, server, &names, &cluster, saved, ledger, &mut forwarder, observer, lost).await?;
         tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");

@@ -59,16 +59,16 @@ pub(super) fn failure(config: &Config, error: OperatorError) -> Failure {
     let code = match &error {
         OperatorError::Refused(text) => return Failure::Refused(text.clone()),
         OperatorError::Sql { source, .. } => source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned(),
-        OperatorError::Kafka(text) => return Failure::Failed(text.clone()),
     };
     let text = with_causes(&error);
     match code.as_str() {
-        "42P01" | "3F000" | "42703" => Failure::Refused(format!("{text}\n  -> run `tidings migrate`, or name another schema with --schema")),
+        "42P01" | "3F000" | "42703" => {
+            Failure::Refused(format!("{text}\n  -> run `tidings migrate`, or name another schema with --schema"))
+        }
         "42501" => Failure::Refused(format!("{text}\n  -> run it as the owner of schema {}, or grant what is missing", config.schema)),
         _ => Failure::Failed(text),
     }
 }
-
 
 #[cfg(test)]
 mod tests {

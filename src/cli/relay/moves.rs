@@ -45,11 +45,8 @@ fn text(name: &str, to: Move, moved: Moved, dry_run: bool) -> String {
         (Move::SkipEvent(id), _) if moved.skips == 0 => format!("event {id} is published already, as far as the database knows"),
         _ => format!("{} events are published once more, {} that are not published are left out", count(moved.repeats), count(moved.skips)),
     };
-    let gone = if moved.some_are_gone {
-        "retention has deleted older events: those are gone from the outbox and are not published\n"
-    } else {
-        ""
-    };
+    let gone =
+        if moved.some_are_gone { "retention has deleted older events: those are gone from the outbox and are not published\n" } else { "" };
     let end = if dry_run { "nothing is changed: this was a dry run" } else { "it holds from the relay's next start on" };
     format!("{name}: {effect}\n{gone}  -> {end}\n")
 }

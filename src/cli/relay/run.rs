@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Server;
 use crate::cli::config::Config;
 use crate::cli::exit::{DONE, Failure, INTERRUPTED};
-use crate::admin::Server;
 use crate::relay::{Relay, RelayError};
 
 /// How much longer than its grace a relay may take before it is left behind: the relay itself ends at the grace.

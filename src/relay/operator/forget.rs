@@ -39,11 +39,17 @@ async fn remove(session: &mut PgConnection, schema: &str, name: &str) -> Result<
     let ours: bool = ours.await.map_err(OperatorError::sql("looking for the publication"))?;
     if ours {
         let sql = format!("drop publication \"{object}\"");
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *session).await.map_err(OperatorError::sql("dropping the publication (its owner may)"))?;
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut *session)
+            .await
+            .map_err(OperatorError::sql("dropping the publication (its owner may)"))?;
     }
     let others = "select exists (select from pg_publication where pubname = $1)";
-    let others: bool =
-        sqlx::query_scalar(others).bind(&object).fetch_one(&mut *session).await.map_err(OperatorError::sql("looking for the publication"))?;
+    let others: bool = sqlx::query_scalar(others)
+        .bind(&object)
+        .fetch_one(&mut *session)
+        .await
+        .map_err(OperatorError::sql("looking for the publication"))?;
     // Last: this is not undone by a rollback. A walsender that is left over would keep it.
     let dropped = if others { 0 } else { drop_slot(session, &object).await? };
     Ok(Forgotten {

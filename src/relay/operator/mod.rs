@@ -8,14 +8,17 @@
 //! | `lease` | nobody leads while a command works, or who does |
 //! | `moves` | `rewind` and `skip`: where to, and how many events that repeats or leaves out |
 //! | `forget` | everything that a relay has left behind |
+//! | `growth` | a topic gets more partitions, once consumers have drained it |
 //! | `standby` | the processes that wait for a lease |
 
 mod forget;
+mod growth;
 mod lease;
 mod moves;
 mod standby;
 
 pub(crate) use forget::forget;
+pub(crate) use growth::{Hold, PinnedTopic, hold, not_acknowledged, pin, release, topics};
 pub(crate) use moves::{Move, Moved, move_relay};
 pub(crate) use standby::sessions;
 
@@ -25,9 +28,6 @@ pub(crate) enum OperatorError {
     /// Only a person can put it right; the text says what.
     #[error("{0}")]
     Refused(String),
-    /// Kafka refused or did not answer.
-    #[error("{0}")]
-    Kafka(String),
     /// The database could not be asked.
     #[error("{doing}")]
     Sql {

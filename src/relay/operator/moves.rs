@@ -140,8 +140,10 @@ async fn read(session: &mut PgConnection, schema: &str, name: &str) -> Result<St
     let doing = "reading the relay's position";
     // Retention does not delete what is needed from here on.
     let floor = format!("select floor::text from \"{schema}\".retention for update");
-    let floor: Option<String> = sqlx::query_scalar(AssertSqlSafe(floor)).fetch_optional(&mut *session).await.map_err(OperatorError::sql(doing))?;
-    let sql = format!("select coalesce(moved_to, position) as position, identity, given_up from \"{schema}\".relay where name = $1 for update");
+    let floor: Option<String> =
+        sqlx::query_scalar(AssertSqlSafe(floor)).fetch_optional(&mut *session).await.map_err(OperatorError::sql(doing))?;
+    let sql =
+        format!("select coalesce(moved_to, position) as position, identity, given_up from \"{schema}\".relay where name = $1 for update");
     let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_one(session).await.map_err(OperatorError::sql(doing))?;
     let read = || -> Result<Stood, sqlx::Error> {
         Ok(Stood {
@@ -159,7 +161,8 @@ async fn look(session: &mut PgConnection) -> Result<Now, OperatorError> {
     // One statement: its snapshot is taken before any of its functions runs.
     let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text";
     let (snapshot, insert): (String, String) = sqlx::query_as(sql).fetch_one(&mut *session).await.map_err(OperatorError::sql(doing))?;
-    let snapshot = snapshot.parse().map_err(|error| OperatorError::Refused(format!("the server answers with a strange snapshot: {error}")))?;
+    let snapshot =
+        snapshot.parse().map_err(|error| OperatorError::Refused(format!("the server answers with a strange snapshot: {error}")))?;
     let identity = crate::relay::server::identity(session).await.map_err(OperatorError::sql("asking the server what it is"))?;
     Ok(Now { snapshot, insert: insert.parse().unwrap_or_default(), identity })
 }
@@ -202,7 +205,8 @@ async fn count(session: &mut PgConnection, schema: &str, before: &Position, afte
 
 async fn store(session: &mut PgConnection, schema: &str, name: &str, to: &Position) -> Result<(), OperatorError> {
     // The epoch: whoever led before writes nothing any more.
-    let sql = format!("update \"{schema}\".relay set moved_to = $2, given_up = null, epoch = epoch + 1, updated_at = now() where name = $1");
+    let sql =
+        format!("update \"{schema}\".relay set moved_to = $2, given_up = null, epoch = epoch + 1, updated_at = now() where name = $1");
     let stored = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(Json(to)).execute(session).await;
     stored.map(|_| ()).map_err(OperatorError::sql("storing the move"))
 }

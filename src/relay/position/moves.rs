@@ -100,14 +100,16 @@ mod tests {
 
     fn positions() -> impl Strategy<Value = Position> {
         let ids = proptest::collection::vec(3u64..70, 0..20);
-        (snapshots(), ids, 3u64..70, 0i64..70, proptest::collection::vec(3u64..70, 0..3)).prop_map(|(seen, ids, partial, after, given_up)| {
-            let mut also = XidSet::default();
-            ids.iter().for_each(|xid| also.insert(*xid));
-            let to = Snapshot::of_all_below(seen.xmax() + 10);
-            let partial = Some(Partial { xid: partial, events: 1, seq: partial.cast_signed() });
-            let given_up = given_up.iter().map(|xid| GivenUp { xid: *xid, seq: xid.cast_signed() }).collect();
-            Position { seen, also, partial, window: Some(Window { to, after }), given_up, ..Position::start() }
-        })
+        (snapshots(), ids, 3u64..70, 0i64..70, proptest::collection::vec(3u64..70, 0..3)).prop_map(
+            |(seen, ids, partial, after, given_up)| {
+                let mut also = XidSet::default();
+                ids.iter().for_each(|xid| also.insert(*xid));
+                let to = Snapshot::of_all_below(seen.xmax() + 10);
+                let partial = Some(Partial { xid: partial, events: 1, seq: partial.cast_signed() });
+                let given_up = given_up.iter().map(|xid| GivenUp { xid: *xid, seq: xid.cast_signed() }).collect();
+                Position { seen, also, partial, window: Some(Window { to, after }), given_up, ..Position::start() }
+            },
+        )
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 mod content;
 mod faults;
+mod growth;
 mod history;
 mod killed;
 mod main_job;

@@ -157,7 +157,8 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
         let database = migrated_database().await;
         let place = ran(&database, 1..=2).await;
         insert(&database.pool, 3..=5).await;
-        let id: uuid::Uuid = sqlx::query_scalar("select id from tidings.outbox where aggregateid = '4'").fetch_one(&database.pool).await.expect("found");
+        let id: uuid::Uuid =
+            sqlx::query_scalar("select id from tidings.outbox where aggregateid = '4'").fetch_one(&database.pool).await.expect("found");
         let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
         assert!(code == 0 && text.contains("0 events are published once more, 1 that"), "{text}");
         let mut options = place.options();

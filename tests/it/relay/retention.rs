@@ -156,7 +156,8 @@ async fn a_limit_of_size_deletes_the_oldest_before_their_time_and_switched_off_n
     place.reader().until_distinct(2_000);
     relay.says("stream", "streaming").await;
     relay.stop().await;
-    let bytes: f64 = sqlx::query_scalar("select avg(pg_column_size(o.*))::float8 from tidings.outbox o").fetch_one(&database.pool).await.expect("asked");
+    let bytes: f64 =
+        sqlx::query_scalar("select avg(pg_column_size(o.*))::float8 from tidings.outbox o").fetch_one(&database.pool).await.expect("asked");
     let mut options = place.options();
     options.retention.size_max = Some((bytes * 500.0) as u64);
     options.retention.enabled = false;
