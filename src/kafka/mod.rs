@@ -9,9 +9,9 @@ mod acks;
 mod admin;
 #[cfg(feature = "health")]
 mod dropped;
+mod envelope;
 #[cfg(feature = "cli")]
 mod groups;
-mod envelope;
 mod log;
 mod outgoing;
 mod partitioner;
@@ -23,9 +23,9 @@ mod producer;
 mod settings;
 mod topics;
 
+pub(crate) use acks::{Acks, Failure, Window};
 #[cfg(feature = "cli")]
 pub(crate) use admin::{delete_topic, grow_topic};
-pub(crate) use acks::{Acks, Failure, Window};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 #[cfg(feature = "cli")]

@@ -163,7 +163,7 @@ impl Books {
         }
         match forwarder.durable()? {
             Some((Durable { batch, number }, counts)) => {
-                (self.safe, self.number) = (batch.position, number);
+                (self.safe, self.number) = (*batch.position, number);
                 let published = counts.iter().map(|(_, records)| records).sum();
                 let at = Checkpoint { position: &self.safe, number, source: self.reading.0, reason: &self.reading.1, published };
                 self.ledger.checkpoint(at).await?;

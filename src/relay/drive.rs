@@ -150,7 +150,9 @@ impl Drive<'_> {
             super::error::Meaning::NeedsPerson(text) => text,
             _ => error.full(),
         };
-        tracing::warn!("no logical replication: {reason}; reads the table only, which is slower to notice new events (source = \"poll\" says that this is meant)");
+        tracing::warn!(
+            "no logical replication: {reason}; reads the table only, which is slower to notice new events (source = \"poll\" says that this is meant)"
+        );
         Ok(LogSide::Unavailable { reason, tried: Instant::now() })
     }
 
@@ -191,8 +193,9 @@ impl Drive<'_> {
 
     async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
         let application = self.options.database.application_name("relay stream");
-        let connection =
-            Connection::open(&self.options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+        let connection = Connection::open(&self.options.database, &application)
+            .await
+            .map_err(Interruption::replication("connecting for replication"))?;
         let name = slot::slot_name(&self.options.name);
         let from = books.progress.settled().log;
         let (reader, status) = connection.stream(&name, &name, from).await.map_err(Interruption::replication("starting the stream"))?;

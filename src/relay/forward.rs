@@ -13,9 +13,9 @@ use super::{
     RelayOptions, TopicOptions,
     error::Interruption,
     observe::{Observer, Part},
-    route::{Route, Routes, TopicTemplate},
     position::{Journal, Position},
     resume::Names,
+    route::{Route, Routes, TopicTemplate},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
 };
@@ -48,6 +48,9 @@ pub(super) struct Forwarder {
     /// The question whether an unreachable cluster is back.
     looking: Option<JoinHandle<()>>,
 }
+
+/// Records by topic.
+type Counts<'r> = Vec<(&'r Route, u64)>;
 
 /// Why an event has to wait.
 #[derive(Debug)]
@@ -233,7 +236,7 @@ impl Forwarder {
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
     pub(super) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch { position, counts }) {
+        match self.sink.cut(Batch { position: Box::new(position), counts }) {
             Ok(()) => true,
             Err(batch) => {
                 self.counts = batch.counts;
@@ -246,7 +249,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// When the producer has failed.
-    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Vec<(&Route, u64)>)>, Interruption> {
+    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
         self.observe_cluster();
         self.observer.in_flight(self.sink.acks().under_way().0);
         let durable = self.sink.durable();

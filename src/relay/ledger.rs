@@ -148,7 +148,8 @@ impl Ledger {
                    moved_to = null, given_up = null, updated_at = now()";
         let (number, source, published) = (at.number.cast_signed(), at.source.word(), at.published.cast_signed());
         let position = Json(at.position);
-        self.write(sql, |query| query.bind(position).bind(number).bind(source).bind(at.reason).bind(published), "storing the position").await
+        self.write(sql, |query| query.bind(position).bind(number).bind(source).bind(at.reason).bind(published), "storing the position")
+            .await
     }
 
     /// Shows that the relay is there although nothing has changed.
@@ -228,13 +229,9 @@ impl Ledger {
         within("counting published events", query.execute(&mut self.session)).await.map(|_| ())
     }
 
-    async fn write(
-        &mut self,
-        sql: &str,
-        bind: impl FnOnce(RowQuery<'_>) -> RowQuery<'_>,
-        doing: &'static str,
-    ) -> Result<(), Interruption> {
-        let sql = format!("update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes", self.schema);
+    async fn write(&mut self, sql: &str, bind: impl FnOnce(RowQuery<'_>) -> RowQuery<'_>, doing: &'static str) -> Result<(), Interruption> {
+        let sql =
+            format!("update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes", self.schema);
         let query = bind(sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch));
         let row = within(doing, query.fetch_optional(&mut self.session)).await?.ok_or(Interruption::LeaseLost)?;
         self.topics.now = row.try_get(0).map_err(Interruption::sql(doing))?;

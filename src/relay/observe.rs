@@ -128,7 +128,12 @@ impl Observer {
         let deleted = Counter::default();
         registry.register("deleted_events", "Published events that retention has deleted from the outbox", deleted.clone());
         let oldest_event = Gauge::default();
-        registry.register_with_unit("oldest_event", "Age of the oldest row of the outbox, as retention saw it", Unit::Seconds, oldest_event.clone());
+        registry.register_with_unit(
+            "oldest_event",
+            "Age of the oldest row of the outbox, as retention saw it",
+            Unit::Seconds,
+            oldest_event.clone(),
+        );
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());

@@ -88,7 +88,9 @@ pub(super) async fn resume(
             if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
         }
         // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
-        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => read(options, names, saved.moved_to.is_some()).await?,
+        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
+            read(options, names, saved.moved_to.is_some()).await?
+        }
         Delivery::AtLeastOnce => None,
     };
     let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);

@@ -75,7 +75,8 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
     );
     let doing = "looking at the outbox";
     let row = within(doing, row.bind(&table).fetch_one(session)).await?;
-    let (hidden, cache): (bool, i64) = row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
+    let (hidden, cache): (bool, i64) =
+        row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
     if hidden {
         return Err(Interruption::Refused(format!(
             "row level security hides rows of {table} from the relay's role: give the role BYPASSRLS, or run alter table {table} disable row level security"
@@ -130,7 +131,10 @@ pub(super) async fn require_same(
         Change::None => {}
     }
     if server.insert < position.reach {
-        return Err(lost_commits(options, &format!("its log ends at {}, before {}, where the last published event was", server.insert, position.reach)));
+        return Err(lost_commits(
+            options,
+            &format!("its log ends at {}, before {}, where the last published event was", server.insert, position.reach),
+        ));
     }
     let Some(witness) = position.witness else { return Ok(()) };
     let sql = format!("select exists (select from \"{}\".outbox where seq = $1 and id = $2 and xid = $3::text::xid8)", options.schema);
@@ -140,7 +144,10 @@ pub(super) async fn require_same(
     }
     Err(lost_commits(
         options,
-        &format!("event {} (seq {}), the last one published, is not in the outbox (if somebody deleted it by hand, nothing is lost)", witness.id, witness.seq),
+        &format!(
+            "event {} (seq {}), the last one published, is not in the outbox (if somebody deleted it by hand, nothing is lost)",
+            witness.id, witness.seq
+        ),
     ))
 }
 
@@ -159,7 +166,9 @@ async fn require_promoted_after(
     let switch = match history.await {
         Ok(rows) => rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten()).and_then(|text| left_at(&text, old)),
         Err(error) => {
-            tracing::warn!("the timeline's history cannot be read ({error}): whether the fail-over lost commits is judged by the last published event alone");
+            tracing::warn!(
+                "the timeline's history cannot be read ({error}): whether the fail-over lost commits is judged by the last published event alone"
+            );
             return Ok(());
         }
     };
@@ -168,7 +177,10 @@ async fn require_promoted_after(
             tracing::warn!(old, new, at = %switch, "the database was promoted to a new timeline after everything that was published: goes on");
             Ok(())
         }
-        Some(switch) => Err(lost_commits(options, &format!("timeline {new} left timeline {old} at {switch}, before {}, where the last published event was", position.reach))),
+        Some(switch) => Err(lost_commits(
+            options,
+            &format!("timeline {new} left timeline {old} at {switch}, before {}, where the last published event was", position.reach),
+        )),
         None => Err(lost_commits(options, &format!("timeline {new} does not descend from timeline {old}, in which it published"))),
     }
 }

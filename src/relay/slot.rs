@@ -53,7 +53,10 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection, 
     match slot.confirmed.filter(|_| slot.usable && !unusable) {
         Some(confirmed) => Ok(Log::From(confirmed)),
         None => {
-            tracing::warn!(slot = name, "the slot cannot be read from any more (invalidated, or its publication was dropped): it is made anew");
+            tracing::warn!(
+                slot = name,
+                "the slot cannot be read from any more (invalidated, or its publication was dropped): it is made anew"
+            );
             drop_slot(session, &name).await?;
             Ok(Log::None)
         }
@@ -81,7 +84,12 @@ pub(super) fn make(options: &RelayOptions, server: &Server) -> JoinHandle<Result
     // A failover slot (17 and later) is carried over to a standby that asks for it.
     let failover = if server.version >= 170_000 { ", failover => true" } else { "" };
     let sql = format!("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'{failover})");
-    aside(options.clone(), "creating the slot", sql, Some("the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)"))
+    aside(
+        options.clone(),
+        "creating the slot",
+        sql,
+        Some("the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)"),
+    )
 }
 
 /// Has the slot forget the log up to `to`, which is published, without decoding what it held.
@@ -160,7 +168,9 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, In
 
 async fn drop_slot(session: &mut PgConnection, name: &str) -> Result<(), Interruption> {
     // One whose making was interrupted vanishes by itself.
-    let dropped = sqlx::query("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1").bind(name).execute(session);
+    let dropped = sqlx::query("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1")
+        .bind(name)
+        .execute(session);
     within("dropping a slot that cannot be used", dropped).await.map(|_| ())
 }
 

@@ -49,7 +49,8 @@ pub(super) fn text(status: &Status) -> String {
 
 fn relays(relays: &[RelayStatus]) -> String {
     use Align::{Left, Right};
-    let head = ["relay", "leader", "stands by", "epoch", "delivery", "reads", "published", "lag", "oldest", "slot", "WAL", "behind", "kept"];
+    let head =
+        ["relay", "leader", "stands by", "epoch", "delivery", "reads", "published", "lag", "oldest", "slot", "WAL", "behind", "kept"];
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in relays {
         let bytes = |bytes: Option<i64>| bytes.map_or("-".to_owned(), size);
@@ -100,12 +101,17 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     if relay.source.as_deref() == Some("table")
         && let Some(reason) = &relay.source_reason
     {
-        note(format!("reads the table: {reason}"), "events arrive in order and none is lost; at the head the log is the quicker source".into());
+        note(
+            format!("reads the table: {reason}"),
+            "events arrive in order and none is lost; at the head the log is the quicker source".into(),
+        );
     }
     match slot.wal_status.as_deref() {
         Some("lost") => note(
             format!("the server removed WAL that its slot {} had not read", slot.name),
-            format!("run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"),
+            format!(
+                "run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"
+            ),
         ),
         Some("unreserved") => note(
             format!("the server is about to remove WAL that its slot {} has not read", slot.name),
@@ -189,10 +195,7 @@ order  orders           6      1,234
         stopped.slot.active = false;
         stopped.heartbeat_age_seconds = Some(250.0);
         let text = shown(stopped);
-        assert!(
-            text.contains("not running (last heard of 4 min 10 s ago)") && text.contains("`tidings relay forget orders`"),
-            "{text}"
-        );
+        assert!(text.contains("not running (last heard of 4 min 10 s ago)") && text.contains("`tidings relay forget orders`"), "{text}");
     }
 
     #[test]

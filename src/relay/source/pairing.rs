@@ -26,7 +26,8 @@ pub(super) async fn take(session: &mut PgConnection) -> Result<(Snapshot, Lsn), 
     let row = sqlx::query("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").fetch_one(session);
     let row = within(doing, row).await?;
     let text = |at: usize| row.try_get::<String, _>(at).map_err(Interruption::sql(doing));
-    let snapshot = text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
+    let snapshot =
+        text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
     Ok((snapshot, text(1)?.parse().unwrap_or_default()))
 }
 

@@ -99,7 +99,8 @@ impl TableSource {
                     None => return Ok(WindowEnd::Shutdown),
                 }
             }
-            let reader = reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
+            let reader =
+                reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
             self.reader = Some(reader?);
             events
         };
@@ -112,7 +113,12 @@ impl TableSource {
 }
 
 /// Publishes a page; how many events it published, or none if `shutdown` came first.
-async fn publish(page: &Page, forwarder: &mut Forwarder, books: &mut Books, shutdown: &CancellationToken) -> Result<Option<u64>, Interruption> {
+async fn publish(
+    page: &Page,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+    shutdown: &CancellationToken,
+) -> Result<Option<u64>, Interruption> {
     let mut events = 0;
     for cells in page.rows()? {
         let TableRow { xid, row } = TableRow::from_cells(&cells.map_err(damaged)?)?;
@@ -183,7 +189,8 @@ async fn look(books: &mut Books) -> Result<Look, Interruption> {
     let row = sqlx::query("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text");
     let row = within(doing, row.fetch_one(books.ledger.session())).await?;
     let text = |at: usize| row.try_get::<String, _>(at).map_err(Interruption::sql(doing));
-    let snapshot = text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
+    let snapshot =
+        text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
     Ok(Look { snapshot, insert: text(1)?.parse().unwrap_or_default(), flushed: text(2)?.parse().unwrap_or_default() })
 }
 

@@ -6,9 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Columns, Pace, Row, pairing, table::publish_missed};
 use crate::{
-    postgres::{
-        replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, decode},
-    },
+    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, decode},
     relay::{
         RelayOptions,
         books::Books,
@@ -98,7 +96,12 @@ impl WalSource {
     }
 
     /// Moves the position's snapshot on, after a comparison with the table. Bytes of log that are not streamed yet; none if `shutdown` came first.
-    async fn pair(&mut self, forwarder: &mut Forwarder, books: &mut Books, shutdown: &CancellationToken) -> Result<Option<u64>, Interruption> {
+    async fn pair(
+        &mut self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<u64>, Interruption> {
         if let Some(pair) = books.progress.reached() {
             let missing = pairing::missing(books.ledger.session(), &self.options.schema, &pair).await?;
             if !missing.is_empty() {
