@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
+use super::dead_letters::DeadLettersCommand;
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -30,6 +31,9 @@ pub(super) enum Command {
     Check(OutputArgs),
     /// Show lag, slot and per-topic counts of every relay of the database
     Status(OutputArgs),
+    /// List, show, replay or discard what subscribers could not handle
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,13 @@
 //! The binary `tidings`: a configuration, and a command that uses it.
 //!
-//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`
+//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`, `dead-letters`
 //! → `exit` (the code a script reads). Results go to stdout, everything else to stderr.
 
 mod args;
 mod check;
 mod config;
 mod database;
+mod dead_letters;
 mod exit;
 mod logging;
 mod migrate;
@@ -37,6 +38,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let needs = match cli.command {
         Command::Relay(ref args) => Needs { database: true, brokers: args.needs_brokers() },
         Command::Check(_) | Command::Topics(_) => Needs { database: true, brokers: true },
+        Command::DeadLetters(_) => Needs { database: false, brokers: true },
         Command::Migrate(_) | Command::Status(_) => Needs { database: true, brokers: false },
     };
     // A name or value that is not UTF-8 cannot be one of ours.
@@ -59,5 +61,6 @@ async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failur
         Command::Topics(command) => topics::dispatch(config, command).await,
         Command::Check(args) => check::run(config, args.json).await,
         Command::Status(args) => status::run(config, args.json).await,
+        Command::DeadLetters(command) => dead_letters::run(config, command).await,
     }
 }

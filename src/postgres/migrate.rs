@@ -203,6 +203,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
     const ALL: &[(i64, &str, &str)] = &[
         (1, "outbox", include_str!("../../migrations/0001_outbox.sql")),
         (2, "relay", include_str!("../../migrations/0002_relay.sql")),
+        (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
         (11, "operation", include_str!("../../migrations/0011_operation.sql")),
     ];
     ALL.iter()

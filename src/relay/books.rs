@@ -239,7 +239,7 @@ impl Books {
             }
             // Nobody listens at present. What waits for a topic must not keep a batch open.
             self.heard();
-            self.cut_if_wanted(forwarder, true);
+            self.cut_if_wanted(forwarder, false);
             self.store(forwarder).await?;
         }
     }

@@ -47,7 +47,6 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
         return Err(Interruption::Refused(format!("Postgres {} is too old: the relay needs 15 or later", server.version / 10_000)));
     }
     require_readable(options, session).await?;
-    require_own_rows(options, session).await?;
     Ok(server)
 }
 
@@ -74,9 +73,15 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
                 coalesce(pg_get_serial_sequence($1, 'seq'), '?') as sequence",
     );
     let doing = "looking at the outbox";
-    let row = within(doing, row.bind(&table).fetch_one(session)).await?;
+    let row = within(doing, row.bind(&table).fetch_one(&mut *session)).await?;
     let (hidden, cache): (bool, i64) =
         row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
+    let foreign = format!("select exists (select from {table} where xid >= pg_snapshot_xmax(pg_current_snapshot()))");
+    if within(doing, sqlx::query_scalar(AssertSqlSafe(foreign)).fetch_one(&mut *session)).await? {
+        return Err(Interruption::Refused(format!(
+            "the outbox holds rows of transactions that this server has not had yet (column xid): it was restored from a dump, or copied; run update {table} set xid = pg_current_xact_id() to have them published (again, if they were before), or delete them"
+        )));
+    }
     if hidden {
         return Err(Interruption::Refused(format!(
             "row level security hides rows of {table} from the relay's role: give the role BYPASSRLS, or run alter table {table} disable row level security"
@@ -89,23 +94,6 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
         )));
     }
     Ok(())
-}
-
-/// Rows that came by a dump bear transaction ids of the server they came from. Those above this server's own would be skipped by every
-/// snapshot for years.
-async fn require_own_rows(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let doing = "looking for rows of another server";
-    let sql = format!(
-        "select xid::text, pg_snapshot_xmax(pg_current_snapshot())::text from \"{schema}\".outbox
-         where xid >= pg_snapshot_xmax(pg_current_snapshot()) order by xid desc limit 1",
-        schema = options.schema
-    );
-    let found: Option<(String, String)> = within(doing, sqlx::query_as(AssertSqlSafe(sql)).fetch_optional(session)).await?;
-    let Some((foreign, first)) = found else { return Ok(()) };
-    Err(Interruption::Refused(format!(
-        "the outbox holds rows of transactions that this server has not had yet (up to {foreign}): it was restored from another server, and they would be skipped; run update \"{}\".outbox set xid = pg_current_xact_id() where xid >= '{first}' to have them published",
-        options.schema
-    )))
 }
 
 /// Whether this is the database that the position belongs to, with all that was published still in it.

@@ -99,6 +99,7 @@ impl Transactions {
             State::Open { .. } => {}
             State::Idle => self.begin(sender),
         }
+        let State::Open { since: opened, tag: first, .. } = self.state else { unreachable!("just begun") };
         let journal = self.journal.as_mut().expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
@@ -123,8 +124,10 @@ impl Transactions {
             fine
         });
         let (producer, outcome) = (sender.producer().clone(), self.outcome.clone());
+        let (records, cut) = (sender.next() - first, Instant::now());
         tokio::spawn(async move {
             producer.acks().settle(Window::default()).await;
+            let acknowledged = cut.elapsed();
             let result = match producer.acks().failure() {
                 Some(failure) => Err(failure),
                 None => {
@@ -132,6 +135,7 @@ impl Transactions {
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };
+            tracing::debug!(records, open_for = ?opened.elapsed(), ?acknowledged, committed = ?cut.elapsed(), "ends a transaction");
             outcome.send_replace(match result {
                 Ok(()) => Outcome::Committed,
                 Err(failure) => Outcome::Failed(failure),

@@ -3,11 +3,12 @@
 mod content;
 mod faults;
 mod growth;
+mod healing;
 mod history;
 mod killed;
 mod main_job;
 mod operator;
-mod records;
+pub(crate) mod records;
 mod refusals;
 mod retention;
 mod running;

@@ -1,0 +1,9 @@
+//! Subscribers on real services. Effects counted in Postgres decide, not the code under test.
+
+mod delivery;
+mod failures;
+mod foreign;
+mod members;
+mod place;
+mod publishing;
+mod redrive;
