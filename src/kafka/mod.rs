@@ -11,11 +11,15 @@
 #![cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code, unused_imports))]
 
 mod acks;
+#[cfg(feature = "cli")]
+mod admin;
 mod consumer;
 mod create;
 #[cfg(feature = "health")]
 mod dropped;
 mod envelope;
+#[cfg(feature = "cli")]
+mod groups;
 mod incoming;
 mod log;
 mod outgoing;
@@ -32,10 +36,14 @@ mod shelf;
 mod topics;
 
 pub(crate) use acks::{Acks, Failure, Window};
+#[cfg(feature = "cli")]
+pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use consumer::{Change, Committed, Feed, Member, Membership, Partition};
 pub(crate) use create::{create_like, partition_count, retention};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
+#[cfg(feature = "cli")]
+pub(crate) use groups::{Behind, groups_behind};
 pub(crate) use incoming::{Incoming, Place};
 pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
@@ -50,4 +58,6 @@ pub use reader::Malformed;
 pub(crate) use reader::Message;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
+#[cfg(feature = "cli")]
+pub(crate) use topics::partitions_of;
 pub(crate) use topics::{TopicError, Topics};

@@ -205,6 +205,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (2, "relay", include_str!("../../migrations/0002_relay.sql")),
         (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
         (10, "parked", include_str!("../../migrations/0010_parked.sql")),
+        (11, "operation", include_str!("../../migrations/0011_operation.sql")),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

@@ -14,6 +14,7 @@ use super::{
     observe::Observer,
     parked,
     position::{Position, Progress},
+    resume::Start,
     sink::Durable,
     slot,
 };
@@ -47,6 +48,8 @@ pub(super) struct Books {
     stream: Option<Stream>,
     reading: (Reading, String),
     stored: bool,
+    /// The operator's move is not durable yet: the row keeps it until then.
+    moving: bool,
     stored_at: Instant,
     observer: Observer,
     relay: String,
@@ -62,7 +65,8 @@ struct Stream {
 }
 
 impl Books {
-    pub(super) fn new(relay: &str, safe: Position, number: u64, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+    pub(super) fn new(relay: &str, start: Start, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+        let Start { position: safe, number, moved } = start;
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -75,6 +79,7 @@ impl Books {
             stream: None,
             reading: (Reading::Table, String::new()),
             stored: false,
+            moving: moved,
             stored_at: Instant::now(),
             observer: observer.clone(),
             relay: relay.to_owned(),
@@ -190,7 +195,7 @@ impl Books {
         self.park_pending(forwarder).await?;
         match forwarder.durable()? {
             Some((Durable { batch, number }, counts)) => {
-                (self.safe, self.number) = (batch.position, number);
+                (self.safe, self.number) = (*batch.position, number);
                 let published = counts.iter().map(|(_, records)| records).sum();
                 let at = Checkpoint { position: &self.safe, number, source: self.reading.0, reason: &self.reading.1, published };
                 self.ledger.checkpoint(at).await?;
@@ -202,10 +207,10 @@ impl Books {
                     parked::delete(&mut self.ledger, &self.safe.released).await?;
                     self.progress.forget_released(&self.safe.released);
                 }
-                self.stored = true;
+                (self.stored, self.moving) = (true, false);
                 failpoint::reached(Step::Mirrored);
             }
-            None if !self.stored => {
+            None if !self.stored && !self.moving => {
                 let at =
                     Checkpoint { position: &self.safe, number: self.number, source: self.reading.0, reason: &self.reading.1, published: 0 };
                 self.ledger.checkpoint(at).await?;
@@ -220,7 +225,15 @@ impl Books {
             }
             self.slot_seen = Some(Instant::now());
         }
-        Ok(())
+        if forwarder.a_hold_is_over() {
+            for topic in self.ledger.end_holds().await? {
+                tracing::error!(
+                    topic,
+                    "a command held the topic back and did not come to its end in time: it is published to as before; see `tidings topics list`"
+                );
+            }
+        }
+        if self.ledger.topics_have_changed() { Err(Interruption::TopicsChanged) } else { Ok(()) }
     }
 
     /// Tells the server what is safe. A server that was not heard for long is asked to show that it is there.

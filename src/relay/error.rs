@@ -51,6 +51,8 @@ pub(super) enum Interruption {
     LeaseLost,
     #[error("the publication is looked at again")]
     Publication,
+    #[error("a command has changed over how many partitions a topic's keys are spread, or holds a topic back: begins anew")]
+    TopicsChanged,
     #[error("this server is a standby: waiting for a primary")]
     Standby,
     #[error("{0}")]
@@ -83,7 +85,8 @@ impl Interruption {
         }
         match self {
             Self::Refused(text) => Meaning::NeedsPerson(text.clone()),
-            Self::Kafka(_) | Self::BatchRefused(_) => Meaning::ProducerBroken,
+            // What a producer knows of a topic's partitions it knows for long.
+            Self::Kafka(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
             Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),

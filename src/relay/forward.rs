@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     RelayOptions, TopicOptions, UndeliverableOptions,
@@ -47,9 +47,14 @@ pub(super) struct Forwarder {
     counts: Vec<u64>,
     observer: Observer,
     pinned: HashMap<String, i32>,
+    /// Topics that are being grown, and until when they are held back.
+    held: HashMap<String, Instant>,
     /// The question whether an unreachable cluster is back.
     looking: Option<JoinHandle<()>>,
 }
+
+/// Records by topic.
+type Counts<'r> = Vec<(&'r Route, u64)>;
 
 /// Why an event has to wait.
 #[derive(Debug)]
@@ -66,6 +71,8 @@ pub(super) enum Hold {
     Alone,
     /// As many are set aside as may be before they are stored.
     Parking,
+    /// Its topic is being grown.
+    Growing(String),
 }
 
 /// What became of an event.
@@ -118,6 +125,7 @@ impl Forwarder {
             counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
+            held: HashMap::new(),
             looking: None,
         })
     }
@@ -164,6 +172,9 @@ impl Forwarder {
             Err(unknown) if crate::event::check_topic_name(&unknown).is_ok() => return Ok(Err(Hold::NewTopic(unknown))),
             Err(illegal) => return Ok(Ok(Attempt::Impossible(format!("`{illegal}` is no name for a topic; change the topic template")))),
         };
+        if !self.held.is_empty() && self.held.contains_key(&route.topic) {
+            return Ok(Err(Hold::Growing(route.topic.clone())));
+        }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         if !route.may_send(partition, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
@@ -216,6 +227,12 @@ impl Forwarder {
             Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
             // Whoever keeps the books stores them.
             Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
+            Hold::Growing(topic) => {
+                tracing::info!(topic, "holds back events: the topic is being grown");
+                self.observer.ok(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
+                // The session ends with the hold.
+                Box::pin(std::future::pending())
+            }
             Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), self.observer.clone(), topic)),
         }
     }
@@ -228,7 +245,12 @@ impl Forwarder {
         if let Cleared::Topic { topic, partitions } = cleared {
             let pinned = self.pinned.get(&topic).copied().unwrap_or(partitions);
             if pinned != partitions {
-                tracing::warn!(topic, partitions, pinned, "the topic has another number of partitions than when this relay first met it");
+                tracing::warn!(
+                    topic,
+                    partitions,
+                    pinned,
+                    "the topic has another number of partitions than this relay spreads keys over: see `tidings topics list`"
+                );
             }
             // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
             self.routes.learn(topic, pinned.min(partitions));
@@ -293,6 +315,18 @@ impl Forwarder {
         std::mem::take(&mut self.careful).carry_over()
     }
 
+    /// Sends nothing to these topics any more, each for this long.
+    pub(super) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
+        let now = Instant::now();
+        // What was held before stays so: where its keys belong is not known to this producer.
+        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
+    }
+
+    /// Whether a hold has lasted longer than it may.
+    pub(super) fn a_hold_is_over(&self) -> bool {
+        self.held.values().any(|until| *until <= Instant::now())
+    }
+
     /// The sink.
     pub(super) fn sink(&self) -> &Sink {
         &self.sink
@@ -316,7 +350,7 @@ impl Forwarder {
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
     pub(super) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch { position, counts }) {
+        match self.sink.cut(Batch { position: Box::new(position), counts }) {
             Ok(()) => {
                 self.careful.cut();
                 true
@@ -332,7 +366,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// When the producer has failed.
-    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Vec<(&Route, u64)>)>, Interruption> {
+    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
         self.observe_cluster();
         self.observer.in_flight(self.sink.acks().under_way().0);
         let durable = self.sink.durable();

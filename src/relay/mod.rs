@@ -7,7 +7,7 @@
 //! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
 //! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres, `parked` what cannot be
 //! delivered and waits.
-//! `position`, `route` and the row decoder are pure.
+//! `retention` deletes what every relay has published. `operator` is what a person does with relays by commands. `position`, `route` and the row decoder are pure.
 
 mod books;
 mod drive;
@@ -17,10 +17,13 @@ mod forward;
 mod lease;
 mod ledger;
 mod observe;
+#[cfg(feature = "cli")]
+pub(crate) mod operator;
 mod options;
 mod parked;
 mod position;
 mod resume;
+mod retention;
 mod route;
 mod run;
 mod server;
@@ -37,6 +40,7 @@ pub use observe::{Check, CheckState, Observer};
 pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
+pub use retention::RetentionOptions;
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
 #[cfg(feature = "cli")]

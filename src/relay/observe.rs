@@ -92,6 +92,8 @@ struct Inner {
     undeliverable: Family<OutcomeLabel, Counter>,
     parked_events: Gauge<i64, AtomicI64>,
     parked_aggregates: Gauge<i64, AtomicI64>,
+    deleted: Counter,
+    oldest_event: Gauge<f64, AtomicU64>,
 }
 
 impl Observer {
@@ -137,6 +139,15 @@ impl Observer {
         registry.register("parked_events", "Events that wait for somebody's decision, as far as the leader knows", parked_events.clone());
         let parked_aggregates = Gauge::default();
         registry.register("parked_aggregates", "Aggregates these are of", parked_aggregates.clone());
+        let deleted = Counter::default();
+        registry.register("deleted_events", "Published events that retention has deleted from the outbox", deleted.clone());
+        let oldest_event = Gauge::default();
+        registry.register_with_unit(
+            "oldest_event",
+            "Age of the oldest row of the outbox, as retention saw it",
+            Unit::Seconds,
+            oldest_event.clone(),
+        );
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
@@ -155,6 +166,8 @@ impl Observer {
             undeliverable,
             parked_events,
             parked_aggregates,
+            deleted,
+            oldest_event,
         }))
     }
 
@@ -219,6 +232,14 @@ impl Observer {
     pub(crate) fn parked(&self, events: u64, aggregates: u64) {
         self.0.parked_events.set(events.cast_signed());
         self.0.parked_aggregates.set(aggregates.cast_signed());
+    }
+
+    pub(crate) fn deleted(&self, events: u64) {
+        self.0.deleted.inc_by(events);
+    }
+
+    pub(crate) fn oldest_event(&self, age: Duration) {
+        self.0.oldest_event.set(age.as_secs_f64());
     }
 
     pub(crate) fn leader(&self, leads: bool) {

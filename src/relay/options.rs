@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::RetentionOptions;
 use crate::kafka::EnvelopeFormat;
 
 /// Where events are read from.
@@ -113,6 +114,8 @@ pub struct RelayOptions {
     pub topics: TopicOptions,
     /// What becomes of events that cannot be delivered.
     pub undeliverable: UndeliverableOptions,
+    /// What is kept of the published events.
+    pub retention: RetentionOptions,
     /// How long SIGTERM waits for what is in flight.
     pub shutdown_grace: Duration,
     /// Most events sent and not yet acknowledged. Bounds memory: about a kilobyte each beside its payload. More than 8,192 was not
@@ -149,6 +152,7 @@ impl RelayOptions {
             event_source: "/tidings".into(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
             undeliverable: UndeliverableOptions::default(),
+            retention: RetentionOptions::default(),
             shutdown_grace: Duration::from_secs(10),
             in_flight_events_max: 8_192,
             in_flight_bytes_max: 8 << 20,

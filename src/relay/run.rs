@@ -26,6 +26,7 @@ use super::{
     parked::{self, Careful},
     position::Position,
     resume::{Names, Start, resume},
+    retention,
     route::TopicTemplate,
     server,
 };
@@ -56,6 +57,8 @@ struct Carried {
     settled: Option<(Forwarder, Position, u64)>,
     /// The epoch under which this process led last.
     epoch: i64,
+    /// What the producer knows of topics belongs to this count of their changes.
+    topic_changes: i64,
     /// The slot's log could not be decoded.
     log_unusable: bool,
     /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
@@ -198,7 +201,9 @@ impl Relay {
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let server = server::examine(options, ledger.session()).await?;
         carried.learn()?;
-        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none());
+        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
+        let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
+        carried.topic_changes = ledger.topic_changes();
         let (mut forwarder, mut start) = tokio::select! {
             started = self.start(&server, saved, &mut ledger, settled, carried.batch_bytes_max, lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
@@ -211,14 +216,19 @@ impl Relay {
         }
         forwarder.load_parked(parked::load(&mut ledger).await?);
         forwarder.beware(std::mem::take(&mut carried.careful));
-        let mut books = Books::new(&options.name, start.position, start.number, ledger, observer, lost.clone());
-        if start.moved {
+        // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
+        forwarder.hold_back(ledger.take_up_holds().await?);
+        forwarder.pin(ledger.pinned().await?);
+        let moved = start.moved;
+        let mut books = Books::new(&options.name, start, ledger, observer, lost.clone());
+        if moved {
             books.cut(&mut forwarder).await?;
         }
         books.show_parked(&forwarder);
         let drive = Drive { options, server: &server, observer, shutdown, log_unusable: carried.log_unusable };
         let outcome = tokio::select! {
             outcome = drive.run(&mut forwarder, &mut books) => outcome,
+            () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),
             // Whatever it waits for: a relay that does not lead any more stops.
             () = lost.cancelled() => Err(Interruption::LeaseLost),
         };
@@ -238,13 +248,11 @@ impl Relay {
         let (options, observer) = (&self.options, &self.observer);
         let names = Names::new(options, server);
         if let Some((mut forwarder, position, number)) = settled {
-            forwarder.pin(ledger.pinned().await?);
             forwarder.go_on(&names, server, ledger.epoch(), number);
             return Ok((forwarder, Start { position, number, moved: false }));
         }
         let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
         let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional)?;
-        forwarder.pin(ledger.pinned().await?);
         let cluster = forwarder.reach_cluster().await;
         let start = resume(options, server, &names, &cluster, saved, ledger, &mut forwarder, observer, lost).await?;
         tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");

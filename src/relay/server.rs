@@ -33,18 +33,11 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
     }
     let row = sqlx::query(
         "select current_setting('server_version_num')::int as version, current_setting('wal_level') as wal_level,
-                pg_current_wal_insert_lsn()::text as insert,
-                ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::bigint as timeline,
-                (select system_identifier::text from pg_control_system()) as system_identifier,
-                (select oid::bigint from pg_database where datname = current_database()) as database_oid",
+                pg_current_wal_insert_lsn()::text as insert",
     );
     let row = within(asking, row.fetch_one(&mut *session)).await?;
+    let identity = within(asking, identity(session)).await?;
     let read = || -> Result<_, sqlx::Error> {
-        let identity = Identity {
-            system: row.try_get("system_identifier")?,
-            database: row.try_get("database_oid")?,
-            timeline: row.try_get("timeline")?,
-        };
         let wal_level: String = row.try_get("wal_level")?;
         let insert = row.try_get::<String, _>("insert")?.parse().unwrap_or_default();
         Ok(Server { version: row.try_get("version")?, logical: wal_level == "logical", wal_level, identity, insert })
@@ -55,6 +48,20 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
     }
     require_readable(options, session).await?;
     Ok(server)
+}
+
+/// Which database this is.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn identity(session: &mut PgConnection) -> Result<Identity, sqlx::Error> {
+    let row = sqlx::query(
+        "select ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::bigint as timeline,
+                (select system_identifier::text from pg_control_system()) as system_identifier,
+                (select oid::bigint from pg_database where datname = current_database()) as database_oid",
+    );
+    let row = row.fetch_one(session).await?;
+    Ok(Identity { system: row.try_get("system_identifier")?, database: row.try_get("database_oid")?, timeline: row.try_get("timeline")? })
 }
 
 /// The table is read by snapshots: every row must be visible to the relay, and each session must draw its numbers in order.

@@ -90,6 +90,12 @@ keys! {
         "Most events sent and not yet acknowledged; bounds memory";
     IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),
         "Most bytes sent and not yet acknowledged; bounds memory";
+    RETENTION = "retention.enabled", "retention", None, Kind::Boolean, Some("true"),
+        "Delete published events from the outbox, once every relay of the database has published them";
+    RETENTION_KEEP = "retention.keep", "retention-keep", None, Kind::Duration(1_000, 315_360_000_000), Some("168h"),
+        "How long a published event is kept after it happened; the default is as long as Kafka keeps it by default";
+    RETENTION_MAX_SIZE = "retention.max_size", "retention-max-size", None, Kind::Bytes(1 << 20, 1 << 50), None,
+        "About how many bytes of rows are kept, without indexes: beyond it published events go before their time";
     LISTEN = "admin.listen", "listen", None, Kind::Text, Some("127.0.0.1:9464"),
         "Address of health and metrics, or off. They have no authentication: think before listening beyond loopback";
     LOG_FORMAT = "log.format", "log-format", None, Kind::Choice(&["human", "json"]), Some("human"),

@@ -8,7 +8,9 @@ use super::key::{self, KEYS, Key, Kind, PROPERTIES};
 use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
-use crate::relay::{Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
+use crate::relay::{
+    Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicOptions, UndeliverableOptions,
+};
 use crate::{kafka, postgres};
 
 /// What a command cannot do without.
@@ -67,6 +69,7 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// What is logged.
     pub(crate) log_level: String,
+    retention: RetentionOptions,
     source: SourceKind,
     delivery: Delivery,
     envelope: EnvelopeFormat,
@@ -89,6 +92,7 @@ impl Config {
         options.event_source = self.event_source.clone();
         options.topics = self.topics.clone();
         options.undeliverable = self.undeliverable.clone();
+        options.retention = self.retention.clone();
         options.shutdown_grace = self.shutdown_grace;
         options.in_flight_events_max = self.in_flight_events_max;
         options.in_flight_bytes_max = self.in_flight_bytes_max;
@@ -309,6 +313,11 @@ impl Settled {
             },
             in_flight_events_max: self.count(&key::IN_FLIGHT_EVENTS),
             in_flight_bytes_max: self.count(&key::IN_FLIGHT_BYTES),
+            retention: RetentionOptions {
+                enabled: self.meant.get(key::RETENTION.path) == Some(&Meant::Boolean(true)),
+                keep: Duration::from_millis(self.number(&key::RETENTION_KEEP)),
+                size_max: Some(self.number(&key::RETENTION_MAX_SIZE)).filter(|bytes| *bytes > 0),
+            },
         }
     }
 

@@ -7,6 +7,7 @@ select
     r.leader,
     r.epoch,
     extract(epoch from clock_timestamp() - r.heartbeat_at)::float8 as heartbeat_age_seconds,
+    extract(epoch from clock_timestamp() - r.updated_at)::float8 as position_age_seconds,
     r.source,
     r.source_reason,
     r.delivery,

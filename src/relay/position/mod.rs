@@ -8,6 +8,7 @@
 //!            ∪  the transactions in `also`                          streamed, and not yet seen by a settled snapshot
 //!            ∪  the first `events` events of `partial`              a Kafka transaction may end within one of Postgres's
 //!            ∪  rows up to `after` of what `window.to` sees         a window of the table that is being read
+//!            ∪  the events in `given_up`                            by the operator, one by one
 //! ```
 //!
 //! `log` is where the log may be read from: every commit before it is published. It is a hint only: what a stream then brings is skipped
@@ -23,13 +24,16 @@
 mod coverage;
 mod identity;
 mod journal;
+mod moves;
 mod progress;
 mod snapshot;
 mod xids;
 
 pub(crate) use coverage::Coverage;
 pub(crate) use identity::{Change, Identity};
-pub(crate) use journal::{Journal, JournalError, Replay};
+pub(crate) use journal::{Journal, Replay};
+#[cfg(feature = "cli")]
+pub(crate) use moves::GIVEN_UP_MAX;
 pub(crate) use progress::{Pair, Progress};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use xids::XidSet;
@@ -58,6 +62,19 @@ pub(crate) struct Position {
     /// Parked events that were published or given up since, by `seq`, until they are off the table of parked ones (see `parked`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) released: Vec<i64>,
+    /// And single events that the operator has given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) given_up: Vec<GivenUp>,
+    /// Events of transactions below this one may be missing from the outbox: whoever moved the position was told.
+    #[serde(default)]
+    pub(crate) forgone: u64,
+}
+
+/// An event that is not to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GivenUp {
+    pub(crate) xid: u64,
+    pub(crate) seq: i64,
 }
 
 /// A transaction that is published in part.
@@ -106,6 +123,8 @@ impl Position {
             reach: Lsn::default(),
             witness: None,
             released: Vec::new(),
+            given_up: Vec::new(),
+            forgone: 0,
         }
     }
 }

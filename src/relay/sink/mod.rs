@@ -36,7 +36,7 @@ use crate::kafka::{Acks, Failure, Producer, Record, SendError};
 #[derive(Debug)]
 pub(super) struct Batch {
     /// Where the relay stands after it.
-    pub(super) position: Position,
+    pub(super) position: Box<Position>,
     /// Records by route.
     pub(super) counts: Vec<u64>,
 }
@@ -57,7 +57,7 @@ pub(super) struct Sink {
 
 enum Commits {
     AtLeastOnce(Marks),
-    ExactlyOnce(Transactions),
+    ExactlyOnce(Box<Transactions>),
 }
 
 impl Sink {
@@ -69,7 +69,7 @@ impl Sink {
     pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, Interruption> {
         let sender = Sender::open(options, batch_bytes_max, transactional_id)?;
         let commits = match transactional_id {
-            Some(_) => Commits::ExactlyOnce(Transactions::default()),
+            Some(_) => Commits::ExactlyOnce(Box::default()),
             None => Commits::AtLeastOnce(Marks::default()),
         };
         Ok(Self { sender, commits })

@@ -174,6 +174,9 @@ impl WalSource {
                     }
                     self.events += 1;
                     let row = columns.read(&row)?;
+                    if books.progress.gives_up(row.seq) {
+                        continue;
+                    }
                     let Some(forwarded) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
                     books.progress.sent(row.event.id, row.seq);
                     if let Forwarded::Sent(tag) = forwarded {

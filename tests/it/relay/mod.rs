@@ -2,12 +2,15 @@
 
 mod content;
 mod faults;
+mod growth;
 mod healing;
 mod history;
 mod killed;
 mod main_job;
+mod operator;
 mod parked;
 pub(crate) mod records;
 mod refusals;
+mod retention;
 mod running;
 mod two;

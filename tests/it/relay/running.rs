@@ -148,6 +148,10 @@ impl Killed {
         self.0.try_wait().expect("asked").is_some()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.0.kill().expect("killed");
