@@ -38,7 +38,7 @@ impl Tidings {
         };
         let kafka = ["--brokers", &self.brokers, "--topic", topic, "--delivery", delivery];
         let arguments = [&["relay", "--database-url", database, "--listen", "off", "--source", source][..], &kafka].concat();
-        let log = self.logs.join(format!("tidings-bench-{}.log", std::process::id()));
+        let log = self.logs.join(format!("tidings-bench-{}-{source}-{delivery}.log", std::process::id()));
         Process::start(&self.program, &arguments.into_iter().map(str::to_owned).collect::<Vec<_>>(), &log)
     }
 }

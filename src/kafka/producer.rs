@@ -49,6 +49,12 @@ const TRANSACTION_TIMEOUT_MS: &str = "60000";
 /// How long one question to the transaction coordinator may take before it is asked again.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often to look whether librdkafka has ticked off what is acknowledged: rdkafka's own wait for it is 100 ms long.
+const IN_FLIGHT_LOOK: Duration = Duration::from_micros(50);
+
+/// Most looks; after them rdkafka waits.
+const IN_FLIGHT_LOOKS: u32 = 2_000;
+
 /// What the producer prefers; `[kafka.properties]` may say otherwise.
 const PREFERRED: &[(&str, &str)] = &[
     // Not even a tenth of a millisecond: librdkafka's timers are as coarse as a millisecond, and a steady stream pays all of it. Behind,
@@ -196,6 +202,13 @@ impl Producer {
     /// # Errors
     /// When it is not certain that the transaction is committed.
     pub(crate) fn commit(&self) -> Result<(), Failure> {
+        // An acknowledgement is told before librdkafka has ticked its record off.
+        for _ in 0..IN_FLIGHT_LOOKS {
+            if self.inner.in_flight_count() == 0 {
+                break;
+            }
+            std::thread::sleep(IN_FLIGHT_LOOK);
+        }
         loop {
             match self.inner.commit_transaction(COORDINATOR_TIMEOUT) {
                 Ok(()) => return Ok(()),

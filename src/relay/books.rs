@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::Interruption,
+    failpoint::{self, Step},
     forward::{Forwarder, Hold},
     ledger::{Checkpoint, Ledger, Reading},
     observe::Observer,
@@ -166,6 +167,7 @@ impl Books {
                     self.ledger.count_topics(&counts).await?;
                 }
                 self.stored = true;
+                failpoint::reached(Step::Mirrored);
             }
             None if !self.stored => {
                 let at =
@@ -193,7 +195,9 @@ impl Books {
             return Err(Interruption::replication("waiting for Postgres")(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         }
         let confirmed = stream.status.confirm(self.safe.log, silence > SILENCE_MAX / 3).await;
-        confirmed.map_err(Interruption::replication("confirming to Postgres"))
+        confirmed.map_err(Interruption::replication("confirming to Postgres"))?;
+        failpoint::reached(Step::Confirmed);
+        Ok(())
     }
 
     /// Takes note that the server was heard.
@@ -226,7 +230,7 @@ impl Books {
             }
             // Nobody listens at present. What waits for a topic must not keep a batch open.
             self.heard();
-            self.cut_if_wanted(forwarder, true);
+            self.cut_if_wanted(forwarder, false);
             self.store(forwarder).await?;
         }
     }

@@ -20,6 +20,7 @@ use super::{
     RelayOptions, SourceKind,
     books::Books,
     error::Interruption,
+    failpoint::{self, Step},
     forward::Forwarder,
     ledger::Reading,
     observe::Observer,
@@ -160,14 +161,17 @@ impl Drive<'_> {
     async fn attend(&self, log: LogSide, books: &mut Books) -> Result<LogSide, Interruption> {
         match log {
             LogSide::Making(task) if task.is_finished() => match task.await {
-                Ok(Ok(())) => self.look(books, false).await,
+                Ok(Ok(())) => {
+                    failpoint::reached(Step::SlotMade);
+                    self.look(books, false).await
+                }
                 Ok(Err(error)) if cannot_be_had(&error) => self.unavailable(error),
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(Interruption::Refused(format!("creating the slot broke off: {error}"))),
             },
             LogSide::Advancing(task) if task.is_finished() => {
                 match task.await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => failpoint::reached(Step::SlotAdvanced),
                     Ok(Err(error)) => tracing::warn!("{}; the log is decoded instead", error.full()),
                     Err(error) => return Err(Interruption::Refused(format!("advancing the slot broke off: {error}"))),
                 }

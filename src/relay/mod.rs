@@ -11,6 +11,7 @@
 mod books;
 mod drive;
 mod error;
+mod failpoint;
 mod forward;
 mod lease;
 mod ledger;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Delivery, RelayOptions,
     error::Interruption,
+    failpoint::{self, Step},
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
@@ -79,6 +80,7 @@ pub(super) async fn resume(
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
             fence(forwarder, observer, lost).await?;
+            failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
             if exists { read(options, names).await? } else { None }
         }

@@ -1,5 +1,6 @@
 //! Everything that needs real services, in one binary: they are started once.
 
+mod chaos;
 mod cli;
 mod health;
 mod migrate;

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     kafka::{Failure, Headers, Record, Window},
-    relay::position::Journal,
+    relay::{
+        failpoint::{self, Step},
+        position::Journal,
+    },
 };
 
 /// Records of a batch while the source has more: a commit costs about as much as a few hundred records, so it vanishes among these.
@@ -99,6 +102,7 @@ impl Transactions {
             State::Open { .. } => {}
             State::Idle => self.begin(sender),
         }
+        let State::Open { since: opened, tag: first, .. } = self.state else { unreachable!("just begun") };
         let journal = self.journal.as_mut().expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
@@ -123,15 +127,20 @@ impl Transactions {
             fine
         });
         let (producer, outcome) = (sender.producer().clone(), self.outcome.clone());
+        let (records, cut) = (sender.next() - first, Instant::now());
         tokio::spawn(async move {
             producer.acks().settle(Window::default()).await;
+            let acknowledged = cut.elapsed();
+            failpoint::reached(Step::PositionSent);
             let result = match producer.acks().failure() {
                 Some(failure) => Err(failure),
                 None => {
                     let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
+                    failpoint::reached(Step::KafkaCommitted);
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };
+            tracing::debug!(records, open_for = ?opened.elapsed(), ?acknowledged, committed = ?cut.elapsed(), "ends a transaction");
             outcome.send_replace(match result {
                 Ok(()) => Outcome::Committed,
                 Err(failure) => Outcome::Failed(failure),

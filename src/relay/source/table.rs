@@ -21,6 +21,7 @@ use crate::{
         RelayOptions,
         books::Books,
         error::Interruption,
+        failpoint::{self, Step},
         forward::Forwarder,
         ledger::within,
         observe::{Observer, Part},
@@ -83,6 +84,7 @@ impl TableSource {
                 wait_for_flush(books, look.insert).await?;
             }
             books.progress.open_window(look.snapshot, look.insert);
+            failpoint::reached(Step::WindowOpened);
         }
         let position = books.progress.settled();
         let window = position.window.clone().expect("a window is open");
@@ -104,6 +106,9 @@ impl TableSource {
             self.reader = Some(reader?);
             events
         };
+        if events > 0 {
+            failpoint::reached(Step::WindowSent);
+        }
         books.progress.close_window(self.coverage.covered_by(&window.to));
         if events > 0 {
             observer.batch(events);
