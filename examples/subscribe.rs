@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Retry, Tx};
 use tidings::{Bus, DomainEvent, kafka};
+use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
@@ -40,8 +41,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shutdown = CancellationToken::new();
     tokio::spawn({
         let shutdown = shutdown.clone();
+        let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
         async move {
-            let _ = tokio::signal::ctrl_c().await;
+            tokio::select! { _ = tokio::signal::ctrl_c() => {} _ = terminate.recv() => {} }
             shutdown.cancel();
         }
     });

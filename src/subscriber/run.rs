@@ -255,7 +255,11 @@ impl Owner {
             let committed = committed.iter().find(|committed| committed.partition == feed.partition);
             self.start(feed, committed);
         }
-        tracing::info!(subscriber = self.runner.name, partitions = ?partitions, "partitions taken");
+        // A rebalance that changes nothing for this member assigns nothing.
+        if !partitions.is_empty() {
+            let list: Vec<String> = partitions.iter().map(|partition| format!("{}/{}", partition.topic, partition.number)).collect();
+            tracing::info!(subscriber = self.runner.name, partitions = list.join(" "), "partitions taken");
+        }
         Ok(())
     }
 

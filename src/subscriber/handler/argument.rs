@@ -18,7 +18,8 @@ use crate::subscriber::Delivery;
 ///     type Rejection = HandlerError;
 ///
 ///     async fn from_delivery(delivery: &Delivery, _: &S) -> Result<Self, HandlerError> {
-///         let tenant = delivery.meta().header("tenant").ok_or_else(|| HandlerError::dead_letter("the event has no tenant"))?;
+///         let meta = delivery.meta();
+///         let tenant = meta.header("tenant").ok_or_else(|| HandlerError::dead_letter("the event has no tenant"))?;
 ///         Ok(Self(tenant.to_owned()))
 ///     }
 /// }

@@ -92,9 +92,13 @@ impl HandlerError {
 
     /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.
     pub(in crate::subscriber) fn from_layer(error: BoxError) -> Self {
-        match error.downcast::<Self>() {
-            Ok(own) => *own,
-            Err(error) => Self::retry(error),
+        let error = match error.downcast::<Self>() {
+            Ok(own) => return *own,
+            Err(error) => error,
+        };
+        match turned_away(&*error) {
+            Some(time) => Self::snooze(time, error),
+            None => Self::retry(error),
         }
     }
 
@@ -114,6 +118,26 @@ impl HandlerError {
         text
     }
 }
+
+/// When to come back if nothing was tried: a circuit was open or a bulkhead full. That is not the event's fault.
+fn turned_away(error: &(dyn Error + 'static)) -> Option<Duration> {
+    #[cfg(feature = "resilience")]
+    {
+        use crate::resilience::{BulkheadError, CircuitOpen};
+        if let Some(open) = error.downcast_ref::<CircuitOpen>() {
+            return Some(open.retry_after.max(TURNED_AWAY_PAUSE));
+        }
+        if error.is::<BulkheadError>() {
+            return Some(TURNED_AWAY_PAUSE);
+        }
+    }
+    let _ = error;
+    None
+}
+
+/// How long an event that was turned away waits at least.
+#[cfg(feature = "resilience")]
+const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What an error of Postgres means, by its SQLSTATE (PostgreSQL manual, appendix A).
 fn of_sqlstate(code: &str) -> Verdict {
@@ -197,6 +221,20 @@ impl From<PublishError> for HandlerError {
     }
 }
 
+#[cfg(feature = "resilience")]
+impl From<crate::resilience::CircuitOpen> for HandlerError {
+    fn from(error: crate::resilience::CircuitOpen) -> Self {
+        Self::from_layer(error.into())
+    }
+}
+
+#[cfg(feature = "resilience")]
+impl From<crate::resilience::BulkheadError> for HandlerError {
+    fn from(error: crate::resilience::BulkheadError) -> Self {
+        Self::from_layer(error.into())
+    }
+}
+
 impl From<std::io::Error> for HandlerError {
     fn from(error: std::io::Error) -> Self {
         Self::retry(error)
@@ -236,6 +274,17 @@ mod tests {
         ] {
             assert_eq!(error.verdict(), verdict, "{error:?}");
         }
+    }
+
+    #[cfg(feature = "resilience")]
+    #[test]
+    fn an_event_that_was_turned_away_comes_back_and_loses_no_attempt() {
+        use crate::resilience::CircuitOpen;
+        let open = CircuitOpen { name: "warehouse".into(), retry_after: Duration::from_secs(3) };
+        let later = Verdict::Snooze(Duration::from_secs(3));
+        assert_eq!(HandlerError::from(open.clone()).verdict(), later);
+        assert_eq!(HandlerError::from(BoxError::from(open.clone())).verdict(), later);
+        assert_eq!(HandlerError::from_layer(open.into()).verdict(), later);
     }
 
     #[test]
