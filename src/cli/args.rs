@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand,
 
 use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
 use super::dead_letters::DeadLettersCommand;
+use super::parked::ParkedCommand;
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -34,6 +35,9 @@ pub(super) enum Command {
     /// List, show, replay or discard what subscribers could not handle
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// List, retry or give up events that cannot be delivered, and what waits behind them
+    #[command(subcommand)]
+    Parked(ParkedCommand),
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! The binary `tidings`: a configuration, and a command that uses it.
 //!
-//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`, `dead-letters`
+//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`, `parked`, `dead-letters`
 //! → `exit` (the code a script reads). Results go to stdout, everything else to stderr.
 
 mod args;
@@ -11,6 +11,7 @@ mod dead_letters;
 mod exit;
 mod logging;
 mod migrate;
+mod parked;
 mod relay;
 mod status;
 mod table;
@@ -39,7 +40,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Relay(ref args) => Needs { database: true, brokers: args.needs_brokers() },
         Command::Check(_) | Command::Topics(_) => Needs { database: true, brokers: true },
         Command::DeadLetters(_) => Needs { database: false, brokers: true },
-        Command::Migrate(_) | Command::Status(_) => Needs { database: true, brokers: false },
+        Command::Migrate(_) | Command::Status(_) | Command::Parked(_) => Needs { database: true, brokers: false },
     };
     // A name or value that is not UTF-8 cannot be one of ours.
     let environment: Vec<_> =
@@ -62,5 +63,6 @@ async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failur
         Command::Check(args) => check::run(config, args.json).await,
         Command::Status(args) => status::run(config, args.json).await,
         Command::DeadLetters(command) => dead_letters::run(config, command).await,
+        Command::Parked(command) => parked::run(config, command).await,
     }
 }

@@ -74,6 +74,9 @@ const PREFERRED: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
 ];
 
+/// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
+const GAPLESS: &str = "gap-less guarantee";
+
 /// One record, borrowed.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
@@ -83,6 +86,8 @@ pub(crate) struct Record<'a> {
     pub(crate) headers: Headers,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
+    /// By what it is known if the broker refuses it; not sent.
+    pub(crate) label: i64,
 }
 
 /// Headers under construction, in librdkafka's own memory.
@@ -126,11 +131,16 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// A producer for these brokers; nothing is connected before the first record or question.
+    /// A producer for these brokers, with batches of `batch_bytes_max` at most; nothing is connected before the first record or question.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn open(settings: &Settings, message_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, KafkaError> {
+    pub(crate) fn open(
+        settings: &Settings,
+        message_bytes_max: usize,
+        batch_bytes_max: usize,
+        transactional_id: Option<&str>,
+    ) -> Result<Self, KafkaError> {
         let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
             config.set(*key, *value);
@@ -142,6 +152,9 @@ impl Producer {
             config.set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
+        if config.get("batch.size").and_then(|size| size.parse().ok()).is_none_or(|size: usize| size > batch_bytes_max) {
+            config.set("batch.size", batch_bytes_max.max(1).to_string());
+        }
         config.set_log_level(RDKafkaLogLevel::Warning);
         let acks = Arc::new(Acks::default());
         let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(Context { acks: acks.clone() })?);
@@ -272,6 +285,8 @@ impl ClientContext for Context {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
             Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => self.acks.fail(Failure::Fenced),
+            // The report of the batch that was refused follows at once, and says which records were in it.
+            Some(RDKafkaErrorCode::Fatal) if reason.contains(GAPLESS) => tracing::debug!(reason, "kafka client"),
             Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
             _ => tracing::warn!(%error, reason, "kafka client"),
         }
@@ -289,11 +304,15 @@ impl ProducerContext for Context {
                 match error.rdkafka_error_code() {
                     // The producer is being dropped: what it still held is read again.
                     Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
-                    Some(code) if refuses_the_record(code) => self.acks.fail(Failure::Refused(format!(
-                        "topic `{}` refuses a batch with a record of aggregate `{key}`: {code}; compare the topic's max.message.bytes, \
-                         message timestamp settings and cleanup.policy with the event",
-                        message.topic()
-                    ))),
+                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, || {
+                        format!(
+                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes, message timestamp settings and \
+                             cleanup.policy with the event",
+                            message.topic()
+                        )
+                    }),
+                    // Nothing is wrong with this one: another of its batch is refused, and told of.
+                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
                     _ => self
                         .acks
                         .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),

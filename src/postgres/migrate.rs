@@ -204,6 +204,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (1, "outbox", include_str!("../../migrations/0001_outbox.sql")),
         (2, "relay", include_str!("../../migrations/0002_relay.sql")),
         (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
+        (10, "parked", include_str!("../../migrations/0010_parked.sql")),
         (11, "operation", include_str!("../../migrations/0011_operation.sql")),
     ];
     ALL.iter()

@@ -45,6 +45,8 @@ pub(super) enum Interruption {
     Topic(#[from] TopicError),
     #[error("{0}")]
     Kafka(String),
+    #[error("the broker refuses a batch for one of its records: {0}")]
+    BatchRefused(String),
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
     #[error("the publication is looked at again")]
@@ -84,7 +86,7 @@ impl Interruption {
         match self {
             Self::Refused(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
-            Self::Kafka(_) | Self::TopicsChanged => Meaning::ProducerBroken,
+            Self::Kafka(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
             Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),

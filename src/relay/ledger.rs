@@ -120,6 +120,11 @@ impl Ledger {
         &mut self.session
     }
 
+    /// What a statement on another table of the relay needs: the connection, the schema (quoted), the relay's name and its epoch.
+    pub(super) fn parts(&mut self) -> (&mut PgConnection, &str, &str, i64) {
+        (&mut self.session, &self.schema, &self.name, self.epoch)
+    }
+
     /// The number of partitions by which this relay places keys, for each topic it has met.
     ///
     /// # Errors

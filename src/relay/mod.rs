@@ -5,12 +5,14 @@
 //! ```
 //!
 //! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
-//! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres.
-//! `retention` deletes what every relay has published. `operator` is what a person does with relays by commands. `position`, `route` and the row decoder are pure.
+//! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres, `parked` what cannot be
+//! delivered and waits. `retention` deletes what every relay has published. `operator` is what a person does with relays by commands.
+//! `position`, `route` and the row decoder are pure.
 
 mod books;
 mod drive;
 mod error;
+mod failpoint;
 mod forward;
 mod lease;
 mod ledger;
@@ -18,6 +20,7 @@ mod observe;
 #[cfg(feature = "cli")]
 pub(crate) mod operator;
 mod options;
+mod parked;
 mod position;
 mod resume;
 mod retention;
@@ -34,9 +37,9 @@ pub(crate) use source::fuzz_row;
 pub use crate::kafka::EnvelopeFormat;
 pub use error::RelayError;
 pub use observe::{Check, CheckState, Observer};
+pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]
-pub(crate) use options::is_relay_name;
-pub use options::{Delivery, RelayOptions, SourceKind, TopicOptions};
+pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 pub use retention::RetentionOptions;
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;

@@ -64,6 +64,11 @@ struct TopicLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SideLabel {
     side: &'static str,
 }
@@ -86,6 +91,9 @@ struct Inner {
     leader: Gauge<i64, AtomicI64>,
     deleted: Counter,
     oldest_event: Gauge<f64, AtomicU64>,
+    undeliverable: Family<OutcomeLabel, Counter>,
+    parked_events: Gauge<i64, AtomicI64>,
+    parked_aggregates: Gauge<i64, AtomicI64>,
 }
 
 impl Observer {
@@ -134,6 +142,12 @@ impl Observer {
             Unit::Seconds,
             oldest_event.clone(),
         );
+        let undeliverable = Family::<OutcomeLabel, Counter>::default();
+        registry.register("undeliverable", "Events found to be undeliverable, by what became of them", undeliverable.clone());
+        let parked_events = Gauge::default();
+        registry.register("parked_events", "Events that wait for somebody's decision, as far as the leader knows", parked_events.clone());
+        let parked_aggregates = Gauge::default();
+        registry.register("parked_aggregates", "Aggregates these are of", parked_aggregates.clone());
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
@@ -151,6 +165,9 @@ impl Observer {
             leader,
             deleted,
             oldest_event,
+            undeliverable,
+            parked_events,
+            parked_aggregates,
         }))
     }
 
@@ -214,6 +231,15 @@ impl Observer {
 
     pub(crate) fn oldest_event(&self, age: Duration) {
         self.0.oldest_event.set(age.as_secs_f64());
+    }
+
+    pub(crate) fn undeliverable(&self, outcome: &'static str) {
+        self.0.undeliverable.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn parked(&self, events: u64, aggregates: u64) {
+        self.0.parked_events.set(events.cast_signed());
+        self.0.parked_aggregates.set(aggregates.cast_signed());
     }
 
     pub(crate) fn leader(&self, leads: bool) {

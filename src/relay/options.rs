@@ -50,6 +50,45 @@ pub struct TopicOptions {
     pub replication: Option<i32>,
 }
 
+/// What becomes of an event that can never be delivered: no topic can have its name, it is larger than a record may be, or the broker refuses it
+/// for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUndeliverable {
+    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on.
+    Park,
+    /// It goes to a topic of dead letters with the reason; its aggregate goes on without it.
+    DeadLetter,
+    /// The relay stops before it.
+    Stop,
+}
+
+/// What becomes of events that cannot be delivered, and how many may wait.
+#[derive(Clone, Debug)]
+pub struct UndeliverableOptions {
+    /// What becomes of one.
+    pub policy: OnUndeliverable,
+    /// The topic of dead letters: text, with `{topic}` for the one the event was for.
+    pub dead_letter_topic: String,
+    /// Most events of one aggregate that are parked; the relay stops before one more. An aggregate with as many has a busy writer that
+    /// nobody reads any more, which is worth an alarm louder than a metric.
+    pub parked_per_aggregate_max: usize,
+    /// Most events that are parked in all. So many are no single bad event: a topic's settings are wrong, and waiting in the outbox is
+    /// cheaper than releasing them one by one. Bounds memory too: at most a key and 100 bytes each.
+    pub parked_max: usize,
+}
+
+impl Default for UndeliverableOptions {
+    fn default() -> Self {
+        Self {
+            policy: OnUndeliverable::Park,
+            dead_letter_topic: "{topic}.dead".into(),
+            parked_per_aggregate_max: 10_000,
+            parked_max: 100_000,
+        }
+    }
+}
+
 /// Everything a relay is told.
 #[derive(Clone)]
 pub struct RelayOptions {
@@ -73,6 +112,8 @@ pub struct RelayOptions {
     pub event_source: String,
     /// Whether and how topics are created.
     pub topics: TopicOptions,
+    /// What becomes of events that cannot be delivered.
+    pub undeliverable: UndeliverableOptions,
     /// What is kept of the published events.
     pub retention: RetentionOptions,
     /// How long SIGTERM waits for what is in flight.
@@ -91,6 +132,11 @@ pub(crate) fn is_relay_name(name: &str) -> bool {
     (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
+/// Whether dead letters can go there: with a topic's name for `{topic}` it must be the name of another topic.
+pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
+    template != "{topic}" && crate::event::check_topic_name(&template.replace("{topic}", "t")).is_ok()
+}
+
 impl RelayOptions {
     /// The defaults for this database and these brokers.
     pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {
@@ -105,6 +151,7 @@ impl RelayOptions {
             topic: "{aggregatetype}".into(),
             event_source: "/tidings".into(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
+            undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
             shutdown_grace: Duration::from_secs(10),
             in_flight_events_max: 8_192,

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Delivery, RelayOptions,
     error::Interruption,
+    failpoint::{self, Step},
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
@@ -84,6 +85,7 @@ pub(super) async fn resume(
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
             fence(forwarder, observer, lost).await?;
+            failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
             if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
         }
@@ -97,6 +99,9 @@ pub(super) async fn resume(
     let start = match saved.moved_to {
         Some(position) => {
             tracing::warn!("goes on from where the operator has moved it to");
+            // What was released stays released.
+            let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
+            let position = Position { released, ..position };
             Start { position, number, moved: true }
         }
         None => {
@@ -291,6 +296,8 @@ mod tests {
         assert_eq!(chosen(None, Some((1, 5)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 7)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 9)), "ours"), Ok("topic"));
+        // A leader stored its row, and died before its first batch.
+        assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
         // Stored by delivery at least once, before or after what the topic holds.
         assert_eq!(chosen(Some((3, 0)), None, "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((2, 9)), "ours"), Ok("row"));

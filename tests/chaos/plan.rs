@@ -34,8 +34,8 @@ const USAGE: &str = "\
 --minutes N | --seconds N   how long the nemesis works [5 minutes]
 --kills N                   until a relay was killed with -9 so many times
 --seed N                    decides what writers do and which fault comes when [the clock]
---source WORD               the relay's [wal]
---delivery WORD             the relay's [at-least-once]
+--source WORD               the relay's [auto]
+--delivery WORD             the relay's [exactly-once]
 --relays N                  processes of one name, 1 to 3 [2]
 --brokers N                 1 or 3 [1]
 --writers N                 [6]
@@ -48,8 +48,8 @@ impl Plan {
         Self {
             seed: u64::from(clock.subsec_nanos()) ^ clock.as_secs(),
             length: Length::Time(Duration::from_secs(300)),
-            source: "wal".to_owned(),
-            delivery: "at-least-once".to_owned(),
+            source: "auto".to_owned(),
+            delivery: "exactly-once".to_owned(),
             relays: 2,
             brokers: 1,
             partitions: 5,

@@ -57,6 +57,8 @@ impl Kind {
         Self::CrashPostgres,
         Self::RestartPostgres,
         Self::EndStream,
+        Self::DropSlot,
+        Self::SwitchSource,
     ];
 
     /// Whether it goes on for a while, in which something else can happen.

@@ -39,6 +39,7 @@ struct Facts {
     outbox_select: Option<bool>,
     relay_write: Option<bool>,
     relay_topic_write: Option<bool>,
+    parked_write: Option<bool>,
     outbox_owned: Option<bool>,
     database_create: bool,
     /// None if there is no publication of the relay's name.
@@ -162,9 +163,15 @@ fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
     if facts.relay_write == Some(false) || facts.relay_topic_write == Some(false) {
         missing.push(format!("grant select, insert, update, delete on {schema}.relay, {schema}.relay_topic to {role}"));
     }
-    match (missing.is_empty(), facts.relay_write.is_some() && facts.relay_topic_write.is_some()) {
-        (_, false) => findings.fail("tables", format!("{schema}.relay or {schema}.relay_topic is missing"), "run `tidings migrate`"),
-        (true, true) => findings.ok("tables", format!("{schema}.outbox, {schema}.relay, {schema}.relay_topic")),
+    if facts.parked_write == Some(false) {
+        missing.push(format!("grant select, insert, update, delete on {schema}.parked to {role}"));
+    }
+    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write];
+    match (missing.is_empty(), tables.iter().all(Option::is_some)) {
+        (_, false) => {
+            findings.fail("tables", format!("one of {schema}.relay, .relay_topic and .parked is missing"), "run `tidings migrate`")
+        }
+        (true, true) => findings.ok("tables", format!("{schema}.outbox, {schema}.relay, {schema}.relay_topic, {schema}.parked")),
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }
 }

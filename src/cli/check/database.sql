@@ -26,6 +26,10 @@ select
     has_table_privilege(relay_topic.oid, 'select')
     and has_table_privilege(relay_topic.oid, 'insert')
     and has_table_privilege(relay_topic.oid, 'update') as relay_topic_write,
+    has_table_privilege(parked.oid, 'select')
+    and has_table_privilege(parked.oid, 'insert')
+    and has_table_privilege(parked.oid, 'update')
+    and has_table_privilege(parked.oid, 'delete') as parked_write,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
     -- The relay's publication bears the slot's name.
@@ -36,4 +40,5 @@ left join pg_namespace namespace on namespace.nspname = $1
 left join pg_class outbox on outbox.relnamespace = namespace.oid and outbox.relname = 'outbox'
 left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname = 'relay'
 left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
+left join pg_class parked on parked.relnamespace = namespace.oid and parked.relname = 'parked'
 where role.rolname = current_user

@@ -8,7 +8,9 @@ use super::key::{self, KEYS, Key, Kind, PROPERTIES};
 use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
-use crate::relay::{Delivery, EnvelopeFormat, RelayOptions, RetentionOptions, SourceKind, TopicOptions};
+use crate::relay::{
+    Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicOptions, UndeliverableOptions,
+};
 use crate::{kafka, postgres};
 
 /// What a command cannot do without.
@@ -72,6 +74,7 @@ pub(crate) struct Config {
     delivery: Delivery,
     envelope: EnvelopeFormat,
     event_source: String,
+    undeliverable: UndeliverableOptions,
     in_flight_events_max: usize,
     in_flight_bytes_max: usize,
 }
@@ -88,6 +91,7 @@ impl Config {
         options.topic = self.topic.clone();
         options.event_source = self.event_source.clone();
         options.topics = self.topics.clone();
+        options.undeliverable = self.undeliverable.clone();
         options.retention = self.retention.clone();
         options.shutdown_grace = self.shutdown_grace;
         options.in_flight_events_max = self.in_flight_events_max;
@@ -143,11 +147,12 @@ impl Settled {
 
     fn check_rules(&mut self) {
         type Rule = fn(&str) -> Broken;
-        let rules: [(&'static Key, Rule); 6] = [
+        let rules: [(&'static Key, Rule); 7] = [
             (&key::NAME, rule::relay_name),
             (&key::SCHEMA, rule::schema),
             (&key::TOPIC, rule::topic_template),
             (&key::EVENT_SOURCE, rule::event_source),
+            (&key::DEAD_LETTER_TOPIC, rule::dead_letter_topic),
             (&key::LISTEN, rule::listen),
             (&key::LOG_LEVEL, rule::log_level),
         ];
@@ -296,6 +301,16 @@ impl Settled {
                 _ => EnvelopeFormat::CloudEvents,
             },
             event_source: self.text(&key::EVENT_SOURCE),
+            undeliverable: UndeliverableOptions {
+                policy: match self.text(&key::ON_UNDELIVERABLE).as_str() {
+                    "dead-letter" => OnUndeliverable::DeadLetter,
+                    "stop" => OnUndeliverable::Stop,
+                    _ => OnUndeliverable::Park,
+                },
+                dead_letter_topic: self.text(&key::DEAD_LETTER_TOPIC),
+                parked_per_aggregate_max: self.count(&key::PARKED_PER_AGGREGATE),
+                parked_max: self.count(&key::PARKED),
+            },
             in_flight_events_max: self.count(&key::IN_FLIGHT_EVENTS),
             in_flight_bytes_max: self.count(&key::IN_FLIGHT_BYTES),
             retention: RetentionOptions {

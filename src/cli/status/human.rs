@@ -106,6 +106,15 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
             "events arrive in order and none is lost; at the head the log is the quicker source".into(),
         );
     }
+    if relay.parked.events > 0 {
+        let (events, aggregates) = (grouped(relay.parked.events), grouped(relay.parked.aggregates));
+        note(
+            format!(
+                "events parked: {events}, of aggregates: {aggregates}; each waits because it, or an earlier event of its aggregate, cannot be delivered"
+            ),
+            format!("`tidings parked list --name {name}` says why"),
+        );
+    }
     match slot.wal_status.as_deref() {
         Some("lost") => note(
             format!("the server removed WAL that its slot {} had not read", slot.name),
@@ -132,7 +141,7 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{LagStatus, PositionStatus, SlotStatus, TopicStatus};
+    use super::super::read::{LagStatus, ParkedStatus, PositionStatus, SlotStatus, TopicStatus};
     use super::*;
 
     fn relay() -> RelayStatus {
@@ -150,6 +159,7 @@ mod tests {
             delivery: Some("exactly-once".into()),
             position: PositionStatus { log: Some("0/16B3748".into()), seen: Some("7:7:".into()) },
             lag: LagStatus { events: 12, events_is_lower_bound: false, bytes: Some(2_048), seconds: 0.25 },
+            parked: ParkedStatus { events: 0, aggregates: 0 },
             slot: SlotStatus {
                 name: "tidings_orders".into(),
                 exists: true,
@@ -185,6 +195,9 @@ order  orders           6      1,234
         table.source = Some("table".into());
         table.source_reason = Some("the slot is being made".into());
         assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
+        let mut parked = relay();
+        parked.parked = ParkedStatus { events: 1_200, aggregates: 3 };
+        assert!(shown(parked).contains("events parked: 1,200, of aggregates: 3"));
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
         assert!(shown(lost).contains("removed WAL"));

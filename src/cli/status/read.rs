@@ -37,6 +37,7 @@ pub(super) struct RelayStatus {
     pub(super) delivery: Option<String>,
     pub(super) position: PositionStatus,
     pub(super) lag: LagStatus,
+    pub(super) parked: ParkedStatus,
     pub(super) slot: SlotStatus,
     pub(super) topics: Vec<TopicStatus>,
 }
@@ -58,6 +59,13 @@ pub(super) struct LagStatus {
     pub(super) events_is_lower_bound: bool,
     pub(super) bytes: Option<i64>,
     pub(super) seconds: f64,
+}
+
+/// What waits because it, or an earlier event of its aggregate, cannot be delivered.
+#[derive(Debug, Serialize)]
+pub(super) struct ParkedStatus {
+    pub(super) events: i64,
+    pub(super) aggregates: i64,
 }
 
 /// Its replication slot.
@@ -140,6 +148,7 @@ impl FromRow<'_, PgRow> for RelayStatus {
                 bytes: row.try_get("lag_bytes")?,
                 seconds: row.try_get("lag_seconds")?,
             },
+            parked: ParkedStatus { events: row.try_get("parked_events")?, aggregates: row.try_get("parked_aggregates")? },
             slot: SlotStatus {
                 name: row.try_get("slot_name")?,
                 exists: row.try_get("slot_exists")?,

@@ -59,6 +59,9 @@ pub(crate) struct Position {
     pub(crate) reach: Lsn,
     /// The last event published.
     pub(crate) witness: Option<Witness>,
+    /// Parked events that were published or given up since, by `seq`, until they are off the table of parked ones (see `parked`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) released: Vec<i64>,
     /// And single events that the operator has given up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) given_up: Vec<GivenUp>,
@@ -101,6 +104,15 @@ pub(crate) struct Witness {
 }
 
 impl Position {
+    /// Whether the event that transaction `xid` inserted as `seq` is published, or was passed. As `is_published` in the database.
+    pub(crate) fn covers(&self, xid: u64, seq: i64) -> bool {
+        self.seen.sees(xid)
+            || self.also.contains(xid)
+            || self.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
+            || self.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || self.gave_up(seq)
+    }
+
     /// Nothing is published.
     pub(crate) fn start() -> Self {
         Self {
@@ -113,6 +125,26 @@ impl Position {
             witness: None,
             given_up: Vec::new(),
             forgone: 0,
+            released: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_covered_by_any_part_of_a_position() {
+        let mut position = Position { seen: "10:10:".parse().expect("a snapshot"), ..Position::start() };
+        position.also.insert(20);
+        position.partial = Some(Partial { xid: 30, events: 2, seq: 5 });
+        position.window = Some(Window { to: "40:42:41".parse().expect("a snapshot"), after: 7 });
+        for (xid, seq) in [(9, 99), (20, 99), (30, 5), (40, 7)] {
+            assert!(position.covers(xid, seq), "{xid} {seq}");
+        }
+        for (xid, seq) in [(10, 99), (30, 99), (40, 8), (41, 7), (42, 1)] {
+            assert!(!position.covers(xid, seq), "{xid} {seq}");
         }
     }
 }

@@ -20,6 +20,7 @@ impl Position {
             also: self.also.below(first),
             partial: self.partial.filter(|partial| partial.xid < first),
             given_up: self.given_up.iter().copied().filter(|event| event.xid < first).collect(),
+            released: self.released.clone(),
             forgone: self.forgone.max(floor),
             ..Self::start()
         }
@@ -41,6 +42,7 @@ impl Position {
             log: self.log,
             reach: self.reach.max(insert),
             witness: None,
+            released: self.released.clone(),
             forgone: self.forgone.max(floor),
             seen: snapshot,
         }

@@ -79,6 +79,18 @@ impl Progress {
         &self.position
     }
 
+    // What was parked.
+
+    /// A parked event was sent, or given up.
+    pub(crate) fn released(&mut self, seq: i64) {
+        self.position.released.push(seq);
+    }
+
+    /// These are off the table of parked events.
+    pub(crate) fn forget_released(&mut self, seqs: &[i64]) {
+        self.position.released.retain(|seq| !seqs.contains(seq));
+    }
+
     // The log.
 
     /// The stream brings a transaction.

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     kafka::{Failure, Headers, Record, Window},
-    relay::position::Journal,
+    relay::{
+        failpoint::{self, Step},
+        position::Journal,
+    },
 };
 
 /// Records of a batch while the source has more: a commit costs about as much as a few hundred records, so it vanishes among these.
@@ -105,7 +108,8 @@ impl Transactions {
         let number = journal.number();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let headers = Headers::with_capacity(0);
-        let record = Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now };
+        let record =
+            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now, label: 0 };
         let problem = match sender.send_now(record) {
             Ok(Sent::Tag(_)) => None,
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),
@@ -128,10 +132,12 @@ impl Transactions {
         tokio::spawn(async move {
             producer.acks().settle(Window::default()).await;
             let acknowledged = cut.elapsed();
+            failpoint::reached(Step::PositionSent);
             let result = match producer.acks().failure() {
                 Some(failure) => Err(failure),
                 None => {
                     let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
+                    failpoint::reached(Step::KafkaCommitted);
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };

@@ -13,8 +13,9 @@ pub(super) mod table;
 pub(super) mod wal;
 
 use pace::Pace;
-pub(crate) use row::RowError;
-use row::{Columns, Row, TABLE_CELLS, TableRow};
+pub(super) use pages::{Reader, damaged};
+use row::{Columns, Row, TABLE_CELLS};
+pub(crate) use row::{RowError, TableRow};
 
 /// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
 #[cfg(fuzzing)]

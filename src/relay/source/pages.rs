@@ -33,14 +33,14 @@ const PLAN: &str =
     "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
 
 /// A connection that reads the outbox.
-pub(super) struct Reader {
+pub(in crate::relay) struct Reader {
     options: RelayOptions,
     session: Option<PgConnection>,
     rows: usize,
 }
 
 /// Rows of one page, as COPY writes them.
-pub(super) struct Page {
+pub(in crate::relay) struct Page {
     bytes: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ struct Bounds {
 }
 
 impl Reader {
-    pub(super) fn new(options: &RelayOptions) -> Self {
+    pub(in crate::relay) fn new(options: &RelayOptions) -> Self {
         Self { options: options.clone(), session: None, rows: ROWS_FIRST }
     }
 
@@ -77,15 +77,20 @@ impl Reader {
         }
     }
 
-    /// The events with these numbers, in order.
+    /// The events with these numbers (ascending), in order, and how many of the numbers were looked up: large rows end a page early.
     ///
     /// # Errors
     /// A lost connection.
-    pub(super) async fn read_these(&mut self, seqs: &[i64]) -> Result<Page, Interruption> {
+    pub(in crate::relay) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
         let (columns, schema) = (TableRow::select_list(), &self.options.schema);
         let query = format!("select {columns} from \"{schema}\".outbox where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
-        self.copy(&query).await.map(|(page, _)| page)
+        let (page, whole) = self.copy(&query).await?;
+        let done = match page.measure()?.1 {
+            Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
+            _ => seqs.len(),
+        };
+        Ok((page, done))
     }
 
     async fn session(&mut self) -> Result<&mut PgConnection, Interruption> {
@@ -146,7 +151,7 @@ impl Page {
     ///
     /// # Errors
     /// When the server sent something else.
-    pub(super) fn rows(&self) -> Result<CopyRows<'_, TABLE_CELLS>, Interruption> {
+    pub(in crate::relay) fn rows(&self) -> Result<CopyRows<'_, TABLE_CELLS>, Interruption> {
         CopyRows::new(&self.bytes).map_err(damaged)
     }
 
@@ -165,7 +170,7 @@ impl Page {
 }
 
 /// How a damaged page is told.
-pub(super) fn damaged(error: CopyError) -> Interruption {
+pub(in crate::relay) fn damaged(error: CopyError) -> Interruption {
     Interruption::sql("reading the outbox")(sqlx::Error::Protocol(error.to_string()))
 }
 

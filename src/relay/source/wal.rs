@@ -11,8 +11,9 @@ use crate::{
         RelayOptions,
         books::Books,
         error::Interruption,
-        forward::Forwarder,
+        forward::{Forwarded, Forwarder},
         observe::{Observer, Part},
+        parked,
     },
 };
 
@@ -68,7 +69,7 @@ impl WalSource {
                 return Ok(StreamEnd::Shutdown);
             }
             // Behind, the buffer is empty between two reads and not because there is nothing more.
-            books.cut_if_wanted(forwarder, !self.pace.is_behind());
+            books.cut_if_wanted(forwarder, !self.pace.is_behind()).await?;
             observer.lag(self.pace.lag());
             if self.events > 0 {
                 observer.batch(std::mem::take(&mut self.events));
@@ -79,6 +80,9 @@ impl WalSource {
                 () = lost.cancelled() => return Err(Interruption::LeaseLost),
                 () = books.due() => {
                     books.store(forwarder).await?;
+                    if !parked::release(forwarder, books, shutdown).await? {
+                        return Ok(StreamEnd::Shutdown);
+                    }
                     match self.pair(forwarder, books, shutdown).await? {
                         None => return Ok(StreamEnd::Shutdown),
                         Some(behind) if leave_when_behind && behind > BEHIND_BYTES && self.pace.lag() > BEHIND => {
@@ -173,10 +177,12 @@ impl WalSource {
                     if books.progress.gives_up(row.seq) {
                         continue;
                     }
-                    let Some(tag) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
+                    let Some(forwarded) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
                     books.progress.sent(row.event.id, row.seq);
-                    forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
-                    books.cut_if_wanted(forwarder, false);
+                    if let Forwarded::Sent(tag) = forwarded {
+                        forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
+                    }
+                    books.cut_if_wanted(forwarder, false).await?;
                 }
                 Message::Truncate => tracing::error!("the outbox was truncated: events that were not published before are gone"),
                 Message::Other(_) => {}
@@ -186,16 +192,16 @@ impl WalSource {
     }
 }
 
-/// Sends a row, waiting for whatever holds it; its tag, or none if `shutdown` came first.
+/// Forwards a row, waiting for whatever holds it; what became of it, or none if `shutdown` came first.
 async fn forward_row(
     row: &Row<'_>,
     forwarder: &mut Forwarder,
     books: &mut Books,
     shutdown: &CancellationToken,
-) -> Result<Option<u64>, Interruption> {
+) -> Result<Option<Forwarded>, Interruption> {
     loop {
         match forwarder.forward(row.seq, &row.event)? {
-            Ok(tag) => return Ok(Some(tag)),
+            Ok(forwarded) => return Ok(Some(forwarded)),
             Err(hold) => {
                 if !books.attend(forwarder, hold, shutdown).await? {
                     return Ok(None);

@@ -8,6 +8,7 @@ mod history;
 mod killed;
 mod main_job;
 mod operator;
+mod parked;
 pub(crate) mod records;
 mod refusals;
 mod retention;

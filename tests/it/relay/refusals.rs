@@ -1,6 +1,7 @@
 //! What only a person can put right: the relay says what, and stops before anything is skipped.
 
 use dev_services::PostgresOptions;
+use tidings::relay::OnUndeliverable;
 
 use super::running::{Place, Running};
 use crate::services::{migrated_database, migrated_database_on, own_postgres};
@@ -41,8 +42,10 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
     publish(&database.pool, "before", 1).await;
     publish(&database.pool, "large", 2_000_000).await;
     publish(&database.pool, "after", 1).await;
-    let text = place.start().refusal().await;
-    assert!(text.contains("order large") && text.contains("max_message_bytes"), "{text}");
+    let mut options = place.options();
+    options.undeliverable.policy = OnUndeliverable::Stop;
+    let text = Running::start(options).refusal().await;
+    assert!(text.contains("order/large") && text.contains("max_message_bytes"), "{text}");
     let records = place.reader().read_to_the_end().to_vec();
     assert!(records.iter().all(|record| record.key == b"before"), "{records:?}");
     // The remedy: the event is taken out (or the limit raised), and the relay goes on.
@@ -103,37 +106,6 @@ async fn another_databases_slot_of_the_same_name_is_left_alone() {
     assert!(text.contains("belongs to somebody else") && text.contains("--name"), "{text}");
     relay.says("stream", "streaming").await;
     relay.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_no_topic_can_take_is_named() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    let mut options = place.options();
-    options.topic = format!("{}-{{aggregatetype}}", place.topic);
-    let relay = Running::start(options.clone());
-    relay.says("stream", "streaming").await;
-    sqlx::raw_sql(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '1'), ('or der', '2', 'T', '2'), ('order', '3', 'T', '3')",
-    )
-    .execute(&database.pool)
-    .await
-    .expect("inserted");
-    let text = relay.refusal().await;
-    assert!(text.contains("or der 2") && text.contains("no name for a topic"), "{text}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_the_broker_refuses_for_good_stops_the_relay_instead_of_being_sent_for_ever() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    super::records::create_topic_with(&place.brokers, &place.topic, 1, &[("max.message.bytes", "2000")]).await;
-    let mut options = place.options();
-    options.kafka.properties.insert("compression.type".into(), "none".into());
-    let relay = Running::start(options);
-    publish(&database.pool, "large", 5_000).await;
-    let text = relay.refusal().await;
-    assert!(text.contains("aggregate `large`") && text.contains("max.message.bytes"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ fn sound() -> Facts {
         outbox_select: Some(true),
         relay_write: Some(true),
         relay_topic_write: Some(true),
+        parked_write: Some(true),
         outbox_owned: Some(false),
         database_create: false,
         publication_inserts: Some(true),
