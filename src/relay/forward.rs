@@ -67,12 +67,12 @@ pub(super) enum Hold {
     FirstContact,
     /// The last batch is being committed.
     Committing,
-    /// Its topic is being grown.
-    Growing(String),
     /// It, or the one before it, goes alone: a batch with it was refused.
     Alone,
     /// As many are set aside as may be before they are stored.
     Parking,
+    /// Its topic is being grown.
+    Growing(String),
 }
 
 /// What became of an event.
@@ -225,14 +225,14 @@ impl Forwarder {
             Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
             Hold::FirstContact | Hold::Alone => Box::pin(then_go_on(self.sink.acknowledged())),
             Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
+            // Whoever keeps the books stores them.
+            Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
             Hold::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
                 self.observer.ok(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
                 // The session ends with the hold.
                 Box::pin(std::future::pending())
             }
-            // Whoever keeps the books stores them.
-            Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
             Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), self.observer.clone(), topic)),
         }
     }
@@ -279,18 +279,6 @@ impl Forwarder {
         self.pinned = pinned;
     }
 
-    /// Sends nothing to these topics any more, each for this long.
-    pub(super) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
-        let now = Instant::now();
-        // What was held before stays so: where its keys belong is not known to this producer.
-        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
-    }
-
-    /// Whether a hold has lasted longer than it may.
-    pub(super) fn a_hold_is_over(&self) -> bool {
-        self.held.values().any(|until| *until <= Instant::now())
-    }
-
     /// What it was told.
     pub(super) fn options(&self) -> &RelayOptions {
         &self.options
@@ -325,6 +313,18 @@ impl Forwarder {
     /// What the next producer must beware of.
     pub(super) fn take_careful(&mut self) -> Careful {
         std::mem::take(&mut self.careful).carry_over()
+    }
+
+    /// Sends nothing to these topics any more, each for this long.
+    pub(super) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
+        let now = Instant::now();
+        // What was held before stays so: where its keys belong is not known to this producer.
+        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
+    }
+
+    /// Whether a hold has lasted longer than it may.
+    pub(super) fn a_hold_is_over(&self) -> bool {
+        self.held.values().any(|until| *until <= Instant::now())
     }
 
     /// The sink.

@@ -6,8 +6,8 @@
 //!
 //! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
 //! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres, `parked` what cannot be
-//! delivered and waits. `retention` deletes what every relay has published. `operator` is what a person does with relays by commands.
-//! `position`, `route` and the row decoder are pure.
+//! delivered and waits.
+//! `retention` deletes what every relay has published. `operator` is what a person does with relays by commands. `position`, `route` and the row decoder are pure.
 
 mod books;
 mod drive;

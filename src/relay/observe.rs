@@ -89,11 +89,11 @@ struct Inner {
     slot_retained: Gauge<i64, AtomicI64>,
     in_flight: Gauge<i64, AtomicI64>,
     leader: Gauge<i64, AtomicI64>,
-    deleted: Counter,
-    oldest_event: Gauge<f64, AtomicU64>,
     undeliverable: Family<OutcomeLabel, Counter>,
     parked_events: Gauge<i64, AtomicI64>,
     parked_aggregates: Gauge<i64, AtomicI64>,
+    deleted: Counter,
+    oldest_event: Gauge<f64, AtomicU64>,
 }
 
 impl Observer {
@@ -133,6 +133,12 @@ impl Observer {
         registry.register("in_flight_events", "Records sent and not yet acknowledged", in_flight.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 if this process leads, 0 if it stands by", leader.clone());
+        let undeliverable = Family::<OutcomeLabel, Counter>::default();
+        registry.register("undeliverable", "Events found to be undeliverable, by what became of them", undeliverable.clone());
+        let parked_events = Gauge::default();
+        registry.register("parked_events", "Events that wait for somebody's decision, as far as the leader knows", parked_events.clone());
+        let parked_aggregates = Gauge::default();
+        registry.register("parked_aggregates", "Aggregates these are of", parked_aggregates.clone());
         let deleted = Counter::default();
         registry.register("deleted_events", "Published events that retention has deleted from the outbox", deleted.clone());
         let oldest_event = Gauge::default();
@@ -142,12 +148,6 @@ impl Observer {
             Unit::Seconds,
             oldest_event.clone(),
         );
-        let undeliverable = Family::<OutcomeLabel, Counter>::default();
-        registry.register("undeliverable", "Events found to be undeliverable, by what became of them", undeliverable.clone());
-        let parked_events = Gauge::default();
-        registry.register("parked_events", "Events that wait for somebody's decision, as far as the leader knows", parked_events.clone());
-        let parked_aggregates = Gauge::default();
-        registry.register("parked_aggregates", "Aggregates these are of", parked_aggregates.clone());
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
@@ -163,11 +163,11 @@ impl Observer {
             slot_retained,
             in_flight,
             leader,
-            deleted,
-            oldest_event,
             undeliverable,
             parked_events,
             parked_aggregates,
+            deleted,
+            oldest_event,
         }))
     }
 
@@ -225,14 +225,6 @@ impl Observer {
         self.0.in_flight.set(records.cast_signed());
     }
 
-    pub(crate) fn deleted(&self, events: u64) {
-        self.0.deleted.inc_by(events);
-    }
-
-    pub(crate) fn oldest_event(&self, age: Duration) {
-        self.0.oldest_event.set(age.as_secs_f64());
-    }
-
     pub(crate) fn undeliverable(&self, outcome: &'static str) {
         self.0.undeliverable.get_or_create(&OutcomeLabel { outcome }).inc();
     }
@@ -240,6 +232,14 @@ impl Observer {
     pub(crate) fn parked(&self, events: u64, aggregates: u64) {
         self.0.parked_events.set(events.cast_signed());
         self.0.parked_aggregates.set(aggregates.cast_signed());
+    }
+
+    pub(crate) fn deleted(&self, events: u64) {
+        self.0.deleted.inc_by(events);
+    }
+
+    pub(crate) fn oldest_event(&self, age: Duration) {
+        self.0.oldest_event.set(age.as_secs_f64());
     }
 
     pub(crate) fn leader(&self, leads: bool) {

@@ -211,9 +211,6 @@ impl Relay {
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
-        // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
-        forwarder.hold_back(ledger.take_up_holds().await?);
-        forwarder.pin(ledger.pinned().await?);
         // Released before the last session ended, and still on the table.
         let released = std::mem::take(&mut start.position.released);
         if !released.is_empty() {
@@ -221,6 +218,9 @@ impl Relay {
         }
         forwarder.load_parked(parked::load(&mut ledger).await?);
         forwarder.beware(std::mem::take(&mut carried.careful));
+        // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
+        forwarder.hold_back(ledger.take_up_holds().await?);
+        forwarder.pin(ledger.pinned().await?);
         let moved = start.moved;
         let mut books = Books::new(&options.name, start, ledger, observer, lost.clone());
         if moved {

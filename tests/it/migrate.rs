@@ -23,8 +23,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let database = database().await;
     let migrations = Migrations::new();
     let steps = migrations.pending(&database.pool).await.expect("an empty database can be asked");
-    let names: Vec<_> = steps.iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation"]);
+    assert_eq!(steps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation"]);
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
 
     assert_eq!(migrations.run(&database.pool).await.expect("the first run"), steps);

@@ -123,9 +123,9 @@ impl Position {
             log: Lsn::default(),
             reach: Lsn::default(),
             witness: None,
+            released: Vec::new(),
             given_up: Vec::new(),
             forgone: 0,
-            released: Vec::new(),
         }
     }
 }

@@ -143,13 +143,13 @@ impl Running {
 pub(crate) struct Killed(Child);
 
 impl Killed {
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.0.try_wait().expect("asked").is_some()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     /// `kill -9`.
