@@ -137,6 +137,8 @@ impl Relay {
                 Err(interruption) => interruption,
             };
             let text = interruption.full();
+            // A command waits for it.
+            let by_command = matches!(interruption, Interruption::TopicsChanged);
             carried.log_unusable = interruption.log_is_unusable();
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
@@ -157,7 +159,7 @@ impl Relay {
             }
             self.observer.leader(false);
             self.observer.parked(0, 0);
-            if began.elapsed() > GOOD_SESSION {
+            if by_command || began.elapsed() > GOOD_SESSION {
                 waits = backoff.build();
             }
             let wait = waits.next().unwrap_or(RETRY.1);

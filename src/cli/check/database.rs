@@ -40,6 +40,8 @@ struct Facts {
     relay_write: Option<bool>,
     relay_topic_write: Option<bool>,
     parked_write: Option<bool>,
+    retention_write: Option<bool>,
+    outbox_delete: Option<bool>,
     outbox_owned: Option<bool>,
     database_create: bool,
     /// None if there is no publication of the relay's name.
@@ -166,12 +168,23 @@ fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
     if facts.parked_write == Some(false) {
         missing.push(format!("grant select, insert, update, delete on {schema}.parked to {role}"));
     }
-    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write];
+    if facts.retention_write == Some(false) {
+        missing.push(format!("grant select, update on {schema}.retention to {role}"));
+    }
+    if facts.outbox_delete == Some(false) {
+        let remedy = format!("grant delete on {schema}.outbox to {role}; or set [retention] enabled = false");
+        findings.warn("retention", "published events cannot be deleted from the outbox", remedy);
+    }
+    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write, facts.retention_write];
     match (missing.is_empty(), tables.iter().all(Option::is_some)) {
-        (_, false) => {
-            findings.fail("tables", format!("one of {schema}.relay, .relay_topic and .parked is missing"), "run `tidings migrate`")
+        (_, false) => findings.fail(
+            "tables",
+            format!("one of {schema}.relay, .relay_topic, .parked and .retention is missing"),
+            "run `tidings migrate`",
+        ),
+        (true, true) => {
+            findings.ok("tables", format!("{schema}.outbox, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention"))
         }
-        (true, true) => findings.ok("tables", format!("{schema}.outbox, {schema}.relay, {schema}.relay_topic, {schema}.parked")),
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }
 }

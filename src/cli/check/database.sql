@@ -30,6 +30,8 @@ select
     and has_table_privilege(parked.oid, 'insert')
     and has_table_privilege(parked.oid, 'update')
     and has_table_privilege(parked.oid, 'delete') as parked_write,
+    has_table_privilege(retention.oid, 'select') and has_table_privilege(retention.oid, 'update') as retention_write,
+    has_table_privilege(outbox.oid, 'delete') as outbox_delete,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
     -- The relay's publication bears the slot's name.
@@ -41,4 +43,5 @@ left join pg_class outbox on outbox.relnamespace = namespace.oid and outbox.reln
 left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname = 'relay'
 left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
 left join pg_class parked on parked.relnamespace = namespace.oid and parked.relname = 'parked'
+left join pg_class retention on retention.relnamespace = namespace.oid and retention.relname = 'retention'
 where role.rolname = current_user

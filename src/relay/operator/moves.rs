@@ -108,7 +108,8 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
             return Err(OperatorError::Refused(format!("the database has no position of relay `{name}`: it has not begun")));
         }
         Move::RewindToMirror => before.clone(),
-        Move::RewindAll => Position::rewound_to_the_start(stood.floor),
+        // What is released of parked events is off their table soon.
+        Move::RewindAll => Position { released: before.released.clone(), ..Position::rewound_to_the_start(stood.floor) },
         Move::RewindSince(time) => {
             let first = first_younger(session, schema, time, &now.snapshot).await?;
             let unchanged = stood.identity.as_ref().is_some_and(|identity| identity.change(&now.identity) == Change::None);

@@ -110,6 +110,7 @@ impl Position {
             || self.also.contains(xid)
             || self.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
             || self.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || self.gave_up(seq)
     }
 
     /// Nothing is published.

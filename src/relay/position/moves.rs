@@ -20,6 +20,7 @@ impl Position {
             also: self.also.below(first),
             partial: self.partial.filter(|partial| partial.xid < first),
             given_up: self.given_up.iter().copied().filter(|event| event.xid < first).collect(),
+            released: self.released.clone(),
             forgone: self.forgone.max(floor),
             ..Self::start()
         }
@@ -37,11 +38,11 @@ impl Position {
             also: self.also.unseen_by(&snapshot),
             partial: self.partial.filter(|partial| !snapshot.sees(partial.xid)),
             given_up: self.given_up.iter().copied().filter(|event| !snapshot.sees(event.xid)).collect(),
-            released: Vec::new(),
             window: None,
             log: self.log,
             reach: self.reach.max(insert),
             witness: None,
+            released: self.released.clone(),
             forgone: self.forgone.max(floor),
             seen: snapshot,
         }

@@ -186,19 +186,14 @@ impl Retention<'_> {
     async fn delete(&self, session: &mut PgConnection, horizon: &Horizon<'_>, full: i64) -> Result<Batch, Interruption> {
         let doing = "deleting published events";
         let schema = &self.options.schema;
-        // The table of events that were set aside may not be there yet.
-        let parked = sqlx::query_scalar("select to_regclass($1) is not null").bind(format!("\"{schema}\".parked"));
-        let not_parked = match within(doing, parked.fetch_one(&mut *session)).await? {
-            true => format!("and not exists (select from \"{schema}\".parked p where p.seq = looked.seq)"),
-            false => String::new(),
-        };
         let sql = format!(
             "with looked as (
                  select seq, xid, occurred_at < now() - make_interval(secs => $3) or seq <= $4 as old
                  from \"{schema}\".outbox where seq > $1 order by seq limit {BATCH}
              ), gone as (
                  delete from \"{schema}\".outbox o using looked
-                 where o.seq = looked.seq and looked.old and looked.xid < $2::text::xid8 and looked.seq <> all ($5) {not_parked}
+                 where o.seq = looked.seq and looked.old and looked.xid < $2::text::xid8 and looked.seq <> all ($5)
+                     and not exists (select from \"{schema}\".parked p where p.seq = looked.seq)
                  returning o.xid
              )
              select (select count(*) from looked), (select max(seq) from looked), (select count(*) from looked where not old),

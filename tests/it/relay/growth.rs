@@ -170,6 +170,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", timeout]);
         let mut child = command.stdout(Stdio::null()).spawn().expect("the binary starts");
         while sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked") == 0 {
+            assert_eq!(child.try_wait().expect("asked"), None, "the command waits");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         child.kill().expect("killed");
@@ -183,7 +184,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     write_concurrently(&database.pool, 2, 8, 10).await;
     place.reader().until_distinct(expected(&committed(&database.pool).await));
     // Nobody ends it: the relay does.
-    interrupted("4s").await;
+    interrupted("10s").await;
     write_concurrently(&database.pool, 2, 8, 10).await;
     place.reader().until_distinct(expected(&committed(&database.pool).await));
     assert_eq!(pinned(&database.pool).await, 4);

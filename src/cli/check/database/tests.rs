@@ -27,6 +27,8 @@ fn sound() -> Facts {
         relay_write: Some(true),
         relay_topic_write: Some(true),
         parked_write: Some(true),
+        retention_write: Some(true),
+        outbox_delete: Some(true),
         outbox_owned: Some(false),
         database_create: false,
         publication_inserts: Some(true),
