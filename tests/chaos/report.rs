@@ -116,7 +116,7 @@ mod tests {
             ("--delivery at-least-once", Tally { repeated: 1, ..good }, good, &[]),
             ("--delivery exactly-once", Tally { repeated: 1, ..good }, good, &["1 repeated"]),
             ("--delivery at-least-once", Tally { out_of_order: 2, ..good }, good, &["2 out of order"]),
-            ("--source wal", good, Tally { out_of_order: 3, ..good }, &["3 out of order"]),
+            ("--source wal --faults kill", good, Tally { out_of_order: 3, ..good }, &["3 out of order"]),
             ("--source poll", good, Tally { out_of_order: 3, ..good }, &[]),
             ("--source poll", good, Tally { lost: 4, never_committed: 5, ..good }, &["4 lost", "5 never committed"]),
             ("--source wal", Tally { wrong_partition: 6, ..good }, good, &["6 in the wrong partition"]),

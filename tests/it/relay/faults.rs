@@ -91,6 +91,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
     write_concurrently(&database.pool, 2, 6, 20).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
+    relay.says("stream", "streaming").await;
     let walsender = "select active_pid from pg_replication_slots where slot_name = $1";
     let before: Option<i32> = sqlx::query_scalar(walsender).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
     kafka.pause().expect("paused");
