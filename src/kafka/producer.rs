@@ -90,6 +90,10 @@ impl Headers {
     pub(crate) fn put(self, key: &str, value: &[u8]) -> Self {
         Self(self.0.insert(Header { key, value: Some(value) }))
     }
+
+    pub(crate) fn put_null(self, key: &str) -> Self {
+        Self(self.0.insert(Header { key, value: None::<&[u8]> }))
+    }
 }
 
 /// Why a record was not taken.

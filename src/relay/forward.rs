@@ -13,9 +13,9 @@ use super::{
     RelayOptions, TopicOptions,
     error::Interruption,
     observe::{Observer, Part},
-    route::{Route, Routes, TopicTemplate},
     position::{Journal, Position},
     resume::Names,
+    route::{Route, Routes, TopicTemplate},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
 };
@@ -71,8 +71,8 @@ impl Forwarder {
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {
-            routes: Routes::new(template),
-            envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()),
+            routes: Routes::new(template, options.topic_rewrite.clone()),
+            envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()).with_own_headers(options.debezium.is_some()),
             topics: Topics::new(sink.producer(), &options.kafka),
             sink,
             create: options.topics.clone(),

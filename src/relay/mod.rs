@@ -6,9 +6,10 @@
 //!
 //! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
 //! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres.
-//! `position`, `route` and the row decoder are pure.
+//! `debezium` is all that a table made for Debezium needs instead. `position`, `route` and the row decoder are pure.
 
 mod books;
+mod debezium;
 mod drive;
 mod error;
 mod forward;
@@ -18,6 +19,7 @@ mod observe;
 mod options;
 mod position;
 mod resume;
+mod rewrite;
 mod route;
 mod run;
 mod server;
@@ -29,11 +31,15 @@ mod source;
 pub(crate) use source::fuzz_row;
 
 pub use crate::kafka::EnvelopeFormat;
+#[cfg(feature = "cli")]
+pub(crate) use debezium::ADDITIONAL_MAX;
+pub use debezium::{AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OffsetError, OutboxField, OutboxRows, Placement};
 pub use error::RelayError;
 pub use observe::{Check, CheckState, Observer};
 #[cfg(feature = "cli")]
 pub(crate) use options::is_relay_name;
 pub use options::{Delivery, RelayOptions, SourceKind, TopicOptions};
+pub use rewrite::{RewriteError, TopicRewrite};
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
 #[cfg(feature = "cli")]

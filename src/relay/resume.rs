@@ -143,7 +143,9 @@ fn choose(
             "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
             names.topic, recorded.number, saved.number
         )),
-        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => Ok((recorded.position, Some(recorded.identity))),
+        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+            Ok((recorded.position, Some(recorded.identity)))
+        }
         Some(_) | None => Ok((mirror, saved.identity)),
     }
 }

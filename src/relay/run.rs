@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Delivery, Observer, RelayError, RelayOptions,
     books::Books,
+    debezium,
     drive::Drive,
     error::{Interruption, Meaning},
     forward::Forwarder,
@@ -152,6 +153,7 @@ impl Relay {
         let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
+        let shape = debezium::examine(options, ledger.session()).await?;
         let server = server::examine(options, ledger.session()).await?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none());
         let (mut forwarder, start) = tokio::select! {
@@ -159,11 +161,13 @@ impl Relay {
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
+        let shape = shape.judge(options, ledger.session(), &start.position).await?;
         let mut books = Books::new(&options.name, start.position, start.number, ledger, observer, lost.clone());
         if start.moved {
             books.cut(&mut forwarder);
         }
-        let drive = Drive { options, server: &server, observer, shutdown, log_unusable: carried.log_unusable };
+        let drive =
+            Drive { options, server: &server, shape: &shape, moved: start.moved, observer, shutdown, log_unusable: carried.log_unusable };
         let outcome = tokio::select! {
             outcome = drive.run(&mut forwarder, &mut books) => outcome,
             // Whatever it waits for: a relay that does not lead any more stops.

@@ -59,15 +59,17 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
 
 /// The table is read by snapshots: every row must be visible to the relay, and each session must draw its numbers in order.
 async fn require_readable(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let table = format!("\"{}\".outbox", options.schema);
+    let table = options.quoted_table();
     let row = sqlx::query(
-        "select row_security_active($1::regclass) as hidden,
-                coalesce((select s.seqcache from pg_sequence s where s.seqrelid = pg_get_serial_sequence($1, 'seq')::regclass), 1) as cache,
-                coalesce(pg_get_serial_sequence($1, 'seq'), '?') as sequence",
+        "select row_security_active(o.oid) as hidden, coalesce(s.seqcache, 1) as cache, coalesce(s.seqrelid::regclass::text, '?') as sequence
+         from (select $1::regclass::oid as oid) o
+         left join pg_attribute a on a.attrelid = o.oid and a.attname = 'seq' and not a.attisdropped
+         left join pg_sequence s on s.seqrelid = case when a.attname is not null then pg_get_serial_sequence($1, 'seq')::regclass end",
     );
     let doing = "looking at the outbox";
     let row = within(doing, row.bind(&table).fetch_one(session)).await?;
-    let (hidden, cache): (bool, i64) = row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
+    let (hidden, cache): (bool, i64) =
+        row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
     if hidden {
         return Err(Interruption::Refused(format!(
             "row level security hides rows of {table} from the relay's role: give the role BYPASSRLS, or run alter table {table} disable row level security"
@@ -105,9 +107,13 @@ pub(super) async fn require_same(
         Change::None => {}
     }
     if server.insert < position.reach {
-        return Err(lost_commits(options, &format!("its log ends at {}, before {}, where the last published event was", server.insert, position.reach)));
+        return Err(lost_commits(
+            options,
+            &format!("its log ends at {}, before {}, where the last published event was", server.insert, position.reach),
+        ));
     }
-    let Some(witness) = position.witness else { return Ok(()) };
+    // The rows of somebody else's table are not ours to keep.
+    let Some(witness) = position.witness.filter(|_| options.debezium.is_none()) else { return Ok(()) };
     let sql = format!("select exists (select from \"{}\".outbox where seq = $1 and id = $2 and xid = $3::text::xid8)", options.schema);
     let there = sqlx::query_scalar(AssertSqlSafe(sql)).bind(witness.seq).bind(witness.id).bind(witness.xid.to_string()).fetch_one(session);
     if within("looking for the last published event", there).await? {
@@ -115,7 +121,10 @@ pub(super) async fn require_same(
     }
     Err(lost_commits(
         options,
-        &format!("event {} (seq {}), the last one published, is not in the outbox (if somebody deleted it by hand, nothing is lost)", witness.id, witness.seq),
+        &format!(
+            "event {} (seq {}), the last one published, is not in the outbox (if somebody deleted it by hand, nothing is lost)",
+            witness.id, witness.seq
+        ),
     ))
 }
 
@@ -134,7 +143,9 @@ async fn require_promoted_after(
     let switch = match history.await {
         Ok(rows) => rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten()).and_then(|text| left_at(&text, old)),
         Err(error) => {
-            tracing::warn!("the timeline's history cannot be read ({error}): whether the fail-over lost commits is judged by the last published event alone");
+            tracing::warn!(
+                "the timeline's history cannot be read ({error}): whether the fail-over lost commits is judged by the last published event alone"
+            );
             return Ok(());
         }
     };
@@ -143,7 +154,10 @@ async fn require_promoted_after(
             tracing::warn!(old, new, at = %switch, "the database was promoted to a new timeline after everything that was published: goes on");
             Ok(())
         }
-        Some(switch) => Err(lost_commits(options, &format!("timeline {new} left timeline {old} at {switch}, before {}, where the last published event was", position.reach))),
+        Some(switch) => Err(lost_commits(
+            options,
+            &format!("timeline {new} left timeline {old} at {switch}, before {}, where the last published event was", position.reach),
+        )),
         None => Err(lost_commits(options, &format!("timeline {new} does not descend from timeline {old}, in which it published"))),
     }
 }

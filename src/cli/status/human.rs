@@ -76,12 +76,17 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     if relay.source.as_deref() == Some("table")
         && let Some(reason) = &relay.source_reason
     {
-        note(format!("reads the table: {reason}"), "events arrive in order and none is lost; at the head the log is the quicker source".into());
+        note(
+            format!("reads the table: {reason}"),
+            "events arrive in order and none is lost; at the head the log is the quicker source".into(),
+        );
     }
     match slot.wal_status.as_deref() {
         Some("lost") => note(
             format!("the server removed WAL that its slot {} had not read", slot.name),
-            format!("run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"),
+            format!(
+                "run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"
+            ),
         ),
         Some("unreserved") => note(
             format!("the server is about to remove WAL that its slot {} has not read", slot.name),

@@ -64,9 +64,10 @@ impl Journal {
     /// The next record: key and value.
     pub(crate) fn write(&mut self, position: &Position) -> (String, Vec<u8>) {
         self.number += 1;
-        let chained = self.last.as_ref().filter(|last| {
-            position.also.ranges() > WHOLE_RANGES && self.chain + 1 < CHAIN_MAX && last.seen == position.seen
-        });
+        let chained = self
+            .last
+            .as_ref()
+            .filter(|last| position.also.ranges() > WHOLE_RANGES && self.chain + 1 < CHAIN_MAX && last.seen == position.seen);
         let mut written = position.clone();
         match chained {
             Some(last) => {

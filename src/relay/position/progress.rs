@@ -145,8 +145,7 @@ impl Progress {
             return None;
         }
         let (to, _) = self.pair.take_if(|(_, insert)| self.position.log >= *insert)?;
-        let streamed =
-            (!self.streamed.overflowed).then(|| self.streamed.events.iter().filter(|(xid, _)| to.sees(*xid)).copied().collect());
+        let streamed = (!self.streamed.overflowed).then(|| self.streamed.events.iter().filter(|(xid, _)| to.sees(*xid)).copied().collect());
         Some(Pair { seen: self.position.seen.clone(), to, streamed, unknown: self.streamed.before.clone() })
     }
 

@@ -65,7 +65,8 @@ impl FromStr for Snapshot {
             let mut parts = text.splitn(3, ':');
             let (xmin, xmax) = (parts.next()?.parse().ok()?, parts.next()?.parse::<u64>().ok()?);
             let list = parts.next()?;
-            let mut in_progress = list.split(',').filter(|xid| !xid.is_empty()).map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
+            let mut in_progress =
+                list.split(',').filter(|xid| !xid.is_empty()).map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
             in_progress.sort_unstable();
             // A snapshot that a new slot exports may have its xmin above its xmax, which the server writes and refuses to read.
             Some(Self { xmin, xmax: xmax.max(xmin), in_progress })

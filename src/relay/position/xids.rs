@@ -108,7 +108,8 @@ impl FromStr for XidSet {
             let end = rest.find([']', ')']).ok_or_else(wrong)?;
             let (first, last) = rest[..end].strip_prefix('[').and_then(|pair| pair.split_once(',')).ok_or_else(wrong)?;
             let first: u64 = first.parse().map_err(|_| wrong())?;
-            let last = last.parse::<u64>().ok().and_then(|last| if rest[end..].starts_with(')') { last.checked_sub(1) } else { Some(last) });
+            let last =
+                last.parse::<u64>().ok().and_then(|last| if rest[end..].starts_with(')') { last.checked_sub(1) } else { Some(last) });
             let last = last.filter(|last| *last >= first).ok_or_else(wrong)?;
             if set.ranges.last().is_some_and(|(_, before)| *before >= first) {
                 return Err(wrong());

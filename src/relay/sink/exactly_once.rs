@@ -42,7 +42,11 @@ pub(super) struct Transactions {
 enum State {
     Idle,
     /// Since when, and with what was sent before: the tag of its first record, and bytes.
-    Open { since: Instant, tag: u64, bytes: u64 },
+    Open {
+        since: Instant,
+        tag: u64,
+        bytes: u64,
+    },
     Committing(Option<Durable>),
 }
 

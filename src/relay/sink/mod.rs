@@ -22,8 +22,8 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use at_least_once::Marks;
 use exactly_once::Transactions;
-pub(super) use sender::Sent;
 use sender::Sender;
+pub(super) use sender::Sent;
 
 use super::{
     RelayOptions,

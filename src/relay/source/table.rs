@@ -20,6 +20,7 @@ use crate::{
     relay::{
         RelayOptions,
         books::Books,
+        debezium::{Scratch, Shape},
         error::Interruption,
         forward::Forwarder,
         ledger::within,
@@ -36,6 +37,7 @@ const FLUSH_POLLS: u32 = 5;
 
 /// Reads the outbox in windows.
 pub(in crate::relay) struct TableSource {
+    shape: Shape,
     reader: Option<Reader>,
     coverage: Coverage,
     /// The insert position of the last look: it was read before the next snapshot.
@@ -58,8 +60,8 @@ struct Look {
 }
 
 impl TableSource {
-    pub(in crate::relay) fn new(options: &RelayOptions) -> Self {
-        Self { reader: Some(Reader::new(options)), coverage: Coverage::default(), insert: None }
+    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+        Self { shape: shape.clone(), reader: Some(Reader::new(options, shape)), coverage: Coverage::default(), insert: None }
     }
 
     /// Publishes what has become visible since the last window, or what is left of one that was interrupted.
@@ -94,12 +96,13 @@ impl TableSource {
             let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
             let mut events = 0;
             while let Some(page) = pages.recv().await {
-                match publish(&page, forwarder, books, shutdown).await? {
+                match publish(&page, &self.shape, forwarder, books, shutdown).await? {
                     Some(published) => events += published,
                     None => return Ok(WindowEnd::Shutdown),
                 }
             }
-            let reader = reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
+            let reader =
+                reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
             self.reader = Some(reader?);
             events
         };
@@ -112,10 +115,17 @@ impl TableSource {
 }
 
 /// Publishes a page; how many events it published, or none if `shutdown` came first.
-async fn publish(page: &Page, forwarder: &mut Forwarder, books: &mut Books, shutdown: &CancellationToken) -> Result<Option<u64>, Interruption> {
-    let mut events = 0;
-    for cells in page.rows()? {
-        let TableRow { xid, row } = TableRow::from_cells(&cells.map_err(damaged)?)?;
+async fn publish(
+    page: &Page,
+    shape: &Shape,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+    shutdown: &CancellationToken,
+) -> Result<Option<u64>, Interruption> {
+    let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
+    for cells in page.rows(shape)? {
+        let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
+        let TableRow { xid, row } = shape.event(&cells, now, &mut scratch)?;
         if !books.progress.wants_row(xid, row.seq) {
             books.progress.passed(row.seq, None);
             continue;
@@ -140,7 +150,7 @@ async fn publish(page: &Page, forwarder: &mut Forwarder, books: &mut Books, shut
 }
 
 /// Sends a row, waiting for whatever holds it; false if `shutdown` came first.
-async fn forward(
+pub(in crate::relay) async fn forward(
     row: &TableRow<'_>,
     forwarder: &mut Forwarder,
     books: &mut Books,
@@ -160,16 +170,19 @@ async fn forward(
 /// Whatever interrupts it.
 pub(super) async fn publish_missed(
     options: &RelayOptions,
+    shape: &Shape,
     seqs: &[i64],
     forwarder: &mut Forwarder,
     books: &mut Books,
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
-    let mut reader = Reader::new(options);
+    let mut reader = Reader::new(options, shape);
+    let now = chrono::Utc::now().timestamp_micros();
     for seqs in seqs.chunks(500) {
         let page = reader.read_these(seqs).await?;
-        for cells in page.rows()? {
-            let row = TableRow::from_cells(&cells.map_err(damaged)?)?;
+        for cells in page.rows(shape)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
+            let row = shape.event(&cells, now, &mut scratch)?;
             if !forward(&row, forwarder, books, shutdown).await? {
                 return Ok(false);
             }
@@ -183,7 +196,8 @@ async fn look(books: &mut Books) -> Result<Look, Interruption> {
     let row = sqlx::query("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text");
     let row = within(doing, row.fetch_one(books.ledger.session())).await?;
     let text = |at: usize| row.try_get::<String, _>(at).map_err(Interruption::sql(doing));
-    let snapshot = text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
+    let snapshot =
+        text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
     Ok(Look { snapshot, insert: text(1)?.parse().unwrap_or_default(), flushed: text(2)?.parse().unwrap_or_default() })
 }
 
