@@ -64,7 +64,7 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
         "select row_security_active(o.oid) as hidden, coalesce(s.seqcache, 1) as cache, coalesce(s.seqrelid::regclass::text, '?') as sequence
          from (select $1::regclass::oid as oid) o
          left join pg_attribute a on a.attrelid = o.oid and a.attname = 'seq' and not a.attisdropped
-         left join pg_sequence s on s.seqrelid = case when a.attname is not null then pg_get_serial_sequence($1, 'seq')::regclass end",
+         left join pg_sequence s on s.seqrelid = pg_get_serial_sequence($1, a.attname)::regclass",
     );
     let doing = "looking at the outbox";
     let row = within(doing, row.bind(&table).fetch_one(session)).await?;

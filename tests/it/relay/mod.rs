@@ -1,6 +1,7 @@
 //! The relay on real services. A history of aggregate versions decides, not the code under test.
 
 mod content;
+mod debezium;
 mod faults;
 mod history;
 mod killed;
