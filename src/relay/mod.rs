@@ -4,7 +4,7 @@
 //! drive: source (table | wal) ──▶ forward: route ─▶ envelope ──▶ sink ──▶ books: what is safe ──▶ ledger, slot
 //! ```
 //!
-//! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
+//! `run` supervises sessions, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
 //! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres.
 //! `debezium` is all that a table made for Debezium needs instead. `position`, `route` and the row decoder are pure.
 
@@ -17,6 +17,7 @@ mod lease;
 mod ledger;
 mod observe;
 mod options;
+mod pooler;
 mod position;
 mod resume;
 mod rewrite;

@@ -24,6 +24,7 @@ use super::{
     ledger::{Ledger, Saved},
     observe::Part,
     options::is_relay_name,
+    pooler,
     position::Position,
     resume::{Names, Start, resume},
     route::TopicTemplate,
@@ -52,6 +53,8 @@ struct Carried {
     settled: Option<(Forwarder, Position, u64)>,
     /// The epoch under which this process led last.
     epoch: i64,
+    /// No pooler stands between.
+    direct: bool,
     /// The slot's log could not be decoded.
     log_unusable: bool,
 }
@@ -101,7 +104,7 @@ impl Relay {
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    carried = Carried { epoch: carried.epoch, ..Carried::default() };
+                    carried = Carried { epoch: carried.epoch, direct: carried.direct, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                 }
@@ -125,6 +128,13 @@ impl Relay {
 
     /// Waits for the lease and works under it.
     async fn lead(&self, carried: &mut Carried, shutdown: &CancellationToken) -> Result<Option<RelayError>, Interruption> {
+        if !carried.direct {
+            tokio::select! {
+                direct = pooler::require_direct(&self.options) => direct.inspect_err(|error| self.observer.failing(Part::Database, error.full()))?,
+                () = shutdown.cancelled() => return Ok(None),
+            }
+            carried.direct = true;
+        }
         let lease = tokio::select! {
             lease = Lease::acquire(&self.options, &self.observer) => lease.inspect_err(|error| self.observer.failing(Part::Database, error.full()))?,
             () = shutdown.cancelled() => return Ok(None),

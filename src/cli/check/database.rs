@@ -59,7 +59,9 @@ struct Outbox {
 impl Outbox {
     fn of(config: &Config, slot: &str) -> Self {
         match &config.debezium {
-            None => Self { schema: config.schema.clone(), table: "outbox".into(), publication: slot.into(), remedy: "run `tidings migrate`" },
+            None => {
+                Self { schema: config.schema.clone(), table: "outbox".into(), publication: slot.into(), remedy: "run `tidings migrate`" }
+            }
             Some(outbox) => Self {
                 schema: outbox.schema.clone(),
                 table: outbox.table.clone(),
@@ -114,7 +116,14 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
 
 async fn ask(pool: &PgPool, schema: &str, slot: &str, outbox: &Outbox) -> Result<Facts, sqlx::Error> {
     const SQL: &str = concat!("select to_json(facts) from (", include_str!("database.sql"), ") facts");
-    let Json(facts) = sqlx::query_scalar(SQL).bind(schema).bind(slot).bind(&outbox.schema).bind(&outbox.table).bind(&outbox.publication).fetch_one(pool).await?;
+    let Json(facts) = sqlx::query_scalar(SQL)
+        .bind(schema)
+        .bind(slot)
+        .bind(&outbox.schema)
+        .bind(&outbox.table)
+        .bind(&outbox.publication)
+        .fetch_one(pool)
+        .await?;
     Ok(facts)
 }
 

@@ -3,9 +3,11 @@
 mod content;
 mod debezium;
 mod faults;
+mod grants;
 mod history;
 mod killed;
 mod main_job;
+mod pooled;
 mod records;
 mod refusals;
 mod running;

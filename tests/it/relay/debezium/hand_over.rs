@@ -54,7 +54,11 @@ fn sequences(reader: &mut Reader) -> BTreeMap<String, Vec<u32>> {
 
 fn assert_once_in_order(reader: &mut Reader, aggregates: &[(&str, u32)]) {
     let expected: BTreeMap<String, Vec<u32>> = aggregates.iter().map(|(name, count)| ((*name).to_owned(), (0..*count).collect())).collect();
-    assert_eq!(sequences(reader), expected);
+    let found = sequences(reader);
+    for (aggregate, expected) in &expected {
+        let breaks: Vec<_> = found[aggregate].windows(2).filter(|pair| pair[1] != pair[0] + 1).take(5).collect();
+        assert!(found[aggregate] == *expected, "{aggregate}: {} of {} events, jumps {breaks:?}", found[aggregate].len(), expected.len());
+    }
 }
 
 async fn insert_at_once(pool: &PgPool, aggregate: &str, range: std::ops::Range<u32>) {
@@ -161,6 +165,9 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         relay.stop().await;
     }
+    // What the relay confirmed last may not have reached a busy server: its row has it.
+    let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) from tidings.relay where name = $2";
+    sqlx::query(advance).bind(place.slot()).bind(&place.name).execute(&pool).await.expect("advanced");
     sqlx::query("select pg_drop_replication_slot($1)").bind(&slot).execute(&pool).await.expect("dropped");
     sqlx::query("select pg_copy_logical_replication_slot($1, $2)").bind(place.slot()).bind(&slot).execute(&pool).await.expect("copied");
     worker.resume_from_the_slot("shop").await;
@@ -183,6 +190,7 @@ async fn write_until(pool: PgPool, aggregate: &'static str, stop: tokio_util::sy
         insert_at_once(&pool, aggregate, next..next + size).await;
         next += size;
         size = (size * 7) % 41;
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
     }
     next
 }
