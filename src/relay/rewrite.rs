@@ -98,11 +98,10 @@ fn parts(regex: &Regex, replacement: &str) -> Result<Vec<Part>, RewriteError> {
 
 fn numbered<'a>(regex: &Regex, text: &'a str) -> Option<(usize, &'a str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let longest = (1..=digits).rev().find_map(|len| {
+    (1..=digits).rev().find_map(|len| {
         let group = text[..len].parse().ok().filter(|group| *group < regex.captures_len())?;
         Some((group, &text[len..]))
-    });
-    longest
+    })
 }
 
 // === impl PartialEq, Eq ===

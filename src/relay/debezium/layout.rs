@@ -408,3 +408,6 @@ fn integer8(cell: Cell<'_>) -> Result<i64, &'static str> {
 fn uuid(cell: Cell<'_>) -> Result<Uuid, &'static str> {
     fixed(cell).map(Uuid::from_bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ pub(in crate::relay) enum Shape {
 
 /// The values of a row that was copied out of the table.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "Tidings' own rows are the many, and are not allocated")]
 pub(in crate::relay) enum CopiedRow<'a> {
     Own([Cell<'a>; TABLE_CELLS]),
     Debezium(Box<[Cell<'a>]>),

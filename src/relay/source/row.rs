@@ -83,7 +83,7 @@ pub(crate) enum TableColumns {
     /// Tidings' own.
     Own(Columns),
     /// A Debezium outbox.
-    Debezium(Layout),
+    Debezium(Box<Layout>),
 }
 
 impl TableColumns {

@@ -189,7 +189,7 @@ impl WalSource {
             None => Columns::of(relation).map(TableColumns::Own),
             // Any table may be in its publication.
             Some(_) if !is_outbox && !self.tables.contains_key(&relation.id) => return Ok(()),
-            Some(outbox) => Layout::of(outbox, &relation.columns).map(TableColumns::Debezium),
+            Some(outbox) => Layout::of(outbox, &relation.columns).map(|layout| TableColumns::Debezium(Box::new(layout))),
         };
         if is_outbox {
             self.tables.insert(relation.id, columns?);
