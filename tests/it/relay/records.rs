@@ -141,7 +141,10 @@ impl Reader {
         // Anew: an end is told once, and the marks that end transactions take offsets, so positions do not tell it.
         *self = Self::new(&self.brokers, &self.topic);
         let until = Instant::now() + PATIENCE;
-        while self.ended.is_empty() || self.ended.len() < self.partitions() {
+        self.read_one();
+        // Asked once: an answer costs a round trip, and there may be a hundred thousand records.
+        let partitions = self.partitions();
+        while self.ended.len() < partitions {
             self.read_one();
             assert!(Instant::now() < until, "the end of {} is not reached", self.topic);
         }
