@@ -69,7 +69,7 @@ keys! {
     OUTBOX_ROWS = "outbox.rows", "outbox-rows", None, Kind::Choice(&["kept", "deleted"]), Some("kept"),
         "Whether rows of that table stay. If they are deleted by whoever inserted them only the log is read";
     OUTBOX_EXISTING = "outbox.existing", "outbox-existing", None, Kind::Choice(&["publish", "leave"]), Some("publish"),
-        "What becomes of rows that are there when a relay of the log alone begins";
+        "What becomes of rows that are there when the relay begins";
     OUTBOX_PUBLICATION = "outbox.publication", "outbox-publication", None, Kind::Text, None,
         "Publication to read that table by; the relay makes its own unless given";
     OUTBOX_TAKES_OVER = "outbox.takes_over", "outbox-takes-over", None, Kind::Text, None,

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::{FOREIGN_CELLS, Layout, OutboxRows, Scratch};
+use super::{ExistingRows, FOREIGN_CELLS, Layout, OutboxRows, Scratch};
 use crate::{
     postgres::{
         CopyError, CopyRows,
@@ -138,6 +138,8 @@ pub(in crate::relay) async fn examine(options: &RelayOptions, session: &mut PgCo
     let layout = Box::new(Layout::of(outbox, &columns)?);
     let log_only = if outbox.rows == OutboxRows::Deleted {
         Some("outbox.rows is deleted: rows do not stay in the table".to_owned())
+    } else if outbox.hand_over.is_some() {
+        Some("outbox.takes_over is set: a connector's place is taken by the log; without the key the table is read too".to_owned())
     } else if !layout.is_ordered() {
         Some(format!(
             "table {schema}.{table} has no columns `seq bigint` and `xid xid8`, so only the log knows its order (docs/from-debezium.md has the statements that add them)"
@@ -167,6 +169,17 @@ impl Shape {
     ) -> Result<Self, Interruption> {
         let Self::Debezium { layout, log_only: None } = self else { return Ok(self) };
         if *position == Position::start() {
+            let leaves = options.debezium.as_ref().is_some_and(|outbox| outbox.existing == ExistingRows::Leave);
+            if leaves && options.source == SourceKind::Poll {
+                return Err(Interruption::Refused(format!(
+                    "outbox.existing is leave, and source is poll: rows that are there are left by beginning with the log. Run `tidings relay skip --all --name {}`, or begin with source = \"auto\"",
+                    options.name
+                )));
+            }
+            if leaves {
+                let reason = "outbox.existing is leave: the relay begins with the log; from its next start on the table is read too";
+                return Ok(Self::Debezium { layout, log_only: Some(reason.into()) });
+            }
             return Ok(Self::Debezium { layout, log_only: None });
         }
         let doing = "looking when the outbox's columns were added";

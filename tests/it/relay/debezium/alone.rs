@@ -159,3 +159,28 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     relay.stop().await;
     assert_eq!(values(&mut reader), numbers(0..50));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
+    let (database, place) = database_with_table().await;
+    let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
+    sqlx::raw_sql(columns).execute(&database.pool).await.expect("altered");
+    insert(&database.pool, "a", 0..10).await;
+    let mut leaving = options(&place);
+    leaving.debezium.as_mut().expect("set").existing = ExistingRows::Leave;
+    let mut polling = leaving.clone();
+    polling.source = SourceKind::Poll;
+    let refusal = Running::start(polling.clone()).refusal().await;
+    assert!(refusal.contains("skip --all"), "{refusal}");
+    let relay = Running::start(leaving);
+    relay.says("stream", "streaming").await;
+    insert(&database.pool, "a", 10..15).await;
+    let mut reader = place.reader();
+    reader.until_distinct(5);
+    relay.stop().await;
+    let relay = Running::start(polling);
+    insert(&database.pool, "a", 15..20).await;
+    reader.until_distinct(10);
+    relay.stop().await;
+    assert_eq!(values(&mut reader), numbers(10..20));
+}
