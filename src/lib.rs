@@ -57,6 +57,29 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Subscribe
+//!
+//! ```no_run
+//! # #[cfg(feature = "subscriber")]
+//! # mod inventory {
+//! # use serde::{Deserialize, Serialize};
+//! use tidings::subscriber::{Event, HandlerError, Tx};
+//! # use tidings::DomainEvent;
+//! # #[derive(Serialize, Deserialize, DomainEvent)]
+//! # #[event(aggregate = "order", id = "order_id")]
+//! # struct OrderPlaced { order_id: i64 }
+//!
+//! async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+//!     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+//!     Ok(()) // effect, inbox row and published events commit together, once
+//! }
+//!
+//! # async fn start(bus: tidings::Bus, pool: sqlx::PgPool, shutdown: tokio_util::sync::CancellationToken) -> Result<(), tidings::subscriber::RunError> {
+//! bus.subscriber("inventory").on(reserve).inbox(pool).run(shutdown).await
+//! # }
+//! # }
+//! ```
+//!
 //! # Features
 //!
 //! | feature | gives | needs to build |
@@ -68,7 +91,8 @@
 //! | `health` | `health` | Rust |
 //! | `metrics` | metrics of `resilience` for `prometheus-client` | Rust |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
-//! | `cli` (default) | the binary, `admin`, with `relay` | the same |
+//! | `subscriber` | `subscriber`, `testing`, with `outbox` and `kafka` | the same |
+//! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
 //! | `kafka-tls-vendored` | the same, OpenSSL built from source | Perl and make |
 //!
@@ -81,9 +105,11 @@
 //! 3. `postgres`: settings, migrations, the replication protocol.
 //! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
 //! 5. `relay`: from the log to the topic.
-//! 6. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
-//! 7. `health`: is a service alive, is it ready; named checks, over HTTP.
-//! 8. `admin`: a relay's health and metrics over HTTP.
+//! 6. `subscriber`: from the topic to handlers, and their effect.
+//! 7. `testing`: subscribers without Kafka.
+//! 8. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
+//! 9. `health`: is a service alive, is it ready; named checks, over HTTP.
+//! 10. `admin`: a relay's health and metrics over HTTP.
 //!
 //! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
@@ -105,12 +131,18 @@ pub mod postgres;
 pub mod relay;
 #[cfg(feature = "resilience")]
 pub mod resilience;
+#[cfg(feature = "subscriber")]
+pub mod subscriber;
+#[cfg(feature = "subscriber")]
+pub mod testing;
 
 pub use event::DomainEvent;
 #[cfg(feature = "outbox")]
 pub use outbox::{Outbox, PublishError};
 #[cfg(feature = "outbox")]
 pub use postgres::{MigrateError, Migrations, migrate};
+#[cfg(feature = "subscriber")]
+pub use subscriber::{Bus, Subscriber};
 
 /// What the fuzz targets call; not part of the crate.
 #[cfg(all(fuzzing, feature = "relay"))]
@@ -125,7 +157,7 @@ pub mod fuzzing {
 // The derive macro names the crate by this path, inside it too.
 extern crate self as tidings;
 
-/// Compiles the README's example.
-#[cfg(all(doctest, feature = "outbox"))]
+/// Compiles the README's examples.
+#[cfg(all(doctest, feature = "subscriber"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
-use super::{Outcome, servers::Servers, tidings::Tidings};
+use super::{
+    Outcome,
+    servers::Servers,
+    tidings::{Mode, Tidings},
+};
 
 /// The slot that holds the backlog. Nobody confirms it; a relay works on a copy.
 pub(crate) const BASE_SLOT: &str = "bench_base";
@@ -63,7 +67,7 @@ impl Outbox {
             sqlx::raw_sql(sql).execute(&mut session).await?;
         }
         let mut outbox = Self { database: database.to_owned(), url, session };
-        let relay = tidings.start(&outbox.url, "none")?;
+        let relay = tidings.start(&outbox.url, "none", Mode::Default)?;
         outbox.until_active(TIDINGS_SLOT, &relay).await?;
         tokio::time::sleep(Duration::from_millis(1500)).await;
         relay.stop()?;
@@ -90,8 +94,8 @@ impl Outbox {
     /// Puts Tidings back to where the backlog begins.
     pub(crate) async fn rewind_tidings(&mut self) -> Outcome<()> {
         self.copy_slot(TIDINGS_SLOT).await?;
-        let restore = "delete from tidings.relay_topic; delete from tidings.relay;
-            alter table tidings.relay disable trigger all; insert into tidings.relay select * from saved";
+        // As `tidings relay rewind` does: the relay takes this position over at its next start, whatever its topic says.
+        let restore = "update tidings.relay set moved_to = (select position from saved)";
         sqlx::raw_sql(restore).execute(&mut self.session).await?;
         Ok(())
     }

@@ -17,7 +17,7 @@ use harness::{
     outbox::Outbox,
     process::Process,
     servers::Servers,
-    tidings::Tidings,
+    tidings::{Mode, Tidings},
     topic,
 };
 use load::Latencies;
@@ -54,12 +54,17 @@ async fn main() -> Outcome<()> {
     let tidings = Tidings::new(options.tidings.clone(), servers.kafka.brokers());
     println!("\n| relay | events/s | p50 ms | p95 ms | p99 ms | max ms | CPU s |\n|---|---|---|---|---|---|---|");
 
-    let mut outbox = Outbox::create(&servers, "latency_tidings", &tidings).await?;
-    topic::create(&servers.kafka.brokers(), "latency-tidings").await?;
-    let relay = tidings.start(&outbox.url, "latency-tidings")?;
-    outbox.until_active("tidings", &relay).await?;
-    measure("Tidings", &options, &servers, &outbox.url, "latency-tidings", relay).await?;
-    outbox.finish().await?;
+    for (name, database, mode) in [
+        ("Tidings, exactly once", "latency_tidings", Mode::Default),
+        ("Tidings, at least once", "latency_at_least_once", Mode::WalAtLeastOnce),
+    ] {
+        let mut outbox = Outbox::create(&servers, database, &tidings).await?;
+        topic::create(&servers.kafka.brokers(), database).await?;
+        let relay = tidings.start(&outbox.url, database, mode)?;
+        outbox.until_active("tidings", &relay).await?;
+        measure(name, &options, &servers, &outbox.url, database, relay).await?;
+        outbox.finish().await?;
+    }
 
     if !options.skip_debezium
         && let Some(debezium) = Debezium::of(&servers)

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use crate::harness::outbox::Backlog;
+use crate::harness::{outbox::Backlog, tidings::Mode};
 
 /// How fast the relay drains a backlog out of the write-ahead log.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench relay --")]
 pub(crate) struct Options {
-    /// What to measure; several separated by commas. All but `huge` unless given.
+    /// What to measure; several separated by commas. All but `long` and `huge` unless given.
     #[arg(long = "scenario", value_delimiter = ',', env = "BENCH_SCENARIO")]
     scenarios: Vec<Scenario>,
     /// Events in the backlog, in place of each scenario's own number.
@@ -41,6 +41,8 @@ pub(crate) struct Options {
 pub(crate) enum Scenario {
     /// A million events of 250 B, ten a transaction.
     Drain,
+    /// Three million events of 250 B, ten a transaction: the defaults against Debezium.
+    Long,
     /// 300,000 events, each in a transaction of its own.
     Single,
     /// 500,000 events of 540 B.
@@ -61,6 +63,7 @@ impl Scenario {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
+            Self::Long => "long",
             Self::Single => "single",
             Self::Wide => "wide",
             Self::Huge => "huge",
@@ -70,6 +73,7 @@ impl Scenario {
     fn backlog(self) -> Backlog {
         match self {
             Self::Drain => Backlog { events: 1_000_000, per_tx: 10, pad: 200 },
+            Self::Long => Backlog { events: 3_000_000, per_tx: 10, pad: 200 },
             Self::Single => Backlog { events: 300_000, per_tx: 1, pad: 200 },
             Self::Wide => Backlog { events: 500_000, per_tx: 10, pad: 490 },
             Self::Huge => Backlog { events: 2_000_000, per_tx: u64::MAX, pad: 200 },
@@ -82,6 +86,15 @@ impl Options {
         match self.scenarios.is_empty() {
             true => vec![Scenario::Drain, Scenario::Single, Scenario::Wide],
             false => self.scenarios.clone(),
+        }
+    }
+
+    /// The ways of Tidings that the scenario compares.
+    pub(crate) fn modes(scenario: Scenario) -> &'static [Mode] {
+        match scenario {
+            Scenario::Drain | Scenario::Single => &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce],
+            Scenario::Wide | Scenario::Long => &[Mode::Default],
+            Scenario::Huge => &[Mode::Default, Mode::WalOnce],
         }
     }
 

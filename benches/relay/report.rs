@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    harness::topic::Drain,
+    harness::{tidings::Mode, topic::Drain},
     options::{Scenario, Sized},
 };
 
@@ -14,7 +14,7 @@ pub(crate) enum Path {
     AsItComes,
     Producer,
     Debezium,
-    Tidings,
+    Tidings(Mode),
 }
 
 // === impl Display ===
@@ -26,7 +26,9 @@ impl fmt::Display for Path {
             Self::AsItComes => "walsender, discarded, read as it comes",
             Self::Producer => "bare librdkafka producer",
             Self::Debezium => "Debezium, tuned",
-            Self::Tidings => "Tidings",
+            Self::Tidings(Mode::Default) => "Tidings, defaults (auto, exactly once)",
+            Self::Tidings(Mode::WalOnce) => "Tidings, log alone, exactly once",
+            Self::Tidings(Mode::WalAtLeastOnce) => "Tidings, log alone, at least once",
         })
     }
 }
@@ -76,25 +78,33 @@ impl Report {
         figures.get(figures.len() / 2).copied()
     }
 
-    fn ratio(&self, to: Path) -> Option<f64> {
+    fn ratio(&self, of: Mode, to: Path) -> Option<f64> {
         let rate = |drain: &Drain| drain.events_per_second;
-        Some(self.median(Path::Tidings, rate)? / self.median(to, rate)?)
+        Some(self.median(Path::Tidings(of), rate)? / self.median(to, rate)?)
     }
 
     fn goals(&self) -> Vec<Goal> {
         let name = self.sized.scenario.name();
         let goal = |what: &str, value, must, aim, least| Goal { what: format!("{name}: {what}"), value, must, aim, least };
-        let cpu = self.median(Path::Tidings, |drain| drain.cost.cpu_seconds).map(|cpu| cpu * 1e6 / self.sized.backlog.events as f64);
-        let peak = self.median(Path::Tidings, |drain| drain.cost.peak_megabytes);
+        let million = 1e6 / self.sized.backlog.events as f64;
+        let cpu = self.median(Path::Tidings(Mode::WalAtLeastOnce), |drain| drain.cost.cpu_seconds).map(|cpu| cpu * million);
+        let peak = self.median(Path::Tidings(Mode::Default), |drain| drain.cost.peak_megabytes);
         let memory = goal("peak memory, MB", peak, 64.0, 32.0, false);
+        let once = self.ratio(Mode::WalOnce, Path::Tidings(Mode::WalAtLeastOnce));
+        let once = goal("exactly once against at least once, log alone", once, 0.80, 0.92, true);
+        let debezium = |mode| self.ratio(mode, Path::Debezium);
         match self.sized.scenario {
             Scenario::Drain => vec![
-                goal("rate against Debezium", self.ratio(Path::Debezium), 2.8, 3.4, true),
-                goal("rate against the walsender's ceiling", self.ratio(Path::Ceiling), 0.70, 0.85, true),
-                goal("CPU seconds for a million events", cpu, 4.5, 2.5, false),
+                goal("log alone, at least once, against Debezium", debezium(Mode::WalAtLeastOnce), 2.8, 3.4, true),
+                goal("the same against the walsender's ceiling", self.ratio(Mode::WalAtLeastOnce, Path::Ceiling), 0.70, 0.85, true),
+                goal("the same, CPU seconds for a million events", cpu, 4.5, 2.5, false),
+                once,
+                goal("defaults against Debezium", debezium(Mode::Default), 3.5, 5.0, true),
                 memory,
             ],
-            Scenario::Single | Scenario::Wide => vec![goal("rate against Debezium", self.ratio(Path::Debezium), 2.2, 2.8, true), memory],
+            Scenario::Single => vec![once, goal("defaults against Debezium", debezium(Mode::Default), 5.0, 8.0, true), memory],
+            Scenario::Long => vec![goal("defaults against Debezium", debezium(Mode::Default), 3.5, 5.0, true), memory],
+            Scenario::Wide => vec![goal("defaults against Debezium", debezium(Mode::Default), 2.2, 2.8, true), memory],
             Scenario::Huge => vec![memory],
         }
     }

@@ -8,7 +8,7 @@ use crate::{
         outbox::{BASE_SLOT, Outbox},
         process::cpu_seconds,
         servers::Servers,
-        tidings::Tidings,
+        tidings::{Mode, Tidings},
         topic::{self, Drain},
     },
     options::{Options, Sized},
@@ -37,9 +37,11 @@ pub(crate) async fn run(
             }
             report.add(Path::Producer, round, bare_producer(servers, sized).await?);
         }
-        outbox.rewind_tidings().await?;
-        let drain = drain(servers, &mut outbox, sized, Who::Tidings(tidings)).await?;
-        report.add(Path::Tidings, round, drain);
+        for mode in Options::modes(scenario) {
+            outbox.rewind_tidings().await?;
+            let drain = drain(servers, &mut outbox, sized, Who::Tidings(tidings, *mode)).await?;
+            report.add(Path::Tidings(*mode), round, drain);
+        }
         if let Some(debezium) = debezium {
             outbox.copy_slot(debezium::SLOT).await?;
             let drain = self::drain(servers, &mut outbox, sized, Who::Debezium(debezium)).await?;
@@ -52,7 +54,7 @@ pub(crate) async fn run(
 }
 
 enum Who<'a> {
-    Tidings(&'a Tidings),
+    Tidings(&'a Tidings, Mode),
     Debezium(&'a Debezium),
 }
 
@@ -61,7 +63,7 @@ async fn drain(servers: &Servers, outbox: &mut Outbox, sized: Sized, who: Who<'_
     topic::create(&brokers, topic).await?;
     let broker = cpu_seconds(servers.kafka.pid());
     let (relay, slot) = match who {
-        Who::Tidings(tidings) => (tidings.start(&outbox.url, topic)?, "tidings"),
+        Who::Tidings(tidings, mode) => (tidings.start(&outbox.url, topic, mode)?, "tidings"),
         Who::Debezium(debezium) => (debezium.start(outbox, topic, Tuning::Drain)?, debezium::SLOT),
     };
     let drain = topic::watch(&brokers, topic, sized.backlog.events, &relay)?;

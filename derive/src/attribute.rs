@@ -8,7 +8,7 @@ use syn::{Attribute, Error, Expr, ExprLit, Ident, Lit, LitInt, LitStr, Result, T
 use crate::suggest::did_you_mean;
 
 /// The keys on a struct or an enum.
-pub(crate) const KEYS: [&str; 5] = ["aggregate", "id", "type", "version", "codec"];
+pub(crate) const KEYS: [&str; 6] = ["aggregate", "id", "type", "version", "codec", "upcast"];
 /// The keys on a variant.
 pub(crate) const VARIANT_KEYS: [&str; 2] = ["type", "id"];
 
@@ -18,6 +18,12 @@ pub(crate) enum IdSource {
     Field(LitStr),
     /// `id = self.key()`: an expression over `self`.
     Expression(Box<Expr>),
+}
+
+/// `upcast(from = 1, with = path)`: a function from the shape of one version to the shape of the next.
+pub(crate) struct Upcast {
+    pub(crate) from: LitInt,
+    pub(crate) with: Expr,
 }
 
 /// What `#[event(…)]` says.
@@ -30,6 +36,7 @@ pub(crate) struct EventAttribute {
     pub(crate) event_type: Option<LitStr>,
     pub(crate) version: Option<LitInt>,
     pub(crate) codec: Option<Type>,
+    pub(crate) upcasts: Vec<Upcast>,
 }
 
 impl EventAttribute {
@@ -56,6 +63,10 @@ impl EventAttribute {
         let name = key.unraw().to_string();
         if !keys.contains(&name.as_str()) {
             return Err(Error::new(key.span(), unknown_key(&name, keys)));
+        }
+        if name == "upcast" {
+            self.upcasts.push(upcast(&key, input)?);
+            return Ok(());
         }
         if !input.peek(Token![=]) {
             return Err(Error::new(key.span(), format!("`{name}` needs a value: `{name} = …`")));
@@ -119,6 +130,32 @@ fn version_number(input: ParseStream<'_>) -> Result<LitInt> {
     match version.base10_parse::<i32>() {
         Ok(1..) => Ok(version),
         _ => Err(Error::new(version.span(), "versions count from 1")),
+    }
+}
+
+fn upcast(key: &Ident, input: ParseStream<'_>) -> Result<Upcast> {
+    let shape = "`upcast` is written `upcast(from = 1, with = function)`";
+    if !input.peek(syn::token::Paren) {
+        return Err(Error::new(key.span(), shape));
+    }
+    let content;
+    syn::parenthesized!(content in input);
+    let (mut from, mut with) = (None, None);
+    while !content.is_empty() {
+        let name = content.call(Ident::parse_any)?;
+        content.parse::<Token![=]>()?;
+        match name.to_string().as_str() {
+            "from" => once(&mut from, &name, version_number(&content)?)?,
+            "with" => once(&mut with, &name, content.parse()?)?,
+            _ => return Err(Error::new(name.span(), shape)),
+        }
+        if !content.is_empty() {
+            content.parse::<Token![,]>()?;
+        }
+    }
+    match (from, with) {
+        (Some(from), Some(with)) => Ok(Upcast { from, with }),
+        _ => Err(Error::new(key.span(), shape)),
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
         }
     };
     let aggregate = event.aggregate.as_ref().ok_or_else(|| missing("aggregate"))?;
+    check_upcasts(&event)?;
     let shape = match &input.data {
         Data::Struct(data) => struct_shape(&input.ident, &data.fields, &event, event.id.as_ref().ok_or_else(|| missing("id"))?)?,
         Data::Enum(data) => enum_shape(&input.ident, data, &event, &missing)?,
@@ -38,6 +39,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
 fn implementation(input: &DeriveInput, event: &EventAttribute, aggregate: &LitStr, shape: &Shape) -> TokenStream {
     let codec = event.codec.as_ref().map_or_else(|| quote!(::tidings::event::Json), |codec| quote!(#codec));
     let version = event.version.as_ref().map(|version| quote!(const VERSION: u32 = #version;));
+    let upcast = upcast(event);
     let Shape { types, event_type, aggregate_id } = shape;
     let name = &input.ident;
     let mut generics = input.generics.clone();
@@ -55,6 +57,7 @@ fn implementation(input: &DeriveInput, event: &EventAttribute, aggregate: &LitSt
             const AGGREGATE: &'static str = #aggregate;
             const TYPES: &'static [&'static str] = &[#(#types),*];
             #version
+            #upcast
             fn event_type(&self) -> &'static str {
                 #event_type
             }
@@ -63,6 +66,40 @@ fn implementation(input: &DeriveInput, event: &EventAttribute, aggregate: &LitSt
             }
         }
     }
+}
+
+/// `fn upcast`, if there is anything to lift.
+fn upcast(event: &EventAttribute) -> Option<TokenStream> {
+    let arms = event.upcasts.iter().map(|upcast| {
+        let (from, with) = (&upcast.from, &upcast.with);
+        quote!(#from => ::std::option::Option::Some(::tidings::event::lift::<Self, _, _>(#with, payload)))
+    });
+    (!event.upcasts.is_empty()).then(|| {
+        quote! {
+            fn upcast(from: u32, payload: &[u8]) -> ::std::option::Option<::std::result::Result<::std::vec::Vec<u8>, ::tidings::event::CodecError>> {
+                match from {
+                    #(#arms,)*
+                    _ => ::std::option::Option::None,
+                }
+            }
+        }
+    })
+}
+
+fn check_upcasts(event: &EventAttribute) -> Result<()> {
+    let version = event.version.as_ref().map_or(Ok(1), syn::LitInt::base10_parse::<u32>)?;
+    let mut seen = Vec::new();
+    for upcast in &event.upcasts {
+        let from = upcast.from.base10_parse::<u32>()?;
+        if from >= version {
+            return Err(Error::new(upcast.from.span(), format!("the event's version is {version}: an upcast is from an older one")));
+        }
+        if seen.contains(&from) {
+            return Err(Error::new(upcast.from.span(), format!("there are two upcasts from version {from}")));
+        }
+        seen.push(from);
+    }
+    Ok(())
 }
 
 fn struct_shape(name: &Ident, fields: &Fields, event: &EventAttribute, source: &IdSource) -> Result<Shape> {

@@ -74,7 +74,7 @@ pub fn jars(name: &str, pom: &str) -> Result<PathBuf, Error> {
         fs::write(&file, pom).map_err(Error::system(format!("write {}", file.display())))?;
         let out = format!("-DoutputDirectory={}", part.display());
         let arguments = ["--file".to_owned(), file.display().to_string(), "-DincludeScope=runtime".to_owned(), out];
-        maven::run(name, "copy-dependencies", &arguments)
+        maven::run(name, part, "copy-dependencies", &arguments)
     })
 }
 

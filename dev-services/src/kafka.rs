@@ -1,17 +1,22 @@
+mod cluster;
 mod jars;
+mod node;
 mod probe;
 
-use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::fs;
-use std::hash::BuildHasher;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::java::{self, Java};
 use crate::keeper::{Keeper, new_folder};
-use crate::port::free_port;
-use crate::{Error, programs};
+use crate::proxy::local;
+use crate::{Error, Proxy, programs};
+
+use self::node::Node;
+
+pub use self::cluster::KafkaCluster;
 
 const SERVICE: &str = "Kafka";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +55,7 @@ const JVM: [&str; 5] =
 pub struct KafkaOptions {
     properties: Vec<(String, String)>,
     jvm: Vec<String>,
+    proxied: bool,
 }
 
 impl KafkaOptions {
@@ -72,13 +78,15 @@ impl KafkaOptions {
         self
     }
 
-    fn file(&self, port: u16, controller_port: u16, data: &Path) -> String {
-        let (broker, controller) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{controller_port}"));
-        let mut file = format!(
-            "{PROPERTIES}node.id=1\ncontroller.quorum.voters=1@{controller}\nlisteners=PLAINTEXT://{broker},CONTROLLER://{controller}\n\
-             advertised.listeners=PLAINTEXT://{broker}\nlog.dirs={}\n",
-            data.display()
-        );
+    /// Whether clients may come through a [`Proxy`] too: [`Kafka::proxy`], [`Kafka::proxied_brokers`].
+    #[must_use]
+    pub fn proxied(mut self, on: bool) -> Self {
+        self.proxied = on;
+        self
+    }
+
+    fn file(&self, node: &Node, data: &Path) -> String {
+        let mut file = format!("{PROPERTIES}{}log.dirs={}\n", node.properties(), data.display());
         for (name, value) in &self.properties {
             file.push_str(&format!("{name}={value}\n"));
         }
@@ -91,7 +99,27 @@ impl KafkaOptions {
 pub struct Kafka {
     keeper: Keeper,
     port: u16,
+    proxy: Option<Proxy>,
     description: String,
+}
+
+/// The programs that a broker is made of, found once for several.
+#[derive(Debug)]
+struct Parts {
+    java: Java,
+    jars: PathBuf,
+    /// The JVM's argument for the archive of Kafka's classes.
+    archive: Option<String>,
+}
+
+impl Parts {
+    fn find() -> Result<Self, Error> {
+        let java = Java::find()?;
+        let jars = jars::fetch()?;
+        let archive = jars::class_archive(&jars, &java)?;
+        let archive = archive.map(|archive| format!("-XX:SharedArchiveFile={}", archive.display()));
+        Ok(Self { java, jars, archive })
+    }
 }
 
 impl Kafka {
@@ -100,33 +128,33 @@ impl Kafka {
     /// # Errors
     /// When Java or Kafka is not to be had, or the broker does not answer within a minute.
     pub fn start(options: KafkaOptions) -> Result<Self, Error> {
-        let java = Java::find()?;
-        let jars = jars::fetch()?;
-        let archive = jars::class_archive(&jars, &java)?;
-        let use_archive = archive.map(|archive| format!("-XX:SharedArchiveFile={}", archive.display()));
-        let launch = || Self::launch(&java, &jars, use_archive.as_deref(), &options);
-        crate::retry_if_port_is_taken(launch)
+        let parts = Parts::find()?;
+        crate::retry_if_port_is_taken(|| Self::launch(&parts, &options))
     }
 
-    fn launch(java: &Java, jars: &Path, archive: Option<&str>, options: &KafkaOptions) -> Result<Self, Error> {
-        let (port, controller_port) = (free_port(), free_port());
+    fn launch(parts: &Parts, options: &KafkaOptions) -> Result<Self, Error> {
+        let proxy = options.proxied.then(node::proxy).transpose()?;
+        let mut broker = Self::prepare(parts, options, &Node::alone(proxy.as_ref()), proxy)?;
+        broker.start_again()?;
+        Ok(broker)
+    }
+
+    /// A broker with its folder and configuration, not started.
+    fn prepare(parts: &Parts, options: &KafkaOptions, node: &Node, proxy: Option<Proxy>) -> Result<Self, Error> {
+        let Parts { java, jars, archive } = parts;
         let folder = new_folder("kafka");
         let (data, properties) = (folder.join("data"), folder.join("server.properties"));
         let mut command = vec![java.program.as_os_str().to_owned()];
-        command.extend(JVM.iter().copied().chain(archive).chain(options.jvm.iter().map(String::as_str)).map(OsString::from));
+        command.extend(JVM.iter().copied().chain(archive.as_deref()).chain(options.jvm.iter().map(String::as_str)).map(OsString::from));
         command.extend(["-cp".into(), java::class_path(jars)?, "kafka.Kafka".into(), properties.clone().into_os_string()]);
         // At the end nobody needs the data any more.
         let keeper = Keeper::new(folder, None, "KILL", 10, command)?;
-        // What `kafka-storage.sh format` would write, without starting a JVM for it.
-        let identity = format!("version=1\ncluster.id={}\nnode.id=1\ndirectory.id={}\n", random_id(), random_id());
         fs::create_dir(&data)
-            .and_then(|()| fs::write(data.join("meta.properties"), identity))
-            .and_then(|()| fs::write(properties, options.file(port, controller_port, &data)))
+            .and_then(|()| fs::write(data.join("meta.properties"), node.identity()))
+            .and_then(|()| fs::write(properties, options.file(node, &data)))
             .map_err(Error::system("write the broker's configuration"))?;
         let description = format!("Kafka {} (fetched by mvn, Java {})", jars::version(), programs::dotted(&java.version));
-        let mut broker = Self { keeper, port, description };
-        broker.start_again()?;
-        Ok(broker)
+        Ok(Self { keeper, port: node.port, proxy, description })
     }
 
     /// The address for `bootstrap.servers`.
@@ -137,6 +165,28 @@ impl Kafka {
     /// The port on 127.0.0.1; it stays the same over [`start_again`](Self::start_again).
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The address, for a client that is given one at a time.
+    pub fn address(&self) -> SocketAddr {
+        local(self.port)
+    }
+
+    /// The wire between the broker and clients that were given [`proxied_brokers`](Self::proxied_brokers).
+    ///
+    /// # Panics
+    /// If [`KafkaOptions::proxied`] did not ask for it.
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("KafkaOptions::proxied asks for a proxy")
+    }
+
+    /// The address for `bootstrap.servers` of clients that come through [`proxy`](Self::proxy), always: it is also what the broker
+    /// tells them to be its own.
+    ///
+    /// # Panics
+    /// If [`KafkaOptions::proxied`] did not ask for a proxy.
+    pub fn proxied_brokers(&self) -> String {
+        self.proxy().address().to_string()
     }
 
     /// The last lines of the broker's log: errors only.
@@ -195,17 +245,14 @@ impl Kafka {
         self.keeper.start_until(SERVICE, START_LIMIT, || probe::answers(port))
     }
 
+    /// Whether its process runs.
+    pub fn is_running(&self) -> bool {
+        self.keeper.pid().is_some() && self.keeper.ended().is_none()
+    }
+
     pub(crate) fn keeper(&mut self) -> &mut Keeper {
         &mut self.keeper
     }
-}
-
-/// 16 bytes in Kafka's spelling of an id: 22 characters of base 64, of which the last holds two bits.
-fn random_id() -> String {
-    const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let random = RandomState::new();
-    let digit = |n: u32| char::from(DIGITS[(random.hash_one((n, std::process::id())) % 32) as usize]);
-    (0..21).map(digit).chain(['A']).collect()
 }
 
 #[cfg(test)]
@@ -214,15 +261,8 @@ mod tests {
 
     #[test]
     fn a_property_of_the_caller_comes_last() {
-        let file = KafkaOptions::new().set("num.partitions", "1").file(9, 10, Path::new("/data"));
-        assert!(file.contains("num.partitions=8\n") && file.ends_with("num.partitions=1\n"), "{file}");
-        assert!(file.contains("listeners=PLAINTEXT://127.0.0.1:9,CONTROLLER://127.0.0.1:10\n"), "{file}");
-        assert!(file.contains("controller.quorum.voters=1@127.0.0.1:10\n"), "{file}");
-    }
-
-    #[test]
-    fn ids_have_22_characters_and_differ() {
-        assert_eq!(random_id().len(), 22);
-        assert_ne!(random_id(), random_id());
+        let node = Node::alone(None);
+        let file = KafkaOptions::new().set("num.partitions", "1").file(&node, Path::new("/data"));
+        assert!(file.contains("num.partitions=8\n") && file.ends_with("log.dirs=/data\nnum.partitions=1\n"), "{file}");
     }
 }

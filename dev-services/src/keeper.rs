@@ -14,7 +14,7 @@ use crate::user::User;
 use crate::{Error, process};
 
 /// How often files and ports are looked at while a server starts or ends.
-const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// A server's folder and the shell that keeps both. Dropped: the server is ended and the folder removed.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Keeper {
     }
 
     /// An error once a server that is being started has ended, or took too long.
-    fn still_starting(&self, service: &'static str, until: Instant) -> Result<(), Error> {
+    pub(crate) fn still_starting(&self, service: &'static str, until: Instant) -> Result<(), Error> {
         let reason = match self.ended() {
             Some(code) => format!("it ended with code {code}"),
             None if Instant::now() > until => "it does not answer".to_owned(),

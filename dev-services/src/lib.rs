@@ -15,8 +15,8 @@
 //! Servers listen on 127.0.0.1, each on a free port, and live in the temporary folder. Nothing outlives the process that started them,
 //! not even when it is killed: a shell whose standard input is a pipe from that process ends the server and removes its folder.
 //!
-//! A test that breaks things takes a server of its own ([`Postgres`], [`Kafka`]), always made of programs, and may kill, pause and
-//! restart it.
+//! A test that breaks things takes a server of its own ([`Postgres`], [`Kafka`], three brokers as a [`KafkaCluster`]), always made of
+//! programs, and may kill, pause and restart it. A [`Postgres::standby`] can take over. A [`Proxy`] is a wire that can be cut.
 
 mod cache;
 mod choice;
@@ -30,12 +30,14 @@ mod port;
 mod postgres;
 mod process;
 mod programs;
+mod proxy;
 mod services;
 mod user;
 
 pub use error::Error;
-pub use kafka::{Kafka, KafkaOptions};
+pub use kafka::{Kafka, KafkaCluster, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions};
+pub use proxy::Proxy;
 pub use services::Services;
 
 /// Runs `launch` again if somebody took its port between the choice and the bind.

@@ -1,20 +1,25 @@
 //! Downloads by `mvn`, which knows the machine's mirrors and proxies.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::{Error, programs};
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 
-/// Runs a goal of Maven's dependency plugin, after telling the user what is fetched.
-pub(crate) fn run(what: &str, goal: &str, arguments: &[String]) -> Result<(), Error> {
+/// Runs a goal of Maven's dependency plugin in `folder`, where the plugin also leaves its marks, after telling the user what is fetched.
+pub(crate) fn run(what: &str, folder: &Path, goal: &str, arguments: &[String]) -> Result<(), Error> {
     if !programs::is_installed("mvn") {
         let remedy = "apt-get install maven (Debian, Ubuntu) or brew install maven (macOS); it is needed once, to download";
         return Err(Error::missing(format!("`mvn`, which fetches {what},"), remedy));
     }
     eprintln!("fetching {what} with mvn, once");
     let mut mvn = Command::new("mvn");
-    mvn.args(["--batch-mode", "--quiet", "-Dstyle.color=never"]).arg(format!("{PLUGIN}:{goal}")).args(arguments).stdin(Stdio::null());
+    mvn.args(["--batch-mode", "--quiet", "-Dstyle.color=never"])
+        .arg(format!("{PLUGIN}:{goal}"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null());
     let output = mvn.output().map_err(Error::system("run `mvn`"))?;
     if output.status.success() {
         return Ok(());

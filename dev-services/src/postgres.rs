@@ -1,12 +1,16 @@
 mod binaries;
 mod probe;
+mod session;
+mod standby;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::keeper::{Keeper, new_folder};
 use crate::port::free_port;
+use crate::proxy::local;
 use crate::user::User;
 use crate::{Error, programs};
 
@@ -102,6 +106,8 @@ pub struct Postgres {
     keeper: Keeper,
     port: u16,
     socket: bool,
+    bin: PathBuf,
+    version: u32,
     description: String,
 }
 
@@ -123,7 +129,8 @@ impl Postgres {
         command.push(options.file(port, &folder.to_string_lossy()).into());
         // At the end nobody needs the data any more: QUIT skips the checkpoint.
         let keeper = Keeper::new(folder, user, "QUIT", 10, command)?;
-        let mut server = Self { keeper, port, socket: options.unix_socket, description: binaries.describe() };
+        let (bin, version) = (binaries.folder.clone(), binaries.major());
+        let mut server = Self { keeper, port, socket: options.unix_socket, bin, version, description: binaries.describe() };
         server.start_again()?;
         Ok(server)
     }
@@ -136,6 +143,11 @@ impl Postgres {
     /// The port on 127.0.0.1; it stays the same over [`start_again`](Self::start_again).
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The address, for a [`Proxy`](crate::Proxy).
+    pub fn address(&self) -> SocketAddr {
+        local(self.port)
     }
 
     /// The folder of the Unix socket if [`PostgresOptions::unix_socket`] asked for one: the `host` of a connection.
@@ -156,6 +168,11 @@ impl Postgres {
     /// The process id of the postmaster, also of the last one that ran.
     pub fn pid(&self) -> u32 {
         self.keeper.pid().expect("a server that was started has a process id")
+    }
+
+    /// The major version, for example 15.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// Version and origin, for example `Postgres 15.18 (installed, /usr/lib/postgresql/15/bin)`.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
+use super::dead_letters::DeadLettersCommand;
+use super::parked::ParkedCommand;
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -21,12 +23,21 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Create or upgrade the tables of Tidings in the database
     Migrate(MigrateArgs),
-    /// Publish committed events until SIGTERM or SIGINT
-    Relay,
+    /// Publish committed events until SIGTERM or SIGINT; with a subcommand, look after relays
+    Relay(RelayArgs),
+    /// Show over how many partitions keys are spread; give a topic more
+    #[command(subcommand)]
+    Topics(TopicsCommand),
     /// Check configuration, database and brokers; print what holds and where it comes from
     Check(OutputArgs),
     /// Show lag, slot and per-topic counts of every relay of the database
     Status(OutputArgs),
+    /// List, show, replay or discard what subscribers could not handle
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// List, retry or give up events that cannot be delivered, and what waits behind them
+    #[command(subcommand)]
+    Parked(ParkedCommand),
 }
 
 #[derive(Debug, Args)]
@@ -34,6 +45,96 @@ pub(super) struct MigrateArgs {
     /// Wait this long for Postgres to answer, e.g. 30s
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(super) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RelayArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<RelayCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RelayCommand {
+    /// Show every relay of the database: who leads, who stands by, when it was last heard of
+    List(OutputArgs),
+    /// Remove a relay that will not run again: its row, slot and publication. Retention does not wait for it any more
+    Forget(ForgetArgs),
+    /// Have the relay --name publish events once more, from its next start on. It must not run
+    Rewind(RewindArgs),
+    /// Have the relay --name leave events out, from its next start on. It must not run
+    Skip(SkipArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TopicsCommand {
+    /// Show every topic that relays have published to, and how many of its partitions they use
+    List(OutputArgs),
+    /// Give a topic more partitions without misordering an aggregate: holds it back until consumers have read what is there
+    Grow(GrowArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("end").required(true).args(["partitions", "abort"])))]
+pub(super) struct GrowArgs {
+    /// The topic
+    #[arg(value_name = "TOPIC")]
+    pub(super) topic: String,
+    /// How many it shall have
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    pub(super) partitions: Option<i32>,
+    /// End the hold of an attempt that was interrupted
+    #[arg(long)]
+    pub(super) abort: bool,
+    /// Do not wait for this consumer group, one that does not read the topic any more; may be repeated
+    #[arg(long, value_name = "GROUP")]
+    pub(super) no_wait_for: Vec<String>,
+    /// Wait for no consumer group at all: events of one aggregate may overtake each other
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Give up, and publish on as before, after this long
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForgetArgs {
+    /// The relay's name
+    #[arg(value_name = "RELAY")]
+    pub(super) relay: String,
+    /// Also delete the Kafka topic of its positions; needs the brokers
+    #[arg(long)]
+    pub(super) delete_topic: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("to").required(true).args(["all", "since", "to_mirror"])))]
+pub(super) struct RewindArgs {
+    /// Everything that the outbox holds
+    #[arg(long)]
+    pub(super) all: bool,
+    /// What is younger than this: 2026-11-24T18:00:00Z, or 2h for two hours ago. All of a transaction of which one event is
+    #[arg(long, value_name = "TIME", value_parser = super::relay::parse_time)]
+    pub(super) since: Option<chrono::DateTime<chrono::Utc>>,
+    /// Go on from the position that the database has, whatever the positions in Kafka say
+    #[arg(long)]
+    pub(super) to_mirror: bool,
+    /// Only say how many events that would repeat
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["all", "event"])))]
+pub(super) struct SkipArgs {
+    /// Everything that is committed now and not published
+    #[arg(long)]
+    pub(super) all: bool,
+    /// This event alone, by its id
+    #[arg(long, value_name = "ID")]
+    pub(super) event: Option<uuid::Uuid>,
+    /// Only say how many events that would leave out
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -28,6 +28,7 @@ pub mod headers;
 mod id;
 mod invalid;
 mod payload;
+mod version;
 
 use std::borrow::Cow;
 
@@ -40,6 +41,7 @@ pub(crate) use invalid::is_topic_character;
 pub use invalid::{InvalidEvent, check_topic_name};
 pub use payload::Payload;
 pub use tidings_derive::DomainEvent;
+pub use version::{VersionError, decode_version, lift};
 
 /// Something that happened to an aggregate, as a Rust type: what [`publish`](crate::outbox) takes and what a handler receives.
 ///
@@ -52,6 +54,7 @@ pub use tidings_derive::DomainEvent;
 /// | `id = self.key()` | struct, enum | the same by an expression over `self` |
 /// | `type = "order.placed"` | struct, variant | the event's name; otherwise the name of the struct or the variant |
 /// | `version = 2` | struct, enum | the version of the payload's schema; otherwise 1 |
+/// | `upcast(from = 1, with = path)` | struct, enum | lifts a JSON payload of version 1 to version 2: a function from the old shape to the next. Once for each old version |
 /// | `codec = Protobuf` | struct, enum | the [`Codec`] of the payload; otherwise [`Json`] |
 ///
 /// The event's name is a contract with subscribers: give `type` before renaming a struct.
@@ -78,6 +81,31 @@ pub use tidings_derive::DomainEvent;
 /// assert_eq!(OrderEvent::VERSION, 2);
 /// assert_eq!(event.event_type(), "OrderCancelled");
 /// assert_eq!(event.aggregate_id(), "o-1");
+/// ```
+///
+/// A version that changed, and how payloads of the old one are lifted when a subscriber reads them:
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// use serde_json::{Value, json};
+/// use tidings::DomainEvent;
+/// use tidings::event::decode_version;
+///
+/// #[derive(Serialize, Deserialize, DomainEvent)]
+/// #[event(aggregate = "order", id = "order_id", version = 2, upcast(from = 1, with = add_currency))]
+/// struct OrderPaid {
+///     order_id: u64,
+///     currency: String,
+/// }
+///
+/// fn add_currency(mut old: Value) -> Value {
+///     old["currency"] = json!("EUR");
+///     old
+/// }
+///
+/// let paid: OrderPaid = decode_version(1, br#"{"order_id": 7}"#)?;
+/// assert_eq!(paid.currency, "EUR");
+/// # Ok::<(), tidings::event::VersionError>(())
 /// ```
 ///
 /// An id that is more than one field:
@@ -132,6 +160,12 @@ pub trait DomainEvent: Sized + Send + Sync + 'static {
 
     /// The version of the payload's schema. Raise it when a subscriber of the old one could misread the new one.
     const VERSION: u32 = 1;
+
+    /// Lifts a payload of version `from` to version `from + 1`; `None` if nothing says how. `upcast(…)` in `#[event(…)]` writes it.
+    fn upcast(from: u32, payload: &[u8]) -> Option<Result<Vec<u8>, CodecError>> {
+        let _ = (from, payload);
+        None
+    }
 
     /// The name of this event, e.g. `OrderPlaced`.
     fn event_type(&self) -> &'static str;

@@ -34,9 +34,12 @@ pub(crate) enum Failure {
     Broken(String),
     /// Another producer of the same transactional id has begun: this one is not the leader's any more.
     Fenced,
-    /// The broker will not take the record, whoever sends it.
+    /// The broker will not take a record of a batch, whoever sends it; which ones were in it, [`Acks::refused`] tells.
     Refused(String),
 }
+
+/// Most labels of refused records that are remembered: librdkafka's largest batch, from a few partitions at once.
+const REFUSED_MAX: usize = 100_000;
 
 #[derive(Default)]
 struct AckState {
@@ -46,14 +49,17 @@ struct AckState {
     next: u64,
     /// Bit `n` of the ring says whether tag `(floor rounded down to 64) + n` is acknowledged.
     words: VecDeque<u64>,
-    /// Bytes of the records from `floor` on.
-    sizes: VecDeque<u32>,
+    /// Bytes and labels of the records from `floor` on.
+    sizes: VecDeque<(u32, i64)>,
     bytes: usize,
     /// Wake the waiter once no more than this is under way.
     wake_below: Window,
     /// The record being timed, and since when.
     timed: Option<(u64, i64)>,
     failure: Option<Failure>,
+    /// Labels of the records that were in refused batches, and their bytes.
+    refused: Vec<i64>,
+    refused_bytes: usize,
     unreachable: Option<String>,
 }
 
@@ -62,8 +68,9 @@ impl Acks {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Counts a record as under way and gives it its tag, unless the window is full. To be called right before it is sent.
-    pub(crate) fn admit(&self, bytes: usize, window: Window) -> Option<u64> {
+    /// Counts a record as under way and gives it its tag, unless the window is full. To be called right before it is sent. `label` is
+    /// by what the record is known if it is refused.
+    pub(crate) fn admit(&self, label: i64, bytes: usize, window: Window) -> Option<u64> {
         let mut state = self.locked();
         let under_way = state.next - state.floor;
         // A record larger than the window goes alone.
@@ -73,7 +80,7 @@ impl Acks {
         let tag = state.next;
         state.next += 1;
         state.bytes += bytes;
-        state.sizes.push_back(u32::try_from(bytes).unwrap_or(u32::MAX));
+        state.sizes.push_back((u32::try_from(bytes).unwrap_or(u32::MAX), label));
         if state.words.len() * 64 <= (tag - (state.floor & !63)) as usize {
             state.words.push_back(0);
         }
@@ -85,7 +92,7 @@ impl Acks {
         let mut state = self.locked();
         if state.next == tag + 1 && state.next > state.floor {
             state.next = tag;
-            let size = state.sizes.pop_back().unwrap_or(0);
+            let (size, _) = state.sizes.pop_back().unwrap_or_default();
             state.bytes = state.bytes.saturating_sub(size as usize);
         }
     }
@@ -160,8 +167,21 @@ impl Acks {
         }
     }
 
+    /// The labels of the records in batches that the broker refused, and their bytes. Complete once the producer has told of every one
+    /// of them, which it does within moments of the failure.
+    pub(crate) fn refused(&self) -> (Vec<i64>, usize) {
+        let state = self.locked();
+        (state.refused.clone(), state.refused_bytes)
+    }
+
     pub(super) fn fail(&self, failure: Failure) {
         self.locked().failure.get_or_insert(failure);
+        self.changed.notify_waiters();
+    }
+
+    /// The broker refuses the batch that this record was in. It is the reason for whatever else fails then.
+    pub(super) fn refuse(&self, tag: u64, reason: impl FnOnce() -> String) {
+        self.locked().refuse(tag, reason);
         self.changed.notify_waiters();
     }
 
@@ -189,7 +209,7 @@ impl AckState {
         if let Some(word) = self.words.get_mut(at / 64) {
             *word |= 1 << (at % 64);
         }
-        let size = self.sizes.get((tag - self.floor) as usize).map_or(0, |size| *size as usize);
+        let size = self.sizes.get((tag - self.floor) as usize).map_or(0, |(size, _)| *size as usize);
         self.bytes = self.bytes.saturating_sub(size);
         self.reachable();
         if tag != self.floor {
@@ -197,6 +217,19 @@ impl AckState {
         }
         self.advance();
         self.is_below(self.wake_below)
+    }
+
+    fn refuse(&mut self, tag: u64, reason: impl FnOnce() -> String) {
+        let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
+        if let Some((bytes, label)) = record
+            && self.refused.len() < REFUSED_MAX
+        {
+            self.refused.push(*label);
+            self.refused_bytes += *bytes as usize;
+        }
+        if matches!(self.failure, None | Some(Failure::Broken(_))) {
+            self.failure = Some(Failure::Refused(reason()));
+        }
     }
 
     fn reachable(&mut self) {
@@ -241,10 +274,10 @@ mod tests {
             for chunk in order.chunks(sent_first) {
                 // Everything up to the largest tag of this chunk must have been sent.
                 // A record that was not sent after all leaves no trace.
-                let retracted = acks.admit(7, Window { records: 1000, bytes: 1000 }).expect("room");
+                let retracted = acks.admit(0, 7, Window { records: 1000, bytes: 1000 }).expect("room");
                 acks.retract(retracted);
                 while sent <= *chunk.iter().max().expect("not empty") {
-                    prop_assert_eq!(acks.admit(1, Window { records: 1000, bytes: 1000 }), Some(sent));
+                    prop_assert_eq!(acks.admit(0, 1, Window { records: 1000, bytes: 1000 }), Some(sent));
                     sent += 1;
                 }
                 for &tag in chunk {
@@ -256,5 +289,23 @@ mod tests {
                 prop_assert_eq!(acks.under_way().1, (sent as usize) - done.len());
             }
         }
+    }
+
+    #[test]
+    fn what_was_in_a_refused_batch_is_known_by_its_label_and_outranks_what_breaks_because_of_it() {
+        let acks = Acks::default();
+        let window = Window { records: 10, bytes: 10 };
+        let tags: Vec<u64> = (0..3).map(|n| acks.admit(100 + n, 1, window).expect("room")).collect();
+        acks.mark(tags[0]);
+        acks.fail(Failure::Broken("fatal".into()));
+        acks.refuse(tags[1], || "too large".into());
+        acks.refuse(tags[2], || "too large".into());
+        assert_eq!(acks.refused(), (vec![101, 102], 2));
+        assert_eq!(acks.failure(), Some(Failure::Refused("too large".into())));
+        let fenced = Acks::default();
+        fenced.admit(1, 1, window).expect("room");
+        fenced.fail(Failure::Fenced);
+        fenced.refuse(0, || "too large".into());
+        assert_eq!(fenced.failure(), Some(Failure::Fenced));
     }
 }

@@ -88,6 +88,12 @@ impl EnvelopeWriter {
         }
     }
 
+    /// The headers of binary mode, as text and bytes.
+    pub(crate) fn owned_headers(&self, event: &Outgoing<'_>) -> Vec<(String, Vec<u8>)> {
+        let headers = self.binary(Headers::with_capacity(USUAL_HEADERS), event).expect("headers that were just written as JSON");
+        headers.to_owned()
+    }
+
     fn binary(&self, headers: Headers, event: &Outgoing<'_>) -> Result<Headers, HeadersError> {
         let mut typed = false;
         let headers = own_headers(headers, event.headers, &mut |key, value, headers| {

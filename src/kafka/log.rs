@@ -24,15 +24,11 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
-/// Gives every committed record, offset and value, to `read`; stops at its first error. Blocks.
+/// Gives every committed record, offset and value, to `read`. Blocks.
 ///
 /// # Errors
-/// The reader's, or the client's.
-pub(crate) fn read_to_the_end<E>(
-    settings: &Settings,
-    topic: &str,
-    mut read: impl FnMut(i64, &[u8]) -> Result<(), E>,
-) -> Result<Result<(), E>, KafkaError> {
+/// The client's.
+pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl FnMut(i64, &[u8])) -> Result<(), KafkaError> {
     let mut config = settings.client_config();
     config
         // A group is not joined; rdkafka wants its name.
@@ -51,11 +47,9 @@ pub(crate) fn read_to_the_end<E>(
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(record)) => {
                 heard = Instant::now();
-                if let Err(error) = read(record.offset(), record.payload().unwrap_or_default()) {
-                    break Ok(Err(error));
-                }
+                read(record.offset(), record.payload().unwrap_or_default());
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => break Ok(Ok(())),
+            Some(Err(KafkaError::PartitionEOF(_))) => break Ok(()),
             Some(Err(error)) if heard.elapsed() > SILENCE_MAX => break Err(error),
             None if heard.elapsed() > SILENCE_MAX => break Err(KafkaError::NoMessageReceived),
             Some(Err(_)) | None => {}

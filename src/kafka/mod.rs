@@ -3,11 +3,24 @@
 //! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
 //! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be, `log` reads
 //! a topic of the relay's own back.
+//!
+//! Its way in: `consumer` (a member of a group, a feed a partition) → `incoming` (the record, owned) → `reader` (what it says).
+//! `publisher` sends single records and waits for each.
+
+// Without the relay or without subscribers, half of this is not called.
+#![cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code, unused_imports))]
 
 mod acks;
+#[cfg(feature = "cli")]
+mod admin;
+mod consumer;
+mod create;
 #[cfg(feature = "health")]
 mod dropped;
 mod envelope;
+#[cfg(feature = "cli")]
+mod groups;
+mod incoming;
 mod log;
 mod outgoing;
 mod partitioner;
@@ -16,12 +29,22 @@ mod ping;
 #[cfg(feature = "cli")]
 mod probe;
 mod producer;
+mod publisher;
+mod reader;
 mod settings;
+mod shelf;
 mod topics;
 
 pub(crate) use acks::{Acks, Failure, Window};
+#[cfg(feature = "cli")]
+pub(crate) use admin::{delete_topic, grow_topic};
+pub(crate) use consumer::{Change, Committed, Feed, Member, Membership, Partition};
+pub(crate) use create::{create_like, partition_count, retention};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
+#[cfg(feature = "cli")]
+pub(crate) use groups::{Behind, groups_behind};
+pub(crate) use incoming::{Incoming, Place};
 pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
@@ -30,5 +53,11 @@ pub(crate) use ping::Ping;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError};
+pub(crate) use publisher::{Letter, LetterError, Publisher};
+pub use reader::Malformed;
+pub(crate) use reader::Message;
 pub use settings::{PropertyFault, Settings};
+pub(crate) use shelf::Shelf;
+#[cfg(feature = "cli")]
+pub(crate) use topics::partitions_of;
 pub(crate) use topics::{TopicError, Topics};

@@ -49,6 +49,12 @@ const TRANSACTION_TIMEOUT_MS: &str = "60000";
 /// How long one question to the transaction coordinator may take before it is asked again.
 const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often to look whether librdkafka has ticked off what is acknowledged: rdkafka's own wait for it is 100 ms long.
+const IN_FLIGHT_LOOK: Duration = Duration::from_micros(50);
+
+/// Most looks; after them rdkafka waits.
+const IN_FLIGHT_LOOKS: u32 = 2_000;
+
 /// What the producer prefers; `[kafka.properties]` may say otherwise.
 const PREFERRED: &[(&str, &str)] = &[
     // Not even a tenth of a millisecond: librdkafka's timers are as coarse as a millisecond, and a steady stream pays all of it. Behind,
@@ -68,6 +74,9 @@ const PREFERRED: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
 ];
 
+/// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
+const GAPLESS: &str = "gap-less guarantee";
+
 /// One record, borrowed.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
@@ -77,6 +86,8 @@ pub(crate) struct Record<'a> {
     pub(crate) headers: Headers,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
+    /// By what it is known if the broker refuses it; not sent.
+    pub(crate) label: i64,
 }
 
 /// Headers under construction, in librdkafka's own memory.
@@ -93,6 +104,12 @@ impl Headers {
 
     pub(crate) fn put_null(self, key: &str) -> Self {
         Self(self.0.insert(Header { key, value: None::<&[u8]> }))
+    }
+
+    /// Out of librdkafka's memory.
+    pub(crate) fn to_owned(&self) -> Vec<(String, Vec<u8>)> {
+        use rdkafka::message::Headers as _;
+        self.0.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
     }
 }
 
@@ -118,11 +135,16 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// A producer for these brokers; nothing is connected before the first record or question.
+    /// A producer for these brokers, with batches of `batch_bytes_max` at most; nothing is connected before the first record or question.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn open(settings: &Settings, message_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, KafkaError> {
+    pub(crate) fn open(
+        settings: &Settings,
+        message_bytes_max: usize,
+        batch_bytes_max: usize,
+        transactional_id: Option<&str>,
+    ) -> Result<Self, KafkaError> {
         let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
             config.set(*key, *value);
@@ -134,6 +156,9 @@ impl Producer {
             config.set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
+        if config.get("batch.size").and_then(|size| size.parse().ok()).is_none_or(|size: usize| size > batch_bytes_max) {
+            config.set("batch.size", batch_bytes_max.max(1).to_string());
+        }
         config.set_log_level(RDKafkaLogLevel::Warning);
         let acks = Arc::new(Acks::default());
         let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(Context { acks: acks.clone() })?);
@@ -194,6 +219,13 @@ impl Producer {
     /// # Errors
     /// When it is not certain that the transaction is committed.
     pub(crate) fn commit(&self) -> Result<(), Failure> {
+        // An acknowledgement is told before librdkafka has ticked its record off.
+        for _ in 0..IN_FLIGHT_LOOKS {
+            if self.inner.in_flight_count() == 0 {
+                break;
+            }
+            std::thread::sleep(IN_FLIGHT_LOOK);
+        }
         loop {
             match self.inner.commit_transaction(COORDINATOR_TIMEOUT) {
                 Ok(()) => return Ok(()),
@@ -257,6 +289,8 @@ impl ClientContext for Context {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
             Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => self.acks.fail(Failure::Fenced),
+            // The report of the batch that was refused follows at once, and says which records were in it.
+            Some(RDKafkaErrorCode::Fatal) if reason.contains(GAPLESS) => tracing::debug!(reason, "kafka client"),
             Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
             _ => tracing::warn!(%error, reason, "kafka client"),
         }
@@ -274,11 +308,15 @@ impl ProducerContext for Context {
                 match error.rdkafka_error_code() {
                     // The producer is being dropped: what it still held is read again.
                     Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
-                    Some(code) if refuses_the_record(code) => self.acks.fail(Failure::Refused(format!(
-                        "topic `{}` refuses a batch with a record of aggregate `{key}`: {code}; compare the topic's max.message.bytes, \
-                         message timestamp settings and cleanup.policy with the event",
-                        message.topic()
-                    ))),
+                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, || {
+                        format!(
+                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes, message timestamp settings and \
+                             cleanup.policy with the event",
+                            message.topic()
+                        )
+                    }),
+                    // Nothing is wrong with this one: another of its batch is refused, and told of.
+                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
                     _ => self
                         .acks
                         .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),

@@ -30,6 +30,9 @@ pub(crate) enum TopicError {
     Denied { topic: String, reason: String },
     #[error("topic `{topic}` cannot be created: {reason}")]
     Create { topic: String, reason: String },
+    #[cfg(feature = "cli")]
+    #[error("topic `{topic}` cannot be {doing}: {reason}")]
+    Change { topic: String, doing: &'static str, reason: String },
 }
 
 /// Answers about topics, asked on blocking threads.
@@ -74,23 +77,7 @@ impl Topics {
     /// # Errors
     /// When the topic is missing, may not be used, or the cluster cannot be reached.
     pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
-        let (mut config, name) = (self.settings.client_config(), topic.to_owned());
-        config.set("allow.auto.create.topics", "false");
-        let asked = tokio::task::spawn_blocking(move || {
-            let asking: BaseConsumer = config.create()?;
-            let metadata = asking.fetch_metadata(Some(&name), ASK_TIMEOUT);
-            // Dropping a client blocks.
-            std::thread::spawn(move || drop(asking));
-            metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
-        });
-        let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
-        match answer.map_err(|error| TopicError::Unreachable(error.to_string()))? {
-            Some((count @ 1.., None)) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic.to_owned())),
-            Some((_, Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED))) => {
-                Err(TopicError::Denied { topic: topic.to_owned(), reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into() })
-            }
-            _ => Err(TopicError::Unknown(topic.to_owned())),
-        }
+        partitions_of(&self.settings, topic).await
     }
 
     /// Creates a topic; one that exists already is fine. `None` leaves the number to the broker (KIP-464).
@@ -117,5 +104,29 @@ impl Topics {
             Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(failed(code.to_string())),
             _ => Ok(()),
         }
+    }
+}
+
+/// The topic's number of partitions, at least one; does not make it.
+///
+/// # Errors
+/// When the topic is missing, may not be used, or the cluster cannot be reached.
+pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, TopicError> {
+    let (mut config, name) = (settings.client_config(), topic.to_owned());
+    config.set("allow.auto.create.topics", "false");
+    let asked = tokio::task::spawn_blocking(move || {
+        let asking: BaseConsumer = config.create()?;
+        let metadata = asking.fetch_metadata(Some(&name), ASK_TIMEOUT);
+        // Dropping a client blocks.
+        std::thread::spawn(move || drop(asking));
+        metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+    });
+    let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
+    match answer.map_err(|error| TopicError::Unreachable(error.to_string()))? {
+        Some((count @ 1.., None)) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic.to_owned())),
+        Some((_, Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED))) => {
+            Err(TopicError::Denied { topic: topic.to_owned(), reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into() })
+        }
+        _ => Err(TopicError::Unknown(topic.to_owned())),
     }
 }

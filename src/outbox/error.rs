@@ -84,7 +84,7 @@ impl PublishError {
         Self::Invalid { event_type: event_type.to_owned(), source }
     }
 
-    pub(super) fn envelope(event_type: &str, error: EnvelopeError) -> Self {
+    pub(crate) fn envelope(event_type: &str, error: EnvelopeError) -> Self {
         match error {
             EnvelopeError::Codec(error) => Self::Codec(error),
             EnvelopeError::Invalid(source) => Self::invalid(event_type, source),

@@ -49,7 +49,11 @@ mod draft;
 mod error;
 mod insert;
 mod publish;
+#[cfg(feature = "subscriber")]
+mod read;
 
 pub use draft::Draft;
 pub use error::PublishError;
 pub use publish::Outbox;
+#[cfg(feature = "subscriber")]
+pub(crate) use read::{last_seq, published_after};

@@ -200,10 +200,15 @@ impl std::fmt::Display for MigrationStep {
 
 /// Every migration there is, in order. They are compiled in: a published crate has no `migrations/` to read at run time.
 fn steps() -> Vec<(MigrationStep, Migration)> {
-    const ALL: [(i64, &str, &str); 2] =
-        [(1, "outbox", include_str!("../../migrations/0001_outbox.sql")), (2, "relay", include_str!("../../migrations/0002_relay.sql"))];
-    ALL.into_iter()
-        .map(|(version, description, sql)| {
+    const ALL: &[(i64, &str, &str)] = &[
+        (1, "outbox", include_str!("../../migrations/0001_outbox.sql")),
+        (2, "relay", include_str!("../../migrations/0002_relay.sql")),
+        (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
+        (10, "parked", include_str!("../../migrations/0010_parked.sql")),
+        (11, "operation", include_str!("../../migrations/0011_operation.sql")),
+    ];
+    ALL.iter()
+        .map(|&(version, description, sql)| {
             let migration = Migration::new(version, description.into(), MigrationType::Simple, SqlStr::from_static(sql), false);
             (MigrationStep { version, description }, migration)
         })

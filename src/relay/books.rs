@@ -8,10 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::Interruption,
+    failpoint::{self, Step},
     forward::{Forwarder, Hold},
     ledger::{Checkpoint, Ledger, Reading},
     observe::Observer,
+    parked,
     position::{Position, Progress},
+    resume::Start,
     sink::Durable,
     slot,
 };
@@ -45,6 +48,8 @@ pub(super) struct Books {
     stream: Option<Stream>,
     reading: (Reading, String),
     stored: bool,
+    /// The operator's move is not durable yet: the row keeps it until then.
+    moving: bool,
     stored_at: Instant,
     observer: Observer,
     relay: String,
@@ -60,7 +65,8 @@ struct Stream {
 }
 
 impl Books {
-    pub(super) fn new(relay: &str, safe: Position, number: u64, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+    pub(super) fn new(relay: &str, start: Start, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+        let Start { position: safe, number, moved } = start;
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -73,6 +79,7 @@ impl Books {
             stream: None,
             reading: (Reading::Table, String::new()),
             stored: false,
+            moving: moved,
             stored_at: Instant::now(),
             observer: observer.clone(),
             relay: relay.to_owned(),
@@ -128,21 +135,50 @@ impl Books {
     }
 
     /// Ends a batch if it is time to; `idle` says that the source has nothing more at the moment.
-    pub(super) fn cut_if_wanted(&mut self, forwarder: &mut Forwarder, idle: bool) {
+    ///
+    /// # Errors
+    /// As [`Books::cut`].
+    pub(super) async fn cut_if_wanted(&mut self, forwarder: &mut Forwarder, idle: bool) -> Result<(), Interruption> {
         if forwarder.sink().wants_cut(idle) {
-            self.cut(forwarder);
+            self.cut(forwarder).await?;
         }
+        Ok(())
     }
 
     /// Ends a batch. False if the last one is still being committed.
-    pub(super) fn cut(&mut self, forwarder: &mut Forwarder) -> bool {
+    ///
+    /// # Errors
+    /// A lost connection or lease: what was set aside must be stored before a position passes it.
+    pub(super) async fn cut(&mut self, forwarder: &mut Forwarder) -> Result<bool, Interruption> {
+        self.park_pending(forwarder).await?;
         let position = self.progress.position();
         let log = position.log;
         let done = forwarder.cut(position);
         if done {
             (self.cut_log, self.cut_at) = (log, Instant::now());
         }
-        done
+        Ok(done)
+    }
+
+    /// Stores what was set aside.
+    ///
+    /// # Errors
+    /// A lost connection or lease.
+    pub(super) async fn park_pending(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
+        let pending = forwarder.parked().pending();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        parked::store(&mut self.ledger, pending).await?;
+        forwarder.parked_mut().stored();
+        self.show_parked(forwarder);
+        Ok(())
+    }
+
+    /// Shows how much is parked.
+    pub(super) fn show_parked(&self, forwarder: &Forwarder) {
+        let (events, aggregates) = forwarder.parked().counts();
+        self.observer.parked(events, aggregates);
     }
 
     /// Stores and confirms what is safe.
@@ -154,20 +190,27 @@ impl Books {
         let moved = self.progress.settled().log > self.cut_log;
         let every = if forwarder.sink().cuts_cost() { IDLE_CUT_EVERY } else { EVERY };
         if moved && self.cut_at.elapsed() >= every {
-            self.cut(forwarder);
+            self.cut(forwarder).await?;
         }
+        self.park_pending(forwarder).await?;
         match forwarder.durable()? {
             Some((Durable { batch, number }, counts)) => {
-                (self.safe, self.number) = (batch.position, number);
+                (self.safe, self.number) = (*batch.position, number);
                 let published = counts.iter().map(|(_, records)| records).sum();
                 let at = Checkpoint { position: &self.safe, number, source: self.reading.0, reason: &self.reading.1, published };
                 self.ledger.checkpoint(at).await?;
                 if !counts.is_empty() {
                     self.ledger.count_topics(&counts).await?;
                 }
-                self.stored = true;
+                // After the checkpoint: whoever finds them gone finds the position that knows of it, too.
+                if !self.safe.released.is_empty() {
+                    parked::delete(&mut self.ledger, &self.safe.released).await?;
+                    self.progress.forget_released(&self.safe.released);
+                }
+                (self.stored, self.moving) = (true, false);
+                failpoint::reached(Step::Mirrored);
             }
-            None if !self.stored => {
+            None if !self.stored && !self.moving => {
                 let at =
                     Checkpoint { position: &self.safe, number: self.number, source: self.reading.0, reason: &self.reading.1, published: 0 };
                 self.ledger.checkpoint(at).await?;
@@ -182,7 +225,15 @@ impl Books {
             }
             self.slot_seen = Some(Instant::now());
         }
-        Ok(())
+        if forwarder.a_hold_is_over() {
+            for topic in self.ledger.end_holds().await? {
+                tracing::error!(
+                    topic,
+                    "a command held the topic back and did not come to its end in time: it is published to as before; see `tidings topics list`"
+                );
+            }
+        }
+        if self.ledger.topics_have_changed() { Err(Interruption::TopicsChanged) } else { Ok(()) }
     }
 
     /// Tells the server what is safe. A server that was not heard for long is asked to show that it is there.
@@ -193,7 +244,9 @@ impl Books {
             return Err(Interruption::replication("waiting for Postgres")(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         }
         let confirmed = stream.status.confirm(self.safe.log, silence > SILENCE_MAX / 3).await;
-        confirmed.map_err(Interruption::replication("confirming to Postgres"))
+        confirmed.map_err(Interruption::replication("confirming to Postgres"))?;
+        failpoint::reached(Step::Confirmed);
+        Ok(())
     }
 
     /// Takes note that the server was heard.
@@ -214,6 +267,9 @@ impl Books {
         hold: Hold,
         shutdown: &CancellationToken,
     ) -> Result<bool, Interruption> {
+        if matches!(hold, Hold::Parking) {
+            self.park_pending(forwarder).await?;
+        }
         // One future for the whole wait: a question to Kafka takes longer than a tick.
         let mut clearing = forwarder.clear(hold);
         loop {
@@ -226,12 +282,12 @@ impl Books {
             }
             // Nobody listens at present. What waits for a topic must not keep a batch open.
             self.heard();
-            self.cut_if_wanted(forwarder, true);
+            self.cut_if_wanted(forwarder, false).await?;
             self.store(forwarder).await?;
         }
     }
 
-    /// Ends what was sent with a cut and waits until it is safe; false if the producer failed.
+    /// Ends what was sent with a cut and waits until it is safe; false if the producer failed, or what was set aside cannot be stored.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -241,8 +297,13 @@ impl Books {
             if forwarder.sink().failure().is_some() {
                 return false;
             }
-            if self.cut(forwarder) {
-                break;
+            match self.cut(forwarder).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!("{}", error.full());
+                    return false;
+                }
             }
         }
         forwarder.sink().settled().await;

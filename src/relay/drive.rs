@@ -21,9 +21,11 @@ use super::{
     books::Books,
     debezium::Shape,
     error::Interruption,
+    failpoint::{self, Step},
     forward::Forwarder,
     ledger::Reading,
     observe::Observer,
+    parked,
     server::Server,
     slot::{self, Log},
     source::{
@@ -82,6 +84,10 @@ impl Drive<'_> {
         if let Some(reason) = self.shape.log_only() {
             return self.follow(reason, forwarder, books).await;
         }
+        // What was decided while no relay ran comes first: it may be what makes room for more.
+        if !parked::release(forwarder, books, self.shutdown).await? {
+            return Ok(());
+        }
         let mut log = self.look(books, self.log_unusable).await?;
         let mut table = TableSource::new(self.options, self.shape);
         let mut behind = self.behind(books).await? > BEHIND_BYTES;
@@ -117,7 +123,7 @@ impl Drive<'_> {
                 WindowEnd::Shutdown => return Ok(()),
                 WindowEnd::Done(events) => {
                     behind &= events >= LITTLE;
-                    books.cut_if_wanted(forwarder, events < LITTLE);
+                    books.cut_if_wanted(forwarder, events < LITTLE).await?;
                     if events == 0 && !self.wait(forwarder, books, &news).await? {
                         return Ok(());
                     }
@@ -167,14 +173,17 @@ impl Drive<'_> {
     async fn attend(&self, log: LogSide, books: &mut Books) -> Result<LogSide, Interruption> {
         match log {
             LogSide::Making(task) if task.is_finished() => match task.await {
-                Ok(Ok(())) => self.look(books, false).await,
+                Ok(Ok(())) => {
+                    failpoint::reached(Step::SlotMade);
+                    self.look(books, false).await
+                }
                 Ok(Err(error)) if cannot_be_had(&error) => self.unavailable(error),
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(Interruption::Refused(format!("creating the slot broke off: {error}"))),
             },
             LogSide::Advancing(task) if task.is_finished() => {
                 match task.await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => failpoint::reached(Step::SlotAdvanced),
                     Ok(Err(error)) => tracing::warn!("{}; the log is decoded instead", error.full()),
                     Err(error) => return Err(Interruption::Refused(format!("advancing the slot broke off: {error}"))),
                 }
@@ -226,7 +235,10 @@ impl Drive<'_> {
         tokio::select! {
             () = self.shutdown.cancelled() => return Ok(false),
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = books.due() => books.store(forwarder).await?,
+            () = books.due() => {
+                books.store(forwarder).await?;
+                return parked::release(forwarder, books, self.shutdown).await;
+            }
             () = news.notified() => {}
             () = tokio::time::sleep(POLL) => {}
         }

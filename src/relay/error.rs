@@ -45,10 +45,14 @@ pub(super) enum Interruption {
     Topic(#[from] TopicError),
     #[error("{0}")]
     Kafka(String),
+    #[error("the broker refuses a batch for one of its records: {0}")]
+    BatchRefused(String),
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
     #[error("the publication is looked at again")]
     Publication,
+    #[error("a command has changed over how many partitions a topic's keys are spread, or holds a topic back: begins anew")]
+    TopicsChanged,
     #[error("this server is a standby: waiting for a primary")]
     Standby,
     #[error("{0}")]
@@ -81,7 +85,8 @@ impl Interruption {
         }
         match self {
             Self::Refused(text) => Meaning::NeedsPerson(text.clone()),
-            Self::Kafka(_) => Meaning::ProducerBroken,
+            // What a producer knows of a topic's partitions it knows for long.
+            Self::Kafka(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
             Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),

@@ -1,5 +1,7 @@
 //! From a row to the sink: route, envelope, record. The relay's hot path, shared by both sources.
 
+mod undeliverable;
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -7,12 +9,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    RelayOptions, TopicOptions,
+    RelayOptions, TopicOptions, UndeliverableOptions,
     error::Interruption,
     observe::{Observer, Part},
+    parked::{Aggregate, Careful, Culprit, Limits, ParkedSet},
     position::{Journal, Position},
     resume::Names,
     route::{Route, Routes, TopicTemplate},
@@ -37,15 +40,21 @@ pub(super) struct Forwarder {
     envelope: EnvelopeWriter,
     sink: Sink,
     topics: Topics,
-    create: TopicOptions,
-    message_bytes_max: usize,
+    options: RelayOptions,
+    parked: ParkedSet,
+    careful: Careful,
     /// Records by route since the last cut.
     counts: Vec<u64>,
     observer: Observer,
     pinned: HashMap<String, i32>,
+    /// Topics that are being grown, and until when they are held back.
+    held: HashMap<String, Instant>,
     /// The question whether an unreachable cluster is back.
     looking: Option<JoinHandle<()>>,
 }
+
+/// Records by topic.
+type Counts<'r> = Vec<(&'r Route, u64)>;
 
 /// Why an event has to wait.
 #[derive(Debug)]
@@ -58,6 +67,36 @@ pub(super) enum Hold {
     FirstContact,
     /// The last batch is being committed.
     Committing,
+    /// It, or the one before it, goes alone: a batch with it was refused.
+    Alone,
+    /// As many are set aside as may be before they are stored.
+    Parking,
+    /// Its topic is being grown.
+    Growing(String),
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Forwarded {
+    /// It is under way under this tag.
+    Sent(u64),
+    /// It is set aside, and is to be stored before the position passes it.
+    Parked,
+}
+
+/// What became of an event that is not to be set aside.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// It is under way under this tag.
+    Sent(u64),
+    /// It can never be delivered as things are.
+    Undeliverable(String),
+}
+
+/// What became of a try.
+enum Attempt {
+    Sent(u64),
+    Impossible(String),
 }
 
 impl Forwarder {
@@ -65,9 +104,14 @@ impl Forwarder {
     ///
     /// # Errors
     /// Options that the Kafka client refuses.
-    pub(super) fn open(options: &RelayOptions, observer: &Observer, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+    pub(super) fn open(
+        options: &RelayOptions,
+        observer: &Observer,
+        batch_bytes_max: usize,
+        transactional_id: Option<&str>,
+    ) -> Result<Self, Interruption> {
         let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
-        let sink = Sink::open(options, transactional_id)?;
+        let sink = Sink::open(options, batch_bytes_max, transactional_id)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {
@@ -75,32 +119,70 @@ impl Forwarder {
             envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()).with_own_headers(options.debezium.is_some()),
             topics: Topics::new(sink.producer(), &options.kafka),
             sink,
-            create: options.topics.clone(),
-            message_bytes_max: options.message_bytes_max,
+            options: options.clone(),
+            parked: ParkedSet::new(limits(options)),
+            careful: Careful::default(),
             counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
+            held: HashMap::new(),
             looking: None,
         })
     }
 
-    /// Sends one event; its tag, or why it has to wait. Never waits itself.
+    /// Forwards one event: it is sent, or set aside with its aggregate; or why it has to wait. Never waits itself.
     ///
     /// # Errors
-    /// An event that could never be delivered, or a producer that has failed.
-    pub(super) fn forward(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<u64, Hold>, Interruption> {
+    /// An event at which the relay has to stop, or a producer that has failed.
+    pub(super) fn forward(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Forwarded, Hold>, Interruption> {
+        if !self.parked.is_empty() && self.parked.holds(event.aggregate_type, event.aggregate_id, seq) {
+            return self.park(seq, event, None);
+        }
+        match self.deliver(seq, event)? {
+            Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
+            Ok(Delivery::Undeliverable(reason)) => self.park(seq, event, Some(reason)),
+            Err(hold) => Ok(Err(hold)),
+        }
+    }
+
+    /// Sends one event, whether its aggregate waits or not. One that cannot be delivered is told, if it is to be parked.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(super) fn deliver(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
+        if !self.careful.is_idle() {
+            let (next, floor) = self.sink.tags();
+            if !self.careful.may_send(seq, floor, next) {
+                return Ok(Err(Hold::Alone));
+            }
+            if let Some(Culprit { reason, refusals }) = self.careful.culprit(seq).cloned() {
+                return self.undeliverable(seq, event, reason, refusals);
+            }
+        }
+        match self.send(seq, event)? {
+            Ok(Attempt::Sent(tag)) => Ok(Ok(Delivery::Sent(tag))),
+            Ok(Attempt::Impossible(reason)) => self.undeliverable(seq, event, reason, 0),
+            Err(hold) => Ok(Err(hold)),
+        }
+    }
+
+    fn send(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Attempt, Hold>, Interruption> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(unknown) if crate::event::check_topic_name(&unknown).is_ok() => return Ok(Err(Hold::NewTopic(unknown))),
-            Err(illegal) => {
-                return Err(undeliverable(seq, event, &format!("`{illegal}` is no name for a topic; change the topic template")));
-            }
+            Err(illegal) => return Ok(Ok(Attempt::Impossible(format!("`{illegal}` is no name for a topic; change the topic template")))),
         };
+        if !self.held.is_empty() && self.held.contains_key(&route.topic) {
+            return Ok(Err(Hold::Growing(route.topic.clone())));
+        }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         if !route.may_send(partition, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
         }
-        let (headers, value) = self.envelope.write(event).map_err(|error| undeliverable(seq, event, &error.to_string()))?;
+        let (headers, value) = match self.envelope.write(event) {
+            Ok(written) => written,
+            Err(error) => return Ok(Ok(Attempt::Impossible(error.to_string()))),
+        };
         let record = Record {
             topic: &route.topic,
             partition,
@@ -108,27 +190,32 @@ impl Forwarder {
             value,
             headers,
             timestamp: acceptable(event.occurred_at / 1000, now_millis()),
+            label: seq,
         };
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, tag);
-                if self.counts.len() <= at {
-                    self.counts.resize(at + 1, 0);
+                self.count(at);
+                if !self.careful.is_idle() {
+                    self.careful.sent(seq, tag);
                 }
-                self.counts[at] += 1;
-                Ok(Ok(tag))
+                Ok(Ok(Attempt::Sent(tag)))
             }
             Ok(Sent::Full(bytes)) => Ok(Err(Hold::Full(bytes))),
             Ok(Sent::Committing) => Ok(Err(Hold::Committing)),
-            Err(SendError::TooLarge) => {
-                let problem = format!("larger than the {} bytes that max_message_bytes allows", self.message_bytes_max);
-                Err(undeliverable(seq, event, &problem))
-            }
-            Err(error) => Err(Interruption::Kafka(match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            })),
+            Err(SendError::TooLarge) => Ok(Ok(Attempt::Impossible(format!(
+                "larger than the {} bytes that max_message_bytes allows",
+                self.options.message_bytes_max
+            )))),
+            Err(error) => Err(not_taken(&error)),
         }
+    }
+
+    fn count(&mut self, route: usize) {
+        if self.counts.len() <= route {
+            self.counts.resize(route + 1, 0);
+        }
+        self.counts[route] += 1;
     }
 
     /// Waits until what held an event is out of the way. The future borrows nothing, so that the books can be kept meanwhile; give
@@ -136,9 +223,17 @@ impl Forwarder {
     pub(super) fn clear(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Cleared> + Send>> {
         match hold {
             Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
-            Hold::FirstContact => Box::pin(then_go_on(self.sink.acknowledged())),
+            Hold::FirstContact | Hold::Alone => Box::pin(then_go_on(self.sink.acknowledged())),
             Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
-            Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.create.clone(), self.observer.clone(), topic)),
+            // Whoever keeps the books stores them.
+            Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
+            Hold::Growing(topic) => {
+                tracing::info!(topic, "holds back events: the topic is being grown");
+                self.observer.ok(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
+                // The session ends with the hold.
+                Box::pin(std::future::pending())
+            }
+            Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), self.observer.clone(), topic)),
         }
     }
 
@@ -150,7 +245,12 @@ impl Forwarder {
         if let Cleared::Topic { topic, partitions } = cleared {
             let pinned = self.pinned.get(&topic).copied().unwrap_or(partitions);
             if pinned != partitions {
-                tracing::warn!(topic, partitions, pinned, "the topic has another number of partitions than when this relay first met it");
+                tracing::warn!(
+                    topic,
+                    partitions,
+                    pinned,
+                    "the topic has another number of partitions than this relay spreads keys over: see `tidings topics list`"
+                );
             }
             // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
             self.routes.learn(topic, pinned.min(partitions));
@@ -179,6 +279,54 @@ impl Forwarder {
         self.pinned = pinned;
     }
 
+    /// What it was told.
+    pub(super) fn options(&self) -> &RelayOptions {
+        &self.options
+    }
+
+    /// What is parked.
+    pub(super) fn parked(&self) -> &ParkedSet {
+        &self.parked
+    }
+
+    /// What is parked, to be told what was stored and released.
+    pub(super) fn parked_mut(&mut self) -> &mut ParkedSet {
+        &mut self.parked
+    }
+
+    /// Takes up what the table says is parked.
+    pub(super) fn load_parked(&mut self, rows: Vec<(Aggregate, Vec<i64>, bool)>) {
+        self.parked = ParkedSet::new(limits(&self.options));
+        rows.into_iter().for_each(|(aggregate, events, ready)| self.parked.load(aggregate, events, ready));
+    }
+
+    /// Whom an earlier producer's refusals put under suspicion.
+    pub(super) fn beware(&mut self, careful: Careful) {
+        self.careful = careful;
+    }
+
+    /// Has an event sent alone.
+    pub(super) fn suspect(&mut self, seq: i64) {
+        self.careful.suspect(seq);
+    }
+
+    /// What the next producer must beware of.
+    pub(super) fn take_careful(&mut self) -> Careful {
+        std::mem::take(&mut self.careful).carry_over()
+    }
+
+    /// Sends nothing to these topics any more, each for this long.
+    pub(super) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
+        let now = Instant::now();
+        // What was held before stays so: where its keys belong is not known to this producer.
+        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
+    }
+
+    /// Whether a hold has lasted longer than it may.
+    pub(super) fn a_hold_is_over(&self) -> bool {
+        self.held.values().any(|until| *until <= Instant::now())
+    }
+
     /// The sink.
     pub(super) fn sink(&self) -> &Sink {
         &self.sink
@@ -202,8 +350,11 @@ impl Forwarder {
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
     pub(super) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch { position, counts }) {
-            Ok(()) => true,
+        match self.sink.cut(Batch { position: Box::new(position), counts }) {
+            Ok(()) => {
+                self.careful.cut();
+                true
+            }
             Err(batch) => {
                 self.counts = batch.counts;
                 false
@@ -215,7 +366,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// When the producer has failed.
-    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Vec<(&Route, u64)>)>, Interruption> {
+    pub(super) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
         self.observe_cluster();
         self.observer.in_flight(self.sink.acks().under_way().0);
         let durable = self.sink.durable();
@@ -223,6 +374,9 @@ impl Forwarder {
             && let Some(failure) = self.sink.failure()
         {
             return Err(failure);
+        }
+        if durable.is_some() {
+            self.careful.durable();
         }
         Ok(durable.map(|durable| {
             let counts = durable.batch.counts.iter().enumerate().filter(|(_, records)| **records > 0);
@@ -292,11 +446,16 @@ fn now_millis() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-fn undeliverable(seq: i64, event: &Outgoing<'_>, problem: &str) -> Interruption {
-    Interruption::Refused(format!(
-        "event {} (seq {seq}, {} of {} {}) cannot be published: {problem}; the relay stops before it, so that nothing is skipped",
-        event.id, event.event_type, event.aggregate_type, event.aggregate_id
-    ))
+fn limits(options: &RelayOptions) -> Limits {
+    let UndeliverableOptions { parked_per_aggregate_max, parked_max, .. } = options.undeliverable;
+    Limits { per_aggregate: parked_per_aggregate_max as u64, total: parked_max as u64 }
+}
+
+fn not_taken(error: &SendError) -> Interruption {
+    Interruption::Kafka(match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })
 }
 
 #[cfg(test)]

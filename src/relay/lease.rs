@@ -51,6 +51,10 @@ impl Lease {
     /// When the database cannot be reached or asked.
     pub(super) async fn acquire(options: &RelayOptions, observer: &Observer) -> Result<Self, Interruption> {
         let mut session = super::ledger::connect(options, "relay lease").await?;
+        // By this name a standby is seen, whatever name the URL gives to sessions.
+        let name = session_name(&options.name, &super::ledger::hostname(), std::process::id());
+        let named = sqlx::query("select set_config('application_name', $1, false)").bind(name).execute(&mut session);
+        super::ledger::within("preparing the session", named).await?;
         observer.ok(Part::Database, "connected");
         let mut said = false;
         while !super::ledger::within("trying for the lease", try_lock(&mut session, options)).await? {
@@ -82,6 +86,25 @@ impl Lease {
     }
 }
 
+/// What a relay's lease is a lock on, before hashing.
+pub(super) fn lock_name(schema: &str, relay: &str) -> String {
+    format!("tidings relay {schema}.{relay}")
+}
+
+/// What the sessions of leaders and standbys begin with in `pg_stat_activity`.
+pub(super) const SESSION_PREFIX: &str = "tidings lease ";
+
+/// Longest name of a session (NAMEDATALEN - 1): the server cuts off the rest.
+const SESSION_NAME_MAX: usize = 63;
+
+/// The name of the session that holds or waits for a relay's lease: the relay, and the process as `host:pid`.
+pub(super) fn session_name(relay: &str, host: &str, pid: u32) -> String {
+    let (head, tail) = (format!("{SESSION_PREFIX}{relay} "), format!(":{pid}"));
+    // The server replaces what is not ASCII.
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(SESSION_NAME_MAX.saturating_sub(head.len() + tail.len())).collect();
+    format!("{head}{host}{tail}")
+}
+
 /// One try: opens the transaction and asks for the lock; closes it again if another holds it.
 async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
     // Read committed holds no snapshot between statements, whatever the role's default: a lease must not keep vacuum from its work.
@@ -90,9 +113,9 @@ async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<
     // 17 and later: a role's transaction_timeout would end the lease again and again.
     let untimed = "select set_config('transaction_timeout', '0', true) where current_setting('server_version_num')::int >= 170000";
     sqlx::query(untimed).execute(&mut *session).await?;
-    let name = format!("tidings relay {}.{}", options.schema, options.name);
-    let locked: bool =
-        sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(name).fetch_one(&mut *session).await?;
+    let lock =
+        sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(lock_name(&options.schema, &options.name));
+    let locked: bool = lock.fetch_one(&mut *session).await?;
     if !locked {
         sqlx::raw_sql("rollback").execute(session).await?;
     }

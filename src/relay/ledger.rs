@@ -8,11 +8,14 @@ use tokio::time::timeout;
 use super::{
     RelayOptions,
     error::Interruption,
-    position::{Identity, Position},
+    position::{GivenUp, Identity, Position},
     route::Route,
 };
 /// How long one statement on the relay's row may take: they touch one row each.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A statement on the relay's row, under construction.
+type RowQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// What the row says when a relay starts.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,8 @@ pub(super) struct Saved {
     pub(super) cluster: Option<String>,
     /// Where the operator has moved the position to.
     pub(super) moved_to: Option<Position>,
+    /// Events that the operator has given up.
+    pub(super) given_up: Vec<GivenUp>,
 }
 
 /// What is stored as a relay goes.
@@ -52,6 +57,14 @@ pub(super) struct Ledger {
     schema: String,
     name: String,
     epoch: i64,
+    topics: TopicChanges,
+}
+
+/// The count of changes that commands have made to the relay's topics: when this one began, and as last seen.
+#[derive(Clone, Copy, Debug)]
+struct TopicChanges {
+    began: i64,
+    now: i64,
 }
 
 impl Ledger {
@@ -68,7 +81,7 @@ impl Ledger {
         let sql = format!(
             "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at) values ($1, 1, $2, now())
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
-             returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to"
+             returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, topic_changes"
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
         let doing = "taking over the relay's row";
@@ -81,13 +94,15 @@ impl Ledger {
                 epoch: row.try_get("position_epoch")?,
                 cluster: row.try_get("kafka_cluster_id")?,
                 moved_to: row.try_get::<Option<Json<Position>>, _>("moved_to")?.map(|Json(position)| position),
+                given_up: row.try_get::<Option<Json<_>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
             };
-            Ok((row.try_get("epoch")?, saved))
+            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, saved))
         };
-        let (epoch, saved) = read().map_err(Interruption::sql(doing))?;
+        let (epoch, changes, saved) = read().map_err(Interruption::sql(doing))?;
         // From here on: losing the last position in a crash costs repeats with delivery at least once, and nothing otherwise.
         set_synchronous_commit(&mut session, "off").await?;
-        Ok((Self { session, schema, name: options.name.clone(), epoch }, saved))
+        let topics = TopicChanges { began: changes, now: changes };
+        Ok((Self { session, schema, name: options.name.clone(), epoch, topics }, saved))
     }
 
     /// The epoch under which this relay leads.
@@ -95,9 +110,19 @@ impl Ledger {
         self.epoch
     }
 
+    /// Whether a command has changed the relay's topics since this relay began.
+    pub(super) fn topics_have_changed(&self) -> bool {
+        self.topics.now != self.topics.began
+    }
+
     /// The connection, for questions about the server.
     pub(super) fn session(&mut self) -> &mut PgConnection {
         &mut self.session
+    }
+
+    /// What a statement on another table of the relay needs: the connection, the schema (quoted), the relay's name and its epoch.
+    pub(super) fn parts(&mut self) -> (&mut PgConnection, &str, &str, i64) {
+        (&mut self.session, &self.schema, &self.name, self.epoch)
     }
 
     /// The number of partitions by which this relay places keys, for each topic it has met.
@@ -115,12 +140,8 @@ impl Ledger {
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
     pub(super) async fn begin(&mut self, identity: &Identity, cluster: &str, delivery: &str) -> Result<(), Interruption> {
-        let sql = format!(
-            "update {}.relay set identity = $3, kafka_cluster_id = $4, delivery = $5, heartbeat_at = now() where name = $1 and epoch = $2",
-            self.schema
-        );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch);
-        self.write(query.bind(Json(identity)).bind(cluster).bind(delivery), "storing where the relay begins").await
+        let sql = "identity = $3, kafka_cluster_id = $4, delivery = $5";
+        self.write(sql, |query| query.bind(Json(identity)).bind(cluster).bind(delivery), "storing where the relay begins").await
     }
 
     /// Stores how far the relay is. Everything before it is in Kafka.
@@ -128,14 +149,12 @@ impl Ledger {
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
     pub(super) async fn checkpoint(&mut self, at: Checkpoint<'_>) -> Result<(), Interruption> {
-        let sql = format!(
-            "update {}.relay set position = $3, position_epoch = $2, number = $4, source = $5, source_reason = $6, published = published + $7, moved_to = null,
-                    heartbeat_at = now(), updated_at = now() where name = $1 and epoch = $2",
-            self.schema
-        );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch).bind(Json(at.position)).bind(at.number.cast_signed());
-        let query = query.bind(at.source.word()).bind(at.reason).bind(at.published.cast_signed());
-        self.write(query, "storing the position").await
+        let sql = "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = $6, published = published + $7,
+                   moved_to = null, given_up = null, updated_at = now()";
+        let (number, source, published) = (at.number.cast_signed(), at.source.word(), at.published.cast_signed());
+        let position = Json(at.position);
+        self.write(sql, |query| query.bind(position).bind(number).bind(source).bind(at.reason).bind(published), "storing the position")
+            .await
     }
 
     /// Shows that the relay is there although nothing has changed.
@@ -143,8 +162,58 @@ impl Ledger {
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
     pub(super) async fn heartbeat(&mut self) -> Result<(), Interruption> {
-        let sql = format!("update {}.relay set heartbeat_at = now() where name = $1 and epoch = $2", self.schema);
-        self.write(sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch), "storing the heartbeat").await
+        self.write("updated_at = updated_at", |query| query, "storing the heartbeat").await
+    }
+
+    /// Takes note of topics that are being grown, and says so: nothing that this relay has sent to them is under way, and nothing more will be
+    /// sent. Call it before the first event, and read what is pinned after it.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn take_up_holds(&mut self) -> Result<Vec<(String, Duration)>, Interruption> {
+        let sql = format!(
+            "update {}.relay_topic set hold_acknowledged = true where relay = $1 and hold is not null and hold_until > now()
+             returning topic, extract(epoch from hold_until - now())::float8",
+            self.schema
+        );
+        let held = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        let held: Vec<(String, f64)> = within("taking up holds on topics", held).await?;
+        Ok(held.into_iter().map(|(topic, seconds)| (topic, Duration::from_secs_f64(seconds.max(0.0)))).collect())
+    }
+
+    /// Ends the holds whose time is over; the topics.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn end_holds(&mut self) -> Result<Vec<String>, Interruption> {
+        let sql = format!(
+            "with ended as (
+                 update {schema}.relay_topic set hold = null, hold_until = null, hold_acknowledged = false
+                 where relay = $1 and hold is not null and hold_until <= now() returning topic
+             ), told as (
+                 update {schema}.relay set topic_changes = topic_changes + 1 where name = $1 and exists (select from ended)
+             )
+             select topic from ended",
+            schema = self.schema
+        );
+        let ended = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        within("ending holds on topics", ended).await
+    }
+
+    /// The count of changes that commands had made to the topics when this relay began.
+    pub(super) fn topic_changes(&self) -> i64 {
+        self.topics.began
+    }
+
+    /// Events of transactions below it may be gone from the outbox.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn floor(&mut self) -> Result<u64, Interruption> {
+        // Waits for a batch of deletes that may not have seen this relay's row.
+        let sql = format!("select floor::text from {}.retention for share", self.schema);
+        let floor = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_optional(&mut self.session);
+        Ok(within("reading what retention has deleted", floor).await?.and_then(|floor| floor.parse().ok()).unwrap_or(0))
     }
 
     /// Adds to the counts per topic.
@@ -165,13 +234,13 @@ impl Ledger {
         within("counting published events", query.execute(&mut self.session)).await.map(|_| ())
     }
 
-    async fn write(
-        &mut self,
-        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
-        doing: &'static str,
-    ) -> Result<(), Interruption> {
-        let done = within(doing, query.execute(&mut self.session)).await?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(Interruption::LeaseLost) }
+    async fn write(&mut self, sql: &str, bind: impl FnOnce(RowQuery<'_>) -> RowQuery<'_>, doing: &'static str) -> Result<(), Interruption> {
+        let sql =
+            format!("update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes", self.schema);
+        let query = bind(sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch));
+        let row = within(doing, query.fetch_optional(&mut self.session)).await?.ok_or(Interruption::LeaseLost)?;
+        self.topics.now = row.try_get(0).map_err(Interruption::sql(doing))?;
+        Ok(())
     }
 }
 
@@ -211,7 +280,7 @@ pub(super) async fn within<T>(doing: &'static str, statement: impl Future<Output
 }
 
 /// The machine's name, for people who look for the leader.
-fn hostname() -> String {
+pub(super) fn hostname() -> String {
     let named = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     named.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".into())
 }

@@ -64,6 +64,11 @@ struct TopicLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SideLabel {
     side: &'static str,
 }
@@ -84,6 +89,11 @@ struct Inner {
     slot_retained: Gauge<i64, AtomicI64>,
     in_flight: Gauge<i64, AtomicI64>,
     leader: Gauge<i64, AtomicI64>,
+    undeliverable: Family<OutcomeLabel, Counter>,
+    parked_events: Gauge<i64, AtomicI64>,
+    parked_aggregates: Gauge<i64, AtomicI64>,
+    deleted: Counter,
+    oldest_event: Gauge<f64, AtomicU64>,
 }
 
 impl Observer {
@@ -123,6 +133,21 @@ impl Observer {
         registry.register("in_flight_events", "Records sent and not yet acknowledged", in_flight.clone());
         let leader = Gauge::default();
         registry.register("leader", "1 if this process leads, 0 if it stands by", leader.clone());
+        let undeliverable = Family::<OutcomeLabel, Counter>::default();
+        registry.register("undeliverable", "Events found to be undeliverable, by what became of them", undeliverable.clone());
+        let parked_events = Gauge::default();
+        registry.register("parked_events", "Events that wait for somebody's decision, as far as the leader knows", parked_events.clone());
+        let parked_aggregates = Gauge::default();
+        registry.register("parked_aggregates", "Aggregates these are of", parked_aggregates.clone());
+        let deleted = Counter::default();
+        registry.register("deleted_events", "Published events that retention has deleted from the outbox", deleted.clone());
+        let oldest_event = Gauge::default();
+        registry.register_with_unit(
+            "oldest_event",
+            "Age of the oldest row of the outbox, as retention saw it",
+            Unit::Seconds,
+            oldest_event.clone(),
+        );
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
@@ -138,6 +163,11 @@ impl Observer {
             slot_retained,
             in_flight,
             leader,
+            undeliverable,
+            parked_events,
+            parked_aggregates,
+            deleted,
+            oldest_event,
         }))
     }
 
@@ -193,6 +223,23 @@ impl Observer {
 
     pub(crate) fn in_flight(&self, records: u64) {
         self.0.in_flight.set(records.cast_signed());
+    }
+
+    pub(crate) fn undeliverable(&self, outcome: &'static str) {
+        self.0.undeliverable.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn parked(&self, events: u64, aggregates: u64) {
+        self.0.parked_events.set(events.cast_signed());
+        self.0.parked_aggregates.set(aggregates.cast_signed());
+    }
+
+    pub(crate) fn deleted(&self, events: u64) {
+        self.0.deleted.inc_by(events);
+    }
+
+    pub(crate) fn oldest_event(&self, age: Duration) {
+        self.0.oldest_event.set(age.as_secs_f64());
     }
 
     pub(crate) fn leader(&self, leads: bool) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::RetentionOptions;
 use crate::kafka::EnvelopeFormat;
 
 /// Where events are read from.
@@ -49,6 +50,45 @@ pub struct TopicOptions {
     pub replication: Option<i32>,
 }
 
+/// What becomes of an event that can never be delivered: no topic can have its name, it is larger than a record may be, or the broker refuses it
+/// for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUndeliverable {
+    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on.
+    Park,
+    /// It goes to a topic of dead letters with the reason; its aggregate goes on without it.
+    DeadLetter,
+    /// The relay stops before it.
+    Stop,
+}
+
+/// What becomes of events that cannot be delivered, and how many may wait.
+#[derive(Clone, Debug)]
+pub struct UndeliverableOptions {
+    /// What becomes of one.
+    pub policy: OnUndeliverable,
+    /// The topic of dead letters: text, with `{topic}` for the one the event was for.
+    pub dead_letter_topic: String,
+    /// Most events of one aggregate that are parked; the relay stops before one more. An aggregate with as many has a busy writer that
+    /// nobody reads any more, which is worth an alarm louder than a metric.
+    pub parked_per_aggregate_max: usize,
+    /// Most events that are parked in all. So many are no single bad event: a topic's settings are wrong, and waiting in the outbox is
+    /// cheaper than releasing them one by one. Bounds memory too: at most a key and 100 bytes each.
+    pub parked_max: usize,
+}
+
+impl Default for UndeliverableOptions {
+    fn default() -> Self {
+        Self {
+            policy: OnUndeliverable::Park,
+            dead_letter_topic: "{topic}.dead".into(),
+            parked_per_aggregate_max: 10_000,
+            parked_max: 100_000,
+        }
+    }
+}
+
 /// Everything a relay is told.
 #[derive(Clone)]
 pub struct RelayOptions {
@@ -76,6 +116,10 @@ pub struct RelayOptions {
     pub event_source: String,
     /// Whether and how topics are created.
     pub topics: TopicOptions,
+    /// What becomes of events that cannot be delivered.
+    pub undeliverable: UndeliverableOptions,
+    /// What is kept of the published events.
+    pub retention: RetentionOptions,
     /// How long SIGTERM waits for what is in flight.
     pub shutdown_grace: Duration,
     /// Most events sent and not yet acknowledged. Bounds memory: about a kilobyte each beside its payload. More than 8,192 was not
@@ -90,6 +134,11 @@ pub struct RelayOptions {
 /// Whether this can be a relay's name: it becomes part of a slot's, for which Postgres allows lower case letters, digits and `_`.
 pub(crate) fn is_relay_name(name: &str) -> bool {
     (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+/// Whether dead letters can go there: with a topic's name for `{topic}` it must be the name of another topic.
+pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
+    template != "{topic}" && crate::event::check_topic_name(&template.replace("{topic}", "t")).is_ok()
 }
 
 impl RelayOptions {
@@ -119,6 +168,8 @@ impl RelayOptions {
             topic_rewrite: None,
             event_source: "/tidings".into(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
+            undeliverable: UndeliverableOptions::default(),
+            retention: RetentionOptions::default(),
             shutdown_grace: Duration::from_secs(10),
             in_flight_events_max: 8_192,
             in_flight_bytes_max: 8 << 20,

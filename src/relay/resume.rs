@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Delivery, RelayOptions,
     error::Interruption,
+    failpoint::{self, Step},
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
-    position::{Identity, Journal, JournalError, Position, Replay},
+    position::{GivenUp, Identity, Journal, Position, Replay},
     server::{self, Server},
 };
 use crate::kafka::{TopicError, read_to_the_end};
@@ -47,9 +48,14 @@ impl Names {
         let mark = server.identity.mark(&options.schema);
         Self {
             transactional_id: format!("tidings.relay.{}.{mark}", options.name),
-            topic: format!("tidings.position.{}.{mark}", options.name),
+            topic: position_topic_name(&options.name, &server.identity, &options.schema),
         }
     }
+}
+
+/// The topic of a relay's positions.
+pub(super) fn position_topic_name(relay: &str, identity: &Identity, schema: &str) -> String {
+    format!("tidings.position.{relay}.{}", identity.mark(schema))
 }
 
 /// What the position topic holds.
@@ -79,26 +85,39 @@ pub(super) async fn resume(
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
             fence(forwarder, observer, lost).await?;
+            failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
-            if exists { read(options, names).await? } else { None }
+            if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
         }
         // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
-        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => read(options, names).await?,
+        Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
+            read(options, names, saved.moved_to.is_some()).await?
+        }
         Delivery::AtLeastOnce => None,
     };
     let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);
     let start = match saved.moved_to {
         Some(position) => {
             tracing::warn!("goes on from where the operator has moved it to");
+            // What was released stays released.
+            let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
+            // What retention has deleted was the outbox's.
+            let forgone = if options.debezium.is_none() { position.forgone } else { 0 };
+            let position = Position { released, forgone, ..position };
             Start { position, number, moved: true }
         }
         None => {
-            let saved = Saved { moved_to: None, ..saved };
+            let (given_up, floor) = (saved.given_up.clone(), if options.debezium.is_none() { ledger.floor().await? } else { 0 });
             let (position, identity) = choose(options, names, cluster, saved, recorded)?;
-            if let Some(identity) = identity {
-                server::require_same(options, ledger.session(), server, &identity, &position).await?;
+            match identity {
+                Some(identity) => {
+                    server::require_same(options, ledger.session(), server, &identity, &position).await?;
+                    require_kept(options, &position, floor)?;
+                    give_up(position, number, given_up)
+                }
+                // It begins: with what the outbox still holds.
+                None => Start { position: Position::rewound_to_the_start(floor), number, moved: false },
             }
-            Start { position, number, moved: false }
         }
     };
     ledger.begin(&server.identity, cluster, options.delivery.word()).await?;
@@ -139,15 +158,37 @@ fn choose(
             "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and the database knows of its record {}",
             names.topic, saved.number
         )),
-        Some(recorded) if from_topic && (recorded.epoch, recorded.number) < (saved.epoch, saved.number) => refused(format!(
+        // Numbers count on from one epoch to the next. The row's epoch says nothing here: a leader stores its own before its first record.
+        Some(recorded) if from_topic && recorded.number < saved.number => refused(format!(
             "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
             names.topic, recorded.number, saved.number
         )),
-        Some(recorded) if (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+        Some(recorded) if from_topic || (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
             Ok((recorded.position, Some(recorded.identity)))
         }
         Some(_) | None => Ok((mirror, saved.identity)),
     }
+}
+
+/// Every event that the position has not published must still be in the outbox.
+fn require_kept(options: &RelayOptions, position: &Position, floor: u64) -> Result<(), Interruption> {
+    if !position.needs_below(floor) {
+        return Ok(());
+    }
+    let name = &options.name;
+    Err(Interruption::Refused(format!(
+        "retention has deleted events that relay `{name}` has not published (of transactions below {floor}): it was not in the database's table of relays then, so it was forgotten, or the table is older than its positions in Kafka. Those events are gone. `tidings relay rewind --all --name {name}` publishes everything that the outbox still holds, `tidings relay skip --all --name {name}` goes on with what comes from now on (each has --dry-run)"
+    )))
+}
+
+/// The position without the events that the operator has given up.
+fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
+    let moved = !events.is_empty();
+    for event in events {
+        tracing::warn!(seq = event.seq, "leaves out an event that the operator has given up");
+        position.give_up(event);
+    }
+    Start { position, number, moved }
 }
 
 /// Makes this relay the only producer of its transactional id.
@@ -191,21 +232,26 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
     }
 }
 
-async fn read(options: &RelayOptions, names: &Names) -> Result<Option<Recorded>, Interruption> {
+/// What the topic holds. If the operator has `moved` the relay, it need not be readable.
+async fn read(options: &RelayOptions, names: &Names, moved: bool) -> Result<Option<Recorded>, Interruption> {
     let (settings, topic) = (options.kafka.clone(), names.topic.clone());
     let reading = tokio::task::spawn_blocking(move || {
         let mut replay = Replay::default();
-        read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|read| read.map(|()| replay))
+        read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|()| replay.end())
     });
     let read = reading.await.map_err(|error| Interruption::Kafka(error.to_string()))?;
     let read = read.map_err(|error| Interruption::Topic(TopicError::Unreachable(format!("reading `{}`: {error}", names.topic))))?;
-    let replay = read.map_err(|error: JournalError| {
-        Interruption::Refused(format!(
+    match read {
+        Ok(end) => Ok(end.map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number })),
+        Err(error) if moved => {
+            tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(Interruption::Refused(format!(
             "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind --to-mirror --name {}` goes on from the position that the database has",
             names.topic, options.name
-        ))
-    })?;
-    Ok(replay.end().map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number }))
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -234,6 +280,7 @@ mod tests {
             number,
             cluster: Some("ours".into()),
             moved_to: None,
+            given_up: Vec::new(),
         });
         let recorded = topic.map(|(epoch, number)| Recorded { position: at(2), identity: identity(), epoch, number });
         let names = Names { transactional_id: "t".into(), topic: "p".into() };
@@ -251,10 +298,14 @@ mod tests {
         assert_eq!(chosen(None, Some((1, 5)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 7)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 9)), "ours"), Ok("topic"));
+        // A leader stored its row, and died before its first batch.
+        assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
         // Stored by delivery at least once, before or after what the topic holds.
         assert_eq!(chosen(Some((3, 0)), None, "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((2, 9)), "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((4, 10)), "ours"), Ok("topic"));
+        // A leader that stored its epoch and was killed before its first record.
+        assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
         // Lost.
         assert!(chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty")));
         assert!(chosen(Some((3, 7)), Some((3, 6)), "ours").is_err_and(|text| text.contains("ends with record 6")));

@@ -153,6 +153,12 @@ impl Routes {
         Ok((at, &mut self.routes[at]))
     }
 
+    /// The route to this topic and its number, if it was met.
+    pub(crate) fn named(&mut self, topic: &str) -> Option<(usize, &mut Route)> {
+        let at = *self.by_topic.get(topic)?;
+        Some((at, &mut self.routes[at]))
+    }
+
     fn find_by_template(&mut self, event: &Outgoing<'_>) -> Result<usize, String> {
         let event_type = if self.rewrite.is_none() && self.template.uses_event_type() { event.event_type } else { "" };
         if let Some(at) = self.by_event.get(event.aggregate_type).and_then(|types| types.get(event_type)) {

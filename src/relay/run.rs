@@ -7,7 +7,7 @@
 //!                                                                                          └─▶ shutdown: drain, confirm, end
 //! ```
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::time::{Instant, timeout};
@@ -23,13 +23,16 @@ use super::{
     lease::Lease,
     ledger::{Ledger, Saved},
     observe::Part,
-    options::is_relay_name,
+    options::{is_dead_letter_topic, is_relay_name},
+    parked::{self, Careful},
     pooler,
     position::Position,
     resume::{Names, Start, resume},
+    retention,
     route::TopicTemplate,
     server,
 };
+use crate::kafka::{Acks, Failure};
 
 /// First and longest wait between two sessions.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -39,6 +42,9 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 
 /// How long an interrupted session waits for what it has sent. If Kafka answers within it, the next session repeats nothing.
 const SETTLE: Duration = Duration::from_secs(10);
+
+/// The label of a record that holds a position; events have theirs from one on.
+const POSITION: i64 = 0;
 
 /// A relay that is ready to run.
 pub struct Relay {
@@ -55,8 +61,37 @@ struct Carried {
     epoch: i64,
     /// No pooler stands between.
     direct: bool,
+    /// What the producer knows of topics belongs to this count of their changes.
+    topic_changes: i64,
     /// The slot's log could not be decoded.
     log_unusable: bool,
+    /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
+    careful: Careful,
+    failed: Option<Arc<Acks>>,
+    /// Batches larger than this were refused, it may be for nothing but their size.
+    batch_bytes_max: Option<usize>,
+}
+
+impl Carried {
+    /// Takes note of what a producer that failed knows of a refused batch.
+    fn learn(&mut self) -> Result<(), Interruption> {
+        let failed = self.failed.take();
+        // By now it has told of every record: a producer fails a moment before it does.
+        if let Some((acks, Failure::Refused(reason))) = failed.and_then(|acks| acks.failure().map(|failure| (acks, failure))) {
+            let (refused, bytes) = acks.refused();
+            let refused: Vec<i64> = refused.into_iter().filter(|seq| *seq != POSITION).collect();
+            if refused.is_empty() {
+                return Err(Interruption::Refused(format!("the relay's own position cannot be stored: {reason}")));
+            }
+            if refused.len() > 1 {
+                tracing::warn!(events = refused.len(), "sends one by one what was in the batch that was refused");
+                // A topic takes batches of its max.message.bytes, too. Half of one that is too large is never less than half of that.
+                self.batch_bytes_max = Some(self.batch_bytes_max.unwrap_or(usize::MAX).min(bytes / 2));
+            }
+            self.careful.accuse(&refused, &reason);
+        }
+        Ok(())
+    }
 }
 
 impl Relay {
@@ -71,6 +106,12 @@ impl Relay {
         }
         TopicTemplate::parse(&options.topic)
             .map_err(|error| RelayError::Options(format!("topic template `{}`: {error}", options.topic)))?;
+        let dead = &options.undeliverable.dead_letter_topic;
+        if !is_dead_letter_topic(dead) {
+            return Err(RelayError::Options(format!(
+                "`{dead}` is no topic for dead letters: letters, digits, `.`, `_`, `-` and {{topic}}, not alone"
+            )));
+        }
         Ok(Self { options, observer: Observer::new() })
     }
 
@@ -100,13 +141,20 @@ impl Relay {
                 Err(interruption) => interruption,
             };
             let text = interruption.full();
+            // A command waits for it.
+            let by_command = matches!(interruption, Interruption::TopicsChanged);
             carried.log_unusable = interruption.log_is_unusable();
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    carried = Carried { epoch: carried.epoch, direct: carried.direct, ..Carried::default() };
+                    let Carried { epoch, direct, careful, failed, batch_bytes_max, .. } = carried;
+                    carried = Carried { epoch, direct, careful, failed, batch_bytes_max, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
+                    if matches!(interruption, Interruption::BatchRefused(_)) {
+                        // Each such session brings the search on.
+                        waits = backoff.build();
+                    }
                 }
                 Meaning::Transient => {
                     self.observer.failing(Part::Stream, text.clone());
@@ -114,7 +162,8 @@ impl Relay {
                 }
             }
             self.observer.leader(false);
-            if began.elapsed() > GOOD_SESSION {
+            self.observer.parked(0, 0);
+            if by_command || began.elapsed() > GOOD_SESSION {
                 waits = backoff.build();
             }
             let wait = waits.next().unwrap_or(RETRY.1);
@@ -165,21 +214,39 @@ impl Relay {
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let shape = debezium::examine(options, ledger.session()).await?;
         let server = server::examine(options, ledger.session()).await?;
-        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none());
-        let (mut forwarder, start) = tokio::select! {
-            started = self.start(&server, saved, &mut ledger, settled, lost) => started?,
+        carried.learn()?;
+        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
+        let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
+        carried.topic_changes = ledger.topic_changes();
+        let (mut forwarder, mut start) = tokio::select! {
+            started = self.start(&server, saved, &mut ledger, settled, carried.batch_bytes_max, lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
         let shape = shape.judge(options, ledger.session(), &start.position).await?;
-        let mut books = Books::new(&options.name, start.position, start.number, ledger, observer, lost.clone());
-        if start.moved {
-            books.cut(&mut forwarder);
+        // Released before the last session ended, and still on the table.
+        let released = std::mem::take(&mut start.position.released);
+        if !released.is_empty() {
+            parked::delete(&mut ledger, &released).await?;
         }
-        let drive =
-            Drive { options, server: &server, shape: &shape, moved: start.moved, observer, shutdown, log_unusable: carried.log_unusable };
+        // Of a Debezium table nothing is parked.
+        if options.debezium.is_none() {
+            forwarder.load_parked(parked::load(&mut ledger).await?);
+        }
+        forwarder.beware(std::mem::take(&mut carried.careful));
+        // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
+        forwarder.hold_back(ledger.take_up_holds().await?);
+        forwarder.pin(ledger.pinned().await?);
+        let moved = start.moved;
+        let mut books = Books::new(&options.name, start, ledger, observer, lost.clone());
+        if moved {
+            books.cut(&mut forwarder).await?;
+        }
+        books.show_parked(&forwarder);
+        let drive = Drive { options, server: &server, shape: &shape, moved, observer, shutdown, log_unusable: carried.log_unusable };
         let outcome = tokio::select! {
             outcome = drive.run(&mut forwarder, &mut books) => outcome,
+            () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),
             // Whatever it waits for: a relay that does not lead any more stops.
             () = lost.cancelled() => Err(Interruption::LeaseLost),
         };
@@ -193,18 +260,17 @@ impl Relay {
         saved: Saved,
         ledger: &mut Ledger,
         settled: Option<(Forwarder, Position, u64)>,
+        batch_bytes_max: Option<usize>,
         lost: &CancellationToken,
     ) -> Result<(Forwarder, Start), Interruption> {
         let (options, observer) = (&self.options, &self.observer);
         let names = Names::new(options, server);
         if let Some((mut forwarder, position, number)) = settled {
-            forwarder.pin(ledger.pinned().await?);
             forwarder.go_on(&names, server, ledger.epoch(), number);
             return Ok((forwarder, Start { position, number, moved: false }));
         }
         let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
-        let mut forwarder = Forwarder::open(options, observer, transactional)?;
-        forwarder.pin(ledger.pinned().await?);
+        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional)?;
         let cluster = forwarder.reach_cluster().await;
         let start = resume(options, server, &names, &cluster, saved, ledger, &mut forwarder, observer, lost).await?;
         tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");
@@ -234,6 +300,7 @@ impl Relay {
                 Ok((!drained).then_some(RelayError::GraceExceeded { under_way, grace }))
             }
             Err(interruption) => {
+                carried.careful = forwarder.take_careful();
                 if drained {
                     // So that a person who moves the position past an event moves it past nothing else. The database may be what
                     // interrupted the session: what Kafka has is known all the same.
@@ -243,6 +310,8 @@ impl Relay {
                     }
                     let (position, number) = books.safe();
                     carried.settled = Some((forwarder, position.clone(), number));
+                } else {
+                    carried.failed = Some(forwarder.sink().acks().clone());
                 }
                 Err(interruption)
             }

@@ -33,18 +33,11 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
     }
     let row = sqlx::query(
         "select current_setting('server_version_num')::int as version, current_setting('wal_level') as wal_level,
-                pg_current_wal_insert_lsn()::text as insert,
-                ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::bigint as timeline,
-                (select system_identifier::text from pg_control_system()) as system_identifier,
-                (select oid::bigint from pg_database where datname = current_database()) as database_oid",
+                pg_current_wal_insert_lsn()::text as insert",
     );
     let row = within(asking, row.fetch_one(&mut *session)).await?;
+    let identity = within(asking, identity(session)).await?;
     let read = || -> Result<_, sqlx::Error> {
-        let identity = Identity {
-            system: row.try_get("system_identifier")?,
-            database: row.try_get("database_oid")?,
-            timeline: row.try_get("timeline")?,
-        };
         let wal_level: String = row.try_get("wal_level")?;
         let insert = row.try_get::<String, _>("insert")?.parse().unwrap_or_default();
         Ok(Server { version: row.try_get("version")?, logical: wal_level == "logical", wal_level, identity, insert })
@@ -57,6 +50,20 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
     Ok(server)
 }
 
+/// Which database this is.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn identity(session: &mut PgConnection) -> Result<Identity, sqlx::Error> {
+    let row = sqlx::query(
+        "select ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::bigint as timeline,
+                (select system_identifier::text from pg_control_system()) as system_identifier,
+                (select oid::bigint from pg_database where datname = current_database()) as database_oid",
+    );
+    let row = row.fetch_one(session).await?;
+    Ok(Identity { system: row.try_get("system_identifier")?, database: row.try_get("database_oid")?, timeline: row.try_get("timeline")? })
+}
+
 /// The table is read by snapshots: every row must be visible to the relay, and each session must draw its numbers in order.
 async fn require_readable(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
     let table = options.quoted_table();
@@ -67,9 +74,17 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
          left join pg_sequence s on s.seqrelid = pg_get_serial_sequence($1, a.attname)::regclass",
     );
     let doing = "looking at the outbox";
-    let row = within(doing, row.bind(&table).fetch_one(session)).await?;
+    let row = within(doing, row.bind(&table).fetch_one(&mut *session)).await?;
     let (hidden, cache): (bool, i64) =
         row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
+    // A Debezium table may be read without its transactions.
+    let by_transaction = options.debezium.is_none();
+    let foreign = format!("select exists (select from {table} where xid >= pg_snapshot_xmax(pg_current_snapshot()))");
+    if by_transaction && within(doing, sqlx::query_scalar(AssertSqlSafe(foreign)).fetch_one(&mut *session)).await? {
+        return Err(Interruption::Refused(format!(
+            "the outbox holds rows of transactions that this server has not had yet (column xid): it was restored from a dump, or copied; run update {table} set xid = pg_current_xact_id() to have them published (again, if they were before), or delete them"
+        )));
+    }
     if hidden {
         return Err(Interruption::Refused(format!(
             "row level security hides rows of {table} from the relay's role: give the role BYPASSRLS, or run alter table {table} disable row level security"

@@ -140,6 +140,61 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
+    let database = migrated_database().await;
+    let topic = format!("cli-{}", uuid::Uuid::now_v7().simple());
+    let options = ["--name", "shop2", "--create-topics", "--topic", &topic, "--max-message-bytes", "10kB", "--log-format", "json"];
+    let with = |arguments: &[&str]| against(&database, &[arguments, &options].concat());
+    let json = |arguments: &[&str]| -> Value {
+        let (code, text, error) = ended(with(&[arguments, &["--json"]].concat()));
+        assert_eq!(code, 0, "{error}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let parked = || json(&["parked", "list"])["parked"].as_array().expect("a list").len();
+    let (_, text, _) = ended(with(&["parked", "list"]));
+    assert_eq!(text, "nothing is parked by relay shop2\n");
+
+    let relay = Running::start(with(&["relay", "--listen", "127.0.0.1:0"]));
+    for (n, bytes) in [(1, 20_000), (2, 1)] {
+        let insert =
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7/a', 'T', to_json(repeat($1, $2)))";
+        sqlx::query(insert).bind(n.to_string()).bind(bytes).execute(&database.pool).await.expect("inserted");
+    }
+    eventually("both are parked", || (json(&["parked", "show"])["parked"].as_array().expect("a list").len() == 2).then_some(()));
+    let listed = &json(&["parked", "list"])["parked"][0];
+    assert_eq!((&listed["events"], &listed["aggregate_id"], &listed["topic"]), (&2.into(), &"7/a".into(), &topic.clone().into()));
+    let event = listed["event"].as_str().expect("the event in the way").to_owned();
+    let (_, text, _) = ended(with(&["parked", "list"]));
+    assert!(text.contains("order/7/a") && text.contains("larger than the 10000 bytes") && text.contains("parked retry"), "{text}");
+    let (_, text, _) = ended(with(&["parked", "show", "order/7/a"]));
+    assert!(text.contains(&event) && text.contains("waits behind an earlier one"), "{text}");
+    let (_, text, _) = ended(with(&["status"]));
+    assert!(text.contains("shop2: events parked: 2, of aggregates: 1") && text.contains("tidings parked list --name shop2"), "{text}");
+    assert!(relay.get("/health/ready").starts_with("HTTP/1.1 200"), "other aggregates go on");
+    assert!(relay.get("/metrics").contains("tidings_relay_parked_events 2"));
+
+    let (code, _, error) = ended(with(&["parked", "retry", "order/8"]));
+    assert!(code == 3 && error.contains("nothing of order/8"), "{error}");
+    let (code, _, error) = ended(with(&["parked", "retry", "8"]));
+    assert!(code == 2 && error.contains("TYPE/ID"), "{error}");
+    assert_eq!(ended(with(&["parked", "discard"])).0, 2, "not everything by leaving a word out");
+    let dry = json(&["parked", "discard", &event, "--dry-run"]);
+    assert_eq!(
+        (&dry["dry_run"], dry["events"].as_array().map(Vec::len), &dry["events"][0]["action"]),
+        (&true.into(), Some(1), &Value::Null)
+    );
+    let follower = json(&["parked", "show"])["parked"][1]["id"].as_str().expect("an id").to_owned();
+    let retried = json(&["parked", "retry", &follower]);
+    assert_eq!(retried["events"][0]["id"].as_str(), Some(event.as_str()), "what is in its way is tried again");
+    eventually("it was tried again", || (json(&["parked", "list"])["parked"][0]["tries"] == 2).then_some(()));
+    let (_, text, _) = ended(with(&["parked", "discard", &event]));
+    assert!(text.contains("1 event marked"), "{text}");
+    eventually("the rest is released", || (parked() == 0).then_some(()));
+    let (code, log) = relay.stop("TERM");
+    assert!(code == 0 && log.contains(&event) && log.contains("gives an event up"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_is_alive_and_says_what_it_waits_for_while_kafka_is_away() {
     let database = migrated_database().await;
     let mut command = against(&database, &["relay", "--listen", "127.0.0.1:0", "--log-format", "json"]);

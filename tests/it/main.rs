@@ -1,5 +1,6 @@
 //! Everything that needs real services, in one binary: they are started once.
 
+mod chaos;
 mod cli;
 mod health;
 mod migrate;
@@ -8,3 +9,5 @@ mod publish_example;
 mod quickstart_example;
 mod relay;
 mod services;
+mod subscriber;
+mod testing;

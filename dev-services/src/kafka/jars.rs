@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::java::{self, Java};
 use crate::{Error, cache, programs};
 
-use super::{Kafka, KafkaOptions, SERVICE};
+use super::{Kafka, KafkaOptions, Parts, SERVICE};
 
 const POM: &str = include_str!("../../kafka/pom.xml");
 
@@ -27,7 +27,8 @@ pub(super) fn class_archive(jars: &Path, java: &Java) -> Result<Option<PathBuf>,
     let name = format!("kafka-{}-java-{}.jsa", version(), programs::dotted(&java.version));
     let made = cache::entry(&name, |part| {
         let record = format!("-XX:ArchiveClassesAtExit={}", part.display());
-        let launch = || Kafka::launch(java, jars, Some(&record), &KafkaOptions::new());
+        let parts = Parts { java: java.clone(), jars: jars.to_owned(), archive: Some(record) };
+        let launch = || Kafka::launch(&parts, &KafkaOptions::new());
         let broker = crate::retry_if_port_is_taken(launch)?;
         broker.keeper.end_by("TERM", Duration::from_secs(120), SERVICE)
     });

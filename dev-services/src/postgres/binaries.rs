@@ -50,6 +50,11 @@ impl Binaries {
         super::installed_version(&folder).map(|version| Self { folder, version, fetched: false })
     }
 
+    /// The first number of the version.
+    pub(super) fn major(&self) -> u32 {
+        self.version.first().copied().unwrap_or_default()
+    }
+
     pub(super) fn describe(&self) -> String {
         let origin = if self.fetched { "fetched by mvn".to_owned() } else { format!("installed, {}", self.folder.display()) };
         format!("Postgres {} ({origin})", programs::dotted(&self.version))
@@ -60,9 +65,10 @@ impl Binaries {
         let missing = || Error::missing("Postgres 15 or newer", REMEDY);
         let platform = platform().filter(|_| programs::is_installed("mvn") && programs::is_installed("tar")).ok_or_else(missing)?;
         let root = cache::entry(&format!("postgres-{release}"), |part| {
+            std::fs::create_dir_all(part).map_err(Error::system(format!("create {}", part.display())))?;
             let artifact = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{release}");
             let out = format!("-DoutputDirectory={}", part.display());
-            maven::run(&format!("Postgres {release}"), "unpack", &[format!("-Dartifact={artifact}"), out])?;
+            maven::run(&format!("Postgres {release}"), part, "unpack", &[format!("-Dartifact={artifact}"), out])?;
             unpack(part)
         })?;
         Self::in_folder(root.join("bin")).map(|found| Self { fetched: true, ..found }).ok_or_else(missing)

@@ -67,9 +67,14 @@ fn kafka(port: u16, api_key: u8, version: u8, body: &[u8]) -> Result<Vec<u8>> {
 
 /// CreateTopics, version 2, with one partition; the error code.
 pub(crate) fn create_topic(port: u16, topic: &str) -> Result<i16> {
+    create_replicated_topic(port, topic, 1)
+}
+
+/// The same on several brokers.
+pub(crate) fn create_replicated_topic(port: u16, topic: &str, replicas: u8) -> Result<i16> {
     let one = [0, 0, 0, 1];
     let (no_assignments, no_configs, timeout) = ([0; 4], [0; 4], [0, 0, 0x27, 0x10]);
-    let body = [&one[..], &text(topic), &one, &[0, 1], &no_assignments, &no_configs, &timeout, &[0]].concat();
+    let body = [&one[..], &text(topic), &one, &[0, replicas], &no_assignments, &no_configs, &timeout, &[0]].concat();
     let answer = kafka(port, 19, 2, &body)?;
     // Throttle time, the number of topics, the name.
     let code = 4 + 4 + 2 + topic.len();

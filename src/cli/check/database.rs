@@ -40,6 +40,9 @@ struct Facts {
     outbox_select: Option<bool>,
     relay_write: Option<bool>,
     relay_topic_write: Option<bool>,
+    parked_write: Option<bool>,
+    retention_write: Option<bool>,
+    outbox_delete: Option<bool>,
     outbox_owned: Option<bool>,
     database_create: bool,
     /// None if there is no publication of the relay's name.
@@ -49,6 +52,8 @@ struct Facts {
 
 /// The table that events are read from.
 struct Outbox {
+    /// Tidings' own.
+    is_own: bool,
     schema: String,
     table: String,
     publication: String,
@@ -60,9 +65,10 @@ impl Outbox {
     fn of(config: &Config, slot: &str) -> Self {
         match &config.debezium {
             None => {
-                Self { schema: config.schema.clone(), table: "outbox".into(), publication: slot.into(), remedy: "run `tidings migrate`" }
+                Self { is_own: true, schema: config.schema.clone(), table: "outbox".into(), publication: slot.into(), remedy: "run `tidings migrate`" }
             }
             Some(outbox) => Self {
+                is_own: false,
                 schema: outbox.schema.clone(),
                 table: outbox.table.clone(),
                 publication: outbox.publication.clone().unwrap_or_else(|| slot.into()),
@@ -203,9 +209,27 @@ fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Fin
     if facts.relay_write == Some(false) || facts.relay_topic_write == Some(false) {
         missing.push(format!("grant select, insert, update, delete on {schema}.relay, {schema}.relay_topic to {role}"));
     }
-    match (missing.is_empty(), facts.relay_write.is_some() && facts.relay_topic_write.is_some()) {
-        (_, false) => findings.fail("tables", format!("{schema}.relay or {schema}.relay_topic is missing"), "run `tidings migrate`"),
-        (true, true) => findings.ok("tables", format!("{table}, {schema}.relay, {schema}.relay_topic")),
+    if facts.parked_write == Some(false) {
+        missing.push(format!("grant select, insert, update, delete on {schema}.parked to {role}"));
+    }
+    if facts.retention_write == Some(false) {
+        missing.push(format!("grant select, update on {schema}.retention to {role}"));
+    }
+    // Nothing is deleted from somebody else's table.
+    if outbox.is_own && facts.outbox_delete == Some(false) {
+        let remedy = format!("grant delete on {table} to {role}; or set [retention] enabled = false");
+        findings.warn("retention", "published events cannot be deleted from the outbox", remedy);
+    }
+    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write, facts.retention_write];
+    match (missing.is_empty(), tables.iter().all(Option::is_some)) {
+        (_, false) => findings.fail(
+            "tables",
+            format!("one of {schema}.relay, .relay_topic, .parked and .retention is missing"),
+            "run `tidings migrate`",
+        ),
+        (true, true) => {
+            findings.ok("tables", format!("{table}, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention"))
+        }
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }
 }

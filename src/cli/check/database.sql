@@ -28,6 +28,12 @@ select
     has_table_privilege(relay_topic.oid, 'select')
     and has_table_privilege(relay_topic.oid, 'insert')
     and has_table_privilege(relay_topic.oid, 'update') as relay_topic_write,
+    has_table_privilege(parked.oid, 'select')
+    and has_table_privilege(parked.oid, 'insert')
+    and has_table_privilege(parked.oid, 'update')
+    and has_table_privilege(parked.oid, 'delete') as parked_write,
+    has_table_privilege(retention.oid, 'select') and has_table_privilege(retention.oid, 'update') as retention_write,
+    has_table_privilege(outbox.oid, 'delete') as outbox_delete,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
     -- The relay's own publication bears the slot's name.
@@ -39,4 +45,6 @@ left join pg_namespace outbox_namespace on outbox_namespace.nspname = $3
 left join pg_class outbox on outbox.relnamespace = outbox_namespace.oid and outbox.relname = $4
 left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname = 'relay'
 left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
+left join pg_class parked on parked.relnamespace = namespace.oid and parked.relname = 'parked'
+left join pg_class retention on retention.relnamespace = namespace.oid and retention.relname = 'retention'
 where role.rolname = current_user

@@ -100,10 +100,24 @@ keys! {
         "How an event becomes a record";
     EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, Some("/tidings"),
         "ce_source of every record: who the events come from, a URI reference";
+    ON_UNDELIVERABLE = "undeliverable.policy", "on-undeliverable", None, Kind::Choice(&["park", "dead-letter", "stop"]), Some("park"),
+        "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay";
+    DEAD_LETTER_TOPIC = "undeliverable.dead_letter_topic", "dead-letter-topic", None, Kind::Text, Some("{topic}.dead"),
+        "Topic of dead letters: text with {topic} for the one the event was for";
+    PARKED_PER_AGGREGATE = "undeliverable.parked_events_per_aggregate", "parked-events-per-aggregate", None, Kind::Integer(1, 1_000_000), Some("10000"),
+        "Most events of one aggregate that are parked; the relay stops before one more";
+    PARKED = "undeliverable.parked_events", "parked-events", None, Kind::Integer(1, 10_000_000), Some("100000"),
+        "Most events that are parked in all; the relay stops before one more. Bounds memory";
     IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("8192"),
         "Most events sent and not yet acknowledged; bounds memory";
     IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),
         "Most bytes sent and not yet acknowledged; bounds memory";
+    RETENTION = "retention.enabled", "retention", None, Kind::Boolean, Some("true"),
+        "Delete published events from the outbox, once every relay of the database has published them";
+    RETENTION_KEEP = "retention.keep", "retention-keep", None, Kind::Duration(1_000, 315_360_000_000), Some("168h"),
+        "How long a published event is kept after it happened; the default is as long as Kafka keeps it by default";
+    RETENTION_MAX_SIZE = "retention.max_size", "retention-max-size", None, Kind::Bytes(1 << 20, 1 << 50), None,
+        "About how many bytes of rows are kept, without indexes: beyond it published events go before their time";
     LISTEN = "admin.listen", "listen", None, Kind::Text, Some("127.0.0.1:9464"),
         "Address of health and metrics, or off. They have no authentication: think before listening beyond loopback";
     LOG_FORMAT = "log.format", "log-format", None, Kind::Choice(&["human", "json"]), Some("human"),

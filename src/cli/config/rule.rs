@@ -1,7 +1,7 @@
 //! What a text must look like where any string will not do. Each answers with problem and remedy, or nothing.
 
 use crate::postgres::{SchemaName, SchemaNameError};
-use crate::relay::{TopicTemplate, is_relay_name};
+use crate::relay::{TopicTemplate, is_dead_letter_topic, is_relay_name};
 
 /// What is wrong, and what to do.
 pub(crate) type Broken = Option<(String, String)>;
@@ -32,6 +32,18 @@ pub(crate) fn topic_template(template: &str) -> Broken {
         format!("is not a topic template: {error}"),
         "use letters, digits, '.', '_', '-' and the placeholders {aggregatetype} and {type}",
     )
+}
+
+/// A topic of dead letters, as the relay reads it.
+pub(crate) fn dead_letter_topic(template: &str) -> Broken {
+    if is_dead_letter_topic(template) {
+        None
+    } else {
+        broken(
+            "is no topic for dead letters",
+            "use letters, digits, '.', '_', '-' and the placeholder {topic}, not alone, for instance {topic}.dead",
+        )
+    }
 }
 
 /// `ce_source` is a non-empty URI reference (CloudEvents 1.0).
@@ -93,6 +105,7 @@ mod tests {
             &["{aggregatetype}", "outbox.event.{aggregatetype}", "a-{type}_b", "orders", "{aggregatetype}{type}"],
             &["", "{aggregate}", "{", "a{type", "a}b", "a b", "{}", "é"],
         );
+        check(dead_letter_topic, &["{topic}.dead", "dead", "dead-{topic}"], &["", "{topic}", "{type}.dead", "a b", "."]);
         check(event_source, &["/tidings", "https://a.example/b?c#d", "urn:x:y"], &["", "a b", "<x>", "é"]);
         check(listen, &["off", "127.0.0.1:9464", "[::1]:80", "localhost:0"], &["", "9464", ":9464", "a:b", "::1", "a:99999"]);
         check(log_level, &["info", "WARN", "off", "info,librdkafka=debug"], &["", "inf", "info,x", "x=loud", "info,=debug"]);

@@ -8,7 +8,10 @@ use super::key::{self, KEYS, Key, Kind, PROPERTIES};
 use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
-use crate::relay::{DebeziumOutbox, Delivery, EnvelopeFormat, RelayOptions, SourceKind, TopicOptions, TopicRewrite};
+use crate::relay::{
+    DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicOptions, TopicRewrite,
+    UndeliverableOptions,
+};
 use crate::{kafka, postgres};
 
 /// What a command cannot do without.
@@ -70,10 +73,12 @@ pub(crate) struct Config {
     /// What is logged.
     pub(crate) log_level: String,
     topic_rewrite: Option<TopicRewrite>,
+    retention: RetentionOptions,
     source: SourceKind,
     delivery: Delivery,
     envelope: EnvelopeFormat,
     event_source: String,
+    undeliverable: UndeliverableOptions,
     in_flight_events_max: usize,
     in_flight_bytes_max: usize,
 }
@@ -92,6 +97,8 @@ impl Config {
         options.debezium = self.debezium.clone();
         options.event_source = self.event_source.clone();
         options.topics = self.topics.clone();
+        options.undeliverable = self.undeliverable.clone();
+        options.retention = self.retention.clone();
         options.shutdown_grace = self.shutdown_grace;
         options.in_flight_events_max = self.in_flight_events_max;
         options.in_flight_bytes_max = self.in_flight_bytes_max;
@@ -147,11 +154,12 @@ impl Settled {
 
     fn check_rules(&mut self) {
         type Rule = fn(&str) -> Broken;
-        let rules: [(&'static Key, Rule); 6] = [
+        let rules: [(&'static Key, Rule); 7] = [
             (&key::NAME, rule::relay_name),
             (&key::SCHEMA, rule::schema),
             (&key::TOPIC, rule::topic_template),
             (&key::EVENT_SOURCE, rule::event_source),
+            (&key::DEAD_LETTER_TOPIC, rule::dead_letter_topic),
             (&key::LISTEN, rule::listen),
             (&key::LOG_LEVEL, rule::log_level),
         ];
@@ -307,8 +315,23 @@ impl Settled {
                 _ => EnvelopeFormat::CloudEvents,
             },
             event_source: self.text(&key::EVENT_SOURCE),
+            undeliverable: UndeliverableOptions {
+                policy: match self.text(&key::ON_UNDELIVERABLE).as_str() {
+                    "dead-letter" => OnUndeliverable::DeadLetter,
+                    "stop" => OnUndeliverable::Stop,
+                    _ => OnUndeliverable::Park,
+                },
+                dead_letter_topic: self.text(&key::DEAD_LETTER_TOPIC),
+                parked_per_aggregate_max: self.count(&key::PARKED_PER_AGGREGATE),
+                parked_max: self.count(&key::PARKED),
+            },
             in_flight_events_max: self.count(&key::IN_FLIGHT_EVENTS),
             in_flight_bytes_max: self.count(&key::IN_FLIGHT_BYTES),
+            retention: RetentionOptions {
+                enabled: self.meant.get(key::RETENTION.path) == Some(&Meant::Boolean(true)),
+                keep: Duration::from_millis(self.number(&key::RETENTION_KEEP)),
+                size_max: Some(self.number(&key::RETENTION_MAX_SIZE)).filter(|bytes| *bytes > 0),
+            },
         }
     }
 

@@ -105,6 +105,7 @@ fn example(key: &Key) -> &'static str {
         (Kind::List, _) => "b:9092",
         (_, Some(default)) => default,
         (Kind::Integer(..), None) => "3",
+        (Kind::Bytes(..), None) => "10GiB",
         (kind, None) => panic!("no example for {kind:?}"),
     }
 }
@@ -117,7 +118,7 @@ fn the_defaults_are_those_of_the_library() {
     let shown = |options: &crate::relay::RelayOptions| {
         let limits = (options.in_flight_events_max, options.in_flight_bytes_max, options.message_bytes_max, options.shutdown_grace);
         let texts = (options.name.clone(), options.schema.clone(), options.topic.clone(), options.event_source.clone());
-        (limits, texts, options.source, options.delivery, options.envelope, format!("{:?}", options.topics))
+        (limits, texts, options.source, options.delivery, options.envelope, format!("{:?} {:?}", options.topics, options.retention))
     };
     assert_eq!(shown(&options), shown(&library));
 }

@@ -6,6 +6,29 @@ use crate::cli::table::{Align, aligned, grouped, size, time};
 /// A leader that has not been heard of for this long is not there any more: a lease lasts ten seconds.
 const HEARTBEAT_SECONDS_MAX: f64 = 15.0;
 
+/// Every relay in a row: who leads, who waits, and since when nothing was heard.
+pub(super) fn list(status: &Status) -> String {
+    let head = ["relay", "leader", "stands by", "last heard of", "delivery", "reads", "position", "slot"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for relay in &status.relays {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![
+            relay.name.clone(),
+            text(&relay.leader),
+            if relay.standbys.is_empty() { "-".into() } else { relay.standbys.join(", ") },
+            relay.heartbeat_age_seconds.map_or("never".to_owned(), |age| format!("{} ago", time(age))),
+            text(&relay.delivery),
+            text(&relay.source),
+            if relay.position.seen.is_some() { format!("{} old", time(relay.position_age_seconds)) } else { "none".into() },
+            if relay.slot.exists { relay.slot.name.clone() } else { "-".into() },
+        ]);
+    }
+    match rows.len() {
+        1 => "no relay has run yet\n".into(),
+        _ => aligned(&[Align::Left; 8], &rows),
+    }
+}
+
 /// The whole text.
 pub(super) fn text(status: &Status) -> String {
     if status.relays.is_empty() {
@@ -26,7 +49,8 @@ pub(super) fn text(status: &Status) -> String {
 
 fn relays(relays: &[RelayStatus]) -> String {
     use Align::{Left, Right};
-    let head = ["relay", "leader", "epoch", "delivery", "reads", "published", "lag", "oldest", "slot", "WAL", "behind", "kept"];
+    let head =
+        ["relay", "leader", "stands by", "epoch", "delivery", "reads", "published", "lag", "oldest", "slot", "WAL", "behind", "kept"];
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in relays {
         let bytes = |bytes: Option<i64>| bytes.map_or("-".to_owned(), size);
@@ -39,6 +63,7 @@ fn relays(relays: &[RelayStatus]) -> String {
         rows.push(vec![
             relay.name.clone(),
             text(&relay.leader),
+            if relay.standbys.is_empty() { "-".into() } else { relay.standbys.join(", ") },
             relay.epoch.to_string(),
             text(&relay.delivery),
             text(&relay.source),
@@ -51,7 +76,7 @@ fn relays(relays: &[RelayStatus]) -> String {
             bytes(relay.slot.retained_bytes),
         ]);
     }
-    aligned(&[Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right], &rows)
+    aligned(&[Left, Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right], &rows)
 }
 
 fn topics(relays: &[RelayStatus]) -> String {
@@ -81,6 +106,15 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
             "events arrive in order and none is lost; at the head the log is the quicker source".into(),
         );
     }
+    if relay.parked.events > 0 {
+        let (events, aggregates) = (grouped(relay.parked.events), grouped(relay.parked.aggregates));
+        note(
+            format!(
+                "events parked: {events}, of aggregates: {aggregates}; each waits because it, or an earlier event of its aggregate, cannot be delivered"
+            ),
+            format!("`tidings parked list --name {name}` says why"),
+        );
+    }
     match slot.wal_status.as_deref() {
         Some("lost") => note(
             format!("the server removed WAL that its slot {} had not read", slot.name),
@@ -99,7 +133,7 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
         let since = relay.heartbeat_age_seconds.map_or("it never led".to_owned(), |age| format!("last heard of {} ago", time(age)));
         note(
             format!("not running ({since}){}", if slot.exists { "; its slot keeps WAL on the server's disk meanwhile" } else { "" }),
-            format!("run `tidings relay --name {name}`; if it is gone for good: select pg_drop_replication_slot('{}')", slot.name),
+            format!("run `tidings relay --name {name}`; if it is gone for good, `tidings relay forget {name}`"),
         );
     }
     notes
@@ -107,15 +141,17 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{LagStatus, PositionStatus, SlotStatus, TopicStatus};
+    use super::super::read::{LagStatus, ParkedStatus, PositionStatus, SlotStatus, TopicStatus};
     use super::*;
 
     fn relay() -> RelayStatus {
         RelayStatus {
             name: "orders".into(),
             leader: Some("host:7".into()),
+            standbys: vec!["host:8".into()],
             epoch: 3,
             heartbeat_age_seconds: Some(1.0),
+            position_age_seconds: 2.0,
             published: 1_234,
             kafka_cluster_id: None,
             source: Some("wal".into()),
@@ -123,6 +159,7 @@ mod tests {
             delivery: Some("exactly-once".into()),
             position: PositionStatus { log: Some("0/16B3748".into()), seen: Some("7:7:".into()) },
             lag: LagStatus { events: 12, events_is_lower_bound: false, bytes: Some(2_048), seconds: 0.25 },
+            parked: ParkedStatus { events: 0, aggregates: 0 },
             slot: SlotStatus {
                 name: "tidings_orders".into(),
                 exists: true,
@@ -143,8 +180,8 @@ mod tests {
     #[test]
     fn a_relay_is_a_row_and_a_healthy_one_has_no_notes() {
         let expected = "\
-relay   leader  epoch  delivery      reads  published  lag  oldest  slot    WAL        behind      kept
-orders  host:7      3  exactly-once  wal        1,234   12   0.2 s  active  reserved  2.0 KiB  16.0 MiB
+relay   leader  stands by  epoch  delivery      reads  published  lag  oldest  slot    WAL        behind      kept
+orders  host:7  host:8         3  exactly-once  wal        1,234   12   0.2 s  active  reserved  2.0 KiB  16.0 MiB
 
 topic  relay   partitions  published
 order  orders           6      1,234
@@ -158,6 +195,9 @@ order  orders           6      1,234
         table.source = Some("table".into());
         table.source_reason = Some("the slot is being made".into());
         assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
+        let mut parked = relay();
+        parked.parked = ParkedStatus { events: 1_200, aggregates: 3 };
+        assert!(shown(parked).contains("events parked: 1,200, of aggregates: 3"));
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
         assert!(shown(lost).contains("removed WAL"));
@@ -168,10 +208,7 @@ order  orders           6      1,234
         stopped.slot.active = false;
         stopped.heartbeat_age_seconds = Some(250.0);
         let text = shown(stopped);
-        assert!(
-            text.contains("not running (last heard of 4 min 10 s ago)") && text.contains("pg_drop_replication_slot('tidings_orders')"),
-            "{text}"
-        );
+        assert!(text.contains("not running (last heard of 4 min 10 s ago)") && text.contains("`tidings relay forget orders`"), "{text}");
     }
 
     #[test]

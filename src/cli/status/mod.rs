@@ -12,6 +12,15 @@ use read::{Status, StatusError};
 
 /// Prints the state of every relay.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    print(config, json, human::text).await
+}
+
+/// Prints every relay, a line each.
+pub(super) async fn list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    print(config, json, human::list).await
+}
+
+async fn print(config: &Config, json: bool, text: fn(&Status) -> String) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
     let pool = database::connect(settings, "status").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
     let status = Status::read(&pool, &config.schema).await.map_err(|error| match error {
@@ -28,7 +37,7 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
     if json {
         println!("{}", serde_json::to_string_pretty(&status).map_err(|error| Failure::failed("cannot write JSON", &error))?);
     } else {
-        print!("{}", human::text(&status));
+        print!("{}", text(&status));
     }
     Ok(ExitCode::from(DONE))
 }

@@ -4,6 +4,8 @@ use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row};
 
+use crate::relay::operator::sessions;
+
 /// Most waiting events that are counted: beyond it the number says "far behind" whatever it is, and counting takes long.
 pub(super) const COUNTED_MAX: i64 = 1_000_000;
 
@@ -21,8 +23,12 @@ pub(super) struct Status {
 pub(super) struct RelayStatus {
     pub(super) name: String,
     pub(super) leader: Option<String>,
+    /// Processes that wait to lead, `host:pid`.
+    pub(super) standbys: Vec<String>,
     pub(super) epoch: i64,
     pub(super) heartbeat_age_seconds: Option<f64>,
+    /// Since it has stored how far it is.
+    pub(super) position_age_seconds: f64,
     pub(super) published: i64,
     pub(super) kafka_cluster_id: Option<String>,
     /// What it reads, `wal` or `table`, and why.
@@ -31,6 +37,7 @@ pub(super) struct RelayStatus {
     pub(super) delivery: Option<String>,
     pub(super) position: PositionStatus,
     pub(super) lag: LagStatus,
+    pub(super) parked: ParkedStatus,
     pub(super) slot: SlotStatus,
     pub(super) topics: Vec<TopicStatus>,
 }
@@ -52,6 +59,13 @@ pub(super) struct LagStatus {
     pub(super) events_is_lower_bound: bool,
     pub(super) bytes: Option<i64>,
     pub(super) seconds: f64,
+}
+
+/// What waits because it, or an earlier event of its aggregate, cannot be delivered.
+#[derive(Debug, Serialize)]
+pub(super) struct ParkedStatus {
+    pub(super) events: i64,
+    pub(super) aggregates: i64,
 }
 
 /// Its replication slot.
@@ -95,6 +109,11 @@ impl Status {
                 relay.topics.push(TopicStatus { topic, partitions, published });
             }
         }
+        for session in sessions(&mut tx).await?.into_iter().filter(|session| !session.leads) {
+            if let Some(relay) = relays.iter_mut().find(|relay| relay.name == session.relay) {
+                relay.standbys.push(session.process);
+            }
+        }
         let mut waiting_events = None;
         if relays.is_empty() {
             let waiting = format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
@@ -113,8 +132,10 @@ impl FromRow<'_, PgRow> for RelayStatus {
         Ok(Self {
             name: row.try_get("name")?,
             leader: row.try_get("leader")?,
+            standbys: Vec::new(),
             epoch: row.try_get("epoch")?,
             heartbeat_age_seconds: row.try_get("heartbeat_age_seconds")?,
+            position_age_seconds: row.try_get("position_age_seconds")?,
             published: row.try_get("published")?,
             kafka_cluster_id: row.try_get("kafka_cluster_id")?,
             source: row.try_get("source")?,
@@ -127,6 +148,7 @@ impl FromRow<'_, PgRow> for RelayStatus {
                 bytes: row.try_get("lag_bytes")?,
                 seconds: row.try_get("lag_seconds")?,
             },
+            parked: ParkedStatus { events: row.try_get("parked_events")?, aggregates: row.try_get("parked_aggregates")? },
             slot: SlotStatus {
                 name: row.try_get("slot_name")?,
                 exists: row.try_get("slot_exists")?,

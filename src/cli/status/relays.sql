@@ -7,6 +7,7 @@ select
     r.leader,
     r.epoch,
     extract(epoch from clock_timestamp() - r.heartbeat_at)::float8 as heartbeat_age_seconds,
+    extract(epoch from clock_timestamp() - r.updated_at)::float8 as position_age_seconds,
     r.source,
     r.source_reason,
     r.delivery,
@@ -23,6 +24,8 @@ select
     s.safe_wal_size,
     greatest(pg_wal_lsn_diff(server.lsn, s.confirmed_flush_lsn), 0)::bigint as lag_bytes,
     waiting.events as lag_events,
+    parked.events as parked_events,
+    parked.aggregates as parked_aggregates,
     coalesce(greatest(extract(epoch from clock_timestamp() - oldest.occurred_at), 0), 0)::float8 as lag_seconds
 from "{schema}".relay r
 cross join server
@@ -37,6 +40,9 @@ cross join lateral (
         limit $1
     ) bounded
 ) waiting
+cross join lateral (
+    select count(*) as events, count(distinct (p.aggregatetype, p.aggregateid)) as aggregates from "{schema}".parked p where p.relay = r.name
+) parked
 left join lateral (
     select o.occurred_at from "{schema}".outbox o
     where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')

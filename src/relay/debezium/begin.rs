@@ -99,7 +99,7 @@ impl Drive<'_> {
                     return Ok(false);
                 }
                 events += 1;
-                books.cut_if_wanted(forwarder, false);
+                books.cut_if_wanted(forwarder, false).await?;
             }
             if books.is_due() {
                 books.store(forwarder).await?;

@@ -8,6 +8,7 @@
 //!            ∪  the transactions in `also`                          streamed, and not yet seen by a settled snapshot
 //!            ∪  the first `events` events of `partial`              a Kafka transaction may end within one of Postgres's
 //!            ∪  rows up to `after` of what `window.to` sees         a window of the table that is being read
+//!            ∪  the events in `given_up`                            by the operator, one by one
 //! ```
 //!
 //! `log` is where the log may be read from: every commit before it is published. It is a hint only: what a stream then brings is skipped
@@ -23,13 +24,16 @@
 mod coverage;
 mod identity;
 mod journal;
+mod moves;
 mod progress;
 mod snapshot;
 mod xids;
 
 pub(crate) use coverage::Coverage;
 pub(crate) use identity::{Change, Identity};
-pub(crate) use journal::{Journal, JournalError, Replay};
+pub(crate) use journal::{Journal, Replay};
+#[cfg(feature = "cli")]
+pub(crate) use moves::GIVEN_UP_MAX;
 pub(crate) use progress::{Pair, Progress};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use xids::XidSet;
@@ -55,6 +59,22 @@ pub(crate) struct Position {
     pub(crate) reach: Lsn,
     /// The last event published.
     pub(crate) witness: Option<Witness>,
+    /// Parked events that were published or given up since, by `seq`, until they are off the table of parked ones (see `parked`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) released: Vec<i64>,
+    /// And single events that the operator has given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) given_up: Vec<GivenUp>,
+    /// Events of transactions below this one may be missing from the outbox: whoever moved the position was told.
+    #[serde(default)]
+    pub(crate) forgone: u64,
+}
+
+/// An event that is not to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GivenUp {
+    pub(crate) xid: u64,
+    pub(crate) seq: i64,
 }
 
 /// A transaction that is published in part.
@@ -84,6 +104,15 @@ pub(crate) struct Witness {
 }
 
 impl Position {
+    /// Whether the event that transaction `xid` inserted as `seq` is published, or was passed. As `is_published` in the database.
+    pub(crate) fn covers(&self, xid: u64, seq: i64) -> bool {
+        self.seen.sees(xid)
+            || self.also.contains(xid)
+            || self.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
+            || self.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || self.gave_up(seq)
+    }
+
     /// Nothing is published.
     pub(crate) fn start() -> Self {
         Self {
@@ -94,6 +123,28 @@ impl Position {
             log: Lsn::default(),
             reach: Lsn::default(),
             witness: None,
+            released: Vec::new(),
+            given_up: Vec::new(),
+            forgone: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_covered_by_any_part_of_a_position() {
+        let mut position = Position { seen: "10:10:".parse().expect("a snapshot"), ..Position::start() };
+        position.also.insert(20);
+        position.partial = Some(Partial { xid: 30, events: 2, seq: 5 });
+        position.window = Some(Window { to: "40:42:41".parse().expect("a snapshot"), after: 7 });
+        for (xid, seq) in [(9, 99), (20, 99), (30, 5), (40, 7)] {
+            assert!(position.covers(xid, seq), "{xid} {seq}");
+        }
+        for (xid, seq) in [(10, 99), (30, 99), (40, 8), (41, 7), (42, 1)] {
+            assert!(!position.covers(xid, seq), "{xid} {seq}");
         }
     }
 }

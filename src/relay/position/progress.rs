@@ -56,7 +56,9 @@ pub(crate) struct Pair {
 impl Progress {
     /// Goes on from where everything is safe.
     pub(crate) fn new(position: Position) -> Self {
-        let before = position.also.clone();
+        let mut before = position.also.clone();
+        // Its first events were streamed by an earlier session too.
+        position.partial.iter().for_each(|partial| before.insert(partial.xid));
         Self { position, open: None, pair: None, streamed: Streamed { before, ..Streamed::default() } }
     }
 
@@ -75,6 +77,18 @@ impl Progress {
     /// The position, without the transaction that is open.
     pub(crate) fn settled(&self) -> &Position {
         &self.position
+    }
+
+    // What was parked.
+
+    /// A parked event was sent, or given up.
+    pub(crate) fn released(&mut self, seq: i64) {
+        self.position.released.push(seq);
+    }
+
+    /// These are off the table of parked events.
+    pub(crate) fn forget_released(&mut self, seqs: &[i64]) {
+        self.position.released.retain(|seq| !seqs.contains(seq));
     }
 
     // The log.
@@ -103,6 +117,17 @@ impl Progress {
             open.events += 1;
         }
         wanted
+    }
+
+    /// Whether the transaction's next event, this one, was given up by the operator; it is counted here.
+    pub(crate) fn gives_up(&mut self, seq: i64) -> bool {
+        let given_up = self.position.gave_up(seq);
+        if given_up && let Some(open) = &mut self.open {
+            open.events += 1;
+            open.last_seq = open.last_seq.max(seq);
+            self.streamed.note(open.xid, seq);
+        }
+        given_up
     }
 
     /// The transaction's next event was sent.
@@ -145,7 +170,9 @@ impl Progress {
             return None;
         }
         let (to, _) = self.pair.take_if(|(_, insert)| self.position.log >= *insert)?;
-        let streamed = (!self.streamed.overflowed).then(|| self.streamed.events.iter().filter(|(xid, _)| to.sees(*xid)).copied().collect());
+        let streamed = (!self.streamed.overflowed).then(|| {
+            self.streamed.events.iter().filter(|(xid, _)| to.sees(*xid) && !self.streamed.before.contains(*xid)).copied().collect()
+        });
         Some(Pair { seen: self.position.seen.clone(), to, streamed, unknown: self.streamed.before.clone() })
     }
 
@@ -156,6 +183,7 @@ impl Progress {
         if self.position.partial.is_some_and(|partial| snapshot.sees(partial.xid)) {
             self.position.partial = None;
         }
+        self.position.given_up.retain(|event| !snapshot.sees(event.xid));
         self.position.seen = snapshot;
     }
 
@@ -170,7 +198,7 @@ impl Progress {
     /// Whether a row of the window is to be published.
     pub(crate) fn wants_row(&self, xid: u64, seq: i64) -> bool {
         let partly = |partial: Partial| partial.xid == xid && seq <= partial.seq;
-        !self.position.also.contains(xid) && !self.position.partial.is_some_and(partly)
+        !self.position.also.contains(xid) && !self.position.partial.is_some_and(partly) && !self.position.gave_up(seq)
     }
 
     /// The window's rows up to this one are sent or were not wanted.
@@ -205,5 +233,28 @@ impl Streamed {
             // What was not remembered is unknown like what an earlier session streamed.
             self.overflowed = !self.events.is_empty();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_an_earlier_session_began_is_left_out_of_the_comparison_with_the_table() {
+        let seen: Snapshot = "10:10:".parse().expect("a snapshot");
+        let partial = Some(Partial { xid: 12, events: 2, seq: 2 });
+        let mut progress = Progress::new(Position { seen, partial, ..Position::start() });
+        progress.pair("20:20:".parse().expect("a snapshot"), Lsn(50));
+        progress.begin(12);
+        assert!(!progress.wants_event() && !progress.wants_event() && progress.wants_event());
+        progress.sent(uuid::Uuid::nil(), 3);
+        progress.end(Lsn(60));
+        progress.begin(13);
+        progress.sent(uuid::Uuid::nil(), 4);
+        progress.end(Lsn(70));
+        let pair = progress.reached().expect("passed");
+        assert_eq!(pair.streamed, Some(vec![(13, 4)]));
+        assert!(pair.unknown.contains(12) && !pair.unknown.contains(13));
     }
 }

@@ -32,6 +32,19 @@ impl Snapshot {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
 
+    /// Sees what this one sees of the transactions below `first`.
+    pub(crate) fn below(&self, first: u64) -> Self {
+        let xmax = self.xmax.min(first);
+        let in_progress = self.in_progress.iter().copied().filter(|xid| *xid < xmax).collect();
+        Self { xmin: self.xmin.min(xmax), xmax, in_progress }
+    }
+
+    /// Sees every transaction below `first`.
+    pub(crate) fn of_all_below(first: u64) -> Self {
+        let first = first.max(FIRST_NORMAL);
+        Self { xmin: first, xmax: first, in_progress: Vec::new() }
+    }
+
     /// Every transaction below it had ended.
     pub(crate) fn xmin(&self) -> u64 {
         self.xmin

@@ -88,6 +88,18 @@ impl XidSet {
         left
     }
 
+    /// Those below `first`.
+    pub(crate) fn below(&self, first: u64) -> Self {
+        let kept = self.ranges.iter().filter(|(from, _)| *from < first);
+        Self { ranges: kept.map(|(from, last)| (*from, (*last).min(first - 1))).collect() }
+    }
+
+    /// The first one from `xid` on that the set does not have.
+    pub(crate) fn first_absent(&self, xid: u64) -> u64 {
+        let at = self.ranges.partition_point(|(_, last)| *last < xid);
+        self.ranges.get(at).filter(|(first, _)| *first <= xid).map_or(xid, |(_, last)| last + 1)
+    }
+
     /// How many ranges it takes to write it down.
     pub(crate) fn ranges(&self) -> usize {
         self.ranges.len()

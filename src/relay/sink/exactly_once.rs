@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     kafka::{Failure, Headers, Record, Window},
-    relay::position::Journal,
+    relay::{
+        failpoint::{self, Step},
+        position::Journal,
+    },
 };
 
 /// Records of a batch while the source has more: a commit costs about as much as a few hundred records, so it vanishes among these.
@@ -99,12 +102,14 @@ impl Transactions {
             State::Open { .. } => {}
             State::Idle => self.begin(sender),
         }
+        let State::Open { since: opened, tag: first, .. } = self.state else { unreachable!("just begun") };
         let journal = self.journal.as_mut().expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let headers = Headers::with_capacity(0);
-        let record = Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now };
+        let record =
+            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now, label: 0 };
         let problem = match sender.send_now(record) {
             Ok(Sent::Tag(_)) => None,
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),
@@ -123,15 +128,20 @@ impl Transactions {
             fine
         });
         let (producer, outcome) = (sender.producer().clone(), self.outcome.clone());
+        let (records, cut) = (sender.next() - first, Instant::now());
         tokio::spawn(async move {
             producer.acks().settle(Window::default()).await;
+            let acknowledged = cut.elapsed();
+            failpoint::reached(Step::PositionSent);
             let result = match producer.acks().failure() {
                 Some(failure) => Err(failure),
                 None => {
                     let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
+                    failpoint::reached(Step::KafkaCommitted);
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };
+            tracing::debug!(records, open_for = ?opened.elapsed(), ?acknowledged, committed = ?cut.elapsed(), "ends a transaction");
             outcome.send_replace(match result {
                 Ok(()) => Outcome::Committed,
                 Err(failure) => Outcome::Failed(failure),

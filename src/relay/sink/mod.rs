@@ -36,7 +36,7 @@ use crate::kafka::{Acks, Failure, Producer, Record, SendError};
 #[derive(Debug)]
 pub(super) struct Batch {
     /// Where the relay stands after it.
-    pub(super) position: Position,
+    pub(super) position: Box<Position>,
     /// Records by route.
     pub(super) counts: Vec<u64>,
 }
@@ -57,7 +57,7 @@ pub(super) struct Sink {
 
 enum Commits {
     AtLeastOnce(Marks),
-    ExactlyOnce(Transactions),
+    ExactlyOnce(Box<Transactions>),
 }
 
 impl Sink {
@@ -66,10 +66,10 @@ impl Sink {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(super) fn open(options: &RelayOptions, transactional_id: Option<&str>) -> Result<Self, Interruption> {
-        let sender = Sender::open(options, transactional_id)?;
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+        let sender = Sender::open(options, batch_bytes_max, transactional_id)?;
         let commits = match transactional_id {
-            Some(_) => Commits::ExactlyOnce(Transactions::default()),
+            Some(_) => Commits::ExactlyOnce(Box::default()),
             None => Commits::AtLeastOnce(Marks::default()),
         };
         Ok(Self { sender, commits })
@@ -101,6 +101,11 @@ impl Sink {
             return Ok(Sent::Committing);
         }
         self.sender.send(record, header_bytes)
+    }
+
+    /// The tag after the last record, and below which everything is acknowledged.
+    pub(super) fn tags(&self) -> (u64, u64) {
+        (self.sender.next(), self.acks().floor())
     }
 
     /// Whether it is time for a cut; `idle` says that the source has nothing more at the moment.
@@ -162,14 +167,19 @@ impl Sink {
 
     /// Why the producer can go no further, once it cannot.
     pub(super) fn failure(&self) -> Option<Interruption> {
-        let failure = match &self.commits {
+        let of_commit = match &self.commits {
             Commits::AtLeastOnce(_) => None,
             Commits::ExactlyOnce(transactions) => transactions.failure(),
         };
-        failure.or_else(|| self.acks().failure()).map(|failure| match failure {
+        // A commit fails because of a record that was refused, not the other way round.
+        let failure = match (self.acks().failure(), of_commit) {
+            (Some(refused @ Failure::Refused(_)), _) => Some(refused),
+            (of_records, of_commit) => of_commit.or(of_records),
+        };
+        failure.map(|failure| match failure {
             Failure::Broken(reason) => Interruption::Kafka(reason),
             Failure::Fenced => Interruption::Kafka("another relay of this name has begun to produce: this one was fenced off".into()),
-            Failure::Refused(reason) => Interruption::Refused(format!("{reason}; the relay stops, so that nothing is skipped")),
+            Failure::Refused(reason) => Interruption::BatchRefused(reason),
         })
     }
 }

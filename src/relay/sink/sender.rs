@@ -32,8 +32,8 @@ pub(in crate::relay) enum Sent {
 }
 
 impl Sender {
-    pub(super) fn open(options: &RelayOptions, transactional_id: Option<&str>) -> Result<Self, Interruption> {
-        let producer = Producer::open(&options.kafka, options.message_bytes_max, transactional_id)
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, Interruption> {
+        let producer = Producer::open(&options.kafka, options.message_bytes_max, batch_bytes_max, transactional_id)
             .map_err(|error| Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]")))?;
         let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
         Ok(Self { producer: Arc::new(producer), window, reserved: None, next: 0, bytes: 0 })
@@ -69,7 +69,7 @@ impl Sender {
     fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
         let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
         let acks = self.producer.acks();
-        let Some(tag) = self.reserved.take().or_else(|| acks.admit(bytes, window)) else {
+        let Some(tag) = self.reserved.take().or_else(|| acks.admit(record.label, bytes, window)) else {
             return Ok(Sent::Full(bytes));
         };
         match self.producer.send(record, tag) {

@@ -13,6 +13,7 @@ pub(super) mod table;
 pub(super) mod wal;
 
 use pace::Pace;
+pub(super) use pages::{Reader, damaged};
 pub(in crate::relay) use row::TABLE_CELLS;
 use row::{Columns, TableColumns};
 pub(crate) use row::{Row, RowError, TableRow};

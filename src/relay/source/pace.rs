@@ -37,9 +37,14 @@ impl Pace {
         Duration::from_micros(self.lag_micros.try_into().unwrap_or(0))
     }
 
+    /// Whether there is more to read than what has come.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.lag() > BEHIND
+    }
+
     /// How long to wait before the next read, after one of `read` bytes.
     pub(crate) fn nap(&self, read: usize) -> Option<Duration> {
-        (self.lag() > BEHIND && read < FULL_READ).then_some(NAP)
+        (self.is_behind() && read < FULL_READ).then_some(NAP)
     }
 }
 

@@ -27,6 +27,11 @@ const ROWS_FIRST: usize = 250;
 /// Bytes a page, about: three of them are held at most. A row that is larger goes alone.
 const BYTES_MAX: usize = 4 << 20;
 
+/// Has a page read in the order of the primary key. Without statistics (a table just loaded) the planner would rather sort all that is left
+/// for each page, which makes a drain quadratic.
+const PLAN: &str =
+    "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
+
 /// A connection that reads the outbox.
 pub(in crate::relay) struct Reader {
     options: RelayOptions,
@@ -73,15 +78,20 @@ impl Reader {
         }
     }
 
-    /// The events with these numbers, in order.
+    /// The events with these numbers (ascending), in order, and how many of the numbers were looked up: large rows end a page early.
     ///
     /// # Errors
     /// A lost connection.
-    pub(super) async fn read_these(&mut self, seqs: &[i64]) -> Result<Page, Interruption> {
+    pub(in crate::relay) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
         let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
         let query = format!("select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
-        self.copy(&query).await.map(|(page, _)| page)
+        let (page, whole) = self.copy(&query).await?;
+        let done = match page.measure(&self.shape)?.1 {
+            Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
+            _ => seqs.len(),
+        };
+        Ok((page, done))
     }
 
     /// Sends every row that an exported snapshot sees.
@@ -112,10 +122,17 @@ impl Reader {
     }
 
     async fn session(&mut self) -> Result<&mut PgConnection, Interruption> {
-        if self.session.is_none() {
-            self.session = Some(connect(&self.options, "relay table").await?);
+        let session = self.open().await?;
+        Ok(self.session.insert(session))
+    }
+
+    async fn open(&mut self) -> Result<PgConnection, Interruption> {
+        if let Some(session) = self.session.take() {
+            return Ok(session);
         }
-        Ok(self.session.as_mut().expect("just connected"))
+        let mut session = connect(&self.options, "relay table").await?;
+        within("preparing the session", sqlx::raw_sql(PLAN).execute(&mut session)).await?;
+        Ok(session)
     }
 
     /// None if the window holds no row at all.
@@ -141,10 +158,7 @@ impl Reader {
     async fn copy(&mut self, query: &str) -> Result<(Page, bool), Interruption> {
         let doing = "reading the outbox";
         let statement = format!("copy ({query}) to stdout (format binary)");
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => connect(&self.options, "relay table").await?,
-        };
+        let mut session = self.open().await?;
         let mut bytes = Vec::new();
         let mut rows = within(doing, session.copy_out_raw(&statement)).await?;
         while let Some(row) = within(doing, rows.try_next()).await? {

@@ -22,9 +22,11 @@ use crate::{
         books::Books,
         debezium::{Scratch, Shape},
         error::Interruption,
+        failpoint::{self, Step},
         forward::Forwarder,
         ledger::within,
         observe::{Observer, Part},
+        parked,
         position::{Coverage, Snapshot, Witness},
     },
 };
@@ -34,6 +36,9 @@ const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Looks without success before the server is made to flush: a server whose writers do not wait for it may take 200 ms by itself.
 const FLUSH_POLLS: u32 = 5;
+
+/// Events that the stream left out, looked up at once.
+const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
 pub(in crate::relay) struct TableSource {
@@ -85,6 +90,7 @@ impl TableSource {
                 wait_for_flush(books, look.insert).await?;
             }
             books.progress.open_window(look.snapshot, look.insert);
+            failpoint::reached(Step::WindowOpened);
         }
         let position = books.progress.settled();
         let window = position.window.clone().expect("a window is open");
@@ -106,6 +112,9 @@ impl TableSource {
             self.reader = Some(reader?);
             events
         };
+        if events > 0 {
+            failpoint::reached(Step::WindowSent);
+        }
         books.progress.close_window(self.coverage.covered_by(&window.to));
         if events > 0 {
             observer.batch(events);
@@ -135,7 +144,7 @@ async fn publish(
         }
         events += 1;
         books.progress.passed(row.seq, Some(Witness { id: row.event.id, seq: row.seq, xid }));
-        books.cut_if_wanted(forwarder, false);
+        books.cut_if_wanted(forwarder, false).await?;
     }
     if shutdown.is_cancelled() {
         return Ok(None);
@@ -145,11 +154,14 @@ async fn publish(
     }
     if books.is_due() {
         books.store(forwarder).await?;
+        if !parked::release(forwarder, books, shutdown).await? {
+            return Ok(None);
+        }
     }
     Ok(Some(events))
 }
 
-/// Sends a row, waiting for whatever holds it; false if `shutdown` came first.
+/// Forwards a row, waiting for whatever holds it; false if `shutdown` came first.
 pub(in crate::relay) async fn forward(
     row: &TableRow<'_>,
     forwarder: &mut Forwarder,
@@ -177,9 +189,10 @@ pub(super) async fn publish_missed(
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
     let mut reader = Reader::new(options, shape);
-    let now = chrono::Utc::now().timestamp_micros();
-    for seqs in seqs.chunks(500) {
-        let page = reader.read_these(seqs).await?;
+    let (mut rest, now) = (seqs, chrono::Utc::now().timestamp_micros());
+    while !rest.is_empty() {
+        let (page, done) = reader.read_these(&rest[..rest.len().min(MISSED_A_PAGE)]).await?;
+        rest = &rest[done..];
         for cells in page.rows(shape)? {
             let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
             let row = shape.event(&cells, now, &mut scratch)?;

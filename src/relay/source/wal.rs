@@ -12,8 +12,9 @@ use crate::{
         books::Books,
         debezium::{Layout, Scratch, Shape},
         error::Interruption,
-        forward::Forwarder,
+        forward::{Forwarded, Forwarder},
         observe::{Observer, Part},
+        parked,
     },
 };
 
@@ -70,7 +71,8 @@ impl WalSource {
             if !self.forward_buffered(forwarder, books, shutdown).await? {
                 return Ok(StreamEnd::Shutdown);
             }
-            books.cut_if_wanted(forwarder, true);
+            // Behind, the buffer is empty between two reads and not because there is nothing more.
+            books.cut_if_wanted(forwarder, !self.pace.is_behind()).await?;
             observer.lag(self.pace.lag());
             if self.events > 0 {
                 observer.batch(std::mem::take(&mut self.events));
@@ -81,6 +83,9 @@ impl WalSource {
                 () = lost.cancelled() => return Err(Interruption::LeaseLost),
                 () = books.due() => {
                     books.store(forwarder).await?;
+                    if !parked::release(forwarder, books, shutdown).await? {
+                        return Ok(StreamEnd::Shutdown);
+                    }
                     match self.pair(forwarder, books, shutdown).await? {
                         None => return Ok(StreamEnd::Shutdown),
                         Some(behind) if leave_when_behind && behind > BEHIND_BYTES && self.pace.lag() > BEHIND => {
@@ -167,10 +172,15 @@ impl WalSource {
                     self.events += 1;
                     let mut scratch = Scratch::default();
                     let row = columns.read(&row, self.committed_at + POSTGRES_EPOCH_MICROS, &mut scratch)?;
-                    let Some(tag) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
+                    if books.progress.gives_up(row.seq) {
+                        continue;
+                    }
+                    let Some(forwarded) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
                     books.progress.sent(row.event.id, row.seq);
-                    forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
-                    books.cut_if_wanted(forwarder, false);
+                    if let Forwarded::Sent(tag) = forwarded {
+                        forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
+                    }
+                    books.cut_if_wanted(forwarder, false).await?;
                 }
                 Message::Truncate => tracing::error!("the outbox was truncated: events that were not published before are gone"),
                 Message::Other(_) => {}
@@ -203,16 +213,16 @@ impl WalSource {
     }
 }
 
-/// Sends a row, waiting for whatever holds it; its tag, or none if `shutdown` came first.
+/// Forwards a row, waiting for whatever holds it; what became of it, or none if `shutdown` came first.
 async fn forward_row(
     row: &Row<'_>,
     forwarder: &mut Forwarder,
     books: &mut Books,
     shutdown: &CancellationToken,
-) -> Result<Option<u64>, Interruption> {
+) -> Result<Option<Forwarded>, Interruption> {
     loop {
         match forwarder.forward(row.seq, &row.event)? {
-            Ok(tag) => return Ok(Some(tag)),
+            Ok(forwarded) => return Ok(Some(forwarded)),
             Err(hold) => {
                 if !books.attend(forwarder, hold, shutdown).await? {
                     return Ok(None);

@@ -7,7 +7,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     message::Headers as _,
@@ -143,7 +143,7 @@ impl Reader {
         let until = Instant::now() + PATIENCE;
         self.read_one();
         // Asked once: an answer costs a round trip, and there may be a hundred thousand records.
-        let partitions = self.partitions();
+        let partitions = self.partitions().max(1);
         while self.ended.len() < partitions {
             self.read_one();
             assert!(Instant::now() < until, "the end of {} is not reached", self.topic);
@@ -168,6 +168,13 @@ pub(crate) async fn create_topic_with(brokers: &str, topic: &str, partitions: i3
         new = new.set(name, value);
     }
     let answer = admin(brokers).create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");
+    assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+}
+
+/// Changes settings of a topic.
+pub(crate) async fn alter_topic(brokers: &str, topic: &str, settings: &[(&str, &str)]) {
+    let resource = settings.iter().fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |all, (name, value)| all.set(name, value));
+    let answer = admin(brokers).alter_configs([&resource], &AdminOptions::new()).await.expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 

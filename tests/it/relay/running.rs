@@ -67,6 +67,11 @@ impl Place {
 
     /// The binary with the same settings.
     pub(crate) fn spawn(&self) -> Killed {
+        self.spawn_with(&[])
+    }
+
+    /// The binary with the same settings and these variables.
+    pub(crate) fn spawn_with(&self, variables: &[(&str, &str)]) -> Killed {
         let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
             .args(["relay", "--listen", "off", "--log-level", "warn"])
             .env("DATABASE_URL", &self.url)
@@ -75,6 +80,7 @@ impl Place {
             .env("TIDINGS_ROUTING_TOPIC", &self.topic)
             .env("TIDINGS_TOPICS_CREATE", "true")
             .env("TIDINGS_TOPICS_PARTITIONS", "4")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary starts");
@@ -137,6 +143,15 @@ impl Running {
 pub(crate) struct Killed(Child);
 
 impl Killed {
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("asked").is_some()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.0.kill().expect("killed");

@@ -27,6 +27,9 @@ fn sound() -> Facts {
         outbox_select: Some(true),
         relay_write: Some(true),
         relay_topic_write: Some(true),
+        parked_write: Some(true),
+        retention_write: Some(true),
+        outbox_delete: Some(true),
         outbox_owned: Some(false),
         database_create: false,
         publication_inserts: Some(true),
@@ -40,7 +43,7 @@ fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     let mut findings = Findings::of("postgres");
     judge_server(&facts, &mut findings);
     let outbox =
-        Outbox { schema: "tidings".into(), table: "outbox".into(), publication: "tidings".into(), remedy: "run `tidings migrate`" };
+        Outbox { is_own: true, schema: "tidings".into(), table: "outbox".into(), publication: "tidings".into(), remedy: "run `tidings migrate`" };
     judge_rights(&facts, "tidings", &outbox, &mut findings);
     judge_publication(&facts, &outbox, &mut findings);
     judge_slot(&facts, "tidings", &mut findings);

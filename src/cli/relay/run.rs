@@ -1,4 +1,4 @@
-//! `tidings relay`: the relay, its admin server and the signals that end both.
+//! `tidings relay` without more: the relay, its admin server and the signals that end both.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::config::Config;
-use super::exit::{DONE, Failure, INTERRUPTED};
 use crate::admin::Server;
+use crate::cli::config::Config;
+use crate::cli::exit::{DONE, Failure, INTERRUPTED};
 use crate::relay::{Relay, RelayError};
 
 /// How much longer than its grace a relay may take before it is left behind: the relay itself ends at the grace.
 const BEYOND_GRACE: Duration = Duration::from_secs(2);
 
 /// Runs until a signal, then drains.
-pub(super) async fn run(config: &Config) -> Result<ExitCode, Failure> {
+pub(in crate::cli) async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let options = config.relay_options().ok_or_else(|| Failure::Failed("a relay needs a database and brokers".into()))?;
     let relay = Relay::new(options).map_err(ended_by)?;
     let mut signals = Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;

@@ -1,0 +1,69 @@
+//! What to measure.
+
+use clap::{Parser, ValueEnum};
+
+/// How fast a subscriber handles what is in a topic.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --bench consume --")]
+pub(crate) struct Options {
+    /// What to measure; several separated by commas. All unless given.
+    #[arg(long = "scenario", value_delimiter = ',')]
+    scenarios: Vec<Scenario>,
+    /// Records in the topic, in place of each scenario's own number.
+    #[arg(long)]
+    pub(crate) records: Option<u64>,
+    /// Rounds of each scenario.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) rounds: usize,
+    /// Another Kafka.
+    #[arg(long)]
+    pub(crate) brokers: Option<String>,
+    /// A topic that is there, with as many records as --records says.
+    #[arg(long, requires = "records")]
+    pub(crate) topic: Option<String>,
+}
+
+/// What the handler does, and how many run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// Nothing but reading the event.
+    NoWork,
+    /// Waits for 1 ms, 256 at once.
+    OneMilli,
+    /// Waits for 10 ms, 1,024 at once.
+    TenMilli,
+    /// Waits for 1 ms, 256 at once, with 200 keys.
+    FewKeys,
+    /// One update, with an inbox, one event a transaction, 16 at once.
+    EffectOnce,
+    /// The same, 32 events a transaction.
+    #[value(name = "batch-32")]
+    Batch32,
+    /// The same, 100 events a transaction.
+    #[value(name = "batch-100")]
+    Batch100,
+    /// One update for all of up to 32 events.
+    SetBased,
+}
+
+impl Options {
+    pub(crate) fn scenarios(&self) -> Vec<Scenario> {
+        if self.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { self.scenarios.clone() }
+    }
+}
+
+impl Scenario {
+    pub(crate) fn records(self) -> u64 {
+        match self {
+            Self::NoWork => 3_000_000,
+            Self::OneMilli | Self::TenMilli | Self::FewKeys => 1_000_000,
+            Self::EffectOnce => 60_000,
+            Self::Batch32 | Self::Batch100 => 200_000,
+            Self::SetBased => 500_000,
+        }
+    }
+
+    pub(crate) fn keys(self) -> u64 {
+        if self == Self::FewKeys { 200 } else { 20_000 }
+    }
+}

@@ -1,0 +1,149 @@
+//! The subscribers that are measured.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgPoolOptions;
+use tidings::subscriber::{Batch, Event, HandlerError, State, Statistics, Subscriber, Tx};
+use tidings::{Bus, DomainEvent, kafka};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::harness::Outcome;
+use crate::options::Scenario;
+use crate::timer::Timer;
+
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "order", id = "order_id")]
+#[allow(dead_code, reason = "it is read like an application's")]
+struct OrderPlaced {
+    order_id: String,
+    seq: u64,
+    customer: String,
+    total_cents: i64,
+    currency: String,
+    lines: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    sku: String,
+    qty: u32,
+    price_cents: i64,
+}
+
+async fn nothing(Event(order): Event<OrderPlaced>) -> Result<(), HandlerError> {
+    std::hint::black_box(order);
+    Ok(())
+}
+
+async fn wait(Event(order): Event<OrderPlaced>, State((timer, time)): State<(Timer, Duration)>) -> Result<(), HandlerError> {
+    std::hint::black_box(order);
+    timer.sleep(time).await;
+    Ok(())
+}
+
+async fn update(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+    let account = i32::try_from(order.seq % 20_000).expect("small");
+    sqlx::query("update account set cents = cents + $2 where id = $1").bind(account).bind(order.total_cents).execute(&mut *tx).await?;
+    Ok(())
+}
+
+async fn update_all(orders: Batch<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+    let (ids, cents): (Vec<i32>, Vec<i64>) =
+        orders.iter().map(|order| (i32::try_from(order.seq % 20_000).expect("small"), order.total_cents)).unzip();
+    let sql = "update account set cents = account.cents + n.cents
+        from (select id, sum(cents)::bigint as cents from unnest($1::int[], $2::bigint[]) as u (id, cents) group by id order by id) as n
+        where account.id = n.id";
+    sqlx::query(sql).bind(ids).bind(cents).execute(&mut *tx).await?;
+    Ok(())
+}
+
+/// Handles the whole topic once, by a new group, and prints what it took.
+pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64) -> Outcome<()> {
+    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), ..kafka::Settings::default() });
+    let shutdown = CancellationToken::new();
+    // The peak begins anew: filling the topic took memory too.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let before = cpu_seconds();
+    let (statistics, task) = match scenario {
+        Scenario::NoWork => start(subscriber(&bus, topic).on(nothing), &shutdown),
+        Scenario::OneMilli | Scenario::FewKeys | Scenario::TenMilli => {
+            let (milliseconds, concurrency) = if scenario == Scenario::TenMilli { (10, 1_024) } else { (1, 256) };
+            let state = (Timer::start(), Duration::from_millis(milliseconds));
+            start(subscriber(&bus, topic).on(wait).state(state).concurrency(concurrency), &shutdown)
+        }
+        Scenario::EffectOnce => start(subscriber(&bus, topic).on(update).inbox(pool(database, 16).await?), &shutdown),
+        Scenario::Batch32 => start(subscriber(&bus, topic).on(update).inbox(pool(database, 8).await?).concurrency(8).batch(32), &shutdown),
+        Scenario::Batch100 => {
+            start(subscriber(&bus, topic).on(update).inbox(pool(database, 8).await?).concurrency(8).batch(100), &shutdown)
+        }
+        Scenario::SetBased => {
+            start(subscriber(&bus, topic).on(update_all).inbox(pool(database, 8).await?).concurrency(8).batch(32), &shutdown)
+        }
+    };
+    let mut began = None;
+    while statistics.handled() < records {
+        if began.is_none() && statistics.handled() > 0 {
+            began = Some(Instant::now());
+        }
+        if task.is_finished() {
+            return Err("the subscriber ended early".into());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
+    let cpu = cpu_seconds() - before;
+    let name = format!("{scenario:?}");
+    println!("{name:<16} {records:>9} {seconds:>9.2} {:>12.0} {cpu:>9.2} {:>9.0}", records as f64 / seconds, peak_megabytes());
+    shutdown.cancel();
+    task.await??;
+    Ok(())
+}
+
+fn subscriber<S: Send + Sync + 'static>(bus: &Bus, topic: &str) -> Subscriber<S> {
+    bus.subscriber(format!("bench-{}", Uuid::now_v7().simple())).topic::<OrderPlaced>(topic).assume::<OrderPlaced>()
+}
+
+type Running = (Statistics, JoinHandle<Result<(), tidings::subscriber::RunError>>);
+
+fn start<S, G, I>(subscriber: Subscriber<S, G, I>, shutdown: &CancellationToken) -> Running
+where
+    S: Send + Sync + 'static,
+    G: tidings::subscriber::StateReady<S> + Send + 'static,
+    I: tidings::subscriber::InboxReady + Send + 'static,
+{
+    (subscriber.statistics(), tokio::spawn(subscriber.run(shutdown.clone())))
+}
+
+/// A database of its own, with a table to update.
+async fn pool(server: &str, connections: u32) -> Outcome<sqlx::PgPool> {
+    let name = format!("bench_{}", Uuid::now_v7().simple());
+    let admin = sqlx::PgPool::connect(server).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&admin).await?;
+    let mut url: url::Url = server.parse()?;
+    url.set_path(&name);
+    let pool = PgPoolOptions::new().max_connections(connections).connect(url.as_str()).await?;
+    tidings::migrate(&pool).await?;
+    let table = "create table account (id int primary key, cents bigint not null) with (fillfactor = 50);
+        insert into account select g, 0 from generate_series(0, 19999) g; vacuum analyze account";
+    for sql in table.split(';') {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&pool).await?;
+    }
+    Ok(pool)
+}
+
+/// User and system time of this process (Linux: `/proc`, in hundredths).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+fn peak_megabytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    peak.unwrap_or(f64::NAN) / 1024.0
+}

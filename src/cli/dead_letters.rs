@@ -1,0 +1,197 @@
+//! `tidings dead-letters`: what subscribers could not handle, and what is done about it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::config::{Config, parse_duration};
+use super::exit::{DONE, Failure};
+use super::table::{Align, aligned};
+use crate::kafka::Settings;
+use crate::subscriber::Bus;
+use crate::subscriber::redrive::{DeadLetter, DeadLetterBox, Filter, REPLAYS_MAX};
+
+/// How much of a reason a list shows.
+const REASON_CHARACTERS_MAX: usize = 80;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeadLettersCommand {
+    /// List the dead letters of a topic that are neither replayed nor discarded
+    List(Selection),
+    /// Show one dead letter with its headers
+    Show {
+        /// The topic, e.g. order.inventory.dlt
+        topic: String,
+        /// Which: its partition and offset, as `list` shows them
+        #[arg(value_name = "PARTITION/OFFSET", value_parser = place)]
+        letter: (i32, i64),
+    },
+    /// Give dead letters back to the subscriber they died in, the events of one aggregate in their order
+    Replay {
+        #[command(flatten)]
+        change: Change,
+        /// Also those that were replayed three times already
+        #[arg(long)]
+        again: bool,
+    },
+    /// Be done with dead letters: they are not listed or replayed any more
+    Discard {
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// Which letters.
+#[derive(Debug, Args)]
+pub(super) struct Selection {
+    /// The topic, e.g. order.inventory.dlt
+    topic: String,
+    /// Died within this time, e.g. 2h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<Duration>,
+    /// Of this event type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// The first of them only
+    #[arg(long, value_name = "NUMBER")]
+    max: Option<usize>,
+}
+
+/// Which letters, and whether it is meant.
+#[derive(Debug, Args)]
+pub(super) struct Change {
+    #[command(flatten)]
+    selection: Selection,
+    /// These, by partition and offset as `list` shows them
+    #[arg(value_name = "PARTITION/OFFSET", value_parser = place, required_unless_present = "all")]
+    letters: Vec<(i32, i64)>,
+    /// All that --since, --type and --max leave
+    #[arg(long, conflicts_with = "letters")]
+    all: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs one of the commands.
+pub(super) async fn run(config: &Config, command: &DeadLettersCommand) -> Result<ExitCode, Failure> {
+    let settings =
+        config.kafka.as_ref().ok_or_else(|| Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into()))?;
+    match command {
+        DeadLettersCommand::List(selection) => list(settings, selection),
+        DeadLettersCommand::Show { topic, letter } => show(settings, topic, *letter),
+        DeadLettersCommand::Replay { change, again } => replay(settings, change, *again).await,
+        DeadLettersCommand::Discard { change } => discard(settings, change),
+    }?;
+    Ok(ExitCode::from(DONE))
+}
+
+fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure> {
+    let letters = read(settings, selection, &[])?;
+    if letters.letters().len() == 0 {
+        println!("no dead letters in {}", selection.topic);
+        return Ok(());
+    }
+    let mut rows = vec![["letter", "type", "key", "died", "attempts", "replays", "reason"].map(str::to_owned).to_vec()];
+    rows.extend(letters.letters().map(|letter| {
+        let reason: String = letter.reason.chars().take(REASON_CHARACTERS_MAX).collect();
+        let died = letter.failed_at.format("%Y-%m-%d %H:%M:%SZ").to_string();
+        vec![
+            name(letter),
+            letter.event_type.clone(),
+            letter.key.clone(),
+            died,
+            letter.attempts.to_string(),
+            letter.replays.to_string(),
+            reason,
+        ]
+    }));
+    let columns = [Align::Left, Align::Left, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left];
+    print!("{}", aligned(&columns, &rows));
+    Ok(())
+}
+
+fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(), Failure> {
+    let selection = Selection { topic: topic.to_owned(), since: None, event_type: None, max: None };
+    let letters = read(settings, &selection, &[place])?;
+    let letter = letters.letters().next();
+    let letter = letter.ok_or_else(|| Failure::Refused(format!("there is no dead letter {}/{} in {topic}", place.0, place.1)))?;
+    println!("letter   {} of {topic}\nkey      {}\nreason   {}", name(letter), letter.key, letter.reason);
+    if let Some(origin) = &letter.origin {
+        println!("origin   {}/{} of {}, in {}", origin.partition, origin.offset, origin.topic, origin.group);
+    }
+    for (name, value) in letter.record.headers() {
+        let value = std::str::from_utf8(value).map_or_else(|_| format!("{value:?}"), str::to_owned);
+        println!("header   {}: {value}", String::from_utf8_lossy(name));
+    }
+    println!("value    {}", letter.record.value().map_or("null".into(), String::from_utf8_lossy));
+    Ok(())
+}
+
+async fn replay(settings: &Settings, change: &Change, again: bool) -> Result<(), Failure> {
+    let mut letters = read(settings, &change.selection, &change.letters)?;
+    let bus = Bus::new(settings.clone());
+    let (mut replayed, mut failure) = (0, None);
+    let count = letters.letters().len();
+    for at in 0..count {
+        let letter = letters.letters().nth(at).expect("within the letters");
+        let name = name(letter);
+        if letter.replays >= REPLAYS_MAX && !again {
+            println!("{name} was replayed {} times and died each time: --again replays it once more", letter.replays);
+        } else if letter.origin.is_none() {
+            println!("{name} does not say which subscriber it died in, and stays");
+        } else if change.dry_run {
+            println!("{name} would be replayed");
+        } else if let Err(error) = letters.replay(&bus, at).await {
+            failure = Some(Failure::failed("a dead letter cannot be replayed", &error));
+            break;
+        } else {
+            replayed += 1;
+        }
+    }
+    finish(&letters, change)?;
+    println!("{replayed} replayed");
+    failure.map_or(Ok(()), Err)
+}
+
+fn discard(settings: &Settings, change: &Change) -> Result<(), Failure> {
+    let mut letters = read(settings, &change.selection, &change.letters)?;
+    let count = letters.letters().len();
+    if change.dry_run {
+        letters.letters().for_each(|letter| println!("{} would be discarded", name(letter)));
+        return Ok(());
+    }
+    (0..count).for_each(|at| letters.discard(at));
+    finish(&letters, change)?;
+    println!("{count} discarded");
+    Ok(())
+}
+
+fn read(settings: &Settings, selection: &Selection, places: &[(i32, i64)]) -> Result<DeadLetterBox, Failure> {
+    let filter = Filter {
+        since: selection.since.map(|since| chrono::Utc::now() - since),
+        event_type: selection.event_type.clone(),
+        max: selection.max,
+        places: places.to_vec(),
+    };
+    let read = || DeadLetterBox::read(settings, &selection.topic, &filter);
+    tokio::task::block_in_place(read).map_err(|reason| Failure::Failed(format!("the dead letters cannot be read: {reason}")))
+}
+
+fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure> {
+    if change.dry_run {
+        return Ok(());
+    }
+    let committed = tokio::task::block_in_place(|| letters.commit());
+    committed.map_err(|reason| Failure::Failed(format!("what was done is not remembered, and is listed again: {reason}")))
+}
+
+fn name(letter: &DeadLetter) -> String {
+    format!("{}/{}", letter.record.partition, letter.record.offset)
+}
+
+fn place(text: &str) -> Result<(i32, i64), String> {
+    let parts = text.split_once('/').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+    parts.ok_or_else(|| "write PARTITION/OFFSET, e.g. 3/120".into())
+}

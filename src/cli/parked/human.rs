@@ -1,0 +1,107 @@
+//! What is parked, as people read it.
+
+use super::rows::{Decision, Event, Waiting};
+use crate::cli::table::{Align, aligned, grouped, size, time};
+
+/// One line an aggregate, then what is wrong with each and what to do.
+pub(super) fn waiting(relay: &str, waiting: &[Waiting]) -> String {
+    if waiting.is_empty() {
+        return format!("nothing is parked by relay {relay}\n");
+    }
+    let mut rows = vec![["aggregate", "events", "waits", "tries", "decided", "topic", "event in the way"].map(String::from).to_vec()];
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    rows.extend(waiting.iter().map(|one| {
+        vec![
+            format!("{}/{}", one.aggregate_type, one.aggregate_id),
+            grouped(one.events),
+            time(one.waits_seconds),
+            one.tries.map_or("-".into(), |tries| tries.to_string()),
+            text(&one.action),
+            text(&one.topic),
+            one.event.map_or("-".into(), |id| id.to_string()),
+        ]
+    }));
+    let mut out = aligned(&[Align::Left, Align::Right, Align::Right, Align::Right, Align::Left, Align::Left, Align::Left], &rows);
+    out.push('\n');
+    for one in waiting {
+        let reason = one.reason.as_deref().unwrap_or("nothing is in its way any more: the relay releases it");
+        out.push_str(&format!("{}/{}: {reason}\n", one.aggregate_type, one.aggregate_id));
+    }
+    out.push_str(&format!(
+        "  -> put the cause right, then `tidings parked retry TYPE/ID --name {relay}`; or `tidings parked discard EVENT --name {relay}` gives the event in the way up\n"
+    ));
+    out
+}
+
+/// One line an event.
+pub(super) fn events(relay: &str, events: &[Event]) -> String {
+    if events.is_empty() {
+        return format!("nothing is parked by relay {relay}\n");
+    }
+    let mut rows = vec![["seq", "event", "aggregate", "payload", "waits", "decided", "why"].map(String::from).to_vec()];
+    rows.extend(events.iter().map(|event| {
+        vec![
+            event.seq.to_string(),
+            event.id.to_string(),
+            format!("{}/{}", event.aggregate_type, event.aggregate_id),
+            event.payload_bytes.map_or("row is gone".into(), size),
+            time(event.waits_seconds),
+            event.action.clone().unwrap_or_else(|| "-".into()),
+            event.reason.clone().unwrap_or_else(|| "waits behind an earlier one".into()),
+        ]
+    }));
+    aligned(&[Align::Right, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left, Align::Left], &rows)
+}
+
+/// What was marked.
+pub(super) fn decided(relay: &str, events: &[Event], decision: Decision, dry_run: bool) -> String {
+    let count = events.len();
+    let (s, verb) = (if count == 1 { "" } else { "s" }, decision.word());
+    if count == 0 {
+        return format!("nothing is parked by relay {relay} that there is to {verb}\n");
+    }
+    let mut out = self::events(relay, events);
+    out.push('\n');
+    out.push_str(&match (decision, dry_run) {
+        (_, true) => format!("would {verb} {count} event{s}; nothing is marked\n"),
+        (Decision::Retry, false) => {
+            format!("{count} event{s} marked: the leading relay tries again within seconds, and what waits behind follows in order\n")
+        }
+        (Decision::Discard, false) => {
+            format!(
+                "{count} event{s} marked: the leading relay gives up within seconds, and logs each; what waits behind follows in order\n"
+            )
+        }
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_is_a_line_with_the_reason_and_what_to_do() {
+        let one = Waiting {
+            aggregate_type: "order".into(),
+            aggregate_id: "7".into(),
+            events: 1_200,
+            waits_seconds: 250.0,
+            event: Some(uuid::Uuid::nil()),
+            topic: Some("order".into()),
+            reason: Some("too large".into()),
+            action: None,
+            tries: Some(1),
+        };
+        let expected = "\
+aggregate  events        waits  tries  decided  topic  event in the way
+order/7     1,200  4 min 10 s      1  -        order  00000000-0000-0000-0000-000000000000
+
+order/7: too large
+  -> put the cause right, then `tidings parked retry TYPE/ID --name shop`; or `tidings parked discard EVENT --name shop` gives the event in the way up
+";
+        let text = waiting("shop", &[one]);
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), expected.split_whitespace().collect::<Vec<_>>(), "{text}");
+        assert_eq!(waiting("shop", &[]), "nothing is parked by relay shop\n");
+    }
+}

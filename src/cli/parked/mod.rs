@@ -1,0 +1,172 @@
+//! `tidings parked`: the events that wait because one of their aggregate cannot be delivered, and what shall become of them.
+//!
+//! These commands read and mark; the leading relay alone acts, within seconds, so that an aggregate's order is kept.
+
+mod human;
+mod rows;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::{
+    config::Config,
+    database,
+    exit::{DONE, Failure},
+};
+use rows::{Decision, Event, Waiting, What};
+
+/// Lists, shows, retries and gives up parked events.
+#[derive(Debug, Subcommand)]
+pub(super) enum ParkedCommand {
+    /// Every aggregate that waits, with the event in its way and the reason
+    List(ListArgs),
+    /// Every event that waits, of one aggregate or of all
+    Show(ShowArgs),
+    /// Have the relay try again: the aggregate's events go in their order
+    Retry(DecideArgs),
+    /// Give events up: they are never published, and the relay logs each
+    Discard(DecideArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+    /// Show this many aggregates at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
+    limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// An event's id, or an aggregate as TYPE/ID; all unless given
+    what: Option<String>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+    /// Show this many events at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
+    limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DecideArgs {
+    /// An event's id, or an aggregate as TYPE/ID
+    #[arg(required_unless_present = "all")]
+    what: Option<String>,
+    /// Everything that is parked
+    #[arg(long, conflicts_with = "what")]
+    all: bool,
+    /// Say what would be marked, and mark nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `list` and `show` print as JSON.
+#[derive(Serialize)]
+struct Listed<'a, T> {
+    relay: &'a str,
+    parked: &'a [T],
+}
+
+/// What `retry` and `discard` print as JSON.
+#[derive(Serialize)]
+struct Decided<'a> {
+    relay: &'a str,
+    decision: &'a str,
+    dry_run: bool,
+    events: &'a [Event],
+}
+
+/// Runs one of the commands on the relay that the configuration names.
+pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<ExitCode, Failure> {
+    let settings = database::settings(config)?;
+    let pool = database::connect(settings, "parked").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    match command {
+        ParkedCommand::List(args) => list(config, &pool, args).await,
+        ParkedCommand::Show(args) => show(config, &pool, args).await,
+        ParkedCommand::Retry(args) => decide(config, &pool, args, Decision::Retry).await,
+        ParkedCommand::Discard(args) => decide(config, &pool, args, Decision::Discard).await,
+    }
+}
+
+async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
+    let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    if args.json {
+        print_json(&Listed { relay: &config.name, parked: &waiting })?;
+    } else {
+        print!("{}", human::waiting(&config.name, &waiting));
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCode, Failure> {
+    let what = what(args.what.as_deref())?;
+    let events = rows::events(pool, config, &what, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    if events.is_empty() && what != What::All {
+        return Err(nothing(config, args.what.as_deref()));
+    }
+    if args.json {
+        print_json(&Listed { relay: &config.name, parked: &events })?;
+    } else {
+        print!("{}", human::events(&config.name, &events));
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Decision) -> Result<ExitCode, Failure> {
+    let what = what(args.what.as_deref())?;
+    let events = rows::decide(pool, config, &what, decision, args.dry_run).await.map_err(|error| unreadable(config, &error))?;
+    if events.is_empty() && what != What::All {
+        return Err(nothing(config, args.what.as_deref()));
+    }
+    if args.json {
+        print_json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
+    } else {
+        print!("{}", human::decided(&config.name, &events, decision, args.dry_run));
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+/// What was named on the command line.
+fn what(text: Option<&str>) -> Result<What, Failure> {
+    text.map_or(Ok(What::All), |text| {
+        text.parse().map_err(|()| {
+            Failure::Options(format!(
+                "`{text}` is neither an event's id nor an aggregate\n  -> write a UUID, or TYPE/ID, for instance order/17"
+            ))
+        })
+    })
+}
+
+fn nothing(config: &Config, what: Option<&str>) -> Failure {
+    let (what, name) = (what.unwrap_or_default(), &config.name);
+    Failure::Refused(format!("nothing of {what} is parked by relay {name}\n  -> `tidings parked list --name {name}` shows what is"))
+}
+
+fn unreadable(config: &Config, error: &sqlx::Error) -> Failure {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    match &*code {
+        // undefined_table, invalid_schema_name
+        "42P01" | "3F000" => Failure::Refused(format!("there is no table {}.parked\n  -> run `tidings migrate`", config.schema)),
+        // insufficient_privilege
+        "42501" => Failure::Refused(format!(
+            "the role may not read or mark what is parked\n  -> grant select, update on {}.parked, and select on the relay's tables, to it",
+            config.schema
+        )),
+        _ => Failure::failed("cannot read what is parked", error),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("cannot write JSON", &error))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! `tidings relay`: runs one, or looks after those that run.
+
+mod forget;
+mod moves;
+mod run;
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use sqlx::pool::PoolConnection;
+
+use super::args::{RelayArgs, RelayCommand};
+use super::config::{Config, parse_duration};
+use super::exit::{Failure, with_causes};
+use super::{database, status};
+use crate::relay::operator::OperatorError;
+
+impl RelayArgs {
+    /// Whether it cannot do without Kafka.
+    pub(super) fn needs_brokers(&self) -> bool {
+        match &self.command {
+            None => true,
+            Some(RelayCommand::Forget(args)) => args.delete_topic,
+            Some(_) => false,
+        }
+    }
+}
+
+/// Does what was asked for.
+pub(super) async fn dispatch(config: &Config, args: &RelayArgs) -> Result<ExitCode, Failure> {
+    match &args.command {
+        None => run::run(config).await,
+        Some(RelayCommand::List(args)) => status::list(config, args.json).await,
+        Some(RelayCommand::Forget(args)) => forget::run(config, args).await,
+        Some(RelayCommand::Rewind(args)) => moves::rewind(config, args).await,
+        Some(RelayCommand::Skip(args)) => moves::skip(config, args).await,
+    }
+}
+
+/// A point in time: RFC 3339, or a duration before now.
+pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    let ago = parse_duration(text).map_err(|_| "write a time with its zone, 2026-11-24T18:00:00Z, or how long ago, 90m".to_owned())?;
+    Ok(Utc::now() - ago)
+}
+
+/// A session for one command.
+pub(super) async fn session(config: &Config, role: &str) -> Result<PoolConnection<sqlx::Postgres>, Failure> {
+    let settings = database::settings(config)?;
+    let failed = |error: sqlx::Error| Failure::Failed(database::unreachable(settings, &error));
+    let pool = database::connect(settings, role).await.map_err(failed)?;
+    pool.acquire().await.map_err(failed)
+}
+
+/// What a command's error means for a script.
+pub(super) fn failure(config: &Config, error: OperatorError) -> Failure {
+    let code = match &error {
+        OperatorError::Refused(text) => return Failure::Refused(text.clone()),
+        OperatorError::Sql { source, .. } => source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned(),
+    };
+    let text = with_causes(&error);
+    match code.as_str() {
+        "42P01" | "3F000" | "42703" => {
+            Failure::Refused(format!("{text}\n  -> run `tidings migrate`, or name another schema with --schema"))
+        }
+        "42501" => Failure::Refused(format!("{text}\n  -> run it as the owner of schema {}, or grant what is missing", config.schema)),
+        _ => Failure::Failed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_with_its_zone_or_as_how_long_ago() {
+        assert_eq!(parse_time("2026-11-24T18:00:00+01:00").expect("a time").to_rfc3339(), "2026-11-24T17:00:00+00:00");
+        let ago = Utc::now() - parse_time("2h").expect("a duration");
+        assert!((119..=121).contains(&ago.num_minutes()), "{ago}");
+        assert!(parse_time("yesterday").is_err_and(|text| text.contains("2026-11-24T18:00:00Z")));
+    }
+}

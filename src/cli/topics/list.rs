@@ -1,0 +1,95 @@
+//! `tidings topics list`.
+
+use std::{process::ExitCode, time::Duration};
+
+use serde::Serialize;
+
+use super::brokers;
+use crate::cli::config::Config;
+use crate::cli::exit::{DONE, Failure};
+use crate::cli::relay::{failure, session};
+use crate::cli::table::{Align, aligned, grouped, time};
+use crate::kafka::{Cluster, Topic};
+use crate::relay::operator::{PinnedTopic, topics};
+
+/// How long the cluster may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One topic of one relay, and what Kafka has.
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    pinned: PinnedTopic,
+    /// None if it is not there, or may not be looked at.
+    partitions_in_kafka: Option<i32>,
+}
+
+/// Prints every topic of every relay.
+pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
+    let mut session = session(config, "topics").await?;
+    let pinned = topics(&mut session, &config.schema).await.map_err(|error| failure(config, error))?;
+    let (settings, names) = (brokers(config)?.clone(), pinned.iter().map(|one| one.topic.clone()).collect::<Vec<_>>());
+    let asked = tokio::task::spawn_blocking(move || Cluster::ask(&settings, &names, TIMEOUT));
+    let cluster = asked.await.map_err(|error| Failure::failed("cannot ask Kafka", &error))?;
+    let cluster = cluster.map_err(|reason| Failure::Failed(format!("Kafka does not answer: {reason}\n  -> check --brokers")))?;
+    let in_kafka = |topic: &str| match cluster.topics.get(topic) {
+        Some(Topic::There { partitions, .. }) => i32::try_from(*partitions).ok(),
+        _ => None,
+    };
+    let listed: Vec<Listed> = pinned.into_iter().map(|pinned| Listed { partitions_in_kafka: in_kafka(&pinned.topic), pinned }).collect();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&listed).map_err(|error| Failure::failed("cannot write JSON", &error))?);
+    } else {
+        print!("{}", text(&listed));
+    }
+    Ok(ExitCode::from(DONE))
+}
+
+fn text(topics: &[Listed]) -> String {
+    if topics.is_empty() {
+        return "no relay has published to a topic yet\n".into();
+    }
+    let mut rows = vec![["topic", "relay", "keys over", "in Kafka", "published"].map(String::from).to_vec()];
+    let mut notes = String::new();
+    for Listed { pinned, partitions_in_kafka } in topics {
+        let PinnedTopic { topic, relay, partitions, published, .. } = pinned;
+        let there = partitions_in_kafka.map_or("missing".to_owned(), |count| count.to_string());
+        rows.push(vec![topic.clone(), relay.clone(), partitions.to_string(), there, grouped(*published)]);
+        if let Some(seconds) = pinned.held_seconds {
+            let state = if pinned.hold_acknowledged { "holds back what goes to it" } else { "has not acknowledged the hold yet" };
+            notes.push_str(&format!(
+                "{topic}: is being grown; relay {relay} {state}, for {} at most\n  -> run the command to its end, or `tidings topics grow {topic} --abort`\n",
+                time(seconds)
+            ));
+        } else if let Some(more) = partitions_in_kafka.filter(|count| count > partitions) {
+            notes.push_str(&format!(
+                "{topic}: has {more} partitions, and relay {relay} uses {partitions} of them, so that no key moves\n  -> `tidings topics grow {topic} --partitions {more}` uses all, once consumers have drained it\n"
+            ));
+        }
+    }
+    let table = aligned(&[Align::Left, Align::Left, Align::Right, Align::Right, Align::Right], &rows);
+    if notes.is_empty() { table } else { format!("{table}\n{notes}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_somebody_grew_is_shown_with_the_command_that_uses_its_partitions() {
+        let pinned = PinnedTopic {
+            topic: "order".into(),
+            relay: "tidings".into(),
+            partitions: 4,
+            published: 1_200,
+            held_seconds: None,
+            hold_acknowledged: false,
+        };
+        let same = text(&[Listed { pinned: pinned.clone(), partitions_in_kafka: Some(4) }]);
+        assert_eq!(same, "topic  relay    keys over  in Kafka  published\norder  tidings          4         4      1,200\n");
+        let grown = text(&[Listed { pinned: pinned.clone(), partitions_in_kafka: Some(8) }]);
+        assert!(grown.contains("`tidings topics grow order --partitions 8`"), "{grown}");
+        let held = text(&[Listed { pinned: PinnedTopic { held_seconds: Some(90.0), ..pinned }, partitions_in_kafka: Some(4) }]);
+        assert!(held.contains("has not acknowledged") && held.contains("--abort"), "{held}");
+    }
+}

@@ -1,0 +1,23 @@
+//! `tidings topics`: over how many partitions keys are spread, and how that changes.
+
+mod grow;
+mod list;
+
+use std::process::ExitCode;
+
+use super::args::TopicsCommand;
+use super::config::Config;
+use super::exit::Failure;
+use crate::kafka;
+
+/// Does what was asked for.
+pub(super) async fn dispatch(config: &Config, command: &TopicsCommand) -> Result<ExitCode, Failure> {
+    match command {
+        TopicsCommand::List(args) => list::run(config, args.json).await,
+        TopicsCommand::Grow(args) => grow::run(config, args).await,
+    }
+}
+
+fn brokers(config: &Config) -> Result<&kafka::Settings, Failure> {
+    config.kafka.as_ref().ok_or_else(|| Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into()))
+}

@@ -1,0 +1,56 @@
+//! What changes topics that are there: only an operator's commands do.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewPartitions},
+    client::DefaultClientContext,
+    error::RDKafkaErrorCode,
+};
+
+use super::{Settings, dropped::Dropped, topics::TopicError};
+
+/// How long the cluster may take to do it.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContext>>, TopicError> {
+    settings.client_config().create().map(Dropped::new).map_err(|error| TopicError::Unreachable(error.to_string()))
+}
+
+/// Deletes a topic; false if it was not there.
+///
+/// # Errors
+/// The broker's refusal; a cluster that does not answer.
+pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<bool, TopicError> {
+    let admin = client(settings)?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    let answer = admin.get().delete_topics(&[topic], &options).await;
+    match answer.map_err(|error| TopicError::Unreachable(error.to_string()))?.pop() {
+        Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) => Ok(false),
+        Some(Err((_, code))) => Err(TopicError::Change { topic: topic.to_owned(), doing: "deleted", reason: code.to_string() }),
+        _ => Ok(true),
+    }
+}
+
+/// Gives a topic `partitions` partitions, more than it has, and waits until the cluster shows them.
+///
+/// # Errors
+/// The broker's refusal; a cluster that does not answer.
+pub(crate) async fn grow_topic(settings: &Settings, topic: &str, partitions: i32) -> Result<(), TopicError> {
+    let refused = |reason: String| TopicError::Change { topic: topic.to_owned(), doing: "grown", reason };
+    let admin = client(settings)?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    let count = usize::try_from(partitions).map_err(|_| refused(format!("{partitions} is no number of partitions")))?;
+    let answer = admin.get().create_partitions([&NewPartitions::new(topic, count)], &options).await;
+    if let Some(Err((_, code))) = answer.map_err(|error| TopicError::Unreachable(error.to_string()))?.pop() {
+        return Err(refused(code.to_string()));
+    }
+    let until = Instant::now() + TIMEOUT;
+    while super::topics::partitions_of(settings, topic).await? < partitions {
+        if Instant::now() > until {
+            return Err(refused("the new partitions do not appear".into()));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}

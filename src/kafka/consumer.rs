@@ -1,0 +1,347 @@
+//! A member of a consumer group whose partitions have a queue each.
+//!
+//! One thread polls the member: it learns of rebalances and commits. The records of each partition are read from its own queue by whoever handles them. Who
+//! has enough does not read: librdkafka stops fetching when the queue is full. (`pause` would throw away what is fetched and fetch it again.)
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Message as _, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::Headers as _,
+    types::RDKafkaRespErr,
+};
+use tokio::sync::Notify;
+
+use super::{
+    Settings,
+    incoming::{Incoming, Place},
+};
+
+/// How long the group's coordinator may take to tell what is committed.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a member sets and a user may not. Each value has its reason.
+const FIXED: &[(&str, &str)] = &[
+    // What is finished is committed here, with what is finished beyond it.
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // The records of an aborted transaction never happened.
+    ("isolation.level", "read_committed"),
+    ("allow.auto.create.topics", "false"),
+];
+
+/// What a member prefers; the settings' properties may say otherwise.
+const PREFERRED: &[(&str, &str)] = &[
+    // How long librdkafka waits before it looks again at a queue that was full: the default of a second takes four fifths of the throughput.
+    ("fetch.queue.backoff.ms", "5"),
+    // The default of 500 ms holds a request for one partition back while another's queue is empty.
+    ("fetch.wait.max.ms", "50"),
+    ("queued.min.messages", "10000"),
+    ("queued.max.messages.kbytes", "16384"),
+    // A topic that is made later is read after this long at most.
+    ("topic.metadata.refresh.interval.ms", "30000"),
+    ("reconnect.backoff.max.ms", "2000"),
+    ("statistics.interval.ms", "0"),
+    ("log.connection.close", "false"),
+];
+
+/// One partition of one topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Partition {
+    pub(crate) topic: Arc<str>,
+    pub(crate) number: i32,
+}
+
+/// What the group has decided.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// These are this member's now; [`Member::take`] starts reading them.
+    Assigned(Vec<Partition>),
+    /// These are to be given up by [`Member::give_up`].
+    Revoked {
+        partitions: Vec<Partition>,
+        /// They have another owner already: nothing can be committed.
+        lost: bool,
+    },
+}
+
+/// What is committed for a partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Committed {
+    pub(crate) partition: Partition,
+    /// The next record to be handled.
+    pub(crate) offset: i64,
+    pub(crate) metadata: String,
+}
+
+/// Who a member is.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    pub(crate) group: String,
+    /// `group.instance.id`: a member that returns within the session timeout keeps its partitions without a rebalance (KIP-345).
+    pub(crate) instance: Option<String>,
+    /// The group protocol that brokers drive (KIP-848), in place of the classic one with the cooperative-sticky assignor.
+    pub(crate) broker_side: bool,
+    /// Where a partition begins that has nothing committed: at its end instead of its beginning.
+    pub(crate) from_end: bool,
+}
+
+/// A member of a consumer group.
+pub(crate) struct Member {
+    inner: Arc<BaseConsumer<Context>>,
+}
+
+impl Member {
+    /// Joins the group at the first poll.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(crate) fn join(settings: &Settings, membership: &Membership, topics: &[&str]) -> Result<Self, String> {
+        let mut config = settings.client_config_over(PREFERRED);
+        for (name, value) in FIXED {
+            config.set(*name, *value);
+        }
+        config.set("group.id", &membership.group);
+        config.set("auto.offset.reset", if membership.from_end { "latest" } else { "earliest" });
+        if membership.broker_side {
+            config.set("group.protocol", "consumer");
+        } else {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+        }
+        if let Some(instance) = &membership.instance {
+            config.set("group.instance.id", instance);
+        }
+        config.set_log_level(RDKafkaLogLevel::Warning);
+        let inner: BaseConsumer<Context> = config.create_with_context(Context::default()).map_err(|error| error.to_string())?;
+        inner.subscribe(topics).map_err(|error| error.to_string())?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Waits this long for something to happen; what the group has decided since the last call.
+    ///
+    /// # Errors
+    /// When the client can go no further: fenced, or not allowed.
+    pub(crate) fn poll(&self, timeout: Duration) -> Result<Vec<Change>, String> {
+        match self.inner.poll(timeout) {
+            None => {}
+            Some(Ok(message)) => {
+                // Every partition is split before it is assigned, so this cannot be; its offset is not finished, so it comes again.
+                tracing::error!(topic = message.topic(), partition = message.partition(), "a record came past its partition's queue");
+            }
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(code.to_string()),
+            Some(Err(error)) => self.inner.context().complain(&error),
+        }
+        Ok(self.inner.context().changes().drain(..).collect())
+    }
+
+    /// What is committed for the partitions. Blocks for up to ten seconds.
+    ///
+    /// # Errors
+    /// When the coordinator does not tell.
+    pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Vec<Committed>, String> {
+        let list = list(partitions.iter().map(|partition| (partition, Offset::Invalid)));
+        let answer = self.inner.committed_offsets(list, COMMITTED_TIMEOUT).map_err(|error| error.to_string())?;
+        let found = answer.elements().into_iter().filter_map(|element| {
+            element.error().ok()?;
+            let offset = element.offset().to_raw().filter(|offset| *offset >= 0)?;
+            let partition = partitions.iter().find(|p| p.number == element.partition() && *p.topic == *element.topic())?.clone();
+            Some(Committed { partition, offset, metadata: element.metadata().to_owned() })
+        });
+        Ok(found.collect())
+    }
+
+    /// Starts reading partitions that were assigned, from where it was committed. Each has a feed of its own.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the assignment.
+    pub(crate) fn take(&self, partitions: &[Partition], committed: &[Committed]) -> Result<Vec<Feed>, String> {
+        let offset_of = |partition: &Partition| {
+            committed.iter().find(|committed| committed.partition == *partition).map_or(Offset::Invalid, |c| Offset::Offset(c.offset))
+        };
+        let feeds = partitions.iter().map(|partition| self.feed(partition)).collect::<Result<Vec<_>, _>>()?;
+        let list = list(partitions.iter().map(|partition| (partition, offset_of(partition))));
+        let done = if is_cooperative(&self.inner) { self.inner.incremental_assign(&list) } else { self.inner.assign(&list) };
+        done.map(|()| feeds).map_err(|error| error.to_string())
+    }
+
+    /// Stops reading partitions that were revoked. Their feeds should be gone by now.
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub(crate) fn give_up(&self, partitions: &[Partition]) -> Result<(), String> {
+        let list = list(partitions.iter().map(|partition| (partition, Offset::Invalid)));
+        let done = if is_cooperative(&self.inner) { self.inner.incremental_unassign(&list) } else { self.inner.unassign() };
+        done.map_err(|error| error.to_string())
+    }
+
+    /// Commits, and waits for the coordinator's answer if asked to.
+    ///
+    /// # Errors
+    /// What the coordinator says; when it is not waited for, failures are logged.
+    pub(crate) fn commit(&self, commits: &[Committed], wait: bool) -> Result<(), String> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let list = list(commits.iter().map(|commit| (&commit.partition, Offset::Offset(commit.offset))));
+        for (mut element, commit) in list.elements().into_iter().zip(commits) {
+            element.set_metadata(&commit.metadata);
+        }
+        let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
+        self.inner.commit(&list, mode).map_err(|error| error.to_string())
+    }
+
+    /// Leaves the group and destroys the client. Blocks for seconds: librdkafka waits for its own threads.
+    pub(crate) fn leave(self) {
+        self.inner.context().leaving.store(true, Ordering::Release);
+        self.inner.unsubscribe();
+        drop(self);
+    }
+
+    fn feed(&self, partition: &Partition) -> Result<Feed, String> {
+        let mut queue = self
+            .inner
+            .split_partition_queue(&partition.topic, partition.number)
+            .ok_or_else(|| format!("partition {} of topic {} has no queue", partition.number, partition.topic))?;
+        let readable = Arc::new(Notify::new());
+        let waker = readable.clone();
+        queue.set_nonempty_callback(move || waker.notify_one());
+        // What was there before the callback was set.
+        readable.notify_one();
+        Ok(Feed { partition: partition.clone(), queue, readable })
+    }
+}
+
+/// The records of one partition.
+pub(crate) struct Feed {
+    pub(crate) partition: Partition,
+    queue: PartitionQueue<Context>,
+    readable: Arc<Notify>,
+}
+
+impl Feed {
+    /// The next record, if one is here.
+    pub(crate) fn next(&self) -> Option<Incoming> {
+        loop {
+            match self.queue.poll(Duration::ZERO)? {
+                Ok(message) => {
+                    let place = Place {
+                        topic: self.partition.topic.clone(),
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+                    };
+                    let headers = message.headers();
+                    let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
+                        let header = headers?.get(at);
+                        Some((header.key, header.value))
+                    });
+                    return Some(Incoming::new(place, message.key(), message.payload(), headers));
+                }
+                Err(error) => self.queue_complains(&error),
+            }
+        }
+    }
+
+    /// Waits until there may be a record. Call it after [`next`](Self::next) had none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn readable(&self) {
+        self.readable.notified().await;
+    }
+
+    fn queue_complains(&self, error: &KafkaError) {
+        tracing::warn!(topic = &*self.partition.topic, partition = self.partition.number, %error, "kafka consumer");
+    }
+}
+
+fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
+    matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
+}
+
+fn list<'p>(partitions: impl Iterator<Item = (&'p Partition, Offset)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in partitions {
+        list.add_partition_offset(&partition.topic, partition.number, offset).expect("a partition that Kafka named, and an offset");
+    }
+    list
+}
+
+/// Learns of rebalances and errors on the polling thread.
+#[derive(Default)]
+pub(crate) struct Context {
+    changes: Mutex<VecDeque<Change>>,
+    leaving: AtomicBool,
+    complained: Mutex<Option<RDKafkaErrorCode>>,
+}
+
+impl Context {
+    fn changes(&self) -> std::sync::MutexGuard<'_, VecDeque<Change>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says each kind of trouble once, not at each attempt.
+    fn complain(&self, error: &KafkaError) {
+        // Topics may come later: those that replayed events come back by do.
+        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
+            return tracing::debug!(%error, "kafka consumer");
+        }
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.rdkafka_error_code() != *last || last.is_none() {
+            tracing::warn!(%error, "kafka consumer");
+        }
+        *last = error.rdkafka_error_code();
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::warn!(target: "librdkafka", facility, "{message}");
+            }
+            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ConsumerContext for Context {
+    /// Writes down what is to be done: draining takes time and needs more than this callback has.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let elements = list.elements();
+        let partitions = elements.iter().map(|element| Partition { topic: element.topic().into(), number: element.partition() }).collect();
+        if self.leaving.load(Ordering::Acquire) {
+            // Everything is drained and committed already.
+            let revoked = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
+            let _ = if revoked && is_cooperative(consumer) { consumer.incremental_unassign(list) } else { consumer.unassign() };
+            return;
+        }
+        self.changes().push_back(match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions),
+            _ => Change::Revoked { partitions, lost: consumer.assignment_lost() },
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            // `NoOffset`: there was nothing to commit.
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
+                tracing::warn!(%error, "offsets are not committed; the next commit says it again");
+            }
+        }
+    }
+}

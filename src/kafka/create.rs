@@ -1,0 +1,62 @@
+//! Creates the topics that subscribers write: retries and dead letters.
+
+use std::time::Duration;
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::RDKafkaErrorCode,
+};
+
+use super::Settings;
+
+/// How long a question to the cluster may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Creates `topic` with as many partitions as `like` has; one that exists already is fine.
+///
+/// # Errors
+/// What the cluster says.
+pub(crate) async fn create_like(settings: &Settings, topic: &str, like: &str) -> Result<(), String> {
+    let partitions = partition_count(settings, like).await?;
+    let admin: AdminClient<DefaultClientContext> = settings.client_config().create().map_err(|error| error.to_string())?;
+    // -1: the broker's default.
+    let new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(-1));
+    let answer = admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
+    // Dropping a client blocks.
+    std::thread::spawn(move || drop(admin));
+    match answer.map_err(|error| error.to_string())?.pop() {
+        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(format!("topic `{topic}` cannot be created: {code}")),
+        _ => Ok(()),
+    }
+}
+
+/// How many partitions a topic has; `None` if there is no such topic.
+///
+/// # Errors
+/// When the cluster does not answer.
+pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<Option<i32>, String> {
+    let (mut config, topic) = (settings.client_config(), topic.to_owned());
+    // A question shall not make the topic.
+    config.set("allow.auto.create.topics", "false");
+    let asked = tokio::task::spawn_blocking(move || {
+        let asking: BaseConsumer = config.create().map_err(|error| error.to_string())?;
+        let metadata = asking.fetch_metadata(Some(&topic), ASK_TIMEOUT).map_err(|error| error.to_string());
+        std::thread::spawn(move || drop(asking));
+        let count = metadata?.topics().first().map_or(0, |topic| topic.partitions().len());
+        Ok(i32::try_from(count).ok().filter(|count| *count > 0))
+    });
+    asked.await.map_err(|error| error.to_string())?
+}
+
+/// How long a topic keeps its records; `None` if for ever, or if that may not be read.
+pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
+    let admin: AdminClient<DefaultClientContext> = settings.client_config().create().ok()?;
+    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
+    // Dropping a client blocks.
+    std::thread::spawn(move || drop(admin));
+    let config = answer.ok()?.into_iter().next()?.ok()?;
+    let milliseconds = config.get("retention.ms")?.value.as_ref()?.parse::<i64>().ok()?;
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+}

@@ -1,0 +1,113 @@
+//! One record as it came, owned.
+
+use std::sync::Arc;
+
+/// One record as it came. Its bytes are one allocation, and its headers another: a record has a dozen of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Incoming {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) timestamp: i64,
+    bytes: Box<[u8]>,
+    key: Option<Span>,
+    value: Option<Span>,
+    headers: Box<[(Span, Span)]>,
+}
+
+/// A part of the record's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// Where a record stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+}
+
+impl Incoming {
+    /// Copies a record. A header without a value is one with an empty value.
+    pub(crate) fn new<'h>(
+        place: Place,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
+    ) -> Self {
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| (n + 1, bytes + name.len() + length(value)));
+        let mut bytes = Vec::with_capacity(length(key) + length(value) + header_bytes);
+        let mut put = |part: &[u8]| {
+            // A record is smaller than 2 GiB: the protocol counts with 32 bits.
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(part);
+            Span { start, end: bytes.len() as u32 }
+        };
+        let key = key.map(&mut put);
+        let value = value.map(&mut put);
+        let mut spans = Vec::with_capacity(count);
+        spans.extend(headers.map(|(name, value)| (put(name.as_bytes()), put(value.unwrap_or_default()))));
+        let Place { topic, partition, offset, timestamp } = place;
+        Self { topic, partition, offset, timestamp, bytes: bytes.into(), key, value, headers: spans.into() }
+    }
+
+    /// The record's key.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.key.map(|span| self.at(span))
+    }
+
+    /// The record's value; none for a tombstone.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.value.map(|span| self.at(span))
+    }
+
+    /// Every header, in the record's order.
+    pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
+        self.headers.iter().map(|(name, value)| (self.at(*name), self.at(*value)))
+    }
+
+    /// The value of the last header of this name: what Kafka's clients take where a name is there twice.
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().rev().find(|(key, _)| self.at(*key) == name.as_bytes()).map(|(_, value)| self.at(*value))
+    }
+
+    /// The value of the header at this place.
+    pub(crate) fn header_at(&self, at: usize) -> &[u8] {
+        self.headers.get(at).map_or(&[], |(_, value)| self.at(*value))
+    }
+
+    /// How many bytes the record has in memory.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.headers) + size_of::<Self>()
+    }
+
+    /// Where the record stands.
+    pub(crate) fn place(&self) -> Place {
+        Place { topic: self.topic.clone(), partition: self.partition, offset: self.offset, timestamp: self.timestamp }
+    }
+
+    fn at(&self, span: Span) -> &[u8] {
+        &self.bytes[span.start as usize..span.end as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_gives_back_its_parts() {
+        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let headers = [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"2"))];
+        let record = Incoming::new(place, Some(b"key"), None, headers.into_iter());
+        assert_eq!((record.key(), record.value()), (Some(&b"key"[..]), None));
+        assert_eq!((record.header("a"), record.header("b"), record.header("c")), (Some(&b"2"[..]), Some(&b""[..]), None));
+        assert_eq!(record.headers().collect::<Vec<_>>(), [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]);
+    }
+}

@@ -1,0 +1,135 @@
+//! Sends single records and waits for each: events without a database change, dead letters, retries.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
+    util::Timeout,
+};
+
+use super::Settings;
+
+/// What the publisher sets and a user may not.
+const FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    // A key's partition as the Java client computes it.
+    ("partitioner", "murmur2_random"),
+    ("allow.auto.create.topics", "false"),
+];
+
+/// What the publisher prefers; the settings' properties may say otherwise.
+const PREFERRED: &[(&str, &str)] = &[
+    ("linger.ms", "0"),
+    ("compression.type", "lz4"),
+    // A topic that was just created is found by then.
+    ("topic.metadata.propagation.max.ms", "5000"),
+    ("reconnect.backoff.max.ms", "2000"),
+    ("retry.backoff.ms", "50"),
+    ("log.connection.close", "false"),
+];
+
+/// What the client says of its connections is told by the records that are not sent.
+#[derive(Clone)]
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+/// One record on its way out, with headers of bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Letter {
+    pub(crate) topic: String,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+/// Why a record is not sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum LetterError {
+    #[error("topic `{0}` does not exist")]
+    UnknownTopic(String),
+    /// The broker would refuse it again.
+    #[error("topic `{topic}` refuses the record: {reason}")]
+    Refused { topic: String, reason: String },
+    #[error("sending to topic `{topic}`: {reason}")]
+    Unavailable { topic: String, reason: String },
+}
+
+/// Sends records one by one.
+pub(crate) struct Publisher {
+    inner: Option<FutureProducer<Quiet>>,
+    timeout: Duration,
+}
+
+impl Publisher {
+    /// A publisher that gives a record this long to arrive.
+    ///
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(crate) fn open(settings: &Settings, timeout: Duration) -> Result<Self, String> {
+        let mut config = settings.client_config_over(PREFERRED);
+        for (name, value) in FIXED {
+            config.set(*name, *value);
+        }
+        config.set("message.timeout.ms", timeout.as_millis().to_string());
+        config.set_log_level(RDKafkaLogLevel::Error);
+        let inner = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
+        Ok(Self { inner: Some(inner), timeout })
+    }
+
+    /// Sends a record and waits until every in-sync replica has it.
+    ///
+    /// # Errors
+    /// [`LetterError`]; it may have arrived nevertheless when it says unavailable.
+    pub(crate) async fn send(&self, letter: &Letter) -> Result<(), LetterError> {
+        let mut headers = OwnedHeaders::new_with_capacity(letter.headers.len());
+        for (key, value) in &letter.headers {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        let mut record = FutureRecord::<[u8], [u8]>::to(&letter.topic).headers(headers);
+        (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
+        let producer = self.inner.as_ref().expect("there until it is dropped");
+        match producer.send(record, Timeout::After(self.timeout)).await {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(LetterError::of(&letter.topic, &error)),
+        }
+    }
+}
+
+impl LetterError {
+    fn of(topic: &str, error: &KafkaError) -> Self {
+        use RDKafkaErrorCode::{
+            InvalidMessage, InvalidRecord, InvalidTimestamp, MessageSizeTooLarge, UnknownTopic, UnknownTopicOrPartition,
+        };
+        let (topic, reason) = (topic.to_owned(), error.to_string());
+        match error.rdkafka_error_code() {
+            Some(UnknownTopic | UnknownTopicOrPartition) => Self::UnknownTopic(topic),
+            Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessage) => Self::Refused { topic, reason },
+            _ => Self::Unavailable { topic, reason },
+        }
+    }
+}
+
+// === impl Drop ===
+
+impl Drop for Publisher {
+    /// On a thread of its own: the last one destroys the client, which blocks.
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        let _ = std::thread::Builder::new().name("tidings-kafka-end".into()).spawn(move || drop(inner));
+    }
+}

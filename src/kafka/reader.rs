@@ -1,0 +1,291 @@
+//! What a record says: the way in, as `envelope` is the way out.
+//!
+//! CloudEvents in binary mode (attributes in headers), in structured mode (attributes and data in the value), the records of Debezium's EventRouter (header
+//! `id`; the type in a header, if it was told to write one), and plain JSON. All come out as one shape, that of binary mode.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::incoming::Incoming;
+
+/// What a record says.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// In binary mode.
+    incoming: Incoming,
+    /// As it came, if that is not the same.
+    original: Option<Box<Incoming>>,
+    /// Where among the headers each attribute is.
+    at: Attributes,
+    version: u32,
+    assumed_type: Option<&'static str>,
+}
+
+/// Places among the headers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attributes {
+    id: Option<u16>,
+    event_type: Option<u16>,
+    source: Option<u16>,
+    subject: Option<u16>,
+    aggregate_type: Option<u16>,
+    time: Option<u16>,
+}
+
+/// Why a record is no event.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// Attributes are text.
+    #[error("the attribute `{0}` is not UTF-8")]
+    NotText(&'static str),
+    /// CloudEvents requires it.
+    #[error("the CloudEvent has no `{0}`")]
+    Missing(&'static str),
+    /// A version counts from 1.
+    #[error("the version {0:?} is not a number from 1")]
+    Version(String),
+    /// The value is no CloudEvent in JSON.
+    #[error("the value is not a CloudEvent: {0}")]
+    Structured(String),
+    /// Nothing says what happened.
+    #[error("nothing says which event this is: neither `ce_type` nor a header `eventType`, and no type is assumed for this topic")]
+    NoType,
+}
+
+/// A CloudEvent's attributes that are not of interest by themselves become headers with this prefix.
+const PREFIX: &str = "ce_";
+
+impl Message {
+    /// Reads a record; one without a type is of `assumed_type`.
+    ///
+    /// # Errors
+    /// [`Malformed`], and the record.
+    pub(crate) fn read(incoming: Incoming, assumed_type: Option<&'static str>) -> Result<Self, (Malformed, Box<Incoming>)> {
+        let structured = incoming.header("content-type").is_some_and(|media| media.starts_with(b"application/cloudevents+json"));
+        let (incoming, original) = if structured && incoming.value().is_some() {
+            match from_structured(&incoming) {
+                Ok(binary) => (binary, Some(Box::new(incoming))),
+                Err(malformed) => return Err((malformed, Box::new(incoming))),
+            }
+        } else {
+            (incoming, None)
+        };
+        match Self::look(&incoming, assumed_type) {
+            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type })),
+            Err(malformed) => Err((malformed, original.unwrap_or_else(|| Box::new(incoming)))),
+        }
+    }
+
+    fn look(incoming: &Incoming, assumed_type: Option<&'static str>) -> Result<(Attributes, u32), Malformed> {
+        let (mut at, mut version, mut cloud_event) = (Attributes::default(), 1, false);
+        let (mut foreign_id, mut foreign_type) = (None, None);
+        for (place, (name, value)) in incoming.headers().enumerate() {
+            let here = u16::try_from(place).ok();
+            let text = |name| std::str::from_utf8(value).map_err(|_| Malformed::NotText(name));
+            match name {
+                b"ce_id" => (at.id, _) = (here, text("id")?),
+                b"ce_type" => (at.event_type, _) = (here, text("type")?),
+                b"ce_source" => (at.source, _) = (here, text("source")?),
+                b"ce_subject" => (at.subject, _) = (here, text("subject")?),
+                b"ce_aggregatetype" => (at.aggregate_type, _) = (here, text("aggregatetype")?),
+                b"ce_time" => at.time = here,
+                b"ce_specversion" => cloud_event = true,
+                b"ce_dataversion" => version = number(text("dataversion")?)?,
+                b"id" => foreign_id = here,
+                b"eventType" | b"type" => foreign_type = here,
+                _ => {}
+            }
+        }
+        if cloud_event {
+            if at.id.is_none() {
+                return Err(Malformed::Missing("id"));
+            }
+            if at.event_type.is_none() {
+                return Err(Malformed::Missing("type"));
+            }
+        } else {
+            (at.id, at.event_type) = (at.id.or(foreign_id), at.event_type.or(foreign_type));
+        }
+        if at.event_type.is_none() && assumed_type.is_none() {
+            return Err(Malformed::NoType);
+        }
+        Ok((at, version))
+    }
+
+    /// What happened.
+    pub(crate) fn event_type(&self) -> &str {
+        self.at.event_type.map_or(self.assumed_type.unwrap_or_default(), |at| self.text_at(at))
+    }
+
+    /// The version of the data's schema; 1 if nothing is said.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Which occurrence; unique within its [`source`](Self::source). Where nothing is said, the place of the record.
+    pub(crate) fn id(&self) -> Cow<'_, str> {
+        match self.at.id {
+            Some(at) => Cow::Borrowed(self.text_at(at)),
+            None => Cow::Owned(format!("{}/{}", self.incoming.partition, self.incoming.offset)),
+        }
+    }
+
+    /// Who says so. Where nothing is said, the topic.
+    pub(crate) fn source(&self) -> Cow<'_, str> {
+        match self.at.source {
+            Some(at) => Cow::Borrowed(self.text_at(at)),
+            None => Cow::Owned(format!("kafka:{}", self.incoming.topic)),
+        }
+    }
+
+    /// What it happened to: the record's key, or the subject of a record without a key.
+    pub(crate) fn aggregate_id(&self) -> Cow<'_, str> {
+        match (self.incoming.key(), self.at.subject) {
+            (Some(key), _) => String::from_utf8_lossy(key),
+            (None, Some(at)) => Cow::Borrowed(self.text_at(at)),
+            (None, None) => Cow::Borrowed(""),
+        }
+    }
+
+    /// The kind of thing it happened to, if the record says so.
+    pub(crate) fn aggregate_type(&self) -> Option<&str> {
+        self.at.aggregate_type.map(|at| self.text_at(at))
+    }
+
+    /// When it happened, as the publisher wrote it.
+    pub(crate) fn time(&self) -> Option<&str> {
+        self.at.time.map(|at| self.text_at(at))
+    }
+
+    /// The data; none for a tombstone.
+    pub(crate) fn data(&self) -> Option<&[u8]> {
+        self.incoming.value()
+    }
+
+    /// A header's value, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.incoming.header(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The record as it came.
+    pub(crate) fn as_it_came(&self) -> &Incoming {
+        self.original.as_deref().unwrap_or(&self.incoming)
+    }
+
+    /// How many bytes it takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        self.incoming.size() + self.original.as_ref().map_or(0, |original| original.size())
+    }
+
+    fn text_at(&self, at: u16) -> &str {
+        std::str::from_utf8(self.incoming.header_at(at.into())).unwrap_or_default()
+    }
+}
+
+fn number(text: &str) -> Result<u32, Malformed> {
+    text.parse().ok().filter(|version| *version > 0).ok_or_else(|| Malformed::Version(text.to_owned()))
+}
+
+/// From structured mode to binary mode: attributes become headers, `data` or `data_base64` becomes the value.
+fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
+    use base64::Engine as _;
+    let malformed = |error: &dyn std::fmt::Display| Malformed::Structured(error.to_string());
+    let attributes: BTreeMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_slice(record.value().unwrap_or_default()).map_err(|error| malformed(&error))?;
+    let mut headers: Vec<(String, Cow<'_, [u8]>)> = Vec::with_capacity(attributes.len() + record.headers().len());
+    for (name, value) in record.headers().filter(|(name, _)| *name != b"content-type") {
+        headers.push((String::from_utf8_lossy(name).into_owned(), Cow::Borrowed(value)));
+    }
+    let mut data: Option<Cow<'_, [u8]>> = None;
+    for (name, raw) in &attributes {
+        // A string without its quotes; numbers and booleans as they are written.
+        let text = || match serde_json::from_str::<String>(raw.get()) {
+            Ok(text) => Cow::Owned(text.into_bytes()),
+            Err(_) => Cow::Borrowed(raw.get().as_bytes()),
+        };
+        match &**name {
+            "data" => data = (raw.get() != "null").then(|| Cow::Borrowed(raw.get().as_bytes())),
+            "data_base64" => {
+                let bytes = base64::engine::general_purpose::STANDARD.decode(&*text()).map_err(|error| malformed(&error))?;
+                data = Some(Cow::Owned(bytes));
+            }
+            "datacontenttype" => headers.push(("content-type".into(), text())),
+            "traceparent" | "tracestate" => headers.push((name.to_string(), text())),
+            _ => headers.push((format!("{PREFIX}{name}"), text())),
+        }
+    }
+    let borrowed = headers.iter().map(|(name, value)| (name.as_str(), Some(&**value)));
+    Ok(Incoming::new(record.place(), record.key(), data.as_deref(), borrowed))
+}
+
+/// Debezium writes a JSON payload as one JSON string unless it was told to expand it: takes the text out of it.
+fn unwrap_text(message: Message) -> Message {
+    let is_cloud_event = message.incoming.header("ce_specversion").is_some();
+    let quoted = message.data().filter(|data| !is_cloud_event && data.first() == Some(&b'"'));
+    let Some(text) = quoted.and_then(|data| serde_json::from_slice::<String>(data).ok()) else { return message };
+    let headers = message.incoming.headers().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), Some(value)));
+    let incoming = Incoming::new(message.incoming.place(), message.incoming.key(), Some(text.as_bytes()), headers);
+    Message { original: Some(Box::new(message.incoming)), incoming, ..message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::incoming::Place;
+
+    fn read(headers: &[(&str, &str)], value: Option<&str>, assumed: Option<&'static str>) -> Result<Message, Malformed> {
+        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
+        let headers = headers.iter().map(|(name, value)| (*name, Some(value.as_bytes())));
+        Message::read(Incoming::new(place, Some(b"7"), value.map(str::as_bytes), headers), assumed).map_err(|(malformed, _)| malformed)
+    }
+
+    const BINARY: [(&str, &str); 5] =
+        [("ce_specversion", "1.0"), ("ce_id", "e-1"), ("ce_type", "OrderPlaced"), ("ce_source", "/shop"), ("ce_dataversion", "2")];
+
+    #[test]
+    fn binary_and_structured_mode_say_the_same() {
+        let structured = r#"{"specversion":"1.0","id":"e-1","type":"OrderPlaced","source":"/shop","dataversion":2,"traceparent":"00-a","data":{"n": 1}}"#;
+        let binary = read(&[&BINARY[..], &[("traceparent", "00-a")]].concat(), Some(r#"{"n": 1}"#), None).expect("a CloudEvent");
+        let structured = read(&[("content-type", "application/cloudevents+json; charset=UTF-8")], Some(structured), None).expect("another");
+        for message in [&binary, &structured] {
+            assert_eq!((&*message.id(), &*message.source(), message.event_type(), message.version()), ("e-1", "/shop", "OrderPlaced", 2));
+            assert_eq!((message.data(), message.header("traceparent")), (Some(&br#"{"n": 1}"#[..]), Some("00-a")));
+        }
+        assert!(structured.as_it_came().value().is_some_and(|value| value.starts_with(br#"{"specversion"#)));
+    }
+
+    #[test]
+    fn bytes_in_structured_mode_are_decoded() {
+        let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","data_base64":"AP8="}"#;
+        let message = read(&[("content-type", "application/cloudevents+json")], Some(value), None).expect("a CloudEvent");
+        assert_eq!(message.data(), Some(&[0, 255][..]));
+    }
+
+    #[test]
+    fn records_of_the_event_router_have_their_type_in_a_header_or_are_told_one() {
+        let debezium = read(&[("id", "e-2"), ("eventType", "OrderPlaced")], Some(r#"{"n":1}"#), None).expect("a type in a header");
+        assert_eq!((&*debezium.id(), debezium.event_type()), ("e-2", "OrderPlaced"));
+        let told = read(&[("id", "e-2")], Some(r#""{\"n\":1}""#), Some("OrderPlaced")).expect("a type that is assumed");
+        assert_eq!((told.event_type(), told.data()), ("OrderPlaced", Some(&br#"{"n":1}"#[..])));
+    }
+
+    #[test]
+    fn plain_json_is_known_by_its_place() {
+        let plain = read(&[], Some("{}"), Some("OrderPlaced")).expect("a type that is assumed");
+        assert_eq!((&*plain.id(), &*plain.source(), &*plain.aggregate_id()), ("3/9", "kafka:order", "7"));
+    }
+
+    #[test]
+    fn what_is_no_event_says_why() {
+        assert!(matches!(read(&[], Some("{}"), None), Err(Malformed::NoType)));
+        assert!(matches!(read(&BINARY[..1], Some("{}"), None), Err(Malformed::Missing("id"))));
+        assert!(matches!(read(&BINARY[..2], Some("{}"), None), Err(Malformed::Missing("type"))));
+        assert!(matches!(read(&[&BINARY[..4], &[("ce_dataversion", "x")]].concat(), None, None), Err(Malformed::Version(_))));
+        let structured = [("content-type", "application/cloudevents+json")];
+        assert!(matches!(read(&structured, Some("{"), None), Err(Malformed::Structured(_))));
+        assert!(matches!(read(&structured, Some(r#"{"specversion":"1.0","type":"T"}"#), None), Err(Malformed::Missing("id"))));
+    }
+}

@@ -1,0 +1,130 @@
+//! Reads a whole topic once, and remembers which of its records are done with: in the commits of a group that has no members.
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    error::KafkaError,
+    message::Headers as _,
+};
+
+use super::{
+    Settings,
+    consumer::{Committed, Partition},
+    incoming::{Incoming, Place},
+};
+
+/// How long a question to the cluster may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the next record may take before the topic is taken for unreadable.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A topic that is read from what is committed to its end. Every function blocks.
+pub(crate) struct Shelf {
+    consumer: BaseConsumer,
+    topic: Arc<str>,
+    partitions: Vec<Partition>,
+}
+
+impl Shelf {
+    /// Finds the topic.
+    ///
+    /// # Errors
+    /// What the cluster says; that the topic is not there.
+    pub(crate) fn open(settings: &Settings, group: &str, topic: &str) -> Result<Self, String> {
+        let mut config = settings.client_config_over(&[("fetch.wait.max.ms", "50")]);
+        config.set("group.id", group);
+        config.set("enable.auto.commit", "false");
+        config.set("enable.partition.eof", "true");
+        config.set("isolation.level", "read_committed");
+        config.set("allow.auto.create.topics", "false");
+        config.set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().map_err(|error| error.to_string())?;
+        let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let name: Arc<str> = topic.into();
+        let numbers = metadata.topics().first().map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<_>>());
+        let partitions = numbers.unwrap_or_default().into_iter().map(|number| Partition { topic: name.clone(), number });
+        let partitions: Vec<_> = partitions.collect();
+        if partitions.is_empty() {
+            return Err(format!("topic `{topic}` does not exist"));
+        }
+        Ok(Self { consumer, topic: name, partitions })
+    }
+
+    /// What is committed.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub(crate) fn committed(&self) -> Result<Vec<Committed>, String> {
+        let list = self.consumer.committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let committed = list.elements().into_iter().filter_map(|element| {
+            let offset = element.offset().to_raw().filter(|offset| *offset >= 0)?;
+            let partition = Partition { topic: self.topic.clone(), number: element.partition() };
+            Some(Committed { partition, offset, metadata: element.metadata().to_owned() })
+        });
+        Ok(committed.collect())
+    }
+
+    /// Reads every record from what is committed to the end, partition by partition in their order.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub(crate) fn read(&self, committed: &[Committed], mut each: impl FnMut(Incoming)) -> Result<(), String> {
+        for partition in &self.partitions {
+            let from = committed.iter().find(|committed| committed.partition == *partition);
+            let mut only = TopicPartitionList::new();
+            let offset = from.map_or(Offset::Beginning, |committed| Offset::Offset(committed.offset));
+            only.add_partition_offset(&partition.topic, partition.number, offset).map_err(|error| error.to_string())?;
+            self.consumer.assign(&only).map_err(|error| error.to_string())?;
+            loop {
+                match self.consumer.poll(READ_TIMEOUT) {
+                    Some(Ok(message)) => {
+                        let place = Place {
+                            topic: self.topic.clone(),
+                            partition: message.partition(),
+                            offset: message.offset(),
+                            timestamp: message.timestamp().to_millis().unwrap_or(-1),
+                        };
+                        let headers = message.headers();
+                        let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
+                            let header = headers?.get(at);
+                            Some((header.key, header.value))
+                        });
+                        each(Incoming::new(place, message.key(), message.payload(), headers));
+                    }
+                    Some(Err(KafkaError::PartitionEOF(_))) => break,
+                    Some(Err(error)) => return Err(error.to_string()),
+                    None => return Err(format!("topic `{}` cannot be read to its end", self.topic)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the coordinator says.
+    pub(crate) fn commit(&self, commits: &[Committed]) -> Result<(), String> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for commit in commits {
+            let mut element = list.add_partition(&commit.partition.topic, commit.partition.number);
+            element.set_offset(Offset::Offset(commit.offset)).map_err(|error| error.to_string())?;
+            element.set_metadata(&commit.metadata);
+        }
+        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| error.to_string())
+    }
+
+    fn list(&self, offset: impl Fn(&Partition) -> Offset) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in &self.partitions {
+            list.add_partition_offset(&partition.topic, partition.number, offset(partition)).expect("a partition that Kafka named");
+        }
+        list
+    }
+}

@@ -1,0 +1,143 @@
+//! What the forwarder does with an event that cannot be delivered: sets it aside, sends it to the dead letters, or stops.
+
+use super::{Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, Hold, not_taken, now_millis};
+use crate::{
+    kafka::{Outgoing, Record, SendError, Value, partition_of},
+    relay::{
+        OnUndeliverable,
+        error::Interruption,
+        parked::{Aggregate, Full, Reference, dead_letter_topic, explain, reference},
+        sink::Sent,
+    },
+};
+
+/// From this many refusals on a dead letter is a reference; the first one was the event's own topic's.
+const DEAD_LETTER_REFERENCE: u32 = 2;
+
+/// So many refusals, and the topic of dead letters does not even take references.
+const DEAD_LETTER_REFUSALS_MAX: u32 = 4;
+
+impl Forwarder {
+    /// What the policy says about an event that was found to be undeliverable, having been refused by the broker this often.
+    pub(super) fn undeliverable(
+        &mut self,
+        seq: i64,
+        event: &Outgoing<'_>,
+        reason: String,
+        refusals: u32,
+    ) -> Result<Result<Delivery, Hold>, Interruption> {
+        match self.options.undeliverable.policy {
+            OnUndeliverable::Park => {
+                self.careful.forget(seq);
+                Ok(Ok(Delivery::Undeliverable(reason)))
+            }
+            OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => {
+                let sent = self.send_dead_letter(seq, event, &reason, refusals >= DEAD_LETTER_REFERENCE)?;
+                Ok(sent.map(Delivery::Sent))
+            }
+            OnUndeliverable::DeadLetter | OnUndeliverable::Stop => {
+                Err(Interruption::Refused(stop_message(&self.options.name, seq, event, &reason)))
+            }
+        }
+    }
+
+    /// Sets an event aside: itself undeliverable for this reason, or behind one that is.
+    pub(super) fn park(&mut self, seq: i64, event: &Outgoing<'_>, reason: Option<String>) -> Result<Result<Forwarded, Hold>, Interruption> {
+        if !self.parked.has_room() {
+            return Ok(Err(Hold::Parking));
+        }
+        let topic = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let aggregate = Aggregate { kind: event.aggregate_type.to_owned(), id: event.aggregate_id.to_owned() };
+        if let Some(reason) = &reason {
+            tracing::error!(
+                event = %event.id, seq, topic, aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
+                "an event cannot be delivered: {reason}; it is parked, later ones of its aggregate wait behind it, others go on \
+                 (tidings parked list --name {})",
+                self.options.name
+            );
+            self.observer.undeliverable("parked");
+        }
+        match self.parked.park(Reference { seq, id: event.id, aggregate, topic, reason }) {
+            Ok(()) => Ok(Ok(Forwarded::Parked)),
+            Err(full) => Err(Interruption::Refused(full_message(&self.options.name, full, seq, event))),
+        }
+    }
+
+    /// Sends an event to the topic of dead letters, or a reference to it, if its payload is what Kafka does not take.
+    fn send_dead_letter(
+        &mut self,
+        seq: i64,
+        event: &Outgoing<'_>,
+        reason: &str,
+        by_reference: bool,
+    ) -> Result<Result<u64, Hold>, Interruption> {
+        let original = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
+        let Some((at, route)) = self.routes.named(&topic) else { return Ok(Err(Hold::NewTopic(topic))) };
+        let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
+        if !route.may_send(partition, || self.sink.acks().floor()) {
+            return Ok(Err(Hold::FirstContact));
+        }
+        let mut reference_only = by_reference;
+        loop {
+            let value = reference(&self.options.schema, event.id, seq);
+            let mut event = *event;
+            if reference_only {
+                event.value = Value::Json(&value);
+            }
+            let (headers, value) = match self.envelope.write(&event) {
+                Ok(written) => written,
+                Err(_) => {
+                    // The reason says so; they are in the outbox.
+                    event.headers = "{}";
+                    self.envelope.write(&event).map_err(|error| Interruption::Refused(error.to_string()))?
+                }
+            };
+            let headers = explain(headers, &original, reason, event.id, seq);
+            let (key, timestamp) = (event.aggregate_id.as_bytes(), now_millis());
+            let record = Record { topic: &topic, partition, key, value, headers, timestamp, label: seq };
+            match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES + reason.len()) {
+                Ok(Sent::Tag(tag)) => {
+                    route.sent(partition, tag);
+                    self.count(at);
+                    self.careful.sent(seq, tag);
+                    tracing::warn!(event = %event.id, seq, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
+                    self.observer.undeliverable("dead-letter");
+                    return Ok(Ok(tag));
+                }
+                Ok(Sent::Full(bytes)) => return Ok(Err(Hold::Full(bytes))),
+                Ok(Sent::Committing) => return Ok(Err(Hold::Committing)),
+                Err(SendError::TooLarge) if !reference_only => reference_only = true,
+                Err(error) => return Err(not_taken(&error)),
+            }
+        }
+    }
+}
+
+fn stop_message(relay: &str, seq: i64, event: &Outgoing<'_>, reason: &str) -> String {
+    format!(
+        "event {id} (seq {seq}, {} of {}/{}) cannot be delivered: {reason}; the relay stops before it, so that nothing is skipped. Put the cause right and start it again; \
+         or start it with --on-undeliverable park, which sets this aggregate aside and goes on (`tidings parked discard {id} --name {relay}` then gives this one \
+         event up), or with --on-undeliverable dead-letter",
+        event.event_type,
+        event.aggregate_type,
+        event.aggregate_id,
+        id = event.id
+    )
+}
+
+fn full_message(relay: &str, full: Full, seq: i64, event: &Outgoing<'_>) -> String {
+    let (what, key) = match full {
+        Full::Aggregate(limit) => (
+            format!("{limit} events of aggregate {}/{}", event.aggregate_type, event.aggregate_id),
+            "undeliverable.parked_events_per_aggregate",
+        ),
+        Full::Total(limit) => (format!("{limit} events"), "undeliverable.parked_events"),
+    };
+    format!(
+        "{what} are parked, which is as many as {key} allows; the relay stops before event {} (seq {seq}), so that nothing is skipped. \
+         `tidings parked list --name {relay}` says why they wait: put the cause right and `tidings parked retry`, or `tidings parked discard`; the relay acts on that \
+         first when it is started again. Or raise {key}",
+        event.id
+    )
+}

@@ -1,0 +1,33 @@
+//! Events that cannot be delivered, and what waits behind them.
+//!
+//! One bad event stops its own aggregate and nothing else. The event and every later one of its aggregate are *parked*: set aside by reference
+//! in a table, while the position passes them and the outbox keeps their rows. Nothing passes before it is parked:
+//!
+//! ```text
+//! found before sending     name, headers, size ──▶ INSERT, committed ──▶ the position passes it
+//! refused by the broker    the batch is aborted, the session starts again from what is durable
+//!                          ──▶ the suspects, which the batch held, go one by one ([`Careful`]) ──▶ the one refused alone is parked, as above
+//! released                 a person sets `retry` or `discard` ──▶ the leader publishes the aggregate's events in their order; their numbers
+//!                          are in the position that is committed with them (`Position::released`) ──▶ DELETE ──▶ and out of the position
+//! ```
+//!
+//! So a kill at any point repeats nothing: an event that was parked and not passed is met again and is parked already; one that was
+//! released and not deleted is in the position that the next session reads.
+//!
+//! The order is that of `seq`, which is each aggregate's order (writers lock it before they publish). An event with a smaller number than the
+//! first one parked is earlier, was not delivered when its batch was aborted, and goes.
+//!
+//! `set` (what is parked) and `careful` (who is suspected) are pure, `rows` is the table's SQL, `release` ends the wait, `dead_letter` is the
+//! other policy.
+
+mod careful;
+mod dead_letter;
+mod release;
+mod rows;
+mod set;
+
+pub(super) use careful::{Careful, Culprit};
+pub(super) use dead_letter::{dead_letter_topic, explain, reference};
+pub(super) use release::release;
+pub(super) use rows::{delete, load, store};
+pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Reference};

@@ -1,0 +1,244 @@
+//! An event from its first attempt to its end: handled, set aside, dead, or left to the next owner of its partition.
+//!
+//! ```text
+//!              ┌── pause ◀─ retry, snooze, unavailable
+//!              ▼               │
+//!  event ─▶ attempt ───────────┴─ handled, duplicate, skip ─▶ finished
+//!                              └─ attempts used up ─▶ kill switch ─▶ park ─▶ detour
+//!                                 dead letter      ─────────────────┴──────▶ retry topic, dead letter ─▶ finished
+//! ```
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+
+use super::clock::Clock;
+use super::dead_letters::{DUE, DeadLetters, Letterbox, original_topic};
+use super::gate::Gate;
+use super::handler::{HandlerError, Verdict};
+use super::kill_switch::Tally;
+use super::options::Options;
+use super::retry::{Next, Retry};
+use super::router::{Core, Handled, HandlerService};
+use super::statistics::{Count, Statistics};
+use super::turn::Turn;
+use super::{Delivery, Escalation};
+use crate::kafka::Message;
+
+/// Pauses while something that every event needs is down: short enough to be felt as quick.
+pub(super) const OUTAGE_PAUSES: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
+
+/// Runs attempts by the subscriber's rules. One a subscriber.
+pub(super) struct Runner {
+    pub(super) name: String,
+    pub(super) core: Arc<Core>,
+    pub(super) service: HandlerService,
+    pub(super) options: Options,
+    pub(super) escalation: Escalation,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) letterbox: Box<dyn Letterbox>,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) gate: Gate,
+    pub(super) statistics: Statistics,
+    pub(super) tally: Mutex<Tally>,
+    /// Whether the tally has a failure, so that what succeeds need not be counted otherwise.
+    pub(super) tallying: AtomicBool,
+    /// Who probes while the kill switch has tripped.
+    pub(super) probe: tokio::sync::Mutex<()>,
+    pub(super) tripped: AtomicBool,
+    pub(super) clock: Clock,
+}
+
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It need not be seen again.
+    Finished,
+    /// It is to be set aside, with the later ones of its aggregate.
+    Park,
+    /// The subscriber gives the partition up: the next owner handles it.
+    Abandoned,
+}
+
+/// How a parked event ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Parked {
+    /// It is handled or dead: the next of its aggregate follows.
+    Done,
+    /// It is tried again after this long.
+    Again { after: Duration, attempts: u32, error: String },
+    /// The partition is given up.
+    Abandoned,
+}
+
+impl Runner {
+    /// Handles several messages of one type by one attempt; false if they are to be handled one by one.
+    pub(super) async fn settle_together(&self, messages: &[Arc<Message>]) -> bool {
+        match self.attempt(Delivery::many(messages.to_vec(), 1)).await {
+            Ok(handled) => {
+                self.handled(handled, messages.len());
+                true
+            }
+            Err(error) => {
+                tracing::debug!(subscriber = self.name, error = error.chain(), "a batch failed; its events are handled one by one");
+                false
+            }
+        }
+    }
+
+    /// Handles one message until it has ended, by these retry rules.
+    pub(super) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry) -> Settled {
+        if let Some(time) = due_in(message)
+            && !turn.pause(time).await
+        {
+            return Settled::Abandoned;
+        }
+        let (mut failed, mut outages) = (0, 0);
+        loop {
+            let error = match self.attempt(Delivery::one(message.clone(), failed + 1)).await {
+                Ok(handled) => {
+                    self.handled(handled, 1);
+                    return Settled::Finished;
+                }
+                Err(error) => error,
+            };
+            if error.verdict() == Verdict::Unavailable {
+                outages += 1;
+                self.shut(&error.chain());
+            } else if outages > 0 {
+                outages = 0;
+                self.reopen();
+            }
+            let pause = match error.verdict() {
+                Verdict::Skip => {
+                    tracing::debug!(subscriber = self.name, %error, "an event is skipped");
+                    self.statistics.add(Count::Skipped, 1);
+                    return Settled::Finished;
+                }
+                Verdict::Snooze(time) => time,
+                Verdict::Unavailable => Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance()),
+                Verdict::Retry | Verdict::DeadLetter => {
+                    failed += 1;
+                    self.statistics.add(Count::FailedAttempts, 1);
+                    let next = if error.verdict() == Verdict::DeadLetter { Next::GiveUp } else { retry.after(failed, chance()) };
+                    match next {
+                        Next::After(pause) => {
+                            tracing::debug!(subscriber = self.name, failed, error = error.chain(), "an attempt failed");
+                            pause
+                        }
+                        Next::GiveUp if self.trips() => match self.probe(message, turn).await {
+                            Some(end) => return end,
+                            None => continue,
+                        },
+                        Next::GiveUp => return self.end(message, &error, failed, turn).await,
+                    }
+                }
+            };
+            if !turn.pause(pause).await {
+                return Settled::Abandoned;
+            }
+        }
+    }
+
+    /// Handles one message that is parked and failed this often before.
+    pub(super) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
+        let Escalation::Park(retry) = &self.escalation else { return Parked::Done };
+        let mut outages = 0;
+        loop {
+            let error = match self.attempt(Delivery::one(message.clone(), self.options.retry.attempts() + before + 1)).await {
+                Ok(handled) => {
+                    self.handled(handled, 1);
+                    return Parked::Done;
+                }
+                Err(error) => error,
+            };
+            let pause = match error.verdict() {
+                Verdict::Skip => return Parked::Done,
+                Verdict::Snooze(time) => return Parked::Again { after: time, attempts: before, error: error.chain() },
+                Verdict::Unavailable => {
+                    outages += 1;
+                    self.shut(&error.chain());
+                    Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance())
+                }
+                Verdict::Retry | Verdict::DeadLetter => {
+                    self.statistics.add(Count::FailedAttempts, 1);
+                    let is_dead = error.verdict() == Verdict::DeadLetter;
+                    match retry.after(before + 1, chance()) {
+                        Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
+                        _ => {}
+                    }
+                    let attempts = self.options.retry.attempts() + before + 1;
+                    return match self.bury_at_last(message.as_it_came(), original_topic(message), &error, "handler", attempts, turn).await {
+                        Settled::Abandoned => Parked::Abandoned,
+                        _ => Parked::Done,
+                    };
+                }
+            };
+            if !turn.pause(pause).await {
+                return Parked::Abandoned;
+            }
+        }
+    }
+
+    /// One attempt. A panic is a failed one.
+    pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
+        let ended = AssertUnwindSafe(self.service.handle(delivery)).catch_unwind().await;
+        let result = ended.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+            Err(HandlerError::retry(format!("the handler panicked: {}", text.as_deref().unwrap_or("without a text"))))
+        });
+        let waits = self.options.wait_for_newer_code;
+        result.map_err(|error| if waits && error.asks_for_newer_code() { error.waited_out() } else { error })
+    }
+
+    pub(super) fn handled(&self, handled: Handled, events: usize) {
+        self.statistics.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, events);
+        if !self.gate.is_open() && !self.tripped.load(Ordering::Acquire) {
+            self.reopen();
+        }
+        if self.tallying.load(Ordering::Relaxed) {
+            let now = tokio::time::Instant::now().into_std();
+            self.tally.lock().unwrap_or_else(PoisonError::into_inner).handled(now);
+        }
+    }
+
+    pub(super) fn shut(&self, reason: &str) {
+        self.gate.shut(&self.name, reason);
+        self.statistics.set_paused(true);
+    }
+
+    pub(super) fn reopen(&self) {
+        self.gate.reopen(&self.name);
+        self.statistics.set_paused(false);
+    }
+}
+
+/// How long an event of a retry topic has to wait yet.
+fn due_in(message: &Message) -> Option<Duration> {
+    let due: i64 = message.header(DUE)?.parse().ok()?;
+    let wait = due - chrono::Utc::now().timestamp_millis();
+    u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_millis)
+}
+
+/// A number from 0 to 1, different for each caller: the jitter of pauses.
+pub(super) fn chance() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    let bits = RandomState::new().hash_one(0u8) >> 11;
+    bits as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chance_is_between_zero_and_one_and_differs() {
+        let some: Vec<f64> = (0..10).map(|_| chance()).collect();
+        assert!(some.iter().all(|chance| (0.0..1.0).contains(chance)));
+        assert!(some.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+}

@@ -1,0 +1,107 @@
+//! How pauses pass: in real time, or as soon as nothing else is to be done.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+/// How pauses pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Clock {
+    #[default]
+    Real,
+    /// Of the in-memory bus.
+    Virtual(Arc<VirtualClock>),
+}
+
+/// A clock that stands until it is told to go on.
+#[derive(Debug, Default)]
+pub(crate) struct VirtualClock(Mutex<Sleepers>);
+
+#[derive(Debug, Default)]
+struct Sleepers {
+    now: Duration,
+    /// By when they are due, and who came first.
+    due: BTreeMap<(Duration, u64), oneshot::Sender<()>>,
+    came: u64,
+}
+
+impl Clock {
+    /// Passes this long.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        match self {
+            Self::Real => tokio::time::sleep(time).await,
+            Self::Virtual(clock) => clock.sleep(time).await,
+        }
+    }
+}
+
+impl VirtualClock {
+    async fn sleep(&self, time: Duration) {
+        let (wake, woken) = oneshot::channel();
+        {
+            let mut sleepers = self.locked();
+            sleepers.came += 1;
+            let key = (sleepers.now + time, sleepers.came);
+            sleepers.due.insert(key, wake);
+        }
+        let _ = woken.await;
+    }
+
+    /// Goes on to the next who is due, and wakes it; false if nobody sleeps.
+    pub(crate) fn advance(&self) -> bool {
+        let mut sleepers = self.locked();
+        // Who gave up sleeping is not waited for.
+        sleepers.due.retain(|_, wake| !wake.is_closed());
+        let Some(((due, _), wake)) = sleepers.due.pop_first() else { return false };
+        sleepers.now = due;
+        let _ = wake.send(());
+        true
+    }
+
+    /// How many sleep.
+    pub(crate) fn sleepers(&self) -> usize {
+        self.locked().due.values().filter(|wake| !wake.is_closed()).count()
+    }
+
+    /// How much time has passed.
+    pub(crate) fn now(&self) -> Duration {
+        self.locked().now
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Sleepers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sleepers_wake_in_the_order_in_which_they_are_due() {
+        let clock = Arc::new(VirtualClock::default());
+        let woken: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let tasks: Vec<_> = [30, 10, 20]
+            .map(|seconds| {
+                let (clock, woken) = (clock.clone(), woken.clone());
+                tokio::spawn(async move {
+                    clock.sleep(Duration::from_secs(seconds)).await;
+                    woken.lock().expect("no panic").push(seconds);
+                })
+            })
+            .into();
+        while clock.sleepers() < 3 {
+            tokio::task::yield_now().await;
+        }
+        while clock.advance() {
+            tokio::task::yield_now().await;
+        }
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        assert_eq!(*woken.lock().expect("no panic"), [10, 20, 30]);
+        assert_eq!((clock.now(), clock.sleepers()), (Duration::from_secs(30), 0));
+    }
+}

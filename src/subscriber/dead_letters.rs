@@ -1,0 +1,178 @@
+//! Where events go that cannot be handled, and how they are labelled.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::handler::HandlerError;
+use crate::kafka::{Incoming, Letter, LetterError, Message};
+
+/// Where events go that cannot be handled.
+///
+/// A dead letter is the record as it came, with headers that say why. Their names are those of Spring Kafka (`kafka_dlt-exception-message`,
+/// `kafka_dlt-original-topic` …), so that its tools show them; `tidings_…` says the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetters(Place);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Topic,
+    Named(String),
+    Discard,
+}
+
+impl DeadLetters {
+    /// The topic `<topic>.<group>.dlt`: the default. It is created if it is missing, with as many partitions as the topic.
+    pub fn topic() -> Self {
+        Self(Place::Topic)
+    }
+
+    /// One topic for all, by name.
+    pub fn named(topic: impl Into<String>) -> Self {
+        Self(Place::Named(topic.into()))
+    }
+
+    /// Nowhere: an event that cannot be handled is logged and forgotten.
+    pub fn discard() -> Self {
+        Self(Place::Discard)
+    }
+
+    /// The topic for dead letters of `topic`, if there is one.
+    pub(super) fn topic_for(&self, topic: &str, group: &str) -> Option<String> {
+        match &self.0 {
+            Place::Topic => Some(format!("{topic}.{group}.dlt")),
+            Place::Named(name) => Some(name.clone()),
+            Place::Discard => None,
+        }
+    }
+}
+
+/// Takes records that go back to Kafka.
+pub(super) trait Letterbox: Send + Sync {
+    /// Sends a record; `like` is the topic whose partition count a missing topic gets.
+    fn send<'l>(&'l self, letter: &'l Letter, like: &'l str) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>>;
+}
+
+/// Why a record is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Obituary<'a> {
+    pub(super) group: &'a str,
+    pub(super) error: &'a HandlerError,
+    /// `handler`, `malformed` or `panic`.
+    pub(super) kind: &'a str,
+    pub(super) attempts: u32,
+}
+
+/// How often a record was replayed from the dead letters.
+pub(crate) const REPLAYS: &str = "tidings_replays";
+/// The topic a record was first read from, through all retries.
+pub(crate) const ORIGINAL_TOPIC: &str = "kafka_dlt-original-topic";
+/// The partition a record was first read from, four bytes, big endian.
+pub(crate) const ORIGINAL_PARTITION: &str = "kafka_dlt-original-partition";
+/// The offset a record was first read from, eight bytes, big endian.
+pub(crate) const ORIGINAL_OFFSET: &str = "kafka_dlt-original-offset";
+/// What went wrong.
+pub(crate) const EXCEPTION_MESSAGE: &str = "kafka_dlt-exception-message";
+/// What kind of thing went wrong.
+pub(crate) const EXCEPTION_CLASS: &str = "kafka_dlt-exception-fqcn";
+/// How often it was tried.
+pub(crate) const ATTEMPTS: &str = "tidings_attempts";
+/// Which retry it is on: the number of the tier.
+pub(crate) const TIER: &str = "tidings_retry";
+/// When a record of a retry topic is due, in milliseconds since the Unix epoch.
+pub(crate) const DUE: &str = "tidings_due";
+
+/// The longest text about an error: it is a header, and the record may be large already.
+const ERROR_BYTES_MAX: usize = 2_000;
+
+/// Headers that a retry or a dead letter writes anew.
+const OURS: [&str; 10] = [
+    EXCEPTION_MESSAGE,
+    EXCEPTION_CLASS,
+    "kafka_dlt-exception-stacktrace",
+    "kafka_dlt-original-consumer-group",
+    "kafka_dlt-original-timestamp-type",
+    ATTEMPTS,
+    TIER,
+    DUE,
+    "tidings_reason",
+    "tidings_failed_at",
+];
+
+/// Whether a header is one that says why and when a record died.
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    OURS.iter().any(|ours| ours.as_bytes() == name)
+}
+
+/// The record as it came, for another topic, with why.
+pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Letter {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut headers: Vec<(String, Vec<u8>)> =
+        record.headers().filter(|(name, _)| !is_ours(name)).map(|(name, value)| (text(name), value.to_vec())).collect();
+    let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), value.to_vec()));
+    // Where it was first is kept through retries.
+    if record.header(ORIGINAL_TOPIC).is_none() {
+        put(ORIGINAL_TOPIC, record.topic.as_bytes());
+        put(ORIGINAL_PARTITION, &record.partition.to_be_bytes());
+        put(ORIGINAL_OFFSET, &record.offset.to_be_bytes());
+        put("kafka_dlt-original-timestamp", &record.timestamp.to_be_bytes());
+        // A record that has no id is known by its place, which changes now.
+        if record.header("ce_id").is_none() && record.header("id").is_none() {
+            put("ce_id", format!("{}/{}", record.partition, record.offset).as_bytes());
+            put("ce_source", format!("kafka:{}", record.topic).as_bytes());
+        }
+    }
+    put("kafka_dlt-original-timestamp-type", b"CREATE_TIME");
+    put("kafka_dlt-original-consumer-group", why.group.as_bytes());
+    put(EXCEPTION_CLASS, format!("tidings.{}", why.kind).as_bytes());
+    let mut message = why.error.chain();
+    message.truncate(message.floor_char_boundary(ERROR_BYTES_MAX));
+    put(EXCEPTION_MESSAGE, message.as_bytes());
+    put("kafka_dlt-exception-stacktrace", message.as_bytes());
+    put(ATTEMPTS, why.attempts.to_string().as_bytes());
+    put("tidings_failed_at", chrono::Utc::now().to_rfc3339().as_bytes());
+    Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
+}
+
+/// The topic a message was first read from.
+pub(super) fn original_topic(message: &Message) -> &str {
+    message.header(ORIGINAL_TOPIC).unwrap_or(&message.as_it_came().topic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Place as RecordPlace;
+
+    fn header<'l>(letter: &'l Letter, name: &str) -> Option<&'l [u8]> {
+        let mut found = letter.headers.iter().filter(|(header, _)| header == name);
+        let first = found.next().map(|(_, value)| &**value);
+        assert!(found.next().is_none(), "{name} is there once");
+        first
+    }
+
+    #[test]
+    fn a_dead_letter_is_the_record_and_says_where_it_was_first_through_retries() {
+        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let record = Incoming::new(place, Some(b"7"), Some(b"{}"), [("x", Some(&b"y"[..]))].into_iter());
+        let error = HandlerError::retry("é".repeat(2_000));
+        let why = Obituary { group: "g", error: &error, kind: "handler", attempts: 5 };
+        let first = letter(&record, "order.g.retry.1m".into(), &why);
+        let again = Incoming::new(
+            RecordPlace { topic: "order.g.retry.1m".into(), partition: 0, offset: 1, timestamp: 6 },
+            first.key.as_deref(),
+            first.value.as_deref(),
+            first.headers.iter().map(|(name, value)| (name.as_str(), Some(&**value))),
+        );
+        for letter in [&first, &letter(&again, "order.g.dlt".into(), &why)] {
+            assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"7"[..]), Some(&b"{}"[..])));
+            assert_eq!(header(letter, "x"), Some(&b"y"[..]));
+            assert_eq!(header(letter, ORIGINAL_TOPIC), Some(&b"order"[..]));
+            assert_eq!(header(letter, ORIGINAL_PARTITION), Some(&3i32.to_be_bytes()[..]));
+            assert_eq!(header(letter, ORIGINAL_OFFSET), Some(&9i64.to_be_bytes()[..]));
+            assert_eq!(header(letter, "ce_id"), Some(&b"3/9"[..]));
+            assert_eq!(header(letter, ATTEMPTS), Some(&b"5"[..]));
+            assert!(header(letter, EXCEPTION_MESSAGE).is_some_and(|text| text.len() <= ERROR_BYTES_MAX));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Where aggregates wait whose event failed too often: all SQL on the table `detour`.
+//!
+//! An event that used up its attempts, and every later one of its aggregate, goes here instead of to its handler, so that order holds and the partition goes on. The owner
+//! of the partition handles them from here, the oldest of each aggregate first, until none is left; then the aggregate is back on its way. Both happen on the
+//! aggregate's lane, one after the other, so no event is between the two.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgPool, Row};
+
+use super::inbox::OpenInbox;
+use crate::kafka::{Incoming, Message, Partition, Place};
+
+/// The table, for one consumer.
+pub(super) struct Detour {
+    pool: PgPool,
+    consumer: String,
+    append: Arc<str>,
+    head: Arc<str>,
+    remove: Arc<str>,
+    again: Arc<str>,
+    keys: Arc<str>,
+}
+
+/// The oldest event of an aggregate that waits.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) seq: i64,
+    record_offset: i64,
+    record_timestamp: i64,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    header_names: Vec<String>,
+    header_values: Vec<Vec<u8>>,
+    pub(super) attempts: i32,
+}
+
+impl Detour {
+    pub(super) fn new(inbox: &OpenInbox) -> Self {
+        let table = format!(r#""{}".detour"#, inbox.schema);
+        let columns = "record_offset, record_timestamp, key, value, header_names, header_values";
+        Self {
+            pool: inbox.pool.clone(),
+            consumer: inbox.consumer.clone(),
+            append: format!(
+                "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10 * interval '1 second') on conflict do nothing"
+            )
+            .into(),
+            head: format!(
+                "select seq, attempts, {columns} from {table} where consumer = $1 and topic = $2 and partition = $3 and key = $4 order by seq limit 1"
+            )
+            .into(),
+            remove: format!("delete from {table} where seq = $1").into(),
+            again: format!("update {table} set attempts = $2, next_attempt_at = now() + $3 * interval '1 second', error = left($4, 2000) where seq = $1").into(),
+            keys: format!(
+                "select distinct on (key) key, greatest(extract(epoch from next_attempt_at - now()), 0)::float8 from {table} \
+                 where consumer = $1 and topic = $2 and partition = $3 order by key, seq"
+            )
+            .into(),
+        }
+    }
+
+    /// Adds an event behind those of its aggregate; one that is there already is fine.
+    pub(super) async fn append(&self, message: &Message, after: Duration) -> Result<(), sqlx::Error> {
+        let record = message.as_it_came();
+        let (names, values): (Vec<String>, Vec<&[u8]>) =
+            record.headers().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
+        sqlx::query(AssertSqlSafe(self.append.clone()))
+            .bind(&self.consumer)
+            .bind(&*record.topic)
+            .bind(record.partition)
+            .bind(record.offset)
+            .bind(record.timestamp)
+            .bind(record.key())
+            .bind(record.value())
+            .bind(names)
+            .bind(values)
+            .bind(after.as_secs_f64())
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+
+    /// The oldest event of an aggregate.
+    pub(super) async fn head(&self, partition: &Partition, key: &[u8]) -> Result<Option<Head>, sqlx::Error> {
+        let row = sqlx::query(AssertSqlSafe(self.head.clone()))
+            .bind(&self.consumer)
+            .bind(&*partition.topic)
+            .bind(partition.number)
+            .bind(key)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| Head::of(&row)).transpose()
+    }
+
+    /// The event has ended.
+    pub(super) async fn remove(&self, seq: i64) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(self.remove.clone())).bind(seq).execute(&self.pool).await.map(drop)
+    }
+
+    /// The event failed once more, and is tried again after this long.
+    pub(super) async fn again(&self, seq: i64, attempts: u32, after: Duration, error: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(self.again.clone()))
+            .bind(seq)
+            .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
+            .bind(after.as_secs_f64())
+            .bind(error.replace('\0', ""))
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+
+    /// The aggregates of a partition that wait, and how long until the oldest event of each is due.
+    pub(super) async fn keys(&self, partition: &Partition) -> Result<Vec<(Vec<u8>, Duration)>, sqlx::Error> {
+        let rows: Vec<(Vec<u8>, f64)> = sqlx::query_as(AssertSqlSafe(self.keys.clone()))
+            .bind(&self.consumer)
+            .bind(&*partition.topic)
+            .bind(partition.number)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows.into_iter().map(|(key, seconds)| (key, Duration::try_from_secs_f64(seconds).unwrap_or_default())).collect())
+    }
+}
+
+impl Head {
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            record_offset: row.try_get("record_offset")?,
+            record_timestamp: row.try_get("record_timestamp")?,
+            key: row.try_get("key")?,
+            value: row.try_get("value")?,
+            header_names: row.try_get("header_names")?,
+            header_values: row.try_get("header_values")?,
+            attempts: row.try_get("attempts")?,
+        })
+    }
+
+    /// The record as it came.
+    pub(super) fn record(&self, partition: &Partition) -> Incoming {
+        let place = Place {
+            topic: partition.topic.clone(),
+            partition: partition.number,
+            offset: self.record_offset,
+            timestamp: self.record_timestamp,
+        };
+        let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), Some(&**value)));
+        Incoming::new(place, Some(&self.key), self.value.as_deref(), headers)
+    }
+}

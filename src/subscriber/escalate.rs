@@ -1,0 +1,153 @@
+//! Where an event goes that used up its attempts: its aggregate's detour, a retry topic, the dead letters.
+
+use std::time::Duration;
+
+use super::Escalation;
+use super::attempt::{OUTAGE_PAUSES, Runner, Settled, chance};
+use super::dead_letters::{DUE, Obituary, TIER, letter, original_topic};
+use super::handler::{HandlerError, Verdict};
+use super::retry::Retry;
+use super::statistics::Count;
+use super::turn::Turn;
+use crate::kafka::{Incoming, LetterError, Message};
+
+impl Runner {
+    /// Sends an event that used up its attempts where the subscriber's rules say, however long that takes: until then none is lost, and none is handled.
+    pub(super) async fn end(&self, message: &Message, error: &HandlerError, failed: u32, turn: &mut Turn<'_>) -> Settled {
+        let is_dead = error.verdict() == Verdict::DeadLetter;
+        match &self.escalation {
+            Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => return Settled::Park,
+            Escalation::RetryTopics(delays) if !is_dead => {
+                let tier: usize = message.header(TIER).and_then(|tier| tier.parse().ok()).unwrap_or(0);
+                if let Some(delay) = delays.get(tier) {
+                    let mut outage = 0;
+                    while let Err(unsent) = self.send_to_retry(message, error, failed, tier, *delay).await {
+                        if !self.outlast(&unsent, &mut outage, turn).await {
+                            return Settled::Abandoned;
+                        }
+                    }
+                    self.outlasted(outage);
+                    return Settled::Finished;
+                }
+            }
+            _ => {}
+        }
+        self.bury_at_last(message.as_it_came(), original_topic(message), error, "handler", failed, turn).await
+    }
+
+    pub(super) async fn bury_at_last(
+        &self,
+        record: &Incoming,
+        origin: &str,
+        error: &HandlerError,
+        kind: &str,
+        attempts: u32,
+        turn: &mut Turn<'_>,
+    ) -> Settled {
+        let mut outage = 0;
+        while let Err(unsent) = self.bury(record, origin, error, kind, attempts).await {
+            if !self.outlast(&unsent, &mut outage, turn).await {
+                return Settled::Abandoned;
+            }
+        }
+        self.outlasted(outage);
+        Settled::Finished
+    }
+
+    /// Waits before something is tried again that is needed by all: nothing else starts meanwhile. False if the partition is given up.
+    async fn outlast(&self, error: &HandlerError, outage: &mut u32, turn: &mut Turn<'_>) -> bool {
+        *outage += 1;
+        self.shut(&error.chain());
+        turn.pause(Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(*outage, chance())).await
+    }
+
+    fn outlasted(&self, outage: u32) {
+        if outage > 0 {
+            self.reopen();
+        }
+    }
+
+    async fn send_to_retry(
+        &self,
+        message: &Message,
+        error: &HandlerError,
+        failed: u32,
+        tier: usize,
+        delay: Duration,
+    ) -> Result<(), HandlerError> {
+        let origin = original_topic(message);
+        let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed };
+        let mut letter = letter(message.as_it_came(), retry_topic(origin, &self.name, delay), &why);
+        let due = chrono::Utc::now() + delay;
+        letter.headers.push((TIER.into(), (tier + 1).to_string().into_bytes()));
+        letter.headers.push((DUE.into(), due.timestamp_millis().to_string().into_bytes()));
+        self.letterbox.send(&letter, origin).await.map_err(HandlerError::unavailable)?;
+        self.statistics.add(Count::Retried, 1);
+        Ok(())
+    }
+
+    /// Sends a record to the dead letters.
+    ///
+    /// # Errors
+    /// When it does not arrive there; it is not finished then.
+    pub(super) async fn bury(
+        &self,
+        record: &Incoming,
+        origin: &str,
+        error: &HandlerError,
+        kind: &str,
+        attempts: u32,
+    ) -> Result<(), HandlerError> {
+        let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
+        let Some(place) = self.dead_letters.topic_for(origin, &self.name) else {
+            tracing::error!(subscriber = self.name, topic, partition, offset, reason, "an event cannot be handled and is discarded");
+            self.statistics.add(Count::Discarded, 1);
+            return Ok(());
+        };
+        let why = Obituary { group: &self.name, error, kind, attempts };
+        match self.letterbox.send(&letter(record, place.clone(), &why), origin).await {
+            Ok(()) => {}
+            Err(error @ LetterError::Refused { .. }) => {
+                // Too large with its new headers, say: the record is still where it was, and this line says so.
+                tracing::error!(subscriber = self.name, topic, partition, offset, reason, %error, "a dead letter is refused and discarded");
+                self.statistics.add(Count::Discarded, 1);
+                return Ok(());
+            }
+            Err(error) => return Err(HandlerError::unavailable(error)),
+        }
+        tracing::error!(subscriber = self.name, topic, partition, offset, reason, dead_letters = place, "an event is dead");
+        self.statistics.add(Count::DeadLettered, 1);
+        Ok(())
+    }
+
+    /// Sends a record that is no event to the dead letters, however long that takes.
+    pub(super) async fn settle_malformed(&self, record: &Incoming, reason: &str, turn: &mut Turn<'_>) -> Settled {
+        let error = HandlerError::dead_letter(reason);
+        self.bury_at_last(record, &record.topic, &error, "malformed", 0, turn).await
+    }
+}
+
+/// The topic in which an event waits for its next attempt.
+pub(super) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
+    let seconds = delay.as_secs();
+    let delay = match delay.subsec_millis() {
+        0 if seconds > 0 && seconds.is_multiple_of(3_600) => format!("{}h", seconds / 3_600),
+        0 if seconds > 0 && seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        0 => format!("{seconds}s"),
+        _ => format!("{}ms", delay.as_millis()),
+    };
+    format!("{topic}.{group}.retry.{delay}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_topics_are_named_by_their_delay() {
+        for (delay, name) in [(90, "90s"), (60, "1m"), (7_200, "2h"), (0, "0s")] {
+            assert_eq!(retry_topic("order", "stock", Duration::from_secs(delay)), format!("order.stock.retry.{name}"));
+        }
+        assert_eq!(retry_topic("a", "b", Duration::from_millis(1_500)), "a.b.retry.1500ms");
+    }
+}

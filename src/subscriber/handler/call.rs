@@ -1,0 +1,109 @@
+//! How a function becomes a handler.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::{Argument, EventArgument, HandlerError, IntoOutcome, Need};
+use crate::event::{DomainEvent, Envelope};
+use crate::subscriber::Delivery;
+
+/// An async function that handles events. Not to be implemented by hand: functions of up to eight arguments do it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler of events",
+    label = "not a handler",
+    note = "a handler is an async function; its first argument is `Event<E>` or `Batch<E>`, the others are `Meta`, `State<T>`, `Tx` or yours (`FromDelivery`)",
+    note = "it returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish, where `E: Into<HandlerError>`; its future must be `Send`"
+)]
+pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
+    /// What it handles.
+    type Event: DomainEvent;
+    /// Whether its subscriber must have an inbox.
+    type Inbox: Need;
+    /// Whether it takes several events at once.
+    const BATCH: bool;
+
+    /// Makes the arguments from the delivery and calls the function; the events to publish.
+    ///
+    /// # Errors
+    ///
+    /// Those of an argument, of the function, or of an event that cannot be encoded.
+    fn call(self, delivery: Delivery, state: Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
+}
+
+macro_rules! or {
+    ($Last:ty) => { $Last };
+    ($First:ty, $($Rest:ty),+) => { <$First as Need>::Or<or!($($Rest),+)> };
+}
+
+macro_rules! functions {
+    ($($A:ident $V:ident),*) => {
+        #[allow(non_snake_case, reason = "a variable for each type")]
+        impl<F, Fut, R, S, A0, $($A, $V,)*> Handler<(A0, $($A, $V,)*), S> for F
+        where
+            F: FnOnce(A0, $($A,)*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output = R> + Send + 'static,
+            R: IntoOutcome + 'static,
+            A0: EventArgument + 'static,
+            S: Send + Sync + 'static,
+            $($A: Argument<S, $V> + 'static, $V: 'static,)*
+        {
+            type Event = A0::Event;
+            type Inbox = or!($($A::Inbox,)* R::Inbox);
+            const BATCH: bool = A0::BATCH;
+
+            async fn call(self, delivery: Delivery, _state: Arc<S>) -> Result<Vec<Envelope>, HandlerError> {
+                let event = A0::decode(&delivery)?;
+                $(let $A = $A::take(&delivery, &_state).await?;)*
+                self(event, $($A,)*).await.into_outcome()
+            }
+        }
+    };
+}
+
+functions!();
+functions!(A1 V1);
+functions!(A1 V1, A2 V2);
+functions!(A1 V1, A2 V2, A3 V3);
+functions!(A1 V1, A2 V2, A3 V3, A4 V4);
+functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5);
+functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6);
+functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6, A7 V7);
+
+/// The future of a handler whose type is forgotten.
+type Called = Pin<Box<dyn Future<Output = Result<Vec<Envelope>, HandlerError>> + Send>>;
+
+/// A handler whose arguments are forgotten; it still needs the state.
+pub(in crate::subscriber) trait ErasedHandler<S>: Send + Sync {
+    fn call(&self, delivery: Delivery, state: Arc<S>) -> Called;
+}
+
+/// A handler together with the state.
+pub(in crate::subscriber) trait BoundHandler: Send + Sync {
+    fn call(&self, delivery: Delivery) -> Called;
+}
+
+struct Erased<H, Args>(H, PhantomData<fn() -> Args>);
+
+/// Forgets a handler's arguments.
+pub(in crate::subscriber) fn erase<H, Args, S>(handler: H) -> Box<dyn ErasedHandler<S>>
+where
+    H: Handler<Args, S>,
+    Args: 'static,
+    S: Send + Sync + 'static,
+{
+    Box::new(Erased(handler, PhantomData::<fn() -> Args>))
+}
+
+impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for Erased<H, Args> {
+    fn call(&self, delivery: Delivery, state: Arc<S>) -> Called {
+        Box::pin(self.0.clone().call(delivery, state))
+    }
+}
+
+impl<S: Send + Sync> BoundHandler for (Box<dyn ErasedHandler<S>>, Arc<S>) {
+    fn call(&self, delivery: Delivery) -> Called {
+        self.0.call(delivery, self.1.clone())
+    }
+}

@@ -1,0 +1,309 @@
+//! What a handler says when it cannot.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
+use crate::outbox::PublishError;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why an event was not handled, and what shall be done with it.
+///
+/// `?` on an error of sqlx, serde or the outbox picks the verdict; the functions here say it outright.
+///
+/// ```
+/// use std::time::Duration;
+/// use tidings::subscriber::{HandlerError, Verdict};
+///
+/// let error = HandlerError::snooze(Duration::from_secs(30), "the warehouse is closed");
+/// assert_eq!(error.verdict(), Verdict::Snooze(Duration::from_secs(30)));
+/// let error: HandlerError = sqlx::Error::PoolTimedOut.into();
+/// assert_eq!(error.verdict(), Verdict::Unavailable);
+/// ```
+#[derive(Debug)]
+pub struct HandlerError {
+    verdict: Verdict,
+    source: BoxError,
+}
+
+/// The event's version is newer than this code.
+fn is_newer(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(VersionError::Newer { .. }))
+}
+
+/// What shall be done with an event that was not handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Try again after a pause, as often as [`Retry`](crate::subscriber::Retry) says.
+    Retry,
+    /// It will never work: the dead letter topic, at once.
+    DeadLetter,
+    /// It does not matter: done, without an effect.
+    Skip,
+    /// Not yet: again after this long. Costs no attempt.
+    Snooze(Duration),
+    /// Something that every event needs is down (the database): consumption pauses and probes. Costs no attempt.
+    Unavailable,
+}
+
+impl HandlerError {
+    /// Try again after a pause.
+    pub fn retry(source: impl Into<BoxError>) -> Self {
+        Self { verdict: Verdict::Retry, source: source.into() }
+    }
+
+    /// It will never work.
+    pub fn dead_letter(source: impl Into<BoxError>) -> Self {
+        Self { verdict: Verdict::DeadLetter, source: source.into() }
+    }
+
+    /// It does not matter: the transaction is rolled back, and the event counts as handled.
+    pub fn skip(source: impl Into<BoxError>) -> Self {
+        Self { verdict: Verdict::Skip, source: source.into() }
+    }
+
+    /// Not yet: its aggregate waits.
+    pub fn snooze(time: Duration, source: impl Into<BoxError>) -> Self {
+        Self { verdict: Verdict::Snooze(time), source: source.into() }
+    }
+
+    /// Something that every event needs is down.
+    pub fn unavailable(source: impl Into<BoxError>) -> Self {
+        Self { verdict: Verdict::Unavailable, source: source.into() }
+    }
+
+    /// What shall be done.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// True if the event is of a version that newer code would read.
+    pub(in crate::subscriber) fn asks_for_newer_code(&self) -> bool {
+        is_newer(&*self.source)
+    }
+
+    /// The same, to be waited out.
+    pub(in crate::subscriber) fn waited_out(self) -> Self {
+        Self { verdict: Verdict::Unavailable, ..self }
+    }
+
+    /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.
+    pub(in crate::subscriber) fn from_layer(error: BoxError) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(own) => return *own,
+            Err(error) => error,
+        };
+        match turned_away(&*error) {
+            Some(time) => Self::snooze(time, error),
+            None => Self::retry(error),
+        }
+    }
+
+    /// The error and its causes in one line.
+    pub(in crate::subscriber) fn chain(&self) -> String {
+        let mut text = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            // Some errors repeat their cause.
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// When to come back if nothing was tried: a circuit was open or a bulkhead full. That is not the event's fault.
+fn turned_away(error: &(dyn Error + 'static)) -> Option<Duration> {
+    #[cfg(feature = "resilience")]
+    {
+        use crate::resilience::{BulkheadError, CircuitOpen};
+        if let Some(open) = error.downcast_ref::<CircuitOpen>() {
+            return Some(open.retry_after.max(TURNED_AWAY_PAUSE));
+        }
+        if error.is::<BulkheadError>() {
+            return Some(TURNED_AWAY_PAUSE);
+        }
+    }
+    let _ = error;
+    None
+}
+
+/// How long an event that was turned away waits at least.
+#[cfg(feature = "resilience")]
+const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What an error of Postgres means, by its SQLSTATE (PostgreSQL manual, appendix A).
+fn of_sqlstate(code: &str) -> Verdict {
+    match code {
+        // Serialization failure, deadlock, lock not available: others were quicker.
+        "40001" | "40P01" | "55P03" => Verdict::Retry,
+        // The server is going down, starting, full, or not the primary any more.
+        "57P01" | "57P02" | "57P03" | "25006" => Verdict::Unavailable,
+        _ => match code.get(..2) {
+            Some("08" | "53" | "58") => Verdict::Unavailable,
+            // A value that does not fit its column will not fit the next time.
+            Some("22") => Verdict::DeadLetter,
+            _ => Verdict::Retry,
+        },
+    }
+}
+
+fn of_sqlx(error: &sqlx::Error) -> Verdict {
+    match error {
+        sqlx::Error::Database(error) => error.code().map_or(Verdict::Retry, |code| of_sqlstate(&code)),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            Verdict::Unavailable
+        }
+        _ => Verdict::Retry,
+    }
+}
+
+// === impl HandlerError ===
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Error for HandlerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
+impl From<sqlx::Error> for HandlerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self { verdict: of_sqlx(&error), source: error.into() }
+    }
+}
+
+impl From<serde_json::Error> for HandlerError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::dead_letter(error)
+    }
+}
+
+impl From<CodecError> for HandlerError {
+    fn from(error: CodecError) -> Self {
+        Self::dead_letter(error)
+    }
+}
+
+impl From<EnvelopeError> for HandlerError {
+    fn from(error: EnvelopeError) -> Self {
+        Self::dead_letter(error)
+    }
+}
+
+impl From<InvalidEvent> for HandlerError {
+    fn from(error: InvalidEvent) -> Self {
+        Self::dead_letter(error)
+    }
+}
+
+impl From<PublishError> for HandlerError {
+    fn from(error: PublishError) -> Self {
+        let verdict = match &error {
+            PublishError::Database(source) => of_sqlx(source),
+            // Nobody's event can be published: a person migrates, and it goes on.
+            PublishError::MissingTable { .. } | PublishError::Schema(_) => Verdict::Unavailable,
+            _ => Verdict::DeadLetter,
+        };
+        Self { verdict, source: error.into() }
+    }
+}
+
+#[cfg(feature = "resilience")]
+impl From<crate::resilience::CircuitOpen> for HandlerError {
+    fn from(error: crate::resilience::CircuitOpen) -> Self {
+        Self::from_layer(error.into())
+    }
+}
+
+#[cfg(feature = "resilience")]
+impl From<crate::resilience::BulkheadError> for HandlerError {
+    fn from(error: crate::resilience::BulkheadError) -> Self {
+        Self::from_layer(error.into())
+    }
+}
+
+impl From<std::io::Error> for HandlerError {
+    fn from(error: std::io::Error) -> Self {
+        Self::retry(error)
+    }
+}
+
+impl From<BoxError> for HandlerError {
+    fn from(error: BoxError) -> Self {
+        let error = match error.downcast::<sqlx::Error>() {
+            Ok(error) => return (*error).into(),
+            Err(error) => error,
+        };
+        match error.downcast::<serde_json::Error>() {
+            Ok(error) => (*error).into(),
+            Err(error) => Self::from_layer(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_means_is_decided_by_its_kind() {
+        let io = || std::io::Error::other("reset");
+        for (error, verdict) in [
+            (HandlerError::from(sqlx::Error::Io(io())), Verdict::Unavailable),
+            (HandlerError::from(sqlx::Error::PoolTimedOut), Verdict::Unavailable),
+            (HandlerError::from(sqlx::Error::RowNotFound), Verdict::Retry),
+            (HandlerError::from(serde_json::from_str::<u8>("x").expect_err("no number")), Verdict::DeadLetter),
+            (HandlerError::from(io()), Verdict::Retry),
+            (HandlerError::from(BoxError::from(sqlx::Error::PoolTimedOut)), Verdict::Unavailable),
+            (HandlerError::from(BoxError::from(HandlerError::skip("x"))), Verdict::Skip),
+            (HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))), Verdict::Unavailable),
+            (HandlerError::from(PublishError::BatchTooLarge { bytes: 2, max: 1 }), Verdict::DeadLetter),
+        ] {
+            assert_eq!(error.verdict(), verdict, "{error:?}");
+        }
+    }
+
+    #[cfg(feature = "resilience")]
+    #[test]
+    fn an_event_that_was_turned_away_comes_back_and_loses_no_attempt() {
+        use crate::resilience::CircuitOpen;
+        let open = CircuitOpen { name: "warehouse".into(), retry_after: Duration::from_secs(3) };
+        let later = Verdict::Snooze(Duration::from_secs(3));
+        assert_eq!(HandlerError::from(open.clone()).verdict(), later);
+        assert_eq!(HandlerError::from(BoxError::from(open.clone())).verdict(), later);
+        assert_eq!(HandlerError::from_layer(open.into()).verdict(), later);
+    }
+
+    #[test]
+    fn what_postgres_says_is_classified_by_sqlstate() {
+        for (code, verdict) in [
+            ("40001", Verdict::Retry),
+            ("40P01", Verdict::Retry),
+            ("55P03", Verdict::Retry),
+            ("23505", Verdict::Retry),
+            ("23503", Verdict::Retry),
+            ("42P01", Verdict::Retry),
+            ("22001", Verdict::DeadLetter),
+            ("22P02", Verdict::DeadLetter),
+            ("57P01", Verdict::Unavailable),
+            ("25006", Verdict::Unavailable),
+            ("53300", Verdict::Unavailable),
+            ("08006", Verdict::Unavailable),
+        ] {
+            assert_eq!(of_sqlstate(code), verdict, "{code}");
+        }
+    }
+}

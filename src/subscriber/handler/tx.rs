@@ -1,0 +1,108 @@
+//! The transaction a handler shares with the inbox.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sqlx::{PgConnection, PgTransaction};
+
+use super::{HandlerError, Meta};
+use crate::event::{DomainEvent, Envelope, EventId};
+use crate::outbox::{Outbox, PublishError};
+
+/// The Postgres transaction that also holds the event's inbox row: what the handler does by it happens once.
+///
+/// Use it like a connection: `sqlx::query(…).execute(&mut *tx)`. It is committed when the handler returns `Ok` and rolled back otherwise; there is no `commit` to forget.
+/// Its subscriber must have [`inbox`](crate::subscriber::Subscriber::inbox).
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use tidings::DomainEvent;
+/// # use tidings::subscriber::{Event, HandlerError, Tx};
+/// # #[derive(Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = "order", id = "order_id")]
+/// # struct OrderPlaced { order_id: i64 }
+/// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+///     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Tx {
+    transaction: Option<PgTransaction<'static>>,
+    slot: TxSlot,
+    meta: Option<Meta>,
+}
+
+/// Where the transaction is while no handler has it.
+#[derive(Clone, Debug)]
+pub(in crate::subscriber) struct TxSlot {
+    transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
+    pub(in crate::subscriber) outbox: Outbox,
+}
+
+impl TxSlot {
+    pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox) -> Self {
+        Self { transaction: Arc::new(Mutex::new(Some(transaction))), outbox }
+    }
+
+    /// Lends the transaction to a handler.
+    pub(in crate::subscriber) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
+        let transaction =
+            self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
+        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta) })
+    }
+
+    /// The transaction, if it is here: nobody kept it.
+    pub(in crate::subscriber) fn take(&self) -> Option<PgTransaction<'static>> {
+        self.transaction.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Tx {
+    /// A transaction of its own, to call a handler in a test. It is rolled back when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no transaction.
+    pub async fn begin(pool: &sqlx::PgPool) -> Result<Self, sqlx::Error> {
+        let slot = TxSlot { transaction: Arc::default(), outbox: Outbox::new() };
+        Ok(Self { transaction: Some(pool.begin().await?), slot, meta: None })
+    }
+
+    /// Publishes an event by this transaction, caused by the one that is handled. The same as returning it, where the order of several matters or ids are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
+        let mut envelope = Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
+        if let Some(meta) = &self.meta {
+            meta.cause(&mut envelope);
+        }
+        let outbox = self.slot.outbox.clone();
+        outbox.publish_envelope(self, &envelope).await
+    }
+}
+
+// === impl Tx ===
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.transaction.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.transaction.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Tx {
+    /// Gives the transaction back, for the next handler or the commit.
+    fn drop(&mut self) {
+        *self.slot.transaction.lock().unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
+    }
+}

@@ -1,0 +1,266 @@
+//! Which events were handled: the row that makes an effect happen once.
+//!
+//! The row is inserted *before* the handler runs, by the transaction that will hold its effect. So a second member that handles the same event at this moment waits at
+//! its own insert until the first commits, and then finds a duplicate; or until the first rolls back, and then handles it itself.
+//!
+//! For one event `begin`, the timeouts and the insert are one message to the server: `insert …; begin`. Statements before a `begin` in one simple query belong to the
+//! transaction that it opens, and if the insert fails there is no transaction at all, so the connection goes back clean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgPool, PgTransaction};
+
+use super::handler::HandlerError;
+use crate::kafka::Message;
+use crate::outbox::Outbox;
+use crate::postgres::{SchemaName, SchemaNameError};
+
+/// Where a subscriber remembers what it has handled. `PgPool` turns into one with the defaults.
+///
+/// ```
+/// # fn example(pool: sqlx::PgPool) {
+/// use std::time::Duration;
+/// use tidings::subscriber::Inbox;
+///
+/// let inbox = Inbox::new(pool).keep(Duration::from_secs(30 * 86_400)).lock_timeout(Duration::from_secs(2));
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    pool: PgPool,
+    schema: Result<SchemaName, SchemaNameError>,
+    keep: Duration,
+    lock_timeout: Duration,
+    idle_timeout: Duration,
+}
+
+impl Inbox {
+    /// How long a handled event is remembered unless [`keep`](Self::keep) says otherwise: a day longer than Kafka keeps records by default.
+    pub const KEEP_DEFAULT: Duration = Duration::from_secs(8 * 86_400);
+
+    /// How many rows retention deletes by one statement: short enough that nobody waits for it.
+    const DELETE_ROWS: i64 = 5_000;
+
+    /// The inbox in the schema `tidings` of this database.
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            schema: Ok(SchemaName::default()),
+            keep: Self::KEEP_DEFAULT,
+            lock_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// Uses the tables of another schema, as given to [`Migrations::schema`](crate::Migrations::schema).
+    #[must_use]
+    pub fn schema(mut self, name: impl AsRef<str>) -> Self {
+        self.schema = name.as_ref().parse();
+        self
+    }
+
+    /// Remembers handled events this long. Longer than the topic's retention and every retry: an event that comes again later is handled again.
+    #[must_use]
+    pub fn keep(mut self, time: Duration) -> Self {
+        self.keep = time;
+        self
+    }
+
+    /// How long a statement of the handler waits for a lock, and how long a duplicate waits for the member that handles it at this moment (`lock_timeout`); 10 s
+    /// otherwise.
+    #[must_use]
+    pub fn lock_timeout(mut self, time: Duration) -> Self {
+        self.lock_timeout = time;
+        self
+    }
+
+    /// How long a handler may leave its transaction idle before the server ends it (`idle_in_transaction_session_timeout`); 60 s otherwise. It bounds how long a member
+    /// that was cut off keeps others waiting.
+    #[must_use]
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = time;
+        self
+    }
+
+    /// What is wrong with it, before anything runs.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.schema.as_ref().err().map(ToString::to_string)
+    }
+
+    /// The statements of this inbox for a consumer.
+    pub(super) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
+        let schema = self.schema.clone()?;
+        let settings = format!(
+            "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = {}",
+            self.lock_timeout.as_millis(),
+            self.idle_timeout.as_millis()
+        );
+        Ok(OpenInbox {
+            insert_one: format!(r#"{settings}; insert into "{schema}".inbox (consumer, source, event_id) values ({}, "#, literal(consumer)),
+            begin: format!("{settings}; begin").into(),
+            insert_many: format!(
+                r#"insert into "{schema}".inbox (consumer, source, event_id)
+                   select $1, source, event_id from unnest($2::text[], $3::text[]) as e (source, event_id) order by 1, 2
+                   on conflict do nothing returning source, event_id"#
+            )
+            .into(),
+            delete: format!(
+                r#"delete from "{schema}".inbox where ctid = any (array(
+                     select ctid from "{schema}".inbox where consumer = $1 and handled_at < now() - $2 * interval '1 second'
+                     order by handled_at limit {}))"#,
+                Self::DELETE_ROWS
+            )
+            .into(),
+            outbox: Outbox::new().schema(schema.as_str()),
+            consumer: consumer.to_owned(),
+            pool: self.pool.clone(),
+            keep: self.keep,
+            schema,
+        })
+    }
+}
+
+impl From<PgPool> for Inbox {
+    fn from(pool: PgPool) -> Self {
+        Self::new(pool)
+    }
+}
+
+/// An inbox of one consumer.
+#[derive(Debug)]
+pub(super) struct OpenInbox {
+    pub(super) pool: PgPool,
+    pub(super) schema: SchemaName,
+    pub(super) consumer: String,
+    pub(super) outbox: Outbox,
+    pub(super) keep: Duration,
+    /// Up to the values that differ.
+    insert_one: String,
+    begin: Arc<str>,
+    insert_many: Arc<str>,
+    delete: Arc<str>,
+}
+
+/// What came of remembering events.
+pub(super) enum Remembered {
+    /// All of them were handled before.
+    Duplicate,
+    /// A transaction that holds the rows of these; `None` if that is all of them.
+    New(PgTransaction<'static>, Option<Vec<Arc<Message>>>),
+}
+
+impl OpenInbox {
+    /// Begins a transaction and remembers these events in it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future rolls back: the transaction is begun by a task of its own, since a connection whose `begin` is cut off would go back to its pool within a
+    /// transaction that nobody knows of.
+    pub(super) async fn remember(self: &Arc<Self>, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
+        let (inbox, messages) = (self.clone(), messages.to_vec());
+        let begun = tokio::spawn(async move {
+            match &messages[..] {
+                [message] => inbox.remember_one(message).await,
+                _ => inbox.remember_many(&messages).await,
+            }
+        });
+        begun.await.map_err(HandlerError::retry)?
+    }
+
+    async fn remember_one(&self, message: &Message) -> Result<Remembered, HandlerError> {
+        let (source, id) = identity(message)?;
+        let statement = format!("{}{}, {}); begin", self.insert_one, literal(&source), literal(&id));
+        match self.begin(statement.into()).await {
+            Ok(transaction) => Ok(Remembered::New(transaction, None)),
+            Err(error) if is_duplicate(&error) => Ok(Remembered::Duplicate),
+            Err(error) => Err(of_inbox(error)),
+        }
+    }
+
+    async fn remember_many(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
+        let mut transaction = self.begin(self.begin.clone()).await.map_err(of_inbox)?;
+        let identities = messages.iter().map(|message| identity(message)).collect::<Result<Vec<_>, _>>()?;
+        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|(source, id)| (source.as_str(), id.as_str())).unzip();
+        let new: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(self.insert_many.clone()))
+            .bind(&self.consumer)
+            .bind(sources)
+            .bind(ids)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(of_inbox)?;
+        if new.is_empty() {
+            return Ok(Remembered::Duplicate);
+        }
+        if new.len() == messages.len() {
+            return Ok(Remembered::New(transaction, None));
+        }
+        // The same event twice in one batch: the first counts.
+        let mut new: std::collections::HashSet<_> = new.into_iter().collect();
+        let kept = messages.iter().zip(identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
+        Ok(Remembered::New(transaction, Some(kept.collect())))
+    }
+
+    async fn begin(&self, statement: Arc<str>) -> Result<PgTransaction<'static>, sqlx::Error> {
+        self.pool.begin_with(AssertSqlSafe(statement)).await
+    }
+
+    /// Forgets what is older than it is kept; how many rows.
+    pub(super) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
+        let mut forgotten = 0;
+        loop {
+            let deleted = sqlx::query(AssertSqlSafe(self.delete.clone()))
+                .bind(&self.consumer)
+                .bind(self.keep.as_secs_f64())
+                .execute(&self.pool)
+                .await?
+                .rows_affected();
+            forgotten += deleted;
+            if deleted < Inbox::DELETE_ROWS.cast_unsigned() {
+                return Ok(forgotten);
+            }
+        }
+    }
+}
+
+/// Source and id of an event, as the inbox stores them.
+fn identity(message: &Message) -> Result<(String, String), HandlerError> {
+    let (source, id) = (message.source().into_owned(), message.id().into_owned());
+    if source.contains('\0') || id.contains('\0') || id.is_empty() || id.len() > 512 || source.len() > 1024 {
+        return Err(HandlerError::dead_letter(
+            "the event's id or source cannot be remembered: 1 to 512 and up to 1,024 bytes, without NUL",
+        ));
+    }
+    Ok((source, id))
+}
+
+/// Text as an SQL literal, whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    let escaped = text.replace('\'', "''");
+    if escaped.contains('\\') { format!(" E'{}'", escaped.replace('\\', "\\\\")) } else { format!("'{escaped}'") }
+}
+
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("23505") && error.constraint() == Some("inbox_pkey"))
+}
+
+/// What an error of remembering means. No handler ran, so it is never the event's fault.
+fn of_inbox(error: sqlx::Error) -> HandlerError {
+    let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+    match code.as_deref() {
+        // Another member handles it at this moment: look again soon.
+        Some("55P03" | "40001" | "40P01") => HandlerError::snooze(Duration::from_millis(100), error),
+        _ => HandlerError::unavailable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_a_literal_that_cannot_end_early() {
+        assert_eq!(literal("a"), "'a'");
+        assert_eq!(literal("a'; drop table x; --"), "'a''; drop table x; --'");
+        assert_eq!(literal(r"a\'"), r" E'a\\'''");
+    }
+}

@@ -1,0 +1,75 @@
+//! Subscribe: typed handlers whose effect happens once, in order.
+//!
+//! ```text
+//! Kafka ─▶ feed a partition ─▶ lane an aggregate ─▶ retry ─▶ your layers ─▶ inbox ─▶ router ─▶ handler
+//!          kafka::consumer     lanes, partition     attempt                 └──────── one transaction ─┘
+//!                                   │                  └─▶ detour, retry topic, dead letter
+//!                              watermark ─▶ commit
+//! ```
+//!
+//! A [`Subscriber`] is put together from a [`Bus`] and handlers. A handler is an async function; see [`Handler`] and the extractors beside it.
+//!
+//! # What it does
+//!
+//! - **Order**: events of one aggregate are handled one at a time, in the order of their partition. Others run beside them, up to
+//!   [`concurrency`](Subscriber::concurrency). A lane is made when an aggregate's first event comes and gone with its last, so no aggregate waits for another.
+//! - **Once**: with [`inbox`](Subscriber::inbox) the event's id, the handler's effect and the events it publishes are one transaction.
+//! - **No loss**: a partition's offset is committed only up to the first event that is not finished. What is finished beyond it is written into the commit's metadata, so that
+//!   the next owner of the partition does not handle it again.
+//! - **Isolation**: an event that fails is tried again, while only its aggregate waits; then its aggregate is set aside in the table `detour`, or it is sent to a retry topic
+//!   or the dead letters. What every event needs, the database say, is another matter: the subscriber pauses, and no event loses an attempt.
+//!
+//! # What it does not do
+//!
+//! Without an inbox an event may be handled twice: its process can die between the handler's end and the commit of the offset. And two members may handle events of one
+//! aggregate at once for a moment if one of them was cut off from the group; with an inbox each event still has its effect once.
+
+mod attempt;
+mod builder;
+mod bus;
+mod clock;
+pub(crate) mod dead_letters;
+mod delivery;
+mod detour;
+mod escalate;
+pub(crate) mod finished;
+mod gate;
+mod handler;
+mod in_memory;
+mod inbox;
+mod kill_switch;
+mod lanes;
+mod memory;
+mod options;
+mod partition;
+mod probe;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+pub(crate) mod redrive;
+mod retry;
+mod router;
+mod run;
+mod statistics;
+mod turn;
+mod unit;
+mod watermark;
+
+pub use builder::Subscriber;
+pub use bus::{Bus, BusError};
+pub(crate) use clock::VirtualClock;
+pub use dead_letters::DeadLetters;
+pub use delivery::Delivery;
+pub use handler::{
+    Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState,
+    IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, State, StateReady, Tx, Verdict, ViaDelivery,
+    ViaTransaction,
+};
+pub(crate) use in_memory::{InMemory, Work};
+pub use inbox::Inbox;
+pub use kill_switch::KillSwitch;
+pub use options::{Escalation, Order};
+pub use retry::Retry;
+pub use router::{Handled, HandlerService};
+pub use run::RunError;
+pub use statistics::Statistics;
+
+pub use crate::kafka::Malformed;

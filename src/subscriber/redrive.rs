@@ -1,0 +1,241 @@
+//! Dead letters, looked at again: listed, replayed to the subscriber they failed in, or discarded.
+//!
+//! A replay goes to `<topic>.<group>.redrive`, which this subscriber alone reads: other groups of the topic have handled the event. It keeps its key, so the events of one aggregate are
+//! replayed in the order in which they died; and its id, so that an inbox knows it. Which letters are done with is committed for the group `tidings-redrive`, as a subscriber
+//! commits what it has finished.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+
+use super::dead_letters::{ATTEMPTS, EXCEPTION_MESSAGE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, REPLAYS, is_ours};
+use super::finished::Finished;
+use super::watermark::{Ticket, Watermark};
+use crate::kafka::{Committed, Incoming, Letter, Message, Partition, Settings, Shelf};
+use crate::subscriber::{Bus, BusError};
+
+/// The group whose commits say which letters are done with.
+const GROUP: &str = "tidings-redrive";
+
+/// How often a letter is replayed before it must be asked for.
+pub(crate) const REPLAYS_MAX: u32 = 3;
+
+/// The topic in which replayed events come back to a subscriber.
+pub(crate) fn redrive_topic(topic: &str, group: &str) -> String {
+    format!("{topic}.{group}.redrive")
+}
+
+/// Which letters are meant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    /// Died since then.
+    pub(crate) since: Option<DateTime<Utc>>,
+    pub(crate) event_type: Option<String>,
+    /// The first of them only.
+    pub(crate) max: Option<usize>,
+    /// These, by partition and offset; all if there are none.
+    pub(crate) places: Vec<(i32, i64)>,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug)]
+pub(crate) struct DeadLetter {
+    pub(crate) record: Incoming,
+    pub(crate) event_type: String,
+    pub(crate) key: String,
+    pub(crate) reason: String,
+    pub(crate) failed_at: DateTime<Utc>,
+    pub(crate) attempts: u32,
+    pub(crate) replays: u32,
+    pub(crate) origin: Option<Origin>,
+}
+
+/// Where a letter was first read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) topic: String,
+    pub(crate) group: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+impl DeadLetter {
+    pub(crate) fn of(record: Incoming) -> Self {
+        let text = |name: &str| record.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
+        let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let failed_at = text("tidings_failed_at").and_then(|time| DateTime::parse_from_rfc3339(&time).ok()).map(|time| time.to_utc());
+        let origin = || {
+            Some(Origin {
+                topic: text(ORIGINAL_TOPIC)?,
+                group: text("kafka_dlt-original-consumer-group")?,
+                partition: i32::from_be_bytes(record.header(ORIGINAL_PARTITION)?.try_into().ok()?),
+                offset: i64::from_be_bytes(record.header(ORIGINAL_OFFSET)?.try_into().ok()?),
+            })
+        };
+        Self {
+            event_type: Message::read(record.clone(), None).map(|message| message.event_type().to_owned()).unwrap_or_default(),
+            key: record.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
+            reason: text(EXCEPTION_MESSAGE).unwrap_or_default(),
+            failed_at: failed_at.or_else(|| DateTime::from_timestamp_millis(record.timestamp)).unwrap_or_default(),
+            attempts: number(ATTEMPTS),
+            replays: number(REPLAYS),
+            origin: origin(),
+            record,
+        }
+    }
+
+    fn is_meant(&self, filter: &Filter) -> bool {
+        filter.since.is_none_or(|since| self.failed_at >= since)
+            && filter.event_type.as_ref().is_none_or(|event_type| *event_type == self.event_type)
+            && (filter.places.is_empty() || filter.places.contains(&(self.record.partition, self.record.offset)))
+    }
+
+    /// The record without what was said of its death, for the subscriber it died in; `None` if nothing says which.
+    fn replayed(&self) -> Option<Letter> {
+        let origin = self.origin.as_ref()?;
+        let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let kept = self.record.headers().filter(|(name, _)| !is_ours(name) && *name != REPLAYS.as_bytes());
+        let mut headers: Vec<(String, Vec<u8>)> = kept.map(|(header, value)| (name(header), value.to_vec())).collect();
+        headers.push((REPLAYS.into(), (self.replays + 1).to_string().into_bytes()));
+        Some(Letter {
+            topic: redrive_topic(&origin.topic, &origin.group),
+            key: self.record.key().map(<[u8]>::to_vec),
+            value: self.record.value().map(<[u8]>::to_vec),
+            headers,
+        })
+    }
+}
+
+/// A topic of dead letters.
+pub(crate) struct DeadLetterBox {
+    shelf: Shelf,
+    watermarks: HashMap<i32, (Partition, Watermark)>,
+    letters: Vec<(DeadLetter, Ticket)>,
+}
+
+impl DeadLetterBox {
+    /// Reads the topic: the letters that are meant and not done with. Blocks.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub(crate) fn read(settings: &Settings, topic: &str, filter: &Filter) -> Result<Self, String> {
+        let shelf = Shelf::open(settings, GROUP, topic)?;
+        let committed = shelf.committed()?;
+        let mut watermarks: HashMap<i32, (Partition, Watermark)> = HashMap::new();
+        for Committed { partition, offset, metadata } in &committed {
+            // What somebody else committed for this group is not believed: letters are shown again.
+            let finished = Finished::decode(metadata, *offset).unwrap_or_default();
+            watermarks.insert(partition.number, (partition.clone(), Watermark::new(Some(*offset), finished)));
+        }
+        let mut letters = Vec::new();
+        shelf.read(&committed, |record| {
+            let partition = Partition { topic: record.topic.clone(), number: record.partition };
+            let (_, watermark) = watermarks.entry(record.partition).or_insert_with(|| (partition, Watermark::default()));
+            let Some(ticket) = watermark.add(record.offset) else { return };
+            if filter.max.is_none_or(|max| letters.len() < max) {
+                let letter = DeadLetter::of(record);
+                if letter.is_meant(filter) {
+                    letters.push((letter, ticket));
+                }
+            }
+        })?;
+        Ok(Self { shelf, watermarks, letters })
+    }
+
+    /// The letters, partition by partition in their order.
+    pub(crate) fn letters(&self) -> impl ExactSizeIterator<Item = &DeadLetter> {
+        self.letters.iter().map(|(letter, _)| letter)
+    }
+
+    /// Sends one letter back to its subscriber; `false` if nothing says which that is.
+    ///
+    /// # Errors
+    /// When Kafka does not take it: it is still dead.
+    pub(crate) async fn replay(&mut self, bus: &Bus, at: usize) -> Result<bool, BusError> {
+        let (letter, ticket) = &self.letters[at];
+        let (Some(replayed), Some(origin)) = (letter.replayed(), &letter.origin) else { return Ok(false) };
+        bus.send_letter(&replayed, &origin.topic).await?;
+        let (partition, ticket) = (letter.record.partition, *ticket);
+        self.finish(partition, ticket);
+        Ok(true)
+    }
+
+    /// One letter is done with.
+    pub(crate) fn discard(&mut self, at: usize) {
+        let (partition, ticket) = (self.letters[at].0.record.partition, self.letters[at].1);
+        self.finish(partition, ticket);
+    }
+
+    /// Remembers what is done with. Blocks.
+    ///
+    /// # Errors
+    /// What the coordinator says: what was replayed is shown again.
+    pub(crate) fn commit(&self) -> Result<(), String> {
+        let commits: Vec<Committed> = self
+            .watermarks
+            .values()
+            .filter_map(|(partition, watermark)| {
+                let offset = watermark.position()?;
+                Some(Committed { partition: partition.clone(), offset, metadata: watermark.finished_beyond().encode(offset) })
+            })
+            .collect();
+        self.shelf.commit(&commits)
+    }
+
+    fn finish(&mut self, partition: i32, ticket: Ticket) {
+        if let Some((_, watermark)) = self.watermarks.get_mut(&partition) {
+            watermark.finish(ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dead_letters::{Obituary, letter};
+    use super::super::handler::HandlerError;
+    use super::*;
+    use crate::kafka::Place;
+
+    fn record(topic: &str, letter: &Letter) -> Incoming {
+        let place = Place { topic: topic.into(), partition: 1, offset: 2, timestamp: 3 };
+        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), Some(&**value)));
+        Incoming::new(place, letter.key.as_deref(), letter.value.as_deref(), headers)
+    }
+
+    #[test]
+    fn a_replayed_letter_is_the_event_for_its_own_subscriber_and_counts_how_often() {
+        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let mut event = Incoming::new(place, Some(b"7"), Some(b"{}"), [("ce_id", Some(&b"e-1"[..])), ("x", Some(b"y"))].into_iter());
+        let error = HandlerError::retry("broken");
+        for replays in 1..=4 {
+            let why = Obituary { group: "stock", error: &error, kind: "handler", attempts: 5 };
+            let dead = DeadLetter::of(record("order.stock.dlt", &letter(&event, "order.stock.dlt".into(), &why)));
+            assert_eq!((dead.reason.as_str(), dead.attempts, dead.replays), ("broken", 5, replays - 1));
+            let origin = Origin { topic: "order".into(), group: "stock".into(), partition: 3, offset: 9 };
+            assert_eq!(dead.origin, Some(origin));
+            let replayed = dead.replayed().expect("it says where it died");
+            assert_eq!(replayed.topic, "order.stock.redrive");
+            event = record(&replayed.topic, &replayed);
+            assert_eq!(
+                (event.header("ce_id"), event.header("x"), event.header(EXCEPTION_MESSAGE)),
+                (Some(&b"e-1"[..]), Some(&b"y"[..]), None)
+            );
+        }
+    }
+
+    #[test]
+    fn letters_are_chosen_by_age_type_and_place() {
+        let headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_type", "Placed"), ("tidings_failed_at", "2026-01-02T03:04:05Z")];
+        let headers = headers.into_iter().map(|(name, value)| (name, Some(value.as_bytes())));
+        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let letter = DeadLetter::of(Incoming::new(place, Some(b"7"), None, headers));
+        let since = |text: &str| DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
+        let meant = |filter| letter.is_meant(&filter);
+        assert!(meant(Filter::default()));
+        assert!(meant(Filter { since: since("2026-01-02T00:00:00Z"), ..Filter::default() }));
+        assert!(!meant(Filter { since: since("2026-01-03T00:00:00Z"), ..Filter::default() }));
+        assert!(!meant(Filter { event_type: Some("Other".into()), ..Filter::default() }));
+        assert!(meant(Filter { event_type: Some("Placed".into()), places: vec![(1, 2)], ..Filter::default() }));
+        assert!(!meant(Filter { places: vec![(1, 3)], ..Filter::default() }));
+    }
+}

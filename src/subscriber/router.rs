@@ -1,0 +1,217 @@
+//! From the event's type to its handlers, within one transaction if there is an inbox: the innermost service.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt};
+
+use super::Delivery;
+use super::handler::{BoundHandler, HandlerError, TxSlot};
+use super::inbox::{OpenInbox, Remembered};
+use super::memory::MemoryInbox;
+use crate::event::Envelope;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What came of an attempt that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Handled {
+    /// The handlers ran, and their effect is committed.
+    Done,
+    /// The inbox knows the event: nothing ran.
+    Duplicate,
+}
+
+/// Which handlers are for which type.
+pub(super) struct Router {
+    routes: HashMap<&'static str, Route>,
+}
+
+/// The handlers of one type.
+#[derive(Default)]
+pub(super) struct Route {
+    pub(super) handlers: Vec<Arc<dyn BoundHandler>>,
+    /// They take several events at once.
+    pub(super) batch: bool,
+}
+
+impl Router {
+    pub(super) fn new(routes: HashMap<&'static str, Route>) -> Self {
+        Self { routes }
+    }
+
+    /// Whether anybody handles events of this type.
+    pub(super) fn route(&self, event_type: &str) -> Option<&Route> {
+        self.routes.get(event_type)
+    }
+
+    /// Calls each handler of the delivery's type; the events they publish.
+    async fn call(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
+        let route = self.route(delivery.event_type()).ok_or_else(|| HandlerError::skip("no handler"))?;
+        let mut published = Vec::new();
+        for handler in &route.handlers {
+            let first = published.len();
+            published.append(&mut handler.call(delivery.clone()).await?);
+            let cause = delivery.meta();
+            published[first..].iter_mut().for_each(|envelope| cause.cause(envelope));
+        }
+        Ok(published)
+    }
+}
+
+/// Inbox and router: what all layers are around.
+pub(super) struct Core {
+    pub(super) router: Router,
+    pub(super) inbox: Option<Arc<OpenInbox>>,
+    /// What the in-memory bus has in place of a cluster, and of a database if there is none.
+    pub(super) in_memory: OnceLock<Simulation>,
+}
+
+/// What is different on the in-memory bus.
+pub(super) struct Simulation {
+    memory: MemoryInbox,
+    /// Whether the process dies here: between the handler's end and the commit.
+    dies: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What a delivery fails with whose process "dies".
+const DIED: &str = "the process died between the handler and the commit";
+
+impl Core {
+    pub(super) fn new(router: Router, inbox: Option<Arc<OpenInbox>>) -> Self {
+        Self { router, inbox, in_memory: OnceLock::new() }
+    }
+
+    /// From now on it is one of the in-memory bus.
+    pub(super) fn simulate(&self, dies: Box<dyn Fn() -> bool + Send + Sync>) {
+        let _ = self.in_memory.set(Simulation { memory: MemoryInbox::default(), dies });
+    }
+
+    pub(super) fn memory(&self) -> Option<&MemoryInbox> {
+        self.in_memory.get().map(|simulation| &simulation.memory)
+    }
+
+    async fn handle(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
+        match (&self.inbox, self.memory()) {
+            (Some(inbox), _) => self.handle_once(inbox, delivery).await,
+            (None, Some(memory)) => self.handle_in_memory(memory, delivery).await,
+            (None, None) => self.each(delivery).await.map(|_| Handled::Done),
+        }
+    }
+
+    async fn handle_in_memory(&self, memory: &MemoryInbox, delivery: Delivery) -> Result<Handled, HandlerError> {
+        let Some(new) = memory.new_of(&delivery) else { return Ok(Handled::Duplicate) };
+        let published = self.each(delivery.with_messages(new.clone())).await?;
+        self.may_die()?;
+        memory.commit(&new, published);
+        Ok(Handled::Done)
+    }
+
+    fn may_die(&self) -> Result<(), HandlerError> {
+        match self.in_memory.get() {
+            Some(simulation) if (simulation.dies)() => Err(HandlerError::snooze(Duration::ZERO, DIED)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers, handles, publishes and commits, in one transaction.
+    async fn handle_once(&self, inbox: &Arc<OpenInbox>, delivery: Delivery) -> Result<Handled, HandlerError> {
+        let (transaction, new) = match inbox.remember(delivery.messages()).await? {
+            Remembered::Duplicate => return Ok(Handled::Duplicate),
+            Remembered::New(transaction, new) => (transaction, new),
+        };
+        let slot = TxSlot::new(transaction, inbox.outbox.clone());
+        let published = match self.each(delivery.within(slot.clone(), new)).await {
+            Ok(published) => published,
+            Err(error) => {
+                // So that the connection is free again before the pause, and not when it is next used.
+                if let Some(transaction) = slot.take() {
+                    let _ = transaction.rollback().await;
+                }
+                return Err(error);
+            }
+        };
+        let kept = || HandlerError::retry("the handler kept its `Tx` beyond its end: nothing can be committed");
+        let mut transaction = slot.take().ok_or_else(kept)?;
+        self.may_die()?;
+        if !published.is_empty() {
+            inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
+        }
+        transaction.commit().await?;
+        Ok(Handled::Done)
+    }
+
+    /// A batch goes to handlers of batches as a whole, and to others event by event.
+    async fn each(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
+        let whole = delivery.len() == 1 || self.router.route(delivery.event_type()).is_some_and(|route| route.batch);
+        if whole {
+            return self.router.call(delivery).await;
+        }
+        let mut published = Vec::new();
+        for single in delivery.singly() {
+            published.append(&mut self.router.call(single).await?);
+        }
+        Ok(published)
+    }
+}
+
+/// The innermost service: what [`Subscriber::layer`](super::Subscriber::layer) wraps first.
+#[derive(Clone)]
+pub struct HandlerService(Inner);
+
+#[derive(Clone)]
+enum Inner {
+    Core(Arc<Core>),
+    Layered(BoxCloneSyncService<Delivery, Handled, BoxError>),
+}
+
+impl HandlerService {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self(Inner::Core(core))
+    }
+
+    /// A service around it.
+    pub(super) fn layered<S>(service: S) -> Self
+    where
+        S: Service<Delivery, Response = Handled, Future: Send + 'static> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+    {
+        Self(Inner::Layered(BoxCloneSyncService::new(service.map_err(Into::into))))
+    }
+
+    /// One attempt.
+    pub(super) async fn handle(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
+        match &self.0 {
+            Inner::Core(core) => core.handle(delivery).await,
+            Inner::Layered(service) => service.clone().oneshot(delivery).await.map_err(HandlerError::from_layer),
+        }
+    }
+}
+
+impl std::fmt::Debug for HandlerService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerService").finish_non_exhaustive()
+    }
+}
+
+impl Service<Delivery> for HandlerService {
+    type Response = Handled;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Handled, BoxError>> + Send>>;
+
+    /// Always ready: concurrency is limited before.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, delivery: Delivery) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { service.handle(delivery).await.map_err(Into::into) })
+    }
+}

@@ -1,0 +1,346 @@
+//! A subscriber while it runs.
+//!
+//! One thread polls the group and owns its partitions: each has a task that handles it and a watermark that both can see. The thread commits what the watermarks say, once a
+//! second; and when the group takes a partition away, it waits for the partition's task to end first, commits, and only then lets go.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::Runner;
+use super::clock::Clock;
+use super::dead_letters::Letterbox;
+use super::detour::Detour;
+use super::escalate::retry_topic;
+use super::finished::Finished;
+use super::gate::Gate;
+use super::options::Options;
+use super::partition::PartitionTask;
+use super::redrive::redrive_topic;
+use super::router::{Core, HandlerService};
+use super::watermark::Watermark;
+use super::{Bus, DeadLetters, Escalation, Statistics};
+use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like, partition_count, retention};
+
+/// The delay with which the thread notices that it shall end or commit.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How often the inbox forgets what is old: small deletes often, so that their room is used again.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long between two tries at something the cluster must do before the subscriber can start.
+const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a subscriber does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// What it was built from cannot work.
+    #[error("the subscriber cannot run: {}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// Kafka does not accept it, and will not later: fenced by another member of its instance id, or not allowed.
+    #[error("kafka does not accept the subscriber: {0}")]
+    Kafka(String),
+}
+
+/// A subscriber whose parts are checked and bound.
+pub(crate) struct Plan {
+    pub(super) bus: Bus,
+    pub(super) name: String,
+    /// Each topic, and the type of its records that do not say theirs.
+    pub(super) topics: HashMap<String, Option<&'static str>>,
+    pub(super) core: Arc<Core>,
+    pub(super) service: HandlerService,
+    pub(super) options: Options,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) instance: Option<String>,
+    pub(super) broker_side: bool,
+    pub(super) from_end: bool,
+    pub(super) statistics: Statistics,
+    pub(super) clock: Clock,
+    /// Who takes letters, if not Kafka.
+    pub(super) letterbox: Option<Box<dyn Letterbox>>,
+}
+
+impl Plan {
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let faults: Vec<String> =
+            self.bus.settings().faults().into_iter().map(|fault| format!("{}: {}", fault.property, fault.reason)).collect();
+        if !faults.is_empty() {
+            return Err(RunError::Settings(faults));
+        }
+        let stop = shutdown.child_token();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        self.look_for_topics().await;
+        let redriven: Vec<_> = self.topics.iter().map(|(topic, assumed)| (redrive_topic(topic, &self.name), *assumed)).collect();
+        if !self.make_retry_topics(&stop).await {
+            return Ok(());
+        }
+        // They need not exist: they are made when something is replayed, and found then.
+        self.topics.extend(redriven);
+        let membership = Membership {
+            group: self.name.clone(),
+            instance: self.instance.clone(),
+            broker_side: self.broker_side,
+            from_end: self.from_end,
+        };
+        let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
+        let member = Member::join(self.bus.settings(), &membership, &names).map_err(RunError::Kafka)?;
+        let retention = self.core.inbox.clone().map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
+        let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
+        let topics = std::mem::take(&mut self.topics);
+        let owner =
+            Owner { member, runner: Arc::new(self.into_runner()), detour, topics, runtime: Handle::current(), partitions: HashMap::new() };
+        let (ended, end) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn(move || {
+            let _ = ended.send(owner.run(&stop));
+        });
+        thread.map_err(|error| RunError::Kafka(format!("no thread: {error}")))?;
+        let result = end.await.unwrap_or_else(|_| Err("its thread panicked".into()));
+        if let Some(retention) = retention {
+            retention.abort();
+        }
+        result.map_err(RunError::Kafka)
+    }
+
+    /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers.
+    async fn look_for_topics(&self) {
+        for topic in self.topics.keys() {
+            if let Ok(None) = partition_count(self.bus.settings(), topic).await {
+                tracing::warn!(subscriber = self.name, topic, "the topic does not exist; it is read once it does");
+                continue;
+            }
+            let Some(inbox) = &self.core.inbox else { continue };
+            if let Some(retention) = retention(self.bus.settings(), topic).await.filter(|retention| *retention >= inbox.keep) {
+                let keep = inbox.keep;
+                tracing::warn!(
+                    subscriber = self.name,
+                    topic,
+                    ?retention,
+                    ?keep,
+                    "the inbox forgets before the topic does: a replay of the topic takes effect again; raise `Inbox::keep`"
+                );
+            }
+        }
+    }
+
+    /// Everything that attempts need.
+    pub(super) fn into_runner(self) -> Runner {
+        let has_inbox = self.core.inbox.is_some();
+        let concurrency = self.options.concurrency(has_inbox);
+        if let Some(inbox) = &self.core.inbox
+            && (inbox.pool.options().get_max_connections() as usize) < concurrency
+        {
+            let connections = inbox.pool.options().get_max_connections();
+            tracing::warn!(
+                subscriber = self.name,
+                connections,
+                concurrency,
+                "the pool has fewer connections than there are handlers at once"
+            );
+        }
+        Runner {
+            escalation: self.options.escalation(has_inbox),
+            permits: Arc::new(Semaphore::new(concurrency)),
+            gate: Gate::open(),
+            tally: Mutex::default(),
+            tallying: AtomicBool::new(false),
+            probe: tokio::sync::Mutex::new(()),
+            tripped: AtomicBool::new(false),
+            clock: self.clock,
+            name: self.name,
+            core: self.core,
+            service: self.service,
+            options: self.options,
+            dead_letters: self.dead_letters,
+            letterbox: self.letterbox.unwrap_or_else(|| Box::new(self.bus)),
+            statistics: self.statistics,
+        }
+    }
+
+    /// Makes the topics that retries wait in, and reads them too; false if the subscriber is shut down before they are there.
+    async fn make_retry_topics(&mut self, stop: &CancellationToken) -> bool {
+        let Escalation::RetryTopics(delays) = self.options.escalation(self.core.inbox.is_some()) else { return true };
+        let origins: Vec<_> = self.topics.iter().map(|(topic, assumed)| (topic.clone(), *assumed)).collect();
+        for (origin, assumed) in origins {
+            for delay in &delays {
+                let topic = retry_topic(&origin, &self.name, *delay);
+                while let Err(reason) = create_like(self.bus.settings(), &topic, &origin).await {
+                    tracing::warn!(subscriber = self.name, reason, "a retry topic cannot be made yet");
+                    tokio::select! {
+                        () = stop.cancelled() => return false,
+                        () = tokio::time::sleep(START_PAUSE) => {}
+                    }
+                }
+                self.topics.insert(topic, assumed);
+            }
+        }
+        true
+    }
+}
+
+/// The thread's own: the member and its partitions.
+struct Owner {
+    member: Member,
+    runner: Arc<Runner>,
+    detour: Option<Arc<Detour>>,
+    topics: HashMap<String, Option<&'static str>>,
+    runtime: Handle,
+    partitions: HashMap<Partition, Owned>,
+}
+
+/// A partition while it is ours.
+struct Owned {
+    watermark: Arc<Mutex<Watermark>>,
+    drain: CancellationToken,
+    task: JoinHandle<()>,
+    committed: Option<(i64, String)>,
+}
+
+impl Owner {
+    /// Polls until it is told to stop or Kafka says no; drains and leaves in either case.
+    fn run(mut self, stop: &CancellationToken) -> Result<(), String> {
+        let mut next_commit = Instant::now() + self.runner.options.commit_interval;
+        let result = loop {
+            if stop.is_cancelled() {
+                break Ok(());
+            }
+            if let Err(error) = self.poll_once() {
+                break Err(error);
+            }
+            // A partition that nobody handles would look like one without events.
+            if let Some((partition, _)) = self.partitions.iter().find(|(_, owned)| owned.task.is_finished()) {
+                break Err(format!("the task of partition {} of topic {} panicked", partition.number, partition.topic));
+            }
+            if Instant::now() >= next_commit {
+                self.commit(None, false);
+                next_commit = Instant::now() + self.runner.options.commit_interval;
+            }
+        };
+        let all: Vec<Partition> = self.partitions.keys().cloned().collect();
+        self.drain(&all, false);
+        self.member.leave();
+        result
+    }
+
+    fn poll_once(&mut self) -> Result<(), String> {
+        for change in self.member.poll(POLL)? {
+            match change {
+                Change::Assigned(partitions) => self.take(&partitions)?,
+                Change::Revoked { partitions, lost } => {
+                    self.drain(&partitions, lost);
+                    if let Err(error) = self.member.give_up(&partitions) {
+                        tracing::warn!(subscriber = self.runner.name, error, "partitions cannot be given up");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a task for each partition that was assigned.
+    fn take(&mut self, partitions: &[Partition]) -> Result<(), String> {
+        let committed = self.member.committed(partitions).unwrap_or_else(|error| {
+            // librdkafka asks again by itself; what was finished beyond the gap is not known then, and handled again.
+            tracing::warn!(subscriber = self.runner.name, error, "what is committed is not known; finished events may come again");
+            Vec::new()
+        });
+        for feed in self.member.take(partitions, &committed)? {
+            let committed = committed.iter().find(|committed| committed.partition == feed.partition);
+            self.start(feed, committed);
+        }
+        // A rebalance that changes nothing for this member assigns nothing.
+        if !partitions.is_empty() {
+            let list: Vec<String> = partitions.iter().map(|partition| format!("{}/{}", partition.topic, partition.number)).collect();
+            tracing::info!(subscriber = self.runner.name, partitions = list.join(" "), "partitions taken");
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, feed: Feed, committed: Option<&Committed>) {
+        let partition = feed.partition.clone();
+        let restored = committed.map_or_else(Finished::default, |committed| {
+            Finished::decode(&committed.metadata, committed.offset).unwrap_or_else(|foreign| {
+                tracing::warn!(subscriber = self.runner.name, ?partition, metadata = committed.metadata, "{foreign}: it is ignored");
+                Finished::default()
+            })
+        });
+        let watermark = Arc::new(Mutex::new(Watermark::new(committed.map(|committed| committed.offset), restored)));
+        let drain = CancellationToken::new();
+        let assumed_type = self.topics.get(&*partition.topic).copied().flatten();
+        let task = PartitionTask::new(feed, self.runner.clone(), self.detour.clone(), assumed_type, watermark.clone(), drain.clone());
+        let task = self.runtime.spawn(task.run());
+        let committed = committed.map(|committed| (committed.offset, committed.metadata.clone()));
+        self.partitions.insert(partition, Owned { watermark, drain, task, committed });
+    }
+
+    /// Waits for what runs in these partitions, commits, and forgets them.
+    fn drain(&mut self, partitions: &[Partition], lost: bool) {
+        let until = Instant::now() + self.runner.options.drain;
+        partitions.iter().filter_map(|partition| self.partitions.get(partition)).for_each(|owned| owned.drain.cancel());
+        for partition in partitions {
+            let Some(owned) = self.partitions.get_mut(partition) else { continue };
+            // Lost: another member handles them already, and the inbox keeps both from having an effect.
+            let patience = if lost { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            let task = &mut owned.task;
+            let ended = self.runtime.block_on(async { tokio::time::timeout(patience, &mut *task).await.is_ok() });
+            if !ended {
+                tracing::warn!(subscriber = self.runner.name, ?partition, lost, "handlers have not ended in time: they are rolled back");
+                owned.task.abort();
+                let _ = self.runtime.block_on(&mut owned.task);
+            }
+        }
+        if !lost {
+            self.commit(Some(partitions), true);
+        }
+        partitions.iter().for_each(|partition| drop(self.partitions.remove(partition)));
+    }
+
+    /// Commits what has changed, in these partitions or in all.
+    fn commit(&mut self, only: Option<&[Partition]>, wait: bool) {
+        let mut commits = Vec::new();
+        for (partition, owned) in &mut self.partitions {
+            if only.is_some_and(|only| !only.contains(partition)) {
+                continue;
+            }
+            let watermark = owned.watermark.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(offset) = watermark.position() else { continue };
+            let now = (offset, watermark.finished_beyond().encode(offset));
+            drop(watermark);
+            // When it is waited for, it says again what an earlier one may have failed to say.
+            if wait || owned.committed.as_ref() != Some(&now) {
+                commits.push(Committed { partition: partition.clone(), offset, metadata: now.1.clone() });
+                owned.committed = Some(now);
+            }
+        }
+        if let Err(error) = self.member.commit(&commits, wait) {
+            tracing::warn!(subscriber = self.runner.name, error, "offsets are not committed");
+            for commit in commits {
+                if let Some(owned) = self.partitions.get_mut(&commit.partition) {
+                    owned.committed = None;
+                }
+            }
+        }
+    }
+}
+
+/// Has the inbox forget what is old, until it is told to stop.
+async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken) {
+    loop {
+        match inbox.forget_old().await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(consumer = inbox.consumer, rows, "the inbox forgot what is old"),
+            Err(error) => tracing::warn!(consumer = inbox.consumer, %error, "the inbox does not forget what is old"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETENTION_INTERVAL) => {}
+        }
+    }
+}

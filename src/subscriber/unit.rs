@@ -1,0 +1,203 @@
+//! One piece of work of a partition: what runs beside others, and what the partition learns from its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::Escalation;
+use super::attempt::{Parked, Runner, Settled};
+use super::detour::{Detour, Head};
+use super::retry::Next;
+use super::statistics::Count;
+use super::turn::Turn;
+use super::watermark::Ticket;
+use crate::kafka::{Incoming, Message, Partition};
+
+/// How long until the database is asked again when it does not take or give an event of a detour.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What waits on a lane.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// An event that somebody handles.
+    Event(Ticket, Arc<Message>),
+    /// The same after it failed together with others: by itself now.
+    Single(Ticket, Arc<Message>),
+    /// A record that is no event, and why.
+    Malformed(Ticket, Box<Incoming>, String),
+    /// The oldest event of an aggregate that waits in the detour.
+    Detoured(Box<[u8]>),
+}
+
+impl Item {
+    /// How many bytes it holds.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Event(_, message) | Self::Single(_, message) => message.size(),
+            Self::Malformed(_, record, _) => record.size(),
+            Self::Detoured(_) => 0,
+        }
+    }
+
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Event(_, message) | Self::Single(_, message) => message.as_it_came().key(),
+            Self::Malformed(..) | Self::Detoured(_) => None,
+        }
+    }
+
+    /// Whether one transaction can handle both.
+    pub(super) fn goes_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Event(_, one), Self::Event(_, other)) => one.event_type() == other.event_type(),
+            _ => false,
+        }
+    }
+}
+
+/// What the partition learns when a unit has ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub(super) lanes: Vec<u64>,
+    pub(super) finished: Vec<Ticket>,
+    pub(super) bytes: usize,
+    /// What failed together, by lane, and is to be handled one by one.
+    pub(super) singly: Vec<(u64, Vec<Item>)>,
+    /// Aggregates that wait from now on, or go on waiting, and how long.
+    pub(super) parked: Vec<(Box<[u8]>, Duration)>,
+    /// An aggregate that waits no more.
+    pub(super) rejoined: Option<Box<[u8]>>,
+}
+
+/// One piece of work.
+pub(super) struct Unit {
+    pub(super) runner: Arc<Runner>,
+    pub(super) detour: Option<Arc<Detour>>,
+    pub(super) partition: Partition,
+    pub(super) assumed_type: Option<&'static str>,
+    pub(super) drain: CancellationToken,
+    /// The lanes of its items, and how many of each.
+    pub(super) lanes: Vec<(u64, usize)>,
+    /// The aggregate of these events waits: they go behind it.
+    pub(super) detoured: bool,
+}
+
+impl Unit {
+    /// Works until everything has ended or the partition is given up.
+    pub(super) async fn run(self, mut items: Vec<Item>, permit: OwnedSemaphorePermit) -> Ended {
+        let mut ended = Ended { lanes: self.lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
+        ended.bytes = items.iter().map(Item::size).sum();
+        if items.len() > 1 {
+            self.together(items, &mut ended).await;
+            return ended;
+        }
+        let (runner, drain) = (self.runner.clone(), self.drain.clone());
+        let mut turn = Turn::new(&runner, permit, &drain);
+        match items.pop() {
+            Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
+                self.handle(ticket, &message, &mut turn, &mut ended).await
+            }
+            Some(Item::Malformed(ticket, record, reason)) => {
+                let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
+                ended.finished.extend((end == Settled::Finished).then_some(ticket));
+            }
+            Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
+            None => {}
+        }
+        ended
+    }
+
+    /// Several events by one attempt. If it fails, they go back to the front of their lanes.
+    async fn together(&self, items: Vec<Item>, ended: &mut Ended) {
+        let events = items.into_iter().filter_map(|item| match item {
+            Item::Event(ticket, message) => Some((ticket, message)),
+            _ => None,
+        });
+        let (tickets, messages): (Vec<_>, Vec<_>) = events.unzip();
+        if self.runner.settle_together(&messages).await {
+            ended.finished = tickets;
+            return;
+        }
+        ended.bytes = 0;
+        let mut items = tickets.into_iter().zip(messages).map(|(ticket, message)| Item::Single(ticket, message));
+        ended.singly = self.lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect();
+    }
+
+    async fn handle(&self, ticket: Ticket, message: &Arc<Message>, turn: &mut Turn<'_>, ended: &mut Ended) {
+        let end = if self.detoured { Settled::Park } else { self.runner.settle(message, turn, &self.runner.options.retry).await };
+        match end {
+            Settled::Finished => ended.finished.push(ticket),
+            Settled::Abandoned => {}
+            Settled::Park => {
+                if !self.park(message, turn).await {
+                    return;
+                }
+                ended.finished.push(ticket);
+                if !self.detoured {
+                    ended.parked.push((message.as_it_came().key().unwrap_or_default().into(), self.first_pause()));
+                }
+            }
+        }
+    }
+
+    /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
+    async fn park(&self, message: &Message, turn: &mut Turn<'_>) -> bool {
+        let Some(detour) = &self.detour else { return false };
+        while let Err(error) = detour.append(message, self.first_pause()).await {
+            tracing::warn!(subscriber = self.runner.name, %error, "an event cannot be set aside yet");
+            if !turn.pause(DATABASE_PAUSE).await {
+                return false;
+            }
+        }
+        self.runner.statistics.add(Count::Detoured, 1);
+        true
+    }
+
+    /// Handles the oldest event of an aggregate that waits.
+    async fn go_on_with(&self, key: Box<[u8]>, turn: &mut Turn<'_>, ended: &mut Ended) {
+        let Some(detour) = &self.detour else { return };
+        let later = match detour.head(&self.partition, &key).await {
+            Ok(None) => {
+                ended.rejoined = Some(key);
+                return;
+            }
+            Ok(Some(head)) => self.try_head(detour, &head, turn).await,
+            Err(error) => Err(error),
+        };
+        let pause = later.unwrap_or_else(|error| {
+            tracing::warn!(subscriber = self.runner.name, %error, "an event that was set aside cannot be handled yet");
+            DATABASE_PAUSE
+        });
+        ended.parked.push((key, pause));
+    }
+
+    /// Tries the oldest event once; how long until the aggregate is looked at again.
+    async fn try_head(&self, detour: &Detour, head: &Head, turn: &mut Turn<'_>) -> Result<Duration, sqlx::Error> {
+        let message = match Message::read(head.record(&self.partition), self.assumed_type) {
+            Ok(message) => Arc::new(message),
+            // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
+            Err((malformed, record)) => {
+                self.runner.settle_malformed(&record, &malformed.to_string(), turn).await;
+                return detour.remove(head.seq).await.map(|()| Duration::ZERO);
+            }
+        };
+        match self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await {
+            Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
+            Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
+            Parked::Abandoned => Ok(DATABASE_PAUSE),
+        }
+    }
+
+    /// How long an event waits before it is tried from the detour.
+    fn first_pause(&self) -> Duration {
+        match &self.runner.escalation {
+            Escalation::Park(retry) => match retry.after(0, 0.0) {
+                Next::After(pause) => pause,
+                Next::GiveUp => Duration::ZERO,
+            },
+            _ => Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Carries out the schedule. Every fault is over when its step is.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::task::block_in_place;
+use tokio::time::{sleep, timeout};
+
+use super::plan::{Length, Plan};
+use super::relays::{NAME, Relays};
+use super::schedule::{Kind, Schedule, Step};
+use super::stage::Stage;
+use super::{Failure, topic};
+
+/// A server that is up answers within this; one that is not does not matter.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Between kills, at least this often, when there is nothing but kills.
+const STEPS_PER_KILL_MAX: usize = 60;
+
+/// The record size that a small topic takes, and what Kafka takes otherwise.
+const SMALL: u32 = 100_000;
+const USUAL: u32 = 1_048_588;
+
+const END_STREAM: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null";
+const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots where slot_name = 'tidings_chaos';
+                         select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'tidings_chaos'";
+const NARROW: &str = "alter publication tidings_chaos set (publish = 'update')";
+const WIDEN: &str = "alter publication tidings_chaos set (publish = 'insert')";
+const DROP_PUBLICATION: &str = "drop publication tidings_chaos";
+const MAKE_PUBLICATION: &str = "create publication tidings_chaos for table tidings.outbox with (publish = 'insert')";
+
+/// Who breaks things.
+pub(crate) struct Nemesis {
+    pool: PgPool,
+    counts: BTreeMap<Kind, usize>,
+    kills: usize,
+}
+
+impl Nemesis {
+    /// # Errors
+    /// When the URL is none.
+    pub(crate) fn new(plan: &Plan, url: &str) -> Result<Self, Failure> {
+        let options: PgConnectOptions = url.parse()?;
+        let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ANSWER_LIMIT).connect_lazy_with(options);
+        Ok(Self { pool, counts: plan.faults.iter().map(|kind| (*kind, 0)).collect(), kills: 0 })
+    }
+
+    /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped for good.
+    ///
+    /// # Errors
+    /// When a server of the test does not do what it is told.
+    pub(crate) async fn play(
+        &mut self,
+        plan: &Plan,
+        stage: &mut Stage,
+        relays: &mut Relays,
+        say: &mut impl FnMut(&str),
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        for (number, step) in Schedule::new(plan).enumerate() {
+            let done = match plan.length {
+                Length::Time(time) => began.elapsed() >= time,
+                Length::Kills(kills) => self.kills >= kills || number >= STEPS_PER_KILL_MAX * kills,
+            };
+            if done || relays.refusal().is_some() {
+                break;
+            }
+            sleep(step.after).await;
+            say(&format!("{:8.1} s  {step}", began.elapsed().as_secs_f32()));
+            self.carry_out(plan, &step, stage, relays).await.map_err(|error| format!("{}: {error}\n{}", step.kind, relays.log_ends()))?;
+            relays.revive()?;
+            *self.counts.entry(step.kind).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// How often each fault came.
+    pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
+        self.counts.clone()
+    }
+
+    /// How often a relay was killed with -9, within other faults too.
+    pub(crate) fn kills(&self) -> usize {
+        self.kills
+    }
+
+    async fn carry_out(&mut self, plan: &Plan, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
+        let which = step.which;
+        match step.kind {
+            Kind::Kill => self.kill(step, relays).await?,
+            Kind::Restart => block_in_place(|| relays.restart(which))?,
+            Kind::Freeze => {
+                let leader = self.leader().await;
+                let frozen = relays.signal(leader, which, "STOP")?;
+                self.last(step, relays).await?;
+                relays.signal(frozen, which, "CONT")?;
+            }
+            Kind::KillBroker | Kind::StopBroker => {
+                let hard = step.kind == Kind::KillBroker;
+                block_in_place(|| if hard { stage.broker(which).kill() } else { stage.broker(which).stop() })?;
+                self.last(step, relays).await?;
+                block_in_place(|| stage.broker(which).start_again())?;
+            }
+            Kind::FreezeBroker => {
+                block_in_place(|| stage.broker(which).pause())?;
+                self.last(step, relays).await?;
+                block_in_place(|| stage.broker(which).resume())?;
+            }
+            Kind::CutPostgres => stage.relay_wire.cut(),
+            Kind::StallPostgres => {
+                stage.relay_wire.stall();
+                self.last(step, relays).await?;
+                stage.relay_wire.resume();
+            }
+            Kind::CutKafka => stage.broker(which).proxy().cut(),
+            Kind::StallKafka => {
+                stage.broker(which).proxy().stall();
+                self.last(step, relays).await?;
+                if step.kill_meanwhile && plan.repeats() {
+                    // What the dead leader had sent must not arrive behind its successor's: only exactly-once promises anything then.
+                    stage.broker(which).proxy().cut();
+                }
+                stage.broker(which).proxy().resume();
+            }
+            Kind::CrashPostgres | Kind::RestartPostgres => {
+                let hard = step.kind == Kind::CrashPostgres;
+                block_in_place(|| if hard { stage.primary.kill() } else { stage.primary.stop() })?;
+                self.last(step, relays).await?;
+                block_in_place(|| stage.primary.start_again())?;
+            }
+            Kind::EndStream => self.run(END_STREAM).await,
+            Kind::FailOver | Kind::FailOverWithLoss => self.fail_over(step, stage, relays).await?,
+            Kind::DropSlot => self.run(DROP_SLOT).await,
+            Kind::NarrowPublication => self.around(NARROW, WIDEN, step, relays).await?,
+            Kind::DropPublication => self.around(DROP_PUBLICATION, MAKE_PUBLICATION, step, relays).await?,
+            Kind::SwitchSource => block_in_place(|| switch_source(step, relays))?,
+            Kind::SmallMessages => {
+                topic::limit_messages(&stage.brokers(), SMALL).await?;
+                self.last(step, relays).await?;
+                topic::limit_messages(&stage.brokers(), USUAL).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a fault last, and kills the leader somewhere in it if the step says so.
+    async fn last(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
+        let before = step.lasts * (1 + step.which as u32 % 7) / 8;
+        sleep(before).await;
+        if step.kill_meanwhile {
+            self.kill(step, relays).await?;
+        }
+        sleep(step.lasts - before).await;
+        Ok(())
+    }
+
+    async fn kill(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
+        // One in five hits whoever it hits: a relay that is starting, or standing by.
+        let leader = if step.which.is_multiple_of(5) { None } else { self.leader().await };
+        self.kills += usize::from(block_in_place(|| relays.kill(leader, step.which))?);
+        Ok(())
+    }
+
+    /// The leader's process id, as it has written it down; `None` while Postgres does not answer.
+    async fn leader(&self) -> Option<u32> {
+        let leader = sqlx::query_scalar::<_, Option<String>>("select leader from tidings.relay where name = $1").bind(NAME);
+        let leader = timeout(ANSWER_LIMIT, leader.fetch_optional(&self.pool)).await.ok()?.ok()???;
+        leader.rsplit(':').next()?.parse().ok()
+    }
+
+    /// Runs statements one by one. Those that fail say that there was nothing to break: no slot yet, say.
+    async fn run(&self, statements: &str) {
+        for statement in statements.split(';') {
+            let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
+            let _ = timeout(ANSWER_LIMIT, statement.execute(&self.pool)).await;
+        }
+    }
+
+    async fn around(&mut self, before: &str, after: &str, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
+        self.run(before).await;
+        self.last(step, relays).await?;
+        self.run(after).await;
+        Ok(())
+    }
+
+    async fn fail_over(&mut self, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
+        if step.kind == Kind::FailOverWithLoss {
+            let standby = stage.standby.as_mut().ok_or("there is no standby")?;
+            block_in_place(|| standby.hold_back())?;
+            self.last(step, relays).await?;
+        } else {
+            block_in_place(|| stage.prepare_fail_over())?;
+        }
+        block_in_place(|| stage.fail_over())
+    }
+}
+
+fn switch_source(step: &Step, relays: &mut Relays) -> Result<(), Failure> {
+    relays.set_source(["wal", "poll", "auto"][step.which % 3]);
+    relays.stop_all();
+    relays.start_all()
+}

@@ -1,0 +1,143 @@
+//! What a history is made of, written as the command that replays it.
+
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use super::schedule::Kind;
+
+/// One history.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) length: Length,
+    /// Passed on to the relay.
+    pub(crate) source: String,
+    pub(crate) delivery: String,
+    /// Processes of one name: one leads.
+    pub(crate) relays: usize,
+    /// 1 or 3.
+    pub(crate) brokers: usize,
+    pub(crate) partitions: i32,
+    pub(crate) writers: u64,
+    pub(crate) faults: Vec<Kind>,
+}
+
+/// When the nemesis has done enough.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Length {
+    Time(Duration),
+    /// So many times a relay was killed by `kill -9`.
+    Kills(usize),
+}
+
+const USAGE: &str = "\
+--minutes N | --seconds N   how long the nemesis works [5 minutes]
+--kills N                   until a relay was killed with -9 so many times
+--seed N                    decides what writers do and which fault comes when [the clock]
+--source WORD               the relay's [auto]
+--delivery WORD             the relay's [exactly-once]
+--relays N                  processes of one name, 1 to 3 [2]
+--brokers N                 1 or 3 [1]
+--writers N                 [6]
+--faults WORD,…             which faults; see the table in schedule.rs [those that no relay may mind]";
+
+impl Plan {
+    /// A history of five minutes with what every relay must survive.
+    fn of_the_clock() -> Self {
+        let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            seed: u64::from(clock.subsec_nanos()) ^ clock.as_secs(),
+            length: Length::Time(Duration::from_secs(300)),
+            source: "auto".to_owned(),
+            delivery: "exactly-once".to_owned(),
+            relays: 2,
+            brokers: 1,
+            partitions: 5,
+            writers: 6,
+            faults: Kind::SURVIVABLE.to_vec(),
+        }
+    }
+
+    /// Reads the words that [`command`](Self::command) prints behind `--`.
+    ///
+    /// # Errors
+    /// In words, with the usage.
+    pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
+        let mut plan = Self::of_the_clock();
+        let mut words = words.into_iter();
+        while let Some(option) = words.next() {
+            if option == "--help" {
+                return Err(USAGE.to_owned());
+            }
+            let value = words.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
+            plan.set(option, value).map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
+        }
+        Ok(plan)
+    }
+
+    fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+        match option {
+            "--seed" => self.seed = number(value)?,
+            "--minutes" => self.length = Length::Time(Duration::from_secs_f64(60.0 * number::<f64>(value)?)),
+            "--seconds" => self.length = Length::Time(Duration::from_secs(number(value)?)),
+            "--kills" => self.length = Length::Kills(number(value)?),
+            "--source" => value.clone_into(&mut self.source),
+            "--delivery" => value.clone_into(&mut self.delivery),
+            "--relays" => self.relays = Some(number(value)?).filter(|relays| (1..=3).contains(relays)).ok_or("1 to 3")?,
+            "--brokers" => self.brokers = Some(number(value)?).filter(|brokers| matches!(brokers, 1 | 3)).ok_or("1 or 3")?,
+            "--writers" => self.writers = number(value)?,
+            "--faults" => self.faults = value.split(',').map(Kind::from_str).collect::<Result<_, _>>()?,
+            _ => return Err("no such option".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// What replays this history.
+    pub(crate) fn command(&self) -> String {
+        let length = match self.length {
+            Length::Time(time) => format!("--seconds {}", time.as_secs()),
+            Length::Kills(kills) => format!("--kills {kills}"),
+        };
+        let Self { seed, source, delivery, relays, brokers, writers, .. } = self;
+        let faults = self.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        format!(
+            "cargo run --release --example chaos -- --seed {seed} {length} --source {source} --delivery {delivery} --relays {relays} \
+             --brokers {brokers} --writers {writers} --faults {faults}"
+        )
+    }
+
+    /// Whether a consumer may see an event twice, and whether a stalled leader may send after its successor.
+    pub(crate) fn repeats(&self) -> bool {
+        self.delivery == "at-least-once"
+    }
+}
+
+fn number<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "not such a number".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_is_printed_replays_the_plan() {
+        let line =
+            "--kills 500 --seed 7 --source auto --delivery exactly-once --relays 3 --brokers 3 --writers 2 --faults kill,cut-postgres";
+        let plan = Plan::parse(line.split(' ')).expect("good words");
+        assert_eq!(plan.length, Length::Kills(500));
+        let command = plan.command();
+        let (_, words) = command.split_once(" -- ").expect("words for the example");
+        assert_eq!(Plan::parse(words.split(' ')), Ok(plan));
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        for (line, said) in
+            [("--relays 4", "1 to 3"), ("--faults rain", "rain"), ("--seed", "needs a value"), ("--speed 1", "no such option")]
+        {
+            let error = Plan::parse(line.split(' ')).expect_err("refused");
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

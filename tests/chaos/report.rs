@@ -1,0 +1,146 @@
+//! What came out, for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::checker::{Tally, Verdict};
+use super::plan::Plan;
+use super::schedule::Kind;
+
+/// A history and its verdict.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) plan: Plan,
+    pub(crate) lasted: Duration,
+    pub(crate) faults: BTreeMap<Kind, usize>,
+    pub(crate) kills: usize,
+    pub(crate) verdict: Verdict,
+    /// A relay that stopped and wants a person, with the end of what it said.
+    pub(crate) refusal: Option<String>,
+    /// The end of every relay's log.
+    pub(crate) log_ends: String,
+}
+
+impl Report {
+    /// What is broken of what is promised, in words; empty: nothing.
+    pub(crate) fn broken(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut promise = |count: usize, what: &str| {
+            if count > 0 {
+                broken.push(format!("{count} {what}"));
+            }
+        };
+        let Verdict { locked, early, .. } = &self.verdict;
+        if self.faults.get(&Kind::FailOverWithLoss).is_some_and(|count| *count > 0) {
+            // What Kafka has and the database lost cannot be taken back. It has to be said, and nothing more is sent until a person has read it.
+            let unsaid = if self.refusal.is_none() { locked.never_committed + early.never_committed + locked.lost + early.lost } else { 0 };
+            promise(unsaid, "lost by Postgres or by the relay, and no relay said so");
+            return broken;
+        }
+        for (tally, order) in [(locked, true), (early, self.order_of_commits())] {
+            promise(tally.lost, "lost");
+            promise(tally.never_committed, "never committed");
+            promise(tally.wrong_partition, "in the wrong partition");
+            promise(if order { tally.out_of_order } else { 0 }, "out of order");
+            promise(if self.plan.repeats() { 0 } else { tally.repeated }, "repeated");
+        }
+        broken.extend(self.refusal.iter().cloned());
+        if locked.committed == 0 || early.committed == 0 {
+            broken.push("nothing was committed: the test is no test".to_owned());
+        }
+        broken
+    }
+
+    /// Whether the order of commits is promised even to writers that publish first: from the log alone, and not for what is read from
+    /// the table after a slot was lost.
+    fn order_of_commits(&self) -> bool {
+        let healing = [Kind::DropSlot, Kind::NarrowPublication, Kind::DropPublication, Kind::SwitchSource, Kind::FailOver];
+        self.plan.source == "wal" && !self.plan.faults.iter().any(|kind| healing.contains(kind))
+    }
+}
+
+// === impl Display ===
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { seed, source, delivery, relays, brokers, .. } = &self.plan;
+        let (seconds, kills) = (self.lasted.as_secs(), self.kills);
+        writeln!(f, "seed {seed}: {source}, {delivery}, {relays} relay(s), {brokers} broker(s), {seconds} s, {kills} times kill -9")?;
+        let faults: Vec<_> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        writeln!(f, "faults: {}", faults.join(", "))?;
+        writeln!(
+            f,
+            "{:<15}{:>10}{:>10}{:>6}{:>9}{:>13}{:>16}{:>16}",
+            "writers", "committed", "delivered", "lost", "repeated", "out of order", "never committed", "wrong partition"
+        )?;
+        for (name, tally) in [("lock, publish", &self.verdict.locked), ("publish, lock", &self.verdict.early)] {
+            let Tally { committed, delivered, lost, repeated, out_of_order, never_committed, wrong_partition } = tally;
+            writeln!(
+                f,
+                "{name:<15}{committed:>10}{delivered:>10}{lost:>6}{repeated:>9}{out_of_order:>13}{never_committed:>16}{wrong_partition:>16}"
+            )?;
+        }
+        for example in &self.verdict.examples {
+            writeln!(f, "  {example}")?;
+        }
+        match self.broken() {
+            broken if broken.is_empty() => f.write_str("holds"),
+            broken => write!(f, "{}\nBROKEN: {}\nreplay: {}", self.log_ends, broken.join("; "), self.plan.command()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(words: &str, locked: Tally, early: Tally) -> Report {
+        let plan = Plan::parse(words.split(' ')).expect("good words");
+        let verdict = Verdict { locked, early, examples: Vec::new() };
+        Report {
+            plan,
+            lasted: Duration::ZERO,
+            faults: BTreeMap::from([(Kind::Kill, 1)]),
+            kills: 1,
+            verdict,
+            refusal: None,
+            log_ends: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_promised_depends_on_the_delivery_and_on_the_source() {
+        let good = Tally { committed: 9, delivered: 9, ..Tally::default() };
+        let faults: [(&str, Tally, Tally, &[&str]); 8] = [
+            ("--delivery at-least-once", Tally { repeated: 1, ..good }, good, &[]),
+            ("--delivery exactly-once", Tally { repeated: 1, ..good }, good, &["1 repeated"]),
+            ("--delivery at-least-once", Tally { out_of_order: 2, ..good }, good, &["2 out of order"]),
+            ("--source wal", good, Tally { out_of_order: 3, ..good }, &["3 out of order"]),
+            ("--source poll", good, Tally { out_of_order: 3, ..good }, &[]),
+            ("--source poll", good, Tally { lost: 4, never_committed: 5, ..good }, &["4 lost", "5 never committed"]),
+            ("--source wal", Tally { wrong_partition: 6, ..good }, good, &["6 in the wrong partition"]),
+            ("--source wal", good, Tally::default(), &["nothing was committed: the test is no test"]),
+        ];
+        for (words, locked, early, broken) in faults {
+            assert_eq!(report(words, locked, early).broken(), broken, "{words}");
+        }
+    }
+
+    #[test]
+    fn commits_that_postgres_lost_have_to_be_said_and_nothing_else() {
+        let bad = Tally { committed: 9, delivered: 9, lost: 1, never_committed: 2, ..Tally::default() };
+        let mut report = report("--source wal", bad, Tally { committed: 9, ..Tally::default() });
+        report.faults.insert(Kind::FailOverWithLoss, 1);
+        assert_eq!(report.broken(), ["3 lost by Postgres or by the relay, and no relay said so"]);
+        report.refusal = Some("a relay stopped and wants a person: …".to_owned());
+        assert!(report.broken().is_empty());
+    }
+
+    #[test]
+    fn a_broken_history_says_how_it_is_replayed() {
+        let bad = report("--seed 77", Tally { committed: 1, lost: 1, ..Tally::default() }, Tally { committed: 1, ..Tally::default() });
+        let text = bad.to_string();
+        assert!(text.contains("BROKEN: 1 lost") && text.contains("replay: cargo run --release --example chaos -- --seed 77 "), "{text}");
+    }
+}

@@ -1,0 +1,203 @@
+//! Which fault comes when: decided by the seed alone.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::plan::Plan;
+use super::random::Random;
+
+macro_rules! kinds {
+    ($($kind:ident, $word:literal, $weight:literal, $doc:literal;)*) => {
+        /// A kind of fault, by the word that `--faults` takes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Kind { $(#[doc = $doc] $kind),* }
+
+        /// Each kind, its word, and how often it comes compared to others.
+        const KINDS: &[(Kind, &str, u64)] = &[$((Kind::$kind, $word, $weight)),*];
+    };
+}
+
+kinds! {
+    Kill, "kill", 8, "`kill -9` of the leader, or now and then of any relay. It is started again.";
+    Freeze, "freeze", 3, "SIGSTOP of the leader, SIGCONT later.";
+    Restart, "restart", 3, "SIGTERM of a relay, which drains, and is started again.";
+    KillBroker, "kill-broker", 3, "`kill -9` of a broker.";
+    StopBroker, "stop-broker", 2, "A broker that shuts down in order.";
+    FreezeBroker, "freeze-broker", 2, "A broker that hangs.";
+    CutPostgres, "cut-postgres", 4, "Ends every connection of the relays to Postgres.";
+    StallPostgres, "stall-postgres", 2, "The route to Postgres goes silent.";
+    CutKafka, "cut-kafka", 4, "Ends every connection of the relays to a broker.";
+    StallKafka, "stall-kafka", 3, "The route to a broker goes silent.";
+    CrashPostgres, "crash-postgres", 2, "`kill -9` of Postgres, with all its processes.";
+    RestartPostgres, "restart-postgres", 1, "Postgres shuts down in order.";
+    EndStream, "end-stream", 3, "The server ends the walsender.";
+    FailOver, "fail-over", 1, "The primary is killed, its standby takes over and gets a standby of its own.";
+    FailOverWithLoss, "fail-over-with-loss", 1, "The same, with commits that the standby has not received. A relay that stops and says so is right.";
+    DropSlot, "drop-slot", 1, "Somebody drops the slot.";
+    NarrowPublication, "narrow-publication", 1, "The publication leaves out inserts for a while.";
+    DropPublication, "drop-publication", 1, "The publication is dropped, and made again a while later.";
+    SwitchSource, "switch-source", 2, "All relays are restarted with another `--source`.";
+    SmallMessages, "small-messages", 1, "The topics refuse records above a small size for a while.";
+}
+
+impl Kind {
+    /// What any relay must survive without a person.
+    pub(crate) const SURVIVABLE: &[Self] = &[
+        Self::Kill,
+        Self::Freeze,
+        Self::Restart,
+        Self::KillBroker,
+        Self::StopBroker,
+        Self::FreezeBroker,
+        Self::CutPostgres,
+        Self::StallPostgres,
+        Self::CutKafka,
+        Self::StallKafka,
+        Self::CrashPostgres,
+        Self::RestartPostgres,
+        Self::EndStream,
+        Self::DropSlot,
+        Self::SwitchSource,
+    ];
+
+    /// Whether it goes on for a while, in which something else can happen.
+    fn lasts(self) -> bool {
+        !matches!(
+            self,
+            Self::Kill
+                | Self::Restart
+                | Self::CutPostgres
+                | Self::CutKafka
+                | Self::EndStream
+                | Self::FailOver
+                | Self::DropSlot
+                | Self::SwitchSource
+        )
+    }
+
+    fn weight(self) -> u64 {
+        KINDS.iter().find(|(kind, ..)| *kind == self).map_or(0, |(.., weight)| *weight)
+    }
+}
+
+/// One step of the nemesis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// How long everything works before.
+    pub(crate) after: Duration,
+    pub(crate) kind: Kind,
+    /// How long it lasts, for a fault that lasts.
+    pub(crate) lasts: Duration,
+    /// Which broker or relay, modulo how many there are.
+    pub(crate) which: usize,
+    /// Whether the leader is killed in the middle of it.
+    pub(crate) kill_meanwhile: bool,
+}
+
+/// The steps, without end.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    random: Random,
+    /// Each kind as often as its weight says.
+    all: Vec<Kind>,
+    /// What is left of them: each comes before any comes more often than its share.
+    urn: Vec<Kind>,
+    /// A leader that is silent for longer loses its lease and may wake up beside its successor; at-least-once documents that this
+    /// misorders, and a broker that answers a dead leader's requests later is the same.
+    zombies: bool,
+}
+
+impl Schedule {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let all = plan.faults.iter().flat_map(|kind| (0..kind.weight()).map(|_| *kind)).collect();
+        Self { random: Random::new(plan.seed, 0), all, urn: Vec::new(), zombies: !plan.repeats() }
+    }
+
+    /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
+    fn holds_requests(kind: Kind) -> bool {
+        matches!(kind, Kind::FreezeBroker | Kind::Freeze)
+    }
+}
+
+// === impl Iterator, Display, FromStr ===
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, lasts, kill_meanwhile, .. } = self;
+        write!(f, "{kind}")?;
+        if !lasts.is_zero() {
+            write!(f, " for {lasts:?}{}", if *kill_meanwhile { ", and a kill in it" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        let random = &mut self.random;
+        if self.urn.is_empty() {
+            self.urn.clone_from(&self.all);
+        }
+        let at = random.below(self.urn.len() as u64) as usize;
+        let kind = self.urn.swap_remove(at);
+        // Now and then longer than a lease (10 s), a session timeout or a broker's session.
+        let lasts = if self.zombies && random.one_in(4) { random.millis(11_000, 15_000) } else { random.millis(100, 4_000) };
+        let (after, which) = (random.millis(50, 2_500), random.below(1_000) as usize);
+        let kill_meanwhile = !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
+        Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(KINDS.iter().find(|(kind, ..)| kind == self).map_or("", |(_, word, _)| word))
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || KINDS.iter().map(|(_, word, _)| *word).collect::<Vec<_>>().join(", ");
+        let found = KINDS.iter().find(|(_, word, _)| *word == text);
+        found.map(|(kind, ..)| *kind).ok_or_else(|| format!("`{text}` is none of {}", known()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(words: &str) -> Plan {
+        Plan::parse(words.split(' ')).expect("good words")
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_steps_again() {
+        let steps = |seed| Schedule::new(&plan(&format!("--seed {seed}"))).take(50).collect::<Vec<_>>();
+        assert_eq!(steps(1), steps(1));
+        assert_ne!(steps(1), steps(2));
+    }
+
+    #[test]
+    fn every_fault_that_is_asked_for_comes_and_no_other() {
+        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3")).take(1_000).map(|step| step.kind).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, Kind::SURVIVABLE);
+        assert!(Schedule::new(&plan("--faults cut-kafka")).take(100).all(|step| step.kind == Kind::CutKafka));
+    }
+
+    #[test]
+    fn only_exactly_once_is_asked_to_survive_a_leader_that_wakes_up_after_its_lease() {
+        let longest = |delivery| {
+            let steps = Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
+            steps.map(|step| step.lasts).max().expect("steps")
+        };
+        assert!(longest("at-least-once") < Duration::from_secs(5));
+        assert!(longest("exactly-once") > Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,162 @@
+//! What a consumer reads, from the beginning to the end, read_committed.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Failure;
+use super::plan::Plan;
+
+/// The relay's `--topic`; the two aggregate types are [`TYPES`].
+pub(crate) const TEMPLATE: &str = "chaos-{aggregatetype}";
+pub(crate) const TYPES: [&str; 2] = ["account", "early"];
+
+/// A broker that has just come back may take this long.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// One record, and where it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Arc<str>,
+    pub(crate) mark: Uuid,
+}
+
+/// The events' payload.
+#[derive(Deserialize)]
+struct Marked {
+    mark: Uuid,
+}
+
+/// Both topics, read as they grow.
+pub(crate) struct Topics {
+    consumer: BaseConsumer,
+    partitions: Vec<(String, i32)>,
+    /// Each key and topic once: a long history has millions of records and few of either.
+    names: RefCell<HashSet<Arc<str>>>,
+}
+
+impl Topics {
+    /// Reads from the beginning.
+    pub(crate) fn new(brokers: &str, plan: &Plan) -> Self {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("group.id", "never-commits").set("enable.auto.commit", "false");
+        let consumer: BaseConsumer =
+            config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "20").create().expect("a consumer");
+        let partitions: Vec<_> =
+            topics().into_iter().flat_map(|topic| (0..plan.partitions).map(move |partition| (topic.clone(), partition))).collect();
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in &partitions {
+            list.add_partition_offset(topic, *partition, Offset::Beginning).expect("a partition");
+        }
+        consumer.assign(&list).expect("assigned");
+        Self { consumer, partitions, names: RefCell::default() }
+    }
+
+    /// What comes within `limit`.
+    ///
+    /// # Errors
+    /// When a record is none of ours.
+    pub(crate) fn read(&self, limit: Duration) -> Result<Vec<Record>, Failure> {
+        let until = Instant::now() + limit;
+        let mut records = Vec::new();
+        while Instant::now() < until {
+            // Errors are those of brokers that come and go.
+            let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(20)) else { continue };
+            let Marked { mark } = serde_json::from_slice(message.payload().unwrap_or_default())
+                .map_err(|error| format!("a record at {}/{}/{}: {error}", message.topic(), message.partition(), message.offset()))?;
+            let key = self.name(std::str::from_utf8(message.key().unwrap_or_default())?);
+            let (topic, partition, offset) = (self.name(message.topic()), message.partition(), message.offset());
+            records.push(Record { topic, partition, offset, key, mark });
+        }
+        Ok(records)
+    }
+
+    fn name(&self, text: &str) -> Arc<str> {
+        let mut names = self.names.borrow_mut();
+        if let Some(known) = names.get(text) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = text.into();
+        names.insert(Arc::clone(&name));
+        name
+    }
+
+    /// What is left, up to the end of every partition. Nobody writes any more.
+    ///
+    /// # Errors
+    /// When the end is not reached: a transaction that nobody ends hides what comes behind it.
+    pub(crate) fn read_to_the_end(&self) -> Result<Vec<Record>, Failure> {
+        let mut ends = HashMap::new();
+        for (topic, partition) in &self.partitions {
+            ends.insert((topic.as_str(), *partition), self.consumer.fetch_watermarks(topic, *partition, ANSWER_LIMIT)?.1);
+        }
+        let mut records = Vec::new();
+        let until = Instant::now() + ANSWER_LIMIT;
+        loop {
+            records.extend(self.read(Duration::from_millis(200))?);
+            let positions = self.consumer.position()?;
+            let behind = positions.elements().into_iter().find(|at| {
+                let end = ends.get(&(at.topic(), at.partition())).copied().unwrap_or_default();
+                // Before its first record a partition has no position.
+                end > 0 && !matches!(at.offset(), Offset::Offset(offset) if offset >= end)
+            });
+            match behind {
+                None => return Ok(records),
+                Some(at) if Instant::now() > until => {
+                    return Err(format!("the end of {}/{} is not reached: {:?}", at.topic(), at.partition(), at.offset()).into());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+// === impl Display ===
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}: {} ({})", self.topic, self.partition, self.offset, self.key, self.mark)
+    }
+}
+
+fn topics() -> Vec<String> {
+    TYPES.iter().map(|name| TEMPLATE.replace("{aggregatetype}", name)).collect()
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+}
+
+/// Makes both topics, on all brokers.
+pub(crate) async fn create(brokers: &str, plan: &Plan) -> Result<(), Failure> {
+    let names = topics();
+    let replicas = i32::try_from(plan.brokers)?;
+    let new: Vec<_> = names.iter().map(|name| NewTopic::new(name, plan.partitions, TopicReplication::Fixed(replicas))).collect();
+    for answer in admin(brokers).create_topics(&new, &AdminOptions::new()).await? {
+        answer.map_err(|(topic, code)| format!("topic {topic} is not made: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Lets both topics refuse records above `bytes`.
+pub(crate) async fn limit_messages(brokers: &str, bytes: u32) -> Result<(), Failure> {
+    let (names, bytes) = (topics(), bytes.to_string());
+    let changes: Vec<_> =
+        names.iter().map(|name| AlterConfig::new(ResourceSpecifier::Topic(name)).set("max.message.bytes", &bytes)).collect();
+    for answer in admin(brokers).alter_configs(&changes, &AdminOptions::new()).await? {
+        answer.map_err(|(topic, code)| format!("{topic:?} is not changed: {code}"))?;
+    }
+    Ok(())
+}

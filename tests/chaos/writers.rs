@@ -1,0 +1,132 @@
+//! Services: each in a session of its own, until they are told to stop. They go through whatever happens to Postgres.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Failure;
+use super::plan::Plan;
+use super::random::Random;
+use super::transaction::{ACCOUNTS, Contract, Transaction, execute};
+
+/// A writer waits for a lock, and for any answer, no longer than this: a prepared transaction whose writer lost its session keeps its
+/// locks until that writer is back.
+const LIMITS: &str = "set lock_timeout = '3s'; set statement_timeout = '10s'; set idle_in_transaction_session_timeout = '10s'";
+
+/// As long as Postgres may be away.
+const CONNECT_EVERY: Duration = Duration::from_millis(100);
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
+/// All writers of a history.
+pub(crate) struct Writers {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    url: String,
+}
+
+/// Makes the accounts.
+///
+/// # Errors
+/// When Postgres refuses.
+pub(crate) async fn create_accounts(session: &mut PgConnection) -> Result<(), Failure> {
+    execute(session, super::committed::TABLES).await?;
+    for prefix in ["a", super::checker::EARLY] {
+        execute(session, &format!("insert into account (id) select '{prefix}-' || n from generate_series(0, {ACCOUNTS} - 1) n")).await?;
+    }
+    Ok(())
+}
+
+/// Starts them; one in three breaks the contract.
+pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    for number in 0..plan.writers.max(2) {
+        let contract = if number % 3 == 1 { Contract::Broken } else { Contract::Kept };
+        let random = Random::new(plan.seed, number + 1);
+        let wait_for_slot = contract == Contract::Broken && plan.source == "wal";
+        tasks.spawn(Writer { number, contract, random, url: url.to_owned(), wait_for_slot, prepared: 0 }.run(stop.clone()));
+    }
+    Writers { stop, tasks, url: url.to_owned() }
+}
+
+impl Writers {
+    /// Waits until each has ended its transaction, and ends those that were prepared and forgotten.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        let settle = async {
+            let mut session = PgConnection::connect(&self.url).await?;
+            forget_prepared(&mut session, "chaos-%").await
+        };
+        if let Err(error) = settle.await {
+            eprintln!("prepared transactions are left: {error}");
+        }
+    }
+}
+
+struct Writer {
+    number: u64,
+    contract: Contract,
+    random: Random,
+    url: String,
+    /// Order of commits is what the log gives; rows from before it come in the order of `seq`.
+    wait_for_slot: bool,
+    prepared: u64,
+}
+
+impl Writer {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut session = None;
+        while !stop.is_cancelled() {
+            let worked = match session.take() {
+                Some(mut open) => self.transact(&mut open).await.then_some(open),
+                None => self.connect().await,
+            };
+            let pause = if worked.is_some() { self.random.millis(0, 40) } else { CONNECT_EVERY };
+            session = worked;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One transaction; whether the session can be used again.
+    async fn transact(&mut self, session: &mut PgConnection) -> bool {
+        let transaction = Transaction::draw(&mut self.random, self.contract);
+        self.prepared += 1;
+        let name = format!("chaos-{}-{}", self.number, self.prepared);
+        let run = tokio::time::timeout(ANSWER_LIMIT, transaction.run(session, self.contract, &name)).await;
+        match run {
+            Ok(Ok(())) => true,
+            // Conflicts are as good as rollbacks; a session that is broken does not roll back.
+            Ok(Err(_)) => matches!(tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await, Ok(Ok(()))),
+            Err(_) => false,
+        }
+    }
+
+    async fn connect(&mut self) -> Option<PgConnection> {
+        let connecting = async {
+            let mut session = PgConnection::connect(&self.url).await?;
+            execute(&mut session, LIMITS).await?;
+            // Nobody else knows how they were to end.
+            forget_prepared(&mut session, &format!("chaos-{}-%", self.number)).await?;
+            let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
+            if self.wait_for_slot && !sqlx::query_scalar::<_, bool>(slot).fetch_one(&mut session).await? {
+                return Err("there is no slot yet".into());
+            }
+            self.wait_for_slot = false;
+            Ok::<_, Failure>(session)
+        };
+        tokio::time::timeout(ANSWER_LIMIT, connecting).await.ok()?.ok()
+    }
+}
+
+async fn forget_prepared(session: &mut PgConnection, names: &str) -> Result<(), Failure> {
+    let forgotten = "select gid from pg_prepared_xacts where gid like $1 and database = current_database()";
+    for name in sqlx::query_scalar::<_, String>(forgotten).bind(names).fetch_all(&mut *session).await? {
+        // Another session may be about to end it.
+        let ending = if name.ends_with(['1', '3', '5', '7', '9']) { "commit" } else { "rollback" };
+        let _ = sqlx::raw_sql(AssertSqlSafe(format!("{ending} prepared '{name}'"))).execute(&mut *session).await;
+    }
+    Ok(())
+}

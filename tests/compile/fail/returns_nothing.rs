@@ -1,0 +1,17 @@
+use serde::{Deserialize, Serialize};
+use tidings::{Bus, DomainEvent, kafka};
+use tidings::subscriber::*;
+
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "order", id = "order_id")]
+struct OrderPlaced {
+    order_id: u64,
+}
+
+async fn reserve(_: Event<OrderPlaced>) {}
+
+fn main() {
+    let bus = Bus::new(kafka::Settings::default());
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let _ = bus.subscriber("inventory").on(reserve).run(shutdown);
+}

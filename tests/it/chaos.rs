@@ -1,0 +1,31 @@
+//! Histories under faults, each from its seed: a few seconds of what `cargo run --release --example chaos` does for as long as one likes.
+
+#[path = "../chaos/mod.rs"]
+mod history;
+
+use history::{Plan, Program};
+
+/// Plays the history that these words describe; a failure says how to replay it.
+async fn holds(words: &str) {
+    let plan = Plan::parse(words.split(' ')).expect("good words");
+    let program = Program { path: env!("CARGO_BIN_EXE_tidings").into() };
+    let mut steps = Vec::new();
+    let report = history::run(&plan, &program, |step| steps.push(step.to_owned())).await;
+    let report = report.unwrap_or_else(|error| panic!("{}\n{error}", steps.join("\n")));
+    assert!(report.broken().is_empty(), "{}\n{report}", steps.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_stalls_and_crashes_on_every_side_break_no_promise() {
+    holds("--seed 1 --seconds 30 --relays 2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_alone_that_is_killed_again_and_again_breaks_no_promise() {
+    holds("--seed 2 --kills 12 --relays 1 --faults kill,freeze,restart,end-stream").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_brokers_of_which_one_comes_and_goes_break_no_promise() {
+    holds("--seed 3 --seconds 25 --brokers 3 --faults kill,kill-broker,stop-broker,freeze-broker,cut-kafka,stall-kafka").await;
+}

@@ -1,0 +1,217 @@
+//! A topic gets more partitions.
+
+use std::{
+    collections::HashMap,
+    process::Stdio,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, Message as _,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+};
+use sqlx::PgPool;
+
+use super::{
+    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    records::{Record, grow_topic},
+    running::Place,
+};
+use crate::services::migrated_database;
+
+/// A consumer group of one member that remembers what it has read, in that order, and commits it.
+struct Group {
+    name: String,
+    stop: Arc<AtomicBool>,
+    read: Arc<Mutex<Vec<Record>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Group {
+    fn start(place: &Place, name: &str) -> Self {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &place.brokers)
+            .set("group.id", name)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("topic.metadata.refresh.interval.ms", "300")
+            .create()
+            .expect("a consumer");
+        consumer.subscribe(&[&place.topic]).expect("subscribed");
+        let (stop, read) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let thread = std::thread::spawn({
+            let (stop, read) = (stop.clone(), read.clone());
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
+                    read.lock().expect("whole").push(Record {
+                        partition: message.partition(),
+                        key: message.key().unwrap_or_default().to_vec(),
+                        value: message.payload().map(<[u8]>::to_vec),
+                        headers: HashMap::new(),
+                        timestamp: 0,
+                    });
+                    let _ = consumer.commit_message(&message, CommitMode::Async);
+                }
+                let _ = consumer.commit_consumer_state(CommitMode::Sync);
+            }
+        });
+        Self { name: name.to_owned(), stop, read, thread }
+    }
+
+    fn stop(self) -> Vec<Record> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("ends well");
+        self.read.lock().expect("whole").clone()
+    }
+
+    async fn until(&self, records: usize) {
+        for _ in 0..3000 {
+            if self.read.lock().expect("whole").len() >= records {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{} of {records} records", self.read.lock().expect("whole").len());
+    }
+}
+
+async fn pinned(pool: &PgPool) -> i32 {
+    sqlx::query_scalar("select partitions from tidings.relay_topic").fetch_one(pool).await.expect("asked")
+}
+
+/// Publishes something, so that the relay has met its topic.
+async fn met(pool: &PgPool, place: &Place, transactions: usize) {
+    write_concurrently(pool, 2, 8, transactions).await;
+    place.reader().until_distinct(expected(&committed(pool).await));
+    while sqlx::query_scalar::<_, i64>("select count(*) from tidings.relay_topic").fetch_one(pool).await.expect("asked") == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_or_overtaken() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 8).await;
+    let relay = place.start();
+    met(&database.pool, &place, 20).await;
+    let group = Group::start(&place, &format!("{}-readers", place.name));
+    let writing = tokio::spawn({
+        let pool = database.pool.clone();
+        async move {
+            for _ in 0..12 {
+                write_concurrently(&pool, 3, 8, 40).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    });
+    for partitions in ["7", "11"] {
+        let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", partitions]);
+        assert!(code == 0 && text.contains(&format!("spread over {partitions} partitions")), "{text}");
+    }
+    assert_eq!(pinned(&database.pool).await, 11);
+    writing.await.expect("writers end well");
+    write_concurrently(&database.pool, 2, 8, 40).await;
+    let committed = committed(&database.pool).await;
+    group.until(expected(&committed)).await;
+    relay.stop().await;
+    let read = group.stop();
+    let verdict = judge(&committed, &read);
+    assert_eq!(Verdict { in_two_partitions: 0, ..verdict }, Verdict::default());
+    assert!(read.iter().any(|record| record.partition >= 7), "the new partitions are used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everything_is_as_before() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 8).await;
+    let relay = place.start();
+    met(&database.pool, &place, 10).await;
+    let group = Group::start(&place, &format!("{}-slow", place.name));
+    group.until(1).await;
+    let name = group.name.clone();
+    group.stop();
+    write_concurrently(&database.pool, 2, 8, 30).await;
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "8s"]);
+    assert!(code == 1 && text.contains(&name) && text.contains("--no-wait-for"), "{text}");
+    assert_eq!((pinned(&database.pool).await, place.reader().partitions()), (4, 4));
+    write_concurrently(&database.pool, 2, 8, 10).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--no-wait-for", &name]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
+    assert!(code == 3 && text.contains("cannot shrink"), "{text}");
+    assert_eq!(pinned(&database.pool).await, 8);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ended_by_the_relay() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 8).await;
+    let relay = place.start();
+    met(&database.pool, &place, 10).await;
+    // A group that keeps the command waiting.
+    let group = Group::start(&place, &format!("{}-slow", place.name));
+    group.until(1).await;
+    let name = group.name.clone();
+    group.stop();
+    write_concurrently(&database.pool, 2, 8, 30).await;
+    let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
+    let interrupted = async |timeout: &str| {
+        let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", timeout]);
+        let mut child = command.stdout(Stdio::null()).spawn().expect("the binary starts");
+        while sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked") == 0 {
+            assert_eq!(child.try_wait().expect("asked"), None, "the command waits");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+    };
+    interrupted("5m").await;
+    let (_, text) = place.command(&["topics", "list"]);
+    assert!(text.contains("is being grown") && text.contains("holds back what goes to it"), "{text}");
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort"]);
+    assert!(code == 0 && text.contains("the hold is ended"), "{text}");
+    write_concurrently(&database.pool, 2, 8, 10).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    // Nobody ends it: the relay does.
+    interrupted("10s").await;
+    write_concurrently(&database.pool, 2, 8, 10).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    assert_eq!(pinned(&database.pool).await, 4);
+    interrupted("5m").await;
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--no-wait-for", &name]);
+    assert!(code == 0 && text.contains("goes on"), "{text}");
+    assert_eq!(pinned(&database.pool).await, 8);
+    write_concurrently(&database.pool, 2, 8, 10).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_somebody_grew_is_shown_with_the_command_that_uses_its_partitions() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 8).await;
+    let relay = place.start();
+    met(&database.pool, &place, 10).await;
+    grow_topic(&place.brokers, &place.topic, 6).await;
+    let (code, text) = place.command(&["topics", "list"]);
+    assert!(code == 0 && text.contains(&format!("`tidings topics grow {} --partitions 6`", place.topic)), "{text}");
+    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
+    assert_eq!(code, 0, "{text}");
+    write_concurrently(&database.pool, 2, 8, 20).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    let (_, text) = place.command(&["topics", "list", "--json"]);
+    assert!(text.contains("\"partitions\": 6") && text.contains("\"partitions_in_kafka\": 6"), "{text}");
+    relay.stop().await;
+}

@@ -1,0 +1,170 @@
+//! The log is lost, changed, or not wanted any more: the table has what is missing, and nothing is lost or repeated.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tidings::relay::{Delivery, SourceKind};
+
+use super::{
+    history::{Verdict, create_accounts, write_concurrently},
+    running::{Place, Running},
+};
+use crate::services::{migrated_database, migrated_database_on, own_postgres};
+
+/// Drops the relay's slot, whoever reads from it.
+async fn drop_slot(pool: &PgPool, slot: &str) {
+    let sql =
+        "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+    while sqlx::query(sql).bind(slot).execute(pool).await.is_err() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_dropped_again_and_again_under_load_costs_no_event_and_repeats_none() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 9).await;
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    let (slot, pool) = (place.slot(), database.pool.clone());
+    let drops = async {
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            drop_slot(&pool, &slot).await;
+        }
+    };
+    tokio::join!(write_concurrently(&database.pool, 4, 9, 250), drops);
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_dropped_and_made_anew_by_hand_while_the_relay_was_down_is_noticed_and_healed() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 5).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 3, 5, 40).await;
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    drop_slot(&database.pool, &place.slot()).await;
+    write_concurrently(&database.pool, 3, 5, 40).await;
+    let made = "select pg_create_logical_replication_slot($1, 'pgoutput')";
+    sqlx::query(made).bind(place.slot()).execute(&database.pool).await.expect("created");
+    write_concurrently(&database.pool, 3, 5, 40).await;
+    let relay = place.start();
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_server_invalidated_is_made_anew() {
+    let options = dev_services::PostgresOptions::new()
+        .set("wal_level", "logical")
+        .set("max_slot_wal_keep_size", "1MB")
+        .set("min_wal_size", "32MB")
+        .set("max_wal_size", "32MB");
+    let postgres = own_postgres(options).await;
+    let database = migrated_database_on(&postgres.url()).await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 5).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 3, 5, 40).await;
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    sqlx::raw_sql("create table other (pad text)").execute(&database.pool).await.expect("created");
+    let status = "select wal_status from pg_replication_slots where slot_name = $1";
+    for _ in 0..50 {
+        sqlx::raw_sql("insert into other select repeat('x', 1000) from generate_series(1, 20000); select pg_switch_wal(); checkpoint")
+            .execute(&database.pool)
+            .await
+            .expect("filled");
+        let status: Option<String> = sqlx::query_scalar(status).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
+        if status.as_deref() == Some("lost") {
+            break;
+        }
+    }
+    let status: Option<String> = sqlx::query_scalar(status).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
+    assert_eq!(status.as_deref(), Some("lost"));
+    write_concurrently(&database.pool, 3, 5, 40).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 3, 5, 40).await;
+    relay.says("stream", "streaming").await;
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs_no_event() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    let publish = |key: &'static str| {
+        let pool = database.pool.clone();
+        async move {
+            let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', '1')";
+            sqlx::query(sql).bind(key).execute(&pool).await.expect("inserted");
+        }
+    };
+    let run = |sql: String| {
+        let pool = database.pool.clone();
+        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.expect("altered") }
+    };
+    let name = place.slot();
+    publish("before").await;
+    run(format!("alter publication {name} drop table tidings.outbox")).await;
+    publish("left out").await;
+    run(format!("alter publication {name} add table tidings.outbox")).await;
+    publish("between").await;
+    place.reader().until_distinct(3);
+    run(format!("drop publication {name}")).await;
+    publish("dropped").await;
+    place.reader().until_distinct(4);
+    publish("after").await;
+    place.reader().until_distinct(5);
+    relay.stop().await;
+    assert_eq!(place.reader().read_to_the_end().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_source_goes_on_where_the_other_stopped() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 7).await;
+    let writing = tokio::spawn({
+        let pool = database.pool.clone();
+        async move { write_concurrently(&pool, 4, 7, 400).await }
+    });
+    let all = [SourceKind::Poll, SourceKind::Wal, SourceKind::Auto];
+    for (round, source) in all.into_iter().cycle().take(9).enumerate() {
+        let mut options = place.options();
+        options.source = source;
+        // The delivery changes too: positions go from the topic to the row and back.
+        options.delivery = if round % 4 == 3 { Delivery::AtLeastOnce } else { Delivery::ExactlyOnce };
+        let relay = Running::start(options);
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        relay.stop().await;
+    }
+    writing.await.expect("written");
+    let relay = place.start();
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_alone_gives_every_event_once_and_in_order_and_keeps_no_slot() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 12).await;
+    place.start().stop().await;
+    let mut options = place.options();
+    options.source = SourceKind::Poll;
+    let relay = Running::start(options);
+    // A transaction that stays open holds nobody up.
+    let mut open = database.pool.begin().await.expect("begun");
+    sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.expect("an id");
+    write_concurrently(&database.pool, 6, 12, 120).await;
+    let slots: i64 = sqlx::query_scalar("select count(*) from pg_replication_slots where slot_name = $1")
+        .bind(place.slot())
+        .fetch_one(&database.pool)
+        .await
+        .expect("counted");
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(slots, 0);
+}

@@ -1,0 +1,475 @@
+//! One bad event stops its own aggregate, and nothing else.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, PgPool};
+use tidings::relay::{Delivery, OnUndeliverable, RelayOptions, SourceKind};
+
+use super::{
+    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    records::{Reader, Record, create_topic_with},
+    running::{Place, Running},
+};
+use crate::services::{TestDatabase, migrated_database};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn sql(pool: &PgPool, text: &str) {
+    sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(pool).await.expect(text);
+}
+
+/// Publishes event `n` of an order, padded to about `bytes`.
+async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
+    sqlx::query(insert).bind(id).bind(n).bind(bytes).execute(pool).await.expect("inserted");
+}
+
+/// Numbers and aggregates of the events that are parked, in order, and of which something is wrong.
+async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
+    let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
+    sqlx::query_as(select).fetch_all(pool).await.expect("read")
+}
+
+async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let now = parked(pool).await;
+        if now.iter().map(|(id, n, wrong)| (id.as_str(), *n, *wrong)).eq(wanted.iter().copied()) {
+            return;
+        }
+        assert!(Instant::now() < until, "parked are {now:?} and not {wanted:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The numbers of an order's events, as they are in the topic.
+fn numbers(records: &[Record], id: &str) -> Vec<i64> {
+    let of = records.iter().filter(|record| record.key == id.as_bytes());
+    of.map(|record| serde_json::from_str::<serde_json::Value>(record.text()).expect("JSON")["n"].as_i64().expect("a number")).collect()
+}
+
+fn small(place: &Place) -> RelayOptions {
+    let mut options = place.options();
+    options.message_bytes_max = 10_000;
+    options
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_keeps_the_order() {
+    for source in [SourceKind::Auto, SourceKind::Poll] {
+        let database = migrated_database().await;
+        let (pool, place) = (&database.pool, Place::new(&database));
+        let mut options = small(&place);
+        options.source = source;
+        let relay = Running::start(options.clone());
+        publish(pool, "a", 1, 1).await;
+        publish(pool, "a", 2, 20_000).await;
+        publish(pool, "a", 3, 1).await;
+        publish(pool, "b", 1, 1).await;
+        until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
+        place.reader().until_distinct(2);
+        // A restart knows it, and what follows waits too.
+        relay.stop().await;
+        let relay = Running::start(options.clone());
+        publish(pool, "a", 4, 1).await;
+        publish(pool, "b", 2, 1).await;
+        until_parked(pool, &[("a", 2, true), ("a", 3, false), ("a", 4, false)]).await;
+        place.reader().until_distinct(3);
+        // Nothing has changed: it fails again and waits again.
+        sql(pool, "update tidings.parked set action = 'retry' where reason is not null").await;
+        until_decided(pool).await;
+        until_parked(pool, &[("a", 2, true), ("a", 3, false), ("a", 4, false)]).await;
+        relay.stop().await;
+        // The limit is raised; before a relay runs again, more events come.
+        options.message_bytes_max = 100_000;
+        sql(pool, "update tidings.parked set action = 'retry'").await;
+        publish(pool, "a", 5, 1).await;
+        let relay = Running::start(options);
+        until_parked(pool, &[]).await;
+        publish(pool, "a", 6, 1).await;
+        let mut reader = place.reader();
+        reader.until_distinct(8);
+        assert!(relay.observer.metrics_text().contains("tidings_relay_parked_events 0"));
+        relay.stop().await;
+        let records = reader.read_to_the_end();
+        assert_eq!((numbers(records, "a"), numbers(records, "b")), (vec![1, 2, 3, 4, 5, 6], vec![1, 2]), "{source:?}");
+    }
+}
+
+/// Waits until the leader has done what was decided.
+async fn until_decided(pool: &PgPool) {
+    let until = Instant::now() + PATIENCE;
+    let left = "select count(*) from tidings.parked where action is not null";
+    while sqlx::query_scalar::<_, i64>(left).fetch_one(pool).await.expect("counted") > 0 {
+        assert!(Instant::now() < until, "nobody acts on what is decided");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_the_event_in_the_way_releases_what_waits_behind_it() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    let relay = Running::start(small(&place));
+    for (n, bytes) in [(1, 20_000), (2, 1), (3, 20_000), (4, 1)] {
+        publish(pool, "a", n, bytes).await;
+    }
+    until_parked(pool, &[("a", 1, true), ("a", 2, false), ("a", 3, false), ("a", 4, false)]).await;
+    sql(pool, "update tidings.parked set action = 'discard' where reason is not null").await;
+    // The third one turns out to be no better only now.
+    until_parked(pool, &[("a", 3, true), ("a", 4, false)]).await;
+    sql(pool, "update tidings.parked set action = 'discard'").await;
+    until_parked(pool, &[]).await;
+    publish(pool, "a", 5, 1).await;
+    let mut reader = place.reader();
+    reader.until_distinct(2);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [2, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    let relay = Running::start(small(&place));
+    publish(pool, "a", 1, 20_000).await;
+    publish(pool, "a", 2, 1).await;
+    publish(pool, "b", 1, 20_000).await;
+    until_parked(pool, &[("a", 1, true), ("a", 2, false), ("b", 1, true)]).await;
+    // Longer ago than any commit waits for its standby.
+    sql(
+        pool,
+        "delete from tidings.outbox where seq in (1, 3);
+         update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' where reason is not null",
+    )
+    .await;
+    until_decided(pool).await;
+    let reasons: Vec<String> =
+        sqlx::query_scalar("select reason from tidings.parked where reason is not null").fetch_all(pool).await.expect("read");
+    assert!(reasons.len() == 2 && reasons.iter().all(|reason| reason.contains("not in the outbox any more")), "{reasons:?}");
+    sql(pool, "update tidings.parked set action = 'discard' where reason is not null").await;
+    until_decided(pool).await;
+    until_parked(pool, &[]).await;
+    let mut reader = place.reader();
+    reader.until_distinct(1);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    sql(pool, "alter table tidings.outbox drop constraint outbox_headers_object").await;
+    let mut options = place.options();
+    options.topic = format!("{}-{{aggregatetype}}", place.topic);
+    let relay = Running::start(options);
+    sql(
+        pool,
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values
+            ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('or der', 'b', 'T', '{\"n\":1}', '{}'), ('order', 'c', 'T', '{\"n\":1}', '{}')",
+    )
+    .await;
+    until_parked(pool, &[("a", 1, true), ("b", 1, true)]).await;
+    let reasons: Vec<(String, String)> =
+        sqlx::query_as("select reason, topic from tidings.parked order by seq").fetch_all(pool).await.expect("read");
+    assert!(reasons[0].0.contains("not a JSON object") && reasons[1].0.contains("no name for a topic"), "{reasons:?}");
+    assert!(reasons[1].1.ends_with("-or der"), "{reasons:?}");
+    Reader::new(&place.brokers, &format!("{}-order", place.topic)).until_distinct(1);
+    relay.stop().await;
+}
+
+/// A place whose topic takes batches up to so many bytes, and a relay that sends larger ones.
+async fn strict(database: &TestDatabase, bytes: &str, delivery: Delivery) -> (Place, RelayOptions) {
+    let place = Place::new(database);
+    create_topic_with(&place.brokers, &place.topic, 1, &[("max.message.bytes", bytes)]).await;
+    let mut options = place.options();
+    options.delivery = delivery;
+    options.kafka.properties.insert("compression.type".into(), "none".into());
+    // What is sent together is in one batch.
+    options.kafka.properties.insert("linger.ms".into(), "20".into());
+    (place, options)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
+    for delivery in [Delivery::ExactlyOnce, Delivery::AtLeastOnce] {
+        let database = migrated_database().await;
+        let (pool, (place, options)) = (&database.pool, strict(&database, "100000", delivery).await);
+        sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', json_build_object('n', n, 'pad', repeat('x', case n when 50 then 200000 else 1 end))
+            from generate_series(1, 100) n").await;
+        publish(pool, "large", 101, 1).await;
+        let relay = Running::start(options);
+        until_parked(pool, &[("large", 50, true), ("large", 101, false)]).await;
+        let mut reader = place.reader();
+        reader.until_distinct(99);
+        relay.stop().await;
+        let records = reader.read_to_the_end();
+        assert!(records.iter().all(|record| record.key != b"large"));
+        if delivery == Delivery::ExactlyOnce {
+            assert_eq!(records.len(), 99);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_parked() {
+    let database = migrated_database().await;
+    let (pool, (place, options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
+    let relay = Running::start(options);
+    let mut reader = place.reader();
+    for wave in 1..=8 {
+        // Together more than the topic takes at once.
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+            select 'order', 'o' || n % 3, 'T', json_build_object('n', n, 'pad', repeat('x', 5000)) from generate_series($1 - 19, $1) n";
+        sqlx::query(insert).bind(wave * 20).execute(pool).await.expect("inserted");
+        reader.until_distinct(usize::try_from(wave).expect("few") * 20);
+    }
+    let metrics = relay.observer.metrics_text();
+    relay.stop().await;
+    assert!(parked(pool).await.is_empty());
+    let records = reader.read_to_the_end();
+    assert_eq!((records.len(), numbers(records, "o1")), (160, (1..=160).step_by(3).collect()));
+    // Halved until it fits, once and for all; without that each wave would be refused.
+    let refused = metrics.lines().find_map(|line| line.strip_prefix("tidings_relay_reconnects_total{side=\"kafka\"} "));
+    assert!((1..=4).contains(&refused.expect("a batch was refused").parse::<u32>().expect("a number")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_once_the_topic_takes_it() {
+    let database = migrated_database().await;
+    let (pool, (place, options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
+    let relay = Running::start(options);
+    publish(pool, "a", 1, 1).await;
+    publish(pool, "a", 2, 30_000).await;
+    publish(pool, "a", 3, 1).await;
+    publish(pool, "b", 1, 1).await;
+    until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
+    sql(pool, "update tidings.parked set action = 'retry' where reason is not null").await;
+    until_decided(pool).await;
+    until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
+    super::records::alter_topic(&place.brokers, &place.topic, &[("max.message.bytes", "100000")]).await;
+    // The broker learns of it in its own time; each try may come too early.
+    let until = Instant::now() + PATIENCE;
+    while !parked(pool).await.is_empty() {
+        sql(pool, "update tidings.parked set action = 'retry' where reason is not null").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(Instant::now() < until, "it is not released");
+    }
+    publish(pool, "a", 4, 1).await;
+    let mut reader = place.reader();
+    reader.until_distinct(5);
+    relay.stop().await;
+    let records = reader.read_to_the_end();
+    assert_eq!((numbers(records, "a"), numbers(records, "b")), (vec![1, 2, 3, 4], vec![1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_time_the_topic_does_not_take_is_parked() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    create_topic_with(&place.brokers, &place.topic, 1, &[("message.timestamp.before.max.ms", "3600000")]).await;
+    sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values
+        ('order', 'new', 'T', '{\"n\":1}', now()), ('order', 'old', 'T', '{\"n\":1}', now() - interval '3 hours'), ('order', 'new', 'T', '{\"n\":2}', now())").await;
+    let relay = place.start();
+    until_parked(pool, &[("old", 1, true)]).await;
+    let mut reader = place.reader();
+    reader.until_distinct(2);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "new"), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_stops_before_it_parks_more_than_it_may_and_acts_on_a_decision_first_when_it_starts_again() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    let mut options = small(&place);
+    options.undeliverable.parked_per_aggregate_max = 3;
+    publish(pool, "a", 1, 20_000).await;
+    for n in 2..=4 {
+        publish(pool, "a", n, 1).await;
+    }
+    publish(pool, "b", 1, 1).await;
+    let text = Running::start(options.clone()).refusal().await;
+    assert!(text.contains("3 events of aggregate order/a") && text.contains("tidings parked list"), "{text}");
+    until_parked(pool, &[("a", 1, true), ("a", 2, false), ("a", 3, false)]).await;
+    let text = Running::start(options.clone()).refusal().await;
+    assert!(text.contains("undeliverable.parked_events_per_aggregate"), "{text}");
+    sql(pool, "update tidings.parked set action = 'discard' where reason is not null").await;
+    let relay = Running::start(options.clone());
+    let mut reader = place.reader();
+    reader.until_distinct(4);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [2, 3, 4]);
+    // In all.
+    options.undeliverable.parked_max = 2;
+    for id in ["c", "d", "e"] {
+        publish(pool, id, 1, 20_000).await;
+    }
+    let text = Running::start(options).refusal().await;
+    assert!(text.contains("2 events are parked"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
+    let database = migrated_database().await;
+    let (pool, (place, mut options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
+    sql(pool, "alter table tidings.outbox drop constraint outbox_headers_object").await;
+    options.undeliverable.policy = OnUndeliverable::DeadLetter;
+    options.message_bytes_max = 50_000;
+    let relay = Running::start(options);
+    publish(pool, "a", 1, 1).await;
+    publish(pool, "a", 2, 30_000).await;
+    publish(pool, "a", 3, 60_000).await;
+    sql(
+        pool,
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values ('order', 'a', 'T', '{\"n\":4}', '[1]')",
+    )
+    .await;
+    publish(pool, "a", 5, 1).await;
+    let mut dead = Reader::new(&place.brokers, &format!("{}.dead", place.topic));
+    dead.until_distinct(3);
+    let mut reader = place.reader();
+    reader.until_distinct(2);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 5]);
+    assert!(parked(pool).await.is_empty());
+    let dead = dead.read_to_the_end();
+    let seqs: Vec<(i64, uuid::Uuid)> =
+        sqlx::query_as("select seq, id from tidings.outbox order by seq").fetch_all(pool).await.expect("read");
+    for (record, (seq, id)) in dead.iter().zip(&seqs[1..4]) {
+        assert_eq!(record.headers["tidings_original_topic"], place.topic);
+        assert_eq!((&record.headers["tidings_event_id"], &record.headers["tidings_seq"]), (&id.to_string(), &seq.to_string()));
+        assert_eq!(record.headers["ce_id"], id.to_string());
+    }
+    assert!(
+        dead[0].headers["tidings_reason"].contains("max.message.bytes") && dead[0].text().contains("\"n\""),
+        "as it was: it fits there"
+    );
+    assert!(dead[1].headers["tidings_reason"].contains("max_message_bytes"));
+    assert_eq!(dead[1].text(), format!(r#"{{"outbox":{{"id":"{}","schema":"tidings","seq":{}}}}}"#, seqs[2].1, seqs[2].0));
+    assert!(dead[2].headers["tidings_reason"].contains("not a JSON object"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch() {
+    let database = migrated_database().await;
+    let (pool, (place, mut options)) = (&database.pool, strict(&database, "20000", Delivery::ExactlyOnce).await);
+    options.undeliverable.policy = OnUndeliverable::Stop;
+    for n in 1..=20 {
+        publish(pool, &format!("o{n}"), n, if n == 7 { 30_000 } else { 1 }).await;
+    }
+    let text = Running::start(options.clone()).refusal().await;
+    let id: uuid::Uuid = sqlx::query_scalar("select id from tidings.outbox where aggregateid = 'o7'").fetch_one(pool).await.expect("read");
+    assert!(text.contains(&id.to_string()) && text.contains("order/o7") && text.contains("--on-undeliverable park"), "{text}");
+    options.undeliverable.policy = OnUndeliverable::Park;
+    let relay = Running::start(options);
+    let mut reader = place.reader();
+    reader.until_distinct(19);
+    relay.stop().await;
+    assert_eq!(reader.read_to_the_end().len(), 19);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_repeats_nothing() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    // Nothing gets off the table: as if the relay were killed each time right before.
+    sql(
+        pool,
+        "alter table tidings.outbox drop constraint outbox_headers_object;
+         create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not now'; end $$;
+         create trigger refuse before delete on tidings.parked for each statement execute function refuse();
+         insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values
+             ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('order', 'a', 'T', '{\"n\":2}', '{}')",
+    )
+    .await;
+    let mut relay = place.spawn();
+    until_parked(pool, &[("a", 1, true), ("a", 2, false)]).await;
+    sql(pool, "update tidings.outbox set headers = '{}'; update tidings.parked set action = 'retry' where reason is not null").await;
+    place.reader().until_distinct(2);
+    relay.kill();
+    assert_eq!(parked(pool).await.len(), 2);
+    sql(pool, "drop trigger refuse on tidings.parked").await;
+    let relay = place.spawn();
+    until_parked(pool, &[]).await;
+    publish(pool, "a", 3, 1).await;
+    let mut reader = place.reader();
+    reader.until_distinct(3);
+    drop(relay);
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 2, 3]);
+}
+
+/// Kills the relay again and again while events are found undeliverable, are repaired, retried and released.
+async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    create_accounts(pool, 8).await;
+    // Every seventh step of three accounts cannot be delivered as it is written.
+    sql(
+        pool,
+        "alter table tidings.outbox drop constraint outbox_headers_object;
+         create function spoil() returns trigger language plpgsql as $$ begin
+             if new.aggregateid in ('a0', 'a1', 'a2') and (new.payload ->> 'version')::bigint % 7 = 0 then new.headers = '[1]'; end if;
+             return new;
+         end $$;
+         create trigger spoil before insert on tidings.outbox for each row execute function spoil()",
+    )
+    .await;
+    let writing = tokio::spawn({
+        let pool = pool.clone();
+        async move { write_concurrently(&pool, 4, 8, 300).await }
+    });
+    let repair =
+        "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' and seq in (select seq from tidings.parked);
+                  update tidings.parked set action = 'retry' where reason is not null";
+    let mut random = 7_u64;
+    for _ in 0..kills {
+        let mut relay = place.spawn_with(variables);
+        // Deciding takes a tick to be seen: killed around it, a little later each time.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let life = Duration::from_millis(700 + (random >> 33) % 1_800);
+        let until = Instant::now() + life;
+        while Instant::now() < until {
+            sql(pool, repair).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        relay.kill();
+    }
+    let last = place.spawn_with(variables);
+    writing.await.expect("writers end well");
+    let committed = committed(pool).await;
+    let until = Instant::now() + PATIENCE;
+    let mut reader = place.reader();
+    loop {
+        sql(pool, repair).await;
+        let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.parked").fetch_one(pool).await.expect("counted");
+        let unread: i64 = sqlx::query_scalar(
+            "select count(*) from tidings.outbox o, tidings.relay r where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("counted");
+        if waiting == 0 && unread == 0 {
+            break;
+        }
+        assert!(Instant::now() < until, "{waiting} events wait, {unread} are unread");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    reader.until_distinct(expected(&committed));
+    drop(last);
+    judge(&committed, reader.read_to_the_end())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_parks_and_releases_it_loses_repeats_and_misorders_nothing() {
+    assert_eq!(killed(12, &[]).await, Verdict::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_parks_and_releases_what_it_polls_and_delivers_at_least_once_it_loses_and_misorders_nothing() {
+    let verdict = killed(6, &[("TIDINGS_SOURCE", "poll"), ("TIDINGS_DELIVERY", "at-least-once")]).await;
+    assert_eq!(verdict, Verdict { repeated: verdict.repeated, ..Verdict::default() });
+}

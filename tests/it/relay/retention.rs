@@ -1,0 +1,174 @@
+//! What is deleted from the outbox, and what never is.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tidings::relay::{RelayOptions, RetentionOptions};
+
+use super::{
+    history::{Verdict, caught_up, create_accounts, write_concurrently},
+    operator::insert,
+    running::{Place, Running},
+};
+use crate::services::migrated_database;
+
+fn deleting(place: &Place) -> RelayOptions {
+    let mut options = place.options();
+    options.retention = RetentionOptions { keep: Duration::ZERO, ..RetentionOptions::default() };
+    options
+}
+
+async fn rows(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(pool).await.expect("asked")
+}
+
+async fn until_at_most(pool: &PgPool, most: i64) {
+    for _ in 0..2500 {
+        if rows(pool).await <= most {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} rows are left", rows(pool).await);
+}
+
+/// A relay that deletes what it has published: looked for at its start and then every half minute, so it is started again.
+async fn delete_all_but(place: &Place, pool: &PgPool, most: i64) {
+    for _ in 0..20 {
+        let relay = Running::start(deleting(place));
+        relay.says("stream", "streaming").await;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        relay.stop().await;
+        if rows(pool).await <= most {
+            return;
+        }
+    }
+    panic!("{} rows are left", rows(pool).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_events_go_in_batches_and_the_last_one_stays_as_the_relays_witness() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    insert(&database.pool, 1..=25_000).await;
+    let relay = place.start();
+    let mut reader = place.reader();
+    reader.until_distinct(25_000);
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    let relay = Running::start(deleting(&place));
+    until_at_most(&database.pool, 1).await;
+    let metrics = relay.observer.metrics_text();
+    assert!(metrics.contains("tidings_relay_deleted_events_total 24999"), "{metrics}");
+    insert(&database.pool, 25_001..=25_003).await;
+    reader.until_distinct(25_003);
+    relay.stop().await;
+    // Its witness is there: it goes on.
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    let floor: String = sqlx::query_scalar("select floor::text from tidings.retention").fetch_one(&database.pool).await.expect("asked");
+    assert_ne!(floor, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_relay_has_not_published_stays_until_that_one_is_forgotten() {
+    let database = migrated_database().await;
+    let (place, other) = (Place::new(&database), Place::new(&database));
+    let second = other.start();
+    second.says("stream", "streaming").await;
+    second.stop().await;
+    insert(&database.pool, 1..=50).await;
+    let relay = place.start();
+    place.reader().until_distinct(50);
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    let relay = Running::start(deleting(&place));
+    relay.says("stream", "streaming").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rows(&database.pool).await, 50);
+    relay.stop().await;
+    let (code, text) = place.command(&["relay", "forget", &other.name]);
+    assert_eq!(code, 0, "{text}");
+    delete_all_but(&place, &database.pool, 1).await;
+    // One that was forgotten and comes back would need them: it says so, and what to do.
+    let text = other.start().refusal().await;
+    assert!(text.contains("retention has deleted events") && text.contains("rewind --all"), "{text}");
+    let (code, text) = other.command(&["relay", "rewind", "--all"]);
+    assert!(code == 0 && text.contains("retention has deleted older events"), "{text}");
+    for _ in 0..2 {
+        let relay = other.start();
+        relay.says("stream", "streaming").await;
+        relay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_moved_back_keeps_what_it_is_to_publish() {
+    let database = migrated_database().await;
+    let (place, other) = (Place::new(&database), Place::new(&database));
+    insert(&database.pool, 1..=50).await;
+    for place in [&place, &other] {
+        let relay = place.start();
+        place.reader().until_distinct(50);
+        relay.says("stream", "streaming").await;
+        relay.stop().await;
+    }
+    let (code, text) = other.command(&["relay", "rewind", "--all"]);
+    assert!(code == 0 && text.contains("50 events are published once more") && !text.contains("retention"), "{text}");
+    let relay = Running::start(deleting(&place));
+    relay.says("stream", "streaming").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(rows(&database.pool).await, 50);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_deleted_beside_writers_and_none_is_lost_or_repeated() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, 6).await;
+    let writing = tokio::spawn({
+        let pool = database.pool.clone();
+        async move { write_concurrently(&pool, 3, 6, 300).await }
+    });
+    let mut reader = place.reader();
+    // Each start deletes at once what is published by then.
+    while !writing.is_finished() {
+        let relay = Running::start(deleting(&place));
+        relay.says("stream", "streaming").await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        relay.stop().await;
+    }
+    writing.await.expect("writers end well");
+    let relay = Running::start(deleting(&place));
+    caught_up(&database.pool, &mut reader).await;
+    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    delete_all_but(&place, &database.pool, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_size_deletes_the_oldest_before_their_time_and_switched_off_nothing_is() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    insert(&database.pool, 1..=2_000).await;
+    let relay = place.start();
+    place.reader().until_distinct(2_000);
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+    let bytes: f64 =
+        sqlx::query_scalar("select avg(pg_column_size(o.*))::float8 from tidings.outbox o").fetch_one(&database.pool).await.expect("asked");
+    let mut options = place.options();
+    options.retention.size_max = Some((bytes * 500.0) as u64);
+    options.retention.enabled = false;
+    let relay = Running::start(options.clone());
+    relay.says("stream", "streaming").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    relay.stop().await;
+    assert_eq!(rows(&database.pool).await, 2_000);
+    options.retention.enabled = true;
+    let relay = Running::start(options);
+    until_at_most(&database.pool, 510).await;
+    relay.stop().await;
+    assert!(rows(&database.pool).await > 450);
+}
