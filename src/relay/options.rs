@@ -55,7 +55,8 @@ pub struct TopicOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUndeliverable {
-    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on.
+    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on. Not for a Debezium table: nothing
+    /// keeps its rows.
     Park,
     /// It goes to a topic of dead letters with the reason; its aggregate goes on without it.
     DeadLetter,
@@ -100,7 +101,8 @@ pub struct RelayOptions {
     pub kafka: crate::kafka::Settings,
     /// The schema of the outbox.
     pub schema: String,
-    /// The outbox is a table that was made for Debezium's EventRouter; `tidings.outbox` unless given.
+    /// The outbox is a table that was made for Debezium's EventRouter; `tidings.outbox` unless given. Events that cannot
+    /// be delivered are not parked then: choose another policy in `undeliverable`.
     pub debezium: Option<super::DebeziumOutbox>,
     /// Where events are read from.
     pub source: SourceKind,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Delivery, Observer, RelayError, RelayOptions,
+    Delivery, Observer, OnUndeliverable, RelayError, RelayOptions,
     books::Books,
     debezium,
     drive::Drive,
@@ -111,6 +111,11 @@ impl Relay {
             return Err(RelayError::Options(format!(
                 "`{dead}` is no topic for dead letters: letters, digits, `.`, `_`, `-` and {{topic}}, not alone"
             )));
+        }
+        if options.debezium.is_some() && options.undeliverable.policy == OnUndeliverable::Park {
+            return Err(RelayError::Options(
+                "events of a Debezium table cannot be parked, because nothing keeps their rows: set the policy for undeliverable ones to DeadLetter or Stop".into(),
+            ));
         }
         Ok(Self { options, observer: Observer::new() })
     }

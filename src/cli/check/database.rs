@@ -64,9 +64,13 @@ struct Outbox {
 impl Outbox {
     fn of(config: &Config, slot: &str) -> Self {
         match &config.debezium {
-            None => {
-                Self { is_own: true, schema: config.schema.clone(), table: "outbox".into(), publication: slot.into(), remedy: "run `tidings migrate`" }
-            }
+            None => Self {
+                is_own: true,
+                schema: config.schema.clone(),
+                table: "outbox".into(),
+                publication: slot.into(),
+                remedy: "run `tidings migrate`",
+            },
             Some(outbox) => Self {
                 is_own: false,
                 schema: outbox.schema.clone(),

@@ -60,7 +60,19 @@ impl Settled {
         outbox.existing = if self.text(&key::OUTBOX_EXISTING) == "leave" { ExistingRows::Leave } else { ExistingRows::Publish };
         outbox.publication = self.given(&key::OUTBOX_PUBLICATION);
         outbox.hand_over = self.hand_over();
+        self.park_nothing();
         Some(outbox)
+    }
+
+    /// Nothing keeps the rows of such a table until somebody decides.
+    fn park_nothing(&mut self) {
+        let key = &key::ON_UNDELIVERABLE;
+        if !self.written.contains_key(key.path) {
+            self.meant.insert(key.path, Meant::Text("stop".into()));
+        } else if self.text(key) == "park" {
+            let remedy = "write stop or dead-letter, or leave it out, which is stop";
+            self.wrong(key, "is not for a Debezium outbox, whose rows nobody keeps for the relay".into(), remedy.into());
+        }
     }
 
     fn hand_over(&mut self) -> Option<HandOver> {

@@ -101,7 +101,7 @@ keys! {
     EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, Some("/tidings"),
         "ce_source of every record: who the events come from, a URI reference";
     ON_UNDELIVERABLE = "undeliverable.policy", "on-undeliverable", None, Kind::Choice(&["park", "dead-letter", "stop"]), Some("park"),
-        "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay";
+        "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay. Beside outbox.table it stops unless dead-letter is written";
     DEAD_LETTER_TOPIC = "undeliverable.dead_letter_topic", "dead-letter-topic", None, Kind::Text, Some("{topic}.dead"),
         "Topic of dead letters: text with {topic} for the one the event was for";
     PARKED_PER_AGGREGATE = "undeliverable.parked_events_per_aggregate", "parked-events-per-aggregate", None, Kind::Integer(1, 1_000_000), Some("10000"),

@@ -100,6 +100,8 @@ fn example(key: &Key) -> &'static str {
         _ if key.path == "outbox.columns" => "aggregateid=order_id",
         _ if key.path == "outbox.additional" => "type:header:eventType",
         _ if key.path == "outbox.taken_offset" => "{\"lsn\":1}",
+        // Parking is not for a Debezium table.
+        _ if key.path == "undeliverable.policy" => "dead-letter",
         _ if key.path == "routing.regex" => "(?<routedByValue>.*)",
         (Kind::Text, None) => "name",
         (Kind::List, _) => "b:9092",
@@ -161,6 +163,7 @@ fn each_fault_of_a_debezium_outbox_names_the_key_the_value_and_the_remedy() {
     for (file, key, problem, remedy) in [
         ("[outbox]\ntable = 'outbox'\n".to_owned(), "outbox.table", "not a table's name", "schema.name"),
         ("[outbox]\nrows = 'deleted'\n".into(), "outbox.rows", "none is named", "outbox.table"),
+        (format!("{table}[undeliverable]\npolicy = 'park'\n"), "undeliverable.policy", "rows nobody keeps", "stop or dead-letter"),
         (format!("{table}columns = 'key=a'\n"), "outbox.columns", "\"key=a\"", "aggregateid=order_id"),
         (format!("{table}additional = 'a:partition'\n"), "outbox.additional", "\"a:partition\"", "column:header"),
         (format!("{table}taken_offset = '{{}}'\ntakes_over = 's'\n"), "outbox.taken_offset", "no stored offset", "copy the whole answer"),

@@ -42,8 +42,13 @@ fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     change(&mut facts);
     let mut findings = Findings::of("postgres");
     judge_server(&facts, &mut findings);
-    let outbox =
-        Outbox { is_own: true, schema: "tidings".into(), table: "outbox".into(), publication: "tidings".into(), remedy: "run `tidings migrate`" };
+    let outbox = Outbox {
+        is_own: true,
+        schema: "tidings".into(),
+        table: "outbox".into(),
+        publication: "tidings".into(),
+        remedy: "run `tidings migrate`",
+    };
     judge_rights(&facts, "tidings", &outbox, &mut findings);
     judge_publication(&facts, &outbox, &mut findings);
     judge_slot(&facts, "tidings", &mut findings);

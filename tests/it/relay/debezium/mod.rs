@@ -6,9 +6,10 @@ mod connector;
 mod hand_over;
 mod recorded;
 mod records;
+mod undeliverable;
 
 use sqlx::{AssertSqlSafe, PgPool};
-use tidings::relay::{DebeziumOutbox, EnvelopeFormat, RelayOptions};
+use tidings::relay::{DebeziumOutbox, EnvelopeFormat, OnUndeliverable, RelayOptions};
 
 use super::running::Place;
 
@@ -22,6 +23,7 @@ fn options(place: &Place) -> RelayOptions {
     let mut options = place.options();
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.envelope = EnvelopeFormat::Debezium;
+    options.undeliverable.policy = OnUndeliverable::Stop;
     options
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};
-use tidings::relay::{DebeziumOutbox, TopicRewrite};
+use tidings::relay::{DebeziumOutbox, OnUndeliverable, TopicRewrite};
 
 use super::{
     cases::{Case, LOSSLESS, LOSSY},
@@ -49,6 +49,7 @@ async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value
         Some(TopicRewrite::parse("(?<routedByValue>.*)", &format!("{prefix}outbox.event.${{routedByValue}}")).expect("a rewriting"));
     (case.ours)(&mut options, &mut outbox);
     options.debezium = Some(outbox);
+    options.undeliverable.policy = OnUndeliverable::Stop;
     create(&database.pool, case).await;
     if existing {
         fill(&database.pool, case).await;
