@@ -36,6 +36,7 @@ pub(crate) struct EnvelopeWriter {
     format: EnvelopeFormat,
     source: String,
     structured: Vec<u8>,
+    own_headers: bool,
 }
 
 /// A row's `headers` that are not an object of plain values.
@@ -45,7 +46,12 @@ pub(crate) struct HeadersError(#[from] serde_json::Error);
 
 impl EnvelopeWriter {
     pub(crate) fn new(format: EnvelopeFormat, source: String) -> Self {
-        Self { format, source, structured: Vec::new() }
+        Self { format, source, structured: Vec::new(), own_headers: false }
+    }
+
+    /// Whether the row's own headers are sent in the `debezium` envelope too: those of a Debezium table are its additional columns.
+    pub(crate) fn with_own_headers(self, own_headers: bool) -> Self {
+        Self { own_headers, ..self }
     }
 
     /// The record's headers and value.
@@ -55,7 +61,18 @@ impl EnvelopeWriter {
     pub(crate) fn write<'s, 'e: 's>(&'s mut self, event: &Outgoing<'e>) -> Result<(Headers, Option<&'s [u8]>), HeadersError> {
         let headers = Headers::with_capacity(USUAL_HEADERS);
         match (self.format, event.value.bytes()) {
-            (EnvelopeFormat::Debezium, value) => Ok((headers.put("id", id_text(event, &mut [0; 36]).as_bytes()), value)),
+            (EnvelopeFormat::Debezium, value) => {
+                let headers = headers.put("id", id_text(event, &mut [0; 36]).as_bytes());
+                if !self.own_headers {
+                    return Ok((headers, value));
+                }
+                let headers = all_headers(headers, event.headers, &mut |key, value, headers: Headers| match value {
+                    Some(value) => headers.put(key, value.as_bytes()),
+                    // As EventRouter has it: the column is null, the header is there.
+                    None => headers.put_null(key),
+                })?;
+                Ok((headers, value))
+            }
             (EnvelopeFormat::CloudEventsStructured, Some(data)) => {
                 let headers = own_headers(headers, event.headers, &mut |key, value, headers| match extension(key) {
                     Some(_) => headers,
@@ -169,7 +186,15 @@ fn attribute(out: &mut Vec<u8>, name: &str, text: &str) -> Result<(), serde_json
 
 /// Folds the row's own headers into `start`. Values that are no strings keep their JSON text; nulls are left out.
 fn own_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, &str, T) -> T) -> Result<T, HeadersError> {
-    struct Fold<'f, T>(T, &'f mut dyn FnMut(&str, &str, T) -> T);
+    all_headers(start, json, &mut |key, value, folded| match value {
+        Some(value) => put(key, value, folded),
+        None => folded,
+    })
+}
+
+/// Folds the row's own headers into `start`, nulls too.
+fn all_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, Option<&str>, T) -> T) -> Result<T, HeadersError> {
+    struct Fold<'f, T>(T, &'f mut dyn FnMut(&str, Option<&str>, T) -> T);
 
     impl<'de, T> Visitor<'de> for Fold<'_, T> {
         type Value = T;
@@ -184,10 +209,9 @@ fn own_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, &str, T) -> T)
                 let raw: &'de RawValue = map.next_value()?;
                 let text = raw.get();
                 folded = match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-                    None if text == "null" => folded,
-                    None => put(&key, text, folded),
-                    Some(plain) if !plain.contains('\\') => put(&key, plain, folded),
-                    Some(_) => put(&key, &serde_json::from_str::<String>(text).map_err(serde::de::Error::custom)?, folded),
+                    None => put(&key, (text != "null").then_some(text), folded),
+                    Some(plain) if !plain.contains('\\') => put(&key, Some(plain), folded),
+                    Some(_) => put(&key, Some(&serde_json::from_str::<String>(text).map_err(serde::de::Error::custom)?), folded),
                 };
             }
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}

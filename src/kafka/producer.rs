@@ -102,6 +102,10 @@ impl Headers {
         Self(self.0.insert(Header { key, value: Some(value) }))
     }
 
+    pub(crate) fn put_null(self, key: &str) -> Self {
+        Self(self.0.insert(Header { key, value: None::<&[u8]> }))
+    }
+
     /// Out of librdkafka's memory.
     pub(crate) fn to_owned(&self) -> Vec<(String, Vec<u8>)> {
         use rdkafka::message::Headers as _;

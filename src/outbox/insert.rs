@@ -20,13 +20,14 @@ const LOCK_SEED: i64 = 0x0074_6964_696e_6773;
 const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
 
 /// The statements of one schema.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Statements {
     schema: SchemaName,
     one: Arc<str>,
     one_locked: Arc<str>,
     many: Arc<str>,
     many_locked: Arc<str>,
+    prepared: bool,
 }
 
 /// Whether the statement takes a lock on the aggregate first.
@@ -63,7 +64,13 @@ impl Statements {
             )
             .into(),
             schema,
+            prepared: true,
         }
+    }
+
+    /// The same statements, kept prepared or not.
+    pub(super) fn prepared(self, prepared: bool) -> Self {
+        Self { prepared, ..self }
     }
 
     /// Inserts one event.
@@ -76,6 +83,7 @@ impl Statements {
     ) -> Result<EventId, PublishError> {
         let sql = if lock == Lock::None { &self.one } else { &self.one_locked };
         sqlx::query(AssertSqlSafe(Arc::clone(sql)))
+            .persistent(self.prepared)
             .bind(envelope.id.as_uuid())
             .bind(&*envelope.aggregate_type)
             .bind(envelope.aggregate_id.as_str())
@@ -105,6 +113,7 @@ impl Statements {
         }
         let sql = if lock == Lock::None { &self.many } else { &self.many_locked };
         sqlx::query(AssertSqlSafe(Arc::clone(sql)))
+            .persistent(self.prepared)
             .bind(column(envelopes, |e| e.id.as_uuid()))
             .bind(column(envelopes, |e| &*e.aggregate_type))
             .bind(column(envelopes, |e| e.aggregate_id.as_str()))

@@ -34,6 +34,7 @@ use crate::postgres::{SchemaName, SchemaNameError};
 pub struct Outbox {
     statements: Result<Arc<Statements>, SchemaNameError>,
     lock: Lock,
+    prepared: bool,
     max_event_bytes: usize,
     default_headers: Arc<Headers>,
 }
@@ -60,6 +61,7 @@ impl Outbox {
         Self {
             statements: Ok(Arc::new(Statements::new(SchemaName::default()))),
             lock: Lock::None,
+            prepared: true,
             max_event_bytes: Self::MAX_EVENT_BYTES_DEFAULT,
             default_headers: Arc::default(),
         }
@@ -70,7 +72,19 @@ impl Outbox {
     /// A name that is not usable is reported when something is published.
     #[must_use]
     pub fn schema(mut self, name: impl AsRef<str>) -> Self {
-        self.statements = name.as_ref().parse().map(|schema| Arc::new(Statements::new(schema)));
+        let prepared = self.prepared;
+        self.statements = name.as_ref().parse().map(|schema| Arc::new(Statements::new(schema).prepared(prepared)));
+        self
+    }
+
+    /// Publishes by statements that are not kept prepared, for a pooler that shares connections and does not carry prepared statements over
+    /// (PgBouncer in transaction mode before 1.21): `prepared statement "sqlx_s_1" already exists` is the symptom.
+    ///
+    /// Each event is then parsed and planned anew. The service's own queries need `Query::persistent(false)` there too.
+    #[must_use]
+    pub fn unprepared(mut self) -> Self {
+        self.prepared = false;
+        self.statements = self.statements.map(|statements| Arc::new(Arc::unwrap_or_clone(statements).prepared(false)));
         self
     }
 

@@ -7,6 +7,11 @@ use super::replication::Cell;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
+/// What stands before the first row.
+pub(crate) fn copy_header() -> Vec<u8> {
+    [SIGNATURE, &[0; 8]].concat()
+}
+
 /// Bytes that are no binary COPY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server's binary copy is broken off or damaged")]

@@ -14,7 +14,7 @@ mod schema;
 mod settings;
 
 #[cfg(feature = "relay")]
-pub(crate) use copy::{CopyError, CopyRows};
+pub(crate) use copy::{CopyError, CopyRows, copy_header};
 #[cfg(feature = "relay")]
 pub use lsn::{Lsn, LsnError};
 #[cfg(feature = "outbox")]

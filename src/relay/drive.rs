@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RelayOptions, SourceKind,
     books::Books,
+    debezium::Shape,
     error::Interruption,
     failpoint::{self, Step},
     forward::Forwarder,
@@ -65,6 +66,9 @@ enum LogSide {
 pub(super) struct Drive<'s> {
     pub(super) options: &'s RelayOptions,
     pub(super) server: &'s Server,
+    pub(super) shape: &'s Shape,
+    /// The operator has moved the position.
+    pub(super) moved: bool,
     pub(super) observer: &'s Observer,
     pub(super) shutdown: &'s CancellationToken,
     /// The slot's log could not be decoded in the last session.
@@ -77,12 +81,15 @@ impl Drive<'_> {
     /// # Errors
     /// Whatever interrupts it.
     pub(super) async fn run(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
+        if let Some(reason) = self.shape.log_only() {
+            return self.follow(reason, forwarder, books).await;
+        }
         // What was decided while no relay ran comes first: it may be what makes room for more.
         if !parked::release(forwarder, books, self.shutdown).await? {
             return Ok(());
         }
         let mut log = self.look(books, self.log_unusable).await?;
-        let mut table = TableSource::new(self.options);
+        let mut table = TableSource::new(self.options, self.shape);
         let mut behind = self.behind(books).await? > BEHIND_BYTES;
         let news = notice::listen(self.options);
         loop {
@@ -200,19 +207,23 @@ impl Drive<'_> {
         covered && (!behind || self.options.source == SourceKind::Wal)
     }
 
-    async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
+    pub(super) async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
         let application = self.options.database.application_name("relay stream");
         let connection = Connection::open(&self.options.database, &application)
             .await
             .map_err(Interruption::replication("connecting for replication"))?;
         let name = slot::slot_name(&self.options.name);
         let from = books.progress.settled().log;
-        let (reader, status) = connection.stream(&name, &name, from).await.map_err(Interruption::replication("starting the stream"))?;
-        books.reads(Reading::Wal, "streams the log");
+        let (reader, status) = connection
+            .stream(&name, &slot::publication(self.options), from)
+            .await
+            .map_err(Interruption::replication("starting the stream"))?;
+        let alone = self.shape.log_only().map(|reason| format!("streams the log alone: {reason}"));
+        books.reads(Reading::Wal, alone.unwrap_or_else(|| "streams the log".into()));
         tracing::info!(slot = name, %from, "streams the log");
         books.stream_begins(status);
-        let mut source = WalSource::new(reader, self.options);
-        let leave_when_behind = self.options.source == SourceKind::Auto;
+        let mut source = WalSource::new(reader, self.options, self.shape);
+        let leave_when_behind = self.options.source == SourceKind::Auto && self.shape.log_only().is_none();
         let end = source.run(forwarder, books, self.observer, leave_when_behind, self.shutdown).await?;
         books.stream_ends().await;
         Ok(end)

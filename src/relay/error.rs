@@ -130,6 +130,9 @@ fn remedy(code: &str) -> Option<&'static str> {
         "28P01" | "28000" => {
             "check user and password of the database URL and the server's pg_hba.conf (a relay also needs a line for `replication`-capable connections to its database)"
         }
+        "08P01" | "26000" | "42P05" => {
+            "connect to Postgres itself: a pooler in between shares sessions or does not know the replication protocol (see docs/managed-postgres.md)"
+        }
         "3D000" => "check the database's name in the database URL",
         "42501" => {
             "grant the role what it needs: ALTER ROLE … REPLICATION, SELECT on the outbox, SELECT/INSERT/UPDATE on the relay's tables, and let the table's owner create the publication (see `tidings check`)"

@@ -34,7 +34,7 @@ const ENVELOPE_BYTES: usize = 256;
 /// Between two tries at a topic that cannot be used.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
 
-/// Forwards events to the sink.
+/// Forwards events to the sink. Events go by their `seq`, and those of a table without one by a negative [`number`] meanwhile.
 pub(super) struct Forwarder {
     routes: Routes,
     envelope: EnvelopeWriter,
@@ -115,8 +115,8 @@ impl Forwarder {
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {
-            routes: Routes::new(template),
-            envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()),
+            routes: Routes::new(template, options.topic_rewrite.clone()),
+            envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()).with_own_headers(options.debezium.is_some()),
             topics: Topics::new(sink.producer(), &options.kafka),
             sink,
             options: options.clone(),
@@ -150,6 +150,7 @@ impl Forwarder {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub(super) fn deliver(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
+        let seq = number(seq, event);
         if !self.careful.is_idle() {
             let (next, floor) = self.sink.tags();
             if !self.careful.may_send(seq, floor, next) {
@@ -444,6 +445,13 @@ fn acceptable(occurred_at: i64, now: i64) -> i64 {
 
 fn now_millis() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// What an event goes by on its way: its `seq`; in a table without one something below zero, made of its id.
+fn number(seq: i64, event: &Outgoing<'_>) -> i64 {
+    let id = event.id.as_u128();
+    // Zero is the relay's own position.
+    if seq > 0 { seq } else { ((id ^ (id >> 64)) as u64 | 1 << 63).cast_signed() }
 }
 
 fn limits(options: &RelayOptions) -> Limits {

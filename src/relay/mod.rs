@@ -4,12 +4,14 @@
 //! drive: source (table | wal) ──▶ forward: route ─▶ envelope ──▶ sink ──▶ books: what is safe ──▶ ledger, slot
 //! ```
 //!
-//! `run` supervises sessions, `lease` says which relay of a name works, `resume` decides where it goes on, `server` whether this is still
-//! the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is the relay's row in Postgres, `parked` what cannot be
-//! delivered and waits.
-//! `retention` deletes what every relay has published. `operator` is what a person does with relays by commands. `position`, `route` and the row decoder are pure.
+//! `run` supervises sessions, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it
+//! goes on, `server` whether this is still the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is
+//! the relay's row in Postgres, `parked` what cannot be delivered and waits.
+//! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published. `operator` is what a
+//! person does with relays by commands. `position`, `route` and the row decoder are pure.
 
 mod books;
+mod debezium;
 mod drive;
 mod error;
 mod failpoint;
@@ -21,9 +23,11 @@ mod observe;
 pub(crate) mod operator;
 mod options;
 mod parked;
+mod pooler;
 mod position;
 mod resume;
 mod retention;
+mod rewrite;
 mod route;
 mod run;
 mod server;
@@ -35,12 +39,16 @@ mod source;
 pub(crate) use source::fuzz_row;
 
 pub use crate::kafka::EnvelopeFormat;
+#[cfg(feature = "cli")]
+pub(crate) use debezium::ADDITIONAL_MAX;
+pub use debezium::{AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OffsetError, OutboxField, OutboxRows, Placement};
 pub use error::RelayError;
 pub use observe::{Check, CheckState, Observer};
 pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 pub use retention::RetentionOptions;
+pub use rewrite::{RewriteError, TopicRewrite};
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
 #[cfg(feature = "cli")]

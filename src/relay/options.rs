@@ -55,7 +55,8 @@ pub struct TopicOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUndeliverable {
-    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on.
+    /// It waits, with every later event of its aggregate, until somebody decides; other aggregates go on. Not for a Debezium table: nothing
+    /// keeps its rows.
     Park,
     /// It goes to a topic of dead letters with the reason; its aggregate goes on without it.
     DeadLetter,
@@ -100,6 +101,9 @@ pub struct RelayOptions {
     pub kafka: crate::kafka::Settings,
     /// The schema of the outbox.
     pub schema: String,
+    /// The outbox is a table that was made for Debezium's EventRouter; `tidings.outbox` unless given. Events that cannot
+    /// be delivered are not parked then: choose another policy in `undeliverable`.
+    pub debezium: Option<super::DebeziumOutbox>,
     /// Where events are read from.
     pub source: SourceKind,
     /// What a consumer may see twice.
@@ -108,6 +112,8 @@ pub struct RelayOptions {
     pub envelope: EnvelopeFormat,
     /// The topic of an event whose row names none: a template over `{aggregatetype}` and `{type}`.
     pub topic: String,
+    /// The topic is this rewriting of the aggregate type, and not the template.
+    pub topic_rewrite: Option<super::TopicRewrite>,
     /// `ce_source` of every record: who these events come from, a URI reference.
     pub event_source: String,
     /// Whether and how topics are created.
@@ -138,6 +144,17 @@ pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
 }
 
 impl RelayOptions {
+    /// The table that events are read from: schema and name.
+    pub(super) fn table(&self) -> (&str, &str) {
+        self.debezium.as_ref().map_or((&self.schema, "outbox"), |outbox| (&outbox.schema, &outbox.table))
+    }
+
+    /// The same for SQL, in quotes.
+    pub(super) fn quoted_table(&self) -> String {
+        let (schema, table) = self.table();
+        format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), table.replace('"', "\"\""))
+    }
+
     /// The defaults for this database and these brokers.
     pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {
         Self {
@@ -145,10 +162,12 @@ impl RelayOptions {
             database,
             kafka,
             schema: "tidings".into(),
+            debezium: None,
             source: SourceKind::Auto,
             delivery: Delivery::ExactlyOnce,
             envelope: EnvelopeFormat::CloudEvents,
             topic: "{aggregatetype}".into(),
+            topic_rewrite: None,
             event_source: "/tidings".into(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
             undeliverable: UndeliverableOptions::default(),

@@ -101,11 +101,13 @@ pub(super) async fn resume(
             tracing::warn!("goes on from where the operator has moved it to");
             // What was released stays released.
             let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
-            let position = Position { released, ..position };
+            // What retention has deleted was the outbox's.
+            let forgone = if options.debezium.is_none() { position.forgone } else { 0 };
+            let position = Position { released, forgone, ..position };
             Start { position, number, moved: true }
         }
         None => {
-            let (given_up, floor) = (saved.given_up.clone(), ledger.floor().await?);
+            let (given_up, floor) = (saved.given_up.clone(), if options.debezium.is_none() { ledger.floor().await? } else { 0 });
             let (position, identity) = choose(options, names, cluster, saved, recorded)?;
             match identity {
                 Some(identity) => {

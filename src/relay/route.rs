@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::TopicRewrite;
 use crate::{event::is_topic_character, kafka::Outgoing};
 
 /// A topic template such as `outbox.event.{aggregatetype}`, parsed once.
@@ -128,6 +129,7 @@ impl Route {
 /// The topics met so far, found without allocating.
 pub(crate) struct Routes {
     template: TopicTemplate,
+    rewrite: Option<TopicRewrite>,
     by_event: HashMap<String, HashMap<String, usize>>,
     by_topic: HashMap<String, usize>,
     routes: Vec<Route>,
@@ -137,8 +139,9 @@ pub(crate) struct Routes {
 const REMEMBERED_PAIRS_MAX: usize = 10_000;
 
 impl Routes {
-    pub(crate) fn new(template: TopicTemplate) -> Self {
-        Self { template, by_event: HashMap::new(), by_topic: HashMap::new(), routes: Vec::new() }
+    /// Names topics by the rewriting, or by the template if there is none.
+    pub(crate) fn new(template: TopicTemplate, rewrite: Option<TopicRewrite>) -> Self {
+        Self { template, rewrite, by_event: HashMap::new(), by_topic: HashMap::new(), routes: Vec::new() }
     }
 
     /// The event's route and its number, or the name of the topic that must be looked up first.
@@ -157,11 +160,14 @@ impl Routes {
     }
 
     fn find_by_template(&mut self, event: &Outgoing<'_>) -> Result<usize, String> {
-        let event_type = if self.template.uses_event_type() { event.event_type } else { "" };
+        let event_type = if self.rewrite.is_none() && self.template.uses_event_type() { event.event_type } else { "" };
         if let Some(at) = self.by_event.get(event.aggregate_type).and_then(|types| types.get(event_type)) {
             return Ok(*at);
         }
-        let topic = self.template.render(event.aggregate_type, event_type);
+        let topic = match &self.rewrite {
+            Some(rewrite) => rewrite.apply(event.aggregate_type),
+            None => self.template.render(event.aggregate_type, event_type),
+        };
         let Some(&at) = self.by_topic.get(&topic) else { return Err(topic) };
         if self.by_event.values().map(HashMap::len).sum::<usize>() >= REMEMBERED_PAIRS_MAX {
             self.by_event.clear();
@@ -206,7 +212,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_behind_the_first_record_of_a_partition_before_it_is_acknowledged() {
-        let mut routes = Routes::new(TopicTemplate::parse("t").expect("a template"));
+        let mut routes = Routes::new(TopicTemplate::parse("t").expect("a template"), None);
         routes.learn("t".into(), 2);
         let placed = event("order", "Placed", None);
         let (_, route) = routes.find(&placed).expect("known");
@@ -220,7 +226,7 @@ mod tests {
 
     #[test]
     fn an_event_finds_its_topic_once_the_topic_is_known() {
-        let mut routes = Routes::new(TopicTemplate::parse("outbox.{aggregatetype}.{type}").expect("a template"));
+        let mut routes = Routes::new(TopicTemplate::parse("outbox.{aggregatetype}.{type}").expect("a template"), None);
         let placed = event("order", "Placed", None);
         assert_eq!(routes.find(&placed).map(|_| ()), Err("outbox.order.Placed".into()));
         routes.learn("outbox.order.Placed".into(), 3);

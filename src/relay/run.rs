@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Delivery, Observer, RelayError, RelayOptions,
+    Delivery, Observer, OnUndeliverable, RelayError, RelayOptions,
     books::Books,
+    debezium,
     drive::Drive,
     error::{Interruption, Meaning},
     forward::Forwarder,
@@ -24,6 +25,7 @@ use super::{
     observe::Part,
     options::{is_dead_letter_topic, is_relay_name},
     parked::{self, Careful},
+    pooler,
     position::Position,
     resume::{Names, Start, resume},
     retention,
@@ -57,6 +59,8 @@ struct Carried {
     settled: Option<(Forwarder, Position, u64)>,
     /// The epoch under which this process led last.
     epoch: i64,
+    /// No pooler stands between.
+    direct: bool,
     /// What the producer knows of topics belongs to this count of their changes.
     topic_changes: i64,
     /// The slot's log could not be decoded.
@@ -108,6 +112,11 @@ impl Relay {
                 "`{dead}` is no topic for dead letters: letters, digits, `.`, `_`, `-` and {{topic}}, not alone"
             )));
         }
+        if options.debezium.is_some() && options.undeliverable.policy == OnUndeliverable::Park {
+            return Err(RelayError::Options(
+                "events of a Debezium table cannot be parked, because nothing keeps their rows: set the policy for undeliverable ones to DeadLetter or Stop".into(),
+            ));
+        }
         Ok(Self { options, observer: Observer::new() })
     }
 
@@ -143,8 +152,8 @@ impl Relay {
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    let Carried { epoch, careful, failed, batch_bytes_max, .. } = carried;
-                    carried = Carried { epoch, careful, failed, batch_bytes_max, ..Carried::default() };
+                    let Carried { epoch, direct, careful, failed, batch_bytes_max, .. } = carried;
+                    carried = Carried { epoch, direct, careful, failed, batch_bytes_max, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {
@@ -173,6 +182,13 @@ impl Relay {
 
     /// Waits for the lease and works under it.
     async fn lead(&self, carried: &mut Carried, shutdown: &CancellationToken) -> Result<Option<RelayError>, Interruption> {
+        if !carried.direct {
+            tokio::select! {
+                direct = pooler::require_direct(&self.options) => direct.inspect_err(|error| self.observer.failing(Part::Database, error.full()))?,
+                () = shutdown.cancelled() => return Ok(None),
+            }
+            carried.direct = true;
+        }
         let lease = tokio::select! {
             lease = Lease::acquire(&self.options, &self.observer) => lease.inspect_err(|error| self.observer.failing(Part::Database, error.full()))?,
             () = shutdown.cancelled() => return Ok(None),
@@ -201,6 +217,7 @@ impl Relay {
         let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
         observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
+        let shape = debezium::examine(options, ledger.session()).await?;
         let server = server::examine(options, ledger.session()).await?;
         carried.learn()?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
@@ -211,12 +228,16 @@ impl Relay {
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
+        let shape = shape.judge(options, ledger.session(), &start.position).await?;
         // Released before the last session ended, and still on the table.
         let released = std::mem::take(&mut start.position.released);
         if !released.is_empty() {
             parked::delete(&mut ledger, &released).await?;
         }
-        forwarder.load_parked(parked::load(&mut ledger).await?);
+        // Of a Debezium table nothing is parked.
+        if options.debezium.is_none() {
+            forwarder.load_parked(parked::load(&mut ledger).await?);
+        }
         forwarder.beware(std::mem::take(&mut carried.careful));
         // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
         forwarder.hold_back(ledger.take_up_holds().await?);
@@ -227,7 +248,7 @@ impl Relay {
             books.cut(&mut forwarder).await?;
         }
         books.show_parked(&forwarder);
-        let drive = Drive { options, server: &server, observer, shutdown, log_unusable: carried.log_unusable };
+        let drive = Drive { options, server: &server, shape: &shape, moved, observer, shutdown, log_unusable: carried.log_unusable };
         let outcome = tokio::select! {
             outcome = drive.run(&mut forwarder, &mut books) => outcome,
             () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),

@@ -66,18 +66,21 @@ pub(super) async fn identity(session: &mut PgConnection) -> Result<Identity, sql
 
 /// The table is read by snapshots: every row must be visible to the relay, and each session must draw its numbers in order.
 async fn require_readable(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let table = format!("\"{}\".outbox", options.schema);
+    let table = options.quoted_table();
     let row = sqlx::query(
-        "select row_security_active($1::regclass) as hidden,
-                coalesce((select s.seqcache from pg_sequence s where s.seqrelid = pg_get_serial_sequence($1, 'seq')::regclass), 1) as cache,
-                coalesce(pg_get_serial_sequence($1, 'seq'), '?') as sequence",
+        "select row_security_active(o.oid) as hidden, coalesce(s.seqcache, 1) as cache, coalesce(s.seqrelid::regclass::text, '?') as sequence
+         from (select $1::regclass::oid as oid) o
+         left join pg_attribute a on a.attrelid = o.oid and a.attname = 'seq' and not a.attisdropped
+         left join pg_sequence s on s.seqrelid = pg_get_serial_sequence($1, a.attname)::regclass",
     );
     let doing = "looking at the outbox";
     let row = within(doing, row.bind(&table).fetch_one(&mut *session)).await?;
     let (hidden, cache): (bool, i64) =
         row.try_get("hidden").and_then(|hidden| Ok((hidden, row.try_get("cache")?))).map_err(Interruption::sql(doing))?;
+    // A Debezium table may be read without its transactions.
+    let by_transaction = options.debezium.is_none();
     let foreign = format!("select exists (select from {table} where xid >= pg_snapshot_xmax(pg_current_snapshot()))");
-    if within(doing, sqlx::query_scalar(AssertSqlSafe(foreign)).fetch_one(&mut *session)).await? {
+    if by_transaction && within(doing, sqlx::query_scalar(AssertSqlSafe(foreign)).fetch_one(&mut *session)).await? {
         return Err(Interruption::Refused(format!(
             "the outbox holds rows of transactions that this server has not had yet (column xid): it was restored from a dump, or copied; run update {table} set xid = pg_current_xact_id() to have them published (again, if they were before), or delete them"
         )));
@@ -124,7 +127,8 @@ pub(super) async fn require_same(
             &format!("its log ends at {}, before {}, where the last published event was", server.insert, position.reach),
         ));
     }
-    let Some(witness) = position.witness else { return Ok(()) };
+    // The rows of somebody else's table are not ours to keep.
+    let Some(witness) = position.witness.filter(|_| options.debezium.is_none()) else { return Ok(()) };
     let sql = format!("select exists (select from \"{}\".outbox where seq = $1 and id = $2 and xid = $3::text::xid8)", options.schema);
     let there = sqlx::query_scalar(AssertSqlSafe(sql)).bind(witness.seq).bind(witness.id).bind(witness.xid.to_string()).fetch_one(session);
     if within("looking for the last published event", there).await? {

@@ -9,16 +9,25 @@ use super::{
     RelayOptions,
     error::Interruption,
     ledger::{connect, within},
+    position::Snapshot,
     server::Server,
 };
-use crate::postgres::Lsn;
+use crate::postgres::{Lsn, replication::Connection};
 
 /// How often something that waits for other transactions says so.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
+/// What is said of each transaction that a new slot waits for.
+const SLOT_WAITS: &str = "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
+
 /// Name of the slot and of the publication of a relay.
 pub(crate) fn slot_name(relay: &str) -> String {
     if relay == "tidings" { relay.to_owned() } else { format!("tidings_{relay}") }
+}
+
+/// Name of the publication that a relay reads by.
+pub(super) fn publication(options: &RelayOptions) -> String {
+    options.debezium.as_ref().and_then(|outbox| outbox.publication.clone()).unwrap_or_else(|| slot_name(&options.name))
 }
 
 /// What can be read of the log.
@@ -27,6 +36,26 @@ pub(super) enum Log {
     From(Lsn),
     /// There is no slot that can be used, or it cannot be read from any more.
     None,
+}
+
+/// What the relay's slot still keeps, for a relay that has nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Every commit from here on.
+    From(Lsn),
+    /// It is there and cannot be read from.
+    Unreadable,
+    /// There is no slot.
+    None,
+}
+
+/// A new slot, and the snapshot that sees exactly what committed before it begins, as long as the connection is held.
+pub(super) struct Seam {
+    pub(super) connection: Connection,
+    pub(super) snapshot: Snapshot,
+    /// The name under which other sessions may take the snapshot.
+    pub(super) exported: String,
+    pub(super) from: Lsn,
 }
 
 /// A slot as `pg_replication_slots` shows it.
@@ -63,6 +92,19 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection, 
     }
 }
 
+/// Makes sure of the publication and looks at the slot; nothing is dropped.
+///
+/// # Errors
+/// What only a person can put right, or a lost connection.
+pub(super) async fn kept(options: &RelayOptions, session: &mut PgConnection) -> Result<Kept, Interruption> {
+    ensure_publication(options, session).await?;
+    let name = slot_name(&options.name);
+    let Some(slot) = find(session, &name).await? else { return Ok(Kept::None) };
+    require_ours(&name, &slot)?;
+    end_walsender(session, &slot).await?;
+    Ok(slot.confirmed.filter(|_| slot.usable).map_or(Kept::Unreadable, Kept::From))
+}
+
 /// Drops the relay's slot if it has one: a relay that reads the table only must not keep the server's log.
 ///
 /// # Errors
@@ -74,7 +116,7 @@ pub(super) async fn forget(options: &RelayOptions, session: &mut PgConnection) -
         return Ok(());
     }
     end_walsender(session, &slot).await?;
-    tracing::info!(slot = name, "drops the slot: this relay reads the table only");
+    tracing::info!(slot = name, "drops the slot");
     drop_slot(session, &name).await
 }
 
@@ -84,12 +126,45 @@ pub(super) fn make(options: &RelayOptions, server: &Server) -> JoinHandle<Result
     // A failover slot (17 and later) is carried over to a standby that asks for it.
     let failover = if server.version >= 170_000 { ", failover => true" } else { "" };
     let sql = format!("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'{failover})");
-    aside(
-        options.clone(),
-        "creating the slot",
-        sql,
-        Some("the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)"),
-    )
+    aside(options.clone(), "creating the slot", sql, Some(SLOT_WAITS))
+}
+
+/// Makes the slot together with the snapshot of what committed before it. Waits as [`make`] does.
+pub(super) fn make_exporting(options: &RelayOptions, server: &Server) -> JoinHandle<Result<Seam, Interruption>> {
+    let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
+    let create = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})", slot_name(&options.name));
+    let options = options.clone();
+    tokio::spawn(async move {
+        let making = export(&options, &create);
+        let mut making = std::pin::pin!(making);
+        loop {
+            tokio::select! {
+                made = &mut making => return made,
+                () = tokio::time::sleep(SAY_EVERY) => {}
+            }
+            if let Ok(mut asking) = connect(&options, "relay slot").await {
+                say_what_blocks(&mut asking, SLOT_WAITS).await;
+            }
+        }
+    })
+}
+
+async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interruption> {
+    let doing = "creating the slot";
+    let application = options.database.application_name("relay slot");
+    let mut connection =
+        Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+    let mut rows = Vec::new();
+    for command in ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", create, "SELECT pg_current_snapshot()::text, pg_export_snapshot()"] {
+        rows.extend(connection.query(command).await.map_err(Interruption::replication(doing))?);
+    }
+    let text = |row: usize, column: usize| rows.get(row).and_then(|row: &Vec<Option<String>>| row.get(column)?.clone()).unwrap_or_default();
+    // slot_name, consistent_point, snapshot_name, output_plugin.
+    let (from, snapshot, exported) = (text(0, 1).parse(), text(1, 0).parse(), text(1, 1));
+    match (from, snapshot) {
+        (Ok(from), Ok(snapshot)) => Ok(Seam { connection, snapshot, exported, from }),
+        _ => Err(Interruption::Refused(format!("the server describes the new slot strangely: {rows:?}"))),
+    }
 }
 
 /// Has the slot forget the log up to `to`, which is published, without decoding what it held.
@@ -118,13 +193,14 @@ fn aside(options: RelayOptions, doing: &'static str, sql: String, blocked: Optio
 }
 
 async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let name = slot_name(&options.name);
+    let name = publication(options);
+    let (schema, table) = options.table();
     let found = sqlx::query(
         "select p.pubinsert, p.puballtables or exists (
-             select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = $2 and t.tablename = 'outbox' and t.rowfilter is null
+             select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = $2 and t.tablename = $3 and t.rowfilter is null
          ) as has_outbox from pg_publication p where p.pubname = $1",
     );
-    let found = found.bind(&name).bind(&options.schema).fetch_optional(&mut *session).await;
+    let found = found.bind(&name).bind(schema).bind(table).fetch_optional(&mut *session).await;
     match found.and_then(|row| row.map(|row| Ok((row.try_get::<bool, _>("pubinsert")?, row.try_get::<bool, _>("has_outbox")?))).transpose())
     {
         Err(error) => Err(Interruption::sql("looking for the publication")(error)),
@@ -137,8 +213,15 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
                 "leaves inserts out: run ALTER PUBLICATION … SET (publish = 'insert'), or drop it and let the relay create it"
             },
         ))),
+        Ok(None) if name != slot_name(&options.name) => Err(Interruption::Refused(format!(
+            "there is no publication `{name}` (outbox.publication): name the one that the connector uses, or leave the key out and let the relay make its own"
+        ))),
         Ok(None) => {
-            let sql = format!("create publication \"{name}\" for table \"{}\".outbox with (publish = 'insert')", options.schema);
+            let sql = format!(
+                "create publication \"{}\" for table {} with (publish = 'insert')",
+                name.replace('"', "\"\""),
+                options.quoted_table()
+            );
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await.map_err(Interruption::sql("creating the publication"))?;
             Ok(())
         }

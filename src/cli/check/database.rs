@@ -36,6 +36,7 @@ struct Facts {
     slot_wal_status: Option<String>,
     outbox_exists: bool,
     schema_usage: Option<bool>,
+    outbox_schema_usage: Option<bool>,
     outbox_select: Option<bool>,
     relay_write: Option<bool>,
     relay_topic_write: Option<bool>,
@@ -47,6 +48,42 @@ struct Facts {
     /// None if there is no publication of the relay's name.
     publication_inserts: Option<bool>,
     publication_has_outbox: bool,
+}
+
+/// The table that events are read from.
+struct Outbox {
+    /// Tidings' own.
+    is_own: bool,
+    schema: String,
+    table: String,
+    publication: String,
+    /// What to do if it is not there.
+    remedy: &'static str,
+}
+
+impl Outbox {
+    fn of(config: &Config, slot: &str) -> Self {
+        match &config.debezium {
+            None => Self {
+                is_own: true,
+                schema: config.schema.clone(),
+                table: "outbox".into(),
+                publication: slot.into(),
+                remedy: "run `tidings migrate`",
+            },
+            Some(outbox) => Self {
+                is_own: false,
+                schema: outbox.schema.clone(),
+                table: outbox.table.clone(),
+                publication: outbox.publication.clone().unwrap_or_else(|| slot.into()),
+                remedy: "name the table in outbox.table, in the letters that Postgres has",
+            },
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.table))
+    }
 }
 
 /// The findings, and the topics that events go to.
@@ -63,7 +100,8 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
         }
     };
     let slot = slot_name(&config.name);
-    let facts = match ask(&pool, &config.schema, &slot).await {
+    let outbox = Outbox::of(config, &slot);
+    let facts = match ask(&pool, &config.schema, &slot, &outbox).await {
         Ok(facts) => facts,
         Err(error) => {
             findings.fail(
@@ -76,19 +114,26 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
     };
     findings.ok("reachable", format!("{} as {}", settings.redacted(), facts.role));
     judge_server(&facts, &mut findings);
-    judge_rights(&facts, &config.schema, &mut findings);
-    judge_publication(&facts, &config.schema, &slot, &mut findings);
+    judge_rights(&facts, &config.schema, &outbox, &mut findings);
+    judge_publication(&facts, &outbox, &mut findings);
     judge_slot(&facts, &slot, &mut findings);
-    let topics = match facts.outbox_exists && facts.outbox_select == Some(true) {
+    let topics = match config.debezium.is_none() && facts.outbox_exists && facts.outbox_select == Some(true) {
         true => topics(&pool, config).await.unwrap_or_default(),
         false => Vec::new(),
     };
     Ok((findings.list, topics))
 }
 
-async fn ask(pool: &PgPool, schema: &str, slot: &str) -> Result<Facts, sqlx::Error> {
+async fn ask(pool: &PgPool, schema: &str, slot: &str, outbox: &Outbox) -> Result<Facts, sqlx::Error> {
     const SQL: &str = concat!("select to_json(facts) from (", include_str!("database.sql"), ") facts");
-    let Json(facts) = sqlx::query_scalar(SQL).bind(schema).bind(slot).fetch_one(pool).await?;
+    let Json(facts) = sqlx::query_scalar(SQL)
+        .bind(schema)
+        .bind(slot)
+        .bind(&outbox.schema)
+        .bind(&outbox.table)
+        .bind(&outbox.publication)
+        .fetch_one(pool)
+        .await?;
     Ok(facts)
 }
 
@@ -141,8 +186,8 @@ fn judge_server(facts: &Facts, findings: &mut Findings) {
     }
 }
 
-fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
-    let role = quoted(&facts.role);
+fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Findings) {
+    let (role, table) = (quoted(&facts.role), outbox.name());
     match facts.superuser || facts.replication {
         true => findings.ok("replication", format!("allowed to {}", facts.role)),
         false => findings.fail(
@@ -152,15 +197,18 @@ fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
         ),
     }
     if !facts.outbox_exists {
-        findings.fail("tables", format!("there is no table {schema}.outbox in {}", facts.database), "run `tidings migrate`");
+        findings.fail("tables", format!("there is no table {table} in {}", facts.database), outbox.remedy);
         return;
     }
     let mut missing = Vec::new();
     if facts.schema_usage != Some(true) {
         missing.push(format!("grant usage on schema {schema} to {role}"));
     }
+    if facts.outbox_schema_usage != Some(true) && outbox.schema != schema {
+        missing.push(format!("grant usage on schema {} to {role}", quoted(&outbox.schema)));
+    }
     if facts.outbox_select != Some(true) {
-        missing.push(format!("grant select on {schema}.outbox to {role}"));
+        missing.push(format!("grant select on {table} to {role}"));
     }
     if facts.relay_write == Some(false) || facts.relay_topic_write == Some(false) {
         missing.push(format!("grant select, insert, update, delete on {schema}.relay, {schema}.relay_topic to {role}"));
@@ -171,8 +219,9 @@ fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
     if facts.retention_write == Some(false) {
         missing.push(format!("grant select, update on {schema}.retention to {role}"));
     }
-    if facts.outbox_delete == Some(false) {
-        let remedy = format!("grant delete on {schema}.outbox to {role}; or set [retention] enabled = false");
+    // Nothing is deleted from somebody else's table.
+    if outbox.is_own && facts.outbox_delete == Some(false) {
+        let remedy = format!("grant delete on {table} to {role}; or set [retention] enabled = false");
         findings.warn("retention", "published events cannot be deleted from the outbox", remedy);
     }
     let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write, facts.retention_write];
@@ -183,22 +232,22 @@ fn judge_rights(facts: &Facts, schema: &str, findings: &mut Findings) {
             "run `tidings migrate`",
         ),
         (true, true) => {
-            findings.ok("tables", format!("{schema}.outbox, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention"))
+            findings.ok("tables", format!("{table}, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention"))
         }
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }
 }
 
-fn judge_publication(facts: &Facts, schema: &str, name: &str, findings: &mut Findings) {
-    let role = quoted(&facts.role);
+fn judge_publication(facts: &Facts, outbox: &Outbox, findings: &mut Findings) {
+    let (role, table, name) = (quoted(&facts.role), outbox.name(), &outbox.publication);
     match (facts.publication_inserts, facts.publication_has_outbox) {
         // Told among the tables.
         (None, _) if !facts.outbox_exists => {}
-        (Some(true), true) => findings.ok("publication", format!("{name}, of {schema}.outbox")),
+        (Some(true), true) => findings.ok("publication", format!("{name}, of {table}")),
         (Some(true), false) => findings.fail(
             "publication",
-            format!("{name} does not have {schema}.outbox: no event would be read"),
-            format!("alter publication {name} add table {schema}.outbox"),
+            format!("{name} does not have {table}: no event would be read"),
+            format!("alter publication {name} add table {table}"),
         ),
         (Some(false), _) => findings.fail(
             "publication",
@@ -212,7 +261,7 @@ fn judge_publication(facts: &Facts, schema: &str, name: &str, findings: &mut Fin
             "publication",
             format!("there is no {name}, and {} may not create it", facts.role),
             format!(
-                "as the table's owner: create publication {name} for table {schema}.outbox with (publish = 'insert'); or make {role} the owner and grant create on database {} to it",
+                "as the table's owner: create publication {name} for table {table} with (publish = 'insert'); or make {role} the owner and grant create on database {} to it",
                 quoted(&facts.database)
             ),
         ),

@@ -1,4 +1,5 @@
--- What a relay needs to know of the server and of its own rights. $1 is the schema, $2 the slot. One row.
+-- What a relay needs to know of the server and of its own rights. $1 is the schema, $2 the slot,
+-- $3 and $4 the table that events are read from, $5 the publication. One row.
 select
     current_setting('server_version_num')::int as version_number,
     current_setting('server_version') as version,
@@ -19,6 +20,7 @@ select
     (select wal_status from pg_replication_slots where slot_name = $2) as slot_wal_status,
     outbox.oid is not null as outbox_exists,
     has_schema_privilege(namespace.oid, 'usage') as schema_usage,
+    has_schema_privilege(outbox_namespace.oid, 'usage') as outbox_schema_usage,
     has_table_privilege(outbox.oid, 'select') as outbox_select,
     has_table_privilege(relay.oid, 'select')
     and has_table_privilege(relay.oid, 'insert')
@@ -34,12 +36,13 @@ select
     has_table_privilege(outbox.oid, 'delete') as outbox_delete,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
-    -- The relay's publication bears the slot's name.
-    (select p.pubinsert from pg_publication p where p.pubname = $2) as publication_inserts,
-    exists (select from pg_publication_tables t where t.pubname = $2 and t.schemaname = $1 and t.tablename = 'outbox') as publication_has_outbox
+    -- The relay's own publication bears the slot's name.
+    (select p.pubinsert from pg_publication p where p.pubname = $5) as publication_inserts,
+    exists (select from pg_publication_tables t where t.pubname = $5 and t.schemaname = $3 and t.tablename = $4) as publication_has_outbox
 from pg_roles role
 left join pg_namespace namespace on namespace.nspname = $1
-left join pg_class outbox on outbox.relnamespace = namespace.oid and outbox.relname = 'outbox'
+left join pg_namespace outbox_namespace on outbox_namespace.nspname = $3
+left join pg_class outbox on outbox.relnamespace = outbox_namespace.oid and outbox.relname = $4
 left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname = 'relay'
 left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
 left join pg_class parked on parked.relnamespace = namespace.oid and parked.relname = 'parked'

@@ -58,6 +58,24 @@ keys! {
         "Where events are read from: auto streams the write-ahead log, and reads the table while behind or where there is no logical replication; wal; poll is the table alone";
     DELIVERY = "delivery", "delivery", None, Kind::Choice(&["exactly-once", "at-least-once"]), Some("exactly-once"),
         "What a consumer may see twice: nothing, if it reads committed records; at-least-once repeats what was in flight when a relay died";
+    OUTBOX_TABLE = "outbox.table", "outbox-table", None, Kind::Text, None,
+        "A table made for Debezium's EventRouter that is read instead of tidings.outbox, as schema.name in Postgres's letters: docs/from-debezium.md";
+    OUTBOX_COLUMNS = "outbox.columns", "outbox-columns", None, Kind::List, None,
+        "Columns of that table with other names than Debezium's defaults: field=column of id, aggregatetype, aggregateid, type, payload, timestamp";
+    OUTBOX_ADDITIONAL = "outbox.additional", "outbox-additional", None, Kind::List, None,
+        "Columns of that table that are sent too, as in table.fields.additional.placement: column:header[:alias] or column:envelope[:alias]";
+    OUTBOX_EXPAND_JSON = "outbox.expand_json", "outbox-expand-json", None, Kind::Boolean, Some("false"),
+        "Beside columns in the envelope a JSON payload is JSON, not a string with JSON in it";
+    OUTBOX_ROWS = "outbox.rows", "outbox-rows", None, Kind::Choice(&["kept", "deleted"]), Some("kept"),
+        "Whether rows of that table stay. If they are deleted by whoever inserted them only the log is read";
+    OUTBOX_EXISTING = "outbox.existing", "outbox-existing", None, Kind::Choice(&["publish", "leave"]), Some("publish"),
+        "What becomes of rows that are there when the relay begins";
+    OUTBOX_PUBLICATION = "outbox.publication", "outbox-publication", None, Kind::Text, None,
+        "Publication to read that table by; the relay makes its own unless given";
+    OUTBOX_TAKES_OVER = "outbox.takes_over", "outbox-takes-over", None, Kind::Text, None,
+        "Slot of the stopped connector whose place the relay takes at its first start";
+    OUTBOX_TAKEN_OFFSET = "outbox.taken_offset", "outbox-taken-offset", None, Kind::Text, None,
+        "That connector's stored offset, as GET /connectors/NAME/offsets answers: with it nothing is repeated";
     SHUTDOWN_GRACE = "shutdown_grace", "shutdown-grace", None, Kind::Duration(1_000, 3_600_000), Some("10s"),
         "How long SIGTERM waits for what is in flight";
     DATABASE_URL = "database.url", "database-url", Some("DATABASE_URL"), Kind::Url, None,
@@ -74,12 +92,16 @@ keys! {
         "Replicas of a created topic; the broker's default unless given";
     TOPIC = "routing.topic", "topic", None, Kind::Text, Some("{aggregatetype}"),
         "Topic of an event whose row names none: text with {aggregatetype} and {type}";
+    REGEX = "routing.regex", "topic-regex", None, Kind::Text, None,
+        "Topic by rewriting the aggregate type instead of the template, as route.topic.regex; (?<routedByValue>.*) if only the replacement is given";
+    REPLACEMENT = "routing.replacement", "topic-replacement", None, Kind::Text, None,
+        "As route.topic.replacement: $1, ${name}; outbox.event.${routedByValue} if only the expression is given";
     ENVELOPE = "routing.envelope", "envelope", None, Kind::Choice(&["cloudevents", "cloudevents-structured", "debezium"]), Some("cloudevents"),
         "How an event becomes a record";
     EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, Some("/tidings"),
         "ce_source of every record: who the events come from, a URI reference";
     ON_UNDELIVERABLE = "undeliverable.policy", "on-undeliverable", None, Kind::Choice(&["park", "dead-letter", "stop"]), Some("park"),
-        "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay";
+        "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay. Beside outbox.table it stops unless dead-letter is written";
     DEAD_LETTER_TOPIC = "undeliverable.dead_letter_topic", "dead-letter-topic", None, Kind::Text, Some("{topic}.dead"),
         "Topic of dead letters: text with {topic} for the one the event was for";
     PARKED_PER_AGGREGATE = "undeliverable.parked_events_per_aggregate", "parked-events-per-aggregate", None, Kind::Integer(1, 1_000_000), Some("10000"),

@@ -3,6 +3,7 @@
 //! Reading is in steps that do no I/O and know nothing of each other: each [`Layer`] says what was written and where,
 //! [`settle`] decides which layer wins and what the values mean. Everything that is wrong, in any layer, ends up in one list.
 
+mod debezium;
 mod fault;
 mod key;
 mod layer;

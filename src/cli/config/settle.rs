@@ -9,7 +9,8 @@ use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
 use crate::relay::{
-    Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicOptions, UndeliverableOptions,
+    DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicOptions, TopicRewrite,
+    UndeliverableOptions,
 };
 use crate::{kafka, postgres};
 
@@ -57,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) schema: String,
     /// The template of a topic's name.
     pub(crate) topic: String,
+    /// The Debezium table that is read instead of the outbox.
+    pub(crate) debezium: Option<DebeziumOutbox>,
     /// Whether and how topics are created.
     pub(crate) topics: TopicOptions,
     /// The largest record.
@@ -69,6 +72,7 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// What is logged.
     pub(crate) log_level: String,
+    topic_rewrite: Option<TopicRewrite>,
     retention: RetentionOptions,
     source: SourceKind,
     delivery: Delivery,
@@ -89,6 +93,8 @@ impl Config {
         options.delivery = self.delivery;
         options.envelope = self.envelope;
         options.topic = self.topic.clone();
+        options.topic_rewrite = self.topic_rewrite.clone();
+        options.debezium = self.debezium.clone();
         options.event_source = self.event_source.clone();
         options.topics = self.topics.clone();
         options.undeliverable = self.undeliverable.clone();
@@ -118,7 +124,8 @@ pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fau
     let kafka = settled.kafka(needs.brokers);
     settled.check_rules();
     settled.check_together();
-    let config = settled.config(database, kafka);
+    let outbox = (settled.debezium(), settled.topic_rewrite());
+    let config = settled.config(database, kafka, outbox);
     match settled.faults.is_empty() {
         true => Ok(config),
         false => Err(settled.faults),
@@ -126,10 +133,10 @@ pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fau
 }
 
 #[derive(Default)]
-struct Settled {
-    written: BTreeMap<&'static str, (Written, Place)>,
+pub(super) struct Settled {
+    pub(super) written: BTreeMap<&'static str, (Written, Place)>,
     properties: BTreeMap<String, (String, Place)>,
-    meant: BTreeMap<&'static str, Meant>,
+    pub(super) meant: BTreeMap<&'static str, Meant>,
     faults: Vec<Fault>,
 }
 
@@ -241,7 +248,7 @@ impl Settled {
         self.faults.push(Fault { key: key.path.into(), value: None, place: None, problem: "is not set".into(), remedy });
     }
 
-    fn wrong(&mut self, key: &'static Key, problem: String, remedy: String) {
+    pub(super) fn wrong(&mut self, key: &'static Key, problem: String, remedy: String) {
         let (value, place) = match self.written.get(key.path) {
             Some((written, place)) => (shown(key.kind, written), place.clone()),
             None => (key.default.unwrap_or_default().to_owned(), Place::Default),
@@ -249,7 +256,7 @@ impl Settled {
         self.faults.push(Fault { key: key.path.into(), value: Some(value), place: Some(place), problem, remedy });
     }
 
-    fn text(&self, key: &'static Key) -> String {
+    pub(super) fn text(&self, key: &'static Key) -> String {
         match self.meant.get(key.path) {
             Some(Meant::Text(text)) => text.clone(),
             _ => String::new(),
@@ -271,8 +278,15 @@ impl Settled {
         self.meant.contains_key(key.path).then(|| i32::try_from(self.number(key)).unwrap_or(i32::MAX))
     }
 
-    fn config(&self, database: Option<postgres::Settings>, kafka: Option<kafka::Settings>) -> Config {
+    fn config(
+        &self,
+        database: Option<postgres::Settings>,
+        kafka: Option<kafka::Settings>,
+        (debezium, topic_rewrite): (Option<DebeziumOutbox>, Option<TopicRewrite>),
+    ) -> Config {
         Config {
+            debezium,
+            topic_rewrite,
             entries: self.entries(database.as_ref()),
             database,
             kafka,

@@ -1,6 +1,7 @@
 //! Layers in, the configuration or its faults out.
 
 use super::*;
+use crate::relay::{ExistingRows, OutboxField, OutboxRows, Placement};
 
 const RELAY: Needs = Needs { database: true, brokers: true };
 const URL: &str = "postgres://ann:hunter2@db/shop";
@@ -69,9 +70,16 @@ fn every_key_can_be_given_in_the_file_in_the_environment_and_as_a_flag() {
             Some((section, name)) => format!("[{section}]\n{name} = {quoted}\n"),
             None => format!("{} = {quoted}\n", key.path),
         };
-        let base = [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:9092")];
-        let required =
-            |path: &str| base.iter().filter(|(name, _)| key.env_shared != Some(name) || path != "file").copied().collect::<Vec<_>>();
+        // The last two: other keys mean something only beside them.
+        let base = [
+            ("DATABASE_URL", URL),
+            ("KAFKA_BROKERS", "b:9092"),
+            ("TIDINGS_OUTBOX_TABLE", "public.outbox"),
+            ("TIDINGS_OUTBOX_TAKES_OVER", "slot"),
+        ];
+        let own = key.env();
+        let is_own = |name: &str| key.env_shared == Some(name) || own == name;
+        let required = |path: &str| base.iter().filter(|(name, _)| !is_own(name) || path == "flag").copied().collect::<Vec<_>>();
         let from_file = settled(&file, &required("file"), &[]).unwrap_or_else(|faults| panic!("{file}: {}", Faults(faults)));
         assert!(entry(&from_file, key.path).1.starts_with("t.toml:"), "{}", key.path);
         let variable = key.env();
@@ -88,6 +96,14 @@ fn every_key_can_be_given_in_the_file_in_the_environment_and_as_a_flag() {
 fn example(key: &Key) -> &'static str {
     match (key.kind, key.default) {
         (Kind::Url, _) => "postgres://bob@elsewhere/shop",
+        _ if key.path == "outbox.table" => "public.outboxevent",
+        _ if key.path == "outbox.columns" => "aggregateid=order_id",
+        _ if key.path == "outbox.additional" => "type:header:eventType",
+        _ if key.path == "outbox.taken_offset" => "{\"lsn\":1}",
+        // Parking is not for a Debezium table.
+        _ if key.path == "undeliverable.policy" => "dead-letter",
+        _ if key.path == "routing.regex" => "(?<routedByValue>.*)",
+        (Kind::Text, None) => "name",
         (Kind::List, _) => "b:9092",
         (_, Some(default)) => default,
         (Kind::Integer(..), None) => "3",
@@ -111,7 +127,9 @@ fn the_defaults_are_those_of_the_library() {
 
 #[test]
 fn what_is_configured_reaches_the_relay() {
-    let file = "name = 'n'\n[kafka]\nmax_message_bytes = 2000000\nbrokers = ['a:1', 'b:2']\n[kafka.properties]\nlinger.ms = 5\n\
+    let file = "name = 'n'\n[outbox]\ntable = 'public.OutboxEvent'\ncolumns = ['payload=body', 'aggregatetype=kind']\n\
+        additional = ['type:header:eventType', 'tenant:envelope']\nexpand_json = true\nrows = 'deleted'\nexisting = 'leave'\npublication = 'dbz'\n\
+        takes_over = 'debezium'\ntaken_offset = '{\"lsn\": 5}'\n[kafka]\nmax_message_bytes = 2000000\nbrokers = ['a:1', 'b:2']\n[kafka.properties]\nlinger.ms = 5\n\
         [topics]\ncreate = true\npartitions = 6\nreplication = 3\n[routing]\ntopic = 'x.{type}'\nenvelope = 'debezium'\nevent_source = '/me'\n\
         [limits]\nin_flight_events = 7\nin_flight_bytes = '4MiB'\n[admin]\nlisten = 'off'\n[database]\nurl = 'postgres://a@b/c'\n";
     let config = settled(file, &[], &[]).unwrap_or_else(|faults| panic!("{}", Faults(faults)));
@@ -122,6 +140,41 @@ fn what_is_configured_reaches_the_relay() {
     assert_eq!(options.envelope, crate::relay::EnvelopeFormat::Debezium);
     assert_eq!((options.in_flight_events_max, options.in_flight_bytes_max, options.message_bytes_max), (7, 4 << 20, 2_000_000));
     assert_eq!(config.listen, None);
+    let outbox = options.debezium.expect("a table is named");
+    assert_eq!(
+        (outbox.schema.as_str(), outbox.table.as_str(), outbox.column(OutboxField::Payload)),
+        ("public", "OutboxEvent", Some("body"))
+    );
+    assert_eq!(outbox.column(OutboxField::Id), Some("id"));
+    assert_eq!(
+        outbox.additional.iter().map(|one| (one.placement, one.alias.as_str())).collect::<Vec<_>>(),
+        [(Placement::Header, "eventType"), (Placement::Envelope, "tenant")]
+    );
+    assert_eq!((outbox.expand_json, outbox.rows, outbox.existing), (true, OutboxRows::Deleted, ExistingRows::Leave));
+    assert_eq!(
+        (outbox.publication.as_deref(), outbox.hand_over.map(|from| (from.slot, from.offset.is_some()))),
+        (Some("dbz"), Some(("debezium".into(), true)))
+    );
+}
+
+#[test]
+fn each_fault_of_a_debezium_outbox_names_the_key_the_value_and_the_remedy() {
+    let table = "[outbox]\ntable = 'public.outbox'\n";
+    for (file, key, problem, remedy) in [
+        ("[outbox]\ntable = 'outbox'\n".to_owned(), "outbox.table", "not a table's name", "schema.name"),
+        ("[outbox]\nrows = 'deleted'\n".into(), "outbox.rows", "none is named", "outbox.table"),
+        (format!("{table}[undeliverable]\npolicy = 'park'\n"), "undeliverable.policy", "rows nobody keeps", "stop or dead-letter"),
+        (format!("{table}columns = 'key=a'\n"), "outbox.columns", "\"key=a\"", "aggregateid=order_id"),
+        (format!("{table}additional = 'a:partition'\n"), "outbox.additional", "\"a:partition\"", "column:header"),
+        (format!("{table}taken_offset = '{{}}'\ntakes_over = 's'\n"), "outbox.taken_offset", "no stored offset", "copy the whole answer"),
+        (format!("{table}taken_offset = '{{\"lsn\":1}}'\n"), "outbox.taken_offset", "not named", "outbox.takes_over"),
+        ("[routing]\nregex = '('\n".into(), "routing.regex", "not a regular expression", "docs.rs/regex"),
+        ("[routing]\nreplacement = '$2'\n".into(), "routing.replacement", "no group `2`", "$1"),
+    ] {
+        let faults = minimal(&file).expect_err(&file);
+        let fault = faults.iter().find(|fault| fault.key == key).unwrap_or_else(|| panic!("{file}: {faults:?}"));
+        assert!(fault.problem.contains(problem) && fault.remedy.contains(remedy) && fault.value.is_some(), "{fault}");
+    }
 }
 
 /// key, place, and a word of problem or remedy

@@ -25,15 +25,27 @@ pub(super) async fn skip(config: &Config, args: &SkipArgs) -> Result<ExitCode, F
 }
 
 async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failure> {
+    let foreign = config.debezium.as_ref().map(|outbox| format!("{}.{}", outbox.schema, outbox.table));
+    if let Some(table) = &foreign
+        && matches!(to, Move::RewindSince(_) | Move::SkipEvent(_))
+    {
+        return Err(Failure::Refused(format!(
+            "nothing in table {table} says which transaction wrote what, so a relay that reads it is moved by --all alone"
+        )));
+    }
     let mut session = session(config, "relay move").await?;
     let moved = move_relay(&mut session, &config.schema, &config.name, to, dry_run).await.map_err(|error| failure(config, error))?;
-    print!("{}", text(&config.name, to, moved, dry_run));
+    print!("{}", text(&config.name, foreign.as_deref(), to, moved, dry_run));
     Ok(ExitCode::from(DONE))
 }
 
-fn text(name: &str, to: Move, moved: Moved, dry_run: bool) -> String {
+fn text(name: &str, foreign: Option<&str>, to: Move, moved: Moved, dry_run: bool) -> String {
     let count = |events: i64| format!("{}{}", if moved.is_lower_bound { "at least " } else { "" }, grouped(events));
+    let table = foreign.unwrap_or("the outbox");
     let effect = match (to, moved.elsewhere) {
+        // What was counted are the rows of the outbox.
+        (Move::RewindAll, _) if foreign.is_some() => format!("every row that {table} holds is published once more"),
+        (Move::SkipAll, _) if foreign.is_some() => format!("what {table} holds now is left out"),
         (Move::SkipAll, true) => "everything that the outbox holds now is left out".to_owned(),
         (_, true) => format!(
             "{} events are published, as if for the first time: the relay's position is one in another database and says nothing of them",
@@ -45,8 +57,11 @@ fn text(name: &str, to: Move, moved: Moved, dry_run: bool) -> String {
         (Move::SkipEvent(id), _) if moved.skips == 0 => format!("event {id} is published already, as far as the database knows"),
         _ => format!("{} events are published once more, {} that are not published are left out", count(moved.repeats), count(moved.skips)),
     };
-    let gone =
-        if moved.some_are_gone { "retention has deleted older events: those are gone from the outbox and are not published\n" } else { "" };
+    let gone = if moved.some_are_gone && foreign.is_none() {
+        "retention has deleted older events: those are gone from the outbox and are not published\n"
+    } else {
+        ""
+    };
     let end = if dry_run { "nothing is changed: this was a dry run" } else { "it holds from the relay's next start on" };
     format!("{name}: {effect}\n{gone}  -> {end}\n")
 }
@@ -58,10 +73,13 @@ mod tests {
     #[test]
     fn what_a_move_does_is_said_in_numbers() {
         let moved = Moved { repeats: 1_200, skips: 3, is_lower_bound: false, elsewhere: false, some_are_gone: true };
-        let said = text("orders", Move::RewindAll, moved.clone(), true);
+        let said = text("orders", None, Move::RewindAll, moved.clone(), true);
         assert!(said.starts_with("orders: 1,200 events are published once more, 3 that"), "{said}");
         assert!(said.contains("retention has deleted older events") && said.contains("dry run"), "{said}");
-        let said = text("orders", Move::SkipAll, Moved { is_lower_bound: true, some_are_gone: false, ..moved }, false);
+        let said = text("orders", None, Move::SkipAll, Moved { is_lower_bound: true, some_are_gone: false, ..moved }, false);
         assert!(said.contains("at least 3 that") && said.contains("next start"), "{said}");
+        let moved = Moved { repeats: 0, skips: 0, is_lower_bound: false, elsewhere: false, some_are_gone: true };
+        let said = text("orders", Some("public.outboxevent"), Move::RewindAll, moved, false);
+        assert!(said.contains("every row that public.outboxevent holds") && !said.contains("retention"), "{said}");
     }
 }

@@ -4,7 +4,7 @@ use super::{Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, Hold, not_taken, now
 use crate::{
     kafka::{Outgoing, Record, SendError, Value, partition_of},
     relay::{
-        OnUndeliverable,
+        OnUndeliverable, RelayOptions,
         error::Interruption,
         parked::{Aggregate, Full, Reference, dead_letter_topic, explain, reference},
         sink::Sent,
@@ -36,7 +36,7 @@ impl Forwarder {
                 Ok(sent.map(Delivery::Sent))
             }
             OnUndeliverable::DeadLetter | OnUndeliverable::Stop => {
-                Err(Interruption::Refused(stop_message(&self.options.name, seq, event, &reason)))
+                Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)))
             }
         }
     }
@@ -78,9 +78,9 @@ impl Forwarder {
         if !route.may_send(partition, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
         }
-        let mut reference_only = by_reference;
+        let (known, mut reference_only) = ((seq > 0).then_some(seq), by_reference);
         loop {
-            let value = reference(&self.options.schema, event.id, seq);
+            let value = reference(self.options.table(), event.id, known);
             let mut event = *event;
             if reference_only {
                 event.value = Value::Json(&value);
@@ -93,7 +93,7 @@ impl Forwarder {
                     self.envelope.write(&event).map_err(|error| Interruption::Refused(error.to_string()))?
                 }
             };
-            let headers = explain(headers, &original, reason, event.id, seq);
+            let headers = explain(headers, &original, reason, event.id, known);
             let (key, timestamp) = (event.aggregate_id.as_bytes(), now_millis());
             let record = Record { topic: &topic, partition, key, value, headers, timestamp, label: seq };
             match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES + reason.len()) {
@@ -101,7 +101,7 @@ impl Forwarder {
                     route.sent(partition, tag);
                     self.count(at);
                     self.careful.sent(seq, tag);
-                    tracing::warn!(event = %event.id, seq, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
+                    tracing::warn!(event = %event.id, seq = known, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
                     self.observer.undeliverable("dead-letter");
                     return Ok(Ok(tag));
                 }
@@ -114,15 +114,19 @@ impl Forwarder {
     }
 }
 
-fn stop_message(relay: &str, seq: i64, event: &Outgoing<'_>, reason: &str) -> String {
+fn stop_message(options: &RelayOptions, seq: i64, event: &Outgoing<'_>, reason: &str) -> String {
+    let (relay, id) = (&options.name, event.id);
+    let seq = if seq > 0 { format!("seq {seq}, ") } else { String::new() };
+    let otherwise = match options.debezium {
+        None => format!(
+            "park, which sets this aggregate aside and goes on (`tidings parked discard {id} --name {relay}` then gives this one event up), or with --on-undeliverable dead-letter"
+        ),
+        Some(_) => "dead-letter".into(),
+    };
     format!(
-        "event {id} (seq {seq}, {} of {}/{}) cannot be delivered: {reason}; the relay stops before it, so that nothing is skipped. Put the cause right and start it again; \
-         or start it with --on-undeliverable park, which sets this aggregate aside and goes on (`tidings parked discard {id} --name {relay}` then gives this one \
-         event up), or with --on-undeliverable dead-letter",
-        event.event_type,
-        event.aggregate_type,
-        event.aggregate_id,
-        id = event.id
+        "event {id} ({seq}{} of {}/{}) cannot be delivered: {reason}; the relay stops before it, so that nothing is skipped. Put the cause right and start it again; \
+         or start it with --on-undeliverable {otherwise}",
+        event.event_type, event.aggregate_type, event.aggregate_id
     )
 }
 

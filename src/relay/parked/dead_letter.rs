@@ -15,17 +15,28 @@ pub(in crate::relay) fn dead_letter_topic(template: &str, topic: &str) -> String
 }
 
 /// Headers that say why it is here.
-pub(in crate::relay) fn explain(headers: Headers, topic: &str, reason: &str, id: Uuid, seq: i64) -> Headers {
-    headers
+pub(in crate::relay) fn explain(headers: Headers, topic: &str, reason: &str, id: Uuid, seq: Option<i64>) -> Headers {
+    let headers = headers
         .put("tidings_original_topic", topic.as_bytes())
         .put("tidings_reason", reason.as_bytes())
-        .put("tidings_event_id", id.to_string().as_bytes())
-        .put("tidings_seq", seq.to_string().as_bytes())
+        .put("tidings_event_id", id.to_string().as_bytes());
+    match seq {
+        Some(seq) => headers.put("tidings_seq", seq.to_string().as_bytes()),
+        None => headers,
+    }
 }
 
-/// What stands for a payload that Kafka does not take.
-pub(in crate::relay) fn reference(schema: &str, id: Uuid, seq: i64) -> Vec<u8> {
-    serde_json::json!({ "outbox": { "schema": schema, "seq": seq, "id": id } }).to_string().into_bytes()
+/// What stands for a payload that Kafka does not take. `table` is schema and name.
+pub(in crate::relay) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<u8> {
+    let (schema, table) = table;
+    let mut row = serde_json::json!({ "schema": schema, "id": id });
+    if let Some(seq) = seq {
+        row["seq"] = seq.into();
+    }
+    if table != "outbox" {
+        row["table"] = table.into();
+    }
+    serde_json::json!({ "outbox": row }).to_string().into_bytes()
 }
 
 #[cfg(test)]

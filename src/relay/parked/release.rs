@@ -11,6 +11,7 @@ use super::{
 };
 use crate::relay::{
     books::Books,
+    debezium::{Scratch, Shape},
     error::Interruption,
     forward::{Delivery, Forwarder, Hold},
     source::{Reader, TableRow, damaged},
@@ -59,7 +60,7 @@ pub(in crate::relay) async fn release(
         if books.lost().is_cancelled() {
             return Err(Interruption::LeaseLost);
         }
-        let reader = reader.get_or_insert_with(|| Reader::new(forwarder.options()));
+        let reader = reader.get_or_insert_with(|| Reader::new(forwarder.options(), &Shape::Own));
         match release_some(&aggregate, reader, forwarder, books, shutdown).await? {
             Ended::Shutdown => return Ok(false),
             Ended::Waits => {}
@@ -157,8 +158,9 @@ async fn publish(
         let (page, done) = reader.read_these(rest).await?;
         let mut expected = rest[..done].iter();
         rest = &rest[done..];
-        for cells in page.rows()? {
-            let TableRow { row, .. } = TableRow::from_cells(&cells.map_err(damaged)?)?;
+        for cells in page.rows(&Shape::Own)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
+            let TableRow { row, .. } = Shape::Own.event(&cells, 0, &mut scratch)?;
             match expected.next() {
                 Some(seq) if *seq == row.seq => {}
                 Some(seq) => return Ok(Published::UpTo(*seq, MISSING.into())),

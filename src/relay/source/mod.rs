@@ -6,7 +6,7 @@
 
 pub(super) mod notice;
 mod pace;
-mod pages;
+pub(super) mod pages;
 mod pairing;
 mod row;
 pub(super) mod table;
@@ -14,8 +14,9 @@ pub(super) mod wal;
 
 use pace::Pace;
 pub(super) use pages::{Reader, damaged};
-use row::{Columns, Row, TABLE_CELLS};
-pub(crate) use row::{RowError, TableRow};
+pub(in crate::relay) use row::TABLE_CELLS;
+use row::{Columns, TableColumns};
+pub(crate) use row::{Row, RowError, TableRow};
 
 /// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
 #[cfg(fuzzing)]

@@ -7,11 +7,11 @@ use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
-use super::{TABLE_CELLS, TableRow};
 use crate::{
-    postgres::{CopyError, CopyRows, replication::Cell},
+    postgres::{CopyError, replication::Cell},
     relay::{
         RelayOptions,
+        debezium::{CopiedRow, Shape},
         error::Interruption,
         ledger::{connect, within},
         position::{Snapshot, Window},
@@ -35,6 +35,7 @@ const PLAN: &str =
 /// A connection that reads the outbox.
 pub(in crate::relay) struct Reader {
     options: RelayOptions,
+    shape: Shape,
     session: Option<PgConnection>,
     rows: usize,
 }
@@ -52,8 +53,8 @@ struct Bounds {
 }
 
 impl Reader {
-    pub(in crate::relay) fn new(options: &RelayOptions) -> Self {
-        Self { options: options.clone(), session: None, rows: ROWS_FIRST }
+    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST }
     }
 
     /// Sends the pages of a window in order, and ends; comes back for the next window.
@@ -65,9 +66,9 @@ impl Reader {
         let mut after = window.after;
         loop {
             let limit = self.rows;
-            let query = page_query(&self.options.schema, &seen, &window.to, after, bounds, limit);
+            let query = page_query(&self.options.quoted_table(), &self.shape.select_list(), &seen, &window.to, after, bounds, limit);
             let (page, whole) = self.copy(&query).await?;
-            let (rows, last) = page.measure()?;
+            let (rows, last) = page.measure(&self.shape)?;
             self.rows = rows_for(rows, page.bytes.len());
             let Some(last) = last else { return Ok(self) };
             after = last;
@@ -83,14 +84,41 @@ impl Reader {
     /// A lost connection.
     pub(in crate::relay) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
-        let (columns, schema) = (TableRow::select_list(), &self.options.schema);
-        let query = format!("select {columns} from \"{schema}\".outbox where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
+        let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
+        let query = format!("select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
         let (page, whole) = self.copy(&query).await?;
-        let done = match page.measure()?.1 {
+        let done = match page.measure(&self.shape)?.1 {
             Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
             _ => seqs.len(),
         };
         Ok((page, done))
+    }
+
+    /// Sends every row that an exported snapshot sees.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub(in crate::relay) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
+        let doing = "reading the rows that are there";
+        let (columns, table, order) = (self.shape.select_list(), self.options.quoted_table(), self.shape.natural_order());
+        let session = self.session().await?;
+        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
+        within(doing, sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session)).await?;
+        // The order is the table's, whatever it selects.
+        let query = format!("copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)");
+        let mut rows = session.copy_out_raw(&query).await.map_err(Interruption::sql(doing))?;
+        let mut bytes: Vec<u8> = Vec::new();
+        while let Some(row) = rows.try_next().await.map_err(Interruption::sql(doing))? {
+            bytes.extend_from_slice(&row);
+            if bytes.len() >= BYTES_MAX {
+                let next = crate::postgres::copy_header();
+                if pages.send(Page { bytes: std::mem::replace(&mut bytes, next) }).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        let _ = pages.send(Page { bytes }).await;
+        Ok(())
     }
 
     async fn session(&mut self) -> Result<&mut PgConnection, Interruption> {
@@ -110,8 +138,8 @@ impl Reader {
     /// None if the window holds no row at all.
     async fn bounds(&mut self, seen: &Snapshot, to: &Snapshot) -> Result<Option<Bounds>, Interruption> {
         let sql = format!(
-            "select min(seq), max(seq) from \"{}\".outbox where xid >= '{}'::xid8 and xid < '{}'::xid8 and pg_visible_in_snapshot(xid, '{to}')",
-            self.options.schema,
+            "select min(seq), max(seq) from {} where xid >= '{}'::xid8 and xid < '{}'::xid8 and pg_visible_in_snapshot(xid, '{to}')",
+            self.options.quoted_table(),
             seen.xmax(),
             to.xmax()
         );
@@ -151,16 +179,19 @@ impl Page {
     ///
     /// # Errors
     /// When the server sent something else.
-    pub(in crate::relay) fn rows(&self) -> Result<CopyRows<'_, TABLE_CELLS>, Interruption> {
-        CopyRows::new(&self.bytes).map_err(damaged)
+    pub(in crate::relay) fn rows<'a>(
+        &'a self,
+        shape: &Shape,
+    ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption> {
+        shape.rows(&self.bytes).map_err(damaged)
     }
 
     /// How many rows it has, and the last one's `seq`.
-    fn measure(&self) -> Result<(usize, Option<i64>), Interruption> {
+    fn measure(&self, shape: &Shape) -> Result<(usize, Option<i64>), Interruption> {
         let (mut count, mut last) = (0, None);
-        for row in self.rows()? {
+        for row in self.rows(shape)? {
             count += 1;
-            last = match row.map_err(damaged)?[1] {
+            last = match row.map_err(damaged)?.seq() {
                 Cell::Binary(bytes) => bytes.try_into().ok().map(i64::from_be_bytes),
                 _ => None,
             };
@@ -180,11 +211,10 @@ fn rows_for(rows: usize, bytes: usize) -> usize {
     fitting.clamp(1, ROWS_MAX)
 }
 
-fn page_query(schema: &str, seen: &Snapshot, to: &Snapshot, after: i64, bounds: Bounds, limit: usize) -> String {
-    let columns = TableRow::select_list();
+fn page_query(table: &str, columns: &str, seen: &Snapshot, to: &Snapshot, after: i64, bounds: Bounds, limit: usize) -> String {
     let from = after.max(bounds.low - 1);
     let settled = format!(
-        "(select {columns} from \"{schema}\".outbox where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8
+        "(select {columns} from {table} where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8
             and pg_visible_in_snapshot(xid, '{to}') order by seq limit {limit})",
         high = bounds.high,
         first = seen.xmax(),
@@ -194,9 +224,9 @@ fn page_query(schema: &str, seen: &Snapshot, to: &Snapshot, after: i64, bounds: 
         return settled;
     }
     format!(
-        "select {columns} from (
+        "select * from (
             select o.* from pg_snapshot_xip('{seen}') as then_in_progress (xid) cross join lateral
-                (select {columns} from \"{schema}\".outbox where outbox.xid = then_in_progress.xid and seq > {after} order by seq limit {limit}) o
+                (select {columns} from {table} as outbox where outbox.xid = then_in_progress.xid and seq > {after} order by seq limit {limit}) o
             where pg_visible_in_snapshot(then_in_progress.xid, '{to}')
             union all {settled}
         ) page order by seq limit {limit}"

@@ -35,19 +35,19 @@ pub(super) async fn take(session: &mut PgConnection) -> Result<(Snapshot, Lsn), 
 ///
 /// # Errors
 /// A lost connection.
-pub(super) async fn missing(session: &mut PgConnection, schema: &str, pair: &Pair) -> Result<Vec<i64>, Interruption> {
+pub(super) async fn missing(session: &mut PgConnection, table: &str, pair: &Pair) -> Result<Vec<i64>, Interruption> {
     let Some(streamed) = &pair.streamed else { return Ok(Vec::new()) };
     let doing = "comparing the stream with the table";
     let (count, sum) = streamed.iter().fold((0i64, 0i64), |(count, sum), (_, seq)| (count + 1, sum.wrapping_add(*seq)));
     let filter = filter(pair);
-    let counted = format!("select count(*), coalesce(sum(seq), 0)::text from \"{schema}\".outbox where {filter}");
+    let counted = format!("select count(*), coalesce(sum(seq), 0)::text from {table} where {filter}");
     let row = within(doing, sqlx::query(AssertSqlSafe(counted)).fetch_one(&mut *session)).await?;
     let in_table: (i64, String) = row.try_get(0).and_then(|count| Ok((count, row.try_get(1)?))).map_err(Interruption::sql(doing))?;
     if in_table == (count, sum.to_string()) {
         return Ok(Vec::new());
     }
     // Fewer rows than were streamed is somebody's delete, and no loss.
-    let listed = format!("select seq from \"{schema}\".outbox where {filter} order by seq");
+    let listed = format!("select seq from {table} where {filter} order by seq");
     let listed: Vec<i64> = within(doing, sqlx::query_scalar(AssertSqlSafe(listed)).fetch_all(session)).await?;
     let streamed: HashSet<i64> = streamed.iter().map(|(_, seq)| *seq).collect();
     Ok(listed.into_iter().filter(|seq| !streamed.contains(seq)).collect())

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::{
     kafka::{Outgoing, Value},
     postgres::replication::{Cell, Column, DecodeError, POSTGRES_EPOCH_MICROS, Relation, Tuple},
+    relay::debezium::{Layout, Scratch},
 };
 
 /// jsonb's binary form starts with this version.
@@ -25,6 +26,14 @@ pub(crate) enum RowError {
     MissingColumn { table: String, column: &'static str },
     #[error("column `{column}` of event seq {seq:?} is {problem}")]
     Column { seq: Option<i64>, column: &'static str, problem: &'static str },
+    #[error("table {table} has no column `{column}`: name the one it has in outbox.columns")]
+    MissingOutboxColumn { table: String, column: String },
+    #[error(
+        "column `{column}` of table {table} is not of a type that can be sent as it is: expected {expected}; name another column, or add a generated one that casts it"
+    )]
+    OutboxColumnType { table: String, column: String, expected: &'static str },
+    #[error("column `{column}` of event {} of table {table} is {problem}", .id.map_or_else(|| "?".to_owned(), |id| id.to_string()))]
+    OutboxColumn { table: String, column: String, id: Option<Uuid>, problem: &'static str },
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }
@@ -66,6 +75,28 @@ const NAMES: [(&str, Field); CELLS] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     fields: Vec<Option<Field>>,
+}
+
+/// The columns of whichever table the events are read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TableColumns {
+    /// Tidings' own.
+    Own(Columns),
+    /// A Debezium outbox.
+    Debezium(Box<Layout>),
+}
+
+impl TableColumns {
+    /// The event in a streamed row of a transaction that committed at this time, microseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// When a value is missing or is not what its column's type says.
+    pub(crate) fn read<'a>(&'a self, tuple: &Tuple<'a>, committed_at: i64, scratch: &'a mut Scratch) -> Result<Row<'a>, RowError> {
+        match self {
+            Self::Own(columns) => columns.read(tuple),
+            Self::Debezium(layout) => layout.read(tuple, committed_at, scratch),
+        }
+    }
 }
 
 impl Columns {

@@ -20,6 +20,7 @@ use crate::{
     relay::{
         RelayOptions,
         books::Books,
+        debezium::{Scratch, Shape},
         error::Interruption,
         failpoint::{self, Step},
         forward::Forwarder,
@@ -41,6 +42,7 @@ const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
 pub(in crate::relay) struct TableSource {
+    shape: Shape,
     reader: Option<Reader>,
     coverage: Coverage,
     /// The insert position of the last look: it was read before the next snapshot.
@@ -63,8 +65,8 @@ struct Look {
 }
 
 impl TableSource {
-    pub(in crate::relay) fn new(options: &RelayOptions) -> Self {
-        Self { reader: Some(Reader::new(options)), coverage: Coverage::default(), insert: None }
+    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+        Self { shape: shape.clone(), reader: Some(Reader::new(options, shape)), coverage: Coverage::default(), insert: None }
     }
 
     /// Publishes what has become visible since the last window, or what is left of one that was interrupted.
@@ -100,7 +102,7 @@ impl TableSource {
             let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
             let mut events = 0;
             while let Some(page) = pages.recv().await {
-                match publish(&page, forwarder, books, shutdown).await? {
+                match publish(&page, &self.shape, forwarder, books, shutdown).await? {
                     Some(published) => events += published,
                     None => return Ok(WindowEnd::Shutdown),
                 }
@@ -124,13 +126,15 @@ impl TableSource {
 /// Publishes a page; how many events it published, or none if `shutdown` came first.
 async fn publish(
     page: &Page,
+    shape: &Shape,
     forwarder: &mut Forwarder,
     books: &mut Books,
     shutdown: &CancellationToken,
 ) -> Result<Option<u64>, Interruption> {
-    let mut events = 0;
-    for cells in page.rows()? {
-        let TableRow { xid, row } = TableRow::from_cells(&cells.map_err(damaged)?)?;
+    let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
+    for cells in page.rows(shape)? {
+        let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
+        let TableRow { xid, row } = shape.event(&cells, now, &mut scratch)?;
         if !books.progress.wants_row(xid, row.seq) {
             books.progress.passed(row.seq, None);
             continue;
@@ -158,7 +162,7 @@ async fn publish(
 }
 
 /// Forwards a row, waiting for whatever holds it; false if `shutdown` came first.
-async fn forward(
+pub(in crate::relay) async fn forward(
     row: &TableRow<'_>,
     forwarder: &mut Forwarder,
     books: &mut Books,
@@ -178,18 +182,20 @@ async fn forward(
 /// Whatever interrupts it.
 pub(super) async fn publish_missed(
     options: &RelayOptions,
+    shape: &Shape,
     seqs: &[i64],
     forwarder: &mut Forwarder,
     books: &mut Books,
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
-    let mut reader = Reader::new(options);
-    let mut rest = seqs;
+    let mut reader = Reader::new(options, shape);
+    let (mut rest, now) = (seqs, chrono::Utc::now().timestamp_micros());
     while !rest.is_empty() {
         let (page, done) = reader.read_these(&rest[..rest.len().min(MISSED_A_PAGE)]).await?;
         rest = &rest[done..];
-        for cells in page.rows()? {
-            let row = TableRow::from_cells(&cells.map_err(damaged)?)?;
+        for cells in page.rows(shape)? {
+            let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
+            let row = shape.event(&cells, now, &mut scratch)?;
             if !forward(&row, forwarder, books, shutdown).await? {
                 return Ok(false);
             }

@@ -4,12 +4,13 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Columns, Pace, Row, pairing, table::publish_missed};
+use super::{Columns, Pace, Row, TableColumns, pairing, table::publish_missed};
 use crate::{
-    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, decode},
+    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, decode},
     relay::{
         RelayOptions,
         books::Books,
+        debezium::{Layout, Scratch, Shape},
         error::Interruption,
         forward::{Forwarded, Forwarder},
         observe::{Observer, Part},
@@ -29,8 +30,9 @@ pub(in crate::relay) struct WalSource {
     reader: FrameReader,
     pace: Pace,
     /// The outbox's columns, by the table's id in the stream.
-    tables: HashMap<u32, Columns>,
+    tables: HashMap<u32, TableColumns>,
     options: RelayOptions,
+    shape: Shape,
     /// When the current transaction committed, microseconds since 2000.
     committed_at: i64,
     events: u64,
@@ -45,8 +47,9 @@ pub(in crate::relay) enum StreamEnd {
 }
 
 impl WalSource {
-    pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions) -> Self {
-        Self { reader, pace: Pace::default(), tables: HashMap::new(), options: options.clone(), committed_at: 0, events: 0 }
+    pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
+        let (options, shape) = (options.clone(), shape.clone());
+        Self { reader, pace: Pace::default(), tables: HashMap::new(), options, shape, committed_at: 0, events: 0 }
     }
 
     /// Reads and forwards until `shutdown`, or, if `leave_when_behind`, until the table is the faster source; what was sent may then still be
@@ -108,14 +111,18 @@ impl WalSource {
         shutdown: &CancellationToken,
     ) -> Result<Option<u64>, Interruption> {
         if let Some(pair) = books.progress.reached() {
-            let missing = pairing::missing(books.ledger.session(), &self.options.schema, &pair).await?;
+            let missing = match self.shape.log_only() {
+                None => pairing::missing(books.ledger.session(), &self.options.quoted_table(), &pair).await?,
+                // There is nothing to compare with.
+                Some(_) => Vec::new(),
+            };
             if !missing.is_empty() {
                 tracing::error!(
                     events = missing.len(),
                     first = missing[0],
                     "the stream left events out that the outbox holds: the publication was altered or made anew while the relay ran. They are published from the table, after later events of their aggregates"
                 );
-                if !publish_missed(&self.options, &missing, forwarder, books, shutdown).await? {
+                if !publish_missed(&self.options, &self.shape, &missing, forwarder, books, shutdown).await? {
                     return Ok(None);
                 }
             }
@@ -156,24 +163,15 @@ impl WalSource {
                     books.progress.begin(xid);
                 }
                 Message::Commit { end_lsn } => books.progress.end(end_lsn),
-                Message::Relation(relation) => {
-                    let columns = Columns::of(&relation);
-                    if relation.schema == self.options.schema && relation.table == "outbox" {
-                        self.tables.insert(relation.id, columns?);
-                    } else if columns.is_ok() {
-                        return Err(Interruption::Refused(format!(
-                            "the outbox is called {}.{} now: give it back the name {}.outbox; the relay stops, so that nothing is skipped",
-                            relation.schema, relation.table, self.options.schema
-                        )));
-                    }
-                }
+                Message::Relation(relation) => self.meet(&relation)?,
                 Message::Insert { relation, row } => {
                     let Some(columns) = self.tables.get(&relation) else { continue };
                     if !books.progress.wants_event() {
                         continue;
                     }
                     self.events += 1;
-                    let row = columns.read(&row)?;
+                    let mut scratch = Scratch::default();
+                    let row = columns.read(&row, self.committed_at + POSTGRES_EPOCH_MICROS, &mut scratch)?;
                     if books.progress.gives_up(row.seq) {
                         continue;
                     }
@@ -189,6 +187,29 @@ impl WalSource {
             }
         }
         Ok(true)
+    }
+}
+
+impl WalSource {
+    /// Takes note of a table of the stream.
+    fn meet(&mut self, relation: &Relation) -> Result<(), Interruption> {
+        let (schema, table) = self.options.table();
+        let is_outbox = relation.schema == schema && relation.table == table;
+        let columns = match &self.options.debezium {
+            None => Columns::of(relation).map(TableColumns::Own),
+            // Any table may be in its publication.
+            Some(_) if !is_outbox && !self.tables.contains_key(&relation.id) => return Ok(()),
+            Some(outbox) => Layout::of(outbox, &relation.columns).map(|layout| TableColumns::Debezium(Box::new(layout))),
+        };
+        if is_outbox {
+            self.tables.insert(relation.id, columns?);
+        } else if columns.is_ok() {
+            return Err(Interruption::Refused(format!(
+                "the outbox is called {}.{} now: give it back the name {schema}.{table}; the relay stops, so that nothing is skipped",
+                relation.schema, relation.table
+            )));
+        }
+        Ok(())
     }
 }
 

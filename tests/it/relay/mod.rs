@@ -1,7 +1,9 @@
 //! The relay on real services. A history of aggregate versions decides, not the code under test.
 
 mod content;
+mod debezium;
 mod faults;
+mod grants;
 mod growth;
 mod healing;
 mod history;
@@ -9,6 +11,7 @@ mod killed;
 mod main_job;
 mod operator;
 mod parked;
+mod pooled;
 pub(crate) mod records;
 mod refusals;
 mod retention;

@@ -23,6 +23,7 @@ fn sound() -> Facts {
         slot_wal_status: Some("reserved".into()),
         outbox_exists: true,
         schema_usage: Some(true),
+        outbox_schema_usage: Some(true),
         outbox_select: Some(true),
         relay_write: Some(true),
         relay_topic_write: Some(true),
@@ -41,8 +42,15 @@ fn judged(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     change(&mut facts);
     let mut findings = Findings::of("postgres");
     judge_server(&facts, &mut findings);
-    judge_rights(&facts, "tidings", &mut findings);
-    judge_publication(&facts, "tidings", "tidings", &mut findings);
+    let outbox = Outbox {
+        is_own: true,
+        schema: "tidings".into(),
+        table: "outbox".into(),
+        publication: "tidings".into(),
+        remedy: "run `tidings migrate`",
+    };
+    judge_rights(&facts, "tidings", &outbox, &mut findings);
+    judge_publication(&facts, &outbox, &mut findings);
     judge_slot(&facts, "tidings", &mut findings);
     findings.list
 }

@@ -1,0 +1,112 @@
+//! The beginning of a relay that reads the log alone: a slot, and what becomes of the rows that are there.
+
+use tokio::sync::mpsc;
+
+use super::{DebeziumOutbox, Scratch, hand_over};
+use crate::relay::{
+    ExistingRows,
+    books::Books,
+    drive::Drive,
+    error::Interruption,
+    forward::Forwarder,
+    observe::Part,
+    position::{Position, Progress},
+    slot,
+    source::{
+        pages::{Reader, damaged},
+        table,
+    },
+};
+
+impl Drive<'_> {
+    /// Makes a slot, publishes the rows that its snapshot sees or leaves them, and goes on from there; false if `shutdown` came first.
+    ///
+    /// The position says "nothing" until the last of those rows is published: a relay that dies before that begins anew and repeats them, as
+    /// a connector does. There is nothing to resume by.
+    ///
+    /// # Errors
+    /// Whatever interrupts it.
+    pub(super) async fn begin(&self, existing: ExistingRows, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+        slot::forget(self.options, books.ledger.session()).await?;
+        let mut making = slot::make_exporting(self.options, self.server);
+        let seam = loop {
+            tokio::select! {
+                made = &mut making => break made.map_err(|error| Interruption::Refused(format!("creating the slot broke off: {error}")))??,
+                () = self.shutdown.cancelled() => {
+                    making.abort();
+                    return Ok(false);
+                }
+                () = books.due() => books.store(forwarder).await?,
+            }
+        };
+        tracing::info!(slot = slot::slot_name(&self.options.name), from = %seam.from, ?existing, "has made the slot");
+        if existing == ExistingRows::Publish && !self.publish_existing(&seam.exported, forwarder, books).await? {
+            return Ok(false);
+        }
+        drop(seam.connection);
+        let start = Position { seen: seam.snapshot, log: seam.from, reach: seam.from, ..Position::start() };
+        self.go_on_from(start, forwarder, books).await
+    }
+
+    /// The slot is there: everything before it is left.
+    ///
+    /// # Errors
+    /// Whatever interrupts it.
+    pub(super) async fn begin_at_slot(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+        let start = hand_over::at_slot(self.options, books.ledger.session()).await?;
+        self.go_on_from(start, forwarder, books).await
+    }
+
+    /// Goes on where a connector has stopped.
+    ///
+    /// # Errors
+    /// Whatever interrupts it.
+    pub(super) async fn take_over(
+        &self,
+        outbox: &DebeziumOutbox,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<bool, Interruption> {
+        let from = outbox.hand_over.as_ref().expect("decided by it");
+        let start = hand_over::take_over(self.options, books.ledger.session(), from).await?;
+        self.go_on_from(start, forwarder, books).await
+    }
+
+    /// Stores the position before anything is published after it; false if `shutdown` came first.
+    async fn go_on_from(&self, start: Position, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+        books.progress = Progress::new(start);
+        let drained = tokio::select! {
+            drained = books.drain(forwarder) => drained,
+            () = self.shutdown.cancelled() => return Ok(false),
+        };
+        if !drained {
+            return Err(forwarder.sink().failure().unwrap_or_else(|| Interruption::Kafka("the producer has failed".into())));
+        }
+        books.store(forwarder).await?;
+        Ok(true)
+    }
+
+    async fn publish_existing(&self, snapshot: &str, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+        self.observer.ok(Part::Stream, "reading the rows that are there");
+        let (send, mut pages) = mpsc::channel(1);
+        let reading = tokio::spawn(Reader::new(self.options, self.shape).read_existing(snapshot.to_owned(), send));
+        let (mut events, now) = (0u64, chrono::Utc::now().timestamp_micros());
+        while let Some(page) = pages.recv().await {
+            for cells in page.rows(self.shape)? {
+                let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
+                let row = self.shape.event(&cells, now, &mut scratch)?;
+                if !table::forward(&row, forwarder, books, self.shutdown).await? {
+                    return Ok(false);
+                }
+                events += 1;
+                books.cut_if_wanted(forwarder, false).await?;
+            }
+            if books.is_due() {
+                books.store(forwarder).await?;
+            }
+        }
+        reading.await.map_err(|error| Interruption::Refused(format!("reading the rows that are there broke off: {error}")))??;
+        tracing::info!(events, "has published the rows that were there");
+        Ok(true)
+    }
+}

@@ -1,0 +1,186 @@
+//! The log alone: what it brings, and what happens without it.
+
+use sqlx::PgPool;
+use tidings::relay::{ExistingRows, OutboxRows, SourceKind};
+
+use super::{TABLE, insert, options};
+use crate::{
+    relay::{
+        records::Reader,
+        running::{Place, Running},
+    },
+    services::{TestDatabase, migrated_database},
+};
+
+async fn database_with_table() -> (TestDatabase, Place) {
+    let database = migrated_database().await;
+    sqlx::raw_sql(TABLE).execute(&database.pool).await.expect("created");
+    let place = Place::new(&database);
+    (database, place)
+}
+
+/// The values, in the order of the topic: all events are of one aggregate.
+fn values(reader: &mut Reader) -> Vec<String> {
+    reader.read_to_the_end().iter().map(|record| record.text().to_owned()).collect()
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+async fn drop_slot(pool: &PgPool, place: &Place) {
+    sqlx::query("select pg_drop_replication_slot($1)").bind(place.slot()).execute(pool).await.expect("dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_there_come_first_then_the_log_and_a_restart_repeats_nothing() {
+    let (database, place) = database_with_table().await;
+    insert(&database.pool, "a", 0..20).await;
+    let relay = Running::start(options(&place));
+    insert(&database.pool, "a", 20..40).await;
+    let mut reader = place.reader();
+    reader.until_distinct(40);
+    relay.stop().await;
+    insert(&database.pool, "a", 40..50).await;
+    let relay = Running::start(options(&place));
+    reader.until_distinct(50);
+    relay.stop().await;
+    assert_eq!(values(&mut reader), numbers(0..50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_there_can_be_left_and_rows_deleted_at_once_come_by_the_log() {
+    let (database, place) = database_with_table().await;
+    insert(&database.pool, "a", 0..20).await;
+    let mut options = options(&place);
+    let outbox = options.debezium.as_mut().expect("set");
+    (outbox.existing, outbox.rows) = (ExistingRows::Leave, OutboxRows::Deleted);
+    let relay = Running::start(options.clone());
+    relay.says("stream", "streaming").await;
+    for n in 20..25 {
+        let mut tx = database.pool.begin().await.expect("begun");
+        let insert = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', 'a', 'T', $1)";
+        sqlx::query(insert).bind(n.to_string()).execute(&mut *tx).await.expect("inserted");
+        sqlx::query("delete from public.outboxevent").execute(&mut *tx).await.expect("deleted");
+        tx.commit().await.expect("committed");
+    }
+    let mut reader = place.reader();
+    reader.until_distinct(5);
+    relay.stop().await;
+    assert_eq!(values(&mut reader), numbers(20..25));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_slot_stops_the_relay_with_the_commands_that_go_on() {
+    let (database, place) = database_with_table().await;
+    let relay = Running::start(options(&place));
+    insert(&database.pool, "a", 0..3).await;
+    place.reader().until_distinct(3);
+    relay.stop().await;
+    drop_slot(&database.pool, &place).await;
+    insert(&database.pool, "a", 3..5).await;
+    let refusal = Running::start(options(&place)).refusal().await;
+    for part in [
+        &format!("slot `{}` is gone", place.slot()),
+        "no columns `seq bigint` and `xid xid8`",
+        &format!("rewind --all --name {}", place.name),
+        "skip --all",
+    ] {
+        assert!(refusal.contains(part), "{part}: {refusal}");
+    }
+    // What `rewind --all` leaves behind: a position in nothing.
+    let nothing = r#"update tidings.relay set moved_to = '{"seen":"3:3:","also":"{}","partial":null,"window":null,"log":"0/0","reach":"0/0","witness":null}' where name = $1"#;
+    sqlx::query(nothing).bind(&place.name).execute(&database.pool).await.expect("moved");
+    let relay = Running::start(options(&place));
+    insert(&database.pool, "a", 5..6).await;
+    let mut reader = place.reader();
+    reader.until_distinct(6);
+    relay.stop().await;
+    assert_eq!(values(&mut reader)[3..], numbers(0..6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_order_is_not_polled_and_one_of_other_columns_is_not_read() {
+    let (database, place) = database_with_table().await;
+    let mut polling = options(&place);
+    polling.source = SourceKind::Poll;
+    let refusal = Running::start(polling).refusal().await;
+    assert!(refusal.contains("source is poll") && refusal.contains("`xid xid8`"), "{refusal}");
+    sqlx::raw_sql("alter table public.outboxevent rename payload to body").execute(&database.pool).await.expect("renamed");
+    let refusal = Running::start(options(&place)).refusal().await;
+    assert!(refusal.contains("no column `payload`") && refusal.contains("outbox.columns"), "{refusal}");
+    sqlx::raw_sql("alter table public.outboxevent add payload point").execute(&database.pool).await.expect("added");
+    let refusal = Running::start(options(&place)).refusal().await;
+    assert!(refusal.contains("`payload`") && refusal.contains("json, jsonb, text or bytea"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slot_and_nothing_is_repeated() {
+    let (database, place) = database_with_table().await;
+    insert(&database.pool, "a", 0..10).await;
+    let relay = Running::start(options(&place));
+    let mut reader = place.reader();
+    reader.until_distinct(10);
+    sqlx::raw_sql(
+        "begin; alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity;
+         create index on public.outboxevent (xid, seq); commit",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("altered");
+    insert(&database.pool, "a", 10..20).await;
+    reader.until_distinct(20);
+    relay.stop().await;
+    // Not yet, or already past the columns: either way nothing comes twice.
+    let relay = Running::start(options(&place));
+    insert(&database.pool, "a", 20..30).await;
+    reader.until_distinct(30);
+    let settled = "select pg_visible_in_snapshot((select max(xid) from public.outboxevent), (position ->> 'seen')::pg_snapshot) from tidings.relay where name = $1";
+    for _ in 0..600 {
+        if sqlx::query_scalar::<_, bool>(settled).bind(&place.name).fetch_one(&database.pool).await.expect("asked") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    relay.stop().await;
+    drop_slot(&database.pool, &place).await;
+    insert(&database.pool, "a", 30..40).await;
+    let relay = Running::start(options(&place));
+    reader.until_distinct(40);
+    relay.says("stream", "streaming").await;
+    insert(&database.pool, "a", 40..45).await;
+    reader.until_distinct(45);
+    relay.stop().await;
+    let mut polling = options(&place);
+    polling.source = SourceKind::Poll;
+    let relay = Running::start(polling);
+    insert(&database.pool, "a", 45..50).await;
+    reader.until_distinct(50);
+    relay.stop().await;
+    assert_eq!(values(&mut reader), numbers(0..50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
+    let (database, place) = database_with_table().await;
+    let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
+    sqlx::raw_sql(columns).execute(&database.pool).await.expect("altered");
+    insert(&database.pool, "a", 0..10).await;
+    let mut leaving = options(&place);
+    leaving.debezium.as_mut().expect("set").existing = ExistingRows::Leave;
+    let mut polling = leaving.clone();
+    polling.source = SourceKind::Poll;
+    let refusal = Running::start(polling.clone()).refusal().await;
+    assert!(refusal.contains("skip --all"), "{refusal}");
+    let relay = Running::start(leaving);
+    relay.says("stream", "streaming").await;
+    insert(&database.pool, "a", 10..15).await;
+    let mut reader = place.reader();
+    reader.until_distinct(5);
+    relay.stop().await;
+    let relay = Running::start(polling);
+    insert(&database.pool, "a", 15..20).await;
+    reader.until_distinct(10);
+    relay.stop().await;
+    assert_eq!(values(&mut reader), numbers(10..20));
+}

@@ -1,0 +1,138 @@
+//! The grants that docs/managed-postgres.md lists are enough, and each of them is needed.
+
+use sqlx::{AssertSqlSafe, PgPool};
+use tidings::{postgres, relay::SourceKind};
+
+use super::{
+    records::create_topic,
+    running::{Place, Running},
+};
+use crate::services::{TestDatabase, migrated_database};
+
+/// The statements of the page's block that begins with `-- title`, for a role of one test.
+fn statements(title: &str, role: &str, place: &Place) -> Vec<String> {
+    let page = include_str!("../../../docs/managed-postgres.md");
+    let block = page.split("```sql\n").skip(1).find(|block| block.starts_with(&format!("-- {title}"))).expect("the page has the block");
+    let block = block.split("```").next().expect("it ends");
+    let lines: Vec<&str> =
+        block.lines().filter(|line| !line.starts_with("--")).map(|line| line.split("  --").next().unwrap_or_default()).collect();
+    let named = |text: &str| {
+        let text = text.replace("publication tidings ", &format!("publication {} ", place.slot())).replace("'…'", "'secret'");
+        // Whole words: roles are called `app` and `relay` there, and so is a table.
+        let text = text.replace("role app ", &format!("role {role} ")).replace("role relay ", &format!("role {role} "));
+        text.replace(" to app", &format!(" to {role}")).replace(" to relay", &format!(" to {role}")).trim().to_owned()
+    };
+    lines.join("\n").split(';').map(named).filter(|statement| !statement.is_empty()).collect()
+}
+
+async fn run(pool: &PgPool, sql: String) {
+    sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+fn as_role(database: &TestDatabase, role: &str) -> String {
+    let mut url: url::Url = database.url.parse().expect("a URL");
+    url.set_username(role).expect("a name");
+    url.set_password(Some("secret")).expect("a password");
+    url.to_string()
+}
+
+async fn relay_as(database: &TestDatabase, place: &Place, role: &str, source: SourceKind) -> Running {
+    let mut options = place.options();
+    options.database = postgres::Settings::parse(&as_role(database, role)).expect("a URL");
+    options.source = source;
+    Running::start(options)
+}
+
+async fn insert(pool: &PgPool, n: u32) {
+    let sql = format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')");
+    run(pool, sql).await;
+}
+
+async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind) {
+    let database = migrated_database().await;
+    // A database that gives nothing away by itself.
+    run(&database.pool, format!("revoke all on database \"{}\" from public", database.url.rsplit('/').next().expect("a name"))).await;
+    let place = Place::new(&database);
+    create_topic(&place.brokers, &place.topic, 1).await;
+    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
+    let role = format!("r{}", uuid::Uuid::now_v7().simple());
+    let all: Vec<String> = statements(title, &role, &place)
+        .into_iter()
+        .map(|sql| sql.replace("database shop", &format!("database \"{database_name}\"")))
+        .collect();
+    for sql in &all {
+        run(&database.pool, sql.clone()).await;
+    }
+    insert(&database.pool, 1).await;
+    let relay = relay_as(&database, &place, &role, source).await;
+    let mut reader = place.reader();
+    reader.until_distinct(1);
+    if source == SourceKind::Wal {
+        relay.says("stream", "streaming").await;
+    }
+    insert(&database.pool, 2).await;
+    reader.until_distinct(2);
+    relay.stop().await;
+    for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
+        run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+        let refusal = relay_as(&database, &place, &role, source).await.refusal().await;
+        assert!(refusal.contains("permission denied") && refusal.contains("tidings check"), "without {grant}: {refusal}");
+        run(&database.pool, grant.clone()).await;
+    }
+    if source == SourceKind::Wal {
+        run(&database.pool, format!("alter role {role} noreplication")).await;
+        let refusal = relay_as(&database, &place, &role, source).await.refusal().await;
+        assert!(refusal.contains("REPLICATION"), "{refusal}");
+    }
+    run(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_polls_needs_exactly_the_documented_grants() {
+    each_grant_is_needed_and_all_are_enough("relay, poll", SourceKind::Poll).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
+    each_grant_is_needed_and_all_are_enough("relay, wal", SourceKind::Wal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_needs_exactly_the_documented_grants() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
+    let role = format!("r{}", uuid::Uuid::now_v7().simple());
+    let all: Vec<String> = statements("publisher", &role, &place)
+        .into_iter()
+        .map(|sql| sql.replace("database shop", &format!("database \"{database_name}\"")))
+        .collect();
+    for sql in &all {
+        run(&database.pool, sql.clone()).await;
+    }
+    let pool = database.pool_as(&role).await;
+    let event = tidings::Outbox::new();
+    for (grant, works) in
+        all.iter().filter(|sql| sql.starts_with("grant") && !sql.contains("connect")).map(|sql| (Some(sql), false)).chain([(None, true)])
+    {
+        if let Some(grant) = grant {
+            run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+        }
+        let mut tx = pool.begin().await.expect("begun");
+        let published = event.publish(&mut tx, &super::history::Moved { account: "a".into(), version: 1 }).await;
+        assert_eq!(published.is_ok(), works, "{grant:?}: {published:?}");
+        drop(tx);
+        if let Some(grant) = grant {
+            run(&database.pool, grant.clone()).await;
+        }
+    }
+    // And no more: neither order nor completeness can be forged, nothing can be read.
+    for forbidden in [
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', 'b', 'c', 1)",
+        "select * from tidings.outbox",
+        "delete from tidings.outbox",
+    ] {
+        assert!(sqlx::raw_sql(forbidden).execute(&pool).await.is_err(), "{forbidden}");
+    }
+    drop(pool);
+}

@@ -1,0 +1,159 @@
+//! PgBouncer in transaction mode: publishers work through it, a relay says that it does not. Skipped where `pgbouncer` is not installed.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tidings::{DomainEvent, Outbox, relay::SourceKind};
+
+use super::running::{Place, Running};
+use crate::services::{TestDatabase, migrated_database};
+
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "order", id = "order_id")]
+struct Pooled {
+    order_id: i32,
+    version: i32,
+}
+
+/// A PgBouncer with one server connection a database, so that clients share it all the time.
+struct PgBouncer {
+    child: Child,
+    folder: PathBuf,
+    port: u16,
+    /// It knows prepared statements in transaction mode (1.21 and newer).
+    prepares: bool,
+}
+
+impl PgBouncer {
+    async fn start(database: &TestDatabase, server_connections: u32) -> Option<Self> {
+        let program =
+            ["pgbouncer", "/usr/sbin/pgbouncer"].into_iter().find(|program| Command::new(program).arg("--version").output().is_ok());
+        let Some(program) = program else {
+            eprintln!("SKIPPED: pgbouncer is not installed (apt-get install pgbouncer)");
+            return None;
+        };
+        let version = String::from_utf8_lossy(&Command::new(program).arg("--version").output().expect("it runs").stdout).into_owned();
+        let minor: u32 = version.split('.').nth(1).and_then(|minor| minor.trim().parse().ok()).unwrap_or_default();
+        let url: url::Url = database.url.parse().expect("a URL");
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port();
+        let folder = std::env::temp_dir().join(format!("tidings-it-pgbouncer-{}", uuid::Uuid::now_v7().simple()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let prepares = minor >= 21;
+        let password = url.password().map(|password| format!(" password={password}")).unwrap_or_default();
+        let settings = format!(
+            "[databases]\n* = host={} port={} user={}{password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             pool_mode = transaction\ndefault_pool_size = {server_connections}\nignore_startup_parameters = extra_float_digits,options\n{}",
+            url.host_str().expect("a host"),
+            url.port().expect("a port"),
+            url.username(),
+            if prepares { "max_prepared_statements = 100\n" } else { "" }
+        );
+        let file = folder.join("pgbouncer.ini");
+        std::fs::write(&file, settings).expect("written");
+        let mut command = Command::new(program);
+        // It refuses to run as root.
+        if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+            command.args(["-u", "nobody"]);
+        }
+        let child =
+            command.arg("-q").arg(&file).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
+        Some(Self { child, folder, port, prepares })
+    }
+
+    fn url(&self, database: &TestDatabase) -> String {
+        let mut url: url::Url = database.url.parse().expect("a URL");
+        url.set_host(Some("127.0.0.1")).expect("a host");
+        url.set_port(Some(self.port)).expect("a port");
+        url.to_string()
+    }
+
+    async fn pool(&self, database: &TestDatabase) -> PgPool {
+        let options: PgConnectOptions = self.url(database).parse().expect("a URL");
+        for _ in 0..200 {
+            if let Ok(pool) = PgPoolOptions::new().max_connections(6).connect_with(options.clone()).await {
+                return pool;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("pgbouncer does not answer")
+    }
+}
+
+// === impl Drop ===
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_and_with_rollbacks() {
+    let database = migrated_database().await;
+    let Some(pgbouncer) = PgBouncer::start(&database, 2).await else { return };
+    let pool = pgbouncer.pool(&database).await;
+    sqlx::raw_sql("create table counter (id int primary key, version int not null)").execute(&database.pool).await.expect("created");
+    sqlx::raw_sql("insert into counter values (1, 0), (2, 0)").execute(&database.pool).await.expect("filled");
+    let prepared = pgbouncer.prepares;
+    let writers = (0..6).map(|writer| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let outbox = if prepared { Outbox::new() } else { Outbox::new().unprepared() };
+            let outbox = if writer < 3 { outbox } else { outbox.serialize_aggregates() };
+            for n in 0..30 {
+                let mut tx = pool.begin().await.expect("begun");
+                let order_id = writer % 2 + 1;
+                let update = "update counter set version = version + 1 where id = $1 returning version";
+                let version: i32 =
+                    sqlx::query_scalar(update).persistent(prepared).bind(order_id).fetch_one(&mut *tx).await.expect("updated");
+                outbox.publish(&mut tx, &Pooled { order_id, version }).await.expect("published");
+                if n % 5 == 0 {
+                    tx.rollback().await.expect("rolled back");
+                } else {
+                    tx.commit().await.expect("committed");
+                }
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.expect("no panic");
+    }
+    // What a relay then publishes, directly: each committed change once and in order.
+    let place = Place::new(&database);
+    let relay = place.start();
+    let mut reader = place.reader();
+    reader.until_distinct(6 * 24);
+    relay.stop().await;
+    for order in ["1", "2"] {
+        let of = |record: &&super::records::Record| record.key == order.as_bytes();
+        let events = reader.read_to_the_end().iter().filter(of).map(|record| serde_json::from_str(record.text()).expect("an event"));
+        let versions: Vec<i32> = events.map(|event: Pooled| event.version).collect();
+        assert_eq!(versions, (1..=72).collect::<Vec<_>>(), "{order}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_given_a_pooler_says_so_and_names_the_remedy() {
+    let database = migrated_database().await;
+    let Some(pgbouncer) = PgBouncer::start(&database, 5).await else { return };
+    drop(pgbouncer.pool(&database).await);
+    for source in [SourceKind::Auto, SourceKind::Poll] {
+        let mut place = Place::new(&database);
+        place.url = pgbouncer.url(&database);
+        let mut options = place.options();
+        options.source = source;
+        let refusal = Running::start(options).refusal().await;
+        assert!(refusal.contains("a pooler that shares sessions") && refusal.contains("name Postgres itself"), "{source:?}: {refusal}");
+    }
+}
