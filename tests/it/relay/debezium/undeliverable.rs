@@ -21,11 +21,13 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
     let rows = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload)
         select 'order', n::text, 'T', case n when 7 then repeat('x', 50000) else n::text end from generate_series(0, 19) n";
     sqlx::raw_sql(rows).execute(&database.pool).await.expect("inserted");
-    let refusal = Running::start(options(&place)).refusal().await;
+    let mut options = options(&place);
+    options.kafka.properties.insert("compression.type".into(), "none".into());
+    options.kafka.properties.insert("linger.ms".into(), "20".into());
+    let refusal = Running::start(options.clone()).refusal().await;
     assert!(refusal.contains("of order/7) cannot be delivered") && refusal.contains("dead-letter"), "{refusal}");
     assert!(!refusal.contains("park") && !refusal.contains("seq"), "{refusal}");
 
-    let mut options = options(&place);
     options.topics.create = true;
     options.undeliverable.policy = OnUndeliverable::DeadLetter;
     let relay = Running::start(options);
