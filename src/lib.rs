@@ -1,8 +1,8 @@
 //! An event bus for services that own a Postgres database: a transactional outbox, and a relay that moves committed events to Kafka.
 //!
 //! A service inserts its event by the transaction that changes its data. So the event exists if and only if the change does, whether
-//! Kafka is up or not. A relay, `tidings relay`, follows the database's write-ahead log and sends each committed event to Kafka: at least
-//! once, keyed by aggregate, each aggregate's events in order.
+//! Kafka is up or not. A relay, `tidings relay`, sends each committed event to Kafka: exactly once for readers of committed
+//! records, keyed by aggregate, each aggregate's events in order. It streams the write-ahead log, and reads the table while it is behind.
 //!
 //! # Publish
 //!
