@@ -157,6 +157,17 @@ impl Ledger {
             .await
     }
 
+    /// Has the server flush its log: a commit that waits for its own flush flushes everything before it. (A logical message would do too, but every
+    /// decoder of the database's log gets to see those.)
+    ///
+    /// # Errors
+    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    pub(super) async fn flush(&mut self) -> Result<(), Interruption> {
+        set_synchronous_commit(&mut self.session, "local").await?;
+        self.heartbeat().await?;
+        set_synchronous_commit(&mut self.session, "off").await
+    }
+
     /// Shows that the relay is there although nothing has changed.
     ///
     /// # Errors

@@ -223,9 +223,7 @@ async fn wait_for_flush(books: &mut Books, insert: Lsn) -> Result<(), Interrupti
             break;
         }
         if polls == FLUSH_POLLS {
-            // A commit that waits for its flush, which flushes everything before it.
-            let flush = "begin; set local synchronous_commit = local; select pg_logical_emit_message(true, 'tidings', ''); commit";
-            within(doing, sqlx::raw_sql(flush).execute(books.ledger.session())).await?;
+            books.ledger.flush().await?;
         }
         tokio::time::sleep(FLUSH_POLL).await;
     }
