@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// Rows a page: the time to plan and ask does not show among so many.
-const ROWS_MAX: usize = 5_000;
+/// Rows a page: the time to plan and ask hides behind the publishing of as many. More were not faster and cost memory.
+const ROWS_MAX: usize = 1_000;
 
 /// Rows of the first page, before it is known how large they are.
 const ROWS_FIRST: usize = 250;
 
 /// Bytes a page, about: three of them are held at most. A row that is larger goes alone.
-const BYTES_MAX: usize = 4 << 20;
+const BYTES_MAX: usize = 2 << 20;
 
 /// Has a page read in the order of the primary key. Without statistics (a table just loaded) the planner would rather sort all that is left
 /// for each page, which makes a drain quadratic.
@@ -38,6 +38,8 @@ pub(in crate::relay) struct Reader {
     shape: Shape,
     session: Option<PgConnection>,
     rows: usize,
+    /// What the last page took.
+    page_bytes: usize,
 }
 
 /// Rows of one page, as COPY writes them.
@@ -54,7 +56,7 @@ struct Bounds {
 
 impl Reader {
     pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
-        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST }
+        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST, page_bytes: 0 }
     }
 
     /// Sends the pages of a window in order, and ends; comes back for the next window.
@@ -70,6 +72,7 @@ impl Reader {
             let (page, whole) = self.copy(&query).await?;
             let (rows, last) = page.measure(&self.shape)?;
             self.rows = rows_for(rows, page.bytes.len());
+            self.page_bytes = page.bytes.len() + page.bytes.len() / 16;
             let Some(last) = last else { return Ok(self) };
             after = last;
             if pages.send(page).await.is_err() || (whole && rows < limit) {
@@ -159,7 +162,8 @@ impl Reader {
         let doing = "reading the outbox";
         let statement = format!("copy ({query}) to stdout (format binary)");
         let mut session = self.open().await?;
-        let mut bytes = Vec::new();
+        // As large as the last one: a buffer that grows by doubling leaves its smaller selves behind.
+        let mut bytes = Vec::with_capacity(self.page_bytes);
         let mut rows = within(doing, session.copy_out_raw(&statement)).await?;
         while let Some(row) = within(doing, rows.try_next()).await? {
             bytes.extend_from_slice(&row);
