@@ -93,7 +93,7 @@ keys! {
     TOPIC = "routing.topic", "topic", None, Kind::Text, Some("{aggregatetype}"),
         "Topic of an event whose row names none: text with {aggregatetype} and {type}";
     REGEX = "routing.regex", "topic-regex", None, Kind::Text, None,
-        "Topic by rewriting the aggregate type instead of the template, as route.topic.regex; (?<routedByValue>.*) if only the replacement is given";
+        "Topic by rewriting the aggregate type instead of the template, as route.topic.regex; `(?<routedByValue>.*)` if only the replacement is given";
     REPLACEMENT = "routing.replacement", "topic-replacement", None, Kind::Text, None,
         "As route.topic.replacement: $1, ${name}; outbox.event.${routedByValue} if only the expression is given";
     ENVELOPE = "routing.envelope", "envelope", None, Kind::Choice(&["cloudevents", "cloudevents-structured", "debezium"]), Some("cloudevents"),
