@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_page_asks_for_as_many_rows_as_fit() {
         assert_eq!(rows_for(250, 250 * 400), ROWS_MAX);
-        assert_eq!(rows_for(10, 10 * 1_000_000), 2);
+        assert_eq!(rows_for(10, 10 * BYTES_MAX / 4), 2);
         assert_eq!(rows_for(1, 16 << 20), 1);
         assert_eq!(rows_for(0, 0), ROWS_MAX);
     }
