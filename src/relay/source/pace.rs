@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Behind from here on. Well above a busy server's send delay, well below what anybody calls lag.
 const BEHIND: Duration = Duration::from_millis(20);
 
+/// Far behind from here on: some Kafka transactions long. Nearer, waiting for a fuller batch would only add to the lag.
+const FAR_BEHIND: Duration = Duration::from_millis(200);
+
 /// How long to let the socket fill: a few thousand events at the speed of a walsender.
 const NAP: Duration = Duration::from_millis(4);
 
@@ -38,8 +41,13 @@ impl Pace {
     }
 
     /// Whether there is more to read than what has come.
-    pub(crate) fn is_behind(&self) -> bool {
+    fn is_behind(&self) -> bool {
         self.lag() > BEHIND
+    }
+
+    /// Whether there is so much more that a batch had better wait for it.
+    pub(crate) fn is_far_behind(&self) -> bool {
+        self.lag() > FAR_BEHIND
     }
 
     /// How long to wait before the next read, after one of `read` bytes.

@@ -71,8 +71,8 @@ impl WalSource {
             if !self.forward_buffered(forwarder, books, shutdown).await? {
                 return Ok(StreamEnd::Shutdown);
             }
-            // Behind, the buffer is empty between two reads and not because there is nothing more.
-            books.cut_if_wanted(forwarder, !self.pace.is_behind()).await?;
+            // Far behind, the buffer is empty between two reads and not because there is nothing more.
+            books.cut_if_wanted(forwarder, !self.pace.is_far_behind()).await?;
             observer.lag(self.pace.lag());
             if self.events > 0 {
                 observer.batch(std::mem::take(&mut self.events));
