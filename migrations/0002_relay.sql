@@ -42,15 +42,3 @@ create table if not exists relay_topic (
 );
 
 comment on table relay_topic is 'Per relay and topic: the pinned partition count and how many events were published.';
-
--- Whether the event that transaction `xid` inserted as `seq` is published, as far as a relay's position says.
-create or replace function is_published(relay_position jsonb, xid xid8, seq bigint) returns boolean
-    language sql stable parallel safe
-    return coalesce(
-        pg_visible_in_snapshot(xid, (relay_position ->> 'seen')::pg_snapshot)
-        or (relay_position ->> 'also')::int8multirange @> xid::text::bigint
-        or (seq <= (relay_position #>> '{window,after}')::bigint and pg_visible_in_snapshot(xid, (relay_position #>> '{window,to}')::pg_snapshot))
-        or (xid::text = relay_position #>> '{partial,xid}' and seq <= (relay_position #>> '{partial,seq}')::bigint),
-        false);
-
-comment on function is_published is 'Whether an event is published, by a relay''s position.';

@@ -17,7 +17,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    message::Headers as _,
+    message::{BorrowedMessage, Headers as _},
     types::RDKafkaRespErr,
 };
 use tokio::sync::Notify;
@@ -233,20 +233,7 @@ impl Feed {
     pub(crate) fn next(&self) -> Option<Incoming> {
         loop {
             match self.queue.poll(Duration::ZERO)? {
-                Ok(message) => {
-                    let place = Place {
-                        topic: self.partition.topic.clone(),
-                        partition: message.partition(),
-                        offset: message.offset(),
-                        timestamp: message.timestamp().to_millis().unwrap_or(-1),
-                    };
-                    let headers = message.headers();
-                    let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
-                        let header = headers?.get(at);
-                        Some((header.key, header.value))
-                    });
-                    return Some(Incoming::new(place, message.key(), message.payload(), headers));
-                }
+                Ok(message) => return Some(incoming(self.partition.topic.clone(), &message)),
                 Err(error) => self.queue_complains(&error),
             }
         }
@@ -344,4 +331,16 @@ impl ConsumerContext for Context {
             }
         }
     }
+}
+
+/// A message as a record of `topic`.
+pub(super) fn incoming(topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
+    let place =
+        Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
+    let headers = message.headers();
+    let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
+        let header = headers?.get(at);
+        Some((header.key, header.value))
+    });
+    Incoming::new(place, message.key(), message.payload(), headers)
 }

@@ -9,7 +9,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use super::Settings;
+use super::{Settings, dropped::Dropped};
 
 /// How long a question to the cluster may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,11 +21,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn create_like(settings: &Settings, topic: &str, like: &str) -> Result<(), String> {
     let partitions = partition_count(settings, like).await?;
     let admin: AdminClient<DefaultClientContext> = settings.client_config().create().map_err(|error| error.to_string())?;
+    let admin = Dropped::new(admin);
     // -1: the broker's default.
     let new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(-1));
-    let answer = admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
-    // Dropping a client blocks.
-    std::thread::spawn(move || drop(admin));
+    let answer = admin.get().create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
     match answer.map_err(|error| error.to_string())?.pop() {
         Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(format!("topic `{topic}` cannot be created: {code}")),
         _ => Ok(()),
@@ -41,9 +40,8 @@ pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<
     // A question shall not make the topic.
     config.set("allow.auto.create.topics", "false");
     let asked = tokio::task::spawn_blocking(move || {
-        let asking: BaseConsumer = config.create().map_err(|error| error.to_string())?;
-        let metadata = asking.fetch_metadata(Some(&topic), ASK_TIMEOUT).map_err(|error| error.to_string());
-        std::thread::spawn(move || drop(asking));
+        let asking: Dropped<BaseConsumer> = Dropped::new(config.create().map_err(|error| error.to_string())?);
+        let metadata = asking.get().fetch_metadata(Some(&topic), ASK_TIMEOUT).map_err(|error| error.to_string());
         let count = metadata?.topics().first().map_or(0, |topic| topic.partitions().len());
         Ok(i32::try_from(count).ok().filter(|count| *count > 0))
     });
@@ -52,10 +50,9 @@ pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<
 
 /// How long a topic keeps its records; `None` if for ever, or if that may not be read.
 pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
-    let admin: AdminClient<DefaultClientContext> = settings.client_config().create().ok()?;
-    let answer = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
-    // Dropping a client blocks.
-    std::thread::spawn(move || drop(admin));
+    let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
+    let answer =
+        admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
     let config = answer.ok()?.into_iter().next()?.ok()?;
     let milliseconds = config.get("retention.ms")?.value.as_ref()?.parse::<i64>().ok()?;
     u64::try_from(milliseconds).ok().map(Duration::from_millis)

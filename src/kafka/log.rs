@@ -8,7 +8,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::Settings;
+use super::{Settings, dropped::Dropped};
 
 /// How long to wait for the next record: longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -38,12 +38,13 @@ pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl F
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
         .set("fetch.wait.max.ms", "10");
-    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+    let owned: Dropped<BaseConsumer<Quiet>> = Dropped::new(config.create_with_context(Quiet)?);
+    let consumer = owned.get();
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_offset(topic, 0, Offset::Beginning)?;
     consumer.assign(&partitions)?;
     let mut heard = Instant::now();
-    let outcome = loop {
+    loop {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(record)) => {
                 heard = Instant::now();
@@ -54,8 +55,5 @@ pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl F
             None if heard.elapsed() > SILENCE_MAX => break Err(KafkaError::NoMessageReceived),
             Some(Err(_)) | None => {}
         }
-    };
-    // Dropping a client blocks.
-    std::thread::spawn(move || drop(consumer));
-    outcome
+    }
 }

@@ -15,7 +15,6 @@ mod acks;
 mod admin;
 mod consumer;
 mod create;
-#[cfg(feature = "health")]
 mod dropped;
 mod envelope;
 #[cfg(feature = "cli")]

@@ -3,16 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::KafkaError,
-    message::Headers as _,
 };
 
 use super::{
     Settings,
-    consumer::{Committed, Partition},
-    incoming::{Incoming, Place},
+    consumer::{Committed, Partition, incoming},
+    incoming::Incoming,
 };
 
 /// How long a question to the cluster may take.
@@ -80,20 +79,7 @@ impl Shelf {
             self.consumer.assign(&only).map_err(|error| error.to_string())?;
             loop {
                 match self.consumer.poll(READ_TIMEOUT) {
-                    Some(Ok(message)) => {
-                        let place = Place {
-                            topic: self.topic.clone(),
-                            partition: message.partition(),
-                            offset: message.offset(),
-                            timestamp: message.timestamp().to_millis().unwrap_or(-1),
-                        };
-                        let headers = message.headers();
-                        let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
-                            let header = headers?.get(at);
-                            Some((header.key, header.value))
-                        });
-                        each(Incoming::new(place, message.key(), message.payload(), headers));
-                    }
+                    Some(Ok(message)) => each(incoming(self.topic.clone(), &message)),
                     Some(Err(KafkaError::PartitionEOF(_))) => break,
                     Some(Err(error)) => return Err(error.to_string()),
                     None => return Err(format!("topic `{}` cannot be read to its end", self.topic)),

@@ -2,8 +2,9 @@
 //!
 //! `table` reads the outbox in windows between two snapshots, in insertion order, which is each aggregate's order (writers lock it before
 //! they publish, see docs/guarantees.md); `wal` streams commits. Both hand rows to the forwarder and keep the books. `pages` fetches
-//! the table's rows ahead, `pairing` compares the two sources with each other; `row` and `pace` are pure.
+//! the table's rows ahead, `look` asks how far the server is, `pairing` compares the two sources with each other; `row` and `pace` are pure.
 
+mod look;
 pub(super) mod notice;
 mod pace;
 pub(super) mod pages;

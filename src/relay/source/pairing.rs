@@ -7,29 +7,7 @@ use std::collections::HashSet;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use crate::{
-    postgres::Lsn,
-    relay::{
-        error::Interruption,
-        ledger::within,
-        position::{Pair, Snapshot},
-    },
-};
-
-/// A snapshot, and the log's insert position read after it.
-///
-/// # Errors
-/// A lost connection.
-pub(super) async fn take(session: &mut PgConnection) -> Result<(Snapshot, Lsn), Interruption> {
-    let doing = "taking a snapshot";
-    // One statement: its snapshot is taken before any of its functions runs.
-    let row = sqlx::query("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text").fetch_one(session);
-    let row = within(doing, row).await?;
-    let text = |at: usize| row.try_get::<String, _>(at).map_err(Interruption::sql(doing));
-    let snapshot =
-        text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
-    Ok((snapshot, text(1)?.parse().unwrap_or_default()))
-}
+use crate::relay::{error::Interruption, ledger::within, position::Pair};
 
 /// The events that the pair's snapshot sees and the stream has not brought, by `seq`.
 ///

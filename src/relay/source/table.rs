@@ -7,12 +7,12 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     TableRow,
+    look::look,
     pages::{Page, Reader, damaged},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         ledger::within,
         observe::{Observer, Part},
         parked,
-        position::{Coverage, Snapshot, Witness},
+        position::{Coverage, Witness},
     },
 };
 
@@ -57,13 +57,6 @@ pub(in crate::relay) enum WindowEnd {
     Shutdown,
 }
 
-/// The server's state at the start of a window.
-struct Look {
-    snapshot: Snapshot,
-    insert: Lsn,
-    flushed: Lsn,
-}
-
 impl TableSource {
     pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
         Self { shape: shape.clone(), reader: Some(Reader::new(options, shape)), coverage: Coverage::default(), insert: None }
@@ -82,7 +75,7 @@ impl TableSource {
     ) -> Result<WindowEnd, Interruption> {
         observer.ok(Part::Stream, "reading the table");
         if books.progress.settled().window.is_none() {
-            let look = look(books).await?;
+            let look = look(books.ledger.session()).await?;
             if let Some(before) = self.insert.replace(look.insert) {
                 self.coverage.note(before, &look.snapshot);
             }
@@ -202,16 +195,6 @@ pub(super) async fn publish_missed(
         }
     }
     Ok(true)
-}
-
-async fn look(books: &mut Books) -> Result<Look, Interruption> {
-    let doing = "taking a snapshot";
-    let row = sqlx::query("select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text");
-    let row = within(doing, row.fetch_one(books.ledger.session())).await?;
-    let text = |at: usize| row.try_get::<String, _>(at).map_err(Interruption::sql(doing));
-    let snapshot =
-        text(0)?.parse().map_err(|error| Interruption::Refused(format!("the server answers with a strange snapshot: {error}")))?;
-    Ok(Look { snapshot, insert: text(1)?.parse().unwrap_or_default(), flushed: text(2)?.parse().unwrap_or_default() })
 }
 
 /// Waits until the server has flushed its log up to `insert`.

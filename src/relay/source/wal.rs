@@ -4,7 +4,12 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Columns, Pace, Row, TableColumns, pairing, table::publish_missed};
+use super::{
+    Columns, Pace, Row, TableColumns,
+    look::{Look, look},
+    pairing,
+    table::publish_missed,
+};
 use crate::{
     postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, decode},
     relay::{
@@ -131,7 +136,7 @@ impl WalSource {
                 return Err(Interruption::Publication);
             }
         }
-        let (snapshot, insert) = pairing::take(books.ledger.session()).await?;
+        let Look { snapshot, insert, .. } = look(books.ledger.session()).await?;
         let behind = insert.0.saturating_sub(books.progress.settled().log.0);
         books.progress.pair(snapshot, insert);
         Ok(Some(behind))
