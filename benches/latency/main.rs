@@ -41,7 +41,7 @@ struct Options {
 }
 
 /// Before the first measurement: a JVM compiles what it has run often.
-const WARM_UP: (u32, u32) = (2000, 10);
+const WARM_UP: (u32, u32) = (2000, 20);
 
 /// How long the idle relay is watched.
 const IDLE: Duration = Duration::from_secs(20);

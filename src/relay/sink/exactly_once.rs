@@ -32,6 +32,10 @@ const CUT_BYTES: u64 = 32 << 20;
 /// How old a batch may become: readers of committed records wait for its end.
 const CUT_AFTER: Duration = Duration::from_millis(250);
 
+/// How long the coordinator is left to write a transaction's markers, which it does after it has answered. A record sent sooner finds the last
+/// transaction unfinished, is refused, and librdkafka tries again after 20 ms: 1 % of the transactions, and 9 % of the events at 500 a second.
+const MARKERS: Duration = Duration::from_micros(1500);
+
 /// Batches in transactions, one after the other.
 pub(super) struct Transactions {
     topic: String,
@@ -141,6 +145,9 @@ impl Transactions {
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };
+            tokio::time::sleep(MARKERS).await;
+                tokio::time::sleep(Duration::from_micros(pause)).await;
+            }
             tracing::debug!(records, open_for = ?opened.elapsed(), ?acknowledged, committed = ?cut.elapsed(), "ends a transaction");
             outcome.send_replace(match result {
                 Ok(()) => Outcome::Committed,

@@ -41,7 +41,7 @@ impl Pace {
     }
 
     /// Whether there is more to read than what has come.
-    fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.lag() > BEHIND
     }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -72,9 +73,16 @@ impl WalSource {
     ) -> Result<StreamEnd, Interruption> {
         observer.ok(Part::Stream, "streaming");
         let lost = books.lost().clone();
+        let mut topped_up = false;
         loop {
             if !self.forward_buffered(forwarder, books, shutdown).await? {
                 return Ok(StreamEnd::Shutdown);
+            }
+            // What came while the last batch was committed goes along with this one, or it would wait for a third to end.
+            topped_up = !topped_up && self.fill_if_more_has_come()?;
+            if topped_up {
+                books.heard();
+                continue;
             }
             // Far behind, the buffer is empty between two reads and not because there is nothing more.
             books.cut_if_wanted(forwarder, !self.pace.is_far_behind()).await?;
@@ -105,6 +113,17 @@ impl WalSource {
             if let Some(nap) = self.pace.nap(read) {
                 tokio::time::sleep(nap).await;
             }
+        }
+    }
+
+    /// Reads what is there already, unless so much is that the socket had better fill.
+    fn fill_if_more_has_come(&mut self) -> Result<bool, Interruption> {
+        if self.pace.is_behind() {
+            return Ok(false);
+        }
+        match self.reader.fill().now_or_never() {
+            None => Ok(false),
+            Some(read) => read.map(|_| true).map_err(Interruption::replication("reading the stream")),
         }
     }
 
