@@ -145,10 +145,8 @@ impl Transactions {
                     committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
                 }
             };
-            tokio::time::sleep(MARKERS).await;
-                tokio::time::sleep(Duration::from_micros(pause)).await;
-            }
             tracing::debug!(records, open_for = ?opened.elapsed(), ?acknowledged, committed = ?cut.elapsed(), "ends a transaction");
+            tokio::time::sleep(MARKERS).await;
             outcome.send_replace(match result {
                 Ok(()) => Outcome::Committed,
                 Err(failure) => Outcome::Failed(failure),

@@ -3,6 +3,8 @@
 //! The shape of the query keeps a page under a millisecond on millions of rows with a transaction open for hours: what was in progress in the
 //! first snapshot is looked up by its transaction, everything else lies between two bounds that are asked for once a window.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::mpsc;
@@ -38,14 +40,18 @@ pub(in crate::relay) struct Reader {
     shape: Shape,
     session: Option<PgConnection>,
     rows: usize,
-    /// What the last page took.
-    page_bytes: usize,
+    spares: Spares,
 }
 
 /// Rows of one page, as COPY writes them.
 pub(in crate::relay) struct Page {
     bytes: Vec<u8>,
+    spares: Spares,
 }
+
+/// Buffers of pages that are done with: a page's memory is the next one's, and the allocator has nothing to keep.
+#[derive(Clone, Default)]
+struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
 
 /// Where the rows of a window lie that were not in progress in its first snapshot.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +62,7 @@ struct Bounds {
 
 impl Reader {
     pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
-        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST, page_bytes: 0 }
+        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST, spares: Spares::default() }
     }
 
     /// Sends the pages of a window in order, and ends; comes back for the next window.
@@ -72,7 +78,6 @@ impl Reader {
             let (page, whole) = self.copy(&query).await?;
             let (rows, last) = page.measure(&self.shape)?;
             self.rows = rows_for(rows, page.bytes.len());
-            self.page_bytes = page.bytes.len() + page.bytes.len() / 16;
             let Some(last) = last else { return Ok(self) };
             after = last;
             if pages.send(page).await.is_err() || (whole && rows < limit) {
@@ -104,23 +109,25 @@ impl Reader {
     pub(in crate::relay) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
         let doing = "reading the rows that are there";
         let (columns, table, order) = (self.shape.select_list(), self.options.quoted_table(), self.shape.natural_order());
+        let spares = self.spares.clone();
         let session = self.session().await?;
         let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
         within(doing, sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session)).await?;
         // The order is the table's, whatever it selects.
         let query = format!("copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)");
         let mut rows = session.copy_out_raw(&query).await.map_err(Interruption::sql(doing))?;
-        let mut bytes: Vec<u8> = Vec::new();
+        let mut page = spares.page();
         while let Some(row) = rows.try_next().await.map_err(Interruption::sql(doing))? {
-            bytes.extend_from_slice(&row);
-            if bytes.len() >= BYTES_MAX {
-                let next = crate::postgres::copy_header();
-                if pages.send(Page { bytes: std::mem::replace(&mut bytes, next) }).await.is_err() {
+            page.bytes.extend_from_slice(&row);
+            if page.bytes.len() >= BYTES_MAX {
+                let mut next = spares.page();
+                next.bytes.extend_from_slice(&crate::postgres::copy_header());
+                if pages.send(std::mem::replace(&mut page, next)).await.is_err() {
                     return Ok(());
                 }
             }
         }
-        let _ = pages.send(Page { bytes }).await;
+        let _ = pages.send(page).await;
         Ok(())
     }
 
@@ -162,19 +169,26 @@ impl Reader {
         let doing = "reading the outbox";
         let statement = format!("copy ({query}) to stdout (format binary)");
         let mut session = self.open().await?;
-        // As large as the last one: a buffer that grows by doubling leaves its smaller selves behind.
-        let mut bytes = Vec::with_capacity(self.page_bytes);
+        let mut page = self.spares.page();
         let mut rows = within(doing, session.copy_out_raw(&statement)).await?;
         while let Some(row) = within(doing, rows.try_next()).await? {
-            bytes.extend_from_slice(&row);
-            if bytes.len() >= BYTES_MAX {
+            page.bytes.extend_from_slice(&row);
+            if page.bytes.len() >= BYTES_MAX {
                 // What the server still sends would have to be read: the connection is given up instead.
-                return Ok((Page { bytes }, false));
+                return Ok((page, false));
             }
         }
         drop(rows);
         self.session = Some(session);
-        Ok((Page { bytes }, true))
+        Ok((page, true))
+    }
+}
+
+impl Spares {
+    /// An empty page.
+    fn page(&self) -> Page {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Page { bytes: spare.unwrap_or_default(), spares: self.clone() }
     }
 }
 
@@ -201,6 +215,16 @@ impl Page {
             };
         }
         Ok((count, last))
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if bytes.capacity() <= 2 * BYTES_MAX {
+            bytes.clear();
+            self.spares.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        }
     }
 }
 
