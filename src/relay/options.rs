@@ -173,7 +173,7 @@ impl RelayOptions {
             undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
             shutdown_grace: Duration::from_secs(10),
-            in_flight_events_max: 8_192,
+            in_flight_events_max: 4_096,
             in_flight_bytes_max: 8 << 20,
             message_bytes_max: 1_048_576,
         }

@@ -108,7 +108,7 @@ keys! {
         "Most events of one aggregate that are parked; the relay stops before one more";
     PARKED = "undeliverable.parked_events", "parked-events", None, Kind::Integer(1, 10_000_000), Some("100000"),
         "Most events that are parked in all; the relay stops before one more. Bounds memory";
-    IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("8192"),
+    IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("4096"),
         "Most events sent and not yet acknowledged; bounds memory";
     IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),
         "Most bytes sent and not yet acknowledged; bounds memory";
