@@ -13,12 +13,18 @@ pub(crate) struct Servers {
 impl Servers {
     /// Starts both.
     pub(crate) fn start() -> Outcome<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`start`](Self::start), with more settings for Postgres.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Outcome<Self> {
         let postgres = PostgresOptions::new()
             .set("max_wal_size", "32GB")
             .set("checkpoint_timeout", "1h")
             .set("shared_buffers", "512MB")
             .set("autovacuum", "off")
             .set("jit", "off");
+        let postgres = settings.iter().fold(postgres, |postgres, (name, value)| postgres.set(*name, *value));
         let kafka = KafkaOptions::new().jvm("-Xmx1g").jvm("-Xms1g").jvm("-XX:TieredStopAtLevel=4").set("log.segment.bytes", "1073741824");
         Ok(Self { postgres: Postgres::start(postgres)?, kafka: Kafka::start(kafka)? })
     }

@@ -13,6 +13,8 @@ pub(crate) enum Mode {
     WalOnce,
     /// The log alone, at least once.
     WalAtLeastOnce,
+    /// The table alone, exactly once.
+    Poll,
 }
 
 /// How to start the relay.
@@ -35,6 +37,7 @@ impl Tidings {
             Mode::Default => ("auto", "exactly-once"),
             Mode::WalOnce => ("wal", "exactly-once"),
             Mode::WalAtLeastOnce => ("wal", "at-least-once"),
+            Mode::Poll => ("poll", "exactly-once"),
         };
         let kafka = ["--brokers", &self.brokers, "--topic", topic, "--delivery", delivery];
         let arguments = [&["relay", "--database-url", database, "--listen", "off", "--source", source][..], &kafka].concat();

@@ -29,6 +29,7 @@ impl fmt::Display for Path {
             Self::Tidings(Mode::Default) => "Tidings, defaults (auto, exactly once)",
             Self::Tidings(Mode::WalOnce) => "Tidings, log alone, exactly once",
             Self::Tidings(Mode::WalAtLeastOnce) => "Tidings, log alone, at least once",
+            Self::Tidings(Mode::Poll) => "Tidings, table alone, exactly once",
         })
     }
 }

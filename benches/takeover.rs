@@ -1,0 +1,134 @@
+//! How long nothing arrives when the leader of two relays is killed with SIGKILL: from the last record before to the first after.
+//!
+//! `cargo bench --bench takeover`; docs/benchmarks.md says what the figures mean.
+
+#[path = "harness/mod.rs"]
+mod harness;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use harness::{
+    Outcome,
+    outbox::Outbox,
+    servers::Servers,
+    tidings::{Mode, Tidings},
+    topic,
+};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use sqlx::{Connection as _, PgConnection};
+
+/// What to measure.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --bench takeover --")]
+struct Options {
+    /// Leaders killed.
+    #[arg(long, default_value_t = 10)]
+    kills: usize,
+}
+
+/// Between two inserts.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Between two kills: the next standby is there, and the new leader streams.
+const BETWEEN: Duration = Duration::from_secs(6);
+
+const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
+
+#[tokio::main(flavor = "multi_thread")]
+async fn main() -> Outcome<()> {
+    let options = Options::parse_from(harness::arguments());
+    let servers = Servers::start()?;
+    println!("{}", servers.describe());
+    let brokers = servers.kafka.brokers();
+    let tidings = Tidings::new(None, brokers.clone());
+    let outbox = Outbox::create(&servers, "takeover", &tidings).await?;
+    topic::create(&brokers, "takeover").await?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let arrivals: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let consuming = std::thread::spawn({
+        let (consumer, stop, arrivals) = (consumer(&brokers)?, stop.clone(), arrivals.clone());
+        move || {
+            while !stop.load(Ordering::Acquire) {
+                if let Some(Ok(_)) = consumer.poll(Duration::from_millis(100)) {
+                    arrivals.lock().expect("nobody panics with it").push(Instant::now());
+                }
+            }
+        }
+    });
+    let writing = tokio::spawn({
+        let (mut session, stop) = (PgConnection::connect(&outbox.url).await?, stop.clone());
+        async move {
+            while !stop.load(Ordering::Acquire) {
+                sqlx::raw_sql(ONE).execute(&mut session).await?;
+                tokio::time::sleep(PAUSE).await;
+            }
+            session.close().await
+        }
+    });
+
+    println!("\n| delivery | kills | p50 s | max s |\n|---|---|---|---|");
+    for (name, mode) in [("exactly once", Mode::Default), ("at least once", Mode::WalAtLeastOnce)] {
+        let mut leader = tidings.start(&outbox.url, "takeover", mode)?;
+        let mut gaps = Vec::new();
+        for _ in 0..options.kills {
+            tokio::time::sleep(BETWEEN / 2).await;
+            let standby = tidings.start(&outbox.url, "takeover", mode)?;
+            tokio::time::sleep(BETWEEN / 2).await;
+            let killed = Instant::now();
+            // Dropping it kills it.
+            drop(std::mem::replace(&mut leader, standby));
+            gaps.push(gap(&arrivals, killed).await?);
+        }
+        leader.stop()?;
+        gaps.sort();
+        println!("| {name} | {} | {:.2} | {:.2} |", gaps.len(), gaps[gaps.len() / 2].as_secs_f64(), gaps[gaps.len() - 1].as_secs_f64());
+    }
+    stop.store(true, Ordering::Release);
+    writing.await??;
+    consuming.join().map_err(|_| "the consumer panicked")?;
+    outbox.finish().await
+}
+
+/// From the last arrival that can be the dead leader's to the first of the next one: the longest pause around the kill.
+async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duration> {
+    let until = killed + Duration::from_secs(60);
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let after: Vec<Instant> = {
+            let arrivals = arrivals.lock().map_err(|_| "the consumer panicked")?;
+            let from = arrivals.partition_point(|at| *at < killed).saturating_sub(1);
+            arrivals[from..].to_vec()
+        };
+        // What the broker had when the leader died still arrives for a moment.
+        let longest = after.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+        if after.last().is_some_and(|last| *last > killed + Duration::from_millis(500)) && longest > Duration::from_millis(100) {
+            return Ok(longest);
+        }
+        if Instant::now() > until {
+            return Err("nobody took over within a minute".into());
+        }
+    }
+}
+
+fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "takeover").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config.create()?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..topic::PARTITIONS {
+        list.add_partition_offset("takeover", partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    Ok(consumer)
+}
