@@ -1,10 +1,11 @@
 //! An event that is not published yet: data plus what travels with it.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
+use super::scheduled::{Due, Terms};
 use super::{Outbox, PublishError};
 use crate::event::{Envelope, EventId, headers};
 
@@ -30,15 +31,17 @@ use crate::event::{Envelope, EventId, headers};
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-#[must_use = "nothing is published until `publish` is called"]
+#[must_use = "nothing is published until `publish`, `publish_at` or `publish_after` is called"]
 pub struct Draft<'o> {
     outbox: &'o Outbox,
     envelope: Result<Envelope, PublishError>,
+    /// Its time was set.
+    dated: bool,
 }
 
 impl<'o> Draft<'o> {
     pub(super) fn new(outbox: &'o Outbox, envelope: Result<Envelope, PublishError>) -> Self {
-        Self { outbox, envelope }
+        Self { outbox, envelope, dated: false }
     }
 
     /// Sets a header.
@@ -81,8 +84,9 @@ impl<'o> Draft<'o> {
         self.with(|envelope| envelope.topic = Some(topic.into()))
     }
 
-    /// When it happened, if not now.
-    pub fn occurred_at(self, time: DateTime<Utc>) -> Self {
+    /// When it happened, if not now (or, for a scheduled event, when it is due).
+    pub fn occurred_at(mut self, time: DateTime<Utc>) -> Self {
+        self.dated = true;
         self.with(|envelope| envelope.occurred_at = time)
     }
 
@@ -116,6 +120,38 @@ impl<'o> Draft<'o> {
     /// As [`Outbox::publish`].
     pub async fn publish(self, conn: &mut PgConnection) -> Result<EventId, PublishError> {
         self.outbox.publish_envelope(conn, &self.envelope?).await
+    }
+
+    /// Publishes the event at a later time, as [`Outbox::publish_at`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Outbox::publish`].
+    pub async fn publish_at(self, conn: &mut PgConnection, when: DateTime<Utc>) -> Result<EventId, PublishError> {
+        self.schedule(conn, Due::At(when)).await
+    }
+
+    /// Publishes the event after this much time, as [`Outbox::publish_after`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Outbox::publish`].
+    pub async fn publish_after(self, conn: &mut PgConnection, delay: Duration) -> Result<EventId, PublishError> {
+        self.schedule(conn, Due::After(delay)).await
+    }
+
+    async fn schedule(self, conn: &mut PgConnection, due: Due) -> Result<EventId, PublishError> {
+        let envelope = self.envelope?;
+        let occurred_at = self.dated.then_some(envelope.occurred_at);
+        self.outbox.schedule(conn, &envelope, Terms { due, occurred_at }).await
     }
 
     fn with(mut self, change: impl FnOnce(&mut Envelope)) -> Self {

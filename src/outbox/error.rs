@@ -67,14 +67,16 @@ pub enum PublishError {
         max: usize,
     },
     /// The table is not there.
-    #[error("the table {schema}.outbox does not exist in this database: call `tidings::migrate` at start, or run `tidings migrate`")]
+    #[error("the table {schema}.{table} does not exist in this database: call `tidings::migrate` at start, or run `tidings migrate`")]
     MissingTable {
         /// The schema of the outbox.
         schema: String,
+        /// `outbox`, or `scheduled` for an event that is due later.
+        table: &'static str,
         /// What Postgres said.
         source: sqlx::Error,
     },
-    /// Postgres refused the insert or is gone.
+    /// Postgres refused the statement or is gone.
     #[error("the event cannot be inserted into the outbox")]
     Database(#[source] sqlx::Error),
 }
@@ -92,11 +94,11 @@ impl PublishError {
         }
     }
 
-    pub(super) fn database(schema: &str, source: sqlx::Error) -> Self {
+    pub(super) fn database(schema: &str, table: &'static str, source: sqlx::Error) -> Self {
         // undefined_table, and invalid_schema_name where the whole schema is missing
         let code = source.as_database_error().and_then(|error| error.code());
         if matches!(code.as_deref(), Some("42P01" | "3F000")) {
-            return Self::MissingTable { schema: schema.to_owned(), source };
+            return Self::MissingTable { schema: schema.to_owned(), table, source };
         }
         Self::Database(source)
     }

@@ -1,4 +1,4 @@
-//! All SQL that writes the outbox.
+//! All SQL that writes the outbox, but for the relay's that moves scheduled events there.
 //!
 //! Each outbox has four statements: one event or many, with or without the lock. Their text never changes, so each connection prepares them once.
 //!
@@ -17,7 +17,8 @@ use crate::postgres::SchemaName;
 /// Publishers by SQL take the same lock, so it is part of the interface.
 const LOCK_SEED: i64 = 0x0074_6964_696e_6773;
 
-const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
+/// What a publisher writes of a row.
+pub(super) const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
 
 /// The statements of one schema.
 #[derive(Clone, Debug)]
@@ -73,6 +74,11 @@ impl Statements {
         Self { prepared, ..self }
     }
 
+    /// The schema, and whether statements are kept prepared.
+    pub(super) fn schema_and_preparation(&self) -> (&SchemaName, bool) {
+        (&self.schema, self.prepared)
+    }
+
     /// Inserts one event.
     pub(super) async fn insert(
         &self,
@@ -96,7 +102,7 @@ impl Statements {
             .bind(envelope.topic.as_deref())
             .execute(conn)
             .await
-            .map_err(|error| PublishError::database(self.schema.as_str(), error))?;
+            .map_err(|error| PublishError::database(self.schema.as_str(), "outbox", error))?;
         Ok(envelope.id)
     }
 
@@ -126,7 +132,7 @@ impl Statements {
             .bind(column(envelopes, |e| e.topic.as_deref()))
             .execute(conn)
             .await
-            .map_err(|error| PublishError::database(self.schema.as_str(), error))?;
+            .map_err(|error| PublishError::database(self.schema.as_str(), "outbox", error))?;
         Ok(column(envelopes, |e| e.id))
     }
 }
@@ -135,11 +141,11 @@ fn column<'e, T>(envelopes: &'e [Envelope], value: impl Fn(&'e Envelope) -> T) -
     envelopes.iter().map(value).collect()
 }
 
-fn version(envelope: &Envelope) -> i32 {
+pub(super) fn version(envelope: &Envelope) -> i32 {
     i32::try_from(envelope.version).expect("a checked envelope's version fits an int")
 }
 
-fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
+pub(super) fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
     match envelope.payload.as_json() {
         Some(_) => None,
         None => envelope.payload.as_bytes(),
@@ -147,7 +153,7 @@ fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
 }
 
 /// The headers as JSON text; a default gives way to the event's own.
-fn headers_text(own: &Headers, defaults: &Headers) -> String {
+pub(super) fn headers_text(own: &Headers, defaults: &Headers) -> String {
     if own.is_empty() && defaults.is_empty() {
         return "{}".to_owned();
     }

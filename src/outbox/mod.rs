@@ -51,6 +51,7 @@ mod insert;
 mod publish;
 #[cfg(feature = "subscriber")]
 mod read;
+mod scheduled;
 
 pub use draft::Draft;
 pub use error::PublishError;

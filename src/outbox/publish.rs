@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 use super::insert::{Lock, Statements};
+use super::scheduled::{self, Terms};
 use super::{Draft, PublishError};
 use crate::event::{AggregateId, DomainEvent, Envelope, EventId, Headers};
 use crate::postgres::{SchemaName, SchemaNameError};
@@ -221,6 +222,17 @@ impl Outbox {
             check_aggregate_count(envelopes)?;
         }
         statements.insert_all(conn, envelopes, &self.default_headers, self.lock).await
+    }
+
+    /// Stores an envelope for later.
+    pub(super) async fn schedule(&self, conn: &mut PgConnection, envelope: &Envelope, terms: Terms) -> Result<EventId, PublishError> {
+        let place = self.schema_and_preparation()?;
+        self.check(envelope)?;
+        scheduled::insert(conn, place, envelope, &self.default_headers, terms).await
+    }
+
+    pub(super) fn schema_and_preparation(&self) -> Result<(&SchemaName, bool), PublishError> {
+        Ok(self.statements.as_ref().map_err(Clone::clone)?.schema_and_preparation())
     }
 
     /// Refuses what could never be delivered.

@@ -1,6 +1,6 @@
 //! Places at which a test ends the process as `kill -9` would. Compiled into debug builds alone.
 //!
-//! `TIDINGS_DIE_AT=kafka-committed:3` ends it the third time that it comes to that place.
+//! `TIDINGS_TEST_DIE_AT=kafka-committed:3` ends it the third time that it comes to that place.
 
 /// A step of a protocol, after which a crash must cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(super) enum Step {
     SlotMade,
     /// The slot is advanced, the stream has not begun.
     SlotAdvanced,
+    /// Events that were due are in the outbox, nobody here knows yet.
+    ScheduledMoved,
 }
 
 impl Step {
@@ -38,6 +40,7 @@ impl Step {
             Self::WindowSent => "window-sent",
             Self::SlotMade => "slot-made",
             Self::SlotAdvanced => "slot-advanced",
+            Self::ScheduledMoved => "scheduled-moved",
         }
     }
 }
@@ -50,7 +53,7 @@ pub(super) fn reached(step: Step) {
         atomic::{AtomicU32, Ordering},
     };
     static WANTED: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
-        let text = std::env::var("TIDINGS_DIE_AT").ok()?;
+        let text = std::env::var("TIDINGS_TEST_DIE_AT").ok()?;
         let (word, times) = text.split_once(':').unwrap_or((&text, "1"));
         Some((word.to_owned(), AtomicU32::new(times.parse().unwrap_or(1))))
     });

@@ -7,7 +7,7 @@
 //! `run` supervises sessions, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it
 //! goes on, `server` whether this is still the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is
 //! the relay's row in Postgres, `parked` what cannot be delivered and waits.
-//! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published. `operator` is what a
+//! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published, `scheduled` moves events to the outbox when they are due. `operator` is what a
 //! person does with relays by commands. `position`, `route` and the row decoder are pure.
 
 mod books;
@@ -30,6 +30,7 @@ mod retention;
 mod rewrite;
 mod route;
 mod run;
+mod scheduled;
 mod server;
 mod sink;
 mod slot;

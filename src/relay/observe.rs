@@ -94,6 +94,8 @@ struct Inner {
     parked_aggregates: Gauge<i64, AtomicI64>,
     deleted: Counter,
     oldest_event: Gauge<f64, AtomicU64>,
+    scheduled_moved: Counter,
+    scheduled_overdue: Gauge<f64, AtomicU64>,
 }
 
 impl Observer {
@@ -148,6 +150,15 @@ impl Observer {
             Unit::Seconds,
             oldest_event.clone(),
         );
+        let scheduled_moved = Counter::default();
+        registry.register("scheduled_moved", "Scheduled events that this relay has moved to the outbox when due", scheduled_moved.clone());
+        let scheduled_overdue = Gauge::default();
+        registry.register_with_unit(
+            "scheduled_overdue",
+            "For how long the first scheduled event has been due, as the leader saw it last",
+            Unit::Seconds,
+            scheduled_overdue.clone(),
+        );
         let checks =
             [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
         let checks = Mutex::new(checks.into());
@@ -168,6 +179,8 @@ impl Observer {
             parked_aggregates,
             deleted,
             oldest_event,
+            scheduled_moved,
+            scheduled_overdue,
         }))
     }
 
@@ -240,6 +253,14 @@ impl Observer {
 
     pub(crate) fn oldest_event(&self, age: Duration) {
         self.0.oldest_event.set(age.as_secs_f64());
+    }
+
+    pub(crate) fn scheduled_moved(&self, events: u64) {
+        self.0.scheduled_moved.inc_by(events);
+    }
+
+    pub(crate) fn scheduled_overdue(&self, by: Duration) {
+        self.0.scheduled_overdue.set(by.as_secs_f64());
     }
 
     pub(crate) fn leader(&self, leads: bool) {

@@ -30,7 +30,7 @@ use super::{
     resume::{Names, Start, resume},
     retention,
     route::TopicTemplate,
-    server,
+    scheduled, server,
 };
 use crate::kafka::{Acks, Failure};
 
@@ -252,6 +252,7 @@ impl Relay {
         let outcome = tokio::select! {
             outcome = drive.run(&mut forwarder, &mut books) => outcome,
             () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),
+            error = scheduled::run(options, observer) => Err(error),
             // Whatever it waits for: a relay that does not lead any more stops.
             () = lost.cancelled() => Err(Interruption::LeaseLost),
         };

@@ -42,6 +42,8 @@ struct Facts {
     relay_topic_write: Option<bool>,
     parked_write: Option<bool>,
     retention_write: Option<bool>,
+    scheduled_write: Option<bool>,
+    outbox_insert: Option<bool>,
     outbox_delete: Option<bool>,
     outbox_owned: Option<bool>,
     database_create: bool,
@@ -219,21 +221,30 @@ fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Fin
     if facts.retention_write == Some(false) {
         missing.push(format!("grant select, update on {schema}.retention to {role}"));
     }
+    // Nothing is moved into somebody else's table.
+    if outbox.is_own && facts.scheduled_write == Some(false) {
+        missing.push(format!("grant select, update, delete on {schema}.scheduled to {role}"));
+    }
+    if outbox.is_own && facts.outbox_insert == Some(false) {
+        const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
+        missing.push(format!("grant insert ({COLUMNS}) on {table} to {role}"));
+    }
     // Nothing is deleted from somebody else's table.
     if outbox.is_own && facts.outbox_delete == Some(false) {
         let remedy = format!("grant delete on {table} to {role}; or set [retention] enabled = false");
         findings.warn("retention", "published events cannot be deleted from the outbox", remedy);
     }
-    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write, facts.retention_write];
+    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write, facts.retention_write, facts.scheduled_write];
     match (missing.is_empty(), tables.iter().all(Option::is_some)) {
         (_, false) => findings.fail(
             "tables",
-            format!("one of {schema}.relay, .relay_topic, .parked and .retention is missing"),
+            format!("one of {schema}.relay, .relay_topic, .parked, .retention and .scheduled is missing"),
             "run `tidings migrate`",
         ),
-        (true, true) => {
-            findings.ok("tables", format!("{table}, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention"))
-        }
+        (true, true) => findings.ok(
+            "tables",
+            format!("{table}, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention, {schema}.scheduled"),
+        ),
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }
 }

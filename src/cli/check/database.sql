@@ -33,6 +33,10 @@ select
     and has_table_privilege(parked.oid, 'update')
     and has_table_privilege(parked.oid, 'delete') as parked_write,
     has_table_privilege(retention.oid, 'select') and has_table_privilege(retention.oid, 'update') as retention_write,
+    has_table_privilege(scheduled.oid, 'select')
+    and has_table_privilege(scheduled.oid, 'update')
+    and has_table_privilege(scheduled.oid, 'delete') as scheduled_write,
+    has_any_column_privilege(outbox.oid, 'insert') as outbox_insert,
     has_table_privilege(outbox.oid, 'delete') as outbox_delete,
     pg_has_role(outbox.relowner, 'usage') as outbox_owned,
     has_database_privilege(current_database(), 'create') as database_create,
@@ -47,4 +51,5 @@ left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname
 left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
 left join pg_class parked on parked.relnamespace = namespace.oid and parked.relname = 'parked'
 left join pg_class retention on retention.relnamespace = namespace.oid and retention.relname = 'retention'
+left join pg_class scheduled on scheduled.relnamespace = namespace.oid and scheduled.relname = 'scheduled'
 where role.rolname = current_user

@@ -1,10 +1,13 @@
 //! The state of the relays as people read it.
 
-use super::read::{COUNTED_MAX, RelayStatus, Status};
+use super::read::{COUNTED_MAX, RelayStatus, ScheduledStatus, Status};
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
 /// A leader that has not been heard of for this long is not there any more: a lease lasts ten seconds.
 const HEARTBEAT_SECONDS_MAX: f64 = 15.0;
+
+/// A leader moves an event within a second of its time.
+const OVERDUE_SECONDS_MAX: f64 = 5.0;
 
 /// Every relay in a row: who leads, who waits, and since when nothing was heard.
 pub(super) fn list(status: &Status) -> String {
@@ -39,7 +42,8 @@ pub(super) fn text(status: &Status) -> String {
     let mut text = relays(&status.relays);
     text.push('\n');
     text.push_str(&topics(&status.relays));
-    let notes: Vec<String> = status.relays.iter().flat_map(notes).collect();
+    let mut notes: Vec<String> = status.relays.iter().flat_map(notes).collect();
+    notes.extend(scheduled(&status.scheduled));
     if !notes.is_empty() {
         text.push('\n');
         text.push_str(&notes.concat());
@@ -91,6 +95,19 @@ fn topics(relays: &[RelayStatus]) -> String {
         return "no topic yet\n".into();
     }
     aligned(&[Align::Left, Align::Left, Align::Right, Align::Right], &rows)
+}
+
+/// What waits until it is due, and whether it should not wait any more.
+fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
+    let events = grouped(scheduled.events);
+    match scheduled.overdue_seconds {
+        Some(overdue) if overdue > OVERDUE_SECONDS_MAX => Some(format!(
+            "events scheduled: {events}; the first has been due for {}\n  -> see that a relay leads; one that reads a Debezium table moves none\n",
+            time(overdue)
+        )),
+        _ if scheduled.events > 0 => Some(format!("events scheduled: {events}\n")),
+        _ => None,
+    }
 }
 
 /// What an operator should know of, each with what to do.
@@ -173,8 +190,10 @@ mod tests {
         }
     }
 
+    const NONE_SCHEDULED: ScheduledStatus = ScheduledStatus { events: 0, overdue_seconds: None };
+
     fn shown(relay: RelayStatus) -> String {
-        text(&Status { schema: "tidings".into(), relays: vec![relay], waiting_events: None })
+        text(&Status { schema: "tidings".into(), relays: vec![relay], waiting_events: None, scheduled: NONE_SCHEDULED })
     }
 
     #[test]
@@ -212,12 +231,21 @@ order  orders           6      1,234
     }
 
     #[test]
+    fn what_is_scheduled_is_counted_and_said_to_be_late_only_when_it_is() {
+        let note = |events, overdue_seconds| scheduled(&ScheduledStatus { events, overdue_seconds });
+        assert_eq!(note(0, None), None);
+        assert_eq!(note(1_200, Some(0.4)).as_deref(), Some("events scheduled: 1,200\n"));
+        assert!(note(3, Some(65.0)).is_some_and(|text| text.contains("has been due for 1 min 5 s\n  ->")));
+    }
+
+    #[test]
     fn more_events_than_are_counted_and_no_relay_at_all_are_said() {
         let mut behind = relay();
         behind.lag = LagStatus { events: COUNTED_MAX, events_is_lower_bound: true, bytes: None, seconds: 4_000.0 };
         let text = shown(behind);
         assert!(text.contains("> 1,000,000") && text.contains("1 h 6 min"), "{text}");
-        let none = super::text(&Status { schema: "tidings".into(), relays: Vec::new(), waiting_events: Some(5) });
+        let none =
+            super::text(&Status { schema: "tidings".into(), relays: Vec::new(), waiting_events: Some(5), scheduled: NONE_SCHEDULED });
         assert!(none.contains("no relay has run") && none.contains("5 events wait"), "{none}");
     }
 }

@@ -16,6 +16,16 @@ pub(super) struct Status {
     pub(super) relays: Vec<RelayStatus>,
     /// Events in the outbox when no relay has run yet, counted up to a bound.
     pub(super) waiting_events: Option<i64>,
+    pub(super) scheduled: ScheduledStatus,
+}
+
+/// Events that are published when they are due.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub(super) struct ScheduledStatus {
+    /// Counted up to a bound.
+    pub(super) events: i64,
+    /// For how long the first one has been due; none if it is not.
+    pub(super) overdue_seconds: Option<f64>,
 }
 
 /// One relay.
@@ -119,8 +129,14 @@ impl Status {
             let waiting = format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
             waiting_events = Some(sqlx::query_scalar(AssertSqlSafe(waiting)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?);
         }
+        let scheduled = format!(
+            r#"select (select count(*) from (select from "{schema}".scheduled limit $1) bounded) as events,
+                      (select extract(epoch from clock_timestamp() - min(due_at)) from "{schema}".scheduled where due_at < clock_timestamp())::float8
+                          as overdue_seconds"#
+        );
+        let scheduled = sqlx::query_as(AssertSqlSafe(scheduled)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?;
         tx.commit().await?;
-        Ok(Self { schema: schema.to_owned(), relays, waiting_events })
+        Ok(Self { schema: schema.to_owned(), relays, waiting_events, scheduled })
     }
 }
 

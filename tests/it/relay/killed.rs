@@ -44,9 +44,9 @@ async fn died_at(step: &str, source: &str) {
         let pool = database.pool.clone();
         async move { write_concurrently(&pool, 3, 6, 200).await }
     });
-    let mut dying = place.spawn_with(&[("TIDINGS_DIE_AT", step), ("TIDINGS_SOURCE", source)]);
+    let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", step), ("TIDINGS_SOURCE", source)]);
     let mut times = 0;
-    while !dying.has_ended() {
+    while !dying.has_died() {
         // Something to do for as long as the step is not reached.
         write_concurrently(&database.pool, 1, 6, 5).await;
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -16,4 +16,5 @@ pub(crate) mod records;
 mod refusals;
 mod retention;
 mod running;
+mod scheduled;
 mod two;

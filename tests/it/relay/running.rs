@@ -1,6 +1,7 @@
 //! A relay for a test: in this process, or as the binary.
 
 use std::{
+    os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -143,9 +144,15 @@ impl Running {
 pub(crate) struct Killed(Child);
 
 impl Killed {
-    /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.0.try_wait().expect("asked").is_some()
+    /// Whether it has died at the step at which it was told to.
+    ///
+    /// # Panics
+    /// If it has ended in any other way: then it was not there.
+    pub(crate) fn has_died(&mut self) -> bool {
+        const ABORTED: i32 = 6;
+        let ended = self.0.try_wait().expect("asked");
+        assert!(ended.is_none_or(|status| status.signal() == Some(ABORTED)), "it did not die: {ended:?}");
+        ended.is_some()
     }
 
     pub(crate) fn pid(&self) -> u32 {
