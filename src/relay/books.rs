@@ -170,6 +170,7 @@ impl Books {
             return Ok(());
         }
         parked::store(&mut self.ledger, pending).await?;
+        failpoint::reached(Step::Parked);
         forwarder.parked_mut().stored();
         self.show_parked(forwarder);
         Ok(())
@@ -204,7 +205,9 @@ impl Books {
                 }
                 // After the checkpoint: whoever finds them gone finds the position that knows of it, too.
                 if !self.safe.released.is_empty() {
+                    failpoint::reached(Step::ReleaseCommitted);
                     parked::delete(&mut self.ledger, &self.safe.released).await?;
+                    failpoint::reached(Step::Released);
                     self.progress.forget_released(&self.safe.released);
                 }
                 (self.stored, self.moving) = (true, false);

@@ -23,6 +23,14 @@ pub(super) enum Step {
     SlotMade,
     /// The slot is advanced, the stream has not begun.
     SlotAdvanced,
+    /// What was set aside is stored, the position has not passed it.
+    Parked,
+    /// Parked events are sent, their transaction is open.
+    ReleaseSent,
+    /// They are durable and still in the table of parked events.
+    ReleaseCommitted,
+    /// They are off that table, the position still names them.
+    Released,
     /// Events that were due are in the outbox, nobody here knows yet.
     ScheduledMoved,
 }
@@ -40,6 +48,10 @@ impl Step {
             Self::WindowSent => "window-sent",
             Self::SlotMade => "slot-made",
             Self::SlotAdvanced => "slot-advanced",
+            Self::Parked => "parked",
+            Self::ReleaseSent => "release-sent",
+            Self::ReleaseCommitted => "release-committed",
+            Self::Released => "released",
             Self::ScheduledMoved => "scheduled-moved",
         }
     }

@@ -13,6 +13,7 @@ use crate::relay::{
     books::Books,
     debezium::{Scratch, Shape},
     error::Interruption,
+    failpoint::{self, Step},
     forward::{Delivery, Forwarder, Hold},
     source::{Reader, TableRow, damaged},
 };
@@ -126,6 +127,7 @@ async fn release_some(
         tracing::error!(seq, aggregate = format!("{}/{}", aggregate.kind, aggregate.id), "cannot be delivered after all: {reason}");
         rows::failed(&mut books.ledger, aggregate, *seq, reason).await?;
     }
+    failpoint::reached(Step::ReleaseSent);
     let published = plan.publish.iter().take_while(|seq| failed.as_ref().is_none_or(|(failed, _)| *seq != failed));
     let released: Vec<i64> = published.chain(&plan.give_up).copied().collect();
     if !durable(forwarder, books, shutdown).await? {

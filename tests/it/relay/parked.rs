@@ -8,7 +8,7 @@ use tidings::relay::{Delivery, OnUndeliverable, RelayOptions, SourceKind};
 use super::{
     history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
     records::{Reader, Record, create_topic_with},
-    running::{Place, Running},
+    running::{Killed, Place, Running},
 };
 use crate::services::{TestDatabase, migrated_database};
 
@@ -402,12 +402,9 @@ async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_rep
     assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 2, 3]);
 }
 
-/// Kills the relay again and again while events are found undeliverable, are repaired, retried and released.
-async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
-    let database = migrated_database().await;
-    let (pool, place) = (&database.pool, Place::new(&database));
+/// Has every seventh step of three accounts written so that it cannot be delivered.
+async fn spoil(pool: &PgPool) {
     create_accounts(pool, 8).await;
-    // Every seventh step of three accounts cannot be delivered as it is written.
     sql(
         pool,
         "alter table tidings.outbox drop constraint outbox_headers_object;
@@ -418,33 +415,24 @@ async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
          create trigger spoil before insert on tidings.outbox for each row execute function spoil()",
     )
     .await;
-    let writing = tokio::spawn({
-        let pool = pool.clone();
-        async move { write_concurrently(&pool, 4, 8, 300).await }
-    });
+}
+
+/// Repairs what is parked and has it retried.
+async fn repair(pool: &PgPool) {
     let repair =
         "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' and seq in (select seq from tidings.parked);
                   update tidings.parked set action = 'retry' where reason is not null";
-    let mut random = 7_u64;
-    for _ in 0..kills {
-        let mut relay = place.spawn_with(variables);
-        // Deciding takes a tick to be seen: killed around it, a little later each time.
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let life = Duration::from_millis(700 + (random >> 33) % 1_800);
-        let until = Instant::now() + life;
-        while Instant::now() < until {
-            sql(pool, repair).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        relay.kill();
-    }
-    let last = place.spawn_with(variables);
-    writing.await.expect("writers end well");
+    sql(pool, repair).await;
+}
+
+/// Repairs until nothing is parked and everything published, ends the relay, and judges.
+async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdict {
+    let pool = &database.pool;
     let committed = committed(pool).await;
     let until = Instant::now() + PATIENCE;
     let mut reader = place.reader();
     loop {
-        sql(pool, repair).await;
+        repair(pool).await;
         let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.parked").fetch_one(pool).await.expect("counted");
         let unread: i64 = sqlx::query_scalar(
             "select count(*) from tidings.outbox o, tidings.relay r where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
@@ -461,6 +449,53 @@ async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
     reader.until_distinct(expected(&committed));
     drop(last);
     judge(&committed, reader.read_to_the_end())
+}
+
+/// Kills the relay again and again while events are found undeliverable, are repaired, retried and released.
+async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    spoil(pool).await;
+    let writing = tokio::spawn({
+        let pool = pool.clone();
+        async move { write_concurrently(&pool, 4, 8, 300).await }
+    });
+    let mut random = 7_u64;
+    for _ in 0..kills {
+        let mut relay = place.spawn_with(variables);
+        // Deciding takes a tick to be seen: killed around it, a little later each time.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let life = Duration::from_millis(700 + (random >> 33) % 1_800);
+        let until = Instant::now() + life;
+        while Instant::now() < until {
+            repair(pool).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        relay.kill();
+    }
+    let last = place.spawn_with(variables);
+    writing.await.expect("writers end well");
+    repaired(&database, &place, last).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_at_each_step_of_parking_and_releasing_costs_nothing() {
+    for step in ["parked:1", "parked:3", "release-sent:2", "release-committed:1", "released:2"] {
+        let database = migrated_database().await;
+        let (pool, place) = (&database.pool, Place::new(&database));
+        spoil(pool).await;
+        let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", step)]);
+        let mut times = 0;
+        while !dying.has_died() {
+            write_concurrently(pool, 2, 8, 10).await;
+            repair(pool).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            times += 1;
+            assert!(times < 600, "the relay never comes to {step}");
+        }
+        let last = place.spawn();
+        assert_eq!(repaired(&database, &place, last).await, Verdict::default(), "after a death at {step}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
