@@ -23,8 +23,8 @@ pub(crate) const PARTITIONS: i32 = 8;
 /// How often the end of the topic is looked at: 1 % of a drain of five seconds.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long nothing may arrive before a drain is given up.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long nothing may arrive before a drain is given up. A transaction of ten million events is decoded for minutes before its first.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One drain as the topic shows it.
 #[derive(Clone, Copy, Debug, Default)]

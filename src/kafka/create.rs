@@ -50,10 +50,14 @@ pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<
 
 /// How long a topic keeps its records; `None` if for ever, or if that may not be read.
 pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
+    let milliseconds = setting(settings, topic, "retention.ms").await?.parse::<i64>().ok()?;
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+}
+
+/// One setting of a topic; `None` if it may not be read.
+pub(super) async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
     let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
     let answer =
         admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
-    let config = answer.ok()?.into_iter().next()?.ok()?;
-    let milliseconds = config.get("retention.ms")?.value.as_ref()?.parse::<i64>().ok()?;
-    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+    answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
 }

@@ -11,7 +11,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{Acks, Producer, Settings, producer::Context};
+use super::{Acks, Producer, Settings, create, producer::Context};
 
 /// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +28,10 @@ pub(crate) enum TopicError {
     Unknown(String),
     #[error("topic `{topic}` may not be used: {reason}; grant Describe and Write on it to the relay's principal")]
     Denied { topic: String, reason: String },
+    #[error(
+        "topic `{0}` is compacted, and a relay that delivers at least once may let an old event take the place of a newer one: set delivery = \"exactly-once\", or the topic's cleanup.policy = delete"
+    )]
+    Compacted(String),
     #[error("topic `{topic}` cannot be created: {reason}")]
     Create { topic: String, reason: String },
     #[cfg(feature = "cli")]
@@ -78,6 +82,17 @@ impl Topics {
     /// When the topic is missing, may not be used, or the cluster cannot be reached.
     pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
         partitions_of(&self.settings, topic).await
+    }
+
+    /// Refuses a topic that keeps the last record of a key alone. One whose settings may not be read passes.
+    ///
+    /// # Errors
+    /// [`TopicError::Compacted`].
+    pub(crate) async fn refuse_compacted(&self, topic: &str) -> Result<(), TopicError> {
+        match create::setting(&self.settings, topic, "cleanup.policy").await {
+            Some(policy) if policy.contains("compact") => Err(TopicError::Compacted(topic.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Creates a topic; one that exists already is fine. `None` leaves the number to the broker (KIP-464).

@@ -234,7 +234,10 @@ impl Forwarder {
                 // The session ends with the hold.
                 Box::pin(std::future::pending())
             }
-            Hold::NewTopic(topic) => Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), self.observer.clone(), topic)),
+            Hold::NewTopic(topic) => {
+                let may_be_compacted = self.options.delivery == super::Delivery::ExactlyOnce;
+                Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), may_be_compacted, self.observer.clone(), topic))
+            }
         }
     }
 
@@ -414,7 +417,7 @@ async fn then_go_on(wait: impl Future<Output = ()>) -> Cleared {
 }
 
 /// Looks a topic up until it can be used, creating it if that is asked for.
-async fn look_up(topics: Topics, create: TopicOptions, observer: Observer, topic: String) -> Cleared {
+async fn look_up(topics: Topics, create: TopicOptions, may_be_compacted: bool, observer: Observer, topic: String) -> Cleared {
     loop {
         let mut answer = topics.partitions(&topic).await;
         if matches!(answer, Err(TopicError::Unknown(_))) && create.create {
@@ -422,6 +425,12 @@ async fn look_up(topics: Topics, create: TopicOptions, observer: Observer, topic
                 Ok(()) => topics.partitions(&topic).await,
                 Err(error) => Err(error),
             };
+        }
+        if answer.is_ok()
+            && !may_be_compacted
+            && let Err(compacted) = topics.refuse_compacted(&topic).await
+        {
+            answer = Err(compacted);
         }
         match answer {
             Ok(partitions) => {

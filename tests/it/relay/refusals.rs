@@ -1,9 +1,12 @@
 //! What only a person can put right: the relay says what, and stops before anything is skipped.
 
 use dev_services::PostgresOptions;
-use tidings::relay::OnUndeliverable;
+use tidings::relay::{Delivery, OnUndeliverable};
 
-use super::running::{Place, Running};
+use super::{
+    records::create_topic_with,
+    running::{Place, Running},
+};
 use crate::services::{migrated_database, migrated_database_on, own_postgres};
 
 async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
@@ -55,6 +58,23 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
     let keys: Vec<_> = reader.until_distinct(2).iter().map(|record| String::from_utf8_lossy(&record.key).into_owned()).collect();
     relay.stop().await;
     assert!(keys.contains(&"after".to_owned()), "{keys:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_least_once_does_not_publish_to_a_compacted_topic_and_exactly_once_does() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_topic_with(&place.brokers, &place.topic, 1, &[("cleanup.policy", "compact,delete")]).await;
+    publish(&database.pool, "1", 1).await;
+    let mut options = place.options();
+    options.delivery = Delivery::AtLeastOnce;
+    let relay = Running::start(options);
+    relay.says("kafka", "delivery = \"exactly-once\"").await;
+    assert!(place.reader().read_to_the_end().is_empty());
+    relay.stop().await;
+    let relay = place.start();
+    place.reader().until_distinct(1);
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
