@@ -51,7 +51,6 @@ type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 ///     .expect::<ReleaseStock>()
 ///     .expect_compensated(["reserve-stock"]);
 /// ```
-#[must_use]
 pub struct SagaTest<S> {
     saga: Saga<S>,
     shape: Shape,
@@ -70,6 +69,7 @@ struct Stage<S> {
 
 impl<S: SagaState> Saga<S> {
     /// Begins a run with this state, to be tested.
+    #[must_use]
     pub fn given(&self, state: S) -> SagaTest<S> {
         let shape = self.shape();
         let instance = Instance { id: uuid::Uuid::now_v7(), key: "test".into(), state, progress: shape.plan(), correlation_id: None };
