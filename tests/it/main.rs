@@ -8,6 +8,7 @@ mod outbox;
 mod publish_example;
 mod quickstart_example;
 mod relay;
+mod saga;
 mod services;
 mod subscriber;
 mod testing;

@@ -1,4 +1,4 @@
-//! The checkout, step by step, and back where a step is refused. It sends commands and waits for replies; where each order stands is in its row.
+//! The checkout: a saga over three other services. Forward step by step; where a step is refused, back through those that are done.
 //!
 //! ```text
 //! reserve stock ─▶ take payment ─▶ ship ─▶ completed
@@ -6,9 +6,13 @@
 //!      ▼                ▼              ▼
 //!  cancelled ◀── release stock ◀── refund payment
 //! ```
+//!
+//! Where each order stands is in the order service's own database: whatever is killed, the saga goes on from there. A service that is away is
+//! waited for, since no step has a timeout; the customer's order is no less placed.
 
-use sqlx::Row as _;
-use tidings::subscriber::{Event, HandlerError, HasInbox, NoState, Subscriber, Tx};
+use serde::{Deserialize, Serialize};
+use tidings::saga::Saga;
+use tidings::subscriber::{HandlerError, Tx};
 use uuid::Uuid;
 
 use crate::events::{
@@ -16,54 +20,61 @@ use crate::events::{
     ShipOrder, ShippingRefused, StockRefused, StockReserved, TakePayment,
 };
 
-/// The handlers of one step each. What a handler returns is published by its transaction.
-pub(super) fn steer(subscriber: Subscriber<(), NoState, HasInbox>) -> Subscriber<(), NoState, HasInbox> {
-    subscriber.on(reserve_stock).on(take_payment).on(ship).on(complete).on(no_stock).on(no_payment).on(no_shipping)
+/// What the saga carries from step to step.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Checkout {
+    order: OrderPlaced,
+    /// Why it goes back.
+    refused: Option<String>,
 }
 
-async fn reserve_stock(Event(order): Event<OrderPlaced>) -> Result<ReserveStock, HandlerError> {
-    Ok(ReserveStock { order_id: order.order_id, article: order.article, quantity: order.quantity })
+pub(super) fn checkout() -> Saga<Checkout> {
+    Saga::new("checkout")
+        .starts_on::<OrderPlaced>(|order| Checkout { order, refused: None })
+        .key(|s| s.order.order_id.to_string())
+        // Nothing to do, but to undo: what is compensated last.
+        .step("accept")
+        .compensate_local(cancel)
+        .step("reserve-stock")
+        .command(|s| ReserveStock { order_id: s.id(), article: s.order.article.clone(), quantity: s.order.quantity })
+        .on::<StockReserved>(|_, _| ())
+        .fails_on::<StockRefused>(|s, refusal| s.refuse(refusal.reason))
+        .compensate(|s| ReleaseStock { order_id: s.id() })
+        .step("take-payment")
+        .command(|s| TakePayment { order_id: s.id(), customer: s.order.customer.clone(), cents: s.order.cents })
+        .on::<PaymentTaken>(|_, _| ())
+        .fails_on::<PaymentRefused>(|s, refusal| s.refuse(refusal.reason))
+        .compensate(|s| RefundPayment { order_id: s.id() })
+        .step("ship")
+        .command(|s| ShipOrder { order_id: s.id(), country: s.order.country.clone() })
+        .on::<OrderShipped>(|_, _| ())
+        .fails_on::<ShippingRefused>(|s, refusal| s.refuse(refusal.reason))
+        .pivot() // what is sent does not come back: from here on only forward
+        .step("complete")
+        .local(complete)
 }
 
-async fn take_payment(Event(StockReserved { order_id }): Event<StockReserved>, mut tx: Tx) -> Result<TakePayment, HandlerError> {
-    let order = sqlx::query("select customer, cents from orders where id = $1").bind(order_id).fetch_one(&mut *tx).await?;
-    Ok(TakePayment { order_id, customer: order.try_get("customer")?, cents: order.try_get("cents")? })
+impl Checkout {
+    fn id(&self) -> Uuid {
+        self.order.order_id
+    }
+
+    fn refuse(&mut self, reason: String) -> String {
+        self.refused = Some(reason.clone());
+        reason
+    }
 }
 
-async fn ship(Event(PaymentTaken { order_id }): Event<PaymentTaken>, mut tx: Tx) -> Result<ShipOrder, HandlerError> {
-    let country = sqlx::query_scalar("select country from orders where id = $1").bind(order_id).fetch_one(&mut *tx).await?;
-    Ok(ShipOrder { order_id, country })
+async fn complete(state: Checkout, mut tx: Tx) -> Result<Checkout, HandlerError> {
+    sqlx::query("update orders set status = 'completed' where id = $1").bind(state.id()).execute(&mut *tx).await?;
+    tx.publish(&OrderCompleted { order_id: state.id(), customer: state.order.customer.clone() }).await?;
+    Ok(state)
 }
 
-async fn complete(Event(OrderShipped { order_id }): Event<OrderShipped>, mut tx: Tx) -> Result<OrderCompleted, HandlerError> {
-    let customer = end(&mut tx, order_id, "completed", None).await?;
-    Ok(OrderCompleted { order_id, customer })
-}
-
-async fn no_stock(Event(refused): Event<StockRefused>, mut tx: Tx) -> Result<OrderCancelled, HandlerError> {
-    cancel(&mut tx, refused.order_id, refused.reason).await
-}
-
-async fn no_payment(Event(refused): Event<PaymentRefused>, mut tx: Tx) -> Result<(ReleaseStock, OrderCancelled), HandlerError> {
-    let order_id = refused.order_id;
-    Ok((ReleaseStock { order_id }, cancel(&mut tx, order_id, refused.reason).await?))
-}
-
-async fn no_shipping(
-    Event(refused): Event<ShippingRefused>,
-    mut tx: Tx,
-) -> Result<(RefundPayment, ReleaseStock, OrderCancelled), HandlerError> {
-    let order_id = refused.order_id;
-    Ok((RefundPayment { order_id }, ReleaseStock { order_id }, cancel(&mut tx, order_id, refused.reason).await?))
-}
-
-async fn cancel(tx: &mut Tx, order_id: Uuid, reason: String) -> Result<OrderCancelled, HandlerError> {
-    let customer = end(tx, order_id, "cancelled", Some(&reason)).await?;
-    Ok(OrderCancelled { order_id, customer, reason })
-}
-
-/// Writes down how the order ended; its customer.
-async fn end(tx: &mut Tx, order_id: Uuid, status: &str, reason: Option<&str>) -> Result<String, HandlerError> {
-    let sql = "update orders set status = $2, reason = $3 where id = $1 and status = 'placed' returning customer";
-    Ok(sqlx::query_scalar(sql).bind(order_id).bind(status).bind(reason).fetch_one(&mut **tx).await?)
+async fn cancel(state: Checkout, mut tx: Tx) -> Result<Checkout, HandlerError> {
+    let reason = state.refused.clone().unwrap_or_else(|| "it was aborted".into());
+    let cancel = "update orders set status = 'cancelled', reason = $2 where id = $1";
+    sqlx::query(cancel).bind(state.id()).bind(&reason).execute(&mut *tx).await?;
+    tx.publish(&OrderCancelled { order_id: state.id(), customer: state.order.customer.clone(), reason }).await?;
+    Ok(state)
 }
