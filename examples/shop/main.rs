@@ -55,6 +55,6 @@ async fn run(plan: plan::Plan) -> Result<(), Failure> {
         None => Ok(tokio::signal::ctrl_c().await?),
     };
     processes.stop();
-    servers.clear().await?;
+    let _ = servers.clear().await; // after Ctrl-C they may be gone already
     outcome
 }

@@ -10,5 +10,6 @@ mod quickstart_example;
 mod relay;
 mod saga;
 mod services;
+mod shop_example;
 mod subscriber;
 mod testing;
