@@ -30,7 +30,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
 
     assert_eq!(migrations.run(&database.pool).await.expect("the first run"), steps);
-    let expected = ["_tidings_migrations", "detour", "inbox", "outbox", "parked", "relay", "relay_topic", "retention"];
+    let expected = ["_tidings_migrations", "detour", "inbox", "outbox", "parked", "relay", "relay_topic", "retention", "saga", "saga_lock"];
     assert_eq!(tables(&database.pool, "tidings").await, expected);
     assert_eq!(migrations.pending(&database.pool).await.expect("a migrated database can be asked"), []);
     assert_eq!(migrations.run(&database.pool).await.expect("the second run"), []);
@@ -41,7 +41,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
 async fn a_schema_of_another_name_holds_everything() {
     let database = database().await;
     Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 8);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 10);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
