@@ -39,8 +39,9 @@ impl<S: SagaState> Engine<S> {
         let store = world.store.clone();
         if let Some(id) = id
             && let Some(stored) = store.lock(world.tx()?, &self.saga.name, id).await?
+            && self.reply(stored, meta, &mut world).await?
         {
-            return self.reply(stored, meta, &mut world).await;
+            return Ok(());
         }
         let start = self.saga.starts.iter().find(|start| start.kind.types.contains(&meta.event_type()));
         let Some(start) = start else { return Ok(()) };
@@ -55,7 +56,8 @@ impl<S: SagaState> Engine<S> {
         Instance { id: Uuid::now_v7(), key, state, progress: self.shape.plan(), correlation_id }
     }
 
-    async fn reply(&self, stored: Stored, meta: &Meta, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
+    /// A reply comes; false if the saga does not wait for it.
+    async fn reply(&self, stored: Stored, meta: &Meta, world: &mut InTransaction<'_, S>) -> Result<bool, HandlerError> {
         if stored.version.cast_unsigned() > self.saga.version {
             return Err(HandlerError::snooze(NEWER_PAUSE, format!("saga {} was written by newer code", stored.id)));
         }
@@ -65,12 +67,12 @@ impl<S: SagaState> Engine<S> {
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
         if !self.shape.awaits(&stored.progress, meta.event_type(), cause) {
             tracing::debug!(saga = self.saga.name, id = %stored.id, event_type = meta.event_type(), "a late or repeated reply is left out");
-            return Ok(());
+            return Ok(false);
         }
         let (now, mut instance) = (stored.now, stored.instance(&self.saga)?);
         let input = self.saga.take(&mut instance, meta)?;
         self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
-        self.keep(&instance, world).await
+        self.keep(&instance, world).await.map(|()| true)
     }
 
     async fn start(&self, mut instance: Instance<S>, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {

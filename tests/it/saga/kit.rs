@@ -47,7 +47,7 @@ fn a_local_step_has_a_stand_in() {
     };
     paid(place_order().given(order()).local("confirm", |state| Ok(PlaceOrder { order: 8, ..state }))).expect_completed();
     let failing = place_order().given(order()).local("confirm", |_| Err("closed".into()));
-    let run = paid(failing).advance(Duration::from_secs(60)).expect::<ReturnPayment>();
+    let run = paid(failing).advance(Duration::from_secs(15)).expect::<ReturnPayment>();
     assert_eq!(run.status(), SagaStatus::Compensating);
 }
 

@@ -168,3 +168,38 @@ async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
     assert_eq!((run.undone, run.error.as_deref()), (vec!["reserve".to_owned()], Some("reserve: the saga had not come this far within 1s")));
     shop.close().await;
 }
+
+#[tokio::test]
+async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_change_nothing() {
+    for seed in 0..5 {
+        let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
+        sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
+        bus.add(bus.subscriber::<()>("orders").saga(place_order()).inbox(database.pool.clone())).await;
+        bus.add(bus.subscriber("inventory").on(super::shop::reserve).on(super::shop::release).inbox(database.pool.clone())).await;
+        bus.add(bus.subscriber("payments").on(super::shop::pay).on(super::shop::give_back).inbox(database.pool.clone())).await;
+        bus.deliver_twice().deliver_out_of_order(seed).crash_before_commit(25);
+        for order in [10, 11, 12, 18, 20, 28] {
+            bus.publish(&OrderPlaced { order });
+        }
+        bus.settle().await;
+        let found: Vec<(String, i64)> = sqlx::query_as(
+            "select status || coalesce(': ' || error, ''), count(*) from tidings.saga group by 1
+             union all select what, count(*) from effect group by 1 order by 1",
+        )
+        .fetch_all(&database.pool)
+        .await
+        .expect("read");
+        let expected = [
+            ("compensated: confirm: not on a Sunday", 2),
+            ("compensated: pay: no money", 1),
+            ("compensated: reserve: sold out", 1),
+            ("completed", 2),
+            ("confirmed", 2),
+            ("paid", 4),
+            ("released", 3),
+            ("reserved", 5),
+            ("returned", 2),
+        ];
+        assert_eq!(found, expected.map(|(what, count)| (what.to_owned(), count)), "seed {seed}");
+    }
+}

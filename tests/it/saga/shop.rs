@@ -80,10 +80,10 @@ async fn effect(tx: &mut Tx, order: i64, what: &str) -> Result<(), HandlerError>
     Ok(())
 }
 
-type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
+pub(super) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
 /// Orders that end in 1 are sold out.
-async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Answer<StockReserved, StockRefused> {
+pub(super) async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Answer<StockReserved, StockRefused> {
     let order = command.order;
     if order % 10 == 1 {
         return Ok((None, Some(StockRefused { order })));
@@ -92,12 +92,12 @@ async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Answer<Stoc
     Ok((Some(StockReserved { order }), None))
 }
 
-async fn release(Event(command): Event<ReleaseStock>, mut tx: Tx) -> Result<(), HandlerError> {
+pub(super) async fn release(Event(command): Event<ReleaseStock>, mut tx: Tx) -> Result<(), HandlerError> {
     effect(&mut tx, command.order, "released").await
 }
 
 /// Orders that end in 2 are refused, and in 3 not answered.
-async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Answer<PaymentTaken, PaymentRefused> {
+pub(super) async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Answer<PaymentTaken, PaymentRefused> {
     let order = command.order;
     match order % 10 {
         2 => return Ok((None, Some(PaymentRefused { order }))),
@@ -108,7 +108,7 @@ async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Answer<PaymentTa
 }
 
 /// Orders that end in 9 are not returned.
-async fn give_back(Event(command): Event<ReturnPayment>, mut tx: Tx) -> Answer<PaymentReturned, PaymentKept> {
+pub(super) async fn give_back(Event(command): Event<ReturnPayment>, mut tx: Tx) -> Answer<PaymentReturned, PaymentKept> {
     let order = command.order;
     if order % 10 == 9 {
         return Ok((None, Some(PaymentKept { order })));
