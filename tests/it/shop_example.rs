@@ -120,6 +120,9 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         let second = shop.place();
         let part = shop.json(&format!("/api/orders/{second}"));
         assert_eq!((&part["missing"], &part["order"]["status"]), (&serde_json::json!(["payment"]), &"placed".into()), "{part}");
+        shop.until("its saga waits for the payment", || {
+            shop.json(&format!("/api/orders/{second}"))["order"]["checkout"]["step"] == "take-payment"
+        });
         shop.until("the circuit opens", || {
             let (status, said) = shop.ask("GET", &format!("/api/payments/{second}"), "");
             assert!(status == 503 || said.contains("circuit"), "{status} {said}");

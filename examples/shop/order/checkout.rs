@@ -28,8 +28,11 @@ pub(super) struct Checkout {
     refused: Option<String>,
 }
 
+/// Stored with each run.
+pub(super) const NAME: &str = "checkout";
+
 pub(super) fn checkout() -> Saga<Checkout> {
-    Saga::new("checkout")
+    Saga::new(NAME)
         .starts_on::<OrderPlaced>(|order| Checkout { order, refused: None })
         .key(|s| s.order.order_id.to_string())
         // Nothing to do, but to undo: what is compensated last.

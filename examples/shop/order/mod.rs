@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use tidings::Outbox;
+use tidings::saga::{SagaRun, Sagas};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -58,12 +59,25 @@ async fn place(State(pool): State<PgPool>, Json(new): Json<NewOrder>) -> Result<
 const AS_JSON: &str = "select to_jsonb(o) from orders o";
 
 async fn show(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Value>, (StatusCode, String)> {
-    let order = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{AS_JSON} where id = $1"))).bind(id).fetch_optional(&pool).await;
-    order.map_err(internal)?.map(Json).ok_or((StatusCode::NOT_FOUND, "no such order".into()))
+    let sql = format!("{AS_JSON} where id = $1");
+    let order: Option<Value> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).fetch_optional(&pool).await.map_err(internal)?;
+    let mut order = order.ok_or((StatusCode::NOT_FOUND, "no such order".into()))?;
+    let saga = Sagas::new(pool).find(checkout::NAME, &id.to_string()).await.map_err(internal)?;
+    order["checkout"] = json!(saga.as_ref().map(progress));
+    Ok(Json(order))
 }
 
+/// The latest orders, and how far each is.
 async fn newest(State(pool): State<PgPool>) -> Result<Json<Value>, (StatusCode, String)> {
     let sql = format!("{AS_JSON} order by placed_at desc limit 15");
-    let orders: Vec<Value> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&pool).await.map_err(internal)?;
+    let mut orders: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&pool).await.map_err(internal)?;
+    let sagas = Sagas::new(pool).list(Some(checkout::NAME), &[], 30).await.map_err(internal)?;
+    for order in &mut orders {
+        order["checkout"] = json!(sagas.iter().find(|saga| order["id"] == saga.key.as_str()).map(progress));
+    }
     Ok(Json(json!(orders)))
+}
+
+fn progress(saga: &SagaRun) -> Value {
+    json!({ "status": saga.status, "step": saga.step, "done": saga.done, "undone": saga.undone, "ahead": saga.ahead })
 }
