@@ -91,7 +91,7 @@
 //! | `health` | `health` | Rust |
 //! | `metrics` | metrics of `resilience` for `prometheus-client` | Rust |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
-//! | `subscriber` | `subscriber`, `testing`, with `outbox` and `kafka` | the same |
+//! | `subscriber` | `subscriber`, `saga`, `testing`, with `outbox` and `kafka` | the same |
 //! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |
 //! | `kafka-tls` (default) | TLS and SASL/SCRAM to Kafka | OpenSSL's headers and pkg-config |
 //! | `kafka-tls-vendored` | the same, OpenSSL built from source | Perl and make |
@@ -106,10 +106,11 @@
 //! 4. `kafka`: the only part that names librdkafka: settings, producer, envelopes, topics.
 //! 5. `relay`: from the log to the topic.
 //! 6. `subscriber`: from the topic to handlers, and their effect.
-//! 7. `testing`: subscribers without Kafka.
-//! 8. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
-//! 9. `health`: is a service alive, is it ready; named checks, over HTTP.
-//! 10. `admin`: a relay's health and metrics over HTTP.
+//! 7. `saga`: steps over several services, and how they are undone.
+//! 8. `testing`: subscribers and sagas without Kafka.
+//! 9. `resilience`: retry, circuit breaker, bulkhead and timeout around calls that can fail.
+//! 10. `health`: is a service alive, is it ready; named checks, over HTTP.
+//! 11. `admin`: a relay's health and metrics over HTTP.
 //!
 //! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
@@ -131,6 +132,8 @@ pub mod postgres;
 pub mod relay;
 #[cfg(feature = "resilience")]
 pub mod resilience;
+#[cfg(feature = "subscriber")]
+pub mod saga;
 #[cfg(feature = "subscriber")]
 pub mod subscriber;
 #[cfg(feature = "subscriber")]

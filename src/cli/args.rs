@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand,
 use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
 use super::dead_letters::DeadLettersCommand;
 use super::parked::ParkedCommand;
+use super::sagas::SagasCommand;
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -38,6 +39,9 @@ pub(super) enum Command {
     /// List, retry or give up events that cannot be delivered, and what waits behind them
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// List, show, retry or abort sagas
+    #[command(subcommand)]
+    Sagas(SagasCommand),
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! The binary `tidings`: a configuration, and a command that uses it.
 //!
-//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`, `parked`, `dead-letters`
+//! `args` (what was typed) → `config` (what holds, and where it comes from) → one of `migrate`, `relay`, `check`, `status`, `parked`, `dead-letters`, `sagas`
 //! → `exit` (the code a script reads). Results go to stdout, everything else to stderr.
 
 mod args;
@@ -13,6 +13,7 @@ mod logging;
 mod migrate;
 mod parked;
 mod relay;
+mod sagas;
 mod status;
 mod table;
 mod topics;
@@ -40,7 +41,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Relay(ref args) => Needs { database: true, brokers: args.needs_brokers() },
         Command::Check(_) | Command::Topics(_) => Needs { database: true, brokers: true },
         Command::DeadLetters(_) => Needs { database: false, brokers: true },
-        Command::Migrate(_) | Command::Status(_) | Command::Parked(_) => Needs { database: true, brokers: false },
+        Command::Migrate(_) | Command::Status(_) | Command::Parked(_) | Command::Sagas(_) => Needs { database: true, brokers: false },
     };
     // A name or value that is not UTF-8 cannot be one of ours.
     let environment: Vec<_> =
@@ -64,5 +65,6 @@ async fn dispatch(command: &Command, config: &Config) -> Result<ExitCode, Failur
         Command::Status(args) => status::run(config, args.json).await,
         Command::DeadLetters(command) => dead_letters::run(config, command).await,
         Command::Parked(command) => parked::run(config, command).await,
+        Command::Sagas(command) => sagas::run(config, command).await,
     }
 }

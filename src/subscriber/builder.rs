@@ -1,16 +1,20 @@
 //! A subscriber as its service puts it together.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
 use super::clock::Clock;
 use super::handler::{
-    BoundHandler, ErasedHandler, Handler, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, StateReady, erase,
+    BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, Plain,
+    StateReady, erase,
 };
 use super::options::Options;
 use super::router::{Core, Handled, HandlerService, Route, Router};
@@ -18,8 +22,11 @@ use super::run::{Plan, RunError};
 use super::statistics::Statistics;
 use super::{Bus, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry};
 use crate::event::{DomainEvent, check_topic_name};
+use crate::postgres::SchemaName;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// What runs beside a subscriber, on the database of its inbox, until it is told to stop.
+pub(super) type Beside = Box<dyn FnOnce(PgPool, SchemaName, CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
 
 /// A subscriber that does not run yet, from [`Bus::subscriber`].
@@ -36,6 +43,8 @@ pub(super) struct Parts<S> {
     pub(super) bus: Bus,
     pub(super) name: String,
     handlers: Vec<Registered<S>>,
+    beside: Vec<Beside>,
+    faults: Vec<String>,
     state: Option<S>,
     inbox: Option<Inbox>,
     topics: HashMap<&'static str, Vec<String>>,
@@ -62,6 +71,8 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
             bus,
             name,
             handlers: Vec::new(),
+            beside: Vec::new(),
+            faults: Vec::new(),
             state: None,
             inbox: None,
             topics: HashMap::new(),
@@ -93,6 +104,39 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             handler: erase::<H, Args, S>(handler),
         });
         self.with_type()
+    }
+
+    /// Adds one function for events of several aggregates and types; it publishes by its transaction.
+    pub(crate) fn on_each<F, Fut>(
+        mut self,
+        kinds: impl IntoIterator<Item = (&'static str, &'static [&'static str])>,
+        handle: F,
+    ) -> Subscriber<S, G, I::WhenNeeded>
+    where
+        F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        let handle = Arc::new(handle);
+        let registered =
+            |(aggregate, types)| Registered { aggregate, types, batch: false, handler: Box::new(Plain(handle.clone())) as Box<_> };
+        self.parts.handlers.extend(kinds.into_iter().map(registered));
+        self.with_type()
+    }
+
+    /// Runs this beside the subscriber.
+    pub(crate) fn beside<F, Fut>(mut self, task: F) -> Self
+    where
+        F: FnOnce(PgPool, SchemaName, CancellationToken) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.parts.beside.push(Box::new(move |pool, schema, stop| Box::pin(task(pool, schema, stop))));
+        self
+    }
+
+    /// Adds what is wrong with what was given.
+    pub(crate) fn faulty(mut self, faults: Vec<String>) -> Self {
+        self.parts.faults.extend(faults);
+        self
     }
 
     /// Remembers handled events in this database, by the transaction that handlers get as [`Tx`](super::Tx): their effect happens once. Takes a `PgPool`, or an [`Inbox`] with
@@ -254,8 +298,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     where
         G: StateReady<S>,
     {
-        let Parts { name, handlers, state, inbox, layers, options, .. } = self.parts;
-        let mut faults = Vec::new();
+        let Parts { name, handlers, beside, mut faults, state, inbox, layers, options, .. } = self.parts;
         faults.extend(check_topic_name(&name).err().map(|error| format!("the subscriber's name becomes part of topic names: {error}")));
         faults.extend(inbox.as_ref().and_then(Inbox::fault));
         if handlers.is_empty() {
@@ -292,6 +335,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             broker_side: self.parts.broker_side,
             from_end: self.parts.from_end,
             statistics: self.parts.statistics,
+            beside,
             clock: Clock::Real,
             letterbox: None,
         })

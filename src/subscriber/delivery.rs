@@ -85,7 +85,7 @@ impl Delivery {
     }
 
     /// The transaction, lent to one argument.
-    pub(super) fn transaction(&self) -> Result<Tx, HandlerError> {
+    pub(crate) fn transaction(&self) -> Result<Tx, HandlerError> {
         let slot = self.slot.as_ref().ok_or_else(|| HandlerError::dead_letter("the subscriber has no inbox, so there is no `Tx`"))?;
         slot.lend(self.meta())
     }

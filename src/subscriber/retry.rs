@@ -53,7 +53,7 @@ impl Retry {
     }
 
     /// The pause after this many failures, however many are allowed.
-    pub(super) fn pause(&self, failed: u32, chance: f64) -> Duration {
+    pub(crate) fn pause(&self, failed: u32, chance: f64) -> Duration {
         let doubled = self.pauses.start.saturating_mul(2u32.saturating_pow(failed.saturating_sub(1)));
         doubled.min(self.pauses.end.max(self.pauses.start)).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 3.0)
     }

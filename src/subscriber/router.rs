@@ -126,7 +126,7 @@ impl Core {
             Remembered::Duplicate => return Ok(Handled::Duplicate),
             Remembered::New(transaction, new) => (transaction, new),
         };
-        let slot = TxSlot::new(transaction, inbox.outbox.clone());
+        let slot = TxSlot::new(transaction, inbox.outbox.clone(), inbox.schema.clone());
         let published = match self.each(delivery.within(slot.clone(), new)).await {
             Ok(published) => published,
             Err(error) => {

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Runner;
+use super::builder::Beside;
 use super::clock::Clock;
 use super::dead_letters::Letterbox;
 use super::detour::Detour;
@@ -63,6 +64,8 @@ pub(crate) struct Plan {
     pub(super) broker_side: bool,
     pub(super) from_end: bool,
     pub(super) statistics: Statistics,
+    /// What runs beside it.
+    pub(super) beside: Vec<Beside>,
     pub(super) clock: Clock,
     /// Who takes letters, if not Kafka.
     pub(super) letterbox: Option<Box<dyn Letterbox>>,
@@ -94,19 +97,35 @@ impl Plan {
         let member = Member::join(self.bus.settings(), &membership, &names).map_err(RunError::Kafka)?;
         let retention = self.core.inbox.clone().map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
         let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
-        let topics = std::mem::take(&mut self.topics);
+        let beside = self.start_beside(&stop);
+        let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let owner =
             Owner { member, runner: Arc::new(self.into_runner()), detour, topics, runtime: Handle::current(), partitions: HashMap::new() };
         let (ended, end) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn(move || {
-            let _ = ended.send(owner.run(&stop));
+        let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
+            let stop = stop.clone();
+            move || {
+                let _ = ended.send(owner.run(&stop));
+            }
         });
         thread.map_err(|error| RunError::Kafka(format!("no thread: {error}")))?;
         let result = end.await.unwrap_or_else(|_| Err("its thread panicked".into()));
         if let Some(retention) = retention {
             retention.abort();
         }
+        stop.cancel();
+        for mut task in beside {
+            if tokio::time::timeout(drain, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
         result.map_err(RunError::Kafka)
+    }
+
+    fn start_beside(&mut self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let Some(inbox) = &self.core.inbox else { return Vec::new() };
+        let start = |task: Beside| tokio::spawn(task(inbox.pool.clone(), inbox.schema.clone(), stop.clone()));
+        std::mem::take(&mut self.beside).into_iter().map(start).collect()
     }
 
     /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers.

@@ -272,8 +272,12 @@ impl TestBus {
 ///
 /// If the event cannot be encoded.
 pub fn meta<E: DomainEvent>(event: &E) -> Meta {
+    meta_of(&Envelope::of(event).unwrap_or_else(|error| panic!("{error}")))
+}
+
+pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
     let mut bus = TestBus::new();
-    bus.publish(event);
+    bus.publish_envelope(envelope);
     let record = bus.pending.pop_back().expect("it was just published");
     Meta::of_record(record).unwrap_or_else(|malformed| panic!("{malformed}"))
 }

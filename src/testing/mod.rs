@@ -31,9 +31,14 @@
 //!
 //! A handler is a function, so a test may also just call it: [`meta`] makes its `Meta`, [`Tx::begin`](crate::subscriber::Tx::begin) its transaction.
 //!
+//! A saga is tested by itself, step by step and with a time of its own: [`Saga::given`](crate::saga::Saga::given).
+//!
 //! What it does not do: partitions, rebalances, commits of offsets. An event that is parked waits in memory. `Tx` needs `.inbox(pool)` with a real database, whose outbox the bus reads in
-//! place of a relay.
+//! place of a relay. The timeouts of a saga that is run here do not pass.
 
 mod bus;
+mod saga;
 
+pub(crate) use bus::meta_of;
 pub use bus::{TestBus, meta};
+pub use saga::SagaTest;

@@ -8,6 +8,8 @@ mod outbox;
 mod publish_example;
 mod quickstart_example;
 mod relay;
+mod saga;
 mod services;
+mod shop_example;
 mod subscriber;
 mod testing;

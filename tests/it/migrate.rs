@@ -25,12 +25,24 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let steps = migrations.pending(&database.pool).await.expect("an empty database can be asked");
     assert_eq!(
         steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation", "21 scheduled"]
+        ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation", "20 sagas", "21 scheduled"]
     );
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
 
     assert_eq!(migrations.run(&database.pool).await.expect("the first run"), steps);
-    let expected = ["_tidings_migrations", "detour", "inbox", "outbox", "parked", "relay", "relay_topic", "retention", "scheduled"];
+    let expected = [
+        "_tidings_migrations",
+        "detour",
+        "inbox",
+        "outbox",
+        "parked",
+        "relay",
+        "relay_topic",
+        "retention",
+        "saga",
+        "saga_lock",
+        "scheduled",
+    ];
     assert_eq!(tables(&database.pool, "tidings").await, expected);
     assert_eq!(migrations.pending(&database.pool).await.expect("a migrated database can be asked"), []);
     assert_eq!(migrations.run(&database.pool).await.expect("the second run"), []);
@@ -41,7 +53,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
 async fn a_schema_of_another_name_holds_everything() {
     let database = database().await;
     Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 9);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 11);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
@@ -86,7 +98,11 @@ async fn many_processes_migrating_at_once_migrate_once() {
     for run in runs.collect::<Vec<_>>() {
         applied.extend(run.await.expect("the task ends").expect("each run succeeds"));
     }
-    assert_eq!(applied.iter().map(|step| step.version).collect::<Vec<_>>(), [1, 2, 3, 10, 11, 21], "one run did all, the others nothing");
+    assert_eq!(
+        applied.iter().map(|step| step.version).collect::<Vec<_>>(),
+        [1, 2, 3, 10, 11, 20, 21],
+        "one run did all, the others nothing"
+    );
 }
 
 #[tokio::test]
@@ -160,11 +176,12 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0003_inbox.sql"),
         include_str!("../../migrations/0010_parked.sql"),
         include_str!("../../migrations/0011_operation.sql"),
+        include_str!("../../migrations/0020_sagas.sql"),
         include_str!("../../migrations/0021_scheduled.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;
-    assert_eq!(Migrations::new().run(&database.pool).await.expect("the tables fit").len(), 6);
+    assert_eq!(Migrations::new().run(&database.pool).await.expect("the tables fit").len(), 7);
     let rows: i64 = sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(&database.pool).await.expect("the row is there");
     assert_eq!(rows, 1);
 }

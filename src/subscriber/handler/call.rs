@@ -86,6 +86,21 @@ pub(in crate::subscriber) trait BoundHandler: Send + Sync {
 
 struct Erased<H, Args>(H, PhantomData<fn() -> Args>);
 
+/// A function of deliveries that publishes by itself.
+pub(in crate::subscriber) struct Plain<F>(pub(in crate::subscriber) F);
+
+impl<F, Fut, S> ErasedHandler<S> for Plain<Arc<F>>
+where
+    F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    S: Send + Sync + 'static,
+{
+    fn call(&self, delivery: Delivery, _: Arc<S>) -> Called {
+        let called = (self.0)(delivery);
+        Box::pin(async move { called.await.map(|()| Vec::new()) })
+    }
+}
+
 /// Forgets a handler's arguments.
 pub(in crate::subscriber) fn erase<H, Args, S>(handler: H) -> Box<dyn ErasedHandler<S>>
 where

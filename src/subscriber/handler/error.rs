@@ -103,7 +103,7 @@ impl HandlerError {
     }
 
     /// The error and its causes in one line.
-    pub(in crate::subscriber) fn chain(&self) -> String {
+    pub(crate) fn chain(&self) -> String {
         let mut text = self.source.to_string();
         let mut cause = self.source.source();
         while let Some(error) = cause {

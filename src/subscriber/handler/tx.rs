@@ -8,6 +8,7 @@ use sqlx::{PgConnection, PgTransaction};
 use super::{HandlerError, Meta};
 use crate::event::{DomainEvent, Envelope, EventId};
 use crate::outbox::{Outbox, PublishError};
+use crate::postgres::SchemaName;
 
 /// The Postgres transaction that also holds the event's inbox row: what the handler does by it happens once.
 ///
@@ -38,11 +39,24 @@ pub struct Tx {
 pub(in crate::subscriber) struct TxSlot {
     transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
     pub(in crate::subscriber) outbox: Outbox,
+    schema: SchemaName,
+}
+
+/// What a transaction can be taken back by, once whoever it was lent to is done with it.
+#[derive(Debug)]
+pub(crate) struct Lent(TxSlot, Option<Meta>);
+
+impl Lent {
+    /// The transaction; none if it was kept.
+    pub(crate) fn take(self) -> Option<Tx> {
+        let transaction = self.0.take()?;
+        Some(Tx { transaction: Some(transaction), slot: self.0, meta: self.1 })
+    }
 }
 
 impl TxSlot {
-    pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox) -> Self {
-        Self { transaction: Arc::new(Mutex::new(Some(transaction))), outbox }
+    pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
+        Self { transaction: Arc::new(Mutex::new(Some(transaction))), outbox, schema }
     }
 
     /// Lends the transaction to a handler.
@@ -65,8 +79,35 @@ impl Tx {
     ///
     /// Why there is no transaction.
     pub async fn begin(pool: &sqlx::PgPool) -> Result<Self, sqlx::Error> {
-        let slot = TxSlot { transaction: Arc::default(), outbox: Outbox::new() };
+        let slot = TxSlot { transaction: Arc::default(), outbox: Outbox::new(), schema: SchemaName::default() };
         Ok(Self { transaction: Some(pool.begin().await?), slot, meta: None })
+    }
+
+    /// A transaction that belongs to no delivery.
+    pub(crate) fn of(transaction: PgTransaction<'static>, schema: &SchemaName) -> Self {
+        let slot = TxSlot { transaction: Arc::default(), outbox: Outbox::new().schema(schema.as_str()), schema: schema.clone() };
+        Self { transaction: Some(transaction), slot, meta: None }
+    }
+
+    /// To be kept while this is given to somebody else.
+    pub(crate) fn lent_again(&self) -> Lent {
+        Lent(self.slot.clone(), self.meta.clone())
+    }
+
+    /// The transaction itself.
+    pub(crate) fn into_inner(mut self) -> Option<PgTransaction<'static>> {
+        self.transaction.take()
+    }
+
+    /// The schema of inbox and outbox.
+    pub(crate) fn schema(&self) -> &SchemaName {
+        &self.slot.schema
+    }
+
+    /// Publishes an envelope as it is.
+    pub(crate) async fn publish_as_it_is(&mut self, envelope: &Envelope) -> Result<EventId, PublishError> {
+        let outbox = self.slot.outbox.clone();
+        outbox.publish_envelope(self, envelope).await
     }
 
     /// Publishes an event by this transaction, caused by the one that is handled. The same as returning it, where the order of several matters or ids are needed.

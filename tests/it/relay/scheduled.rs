@@ -29,12 +29,12 @@ async fn scheduled(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from tidings.scheduled").fetch_one(pool).await.expect("asked")
 }
 
-/// Many events that are due now, numbered from `first` on, of a hundred aggregates, by one statement.
-async fn schedule_many(pool: &PgPool, first: i64, events: i64) {
+/// Many events that are due at one moment, numbered from `first` on, of a hundred aggregates, by one statement.
+async fn schedule_many(pool: &PgPool, first: i64, events: i64, delay: Duration) {
     let sql = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, due_at)
-               select 'account', (n % 100)::text, 'Moved', json_build_object('account', (n % 100)::text, 'version', n), now()
+               select 'account', (n % 100)::text, 'Moved', json_build_object('account', (n % 100)::text, 'version', n), now() + make_interval(secs => $3)
                from generate_series($1, $1 + $2 - 1) n order by n";
-    sqlx::query(sql).bind(first).bind(events).execute(pool).await.expect("scheduled");
+    sqlx::query(sql).bind(first).bind(events).bind(delay.as_secs_f64()).execute(pool).await.expect("scheduled");
 }
 
 /// Each of so many events is in the topic once, and those of one aggregate in their order.
@@ -123,7 +123,8 @@ async fn two_relays_of_one_database_move_each_event_once_and_in_order() {
         relay.says("stream", "streaming").await;
     }
     for round in 0..4 {
-        schedule_many(&database.pool, 1 + round * 2_000, 2_000).await;
+        // Both wake up for it at the same moment.
+        schedule_many(&database.pool, 1 + round * 2_000, 2_000, SOON).await;
         while scheduled(&database.pool).await > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -148,7 +149,7 @@ fn moved_by(relay: &Running) -> u64 {
 async fn a_death_after_a_batch_was_moved_and_kills_at_any_moment_lose_and_repeat_nothing() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    schedule_many(&database.pool, 1, 10_000).await;
+    schedule_many(&database.pool, 1, 10_000, Duration::ZERO).await;
     let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", "scheduled-moved:2")]);
     while !dying.has_died() {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -5,6 +5,6 @@ mod example;
 mod failures;
 mod foreign;
 mod members;
-mod place;
+pub(crate) mod place;
 mod publishing;
 mod redrive;

@@ -1,0 +1,44 @@
+//! What the services say to each other: the one thing they share. Here a module; elsewhere a crate, or schemas in a registry.
+//!
+//! The aggregate type is the topic. A service's commands are in one topic, so that those for one order keep their order.
+
+use serde::{Deserialize, Serialize};
+use tidings::DomainEvent;
+use uuid::Uuid;
+
+macro_rules! events {
+    ($($(#[$about:meta])* $topic:literal: $name:ident { $($field:ident: $type:ty),* };)*) => {
+        $(
+            $(#[$about])*
+            #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
+            #[event(aggregate = $topic, id = "order_id")]
+            pub(crate) struct $name { pub(crate) order_id: Uuid, $(pub(crate) $field: $type),* }
+        )*
+    };
+}
+
+/// Every topic.
+pub(crate) const TOPICS: [&str; 7] =
+    ["order", "inventory.commands", "inventory.events", "payment.commands", "payment.events", "shipping.commands", "shipping.events"];
+
+events! {
+    "order": OrderPlaced { customer: String, country: String, article: String, quantity: i32, cents: i64 };
+    "order": OrderCompleted { customer: String };
+    "order": OrderCancelled { customer: String, reason: String };
+
+    "inventory.commands": ReserveStock { article: String, quantity: i32 };
+    /// Undoes [`ReserveStock`].
+    "inventory.commands": ReleaseStock {};
+    "inventory.events": StockReserved {};
+    "inventory.events": StockRefused { reason: String };
+
+    "payment.commands": TakePayment { customer: String, cents: i64 };
+    /// Undoes [`TakePayment`].
+    "payment.commands": RefundPayment {};
+    "payment.events": PaymentTaken {};
+    "payment.events": PaymentRefused { reason: String };
+
+    "shipping.commands": ShipOrder { country: String };
+    "shipping.events": OrderShipped {};
+    "shipping.events": ShippingRefused { reason: String };
+}

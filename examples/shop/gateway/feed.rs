@@ -1,0 +1,52 @@
+//! The last events, for the page: a plain consumer of every topic.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::{Headers as _, Message as _};
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::events::TOPICS;
+
+/// So many are kept.
+const KEPT: usize = 60;
+
+/// The last events; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Feed(Arc<Mutex<VecDeque<Value>>>);
+
+impl Feed {
+    pub(super) fn start(brokers: String) -> Result<Self, Failure> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("group.id", "shop-page").set("enable.auto.commit", "false");
+        let consumer: StreamConsumer = config.create()?;
+        consumer.subscribe(&TOPICS)?;
+        let feed = Self(Arc::default());
+        tokio::spawn(feed.clone().follow(consumer));
+        Ok(feed)
+    }
+
+    /// The newest first.
+    pub(super) fn events(&self) -> Vec<Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    async fn follow(self, consumer: StreamConsumer) {
+        loop {
+            let Ok(message) = consumer.recv().await else { continue };
+            let headers = message.headers().map(|headers| headers.iter());
+            let named = headers.and_then(|mut headers| headers.find(|header| header.key == "ce_type"));
+            let event_type = named.and_then(|header| header.value).map(String::from_utf8_lossy);
+            let payload: Value = serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
+            let event = json!({ "topic": message.topic(), "type": event_type, "payload": payload });
+            let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            events.push_back(event);
+            if events.len() > KEPT {
+                events.pop_front();
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The gateway: the one address that customers know.
+//!
+//! ```text
+//! GET  /api/orders/{id}      three services at once, and what is missing by name      overview.rs
+//!      /api/orders/v2…       the new order service                                    ┐ the strangler fig: route by route
+//!      /api/orders…          the legacy system, for all that is not moved yet         ┘ until nothing is left behind it
+//!      /api/payments/…       the payment service; likewise /api/parcels/…
+//! GET  /                     a page to play with                                      page.rs, page.html
+//! ```
+//!
+//! Every call to a service goes through `upstream.rs`: retry, circuit breaker, bulkhead, timeout.
+
+mod feed;
+mod overview;
+mod page;
+mod upstream;
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+use tidings::health::{CircuitBreakerCheck, Health};
+
+use super::Failure;
+use super::processes::{NAMES, Processes};
+use super::servers::Servers;
+use upstream::{Ask, Upstream};
+
+/// What the routes share.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    upstreams: Arc<HashMap<&'static str, Upstream>>,
+    processes: Arc<Processes>,
+    feed: feed::Feed,
+}
+
+/// Where it listens.
+pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u16) -> Result<SocketAddr, Failure> {
+    let upstreams: HashMap<_, _> = NAMES.map(|name| (name, Upstream::new(name, processes.address(name)))).into();
+    let health = upstreams
+        .values()
+        .fold(Health::new(), |health, upstream| health.check(upstream.breaker().name(), CircuitBreakerCheck::new(upstream.breaker())));
+    let gateway = Gateway { upstreams: Arc::new(upstreams), processes, feed: feed::Feed::start(servers.brokers())? };
+    let routes = Router::new()
+        .route("/api/orders/v2", any(order))
+        .route("/api/orders/v2/{*rest}", any(order))
+        .route("/api/orders", any(legacy))
+        .route("/api/orders/{id}", get(overview::show))
+        .route("/api/orders/{id}/{*rest}", any(legacy))
+        .route("/api/payments/{*rest}", any(payment))
+        .route("/api/parcels/{*rest}", any(shipping))
+        .merge(page::routes())
+        .with_state(gateway)
+        .merge(health.router());
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    Ok(address)
+}
+
+async fn order(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
+    gateway.forward("order", method, uri.path().replacen("/api/orders/v2", "/orders", 1), body).await
+}
+
+async fn legacy(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
+    gateway.forward("legacy", method, uri.path().replacen("/api", "", 1), body).await
+}
+
+async fn payment(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
+    gateway.forward("payment", method, uri.path().replacen("/api", "", 1), body).await
+}
+
+async fn shipping(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
+    gateway.forward("shipping", method, uri.path().replacen("/api", "", 1), body).await
+}
+
+impl Gateway {
+    /// What the service says, or why it says nothing.
+    async fn forward(&self, service: &'static str, method: Method, path: String, body: Bytes) -> Response {
+        match self.upstreams[service].ask(Ask { method, path, body }).await {
+            Ok(answer) => answer.into_response(),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{service}: {error}")).into_response(),
+        }
+    }
+}
+
+/// A service's answer to what it did not expect.
+pub(crate) fn internal(error: impl Display) -> (StatusCode, String) {
+    (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}

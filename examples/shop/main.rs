@@ -1,0 +1,60 @@
+//! A small shop: five services, each with a database of its own, that talk by events only. What to look at is in `README.md` beside this file.
+//!
+//! ```sh
+//! cargo run --example shop                                    # everything, and a page to play with
+//! cargo run --example shop -- --orders 1000 --kill payment    # a script, and a verdict
+//! ```
+//!
+//! One program is all of it: it starts itself once more for each service, so that `kill -9` is real.
+
+mod events;
+mod gateway;
+mod inventory;
+mod legacy;
+mod notification;
+mod order;
+mod payment;
+mod plan;
+mod processes;
+mod script;
+mod servers;
+mod service;
+mod shipping;
+mod verdict;
+
+/// Whatever goes wrong.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("order") => order::main().await,
+        Some("payment") => payment::main().await,
+        Some("inventory") => inventory::main().await,
+        Some("shipping") => shipping::main().await,
+        Some("notification") => notification::main().await,
+        Some("legacy") => legacy::main().await,
+        _ => run(plan::Plan::parse(&arguments)?).await,
+    }
+}
+
+/// The servers, a process for each service, the gateway; then the script, or a person.
+async fn run(plan: plan::Plan) -> Result<(), Failure> {
+    let servers = servers::Servers::start().await?;
+    println!("{}", servers.describe());
+    let processes = std::sync::Arc::new(processes::Processes::start(&servers)?);
+    let gateway = gateway::start(&servers, processes.clone(), plan.port).await?;
+    println!("the shop is open: http://{gateway}");
+    let outcome = match plan.script {
+        Some(script) => script::play(&script, &servers, &processes, &format!("http://{gateway}")).await,
+        None => Ok(tokio::signal::ctrl_c().await?),
+    };
+    processes.stop();
+    let _ = servers.clear().await; // after Ctrl-C they may be gone already
+    outcome
+}

@@ -1,0 +1,222 @@
+//! `tidings sagas`: where each saga stands, and what is decided about it.
+//!
+//! These commands read and mark; the service that runs the saga acts, within a second, since it alone has the steps.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::config::Config;
+use super::database;
+use super::exit::{DONE, Failure};
+use super::table::{Align, aligned, time};
+use crate::saga::{Decision, SagaRun, SagaStatus, Sagas};
+
+/// How much of an error a list shows.
+const ERROR_CHARACTERS_MAX: usize = 80;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SagasCommand {
+    /// List sagas, the latest first; those that have not ended well unless told otherwise
+    List(ListArgs),
+    /// Show one saga with its steps and its state
+    Show(ShowArgs),
+    /// Have sagas tried once more from where they stand: the present step, or what has failed
+    Retry(DecideArgs),
+    /// Have sagas undone that have not passed their pivot
+    Abort(AbortArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Of this name
+    #[arg(long, value_name = "NAME")]
+    saga: Option<String>,
+    /// In this state; may be repeated
+    #[arg(long, value_name = "STATE")]
+    status: Vec<State>,
+    /// In any state
+    #[arg(long, conflicts_with = "status")]
+    all: bool,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+    /// Show this many at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
+    limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The saga's id
+    #[arg(value_name = "ID")]
+    saga: Uuid,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DecideArgs {
+    /// The sagas' ids
+    #[arg(value_name = "ID", required = true)]
+    sagas: Vec<Uuid>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AbortArgs {
+    #[command(flatten)]
+    decide: DecideArgs,
+    /// End them where they stand, as failed, with what is done and not undone, also behind the pivot; their locks are given up
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum State {
+    Waiting,
+    Running,
+    Compensating,
+    Completed,
+    Compensated,
+    Failed,
+}
+
+/// What `list` prints as JSON.
+#[derive(Serialize)]
+struct Listed<'a> {
+    sagas: &'a [SagaRun],
+}
+
+/// Runs one of the commands.
+pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitCode, Failure> {
+    let settings = database::settings(config)?;
+    let pool = database::connect(settings, "sagas").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let sagas = Sagas::new(pool).schema(&config.schema).map_err(|error| Failure::Options(error.to_string()))?;
+    match command {
+        SagasCommand::List(args) => list(&sagas, args).await,
+        SagasCommand::Show(args) => show(&sagas, args).await,
+        SagasCommand::Retry(args) => decide(&sagas, args, Decision::Retry).await,
+        SagasCommand::Abort(args) => decide(&sagas, &args.decide, if args.force { Decision::End } else { Decision::Abort }).await,
+    }?;
+    Ok(ExitCode::from(DONE))
+}
+
+async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
+    let not_well = [SagaStatus::Waiting, SagaStatus::Running, SagaStatus::Compensating, SagaStatus::Failed];
+    let of: Vec<SagaStatus> = match (args.all, args.status.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, true) => not_well.into(),
+        (false, false) => args.status.iter().map(|state| state.status()).collect(),
+    };
+    let runs = sagas.list(args.saga.as_deref(), &of, args.limit).await.map_err(|error| unreadable(&error))?;
+    if args.json {
+        return print_json(&Listed { sagas: &runs });
+    }
+    print!("{}", table(&runs));
+    Ok(())
+}
+
+async fn show(sagas: &Sagas, args: &ShowArgs) -> Result<(), Failure> {
+    let run = sagas.get(args.saga).await.map_err(|error| unreadable(&error))?;
+    let run = run.ok_or_else(|| Failure::Refused(format!("there is no saga {}: `tidings sagas list --all` lists them", args.saga)))?;
+    if args.json {
+        return print_json(&run);
+    }
+    print!("{}", whole(&run));
+    Ok(())
+}
+
+async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<(), Failure> {
+    let mut refused = Vec::new();
+    for id in &args.sagas {
+        if sagas.decide(*id, decision).await.map_err(|error| unreadable(&error))? {
+            println!("{id} is marked: the service that runs it acts within seconds");
+        } else {
+            refused.push(id.to_string());
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let why = match decision {
+        Decision::Abort => {
+            "has ended, is being undone, has passed its pivot, or is not there\n  -> `abort --force` ends it where it stands"
+        }
+        _ => "has ended well, or is not there\n  -> `tidings sagas show ID` says how it ended",
+    };
+    Err(Failure::Refused(format!("{} {why}", refused.join(", "))))
+}
+
+fn table(runs: &[SagaRun]) -> String {
+    if runs.is_empty() {
+        return "no such sagas\n".into();
+    }
+    let mut rows = vec![["saga", "name", "key", "status", "step", "age", "decided", "error"].map(String::from).to_vec()];
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    rows.extend(runs.iter().map(|run| {
+        let error: String = text(&run.error).chars().take(ERROR_CHARACTERS_MAX).collect();
+        let age = (chrono::Utc::now() - run.started_at).as_seconds_f64();
+        let status = run.status.word().to_owned();
+        vec![run.id.to_string(), run.name.clone(), run.key.clone(), status, text(&run.step), time(age), text(&run.action), error]
+    }));
+    let left = Align::Left;
+    aligned(&[left, left, left, left, left, Align::Right, left, left], &rows)
+}
+
+fn whole(run: &SagaRun) -> String {
+    let list = |steps: &[String]| if steps.is_empty() { "-".to_owned() } else { steps.join(", ") };
+    let moment =
+        |time: &Option<chrono::DateTime<chrono::Utc>>| time.map_or("-".into(), |time| time.format("%Y-%m-%d %H:%M:%SZ").to_string());
+    let mut lines = vec![
+        ("saga", format!("{} {}, version {}", run.name, run.id, run.version)),
+        ("key", run.key.clone()),
+        ("status", run.status.word().into()),
+        ("step", run.step.clone().unwrap_or_else(|| "-".into())),
+        ("error", run.error.clone().unwrap_or_else(|| "-".into())),
+        ("done", list(&run.done)),
+        ("undone", list(&run.undone)),
+        ("ahead", list(&run.ahead)),
+        ("locks", list(&run.locks)),
+        ("started", moment(&Some(run.started_at))),
+        ("went on", moment(&Some(run.updated_at))),
+        ("ended", moment(&run.ended_at)),
+        ("due", moment(&run.due_at)),
+    ];
+    lines.extend(run.failed_compensations.iter().map(|failed| ("not undone", format!("{}: {}", failed.step, failed.error))));
+    lines.extend(run.action.iter().map(|action| ("decided", action.clone())));
+    lines.push(("state", run.state.to_string()));
+    let rows: Vec<Vec<String>> = lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let mut out = aligned(&[Align::Left, Align::Left], &rows);
+    if run.status == SagaStatus::Failed {
+        out.push_str(&format!(
+            "  -> put the cause right, then `tidings sagas retry {0}`; or `tidings sagas abort --force {0}` gives up its locks\n",
+            run.id
+        ));
+    }
+    out
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::failed("cannot print", &error))?);
+    Ok(())
+}
+
+fn unreadable(error: &sqlx::Error) -> Failure {
+    Failure::Failed(format!("the sagas cannot be read: {}\n  -> has `tidings migrate` been run?", super::exit::with_causes(error)))
+}
+
+impl State {
+    fn status(self) -> SagaStatus {
+        match self {
+            Self::Waiting => SagaStatus::Waiting,
+            Self::Running => SagaStatus::Running,
+            Self::Compensating => SagaStatus::Compensating,
+            Self::Completed => SagaStatus::Completed,
+            Self::Compensated => SagaStatus::Compensated,
+            Self::Failed => SagaStatus::Failed,
+        }
+    }
+}

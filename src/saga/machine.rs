@@ -1,0 +1,340 @@
+//! The machine: what a saga does next. Pure: neither I/O nor a clock; who calls it says what happened and what time it is.
+//!
+//! ```text
+//!                       ┌── reply, or nothing to wait for ──┐
+//!                       ▼                                   │
+//!  start ─▶ next step ─▶ send or call ─▶ wait ──────────────┘
+//!              │                          │ refused; no reply, and no attempt left
+//!              │ none left                ▼
+//!              ▼                    before the pivot: undo the last step ─▶ … ─▶ compensated, or failed
+//!          completed                behind it: try again ─▶ … ─▶ failed
+//! ```
+//!
+//! A step that was refused did nothing. One that did not answer may have done something, or do it later: it is undone too. So is one that was refused after it had been sent more
+//! than once, since the other command may have had its effect.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::progress::{Command, Current, Progress, SagaStatus, StepFailure};
+use crate::subscriber::Retry;
+
+/// How long a compensation waits for its reply unless its step has a timeout. It is sent again then, so an answer that takes longer does no harm.
+const COMPENSATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a saga is left alone that stands at a step which this code does not know.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
+
+/// What the machine has to know of a saga's definition.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shape {
+    pub(crate) steps: Vec<StepShape>,
+    pub(crate) within: Option<Duration>,
+}
+
+/// What the machine has to know of a step.
+#[derive(Clone, Debug)]
+pub(crate) struct StepShape {
+    pub(crate) name: String,
+    pub(crate) forth: ActionShape,
+    pub(crate) back: ActionShape,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) pivot: bool,
+    pub(crate) retired: bool,
+}
+
+/// What is done, and which event types answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ActionShape {
+    #[default]
+    Nothing,
+    /// A command; without types that answer it is done once it is in the outbox.
+    Remote(Vec<&'static str>),
+    Local,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// It begins.
+    Start,
+    /// The command asked for is in the outbox.
+    Sent(Uuid),
+    /// The function asked for has ended.
+    Called(Result<(), CallFailed>),
+    /// An awaited reply; `Some` if it refuses.
+    Reply(Option<String>),
+    /// Time has passed.
+    Due,
+    /// A person wants it tried again.
+    Retry,
+    /// A person wants it undone.
+    Abort,
+    /// A person wants it to end where it stands.
+    End,
+}
+
+/// Why a local step did not work. What it did is rolled back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallFailed {
+    pub(crate) error: String,
+    /// It would fail again.
+    pub(crate) last: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing until something comes, or [`Progress::due`].
+    Wait,
+    /// Send the command of this step, and say [`Input::Sent`].
+    Send { step: String, back: bool },
+    /// Call the function of this step, and say [`Input::Called`].
+    Call { step: String, back: bool },
+    /// It has ended: tell others.
+    Ended,
+}
+
+impl Shape {
+    /// A saga that has not begun.
+    pub(crate) fn plan(&self) -> Progress {
+        Progress {
+            status: SagaStatus::Waiting,
+            ahead: self.steps.iter().filter(|step| !step.retired).map(|step| step.name.clone()).collect(),
+            current: None,
+            done: Vec::new(),
+            undone: Vec::new(),
+            pivoted: false,
+            failure: None,
+            failed_compensations: Vec::new(),
+            commands: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    /// Whether the saga waits for such an event: its type answers the present step, and it was not caused by a command of another one.
+    pub(crate) fn awaits(&self, progress: &Progress, event_type: &str, cause: Option<Uuid>) -> bool {
+        let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return false };
+        let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else { return false };
+        let command = cause.and_then(|cause| progress.commands.iter().find(|command| command.id == cause));
+        let of_another = command.is_some_and(|command| command.step != current.step || command.back != current.back);
+        types.contains(&event_type) && !of_another
+    }
+
+    /// Whether this code knows the step at which the saga stands.
+    pub(crate) fn knows(&self, progress: &Progress) -> bool {
+        progress.current.as_ref().is_none_or(|current| self.step(&current.step).is_some())
+    }
+
+    /// What follows from what happened.
+    pub(crate) fn next(&self, progress: &mut Progress, input: Input, now: DateTime<Utc>) -> Next {
+        match input {
+            Input::Start if progress.status == SagaStatus::Waiting => {
+                progress.status = SagaStatus::Running;
+                progress.deadline = self.within.map(|time| now + time);
+                self.forward(progress, now)
+            }
+            Input::Sent(id) => self.sent(progress, id, now),
+            Input::Called(Ok(())) | Input::Reply(None) => self.succeeded(progress, now),
+            Input::Called(Err(failed)) if failed.last && !self.must_go_on(progress) => self.give_up(progress, failed.error, 0, now),
+            Input::Called(Err(failed)) => self.again_or_give_up(progress, failed.error, now),
+            Input::Reply(Some(reason)) if self.must_go_on(progress) => self.again_or_give_up(progress, reason, now),
+            Input::Reply(Some(reason)) => self.give_up(progress, reason, 1, now),
+            Input::Due => self.due(progress, now),
+            Input::Retry => self.retry(progress, now),
+            Input::Abort => self.abort(progress, now),
+            Input::End if !progress.status.is_end() => {
+                let step = progress.current.as_ref().map(|current| current.step.clone()).unwrap_or_default();
+                progress.failure.get_or_insert(StepFailure { step, error: "ended by hand where it stood".into() });
+                Self::end(progress, SagaStatus::Failed)
+            }
+            Input::Start | Input::End => Next::Wait,
+        }
+    }
+
+    fn forward(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        while let Some(step) = progress.ahead.pop_front() {
+            // A step that was taken out of the code, and was not begun, is left out.
+            if self.step(&step).is_some() {
+                return self.begin(progress, step, false, now);
+            }
+        }
+        Self::end(progress, SagaStatus::Completed)
+    }
+
+    fn backward(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        while let Some(step) = progress.done.pop() {
+            if self.action(&step, true) != Some(&ActionShape::Nothing) {
+                return self.begin(progress, step, true, now);
+            }
+        }
+        let failed = !progress.failed_compensations.is_empty();
+        Self::end(progress, if failed { SagaStatus::Failed } else { SagaStatus::Compensated })
+    }
+
+    fn begin(&self, progress: &mut Progress, step: String, back: bool, now: DateTime<Utc>) -> Next {
+        progress.current = Some(Current { step, back, attempts: 0, sent: 0, paused: false, due: None, error: None });
+        self.attempt(progress, now)
+    }
+
+    /// Does what the present step does.
+    fn attempt(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        let Some(current) = &mut progress.current else { return Next::Wait };
+        let (step, back) = (current.step.clone(), current.back);
+        let Some(action) = self.action(&step, back) else {
+            current.paused = true;
+            current.due = Some(now + UNKNOWN_PAUSE);
+            current.error = Some("this code does not know the step: deploy code that does, if need be with the step `retired`".into());
+            return Next::Wait;
+        };
+        current.attempts += 1;
+        current.paused = false;
+        current.due = None;
+        match action {
+            ActionShape::Nothing => self.succeeded(progress, now),
+            ActionShape::Remote(_) => Next::Send { step, back },
+            ActionShape::Local => Next::Call { step, back },
+        }
+    }
+
+    fn sent(&self, progress: &mut Progress, id: Uuid, now: DateTime<Utc>) -> Next {
+        let Some(current) = &mut progress.current else { return Next::Wait };
+        current.sent += 1;
+        progress.commands.push(Command { id, step: current.step.clone(), back: current.back });
+        if self.action(&current.step, current.back) == Some(&ActionShape::Remote(Vec::new())) {
+            return self.succeeded(progress, now);
+        }
+        let timeout = self.step(&current.step).and_then(|step| step.timeout);
+        current.due = timeout.or(current.back.then_some(COMPENSATION_TIMEOUT)).map(|time| now + time);
+        Next::Wait
+    }
+
+    fn succeeded(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        let Some(Current { step, back, .. }) = progress.current.take() else { return Next::Wait };
+        if back {
+            progress.undone.push(step);
+            return self.backward(progress, now);
+        }
+        progress.pivoted |= self.step(&step).is_some_and(|step| step.pivot);
+        progress.done.push(step);
+        self.forward(progress, now)
+    }
+
+    /// A failed attempt is followed by another, as long as the step's retry says so.
+    fn again_or_give_up(&self, progress: &mut Progress, error: String, now: DateTime<Utc>) -> Next {
+        let must_go_on = self.must_go_on(progress);
+        let Some(current) = &mut progress.current else { return Next::Wait };
+        let retry = self.retry_of(&current.step, must_go_on);
+        if current.attempts >= retry.attempts() {
+            return self.give_up(progress, error, 0, now);
+        }
+        current.paused = true;
+        current.due = Some(now + retry.pause(current.attempts, 0.0));
+        current.error = Some(error);
+        Next::Wait
+    }
+
+    /// The present step has failed; of its commands this many are known to have done nothing.
+    fn give_up(&self, progress: &mut Progress, error: String, refused: u32, now: DateTime<Utc>) -> Next {
+        let Some(current) = &progress.current else { return Next::Wait };
+        let failure = StepFailure { step: current.step.clone(), error };
+        if current.back {
+            progress.failed_compensations.push(failure);
+            progress.current = None;
+            return self.backward(progress, now);
+        }
+        if progress.pivoted {
+            progress.failure = Some(failure);
+            return Self::end(progress, SagaStatus::Failed);
+        }
+        if current.sent > refused {
+            progress.done.push(failure.step.clone());
+        }
+        progress.failure = Some(failure);
+        progress.current = None;
+        progress.status = SagaStatus::Compensating;
+        self.backward(progress, now)
+    }
+
+    fn due(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        let late = progress.status == SagaStatus::Running && !progress.pivoted && progress.deadline.is_some_and(|deadline| deadline <= now);
+        if late && self.knows(progress) {
+            let time = self.within.unwrap_or_default();
+            return self.give_up(progress, format!("the saga had not come this far within {time:?}"), 0, now);
+        }
+        let due = |current: &&Current| current.due.is_some_and(|due| due <= now);
+        let Some(current) = progress.current.as_ref().filter(due).filter(|_| !progress.status.is_end()) else { return Next::Wait };
+        if current.paused {
+            return self.attempt(progress, now);
+        }
+        let timeout = self.step(&current.step).and_then(|step| step.timeout).unwrap_or(COMPENSATION_TIMEOUT);
+        self.again_or_give_up(progress, format!("no reply within {timeout:?}"), now)
+    }
+
+    /// Once more from where it stands, with all attempts before it.
+    fn retry(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        if let Some(current) = progress.current.as_mut().filter(|_| !matches!(progress.status, SagaStatus::Completed)) {
+            current.attempts = 0;
+            progress.status = if current.back { SagaStatus::Compensating } else { SagaStatus::Running };
+            if !current.back {
+                progress.failure = None;
+            }
+            return self.attempt(progress, now);
+        }
+        if progress.status == SagaStatus::Failed && !progress.failed_compensations.is_empty() {
+            progress.done = progress.failed_compensations.drain(..).rev().map(|failed| failed.step).collect();
+            progress.status = SagaStatus::Compensating;
+            return self.backward(progress, now);
+        }
+        Next::Wait
+    }
+
+    fn abort(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
+        const ABORTED: &str = "aborted by hand";
+        match progress.status {
+            SagaStatus::Running if !progress.pivoted => self.give_up(progress, ABORTED.into(), 0, now),
+            SagaStatus::Waiting => {
+                progress.failure.get_or_insert(StepFailure { step: String::new(), error: ABORTED.into() });
+                Self::end(progress, SagaStatus::Compensated)
+            }
+            _ => Next::Wait,
+        }
+    }
+
+    fn end(progress: &mut Progress, status: SagaStatus) -> Next {
+        progress.status = status;
+        Next::Ended
+    }
+
+    /// A refusal is no way out: the step is behind the pivot, or a compensation.
+    fn must_go_on(&self, progress: &Progress) -> bool {
+        progress.pivoted || progress.current.as_ref().is_some_and(|current| current.back)
+    }
+
+    fn retry_of(&self, step: &str, must_go_on: bool) -> Retry {
+        let step = self.step(step);
+        let own = step.and_then(|step| step.retry.clone());
+        let local = step.is_some_and(|step| step.forth == ActionShape::Local);
+        own.unwrap_or_else(|| match (must_go_on, local) {
+            // Ten attempts over half an hour: longer than a deployment or a restart.
+            (true, _) => Retry::exponential(10, Duration::from_secs(1)..Duration::from_secs(300)),
+            (false, true) => Retry::exponential(5, Duration::from_secs(1)..Duration::from_secs(60)),
+            // A command reaches its receiver whatever happens, so that one is enough.
+            (false, false) => Retry::never(),
+        })
+    }
+
+    fn step(&self, name: &str) -> Option<&StepShape> {
+        self.steps.iter().find(|step| step.name == name)
+    }
+
+    fn action(&self, step: &str, back: bool) -> Option<&ActionShape> {
+        self.step(step).map(|step| if back { &step.back } else { &step.forth })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! The machine against a naive model, and in a world in which everything comes late, twice or not at all.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const OK: [&str; 6] = ["ok0", "ok1", "ok2", "ok3", "ok4", "ok5"];
+const NO: [&str; 6] = ["no0", "no1", "no2", "no3", "no4", "no5"];
+const UNDONE: [&str; 6] = ["undone0", "undone1", "undone2", "undone3", "undone4", "undone5"];
+const NOT_UNDONE: [&str; 6] = ["kept0", "kept1", "kept2", "kept3", "kept4", "kept5"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Undo {
+    None,
+    Told,
+    Asked,
+}
+
+fn step(at: usize, undo: Undo, attempts: u32, pivot: bool) -> StepShape {
+    StepShape {
+        name: at.to_string(),
+        forth: ActionShape::Remote(vec![OK[at], NO[at]]),
+        back: match undo {
+            Undo::None => ActionShape::Nothing,
+            Undo::Told => ActionShape::Remote(Vec::new()),
+            Undo::Asked => ActionShape::Remote(vec![UNDONE[at], NOT_UNDONE[at]]),
+        },
+        timeout: Some(Duration::from_secs(10)),
+        retry: Some(Retry::exponential(attempts, Duration::from_secs(1)..Duration::from_secs(8))),
+        pivot,
+        retired: false,
+    }
+}
+
+fn undo() -> impl Strategy<Value = Undo> {
+    prop_oneof![Just(Undo::None), Just(Undo::Told), Just(Undo::Asked)]
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).expect("a time")
+}
+
+/// A run of a shape, and everything it sent: `(command, step, back)`.
+struct Run<'s> {
+    shape: &'s Shape,
+    progress: Progress,
+    now: DateTime<Utc>,
+    sent: Vec<(Uuid, usize, bool)>,
+}
+
+impl<'s> Run<'s> {
+    fn start(shape: &'s Shape) -> Self {
+        let mut run = Self { shape, progress: shape.plan(), now: at(0), sent: Vec::new() };
+        run.feed(Input::Start);
+        run
+    }
+
+    fn feed(&mut self, input: Input) {
+        let mut next = self.shape.next(&mut self.progress, input, self.now);
+        loop {
+            next = match next {
+                Next::Wait | Next::Ended => return,
+                Next::Call { .. } => self.shape.next(&mut self.progress, Input::Called(Ok(())), self.now),
+                Next::Send { step, back } => {
+                    let id = Uuid::from_u128(self.sent.len() as u128 + 1);
+                    self.sent.push((id, step.parse().expect("a number"), back));
+                    self.shape.next(&mut self.progress, Input::Sent(id), self.now)
+                }
+            };
+        }
+    }
+
+    /// A reply comes; whether it was awaited.
+    fn reply(&mut self, event_type: &str, cause: Option<Uuid>) -> bool {
+        let awaited = self.shape.awaits(&self.progress, event_type, cause);
+        if awaited {
+            let refuses = event_type.starts_with("no") || event_type.starts_with("kept");
+            self.feed(Input::Reply(refuses.then(|| "refused".into())));
+        }
+        awaited
+    }
+
+    /// Time passes until something is due; false if nothing is.
+    fn wait(&mut self) -> bool {
+        let Some(due) = self.progress.due() else { return false };
+        self.now = self.now.max(due);
+        self.feed(Input::Due);
+        true
+    }
+}
+
+/// The services: each step's effect, and the commands on their way to it, in order.
+struct Services {
+    applied: Vec<bool>,
+    on_the_way: Vec<VecDeque<(Uuid, bool)>>,
+    delivered: usize,
+    replies: Vec<(&'static str, Uuid)>,
+}
+
+impl Services {
+    fn collect(&mut self, run: &Run<'_>) {
+        for (id, step, back) in &run.sent[self.delivered..] {
+            self.on_the_way[*step].push_back((*id, *back));
+        }
+        self.delivered = run.sent.len();
+    }
+
+    /// A service handles its next command, and agrees or refuses; a refusal has no effect.
+    fn handle(&mut self, step: usize, agrees: bool, undo: Undo) -> bool {
+        let Some((id, back)) = self.on_the_way[step].pop_front() else { return false };
+        if agrees || (back && undo == Undo::Told) {
+            self.applied[step] = !back;
+        }
+        let reply = match (back, agrees) {
+            (false, true) => OK[step],
+            (false, false) => NO[step],
+            (true, true) => UNDONE[step],
+            (true, false) => NOT_UNDONE[step],
+        };
+        self.replies.push((reply, id));
+        true
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Handle { step: usize, agrees: bool },
+    Deliver { at: usize, keep: bool },
+    Wait,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => (0..6usize, prop::bool::weighted(0.8)).prop_map(|(step, agrees)| Happening::Handle { step, agrees }),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(at, keep)| Happening::Deliver { at, keep }),
+        1 => Just(Happening::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever is late, lost for a while, repeated or overtaken: in the end all services have done their part or none has, and who cannot be sure is told.
+    #[test]
+    fn all_is_done_or_all_is_undone_or_it_is_said_what_is_not(
+        steps in prop::collection::vec((undo(), 1..3u32), 1..6),
+        pivot in prop::option::of(0..6usize),
+        within in prop::option::of(1..60u64),
+        happenings in prop::collection::vec(happening(), 0..60),
+        end_agrees in any::<bool>(),
+    ) {
+        let shape = Shape {
+            steps: steps.iter().enumerate().map(|(at, (undo, attempts))| step(at, *undo, *attempts, pivot == Some(at))).collect(),
+            within: within.map(Duration::from_secs),
+        };
+        let count = steps.len();
+        let mut run = Run::start(&shape);
+        let mut services = Services { applied: vec![false; count], on_the_way: vec![VecDeque::new(); count], delivered: 0, replies: Vec::new() };
+        for happening in happenings {
+            let (ended, before) = (run.progress.status.is_end(), run.progress.clone());
+            services.collect(&run);
+            match happening {
+                Happening::Handle { step, agrees } => {
+                    services.handle(step % count, agrees, steps[step % count].0);
+                }
+                Happening::Deliver { at, keep } if !services.replies.is_empty() => {
+                    let at = at % services.replies.len();
+                    let (reply, cause) = if keep { services.replies[at] } else { services.replies.swap_remove(at) };
+                    run.reply(reply, Some(cause));
+                }
+                Happening::Deliver { .. } => {}
+                Happening::Wait => {
+                    run.wait();
+                }
+            }
+            prop_assert!(!ended || run.progress == before, "what has ended does not change");
+        }
+        // From here on nothing is lost: it comes to an end.
+        for _ in 0..10_000 {
+            services.collect(&run);
+            if (0..count).any(|step| services.handle(step, end_agrees, steps[step].0)) {
+                continue;
+            }
+            if let Some((reply, cause)) = services.replies.pop() {
+                run.reply(reply, Some(cause));
+                continue;
+            }
+            if !run.wait() {
+                break;
+            }
+        }
+        let progress = &run.progress;
+        let undoable = |step: usize| steps[step].0 != Undo::None;
+        match progress.status {
+            SagaStatus::Completed => prop_assert!(services.applied.iter().all(|applied| *applied), "all services have done their part"),
+            SagaStatus::Compensated => {
+                let left: Vec<_> = (0..count).filter(|step| services.applied[*step] && undoable(*step)).collect();
+                prop_assert!(left.is_empty(), "done and not undone: {left:?}");
+            }
+            SagaStatus::Failed if progress.pivoted => prop_assert!(progress.failure.is_some()),
+            SagaStatus::Failed => {
+                let told: Vec<usize> = progress.failed_compensations.iter().map(|failed| failed.step.parse().expect("a number")).collect();
+                prop_assert!(!told.is_empty());
+                prop_assert!((0..count).all(|step| !services.applied[step] || !undoable(step) || told.contains(&step)));
+            }
+            other => prop_assert!(false, "it has not ended: {other:?}"),
+        }
+        // Forth in the plan's order, back in the reverse, and never back once the pivot is done.
+        let first = |back: bool| {
+            let mut steps: Vec<usize> = run.sent.iter().filter(|sent| sent.2 == back).map(|sent| sent.1).collect();
+            steps.dedup();
+            steps
+        };
+        prop_assert!(first(false).is_sorted());
+        prop_assert!(first(true).iter().rev().is_sorted());
+        prop_assert!(!progress.pivoted || first(true).is_empty());
+    }
+
+    /// Replies in any order and number: only the one that a naive model waits for has an effect.
+    #[test]
+    fn late_repeated_and_overtaking_replies_change_nothing(
+        undos in prop::collection::vec(undo(), 1..6),
+        replies in prop::collection::vec((0..6usize, 0..3usize, any::<bool>(), any::<usize>()), 0..60),
+    ) {
+        let shape = Shape { steps: undos.iter().enumerate().map(|(at, undo)| step(at, *undo, 1, false)).collect(), within: None };
+        let mut run = Run::start(&shape);
+        // The model: forward until a refusal; then what is left to undo, last first.
+        let mut forward = Some(0);
+        let mut to_undo: Vec<usize> = Vec::new();
+        for (of, what, foreign, cause) in replies {
+            let of = of % undos.len();
+            let reply = [OK[of], NO[of], UNDONE[of]][what];
+            // Caused by a command of the same step, of any step, or of nobody that is known.
+            let cause = foreign.then(|| run.sent[cause % run.sent.len()]);
+            let own = |step: usize, back: bool| cause.is_none_or(|(_, of, was_back)| of == step && was_back == back);
+            let awaited = match forward {
+                Some(step) => of == step && what < 2 && own(step, false),
+                None => to_undo.last() == Some(&of) && what == 2 && own(of, true),
+            };
+            prop_assert_eq!(run.reply(reply, cause.map(|cause| cause.0)), awaited);
+            match (forward, awaited, what) {
+                (Some(step), true, 0) => forward = Some(step + 1),
+                (Some(step), true, _) => {
+                    forward = None;
+                    to_undo = (0..step).filter(|step| undos[*step] == Undo::Asked).collect();
+                }
+                (None, true, _) => drop(to_undo.pop()),
+                _ => {}
+            }
+            let expected = match forward {
+                Some(step) if step == undos.len() => SagaStatus::Completed,
+                Some(_) => SagaStatus::Running,
+                None if to_undo.is_empty() => SagaStatus::Compensated,
+                None => SagaStatus::Compensating,
+            };
+            prop_assert_eq!(run.progress.status, expected);
+            if expected == SagaStatus::Completed || expected == SagaStatus::Compensated {
+                break;
+            }
+        }
+    }
+}
+
+fn shape(steps: Vec<StepShape>) -> Shape {
+    Shape { steps, within: None }
+}
+
+#[test]
+fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
+    let mut second = step(1, Undo::None, 1, false);
+    second.forth = ActionShape::Remote(vec![OK[0], NO[0]]);
+    let shape = shape(vec![step(0, Undo::None, 3, false), second]);
+    let mut run = Run::start(&shape);
+    // No answer in time: sent again. Both are answered.
+    run.wait();
+    run.wait();
+    let [(first, ..), (second, ..)] = run.sent[..] else { panic!("sent twice") };
+    assert!(run.reply(OK[0], Some(first)));
+    assert!(!run.reply(OK[0], Some(second)), "it answers the step before");
+    let (third, ..) = run.sent[2];
+    assert!(run.reply(OK[0], Some(third)));
+    assert_eq!(run.progress.status, SagaStatus::Completed);
+}
+
+#[test]
+fn a_step_that_does_not_answer_is_undone_too_and_one_that_refuses_is_not() {
+    let shape = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false)]);
+    let mut silent = Run::start(&shape);
+    silent.reply(OK[0], None);
+    silent.wait();
+    assert_eq!((silent.progress.status, silent.progress.undone), (SagaStatus::Compensated, vec!["1".to_owned(), "0".to_owned()]));
+    let mut refused = Run::start(&shape);
+    refused.reply(OK[0], None);
+    refused.reply(NO[1], None);
+    assert_eq!((refused.progress.status, refused.progress.undone), (SagaStatus::Compensated, vec!["0".to_owned()]));
+}
+
+#[test]
+fn behind_the_pivot_a_refusal_is_tried_again_and_then_failed_and_a_person_can_let_it_go_on() {
+    let shape = shape(vec![step(0, Undo::Told, 1, true), step(1, Undo::Told, 2, false)]);
+    let mut run = Run::start(&shape);
+    run.reply(OK[0], None);
+    run.reply(NO[1], None);
+    assert_eq!(run.progress.status, SagaStatus::Running, "it has another attempt");
+    run.wait();
+    run.reply(NO[1], None);
+    assert_eq!(run.progress.status, SagaStatus::Failed);
+    assert_eq!(run.progress.failure.as_ref().map(|failure| &*failure.step), Some("1"));
+    run.feed(Input::Abort);
+    assert_eq!(run.progress.status, SagaStatus::Failed, "nothing behind the pivot is undone");
+    run.feed(Input::Retry);
+    run.reply(OK[1], None);
+    assert_eq!((run.progress.status, run.progress.failure), (SagaStatus::Completed, None));
+}
+
+#[test]
+fn a_failed_compensation_is_recorded_the_others_run_and_a_person_can_have_it_tried_again() {
+    let shape = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Asked, 2, false), step(2, Undo::None, 1, false)]);
+    let mut run = Run::start(&shape);
+    run.reply(OK[0], None);
+    run.reply(OK[1], None);
+    run.reply(NO[2], None);
+    run.reply(NOT_UNDONE[1], None);
+    run.wait();
+    run.reply(NOT_UNDONE[1], None);
+    assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Failed, &["0".to_owned()][..]));
+    assert_eq!(run.progress.failed_compensations.len(), 1);
+    run.feed(Input::Retry);
+    run.reply(UNDONE[1], None);
+    assert_eq!((run.progress.status, run.progress.failed_compensations.len()), (SagaStatus::Compensated, 0));
+}
+
+#[test]
+fn the_whole_sagas_time_ends_before_the_pivot_only() {
+    let timed =
+        |pivot| Shape { steps: vec![step(0, Undo::Told, 1, pivot), step(1, Undo::Told, 9, false)], within: Some(Duration::from_secs(15)) };
+    let (before, behind) = (timed(false), timed(true));
+    let mut run = Run::start(&before);
+    run.reply(OK[0], None);
+    run.now = at(15);
+    run.feed(Input::Due);
+    assert_eq!((run.progress.status, run.progress.undone.len()), (SagaStatus::Compensated, 2));
+    let mut run = Run::start(&behind);
+    run.reply(OK[0], None);
+    run.now = at(15);
+    run.feed(Input::Due);
+    assert_eq!(run.progress.status, SagaStatus::Running);
+}
+
+#[test]
+fn a_run_goes_on_with_the_steps_that_it_began_with_whatever_the_code_has_now() {
+    let old = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false), step(2, Undo::None, 1, false)]);
+    // 1 is retired, 2 is gone, 3 is new and first.
+    let retired = StepShape { retired: true, ..step(1, Undo::Told, 1, false) };
+    let new = shape(vec![step(3, Undo::None, 1, false), step(0, Undo::Told, 1, false), retired]);
+    let mut run = Run::start(&old);
+    run.shape = &new;
+    run.reply(OK[0], None);
+    assert_eq!(run.progress.current.as_ref().map(|current| &*current.step), Some("1"), "as it was planned");
+    run.reply(OK[1], None);
+    assert_eq!((run.progress.status, &run.progress.done[..]), (SagaStatus::Completed, &["0".to_owned(), "1".to_owned()][..]));
+    assert_eq!(new.plan().ahead, ["3", "0"]);
+}
+
+#[test]
+fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
+    let old = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false)]);
+    let new = shape(vec![step(1, Undo::Told, 1, false)]);
+    let mut run = Run::start(&old);
+    run.reply(OK[0], None);
+    run.shape = &new;
+    run.reply(NO[1], None);
+    // 0 is to be undone, and nobody knows how.
+    assert_eq!(run.progress.status, SagaStatus::Compensating);
+    for _ in 0..3 {
+        assert!(run.wait());
+    }
+    assert_eq!(run.progress.status, SagaStatus::Compensating);
+    run.shape = &old;
+    run.wait();
+    assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Compensated, &["0".to_owned()][..]));
+}

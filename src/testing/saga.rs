@@ -1,0 +1,295 @@
+//! A saga by itself: what it sends, what it makes of replies, and what it does when time passes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+
+use super::meta_of;
+use crate::event::{DomainEvent, Envelope, headers};
+use crate::saga::{CallFailed, Input, Instance, Local, Saga, SagaEnded, SagaState, SagaStatus, Shape, World};
+use crate::subscriber::HandlerError;
+
+type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
+
+/// A run of a saga without Kafka and without a database, from [`Saga::given`]. Its time stands until [`advance`](Self::advance).
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use std::time::Duration;
+/// # use tidings::DomainEvent;
+/// # use tidings::saga::Saga;
+/// # #[derive(Debug, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = "stock", id = "order_id")]
+/// # struct ReserveStock { order_id: i64 }
+/// # #[derive(Debug, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = "stock", id = "order_id")]
+/// # struct ReleaseStock { order_id: i64 }
+/// # #[derive(Debug, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = "stock", id = "order_id")]
+/// # struct StockReserved { order_id: i64 }
+/// # #[derive(Debug, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = "payment", id = "order_id")]
+/// # struct TakePayment { order_id: i64 }
+/// # #[derive(Debug, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = "payment", id = "order_id")]
+/// # struct PaymentRefused { order_id: i64 }
+/// # #[derive(Clone, Serialize, Deserialize)]
+/// # struct PlaceOrder { order_id: i64 }
+/// # let place_order = || Saga::<PlaceOrder>::new("place-order")
+/// #     .step("reserve-stock").command(|s| ReserveStock { order_id: s.order_id }).on::<StockReserved>(|_, _| ())
+/// #     .compensate(|s| ReleaseStock { order_id: s.order_id })
+/// #     .step("pay").command(|s| TakePayment { order_id: s.order_id }).fails_on::<PaymentRefused>(|_, _| "no money".into())
+/// #     .timeout(Duration::from_secs(30));
+/// place_order()
+///     .given(PlaceOrder { order_id: 7 })
+///     .expect::<ReserveStock>()
+///     .reply(StockReserved { order_id: 7 })
+///     .expect::<TakePayment>()
+///     .reply(PaymentRefused { order_id: 7 })
+///     .expect::<ReleaseStock>()
+///     .expect_compensated(["reserve-stock"]);
+/// ```
+pub struct SagaTest<S> {
+    saga: Saga<S>,
+    shape: Shape,
+    instance: Instance<S>,
+    now: DateTime<Utc>,
+    world: Stage<S>,
+    /// How many of the events that were sent were expected.
+    expected: usize,
+}
+
+struct Stage<S> {
+    sent: Vec<Envelope>,
+    ended: Vec<SagaEnded>,
+    locals: HashMap<(String, bool), Stand<S>>,
+}
+
+impl<S: SagaState> Saga<S> {
+    /// Begins a run with this state, to be tested.
+    #[must_use]
+    pub fn given(&self, state: S) -> SagaTest<S> {
+        let shape = self.shape();
+        let instance = Instance { id: uuid::Uuid::now_v7(), key: "test".into(), state, progress: shape.plan(), correlation_id: None };
+        let world = Stage { sent: Vec::new(), ended: Vec::new(), locals: HashMap::new() };
+        SagaTest { saga: self.clone(), shape, instance, now: DateTime::UNIX_EPOCH, world, expected: 0 }
+    }
+}
+
+impl<S: SagaState> SagaTest<S> {
+    /// What a local step does in place of its function: without a database, none can be called. Otherwise it does nothing and succeeds. Before anything is expected.
+    pub fn local(mut self, step: &str, stand_in: impl Fn(S) -> Result<S, String> + Send + 'static) -> Self {
+        self.world.locals.insert((step.to_owned(), false), Box::new(stand_in));
+        self
+    }
+
+    /// What a local compensation does in place of its function.
+    pub fn local_compensation(mut self, step: &str, stand_in: impl Fn(S) -> Result<S, String> + Send + 'static) -> Self {
+        self.world.locals.insert((step.to_owned(), true), Box::new(stand_in));
+        self
+    }
+
+    /// The next event that it sends is a `C`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not, as all that are called `expect`.
+    #[track_caller]
+    pub fn expect<C: DomainEvent>(self) -> Self {
+        self.expect_such::<C>(|_| true)
+    }
+
+    /// The next event that it sends is such a `C`.
+    ///
+    /// # Panics
+    ///
+    /// If it is not.
+    #[track_caller]
+    pub fn expect_such<C: DomainEvent>(mut self, such: impl FnOnce(&C) -> bool) -> Self {
+        self.begin();
+        let name = std::any::type_name::<C>();
+        let Some(envelope) = self.world.sent.get(self.expected) else {
+            panic!("{name} is expected, and nothing more is sent: {}", self.story())
+        };
+        assert!(C::TYPES.contains(&&*envelope.event_type), "{name} is expected, and `{}` is sent: {}", envelope.event_type, self.story());
+        let command = envelope.decode::<C>().unwrap_or_else(|error| panic!("{error}"));
+        assert!(such(&command), "{name} is sent, but not such: {}", self.story());
+        self.expected += 1;
+        self
+    }
+
+    /// It has sent nothing more.
+    ///
+    /// # Panics
+    ///
+    /// If it has.
+    #[track_caller]
+    pub fn expect_nothing(mut self) -> Self {
+        self.begin();
+        assert_eq!(self.world.sent.len(), self.expected, "nothing more is expected: {}", self.story());
+        self
+    }
+
+    /// A reply comes, caused by the event that was expected last.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was expected yet, or the reply cannot be read.
+    #[track_caller]
+    pub fn reply<E: DomainEvent>(self, event: E) -> Self {
+        let last = self.expected.checked_sub(1).unwrap_or_else(|| panic!("a reply answers what was expected before"));
+        self.reply_by(last, &event)
+    }
+
+    /// A reply comes, caused by the last event `C` that was sent: a late one, or one out of order.
+    ///
+    /// # Panics
+    ///
+    /// If no `C` was sent, or the reply cannot be read.
+    #[track_caller]
+    pub fn reply_to<C: DomainEvent>(self, event: impl DomainEvent) -> Self {
+        let last = self.world.sent.iter().rposition(|envelope| C::TYPES.contains(&&*envelope.event_type));
+        let last = last.unwrap_or_else(|| panic!("no {} is sent: {}", std::any::type_name::<C>(), self.story()));
+        self.reply_by(last, &event)
+    }
+
+    /// Time passes: whatever is due on the way happens.
+    ///
+    /// # Panics
+    ///
+    /// If what happens cannot.
+    #[track_caller]
+    pub fn advance(mut self, time: Duration) -> Self {
+        self.begin();
+        let end = self.now + time;
+        while let Some(due) = self.instance.progress.due().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.drive(Input::Due);
+        }
+        self.now = end;
+        self
+    }
+
+    /// All of its steps are done.
+    ///
+    /// # Panics
+    ///
+    /// If not.
+    #[track_caller]
+    pub fn expect_completed(self) -> Self {
+        self.expect_ended(SagaStatus::Completed)
+    }
+
+    /// It has failed, and these steps are undone, in this order; the events that do so may be expected, or not.
+    ///
+    /// # Panics
+    ///
+    /// If not.
+    #[track_caller]
+    pub fn expect_compensated<'s>(self, steps: impl IntoIterator<Item = &'s str>) -> Self {
+        let test = self.expect_ended(SagaStatus::Compensated);
+        let steps: Vec<&str> = steps.into_iter().collect();
+        assert_eq!(test.instance.progress.undone, steps, "the steps that are undone: {}", test.story());
+        test
+    }
+
+    /// It could neither be finished nor undone.
+    ///
+    /// # Panics
+    ///
+    /// If not.
+    #[track_caller]
+    pub fn expect_failed(self) -> Self {
+        self.expect_ended(SagaStatus::Failed)
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> SagaStatus {
+        self.instance.progress.status
+    }
+
+    /// Its state.
+    pub fn state(&self) -> &S {
+        &self.instance.state
+    }
+
+    /// What it published when it ended, if it has.
+    pub fn ended(&self) -> Option<&SagaEnded> {
+        self.world.ended.last()
+    }
+
+    #[track_caller]
+    fn expect_ended(mut self, status: SagaStatus) -> Self {
+        self.begin();
+        assert_eq!(self.status(), status, "{}", self.story());
+        assert_eq!(self.ended().map(|ended| ended.outcome), Some(status), "{}", self.story());
+        self
+    }
+
+    #[track_caller]
+    fn begin(&mut self) {
+        if self.status() == SagaStatus::Waiting {
+            self.drive(Input::Start);
+        }
+    }
+
+    #[track_caller]
+    fn reply_by<E: DomainEvent>(mut self, command: usize, event: &E) -> Self {
+        let mut envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
+        envelope.set_cause(&self.world.sent[command]);
+        debug_assert_eq!(envelope.headers.get(headers::CORRELATION_ID), Some(&*self.instance.id.to_string()));
+        let (meta, cause) = (meta_of(&envelope), self.world.sent[command].id.as_uuid());
+        if self.shape.awaits(&self.instance.progress, meta.event_type(), Some(cause)) {
+            let input = self.saga.take(&mut self.instance, &meta).unwrap_or_else(|error| panic!("the reply cannot be read: {error}"));
+            self.drive(input);
+        }
+        self
+    }
+
+    #[track_caller]
+    fn drive(&mut self, input: Input) {
+        let driven = self.saga.drive(&self.shape, &mut self.instance, input, self.now, &mut self.world).now_or_never();
+        driven.expect("nothing here waits").unwrap_or_else(|error| panic!("the saga cannot go on: {error}"));
+    }
+
+    fn story(&self) -> String {
+        let sent: Vec<_> = self.world.sent.iter().map(|envelope| &*envelope.event_type).collect();
+        let progress = &self.instance.progress;
+        format!(
+            "{} at {:?}, sent {sent:?}, done {:?}, undone {:?}, error {:?}",
+            progress.status.word(),
+            progress.current.as_ref().map(|current| &current.step),
+            progress.done,
+            progress.undone,
+            progress.error(),
+        )
+    }
+}
+
+impl<S: SagaState> World<S> for Stage<S> {
+    async fn send(&mut self, envelope: Envelope) -> Result<(), HandlerError> {
+        if envelope.aggregate_type == SagaEnded::AGGREGATE {
+            self.ended.push(envelope.decode()?);
+        } else {
+            self.sent.push(envelope);
+        }
+        Ok(())
+    }
+
+    async fn call(&mut self, step: &str, back: bool, _: &Local<S>, state: S) -> Result<Result<S, CallFailed>, HandlerError> {
+        let stand_in = self.locals.get(&(step.to_owned(), back));
+        Ok(stand_in
+            .map_or_else(|| Ok(state.clone()), |stand_in| stand_in(state.clone()))
+            .map_err(|error| CallFailed { error, last: false }))
+    }
+}
+
+// === impl SagaTest ===
+
+impl<S: SagaState> std::fmt::Debug for SagaTest<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SagaTest").field(&self.story()).finish()
+    }
+}

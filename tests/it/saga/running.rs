@@ -1,0 +1,205 @@
+//! Sagas with all that belongs to them: relay, services, replicas.
+
+use std::time::Duration;
+
+use tidings::saga::{Saga, SagaStatus};
+
+use super::shop::{OrderPlaced, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved, TakePayment, place_order};
+use crate::subscriber::place::until;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once() {
+    let mut shop = Shop::open().await;
+    shop.serve();
+    shop.run(place_order());
+    shop.run(place_order());
+    shop.place([10, 20, 11, 12, 13, 18, 19]).await;
+    for order in [10, 20] {
+        let run = shop.until(order, SagaStatus::Completed).await;
+        assert_eq!((run.error, run.state["reserved"].as_bool()), (None, Some(true)));
+        shop.until_effects(order, &["reserved", "paid", "confirmed"]).await;
+    }
+    let sold_out = shop.until(11, SagaStatus::Compensated).await;
+    assert_eq!((sold_out.undone.len(), sold_out.error.as_deref()), (0, Some("reserve: sold out")));
+    let refused = shop.until(12, SagaStatus::Compensated).await;
+    assert_eq!((refused.undone, refused.error.as_deref()), (vec!["reserve".to_owned()], Some("pay: no money")));
+    shop.until_effects(12, &["reserved", "released"]).await;
+    // Not answered: sent twice, then undone, since it may have been done.
+    let silent = shop.until(13, SagaStatus::Compensated).await;
+    assert_eq!(silent.undone, ["pay", "reserve"]);
+    assert_eq!(silent.error.as_deref(), Some("pay: no reply within 1.5s"));
+    // A local step that fails leaves nothing behind.
+    let sunday = shop.until(18, SagaStatus::Compensated).await;
+    assert_eq!(sunday.undone, ["pay", "reserve"]);
+    shop.until_effects(18, &["reserved", "paid", "returned", "released"]).await;
+    // A compensation that fails is tried again, recorded, and the others still run.
+    let failed = shop.until(19, SagaStatus::Failed).await;
+    assert_eq!(failed.failed_compensations.len(), 1);
+    assert_eq!(failed.undone, ["reserve"]);
+    shop.until_effects(19, &["reserved", "paid", "released"]).await;
+    let ended: Vec<(String, i64)> =
+        sqlx::query_as("select type, count(*) from tidings.outbox where aggregatetype = 'saga' group by type order by type")
+            .fetch_all(&shop.database.pool)
+            .await
+            .expect("read");
+    assert_eq!(ended, [("SagaCompensated".into(), 4), ("SagaCompleted".into(), 2), ("SagaFailed".into(), 1)]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deploy_with_other_steps_does_not_break_what_runs() {
+    let mut shop = Shop::open().await;
+    // Nobody serves yet: both wait for their stock.
+    let old = shop.run(place_order());
+    shop.place([10, 12]).await;
+    for order in [10, 12] {
+        shop.until(order, SagaStatus::Running).await;
+    }
+    old.cancel();
+    // `pay` is renamed, `check` is new and first, `confirm` is gone; the state has another shape.
+    let new = Saga::<PlaceOrder>::new("place-order")
+        .version(2)
+        .lift(|_, mut state| {
+            state["reserved"] = true.into();
+            state
+        })
+        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
+        .key(|s| s.order.to_string())
+        .step("check")
+        .step("reserve")
+        .command(|s: &PlaceOrder| ReserveStock { order: s.order })
+        .on::<StockReserved>(|_, _| ())
+        .compensate(|s| super::shop::ReleaseStock { order: s.order })
+        .step("pay")
+        .command(|s| TakePayment { order: s.order })
+        .on::<PaymentTaken>(|_, _| ())
+        .fails_on::<super::shop::PaymentRefused>(|_, _| "no money, says version 2".into())
+        .retired()
+        .step("charge");
+    shop.run(new);
+    shop.serve();
+    let done = shop.until(10, SagaStatus::Completed).await;
+    assert_eq!((done.version, done.done), (2, vec!["reserve".to_owned(), "pay".to_owned()]), "as it was planned, but for what is gone");
+    assert_eq!(done.state["reserved"].as_bool(), Some(true), "the state was lifted");
+    let undone = shop.until(12, SagaStatus::Compensated).await;
+    assert_eq!((undone.undone, undone.error.as_deref()), (vec!["reserve".to_owned()], Some("pay: no money, says version 2")));
+    shop.place([14]).await;
+    let fresh = shop.until(14, SagaStatus::Completed).await;
+    assert_eq!(fresh.done, ["check", "reserve", "charge"]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_code_leaves_alone_what_newer_code_has_written() {
+    let mut shop = Shop::open().await;
+    let old = shop.run(place_order());
+    shop.place([10]).await;
+    shop.until(10, SagaStatus::Running).await;
+    sqlx::query("update tidings.saga set version = 2, due_at = clock_timestamp()").execute(&shop.database.pool).await.expect("updated");
+    shop.serve();
+    shop.until_effects(10, &["reserved"]).await;
+    // A later order goes on beside it.
+    shop.place([20]).await;
+    shop.until(20, SagaStatus::Completed).await;
+    assert_eq!(shop.until(10, SagaStatus::Running).await.step.as_deref(), Some("reserve"));
+    old.cancel();
+    shop.run(place_order().version(2));
+    shop.until(10, SagaStatus::Completed).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_sagas_that_lock_one_aggregate_the_second_waits_or_is_refused() {
+    let mut shop = Shop::open().await;
+    let locking = || place_order().key(|s| s.order.to_string()).locks("customer", |_| "7".into());
+    shop.run(locking());
+    shop.place([10]).await;
+    shop.until(10, SagaStatus::Running).await;
+    shop.place([20]).await;
+    let waiting = shop.until(20, SagaStatus::Waiting).await;
+    let mut conn = shop.database.pool.acquire().await.expect("a connection");
+    let first = shop.sagas.find("place-order", "10").await.expect("read").expect("there").id;
+    assert_eq!(shop.sagas.holder_of(&mut conn, "customer", "7").await.expect("read"), Some(first));
+    let refused = locking().refuse_locked().start(&mut conn, PlaceOrder { order: 30, reserved: false }).await;
+    assert!(matches!(refused, Err(tidings::saga::StartError::Locked { holder, .. }) if holder == first), "{refused:?}");
+    assert!(shop.effects(20).await.is_empty());
+    shop.serve();
+    let (first, second) = (shop.until(10, SagaStatus::Completed).await, shop.until(20, SagaStatus::Completed).await);
+    assert_eq!(second.id, waiting.id);
+    assert!(second.ended_at > first.ended_at);
+    assert_eq!(shop.sagas.holder_of(&mut conn, "customer", "7").await.expect("read"), None);
+    drop(conn);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
+    let mut shop = Shop::open().await;
+    shop.serve();
+    shop.run(place_order());
+    let (saga, state) = (place_order(), |order| PlaceOrder { order, reserved: false });
+    let mut tx = shop.database.pool.begin().await.expect("a transaction");
+    saga.start(&mut tx, state(30)).await.expect("started");
+    tx.rollback().await.expect("rolled back");
+    let mut tx = shop.database.pool.begin().await.expect("a transaction");
+    let first = saga.start(&mut tx, state(40)).await.expect("started");
+    assert_eq!(saga.start(&mut tx, state(40)).await.expect("found"), first);
+    tx.commit().await.expect("committed");
+    shop.place([40]).await;
+    assert_eq!(shop.until(40, SagaStatus::Completed).await.id, first);
+    until("the event that starts it once more is handled", async || {
+        let handled = "select count(*) from tidings.inbox where consumer like '%-orders' and event_id in (select id::text from tidings.outbox where type = 'OrderPlaced')";
+        let handled: i64 = sqlx::query_scalar(handled).fetch_one(&shop.database.pool).await.expect("read");
+        (handled == 1).then_some(())
+    })
+    .await;
+    shop.until_effects(40, &["reserved", "paid", "confirmed"]).await;
+    assert!(shop.sagas.find("place-order", "30").await.expect("read").is_none());
+    assert_eq!(shop.sagas.list(None, &[], 10).await.expect("read").len(), 1);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
+    let mut shop = Shop::open().await;
+    shop.run(place_order().within(Duration::from_secs(1)));
+    shop.place([10]).await;
+    let run = shop.until(10, SagaStatus::Compensated).await;
+    assert_eq!((run.undone, run.error.as_deref()), (vec!["reserve".to_owned()], Some("reserve: the saga had not come this far within 1s")));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_change_nothing() {
+    for seed in 0..5 {
+        let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
+        sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
+        bus.add(bus.subscriber::<()>("orders").saga(place_order()).inbox(database.pool.clone())).await;
+        bus.add(bus.subscriber("inventory").on(super::shop::reserve).on(super::shop::release).inbox(database.pool.clone())).await;
+        bus.add(bus.subscriber("payments").on(super::shop::pay).on(super::shop::give_back).inbox(database.pool.clone())).await;
+        bus.deliver_twice().deliver_out_of_order(seed).crash_before_commit(25);
+        for order in [10, 11, 12, 18, 20, 28] {
+            bus.publish(&OrderPlaced { order });
+        }
+        bus.settle().await;
+        let found: Vec<(String, i64)> = sqlx::query_as(
+            "select status || coalesce(': ' || error, ''), count(*) from tidings.saga group by 1
+             union all select what, count(*) from effect group by 1 order by 1",
+        )
+        .fetch_all(&database.pool)
+        .await
+        .expect("read");
+        let expected = [
+            ("compensated: confirm: not on a Sunday", 2),
+            ("compensated: pay: no money", 1),
+            ("compensated: reserve: sold out", 1),
+            ("completed", 2),
+            ("confirmed", 2),
+            ("paid", 4),
+            ("released", 3),
+            ("reserved", 5),
+            ("returned", 2),
+        ];
+        assert_eq!(found, expected.map(|(what, count)| (what.to_owned(), count)), "seed {seed}");
+    }
+}

@@ -1,0 +1,225 @@
+//! What the tests' sagas act on: a database with an outbox, a relay, topics of their own, and services that answer.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidings::relay::{Relay, RelayOptions};
+use tidings::saga::{Saga, SagaRun, SagaStatus, Sagas};
+use tidings::subscriber::{Event, HandlerError, Retry, Tx};
+use tidings::{Bus, DomainEvent, Subscriber, kafka, postgres};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::relay::records::create_topic;
+use crate::services::{TestDatabase, brokers, migrated_database};
+use crate::subscriber::place::until;
+
+macro_rules! events {
+    ($($aggregate:literal $Event:ident)*) => {$(
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate = $aggregate, id = "order")]
+        pub(super) struct $Event { pub(super) order: i64 }
+    )*};
+}
+
+events! {
+    "order" OrderPlaced
+    "stock" ReserveStock
+    "stock" StockReserved
+    "stock" StockRefused
+    "stock" ReleaseStock
+    "payment" TakePayment
+    "payment" PaymentTaken
+    "payment" PaymentRefused
+    "payment" ReturnPayment
+    "payment" PaymentReturned
+    "payment" PaymentKept
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PlaceOrder {
+    pub(super) order: i64,
+    pub(super) reserved: bool,
+}
+
+/// Reserve, pay, confirm. Orders are told apart by their number's last digit, see the services.
+pub(super) fn place_order() -> Saga<PlaceOrder> {
+    Saga::new("place-order")
+        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
+        .key(|s| s.order.to_string())
+        .step("reserve")
+        .command(|s: &PlaceOrder| ReserveStock { order: s.order })
+        .on::<StockReserved>(|s, _| s.reserved = true)
+        .fails_on::<StockRefused>(|_, _| "sold out".into())
+        .compensate(|s| ReleaseStock { order: s.order })
+        .step("pay")
+        .command(|s| TakePayment { order: s.order })
+        .on::<PaymentTaken>(|_, _| ())
+        .fails_on::<PaymentRefused>(|_, _| "no money".into())
+        .compensate(|s| ReturnPayment { order: s.order })
+        .compensated_on::<PaymentReturned>(|_, _| ())
+        .compensation_fails_on::<PaymentKept>(|_, _| "the bank keeps it".into())
+        .timeout(Duration::from_millis(1_500))
+        .retry(Retry::exponential(2, Duration::from_millis(100)..Duration::from_millis(200)))
+        .step("confirm")
+        .local(confirm)
+}
+
+/// Fails for orders that end in 8 or 9.
+async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerError> {
+    sqlx::query("insert into effect (order_id, what) values ($1, 'confirmed')").bind(state.order).execute(&mut *tx).await?;
+    if state.order % 10 >= 8 {
+        return Err(HandlerError::dead_letter("not on a Sunday"));
+    }
+    Ok(state)
+}
+
+async fn effect(tx: &mut Tx, order: i64, what: &str) -> Result<(), HandlerError> {
+    sqlx::query("insert into effect (order_id, what) values ($1, $2)").bind(order).bind(what).execute(&mut **tx).await?;
+    Ok(())
+}
+
+pub(super) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
+
+/// Orders that end in 1 are sold out.
+pub(super) async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Answer<StockReserved, StockRefused> {
+    let order = command.order;
+    if order % 10 == 1 {
+        return Ok((None, Some(StockRefused { order })));
+    }
+    effect(&mut tx, order, "reserved").await?;
+    Ok((Some(StockReserved { order }), None))
+}
+
+pub(super) async fn release(Event(command): Event<ReleaseStock>, mut tx: Tx) -> Result<(), HandlerError> {
+    effect(&mut tx, command.order, "released").await
+}
+
+/// Orders that end in 2 are refused, and in 3 not answered.
+pub(super) async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Answer<PaymentTaken, PaymentRefused> {
+    let order = command.order;
+    match order % 10 {
+        2 => return Ok((None, Some(PaymentRefused { order }))),
+        3 => return Ok((None, None)),
+        _ => effect(&mut tx, order, "paid").await?,
+    }
+    Ok((Some(PaymentTaken { order }), None))
+}
+
+/// Orders that end in 9 are not returned.
+pub(super) async fn give_back(Event(command): Event<ReturnPayment>, mut tx: Tx) -> Answer<PaymentReturned, PaymentKept> {
+    let order = command.order;
+    if order % 10 == 9 {
+        return Ok((None, Some(PaymentKept { order })));
+    }
+    effect(&mut tx, order, "returned").await?;
+    Ok((Some(PaymentReturned { order }), None))
+}
+
+/// A database, a relay and topics of one test.
+pub(super) struct Shop {
+    pub(super) database: TestDatabase,
+    pub(super) bus: Bus,
+    pub(super) sagas: Sagas,
+    id: String,
+    shutdown: CancellationToken,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Shop {
+    pub(super) async fn open() -> Self {
+        let (database, id) = (migrated_database().await, Uuid::now_v7().simple().to_string());
+        sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
+        let settings = kafka::Settings { brokers: brokers(), ..kafka::Settings::default() };
+        let mut shop = Self {
+            bus: Bus::new(settings.clone()),
+            sagas: Sagas::new(database.pool.clone()),
+            id,
+            shutdown: CancellationToken::new(),
+            running: Vec::new(),
+            database,
+        };
+        for aggregate in ["order", "stock", "payment", "saga"] {
+            create_topic(&brokers(), &shop.topic(aggregate), 2).await;
+        }
+        let mut options = RelayOptions::new(postgres::Settings::parse(&shop.database.url).expect("a URL"), settings);
+        options.name = format!("r{}", &shop.id);
+        options.topic = format!("{}-{{aggregatetype}}", shop.id);
+        let relay = Relay::new(options).expect("a relay").run(shop.shutdown.clone());
+        shop.running.push(tokio::spawn(async move { drop(relay.await) }));
+        shop
+    }
+
+    /// The services that are commanded.
+    pub(super) fn serve(&mut self) {
+        let inventory = self.subscriber("inventory").on(reserve).on(release).inbox(self.database.pool.clone());
+        let payments = self.subscriber("payments").on(pay).on(give_back).inbox(self.database.pool.clone());
+        let stop = self.shutdown.clone();
+        self.running.push(tokio::spawn(async move { inventory.concurrency(2).run(stop).await.expect("it ends well") }));
+        let stop = self.shutdown.clone();
+        self.running.push(tokio::spawn(async move { payments.concurrency(2).run(stop).await.expect("it ends well") }));
+    }
+
+    pub(super) fn subscriber(&self, group: &str) -> Subscriber<()> {
+        self.bus
+            .subscriber(format!("{}-{group}", self.id))
+            .topic::<OrderPlaced>(self.topic("order"))
+            .topic::<StockReserved>(self.topic("stock"))
+            .topic::<PaymentTaken>(self.topic("payment"))
+    }
+
+    /// A replica of the service that runs this saga.
+    pub(super) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
+        let stop = self.shutdown.child_token();
+        let subscriber = self.subscriber("orders").saga(saga).inbox(self.database.pool.clone()).concurrency(2);
+        let running = subscriber.run(stop.clone());
+        self.running.push(tokio::spawn(async move { running.await.expect("it ends well") }));
+        stop
+    }
+
+    pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
+        for order in orders {
+            let mut conn = self.database.pool.acquire().await.expect("a connection");
+            tidings::Outbox::new().publish(&mut conn, &OrderPlaced { order }).await.expect("published");
+        }
+    }
+
+    /// Waits until the saga of this order is so.
+    pub(super) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
+        until(&format!("order {order} is {status:?}"), async || {
+            let run = self.sagas.find("place-order", &order.to_string()).await.expect("read")?;
+            (run.status == status).then_some(run)
+        })
+        .await
+    }
+
+    /// What was done for an order, in its order.
+    pub(super) async fn effects(&self, order: i64) -> Vec<String> {
+        let sql = "select what from effect where order_id = $1";
+        sqlx::query_scalar(sql).bind(order).fetch_all(&self.database.pool).await.expect("read")
+    }
+
+    /// Waits until exactly this was done.
+    pub(super) async fn until_effects(&self, order: i64, expected: &[&str]) {
+        until(&format!("order {order} has {expected:?}"), async || {
+            let mut found = self.effects(order).await;
+            found.sort_unstable();
+            let mut expected = expected.to_vec();
+            expected.sort_unstable();
+            (found == expected).then_some(())
+        })
+        .await;
+    }
+
+    pub(super) async fn close(self) {
+        self.shutdown.cancel();
+        for running in self.running {
+            running.await.expect("no panic");
+        }
+    }
+
+    fn topic(&self, aggregate: &str) -> String {
+        format!("{}-{aggregate}", self.id)
+    }
+}
