@@ -4,7 +4,9 @@
 
 /// A step of a protocol, after which a crash must cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+#[cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code))]
+pub(crate) enum Step {
+    // === of a relay ===
     /// Earlier producers are fenced off; the position is not read yet.
     Fenced,
     /// The position's record is sent, its transaction is open.
@@ -23,6 +25,11 @@ pub(super) enum Step {
     SlotMade,
     /// The slot is advanced, the stream has not begun.
     SlotAdvanced,
+    // === of a subscriber ===
+    /// A handler has had its effect, the transaction is open.
+    EffectMade,
+    /// The effect is committed, the offset is not.
+    EffectCommitted,
 }
 
 impl Step {
@@ -38,13 +45,15 @@ impl Step {
             Self::WindowSent => "window-sent",
             Self::SlotMade => "slot-made",
             Self::SlotAdvanced => "slot-advanced",
+            Self::EffectMade => "effect-made",
+            Self::EffectCommitted => "effect-committed",
         }
     }
 }
 
 /// Ends the process if a test wants it to end here.
 #[cfg(debug_assertions)]
-pub(super) fn reached(step: Step) {
+pub(crate) fn reached(step: Step) {
     use std::sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
@@ -64,4 +73,4 @@ pub(super) fn reached(step: Step) {
 }
 
 #[cfg(not(debug_assertions))]
-pub(super) fn reached(_: Step) {}
+pub(crate) fn reached(_: Step) {}
