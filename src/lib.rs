@@ -89,7 +89,7 @@
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
 //! | `resilience` (default) | `resilience` | Rust |
 //! | `health` | `health` | Rust |
-//! | `metrics` | metrics of `resilience` for `prometheus-client` | Rust |
+//! | `metrics` | metrics of `subscriber` and `resilience` for `prometheus-client` | Rust |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
 //! | `subscriber` | `subscriber`, `saga`, `testing`, with `outbox` and `kafka` | the same |
 //! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |
@@ -120,6 +120,8 @@ pub mod admin;
 #[doc(hidden)]
 pub mod cli;
 pub mod event;
+#[cfg(any(feature = "relay", feature = "subscriber"))]
+mod failpoint;
 #[cfg(feature = "health")]
 pub mod health;
 #[cfg(feature = "kafka")]
@@ -145,7 +147,7 @@ pub use outbox::{Outbox, PublishError};
 #[cfg(feature = "outbox")]
 pub use postgres::{MigrateError, Migrations, migrate};
 #[cfg(feature = "subscriber")]
-pub use subscriber::{Bus, Subscriber};
+pub use subscriber::{Bus, Subscriber, debug_handler};
 
 /// What the fuzz targets call; not part of the crate.
 #[cfg(all(fuzzing, feature = "relay"))]

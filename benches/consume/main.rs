@@ -1,7 +1,8 @@
 //! How fast a subscriber handles what is in a topic: 8 partitions, JSON of 250 B, 20,000 keys, order per key.
 //!
 //! ```sh
-//! cargo bench --bench consume                                   # every scenario once
+//! cargo bench --bench consume                                   # every scenario once, and its peers
+//! cargo bench --bench consume -- --no-peers                     # Tidings alone
 //! cargo bench --bench consume -- --scenario no-work,one-milli --rounds 3
 //! cargo bench --bench consume -- --brokers host:9092 --topic t  # a topic that is there, e.g. one that peers read too
 //! ```
@@ -11,12 +12,16 @@ mod harness;
 
 mod fill;
 mod options;
+mod peers;
+mod report;
 mod scenarios;
 mod timer;
 
 use clap::Parser;
 use harness::{Outcome, servers::Servers};
-use options::Options;
+use options::{Options, Scenario};
+use peers::Peer;
+use report::{Path, Report};
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
@@ -25,7 +30,8 @@ async fn main() -> Outcome<()> {
     let servers = Servers::start()?;
     println!("{}", servers.describe());
     let brokers = options.brokers.clone().unwrap_or_else(|| servers.kafka.brokers());
-    println!("{:<16} {:>9} {:>9} {:>12} {:>9} {:>9}", "scenario", "records", "seconds", "records/s", "CPU s", "peak MB");
+    println!("{:<10} {:<18} {:>9} {:>9} {:>12} {:>9} {:>9}", "scenario", "who", "records", "seconds", "records/s", "CPU s", "peak MB");
+    let mut report = Report::default();
     for scenario in options.scenarios() {
         let records = options.records.unwrap_or(scenario.records());
         let topic = match &options.topic {
@@ -33,8 +39,29 @@ async fn main() -> Outcome<()> {
             None => fill::topic(&brokers, records, scenario.keys()).await?,
         };
         for _ in 0..options.rounds {
-            scenarios::run(scenario, &brokers, &servers.postgres.url(), &topic, records).await?;
+            let database = servers.postgres.url();
+            report.add(scenario, Path::Tidings, scenarios::run(scenario, &brokers, &database, &topic, records).await?);
+            if !options.no_peers {
+                beside(scenario, &brokers, &database, &topic, records, &mut report).await;
+            }
         }
     }
+    report.print();
     Ok(())
+}
+
+/// The peers of a scenario; one that is not to be had is left out, with its reason.
+async fn beside(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64, report: &mut Report) {
+    for peer in Peer::ALL {
+        match tokio::task::block_in_place(|| peer.run(scenario, brokers, topic, records)) {
+            Ok(measured) => measured.into_iter().for_each(|measured| report.add(scenario, Path::Peer(peer), measured)),
+            Err(error) => println!("{:<10} {} is left out: {error}", scenario.name(), Path::Peer(peer)),
+        }
+    }
+    if scenario == Scenario::EffectOnce {
+        match peers::pgbench(database, records).await {
+            Ok(measured) => report.add(scenario, Path::Pgbench, measured),
+            Err(error) => println!("{:<10} pgbench is left out: {error}", scenario.name()),
+        }
+    }
 }

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// Rounds of each scenario.
     #[arg(long, default_value_t = 1)]
     pub(crate) rounds: usize,
+    /// Neither consumers of the JVM, which Maven fetches once, nor pgbench.
+    #[arg(long)]
+    pub(crate) no_peers: bool,
     /// Another Kafka.
     #[arg(long)]
     pub(crate) brokers: Option<String>,
@@ -24,7 +27,7 @@ pub(crate) struct Options {
 }
 
 /// What the handler does, and how many run at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Scenario {
     /// Nothing but reading the event.
     NoWork,
@@ -60,6 +63,20 @@ impl Scenario {
             Self::EffectOnce => 60_000,
             Self::Batch32 | Self::Batch100 => 200_000,
             Self::SetBased => 500_000,
+        }
+    }
+
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// How many microseconds a handler without an inbox waits, and how many run at once.
+    pub(crate) fn waits(self) -> Option<(u64, usize)> {
+        match self {
+            Self::NoWork => Some((0, 64)),
+            Self::OneMilli | Self::FewKeys => Some((1_000, 256)),
+            Self::TenMilli => Some((10_000, 1_024)),
+            Self::EffectOnce | Self::Batch32 | Self::Batch100 | Self::SetBased => None,
         }
     }
 

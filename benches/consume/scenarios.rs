@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::harness::Outcome;
 use crate::options::Scenario;
+use crate::report::Measured;
 use crate::timer::Timer;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
@@ -60,8 +61,8 @@ async fn update_all(orders: Batch<OrderPlaced>, mut tx: Tx) -> Result<(), Handle
     Ok(())
 }
 
-/// Handles the whole topic once, by a new group, and prints what it took.
-pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64) -> Outcome<()> {
+/// Handles the whole topic once, by a new group; what it took.
+pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64) -> Outcome<Measured> {
     let bus = Bus::new(kafka::Settings { brokers: brokers.into(), ..kafka::Settings::default() });
     let shutdown = CancellationToken::new();
     // The peak begins anew: filling the topic took memory too.
@@ -70,8 +71,8 @@ pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic
     let (statistics, task) = match scenario {
         Scenario::NoWork => start(subscriber(&bus, topic).on(nothing), &shutdown),
         Scenario::OneMilli | Scenario::FewKeys | Scenario::TenMilli => {
-            let (milliseconds, concurrency) = if scenario == Scenario::TenMilli { (10, 1_024) } else { (1, 256) };
-            let state = (Timer::start(), Duration::from_millis(milliseconds));
+            let (micros, concurrency) = scenario.waits().ok_or("it waits")?;
+            let state = (Timer::start(), Duration::from_micros(micros));
             start(subscriber(&bus, topic).on(wait).state(state).concurrency(concurrency), &shutdown)
         }
         Scenario::EffectOnce => start(subscriber(&bus, topic).on(update).inbox(pool(database, 16).await?), &shutdown),
@@ -95,11 +96,10 @@ pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic
     }
     let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
     let cpu = cpu_seconds() - before;
-    let name = format!("{scenario:?}");
-    println!("{name:<16} {records:>9} {seconds:>9.2} {:>12.0} {cpu:>9.2} {:>9.0}", records as f64 / seconds, peak_megabytes());
+    let measured = Measured { records, seconds, cpu_seconds: cpu, peak_megabytes: peak_megabytes() };
     shutdown.cancel();
     task.await??;
-    Ok(())
+    Ok(measured)
 }
 
 fn subscriber<S: Send + Sync + 'static>(bus: &Bus, topic: &str) -> Subscriber<S> {
@@ -117,21 +117,26 @@ where
     (subscriber.statistics(), tokio::spawn(subscriber.run(shutdown.clone())))
 }
 
-/// A database of its own, with a table to update.
 async fn pool(server: &str, connections: u32) -> Outcome<sqlx::PgPool> {
+    Ok(PgPoolOptions::new().max_connections(connections).connect(&database(server).await?).await?)
+}
+
+/// A database of its own, with a table to update.
+pub(crate) async fn database(server: &str) -> Outcome<String> {
     let name = format!("bench_{}", Uuid::now_v7().simple());
     let admin = sqlx::PgPool::connect(server).await?;
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&admin).await?;
     let mut url: url::Url = server.parse()?;
     url.set_path(&name);
-    let pool = PgPoolOptions::new().max_connections(connections).connect(url.as_str()).await?;
+    let pool = sqlx::PgPool::connect(url.as_str()).await?;
     tidings::migrate(&pool).await?;
     let table = "create table account (id int primary key, cents bigint not null) with (fillfactor = 50);
         insert into account select g, 0 from generate_series(0, 19999) g; vacuum analyze account";
     for sql in table.split(';') {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&pool).await?;
     }
-    Ok(pool)
+    pool.close().await;
+    Ok(url.into())
 }
 
 /// User and system time of this process (Linux: `/proc`, in hundredths).

@@ -1,16 +1,25 @@
-//! `#[derive(DomainEvent)]` for [tidings](https://docs.rs/tidings): use it by that crate's name, which documents it at the trait.
+//! `#[derive(DomainEvent)]` and `#[debug_handler]` for [tidings](https://docs.rs/tidings): use it by that crate's name, which documents it at the trait.
 
 mod attribute;
 mod expand;
+mod handler;
 mod id;
 mod suggest;
 
 use proc_macro::TokenStream;
-use syn::{DeriveInput, parse_macro_input};
+use syn::{DeriveInput, ItemFn, parse_macro_input};
 
 /// Derives `DomainEvent`; the trait of the same name documents the keys of `#[event(…)]`.
 #[proc_macro_derive(DomainEvent, attributes(event))]
 pub fn derive_domain_event(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     expand::expand(&input).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Checks a handler where it is written; `tidings::debug_handler` documents it.
+#[proc_macro_attribute]
+pub fn debug_handler(options: TokenStream, function: TokenStream) -> TokenStream {
+    let options = parse_macro_input!(options as handler::Options);
+    let function = parse_macro_input!(function as ItemFn);
+    handler::expand(options, &function).into()
 }

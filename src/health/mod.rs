@@ -14,7 +14,7 @@
 //! shall still hear the reason). Who asks while they run gets the same answer, so that asking often costs no more.
 //!
 //! Checks that come with the crate: `DatabaseCheck` (feature `outbox`), `KafkaCheck` (`kafka`), `CircuitBreakerCheck`
-//! (`resilience`), and those of a relay in this process (`relay`). An own one is a closure, or a [`Check`].
+//! (`resilience`), `SubscriberCheck` (`subscriber`), `RelayLagCheck` (`outbox`), and those of a relay in this process (`relay`). An own one is a closure, or a [`Check`].
 //!
 //! # What to check, and what not
 //!
@@ -55,9 +55,13 @@ mod database;
 mod kafka;
 #[cfg(feature = "relay")]
 mod relay;
+#[cfg(feature = "outbox")]
+mod relay_lag;
 mod report;
 mod router;
 mod run;
+#[cfg(feature = "subscriber")]
+mod subscriber;
 
 pub use check::{Check, Checking, Status};
 #[cfg(feature = "resilience")]
@@ -66,5 +70,9 @@ pub use circuit_breaker::CircuitBreakerCheck;
 pub use database::DatabaseCheck;
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaCheck, KafkaCheckError};
+#[cfg(feature = "outbox")]
+pub use relay_lag::RelayLagCheck;
 pub use report::{Checked, Report};
 pub use run::Health;
+#[cfg(feature = "subscriber")]
+pub use subscriber::SubscriberCheck;

@@ -4,7 +4,7 @@
 //! has enough does not read: librdkafka stops fetching when the queue is full. (`pause` would throw away what is fetched and fetch it again.)
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,11 +13,12 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message as _, Offset, TopicPartitionList,
+    ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers as _},
+    statistics::Partition as PartitionStatistics,
     types::RDKafkaRespErr,
 };
 use tokio::sync::Notify;
@@ -51,7 +52,8 @@ const PREFERRED: &[(&str, &str)] = &[
     // A topic that is made later is read after this long at most.
     ("topic.metadata.refresh.interval.ms", "30000"),
     ("reconnect.backoff.max.ms", "2000"),
-    ("statistics.interval.ms", "0"),
+    // They say where each partition ends.
+    ("statistics.interval.ms", "5000"),
     ("log.connection.close", "false"),
 ];
 
@@ -73,6 +75,14 @@ pub(crate) enum Change {
         /// They have another owner already: nothing can be committed.
         lost: bool,
     },
+}
+
+/// Where a partition ends, for readers of committed records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) offset: i64,
+    /// Every record before it was read.
+    pub(crate) is_reached: bool,
 }
 
 /// What is committed for a partition.
@@ -200,6 +210,11 @@ impl Member {
         self.inner.commit(&list, mode).map_err(|error| error.to_string())
     }
 
+    /// Where a partition ends, as of some seconds ago; `None` if that is not known yet.
+    pub(crate) fn end_of(&self, partition: &Partition) -> Option<End> {
+        self.inner.context().ends().get(&*partition.topic)?.get(&partition.number).copied()
+    }
+
     /// Leaves the group and destroys the client. Blocks for seconds: librdkafka waits for its own threads.
     pub(crate) fn leave(self) {
         self.inner.context().leaving.store(true, Ordering::Release);
@@ -270,11 +285,17 @@ pub(crate) struct Context {
     changes: Mutex<VecDeque<Change>>,
     leaving: AtomicBool,
     complained: Mutex<Option<RDKafkaErrorCode>>,
+    /// By topic and partition.
+    ends: Mutex<HashMap<String, HashMap<i32, End>>>,
 }
 
 impl Context {
     fn changes(&self) -> std::sync::MutexGuard<'_, VecDeque<Change>> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<String, HashMap<i32, End>>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says each kind of trouble once, not at each attempt.
@@ -299,6 +320,17 @@ impl ClientContext for Context {
             }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let ends = |partitions: HashMap<i32, PartitionStatistics>| {
+            // Offsets below zero stand for what is not known.
+            let known = partitions.into_iter().filter(|(_, partition)| partition.ls_offset >= 0);
+            let end =
+                |at: PartitionStatistics| End { offset: at.ls_offset, is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset };
+            known.map(|(number, at)| (number, end(at))).collect()
+        };
+        *self.ends() = statistics.topics.into_iter().map(|(name, topic)| (name, ends(topic.partitions))).collect();
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::Interruption,
-    failpoint::{self, Step},
     forward::{Forwarder, Hold},
     ledger::{Checkpoint, Ledger, Reading},
     observe::Observer,
@@ -18,7 +17,10 @@ use super::{
     sink::Durable,
     slot,
 };
-use crate::postgres::{Lsn, replication::StatusWriter};
+use crate::{
+    failpoint::{self, Step},
+    postgres::{Lsn, replication::StatusWriter},
+};
 
 /// How often progress is stored, and the server told where we are even if nothing changed: what a kill -9 repeats at most with
 /// delivery at least once, and well within any `wal_sender_timeout`.

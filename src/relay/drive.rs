@@ -21,7 +21,6 @@ use super::{
     books::Books,
     debezium::Shape,
     error::Interruption,
-    failpoint::{self, Step},
     forward::Forwarder,
     ledger::Reading,
     observe::Observer,
@@ -34,7 +33,10 @@ use super::{
         wal::{BEHIND_BYTES, StreamEnd, WalSource},
     },
 };
-use crate::postgres::{Lsn, replication::Connection};
+use crate::{
+    failpoint::{self, Step},
+    postgres::{Lsn, replication::Connection},
+};
 
 /// A window with fewer events is the last one before the stream follows.
 const LITTLE: u64 = 2_000;

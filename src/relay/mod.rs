@@ -14,7 +14,6 @@ mod books;
 mod debezium;
 mod drive;
 mod error;
-mod failpoint;
 mod forward;
 mod lease;
 mod ledger;

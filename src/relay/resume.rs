@@ -9,14 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Delivery, RelayOptions,
     error::Interruption,
-    failpoint::{self, Step},
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
     position::{GivenUp, Identity, Journal, Position, Replay},
     server::{self, Server},
 };
-use crate::kafka::{TopicError, read_to_the_end};
+use crate::{
+    failpoint::{self, Step},
+    kafka::{TopicError, read_to_the_end},
+};
 
 /// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
 const POSITION_TOPIC: &[(&str, &str)] = &[

@@ -17,10 +17,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::{
     RelayOptions,
     error::{Interruption, Meaning},
-    failpoint::{self, Step},
     ledger::{connect, within},
     observe::Observer,
 };
+use crate::failpoint::{self, Step};
 
 /// Events moved at once: the transaction is short, and what else is written gets its turn.
 const BATCH: i64 = 500;

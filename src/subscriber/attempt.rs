@@ -11,13 +11,15 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
+use tracing::{Instrument as _, Span};
 
 use super::clock::Clock;
-use super::dead_letters::{DUE, DeadLetters, Letterbox, original_topic};
+use super::dead_letters::{DUE, DeadLetters, Letterbox};
+use super::escalate::Dead;
 use super::gate::Gate;
 use super::handler::{HandlerError, Verdict};
 use super::kill_switch::Tally;
@@ -26,7 +28,7 @@ use super::retry::{Next, Retry};
 use super::router::{Core, Handled, HandlerService};
 use super::statistics::{Count, Statistics};
 use super::turn::Turn;
-use super::{Delivery, Escalation};
+use super::{Delivery, Escalation, SubscriberState};
 use crate::kafka::Message;
 
 /// Pauses while something that every event needs is down: short enough to be felt as quick.
@@ -80,7 +82,7 @@ impl Runner {
     pub(super) async fn settle_together(&self, messages: &[Arc<Message>]) -> bool {
         match self.attempt(Delivery::many(messages.to_vec(), 1)).await {
             Ok(handled) => {
-                self.handled(handled, messages.len());
+                self.handled(handled, messages[0].event_type(), messages.len());
                 true
             }
             Err(error) => {
@@ -101,14 +103,14 @@ impl Runner {
         loop {
             let error = match self.attempt(Delivery::one(message.clone(), failed + 1)).await {
                 Ok(handled) => {
-                    self.handled(handled, 1);
+                    self.handled(handled, message.event_type(), 1);
                     return Settled::Finished;
                 }
                 Err(error) => error,
             };
             if error.verdict() == Verdict::Unavailable {
                 outages += 1;
-                self.shut(&error.chain());
+                self.shut(SubscriberState::PausedByOutage, &error.chain());
             } else if outages > 0 {
                 outages = 0;
                 self.reopen();
@@ -116,14 +118,14 @@ impl Runner {
             let pause = match error.verdict() {
                 Verdict::Skip => {
                     tracing::debug!(subscriber = self.name, %error, "an event is skipped");
-                    self.statistics.add(Count::Skipped, 1);
+                    self.statistics.add(Count::Skipped, message.event_type(), 1);
                     return Settled::Finished;
                 }
                 Verdict::Snooze(time) => time,
                 Verdict::Unavailable => Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance()),
                 Verdict::Retry | Verdict::DeadLetter => {
                     failed += 1;
-                    self.statistics.add(Count::FailedAttempts, 1);
+                    self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
                     let next = if error.verdict() == Verdict::DeadLetter { Next::GiveUp } else { retry.after(failed, chance()) };
                     match next {
                         Next::After(pause) => {
@@ -151,28 +153,31 @@ impl Runner {
         loop {
             let error = match self.attempt(Delivery::one(message.clone(), self.options.retry.attempts() + before + 1)).await {
                 Ok(handled) => {
-                    self.handled(handled, 1);
+                    self.handled(handled, message.event_type(), 1);
                     return Parked::Done;
                 }
                 Err(error) => error,
             };
             let pause = match error.verdict() {
-                Verdict::Skip => return Parked::Done,
+                Verdict::Skip => {
+                    self.statistics.add(Count::Skipped, message.event_type(), 1);
+                    return Parked::Done;
+                }
                 Verdict::Snooze(time) => return Parked::Again { after: time, attempts: before, error: error.chain() },
                 Verdict::Unavailable => {
                     outages += 1;
-                    self.shut(&error.chain());
+                    self.shut(SubscriberState::PausedByOutage, &error.chain());
                     Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance())
                 }
                 Verdict::Retry | Verdict::DeadLetter => {
-                    self.statistics.add(Count::FailedAttempts, 1);
+                    self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
                     let is_dead = error.verdict() == Verdict::DeadLetter;
                     match retry.after(before + 1, chance()) {
                         Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
                         _ => {}
                     }
                     let attempts = self.options.retry.attempts() + before + 1;
-                    return match self.bury_at_last(message.as_it_came(), original_topic(message), &error, "handler", attempts, turn).await {
+                    return match self.bury_at_last(&Dead::event(message, attempts), &error, turn).await {
                         Settled::Abandoned => Parked::Abandoned,
                         _ => Parked::Done,
                     };
@@ -184,9 +189,11 @@ impl Runner {
         }
     }
 
-    /// One attempt. A panic is a failed one.
+    /// One attempt, timed and in a span of its own. A panic is a failed one.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let ended = AssertUnwindSafe(self.service.handle(delivery)).catch_unwind().await;
+        let (span, times, began) = (self.span(&delivery), &self.statistics.of(delivery.event_type()).attempts, Instant::now());
+        let ended = AssertUnwindSafe(self.service.handle(delivery).instrument(span)).catch_unwind().await;
+        times.observe(began.elapsed());
         let result = ended.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
             Err(HandlerError::retry(format!("the handler panicked: {}", text.as_deref().unwrap_or("without a text"))))
@@ -195,8 +202,28 @@ impl Runner {
         result.map_err(|error| if waits && error.asks_for_newer_code() { error.waited_out() } else { error })
     }
 
-    pub(super) fn handled(&self, handled: Handled, events: usize) {
-        self.statistics.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, events);
+    /// What everything that is logged during an attempt belongs to.
+    fn span(&self, delivery: &Delivery) -> Span {
+        let event = delivery.first();
+        let record = event.as_it_came();
+        tracing::info_span!(
+            "handle",
+            otel.kind = "consumer",
+            subscriber = self.name,
+            event.id = &*event.id(),
+            event.r#type = event.event_type(),
+            aggregate = &*event.aggregate_id(),
+            attempt = delivery.attempt(),
+            events = delivery.len(),
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            traceparent = event.header("traceparent"),
+        )
+    }
+
+    pub(super) fn handled(&self, handled: Handled, event_type: &str, events: usize) {
+        self.statistics.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, event_type, events);
         if !self.gate.is_open() && !self.tripped.load(Ordering::Acquire) {
             self.reopen();
         }
@@ -206,14 +233,14 @@ impl Runner {
         }
     }
 
-    pub(super) fn shut(&self, reason: &str) {
+    pub(super) fn shut(&self, state: SubscriberState, reason: &str) {
         self.gate.shut(&self.name, reason);
-        self.statistics.set_paused(true);
+        self.statistics.set_state(state);
     }
 
     pub(super) fn reopen(&self) {
         self.gate.reopen(&self.name);
-        self.statistics.set_paused(false);
+        self.statistics.set_state(SubscriberState::Running);
     }
 }
 

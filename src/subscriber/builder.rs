@@ -69,6 +69,7 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
     pub(super) fn new(bus: Bus, name: String) -> Self {
         let parts = Parts {
             bus,
+            statistics: Statistics::new(&name),
             name,
             handlers: Vec::new(),
             beside: Vec::new(),
@@ -83,7 +84,6 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
             instance: None,
             broker_side: false,
             from_end: false,
-            statistics: Statistics::default(),
         };
         Self { parts, marker: PhantomData }
     }
@@ -321,6 +321,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
+        self.parts.statistics.know_types(routes.keys().copied());
         let core = Arc::new(Core::new(Router::new(routes), inbox.map(Arc::new)));
         let service = layers.into_iter().fold(HandlerService::new(core.clone()), |service, wrap| wrap(service));
         Ok(Plan {

@@ -90,7 +90,7 @@ impl Delivery {
         slot.lend(self.meta())
     }
 
-    fn first(&self) -> &Arc<Message> {
+    pub(super) fn first(&self) -> &Arc<Message> {
         &self.messages()[0]
     }
 }

@@ -2,14 +2,37 @@
 
 use std::time::Duration;
 
-use super::Escalation;
 use super::attempt::{OUTAGE_PAUSES, Runner, Settled, chance};
 use super::dead_letters::{DUE, Obituary, TIER, letter, original_topic};
 use super::handler::{HandlerError, Verdict};
 use super::retry::Retry;
 use super::statistics::Count;
 use super::turn::Turn;
+use super::{Escalation, SubscriberState};
 use crate::kafka::{Incoming, LetterError, Message};
+
+/// What goes to the dead letters.
+#[derive(Clone, Copy)]
+pub(super) struct Dead<'m> {
+    record: &'m Incoming,
+    /// The topic it was first read from.
+    origin: &'m str,
+    event_type: &'m str,
+    kind: &'static str,
+    attempts: u32,
+}
+
+impl<'m> Dead<'m> {
+    /// An event that was tried this often.
+    pub(super) fn event(message: &'m Message, attempts: u32) -> Self {
+        Self { record: message.as_it_came(), origin: original_topic(message), event_type: message.event_type(), kind: "handler", attempts }
+    }
+
+    /// A record that is no event.
+    fn malformed(record: &'m Incoming) -> Self {
+        Self { record, origin: &record.topic, event_type: "", kind: "malformed", attempts: 0 }
+    }
+}
 
 impl Runner {
     /// Sends an event that used up its attempts where the subscriber's rules say, however long that takes: until then none is lost, and none is handled.
@@ -32,20 +55,13 @@ impl Runner {
             }
             _ => {}
         }
-        self.bury_at_last(message.as_it_came(), original_topic(message), error, "handler", failed, turn).await
+        self.bury_at_last(&Dead::event(message, failed), error, turn).await
     }
 
-    pub(super) async fn bury_at_last(
-        &self,
-        record: &Incoming,
-        origin: &str,
-        error: &HandlerError,
-        kind: &str,
-        attempts: u32,
-        turn: &mut Turn<'_>,
-    ) -> Settled {
+    /// Sends a record to the dead letters, however long that takes.
+    pub(super) async fn bury_at_last(&self, dead: &Dead<'_>, error: &HandlerError, turn: &mut Turn<'_>) -> Settled {
         let mut outage = 0;
-        while let Err(unsent) = self.bury(record, origin, error, kind, attempts).await {
+        while let Err(unsent) = self.bury(dead, error).await {
             if !self.outlast(&unsent, &mut outage, turn).await {
                 return Settled::Abandoned;
             }
@@ -57,7 +73,7 @@ impl Runner {
     /// Waits before something is tried again that is needed by all: nothing else starts meanwhile. False if the partition is given up.
     async fn outlast(&self, error: &HandlerError, outage: &mut u32, turn: &mut Turn<'_>) -> bool {
         *outage += 1;
-        self.shut(&error.chain());
+        self.shut(SubscriberState::PausedByOutage, &error.chain());
         turn.pause(Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(*outage, chance())).await
     }
 
@@ -82,7 +98,7 @@ impl Runner {
         letter.headers.push((TIER.into(), (tier + 1).to_string().into_bytes()));
         letter.headers.push((DUE.into(), due.timestamp_millis().to_string().into_bytes()));
         self.letterbox.send(&letter, origin).await.map_err(HandlerError::unavailable)?;
-        self.statistics.add(Count::Retried, 1);
+        self.statistics.add(Count::Retried, message.event_type(), 1);
         Ok(())
     }
 
@@ -90,18 +106,12 @@ impl Runner {
     ///
     /// # Errors
     /// When it does not arrive there; it is not finished then.
-    pub(super) async fn bury(
-        &self,
-        record: &Incoming,
-        origin: &str,
-        error: &HandlerError,
-        kind: &str,
-        attempts: u32,
-    ) -> Result<(), HandlerError> {
+    pub(super) async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), HandlerError> {
+        let Dead { record, origin, event_type, kind, attempts } = *dead;
         let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
         let Some(place) = self.dead_letters.topic_for(origin, &self.name) else {
             tracing::error!(subscriber = self.name, topic, partition, offset, reason, "an event cannot be handled and is discarded");
-            self.statistics.add(Count::Discarded, 1);
+            self.statistics.add(Count::Discarded, event_type, 1);
             return Ok(());
         };
         let why = Obituary { group: &self.name, error, kind, attempts };
@@ -110,20 +120,20 @@ impl Runner {
             Err(error @ LetterError::Refused { .. }) => {
                 // Too large with its new headers, say: the record is still where it was, and this line says so.
                 tracing::error!(subscriber = self.name, topic, partition, offset, reason, %error, "a dead letter is refused and discarded");
-                self.statistics.add(Count::Discarded, 1);
+                self.statistics.add(Count::Discarded, event_type, 1);
                 return Ok(());
             }
             Err(error) => return Err(HandlerError::unavailable(error)),
         }
         tracing::error!(subscriber = self.name, topic, partition, offset, reason, dead_letters = place, "an event is dead");
-        self.statistics.add(Count::DeadLettered, 1);
+        self.statistics.add(Count::DeadLettered, event_type, 1);
         Ok(())
     }
 
     /// Sends a record that is no event to the dead letters, however long that takes.
     pub(super) async fn settle_malformed(&self, record: &Incoming, reason: &str, turn: &mut Turn<'_>) -> Settled {
         let error = HandlerError::dead_letter(reason);
-        self.bury_at_last(record, &record.topic, &error, "malformed", 0, turn).await
+        self.bury_at_last(&Dead::malformed(record), &error, turn).await
     }
 }
 

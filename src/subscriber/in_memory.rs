@@ -17,7 +17,7 @@ use super::options::Order;
 use super::run::Plan;
 use super::statistics::Count;
 use super::turn::Turn;
-use super::{Escalation, Statistics};
+use super::{Escalation, Statistics, SubscriberState};
 use crate::event::Envelope;
 use crate::kafka::{Incoming, Letter, LetterError, Malformed, Message};
 
@@ -50,6 +50,7 @@ impl InMemory {
         let inbox = plan.core.inbox.as_ref().map(|inbox| inbox.pool.clone());
         let topics = std::mem::take(&mut plan.topics);
         plan.core.simulate(dies);
+        plan.statistics.set_state(SubscriberState::Running);
         Self { runner: Arc::new(plan.into_runner()), topics, lanes: Lanes::new(), hasher: RandomState::new(), letters, inbox }
     }
 
@@ -72,9 +73,9 @@ impl InMemory {
         };
         match Message::read(record.clone(), assumed) {
             Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => {
-                self.runner.statistics.add(Count::UnknownTypes, 1)
+                self.runner.statistics.unknown(message.event_type())
             }
-            Err((Malformed::NoType, record)) if record.value().is_none() => self.runner.statistics.add(Count::UnknownTypes, 1),
+            Err((Malformed::NoType, record)) if record.value().is_none() => self.runner.statistics.unknown(""),
             Ok(message) => self.lanes.push(lane, Item::Event(Arc::new(message))),
             Err((malformed, record)) => self.lanes.push(lane, Item::Malformed(record, malformed.to_string())),
         }
@@ -117,7 +118,7 @@ async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
     if runner.settle(message, turn, &runner.options.retry).await != Settled::Park {
         return;
     }
-    runner.statistics.add(Count::Detoured, 1);
+    runner.statistics.add(Count::Detoured, message.event_type(), 1);
     let (mut pause, mut before) = match &runner.escalation {
         Escalation::Park(retry) => (retry.pause(0, 0.0), 0),
         _ => return,

@@ -40,6 +40,8 @@ mod inbox;
 mod kill_switch;
 mod lanes;
 mod memory;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod options;
 mod partition;
 mod probe;
@@ -66,10 +68,33 @@ pub use handler::{
 pub(crate) use in_memory::{InMemory, Work};
 pub use inbox::Inbox;
 pub use kill_switch::KillSwitch;
+#[cfg(feature = "metrics")]
+pub use metrics::SubscriberMetrics;
 pub use options::{Escalation, Order};
 pub use retry::Retry;
 pub use router::{Handled, HandlerService};
 pub use run::RunError;
-pub use statistics::Statistics;
+pub use statistics::{PartitionStatistics, Statistics, SubscriberState};
+
+/// Checks a handler where it is written: the compiler then says which argument is none, and not only that the function is no handler.
+///
+/// It changes nothing: put it on while the compiler refuses `.on(handler)`, and leave it or take it off. For free functions without generic types.
+///
+/// The state is the `T` of the only `State<T>`; if handlers take parts of it (`FromRef`), say it: `#[debug_handler(state = App)]`.
+///
+/// ```compile_fail
+/// use tidings::subscriber::{Event, HandlerError, debug_handler};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize, tidings::DomainEvent)]
+/// # #[event(aggregate = "order", id = "order_id")]
+/// # struct OrderPlaced { order_id: i64 }
+///
+/// #[debug_handler]
+/// async fn reserve(_: Event<OrderPlaced>, warehouse: String) -> Result<(), HandlerError> {
+///     //                                             ^^^^^^ `String` cannot be an argument of a handler
+///     Ok(())
+/// }
+/// ```
+pub use tidings_derive::debug_handler;
 
 pub use crate::kafka::Malformed;

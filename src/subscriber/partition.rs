@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -17,7 +18,6 @@ use super::attempt::Runner;
 use super::detour::Detour;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
-use super::statistics::Count;
 use super::unit::{Ended, Item, Unit};
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Feed, Incoming, Malformed, Message};
@@ -25,13 +25,31 @@ use crate::kafka::{Feed, Incoming, Malformed, Message};
 /// How many records are read, or ended without a pause, before other tasks get their turn.
 const SLICE: usize = 128;
 
+/// How far a partition is: what its task tells the polling thread.
+pub(super) struct Progress {
+    watermark: Mutex<Watermark>,
+    /// How many of its aggregates wait in the detour.
+    pub(super) detoured: AtomicUsize,
+}
+
+impl Progress {
+    pub(super) fn new(watermark: Watermark) -> Self {
+        Self { watermark: Mutex::new(watermark), detoured: AtomicUsize::new(0) }
+    }
+
+    /// What is finished. Locked for nanoseconds.
+    pub(super) fn watermark(&self) -> MutexGuard<'_, Watermark> {
+        self.watermark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Everything about one partition while this member has it.
 pub(super) struct PartitionTask {
     feed: Feed,
     runner: Arc<Runner>,
     /// The type of records that do not say theirs.
     assumed_type: Option<&'static str>,
-    watermark: Arc<Mutex<Watermark>>,
+    progress: Arc<Progress>,
     lanes: Lanes<Item>,
     hasher: RandomState,
     running: JoinSet<Ended>,
@@ -48,14 +66,14 @@ impl PartitionTask {
         runner: Arc<Runner>,
         detour: Option<Arc<Detour>>,
         assumed_type: Option<&'static str>,
-        watermark: Arc<Mutex<Watermark>>,
+        progress: Arc<Progress>,
         drain: CancellationToken,
     ) -> Self {
         Self {
             feed,
             runner,
             assumed_type,
-            watermark,
+            progress,
             lanes: Lanes::new(),
             hasher: RandomState::new(),
             running: JoinSet::new(),
@@ -132,9 +150,9 @@ impl PartitionTask {
         let Some(ticket) = self.locked().add(record.offset) else { return };
         let lane = self.lane_of(record.key(), record.offset);
         let item = match Message::read(record, self.assumed_type) {
-            Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => return self.skip(ticket),
+            Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => return self.skip(ticket, message.event_type()),
             // A deletion on a compacted topic, by somebody who writes no headers.
-            Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket),
+            Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket, ""),
             Ok(message) => Item::Event(ticket, Arc::new(message)),
             Err((malformed, record)) => Item::Malformed(ticket, record, malformed.to_string()),
         };
@@ -142,8 +160,8 @@ impl PartitionTask {
         self.lanes.push(lane, item);
     }
 
-    fn skip(&mut self, ticket: Ticket) {
-        self.runner.statistics.add(Count::UnknownTypes, 1);
+    fn skip(&mut self, ticket: Ticket, event_type: &str) {
+        self.runner.statistics.unknown(event_type);
         self.locked().finish(ticket);
     }
 
@@ -205,11 +223,12 @@ impl PartitionTask {
             ended.finished.iter().for_each(|ticket| watermark.finish(*ticket));
         }
         self.bytes = self.bytes.saturating_sub(ended.bytes);
-        for (key, after) in ended.parked {
-            self.detours.insert(key, Some(Instant::now() + after));
-        }
-        if let Some(key) = ended.rejoined {
-            self.detours.remove(&key);
+        if !ended.parked.is_empty() || ended.rejoined.is_some() {
+            self.detours.extend(ended.parked.into_iter().map(|(key, after)| (key, Some(Instant::now() + after))));
+            if let Some(key) = ended.rejoined {
+                self.detours.remove(&key);
+            }
+            self.progress.detoured.store(self.detours.len(), Ordering::Relaxed);
         }
         for (lane, items) in ended.singly {
             self.lanes.put_back(lane, items);
@@ -228,6 +247,7 @@ impl PartitionTask {
                 Ok(keys) => {
                     let now = Instant::now();
                     self.detours = keys.into_iter().map(|(key, after)| (key.into(), Some(now + after))).collect();
+                    self.progress.detoured.store(self.detours.len(), Ordering::Relaxed);
                     return true;
                 }
                 Err(error) => error,
@@ -259,6 +279,6 @@ impl PartitionTask {
     }
 
     fn locked(&self) -> MutexGuard<'_, Watermark> {
-        self.watermark.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.watermark()
     }
 }

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::Delivery;
 use super::attempt::{Runner, Settled};
 use super::turn::Turn;
+use super::{Delivery, SubscriberState};
 use crate::kafka::Message;
 
 impl Runner {
@@ -17,7 +17,7 @@ impl Runner {
         let now = tokio::time::Instant::now().into_std();
         let trips = self.tally.lock().unwrap_or_else(PoisonError::into_inner).given_up(now, switch);
         if trips && !self.tripped.swap(true, Ordering::AcqRel) {
-            self.shut("too many events fail: the kill switch has tripped, and one at a time is tried");
+            self.shut(SubscriberState::PausedByKillSwitch, "too many events fail: the kill switch has tripped, and one at a time is tried");
         }
         trips || self.tripped.load(Ordering::Acquire)
     }
@@ -42,7 +42,7 @@ impl Runner {
                 self.tallying.store(false, Ordering::Relaxed);
                 self.tripped.store(false, Ordering::Release);
                 self.reopen();
-                self.handled(handled, 1);
+                self.handled(handled, message.event_type(), 1);
                 return Some(Settled::Finished);
             }
         }

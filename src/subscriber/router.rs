@@ -15,6 +15,7 @@ use super::handler::{BoundHandler, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
 use super::memory::MemoryInbox;
 use crate::event::Envelope;
+use crate::failpoint::{self, Step};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -143,7 +144,9 @@ impl Core {
         if !published.is_empty() {
             inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
         }
+        failpoint::reached(Step::EffectMade);
         transaction.commit().await?;
+        failpoint::reached(Step::EffectCommitted);
         Ok(Handled::Done)
     }
 

@@ -4,8 +4,8 @@
 //! second; and when the group takes a partition away, it waits for the partition's task to end first, commits, and only then lets go.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -22,11 +22,11 @@ use super::escalate::retry_topic;
 use super::finished::Finished;
 use super::gate::Gate;
 use super::options::Options;
-use super::partition::PartitionTask;
+use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
 use super::router::{Core, HandlerService};
 use super::watermark::Watermark;
-use super::{Bus, DeadLetters, Escalation, Statistics};
+use super::{Bus, DeadLetters, Escalation, PartitionStatistics, Statistics, SubscriberState};
 use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like, partition_count, retention};
 
 /// The delay with which the thread notices that it shall end or commit.
@@ -48,6 +48,15 @@ pub enum RunError {
     /// Kafka does not accept it, and will not later: fenced by another member of its instance id, or not allowed.
     #[error("kafka does not accept the subscriber: {0}")]
     Kafka(String),
+}
+
+/// Says that the subscriber has stopped, whatever ended it.
+struct Stopped(Statistics);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.set_state(SubscriberState::Stopped);
+    }
 }
 
 /// A subscriber whose parts are checked and bound.
@@ -78,6 +87,7 @@ impl Plan {
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
+        let _stopped = Stopped(self.statistics.clone());
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
         self.look_for_topics().await;
@@ -101,6 +111,7 @@ impl Plan {
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let owner =
             Owner { member, runner: Arc::new(self.into_runner()), detour, topics, runtime: Handle::current(), partitions: HashMap::new() };
+        owner.runner.statistics.set_state(SubscriberState::Running);
         let (ended, end) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
             let stop = stop.clone();
@@ -164,9 +175,11 @@ impl Plan {
                 "the pool has fewer connections than there are handlers at once"
             );
         }
+        let permits = Arc::new(Semaphore::new(concurrency));
+        self.statistics.know_handlers(&permits, concurrency);
         Runner {
+            permits,
             escalation: self.options.escalation(has_inbox),
-            permits: Arc::new(Semaphore::new(concurrency)),
             gate: Gate::open(),
             tally: Mutex::default(),
             tallying: AtomicBool::new(false),
@@ -216,7 +229,7 @@ struct Owner {
 
 /// A partition while it is ours.
 struct Owned {
-    watermark: Arc<Mutex<Watermark>>,
+    progress: Arc<Progress>,
     drain: CancellationToken,
     task: JoinHandle<()>,
     committed: Option<(i64, String)>,
@@ -239,11 +252,13 @@ impl Owner {
             }
             if Instant::now() >= next_commit {
                 self.commit(None, false);
+                self.tell();
                 next_commit = Instant::now() + self.runner.options.commit_interval;
             }
         };
         let all: Vec<Partition> = self.partitions.keys().cloned().collect();
         self.drain(&all, false);
+        self.tell();
         self.member.leave();
         result
     }
@@ -254,6 +269,7 @@ impl Owner {
                 Change::Assigned(partitions) => self.take(&partitions)?,
                 Change::Revoked { partitions, lost } => {
                     self.drain(&partitions, lost);
+                    self.tell();
                     if let Err(error) = self.member.give_up(&partitions) {
                         tracing::warn!(subscriber = self.runner.name, error, "partitions cannot be given up");
                     }
@@ -290,13 +306,13 @@ impl Owner {
                 Finished::default()
             })
         });
-        let watermark = Arc::new(Mutex::new(Watermark::new(committed.map(|committed| committed.offset), restored)));
+        let progress = Arc::new(Progress::new(Watermark::new(committed.map(|committed| committed.offset), restored)));
         let drain = CancellationToken::new();
         let assumed_type = self.topics.get(&*partition.topic).copied().flatten();
-        let task = PartitionTask::new(feed, self.runner.clone(), self.detour.clone(), assumed_type, watermark.clone(), drain.clone());
+        let task = PartitionTask::new(feed, self.runner.clone(), self.detour.clone(), assumed_type, progress.clone(), drain.clone());
         let task = self.runtime.spawn(task.run());
         let committed = committed.map(|committed| (committed.offset, committed.metadata.clone()));
-        self.partitions.insert(partition, Owned { watermark, drain, task, committed });
+        self.partitions.insert(partition, Owned { progress, drain, task, committed });
     }
 
     /// Waits for what runs in these partitions, commits, and forgets them.
@@ -321,6 +337,22 @@ impl Owner {
         partitions.iter().for_each(|partition| drop(self.partitions.remove(partition)));
     }
 
+    /// Tells how far each partition is.
+    fn tell(&self) {
+        let of = |(partition, owned): (&Partition, &Owned)| {
+            let watermark = owned.progress.watermark();
+            let (unfinished, position) = (watermark.unfinished() as u64, watermark.position());
+            drop(watermark);
+            let lag = self.member.end_of(partition).and_then(|end| match position {
+                _ if end.is_reached => Some(unfinished),
+                Some(position) => Some(unfinished.max(u64::try_from(end.offset - position).unwrap_or(0))),
+                None => None,
+            });
+            PartitionStatistics::new(partition, lag, unfinished, owned.progress.detoured.load(Ordering::Relaxed) as u64)
+        };
+        self.runner.statistics.set_partitions(self.partitions.iter().map(of).collect());
+    }
+
     /// Commits what has changed, in these partitions or in all.
     fn commit(&mut self, only: Option<&[Partition]>, wait: bool) {
         let mut commits = Vec::new();
@@ -328,7 +360,7 @@ impl Owner {
             if only.is_some_and(|only| !only.contains(partition)) {
                 continue;
             }
-            let watermark = owned.watermark.lock().unwrap_or_else(PoisonError::into_inner);
+            let watermark = owned.progress.watermark();
             let Some(offset) = watermark.position() else { continue };
             let now = (offset, watermark.finished_beyond().encode(offset));
             drop(watermark);

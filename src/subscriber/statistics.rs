@@ -1,20 +1,85 @@
-//! What a subscriber has done so far.
+//! What a subscriber has done so far, and how it stands.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-/// What a subscriber has done so far; see [`Subscriber::statistics`](super::Subscriber::statistics). Cheap to clone.
+use tokio::sync::Semaphore;
+
+use crate::kafka::Partition;
+
+/// How many types without a handler are counted by name: who writes into a topic decides how many there are.
+const UNKNOWN_TYPES_MAX: usize = 100;
+
+/// What a subscriber has done so far and how it stands; see [`Subscriber::statistics`](super::Subscriber::statistics). Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Statistics(Arc<Counters>);
+pub struct Statistics(Arc<Inner>);
 
 #[derive(Debug, Default)]
-struct Counters {
-    counts: [AtomicU64; Count::ALL],
-    paused: AtomicBool,
+struct Inner {
+    name: String,
+    /// Of each type that has a handler.
+    by_type: OnceLock<HashMap<&'static str, Counters>>,
+    /// Of what is no event, or of a type without a handler.
+    others: Counters,
+    unknown: Mutex<BTreeMap<String, u64>>,
+    state: AtomicU8,
+    handlers: OnceLock<(Arc<Semaphore>, usize)>,
+    partitions: Mutex<Vec<PartitionStatistics>>,
+}
+
+/// What was counted of one type.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    counts: [AtomicU64; Count::ALL.len()],
+    pub(super) attempts: Times,
+}
+
+/// How long attempts took: a histogram that is written without a lock.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    buckets: [AtomicU64; Self::BOUNDS + 1],
+    sum_nanos: AtomicU64,
+}
+
+/// How a subscriber stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscriberState {
+    /// It does not run yet, or has not joined its group yet.
+    Starting,
+    /// It handles what comes.
+    Running,
+    /// Too many events fail: the [kill switch](super::KillSwitch) has tripped, and one at a time is tried.
+    PausedByKillSwitch,
+    /// What every event needs is down, the database say: nothing starts until it is back.
+    PausedByOutage,
+    /// It was shut down, or could not go on.
+    Stopped,
+}
+
+/// One partition that this member has, as it was within the last second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionStatistics {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+    /// How many records are not finished, those that Kafka holds included: as Kafka's offsets say, so that gaps of compaction and transactions count while they are ahead.
+    /// Unknown until Kafka has told its end, which takes some seconds.
+    pub lag: Option<u64>,
+    /// How many records are read and not finished.
+    pub unfinished: u64,
+    /// How many aggregates wait in the table `detour`.
+    #[doc(alias = "parked")]
+    pub detoured_aggregates: u64,
 }
 
 /// What is counted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Count {
     Handled,
     Duplicates,
@@ -28,69 +93,253 @@ pub(super) enum Count {
 }
 
 impl Count {
-    const ALL: usize = Count::Discarded as usize + 1;
+    const ALL: [Self; 9] = [
+        Self::Handled,
+        Self::Duplicates,
+        Self::UnknownTypes,
+        Self::Skipped,
+        Self::FailedAttempts,
+        Self::Detoured,
+        Self::Retried,
+        Self::DeadLettered,
+        Self::Discarded,
+    ];
 }
 
 impl Statistics {
-    /// Events that were handled.
-    pub fn handled(&self) -> u64 {
-        self.get(Count::Handled)
+    pub(super) fn new(name: &str) -> Self {
+        Self(Arc::new(Inner { name: name.to_owned(), ..Inner::default() }))
     }
 
-    /// Events that the inbox knew already.
-    pub fn duplicates(&self) -> u64 {
-        self.get(Count::Duplicates)
+    /// The subscriber's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
-    /// Events that nobody handles.
-    pub fn unknown_types(&self) -> u64 {
-        self.get(Count::UnknownTypes)
-    }
-
-    /// Events that a handler skipped.
-    pub fn skipped(&self) -> u64 {
-        self.get(Count::Skipped)
-    }
-
-    /// Attempts that failed and were counted against the event.
-    pub fn failed_attempts(&self) -> u64 {
-        self.get(Count::FailedAttempts)
-    }
-
-    /// Events that were set aside to wait, because they or an earlier one of their aggregate failed too often.
-    pub fn detoured(&self) -> u64 {
-        self.get(Count::Detoured)
-    }
-
-    /// Events that were sent to a retry topic.
-    pub fn retried(&self) -> u64 {
-        self.get(Count::Retried)
-    }
-
-    /// Events that were sent to the dead letter topic.
-    pub fn dead_lettered(&self) -> u64 {
-        self.get(Count::DeadLettered)
-    }
-
-    /// Events that were given up and thrown away, by choice.
-    pub fn discarded(&self) -> u64 {
-        self.get(Count::Discarded)
+    /// How it stands.
+    pub fn state(&self) -> SubscriberState {
+        SubscriberState::ALL[usize::from(self.0.state.load(Ordering::Relaxed))]
     }
 
     /// True while the subscriber starts nothing: the database is down, or the kill switch has tripped.
     pub fn is_paused(&self) -> bool {
-        self.0.paused.load(Ordering::Relaxed)
+        matches!(self.state(), SubscriberState::PausedByKillSwitch | SubscriberState::PausedByOutage)
     }
 
-    pub(super) fn add(&self, count: Count, n: usize) {
-        self.0.counts[count as usize].fetch_add(n as u64, Ordering::Relaxed);
+    /// How many handlers run at this moment.
+    #[doc(alias = "in flight")]
+    pub fn running(&self) -> usize {
+        self.0.handlers.get().map_or(0, |(permits, all)| all.saturating_sub(permits.available_permits()))
     }
 
-    pub(super) fn set_paused(&self, paused: bool) {
-        self.0.paused.store(paused, Ordering::Relaxed);
+    /// The partitions that this member has.
+    pub fn partitions(&self) -> Vec<PartitionStatistics> {
+        self.partitions_locked().clone()
     }
 
-    fn get(&self, count: Count) -> u64 {
-        self.0.counts[count as usize].load(Ordering::Relaxed)
+    /// Events that were handled.
+    pub fn handled(&self) -> u64 {
+        self.total(Count::Handled)
+    }
+
+    /// Events that the inbox knew already.
+    pub fn duplicates(&self) -> u64 {
+        self.total(Count::Duplicates)
+    }
+
+    /// Events that nobody handles.
+    pub fn unknown_types(&self) -> u64 {
+        self.total(Count::UnknownTypes)
+    }
+
+    /// Events that a handler skipped.
+    pub fn skipped(&self) -> u64 {
+        self.total(Count::Skipped)
+    }
+
+    /// Attempts that failed and were counted against the event.
+    pub fn failed_attempts(&self) -> u64 {
+        self.total(Count::FailedAttempts)
+    }
+
+    /// Events that were set aside to wait, because they or an earlier one of their aggregate failed too often.
+    pub fn detoured(&self) -> u64 {
+        self.total(Count::Detoured)
+    }
+
+    /// Events that were sent to a retry topic.
+    pub fn retried(&self) -> u64 {
+        self.total(Count::Retried)
+    }
+
+    /// Events that were sent to the dead letter topic.
+    pub fn dead_lettered(&self) -> u64 {
+        self.total(Count::DeadLettered)
+    }
+
+    /// Events that were given up and thrown away, by choice.
+    pub fn discarded(&self) -> u64 {
+        self.total(Count::Discarded)
+    }
+
+    // === what the subscriber tells ===
+
+    /// These types have handlers.
+    pub(super) fn know_types(&self, types: impl Iterator<Item = &'static str>) {
+        let _ = self.0.by_type.set(types.map(|event_type| (event_type, Counters::default())).collect());
+    }
+
+    /// Handlers hold these permits, of which there are so many.
+    pub(super) fn know_handlers(&self, permits: &Arc<Semaphore>, all: usize) {
+        let _ = self.0.handlers.set((permits.clone(), all));
+    }
+
+    /// What is counted of a type; an empty one stands for what is no event.
+    pub(super) fn of(&self, event_type: &str) -> &Counters {
+        self.0.by_type.get().and_then(|by_type| by_type.get(event_type)).unwrap_or(&self.0.others)
+    }
+
+    pub(super) fn add(&self, count: Count, event_type: &str, n: usize) {
+        self.of(event_type).counts[count as usize].fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// An event came that nobody handles.
+    pub(super) fn unknown(&self, event_type: &str) {
+        self.add(Count::UnknownTypes, event_type, 1);
+        let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = unknown.get_mut(event_type) {
+            *count += 1;
+        } else {
+            let name = if unknown.len() < UNKNOWN_TYPES_MAX { event_type } else { "(others)" };
+            *unknown.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn set_state(&self, state: SubscriberState) {
+        self.0.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_partitions(&self, partitions: Vec<PartitionStatistics>) {
+        *self.partitions_locked() = partitions;
+    }
+
+    // === what metrics ask ===
+
+    /// Each type with what was counted of it, in the order of their names; what is no event last, without a name.
+    #[cfg(feature = "metrics")]
+    pub(super) fn by_type(&self) -> Vec<(&str, &Counters)> {
+        let mut all: Vec<(&str, &Counters)> =
+            self.0.by_type.get().into_iter().flatten().map(|(name, counters)| (*name, counters)).collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all.push(("", &self.0.others));
+        all
+    }
+
+    /// Each type that nobody handles, and how many came of it.
+    #[cfg(feature = "metrics")]
+    pub(super) fn by_unknown_type(&self) -> BTreeMap<String, u64> {
+        self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn total(&self, count: Count) -> u64 {
+        let known = self.0.by_type.get().into_iter().flat_map(HashMap::values);
+        known.chain([&self.0.others]).map(|counters| counters.get(count)).sum()
+    }
+
+    fn partitions_locked(&self) -> MutexGuard<'_, Vec<PartitionStatistics>> {
+        self.0.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counters {
+    pub(super) fn get(&self, count: Count) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl Times {
+    /// From 0.1 ms, doubling, to 13 s: a handler without I/O, and one that is about to time out.
+    const BOUNDS: usize = 18;
+    const FIRST_MICROS: u64 = 100;
+
+    pub(super) fn observe(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[Self::bucket(nanos)].fetch_add(1, Ordering::Relaxed);
+        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// The first whose bound is not below this.
+    fn bucket(nanos: u64) -> usize {
+        let units = nanos.div_ceil(Self::FIRST_MICROS * 1_000).max(1);
+        let doublings = u64::BITS - (units - 1).leading_zeros();
+        Self::BOUNDS.min(doublings as usize)
+    }
+
+    /// Their sum in seconds, and how many each bucket has up to its bound in seconds.
+    #[cfg(feature = "metrics")]
+    pub(super) fn read(&self) -> (f64, Vec<(f64, u64)>) {
+        let bound = |at: usize| if at == Self::BOUNDS { f64::MAX } else { (Self::FIRST_MICROS << at) as f64 / 1e6 };
+        let buckets = self.buckets.iter().enumerate().map(|(at, count)| (bound(at), count.load(Ordering::Relaxed))).collect();
+        (Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64(), buckets)
+    }
+}
+
+impl SubscriberState {
+    /// By their numbers.
+    pub(super) const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::PausedByKillSwitch, Self::PausedByOutage, Self::Stopped];
+}
+
+impl PartitionStatistics {
+    pub(super) fn new(partition: &Partition, lag: Option<u64>, unfinished: u64, detoured_aggregates: u64) -> Self {
+        Self { topic: partition.topic.clone(), partition: partition.number, lag, unfinished, detoured_aggregates }
+    }
+}
+
+// === impl Display ===
+
+impl fmt::Display for SubscriberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::PausedByKillSwitch => "paused by kill switch",
+            Self::PausedByOutage => "paused by outage",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_counted_in_the_first_bucket_whose_bound_is_not_below_it() {
+        for (micros, bucket) in
+            [(0, 0), (100, 0), (101, 1), (200, 1), (201, 2), (400, 2), (13_107_200, 17), (13_107_201, 18), (u64::MAX / 1_000, 18)]
+        {
+            assert_eq!(Times::bucket(micros * 1_000), bucket, "{micros} µs");
+        }
+    }
+
+    #[test]
+    fn each_state_is_found_by_its_number() {
+        let statistics = Statistics::new("stock");
+        assert_eq!(statistics.state(), SubscriberState::Starting);
+        for state in SubscriberState::ALL {
+            statistics.set_state(state);
+            assert_eq!(statistics.state(), state);
+        }
+        assert!(Count::ALL.iter().enumerate().all(|(at, count)| *count as usize == at));
+    }
+
+    #[test]
+    fn types_that_nobody_handles_are_counted_by_name_up_to_a_bound() {
+        let statistics = Statistics::new("stock");
+        (0..UNKNOWN_TYPES_MAX + 50).for_each(|n| statistics.unknown(&format!("T{n}")));
+        statistics.unknown("T3");
+        assert_eq!(statistics.unknown_types(), UNKNOWN_TYPES_MAX as u64 + 51);
+        let unknown = statistics.0.unknown.lock().expect("nobody panicked");
+        assert_eq!((unknown["T3"], unknown["(others)"], unknown.len()), (2, 50, UNKNOWN_TYPES_MAX + 1));
     }
 }

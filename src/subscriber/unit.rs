@@ -151,7 +151,7 @@ impl Unit {
                 return false;
             }
         }
-        self.runner.statistics.add(Count::Detoured, 1);
+        self.runner.statistics.add(Count::Detoured, message.event_type(), 1);
         true
     }
 

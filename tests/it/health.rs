@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dev_services::{KafkaOptions, PostgresOptions};
 use sqlx::postgres::PgPoolOptions;
-use tidings::health::{DatabaseCheck, Health, KafkaCheck, Status};
+use tidings::health::{DatabaseCheck, Health, KafkaCheck, RelayLagCheck, Status};
 use tidings::kafka::Settings;
 
 use crate::services::{own_kafka, own_postgres};
@@ -58,4 +58,27 @@ async fn a_broker_that_stops_fails_its_check_with_the_reason_and_one_that_is_bac
     until(&health, "failing with the reason", because).await;
     let _back = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka)).await.expect("no panic").expect("it is back");
     until(&health, "connected again", |status| matches!(status, Status::Ok(_))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
+    let database = crate::services::migrated_database().await;
+    let health = Health::new().check("relay lag", RelayLagCheck::new(&database.pool, "tidings", Duration::from_secs(60)));
+    let status = async || health.report().await.checks.remove(0).status;
+    assert!(matches!(status().await, Status::Failing(text) if text.contains("has run")));
+    let run = async |statement: &'static str| sqlx::query(statement).execute(&database.pool).await.expect("done").rows_affected();
+    run("insert into tidings.relay (name, heartbeat_at) values ('tidings', now())").await;
+    assert!(matches!(status().await, Status::Ok(text) if text.starts_with("nothing waits, leader seen ")));
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values ('order', '7', 'OrderPlaced', '{}', now()";
+    sqlx::query(sqlx::AssertSqlSafe(format!("{insert} - interval '10 seconds')"))).execute(&database.pool).await.expect("inserted");
+    assert!(matches!(status().await, Status::Ok(text) if text.starts_with("an event waits for 1")));
+    let published = "update tidings.relay set position = jsonb_build_object('seen', pg_current_snapshot()::text)";
+    run(published).await;
+    assert!(matches!(status().await, Status::Ok(text) if text.starts_with("nothing waits")));
+    sqlx::query(sqlx::AssertSqlSafe(format!("{insert} - interval '10 minutes')"))).execute(&database.pool).await.expect("inserted");
+    assert!(
+        matches!(status().await, Status::Failing(text) if text.starts_with("an event has waited for 60") && text.contains("leader seen"))
+    );
+    run(published).await;
+    assert!(health.report().await.is_ready());
 }

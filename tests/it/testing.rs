@@ -163,3 +163,49 @@ async fn parked_events_and_retry_topics_are_followed_too() {
     assert_eq!((bus.statistics("topics").retried(), bus.published::<StockReserved>().len()), (3, 1));
     assert!(bus.dead_letters("topics").is_empty());
 }
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("nobody panicked").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
+    async fn log(Event(_): Event<OrderPlaced>, meta: Meta) -> Result<(), HandlerError> {
+        tracing::info!("at work");
+        if meta.attempt() == 1 { Err(HandlerError::retry("the first time")) } else { Ok(()) }
+    }
+    let text = Log::default();
+    let writer = text.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let mut bus = TestBus::new();
+    bus.add(bus.subscriber("inventory").on(log)).await;
+    let mut envelope = tidings::event::Envelope::of(&OrderPlaced { order_id: 7 }).expect("a valid event");
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    envelope.headers.insert("traceparent", trace);
+    let id = envelope.id;
+    bus.publish_envelope(&envelope);
+    bus.settle().await;
+    let text = String::from_utf8(text.0.lock().expect("nobody panicked").clone()).expect("text");
+    let lines: Vec<&str> = text.lines().filter(|line| line.ends_with("at work")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for (line, attempt) in lines.into_iter().zip(1..) {
+        let said = [
+            "handle{otel.kind=\"consumer\" subscriber=\"inventory\"".to_owned(),
+            format!("event.id=\"{id}\" event.type=\"OrderPlaced\" aggregate=\"7\" attempt={attempt} events=1 topic=\"order\""),
+            format!("traceparent=\"{trace}\""),
+        ];
+        assert!(said.iter().all(|said| line.contains(said)), "{line}");
+    }
+}

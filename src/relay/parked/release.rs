@@ -9,11 +9,11 @@ use super::{
     Aggregate,
     rows::{self, Action, Parked},
 };
+use crate::failpoint::{self, Step};
 use crate::relay::{
     books::Books,
     debezium::{Scratch, Shape},
     error::Interruption,
-    failpoint::{self, Step},
     forward::{Delivery, Forwarder, Hold},
     source::{Reader, TableRow, damaged},
 };

@@ -16,11 +16,9 @@ use super::{
     sender::{Sender, Sent},
 };
 use crate::{
+    failpoint::{self, Step},
     kafka::{Failure, Headers, Record, Window},
-    relay::{
-        failpoint::{self, Step},
-        position::Journal,
-    },
+    relay::position::Journal,
 };
 
 /// Records of a batch while the source has more: a commit costs about as much as a few hundred records, so it vanishes among these.

@@ -16,13 +16,13 @@ use super::{
     pages::{Page, Reader, damaged},
 };
 use crate::{
+    failpoint::{self, Step},
     postgres::Lsn,
     relay::{
         RelayOptions,
         books::Books,
         debezium::{Scratch, Shape},
         error::Interruption,
-        failpoint::{self, Step},
         forward::Forwarder,
         ledger::within,
         observe::{Observer, Part},

@@ -19,14 +19,17 @@ impl FromRef<App> for String {
     }
 }
 
+#[debug_handler]
 async fn reserve(_: Event<OrderPlaced>, _: Meta, _: Tx, _: State<App>) -> Result<(), HandlerError> {
     Ok(())
 }
 
+#[debug_handler(state = App)]
 async fn release(_: Event<OrderPlaced>, State(_): State<String>) -> Result<Option<OrderPlaced>, sqlx::Error> {
     Ok(None)
 }
 
+#[debug_handler]
 async fn plain(_: Event<OrderPlaced>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dev_services::{KafkaOptions, PostgresOptions};
-use tidings::subscriber::{Escalation, Event, HandlerError, KillSwitch, Meta, Order, Retry, State, Tx};
+use tidings::subscriber::{Escalation, Event, HandlerError, KillSwitch, Meta, Order, Retry, State, SubscriberState, Tx};
 
 use super::place::{Changed, Place, assert_once_and_in_order, count, create_effects, effect, effects, start, until, until_effects};
 use crate::relay::records::Reader;
@@ -177,7 +177,7 @@ async fn a_database_that_goes_away_pauses_the_subscriber_and_costs_no_event_an_a
     until_effects(&database.pool, 30).await;
     tokio::task::block_in_place(|| server.stop()).expect("stopped");
     place.publish(10, 4..=6).await;
-    running.until("it pauses", |seen| seen.is_paused()).await;
+    running.until("it pauses", |seen| seen.is_paused() && seen.state() == SubscriberState::PausedByOutage).await;
     tokio::task::block_in_place(|| server.start_again()).expect("started");
     until_effects(&database.pool, 60).await;
     running.until("it goes on", |seen| !seen.is_paused()).await;

@@ -1,27 +1,18 @@
 //! Several members: they come, go and are killed under load.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dev_services::KafkaOptions;
 use sqlx::PgPool;
-use tidings::kafka;
 use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
-use tidings::{Bus, Subscriber};
 
 use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until, until_effects};
-use crate::services::{TestDatabase, migrated_database, own_kafka};
+use super::process::{Process, slowly};
+use crate::services::{migrated_database, own_kafka};
 
 const ACCOUNTS: usize = 40;
-
-/// Slow enough that a member is at work whenever it is told to go.
-async fn slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
-    effect(&mut tx, &changed, &meta).await?;
-    tokio::time::sleep(Duration::from_millis(3)).await;
-    Ok(())
-}
 
 /// Events that come and come, so that members are at work whenever others join, leave or die.
 struct Load {
@@ -54,48 +45,6 @@ impl Load {
         until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
         versions
     }
-}
-
-/// A member in a process of its own, to be killed.
-struct Process(Child);
-
-impl Process {
-    fn start(place: &Place, database: &TestDatabase) -> Self {
-        let child = Command::new(std::env::current_exe().expect("this test's binary"))
-            .args(["--exact", "subscriber::members::a_member_in_its_own_process", "--ignored", "--nocapture"])
-            .env("MEMBER", format!("{} {} {} {}", place.brokers, place.topic, place.group, database.url))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.expect("it starts"))
-    }
-
-    fn kill(mut self) {
-        // SIGKILL on Unix.
-        self.0.kill().expect("killed");
-        self.0.wait().expect("waited for");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "not a test: the process that other tests kill"]
-async fn a_member_in_its_own_process() {
-    let Ok(member) = std::env::var("MEMBER") else { return };
-    let parts: Vec<&str> = member.split(' ').collect();
-    let [brokers, topic, group, url] = parts[..] else { panic!("four parts") };
-    // The coordinator notices within six seconds that it is dead.
-    let properties = [("session.timeout.ms".to_owned(), "6000".to_owned()), ("heartbeat.interval.ms".to_owned(), "500".to_owned())];
-    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), properties: properties.into() });
-    let pool = PgPool::connect(url).await.expect("connected");
-    let subscriber: Subscriber<()> = bus.subscriber(group).topic::<Changed>(topic);
-    let _ = subscriber.on(slowly).inbox(pool).run(tokio_util::sync::CancellationToken::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@
 
 /// A step of a protocol, after which a crash must cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+#[cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code))]
+pub(crate) enum Step {
+    // === of a relay ===
     /// Earlier producers are fenced off; the position is not read yet.
     Fenced,
     /// The position's record is sent, its transaction is open.
@@ -33,6 +35,11 @@ pub(super) enum Step {
     Released,
     /// Events that were due are in the outbox, nobody here knows yet.
     ScheduledMoved,
+    // === of a subscriber ===
+    /// A handler has had its effect, the transaction is open.
+    EffectMade,
+    /// The effect is committed, the offset is not.
+    EffectCommitted,
 }
 
 impl Step {
@@ -53,13 +60,15 @@ impl Step {
             Self::ReleaseCommitted => "release-committed",
             Self::Released => "released",
             Self::ScheduledMoved => "scheduled-moved",
+            Self::EffectMade => "effect-made",
+            Self::EffectCommitted => "effect-committed",
         }
     }
 }
 
 /// Ends the process if a test wants it to end here.
 #[cfg(debug_assertions)]
-pub(super) fn reached(step: Step) {
+pub(crate) fn reached(step: Step) {
     use std::sync::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
@@ -79,4 +88,4 @@ pub(super) fn reached(step: Step) {
 }
 
 #[cfg(not(debug_assertions))]
-pub(super) fn reached(_: Step) {}
+pub(crate) fn reached(_: Step) {}

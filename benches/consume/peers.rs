@@ -1,0 +1,134 @@
+//! The peers: consumers of the JVM with the same work, and pgbench with the same statements.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use dev_services::java::{self, Java};
+
+use crate::harness::{Outcome, process::Process};
+use crate::options::Scenario;
+use crate::report::Measured;
+use crate::scenarios;
+
+/// How long a peer may take for its rounds: one that needs longer is left out.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The second round counts: the first one's Java is cold.
+const ROUNDS: usize = 2;
+
+/// A consumer of the JVM; its settings are the files in `benches/peers/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Peer {
+    ParallelConsumer,
+    SpringKafka,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 2] = [Self::ParallelConsumer, Self::SpringKafka];
+
+    /// The name of its jars in the cache, what they are, and the program.
+    fn files(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::ParallelConsumer => (
+                "parallel-consumer-0.5.3.3",
+                include_str!("../peers/parallel-consumer/pom.xml"),
+                include_str!("../peers/parallel-consumer/Peer.java"),
+            ),
+            Self::SpringKafka => {
+                ("spring-kafka-4.1.0", include_str!("../peers/spring-kafka/pom.xml"), include_str!("../peers/spring-kafka/Peer.java"))
+            }
+        }
+    }
+
+    /// Reads the whole topic; nothing if the scenario is not for it.
+    ///
+    /// # Errors
+    /// When it is not to be had, or takes too long.
+    pub(crate) fn run(self, scenario: Scenario, brokers: &str, topic: &str, records: u64) -> Outcome<Option<Measured>> {
+        let Some((wait_micros, concurrency)) = scenario.waits() else { return Ok(None) };
+        let (name, pom, program) = self.files();
+        let (java, jars) = (Java::newest()?, java::jars(name, pom)?);
+        let folder = std::env::temp_dir().join(format!("tidings-bench-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let source = folder.join("Peer.java");
+        fs::write(&source, program)?;
+        let arguments = [
+            "-Xmx1g".to_owned(),
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=error".to_owned(),
+            "-cp".to_owned(),
+            java::class_path(&jars)?.into_string().map_err(|_| "a cache folder that is not UTF-8")?,
+            // Java compiles a single file by itself; that needs a JDK.
+            source.display().to_string(),
+            brokers.to_owned(),
+            topic.to_owned(),
+            records.to_string(),
+            wait_micros.to_string(),
+            concurrency.to_string(),
+            ROUNDS.to_string(),
+        ];
+        let log = folder.join("log");
+        let process = Process::start(&java.program, &arguments, &log)?;
+        let measured = until_done(&process, &log, records);
+        drop(process);
+        let _ = fs::remove_dir_all(&folder);
+        measured.map(Some)
+    }
+}
+
+/// What the program says of its last round.
+fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measured> {
+    let (until, mut cpu_before) = (Instant::now() + PATIENCE, 0.0);
+    loop {
+        let text = fs::read_to_string(log)?;
+        let rounds: Vec<f64> = text.lines().filter_map(|line| line.strip_prefix("seconds ")?.trim().parse().ok()).collect();
+        let cost = process.cost();
+        if rounds.len() < ROUNDS {
+            process.still_runs()?;
+            if rounds.len() < ROUNDS - 1 || cpu_before == 0.0 {
+                cpu_before = cost.cpu_seconds;
+            }
+            if Instant::now() > until {
+                return Err(format!("not done within {PATIENCE:?}").into());
+            }
+            thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        let seconds = rounds[ROUNDS - 1];
+        return Ok(Measured { records, seconds, cpu_seconds: cost.cpu_seconds - cpu_before, peak_megabytes: cost.peak_megabytes });
+    }
+}
+
+/// The statements of a subscriber with an inbox, in as many messages, by pgbench: sixteen clients.
+///
+/// # Errors
+/// When pgbench is not there or fails.
+pub(crate) async fn pgbench(server: &str, records: u64) -> Outcome<Measured> {
+    const CLIENTS: u64 = 16;
+    let database = scenarios::database(server).await?;
+    let script = std::env::temp_dir().join(format!("tidings-bench-{}.sql", std::process::id()));
+    fs::write(
+        &script,
+        "\\set id random(0, 19999)\n\
+         set local lock_timeout = 10000 \\; set local idle_in_transaction_session_timeout = 60000 \\; \
+         insert into tidings.inbox (consumer, source, event_id) values ('bench', '/bench', gen_random_uuid()::text) \\; begin;\n\
+         update account set cents = cents + 1999 where id = :id;\n\
+         commit;\n",
+    )?;
+    let each = (records / CLIENTS).max(1);
+    let mut command = Command::new("pgbench");
+    command.args(["-n", "-c", &CLIENTS.to_string(), "-j", "2", "-t", &each.to_string(), "-f"]).arg(&script).arg(&database);
+    let began = Instant::now();
+    let done = command.output()?;
+    let elapsed = began.elapsed().as_secs_f64();
+    let _ = fs::remove_file(&script);
+    if !done.status.success() {
+        return Err(String::from_utf8_lossy(&done.stderr).into_owned().into());
+    }
+    let said = String::from_utf8_lossy(&done.stdout);
+    let rate = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
+    let records = each * CLIENTS;
+    let seconds = rate.map_or(elapsed, |rate| records as f64 / rate);
+    Ok(Measured { records, seconds, cpu_seconds: 0.0, peak_megabytes: 0.0 })
+}
