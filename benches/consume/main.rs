@@ -27,6 +27,12 @@ use report::{Path, Report};
 async fn main() -> Outcome<()> {
     let options = Options::parse_from(harness::arguments());
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    if let (Some(database), [scenario]) = (&options.measure, &options.scenarios()[..]) {
+        let (brokers, topic) = (options.brokers.as_deref().unwrap_or_default(), options.topic.as_deref().unwrap_or_default());
+        let measured = scenarios::run(*scenario, brokers, database, topic, options.records.unwrap_or_default()).await?;
+        println!("{} {} {}", measured.seconds, measured.cpu_seconds, measured.peak_megabytes);
+        return Ok(());
+    }
     let servers = Servers::start()?;
     println!("{}", servers.describe());
     let brokers = options.brokers.clone().unwrap_or_else(|| servers.kafka.brokers());
@@ -40,7 +46,7 @@ async fn main() -> Outcome<()> {
         };
         for _ in 0..options.rounds {
             let database = servers.postgres.url();
-            report.add(scenario, Path::Tidings, scenarios::run(scenario, &brokers, &database, &topic, records).await?);
+            report.add(scenario, Path::Tidings, scenarios::run_apart(scenario, &brokers, &database, &topic, records)?);
             if !options.no_peers {
                 beside(scenario, &brokers, &database, &topic, records, &mut report).await;
             }

@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// Neither consumers of the JVM, which Maven fetches once, nor pgbench.
     #[arg(long)]
     pub(crate) no_peers: bool,
+    /// Handle the topic by one scenario, with this database, and say what it took: what each round starts as a process of its own.
+    #[arg(long, hide = true, requires = "topic", requires = "brokers")]
+    pub(crate) measure: Option<String>,
     /// Another Kafka.
     #[arg(long)]
     pub(crate) brokers: Option<String>,
