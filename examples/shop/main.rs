@@ -48,6 +48,7 @@ async fn run(plan: plan::Plan) -> Result<(), Failure> {
     let servers = servers::Servers::start().await?;
     println!("{}", servers.describe());
     let processes = std::sync::Arc::new(processes::Processes::start(&servers)?);
+    processes.ready().await?;
     let gateway = gateway::start(&servers, processes.clone(), plan.port).await?;
     println!("the shop is open: http://{gateway}");
     let outcome = match plan.script {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::servers::Servers;
@@ -35,6 +36,21 @@ impl Processes {
             processes.launch(name)?;
         }
         Ok(processes)
+    }
+
+    /// Waits until each says that it is ready: by the routes that an orchestrator asks.
+    pub(crate) async fn ready(&self) -> Result<(), Failure> {
+        let (http, patience) = (reqwest::Client::new(), Instant::now() + Duration::from_secs(60));
+        for name in NAMES {
+            let url = format!("http://{}/health/ready", self.address(name));
+            while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                if !self.is_running(name) || Instant::now() > patience {
+                    return Err(format!("{name} does not get ready").into());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn address(&self, name: &str) -> &str {

@@ -9,8 +9,11 @@ use uuid::Uuid;
 use super::Failure;
 use super::servers::Servers;
 
+/// Nothing more is going to happen if nothing happens for so long: longer than a killed service takes to work again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What the services know of one order.
-#[derive(Default, Debug, PartialEq, Eq)]
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
 struct Known {
     status: String,
     /// Stock that is reserved and was not put back, money likewise, parcels, letters.
@@ -34,12 +37,16 @@ pub(crate) async fn wait_and_judge(orders: usize, servers: &Servers, began: Inst
     let (order, inventory, payment) = tokio::try_join!(connect("order"), connect("inventory"), connect("payment"))?;
     let (shipping, notification) = tokio::try_join!(connect("shipping"), connect("notification"))?;
     let databases = Databases { order, inventory, payment, shipping, notification };
-    let patience = Instant::now() + Duration::from_secs(180);
+    let (mut before, mut moved_at) = (HashMap::new(), Instant::now());
     let faults = loop {
         let known = databases.known().await?;
+        if known != before {
+            moved_at = Instant::now();
+            before.clone_from(&known);
+        }
         let faults = faults(orders, &known);
         let sums = databases.sums().await?;
-        if (faults.is_empty() && sums.is_empty()) || Instant::now() > patience {
+        if (faults.is_empty() && sums.is_empty()) || moved_at.elapsed() > PATIENCE {
             print(&known, began);
             break [faults, sums].concat();
         }

@@ -57,4 +57,4 @@ pub use draft::Draft;
 pub use error::PublishError;
 pub use publish::Outbox;
 #[cfg(feature = "subscriber")]
-pub(crate) use read::{last_seq, published_after};
+pub(crate) use read::{Seen, published_since};

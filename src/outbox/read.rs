@@ -1,19 +1,49 @@
 //! Reads what was published: for tests, which have no relay.
 
+use std::collections::HashSet;
+
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use crate::event::{AggregateId, Envelope, EventId, Headers, Payload};
 use crate::postgres::SchemaName;
 
-/// The events behind this `seq`, in the order of `seq`, and the last `seq`.
-pub(crate) async fn published_after(pool: &PgPool, schema: &SchemaName, seq: i64) -> Result<(Vec<Envelope>, i64), sqlx::Error> {
+/// What was read of an outbox. A later `seq` may be committed before an earlier one, so the last `seq` alone would lose events.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Everything up to here.
+    floor: i64,
+    beyond: HashSet<i64>,
+}
+
+impl Seen {
+    /// Everything that is there is left alone.
+    pub(crate) async fn all(pool: &PgPool, schema: &SchemaName) -> Result<Self, sqlx::Error> {
+        let sql = format!(r#"select coalesce(max(seq), 0) from "{schema}".outbox"#);
+        Ok(Self { floor: sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?, beyond: HashSet::new() })
+    }
+
+    /// Remembers one; false if it was seen before.
+    fn insert(&mut self, seq: i64) -> bool {
+        let new = self.beyond.insert(seq);
+        while self.beyond.remove(&(self.floor + 1)) {
+            self.floor += 1;
+        }
+        new
+    }
+}
+
+/// The events that were not seen, in the order of `seq`.
+pub(crate) async fn published_since(pool: &PgPool, schema: &SchemaName, seen: &mut Seen) -> Result<Vec<Envelope>, sqlx::Error> {
     let sql = format!(
         r#"select seq, id, aggregatetype, aggregateid, type, version, payload::text as payload, payload_bytes, headers::text as headers, occurred_at, topic
            from "{schema}".outbox where seq > $1 order by seq"#
     );
-    let (mut envelopes, mut last) = (Vec::new(), seq);
-    for row in sqlx::query(AssertSqlSafe(sql)).bind(seq).fetch_all(pool).await? {
+    let mut envelopes = Vec::new();
+    for row in sqlx::query(AssertSqlSafe(sql)).bind(seen.floor).fetch_all(pool).await? {
+        if !seen.insert(row.try_get("seq")?) {
+            continue;
+        }
         let decode = |source: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(source);
         let payload = match (row.try_get::<Option<String>, _>("payload")?, row.try_get::<Option<Vec<u8>>, _>("payload_bytes")?) {
             (Some(json), _) => Payload::Json(RawValue::from_string(json).map_err(|error| decode(error.into()))?),
@@ -28,13 +58,19 @@ pub(crate) async fn published_after(pool: &PgPool, schema: &SchemaName, seq: i64
         envelope.headers = serde_json::from_str::<Headers>(&row.try_get::<String, _>("headers")?).map_err(|error| decode(error.into()))?;
         envelope.occurred_at = row.try_get("occurred_at")?;
         envelope.topic = row.try_get("topic")?;
-        last = row.try_get("seq")?;
         envelopes.push(envelope);
     }
-    Ok((envelopes, last))
+    Ok(envelopes)
 }
 
-/// The last `seq` there is; 0 if the outbox is empty.
-pub(crate) async fn last_seq(pool: &PgPool, schema: &SchemaName) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(AssertSqlSafe(format!(r#"select coalesce(max(seq), 0) from "{schema}".outbox"#))).fetch_one(pool).await
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_event_that_is_committed_later_is_still_new() {
+        let mut seen = Seen { floor: 4, beyond: HashSet::new() };
+        assert_eq!([7, 5, 7, 6, 8].map(|seq| seen.insert(seq)), [true, true, false, true, true]);
+        assert_eq!((seen.floor, seen.beyond.len()), (8, 0));
+    }
 }

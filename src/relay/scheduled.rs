@@ -40,8 +40,9 @@ const VALUES: &str = "id, aggregatetype, aggregateid, type, version, payload, pa
 
 /// Moves events for as long as the future is polled, or until a person is needed.
 pub(super) async fn run(options: &RelayOptions, observer: &Observer) -> Interruption {
-    // A Debezium table is somebody else's, and nothing here writes to it; `tidings check` says so.
+    // A Debezium table is somebody else's, and nothing here writes to it.
     if options.debezium.is_some() {
+        warn_of_waiting(options).await;
         std::future::pending::<()>().await;
     }
     loop {
@@ -51,6 +52,14 @@ pub(super) async fn run(options: &RelayOptions, observer: &Observer) -> Interrup
         }
         tracing::warn!("{}; scheduled events wait", error.full());
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Says that what is scheduled is not moved by a relay that reads another table. One that has no rights on `scheduled` has nothing to say.
+async fn warn_of_waiting(options: &RelayOptions) {
+    let Ok(mut session) = connect(options, "relay scheduled").await else { return };
+    if let Ok(Some(_)) = due_in(options, &mut session).await {
+        tracing::warn!("events wait in {}.scheduled: this relay reads a Debezium table, and moves none", options.schema);
     }
 }
 

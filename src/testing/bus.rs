@@ -10,7 +10,7 @@ use sqlx::PgPool;
 
 use crate::event::{DomainEvent, Envelope};
 use crate::kafka::{self, Incoming, Letter, Place};
-use crate::outbox::{last_seq, published_after};
+use crate::outbox::{Seen, published_since};
 use crate::postgres::SchemaName;
 use crate::subscriber::Meta;
 use crate::subscriber::{Bus, InMemory, InboxState, StateReady, Statistics, Subscriber, VirtualClock, Work};
@@ -28,7 +28,7 @@ pub struct TestBus {
     pending: VecDeque<Incoming>,
     published: Vec<Envelope>,
     dead: Vec<(String, Letter)>,
-    outboxes: Vec<(PgPool, i64)>,
+    outboxes: Vec<(PgPool, Seen)>,
     clock: Arc<VirtualClock>,
     deaths: Arc<AtomicUsize>,
     offset: i64,
@@ -72,8 +72,8 @@ impl TestBus {
         if let Some(pool) = &subscriber.inbox
             && !self.outboxes.iter().any(|(known, _)| Arc::ptr_eq(&known.connect_options(), &pool.connect_options()))
         {
-            let seq = last_seq(pool, &SchemaName::default()).await.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
-            self.outboxes.push((pool.clone(), seq));
+            let seen = Seen::all(pool, &SchemaName::default()).await.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
+            self.outboxes.push((pool.clone(), seen));
         }
         self.subscribers.push(subscriber);
     }
@@ -209,12 +209,9 @@ impl TestBus {
     /// What handlers have published, in memory or in an outbox, goes to the subscribers; so do retries.
     async fn collect(&mut self) {
         let mut published: Vec<Envelope> = self.subscribers.iter().flat_map(InMemory::take_published).collect();
-        for (pool, seq) in &mut self.outboxes {
-            let (more, last) = published_after(pool, &SchemaName::default(), *seq)
-                .await
-                .unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
-            *seq = last;
-            published.extend(more);
+        for (pool, seen) in &mut self.outboxes {
+            let more = published_since(pool, &SchemaName::default(), seen).await;
+            published.extend(more.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}")));
         }
         for envelope in published {
             self.publish_envelope(&envelope);

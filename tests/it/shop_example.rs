@@ -107,6 +107,7 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         let first = shop.place();
         let completed = |id: &str| shop.json(&format!("/api/orders/{id}"))["order"]["status"] == "completed";
         shop.until("an order is completed", || completed(&first));
+        shop.until("all of it is shown", || shop.json(&format!("/api/orders/{first}"))["missing"] == serde_json::json!([]));
         let whole = shop.json(&format!("/api/orders/{first}"));
         assert_eq!((&whole["missing"], &whole["shipping"]["country"]), (&serde_json::json!([]), &"Norway".into()), "{whole}");
         assert_eq!(whole["payment"]["cents"], 1_000);

@@ -23,10 +23,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use tidings::health::{CircuitBreakerCheck, Health};
+use tidings::resilience::{CircuitOpen, timeout::Elapsed};
+use tower::BoxError;
 
 use super::Failure;
 use super::processes::{NAMES, Processes};
@@ -86,9 +89,19 @@ impl Gateway {
     async fn forward(&self, service: &'static str, method: Method, path: String, body: Bytes) -> Response {
         match self.upstreams[service].ask(Ask { method, path, body }).await {
             Ok(answer) => answer.into_response(),
-            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{service}: {error}")).into_response(),
+            Err(error) => refusal(service, &error),
         }
     }
+}
+
+/// Why there is no answer: nobody was asked, or nobody answered in time, or nobody is there.
+fn refusal(service: &str, error: &BoxError) -> Response {
+    let mut headers = HeaderMap::new();
+    if let Some(open) = error.downcast_ref::<CircuitOpen>() {
+        headers.insert(RETRY_AFTER, (open.retry_after.as_secs() + 1).into());
+    }
+    let status = if error.is::<Elapsed>() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, headers, format!("{service}: {error}")).into_response()
 }
 
 /// A service's answer to what it did not expect.

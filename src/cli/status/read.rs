@@ -20,7 +20,7 @@ pub(super) struct Status {
 }
 
 /// Events that are published when they are due.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize)]
 pub(super) struct ScheduledStatus {
     /// Counted up to a bound.
     pub(super) events: i64,
@@ -134,7 +134,8 @@ impl Status {
                       (select extract(epoch from clock_timestamp() - min(due_at)) from "{schema}".scheduled where due_at < clock_timestamp())::float8
                           as overdue_seconds"#
         );
-        let scheduled = sqlx::query_as(AssertSqlSafe(scheduled)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?;
+        let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?;
+        let scheduled = ScheduledStatus { events, overdue_seconds };
         tx.commit().await?;
         Ok(Self { schema: schema.to_owned(), relays, waiting_events, scheduled })
     }

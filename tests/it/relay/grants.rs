@@ -136,3 +136,36 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
     }
     drop(pool);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
+    let role = format!("r{}", uuid::Uuid::now_v7().simple());
+    for sql in statements("publisher", &role, &place) {
+        run(&database.pool, sql.replace("database shop", &format!("database \"{database_name}\""))).await;
+    }
+    let (pool, outbox) = (database.pool_as(&role).await, tidings::Outbox::new());
+    let works = async || -> Result<bool, tidings::PublishError> {
+        let mut tx = pool.begin().await.map_err(tidings::PublishError::Database)?;
+        let event = super::history::Moved { account: "a".into(), version: 1 };
+        let id = outbox.publish_after(&mut tx, &event, std::time::Duration::from_secs(60)).await?;
+        outbox.cancel(&mut tx, id).await
+    };
+    let grants = statements("scheduler", &role, &place);
+    for sql in &grants {
+        assert!(works().await.is_err(), "before {sql}");
+        run(&database.pool, sql.clone()).await;
+    }
+    assert!(works().await.expect("all are enough"));
+    for grant in &grants {
+        run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+        assert!(works().await.is_err(), "without {grant}");
+        run(&database.pool, grant.clone()).await;
+    }
+    assert!(
+        sqlx::raw_sql("select payload from tidings.scheduled").execute(&pool).await.is_err(),
+        "and no more: what is scheduled is not read"
+    );
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tidings::saga::{Saga, SagaStatus};
+use serde::{Deserialize, Serialize};
+use tidings::DomainEvent;
+use tidings::saga::{Saga, SagaStatus, Sagas};
+use uuid::Uuid;
 
 use super::shop::{OrderPlaced, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved, TakePayment, place_order};
 use crate::subscriber::place::until;
@@ -202,4 +205,67 @@ async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_cha
         ];
         assert_eq!(found, expected.map(|(what, count)| (what.to_owned(), count)), "seed {seed}");
     }
+}
+
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "basket", id = "order")]
+struct BasketBought {
+    order: i64,
+}
+
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "saga", id = "saga_id", type = "SagaCompleted")]
+struct OrderDone {
+    saga_id: Uuid,
+}
+
+#[derive(Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "saga", id = "saga_id", type = "SagaCompensated")]
+struct OrderUndone {
+    saga_id: Uuid,
+    error: String,
+}
+
+#[tokio::test]
+async fn a_saga_can_be_a_step_of_another_one() {
+    let buy = Saga::<i64>::new("buy")
+        .starts_on::<BasketBought>(|basket| basket.order)
+        .key(|order| order.to_string())
+        .step("place")
+        .command(|order| OrderPlaced { order: *order })
+        .on::<OrderDone>(|_, _| ())
+        .fails_on::<OrderUndone>(|_, undone| undone.error);
+    let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
+    sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
+    bus.add(bus.subscriber::<()>("orders").saga(place_order()).saga(buy).inbox(database.pool.clone())).await;
+    bus.add(bus.subscriber("inventory").on(super::shop::reserve).on(super::shop::release).inbox(database.pool.clone())).await;
+    bus.add(bus.subscriber("payments").on(super::shop::pay).on(super::shop::give_back).inbox(database.pool.clone())).await;
+    bus.publish(&BasketBought { order: 10 });
+    bus.publish(&BasketBought { order: 12 });
+    bus.settle().await;
+    let sagas = Sagas::new(database.pool.clone());
+    let status = async |key: &str| {
+        let run = sagas.find("buy", key).await.expect("read").expect("there");
+        (run.status, run.error)
+    };
+    assert_eq!(status("10").await, (SagaStatus::Completed, None));
+    assert_eq!(status("12").await, (SagaStatus::Compensated, Some("place: no money".into())));
+}
+
+#[tokio::test]
+async fn a_saga_that_does_not_wait_for_a_lock_ends_before_its_first_step() {
+    let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
+    let saga = place_order().locks("customer", |_| "7".into()).refuse_locked();
+    bus.add(bus.subscriber::<()>("orders").saga(saga).inbox(database.pool.clone())).await;
+    for order in [10, 20] {
+        bus.publish(&OrderPlaced { order });
+        bus.settle().await;
+    }
+    let sagas = Sagas::new(database.pool.clone());
+    let holder = sagas.find("place-order", "10").await.expect("read").expect("there");
+    let refused = sagas.find("place-order", "20").await.expect("read").expect("there");
+    assert_eq!((holder.status, refused.status), (SagaStatus::Running, SagaStatus::Compensated));
+    assert_eq!(refused.failure.map(|failure| failure.error), Some(format!("customer/7 is held by saga {}", holder.id)));
+    assert_eq!((bus.published::<ReserveStock>().len(), refused.locks.len()), (1, 0));
+    bus.assert_published::<tidings::saga::SagaEnded>(|ended| ended.key == "20" && ended.outcome == SagaStatus::Compensated);
 }
