@@ -192,3 +192,23 @@ async fn an_id_that_was_published_already_is_dropped_and_keeps_nobody_waiting() 
         reader.read_to_the_end().iter().map(|record| serde_json::from_str::<Moved>(record.text()).expect("its payload").version).collect();
     assert_eq!(versions, [1, 3]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    tidings::Migrations::new().schema("billing").run(&database.pool).await.expect("migrated");
+    let mut options = place.options();
+    options.schema = "billing".into();
+    let relay = Running::start(options);
+    let outbox = Outbox::new().schema("billing").header("region", "eu").unprepared();
+    let mut tx = database.pool.begin().await.expect("begun");
+    outbox.publish_after(&mut tx, &moved("there", 1), Duration::ZERO).await.expect("scheduled");
+    tx.commit().await.expect("committed");
+    schedule(&database.pool, moved("here", 1), Duration::ZERO).await;
+    let mut reader = place.reader();
+    let record = reader.until_distinct(1)[0].clone();
+    relay.stop().await;
+    assert!(record.text().contains("there") && record.headers.get("region").is_some_and(|region| region == "eu"), "{record:?}");
+    assert_eq!((reader.read_to_the_end().len(), scheduled(&database.pool).await), (1, 1), "this relay is not the other schema's");
+}
