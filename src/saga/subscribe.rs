@@ -9,7 +9,7 @@ use super::definition::{Saga, SagaState};
 use super::store::Store;
 use super::timer::Timer;
 use super::transition::Engine;
-use crate::postgres::SchemaName;
+use crate::postgres::{SchemaName, SchemaNameError};
 use crate::subscriber::{Delivery, HandlerError, InboxState, Subscriber};
 
 /// Why a saga is not started. Nothing is stored; the caller's transaction can go on unless the database is the reason.
@@ -68,12 +68,21 @@ impl<T: SagaState> Saga<T> {
     ///
     /// If the future is dropped, the saga may or may not be part of the transaction: roll it back.
     pub async fn start(&self, conn: &mut PgConnection, state: T) -> Result<Uuid, StartError> {
-        self.start_in(&SchemaName::default(), conn, state).await
+        self.start_in(SchemaName::default().as_str(), conn, state).await
     }
 
-    async fn start_in(&self, schema: &SchemaName, conn: &mut PgConnection, state: T) -> Result<Uuid, StartError> {
+    /// Starts a saga whose tables are in another schema, as given to [`Inbox::schema`](crate::subscriber::Inbox::schema).
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_in(&self, schema: &str, conn: &mut PgConnection, state: T) -> Result<Uuid, StartError> {
         let failed = |error: HandlerError| StartError::Store(error.chain());
-        let store = Store::new(schema.clone());
+        let store = Store::new(schema.parse().map_err(|error: SchemaNameError| StartError::Store(error.to_string()))?);
         let engine = Engine::new(self.clone());
         let resources = self.resources(&state);
         let key = self.key.as_ref().map(|key| key(&state));

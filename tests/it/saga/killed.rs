@@ -11,12 +11,22 @@ use crate::subscriber::place::until;
 
 const ORDERS: i64 = 60;
 
-fn start(database: &TestDatabase, brokers: &str, instance: &str) -> Child {
+/// A process that does not outlive its test.
+struct Replica(Child);
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(database: &TestDatabase, brokers: &str, instance: &str) -> Replica {
     let test = std::env::current_exe().expect("the test has a path");
     let program = test.ancestors().nth(2).expect("it is in deps/").join("examples/saga");
     let mut command = Command::new(&program);
     command.env("DATABASE_URL", &database.url).env("KAFKA_BROKERS", brokers).env("INSTANCE", instance);
-    command.spawn().unwrap_or_else(|error| panic!("{} runs (cargo test builds it): {error}", program.display()))
+    Replica(command.spawn().unwrap_or_else(|error| panic!("{} runs (cargo test builds it): {error}", program.display())))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,8 +51,8 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
         until("some have ended", async || (ended().await > before).then_some(())).await;
         tokio::time::sleep(Duration::from_millis(37 * round.unsigned_abs())).await;
         let at = usize::from(round % 2 == 1);
-        replicas[at].kill().expect("killed");
-        replicas[at].wait().expect("waited for");
+        replicas[at].0.kill().expect("killed");
+        replicas[at].0.wait().expect("waited for");
         replicas[at] = start(&database, &broker.brokers(), ["one", "two"][at]);
     }
     until("all have ended", async || (ended().await == ORDERS).then_some(())).await;
@@ -69,8 +79,4 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
     .await
     .expect("read");
     assert_eq!(repeated, 0);
-    for mut replica in replicas {
-        replica.kill().expect("killed");
-        replica.wait().expect("waited for");
-    }
 }
