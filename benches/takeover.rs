@@ -42,6 +42,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Between two kills: the next standby is there, and the new leader streams.
 const BETWEEN: Duration = Duration::from_secs(6);
 
+/// After a kill, records that still arrive from then on are the next leader's.
+const SETTLED: Duration = Duration::from_secs(3);
+
 const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
 
 #[tokio::main(flavor = "multi_thread")]
@@ -112,7 +115,7 @@ async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duratio
         };
         // What the broker had when the leader died still arrives for a moment.
         let longest = after.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-        if after.last().is_some_and(|last| *last > killed + Duration::from_millis(500)) && longest > Duration::from_millis(100) {
+        if after.last().is_some_and(|last| *last > killed + SETTLED) {
             return Ok(longest);
         }
         if Instant::now() > until {

@@ -148,7 +148,9 @@ impl Reader {
     /// None if the window holds no row at all.
     async fn bounds(&mut self, seen: &Snapshot, to: &Snapshot) -> Result<Option<Bounds>, Interruption> {
         let sql = format!(
-            "select min(seq), max(seq) from {} where xid >= '{}'::xid8 and xid < '{}'::xid8 and pg_visible_in_snapshot(xid, '{to}')",
+            // Without `offset 0` the planner may look for the least seq along the primary key, past millions of older rows.
+            "select min(seq), max(seq) from (select seq from {} where xid >= '{}'::xid8 and xid < '{}'::xid8
+                and pg_visible_in_snapshot(xid, '{to}') offset 0) new_rows",
             self.options.quoted_table(),
             seen.xmax(),
             to.xmax()
