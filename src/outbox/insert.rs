@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
 use super::PublishError;
 use crate::event::{Envelope, EventId, Headers};
@@ -18,7 +21,7 @@ use crate::postgres::SchemaName;
 const LOCK_SEED: i64 = 0x0074_6964_696e_6773;
 
 /// What a publisher writes of a row.
-pub(super) const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
+pub(crate) const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
 
 /// The statements of one schema.
 #[derive(Clone, Debug)]
@@ -88,18 +91,8 @@ impl Statements {
         lock: Lock,
     ) -> Result<EventId, PublishError> {
         let sql = if lock == Lock::None { &self.one } else { &self.one_locked };
-        sqlx::query(AssertSqlSafe(Arc::clone(sql)))
-            .persistent(self.prepared)
-            .bind(envelope.id.as_uuid())
-            .bind(&*envelope.aggregate_type)
-            .bind(envelope.aggregate_id.as_str())
-            .bind(&*envelope.event_type)
-            .bind(version(envelope))
-            .bind(envelope.payload.as_json())
-            .bind(payload_bytes(envelope))
-            .bind(headers_text(&envelope.headers, defaults))
-            .bind(envelope.occurred_at)
-            .bind(envelope.topic.as_deref())
+        let query = sqlx::query(AssertSqlSafe(Arc::clone(sql))).persistent(self.prepared);
+        bind(query, envelope, defaults, Some(envelope.occurred_at))
             .execute(conn)
             .await
             .map_err(|error| PublishError::database(self.schema.as_str(), "outbox", error))?;
@@ -137,15 +130,35 @@ impl Statements {
     }
 }
 
+/// Binds the values of [`COLUMNS`], in their order.
+pub(super) fn bind<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    envelope: &'q Envelope,
+    defaults: &Headers,
+    occurred_at: Option<DateTime<Utc>>,
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(envelope.id.as_uuid())
+        .bind(&*envelope.aggregate_type)
+        .bind(envelope.aggregate_id.as_str())
+        .bind(&*envelope.event_type)
+        .bind(version(envelope))
+        .bind(envelope.payload.as_json())
+        .bind(payload_bytes(envelope))
+        .bind(headers_text(&envelope.headers, defaults))
+        .bind(occurred_at)
+        .bind(envelope.topic.as_deref())
+}
+
 fn column<'e, T>(envelopes: &'e [Envelope], value: impl Fn(&'e Envelope) -> T) -> Vec<T> {
     envelopes.iter().map(value).collect()
 }
 
-pub(super) fn version(envelope: &Envelope) -> i32 {
+fn version(envelope: &Envelope) -> i32 {
     i32::try_from(envelope.version).expect("a checked envelope's version fits an int")
 }
 
-pub(super) fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
+fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
     match envelope.payload.as_json() {
         Some(_) => None,
         None => envelope.payload.as_bytes(),
@@ -153,7 +166,7 @@ pub(super) fn payload_bytes(envelope: &Envelope) -> Option<&[u8]> {
 }
 
 /// The headers as JSON text; a default gives way to the event's own.
-pub(super) fn headers_text(own: &Headers, defaults: &Headers) -> String {
+fn headers_text(own: &Headers, defaults: &Headers) -> String {
     if own.is_empty() && defaults.is_empty() {
         return "{}".to_owned();
     }

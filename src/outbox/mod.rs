@@ -55,6 +55,8 @@ mod scheduled;
 
 pub use draft::Draft;
 pub use error::PublishError;
+#[cfg(feature = "relay")]
+pub(crate) use insert::COLUMNS;
 pub use publish::Outbox;
 #[cfg(feature = "subscriber")]
 pub(crate) use read::{Seen, published_since};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::insert::{COLUMNS, headers_text, payload_bytes, version};
+use super::insert::{COLUMNS, bind};
 use super::{Outbox, PublishError};
 use crate::event::{DomainEvent, Envelope, EventId, Headers};
 use crate::postgres::SchemaName;
@@ -133,18 +133,7 @@ pub(super) async fn insert(
         Due::At(when) => (Some(when), None),
         Due::After(delay) => (None, Some(delay.as_secs_f64())),
     };
-    sqlx::query(AssertSqlSafe(sql))
-        .persistent(prepared)
-        .bind(envelope.id.as_uuid())
-        .bind(&*envelope.aggregate_type)
-        .bind(envelope.aggregate_id.as_str())
-        .bind(&*envelope.event_type)
-        .bind(version(envelope))
-        .bind(envelope.payload.as_json())
-        .bind(payload_bytes(envelope))
-        .bind(headers_text(&envelope.headers, defaults))
-        .bind(terms.occurred_at)
-        .bind(envelope.topic.as_deref())
+    bind(sqlx::query(AssertSqlSafe(sql)).persistent(prepared), envelope, defaults, terms.occurred_at)
         .bind(at)
         .bind(after)
         .execute(conn)

@@ -20,7 +20,10 @@ use super::{
     ledger::{connect, within},
     observe::Observer,
 };
-use crate::failpoint::{self, Step};
+use crate::{
+    failpoint::{self, Step},
+    outbox::COLUMNS,
+};
 
 /// Events moved at once: the transaction is short, and what else is written gets its turn.
 const BATCH: i64 = 500;
@@ -34,8 +37,7 @@ const OTHERS_MOVE: Duration = Duration::from_millis(50);
 /// Before it is tried again after an error that passes.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How the columns of the outbox follow from a scheduled event. It happened when it was due, unless its publisher said otherwise.
-const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
+/// How [`COLUMNS`] of the outbox follow from a scheduled event. It happened when it was due, unless its publisher said otherwise.
 const VALUES: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, coalesce(occurred_at, due_at), topic";
 
 /// Moves events for as long as the future is polled, or until a person is needed.

@@ -225,13 +225,7 @@ impl<S: SagaState> Saga<S> {
 
     /// This reply says that the step is done.
     pub fn on<E: DomainEvent>(self, take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Self {
-        self.reply(
-            false,
-            reply::<S, E>(move |state, event| {
-                take(state, event);
-                None
-            }),
-        )
+        self.reply(false, done(take))
     }
 
     /// This reply refuses the step: it did nothing, and why. What was done before is compensated.
@@ -256,13 +250,7 @@ impl<S: SagaState> Saga<S> {
 
     /// This reply says that the step is undone.
     pub fn compensated_on<E: DomainEvent>(self, take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Self {
-        self.reply(
-            true,
-            reply::<S, E>(move |state, event| {
-                take(state, event);
-                None
-            }),
-        )
+        self.reply(true, done(take))
     }
 
     /// This reply says that the step could not be undone: the compensation is tried again, then recorded as failed, and the others still run.
@@ -404,6 +392,14 @@ impl<S> Action<S> {
 
 fn remote<S, C: DomainEvent>(command: impl Fn(&S) -> C + Send + Sync + 'static) -> Action<S> {
     Action::Remote { make: Arc::new(move |state| Envelope::of(&command(state))), replies: Vec::new() }
+}
+
+/// A reply that refuses nothing.
+fn done<S, E: DomainEvent>(take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Reply<S> {
+    reply::<S, E>(move |state, event| {
+        take(state, event);
+        None
+    })
 }
 
 fn reply<S, E: DomainEvent>(take: impl Fn(&mut S, E) -> Option<String> + Send + Sync + 'static) -> Reply<S> {

@@ -7,6 +7,7 @@ use super::{Finding, Findings};
 use crate::cli::config::Config;
 use crate::cli::database as connection;
 use crate::cli::exit::{Failure, with_causes};
+use crate::outbox::COLUMNS;
 use crate::relay::slot_name;
 
 /// How many of the newest events are asked for their topics. Enough to meet every kind of event, few enough to be read at once.
@@ -226,7 +227,6 @@ fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Fin
         missing.push(format!("grant select, update, delete on {schema}.scheduled to {role}"));
     }
     if outbox.is_own && facts.outbox_insert == Some(false) {
-        const COLUMNS: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic";
         missing.push(format!("grant insert ({COLUMNS}) on {table} to {role}"));
     }
     // Nothing is deleted from somebody else's table.
