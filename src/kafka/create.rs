@@ -1,63 +1,59 @@
-//! Creates the topics that subscribers write: retries and dead letters.
-
-use std::time::Duration;
+//! Makes topics: where events go if the relay may create them, where positions are kept, where subscribers' retries and dead letters go.
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode,
 };
 
-use super::{Settings, dropped::Dropped};
+use super::{
+    Settings,
+    dropped::Dropped,
+    topics::{ASK_TIMEOUT, TopicError, partitions_of},
+};
 
-/// How long a question to the cluster may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How a topic is made. A number that is none is left to the broker (KIP-464).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Creation<'c> {
+    pub(crate) partitions: Option<i32>,
+    pub(crate) replication: Option<i32>,
+    pub(crate) config: &'c [(&'c str, &'c str)],
+}
 
-/// Creates `topic` with as many partitions as `like` has; one that exists already is fine.
+/// Creates `topic`; one that exists already is fine.
 ///
 /// # Errors
-/// What the cluster says.
-pub(crate) async fn create_like(settings: &Settings, topic: &str, like: &str) -> Result<(), String> {
-    let partitions = partition_count(settings, like).await?;
-    let admin: AdminClient<DefaultClientContext> = settings.client_config().create().map_err(|error| error.to_string())?;
+/// When the broker refuses, with its reason.
+pub(crate) async fn create_topic(settings: &Settings, topic: &str, how: Creation<'_>) -> Result<(), TopicError> {
+    let failed = |reason: String| TopicError::Create { topic: topic.to_owned(), reason };
+    let admin: AdminClient<DefaultClientContext> = settings.client_config().create().map_err(|error| failed(error.to_string()))?;
     let admin = Dropped::new(admin);
-    // -1: the broker's default.
-    let new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(-1));
+    let mut new = NewTopic::new(topic, how.partitions.unwrap_or(-1), TopicReplication::Fixed(how.replication.unwrap_or(-1)));
+    for (key, value) in how.config {
+        new = new.set(key, value);
+    }
     let answer = admin.get().create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
-    match answer.map_err(|error| error.to_string())?.pop() {
-        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(format!("topic `{topic}` cannot be created: {code}")),
+    match answer.map_err(|error| failed(error.to_string()))?.pop() {
+        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(failed(code.to_string())),
         _ => Ok(()),
     }
 }
 
-/// How many partitions a topic has; `None` if there is no such topic.
+/// Makes sure of `topic`: if it is not there, it is created with as many partitions as `like` has, or as many as the broker likes if that is not there either.
+///
+/// Asks first: who may not create topics can use one that somebody else has made.
 ///
 /// # Errors
-/// When the cluster does not answer.
-pub(crate) async fn partition_count(settings: &Settings, topic: &str) -> Result<Option<i32>, String> {
-    let (mut config, topic) = (settings.client_config(), topic.to_owned());
-    // A question shall not make the topic.
-    config.set("allow.auto.create.topics", "false");
-    let asked = tokio::task::spawn_blocking(move || {
-        let asking: Dropped<BaseConsumer> = Dropped::new(config.create().map_err(|error| error.to_string())?);
-        let metadata = asking.get().fetch_metadata(Some(&topic), ASK_TIMEOUT).map_err(|error| error.to_string());
-        let count = metadata?.topics().first().map_or(0, |topic| topic.partitions().len());
-        Ok(i32::try_from(count).ok().filter(|count| *count > 0))
-    });
-    asked.await.map_err(|error| error.to_string())?
-}
-
-/// How long a topic keeps its records; `None` if for ever, or if that may not be read.
-pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
-    let milliseconds = setting(settings, topic, "retention.ms").await?.parse::<i64>().ok()?;
-    u64::try_from(milliseconds).ok().map(Duration::from_millis)
-}
-
-/// One setting of a topic; `None` if it may not be read.
-pub(super) async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
-    let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
-    let answer =
-        admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
-    answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
+/// When one of the two may not be used, the broker refuses, or the cluster cannot be reached.
+pub(crate) async fn create_like(settings: &Settings, topic: &str, like: &str) -> Result<(), TopicError> {
+    match partitions_of(settings, topic).await {
+        Err(TopicError::Unknown(_)) => {}
+        there => return there.map(|_| ()),
+    }
+    let partitions = match partitions_of(settings, like).await {
+        Ok(partitions) => Some(partitions),
+        Err(TopicError::Unknown(_)) => None,
+        Err(error) => return Err(error),
+    };
+    create_topic(settings, topic, Creation { partitions, ..Creation::default() }).await
 }

@@ -38,7 +38,7 @@ pub(crate) use acks::{Acks, Failure, Window};
 #[cfg(feature = "cli")]
 pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use consumer::{Change, Committed, Feed, Member, Membership, Partition};
-pub(crate) use create::{create_like, partition_count, retention};
+pub(crate) use create::{Creation, create_like};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 #[cfg(feature = "cli")]
@@ -57,6 +57,4 @@ pub use reader::Malformed;
 pub(crate) use reader::Message;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
-#[cfg(feature = "cli")]
-pub(crate) use topics::partitions_of;
-pub(crate) use topics::{TopicError, Topics};
+pub(crate) use topics::{TopicError, Topics, partitions_of, retention};

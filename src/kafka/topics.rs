@@ -1,22 +1,21 @@
-//! Which topics exist, with how many partitions; creates those that may be created.
+//! Which topics exist, with how many partitions and which settings.
 
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
-    error::RDKafkaErrorCode,
     producer::{BaseProducer, Producer as _},
     types::RDKafkaRespErr,
 };
 
-use super::{Acks, Producer, Settings, create, producer::Context};
+use super::{Acks, Creation, Producer, Settings, create::create_topic, dropped::Dropped, producer::Context};
 
 /// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a topic cannot be used now. All of them pause the relay; none of them loses an event.
+/// Why a topic cannot be used now. All of them pause whoever wants to use it; none of them loses an event.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum TopicError {
@@ -26,7 +25,7 @@ pub(crate) enum TopicError {
         "topic `{0}` does not exist: create it (kafka-topics.sh --create --topic {0} --partitions N --replication-factor N), or let the relay do it ([topics] create = true)"
     )]
     Unknown(String),
-    #[error("topic `{topic}` may not be used: {reason}; grant Describe and Write on it to the relay's principal")]
+    #[error("topic `{topic}` may not be used: {reason}; grant Describe and Write on it (Read to a subscriber) to the principal")]
     Denied { topic: String, reason: String },
     #[error(
         "topic `{0}` is compacted, and a relay that delivers at least once may let an old event take the place of a newer one: set delivery = \"exactly-once\", or the topic's cleanup.policy = delete"
@@ -89,36 +88,18 @@ impl Topics {
     /// # Errors
     /// [`TopicError::Compacted`].
     pub(crate) async fn refuse_compacted(&self, topic: &str) -> Result<(), TopicError> {
-        match create::setting(&self.settings, topic, "cleanup.policy").await {
+        match setting(&self.settings, topic, "cleanup.policy").await {
             Some(policy) if policy.contains("compact") => Err(TopicError::Compacted(topic.to_owned())),
             _ => Ok(()),
         }
     }
 
-    /// Creates a topic; one that exists already is fine. `None` leaves the number to the broker (KIP-464).
+    /// Creates a topic; one that exists already is fine.
     ///
     /// # Errors
     /// When the broker refuses, with its reason.
-    pub(crate) async fn create(
-        &self,
-        topic: &str,
-        partitions: Option<i32>,
-        replication: Option<i32>,
-        config: &[(&str, &str)],
-    ) -> Result<(), TopicError> {
-        let failed = |reason: String| TopicError::Create { topic: topic.to_owned(), reason };
-        let admin: AdminClient<DefaultClientContext> = self.settings.client_config().create().map_err(|error| failed(error.to_string()))?;
-        let mut new = NewTopic::new(topic, partitions.unwrap_or(-1), TopicReplication::Fixed(replication.unwrap_or(-1)));
-        for (key, value) in config {
-            new = new.set(key, value);
-        }
-        let answer = admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
-        // Dropping a client blocks.
-        std::thread::spawn(move || drop(admin));
-        match answer.map_err(|error| failed(error.to_string()))?.pop() {
-            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(failed(code.to_string())),
-            _ => Ok(()),
-        }
+    pub(crate) async fn create(&self, topic: &str, how: Creation<'_>) -> Result<(), TopicError> {
+        create_topic(&self.settings, topic, how).await
     }
 }
 
@@ -130,10 +111,8 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
     let (mut config, name) = (settings.client_config(), topic.to_owned());
     config.set("allow.auto.create.topics", "false");
     let asked = tokio::task::spawn_blocking(move || {
-        let asking: BaseConsumer = config.create()?;
-        let metadata = asking.fetch_metadata(Some(&name), ASK_TIMEOUT);
-        // Dropping a client blocks.
-        std::thread::spawn(move || drop(asking));
+        let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
+        let metadata = asking.get().fetch_metadata(Some(&name), ASK_TIMEOUT);
         metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
     });
     let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
@@ -144,4 +123,18 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
         }
         _ => Err(TopicError::Unknown(topic.to_owned())),
     }
+}
+
+/// How long a topic keeps its records; `None` if for ever, or if that may not be read.
+pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
+    let milliseconds = setting(settings, topic, "retention.ms").await?.parse::<i64>().ok()?;
+    u64::try_from(milliseconds).ok().map(Duration::from_millis)
+}
+
+/// One setting of a topic; `None` if it may not be read.
+async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
+    let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
+    let answer =
+        admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
+    answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
 }

@@ -22,7 +22,7 @@ use super::{
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
 };
-use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
+use crate::kafka::{Creation, EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
 
 /// How far a record's timestamp may lie in the past. Kafka deletes by it (a week by default), so an event that waited out a
 /// long outage must not arrive expired. The true time is in `ce_time`.
@@ -421,7 +421,8 @@ async fn look_up(topics: Topics, create: TopicOptions, may_be_compacted: bool, o
     loop {
         let mut answer = topics.partitions(&topic).await;
         if matches!(answer, Err(TopicError::Unknown(_))) && create.create {
-            answer = match topics.create(&topic, create.partitions, create.replication, &[]).await {
+            let how = Creation { partitions: create.partitions, replication: create.replication, config: &[] };
+            answer = match topics.create(&topic, how).await {
                 Ok(()) => topics.partitions(&topic).await,
                 Err(error) => Err(error),
             };

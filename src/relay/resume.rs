@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{TopicError, read_to_the_end},
+    kafka::{Creation, TopicError, read_to_the_end},
 };
 
 /// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
@@ -223,8 +223,9 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
             "topic `{}` has {more} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
             names.topic
         ))),
-        Err(TopicError::Unknown(_)) => match topics.create(&names.topic, Some(1), options.topics.replication, POSITION_TOPIC).await {
+        Err(TopicError::Unknown(_)) => match topics.create(&names.topic, how).await {
             Ok(()) => Ok(false),
+    let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
             Err(error) => Err(Interruption::Refused(format!(
                 "{error}: delivery exactly once keeps its positions there; create it (kafka-topics.sh --create --topic {} --partitions 1 --config cleanup.policy=compact), let the relay's principal create topics that begin with `tidings.position.`, or run with --delivery at-least-once",
                 names.topic

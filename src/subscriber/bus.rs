@@ -210,8 +210,8 @@ impl Letterbox for Bus {
             let publisher = self.publisher().map_err(|error| unavailable(error.to_string()))?;
             // Made before the first letter: that a topic is missing, the client would say after seconds only.
             if !self.letter_topics().contains(&letter.topic) {
-                if let Err(reason) = create_like(&self.0.settings, &letter.topic, like).await {
-                    tracing::debug!(topic = letter.topic, reason, "whether the topic exists is not known");
+                if let Err(error) = create_like(&self.0.settings, &letter.topic, like).await {
+                    tracing::debug!(topic = letter.topic, %error, "whether the topic exists is not known");
                 }
                 publisher.send(letter).await?;
                 self.letter_topics().insert(letter.topic.clone());

@@ -27,7 +27,7 @@ use super::redrive::redrive_topic;
 use super::router::{Core, HandlerService};
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, PartitionStatistics, Statistics, SubscriberState};
-use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, create_like, partition_count, retention};
+use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, TopicError, create_like, partitions_of, retention};
 
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
@@ -142,7 +142,7 @@ impl Plan {
     /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers.
     async fn look_for_topics(&self) {
         for topic in self.topics.keys() {
-            if let Ok(None) = partition_count(self.bus.settings(), topic).await {
+            if let Err(TopicError::Unknown(_)) = partitions_of(self.bus.settings(), topic).await {
                 tracing::warn!(subscriber = self.name, topic, "the topic does not exist; it is read once it does");
                 continue;
             }
@@ -203,8 +203,8 @@ impl Plan {
         for (origin, assumed) in origins {
             for delay in &delays {
                 let topic = retry_topic(&origin, &self.name, *delay);
-                while let Err(reason) = create_like(self.bus.settings(), &topic, &origin).await {
-                    tracing::warn!(subscriber = self.name, reason, "a retry topic cannot be made yet");
+                while let Err(error) = create_like(self.bus.settings(), &topic, &origin).await {
+                    tracing::warn!(subscriber = self.name, %error, "a retry topic cannot be made yet");
                     tokio::select! {
                         () = stop.cancelled() => return false,
                         () = tokio::time::sleep(START_PAUSE) => {}
