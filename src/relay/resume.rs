@@ -68,22 +68,30 @@ struct Recorded {
     number: u64,
 }
 
+/// What a session knows by the time it asks where to go on.
+#[derive(Clone, Copy)]
+pub(super) struct Session<'s> {
+    pub(super) options: &'s RelayOptions,
+    pub(super) server: &'s Server,
+    pub(super) names: &'s Names,
+    /// Kafka's own id.
+    pub(super) cluster: &'s str,
+    pub(super) observer: &'s Observer,
+    /// Cancelled once the lease is not certain any more.
+    pub(super) lost: &'s CancellationToken,
+}
+
 /// Decides where the relay goes on, and has the sink write positions after it.
 ///
 /// # Errors
 /// A refusal when Kafka or the database has lost what was published; what passes by itself otherwise.
-#[expect(clippy::too_many_arguments, reason = "the start order needs every part of a session once")]
 pub(super) async fn resume(
-    options: &RelayOptions,
-    server: &Server,
-    names: &Names,
-    cluster: &str,
+    session: Session<'_>,
     saved: Saved,
     ledger: &mut Ledger,
     forwarder: &mut Forwarder,
-    observer: &Observer,
-    lost: &CancellationToken,
 ) -> Result<Start, Interruption> {
+    let Session { options, server, names, cluster, observer, lost } = session;
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
             fence(forwarder, observer, lost).await?;
@@ -217,6 +225,7 @@ async fn fence(forwarder: &mut Forwarder, observer: &Observer, lost: &Cancellati
 /// Makes sure of the topic of positions; whether it was there.
 async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwarder) -> Result<bool, Interruption> {
     let topics = forwarder.topics();
+    let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
     match topics.partitions(&names.topic).await {
         Ok(1) => Ok(true),
         Ok(more) => Err(Interruption::Refused(format!(
@@ -225,7 +234,6 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
         ))),
         Err(TopicError::Unknown(_)) => match topics.create(&names.topic, how).await {
             Ok(()) => Ok(false),
-    let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
             Err(error) => Err(Interruption::Refused(format!(
                 "{error}: delivery exactly once keeps its positions there; create it (kafka-topics.sh --create --topic {} --partitions 1 --config cleanup.policy=compact), let the relay's principal create topics that begin with `tidings.position.`, or run with --delivery at-least-once",
                 names.topic

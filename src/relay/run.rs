@@ -27,7 +27,7 @@ use super::{
     parked::{self, Careful},
     pooler,
     position::Position,
-    resume::{Names, Start, resume},
+    resume::{self, Names, Start},
     retention,
     route::TopicTemplate,
     scheduled, server,
@@ -278,7 +278,8 @@ impl Relay {
         let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
         let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional)?;
         let cluster = forwarder.reach_cluster().await;
-        let start = resume(options, server, &names, &cluster, saved, ledger, &mut forwarder, observer, lost).await?;
+        let session = resume::Session { options, server, names: &names, cluster: &cluster, observer, lost };
+        let start = resume::resume(session, saved, ledger, &mut forwarder).await?;
         tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");
         Ok((forwarder, start))
     }

@@ -9,13 +9,15 @@ use super::{
     Aggregate,
     rows::{self, Action, Parked},
 };
-use crate::failpoint::{self, Step};
-use crate::relay::{
-    books::Books,
-    debezium::{Scratch, Shape},
-    error::Interruption,
-    forward::{Delivery, Forwarder, Hold},
-    source::{Reader, TableRow, damaged},
+use crate::{
+    failpoint::{self, Step},
+    relay::{
+        books::Books,
+        debezium::{Scratch, Shape},
+        error::Interruption,
+        forward::{Delivery, Forwarder, Hold},
+        source::{Reader, TableRow, damaged},
+    },
 };
 
 /// Events released at once: their numbers are in one position.
