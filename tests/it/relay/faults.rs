@@ -5,7 +5,7 @@ use std::time::Duration;
 use dev_services::{KafkaOptions, PostgresOptions};
 
 use super::{
-    history::{Verdict, caught_up, committed, create_accounts, expected, write_concurrently},
+    history::{Verdict, caught_up, committed, create_accounts, expected, with_accounts, write_concurrently},
     running::{Place, Running},
 };
 use crate::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
@@ -57,9 +57,7 @@ async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_answers() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 6).await;
+    let (database, place) = with_accounts(6).await;
     let relay = place.start();
     relay.says("stream", "streaming").await;
     let writing = tokio::spawn({
@@ -106,9 +104,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_is_waited_for_by_name_and_nothing_is_lost() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 3).await;
+    let (database, place) = with_accounts(3).await;
     let mut options = place.options();
     options.topics.create = false;
     let relay = Running::start(options);

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgPool};
 use tidings::{DomainEvent, Outbox};
 
-use super::records::{Reader, Record};
+use super::{
+    records::{Reader, Record},
+    running::Place,
+};
+use crate::services::{TestDatabase, migrated_database};
 
 /// One step of an aggregate: versions count up by one from 1.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -24,6 +28,14 @@ pub(crate) struct Verdict {
     pub(crate) misordered: usize,
     pub(crate) never_committed: usize,
     pub(crate) in_two_partitions: usize,
+}
+
+/// A database with so many accounts, and where its relay reads and writes.
+pub(crate) async fn with_accounts(accounts: usize) -> (TestDatabase, Place) {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    create_accounts(&database.pool, accounts).await;
+    (database, place)
 }
 
 pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {

@@ -3,16 +3,14 @@
 use tidings::Outbox;
 
 use super::{
-    history::{Moved, Verdict, create_accounts, write_concurrently},
+    history::{Moved, Verdict, with_accounts, write_concurrently},
     running::Place,
 };
 use crate::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_event_once_and_in_order() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 12).await;
+    let (database, place) = with_accounts(12).await;
     let relay = place.start();
     write_concurrently(&database.pool, 6, 12, 120).await;
     assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
@@ -20,9 +18,7 @@ async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_from_before_the_first_start_come_too_and_the_seam_to_the_log_is_exact() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 5).await;
+    let (database, place) = with_accounts(5).await;
     write_concurrently(&database.pool, 3, 5, 60).await;
     // The relay begins while others write: what its snapshot does not see comes from the log.
     let (relay, ()) = tokio::join!(async { place.start() }, write_concurrently(&database.pool, 3, 5, 60));
@@ -31,9 +27,7 @@ async fn events_from_before_the_first_start_come_too_and_the_seam_to_the_log_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restart_repeats_none_of_it() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 7).await;
+    let (database, place) = with_accounts(7).await;
     let relay = place.start();
     let mut tx = database.pool.begin().await.expect("begun");
     let events: Vec<Moved> = (0..100_000).map(|n| Moved { account: format!("a{}", n % 7), version: n / 7 + 1 }).collect();

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tidings::relay::{RelayOptions, RetentionOptions};
 
 use super::{
-    history::{Verdict, caught_up, create_accounts, write_concurrently},
+    history::{Verdict, caught_up, with_accounts, write_concurrently},
     operator::insert,
     running::{Place, Running},
 };
@@ -125,9 +125,7 @@ async fn a_relay_that_is_moved_back_keeps_what_it_is_to_publish() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_deleted_beside_writers_and_none_is_lost_or_repeated() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 6).await;
+    let (database, place) = with_accounts(6).await;
     let writing = tokio::spawn({
         let pool = database.pool.clone();
         async move { write_concurrently(&pool, 3, 6, 300).await }
