@@ -10,7 +10,7 @@ use crate::postgres::{SchemaName, SchemaNameError};
 /// Whether a relay, in whatever process, keeps up: failing when an event has waited for longer than the limit, or when no relay of this name has run.
 ///
 /// It reads the tables `relay` and `outbox`, both of which its role may have to be allowed to select from, and calls the function `is_published`. The age of an event counts from
-/// its `occurred_at`. Not for a relay that reads a Debezium table: nothing waits in `outbox` there.
+/// its `occurred_at`. Not for a relay that reads a Debezium table, whose rows do not say how long they have waited: it fails, and says so.
 ///
 /// A service that publishes by its outbox serves its requests without a relay too. Make this a check of *readiness* only where requests need the events' consumers; else
 /// ask it where you alert.
@@ -56,10 +56,16 @@ impl RelayLagCheck {
     }
 
     /// From how long the oldest event has waited, and how long ago the leader was seen.
-    fn judge(&self, row: Option<(Option<f64>, Option<f64>)>) -> Status {
-        let Some((waits, seen)) = row else {
+    fn judge(&self, row: Option<(Option<f64>, Option<f64>, Option<String>)>) -> Status {
+        let Some((waits, seen, foreign)) = row else {
             return Status::Failing(format!("no relay called {:?} has run in this database", self.relay));
         };
+        if let Some(table) = foreign {
+            return Status::Failing(format!(
+                "relay {:?} reads table {table}, whose rows do not say how long they have waited: alert on the relay's own metrics instead",
+                self.relay
+            ));
+        }
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let leader = seen.map_or_else(|| "no leader yet".into(), |seen| format!("leader seen {}s ago", seconds(seen).as_secs()));
         match waits.map(seconds) {
@@ -78,7 +84,8 @@ fn statement(schema: &SchemaName) -> String {
              where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
                  and not "{schema}".is_published(coalesce(r.position, '{{}}'), o.xid, o.seq)
              order by o.xid, o.seq limit 1),
-            extract(epoch from clock_timestamp() - r.heartbeat_at)::float8
+            extract(epoch from clock_timestamp() - r.heartbeat_at)::float8,
+            r.table_schema || '.' || r.table_name
         from "{schema}".relay r where r.name = $1"#
     )
 }

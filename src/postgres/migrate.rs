@@ -206,6 +206,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
         (10, "parked", include_str!("../../migrations/0010_parked.sql")),
         (11, "operation", include_str!("../../migrations/0011_operation.sql")),
+        (12, "relay_table", include_str!("../../migrations/0012_relay_table.sql")),
         (20, "sagas", include_str!("../../migrations/0020_sagas.sql")),
         (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
     ];

@@ -139,9 +139,12 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(super) async fn begin(&mut self, identity: &Identity, cluster: &str, delivery: &str) -> Result<(), Interruption> {
-        let sql = "identity = $3, kafka_cluster_id = $4, delivery = $5";
-        self.write(sql, |query| query.bind(Json(identity)).bind(cluster).bind(delivery), "storing where the relay begins").await
+    pub(super) async fn begin(&mut self, options: &RelayOptions, identity: &Identity, cluster: &str) -> Result<(), Interruption> {
+        let sql = "identity = $3, kafka_cluster_id = $4, delivery = $5, table_schema = $6, table_name = $7";
+        let (schema, table) = options.debezium.as_ref().map(|_| options.table()).unzip();
+        let delivery = options.delivery.word();
+        let doing = "storing where the relay begins";
+        self.write(sql, |query| query.bind(Json(identity)).bind(cluster).bind(delivery).bind(schema).bind(table), doing).await
     }
 
     /// Stores how far the relay is. Everything before it is in Kafka.

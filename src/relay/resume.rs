@@ -130,7 +130,7 @@ pub(super) async fn resume(
             }
         }
     };
-    ledger.begin(&server.identity, cluster, options.delivery.word()).await?;
+    ledger.begin(options, &server.identity, cluster).await?;
     if options.delivery == Delivery::ExactlyOnce {
         let journal = Journal::new(server.identity.clone(), ledger.epoch(), start.number);
         forwarder.sink_mut().write_positions(names.topic.clone(), journal);

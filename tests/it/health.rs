@@ -81,4 +81,6 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     );
     run(published).await;
     assert!(health.report().await.is_ready());
+    run("update tidings.relay set table_schema = 'public', table_name = 'outboxevent'").await;
+    assert!(matches!(status().await, Status::Failing(text) if text.contains("reads table public.outboxevent")));
 }

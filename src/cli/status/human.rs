@@ -72,8 +72,11 @@ fn relays(relays: &[RelayStatus]) -> String {
             text(&relay.delivery),
             text(&relay.source),
             grouped(relay.published),
-            format!("{}{}", if relay.lag.events_is_lower_bound { "> " } else { "" }, grouped(relay.lag.events)),
-            time(relay.lag.seconds),
+            relay
+                .lag
+                .events
+                .map_or("?".to_owned(), |events| format!("{}{}", if relay.lag.events_is_lower_bound { "> " } else { "" }, grouped(events))),
+            relay.lag.seconds.map_or("-".to_owned(), time),
             slot.to_owned(),
             text(&relay.slot.wal_status),
             bytes(relay.lag.bytes),
@@ -123,6 +126,24 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
             "events arrive in order and none is lost; at the head the log is the quicker source".into(),
         );
     }
+    if let (Some(table), None) = (&relay.table, relay.lag.events) {
+        note(
+            format!("how many events wait cannot be counted in table {table}"),
+            "`behind` says how much log they are in; with the columns seq and xid, and SELECT for this role, they are counted (docs/from-debezium.md)"
+                .into(),
+        );
+    }
+    for topic in &relay.topics {
+        let Some(seconds) = topic.held_seconds else { continue };
+        note(
+            format!(
+                "topic {} is being grown: what goes to it is held back, and every event that comes after such a one, for {} at most",
+                topic.topic,
+                time(seconds)
+            ),
+            format!("run `tidings topics grow` to its end, or `tidings topics grow {} --abort`", topic.topic),
+        );
+    }
     if relay.parked.events > 0 {
         let (events, aggregates) = (grouped(relay.parked.events), grouped(relay.parked.aggregates));
         note(
@@ -158,12 +179,16 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{LagStatus, ParkedStatus, PositionStatus, SlotStatus, TopicStatus};
+    use super::super::{
+        foreign::ForeignTable,
+        read::{LagStatus, ParkedStatus, PositionStatus, SlotStatus, TopicStatus},
+    };
     use super::*;
 
     fn relay() -> RelayStatus {
         RelayStatus {
             name: "orders".into(),
+            table: None,
             leader: Some("host:7".into()),
             standbys: vec!["host:8".into()],
             epoch: 3,
@@ -175,7 +200,7 @@ mod tests {
             source_reason: Some("streams the log".into()),
             delivery: Some("exactly-once".into()),
             position: PositionStatus { log: Some("0/16B3748".into()), seen: Some("7:7:".into()) },
-            lag: LagStatus { events: 12, events_is_lower_bound: false, bytes: Some(2_048), seconds: 0.25 },
+            lag: LagStatus { events: Some(12), events_is_lower_bound: false, bytes: Some(2_048), seconds: Some(0.25) },
             parked: ParkedStatus { events: 0, aggregates: 0 },
             slot: SlotStatus {
                 name: "tidings_orders".into(),
@@ -186,7 +211,7 @@ mod tests {
                 retained_bytes: Some(16 << 20),
                 safe_wal_size: None,
             },
-            topics: vec![TopicStatus { topic: "order".into(), partitions: 6, published: 1_234 }],
+            topics: vec![TopicStatus { topic: "order".into(), partitions: 6, published: 1_234, held_seconds: None }],
         }
     }
 
@@ -214,6 +239,15 @@ order  orders           6      1,234
         table.source = Some("table".into());
         table.source_reason = Some("the slot is being made".into());
         assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
+        let mut foreign = relay();
+        foreign.table = Some(ForeignTable { schema: "public".into(), name: "outboxevent".into() });
+        (foreign.lag.events, foreign.lag.seconds) = (None, None);
+        let text = shown(foreign);
+        assert!(text.contains(" ?       -  active") && text.contains("cannot be counted in table public.outboxevent\n  ->"), "{text}");
+        let mut held = relay();
+        held.topics[0].held_seconds = Some(90.0);
+        let text = shown(held);
+        assert!(text.contains("topic order is being grown") && text.contains("1 min 30 s at most\n  ->"), "{text}");
         let mut parked = relay();
         parked.parked = ParkedStatus { events: 1_200, aggregates: 3 };
         assert!(shown(parked).contains("events parked: 1,200, of aggregates: 3"));
@@ -241,7 +275,7 @@ order  orders           6      1,234
     #[test]
     fn more_events_than_are_counted_and_no_relay_at_all_are_said() {
         let mut behind = relay();
-        behind.lag = LagStatus { events: COUNTED_MAX, events_is_lower_bound: true, bytes: None, seconds: 4_000.0 };
+        behind.lag = LagStatus { events: Some(COUNTED_MAX), events_is_lower_bound: true, bytes: None, seconds: Some(4_000.0) };
         let text = shown(behind);
         assert!(text.contains("> 1,000,000") && text.contains("1 h 6 min"), "{text}");
         let none =

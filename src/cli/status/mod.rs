@@ -1,5 +1,6 @@
 //! `tidings status`: every relay of the database, its slot, its lag and its topics.
 
+mod foreign;
 mod human;
 mod read;
 

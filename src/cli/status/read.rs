@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row};
 
+use super::foreign::ForeignTable;
 use crate::relay::operator::sessions;
 
 /// Most waiting events that are counted: beyond it the number says "far behind" whatever it is, and counting takes long.
@@ -32,6 +33,8 @@ pub(super) struct ScheduledStatus {
 #[derive(Debug, Serialize)]
 pub(super) struct RelayStatus {
     pub(super) name: String,
+    /// What it reads, if that is not this schema's outbox.
+    pub(super) table: Option<ForeignTable>,
     pub(super) leader: Option<String>,
     /// Processes that wait to lead, `host:pid`.
     pub(super) standbys: Vec<String>,
@@ -64,11 +67,13 @@ pub(super) struct PositionStatus {
 /// What it has not published yet.
 #[derive(Debug, Serialize)]
 pub(super) struct LagStatus {
-    pub(super) events: i64,
+    /// None: it cannot be told from the table.
+    pub(super) events: Option<i64>,
     /// There are more events than are counted.
     pub(super) events_is_lower_bound: bool,
     pub(super) bytes: Option<i64>,
-    pub(super) seconds: f64,
+    /// None: nothing in the table says when an event happened.
+    pub(super) seconds: Option<f64>,
 }
 
 /// What waits because it, or an earlier event of its aggregate, cannot be delivered.
@@ -96,6 +101,8 @@ pub(super) struct TopicStatus {
     pub(super) topic: String,
     pub(super) partitions: i32,
     pub(super) published: i64,
+    /// It is being grown: what goes to it is held back, and with it what comes after that, for so long at most.
+    pub(super) held_seconds: Option<f64>,
 }
 
 /// Why the state cannot be read.
@@ -112,11 +119,20 @@ impl Status {
         let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
         let relays = include_str!("relays.sql").replace("{schema}", schema);
         let mut relays: Vec<RelayStatus> = sqlx::query_as(AssertSqlSafe(relays)).bind(COUNTED_MAX + 1).fetch_all(&mut *tx).await?;
-        let topics = format!(r#"select relay, topic, partitions, published from "{schema}".relay_topic order by relay, topic"#);
-        let topics: Vec<(String, String, i32, i64)> = sqlx::query_as(AssertSqlSafe(topics)).fetch_all(&mut *tx).await?;
-        for (name, topic, partitions, published) in topics {
+        let topics = format!(
+            r#"select relay, topic, partitions, published,
+                      case when hold is not null then greatest(extract(epoch from hold_until - now()), 0)::float8 end
+               from "{schema}".relay_topic order by relay, topic"#
+        );
+        let topics: Vec<(String, String, i32, i64, Option<f64>)> = sqlx::query_as(AssertSqlSafe(topics)).fetch_all(&mut *tx).await?;
+        for (name, topic, partitions, published, held_seconds) in topics {
             if let Some(relay) = relays.iter_mut().find(|relay| relay.name == name) {
-                relay.topics.push(TopicStatus { topic, partitions, published });
+                relay.topics.push(TopicStatus { topic, partitions, published, held_seconds });
+            }
+        }
+        for relay in &mut relays {
+            if let Some(table) = &relay.table {
+                relay.lag.count(table.waiting(&mut tx, schema, &relay.name).await?);
             }
         }
         for session in sessions(&mut tx).await?.into_iter().filter(|session| !session.leads) {
@@ -141,13 +157,29 @@ impl Status {
     }
 }
 
+impl LagStatus {
+    /// Takes note of how many events wait, counted to one more than [`COUNTED_MAX`].
+    fn count(&mut self, events: Option<i64>) {
+        self.events = events.map(|events| events.min(COUNTED_MAX));
+        self.events_is_lower_bound = events.is_some_and(|events| events > COUNTED_MAX);
+    }
+}
+
 // === impl FromRow, From ===
 
 impl FromRow<'_, PgRow> for RelayStatus {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let events: i64 = row.try_get("lag_events")?;
+        let mut lag = LagStatus {
+            events: None,
+            events_is_lower_bound: false,
+            bytes: row.try_get("lag_bytes")?,
+            seconds: row.try_get("lag_seconds")?,
+        };
+        lag.count(row.try_get("lag_events")?);
+        let table = row.try_get::<Option<String>, _>("table_schema")?.zip(row.try_get("table_name")?);
         Ok(Self {
             name: row.try_get("name")?,
+            table: table.map(|(schema, name)| ForeignTable { schema, name }),
             leader: row.try_get("leader")?,
             standbys: Vec::new(),
             epoch: row.try_get("epoch")?,
@@ -159,12 +191,7 @@ impl FromRow<'_, PgRow> for RelayStatus {
             source_reason: row.try_get("source_reason")?,
             delivery: row.try_get("delivery")?,
             position: PositionStatus { log: row.try_get("log")?, seen: row.try_get("seen")? },
-            lag: LagStatus {
-                events: events.min(COUNTED_MAX),
-                events_is_lower_bound: events > COUNTED_MAX,
-                bytes: row.try_get("lag_bytes")?,
-                seconds: row.try_get("lag_seconds")?,
-            },
+            lag,
             parked: ParkedStatus { events: row.try_get("parked_events")?, aggregates: row.try_get("parked_aggregates")? },
             slot: SlotStatus {
                 name: row.try_get("slot_name")?,

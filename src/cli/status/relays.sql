@@ -23,22 +23,27 @@ select
     pg_wal_lsn_diff(server.lsn, s.restart_lsn)::bigint as retained_bytes,
     s.safe_wal_size,
     greatest(pg_wal_lsn_diff(server.lsn, s.confirmed_flush_lsn), 0)::bigint as lag_bytes,
+    r.table_schema,
+    r.table_name,
+    -- Of this schema's outbox; another table is counted by a query of its own.
     waiting.events as lag_events,
     parked.events as parked_events,
     parked.aggregates as parked_aggregates,
-    coalesce(greatest(extract(epoch from clock_timestamp() - oldest.occurred_at), 0), 0)::float8 as lag_seconds
+    case when r.table_name is null then coalesce(greatest(extract(epoch from clock_timestamp() - oldest.occurred_at), 0), 0)::float8 end as lag_seconds
 from "{schema}".relay r
 cross join server
 left join pg_replication_slots s
     on s.slot_name = case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end
     and s.database = current_database()
 cross join lateral (
-    select count(*) as events from (
-        select from "{schema}".outbox o
-        where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
-            and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
-        limit $1
-    ) bounded
+    select case when r.table_name is null then (
+        select count(*) from (
+            select from "{schema}".outbox o
+            where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
+                and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
+            limit $1
+        ) bounded
+    ) end as events
 ) waiting
 cross join lateral (
     select count(*) as events, count(distinct (p.aggregatetype, p.aggregateid)) as aggregates from "{schema}".parked p where p.relay = r.name
@@ -48,5 +53,5 @@ left join lateral (
     where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
         and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
     limit 1
-) oldest on true
+) oldest on r.table_name is null
 order by r.name

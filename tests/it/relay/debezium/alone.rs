@@ -1,5 +1,6 @@
 //! The log alone: what it brings, and what happens without it.
 
+use serde_json::Value;
 use sqlx::PgPool;
 use tidings::relay::{ExistingRows, OutboxRows, SourceKind};
 
@@ -183,4 +184,42 @@ async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
     reader.until_distinct(10);
     relay.stop().await;
     assert_eq!(values(&mut reader), numbers(10..20));
+}
+
+/// What `tidings status` says of how many events wait, once it is what is expected.
+async fn waiting(place: &Place, expected: Value) {
+    let mut said = Value::Null;
+    for _ in 0..600 {
+        let (code, text) = place.command(&["status", "--json"]);
+        assert_eq!(code, 0, "{text}");
+        said = serde_json::from_str::<Value>(&text).expect("JSON")["relays"][0]["lag"].take();
+        if said["events"] == expected {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("never {expected}: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
+    let (database, place) = database_with_table().await;
+    // Nobody publishes these.
+    let own = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', '{}' from generate_series(1, 7) n";
+    sqlx::raw_sql(own).execute(&database.pool).await.expect("inserted");
+    let relay = Running::start(options(&place));
+    insert(&database.pool, "a", 0..3).await;
+    let mut reader = place.reader();
+    reader.until_distinct(3);
+    waiting(&place, Value::Null).await;
+    relay.stop().await;
+    let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
+    sqlx::raw_sql(columns).execute(&database.pool).await.expect("altered");
+    let relay = Running::start(options(&place));
+    waiting(&place, 0.into()).await;
+    relay.stop().await;
+    insert(&database.pool, "a", 3..8).await;
+    waiting(&place, 5.into()).await;
+    let (_, text) = place.command(&["status"]);
+    assert!(!text.contains("cannot be counted"), "{text}");
 }

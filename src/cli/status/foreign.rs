@@ -1,0 +1,56 @@
+//! What waits in a table that is not the schema's own outbox.
+
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::read::COUNTED_MAX;
+
+/// The table that a relay reads instead of the schema's outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ForeignTable {
+    pub(super) schema: String,
+    pub(super) name: String,
+}
+
+impl ForeignTable {
+    /// Counts what `relay` has not published of it, to one more than [`COUNTED_MAX`]. None if that cannot be told: only `seq` and `xid` say which
+    /// rows are published, and not every role that may ask may read the table.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub(super) async fn waiting(&self, session: &mut PgConnection, tidings: &str, relay: &str) -> Result<Option<i64>, sqlx::Error> {
+        // By the catalog, which everybody may read: `to_regclass` fails without USAGE on the schema.
+        let countable = "select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') and 2 = (
+                select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
+                    and (a.attname, a.atttypid) in (('seq', 'bigint'::regtype), ('xid', 'xid8'::regtype)))
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
+        let countable: Option<bool> =
+            sqlx::query_scalar(countable).bind(&self.schema).bind(&self.name).fetch_optional(&mut *session).await?;
+        if countable != Some(true) {
+            return Ok(None);
+        }
+        let sql = format!(
+            "select count(*) from (
+                 select from \"{tidings}\".relay r join {} o
+                     on o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
+                     and not \"{tidings}\".is_published(coalesce(r.position, '{{}}'), o.xid, o.seq)
+                 where r.name = $1 limit $2
+             ) bounded",
+            self.quoted()
+        );
+        let count = sqlx::query_scalar(AssertSqlSafe(sql)).bind(relay).bind(COUNTED_MAX + 1).fetch_one(session);
+        count.await.map(Some)
+    }
+
+    fn quoted(&self) -> String {
+        format!("\"{}\".\"{}\"", self.schema.replace('"', "\"\""), self.name.replace('"', "\"\""))
+    }
+}
+
+// === impl Display ===
+
+impl std::fmt::Display for ForeignTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
