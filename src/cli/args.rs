@@ -98,6 +98,9 @@ pub(super) struct GrowArgs {
     /// Give up, and publish on as before, after this long
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     pub(super) timeout: Duration,
+    /// Have the relays hold back for this long at most, once consumers are near the end
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
+    pub(super) hold: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -24,11 +24,20 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
-/// A group that has committed offsets on the topic, and committed records before the end that it has not consumed.
+/// A group that has committed offsets on the topic, and has not consumed it as far as was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Behind {
     pub(crate) group: String,
     pub(crate) partitions: Vec<i32>,
+}
+
+/// How far a group must have read not to be behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// All committed records.
+    ToTheEnd,
+    /// All but about so many of each partition.
+    NearlyToTheEnd(i64),
 }
 
 /// The groups, other than `except`, that are behind. Blocks.
@@ -37,7 +46,13 @@ pub(crate) struct Behind {
 ///
 /// # Errors
 /// When the cluster does not answer, or does not let us ask.
-pub(crate) fn groups_behind(settings: &Settings, topic: &str, partitions: i32, except: &[String]) -> Result<Vec<Behind>, TopicError> {
+pub(crate) fn groups_behind(
+    settings: &Settings,
+    topic: &str,
+    partitions: i32,
+    except: &[String],
+    read: Read,
+) -> Result<Vec<Behind>, TopicError> {
     let failed = |error: KafkaError| TopicError::Unreachable(format!("asking for consumer groups: {error}"));
     let asking = consumer(settings, "tidings-topics").map_err(failed)?;
     let groups = asking.get().fetch_group_list(None, TIMEOUT).map_err(failed)?;
@@ -47,7 +62,11 @@ pub(crate) fn groups_behind(settings: &Settings, topic: &str, partitions: i32, e
     for group in names {
         let consumer = consumer(settings, &group).map_err(failed)?;
         let Some(committed) = committed(consumer.get(), topic, partitions).map_err(failed)? else { continue };
-        let left = not_consumed(consumer.get(), &committed).map_err(failed)?;
+        let left = match read {
+            Read::ToTheEnd => not_consumed(consumer.get(), &committed),
+            Read::NearlyToTheEnd(offsets) => far_from_the_end(consumer.get(), &committed, offsets),
+        };
+        let left = left.map_err(failed)?;
         if !left.is_empty() {
             behind.push(Behind { group, partitions: left });
         }
@@ -90,6 +109,22 @@ fn committed(consumer: &BaseConsumer<Quiet>, topic: &str, partitions: i32) -> Re
         list.add_partition_offset(topic, element.partition(), from)?;
     }
     Ok(Some(list))
+}
+
+/// The partitions that end more than so many offsets after there.
+fn far_from_the_end(consumer: &BaseConsumer<Quiet>, from: &TopicPartitionList, offsets: i64) -> Result<Vec<i32>, KafkaError> {
+    let mut far = Vec::new();
+    for element in from.elements() {
+        let (first, end) = consumer.fetch_watermarks(element.topic(), element.partition(), TIMEOUT)?;
+        let at = match element.offset() {
+            Offset::Offset(at) => at.max(first),
+            _ => first,
+        };
+        if end - at > offsets {
+            far.push(element.partition());
+        }
+    }
+    Ok(far)
 }
 
 /// The partitions that hold a committed record from there on.

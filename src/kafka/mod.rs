@@ -42,7 +42,7 @@ pub(crate) use create::{Creation, create_like};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 #[cfg(feature = "cli")]
-pub(crate) use groups::{Behind, groups_behind};
+pub(crate) use groups::{Behind, Read, groups_behind};
 pub(crate) use incoming::{Incoming, Place};
 pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};

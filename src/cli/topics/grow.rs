@@ -11,11 +11,14 @@ use crate::cli::args::GrowArgs;
 use crate::cli::config::Config;
 use crate::cli::exit::{DONE, Failure};
 use crate::cli::relay::{failure, session};
-use crate::kafka::{self, Behind, groups_behind};
+use crate::kafka::{self, Behind, Read, groups_behind};
 use crate::relay::operator::{Hold, OperatorError, hold, not_acknowledged, pin, release};
 
 /// Between two looks at relays and consumers.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Further from the end of a partition than this, offsets, a consumer group is waited for before anything is held back.
+const NEAR: i64 = 10_000;
 
 /// How much longer than the command waits the relays hold back: its last question and its last step take a while.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -40,15 +43,27 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
             "`{topic}` has {actual} partitions already, and a topic cannot shrink\n  -> --partitions {actual}"
         )));
     }
-    let held = hold(&mut session, schema, topic, partitions, args.timeout + MARGIN).await.map_err(fail)?;
+    let until = Instant::now() + args.timeout;
+    let consumers = Consumers { kafka, args, partitions: actual };
+    // Events flow meanwhile: a group that needs hours to catch up must not have the relays wait for hours.
+    let mut patience = Patience { topic, until, what: args.timeout, longer: "--timeout", said: Instant::now() };
+    while !args.force
+        && let Some(behind) = consumers.behind(Read::NearlyToTheEnd(NEAR)).await?
+    {
+        patience.wait(&format!("nothing is held back yet; waits for {behind} to come near the end"), CONSUMERS).await?;
+    }
+    let time = args.hold.min(until.saturating_duration_since(Instant::now()));
+    let held = hold(&mut session, schema, topic, partitions, time + MARGIN).await.map_err(fail)?;
     println!(
-        "{topic}: {} {} hold back what goes to it, for {} min at most",
+        "{topic}: {} {} hold back what goes to it, and what comes after that, for {} s at most",
         if held.taken_up { "goes on; relays" } else { "relays" },
         held.relays.join(", "),
-        args.timeout.as_secs().div_ceil(60)
+        (time + MARGIN).as_secs()
     );
-    let growing = Growing { config, kafka, args, held, actual, partitions, until: Instant::now() + args.timeout };
-    match growing.run(&mut session).await {
+    let growing = Growing { config, kafka, args, held, actual, partitions, consumers };
+    let until = Instant::now() + time;
+    let patience = Patience { topic, until, what: time, longer: "--hold and --timeout", said: Instant::now() };
+    match growing.run(&mut session, patience).await {
         Ok(()) => {
             println!("{topic}: keys are spread over {partitions} partitions from now on");
             Ok(ExitCode::from(DONE))
@@ -60,6 +75,56 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     }
 }
 
+/// What to do about consumers that are waited for.
+const CONSUMERS: &str = "run these consumers, or --no-wait-for GROUP for one that will not read the topic any more";
+
+/// The consumer groups of the topic.
+struct Consumers<'c> {
+    kafka: &'c kafka::Settings,
+    args: &'c GrowArgs,
+    partitions: i32,
+}
+
+impl Consumers<'_> {
+    /// Those that have not read as far as this, in words.
+    async fn behind(&self, read: Read) -> Result<Option<String>, Failure> {
+        let (kafka, topic, partitions, except) =
+            (self.kafka.clone(), self.args.topic.clone(), self.partitions, self.args.no_wait_for.clone());
+        let asked = tokio::task::spawn_blocking(move || groups_behind(&kafka, &topic, partitions, &except, read));
+        let behind = asked.await.map_err(|error| Failure::failed("cannot ask for consumer groups", &error))?;
+        let behind = behind.map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok((!behind.is_empty()).then(|| behind.iter().map(describe).collect::<Vec<_>>().join("; ")))
+    }
+}
+
+/// Waits, says for what, and gives up once the time is over.
+struct Patience<'c> {
+    topic: &'c str,
+    until: Instant,
+    what: Duration,
+    /// The option that makes it longer.
+    longer: &'static str,
+    said: Instant,
+}
+
+impl Patience<'_> {
+    async fn wait(&mut self, text: &str, remedy: &str) -> Result<(), Failure> {
+        let Self { topic, until, what, longer, .. } = *self;
+        if Instant::now() + LOOK > until {
+            return Err(Failure::Failed(format!(
+                "{topic}: {text}, in vain: gives up after {} s, and keys stay where they are\n  -> {remedy}; longer: {longer}",
+                what.as_secs()
+            )));
+        }
+        if self.said.elapsed() > SAY {
+            self.said = Instant::now();
+            println!("{topic}: {text}");
+        }
+        tokio::time::sleep(LOOK).await;
+        Ok(())
+    }
+}
+
 struct Growing<'c> {
     config: &'c Config,
     kafka: &'c kafka::Settings,
@@ -67,16 +132,16 @@ struct Growing<'c> {
     held: Hold,
     actual: i32,
     partitions: i32,
-    until: Instant,
+    consumers: Consumers<'c>,
 }
 
 impl Growing<'_> {
-    async fn run(&self, session: &mut PgConnection) -> Result<(), Failure> {
+    async fn run(&self, session: &mut PgConnection, mut patience: Patience<'_>) -> Result<(), Failure> {
         let (schema, topic) = (&self.config.schema, &self.args.topic);
         let fail = |error: OperatorError| failure(self.config, error);
-        self.relays_hold(session).await?;
+        self.relays_hold(session, &mut patience).await?;
         if !self.args.force {
-            self.consumers_drain(session).await?;
+            self.consumers_drain(session, &mut patience).await?;
         }
         if self.actual < self.partitions {
             kafka::grow_topic(self.kafka, topic, self.partitions).await.map_err(|error| Failure::Failed(error.to_string()))?;
@@ -84,56 +149,29 @@ impl Growing<'_> {
         pin(session, schema, topic, &self.held, self.partitions).await.map_err(fail)
     }
 
-    async fn relays_hold(&self, session: &mut PgConnection) -> Result<(), Failure> {
-        let mut said = Instant::now();
+    async fn relays_hold(&self, session: &mut PgConnection, patience: &mut Patience<'_>) -> Result<(), Failure> {
         loop {
             let waiting = self.look(session).await?;
             if waiting.is_empty() {
                 return Ok(());
             }
             let text = format!("waits for relay {} to finish what is under way", waiting.join(", "));
-            self.wait(&mut said, &text, "start the relay, or `tidings relay forget` it if it is gone for good").await?;
+            patience.wait(&text, "start the relay, or `tidings relay forget` it if it is gone for good").await?;
         }
     }
 
-    async fn consumers_drain(&self, session: &mut PgConnection) -> Result<(), Failure> {
-        let mut said = Instant::now();
-        loop {
-            let (kafka, topic, partitions, except) =
-                (self.kafka.clone(), self.args.topic.clone(), self.actual, self.args.no_wait_for.clone());
-            let asked = tokio::task::spawn_blocking(move || groups_behind(&kafka, &topic, partitions, &except));
-            let behind = asked.await.map_err(|error| Failure::failed("cannot ask for consumer groups", &error))?;
-            let behind = behind.map_err(|error| Failure::Failed(error.to_string()))?;
-            if behind.is_empty() {
-                return Ok(());
-            }
+    async fn consumers_drain(&self, session: &mut PgConnection, patience: &mut Patience<'_>) -> Result<(), Failure> {
+        while let Some(behind) = self.consumers.behind(Read::ToTheEnd).await? {
             // The hold may be over meanwhile.
             self.look(session).await?;
-            let text = format!("waits for {} to read to the end", behind.iter().map(describe).collect::<Vec<_>>().join("; "));
-            self.wait(&mut said, &text, "run these consumers, or --no-wait-for GROUP for one that will not read the topic any more")
-                .await?;
+            patience.wait(&format!("waits for {behind} to read to the end"), CONSUMERS).await?;
         }
+        Ok(())
     }
 
     async fn look(&self, session: &mut PgConnection) -> Result<Vec<String>, Failure> {
         let waiting = not_acknowledged(session, &self.config.schema, &self.args.topic, &self.held).await;
         waiting.map_err(|error| failure(self.config, error))
-    }
-
-    async fn wait(&self, said: &mut Instant, text: &str, remedy: &str) -> Result<(), Failure> {
-        let topic = &self.args.topic;
-        if Instant::now() + LOOK > self.until {
-            return Err(Failure::Failed(format!(
-                "{topic}: {text}, in vain: gives up after {} s, and keys stay where they are\n  -> {remedy}; longer: --timeout",
-                self.args.timeout.as_secs()
-            )));
-        }
-        if said.elapsed() > SAY {
-            *said = Instant::now();
-            println!("{topic}: {text}");
-        }
-        tokio::time::sleep(LOOK).await;
-        Ok(())
     }
 }
 

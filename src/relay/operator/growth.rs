@@ -3,9 +3,14 @@
 //! More partitions move keys. So before one key is placed by the new count, whatever was placed by the old one must be consumed:
 //!
 //! ```text
+//! events flow until every consumer group is near the end
 //! hold ─▶ every relay that publishes to the topic begins anew, sends nothing more to it, and acknowledges
 //!      ─▶ every consumer group has read to the end ─▶ Kafka makes the partitions ─▶ pin: the new count holds, and the hold ends
 //! ```
+//!
+//! What is held back is not the topic's events alone but everything the source brings after the first of them. To send others meanwhile the relay would have to
+//! remember, durably, which ones it has not sent: it can (`parked`), one row an event, released an aggregate at a time, which takes longer than the hold
+//! lasts and holds up everybody again. So the hold is short instead: it begins when consumers are near the end, and it ends by itself.
 //!
 //! Each arrow is one step in Postgres or Kafka that can be done again, so a command that was interrupted is run again, or aborted. *Pin* is the
 //! only step that moves keys, and it happens only while the hold lasts: a hold that nobody ends is ended by the relay once its time is over, and

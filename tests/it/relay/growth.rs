@@ -18,11 +18,11 @@ use rdkafka::{
 use sqlx::PgPool;
 
 use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
+    history::{Verdict, committed, expected, judge, with_accounts, write_concurrently},
     records::{Record, grow_topic},
-    running::Place,
+    running::{Place, Running},
 };
-use crate::services::migrated_database;
+use crate::services::TestDatabase;
 
 /// A consumer group of one member that remembers what it has read, in that order, and commits it.
 struct Group {
@@ -85,22 +85,31 @@ async fn pinned(pool: &PgPool) -> i32 {
     sqlx::query_scalar("select partitions from tidings.relay_topic").fetch_one(pool).await.expect("asked")
 }
 
-/// Publishes something, so that the relay has met its topic.
-async fn met(pool: &PgPool, place: &Place, transactions: usize) {
-    write_concurrently(pool, 2, 8, transactions).await;
-    place.reader().until_distinct(expected(&committed(pool).await));
-    while sqlx::query_scalar::<_, i64>("select count(*) from tidings.relay_topic").fetch_one(pool).await.expect("asked") == 0 {
+/// A database with eight accounts, and a relay that has published so many transactions of two writers.
+async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
+    let (database, place) = with_accounts(8).await;
+    let relay = place.start();
+    write_concurrently(&database.pool, 2, 8, transactions).await;
+    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    let known = "select count(*) from tidings.relay_topic";
+    while sqlx::query_scalar::<_, i64>(known).fetch_one(&database.pool).await.expect("asked") == 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    (database, place, relay)
+}
+
+/// The name of a group that has read a record or more and reads no further.
+async fn stopped_group(place: &Place) -> String {
+    let group = Group::start(place, &format!("{}-slow", place.name));
+    group.until(1).await;
+    let name = group.name.clone();
+    group.stop();
+    name
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_or_overtaken() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 8).await;
-    let relay = place.start();
-    met(&database.pool, &place, 20).await;
+    let (database, place, relay) = met(20).await;
     let group = Group::start(&place, &format!("{}-readers", place.name));
     let writing = tokio::spawn({
         let pool = database.pool.clone();
@@ -129,15 +138,8 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everything_is_as_before() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 8).await;
-    let relay = place.start();
-    met(&database.pool, &place, 10).await;
-    let group = Group::start(&place, &format!("{}-slow", place.name));
-    group.until(1).await;
-    let name = group.name.clone();
-    group.stop();
+    let (database, place, relay) = met(10).await;
+    let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "8s"]);
     assert!(code == 1 && text.contains(&name) && text.contains("--no-wait-for"), "{text}");
@@ -153,17 +155,37 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
+    let (database, place, relay) = met(10).await;
+    let name = stopped_group(&place).await;
+    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
+    sqlx::raw_sql(far).execute(&database.pool).await.expect("inserted");
+    let mut reader = place.reader();
+    let before = expected(&committed(&database.pool).await) + 12_000;
+    reader.until_distinct(before);
+    let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "6s"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let held = "select count(*) from tidings.relay_topic where hold is not null";
+    let mut flowing = 0;
+    while child.try_wait().expect("asked").is_none() {
+        assert_eq!(sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked"), 0);
+        flowing += 1;
+        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('account', 'flowing', 'T', to_json($1))";
+        sqlx::query(one).bind(flowing as i64).execute(&database.pool).await.expect("inserted");
+        reader.until_distinct(before + flowing);
+    }
+    let ended = child.wait_with_output().expect("it ends");
+    let text = String::from_utf8(ended.stderr).expect("UTF-8");
+    assert!(ended.status.code() == Some(1) && text.contains("nothing is held back yet") && text.contains(&name), "{text}");
+    assert!(flowing > 1, "events flow meanwhile");
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ended_by_the_relay() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 8).await;
-    let relay = place.start();
-    met(&database.pool, &place, 10).await;
+    let (database, place, relay) = met(10).await;
     // A group that keeps the command waiting.
-    let group = Group::start(&place, &format!("{}-slow", place.name));
-    group.until(1).await;
-    let name = group.name.clone();
-    group.stop();
+    let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
     let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
     let interrupted = async |timeout: &str| {
@@ -179,6 +201,8 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     interrupted("5m").await;
     let (_, text) = place.command(&["topics", "list"]);
     assert!(text.contains("is being grown") && text.contains("holds back what goes to it"), "{text}");
+    let (_, text) = place.command(&["status"]);
+    assert!(text.contains(&format!("topic {} is being grown", place.topic)) && text.contains("--abort"), "{text}");
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort"]);
     assert!(code == 0 && text.contains("the hold is ended"), "{text}");
     write_concurrently(&database.pool, 2, 8, 10).await;
@@ -199,11 +223,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_somebody_grew_is_shown_with_the_command_that_uses_its_partitions() {
-    let database = migrated_database().await;
-    let place = Place::new(&database);
-    create_accounts(&database.pool, 8).await;
-    let relay = place.start();
-    met(&database.pool, &place, 10).await;
+    let (database, place, relay) = met(10).await;
     grow_topic(&place.brokers, &place.topic, 6).await;
     let (code, text) = place.command(&["topics", "list"]);
     assert!(code == 0 && text.contains(&format!("`tidings topics grow {} --partitions 6`", place.topic)), "{text}");
