@@ -183,6 +183,11 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
         (&dry["dry_run"], dry["events"].as_array().map(Vec::len), &dry["events"][0]["action"]),
         (&true.into(), Some(1), &Value::Null)
     );
+    let (code, _, error) = ended(with(&["relay", "skip", "--event", &event]));
+    assert!(
+        code == 3 && error.contains("is parked") && error.contains(&format!("`tidings parked discard {event} --name shop2`")),
+        "{error}"
+    );
     let follower = json(&["parked", "show"])["parked"][1]["id"].as_str().expect("an id").to_owned();
     let retried = json(&["parked", "retry", &follower]);
     assert_eq!(retried["events"][0]["id"].as_str(), Some(event.as_str()), "what is in its way is tried again");

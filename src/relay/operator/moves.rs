@@ -79,6 +79,10 @@ pub(crate) async fn move_relay(
 }
 
 async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dry_run: bool) -> Result<Moved, OperatorError> {
+    if let Move::SkipEvent(id) = to {
+        // Before it is asked whether the relay runs: what is to be done instead needs it to.
+        refuse_parked(session, schema, name, id).await?;
+    }
     lease::take(session, schema, name).await?;
     let stood = read(session, schema, name).await?;
     let now = look(session).await?;
@@ -189,6 +193,19 @@ async fn find(session: &mut PgConnection, schema: &str, id: Uuid) -> Result<Give
         sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(session).await.map_err(OperatorError::sql("looking for the event"))?;
     let found = found.and_then(|(xid, seq)| Some(GivenUp { xid: xid.parse().ok()?, seq }));
     found.ok_or_else(|| OperatorError::Refused(format!("event {id} is not in the outbox of schema {schema}")))
+}
+
+/// An event that is parked is behind the relay's position: leaving it out there would change nothing, and its aggregate would wait on.
+async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id: Uuid) -> Result<(), OperatorError> {
+    let sql = format!("select aggregatetype || '/' || aggregateid from \"{schema}\".parked where relay = $1 and id = $2");
+    let parked = sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).bind(id).fetch_optional(session).await;
+    let parked: Option<String> = parked.map_err(OperatorError::sql("looking whether the event is parked"))?;
+    match parked {
+        None => Ok(()),
+        Some(aggregate) => Err(OperatorError::Refused(format!(
+            "event {id} is parked: relay `{name}` has passed it, and events of {aggregate} wait behind it\n  -> `tidings parked discard {id} --name {name}` gives it up and lets them go; the relay must run for that"
+        ))),
+    }
 }
 
 async fn count(session: &mut PgConnection, schema: &str, before: &Position, after: &Position) -> Result<Moved, OperatorError> {
