@@ -21,6 +21,7 @@ use super::{
     route::{Route, Routes, TopicTemplate},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
+    source::Row,
 };
 use crate::kafka::{Creation, EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
 
@@ -134,11 +135,13 @@ impl Forwarder {
     ///
     /// # Errors
     /// An event at which the relay has to stop, or a producer that has failed.
-    pub(super) fn forward(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Forwarded, Hold>, Interruption> {
+    pub(super) fn forward(&mut self, row: &Row<'_>) -> Result<Result<Forwarded, Hold>, Interruption> {
+        let Row { seq, event, .. } = row;
+        let seq = *seq;
         if !self.parked.is_empty() && self.parked.holds(event.aggregate_type, event.aggregate_id, seq) {
             return self.park(seq, event, None);
         }
-        match self.deliver(seq, event)? {
+        match self.deliver(row)? {
             Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
             Ok(Delivery::Undeliverable(reason)) => self.park(seq, event, Some(reason)),
             Err(hold) => Ok(Err(hold)),
@@ -149,8 +152,8 @@ impl Forwarder {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub(super) fn deliver(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
-        let seq = number(seq, event);
+    pub(super) fn deliver(&mut self, row: &Row<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
+        let (seq, event) = (number(row.seq, &row.event), &row.event);
         if !self.careful.is_idle() {
             let (next, floor) = self.sink.tags();
             if !self.careful.may_send(seq, floor, next) {
@@ -159,6 +162,9 @@ impl Forwarder {
             if let Some(Culprit { reason, refusals }) = self.careful.culprit(seq).cloned() {
                 return self.undeliverable(seq, event, reason, refusals);
             }
+        }
+        if let Some(fault) = &row.fault {
+            return self.undeliverable(seq, event, fault.to_string(), 0);
         }
         match self.send(seq, event)? {
             Ok(Attempt::Sent(tag)) => Ok(Ok(Delivery::Sent(tag))),

@@ -8,7 +8,7 @@ use super::{ADDITIONAL_MAX, DebeziumOutbox, OutboxField, Placement};
 use crate::{
     kafka::{Outgoing, Value},
     postgres::replication::{Cell, Column, POSTGRES_EPOCH_MICROS, Tuple},
-    relay::source::{Row, RowError, TableRow},
+    relay::source::{Fault, NULL, Row, RowError, TableRow},
 };
 
 /// How many values a row is made of: the outbox's own, then the additional ones.
@@ -20,7 +20,6 @@ const XID: usize = 1;
 const FIELDS: usize = 2;
 const ADDITIONAL: usize = FOREIGN_CELLS - ADDITIONAL_MAX;
 
-const NULL: &str = "null where a value is needed";
 const LENGTH: &str = "not of its type's length";
 const UTF8: &str = "not UTF-8";
 
@@ -227,7 +226,7 @@ impl Layout {
         let wrapped = self.write_envelope(cells, &mut scratch.value)?;
         let key = FIELDS + OutboxField::AggregateId as usize;
         let borrowed_key = self.kind(key) == Some(Kind::Text);
-        if !borrowed_key {
+        if !borrowed_key && cells[key] != Cell::Null {
             self.cell(cells, key, |cell| plain(self.kind(key), cell, &mut scratch.key))?;
         }
         let scratch: &'a Scratch = scratch;
@@ -242,13 +241,21 @@ impl Layout {
         let field = |field: OutboxField| FIELDS + field as usize;
         let occurred_at = match self.kind(field(OutboxField::OccurredAt)) {
             None => otherwise,
+            Some(_) if cells[field(OutboxField::OccurredAt)] == Cell::Null => otherwise,
             Some(Kind::Integer8) => self.cell(cells, field(OutboxField::OccurredAt), integer8)?.saturating_mul(1_000),
             Some(_) => self.cell(cells, field(OutboxField::OccurredAt), integer8)?.saturating_add(POSTGRES_EPOCH_MICROS),
         };
         let event = Outgoing {
             id: self.cell(cells, field(OutboxField::Id), uuid)?,
-            aggregate_type: self.cell(cells, field(OutboxField::AggregateType), text)?,
-            aggregate_id: if borrowed_key { self.cell(cells, key, text)? } else { &scratch.key },
+            aggregate_type: match cells[field(OutboxField::AggregateType)] {
+                Cell::Null => "",
+                _ => self.cell(cells, field(OutboxField::AggregateType), text)?,
+            },
+            aggregate_id: match cells[key] {
+                Cell::Null => "",
+                _ if borrowed_key => self.cell(cells, key, text)?,
+                _ => &scratch.key,
+            },
             event_type: match self.kind(field(OutboxField::Type)) {
                 Some(_) if cells[field(OutboxField::Type)] != Cell::Null => self.cell(cells, field(OutboxField::Type), text)?,
                 _ => "",
@@ -259,7 +266,14 @@ impl Layout {
             occurred_at,
             topic: None,
         };
-        Ok(Row { seq, event })
+        Ok(Row { seq, event, fault: self.fault(cells) })
+    }
+
+    /// What such a table may let in, and no event can do without: its topic or its key.
+    fn fault(&self, cells: &[Cell<'_>]) -> Option<Fault<'_>> {
+        let needed = [OutboxField::AggregateType, OutboxField::AggregateId].map(|field| FIELDS + field as usize);
+        let missing = needed.into_iter().find(|place| cells[*place] == Cell::Null)?;
+        self.columns[missing].as_ref().map(|(column, _)| Fault { column, problem: NULL })
     }
 
     /// The additional headers, as a JSON object in the order in which they are configured.

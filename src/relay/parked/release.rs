@@ -171,7 +171,7 @@ async fn publish(
                 None => break,
             }
             loop {
-                match forwarder.deliver(row.seq, &row.event)? {
+                match forwarder.deliver(&row)? {
                     Ok(Delivery::Sent(_)) => {
                         books.progress.released(row.seq);
                         break;

@@ -15,9 +15,9 @@ pub(super) mod wal;
 
 use pace::Pace;
 pub(super) use pages::{Reader, damaged};
-pub(in crate::relay) use row::TABLE_CELLS;
 use row::{Columns, TableColumns};
-pub(crate) use row::{Row, RowError, TableRow};
+pub(crate) use row::{Fault, Row, RowError, TableRow};
+pub(in crate::relay) use row::{NULL, TABLE_CELLS};
 
 /// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
 #[cfg(fuzzing)]

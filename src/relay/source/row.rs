@@ -17,14 +17,26 @@ pub(crate) struct Row<'a> {
     /// Insertion order.
     pub(crate) seq: i64,
     pub(crate) event: Outgoing<'a>,
+    /// Why it cannot be delivered; then what stands in the place of what is missing says nothing.
+    pub(crate) fault: Option<Fault<'a>>,
 }
 
-/// A row that cannot be an event, with the remedy.
+/// What is wrong with one row alone, of which it is known which event it is: only a table that somebody has altered, or made, lets it in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault<'a> {
+    pub(crate) column: &'a str,
+    pub(crate) problem: &'static str,
+}
+
+/// A row of which it is not known what event it is, or a table whose rows are none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RowError {
     #[error("table {table} has no column `{column}`: run `tidings migrate`, or name the right schema")]
     MissingColumn { table: String, column: &'static str },
-    #[error("column `{column}` of event seq {seq:?} is {problem}")]
+    #[error(
+        "column `{column}` of event seq {} is {problem}: somebody has altered the table. Put column and row right, and have the row read from the table (drop the relay's slot: it makes a new one); or `tidings relay skip --event ID`",
+        .seq.map_or_else(|| "?".to_owned(), |seq| seq.to_string())
+    )]
     Column { seq: Option<i64>, column: &'static str, problem: &'static str },
     #[error("table {table} has no column `{column}`: name the one it has in outbox.columns")]
     MissingOutboxColumn { table: String, column: String },
@@ -32,10 +44,20 @@ pub(crate) enum RowError {
         "column `{column}` of table {table} is not of a type that can be sent as it is: expected {expected}; name another column, or add a generated one that casts it"
     )]
     OutboxColumnType { table: String, column: String, expected: &'static str },
-    #[error("column `{column}` of event {} of table {table} is {problem}", .id.map_or_else(|| "?".to_owned(), |id| id.to_string()))]
+    #[error("column `{column}` of event {} of table {table} is {problem}: `tidings relay skip --all` goes on with what comes from now on", .id.map_or_else(|| "?".to_owned(), |id| id.to_string()))]
     OutboxColumn { table: String, column: String, id: Option<Uuid>, problem: &'static str },
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+impl RowError {
+    /// The event, if it is known.
+    pub(crate) fn seq(&self) -> Option<i64> {
+        match self {
+            Self::Column { seq, .. } => *seq,
+            _ => None,
+        }
+    }
 }
 
 /// The columns of the outbox, in the order of [`NAMES`].
@@ -176,10 +198,18 @@ impl<'a> Row<'a> {
     /// The event in these values, in the order of [`Row::select_list`].
     ///
     /// # Errors
-    /// When a value is missing or is not what its column's type says; names the event and the column.
+    /// When a value is not what its column's type says, or it is not known what event it is; names the event and the column. That something else is
+    /// missing is the row's fault.
     pub(crate) fn from_cells(cells: &[Cell<'a>; CELLS]) -> Result<Self, RowError> {
         let seq = read(None, cells, Field::Seq, integer8)?;
-        let at = Some(seq);
+        let (at, mut fault) = (Some(seq), None);
+        let mut there = |field: Field| {
+            let there = cells[field as usize] != Cell::Null;
+            if !there {
+                fault.get_or_insert(Fault { column: NAMES[field as usize].0, problem: NULL });
+            }
+            there
+        };
         let value = match (cells[Field::Payload as usize], cells[Field::PayloadBytes as usize]) {
             (Cell::Null, Cell::Null) => Value::Tombstone,
             (Cell::Null, _) => Value::Bytes(read(at, cells, Field::PayloadBytes, binary)?),
@@ -189,17 +219,17 @@ impl<'a> Row<'a> {
             id: read(at, cells, Field::Id, uuid)?,
             aggregate_type: read(at, cells, Field::AggregateType, text)?,
             aggregate_id: read(at, cells, Field::AggregateId, text)?,
-            event_type: read(at, cells, Field::Type, text)?,
-            version: read(at, cells, Field::Version, integer4)?,
+            event_type: if there(Field::Type) { read(at, cells, Field::Type, text)? } else { "" },
+            version: if there(Field::Version) { read(at, cells, Field::Version, integer4)? } else { 1 },
             value,
-            headers: read(at, cells, Field::Headers, json)?,
-            occurred_at: read(at, cells, Field::OccurredAt, timestamp)?,
+            headers: if there(Field::Headers) { read(at, cells, Field::Headers, json)? } else { "{}" },
+            occurred_at: if there(Field::OccurredAt) { read(at, cells, Field::OccurredAt, timestamp)? } else { 0 },
             topic: match cells[Field::Topic as usize] {
                 Cell::Null => None,
                 _ => Some(read(at, cells, Field::Topic, text)?),
             },
         };
-        Ok(Row { seq, event })
+        Ok(Row { seq, event, fault })
     }
 }
 
@@ -214,7 +244,7 @@ fn read<'a, T>(
     parse(cells[field as usize]).map_err(|problem| RowError::Column { seq, column, problem })
 }
 
-const NULL: &str = "null where a value is needed";
+pub(crate) const NULL: &str = "null where a value is needed";
 const LENGTH: &str = "not of its type's length";
 const AS_TEXT: &str = "sent as text where the binary form was asked for";
 
@@ -262,4 +292,12 @@ fn uuid(cell: Cell<'_>) -> Result<Uuid, &'static str> {
 fn timestamp(cell: Cell<'_>) -> Result<i64, &'static str> {
     // Infinity is the largest and the smallest number: saturates to a time that every reader refuses to believe.
     integer8(cell).map(|micros| micros.saturating_add(POSTGRES_EPOCH_MICROS))
+}
+
+// === impl Display ===
+
+impl std::fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "column `{}` is {}", self.column, self.problem)
+    }
 }

@@ -127,7 +127,13 @@ async fn publish(
     let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
     for cells in page.rows(shape)? {
         let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
-        let TableRow { xid, row } = shape.event(&cells, now, &mut scratch)?;
+        let TableRow { xid, row } = match shape.event(&cells, now, &mut scratch) {
+            Err(error) if error.seq().is_some_and(|seq| books.progress.settled().gave_up(seq)) => {
+                books.progress.passed(error.seq().unwrap_or_default(), None);
+                continue;
+            }
+            row => row?,
+        };
         if !books.progress.wants_row(xid, row.seq) {
             books.progress.passed(row.seq, None);
             continue;
@@ -161,7 +167,7 @@ pub(in crate::relay) async fn forward(
     books: &mut Books,
     shutdown: &CancellationToken,
 ) -> Result<bool, Interruption> {
-    while let Err(hold) = forwarder.forward(row.row.seq, &row.row.event)? {
+    while let Err(hold) = forwarder.forward(&row.row)? {
         if !books.attend(forwarder, hold, shutdown).await? {
             return Ok(false);
         }

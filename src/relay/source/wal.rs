@@ -195,7 +195,10 @@ impl WalSource {
                     }
                     self.events += 1;
                     let mut scratch = Scratch::default();
-                    let row = columns.read(&row, self.committed_at + POSTGRES_EPOCH_MICROS, &mut scratch)?;
+                    let row = match columns.read(&row, self.committed_at + POSTGRES_EPOCH_MICROS, &mut scratch) {
+                        Err(error) if error.seq().is_some_and(|seq| books.progress.gives_up(seq)) => continue,
+                        row => row?,
+                    };
                     if books.progress.gives_up(row.seq) {
                         continue;
                     }
@@ -245,7 +248,7 @@ async fn forward_row(
     shutdown: &CancellationToken,
 ) -> Result<Option<Forwarded>, Interruption> {
     loop {
-        match forwarder.forward(row.seq, &row.event)? {
+        match forwarder.forward(row)? {
             Ok(forwarded) => return Ok(Some(forwarded)),
             Err(hold) => {
                 if !books.attend(forwarder, hold, shutdown).await? {

@@ -108,6 +108,47 @@ async fn until_decided(pool: &PgPool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_and_one_without_an_aggregate_can_be_left_out() {
+    for source in [SourceKind::Auto, SourceKind::Poll] {
+        let database = migrated_database().await;
+        let (pool, place) = (&database.pool, Place::new(&database));
+        sql(pool, "alter table tidings.outbox alter type drop not null, alter aggregateid drop not null").await;
+        let options = RelayOptions { source, ..place.options() };
+        let relay = Running::start(options.clone());
+        publish(pool, "a", 1, 1).await;
+        place.reader().until_distinct(1);
+        if source == SourceKind::Auto {
+            relay.says("stream", "streaming").await;
+        }
+        sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'a', null, '{\"n\": 2}')").await;
+        publish(pool, "a", 3, 1).await;
+        publish(pool, "b", 1, 1).await;
+        until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
+        let reason: String =
+            sqlx::query_scalar("select reason from tidings.parked where reason is not null").fetch_one(pool).await.expect("read");
+        assert_eq!(reason, "column `type` is null where a value is needed");
+        place.reader().until_distinct(2);
+        sql(pool, "update tidings.outbox set type = 'T' where type is null; update tidings.parked set action = 'retry'").await;
+        let mut reader = place.reader();
+        reader.until_distinct(4);
+        // Which aggregate has to wait is not known of this one.
+        sql(pool, "insert into tidings.outbox (aggregatetype, type, payload) values ('order', 'T', '{\"n\": 4}')").await;
+        publish(pool, "b", 2, 1).await;
+        let refusal = relay.refusal().await;
+        assert!(refusal.contains("column `aggregateid`") && refusal.contains("tidings relay skip --event"), "{refusal}");
+        let id: uuid::Uuid =
+            sqlx::query_scalar("select id from tidings.outbox where aggregateid is null").fetch_one(pool).await.expect("read");
+        let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
+        assert_eq!(code, 0, "{text}");
+        let relay = Running::start(options);
+        reader.until_distinct(5);
+        relay.stop().await;
+        let records = reader.read_to_the_end();
+        assert_eq!((numbers(records, "a"), numbers(records, "b")), (vec![1, 2, 3], vec![1, 2]), "{source:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn giving_up_the_event_in_the_way_releases_what_waits_behind_it() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
@@ -351,6 +392,28 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
     assert!(dead[1].headers["tidings_reason"].contains("max_message_bytes"));
     assert_eq!(dead[1].text(), format!(r#"{{"outbox":{{"id":"{}","schema":"tidings","seq":{}}}}}"#, seqs[2].1, seqs[2].0));
     assert!(dead[2].headers["tidings_reason"].contains("not a JSON object"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_dead_letters_that_is_missing_is_waited_for_by_name_and_nothing_is_lost() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    create_topic_with(&place.brokers, &place.topic, 1, &[]).await;
+    let mut options = small(&place);
+    options.topics.create = false;
+    options.undeliverable.policy = OnUndeliverable::DeadLetter;
+    let relay = Running::start(options);
+    for (n, bytes) in [(1, 1), (2, 20_000), (3, 1)] {
+        publish(pool, "a", n, bytes).await;
+    }
+    let dead = format!("{}.dead", place.topic);
+    relay.says("kafka", &format!("topic `{dead}` does not exist")).await;
+    create_topic_with(&place.brokers, &dead, 1, &[]).await;
+    Reader::new(&place.brokers, &dead).until_distinct(1);
+    let mut reader = place.reader();
+    reader.until_distinct(2);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

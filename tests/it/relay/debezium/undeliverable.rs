@@ -1,6 +1,6 @@
 //! An event that cannot be delivered, of a table without `seq`: it is found, and nothing else is taken for it.
 
-use tidings::relay::{OnUndeliverable, Relay, RelayError};
+use tidings::relay::{OnUndeliverable, OutboxField, Relay, RelayError};
 
 use super::{TABLE, insert, options};
 use crate::{
@@ -48,6 +48,35 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
         dead.headers
     );
     assert_eq!(dead.key, b"7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_letters() {
+    let database = migrated_database().await;
+    sqlx::raw_sql(TABLE).execute(&database.pool).await.expect("created");
+    let loose = "alter table public.outboxevent alter aggregateid drop not null, alter aggregatetype drop not null, add column at timestamptz";
+    sqlx::raw_sql(loose).execute(&database.pool).await.expect("altered");
+    let place = Place::new(&database);
+    let mut options = options(&place);
+    let outbox = options.debezium.as_mut().expect("set");
+    outbox.columns.push((OutboxField::OccurredAt, "at".into()));
+    insert(&database.pool, "a", 0..2).await;
+    let keyless = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', null, 'T', '2')";
+    sqlx::raw_sql(keyless).execute(&database.pool).await.expect("inserted");
+    insert(&database.pool, "a", 3..5).await;
+    let refusal = Running::start(options.clone()).refusal().await;
+    assert!(refusal.contains("column `aggregateid` is null") && refusal.contains("--on-undeliverable dead-letter"), "{refusal}");
+    options.undeliverable.policy = OnUndeliverable::DeadLetter;
+    let relay = Running::start(options);
+    let mut reader = place.reader();
+    reader.until_distinct(4);
+    let mut dead = Reader::new(&place.brokers, &format!("{}.dead", place.topic));
+    dead.until_distinct(1);
+    relay.stop().await;
+    let values: Vec<&str> = reader.read_to_the_end().iter().map(|record| record.text()).collect();
+    assert!(values.ends_with(&["3", "4"]) && !values.contains(&"2"), "{values:?}");
+    let dead = &dead.read_to_the_end()[0];
+    assert_eq!((dead.text(), dead.headers["tidings_reason"].as_str()), ("2", "column `aggregateid` is null where a value is needed"));
 }
 
 #[tokio::test]
