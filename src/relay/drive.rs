@@ -262,8 +262,8 @@ impl LogSide {
     }
 }
 
-/// Whether it says that logical replication cannot be had here: no privilege (insufficient_privilege), no slot left
+/// Whether it says that logical replication cannot be had here: a publication that was altered, no privilege (insufficient_privilege), no slot left
 /// (configuration_limit_exceeded), no logical log (object_not_in_prerequisite_state).
 fn cannot_be_had(error: &Interruption) -> bool {
-    matches!(error.code().as_deref(), Some("42501" | "53400" | "55000"))
+    matches!(error, Interruption::PublicationUnfit(_)) || matches!(error.code().as_deref(), Some("42501" | "53400" | "55000"))
 }

@@ -51,6 +51,9 @@ pub(super) enum Interruption {
     LeaseLost,
     #[error("the publication is looked at again")]
     Publication,
+    /// It does not pass on what is inserted into the outbox: somebody altered it.
+    #[error("{0}")]
+    PublicationUnfit(String),
     #[error("a command has changed over how many partitions a topic's keys are spread, or holds a topic back: begins anew")]
     TopicsChanged,
     #[error("this server is a standby: waiting for a primary")]
@@ -84,7 +87,8 @@ impl Interruption {
             return Meaning::Transient;
         }
         match self {
-            Self::Refused(text) => Meaning::NeedsPerson(text.clone()),
+            // With a table to read instead nobody is needed: see `drive`.
+            Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,

@@ -196,21 +196,32 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
     let name = publication(options);
     let (schema, table) = options.table();
     let found = sqlx::query(
-        "select p.pubinsert, p.puballtables or exists (
-             select from pg_publication_tables t where t.pubname = p.pubname and t.schemaname = $2 and t.tablename = $3 and t.rowfilter is null
-         ) as has_outbox from pg_publication p where p.pubname = $1",
+        "select p.pubinsert as inserts, p.puballtables or coalesce(bool_or(t.ours and t.rowfilter is null), false) as ours, coalesce(bool_or(not t.ours), false) as others
+         from pg_publication p
+         left join lateral (
+             select t.schemaname = $2 and t.tablename = $3 as ours, t.rowfilter from pg_publication_tables t where t.pubname = p.pubname
+         ) t on true
+         where p.pubname = $1 group by p.oid, p.pubinsert, p.puballtables",
     );
     let found = found.bind(&name).bind(schema).bind(table).fetch_optional(&mut *session).await;
-    match found.and_then(|row| row.map(|row| Ok((row.try_get::<bool, _>("pubinsert")?, row.try_get::<bool, _>("has_outbox")?))).transpose())
-    {
+    let read = |row: sqlx::postgres::PgRow| -> Result<(bool, bool, bool), sqlx::Error> {
+        Ok((row.try_get("inserts")?, row.try_get("ours")?, row.try_get("others")?))
+    };
+    match found.and_then(|row| row.map(read).transpose()) {
         Err(error) => Err(Interruption::sql("looking for the publication")(error)),
-        Ok(Some((true, true))) => Ok(()),
-        Ok(Some((inserts, _))) => Err(Interruption::Refused(format!(
-            "publication `{name}` {}",
+        Ok(Some((true, true, _))) => Ok(()),
+        Ok(Some((_, false, true))) => Err(Interruption::Refused(format!(
+            "publication `{name}` does not contain this outbox, or not all of its rows: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
+        ))),
+        Ok(Some((inserts, _, _))) => Err(Interruption::PublicationUnfit(format!(
+            "publication `{name}` {}; or drop it and let the relay create it",
             if inserts {
-                "does not contain this outbox, or not all of its rows: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
+                format!(
+                    "does not contain the outbox, or not all of its rows: run ALTER PUBLICATION \"{name}\" SET TABLE {}",
+                    options.quoted_table()
+                )
             } else {
-                "leaves inserts out: run ALTER PUBLICATION … SET (publish = 'insert'), or drop it and let the relay create it"
+                format!("leaves inserts out: run ALTER PUBLICATION \"{name}\" SET (publish = 'insert')")
             },
         ))),
         Ok(None) if name != slot_name(&options.name) => Err(Interruption::Refused(format!(
