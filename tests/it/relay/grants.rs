@@ -1,7 +1,10 @@
 //! The grants that docs/managed-postgres.md lists are enough, and each of them is needed.
 
 use sqlx::{AssertSqlSafe, PgPool};
-use tidings::{postgres, relay::SourceKind};
+use tidings::{
+    postgres,
+    relay::{DebeziumOutbox, Delivery, OnUndeliverable, SourceKind},
+};
 
 use super::{
     records::create_topic,
@@ -95,6 +98,56 @@ async fn a_relay_that_polls_needs_exactly_the_documented_grants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
     each_grant_is_needed_and_all_are_enough("relay, wal", SourceKind::Wal).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
+    let database = migrated_database().await;
+    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
+    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload text)";
+    // A database that gives nothing away by itself.
+    run(
+        &database.pool,
+        format!("revoke all on database \"{database_name}\" from public; revoke all on schema public from public; {table}"),
+    )
+    .await;
+    let place = Place::new(&database);
+    create_topic(&place.brokers, &place.topic, 1).await;
+    let role = format!("r{}", uuid::Uuid::now_v7().simple());
+    let all: Vec<String> = statements("relay, debezium", &role, &place)
+        .into_iter()
+        .map(|sql| sql.replace("database shop", &format!("database \"{database_name}\"")))
+        .collect();
+    for sql in &all {
+        run(&database.pool, sql.clone()).await;
+    }
+    let mut options = place.options();
+    options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
+    options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
+    options.undeliverable.policy = OnUndeliverable::Stop;
+    // Positions in the database alone: without its row a relay begins.
+    options.delivery = Delivery::AtLeastOnce;
+    let insert = async |n: u32| {
+        let sql = format!("insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')");
+        run(&database.pool, sql).await;
+    };
+    insert(1).await;
+    let relay = Running::start(options.clone());
+    let mut reader = place.reader();
+    reader.until_distinct(1);
+    relay.says("stream", "streaming").await;
+    insert(2).await;
+    reader.until_distinct(2);
+    relay.stop().await;
+    for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
+        let begins = "delete from tidings.relay; select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
+        run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
+        run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
+        let refusal = Running::start(options.clone()).refusal().await;
+        assert!(refusal.contains("permission denied"), "without {grant}: {refusal}");
+        run(&database.pool, grant.clone()).await;
+    }
+    run(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

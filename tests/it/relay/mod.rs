@@ -1,5 +1,6 @@
 //! The relay on real services. A history of aggregate versions decides, not the code under test.
 
+mod acls;
 mod content;
 mod debezium;
 mod faults;

@@ -1,0 +1,144 @@
+//! The rights in Kafka that docs/operating.md lists are enough, and each of them is needed.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use dev_services::KafkaOptions;
+use tidings::relay::{Delivery, RelayOptions};
+
+use super::{
+    operator::insert,
+    records::create_topic,
+    running::{Place, Running},
+};
+use crate::services::{migrated_database, own_kafka};
+
+/// One operation that is allowed on resources of a kind, by name or prefix. Numbers are those of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Right {
+    kind: u8,
+    name: String,
+    prefixed: bool,
+    operation: u8,
+}
+
+/// The rights in the page's block that begins with `# title`, an operation each.
+fn documented(title: &str, topic: &str) -> Vec<Right> {
+    let page = include_str!("../../../docs/operating.md");
+    let block = page.split("```sh\n").skip(1).find(|block| block.starts_with(&format!("# {title}"))).expect("the page has the block");
+    let block = block.split("```").next().expect("it ends");
+    let mut rights = Vec::new();
+    for line in block.lines().filter(|line| line.starts_with("kafka-acls.sh")) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let after = |option: &'static str| given(&words, option);
+        let (kind, name) = match (after("--topic").next(), after("--transactional-id").next()) {
+            (Some("order"), _) => (2, topic),
+            (Some(name), _) => (2, name),
+            (None, Some(name)) => (5, name),
+            (None, None) => panic!("a right on something else: {line}"),
+        };
+        let prefixed = after("--resource-pattern-type").next() == Some("prefixed");
+        let operation = |word| match word {
+            "Read" => 3,
+            "Write" => 4,
+            "Create" => 5,
+            other => panic!("another operation: {other}"),
+        };
+        rights.extend(after("--operation").map(|word| Right { kind, name: name.to_owned(), prefixed, operation: operation(word) }));
+    }
+    assert!(!rights.is_empty(), "{block}");
+    rights
+}
+
+/// What is given with an option, each time.
+fn given<'w>(words: &'w [&'w str], option: &'static str) -> impl Iterator<Item = &'w str> {
+    words.windows(2).filter(move |pair| pair[0] == option).map(|pair| pair[1])
+}
+
+/// Asks a broker for one thing (`CreateAcls` and `DeleteAcls`, version 1), as whoever comes without a name.
+fn ask(brokers: &str, api: i16, right: &Right) {
+    let text = |text: &str| [&i16::try_from(text.len()).expect("short").to_be_bytes()[..], text.as_bytes()].concat();
+    let pattern = if right.prefixed { 4 } else { 3 };
+    let resource = [vec![right.kind], text(&right.name), vec![pattern]].concat();
+    let allowed = [text("User:relay"), text("*"), vec![right.operation, 3]].concat();
+    let header = [api.to_be_bytes(), 1i16.to_be_bytes()].concat();
+    let request = [header, 7i32.to_be_bytes().to_vec(), text("test"), 1i32.to_be_bytes().to_vec(), resource, allowed].concat();
+    let mut stream = TcpStream::connect(brokers).expect("connected");
+    stream.write_all(&i32::try_from(request.len()).expect("short").to_be_bytes()).expect("sent");
+    stream.write_all(&request).expect("sent");
+    let mut size = [0; 4];
+    stream.read_exact(&mut size).expect("answered");
+    let mut answer = vec![0; u32::from_be_bytes(size) as usize];
+    stream.read_exact(&mut answer).expect("answered");
+    // After the request's number and a throttle time: how many results, and the first one's error.
+    assert_eq!((&answer[..4], &answer[8..14]), (&7i32.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0][..]), "{right:?}");
+}
+
+fn allow(brokers: &str, right: &Right) {
+    ask(brokers, 30, right);
+}
+
+fn forbid(brokers: &str, right: &Right) {
+    ask(brokers, 31, right);
+}
+
+async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery) {
+    // Who comes by the second listener has a name and no rights but those that are given to it.
+    let options = KafkaOptions::new()
+        .proxied(true)
+        .set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT")
+        .set("sasl.enabled.mechanisms", "PLAIN")
+        .set(
+            "listener.name.proxied.plain.sasl.jaas.config",
+            "org.apache.kafka.common.security.plain.PlainLoginModule required user_relay=\"secret\";",
+        )
+        .set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .set("super.users", "User:ANONYMOUS");
+    let kafka = own_kafka(options).await;
+    let database = migrated_database().await;
+    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    create_topic(&place.brokers, &place.topic, 1).await;
+    let mut options = RelayOptions { delivery, ..place.options() };
+    options.topics.create = false;
+    options.kafka.brokers = kafka.proxied_brokers();
+    for (key, value) in
+        [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanisms", "PLAIN"), ("sasl.username", "relay"), ("sasl.password", "secret")]
+    {
+        options.kafka.properties.insert(key.into(), value.into());
+    }
+    let rights = documented(title, &place.topic);
+    // Right after right, with a message for what is missing; the last one makes it work.
+    let mut reader = place.reader();
+    insert(&database.pool, 1..=1).await;
+    rights.iter().for_each(|right| allow(&place.brokers, right));
+    let relay = Running::start(options.clone());
+    reader.until_distinct(1);
+    relay.stop().await;
+    let mut published = 1;
+    // The topic of positions is there by now.
+    for right in rights.iter().filter(|right| right.operation != 5) {
+        forbid(&place.brokers, right);
+        published += 1;
+        insert(&database.pool, published..=published).await;
+        let relay = Running::start(options.clone());
+        let resource = if right.kind == 5 { "tidings.relay.".to_owned() } else { right.name.clone() };
+        relay.says("kafka", &resource).await;
+        assert_eq!(reader.read_to_the_end().len() as i64, published - 1, "without {right:?}");
+        allow(&place.brokers, right);
+        reader.until_distinct(usize::try_from(published).expect("few"));
+        relay.stop().await;
+    }
+    assert_eq!(reader.read_to_the_end().len() as i64, published);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_delivers_exactly_once_needs_exactly_the_documented_rights_in_kafka() {
+    each_right_is_needed_and_all_are_enough("exactly once", Delivery::ExactlyOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_delivers_at_least_once_needs_exactly_the_documented_rights_in_kafka() {
+    each_right_is_needed_and_all_are_enough("at least once", Delivery::AtLeastOnce).await;
+}
