@@ -69,6 +69,8 @@ pub(crate) async fn run(plan: &Plan, program: &Program, mut say: impl FnMut(&str
     let mut heard = Instant::now();
     while !wanted.is_empty() && heard.elapsed() < SILENCE_MAX && relays.refusal().is_none() {
         relays.revive()?;
+        // One may have been found when its topic took it again.
+        nemesis.retry_parked().await;
         let new = tokio::task::block_in_place(|| topics.read(Duration::from_millis(500)))?;
         if !new.is_empty() {
             heard = Instant::now();

@@ -32,6 +32,9 @@ const WIDEN: &str = "alter publication tidings_chaos set (publish = 'insert')";
 const DROP_PUBLICATION: &str = "drop publication tidings_chaos";
 const MAKE_PUBLICATION: &str = "create publication tidings_chaos for table tidings.outbox with (publish = 'insert')";
 
+/// What an operator does about events that were parked because a topic did not take them.
+const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null";
+
 /// Who breaks things.
 pub(crate) struct Nemesis {
     pool: PgPool,
@@ -75,6 +78,11 @@ impl Nemesis {
             *self.counts.entry(step.kind).or_default() += 1;
         }
         Ok(())
+    }
+
+    /// Has what is parked tried again: nothing is in its way any more.
+    pub(crate) async fn retry_parked(&self) {
+        self.run(RETRY).await;
     }
 
     /// How often each fault came.
@@ -141,6 +149,7 @@ impl Nemesis {
                 topic::limit_messages(&stage.brokers(), SMALL).await?;
                 self.last(step, relays).await?;
                 topic::limit_messages(&stage.brokers(), USUAL).await?;
+                self.retry_parked().await;
             }
         }
         Ok(())

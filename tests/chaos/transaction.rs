@@ -1,5 +1,6 @@
 //! One transaction of a writer: drawn from its random numbers, then carried out.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -170,13 +171,25 @@ impl Step {
 
     async fn publish<E: DomainEvent>(&self, session: &mut PgConnection, event: impl Fn(String, Uuid, String) -> E) -> Result<(), Failure> {
         let outbox = Outbox::new();
-        let event = |mark: &Uuid| event(self.account.clone(), *mark, "x".repeat(self.pad));
+        let event = |mark: &Uuid| event(self.account.clone(), *mark, noise(mark, self.pad));
         match self.marks.as_slice() {
             [mark] => outbox.publish(session, &event(mark)).await.map(drop)?,
             marks => outbox.publish_all(session, &marks.iter().map(event).collect::<Vec<_>>()).await.map(drop)?,
         }
         Ok(())
     }
+}
+
+/// Text of this length that does not become small when it is compressed.
+fn noise(mark: &Uuid, length: usize) -> String {
+    let (seed, part) = mark.as_u64_pair();
+    let mut random = Random::new(seed, part);
+    let mut text = String::with_capacity(length + 16);
+    while text.len() < length {
+        let _ = write!(text, "{:016x}", random.next());
+    }
+    text.truncate(length);
+    text
 }
 
 /// Runs a statement that has no parameters.
