@@ -140,7 +140,8 @@ impl Transactions {
             return Ok(());
         }
         let (records, cut) = (sender.next() - first, Instant::now());
-        let (reached, committing) = (self.reached.clone(), commit(sender.producer().clone(), sender.acks().clone(), self.reached.clone(), self.cut));
+        let (reached, committing) =
+            (self.reached.clone(), commit(sender.producer().clone(), sender.acks().clone(), self.reached.clone(), self.cut));
         tokio::spawn(async move {
             if let Err(failure) = committing.await {
                 reached.send_modify(|reached| reached.fail(failure));

@@ -71,11 +71,8 @@ impl Sink {
     /// A property that librdkafka refuses.
     pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_ids: &[String]) -> Result<Self, Interruption> {
         let sender = Sender::open(options, batch_bytes_max, transactional_ids)?;
-        let commits = if transactional_ids.is_empty() {
-            Commits::AtLeastOnce(Marks::default())
-        } else {
-            Commits::ExactlyOnce(Box::default())
-        };
+        let commits =
+            if transactional_ids.is_empty() { Commits::AtLeastOnce(Marks::default()) } else { Commits::ExactlyOnce(Box::default()) };
         Ok(Self { sender, commits })
     }
 
