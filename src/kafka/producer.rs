@@ -135,7 +135,8 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// A producer for these brokers, with batches of `batch_bytes_max` at most; nothing is connected before the first record or question.
+    /// A producer for these brokers, with batches of `batch_bytes_max` at most, which tells `acks` what becomes of its records; nothing is
+    /// connected before the first record or question.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
@@ -144,6 +145,7 @@ impl Producer {
         message_bytes_max: usize,
         batch_bytes_max: usize,
         transactional_id: Option<&str>,
+        acks: Arc<Acks>,
     ) -> Result<Self, KafkaError> {
         let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
@@ -160,7 +162,6 @@ impl Producer {
             config.set("batch.size", batch_bytes_max.max(1).to_string());
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
-        let acks = Arc::new(Acks::default());
         let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(Context { acks: acks.clone() })?);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("tidings-kafka".into()).spawn({

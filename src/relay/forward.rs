@@ -66,8 +66,10 @@ pub(super) enum Hold {
     NewTopic(String),
     /// Its partition has not acknowledged its first record yet.
     FirstContact,
-    /// The last batch is being committed.
+    /// The batches before are not far enough for the next one.
     Committing,
+    /// What was cut must be durable first.
+    Unsettled,
     /// It, or the one before it, goes alone: a batch with it was refused.
     Alone,
     /// As many are set aside as may be before they are stored.
@@ -101,7 +103,7 @@ enum Attempt {
 }
 
 impl Forwarder {
-    /// A forwarder with a producer of its own.
+    /// A forwarder with producers of its own: one for each transactional id, or one without.
     ///
     /// # Errors
     /// Options that the Kafka client refuses.
@@ -109,16 +111,16 @@ impl Forwarder {
         options: &RelayOptions,
         observer: &Observer,
         batch_bytes_max: usize,
-        transactional_id: Option<&str>,
+        transactional_ids: &[String],
     ) -> Result<Self, Interruption> {
         let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
-        let sink = Sink::open(options, batch_bytes_max, transactional_id)?;
+        let sink = Sink::open(options, batch_bytes_max, transactional_ids)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {
             routes: Routes::new(template, options.topic_rewrite.clone()),
             envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()).with_own_headers(options.debezium.is_some()),
-            topics: Topics::new(sink.producer(), &options.kafka),
+            topics: Topics::new(&sink.producers()[0], &options.kafka),
             sink,
             options: options.clone(),
             parked: ParkedSet::new(limits(options)),
@@ -183,7 +185,8 @@ impl Forwarder {
             return Ok(Err(Hold::Growing(route.topic.clone())));
         }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
-        if !route.may_send(partition, || self.sink.acks().floor()) {
+        let turn = self.sink.turn();
+        if !route.may_send(partition, turn, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
         }
         let (headers, value) = match self.envelope.write(event) {
@@ -201,7 +204,7 @@ impl Forwarder {
         };
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
             Ok(Sent::Tag(tag)) => {
-                route.sent(partition, tag);
+                route.sent(partition, turn, tag);
                 self.count(at);
                 if !self.careful.is_idle() {
                     self.careful.sent(seq, tag);
@@ -231,7 +234,8 @@ impl Forwarder {
         match hold {
             Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
             Hold::FirstContact | Hold::Alone => Box::pin(then_go_on(self.sink.acknowledged())),
-            Hold::Committing => Box::pin(then_go_on(self.sink.settled())),
+            Hold::Committing => Box::pin(then_go_on(self.sink.admitted())),
+            Hold::Unsettled => Box::pin(then_go_on(self.sink.settled())),
             // Whoever keeps the books stores them.
             Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
             Hold::Growing(topic) => {
@@ -385,7 +389,7 @@ impl Forwarder {
         {
             return Err(failure);
         }
-        if durable.is_some() {
+        if durable.is_some() && self.sink.is_settled() {
             self.careful.durable();
         }
         Ok(durable.map(|durable| {

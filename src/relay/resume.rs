@@ -4,6 +4,9 @@
 //! read the position from the relay's own topic → compare it with its copy in Postgres. Reading before fencing repeats what an
 //! earlier leader commits in between.
 
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,10 +17,11 @@ use super::{
     observe::{Observer, Part},
     position::{GivenUp, Identity, Journal, Position, Replay},
     server::{self, Server},
+    sink::PRODUCERS,
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{Creation, TopicError, read_to_the_end},
+    kafka::{Creation, Producer, TopicError, read_to_the_end},
 };
 
 /// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
@@ -38,18 +42,19 @@ pub(super) struct Start {
     pub(super) moved: bool,
 }
 
-/// The relay's names in Kafka: its transactional id, and the topic of its positions.
+/// The relay's names in Kafka: its transactional ids, and the topic of its positions.
 pub(super) struct Names {
-    pub(super) transactional_id: String,
+    /// Those of its producers, which take turns.
+    pub(super) transactional_ids: [String; PRODUCERS],
     pub(super) topic: String,
 }
 
 impl Names {
     /// They carry a mark of the database, so that relays of one name beside many databases share a cluster.
     pub(super) fn new(options: &RelayOptions, server: &Server) -> Self {
-        let mark = server.identity.mark(&options.schema);
+        let id = format!("tidings.relay.{}.{}", options.name, server.identity.mark(&options.schema));
         Self {
-            transactional_id: format!("tidings.relay.{}.{mark}", options.name),
+            transactional_ids: [id.clone(), format!("{id}-2"), format!("{id}-3")],
             topic: position_topic_name(&options.name, &server.identity, &options.schema),
         }
     }
@@ -94,7 +99,7 @@ pub(super) async fn resume(
     let Session { options, server, names, cluster, observer, lost } = session;
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
-            fence(forwarder, observer, lost).await?;
+            fence(forwarder.sink().producers(), observer, lost).await?;
             failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
             if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
@@ -201,12 +206,17 @@ fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
     Start { position, number, moved }
 }
 
-/// Makes this relay the only producer of its transactional id.
-async fn fence(forwarder: &mut Forwarder, observer: &Observer, lost: &CancellationToken) -> Result<(), Interruption> {
+/// Makes this relay the only producer of its transactional ids.
+async fn fence(producers: &[Arc<Producer>], observer: &Observer, lost: &CancellationToken) -> Result<(), Interruption> {
+    try_join_all(producers.iter().map(|producer| fence_one(producer, observer, lost))).await?;
+    Ok(())
+}
+
+async fn fence_one(producer: &Arc<Producer>, observer: &Observer, lost: &CancellationToken) -> Result<(), Interruption> {
     loop {
-        let producer = forwarder.sink().producer().clone();
+        let asks = producer.clone();
         let fenced = tokio::select! {
-            fenced = tokio::task::spawn_blocking(move || producer.fence()) => fenced,
+            fenced = tokio::task::spawn_blocking(move || asks.fence()) => fenced,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
         };
         match fenced {
@@ -294,7 +304,7 @@ mod tests {
             given_up: Vec::new(),
         });
         let recorded = topic.map(|(epoch, number)| Recorded { position: at(2), identity: identity(), epoch, number });
-        let names = Names { transactional_id: "t".into(), topic: "p".into() };
+        let names = Names { transactional_ids: ["t".into(), "t-2".into(), "t-3".into()], topic: "p".into() };
         match choose(&options(), &names, cluster, saved, recorded) {
             Ok((position, _)) if position == at(1) => Ok("row"),
             Ok((position, _)) if position == at(2) => Ok("topic"),

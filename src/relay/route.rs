@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::TopicRewrite;
+use super::{TopicRewrite, sink::PRODUCERS};
 use crate::{event::is_topic_character, kafka::Outgoing};
 
 /// A topic template such as `outbox.event.{aggregatetype}`, parsed once.
@@ -87,7 +87,8 @@ pub(crate) struct Route {
     pub(crate) topic: String,
     /// The number of partitions when the relay first met the topic. It does not follow a topic that grows: that moves keys.
     pub(crate) partitions: i32,
-    first_contacts: Vec<FirstContact>,
+    /// By partition, and by whose turn it is to send.
+    first_contacts: Vec<[FirstContact; PRODUCERS]>,
 }
 
 /// Whether a producer has had an acknowledgement from a partition yet.
@@ -106,9 +107,9 @@ enum FirstContact {
 }
 
 impl Route {
-    /// Whether a record may be sent to `partition`, everything below `durable` being acknowledged.
-    pub(crate) fn may_send(&mut self, partition: i32, durable: impl FnOnce() -> u64) -> bool {
-        let Some(contact) = self.first_contacts.get_mut(partition as usize) else { return true };
+    /// Whether the producer `turn` may send a record to `partition`, everything below `durable` being acknowledged.
+    pub(crate) fn may_send(&mut self, partition: i32, turn: usize, durable: impl FnOnce() -> u64) -> bool {
+        let Some(contact) = self.contact(partition, turn) else { return true };
         if let FirstContact::Tried(tag) = *contact {
             if durable() <= tag {
                 return false;
@@ -118,11 +119,15 @@ impl Route {
         true
     }
 
-    /// A record was sent to `partition` under `tag`.
-    pub(crate) fn sent(&mut self, partition: i32, tag: u64) {
-        if let Some(contact @ FirstContact::None) = self.first_contacts.get_mut(partition as usize) {
+    /// The producer `turn` has sent a record to `partition` under `tag`.
+    pub(crate) fn sent(&mut self, partition: i32, turn: usize, tag: u64) {
+        if let Some(contact @ FirstContact::None) = self.contact(partition, turn) {
             *contact = FirstContact::Tried(tag);
         }
+    }
+
+    fn contact(&mut self, partition: i32, turn: usize) -> Option<&mut FirstContact> {
+        self.first_contacts.get_mut(partition as usize)?.get_mut(turn)
     }
 }
 
@@ -179,7 +184,7 @@ impl Routes {
     /// Remembers a topic that was looked up.
     pub(crate) fn learn(&mut self, topic: String, partitions: i32) {
         self.by_topic.entry(topic.clone()).or_insert_with(|| {
-            let first_contacts = vec![FirstContact::None; usize::try_from(partitions).unwrap_or(0)];
+            let first_contacts = vec![[FirstContact::None; PRODUCERS]; usize::try_from(partitions).unwrap_or(0)];
             self.routes.push(Route { topic, partitions, first_contacts });
             self.routes.len() - 1
         });
@@ -216,12 +221,15 @@ mod tests {
         routes.learn("t".into(), 2);
         let placed = event("order", "Placed", None);
         let (_, route) = routes.find(&placed).expect("known");
-        assert!(route.may_send(0, || 0));
-        route.sent(0, 7);
-        assert!(!route.may_send(0, || 7) && route.may_send(1, || 7));
-        assert!(route.may_send(0, || 8));
-        route.sent(0, 9);
-        assert!(route.may_send(0, || 8));
+        assert!(route.may_send(0, 0, || 0));
+        route.sent(0, 0, 7);
+        assert!(!route.may_send(0, 0, || 7) && route.may_send(1, 0, || 7));
+        assert!(route.may_send(0, 0, || 8));
+        route.sent(0, 0, 9);
+        assert!(route.may_send(0, 0, || 8));
+        // Each producer has a first record of its own.
+        route.sent(0, 1, 10);
+        assert!(!route.may_send(0, 1, || 10) && route.may_send(0, 0, || 10));
     }
 
     #[test]

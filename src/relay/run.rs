@@ -275,8 +275,11 @@ impl Relay {
             forwarder.go_on(&names, server, ledger.epoch(), number);
             return Ok((forwarder, Start { position, number, moved: false }));
         }
-        let transactional = (options.delivery == Delivery::ExactlyOnce).then_some(names.transactional_id.as_str());
-        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional)?;
+        let transactional_ids = match options.delivery {
+            Delivery::ExactlyOnce => names.transactional_ids.as_slice(),
+            Delivery::AtLeastOnce => &[],
+        };
+        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional_ids)?;
         let cluster = forwarder.reach_cluster().await;
         let session = resume::Session { options, server, names: &names, cluster: &cluster, observer, lost };
         let start = resume::resume(session, saved, ledger, &mut forwarder).await?;

@@ -75,7 +75,8 @@ impl Forwarder {
         let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
         let Some((at, route)) = self.routes.named(&topic) else { return Ok(Err(Hold::NewTopic(topic))) };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
-        if !route.may_send(partition, || self.sink.acks().floor()) {
+        let turn = self.sink.turn();
+        if !route.may_send(partition, turn, || self.sink.acks().floor()) {
             return Ok(Err(Hold::FirstContact));
         }
         let (known, mut reference_only) = ((seq > 0).then_some(seq), by_reference);
@@ -98,7 +99,7 @@ impl Forwarder {
             let record = Record { topic: &topic, partition, key, value, headers, timestamp, label: seq };
             match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES + reason.len()) {
                 Ok(Sent::Tag(tag)) => {
-                    route.sent(partition, tag);
+                    route.sent(partition, turn, tag);
                     self.count(at);
                     self.careful.sent(seq, tag);
                     tracing::warn!(event = %event.id, seq = known, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");

@@ -207,7 +207,7 @@ async fn durable(forwarder: &mut Forwarder, books: &mut Books, shutdown: &Cancel
         }
     }
     while !books.progress.settled().released.is_empty() {
-        if !books.attend(forwarder, Hold::Committing, shutdown).await? {
+        if !books.attend(forwarder, Hold::Unsettled, shutdown).await? {
             return Ok(false);
         }
         books.store(forwarder).await?;

@@ -18,7 +18,7 @@ const CUT_RECORDS: u64 = 4_096;
 
 impl Marks {
     pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
-        let cut = self.waiting.back().map_or(0, |(tag, _)| *tag).max(sender.producer().acks().floor());
+        let cut = self.waiting.back().map_or(0, |(tag, _)| *tag).max(sender.acks().floor());
         let since = sender.next().saturating_sub(cut);
         since >= if idle { 1 } else { CUT_RECORDS }
     }
@@ -34,8 +34,12 @@ impl Marks {
         }
     }
 
+    pub(super) fn is_settled(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn durable(&mut self, sender: &Sender) -> Option<Durable> {
-        let floor = sender.producer().acks().floor();
+        let floor = sender.acks().floor();
         let mut durable: Option<Batch> = None;
         while let Some((_, batch)) = self.waiting.pop_front_if(|(tag, _)| *tag <= floor) {
             match &mut durable {

@@ -1,13 +1,27 @@
 //! A batch and its position in one Kafka transaction.
 //!
 //! ```text
-//!          first record            cut: the position's record              everything acknowledged, committed
-//! IDLE ───────────────────▶ OPEN ──────────────────────────▶ COMMITTING ─────────────────────────────────────▶ IDLE
-//!                                                                 └──▶ FAILED: whether it is committed is not known. A new producer
-//!                                                                      ends it one way or the other, and the topic tells which.
+//!         first record             cut: the position's record               everything acknowledged              committed
+//! turn A ──────────────▶ OPEN ───────────────────────────────▶ CUT ─────────────────────────────────▶ COMMITTING ──────────▶
+//! turn B                                                                     first record             cut     A is committed
+//!                                                                    ────────────────────────▶ OPEN ───────▶ CUT ───────────▶ COMMITTING …
+//!
+//! FAILED: whether a batch is committed is not known. New producers end it one way or the other, and the topic tells which.
 //! ```
+//!
+//! Producers take turns, a transaction each, for two reasons. While one commits, the next one's records are under way already. And the
+//! coordinator answers a commit before it has written the transaction's markers, and refuses the same producer the partitions of its next
+//! transaction until then; librdkafka asks again after 20 ms. Another producer has a coordinator state of its own.
+//!
+//! Order is kept by two rules. A record is sent when everything of the batch before is *acknowledged*, so that the log has it behind; and
+//! a batch is committed when the one before *is committed*, so that no position is without its predecessors. Readers of committed records
+//! do not see a later batch first: they read to the first record of the oldest one whose markers are missing.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::sync::watch;
 
@@ -17,7 +31,7 @@ use super::{
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{Failure, Headers, Record, Window},
+    kafka::{Acks, Failure, Headers, Producer, Record, Window},
     relay::position::Journal,
 };
 
@@ -30,37 +44,43 @@ const CUT_BYTES: u64 = 32 << 20;
 /// How old a batch may become: readers of committed records wait for its end.
 const CUT_AFTER: Duration = Duration::from_millis(250);
 
-/// How long the coordinator is left to write a transaction's markers, which it does after it has answered. A record sent sooner finds the last
-/// transaction unfinished, is refused, and librdkafka tries again after 20 ms: 1 % of the transactions, and 9 % of the events at 500 a second.
-const MARKERS: Duration = Duration::from_micros(1500);
-
 /// Batches in transactions, one after the other.
+#[derive(Default)]
 pub(super) struct Transactions {
     topic: String,
     journal: Option<Journal>,
-    state: State,
-    outcome: watch::Sender<Outcome>,
-    /// Committed, and not yet asked for.
-    finished: Option<Durable>,
+    open: Option<Open>,
+    /// Batches cut so far, and the last of them: those that were not told as durable.
+    cut: u64,
+    under_way: VecDeque<Durable>,
+    reached: watch::Sender<Reached>,
 }
 
-enum State {
-    Idle,
-    /// Since when, and with what was sent before: the tag of its first record, and bytes.
-    Open {
-        since: Instant,
-        tag: u64,
-        bytes: u64,
-    },
-    Committing(Option<Durable>),
+/// The transaction that takes records: since when it is open, and what was sent before, as the tag of its first record and bytes.
+struct Open {
+    since: Instant,
+    tag: u64,
+    bytes: u64,
 }
 
-/// What has become of the batch being committed.
-#[derive(Clone, Debug)]
-enum Outcome {
-    UnderWay,
-    Committed,
-    Failed(Failure),
+/// How far the batches have come, counted from the first one.
+#[derive(Debug, Default)]
+struct Reached {
+    acknowledged: u64,
+    committed: u64,
+    failure: Option<Failure>,
+}
+
+impl Reached {
+    /// Whether a transaction may begin behind `cut` batches: the last one is acknowledged, and at most that one is not committed.
+    fn admits(&self, cut: u64) -> bool {
+        self.acknowledged == cut && cut - self.committed <= 1
+    }
+
+    /// The first failure is the reason for those that follow.
+    fn fail(&mut self, failure: Failure) {
+        self.failure.get_or_insert(failure);
+    }
 }
 
 impl Transactions {
@@ -71,40 +91,36 @@ impl Transactions {
 
     /// Whether a record may be sent now; begins a transaction if none is open.
     pub(super) fn ready(&mut self, sender: &Sender) -> bool {
-        self.finish();
-        match self.state {
-            State::Open { .. } => true,
-            State::Committing(_) => false,
-            State::Idle => {
-                self.begin(sender);
-                true
-            }
+        if self.open.is_none() && self.reached.borrow().admits(self.cut) {
+            self.begin(sender);
         }
+        self.open.is_some()
     }
 
     fn begin(&mut self, sender: &Sender) {
         if let Err(failure) = sender.producer().begin() {
             // The record that follows is refused by the producer too; the failure is what is reported.
-            self.outcome.send_replace(Outcome::Failed(failure));
+            self.fail(failure);
         }
-        self.state = State::Open { since: Instant::now(), tag: sender.next(), bytes: sender.bytes() };
+        self.open = Some(Open { since: Instant::now(), tag: sender.next(), bytes: sender.bytes() });
+    }
+
+    fn fail(&self, failure: Failure) {
+        self.reached.send_modify(|reached| reached.fail(failure));
     }
 
     pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
-        let State::Open { since, tag, bytes } = &self.state else { return false };
+        let Some(Open { since, tag, bytes }) = &self.open else { return false };
         let records = sender.next() - tag;
         records > 0 && (idle || records >= CUT_RECORDS || sender.bytes() - bytes >= CUT_BYTES || since.elapsed() >= CUT_AFTER)
     }
 
     /// Ends the batch with its position and has it committed.
     pub(super) fn cut(&mut self, sender: &mut Sender, batch: Batch) -> Result<(), Batch> {
-        self.finish();
-        match self.state {
-            State::Committing(_) => return Err(batch),
-            State::Open { .. } => {}
-            State::Idle => self.begin(sender),
+        if !self.ready(sender) {
+            return Err(batch);
         }
-        let State::Open { since: opened, tag: first, .. } = self.state else { unreachable!("just begun") };
+        let Some(Open { since: opened, tag: first, .. }) = self.open.take() else { unreachable!("ready") };
         let journal = self.journal.as_mut().expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
@@ -117,86 +133,89 @@ impl Transactions {
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),
             Err(error) => Some(error.to_string()),
         };
-        self.state = State::Committing(Some(Durable { batch, number }));
+        self.cut += 1;
+        self.under_way.push_back(Durable { batch, number });
         if let Some(problem) = problem {
-            self.outcome.send_replace(Outcome::Failed(Failure::Broken(format!("sending a position to `{}`: {problem}", self.topic))));
+            self.fail(Failure::Broken(format!("sending a position to `{}`: {problem}", self.topic)));
             return Ok(());
         }
-        self.outcome.send_if_modified(|outcome| {
-            let fine = !matches!(outcome, Outcome::Failed(_));
-            if fine {
-                *outcome = Outcome::UnderWay;
-            }
-            fine
-        });
-        let (producer, outcome) = (sender.producer().clone(), self.outcome.clone());
         let (records, cut) = (sender.next() - first, Instant::now());
+        let (reached, committing) =
+            (self.reached.clone(), commit(sender.producer().clone(), sender.acks().clone(), self.reached.clone(), self.cut));
         tokio::spawn(async move {
-            producer.acks().settle(Window::default()).await;
-            let acknowledged = cut.elapsed();
-            failpoint::reached(Step::PositionSent);
-            let result = match producer.acks().failure() {
-                Some(failure) => Err(failure),
-                None => {
-                    let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
-                    failpoint::reached(Step::KafkaCommitted);
-                    committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))
-                }
-            };
-            tracing::debug!(records, open_for = ?opened.elapsed(), ?acknowledged, committed = ?cut.elapsed(), "ends a transaction");
-            tokio::time::sleep(MARKERS).await;
-            outcome.send_replace(match result {
-                Ok(()) => Outcome::Committed,
-                Err(failure) => Outcome::Failed(failure),
-            });
+            if let Err(failure) = committing.await {
+                reached.send_modify(|reached| reached.fail(failure));
+            }
+            tracing::debug!(records, open_for = ?opened.elapsed(), committed = ?cut.elapsed(), "ends a transaction");
         });
+        sender.pass_on();
         Ok(())
     }
 
-    /// Takes note of a commit.
-    fn finish(&mut self) {
-        let State::Committing(batch) = &mut self.state else { return };
-        if !matches!(*self.outcome.borrow(), Outcome::Committed) {
-            return;
-        }
-        match (&mut self.finished, batch.take()) {
-            (Some(before), Some(next)) => {
-                before.number = next.number;
-                before.batch.absorb(next.batch);
-            }
-            (finished, batch) => *finished = batch.or_else(|| finished.take()),
-        }
-        self.state = State::Idle;
-    }
-
+    /// What has become durable since the last call.
     pub(super) fn durable(&mut self) -> Option<Durable> {
-        self.finish();
-        self.finished.take()
+        let committed = self.reached.borrow().committed;
+        let mut durable: Option<Durable> = None;
+        while self.cut - (self.under_way.len() as u64) < committed
+            && let Some(next) = self.under_way.pop_front()
+        {
+            match &mut durable {
+                Some(before) => {
+                    before.number = next.number;
+                    before.batch.absorb(next.batch);
+                }
+                None => durable = Some(next),
+            }
+        }
+        durable
     }
 
-    /// Waits until the batch being committed is durable, or the producer failed.
+    /// Whether everything cut was told as durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// Waits until a transaction may begin, or the producer failed.
+    pub(super) fn admitted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let cut = self.cut;
+        self.reached(move |reached| reached.admits(cut))
+    }
+
+    /// Waits until every batch that was cut is durable, or the producer failed.
     pub(super) fn settled(&self) -> impl Future<Output = ()> + Send + use<> {
-        let waits = matches!(self.state, State::Committing(_));
-        let mut outcome = self.outcome.subscribe();
+        let cut = self.cut;
+        self.reached(move |reached| reached.committed == cut)
+    }
+
+    fn reached<F: Fn(&Reached) -> bool + Send + Sync>(&self, enough: F) -> impl Future<Output = ()> + Send + use<F> {
+        let mut reached = self.reached.subscribe();
         async move {
-            if waits {
-                // An error would say that the sink is gone, and with it whoever waits.
-                let _ = outcome.wait_for(|outcome| !matches!(outcome, Outcome::UnderWay)).await;
-            }
+            // An error would say that the sink is gone, and with it whoever waits.
+            let _ = reached.wait_for(|reached| enough(reached) || reached.failure.is_some()).await;
         }
     }
 
     pub(super) fn failure(&self) -> Option<Failure> {
-        match &*self.outcome.borrow() {
-            Outcome::Failed(failure) => Some(failure.clone()),
-            Outcome::UnderWay | Outcome::Committed => None,
-        }
+        self.reached.borrow().failure.clone()
     }
 }
 
-impl Default for Transactions {
-    fn default() -> Self {
-        let (outcome, _) = watch::channel(Outcome::Committed);
-        Self { topic: String::new(), journal: None, state: State::Idle, outcome, finished: None }
+/// Commits a batch once everything of it is acknowledged and the one before is committed.
+async fn commit(producer: Arc<Producer>, acks: Arc<Acks>, reached: watch::Sender<Reached>, batch: u64) -> Result<(), Failure> {
+    acks.settle(Window::default()).await;
+    failpoint::reached(Step::PositionSent);
+    if let Some(failure) = acks.failure() {
+        return Err(failure);
     }
+    reached.send_modify(|reached| reached.acknowledged = batch);
+    if let Ok(before) = reached.subscribe().wait_for(|reached| reached.committed + 1 == batch || reached.failure.is_some()).await
+        && let Some(failure) = &before.failure
+    {
+        return Err(failure.clone());
+    }
+    let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
+    failpoint::reached(Step::KafkaCommitted);
+    committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))?;
+    reached.send_modify(|reached| reached.committed = batch);
+    Ok(())
 }

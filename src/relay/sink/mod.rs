@@ -8,7 +8,7 @@
 //!                 at least once                         exactly once
 //! send            idempotent produce                    the same, in a Kafka transaction
 //! cut             remembers the position                sends the position to the relay's own topic, waits for the acknowledgements,
-//!                                                       commits; takes no record meanwhile
+//!                                                       and commits, while another producer sends the next batch
 //! durable         everything before is acknowledged     committed
 //! after a crash   goes on from the row in Postgres,     goes on from the topic: what was not committed is invisible to readers
 //!                 repeats what was under way            of committed records, and is sent again
@@ -31,6 +31,9 @@ use super::{
     position::{Journal, Position},
 };
 use crate::kafka::{Acks, Failure, Producer, Record, SendError};
+
+/// Producers that take turns with exactly once: one sends while one commits, and one has its last transaction's markers written.
+pub(super) const PRODUCERS: usize = 3;
 
 /// What was sent between two cuts.
 #[derive(Debug)]
@@ -61,26 +64,30 @@ enum Commits {
 }
 
 impl Sink {
-    /// A sink with a producer of its own. With a transactional id it delivers exactly once: [`fence`](Self::fence), then
-    /// [`write_positions`](Self::write_positions), before the first record.
+    /// A sink with producers of its own. With transactional ids it delivers exactly once: each of the [`producers`](Self::producers) must
+    /// fence off its predecessors, then [`write_positions`](Self::write_positions), before the first record.
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, Interruption> {
-        let sender = Sender::open(options, batch_bytes_max, transactional_id)?;
-        let commits = match transactional_id {
-            Some(_) => Commits::ExactlyOnce(Box::default()),
-            None => Commits::AtLeastOnce(Marks::default()),
-        };
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_ids: &[String]) -> Result<Self, Interruption> {
+        let sender = Sender::open(options, batch_bytes_max, transactional_ids)?;
+        let commits =
+            if transactional_ids.is_empty() { Commits::AtLeastOnce(Marks::default()) } else { Commits::ExactlyOnce(Box::default()) };
         Ok(Self { sender, commits })
     }
 
-    pub(super) fn producer(&self) -> &Arc<Producer> {
-        self.sender.producer()
+    /// The producers, which take turns with exactly once.
+    pub(super) fn producers(&self) -> &[Arc<Producer>] {
+        self.sender.producers()
+    }
+
+    /// Which of them sends the next record.
+    pub(super) fn turn(&self) -> usize {
+        self.sender.turn()
     }
 
     pub(super) fn acks(&self) -> &Arc<Acks> {
-        self.sender.producer().acks()
+        self.sender.acks()
     }
 
     /// Where positions are written, and after which one.
@@ -121,7 +128,7 @@ impl Sink {
         matches!(self.commits, Commits::ExactlyOnce(_))
     }
 
-    /// What was sent so far belongs together. False if the last batch is still being committed: try again.
+    /// What was sent so far belongs together. The batch comes back if those before are not far enough: try again.
     pub(super) fn cut(&mut self, batch: Batch) -> Result<(), Batch> {
         match &mut self.commits {
             Commits::AtLeastOnce(marks) => marks.cut(&self.sender, batch),
@@ -152,6 +159,25 @@ impl Sink {
     /// Dropping the future loses nothing.
     pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
         self.sender.acknowledged()
+    }
+
+    /// Waits until a record may be sent after one was told to wait for a batch before it, or the producer failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) fn admitted(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        match &self.commits {
+            Commits::AtLeastOnce(_) => Box::pin(std::future::ready(())),
+            Commits::ExactlyOnce(transactions) => Box::pin(transactions.admitted()),
+        }
+    }
+
+    /// Whether everything that was cut has been told as durable.
+    pub(super) fn is_settled(&self) -> bool {
+        match &self.commits {
+            Commits::AtLeastOnce(marks) => marks.is_settled(),
+            Commits::ExactlyOnce(transactions) => transactions.is_settled(),
+        }
     }
 
     /// Waits until every cut is durable, or the producer failed.

@@ -3,16 +3,18 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    kafka::{Producer, Record, SendError, Window},
+    kafka::{Acks, Producer, Record, SendError, Window},
     relay::{RelayOptions, error::Interruption},
 };
 
 /// How long to wait for librdkafka's queue when it is smaller than the window.
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
-/// A producer and its window.
+/// Producers that take turns, and the window they share. Never empty.
 pub(super) struct Sender {
-    producer: Arc<Producer>,
+    producers: Vec<Arc<Producer>>,
+    turn: usize,
+    acks: Arc<Acks>,
     window: Window,
     /// A tag that was given for a record which librdkafka then had no room for: the next record is that one again.
     reserved: Option<u64>,
@@ -27,20 +29,48 @@ pub(in crate::relay) enum Sent {
     Tag(u64),
     /// The window is full for a record of this many bytes: wait for `room`, then send it again.
     Full(usize),
-    /// The last batch is being committed: wait until it is settled, then send it again.
+    /// The batches before are not far enough for the next one: wait until it is admitted, then send it again.
     Committing,
 }
 
 impl Sender {
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_id: Option<&str>) -> Result<Self, Interruption> {
-        let producer = Producer::open(&options.kafka, options.message_bytes_max, batch_bytes_max, transactional_id)
-            .map_err(|error| Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]")))?;
+    /// One producer for each transactional id, or one without.
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_ids: &[String]) -> Result<Self, Interruption> {
+        let acks = Arc::<Acks>::default();
+        let open = |id: Option<&str>| match Producer::open(&options.kafka, options.message_bytes_max, batch_bytes_max, id, acks.clone()) {
+            Ok(producer) => Ok(Arc::new(producer)),
+            Err(error) => Err(Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]"))),
+        };
+        let producers = match transactional_ids {
+            [] => vec![open(None)?],
+            ids => ids.iter().map(|id| open(Some(id))).collect::<Result<_, _>>()?,
+        };
         let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
-        Ok(Self { producer: Arc::new(producer), window, reserved: None, next: 0, bytes: 0 })
+        Ok(Self { producers, turn: 0, acks, window, reserved: None, next: 0, bytes: 0 })
     }
 
+    /// The producer whose turn it is.
     pub(super) fn producer(&self) -> &Arc<Producer> {
-        &self.producer
+        &self.producers[self.turn]
+    }
+
+    pub(super) fn producers(&self) -> &[Arc<Producer>] {
+        &self.producers
+    }
+
+    /// Whose turn it is.
+    pub(super) fn turn(&self) -> usize {
+        self.turn
+    }
+
+    /// Has the next producer send what follows. Everything that this one was given must be acknowledged before the next record: across
+    /// producers nothing else keeps the order.
+    pub(super) fn pass_on(&mut self) {
+        self.turn = (self.turn + 1) % self.producers.len();
+    }
+
+    pub(super) fn acks(&self) -> &Arc<Acks> {
+        &self.acks
     }
 
     /// The tag after the last record sent.
@@ -68,11 +98,10 @@ impl Sender {
 
     fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
         let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
-        let acks = self.producer.acks();
-        let Some(tag) = self.reserved.take().or_else(|| acks.admit(record.label, bytes, window)) else {
+        let Some(tag) = self.reserved.take().or_else(|| self.acks.admit(record.label, bytes, window)) else {
             return Ok(Sent::Full(bytes));
         };
-        match self.producer.send(record, tag) {
+        match self.producer().send(record, tag) {
             Ok(()) => {
                 self.next = tag + 1;
                 self.bytes += bytes as u64;
@@ -83,7 +112,7 @@ impl Sender {
                 Ok(Sent::Full(bytes))
             }
             Err(error) => {
-                acks.retract(tag);
+                self.acks.retract(tag);
                 Err(error)
             }
         }
@@ -95,7 +124,7 @@ impl Sender {
         let retry = self.reserved.is_some();
         let below =
             Window { records: self.window.records / 2, bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)) };
-        let acks = self.producer.acks().clone();
+        let acks = self.acks.clone();
         async move {
             if retry {
                 tokio::time::sleep(QUEUE_RETRY).await;
@@ -106,7 +135,7 @@ impl Sender {
 
     /// Waits until everything sent is acknowledged, or the producer failed.
     pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
-        let acks = self.producer.acks().clone();
+        let acks = self.acks.clone();
         async move { acks.settle(Window::default()).await }
     }
 }
