@@ -26,8 +26,8 @@ use super::{
 };
 
 /// How long one poll waits: the delay with which the thread notices that it shall end. Not less: rdkafka spins through the last
-/// millisecond of each poll, which at ten polls a second was all that an idle relay cost.
-const POLL: Duration = Duration::from_secs(1);
+/// millisecond of each poll, which at ten polls a second was all that an idle relay cost, and there are three producers.
+const POLL: Duration = Duration::from_secs(5);
 
 /// What the producer sets and a user may not: the guarantees rest on it. Each value has its reason.
 const FIXED: &[(&str, &str)] = &[
