@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use rdkafka::{
     ClientContext, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{Settings, dropped::Dropped};
+use super::{Settings, TopicError, dropped::Dropped};
 
 /// How long to wait for the next record: longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -27,8 +27,12 @@ impl ConsumerContext for Quiet {}
 /// Gives every committed record, offset and value, to `read`. Blocks.
 ///
 /// # Errors
-/// The client's.
-pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl FnMut(i64, &[u8])) -> Result<(), KafkaError> {
+/// When the topic may not be read, or the cluster is silent.
+pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl FnMut(i64, &[u8])) -> Result<(), TopicError> {
+    let failed = |error: KafkaError| match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicError::Denied { topic: topic.to_owned(), reason: error.to_string() },
+        _ => TopicError::Unreachable(format!("reading `{topic}`: {error}")),
+    };
     let mut config = settings.client_config();
     config
         // A group is not joined; rdkafka wants its name.
@@ -38,11 +42,10 @@ pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl F
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
         .set("fetch.wait.max.ms", "10");
-    let owned: Dropped<BaseConsumer<Quiet>> = Dropped::new(config.create_with_context(Quiet)?);
+    let owned: Dropped<BaseConsumer<Quiet>> = Dropped::new(config.create_with_context(Quiet).map_err(failed)?);
     let consumer = owned.get();
     let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(topic, 0, Offset::Beginning)?;
-    consumer.assign(&partitions)?;
+    partitions.add_partition_offset(topic, 0, Offset::Beginning).and_then(|()| consumer.assign(&partitions)).map_err(failed)?;
     let mut heard = Instant::now();
     loop {
         match consumer.poll(Duration::from_millis(100)) {
@@ -51,8 +54,10 @@ pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl F
                 read(record.offset(), record.payload().unwrap_or_default());
             }
             Some(Err(KafkaError::PartitionEOF(_))) => break Ok(()),
-            Some(Err(error)) if heard.elapsed() > SILENCE_MAX => break Err(error),
-            None if heard.elapsed() > SILENCE_MAX => break Err(KafkaError::NoMessageReceived),
+            // It is told once, and then there is silence.
+            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => break Err(failed(error)),
+            Some(Err(error)) if heard.elapsed() > SILENCE_MAX => break Err(failed(error)),
+            None if heard.elapsed() > SILENCE_MAX => break Err(failed(KafkaError::NoMessageReceived)),
             Some(Err(_)) | None => {}
         }
     }

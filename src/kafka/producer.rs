@@ -77,6 +77,10 @@ const PREFERRED: &[(&str, &str)] = &[
 /// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
 const GAPLESS: &str = "gap-less guarantee";
 
+/// Under which facility librdkafka logs that a transaction may not have a partition. Nothing else tells what is wrong: the transaction has failed, and its
+/// records are purged as they are when the producer is dropped.
+const PARTITION_REFUSED: &str = "ADDPARTS";
+
 /// One record, borrowed.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
@@ -211,7 +215,7 @@ impl Producer {
     pub(crate) fn fence(&self) -> Result<(), Option<Failure>> {
         self.inner.init_transactions(COORDINATOR_TIMEOUT).map_err(|error| match &error {
             KafkaError::Transaction(cause) if cause.is_retriable() => None,
-            _ => Some(failure("beginning as the only producer of this relay", &error)),
+            _ => Some(failure("fencing off earlier producers", &error)),
         })
     }
 
@@ -281,6 +285,10 @@ impl ClientContext for Context {
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
+                if facility == PARTITION_REFUSED && message.contains("uthorization failed") {
+                    self.acks
+                        .fail(Failure::Broken(format!("{message}; grant Write on the topic to the relay's principal (docs/operating.md)")));
+                }
             }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
         }

@@ -25,7 +25,9 @@ pub(crate) enum TopicError {
         "topic `{0}` does not exist: create it (kafka-topics.sh --create --topic {0} --partitions N --replication-factor N), or let the relay do it ([topics] create = true)"
     )]
     Unknown(String),
-    #[error("topic `{topic}` may not be used: {reason}; grant Describe and Write on it (Read to a subscriber) to the principal")]
+    #[error(
+        "topic `{topic}` may not be used: {reason}; grant the relay's principal Write on it, on the topic of its positions Read too; a subscriber's, Read (docs/operating.md)"
+    )]
     Denied { topic: String, reason: String },
     #[error(
         "topic `{0}` is compacted, and a relay that delivers at least once may let an old event take the place of a newer one: set delivery = \"exactly-once\", or the topic's cleanup.policy = delete"

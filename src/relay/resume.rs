@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{Creation, Producer, TopicError, read_to_the_end},
+    kafka::{Creation, Failure, Producer, TopicError, read_to_the_end},
 };
 
 /// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
@@ -99,7 +99,7 @@ pub(super) async fn resume(
     let Session { options, server, names, cluster, observer, lost } = session;
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
-            fence(forwarder.sink().producers(), observer, lost).await?;
+            fence(&session, forwarder.sink().producers()).await?;
             failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
             if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
@@ -207,12 +207,14 @@ fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
 }
 
 /// Makes this relay the only producer of its transactional ids.
-async fn fence(producers: &[Arc<Producer>], observer: &Observer, lost: &CancellationToken) -> Result<(), Interruption> {
-    try_join_all(producers.iter().map(|producer| fence_one(producer, observer, lost))).await?;
+async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(), Interruption> {
+    let ids = session.names.transactional_ids.iter();
+    try_join_all(ids.zip(producers).map(|(id, producer)| fence_one(session, id, producer))).await?;
     Ok(())
 }
 
-async fn fence_one(producer: &Arc<Producer>, observer: &Observer, lost: &CancellationToken) -> Result<(), Interruption> {
+async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) -> Result<(), Interruption> {
+    let Session { observer, lost, .. } = session;
     loop {
         let asks = producer.clone();
         let fenced = tokio::select! {
@@ -226,7 +228,14 @@ async fn fence_one(producer: &Arc<Producer>, observer: &Observer, lost: &Cancell
                 tracing::warn!("{text}");
                 observer.failing(Part::Kafka, text);
             }
-            Ok(Err(Some(failure))) => return Err(Interruption::Kafka(format!("becoming the only producer of this relay: {failure:?}"))),
+            Ok(Err(Some(Failure::Fenced))) => {
+                return Err(Interruption::Kafka(format!("another relay has begun to produce as `{id}` at the same time")));
+            }
+            Ok(Err(Some(Failure::Broken(reason) | Failure::Refused(reason)))) => {
+                return Err(Interruption::Kafka(format!(
+                    "cannot produce as the only one of transactional id `{id}`: {reason}. If the cluster asks for rights: grant Write on it to the relay's principal, see docs/operating.md"
+                )));
+            }
             Err(error) => return Err(Interruption::Kafka(error.to_string())),
         }
     }
@@ -261,8 +270,7 @@ async fn read(options: &RelayOptions, names: &Names, moved: bool) -> Result<Opti
         read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|()| replay.end())
     });
     let read = reading.await.map_err(|error| Interruption::Kafka(error.to_string()))?;
-    let read = read.map_err(|error| Interruption::Topic(TopicError::Unreachable(format!("reading `{}`: {error}", names.topic))))?;
-    match read {
+    match read.map_err(Interruption::Topic)? {
         Ok(end) => Ok(end.map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number })),
         Err(error) if moved => {
             tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");

@@ -162,8 +162,12 @@ impl Relay {
                     }
                 }
                 Meaning::Transient => {
-                    self.observer.failing(Part::Stream, text.clone());
-                    self.observer.reconnected("postgres");
+                    let (part, to) = match interruption {
+                        Interruption::Topic(_) => (Part::Kafka, "kafka"),
+                        _ => (Part::Stream, "postgres"),
+                    };
+                    self.observer.failing(part, text.clone());
+                    self.observer.reconnected(to);
                 }
             }
             self.observer.leader(false);

@@ -165,7 +165,11 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         relay.stop().await;
     }
-    // What the relay confirmed last may not have reached a busy server: its row has it.
+    // What the relay confirmed last may not have reached a busy server: its row has it. Nor may the server have noticed that it is gone.
+    let active = "select active from pg_replication_slots where slot_name = $1";
+    while sqlx::query_scalar::<_, bool>(active).bind(place.slot()).fetch_one(&pool).await.expect("asked") {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) from tidings.relay where name = $2";
     sqlx::query(advance).bind(place.slot()).bind(&place.name).execute(&pool).await.expect("advanced");
     sqlx::query("select pg_drop_replication_slot($1)").bind(&slot).execute(&pool).await.expect("dropped");

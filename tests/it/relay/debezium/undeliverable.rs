@@ -54,7 +54,8 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
 async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_letters() {
     let database = migrated_database().await;
     sqlx::raw_sql(TABLE).execute(&database.pool).await.expect("created");
-    let loose = "alter table public.outboxevent alter aggregateid drop not null, alter aggregatetype drop not null, add column at timestamptz";
+    let loose =
+        "alter table public.outboxevent alter aggregateid drop not null, alter aggregatetype drop not null, add column at timestamptz";
     sqlx::raw_sql(loose).execute(&database.pool).await.expect("altered");
     let place = Place::new(&database);
     let mut options = options(&place);
