@@ -208,6 +208,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (11, "operation", include_str!("../../migrations/0011_operation.sql")),
         (20, "sagas", include_str!("../../migrations/0020_sagas.sql")),
         (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
+        (22, "open sagas", include_str!("../../migrations/0022_open_sagas.sql")),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

@@ -25,7 +25,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let steps = migrations.pending(&database.pool).await.expect("an empty database can be asked");
     assert_eq!(
         steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation", "20 sagas", "21 scheduled"]
+        ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation", "20 sagas", "21 scheduled", "22 open sagas"]
     );
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
 
@@ -100,7 +100,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 20, 21],
+        [1, 2, 3, 10, 11, 20, 21, 22],
         "one run did all, the others nothing"
     );
 }
@@ -178,10 +178,11 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0011_operation.sql"),
         include_str!("../../migrations/0020_sagas.sql"),
         include_str!("../../migrations/0021_scheduled.sql"),
+        include_str!("../../migrations/0022_open_sagas.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;
-    assert_eq!(Migrations::new().run(&database.pool).await.expect("the tables fit").len(), 7);
+    assert_eq!(Migrations::new().run(&database.pool).await.expect("the tables fit").len(), 8);
     let rows: i64 = sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(&database.pool).await.expect("the row is there");
     assert_eq!(rows, 1);
 }

@@ -3,7 +3,7 @@
 mod content;
 mod debezium;
 mod faults;
-mod grants;
+pub(crate) mod grants;
 mod growth;
 mod healing;
 mod history;
