@@ -89,7 +89,7 @@
 //! | `kafka` | `kafka` | a C and C++ compiler and make, for librdkafka |
 //! | `resilience` (default) | `resilience` | Rust |
 //! | `health` | `health` | Rust |
-//! | `metrics` | metrics of `subscriber` and `resilience` for `prometheus-client` | Rust |
+//! | `metrics` | metrics of `subscriber`, `saga` and `resilience` for `prometheus-client` | Rust |
 //! | `relay` | `relay`, with `outbox` and `kafka` | the same |
 //! | `subscriber` | `subscriber`, `saga`, `testing`, with `outbox` and `kafka` | the same |
 //! | `cli` (default) | the binary, `admin`, with `relay` and `subscriber` | the same |

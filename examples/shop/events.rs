@@ -18,8 +18,16 @@ macro_rules! events {
 }
 
 /// Every topic.
-pub(crate) const TOPICS: [&str; 7] =
-    ["order", "inventory.commands", "inventory.events", "payment.commands", "payment.events", "shipping.commands", "shipping.events"];
+pub(crate) const TOPICS: [&str; 8] = [
+    "order",
+    "inventory.commands",
+    "inventory.events",
+    "payment.commands",
+    "payment.events",
+    "shipping.commands",
+    "shipping.events",
+    "gateway.events",
+];
 
 events! {
     "order": OrderPlaced { customer: String, country: String, article: String, quantity: i32, cents: i64 };
@@ -41,4 +49,14 @@ events! {
     "shipping.commands": ShipOrder { country: String };
     "shipping.events": OrderShipped {};
     "shipping.events": ShippingRefused { reason: String };
+}
+
+/// The gateway has stopped asking a service, or asks it again.
+#[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "gateway.events", id = "service")]
+pub(crate) struct CircuitChanged {
+    pub(crate) service: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) cause: String,
 }

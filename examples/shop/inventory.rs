@@ -1,12 +1,12 @@
 //! Inventory: reserves stock, and puts it back.
 
 use axum::Router;
-use tidings::subscriber::{Event, HandlerError, Tx};
+use tidings::subscriber::{Event, HandlerError, State, Tx};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use super::events::{ReleaseStock, ReserveStock, StockRefused, StockReserved};
-use super::service::Service;
+use super::service::{Broken, Service};
 
 const TABLES: &str = "
 create table if not exists stock (article text primary key, delivered int not null, available int not null check (available >= 0));
@@ -16,12 +16,19 @@ on conflict do nothing;";
 
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("inventory", TABLES).await?;
-    let handling = service.subscriber().on(reserve).on(release).run(CancellationToken::new());
+    let handling = service.subscriber().on(reserve).on(release).state(service.broken.clone()).run(CancellationToken::new());
     service.run(Router::new(), handling).await
 }
 
-async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Result<(Option<StockReserved>, Option<StockRefused>), HandlerError> {
+async fn reserve(
+    Event(command): Event<ReserveStock>,
+    State(broken): State<Broken>,
+    mut tx: Tx,
+) -> Result<(Option<StockReserved>, Option<StockRefused>), HandlerError> {
     let ReserveStock { order_id, article, quantity } = command;
+    if broken.is_set() {
+        return Ok((None, Some(StockRefused { order_id, reason: "the forklift is out of order".into() })));
+    }
     let take = "update stock set available = available - $2 where article = $1 and available >= $2";
     if sqlx::query(take).bind(&article).bind(quantity).execute(&mut *tx).await?.rows_affected() == 0 {
         return Ok((None, Some(StockRefused { order_id, reason: format!("no {quantity} of {article} left") })));

@@ -14,7 +14,7 @@ const TABLES: &str = "create table if not exists letter (order_id uuid not null,
 
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("notification", TABLES).await?;
-    let handling = service.subscriber().on(good_news).on(bad_news).run(CancellationToken::new());
+    let handling = service.subscriber::<()>().on(good_news).on(bad_news).run(CancellationToken::new());
     service.run(Router::new(), handling).await
 }
 

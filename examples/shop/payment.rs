@@ -5,12 +5,12 @@ use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
 use serde_json::Value;
 use sqlx::PgPool;
-use tidings::subscriber::{Event, HandlerError, Tx};
+use tidings::subscriber::{self, Event, HandlerError, Tx};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::events::{PaymentRefused, PaymentTaken, RefundPayment, TakePayment};
-use super::service::Service;
+use super::service::{Broken, Service};
 use super::{Failure, gateway::internal};
 
 const TABLES: &str = "
@@ -22,12 +22,19 @@ on conflict do nothing;";
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("payment", TABLES).await?;
     let routes = Router::new().route("/payments/{order}", get(show)).with_state(service.pool.clone());
-    let handling = service.subscriber().on(take).on(refund).run(CancellationToken::new());
+    let handling = service.subscriber().on(take).on(refund).state(service.broken.clone()).run(CancellationToken::new());
     service.run(routes, handling).await
 }
 
-async fn take(Event(command): Event<TakePayment>, mut tx: Tx) -> Result<(Option<PaymentTaken>, Option<PaymentRefused>), HandlerError> {
+async fn take(
+    Event(command): Event<TakePayment>,
+    subscriber::State(broken): subscriber::State<Broken>,
+    mut tx: Tx,
+) -> Result<(Option<PaymentTaken>, Option<PaymentRefused>), HandlerError> {
     let TakePayment { order_id, customer, cents } = command;
+    if broken.is_set() {
+        return Ok((None, Some(PaymentRefused { order_id, reason: "the card terminal is out of order".into() })));
+    }
     let take = "update account set cents = cents - $2 where customer = $1 and cents >= $2";
     if sqlx::query(take).bind(&customer).bind(cents).execute(&mut *tx).await?.rows_affected() == 0 {
         return Ok((None, Some(PaymentRefused { order_id, reason: format!("{customer} cannot pay {cents} cents") })));

@@ -11,12 +11,20 @@ use super::servers::Servers;
 /// Every service there is; the last one is of before.
 pub(crate) const NAMES: [&str; 6] = ["order", "payment", "inventory", "shipping", "notification", "legacy"];
 
+/// Those that a button can break: what they are commanded they then refuse, and what they are asked they do not answer.
+pub(crate) const BREAKABLE: [&str; 3] = ["payment", "inventory", "shipping"];
+
 /// The services' processes; killed when this is dropped.
 pub(crate) struct Processes {
     /// Where each listens, whether it runs or not.
     addresses: HashMap<&'static str, String>,
-    running: Mutex<HashMap<&'static str, Child>>,
+    running: Mutex<HashMap<&'static str, Running>>,
     environment: Vec<(&'static str, Vec<(&'static str, String)>)>,
+}
+
+struct Running {
+    process: Child,
+    broken: bool,
 }
 
 impl Processes {
@@ -63,23 +71,38 @@ impl Processes {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if !running.contains_key(name) {
             let environment = environment.iter().map(|(key, value)| (key, value));
-            let child = Command::new(std::env::current_exe()?).arg(name).envs(environment).stdin(Stdio::piped()).spawn()?;
-            running.insert(name, child);
+            let process = Command::new(std::env::current_exe()?).arg(name).envs(environment).stdin(Stdio::piped()).spawn()?;
+            running.insert(name, Running { process, broken: false });
         }
         Ok(())
     }
 
     /// `kill -9`.
     pub(crate) fn kill(&self, name: &str) {
-        if let Some(mut child) = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(mut running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+            let _ = running.process.kill();
+            let _ = running.process.wait();
         }
+    }
+
+    /// Puts a service that runs out of order, or right again. A process that is started anew works.
+    pub(crate) async fn set_broken(&self, name: &str, broken: bool) -> Result<(), Failure> {
+        let address = self.addresses.get(name).filter(|_| BREAKABLE.contains(&name)).ok_or("no such service")?;
+        let switch = if broken { "break" } else { "mend" };
+        reqwest::Client::new().post(format!("http://{address}/{switch}")).send().await?.error_for_status()?;
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get_mut(name) {
+            running.broken = broken;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_broken(&self, name: &str) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(name).is_some_and(|running| running.broken)
     }
 
     pub(crate) fn is_running(&self, name: &str) -> bool {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get_mut(name).is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        running.get_mut(name).is_some_and(|running| matches!(running.process.try_wait(), Ok(None)))
     }
 
     pub(crate) fn stop(&self) {

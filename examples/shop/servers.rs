@@ -9,6 +9,9 @@ use super::Failure;
 use super::events::TOPICS;
 use super::processes::NAMES;
 
+/// Partitions of each topic.
+pub(crate) const PARTITIONS: i32 = 4;
+
 /// Both servers; those that were started here are gone when this is dropped.
 pub(crate) struct Servers {
     services: dev_services::Services,
@@ -25,7 +28,7 @@ impl Servers {
             sqlx::query(AssertSqlSafe(format!("create database shop_{name}"))).execute(&servers.admin).await?;
         }
         let kafka: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", servers.brokers()).create()?;
-        let topics = TOPICS.map(|topic| NewTopic::new(topic, 4, TopicReplication::Fixed(1)));
+        let topics = TOPICS.map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)));
         kafka.create_topics(&topics, &AdminOptions::new()).await?;
         Ok(servers)
     }

@@ -2,8 +2,15 @@
 
 use std::future::Future;
 use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tidings::health::{DatabaseCheck, Health};
@@ -21,6 +28,21 @@ pub(crate) struct Service {
     database_url: String,
     brokers: kafka::Settings,
     pub(crate) pool: PgPool,
+    pub(crate) broken: Broken,
+}
+
+/// Whether the service is out of order, which a button on the page decides: it then refuses what it is commanded, and answers requests with 500. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Broken(Arc<AtomicBool>);
+
+impl Broken {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, broken: bool) {
+        self.0.store(broken, Ordering::Relaxed);
+    }
 }
 
 impl Service {
@@ -32,11 +54,11 @@ impl Service {
         let pool = PgPoolOptions::new().max_connections(8).connect(&database_url).await?;
         tidings::migrate(&pool).await?;
         sqlx::raw_sql(tables).execute(&pool).await?;
-        Ok(Self { name, database_url, brokers, pool })
+        Ok(Self { name, database_url, brokers, pool, broken: Broken::default() })
     }
 
     /// Give it handlers, and [`run`](Self::run) it. What a handler writes, what it publishes and that it was called are one transaction.
-    pub(crate) fn subscriber(&self) -> Subscriber<(), NoState, HasInbox> {
+    pub(crate) fn subscriber<S: Send + Sync + 'static>(&self) -> Subscriber<S, NoState, HasInbox> {
         // With a name of its own a process that was killed gets its partitions back at once.
         Bus::new(self.brokers.clone()).subscriber(self.name).inbox(self.pool.clone()).instance_id(self.name)
     }
@@ -51,14 +73,24 @@ impl Service {
         let relaying = Relay::new(options)?.run(CancellationToken::new());
 
         let health = Health::new().check("database", DatabaseCheck::new(&self.pool));
+        let switch = |broken: bool| post(move |State(switch): State<Broken>| async move { switch.set(broken) });
+        let routes = routes.layer(from_fn_with_state(self.broken.clone(), unless_broken));
+        let switches = Router::new().route("/break", switch(true)).route("/mend", switch(false)).with_state(self.broken);
         let listener = TcpListener::bind(std::env::var("LISTEN")?).await?;
         let ended: Result<(), Failure> = tokio::select! {
             ended = relaying => ended.map_err(Into::into),
             ended = handling => ended.map_err(Into::into),
-            ended = axum::serve(listener, routes.merge(health.router())) => ended.map_err(Into::into),
+            ended = axum::serve(listener, routes.merge(switches).merge(health.router())) => ended.map_err(Into::into),
         };
         ended.inspect_err(|error| eprintln!("{}: {error}", self.name))
     }
+}
+
+async fn unless_broken(State(broken): State<Broken>, request: Request, next: Next) -> Response {
+    if broken.is_set() {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "out of order\n").into_response();
+    }
+    next.run(request).await
 }
 
 /// Ends this process when the one that started it is gone: its end of our standard input is closed then. As hard as kill -9, which the services

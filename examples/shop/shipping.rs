@@ -5,12 +5,12 @@ use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
 use serde_json::Value;
 use sqlx::PgPool;
-use tidings::subscriber::{Event, HandlerError, Tx};
+use tidings::subscriber::{self, Event, HandlerError, Tx};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::events::{OrderShipped, ShipOrder, ShippingRefused};
-use super::service::Service;
+use super::service::{Broken, Service};
 use super::{Failure, gateway::internal};
 
 const TABLES: &str = "create table if not exists parcel (order_id uuid primary key, country text not null);";
@@ -18,12 +18,19 @@ const TABLES: &str = "create table if not exists parcel (order_id uuid primary k
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("shipping", TABLES).await?;
     let routes = Router::new().route("/parcels/{order}", get(show)).with_state(service.pool.clone());
-    let handling = service.subscriber().on(ship).run(CancellationToken::new());
+    let handling = service.subscriber().on(ship).state(service.broken.clone()).run(CancellationToken::new());
     service.run(routes, handling).await
 }
 
-async fn ship(Event(command): Event<ShipOrder>, mut tx: Tx) -> Result<(Option<OrderShipped>, Option<ShippingRefused>), HandlerError> {
+async fn ship(
+    Event(command): Event<ShipOrder>,
+    subscriber::State(broken): subscriber::State<Broken>,
+    mut tx: Tx,
+) -> Result<(Option<OrderShipped>, Option<ShippingRefused>), HandlerError> {
     let ShipOrder { order_id, country } = command;
+    if broken.is_set() {
+        return Ok((None, Some(ShippingRefused { order_id, reason: "the van is out of order".into() })));
+    }
     if country == "Atlantis" {
         return Ok((None, Some(ShippingRefused { order_id, reason: "no ship goes to Atlantis".into() })));
     }

@@ -4,7 +4,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -35,8 +36,8 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "NAME")]
     saga: Option<String>,
     /// In this state; may be repeated
-    #[arg(long, value_name = "STATE")]
-    status: Vec<State>,
+    #[arg(long, value_name = "STATE", value_parser = status())]
+    status: Vec<SagaStatus>,
     /// In any state
     #[arg(long, conflicts_with = "status")]
     all: bool,
@@ -74,14 +75,9 @@ pub(super) struct AbortArgs {
     force: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum State {
-    Waiting,
-    Running,
-    Compensating,
-    Completed,
-    Compensated,
-    Failed,
+/// Reads the word of a status; a wrong one is answered with all of them.
+fn status() -> impl TypedValueParser<Value = SagaStatus> {
+    PossibleValuesParser::new(SagaStatus::ALL.map(SagaStatus::word)).try_map(|word| word.parse::<SagaStatus>())
 }
 
 /// What `list` prints as JSON.
@@ -109,7 +105,7 @@ async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
     let of: Vec<SagaStatus> = match (args.all, args.status.is_empty()) {
         (true, _) => Vec::new(),
         (false, true) => not_well.into(),
-        (false, false) => args.status.iter().map(|state| state.status()).collect(),
+        (false, false) => args.status.clone(),
     };
     let runs = sagas.list(args.saga.as_deref(), &of, args.limit).await.map_err(|error| unreadable(&error))?;
     if args.json {
@@ -206,17 +202,4 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 fn unreadable(error: &sqlx::Error) -> Failure {
     Failure::Failed(format!("the sagas cannot be read: {}\n  -> has `tidings migrate` been run?", super::exit::with_causes(error)))
-}
-
-impl State {
-    fn status(self) -> SagaStatus {
-        match self {
-            Self::Waiting => SagaStatus::Waiting,
-            Self::Running => SagaStatus::Running,
-            Self::Compensating => SagaStatus::Compensating,
-            Self::Completed => SagaStatus::Completed,
-            Self::Compensated => SagaStatus::Compensated,
-            Self::Failed => SagaStatus::Failed,
-        }
-    }
 }

@@ -206,9 +206,10 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
         (10, "parked", include_str!("../../migrations/0010_parked.sql")),
         (11, "operation", include_str!("../../migrations/0011_operation.sql")),
-        (12, "relay_table", include_str!("../../migrations/0012_relay_table.sql")),
+        (12, "relay table", include_str!("../../migrations/0012_relay_table.sql")),
         (20, "sagas", include_str!("../../migrations/0020_sagas.sql")),
         (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
+        (22, "open sagas", include_str!("../../migrations/0022_open_sagas.sql")),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

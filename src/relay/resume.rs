@@ -96,7 +96,7 @@ pub(super) async fn resume(
     ledger: &mut Ledger,
     forwarder: &mut Forwarder,
 ) -> Result<Start, Interruption> {
-    let Session { options, server, names, cluster, observer, lost } = session;
+    let Session { options, server, names, cluster, .. } = session;
     let recorded = match options.delivery {
         Delivery::ExactlyOnce => {
             fence(&session, forwarder.sink().producers()).await?;

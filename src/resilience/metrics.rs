@@ -18,7 +18,7 @@ use super::circuit_breaker::{CircuitBreaker, State};
 /// |---|---|---|
 /// | `circuit_breaker_state{name, state}` | gauge | 1 for the state it is in, 0 for the others |
 /// | `circuit_breaker_calls_total{name, outcome}` | counter | `succeeded`, `failed`, `ignored`, `rejected` |
-/// | `circuit_breaker_opened_total{name}` | counter | times it opened |
+/// | `circuit_breaker_transitions_total{name, to}` | counter | times it came to be `open`, `half-open`, `closed` |
 /// | `bulkhead_running{name}`, `bulkhead_waiting{name}` | gauge | calls |
 /// | `bulkhead_rejected_total{name}` | counter | calls turned away |
 ///
@@ -84,9 +84,14 @@ impl Collector for ResilienceMetrics {
                 ConstCounter::new(calls).encode(metric.encode_family(&labels)?)?;
             }
         }
-        let mut metric = encoder.encode_descriptor("circuit_breaker_opened", "Times it opened", None, MetricType::Counter)?;
+        let help = "Times it came to be in a state";
+        let mut metric = encoder.encode_descriptor("circuit_breaker_transitions", help, None, MetricType::Counter)?;
         for breaker in &self.breakers {
-            ConstCounter::new(breaker.counts().opened).encode(metric.encode_family(&[("name", breaker.name())])?)?;
+            let counts = breaker.counts();
+            for (to, times) in [(State::Open, counts.opened), (State::HalfOpen, counts.half_opened), (State::Closed, counts.closed)] {
+                let labels = [("name", breaker.name().to_owned()), ("to", to.to_string())];
+                ConstCounter::new(times).encode(metric.encode_family(&labels)?)?;
+            }
         }
         let mut metric = encoder.encode_descriptor("bulkhead_running", "Calls that run", None, MetricType::Gauge)?;
         for bulkhead in &self.bulkheads {
@@ -132,7 +137,9 @@ mod tests {
             r#"circuit_breaker_calls_total{name="stock",outcome="failed"} 5"#,
             r#"circuit_breaker_calls_total{name="stock",outcome="rejected"} 1"#,
             r#"circuit_breaker_calls_total{name="payment",outcome="succeeded"} 1"#,
-            r#"circuit_breaker_opened_total{name="stock"} 1"#,
+            r#"circuit_breaker_transitions_total{name="stock",to="open"} 1"#,
+            r#"circuit_breaker_transitions_total{name="stock",to="closed"} 0"#,
+            r#"circuit_breaker_transitions_total{name="payment",to="half-open"} 0"#,
             r#"bulkhead_running{name="stock"} 0"#,
             r#"bulkhead_waiting{name="stock"} 0"#,
             r#"bulkhead_rejected_total{name="stock"} 0"#,

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::machine::{ActionShape, Shape, StepShape};
+use super::statistics::SagaStatistics;
 use crate::event::{DomainEvent, Envelope, EnvelopeError};
 use crate::subscriber::{HandlerError, Meta, Retry, Tx};
 
@@ -77,6 +78,8 @@ pub struct Saga<S> {
     pub(super) key: Option<Text<S>>,
     pub(super) locks: Vec<(String, Text<S>)>,
     pub(super) refuse_locked: bool,
+    pub(super) concurrency: usize,
+    pub(super) statistics: SagaStatistics,
     lift: Option<Arc<dyn Fn(u32, Value) -> Value + Send + Sync>>,
     within: Option<Duration>,
     steps: Vec<Step<S>>,
@@ -130,16 +133,23 @@ impl<S: SagaState> Saga<S> {
     /// How long sagas that are completed or compensated can be asked for, unless [`keep`](Self::keep) says otherwise.
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(30 * 86_400);
 
+    /// How many sagas that are due a process goes on with at once, unless [`concurrency`](Self::concurrency) says otherwise: so that one slow local step does not keep the others
+    /// waiting, and the timer takes few of the pool's connections.
+    pub const CONCURRENCY_DEFAULT: usize = 4;
+
     /// A saga without steps. Its name is stored with each run: renaming it abandons those that run.
     pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            statistics: SagaStatistics::new(&name),
+            name,
             version: 1,
             keep: Self::KEEP_DEFAULT,
             starts: Vec::new(),
             key: None,
             locks: Vec::new(),
             refuse_locked: false,
+            concurrency: Self::CONCURRENCY_DEFAULT,
             lift: None,
             within: None,
             steps: Vec::new(),
@@ -195,6 +205,18 @@ impl<S: SagaState> Saga<S> {
     pub fn keep(mut self, time: Duration) -> Self {
         self.keep = time;
         self
+    }
+
+    /// How many sagas a process goes on with at once because of time: timeouts, retries, those started by code. Each holds a connection of the inbox's pool. 1 at least;
+    /// [`CONCURRENCY_DEFAULT`](Self::CONCURRENCY_DEFAULT) otherwise. Replies are bounded by the subscriber's.
+    pub fn concurrency(mut self, sagas: usize) -> Self {
+        self.concurrency = sagas.max(1);
+        self
+    }
+
+    /// What its runs come to in this process, and how they stand, to be read while a subscriber runs it. Of all clones the same.
+    pub fn statistics(&self) -> SagaStatistics {
+        self.statistics.clone().watched()
     }
 
     /// The next step. Its name is stored with each run: a renamed step is another step.
@@ -322,6 +344,10 @@ impl<S> Saga<S> {
         Shape { steps: steps.collect(), within: self.within }
     }
 
+    pub(super) fn step_names(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().map(|step| step.name.as_str())
+    }
+
     /// What is wrong with it, before anything runs.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
@@ -418,6 +444,8 @@ impl<S: SagaState> Clone for Saga<S> {
             key: self.key.clone(),
             locks: self.locks.clone(),
             refuse_locked: self.refuse_locked,
+            concurrency: self.concurrency,
+            statistics: self.statistics.clone(),
             lift: self.lift.clone(),
             within: self.within,
             steps: self.steps.clone(),

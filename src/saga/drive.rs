@@ -1,6 +1,7 @@
 //! Carries out what the machine says, in a transaction or in a test.
 
 use std::future::Future;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use super::definition::{Action, Local, Saga, SagaState};
 use super::ended::SagaEnded;
 use super::machine::{CallFailed, Input, Next, Shape};
 use super::progress::Progress;
-use crate::event::{Envelope, headers};
+use crate::event::{Envelope, Headers};
 use crate::subscriber::{HandlerError, Meta};
 
 /// One run of a saga.
@@ -31,11 +32,21 @@ pub(crate) trait World<S>: Send {
     /// Calls a local step. The outer error is for what is not the step's: the whole transition is then given up.
     fn call(
         &mut self,
+        run: &Instance<S>,
         step: &str,
         back: bool,
         local: &Local<S>,
-        state: S,
     ) -> impl Future<Output = Result<Result<S, CallFailed>, HandlerError>> + Send;
+
+    /// How long ago the transition began: local steps take their time.
+    fn elapsed(&self) -> Duration;
+}
+
+impl<S> Instance<S> {
+    /// What is sent on its behalf bears these: its own conversation, and what has moved it.
+    pub(super) fn headers(&self) -> Headers {
+        self.progress.cause.headers(self.id.to_string())
+    }
 }
 
 impl<S: SagaState> Saga<S> {
@@ -56,7 +67,7 @@ impl<S: SagaState> Saga<S> {
                 Next::Send { step, back } => self.send(instance, &step, back, world).await?,
                 Next::Call { step, back } => self.call(instance, &step, back, world).await?,
             };
-            next = shape.next(&mut instance.progress, happened, now);
+            next = shape.next(&mut instance.progress, happened, now + world.elapsed());
         }
     }
 
@@ -75,25 +86,27 @@ impl<S: SagaState> Saga<S> {
         let Some(Action::Remote { make, .. }) = self.action(step, back) else { unreachable!("the shape is made from the definition") };
         match make(&instance.state) {
             Ok(mut envelope) => {
-                envelope.headers.insert(headers::CORRELATION_ID, instance.id.to_string());
+                envelope.headers.extend(instance.headers().iter());
                 let id = envelope.id.as_uuid();
                 world.send(envelope).await?;
                 Ok(Input::Sent(id))
             }
             // It would be the same the next time.
-            Err(error) => Ok(Input::Called(Err(CallFailed { error: format!("the command cannot be sent: {error}"), last: true }))),
+            Err(error) => {
+                Ok(Input::Called(Err(CallFailed { error: format!("the command cannot be sent: {error}"), last: true, late: false })))
+            }
         }
     }
 
     async fn call<W: World<S>>(&self, instance: &mut Instance<S>, step: &str, back: bool, world: &mut W) -> Result<Input, HandlerError> {
         let Some(Action::Local(local)) = self.action(step, back) else { unreachable!("the shape is made from the definition") };
-        Ok(Input::Called(world.call(step, back, local, instance.state.clone()).await?.map(|state| instance.state = state)))
+        Ok(Input::Called(world.call(instance, step, back, local).await?.map(|state| instance.state = state)))
     }
 
     fn ended(&self, instance: &Instance<S>) -> Result<Envelope, HandlerError> {
         let mut envelope = Envelope::of(&SagaEnded::of(&self.name, instance.id, &instance.key, &instance.progress))?;
         let correlation = instance.correlation_id.clone().unwrap_or_else(|| instance.id.to_string());
-        envelope.headers.insert(headers::CORRELATION_ID, correlation);
+        envelope.headers.extend(instance.progress.cause.headers(correlation).iter());
         Ok(envelope)
     }
 }

@@ -10,7 +10,7 @@ use crate::event::{DomainEvent, Json};
 
 /// How a saga ended, published by the transaction in which it did: `SagaCompleted`, `SagaCompensated` or `SagaFailed`, of the aggregate `saga`.
 ///
-/// One that failed and is retried by a person ends once more. Its correlation is that of the event which started the saga, so that a saga may be a step of another one.
+/// One that failed and is retried by a person ends once more. Its correlation is that of the event which started the saga, or the id of that event if it bore none, so that a saga may be a step of another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SagaEnded {

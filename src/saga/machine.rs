@@ -15,10 +15,10 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::progress::{Command, Current, Progress, SagaStatus, StepFailure};
+use super::progress::{Cause, Command, Current, Happened, Progress, SagaStatus, StepFailure};
 use crate::subscriber::Retry;
 
 /// How long a compensation waits for its reply unless its step has a timeout. It is sent again then, so an answer that takes longer does no harm.
@@ -83,6 +83,8 @@ pub(crate) struct CallFailed {
     pub(crate) error: String,
     /// It would fail again.
     pub(crate) last: bool,
+    /// It had not ended in time.
+    pub(crate) late: bool,
 }
 
 /// What to do.
@@ -112,7 +114,21 @@ impl Shape {
             failed_compensations: Vec::new(),
             commands: Vec::new(),
             deadline: None,
+            cause: Cause::default(),
+            happened: Vec::new(),
         }
+    }
+
+    /// When it has to be looked at though nothing comes.
+    pub(crate) fn due_at(&self, progress: &Progress, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if progress.status.is_end() {
+            return None;
+        }
+        let step = progress.current.as_ref().and_then(|current| current.due);
+        let deadline = progress.deadline.filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
+        // Of a step that this code does not know nothing can be undone either: code that does will find the deadline passed.
+        let deadline = deadline.map(|deadline| if self.knows(progress) { deadline } else { deadline.max(now + UNKNOWN_PAUSE) });
+        step.into_iter().chain(deadline).min()
     }
 
     /// Whether the saga waits for such an event: its type answers the present step, and it was not caused by a command of another one.
@@ -133,14 +149,14 @@ impl Shape {
     pub(crate) fn next(&self, progress: &mut Progress, input: Input, now: DateTime<Utc>) -> Next {
         match input {
             Input::Start if progress.status == SagaStatus::Waiting => {
+                progress.happened.push(Happened::Begun);
                 progress.status = SagaStatus::Running;
                 progress.deadline = self.within.map(|time| now + time);
                 self.forward(progress, now)
             }
             Input::Sent(id) => self.sent(progress, id, now),
             Input::Called(Ok(())) | Input::Reply(None) => self.succeeded(progress, now),
-            Input::Called(Err(failed)) if failed.last && !self.must_go_on(progress) => self.give_up(progress, failed.error, 0, now),
-            Input::Called(Err(failed)) => self.again_or_give_up(progress, failed.error, now),
+            Input::Called(Err(failed)) => self.call_failed(progress, failed, now),
             Input::Reply(Some(reason)) if self.must_go_on(progress) => self.again_or_give_up(progress, reason, now),
             Input::Reply(Some(reason)) => self.give_up(progress, reason, 1, now),
             Input::Due => self.due(progress, now),
@@ -176,7 +192,8 @@ impl Shape {
     }
 
     fn begin(&self, progress: &mut Progress, step: String, back: bool, now: DateTime<Utc>) -> Next {
-        progress.current = Some(Current { step, back, attempts: 0, sent: 0, paused: false, due: None, error: None });
+        let began = Some(now);
+        progress.current = Some(Current { step, back, attempts: 0, sent: 0, paused: false, due: None, began, error: None });
         self.attempt(progress, now)
     }
 
@@ -191,6 +208,9 @@ impl Shape {
             return Next::Wait;
         };
         current.attempts += 1;
+        if current.attempts > 1 {
+            progress.happened.push(Happened::Retried { step: step.clone(), back });
+        }
         current.paused = false;
         current.due = None;
         match action {
@@ -213,7 +233,11 @@ impl Shape {
     }
 
     fn succeeded(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let Some(Current { step, back, .. }) = progress.current.take() else { return Next::Wait };
+        let Some(Current { step, back, began, .. }) = progress.current.take() else { return Next::Wait };
+        if self.action(&step, back).is_some_and(|action| *action != ActionShape::Nothing) {
+            let took = began.map_or_else(TimeDelta::zero, |began| now - began);
+            progress.happened.push(Happened::Done { step: step.clone(), back, took });
+        }
         if back {
             progress.undone.push(step);
             return self.backward(progress, now);
@@ -221,6 +245,22 @@ impl Shape {
         progress.pivoted |= self.step(&step).is_some_and(|step| step.pivot);
         progress.done.push(step);
         self.forward(progress, now)
+    }
+
+    fn call_failed(&self, progress: &mut Progress, CallFailed { error, last, late }: CallFailed, now: DateTime<Utc>) -> Next {
+        if late {
+            Self::timed_out(progress);
+        }
+        match last && !self.must_go_on(progress) {
+            true => self.give_up(progress, error, 0, now),
+            false => self.again_or_give_up(progress, error, now),
+        }
+    }
+
+    fn timed_out(progress: &mut Progress) {
+        if let Some(Current { step, back, .. }) = &progress.current {
+            progress.happened.push(Happened::TimedOut { step: step.clone(), back: *back });
+        }
     }
 
     /// A failed attempt is followed by another, as long as the step's retry says so.
@@ -262,15 +302,17 @@ impl Shape {
     fn due(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
         let late = progress.status == SagaStatus::Running && !progress.pivoted && progress.deadline.is_some_and(|deadline| deadline <= now);
         if late && self.knows(progress) {
+            Self::timed_out(progress);
             let time = self.within.unwrap_or_default();
             return self.give_up(progress, format!("the saga had not come this far within {time:?}"), 0, now);
         }
         let due = |current: &&Current| current.due.is_some_and(|due| due <= now);
         let Some(current) = progress.current.as_ref().filter(due).filter(|_| !progress.status.is_end()) else { return Next::Wait };
-        if current.paused {
+        if current.paused || !self.knows(progress) {
             return self.attempt(progress, now);
         }
         let timeout = self.step(&current.step).and_then(|step| step.timeout).unwrap_or(COMPENSATION_TIMEOUT);
+        Self::timed_out(progress);
         self.again_or_give_up(progress, format!("no reply within {timeout:?}"), now)
     }
 
@@ -281,6 +323,7 @@ impl Shape {
             progress.status = if current.back { SagaStatus::Compensating } else { SagaStatus::Running };
             if !current.back {
                 progress.failure = None;
+                progress.deadline = self.within.map(|time| now + time);
             }
             return self.attempt(progress, now);
         }
@@ -305,6 +348,7 @@ impl Shape {
     }
 
     fn end(progress: &mut Progress, status: SagaStatus) -> Next {
+        progress.happened.push(Happened::Ended(status));
         progress.status = status;
         Next::Ended
     }

@@ -5,7 +5,7 @@
 //!      ▲                                        │ its handler publishes a reply
 //!   machine ◀── state, inbox row ◀── Kafka ◀────┘
 //!      │              one transaction: what comes, where the saga stands, what it sends
-//!      └─▶ timer: timeouts and retries, by `due_at`
+//!      └─▶ timer: timeouts and retries, by the row's `due_at`
 //! ```
 //!
 //! A [`Saga`] is a typed state and named steps. A step sends a command, or calls a function with a [`Tx`](crate::subscriber::Tx); it may name the replies that it waits for, and a
@@ -26,12 +26,16 @@
 //! There is no isolation: others see what the first steps did before the last one is done. [`Saga::locks`] keeps other sagas away from an aggregate, nobody else. A reply must carry the
 //! correlation id of its command: handlers of Tidings do so by themselves, others copy the header `correlationid` (`ce_correlationid` in Kafka).
 
+mod alarm;
 mod definition;
 mod drive;
 mod ended;
 mod machine;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod progress;
 mod sagas;
+mod statistics;
 mod store;
 mod subscribe;
 mod timer;
@@ -42,6 +46,9 @@ pub use definition::{Saga, SagaState};
 pub(crate) use drive::{Instance, World};
 pub use ended::SagaEnded;
 pub(crate) use machine::{CallFailed, Input, Shape};
-pub use progress::{SagaStatus, StepFailure};
+#[cfg(feature = "metrics")]
+pub use metrics::SagaMetrics;
+pub use progress::{SagaStatus, StepFailure, UnknownSagaStatus};
 pub use sagas::{Decision, SagaRun, Sagas};
+pub use statistics::{SagaStanding, SagaStatistics};
 pub use subscribe::StartError;

@@ -1,10 +1,15 @@
 //! Where a saga stands: what is stored beside its state. Steps are known by name.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::event::{Headers, headers};
+use crate::subscriber::Meta;
 
 /// What becomes of a saga, in words that are also its `status` in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,7 +30,18 @@ pub enum SagaStatus {
     Failed,
 }
 
+/// A word that is no [`SagaStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{word}` is no status of a saga")]
+pub struct UnknownSagaStatus {
+    /// The word.
+    pub word: String,
+}
+
 impl SagaStatus {
+    /// Each of them.
+    pub const ALL: [Self; 6] = [Self::Waiting, Self::Running, Self::Compensating, Self::Completed, Self::Compensated, Self::Failed];
+
     /// The word in the table and in `tidings sagas`.
     pub fn word(self) -> &'static str {
         match self {
@@ -81,6 +97,43 @@ pub(crate) struct Progress {
     /// Until when it must have passed its pivot, or have ended.
     #[serde(default)]
     pub(crate) deadline: Option<DateTime<Utc>>,
+    #[serde(default)]
+    pub(crate) cause: Cause,
+    /// What is to be counted of the transition that is under way.
+    #[serde(skip)]
+    pub(crate) happened: Vec<Happened>,
+}
+
+/// The event that moved the saga last: the cause of what it sends, also of what it sends later because time has passed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cause {
+    event: Option<String>,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+}
+
+/// What is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Happened {
+    /// It has what it locks.
+    Begun,
+    /// A step is done, or undone; how long that took with all its attempts.
+    Done {
+        step: String,
+        back: bool,
+        took: TimeDelta,
+    },
+    /// A step was tried again.
+    Retried {
+        step: String,
+        back: bool,
+    },
+    /// A step had no reply, or had not ended, in time.
+    TimedOut {
+        step: String,
+        back: bool,
+    },
+    Ended(SagaStatus),
 }
 
 /// A step that is begun.
@@ -97,6 +150,9 @@ pub(crate) struct Current {
     pub(crate) paused: bool,
     /// When it is tried again, or taken to have failed.
     pub(crate) due: Option<DateTime<Utc>>,
+    /// When it was begun.
+    #[serde(default)]
+    pub(crate) began: Option<DateTime<Utc>>,
     /// What the last attempt failed with.
     #[serde(default)]
     pub(crate) error: Option<String>,
@@ -111,16 +167,6 @@ pub(crate) struct Command {
 }
 
 impl Progress {
-    /// When it has to be looked at though nothing comes.
-    pub(crate) fn due(&self) -> Option<DateTime<Utc>> {
-        let step = self.current.as_ref().and_then(|current| current.due);
-        let deadline = self.deadline.filter(|_| self.status == SagaStatus::Running && !self.pivoted);
-        match self.status.is_end() {
-            true => None,
-            false => step.into_iter().chain(deadline).min(),
-        }
-    }
-
     /// Why it is where it is, in one line.
     pub(crate) fn error(&self) -> Option<String> {
         let attempt = self.current.as_ref().and_then(|current| Some(format!("{}: {}", current.step, current.error.as_ref()?)));
@@ -128,5 +174,40 @@ impl Progress {
         let failure = self.failure.iter().map(|failure| format!("{}: {}", failure.step, failure.error));
         let all: Vec<String> = failure.chain(compensations).collect();
         if all.is_empty() { attempt } else { Some(all.join("; ")) }
+    }
+}
+
+impl Cause {
+    /// This event moves it. One that bears no trace goes on with the one before.
+    pub(crate) fn moved_by(&mut self, meta: &Meta) {
+        self.event = Some(meta.event_id().into_owned());
+        if let Some(traceparent) = meta.traceparent() {
+            self.traceparent = Some(traceparent.to_owned());
+            self.tracestate = meta.tracestate().map(str::to_owned);
+        }
+    }
+
+    /// What an event that it causes, in this conversation, bears.
+    pub(crate) fn headers(&self, correlation_id: String) -> Headers {
+        let caused =
+            [(headers::CAUSATION_ID, &self.event), (headers::TRACEPARENT, &self.traceparent), (headers::TRACESTATE, &self.tracestate)];
+        let caused = caused.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+        caused.chain([(headers::CORRELATION_ID, correlation_id)]).collect()
+    }
+}
+
+// === impl SagaStatus ===
+
+impl fmt::Display for SagaStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for SagaStatus {
+    type Err = UnknownSagaStatus;
+
+    fn from_str(word: &str) -> Result<Self, UnknownSagaStatus> {
+        Self::ALL.into_iter().find(|status| status.word() == word).ok_or_else(|| UnknownSagaStatus { word: word.to_owned() })
     }
 }

@@ -11,6 +11,8 @@ use super::definition::{Saga, SagaState};
 use super::drive::Instance;
 use super::machine::Input;
 use super::progress::{Progress, SagaStatus};
+use super::statistics::SagaStanding;
+use super::transition::Decided;
 use crate::postgres::SchemaName;
 use crate::subscriber::HandlerError;
 
@@ -53,11 +55,47 @@ impl Store {
     /// Locks one that is due and that nobody else looks at; newer code's are left alone.
     pub(super) async fn lock_due(&self, conn: &mut PgConnection, name: &str, version: u32) -> Result<Option<Stored>, sqlx::Error> {
         let sql = format!(
-            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= clock_timestamp()
+            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= statement_timestamp()
                order by due_at limit 1 for update skip locked"#,
             self.0
         );
         sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(version.cast_signed()).fetch_optional(conn).await
+    }
+
+    /// How many are due, up to so many, whether somebody looks at them or not; and in how many seconds the next one is, of those that are not.
+    ///
+    /// By the statement's time and not by the clock's: what changes within a statement is not looked up in an index.
+    pub(super) async fn count_due(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        version: u32,
+        count_max: usize,
+    ) -> Result<(i64, Option<f64>), sqlx::Error> {
+        let sql = format!(
+            r#"select
+                 (select count(*) from (
+                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= statement_timestamp() limit $3) due),
+                 (select extract(epoch from min(due_at) - statement_timestamp())::float8 from "{0}".saga
+                    where name = $1 and version <= $2 and due_at > statement_timestamp())"#,
+            self.0
+        );
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(version.cast_signed());
+        query.bind(i64::try_from(count_max).unwrap_or(i64::MAX)).fetch_one(conn).await
+    }
+
+    /// How those stand that have not ended well.
+    pub(super) async fn standing(&self, conn: &mut PgConnection, name: &str) -> Result<SagaStanding, sqlx::Error> {
+        // The condition on the status is that of the index `saga_open`.
+        let sql = format!(
+            r#"select count(*) filter (where status = 'waiting') as waiting, count(*) filter (where status = 'running') as running,
+                 count(*) filter (where status = 'compensating') as compensating, count(*) filter (where status = 'failed') as failed,
+                 coalesce(extract(epoch from clock_timestamp() - min(updated_at) filter (where status <> 'failed')), 0)::float8 as idle,
+                 greatest(coalesce(extract(epoch from clock_timestamp() - min(due_at)), 0), 0)::float8 as overdue
+               from "{}".saga where name = $1 and status in ('waiting', 'running', 'compensating', 'failed')"#,
+            self.0
+        );
+        sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_one(conn).await
     }
 
     /// Stores a new saga, due at once; the database's time, or none if one of its name and key is there already.
@@ -78,17 +116,20 @@ impl Store {
         Ok(query.bind(sqlx::types::Json(&instance.progress)).bind(&instance.correlation_id).fetch_optional(conn).await?)
     }
 
-    /// Stores how far a saga has come; what a person had decided is done.
+    /// Stores how far a saga has come. What a person has decided stays until it is done, unless there is nothing left to decide.
     pub(super) async fn save<S: SagaState>(
         &self,
         conn: &mut PgConnection,
         saga: &Saga<S>,
         instance: &Instance<S>,
         due: Option<DateTime<Utc>>,
+        decided: Decided,
     ) -> Result<(), HandlerError> {
         let sql = format!(
-            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7, due_at = $8,
-                 action = null, updated_at = clock_timestamp(), ended_at = case when $9 then clock_timestamp() end where id = $1"#,
+            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7,
+                 due_at = case when $10 or action is null then $8 else clock_timestamp() end,
+                 action = case when $10 then null else action end,
+                 updated_at = clock_timestamp(), ended_at = case when $9 then coalesce(ended_at, clock_timestamp()) end where id = $1"#,
             self.0
         );
         let progress = &instance.progress;
@@ -96,14 +137,17 @@ impl Store {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(instance.id).bind(saga.version.cast_signed()).bind(progress.status.word());
         let query = query.bind(step.filter(|_| progress.status != SagaStatus::Completed)).bind(progress.error());
         let query = query.bind(text(&instance.state)?).bind(sqlx::types::Json(progress)).bind(due).bind(progress.status.is_end());
+        let nothing_to_decide = matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated);
+        let query = query.bind(decided == Decided::Done || nothing_to_decide);
         query.execute(conn).await?;
         Ok(())
     }
 
-    /// Looks at it again after this long, for this reason.
+    /// Looks at it again after this long, for this reason; if it is due, since it may have been gone on with meanwhile.
     pub(super) async fn postpone(&self, conn: &mut PgConnection, id: Uuid, time: Duration, error: Option<&str>) -> Result<(), sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set due_at = clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error) where id = $1"#,
+            r#"update "{}".saga set due_at = clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error)
+               where id = $1 and due_at <= clock_timestamp()"#,
             self.0
         );
         sqlx::query(AssertSqlSafe(sql)).bind(id).bind(time.as_secs_f64()).bind(error).execute(conn).await.map(drop)
@@ -142,12 +186,12 @@ impl Store {
         sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).bind(key).fetch_optional(conn).await
     }
 
-    /// Gives up what a saga holds or waits for; who waits for it is due.
-    pub(super) async fn release(&self, conn: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
+    /// Gives up what a saga holds or waits for; who waits for it is due. Whether anybody is.
+    pub(super) async fn release(&self, conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
         let sql = format!(r#"select resource from "{}".saga_lock where saga = $1"#, self.0);
         let resources: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).fetch_all(&mut *conn).await?;
         if resources.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         // Who joins the queue at this moment either sees that it is free, or is seen here.
         self.serialize(&mut *conn, &resources).await?;
@@ -158,14 +202,14 @@ impl Store {
                where status = 'waiting' and id in (select saga from "{0}".saga_lock where resource = any ($1))"#,
             self.0
         );
-        sqlx::query(AssertSqlSafe(wake)).bind(&resources).execute(conn).await.map(drop)
+        Ok(sqlx::query(AssertSqlSafe(wake)).bind(&resources).execute(conn).await?.rows_affected() > 0)
     }
 
     /// Deletes some that ended well and are old.
     pub(super) async fn forget(&self, conn: &mut PgConnection, name: &str, keep: Duration) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"delete from "{0}".saga where id = any (array(
-                 select id from "{0}".saga where name = $1 and ended_at < clock_timestamp() - $2 * interval '1 second'
+                 select id from "{0}".saga where name = $1 and ended_at < statement_timestamp() - $2 * interval '1 second'
                    and status in ('completed', 'compensated') order by ended_at limit {DELETE_ROWS} for update skip locked))"#,
             self.0
         );

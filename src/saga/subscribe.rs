@@ -51,7 +51,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
                 engine.handle(delivery.transaction()?, &meta).await
             }
         };
-        let beside = move |pool, schema: SchemaName, stop| async move { Timer { engine: &engine, pool, schema }.run(stop).await };
+        let beside = move |pool, schema: SchemaName, stop| async move { Timer { engine, pool, schema }.run(stop).await };
         self.on_each(subscriptions, handle).beside(beside).faulty(faults)
     }
 }

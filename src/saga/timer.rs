@@ -1,18 +1,29 @@
 //! What happens because time has passed: timeouts, retries, and what a person has decided. Every replica looks; each saga is looked at by one at a time.
+//!
+//! ```text
+//! look: how many are due, when is the next one? ──▶ a turn for each, some at once ──▶ rest until the next one is due
+//!   ▲                                                 │ has gone on: there may be more        │ 0.5 s at most
+//!   └─────────────────────────────────────────────────┴───────────────────────────────────────┘
+//! ```
+//!
+//! What this process stores rings its [`Alarm`](super::alarm::Alarm) when it is due. What others have stored (other replicas, code that starts a saga, a person) is found by looking.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::definition::SagaState;
-use super::store::Store;
+use super::store::{Store, Stored};
 use super::transition::{Engine, InTransaction};
 use crate::postgres::SchemaName;
 use crate::subscriber::{HandlerError, Tx};
 
-/// How long the timer rests when nothing is due: also how late a timeout may be. It costs one look at an index.
+/// The longest rest, and so how late what others have stored may be. A look costs two entries of an index.
 const POLL: Duration = Duration::from_millis(500);
 
 /// How long it rests when something did not work.
@@ -24,50 +35,92 @@ const FAILED_PAUSE: Duration = Duration::from_secs(30);
 /// How often ended sagas are forgotten.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How often it is looked up how sagas stand, if somebody asks.
+const STANDING_INTERVAL: Duration = Duration::from_secs(15);
+
 /// How long its statements wait for a lock, and how long the server lets it sit idle within a transaction.
 const TIMEOUTS: &str = "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
 
 /// The timer of one saga in one process.
-pub(super) struct Timer<'e, S> {
-    pub(super) engine: &'e Engine<S>,
+pub(super) struct Timer<S> {
+    pub(super) engine: Arc<Engine<S>>,
     pub(super) pool: PgPool,
     pub(super) schema: SchemaName,
 }
 
-impl<S: SagaState> Timer<'_, S> {
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// A saga has gone on, or was put off.
+    Taken,
+    /// None was due, or others look at those that are.
+    Nothing,
+}
+
+impl<S: SagaState> Timer<S> {
     /// Looks until it is told to stop. What has begun is ended first.
     pub(super) async fn run(self, stop: CancellationToken) {
-        let mut forgotten = tokio::time::Instant::now();
-        loop {
-            let pause = match self.turn().await {
-                Ok(true) => Duration::ZERO,
-                Ok(false) => POLL,
-                Err(error) => {
-                    tracing::warn!(saga = self.engine.saga.name, %error, "due sagas cannot be looked at yet");
-                    PAUSE
-                }
+        let timer = Arc::new(self);
+        tokio::join!(timer.take_turns(&stop), timer.do_chores(&stop));
+    }
+
+    async fn take_turns(self: &Arc<Self>, stop: &CancellationToken) {
+        let mut turns = JoinSet::new();
+        while !stop.is_cancelled() {
+            let rest = match self.start_turns(&mut turns).await {
+                Ok(rest) => rest,
+                Err(error) => self.rest_after(&error),
             };
-            if forgotten.elapsed() > RETENTION_INTERVAL {
-                forgotten = tokio::time::Instant::now();
-                if let Err(error) = self.forget().await {
-                    tracing::warn!(saga = self.engine.saga.name, %error, "ended sagas cannot be forgotten yet");
-                }
-            }
+            self.rest(&mut turns, Instant::now() + rest, stop).await;
+        }
+        while turns.join_next().await.is_some() {}
+    }
+
+    /// Starts a turn for each that is due, as far as there is room; how long to rest then.
+    async fn start_turns(self: &Arc<Self>, turns: &mut JoinSet<Result<Turn, sqlx::Error>>) -> Result<Duration, sqlx::Error> {
+        let saga = &self.engine.saga;
+        let room = saga.concurrency.saturating_sub(turns.len());
+        if room == 0 {
+            return Ok(POLL);
+        }
+        let mut conn = self.pool.acquire().await?;
+        let (due, next) = self.store().count_due(&mut conn, &saga.name, saga.version, room).await?;
+        for _ in 0..due {
+            let timer = self.clone();
+            turns.spawn(async move { timer.turn().await });
+        }
+        Ok(next.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map_or(POLL, |next| next.min(POLL)))
+    }
+
+    /// Waits until there is a reason to look again.
+    async fn rest(&self, turns: &mut JoinSet<Result<Turn, sqlx::Error>>, mut until: Instant, stop: &CancellationToken) {
+        loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = self.engine.alarm.ring(until) => return,
+                Some(ended) = turns.join_next() => match ended {
+                    Ok(Ok(Turn::Taken)) => return,
+                    Ok(Ok(Turn::Nothing)) => {}
+                    Ok(Err(error)) => until = Instant::now() + self.rest_after(&error),
+                    Err(error) => until = Instant::now() + self.rest_after(&error),
+                },
             }
         }
     }
 
-    /// Goes on with one that is due; false if none is.
-    async fn turn(&self) -> Result<bool, sqlx::Error> {
-        let (engine, store) = (self.engine, Store::new(self.schema.clone()));
+    fn rest_after(&self, error: &dyn std::fmt::Display) -> Duration {
+        tracing::warn!(saga = self.engine.saga.name, %error, "due sagas cannot be looked at yet");
+        PAUSE
+    }
+
+    /// Goes on with one that is due.
+    async fn turn(&self) -> Result<Turn, sqlx::Error> {
+        let (saga, store) = (&self.engine.saga, self.store());
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(TIMEOUTS).execute(&mut *transaction).await?;
-        let Some(stored) = store.lock_due(&mut transaction, &engine.saga.name, engine.saga.version).await? else {
+        let Some(stored) = store.lock_due(&mut transaction, &saga.name, saga.version).await? else {
             transaction.rollback().await?;
-            return Ok(false);
+            return Ok(Turn::Nothing);
         };
         let id = stored.id;
         let tx = Tx::of(transaction, &self.schema);
@@ -75,7 +128,10 @@ impl<S: SagaState> Timer<'_, S> {
         let done = self.go_on(stored, tx).await;
         let transaction = lent.take().and_then(Tx::into_inner);
         match (done, transaction) {
-            (Ok(()), Some(transaction)) => transaction.commit().await?,
+            (Ok(()), Some(transaction)) => {
+                transaction.commit().await?;
+                lent.committed();
+            }
             (Ok(()), None) => self.postpone(id, "a local step kept its `Tx`").await?,
             (Err(error), transaction) => {
                 if let Some(transaction) = transaction {
@@ -84,21 +140,49 @@ impl<S: SagaState> Timer<'_, S> {
                 self.postpone(id, &error.chain()).await?;
             }
         }
-        Ok(true)
+        Ok(Turn::Taken)
     }
 
-    async fn go_on(&self, stored: super::store::Stored, tx: Tx) -> Result<(), HandlerError> {
-        let mut world = InTransaction::new(tx, None, &self.engine.saga)?;
-        self.engine.due(stored, &mut world).await
+    async fn go_on(&self, stored: Stored, tx: Tx) -> Result<(), HandlerError> {
+        self.engine.due(stored, &mut InTransaction::new(tx, &self.engine.saga)).await
     }
 
     async fn postpone(&self, id: Uuid, error: &str) -> Result<(), sqlx::Error> {
         tracing::warn!(saga = self.engine.saga.name, %id, error, "a saga cannot be gone on with yet");
-        Store::new(self.schema.clone()).postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, Some(error)).await
+        self.store().postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, Some(error)).await
+    }
+
+    /// What has to be done now and then, beside the turns.
+    async fn do_chores(&self, stop: &CancellationToken) {
+        let (mut retention, mut standing) = (tokio::time::interval(RETENTION_INTERVAL), tokio::time::interval(STANDING_INTERVAL));
+        let saga = &self.engine.saga;
+        loop {
+            let (what, done) = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = retention.tick() => ("ended sagas cannot be forgotten yet", self.forget().await),
+                _ = standing.tick() => ("it cannot be looked up how sagas stand", self.look_up_standing().await),
+            };
+            if let Err(error) = done {
+                tracing::warn!(saga = saga.name, %error, "{what}");
+            }
+        }
     }
 
     async fn forget(&self) -> Result<(), sqlx::Error> {
         let (saga, mut conn) = (&self.engine.saga, self.pool.acquire().await?);
-        Store::new(self.schema.clone()).forget(&mut conn, &saga.name, saga.keep).await
+        self.store().forget(&mut conn, &saga.name, saga.keep).await
+    }
+
+    async fn look_up_standing(&self) -> Result<(), sqlx::Error> {
+        let saga = &self.engine.saga;
+        if saga.statistics.is_watched() {
+            let standing = self.store().standing(&mut *self.pool.acquire().await?, &saga.name).await?;
+            saga.statistics.stand(standing);
+        }
+        Ok(())
+    }
+
+    fn store(&self) -> Store {
+        Store::new(self.schema.clone())
     }
 }

@@ -1,16 +1,22 @@
 //! One transition of a saga in a transaction: read, let it happen, store.
 
-use std::time::Duration;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
+use super::alarm::Alarm;
 use super::definition::{Local, Saga, SagaState};
 use super::drive::{Instance, World};
 use super::machine::{CallFailed, Input, Shape};
 use super::progress::{SagaStatus, StepFailure};
 use super::store::{Store, Stored};
 use crate::event::Envelope;
-use crate::subscriber::{HandlerError, Meta, Tx, Verdict};
+use crate::subscriber::{HandlerError, Meta, Tx, Verdict, panic_text};
 
 /// How long a local step may run unless it says otherwise: its transaction keeps the saga's row locked.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,20 +27,35 @@ const LOCK_PAUSE: Duration = Duration::from_secs(30);
 /// How long a reply waits for newer code.
 const NEWER_PAUSE: Duration = Duration::from_secs(1);
 
+/// How much later than here the server ends a statement of a local step: so that it is known here what has happened.
+const SERVER_LATER: Duration = Duration::from_secs(1);
+
+/// What a local step is rolled back to.
+const SAVEPOINT: &str = "tidings_saga_step";
+
+/// Whether what a person has decided is done by this transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decided {
+    Done,
+    Not,
+}
+
 /// A saga that is run by this process.
 pub(super) struct Engine<S> {
     pub(super) saga: Saga<S>,
     pub(super) shape: Shape,
+    pub(super) alarm: Arc<Alarm>,
 }
 
 impl<S: SagaState> Engine<S> {
     pub(super) fn new(saga: Saga<S>) -> Self {
-        Self { shape: saga.shape(), saga }
+        saga.statistics.know_steps(saga.step_names());
+        Self { shape: saga.shape(), saga, alarm: Arc::default() }
     }
 
     /// An event comes: a reply, or one that starts a saga.
     pub(super) async fn handle(&self, tx: Tx, meta: &Meta) -> Result<(), HandlerError> {
-        let mut world = InTransaction::new(tx, Some(meta.clone()), &self.saga)?;
+        let mut world = InTransaction::new(tx, &self.saga);
         let id = meta.correlation_id().and_then(|id| id.parse::<Uuid>().ok());
         let store = world.store.clone();
         if let Some(id) = id
@@ -47,7 +68,10 @@ impl<S: SagaState> Engine<S> {
         let Some(start) = start else { return Ok(()) };
         let state = (start.begin)(meta)?;
         let key = self.saga.key.as_ref().map_or_else(|| meta.event_id().into_owned(), |key| key(&state));
-        let instance = self.instance(key, state, meta.correlation_id().map(str::to_owned));
+        // An event that belongs to no conversation begins one, as for any handler.
+        let conversation = meta.correlation_id().map_or_else(|| meta.event_id().into_owned(), str::to_owned);
+        let mut instance = self.instance(key, state, Some(conversation));
+        instance.progress.cause.moved_by(meta);
         self.start(instance, &mut world).await
     }
 
@@ -70,9 +94,10 @@ impl<S: SagaState> Engine<S> {
             return Ok(false);
         }
         let (now, mut instance) = (stored.now, stored.instance(&self.saga)?);
+        instance.progress.cause.moved_by(meta);
         let input = self.saga.take(&mut instance, meta)?;
         self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
-        self.keep(&instance, world).await.map(|()| true)
+        self.keep(instance, Decided::Not, now, world).await.map(|()| true)
     }
 
     async fn start(&self, mut instance: Instance<S>, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
@@ -86,12 +111,12 @@ impl<S: SagaState> Engine<S> {
                 let error = format!("{resource} is held by saga {holder}");
                 instance.progress.failure = Some(StepFailure { step: String::new(), error });
                 self.saga.drive(&self.shape, &mut instance, Input::Abort, now, world).await?;
-                self.keep(&instance, world).await
+                self.keep(instance, Decided::Not, now, world).await
             }
             Some(_) => Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, None).await?),
             None => {
                 self.saga.drive(&self.shape, &mut instance, Input::Start, now, world).await?;
-                self.keep(&instance, world).await
+                self.keep(instance, Decided::Not, now, world).await
             }
         }
     }
@@ -99,6 +124,7 @@ impl<S: SagaState> Engine<S> {
     /// Its time has come.
     pub(super) async fn due(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
         let (now, mut input, mut instance) = (stored.now, stored.input(), stored.instance(&self.saga)?);
+        let decided = if stored.action.is_some() { Decided::Done } else { Decided::Not };
         if instance.progress.status == SagaStatus::Waiting && matches!(input, Input::Due | Input::Retry) {
             let store = world.store.clone();
             if store.blocked(world.tx()?, instance.id).await?.is_some() {
@@ -112,42 +138,61 @@ impl<S: SagaState> Engine<S> {
             let store = world.store.clone();
             store.release(world.tx()?, instance.id).await?;
         }
-        self.keep(&instance, world).await
+        self.keep(instance, decided, now, world).await
     }
 
-    /// Stores how far it has come.
-    async fn keep(&self, instance: &Instance<S>, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
-        let (store, progress) = (world.store.clone(), &instance.progress);
-        if matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated) {
-            store.release(world.tx()?, instance.id).await?;
+    /// Stores how far it has come, and tells once that is committed.
+    async fn keep(
+        &self,
+        mut instance: Instance<S>,
+        decided: Decided,
+        now: DateTime<Utc>,
+        world: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
+        let (store, happened) = (world.store.clone(), std::mem::take(&mut instance.progress.happened));
+        let progress = &instance.progress;
+        let mut wake = None;
+        if matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated) && store.release(world.tx()?, instance.id).await? {
+            wake = Some(Duration::ZERO);
         }
         if progress.status == SagaStatus::Failed {
             let (saga, id, error) = (&self.saga.name, instance.id, progress.error().unwrap_or_default());
             tracing::error!(saga, %id, error, "a saga has failed: look with `tidings sagas show`, then retry or end it");
         }
-        store.save(world.tx()?, &self.saga, instance, progress.due()).await
+        let now = now + world.elapsed();
+        let due = self.shape.due_at(progress, now);
+        store.save(world.tx()?, &self.saga, &instance, due, decided).await?;
+        let wake = wake.or(due.map(|due| (due - now).to_std().unwrap_or_default()));
+        let (alarm, statistics) = (self.alarm.clone(), self.saga.statistics.clone());
+        world.tx()?.after_commit(move || {
+            statistics.count(&happened);
+            if let Some(time) = wake {
+                alarm.set(tokio::time::Instant::now() + time);
+            }
+        });
+        Ok(())
     }
 }
 
 /// The transaction of a delivery or of the timer.
 pub(super) struct InTransaction<'s, S> {
     tx: Option<Tx>,
-    meta: Option<Meta>,
     saga: &'s Saga<S>,
-    pub(super) store: Store,
+    store: Store,
+    began: Instant,
 }
 
 impl<'s, S> InTransaction<'s, S> {
-    pub(super) fn new(tx: Tx, meta: Option<Meta>, saga: &'s Saga<S>) -> Result<Self, HandlerError> {
-        Ok(Self { store: Store::new(tx.schema().clone()), tx: Some(tx), meta, saga })
+    pub(super) fn new(tx: Tx, saga: &'s Saga<S>) -> Self {
+        Self { store: Store::new(tx.schema().clone()), tx: Some(tx), saga, began: Instant::now() }
     }
 
-    pub(super) fn tx(&mut self) -> Result<&mut Tx, HandlerError> {
+    fn tx(&mut self) -> Result<&mut Tx, HandlerError> {
         self.tx.as_mut().ok_or_else(kept)
     }
 
-    async fn execute(&mut self, sql: &'static str) -> Result<(), HandlerError> {
-        sqlx::raw_sql(sql).execute(&mut **self.tx()?).await?;
+    async fn execute(&mut self, sql: String) -> Result<(), HandlerError> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **self.tx()?).await?;
         Ok(())
     }
 }
@@ -157,32 +202,43 @@ fn kept() -> HandlerError {
 }
 
 impl<S: SagaState> World<S> for InTransaction<'_, S> {
-    async fn send(&mut self, mut envelope: Envelope) -> Result<(), HandlerError> {
-        if let Some(meta) = &self.meta {
-            meta.cause(&mut envelope);
-        }
+    async fn send(&mut self, envelope: Envelope) -> Result<(), HandlerError> {
         self.tx()?.publish_as_it_is(&envelope).await?;
         Ok(())
     }
 
-    async fn call(&mut self, step: &str, _: bool, local: &Local<S>, state: S) -> Result<Result<S, CallFailed>, HandlerError> {
-        self.execute("savepoint tidings_saga_step").await?;
-        let tx = self.tx.take().ok_or_else(kept)?;
-        let lent = tx.lent_again();
+    async fn call(&mut self, run: &Instance<S>, step: &str, _: bool, local: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {
         let timeout = self.saga.timeout_of(step).unwrap_or(LOCAL_TIMEOUT);
-        let result = tokio::time::timeout(timeout, local(state, tx)).await;
+        // Nothing can be rolled back before the server has ended what the step has asked for.
+        let millis = (timeout + SERVER_LATER).as_millis().min(i32::MAX as u128);
+        self.execute(format!("savepoint {SAVEPOINT}; set local statement_timeout = {millis}")).await?;
+        let mut tx = self.tx.take().ok_or_else(kept)?;
+        tx.carry(run.headers());
+        let (lent, state) = (tx.lent_again(), run.state.clone());
+        let called = AssertUnwindSafe(async { local(state, tx).await }).catch_unwind();
+        let result = tokio::time::timeout(timeout, called).await;
         self.tx = lent.take();
         let failed = match result {
-            Ok(Ok(state)) => {
-                self.execute("release savepoint tidings_saga_step").await?;
+            Ok(Ok(Ok(state))) => {
+                self.execute(format!("release savepoint {SAVEPOINT}; set local statement_timeout to default")).await?;
                 return Ok(Ok(state));
             }
             // The database is away: that is not the step's fault.
-            Ok(Err(error)) if error.verdict() == Verdict::Unavailable => return Err(error),
-            Ok(Err(error)) => CallFailed { last: error.verdict() == Verdict::DeadLetter, error: error.chain() },
-            Err(_) => CallFailed { last: false, error: format!("it had not ended after {timeout:?}") },
+            Ok(Ok(Err(error))) if error.verdict() == Verdict::Unavailable => return Err(error),
+            Ok(Ok(Err(error))) => CallFailed { last: error.verdict() == Verdict::DeadLetter, error: error.chain(), late: false },
+            Ok(Err(panic)) => CallFailed { last: false, error: format!("it panicked: {}", panic_text(&*panic)), late: false },
+            Err(_) => CallFailed { last: false, error: format!("it had not ended after {timeout:?}"), late: true },
         };
-        self.execute("rollback to savepoint tidings_saga_step; release savepoint tidings_saga_step").await?;
+        let roll_back = format!("rollback to savepoint {SAVEPOINT}");
+        if failed.late {
+            // The first answer that is read is the one to the statement that was left alone: that it was ended.
+            let _ = self.execute(roll_back.clone()).await;
+        }
+        self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}")).await?;
         Ok(Err(failed))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 }

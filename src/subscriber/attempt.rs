@@ -8,6 +8,7 @@
 //!                                 dead letter      ─────────────────┴──────▶ retry topic, dead letter ─▶ finished
 //! ```
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -194,10 +195,7 @@ impl Runner {
         let (span, times, began) = (self.span(&delivery), &self.statistics.of(delivery.event_type()).attempts, Instant::now());
         let ended = AssertUnwindSafe(self.service.handle(delivery).instrument(span)).catch_unwind().await;
         times.observe(began.elapsed());
-        let result = ended.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-            Err(HandlerError::retry(format!("the handler panicked: {}", text.as_deref().unwrap_or("without a text"))))
-        });
+        let result = ended.unwrap_or_else(|panic| Err(HandlerError::retry(format!("the handler panicked: {}", panic_text(&*panic)))));
         let waits = self.options.wait_for_newer_code;
         result.map_err(|error| if waits && error.asks_for_newer_code() { error.waited_out() } else { error })
     }
@@ -242,6 +240,12 @@ impl Runner {
         self.gate.reopen(&self.name);
         self.statistics.set_state(SubscriberState::Running);
     }
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("without a text")
 }
 
 /// How long an event of a retry topic has to wait yet.

@@ -293,6 +293,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     {
         self.into_plan()?.run(shutdown).await
     }
+
     /// Everything checked and bound.
     pub(crate) fn into_plan(self) -> Result<Plan, RunError>
     where
@@ -301,7 +302,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         let Parts { name, handlers, beside, mut faults, state, inbox, layers, options, .. } = self.parts;
         faults.extend(check_topic_name(&name).err().map(|error| format!("the subscriber's name becomes part of topic names: {error}")));
         faults.extend(inbox.as_ref().and_then(Inbox::fault));
-        if handlers.is_empty() {
+        if handlers.is_empty() && beside.is_empty() {
             faults.push("no handler: add one by `.on(…)`".into());
         }
         let parks = matches!(options.escalation(inbox.is_some()), Escalation::Park(_));

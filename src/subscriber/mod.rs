@@ -55,6 +55,7 @@ mod turn;
 mod unit;
 mod watermark;
 
+pub(crate) use attempt::panic_text;
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
 pub(crate) use clock::VirtualClock;
@@ -74,6 +75,7 @@ pub use options::{Escalation, Order};
 pub use retry::Retry;
 pub use router::{Handled, HandlerService};
 pub use run::RunError;
+pub(crate) use statistics::Times;
 pub use statistics::{PartitionStatistics, Statistics, SubscriberState};
 
 /// Checks a handler where it is written: the compiler then says which argument is none, and not only that the function is no handler.

@@ -146,6 +146,7 @@ impl Core {
         }
         failpoint::reached(Step::EffectMade);
         transaction.commit().await?;
+        slot.committed();
         failpoint::reached(Step::EffectCommitted);
         Ok(Handled::Done)
     }

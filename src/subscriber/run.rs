@@ -90,6 +90,10 @@ impl Plan {
         let _stopped = Stopped(self.statistics.clone());
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
+        if self.topics.is_empty() {
+            self.run_beside(&stop).await;
+            return Ok(());
+        }
         self.look_for_topics().await;
         let redriven: Vec<_> = self.topics.iter().map(|(topic, assumed)| (redrive_topic(topic, &self.name), *assumed)).collect();
         if !self.make_retry_topics(&stop).await {
@@ -125,12 +129,16 @@ impl Plan {
             retention.abort();
         }
         stop.cancel();
-        for mut task in beside {
-            if tokio::time::timeout(drain, &mut task).await.is_err() {
-                task.abort();
-            }
-        }
+        end_beside(beside, drain).await;
         result.map_err(RunError::Kafka)
+    }
+
+    /// Nothing is read: a saga that waits for no event needs its timer alone, and no Kafka.
+    async fn run_beside(&mut self, stop: &CancellationToken) {
+        let beside = self.start_beside(stop);
+        self.statistics.set_state(SubscriberState::Running);
+        stop.cancelled().await;
+        end_beside(beside, self.options.drain).await;
     }
 
     fn start_beside(&mut self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
@@ -214,6 +222,15 @@ impl Plan {
             }
         }
         true
+    }
+}
+
+/// Waits for each within the drain timeout; what has not ended by then is rolled back.
+async fn end_beside(beside: Vec<JoinHandle<()>>, drain: Duration) {
+    for mut task in beside {
+        if tokio::time::timeout(drain, &mut task).await.is_err() {
+            task.abort();
+        }
     }
 }
 

@@ -34,15 +34,19 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     counts: [AtomicU64; Count::ALL.len()],
-    pub(super) attempts: Times,
+    pub(super) attempts: Times<100>,
 }
 
-/// How long attempts took: a histogram that is written without a lock.
+/// How long things took: a histogram that is written without a lock. Its bounds double, from so many microseconds: 100 (0.1 ms to 13 s) for a handler without I/O and for one that
+/// is about to time out.
 #[derive(Debug, Default)]
-pub(super) struct Times {
-    buckets: [AtomicU64; Self::BOUNDS + 1],
+pub(crate) struct Times<const FIRST_MICROS: u64> {
+    buckets: [AtomicU64; BOUNDS + 1],
     sum_nanos: AtomicU64,
 }
+
+/// Of a histogram of times, but for the infinite one.
+const BOUNDS: usize = 18;
 
 /// How a subscriber stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,12 +261,8 @@ impl Counters {
     }
 }
 
-impl Times {
-    /// From 0.1 ms, doubling, to 13 s: a handler without I/O, and one that is about to time out.
-    const BOUNDS: usize = 18;
-    const FIRST_MICROS: u64 = 100;
-
-    pub(super) fn observe(&self, time: Duration) {
+impl<const FIRST_MICROS: u64> Times<FIRST_MICROS> {
+    pub(crate) fn observe(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[Self::bucket(nanos)].fetch_add(1, Ordering::Relaxed);
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
@@ -270,15 +270,15 @@ impl Times {
 
     /// The first whose bound is not below this.
     fn bucket(nanos: u64) -> usize {
-        let units = nanos.div_ceil(Self::FIRST_MICROS * 1_000).max(1);
+        let units = nanos.div_ceil(FIRST_MICROS * 1_000).max(1);
         let doublings = u64::BITS - (units - 1).leading_zeros();
-        Self::BOUNDS.min(doublings as usize)
+        BOUNDS.min(doublings as usize)
     }
 
     /// Their sum in seconds, and how many each bucket has up to its bound in seconds.
     #[cfg(feature = "metrics")]
-    pub(super) fn read(&self) -> (f64, Vec<(f64, u64)>) {
-        let bound = |at: usize| if at == Self::BOUNDS { f64::MAX } else { (Self::FIRST_MICROS << at) as f64 / 1e6 };
+    pub(crate) fn read(&self) -> (f64, Vec<(f64, u64)>) {
+        let bound = |at: usize| if at == BOUNDS { f64::MAX } else { (FIRST_MICROS << at) as f64 / 1e6 };
         let buckets = self.buckets.iter().enumerate().map(|(at, count)| (bound(at), count.load(Ordering::Relaxed))).collect();
         (Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64(), buckets)
     }
@@ -318,7 +318,7 @@ mod tests {
         for (micros, bucket) in
             [(0, 0), (100, 0), (101, 1), (200, 1), (201, 2), (400, 2), (13_107_200, 17), (13_107_201, 18), (u64::MAX / 1_000, 18)]
         {
-            assert_eq!(Times::bucket(micros * 1_000), bucket, "{micros} µs");
+            assert_eq!(Times::<100>::bucket(micros * 1_000), bucket, "{micros} µs");
         }
     }
 

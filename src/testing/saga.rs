@@ -164,7 +164,7 @@ impl<S: SagaState> SagaTest<S> {
     pub fn advance(mut self, time: Duration) -> Self {
         self.begin();
         let end = self.now + time;
-        while let Some(due) = self.instance.progress.due().filter(|due| *due <= end) {
+        while let Some(due) = self.shape.due_at(&self.instance.progress, self.now).filter(|due| *due <= end) {
             self.now = self.now.max(due);
             self.drive(Input::Due);
         }
@@ -278,11 +278,14 @@ impl<S: SagaState> World<S> for Stage<S> {
         Ok(())
     }
 
-    async fn call(&mut self, step: &str, back: bool, _: &Local<S>, state: S) -> Result<Result<S, CallFailed>, HandlerError> {
-        let stand_in = self.locals.get(&(step.to_owned(), back));
-        Ok(stand_in
-            .map_or_else(|| Ok(state.clone()), |stand_in| stand_in(state.clone()))
-            .map_err(|error| CallFailed { error, last: false }))
+    async fn call(&mut self, run: &Instance<S>, step: &str, back: bool, _: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {
+        let (stand_in, state) = (self.locals.get(&(step.to_owned(), back)), run.state.clone());
+        let done = stand_in.map_or_else(|| Ok(state.clone()), |stand_in| stand_in(state.clone()));
+        Ok(done.map_err(|error| CallFailed { error, last: false, late: false }))
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

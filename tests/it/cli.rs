@@ -240,6 +240,20 @@ async fn check_as_json_gives_every_value_with_its_origin_and_every_finding() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn check_warns_of_sagas_that_have_failed_and_of_those_that_nobody_runs() {
+    let database = migrated_database().await;
+    let (code, text, _) = ended(against(&database, &["check"]));
+    assert!(code == 0 && text.contains("0 under way, none has failed"), "{text}");
+    let insert = "insert into tidings.saga (id, name, version, key, status, state, progress, due_at)
+        select gen_random_uuid(), name, 1, name, status, '{}', '{}', clock_timestamp() + due
+        from (values ('pay', 'failed', null), ('ship', 'running', interval '-1 hour'), ('tell', 'running', '1 hour')) s (name, status, due)";
+    sqlx::query(insert).execute(&database.pool).await.expect("three sagas");
+    let (code, text, _) = ended(against(&database, &["check"]));
+    assert!(code == 0 && text.contains("1 of pay have failed") && text.contains("tidings sagas list --saga pay"), "{text}");
+    assert!(text.contains("ship: nobody has looked for 1 h") && !text.contains("tell"), "{text}");
+}
+
 #[test]
 fn a_configuration_with_faults_ends_with_2_and_all_of_them_at_once() {
     let mut command = tidings(&["relay", "--shutdown-grace", "soon", "-X", "acks=1"]);

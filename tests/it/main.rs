@@ -1,8 +1,10 @@
 //! Everything that needs real services, in one binary: they are started once.
 
+mod browser;
 mod chaos;
 mod cli;
 mod health;
+mod http;
 mod migrate;
 mod outbox;
 mod publish_example;
@@ -11,5 +13,6 @@ mod relay;
 mod saga;
 mod services;
 mod shop_example;
+mod shop_page;
 mod subscriber;
 mod testing;

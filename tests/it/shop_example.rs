@@ -1,7 +1,6 @@
 //! `examples/shop`, run as its reader would run it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,9 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 /// Its databases have names: one shop at a time.
-static ONE: Mutex<()> = Mutex::const_new(());
+pub(crate) static ONE: Mutex<()> = Mutex::const_new(());
 
-async fn shop() -> Command {
+pub(crate) async fn shop() -> Command {
     let database = crate::services::database().await;
     // …/deps/it-… is this test; cargo builds examples beside `deps`.
     let test = std::env::current_exe().expect("the test has a path");
@@ -40,13 +39,13 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
 }
 
 /// The running shop; its processes end with it.
-struct Shop {
+pub(crate) struct Shop {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Shop {
-    fn open(mut command: Command) -> Self {
+    pub(crate) fn open(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("cargo test builds it");
         let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
         let mut said = lines.map(|line| line.expect("text"));
@@ -56,13 +55,7 @@ impl Shop {
 
     /// Status and body.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n");
-        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("the request is sent");
-        let mut response = String::new();
-        stream.read_to_string(&mut response).expect("it answers");
-        let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
-        (head[9..12].parse().expect("a status"), body.to_owned())
+        crate::http::ask(&self.address, method, path, body)
     }
 
     fn json(&self, path: &str) -> Value {

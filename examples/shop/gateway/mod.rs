@@ -28,10 +28,13 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 use tidings::health::{CircuitBreakerCheck, Health};
+use tidings::resilience::circuit_breaker::CircuitBreaker;
 use tidings::resilience::{CircuitOpen, timeout::Elapsed};
+use tidings::{Bus, kafka};
 use tower::BoxError;
 
 use super::Failure;
+use super::events::CircuitChanged;
 use super::processes::{NAMES, Processes};
 use super::servers::Servers;
 use upstream::{Ask, Upstream};
@@ -47,6 +50,8 @@ pub(crate) struct Gateway {
 /// Where it listens.
 pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u16) -> Result<SocketAddr, Failure> {
     let upstreams: HashMap<_, _> = NAMES.map(|name| (name, Upstream::new(name, processes.address(name)))).into();
+    let bus = Bus::new(kafka::Settings { brokers: servers.brokers(), ..Default::default() }).source("/shop/gateway");
+    upstreams.values().for_each(|upstream| drop(tokio::spawn(publish_transitions(bus.clone(), upstream.breaker().clone()))));
     let health = upstreams
         .values()
         .fold(Health::new(), |health, upstream| health.check(upstream.breaker().name(), CircuitBreakerCheck::new(upstream.breaker())));
@@ -66,6 +71,17 @@ pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u1
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Ok(address)
+}
+
+/// A circuit that opens is worth an event: the gateway has no database, so it goes straight to Kafka.
+async fn publish_transitions(bus: Bus, breaker: CircuitBreaker) {
+    let mut transitions = breaker.transitions();
+    while let Some(transition) = transitions.next().await {
+        let (from, to, cause) = (transition.from.to_string(), transition.to.to_string(), transition.cause.to_string());
+        if let Err(error) = bus.publish(&CircuitChanged { service: breaker.name().to_owned(), from, to, cause }).await {
+            tracing::warn!("{error}");
+        }
+    }
 }
 
 async fn order(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {

@@ -1,4 +1,4 @@
-//! The page, and its buttons. No customer's: whoever opens it may kill services.
+//! The page, and its buttons. No customer's: whoever opens it may break and kill services.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::{Gateway, internal};
-use crate::processes::NAMES;
+use crate::processes::{BREAKABLE, NAMES};
 
 pub(super) fn routes() -> Router<Gateway> {
     Router::new()
@@ -16,13 +16,16 @@ pub(super) fn routes() -> Router<Gateway> {
         .route("/play/state", get(state))
         .route("/play/{service}/kill", post(kill))
         .route("/play/{service}/start", post(launch))
+        .route("/play/{service}/break", post(|gateway, service| set_broken(gateway, service, true)))
+        .route("/play/{service}/mend", post(|gateway, service| set_broken(gateway, service, false)))
 }
 
 /// Each service with its circuit, the newest orders, the newest events.
 async fn state(State(gateway): State<Gateway>) -> Json<Value> {
     let service = |name: &&'static str| {
-        let circuit = gateway.upstreams[*name].breaker().state().to_string();
-        json!({ "name": name, "running": gateway.processes.is_running(name), "circuit": circuit })
+        let (circuit, processes) = (gateway.upstreams[*name].breaker().state().to_string(), &gateway.processes);
+        let (running, broken) = (processes.is_running(name), processes.is_broken(name));
+        json!({ "name": name, "running": running, "broken": broken, "breakable": BREAKABLE.contains(name), "circuit": circuit })
     };
     let services: Vec<Value> = NAMES.iter().map(service).collect();
     let orders = gateway.upstreams["order"].get("/orders".into()).await.ok();
@@ -36,4 +39,8 @@ async fn kill(State(gateway): State<Gateway>, Path(service): Path<String>) {
 
 async fn launch(State(gateway): State<Gateway>, Path(service): Path<String>) -> Result<(), (StatusCode, String)> {
     gateway.processes.launch(&service).map_err(internal)
+}
+
+async fn set_broken(State(gateway): State<Gateway>, Path(service): Path<String>, broken: bool) -> Result<(), (StatusCode, String)> {
+    gateway.processes.set_broken(&service, broken).await.map_err(internal)
 }

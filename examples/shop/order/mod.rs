@@ -27,7 +27,7 @@ create index if not exists orders_placed_at on orders (placed_at);";
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("order", TABLES).await?;
     let routes = Router::new().route("/orders", get(newest).post(place)).route("/orders/{id}", get(show)).with_state(service.pool.clone());
-    let handling = service.subscriber().saga(checkout::checkout()).run(CancellationToken::new());
+    let handling = service.subscriber::<()>().saga(checkout::checkout()).run(CancellationToken::new());
     service.run(routes, handling).await
 }
 

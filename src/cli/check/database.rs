@@ -120,6 +120,9 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
     judge_rights(&facts, &config.schema, &outbox, &mut findings);
     judge_publication(&facts, &outbox, &mut findings);
     judge_slot(&facts, &slot, &mut findings);
+    if facts.relay_write.is_some() {
+        super::sagas::look(&pool, &config.schema, &mut findings).await;
+    }
     let topics = match config.debezium.is_none() && facts.outbox_exists && facts.outbox_select == Some(true) {
         true => topics(&pool, config).await.unwrap_or_default(),
         false => Vec::new(),

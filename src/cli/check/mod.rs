@@ -5,6 +5,7 @@
 mod cluster;
 mod database;
 mod report;
+mod sagas;
 
 use std::process::ExitCode;
 

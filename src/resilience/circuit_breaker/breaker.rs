@@ -42,6 +42,10 @@ pub struct Counts {
     pub rejected: u64,
     /// Times it opened, from closed or half-open.
     pub opened: u64,
+    /// Times it became half-open: a first probe was let through.
+    pub half_opened: u64,
+    /// Times it closed again.
+    pub closed: u64,
 }
 
 /// The right to make one call. Say what came of it; dropped, it counts as nothing and frees its place.
@@ -78,7 +82,23 @@ impl CircuitBreaker {
         self.circuit().counts
     }
 
-    /// Subscribes to the transitions from now on.
+    /// Subscribes to the transitions from now on: to log them, or to publish them as events.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tidings::resilience::{CircuitBreaker, CircuitBreakerPolicy};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy::default());
+    /// let mut transitions = breaker.transitions();
+    /// for _ in 0..5 {
+    ///     breaker.admit().unwrap().failed();
+    /// }
+    /// let transition = transitions.next().await.unwrap(); // in a task of its own: while let Some(transition) = …
+    /// assert_eq!(format!("{} → {}: {}", transition.from, transition.to, transition.cause), "closed → open: 5 failures in a row");
+    /// # }
+    /// ```
     pub fn transitions(&self) -> Transitions {
         Transitions(self.0.transitions.subscribe())
     }
@@ -132,8 +152,13 @@ impl CircuitBreaker {
     fn tell(&self, circuit: &mut Circuit, changed: Option<Transition>) {
         let Some(transition) = changed else { return };
         let (name, Transition { from, to, cause }) = (self.name(), transition);
+        let count = match to {
+            State::Open => &mut circuit.counts.opened,
+            State::HalfOpen => &mut circuit.counts.half_opened,
+            State::Closed => &mut circuit.counts.closed,
+        };
+        *count += 1;
         if to == State::Open {
-            circuit.counts.opened += 1;
             tracing::warn!(breaker = name, %from, %to, %cause, "circuit opens");
         } else {
             tracing::info!(breaker = name, %from, %to, %cause, "circuit changes");

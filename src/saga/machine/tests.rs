@@ -84,7 +84,7 @@ impl<'s> Run<'s> {
 
     /// Time passes until something is due; false if nothing is.
     fn wait(&mut self) -> bool {
-        let Some(due) = self.progress.due() else { return false };
+        let Some(due) = self.shape.due_at(&self.progress, self.now) else { return false };
         self.now = self.now.max(due);
         self.feed(Input::Due);
         true
@@ -381,4 +381,53 @@ fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
     run.shape = &old;
     run.wait();
     assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Compensated, &["0".to_owned()][..]));
+}
+
+#[test]
+fn a_run_at_an_unknown_step_is_left_alone_though_its_time_is_over_and_nothing_is_given_up() {
+    let within = Some(Duration::from_secs(15));
+    let old = Shape { steps: vec![step(0, Undo::Told, 1, false)], within };
+    let new = Shape { steps: vec![step(1, Undo::Told, 1, false)], within };
+    let mut run = Run::start(&old);
+    run.shape = &new;
+    for _ in 0..5 {
+        let before = run.now;
+        assert!(run.wait());
+        assert!(run.now > before, "it is not looked at again at once");
+        assert_eq!((run.progress.status, run.progress.failure.is_none()), (SagaStatus::Running, true));
+    }
+    run.shape = &old;
+    run.wait();
+    assert_eq!(run.progress.status, SagaStatus::Compensated, "code that knows it finds its time over");
+}
+
+#[test]
+fn what_happens_is_told_once_with_the_time_it_took() {
+    let shape = shape(vec![step(0, Undo::Told, 2, false), step(1, Undo::Asked, 1, false)]);
+    let mut run = Run::start(&shape);
+    run.wait();
+    run.wait();
+    run.reply(OK[0], None);
+    run.reply(NO[1], None);
+    let done = |back, seconds| Happened::Done { step: "0".into(), back, took: TimeDelta::seconds(seconds) };
+    let expected = [
+        Happened::Begun,
+        Happened::TimedOut { step: "0".into(), back: false },
+        Happened::Retried { step: "0".into(), back: false },
+        // Ten seconds without an answer, and one until the second attempt.
+        done(false, 11),
+        done(true, 0),
+        Happened::Ended(SagaStatus::Compensated),
+    ];
+    assert_eq!(run.progress.happened, expected);
+}
+
+#[test]
+fn progress_that_was_stored_before_it_knew_its_cause_can_be_read() {
+    let mut stored = serde_json::to_value(Run::start(&shape(vec![step(0, Undo::Told, 1, false)])).progress).expect("JSON");
+    let fields = stored.as_object_mut().expect("an object");
+    assert!(fields.remove("cause").is_some() && !fields.contains_key("happened"));
+    assert!(fields["current"].as_object_mut().expect("an object").remove("began").is_some());
+    let read: Progress = serde_json::from_value(stored).expect("still readable");
+    assert_eq!((read.cause, read.current.and_then(|current| current.began)), (Cause::default(), None));
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::{PgConnection, PgTransaction};
 
 use super::{HandlerError, Meta};
-use crate::event::{DomainEvent, Envelope, EventId};
+use crate::event::{DomainEvent, Envelope, EventId, Headers};
 use crate::outbox::{Outbox, PublishError};
 use crate::postgres::SchemaName;
 
@@ -32,6 +32,8 @@ pub struct Tx {
     transaction: Option<PgTransaction<'static>>,
     slot: TxSlot,
     meta: Option<Meta>,
+    /// What is published by it bears these, unless it has its own.
+    carried: Headers,
 }
 
 /// Where the transaction is while no handler has it.
@@ -40,7 +42,14 @@ pub(in crate::subscriber) struct TxSlot {
     transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
     pub(in crate::subscriber) outbox: Outbox,
     schema: SchemaName,
+    after_commit: AfterCommit,
 }
+
+/// What is to be done once the transaction is committed, and forgotten if it is not.
+#[derive(Clone, Default)]
+struct AfterCommit(Arc<Mutex<Vec<Then>>>);
+
+type Then = Box<dyn FnOnce() + Send>;
 
 /// What a transaction can be taken back by, once whoever it was lent to is done with it.
 #[derive(Debug)]
@@ -48,27 +57,38 @@ pub(crate) struct Lent(TxSlot, Option<Meta>);
 
 impl Lent {
     /// The transaction; none if it was kept.
-    pub(crate) fn take(self) -> Option<Tx> {
+    pub(crate) fn take(&self) -> Option<Tx> {
         let transaction = self.0.take()?;
-        Some(Tx { transaction: Some(transaction), slot: self.0, meta: self.1 })
+        Some(Tx { transaction: Some(transaction), slot: self.0.clone(), meta: self.1.clone(), carried: Headers::new() })
+    }
+
+    /// The transaction is committed.
+    pub(crate) fn committed(&self) {
+        self.0.committed();
     }
 }
 
 impl TxSlot {
     pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
-        Self { transaction: Arc::new(Mutex::new(Some(transaction))), outbox, schema }
+        Self { transaction: Arc::new(Mutex::new(Some(transaction))), outbox, schema, after_commit: AfterCommit::default() }
     }
 
     /// Lends the transaction to a handler.
     pub(in crate::subscriber) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
         let transaction =
             self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
-        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta) })
+        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new() })
     }
 
     /// The transaction, if it is here: nobody kept it.
     pub(in crate::subscriber) fn take(&self) -> Option<PgTransaction<'static>> {
         self.transaction.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The transaction is committed.
+    pub(in crate::subscriber) fn committed(&self) {
+        let all = std::mem::take(&mut *self.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner));
+        all.into_iter().for_each(|then| then());
     }
 }
 
@@ -79,14 +99,14 @@ impl Tx {
     ///
     /// Why there is no transaction.
     pub async fn begin(pool: &sqlx::PgPool) -> Result<Self, sqlx::Error> {
-        let slot = TxSlot { transaction: Arc::default(), outbox: Outbox::new(), schema: SchemaName::default() };
-        Ok(Self { transaction: Some(pool.begin().await?), slot, meta: None })
+        Ok(Self::of(pool.begin().await?, &SchemaName::default()))
     }
 
     /// A transaction that belongs to no delivery.
     pub(crate) fn of(transaction: PgTransaction<'static>, schema: &SchemaName) -> Self {
-        let slot = TxSlot { transaction: Arc::default(), outbox: Outbox::new().schema(schema.as_str()), schema: schema.clone() };
-        Self { transaction: Some(transaction), slot, meta: None }
+        let outbox = Outbox::new().schema(schema.as_str());
+        let slot = TxSlot { transaction: Arc::default(), outbox, schema: schema.clone(), after_commit: AfterCommit::default() };
+        Self { transaction: Some(transaction), slot, meta: None, carried: Headers::new() }
     }
 
     /// To be kept while this is given to somebody else.
@@ -97,6 +117,16 @@ impl Tx {
     /// The transaction itself.
     pub(crate) fn into_inner(mut self) -> Option<PgTransaction<'static>> {
         self.transaction.take()
+    }
+
+    /// Has what is published by it bear these headers, unless it has its own.
+    pub(crate) fn carry(&mut self, headers: Headers) {
+        self.carried = headers;
+    }
+
+    /// Does this once the transaction is committed, and never if it is not.
+    pub(crate) fn after_commit(&self, then: impl FnOnce() + Send + 'static) {
+        self.slot.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(then));
     }
 
     /// The schema of inbox and outbox.
@@ -117,6 +147,11 @@ impl Tx {
     /// [`PublishError`].
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
         let mut envelope = Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
+        for (name, value) in self.carried.iter() {
+            if envelope.headers.get(name).is_none() {
+                envelope.headers.insert(name, value);
+            }
+        }
         if let Some(meta) = &self.meta {
             meta.cause(&mut envelope);
         }
@@ -138,6 +173,12 @@ impl Deref for Tx {
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
         self.transaction.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl std::fmt::Debug for AfterCommit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AfterCommit")
     }
 }
 

@@ -14,13 +14,19 @@ use crate::services::{TestDatabase, migrated_database};
 
 /// The statements of the page's block that begins with `-- title`, for a role of one test.
 fn statements(title: &str, role: &str, place: &Place) -> Vec<String> {
+    let named = |statement: String| statement.replace("publication tidings ", &format!("publication {} ", place.slot()));
+    statements_for(title, role).into_iter().map(named).collect()
+}
+
+/// The same, with the publication's name as it stands on the page.
+pub(crate) fn statements_for(title: &str, role: &str) -> Vec<String> {
     let page = include_str!("../../../docs/managed-postgres.md");
     let block = page.split("```sql\n").skip(1).find(|block| block.starts_with(&format!("-- {title}"))).expect("the page has the block");
     let block = block.split("```").next().expect("it ends");
     let lines: Vec<&str> =
         block.lines().filter(|line| !line.starts_with("--")).map(|line| line.split("  --").next().unwrap_or_default()).collect();
     let named = |text: &str| {
-        let text = text.replace("publication tidings ", &format!("publication {} ", place.slot())).replace("'…'", "'secret'");
+        let text = text.replace("'…'", "'secret'");
         // Whole words: roles are called `app` and `relay` there, and so is a table.
         let text = text.replace("role app ", &format!("role {role} ")).replace("role relay ", &format!("role {role} "));
         text.replace(" to app", &format!(" to {role}")).replace(" to relay", &format!(" to {role}")).trim().to_owned()
@@ -28,7 +34,7 @@ fn statements(title: &str, role: &str, place: &Place) -> Vec<String> {
     lines.join("\n").split(';').map(named).filter(|statement| !statement.is_empty()).collect()
 }
 
-async fn run(pool: &PgPool, sql: String) {
+pub(crate) async fn run(pool: &PgPool, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 

@@ -4,7 +4,7 @@ mod acls;
 mod content;
 mod debezium;
 mod faults;
-mod grants;
+pub(crate) mod grants;
 mod growth;
 mod healing;
 mod history;

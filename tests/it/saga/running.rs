@@ -1,13 +1,17 @@
 //! Sagas with all that belongs to them: relay, services, replicas.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidings::DomainEvent;
-use tidings::saga::{Saga, SagaStatus, Sagas};
+use tidings::event::{Envelope, headers};
+use tidings::saga::{Decision, Saga, SagaStatus, Sagas};
+use tidings::subscriber::{HandlerError, Retry, Tx};
+use tidings::{DomainEvent, Outbox};
 use uuid::Uuid;
 
-use super::shop::{OrderPlaced, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved, TakePayment, place_order};
+use super::shop::{OrderPlaced, PaymentReturned, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved, TakePayment, place_order};
 use crate::subscriber::place::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,6 +174,68 @@ async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
     let run = shop.until(10, SagaStatus::Compensated).await;
     assert_eq!((run.undone, run.error.as_deref()), (vec!["reserve".to_owned()], Some("reserve: the saga had not come this far within 1s")));
     shop.close().await;
+}
+
+/// Of an event that was sent: its type, trace, conversation, and the type of what has caused it.
+type Sent = (String, Option<String>, Option<String>, Option<String>);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_event_before() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let (mut shop, tried) = (Shop::open().await, Arc::new(AtomicBool::new(false)));
+    shop.serve();
+    // Does not work the first time, so that it is the timer that has it tried again, and ends the saga.
+    let tell = move |state: PlaceOrder, mut tx: Tx| {
+        let works = tried.swap(true, Ordering::Relaxed);
+        async move {
+            if !works {
+                return Err(HandlerError::retry("busy"));
+            }
+            tx.publish(&PaymentReturned { order: state.order }).await?;
+            Ok(state)
+        }
+    };
+    shop.run(place_order().step("tell").local(tell).retry(Retry::exponential(2, Duration::from_millis(10)..Duration::from_millis(10))));
+    let mut placed = Vec::new();
+    for order in [10, 13] {
+        let mut conn = shop.database.pool.acquire().await.expect("a connection");
+        placed.push(Outbox::new().event(&OrderPlaced { order }).traceparent(TRACE).publish(&mut conn).await.expect("published"));
+    }
+    let (told, silent) = (shop.until(10, SagaStatus::Completed).await, shop.until(13, SagaStatus::Compensated).await);
+    let sent = async |saga: Uuid, of: &[&str]| -> Vec<Sent> {
+        let sql = "select sent.type, sent.headers ->> 'traceparent', sent.headers ->> 'correlationid', cause.type from tidings.outbox sent
+            left join tidings.outbox cause on cause.id::text = sent.headers ->> 'causationid'
+            where sent.type = any ($2) and (sent.headers ->> 'correlationid' = $1 or sent.aggregateid = $1) order by sent.seq";
+        sqlx::query_as(sql).bind(saga.to_string()).bind(of).fetch_all(&shop.database.pool).await.expect("read")
+    };
+    let row =
+        |what: &str, saga: Uuid, cause: &str| (what.to_owned(), Some(TRACE.to_owned()), Some(saga.to_string()), Some(cause.to_owned()));
+    assert_eq!(sent(told.id, &["PaymentReturned"]).await, [row("PaymentReturned", told.id, "PaymentTaken")], "by the step itself");
+    let [(_, trace, conversation, cause)] = &sent(told.id, &["SagaCompleted"]).await[..] else { panic!("it ends once") };
+    assert_eq!((trace.as_deref(), cause.as_deref()), (Some(TRACE), Some("PaymentTaken")));
+    assert_eq!(conversation.as_deref(), Some(&*placed[0].to_string()), "its end belongs to the conversation in which it was started");
+    let again = row("TakePayment", silent.id, "StockReserved");
+    let undone = row("ReturnPayment", silent.id, "StockReserved");
+    assert_eq!(sent(silent.id, &["TakePayment", "ReturnPayment"]).await, [again.clone(), again, undone]);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_reply_does_not_take_away_what_a_person_has_decided() {
+    let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
+    bus.add(bus.subscriber::<()>("orders").saga(place_order()).inbox(database.pool.clone())).await;
+    bus.publish(&OrderPlaced { order: 10 });
+    bus.settle().await;
+    let sagas = Sagas::new(database.pool.clone());
+    let id = sagas.find("place-order", "10").await.expect("read").expect("there").id;
+    assert!(sagas.decide(id, Decision::Abort).await.expect("marked"));
+    let mut reply = Envelope::of(&StockReserved { order: 10 }).expect("a valid event");
+    reply.headers.insert(headers::CORRELATION_ID, id.to_string());
+    bus.publish_envelope(&reply);
+    bus.settle().await;
+    let run = sagas.get(id).await.expect("read").expect("there");
+    assert_eq!((run.step.as_deref(), run.action.as_deref()), (Some("pay"), Some("abort")));
+    assert!(run.due_at.is_some_and(|due| due <= chrono::Utc::now() + Duration::from_secs(1)), "at once: {:?}", run.due_at);
 }
 
 #[tokio::test]

@@ -1,0 +1,10 @@
+-- How sagas stand that have not ended well, by their names. The condition is that of the index `saga_open`.
+select
+    name,
+    count(*) filter (where status <> 'failed') as open,
+    count(*) filter (where status = 'failed') as failed,
+    coalesce(extract(epoch from clock_timestamp() - min(due_at)), 0)::float8 as overdue_seconds
+from "{schema}".saga
+where status in ('waiting', 'running', 'compensating', 'failed')
+group by name
+order by name

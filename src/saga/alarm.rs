@@ -1,0 +1,68 @@
+//! When the timer of this process has to look, as far as this process knows. What other processes have stored it finds by its poll.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    at: Mutex<Option<Instant>>,
+    earlier: Notify,
+}
+
+impl Alarm {
+    /// Rings at this time, or before.
+    pub(super) fn set(&self, at: Instant) {
+        let mut earliest = self.at();
+        if earliest.is_none_or(|known| at < known) {
+            *earliest = Some(at);
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Waits until it rings, at this time at the latest. Whoever has waited looks at everything, so it is unset then.
+    pub(super) async fn ring(&self, latest: Instant) {
+        loop {
+            let at = self.at().map_or(latest, |at| at.min(latest));
+            tokio::select! {
+                () = sleep_until(at) => break,
+                () = self.earlier.notified() => {}
+            }
+        }
+        *self.at() = None;
+    }
+
+    fn at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_the_earliest_time_it_was_set_to_and_at_the_latest_otherwise() {
+        let (alarm, began) = (Arc::new(Alarm::default()), Instant::now());
+        alarm.set(began + 5 * SECOND);
+        alarm.set(began + 9 * SECOND);
+        let setting = alarm.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SECOND).await;
+            setting.set(began + 2 * SECOND);
+        });
+        alarm.ring(began + 60 * SECOND).await;
+        assert_eq!(began.elapsed().as_secs(), 2, "set to an earlier time while it was waited for");
+        alarm.ring(began + 60 * SECOND).await;
+        assert_eq!(began.elapsed().as_secs(), 60, "and unset once it has rung");
+        alarm.set(began);
+        alarm.ring(began + 99 * SECOND).await;
+        assert_eq!(began.elapsed().as_secs(), 60, "a time that has passed is now");
+    }
+}

@@ -1,0 +1,95 @@
+//! The grants that docs/managed-postgres.md lists for a service with sagas are enough, and each of them is needed.
+
+use std::time::Duration;
+
+use tidings::saga::{Saga, SagaStatus};
+use tidings::subscriber::{HandlerError, Tx};
+use uuid::Uuid;
+
+use super::local::{Number, Service, effect};
+use super::shop::ReserveStock;
+use crate::relay::grants::{run, statements_for};
+
+/// Uses all there is of sagas: local and remote steps, back, locks, an end that is published, and that is forgotten.
+fn all_of_it() -> Saga<Number> {
+    Saga::new("all")
+        .locks("number", |_| "one".into())
+        .keep(Duration::ZERO)
+        .step("effect")
+        .local(async |number, mut tx: Tx| {
+            effect(&mut tx, number, "done").await?;
+            Ok(number)
+        })
+        .compensate_local(async |number, mut tx: Tx| {
+            effect(&mut tx, number, "undone").await?;
+            Ok(number)
+        })
+        .step("send")
+        .command(|number| ReserveStock { order: *number })
+        .step("end")
+        .local(async |number, _| if number % 2 == 0 { Ok(number) } else { Err(HandlerError::dead_letter("odd")) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
+    let mut service = Service::open().await;
+    let (database, role) = (service.database.url.rsplit('/').next().expect("a name").to_owned(), format!("r{}", Uuid::now_v7().simple()));
+    let all = |title: &str| -> Vec<String> {
+        let here = format!("database \"{database}\"");
+        statements_for(title, &role).into_iter().map(|sql| sql.replace("database shop", &here)).collect()
+    };
+    for sql in [all("publisher"), all("subscriber"), all("saga")].concat() {
+        run(&service.database.pool, sql).await;
+    }
+    run(&service.database.pool, format!("grant insert on effect to {role}")).await;
+    let (saga, pool) = (all_of_it(), service.database.pool_as(&role).await);
+    let started = async |number| {
+        let mut conn = pool.acquire().await.expect("a connection");
+        saga.start(&mut conn, number).await
+    };
+    let (even, odd) = (started(2).await.expect("started"), started(3).await.expect("started"));
+    service.run_on(&saga, pool.clone());
+    crate::subscriber::place::until("both have ended", async || {
+        let ended = "select count(*) from tidings.outbox where type in ('SagaCompleted', 'SagaCompensated')";
+        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&service.database.pool).await.expect("read");
+        (ended == 2).then_some(())
+    })
+    .await;
+    service.stop().await;
+    service.run_on(&saga, pool.clone());
+    crate::subscriber::place::until("both are forgotten", async || {
+        let left = [service.sagas.get(even).await.expect("read"), service.sagas.get(odd).await.expect("read")];
+        left.iter().all(Option::is_none).then_some(())
+    })
+    .await;
+    service.stop().await;
+
+    // One of them less, and a saga that the owner starts is not gone on with, or not forgotten.
+    for grant in all("saga") {
+        for right in ["select", "insert", "update", "delete"] {
+            if !grant.contains(right) {
+                continue;
+            }
+            let table = grant.split(" on ").nth(1).and_then(|rest| rest.split(" to ").next()).expect("a table");
+            run(&service.database.pool, format!("revoke {right} on {table} from {role}")).await;
+            let refused = match right {
+                "insert" => started(4).await.is_err(),
+                _ => {
+                    let id = service.start(&saga, 4).await;
+                    service.run_on(&saga, pool.clone());
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    service.stop().await;
+                    // What is forgotten is forgotten by the next one that starts.
+                    service.run_on(&saga, pool.clone());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    service.stop().await;
+                    service.sagas.get(id).await.expect("read").is_some_and(|run| right == "delete" || run.status != SagaStatus::Completed)
+                }
+            };
+            assert!(refused, "without {right} on {table}");
+            run(&service.database.pool, format!("grant {right} on {table} to {role}; truncate tidings.saga cascade")).await;
+        }
+    }
+    drop(pool);
+    run(&service.database.pool, format!("drop owned by {role}; drop role {role}")).await;
+}
