@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
 use crate::{Error, process};
@@ -25,17 +26,27 @@ fn folder() -> PathBuf {
 /// The entry `name` of the cache, made by `make` if it is not there. `make` fills a path of its own process, which is then renamed:
 /// two processes with an empty cache both work, one of them wins, and a process that is killed leaves nothing half done behind.
 pub(crate) fn entry(name: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
-    static PARTS: AtomicU32 = AtomicU32::new(0);
+    entry_of(&folder(), name, make)
+}
 
-    let whole = folder().join(name);
+fn entry_of(folder: &Path, name: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
+    static PARTS: AtomicU32 = AtomicU32::new(0);
+    /// One thread at a time: the others of this process want the same, and would take its part for one that was left behind.
+    static MAKING: Mutex<()> = Mutex::new(());
+
+    let whole = folder.join(name);
     if whole.exists() {
         return Ok(whole);
     }
-    fs::create_dir_all(folder())
-        .map_err(Error::system(format!("create the cache {} (set TIDINGS_CACHE to another folder)", folder().display())))?;
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if whole.exists() {
+        return Ok(whole);
+    }
+    fs::create_dir_all(folder)
+        .map_err(Error::system(format!("create the cache {} (set TIDINGS_CACHE to another folder)", folder.display())))?;
     let number = PARTS.fetch_add(1, Ordering::Relaxed);
-    let part = folder().join(format!("{name}.part-{}-{number}", std::process::id()));
-    remove_abandoned(&folder(), name);
+    let part = folder.join(format!("{name}.part-{}-{number}", std::process::id()));
+    remove_abandoned(folder, name);
     let made = make(&part).and_then(|()| match fs::rename(&part, &whole) {
         Err(_) if whole.exists() => Ok(()),
         renamed => renamed.map_err(Error::system(format!("move {} to {}", part.display(), whole.display()))),
@@ -73,6 +84,25 @@ mod tests {
         assert_eq!(part_of("kafka-4.3.1.part-77-0", "kafka-4.3.1"), Some(77));
         assert_eq!(part_of("kafka-4.3.1", "kafka-4.3.1"), None);
         assert_eq!(part_of("kafka-4.3.1-java-17.jsa.part-77-0", "kafka-4.3.1"), None);
+    }
+
+    #[test]
+    fn threads_that_want_the_same_entry_make_it_once() {
+        let (folder, made) = (env::temp_dir().join(format!("tidings-entries-{}", std::process::id())), AtomicU32::new(0));
+        let make = |part: &Path| {
+            made.fetch_add(1, Ordering::Relaxed);
+            fs::create_dir_all(part).map_err(Error::system("make a part"))?;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            fs::write(part.join("jar"), "").map_err(Error::system("write into a part"))
+        };
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(|| entry_of(&folder, "jars", make))).collect();
+            for one in all {
+                assert!(one.join().expect("no panic").expect("it is made").join("jar").exists());
+            }
+        });
+        fs::remove_dir_all(&folder).expect("the temporary folder can be written");
+        assert_eq!(made.into_inner(), 1);
     }
 
     #[test]
