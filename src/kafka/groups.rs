@@ -3,26 +3,15 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
 };
 
-use super::{Settings, TopicError, dropped::Dropped};
+use super::{Settings, TopicError, dropped::Dropped, quiet::Quiet};
 
 /// How long the cluster may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// rdkafka logs the end of a partition as an error.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// A group that has committed offsets on the topic, and has not consumed it as far as was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,26 +3,15 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::{
-    ClientContext, Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{Settings, TopicError, dropped::Dropped};
+use super::{Settings, TopicError, dropped::Dropped, quiet::Quiet};
 
 /// How long to wait for the next record: longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// rdkafka logs the end of a partition as an error.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ConsumerContext for Quiet {}
 
 /// Gives every committed record, offset and value, to `read`. Blocks.
 ///

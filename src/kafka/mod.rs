@@ -29,6 +29,7 @@ mod ping;
 mod probe;
 mod producer;
 mod publisher;
+mod quiet;
 mod reader;
 mod settings;
 mod shelf;

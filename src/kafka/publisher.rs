@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rdkafka::{
-    ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -11,12 +10,15 @@ use rdkafka::{
     util::Timeout,
 };
 
-use super::Settings;
+use super::{Settings, dropped::Dropped, quiet::Quiet};
 
 /// What the publisher sets and a user may not.
 const FIXED: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
+    // A broker takes any sequence number as a producer's first in a partition. Of two requests under way to a topic that was just made, the one that fails for the
+    // moment would be answered "duplicate" when it is sent again behind the other: acknowledged, and lost (KAFKA-15591).
+    ("max.in.flight.requests.per.connection", "1"),
     // A key's partition as the Java client computes it.
     ("partitioner", "murmur2_random"),
     ("allow.auto.create.topics", "false"),
@@ -32,20 +34,6 @@ const PREFERRED: &[(&str, &str)] = &[
     ("retry.backoff.ms", "50"),
     ("log.connection.close", "false"),
 ];
-
-/// What the client says of its connections is told by the records that are not sent.
-#[derive(Clone)]
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", facility, "{message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
 
 /// One record on its way out, with headers of bytes.
 #[derive(Clone, Debug)]
@@ -71,7 +59,7 @@ pub(crate) enum LetterError {
 
 /// Sends records one by one.
 pub(crate) struct Publisher {
-    inner: Option<FutureProducer<Quiet>>,
+    inner: Dropped<FutureProducer<Quiet>>,
     timeout: Duration,
 }
 
@@ -88,7 +76,7 @@ impl Publisher {
         config.set("message.timeout.ms", timeout.as_millis().to_string());
         config.set_log_level(RDKafkaLogLevel::Error);
         let inner = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
-        Ok(Self { inner: Some(inner), timeout })
+        Ok(Self { inner: Dropped::new(inner), timeout })
     }
 
     /// Sends a record and waits until every in-sync replica has it.
@@ -102,8 +90,7 @@ impl Publisher {
         }
         let mut record = FutureRecord::<[u8], [u8]>::to(&letter.topic).headers(headers);
         (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
-        let producer = self.inner.as_ref().expect("there until it is dropped");
-        match producer.send(record, Timeout::After(self.timeout)).await {
+        match self.inner.get().send(record, Timeout::After(self.timeout)).await {
             Ok(_) => Ok(()),
             Err((error, _)) => Err(LetterError::of(&letter.topic, &error)),
         }
@@ -121,15 +108,5 @@ impl LetterError {
             Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessage) => Self::Refused { topic, reason },
             _ => Self::Unavailable { topic, reason },
         }
-    }
-}
-
-// === impl Drop ===
-
-impl Drop for Publisher {
-    /// On a thread of its own: the last one destroys the client, which blocks.
-    fn drop(&mut self) {
-        let inner = self.inner.take();
-        let _ = std::thread::Builder::new().name("tidings-kafka-end".into()).spawn(move || drop(inner));
     }
 }

@@ -12,6 +12,7 @@ use super::{
     Settings,
     consumer::{Committed, Partition, incoming},
     incoming::Incoming,
+    quiet::Quiet,
 };
 
 /// How long a question to the cluster may take.
@@ -22,7 +23,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A topic that is read from what is committed to its end. Every function blocks.
 pub(crate) struct Shelf {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     topic: Arc<str>,
     partitions: Vec<Partition>,
 }
@@ -40,7 +41,7 @@ impl Shelf {
         config.set("isolation.level", "read_committed");
         config.set("allow.auto.create.topics", "false");
         config.set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = config.create().map_err(|error| error.to_string())?;
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
         let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
         let name: Arc<str> = topic.into();
         let numbers = metadata.topics().first().map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<_>>());
