@@ -9,14 +9,16 @@
 //! ```
 
 use std::any::Any;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use tokio::sync::Semaphore;
-use tracing::{Instrument as _, Span};
+use tracing::Span;
 
 use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
@@ -26,8 +28,8 @@ use super::handler::{HandlerError, Verdict};
 use super::kill_switch::Tally;
 use super::options::Options;
 use super::retry::{Next, Retry};
-use super::router::{Core, Handled, HandlerService};
-use super::statistics::{Count, Statistics};
+use super::router::{Core, Handled, HandlerService, Work};
+use super::statistics::{Count, Counters, Statistics};
 use super::turn::Turn;
 use super::{Delivery, Escalation, SubscriberState};
 use crate::kafka::Message;
@@ -93,16 +95,18 @@ impl Runner {
         }
     }
 
-    /// Handles one message until it has ended, by these retry rules.
-    pub(super) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry) -> Settled {
-        if let Some(time) = due_in(message)
+    /// Handles one message until it has ended, by these retry rules. Its first attempt may have begun already.
+    pub(super) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry, mut begun: Option<Attempt>) -> Settled {
+        if begun.is_none()
+            && let Some(time) = due_in(message)
             && !turn.pause(time).await
         {
             return Settled::Abandoned;
         }
         let (mut failed, mut outages) = (0, 0);
         loop {
-            let error = match self.attempt(Delivery::one(message.clone(), failed + 1)).await {
+            let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1)));
+            let error = match self.end_of(attempt, message.event_type()).await {
                 Ok(handled) => {
                     self.handled(handled, message.event_type(), 1);
                     return Settled::Finished;
@@ -190,14 +194,41 @@ impl Runner {
         }
     }
 
-    /// One attempt, timed and in a span of its own. A panic is a failed one.
+    /// One attempt.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let (span, times, began) = (self.span(&delivery), &self.statistics.of(delivery.event_type()).attempts, Instant::now());
-        let ended = AssertUnwindSafe(self.service.handle(delivery).instrument(span)).catch_unwind().await;
-        times.observe(began.elapsed());
-        let result = ended.unwrap_or_else(|panic| Err(HandlerError::retry(format!("the handler panicked: {}", panic_text(&*panic)))));
+        let first = delivery.first().clone();
+        self.end_of(self.begin(delivery), first.event_type()).await
+    }
+
+    /// Begins an attempt, in a span of its own.
+    pub(super) fn begin(&self, delivery: Delivery) -> Attempt {
+        let span = self.span(&delivery);
+        Attempt { span, began: Instant::now(), state: AttemptState::Runs(self.service.begin(delivery)) }
+    }
+
+    /// What comes of an attempt at an event of this type.
+    async fn end_of(&self, mut attempt: Attempt, event_type: &str) -> Result<Handled, HandlerError> {
+        let result = (&mut attempt).await;
+        self.statistics.of(event_type).attempted(attempt.began.elapsed());
         let waits = self.options.wait_for_newer_code;
         result.map_err(|error| if waits && error.asks_for_newer_code() { error.waited_out() } else { error })
+    }
+
+    /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
+    /// begun, and whoever settles the message goes on with it.
+    pub(super) fn handle_now(&self, message: &Arc<Message>) -> Result<(), Attempt> {
+        let mut attempt = self.begin(Delivery::one(message.clone(), 1));
+        match Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(handled)) => {
+                let counters = self.statistics.of(message.event_type());
+                counters.attempted(attempt.began.elapsed());
+                self.handled_by(handled, counters, 1);
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(Attempt { state: AttemptState::Ended(Some(Err(error))), ..attempt }),
+            // That waker wakes nobody: a task that goes on with it polls it at once.
+            Poll::Pending => Err(attempt),
+        }
     }
 
     /// What everything that is logged during an attempt belongs to.
@@ -221,7 +252,11 @@ impl Runner {
     }
 
     pub(super) fn handled(&self, handled: Handled, event_type: &str, events: usize) {
-        self.statistics.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, event_type, events);
+        self.handled_by(handled, self.statistics.of(event_type), events);
+    }
+
+    fn handled_by(&self, handled: Handled, counters: &Counters, events: usize) {
+        counters.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, events);
         if !self.gate.is_open() && !self.tripped.load(Ordering::Acquire) {
             self.reopen();
         }
@@ -242,6 +277,33 @@ impl Runner {
     }
 }
 
+/// An attempt that has begun. A panic is a failed one.
+pub(super) struct Attempt {
+    span: Span,
+    began: Instant,
+    state: AttemptState,
+}
+
+enum AttemptState {
+    Runs(Work),
+    /// Its end waits for who asks.
+    Ended(Option<Result<Handled, HandlerError>>),
+}
+
+impl Future for Attempt {
+    type Output = Result<Handled, HandlerError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let _entered = this.span.enter();
+        match &mut this.state {
+            AttemptState::Runs(work) => std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
+                .unwrap_or_else(|panic| Poll::Ready(Err(HandlerError::retry(format!("the handler panicked: {}", panic_text(&*panic)))))),
+            AttemptState::Ended(end) => Poll::Ready(end.take().expect("nobody asks twice")),
+        }
+    }
+}
+
 /// What a panic says.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -249,7 +311,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// How long an event of a retry topic has to wait yet.
-fn due_in(message: &Message) -> Option<Duration> {
+pub(super) fn due_in(message: &Message) -> Option<Duration> {
     let due: i64 = message.header(DUE)?.parse().ok()?;
     let wait = due - chrono::Utc::now().timestamp_millis();
     u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_millis)

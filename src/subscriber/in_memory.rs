@@ -115,7 +115,7 @@ impl InMemory {
 
 /// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    if runner.settle(message, turn, &runner.options.retry).await != Settled::Park {
+    if runner.settle(message, turn, &runner.options.retry, None).await != Settled::Park {
         return;
     }
     runner.statistics.add(Count::Detoured, message.event_type(), 1);

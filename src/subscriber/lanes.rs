@@ -34,6 +34,16 @@ impl<T> Lanes<T> {
         entry.waiting.push_back(record);
     }
 
+    /// Whether the lane has nothing that runs or waits.
+    pub(super) fn is_free(&self, lane: u64) -> bool {
+        !self.lanes.contains_key(&lane)
+    }
+
+    /// A free lane runs from now on, without a record of its own here.
+    pub(super) fn occupy(&mut self, lane: u64) {
+        self.lanes.insert(lane, Lane { waiting: VecDeque::new(), running: true });
+    }
+
     /// Starts the next lane that may start: up to `max` of its records that `together` accepts, at least one. The lane runs until [`finish`](Self::finish).
     pub(super) fn start(&mut self, max: usize, mut together: impl FnMut(&T, &T) -> bool) -> Option<(u64, Vec<T>)> {
         let hash = self.ready.pop_front()?;
@@ -109,16 +119,23 @@ mod tests {
 
     use super::*;
 
-    /// What happens to the lanes: a record comes, the next starts, or a running lane finishes.
+    /// What happens to the lanes: a record comes, one runs past them, the next starts, or a running lane finishes.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Push(u64),
+        Occupy(u64),
         Start(usize),
         Finish(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![(0..5u64).prop_map(Step::Push), (1..4usize).prop_map(Step::Start), (0..5usize).prop_map(Step::Finish)]
+        let lane = 0..5u64;
+        prop_oneof![
+            lane.clone().prop_map(Step::Push),
+            lane.prop_map(Step::Occupy),
+            (1..4usize).prop_map(Step::Start),
+            (0..5usize).prop_map(Step::Finish)
+        ]
     }
 
     proptest! {
@@ -133,6 +150,14 @@ mod tests {
                         lanes.push(lane, arrived);
                         model.entry(lane).or_default().push_back(arrived);
                         arrived += 1;
+                    }
+                    Step::Occupy(lane) => {
+                        let idle = !running.contains(&lane) && model.get(&lane).is_none_or(VecDeque::is_empty);
+                        prop_assert_eq!(lanes.is_free(lane), idle);
+                        if idle {
+                            lanes.occupy(lane);
+                            running.push(lane);
+                        }
                     }
                     Step::Start(max) => match lanes.start(max, |_, _| true) {
                         Some((lane, records)) => {

@@ -116,7 +116,7 @@ impl SubscriberMetrics {
         for statistics in &self.0 {
             for (event_type, counters) in statistics.by_type().into_iter().filter(|(event_type, _)| !event_type.is_empty()) {
                 let labels = [("subscriber", statistics.name()), ("type", event_type)];
-                let (sum, buckets) = counters.attempts.read();
+                let (sum, buckets) = counters.attempts();
                 let count = buckets.iter().map(|(_, count)| count).sum();
                 metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             }

@@ -1,24 +1,19 @@
 //! One partition: reads its feed, keeps its lanes, and knows what is finished.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::attempt::Runner;
-use super::detour::Detour;
+use super::attempt::due_in;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
-use super::unit::{Ended, Item, Unit};
+use super::unit::{Ended, Item, Site, Unit};
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Feed, Incoming, Malformed, Message};
 
@@ -46,40 +41,34 @@ impl Progress {
 /// Everything about one partition while this member has it.
 pub(super) struct PartitionTask {
     feed: Feed,
-    runner: Arc<Runner>,
-    /// The type of records that do not say theirs.
-    assumed_type: Option<&'static str>,
+    site: Arc<Site>,
     progress: Arc<Progress>,
+    /// How many records are not finished, and how many there are from the first of these on: as the watermark has it, without its lock.
+    unfinished: usize,
+    span: usize,
     lanes: Lanes<Item>,
     hasher: RandomState,
     running: JoinSet<Ended>,
     bytes: usize,
-    drain: CancellationToken,
-    detour: Option<Arc<Detour>>,
+    /// Kept from one event to the next while these are handled here.
+    permit: Option<OwnedSemaphorePermit>,
     /// Aggregates that wait in the detour, and when the oldest event of each is due; none while it is on its lane.
     detours: HashMap<Box<[u8]>, Option<Instant>>,
 }
 
 impl PartitionTask {
-    pub(super) fn new(
-        feed: Feed,
-        runner: Arc<Runner>,
-        detour: Option<Arc<Detour>>,
-        assumed_type: Option<&'static str>,
-        progress: Arc<Progress>,
-        drain: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(feed: Feed, site: Site, progress: Arc<Progress>) -> Self {
         Self {
             feed,
-            runner,
-            assumed_type,
+            site: Arc::new(site),
             progress,
+            unfinished: 0,
+            span: 0,
             lanes: Lanes::new(),
             hasher: RandomState::new(),
             running: JoinSet::new(),
             bytes: 0,
-            drain,
-            detour,
+            permit: None,
             detours: HashMap::new(),
         }
     }
@@ -89,13 +78,15 @@ impl PartitionTask {
         if !self.recall_detours().await {
             return;
         }
-        while !self.drain.is_cancelled() {
+        while !self.site.drain.is_cancelled() {
             self.wake_detours();
             while let Some(ended) = self.running.try_join_next() {
                 self.end(ended.expect("handlers' panics are caught, and a unit has none of its own"));
             }
             let started = self.start_ready();
             let read = self.read();
+            // Others have their turn.
+            self.permit = None;
             if started + read > 0 {
                 tokio::task::yield_now().await;
             } else {
@@ -109,19 +100,18 @@ impl PartitionTask {
 
     /// Waits until there is something to do.
     async fn wait(&mut self) {
-        let (wants_permit, has_room) = (self.lanes.has_ready() && self.runner.gate.is_open(), self.has_room());
+        let (wants_permit, has_room) = (self.lanes.has_ready() && self.site.runner.gate.is_open(), self.has_room());
         let due = self.detours.values().flatten().min().copied();
-        let permits = self.runner.permits.clone();
+        let permits = self.site.runner.permits.clone();
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => {}
+            () = self.site.drain.cancelled() => {}
             Some(ended) = self.running.join_next() => self.end(ended.expect("handlers' panics are caught, and a unit has none of its own")),
             permit = permits.acquire_owned(), if wants_permit => {
-                if let Ok(permit) = permit {
-                    self.start(permit);
-                }
+                self.permit = permit.ok();
+                self.start();
             }
-            () = self.runner.gate.opened(), if !self.runner.gate.is_open() => {}
+            () = self.site.runner.gate.opened(), if !self.site.runner.gate.is_open() => {}
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -142,17 +132,24 @@ impl PartitionTask {
     }
 
     fn has_room(&self) -> bool {
-        let watermark = self.locked();
-        watermark.unfinished() < self.runner.options.buffer && watermark.span() < Options::SPAN && self.bytes < Options::BUFFER_BYTES
+        self.unfinished < self.site.runner.options.buffer && self.span < Options::SPAN && self.bytes < Options::BUFFER_BYTES
     }
 
     fn accept(&mut self, record: Incoming) {
-        let Some(ticket) = self.locked().add(record.offset) else { return };
+        let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
         let lane = self.lane_of(record.key(), record.offset);
-        let item = match Message::read(record, self.assumed_type) {
-            Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => return self.skip(ticket, message.event_type()),
+        let item = match Message::read(record, self.site.assumed_type) {
+            Ok(message) if self.site.runner.core.router.route(message.event_type()).is_none() => {
+                return self.skip(ticket, message.event_type());
+            }
             // A deletion on a compacted topic, by somebody who writes no headers.
             Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket, ""),
+            Ok(message) if self.may_begin(lane, &message) => {
+                if !self.begin(lane, ticket, Arc::new(message)) {
+                    self.lanes.occupy(lane);
+                }
+                return;
+            }
             Ok(message) => Item::Event(ticket, Arc::new(message)),
             Err((malformed, record)) => Item::Malformed(ticket, record, malformed.to_string()),
         };
@@ -161,12 +158,12 @@ impl PartitionTask {
     }
 
     fn skip(&mut self, ticket: Ticket, event_type: &str) {
-        self.runner.statistics.unknown(event_type);
-        self.locked().finish(ticket);
+        self.site.runner.statistics.unknown(event_type);
+        self.note(|watermark| watermark.finish(ticket));
     }
 
     fn lane_of(&self, key: Option<&[u8]>, offset: i64) -> u64 {
-        match (self.runner.options.order, key) {
+        match (self.site.runner.options.order, key) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
             // An offset is one of a kind; mixed, since the map takes it as it is.
@@ -179,19 +176,38 @@ impl PartitionTask {
     /// Starts what may start, as long as there are permits; how many units.
     fn start_ready(&mut self) -> usize {
         for started in 0..SLICE {
-            if !self.lanes.has_ready() || !self.runner.gate.is_open() {
+            if !self.lanes.has_ready() || !self.site.runner.gate.is_open() || !self.has_permit() {
                 return started;
             }
-            let Ok(permit) = self.runner.permits.clone().try_acquire_owned() else { return started };
-            self.start(permit);
+            self.start();
         }
         SLICE
     }
 
-    fn start(&mut self, permit: OwnedSemaphorePermit) {
-        let max = self.runner.options.batch;
+    fn has_permit(&mut self) -> bool {
+        if self.permit.is_none() {
+            self.permit = self.site.runner.permits.clone().try_acquire_owned().ok();
+        }
+        self.permit.is_some()
+    }
+
+    /// Whether an event that has just come can be handled before it is put on its lane: it would be the next to start.
+    fn may_begin(&mut self, lane: u64, message: &Message) -> bool {
+        self.site.runner.options.batch == 1
+            && !self.lanes.has_ready()
+            && self.lanes.is_free(lane)
+            && self.site.runner.gate.is_open()
+            && (self.detours.is_empty() || message.as_it_came().key().is_none_or(|key| !self.detours.contains_key(key)))
+            && due_in(message).is_none()
+            && self.has_permit()
+    }
+
+    /// Starts the next lane, if there is a permit.
+    fn start(&mut self) {
+        let max = self.site.runner.options.batch;
         // What goes behind its waiting aggregate goes one by one.
         let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next));
+        let Some(permit) = self.permit.take() else { return };
         let Some((lane, mut items)) = self.lanes.start(if detoured { 1 } else { max }, Item::goes_with) else { return };
         let mut lanes = vec![(lane, items.len())];
         // Other aggregates' events share the transaction, if it may hold more.
@@ -200,28 +216,40 @@ impl PartitionTask {
             lanes.push((lane, more.len()));
             items.extend(more);
         }
-        let unit = Unit {
-            runner: self.runner.clone(),
-            detour: self.detour.clone(),
-            partition: self.feed.partition.clone(),
-            assumed_type: self.assumed_type,
-            drain: self.drain.clone(),
-            lanes,
-            detoured,
-        };
-        let mut unit: Pin<Box<dyn Future<Output = Ended> + Send>> = Box::pin(unit.run(items, permit));
-        // A handler that does not wait is done here and now, without a task of its own. The waker may be blind: a task polls again at once.
-        match unit.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(ended) => self.end(ended),
-            Poll::Pending => drop(self.running.spawn(unit)),
+        match &items[..] {
+            [Item::Event(ticket, message)] if !detoured && due_in(message).is_none() => {
+                self.permit = Some(permit);
+                self.bytes = self.bytes.saturating_sub(message.size());
+                if self.begin(lane, *ticket, message.clone()) {
+                    self.lanes.finish(lane);
+                }
+            }
+            _ => {
+                let unit = Unit { items, lanes, detoured };
+                self.running.spawn(self.site.clone().work(unit, permit));
+            }
+        }
+    }
+
+    /// Begins with an event by the permit that is here; true if it is handled already, since a handler that does not wait is called here and now. Otherwise it
+    /// has a task of its own, and runs on its lane.
+    fn begin(&mut self, lane: u64, ticket: Ticket, message: Arc<Message>) -> bool {
+        match self.site.runner.handle_now(&message) {
+            Ok(()) => {
+                self.note(|watermark| watermark.finish(ticket));
+                true
+            }
+            Err(begun) => {
+                let permit = self.permit.take().expect("nothing begins without a permit");
+                self.bytes += message.size();
+                self.running.spawn(self.site.clone().go_on(lane, ticket, message, begun, permit));
+                false
+            }
         }
     }
 
     fn end(&mut self, ended: Ended) {
-        {
-            let mut watermark = self.locked();
-            ended.finished.iter().for_each(|ticket| watermark.finish(*ticket));
-        }
+        self.note(|watermark| ended.finished.iter().for_each(|ticket| watermark.finish(*ticket)));
         self.bytes = self.bytes.saturating_sub(ended.bytes);
         if !ended.parked.is_empty() || ended.rejoined.is_some() {
             self.detours.extend(ended.parked.into_iter().map(|(key, after)| (key, Some(Instant::now() + after))));
@@ -241,7 +269,7 @@ impl PartitionTask {
 
     /// Learns which aggregates wait from before; false if the partition is given up meanwhile.
     async fn recall_detours(&mut self) -> bool {
-        let Some(detour) = self.detour.clone() else { return true };
+        let Some(detour) = self.site.detour.clone() else { return true };
         loop {
             let error = match detour.keys(&self.feed.partition).await {
                 Ok(keys) => {
@@ -252,9 +280,9 @@ impl PartitionTask {
                 }
                 Err(error) => error,
             };
-            tracing::warn!(subscriber = self.runner.name, topic = &*self.feed.partition.topic, %error, "which aggregates wait is not known yet");
+            tracing::warn!(subscriber = self.site.runner.name, topic = &*self.feed.partition.topic, %error, "which aggregates wait is not known yet");
             tokio::select! {
-                () = self.drain.cancelled() => return false,
+                () = self.site.drain.cancelled() => return false,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
@@ -278,7 +306,11 @@ impl PartitionTask {
         !self.detours.is_empty() && item.key().is_some_and(|key| self.detours.contains_key(key))
     }
 
-    fn locked(&self) -> MutexGuard<'_, Watermark> {
-        self.progress.watermark()
+    /// Writes into the watermark, and knows how much there is to it.
+    fn note<T>(&mut self, write: impl FnOnce(&mut Watermark) -> T) -> T {
+        let mut watermark = self.progress.watermark();
+        let written = write(&mut watermark);
+        (self.unfinished, self.span) = (watermark.unfinished(), watermark.span());
+        written
     }
 }

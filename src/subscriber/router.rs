@@ -11,7 +11,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use super::Delivery;
-use super::handler::{BoundHandler, HandlerError, TxSlot};
+use super::handler::{BoundHandler, Called, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
 use super::memory::MemoryInbox;
 use crate::event::Envelope;
@@ -96,6 +96,19 @@ impl Core {
 
     pub(super) fn memory(&self) -> Option<&MemoryInbox> {
         self.in_memory.get().map(|simulation| &simulation.memory)
+    }
+
+    /// Begins to handle a delivery. Most are one event for one handler and without a transaction: that is the handler's own future and nothing around it.
+    fn begin(self: &Arc<Self>, delivery: Delivery) -> Work {
+        if self.inbox.is_none()
+            && self.memory().is_none()
+            && delivery.len() == 1
+            && let Some([handler]) = self.router.route(delivery.event_type()).map(|route| &route.handlers[..])
+        {
+            return Work::Handler(handler.call(delivery));
+        }
+        let core = self.clone();
+        Work::Service(Box::pin(async move { core.handle(delivery).await }))
     }
 
     async fn handle(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
@@ -190,10 +203,32 @@ impl HandlerService {
     }
 
     /// One attempt.
-    pub(super) async fn handle(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
+    pub(super) fn begin(&self, delivery: Delivery) -> Work {
         match &self.0 {
-            Inner::Core(core) => core.handle(delivery).await,
-            Inner::Layered(service) => service.clone().oneshot(delivery).await.map_err(HandlerError::from_layer),
+            Inner::Core(core) => core.begin(delivery),
+            Inner::Layered(service) => {
+                let service = service.clone();
+                Work::Service(Box::pin(async move { service.oneshot(delivery).await.map_err(HandlerError::from_layer) }))
+            }
+        }
+    }
+}
+
+/// What one attempt does.
+pub(super) enum Work {
+    /// A handler of a subscriber that remembers nothing; what it publishes is nothing, as its type says.
+    Handler(Called),
+    /// Everything else.
+    Service(Pin<Box<dyn Future<Output = Result<Handled, HandlerError>> + Send>>),
+}
+
+impl Future for Work {
+    type Output = Result<Handled, HandlerError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Handler(called) => called.as_mut().poll(cx).map_ok(|_| Handled::Done),
+            Self::Service(work) => work.as_mut().poll(cx),
         }
     }
 }
@@ -215,7 +250,7 @@ impl Service<Delivery> for HandlerService {
     }
 
     fn call(&mut self, delivery: Delivery) -> Self::Future {
-        let service = self.clone();
-        Box::pin(async move { service.handle(delivery).await.map_err(Into::into) })
+        let work = self.begin(delivery);
+        Box::pin(async move { work.await.map_err(Into::into) })
     }
 }

@@ -25,6 +25,7 @@ use super::options::Options;
 use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
 use super::router::{Core, HandlerService};
+use super::unit::Site;
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, PartitionStatistics, Statistics, SubscriberState};
 use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, TopicError, create_like, partitions_of, retention};
@@ -326,7 +327,14 @@ impl Owner {
         let progress = Arc::new(Progress::new(Watermark::new(committed.map(|committed| committed.offset), restored)));
         let drain = CancellationToken::new();
         let assumed_type = self.topics.get(&*partition.topic).copied().flatten();
-        let task = PartitionTask::new(feed, self.runner.clone(), self.detour.clone(), assumed_type, progress.clone(), drain.clone());
+        let site = Site {
+            runner: self.runner.clone(),
+            detour: self.detour.clone(),
+            partition: partition.clone(),
+            assumed_type,
+            drain: drain.clone(),
+        };
+        let task = PartitionTask::new(feed, site, progress.clone());
         let task = self.runtime.spawn(task.run());
         let committed = committed.map(|committed| (committed.offset, committed.metadata.clone()));
         self.partitions.insert(partition, Owned { progress, drain, task, committed });

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Escalation;
-use super::attempt::{Parked, Runner, Settled};
+use super::attempt::{Attempt, Parked, Runner, Settled};
 use super::detour::{Detour, Head};
 use super::retry::Next;
 use super::statistics::Count;
@@ -71,33 +71,43 @@ pub(super) struct Ended {
     pub(super) rejoined: Option<Box<[u8]>>,
 }
 
-/// One piece of work.
-pub(super) struct Unit {
+/// What all work of a partition has in common.
+pub(super) struct Site {
     pub(super) runner: Arc<Runner>,
     pub(super) detour: Option<Arc<Detour>>,
     pub(super) partition: Partition,
+    /// The type of records that do not say theirs.
     pub(super) assumed_type: Option<&'static str>,
+    /// The partition is given up.
     pub(super) drain: CancellationToken,
+}
+
+/// One piece of work: one item, or events that share a transaction.
+pub(super) struct Unit {
+    pub(super) items: Vec<Item>,
     /// The lanes of its items, and how many of each.
     pub(super) lanes: Vec<(u64, usize)>,
     /// The aggregate of these events waits: they go behind it.
     pub(super) detoured: bool,
 }
 
-impl Unit {
+impl Site {
     /// Works until everything has ended or the partition is given up.
-    pub(super) async fn run(self, mut items: Vec<Item>, permit: OwnedSemaphorePermit) -> Ended {
-        let mut ended = Ended { lanes: self.lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
+    pub(super) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
+        let Unit { mut items, lanes, detoured } = unit;
+        let mut ended = Ended { lanes: lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
         ended.bytes = items.iter().map(Item::size).sum();
         if items.len() > 1 {
-            self.together(items, &mut ended).await;
+            self.together(items, &lanes, &mut ended).await;
             return ended;
         }
-        let (runner, drain) = (self.runner.clone(), self.drain.clone());
-        let mut turn = Turn::new(&runner, permit, &drain);
+        let mut turn = Turn::new(&self.runner, permit, &self.drain);
         match items.pop() {
+            Some(Item::Event(ticket, message) | Item::Single(ticket, message)) if detoured => {
+                ended.finished.extend(self.park(&message, &mut turn).await.then_some(ticket));
+            }
             Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
-                self.handle(ticket, &message, &mut turn, &mut ended).await
+                self.handle(ticket, &message, None, &mut turn, &mut ended).await;
             }
             Some(Item::Malformed(ticket, record, reason)) => {
                 let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
@@ -109,8 +119,23 @@ impl Unit {
         ended
     }
 
+    /// Goes on with an event of this lane whose first attempt has begun.
+    pub(super) async fn go_on(
+        self: Arc<Self>,
+        lane: u64,
+        ticket: Ticket,
+        message: Arc<Message>,
+        begun: Attempt,
+        permit: OwnedSemaphorePermit,
+    ) -> Ended {
+        let mut ended = Ended { lanes: vec![lane], bytes: message.size(), ..Ended::default() };
+        let mut turn = Turn::new(&self.runner, permit, &self.drain);
+        self.handle(ticket, &message, Some(begun), &mut turn, &mut ended).await;
+        ended
+    }
+
     /// Several events by one attempt. If it fails, they go back to the front of their lanes.
-    async fn together(&self, items: Vec<Item>, ended: &mut Ended) {
+    async fn together(&self, items: Vec<Item>, lanes: &[(u64, usize)], ended: &mut Ended) {
         let events = items.into_iter().filter_map(|item| match item {
             Item::Event(ticket, message) => Some((ticket, message)),
             _ => None,
@@ -122,12 +147,11 @@ impl Unit {
         }
         ended.bytes = 0;
         let mut items = tickets.into_iter().zip(messages).map(|(ticket, message)| Item::Single(ticket, message));
-        ended.singly = self.lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect();
+        ended.singly = lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect();
     }
 
-    async fn handle(&self, ticket: Ticket, message: &Arc<Message>, turn: &mut Turn<'_>, ended: &mut Ended) {
-        let end = if self.detoured { Settled::Park } else { self.runner.settle(message, turn, &self.runner.options.retry).await };
-        match end {
+    async fn handle(&self, ticket: Ticket, message: &Arc<Message>, begun: Option<Attempt>, turn: &mut Turn<'_>, ended: &mut Ended) {
+        match self.runner.settle(message, turn, &self.runner.options.retry, begun).await {
             Settled::Finished => ended.finished.push(ticket),
             Settled::Abandoned => {}
             Settled::Park => {
@@ -135,9 +159,7 @@ impl Unit {
                     return;
                 }
                 ended.finished.push(ticket);
-                if !self.detoured {
-                    ended.parked.push((message.as_it_came().key().unwrap_or_default().into(), self.first_pause()));
-                }
+                ended.parked.push((message.as_it_came().key().unwrap_or_default().into(), self.first_pause()));
             }
         }
     }

@@ -29,12 +29,22 @@ pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// Those of an argument, of the function, or of an event that cannot be encoded.
-    fn call(self, delivery: Delivery, state: Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
+    fn call(self, delivery: Delivery, state: &Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
 }
 
 macro_rules! or {
     ($Last:ty) => { $Last };
     ($First:ty, $($Rest:ty),+) => { <$First as Need>::Or<or!($($Rest),+)> };
+}
+
+/// The state for the arguments after the event. Without any it is not touched: all threads would count its owners for each event.
+macro_rules! state {
+    ($state:ident) => {
+        ()
+    };
+    ($state:ident, $($A:ident),+) => {
+        $state.clone()
+    };
 }
 
 macro_rules! functions {
@@ -53,10 +63,13 @@ macro_rules! functions {
             type Inbox = or!($($A::Inbox,)* R::Inbox);
             const BATCH: bool = A0::BATCH;
 
-            async fn call(self, delivery: Delivery, _state: Arc<S>) -> Result<Vec<Envelope>, HandlerError> {
-                let event = A0::decode(&delivery)?;
-                $(let $A = $A::take(&delivery, &_state).await?;)*
-                self(event, $($A,)*).await.into_outcome()
+            fn call(self, delivery: Delivery, _state: &Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static {
+                let _state = state!(_state $(, $A)*);
+                async move {
+                    let event = A0::decode(&delivery)?;
+                    $(let $A = $A::take(&delivery, &_state).await?;)*
+                    self(event, $($A,)*).await.into_outcome()
+                }
             }
         }
     };
@@ -72,11 +85,11 @@ functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6);
 functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6, A7 V7);
 
 /// The future of a handler whose type is forgotten.
-type Called = Pin<Box<dyn Future<Output = Result<Vec<Envelope>, HandlerError>> + Send>>;
+pub(in crate::subscriber) type Called = Pin<Box<dyn Future<Output = Result<Vec<Envelope>, HandlerError>> + Send>>;
 
 /// A handler whose arguments are forgotten; it still needs the state.
 pub(in crate::subscriber) trait ErasedHandler<S>: Send + Sync {
-    fn call(&self, delivery: Delivery, state: Arc<S>) -> Called;
+    fn call(&self, delivery: Delivery, state: &Arc<S>) -> Called;
 }
 
 /// A handler together with the state.
@@ -95,7 +108,7 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     S: Send + Sync + 'static,
 {
-    fn call(&self, delivery: Delivery, _: Arc<S>) -> Called {
+    fn call(&self, delivery: Delivery, _: &Arc<S>) -> Called {
         let called = (self.0)(delivery);
         Box::pin(async move { called.await.map(|()| Vec::new()) })
     }
@@ -112,13 +125,13 @@ where
 }
 
 impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for Erased<H, Args> {
-    fn call(&self, delivery: Delivery, state: Arc<S>) -> Called {
+    fn call(&self, delivery: Delivery, state: &Arc<S>) -> Called {
         Box::pin(self.0.clone().call(delivery, state))
     }
 }
 
 impl<S: Send + Sync> BoundHandler for (Box<dyn ErasedHandler<S>>, Arc<S>) {
     fn call(&self, delivery: Delivery) -> Called {
-        self.0.call(delivery, self.1.clone())
+        self.0.call(delivery, &self.1)
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 
 use super::HandlerError;
+use super::meta::decode;
 use crate::event::DomainEvent;
 use crate::subscriber::Delivery;
 
@@ -47,7 +48,7 @@ impl<E: DomainEvent> EventArgument for Event<E> {
     const BATCH: bool = false;
 
     fn decode(delivery: &Delivery) -> Result<Self, HandlerError> {
-        delivery.meta().decode().map(Self)
+        decode(delivery.first()).map(Self)
     }
 }
 

@@ -138,12 +138,17 @@ impl Meta {
     ///
     /// A [`HandlerError`] with the verdict `DeadLetter`: a tombstone, a newer version than this code knows, or a payload that is no such event.
     pub fn decode<E: DomainEvent>(&self) -> Result<E, HandlerError> {
-        let data = self.data().ok_or_else(|| HandlerError::dead_letter(format!("a tombstone is no `{}`", std::any::type_name::<E>())))?;
-        decode_version(self.version(), data).map_err(|error| match error {
-            VersionError::Codec(error) => error.into(),
-            error => HandlerError::dead_letter(error),
-        })
+        decode(&self.message)
     }
+}
+
+/// A record's event, decoded.
+pub(in crate::subscriber) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
+    let data = message.data().ok_or_else(|| HandlerError::dead_letter(format!("a tombstone is no `{}`", std::any::type_name::<E>())))?;
+    decode_version(message.version(), data).map_err(|error| match error {
+        VersionError::Codec(error) => error.into(),
+        error => HandlerError::dead_letter(error),
+    })
 }
 
 impl<S: Sync> FromDelivery<S> for Meta {

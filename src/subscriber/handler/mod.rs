@@ -19,7 +19,7 @@ mod tx;
 pub use argument::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
 pub use batch::Batch;
 pub use call::Handler;
-pub(super) use call::{BoundHandler, ErasedHandler, Plain, erase};
+pub(super) use call::{BoundHandler, Called, ErasedHandler, Plain, erase};
 pub use error::{HandlerError, Verdict};
 pub use event::{Event, EventArgument};
 pub use meta::Meta;
