@@ -183,7 +183,8 @@ async fn tables_made_by_hand_are_adopted() {
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;
-    assert_eq!(Migrations::new().run(&database.pool).await.expect("the tables fit").len(), 8);
+    let adopted = Migrations::new().run(&database.pool).await.expect("the tables fit");
+    assert_eq!(adopted.len(), by_hand.len() - 1, "each script but the first line, which only names the schema");
     let rows: i64 = sqlx::query_scalar("select count(*) from tidings.outbox").fetch_one(&database.pool).await.expect("the row is there");
     assert_eq!(rows, 1);
 }
