@@ -10,6 +10,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bare;
 mod fill;
 mod options;
 mod peers;
@@ -47,6 +48,9 @@ async fn main() -> Outcome<()> {
         for _ in 0..options.rounds {
             let database = servers.postgres.url();
             report.add(scenario, Path::Tidings, scenarios::run_apart(scenario, &brokers, &database, &topic, records)?);
+            if scenario == Scenario::NoWork {
+                report.add(scenario, Path::Bare, tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?);
+            }
             if !options.no_peers {
                 beside(scenario, &brokers, &database, &topic, records, &mut report).await;
             }

@@ -11,6 +11,8 @@ pub(crate) enum Path {
     Tidings,
     Peer(Peer),
     Pgbench,
+    /// The client that it reads by, alone.
+    Bare,
 }
 
 /// One round.
@@ -125,6 +127,7 @@ impl fmt::Display for Path {
             Self::Peer(Peer::ParallelConsumer) => "Parallel Consumer",
             Self::Peer(Peer::SpringKafka) => "Spring Kafka",
             Self::Pgbench => "pgbench",
+            Self::Bare => "librdkafka alone",
         })
     }
 }

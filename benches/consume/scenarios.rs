@@ -149,7 +149,7 @@ pub(crate) async fn database(server: &str) -> Outcome<String> {
 }
 
 /// User and system time of this process (Linux: `/proc`, in hundredths).
-fn cpu_seconds() -> f64 {
+pub(crate) fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0

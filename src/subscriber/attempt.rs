@@ -105,7 +105,7 @@ impl Runner {
         }
         let (mut failed, mut outages) = (0, 0);
         loop {
-            let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1)));
+            let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now()));
             let error = match self.end_of(attempt, message.event_type()).await {
                 Ok(handled) => {
                     self.handled(handled, message.event_type(), 1);
@@ -197,13 +197,13 @@ impl Runner {
     /// One attempt.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
-        self.end_of(self.begin(delivery), first.event_type()).await
+        self.end_of(self.begin(delivery, Instant::now()), first.event_type()).await
     }
 
     /// Begins an attempt, in a span of its own.
-    pub(super) fn begin(&self, delivery: Delivery) -> Attempt {
+    fn begin(&self, delivery: Delivery, began: Instant) -> Attempt {
         let span = self.span(&delivery);
-        Attempt { span, began: Instant::now(), state: AttemptState::Runs(self.service.begin(delivery)) }
+        Attempt { span, began, state: AttemptState::Runs(self.service.begin(delivery)) }
     }
 
     /// What comes of an attempt at an event of this type.
@@ -215,13 +215,14 @@ impl Runner {
     }
 
     /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
-    /// begun, and whoever settles the message goes on with it.
-    pub(super) fn handle_now(&self, message: &Arc<Message>) -> Result<(), Attempt> {
-        let mut attempt = self.begin(Delivery::one(message.clone(), 1));
+    /// begun, and whoever settles the message goes on with it. `now` becomes the time at its end.
+    pub(super) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant) -> Result<(), Attempt> {
+        let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now);
         match Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(handled)) => {
                 let counters = self.statistics.of(message.event_type());
-                counters.attempted(attempt.began.elapsed());
+                *now = Instant::now();
+                counters.attempted(*now - attempt.began);
                 self.handled_by(handled, counters, 1);
                 Ok(())
             }

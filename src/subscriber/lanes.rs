@@ -34,6 +34,11 @@ impl<T> Lanes<T> {
         entry.waiting.push_back(record);
     }
 
+    /// Whether nothing runs or waits on any lane.
+    pub(super) fn are_free(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
     /// Whether the lane has nothing that runs or waits.
     pub(super) fn is_free(&self, lane: u64) -> bool {
         !self.lanes.contains_key(&lane)
@@ -154,6 +159,7 @@ mod tests {
                     Step::Occupy(lane) => {
                         let idle = !running.contains(&lane) && model.get(&lane).is_none_or(VecDeque::is_empty);
                         prop_assert_eq!(lanes.is_free(lane), idle);
+                        prop_assert_eq!(lanes.are_free(), running.is_empty() && model.values().all(VecDeque::is_empty));
                         if idle {
                             lanes.occupy(lane);
                             running.push(lane);

@@ -370,6 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn what_threads_count_apart_is_told_as_one() {
+        let counters = Counters::default();
+        std::thread::scope(|scope| {
+            for n in 1..=2 * SHARDS as u64 {
+                let counters = &counters;
+                scope.spawn(move || {
+                    counters.add(Count::Handled, 1);
+                    counters.attempted(Duration::from_millis(n));
+                });
+            }
+        });
+        assert_eq!(counters.get(Count::Handled), 2 * SHARDS as u64);
+        #[cfg(feature = "metrics")]
+        {
+            let (sum, buckets) = counters.attempts();
+            assert!((sum - 0.136).abs() < 1e-9, "{sum}");
+            let counts: Vec<u64> = buckets.iter().map(|(_, count)| *count).filter(|count| *count > 0).collect();
+            // Up to 1.6, 3.2, 6.4, 12.8 and 25.6 ms.
+            assert_eq!(counts, [1, 2, 3, 6, 4]);
+        }
+    }
+
+    #[test]
     fn types_that_nobody_handles_are_counted_by_name_up_to_a_bound() {
         let statistics = Statistics::new("stock");
         (0..UNKNOWN_TYPES_MAX + 50).for_each(|n| statistics.unknown(&format!("T{n}")));
