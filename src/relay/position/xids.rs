@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use super::Snapshot;
 
 /// Most ranges kept. Beyond it the oldest is forgotten: what it held would be published again if the log were lost now.
-const RANGES_MAX: usize = 20_000;
+pub(super) const RANGES_MAX: usize = 20_000;
 
 /// A set of transaction ids: ascending ranges that do not touch. Ids come nearly in order, so inserting is nearly appending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +98,15 @@ impl XidSet {
     pub(crate) fn first_absent(&self, xid: u64) -> u64 {
         let at = self.ranges.partition_point(|(_, last)| *last < xid);
         self.ranges.get(at).filter(|(first, _)| *first <= xid).map_or(xid, |(_, last)| last + 1)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether one more may have it forget its oldest.
+    pub(super) fn is_full(&self) -> bool {
+        self.ranges.len() >= RANGES_MAX
     }
 
     /// How many ranges it takes to write it down.
