@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use super::Snapshot;
 
 /// Most ranges kept. Beyond it the oldest is forgotten: what it held would be published again if the log were lost now.
-pub(super) const RANGES_MAX: usize = 20_000;
+const RANGES_MAX: usize = 20_000;
 
 /// A set of transaction ids: ascending ranges that do not touch. Ids come nearly in order, so inserting is nearly appending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -182,9 +182,9 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
                insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '0', 'T', '0')";
     sqlx::raw_sql(sql).execute(&database.pool).await.expect("inserted");
     relay.says("kafka", &format!("topic `{}` does not exist", place.topic)).await;
-    for transaction in 1..=3 {
+    for transaction in 1..=8 {
         let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                   select 'order', $1::int || '-' || n, 'T', to_json(repeat('x', 20000)) from generate_series(1, 4000) n";
+                   select 'order', $1::int || '-' || n, 'T', to_json(repeat('x', 20000)) from generate_series(1, 1500) n";
         sqlx::query(sql).bind(transaction).execute(&database.pool).await.expect("inserted");
     }
     tokio::time::sleep(Duration::from_millis(1_500)).await;
