@@ -40,7 +40,7 @@ enum Lost {
 
 /// Decides from the slot, the position and what the operator wants.
 fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) -> First {
-    let fresh = *position == Position::start();
+    let fresh = position.is_start();
     match kept {
         _ if fresh && outbox.hand_over.is_some() && !moved => First::TakeOver,
         // What an interrupted beginning has published of the rows nobody knows: it begins anew.

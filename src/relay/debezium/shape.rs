@@ -168,7 +168,7 @@ impl Shape {
         position: &Position,
     ) -> Result<Self, Interruption> {
         let Self::Debezium { layout, log_only: None } = self else { return Ok(self) };
-        if *position == Position::start() {
+        if position.is_start() {
             let leaves = options.debezium.as_ref().is_some_and(|outbox| outbox.existing == ExistingRows::Leave);
             if leaves && options.source == SourceKind::Poll {
                 return Err(Interruption::Refused(format!(

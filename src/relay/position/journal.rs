@@ -1,16 +1,16 @@
 //! Positions as records of the relay's own topic: what is written with each batch, and what is read back at a start.
 //!
-//! Most records hold the whole position. When `also` is long, a record holds what was added to it since the record before, and the chain that
-//! began with the last whole one is read back together. Keys number the records of a chain, so that compaction keeps exactly one chain.
+//! Most records hold the whole position. When `also` and `streamed` are long, a record holds what was added to them since the record before, and the chain
+//! that began with the last whole one is read back together. Keys number the records of a chain, so that compaction keeps exactly one chain.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, Position};
+use super::{Identity, Position, SeqSet};
 
 /// The format's version.
 const VERSION: u32 = 1;
 
-/// `also` is written whole up to this many ranges (about 30 bytes each).
+/// `also` and `streamed` are written whole up to this many ranges (about 30 bytes each).
 const WHOLE_RANGES: usize = 32;
 
 /// Most records of a chain: bounds what a start reads.
@@ -67,12 +67,14 @@ impl Journal {
         let chained = self
             .last
             .as_ref()
-            .filter(|last| position.also.ranges() > WHOLE_RANGES && self.chain + 1 < CHAIN_MAX && last.seen == position.seen);
+            .filter(|last| ranges(position) > WHOLE_RANGES && self.chain + 1 < CHAIN_MAX && last.seen == position.seen)
+            .filter(|last| last.streamed.is_some() == position.streamed.is_some());
         let mut written = position.clone();
         match chained {
             Some(last) => {
                 self.chain += 1;
                 written.also = position.also.without(&last.also);
+                written.streamed = position.streamed.as_ref().zip(last.streamed.as_ref()).map(|(now, then)| now.without(then));
             }
             None => self.chain = 0,
         }
@@ -87,6 +89,11 @@ impl Journal {
         };
         (self.chain.to_string(), serde_json::to_vec(&entry).expect("a position is plain data"))
     }
+}
+
+/// How long the two sets are that a position may be long by.
+fn ranges(position: &Position) -> usize {
+    position.also.ranges() + position.streamed.as_ref().map_or(0, SeqSet::ranges)
 }
 
 /// Reads records back, in the order of their offsets. What cannot be read is forgotten once a whole position follows it: the operator has
@@ -130,8 +137,10 @@ impl Replay {
             (Some(state), _) if entry.number == state.number + 1 => {
                 let mut also = std::mem::take(&mut state.position.also);
                 also.extend(&entry.position.also);
+                let mut streamed = state.position.streamed.take();
+                streamed.iter_mut().zip(&entry.position.streamed).for_each(|(all, new)| all.extend(new));
                 *state = entry;
-                state.position.also = also;
+                (state.position.also, state.position.streamed) = (also, streamed);
             }
             (Some(state), _) => return Err(JournalError::Gap { before: state.number, number: entry.number }),
         }
@@ -176,9 +185,13 @@ mod tests {
             let mut records: Vec<(String, Vec<u8>)> = Vec::new();
             for (step, (count, settle)) in steps.iter().enumerate() {
                 (0..*count).for_each(|n| position.also.insert(1_000 * step as u64 + 2 * n + 5));
+                if let Some(streamed) = &mut position.streamed {
+                    (0..*count as i64).for_each(|n| assert!(streamed.insert(2_000 * step as i64 + 3 * n + 1)));
+                }
                 if *settle {
                     position.seen = format!("{0}:{0}:", 1_000 * step + 900).parse().expect("a snapshot");
                     position.also = position.also.unseen_by(&position.seen.clone());
+                    position.streamed = (step % 7 != 6).then(SeqSet::default);
                 }
                 records.push(journal.write(&position));
             }

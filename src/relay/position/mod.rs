@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! published  =  what `seen` sees                                    a snapshot, as Postgres writes it
-//!            ∪  the transactions in `also`                          streamed, and not yet seen by a settled snapshot
+//!            ∪  the transactions in `also`                          streamed, and not yet seen by a settled snapshot: what `streamed` has of them
 //!            ∪  the first `events` events of `partial`              a Kafka transaction may end within one of Postgres's
 //!            ∪  rows up to `after` of what `window.to` sees         a window of the table that is being read
 //!            ∪  the events in `given_up`                            by the operator, one by one
@@ -18,6 +18,11 @@
 //! published, S sees nothing that is not. (The flush position instead of the insert position is wrong: a transaction may be visible
 //! before its commit record is flushed.)
 //!
+//! That the stream brought a transaction does not say that it brought all of its events. Whether a publication publishes an insert is decided insert by insert,
+//! by the catalog as it was at that place of the log; a transaction in whose middle somebody alters the publication comes in part, and a table beside the outbox
+//! in the publication has it come without any. Therefore a position knows the single events (`streamed`), and the comparison with the table (`source/pairing.rs`)
+//! finds what was left out, by whichever session and source it comes to that.
+//!
 //! The other way round is the *cover rule* ([`Coverage`]), by which a stream may follow a table: take L, then a snapshot S. A later snapshot E that
 //! sees every transaction S had not (`E.xmin >= S.xmax`) sees every commit before L: one that E does not see has its id from after S, so from after L.
 
@@ -26,6 +31,7 @@ mod identity;
 mod journal;
 mod moves;
 mod progress;
+mod seqs;
 mod snapshot;
 mod xids;
 
@@ -35,6 +41,7 @@ pub(crate) use journal::{Journal, Replay};
 #[cfg(feature = "cli")]
 pub(crate) use moves::GIVEN_UP_MAX;
 pub(crate) use progress::{Pair, Progress};
+pub(crate) use seqs::SeqSet;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use xids::XidSet;
 
@@ -49,6 +56,10 @@ pub(crate) struct Position {
     pub(crate) seen: Snapshot,
     /// Every event of these.
     pub(crate) also: XidSet,
+    /// The events that the log has brought of `also` and `partial`, and maybe some that `seen` sees; none if that is not known: there were too many to remember, or an
+    /// earlier version wrote the position. Then all of `also` counts as brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) streamed: Option<SeqSet>,
     /// And the first events of this one.
     pub(crate) partial: Option<Partial>,
     /// And part of what this window of the table holds.
@@ -104,13 +115,21 @@ pub(crate) struct Witness {
 }
 
 impl Position {
-    /// Whether the event that transaction `xid` inserted as `seq` is published, or was passed. As `is_published` in the database.
+    /// Whether the event that transaction `xid` inserted as `seq` is published, or was passed. As `is_published` in the database, which takes a transaction
+    /// that the log has brought for whole.
     pub(crate) fn covers(&self, xid: u64, seq: i64) -> bool {
         self.seen.sees(xid)
-            || self.also.contains(xid)
-            || self.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
+            || self.has_streamed(xid, seq)
             || self.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
             || self.gave_up(seq)
+    }
+
+    /// Whether the log has brought the event that transaction `xid` inserted as `seq`.
+    pub(crate) fn has_streamed(&self, xid: u64, seq: i64) -> bool {
+        match &self.streamed {
+            Some(streamed) => streamed.contains(seq),
+            None => self.also.contains(xid) || self.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq),
+        }
     }
 
     /// Nothing is published.
@@ -118,6 +137,7 @@ impl Position {
         Self {
             seen: Snapshot::of_nothing(),
             also: XidSet::default(),
+            streamed: None,
             partial: None,
             window: None,
             log: Lsn::default(),
@@ -127,6 +147,11 @@ impl Position {
             given_up: Vec::new(),
             forgone: 0,
         }
+    }
+
+    /// Whether it is [`start`](Self::start), before which nothing was streamed, whether that is known or not.
+    pub(crate) fn is_start(&self) -> bool {
+        Self { streamed: None, ..self.clone() } == Self::start()
     }
 }
 
@@ -146,5 +171,25 @@ mod tests {
         for (xid, seq) in [(10, 99), (30, 99), (40, 8), (41, 7), (42, 1)] {
             assert!(!position.covers(xid, seq), "{xid} {seq}");
         }
+        // Known event by event, a transaction that was streamed covers what came of it and no more.
+        let mut streamed = SeqSet::default();
+        assert!(streamed.insert(99) && streamed.insert(9));
+        position.streamed = Some(streamed);
+        for (xid, seq) in [(9, 98), (20, 99), (30, 9), (40, 7)] {
+            assert!(position.covers(xid, seq), "{xid} {seq}");
+        }
+        assert!(!position.covers(20, 98) && !position.covers(30, 8));
+    }
+
+    #[test]
+    fn a_position_that_an_earlier_version_wrote_is_read_and_does_not_know_single_events() {
+        let mut position = Position { streamed: Some(SeqSet::default()), ..Position::start() };
+        position.also.insert(20);
+        let mut written = serde_json::to_value(&position).expect("plain data");
+        assert_eq!(written["streamed"], "{}");
+        written.as_object_mut().expect("an object").remove("streamed");
+        let read: Position = serde_json::from_value(written).expect("read");
+        assert_eq!(read, Position { streamed: None, ..position });
+        assert!(read.covers(20, 1));
     }
 }

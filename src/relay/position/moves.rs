@@ -18,6 +18,8 @@ impl Position {
         Self {
             seen: self.seen.below(first),
             also: self.also.below(first),
+            // By `seq` it cannot be told which of them are to be published again.
+            streamed: None,
             partial: self.partial.filter(|partial| partial.xid < first),
             given_up: self.given_up.iter().copied().filter(|event| event.xid < first).collect(),
             released: self.released.clone(),
@@ -36,6 +38,7 @@ impl Position {
     pub(crate) fn skipped_to(&self, snapshot: Snapshot, insert: Lsn, floor: u64) -> Self {
         Self {
             also: self.also.unseen_by(&snapshot),
+            streamed: self.streamed.clone(),
             partial: self.partial.filter(|partial| !snapshot.sees(partial.xid)),
             given_up: self.given_up.iter().copied().filter(|event| !snapshot.sees(event.xid)).collect(),
             window: None,

@@ -1,10 +1,7 @@
 //! The position of what has been *sent*: moves on event by event, and is stored once what was sent is safe.
 
-use super::{Partial, Position, Snapshot, Window, Witness, XidSet};
+use super::{Partial, Position, SeqSet, Snapshot, Window, Witness, XidSet};
 use crate::postgres::Lsn;
-
-/// Most streamed events remembered for the comparison with the table; beyond it a pair settles without one.
-const REMEMBERED_MAX: usize = 200_000;
 
 /// Where a relay is while it works.
 #[derive(Debug)]
@@ -12,7 +9,7 @@ pub(crate) struct Progress {
     position: Position,
     open: Option<Open>,
     pair: Option<(Snapshot, Lsn)>,
-    streamed: Streamed,
+    generation: Generation,
 }
 
 /// The transaction whose events the stream brings now.
@@ -33,13 +30,14 @@ enum Skip {
     All,
 }
 
-/// What the stream has brought of transactions that no settled snapshot sees yet.
+/// What the position's `streamed` can forget, and when: a generation of events goes once a settled snapshot sees all their transactions. (Which transaction an
+/// event belongs to is not remembered: that would take memory by the event.)
 #[derive(Debug, Default)]
-struct Streamed {
-    events: Vec<(u64, i64)>,
-    overflowed: bool,
-    /// Transactions that an earlier session streamed: their events are not in `events`.
-    before: XidSet,
+struct Generation {
+    /// Transactions of the older generation that no settled snapshot sees yet. While `streamed` is not known, those of which it is not.
+    elders: XidSet,
+    /// Events of the younger one.
+    young: SeqSet,
 }
 
 /// A pair whose snapshot is about to become the position's, and what the stream brought of what it sees.
@@ -47,27 +45,32 @@ struct Streamed {
 pub(crate) struct Pair {
     pub(crate) seen: Snapshot,
     pub(crate) to: Snapshot,
-    /// `(xid, seq)` of the events that were streamed since; none if there were too many to remember.
-    pub(crate) streamed: Option<Vec<(u64, i64)>>,
-    /// Transactions to leave out of the comparison.
+    /// The events that were streamed since, and maybe others that were published; none if there is too much of which it is not known.
+    pub(crate) streamed: Option<SeqSet>,
+    /// Transactions to leave out of the comparison: what the stream brought of them is not known.
     pub(crate) unknown: XidSet,
 }
 
 impl Progress {
     /// Goes on from where everything is safe.
-    pub(crate) fn new(position: Position) -> Self {
-        let mut before = position.also.clone();
+    pub(crate) fn new(mut position: Position) -> Self {
+        let mut elders = position.also.clone();
         // Its first events were streamed by an earlier session too.
-        position.partial.iter().for_each(|partial| before.insert(partial.xid));
-        Self { position, open: None, pair: None, streamed: Streamed { before, ..Streamed::default() } }
+        position.partial.iter().for_each(|partial| elders.insert(partial.xid));
+        if elders.is_empty() {
+            // Of nothing it is known what was streamed of it.
+            position.streamed.get_or_insert_default();
+        }
+        Self { position, open: None, pair: None, generation: Generation { elders, young: SeqSet::default() } }
     }
 
     /// The position after what has been sent so far.
     pub(crate) fn position(&self) -> Position {
         let mut position = self.position.clone();
         if let Some(open) = &self.open
-            && open.skip != Skip::All
             && open.events > 0
+            // As long as it brings what is published already, the partial one is as it was.
+            && !open.skip.covers(open.events)
         {
             position.partial = Some(Partial { xid: open.xid, events: open.events, seq: open.last_seq });
         }
@@ -108,11 +111,7 @@ impl Progress {
     /// Whether the transaction's next event is to be published; one that is not is counted here.
     pub(crate) fn wants_event(&mut self) -> bool {
         let Some(open) = &mut self.open else { return false };
-        let wanted = match open.skip {
-            Skip::All => false,
-            Skip::First(events) => open.events >= events,
-            Skip::None => true,
-        };
+        let wanted = !open.skip.covers(open.events + 1);
         if !wanted {
             open.events += 1;
         }
@@ -125,7 +124,7 @@ impl Progress {
         if given_up && let Some(open) = &mut self.open {
             open.events += 1;
             open.last_seq = open.last_seq.max(seq);
-            self.streamed.note(open.xid, seq);
+            self.note(seq);
         }
         given_up
     }
@@ -136,7 +135,25 @@ impl Progress {
         open.events += 1;
         open.last_seq = open.last_seq.max(seq);
         self.position.witness = Some(Witness { id, seq, xid: open.xid });
-        self.streamed.note(open.xid, seq);
+        self.note(seq);
+    }
+
+    /// An event that the stream had left out was sent.
+    pub(crate) fn sent_late(&mut self, seq: i64) {
+        self.note(seq);
+    }
+
+    fn note(&mut self, seq: i64) {
+        let Generation { elders, young } = &mut self.generation;
+        if self.position.streamed.as_mut().is_none_or(|streamed| streamed.insert(seq)) && young.insert(seq) {
+            return;
+        }
+        // From here on it is not known, until a settled snapshot sees all that this concerns.
+        if self.position.streamed.take().is_some() || !young.is_empty() {
+            (*elders, *young) = (self.position.also.clone(), SeqSet::default());
+            self.position.partial.iter().for_each(|partial| elders.insert(partial.xid));
+        }
+        self.open.iter().for_each(|open| elders.insert(open.xid));
     }
 
     /// The transaction is complete. The stream is in commit order, so every commit before its end is published.
@@ -170,35 +187,44 @@ impl Progress {
             return None;
         }
         let (to, _) = self.pair.take_if(|(_, insert)| self.position.log >= *insert)?;
-        let streamed = (!self.streamed.overflowed).then(|| {
-            self.streamed.events.iter().filter(|(xid, _)| to.sees(*xid) && !self.streamed.before.contains(*xid)).copied().collect()
-        });
-        Some(Pair { seen: self.position.seen.clone(), to, streamed, unknown: self.streamed.before.clone() })
+        let Generation { elders, young } = &self.generation;
+        let (streamed, unknown) = match &self.position.streamed {
+            Some(streamed) => (Some(streamed.clone()), XidSet::default()),
+            None => ((!elders.is_full()).then(|| young.clone()), elders.clone()),
+        };
+        Some(Pair { seen: self.position.seen.clone(), to, streamed, unknown })
     }
 
     /// Everything that `snapshot` sees is published.
     pub(crate) fn settle(&mut self, snapshot: Snapshot) {
         self.position.also = self.position.also.unseen_by(&snapshot);
-        self.streamed.settle(&snapshot);
+        self.generation.elders = self.generation.elders.unseen_by(&snapshot);
         if self.position.partial.is_some_and(|partial| snapshot.sees(partial.xid)) {
             self.position.partial = None;
         }
         self.position.given_up.retain(|event| !snapshot.sees(event.xid));
         self.position.seen = snapshot;
+        if self.generation.elders.is_empty() {
+            self.position.streamed = Some(std::mem::take(&mut self.generation.young));
+            self.generation.elders = self.position.also.clone();
+            self.position.partial.iter().for_each(|partial| self.generation.elders.insert(partial.xid));
+        }
     }
 
     // The table.
 
     /// A window of the table is read: what `to` sees; `insert` is the log's insert position that was read after it.
     pub(crate) fn open_window(&mut self, to: Snapshot, insert: Lsn) {
+        // Nothing is streamed any more: a transaction of which the stream brought a part is one that the window goes on with.
+        self.position = self.position();
+        self.open = None;
         self.position.reach = self.position.reach.max(insert);
         self.position.window = Some(Window { to, after: 0 });
     }
 
     /// Whether a row of the window is to be published.
     pub(crate) fn wants_row(&self, xid: u64, seq: i64) -> bool {
-        let partly = |partial: Partial| partial.xid == xid && seq <= partial.seq;
-        !self.position.also.contains(xid) && !self.position.partial.is_some_and(partly) && !self.position.gave_up(seq)
+        !self.position.has_streamed(xid, seq) && !self.position.gave_up(seq)
     }
 
     /// The window's rows up to this one are sent or were not wanted.
@@ -217,21 +243,13 @@ impl Progress {
     }
 }
 
-impl Streamed {
-    fn note(&mut self, xid: u64, seq: i64) {
-        if self.events.len() < REMEMBERED_MAX {
-            self.events.push((xid, seq));
-        } else {
-            self.overflowed = true;
-        }
-    }
-
-    fn settle(&mut self, snapshot: &Snapshot) {
-        self.events.retain(|(xid, _)| !snapshot.sees(*xid));
-        self.before = self.before.unseen_by(snapshot);
-        if std::mem::take(&mut self.overflowed) {
-            // What was not remembered is unknown like what an earlier session streamed.
-            self.overflowed = !self.events.is_empty();
+impl Skip {
+    /// Whether all of the transaction's first `events` events are published already.
+    fn covers(self, events: u64) -> bool {
+        match self {
+            Self::None => false,
+            Self::First(published) => events <= published,
+            Self::All => true,
         }
     }
 }
@@ -240,21 +258,134 @@ impl Streamed {
 mod tests {
     use super::*;
 
+    fn snapshot(text: &str) -> Snapshot {
+        text.parse().expect("a snapshot")
+    }
+
+    fn seqs(seqs: &[i64]) -> SeqSet {
+        let mut set = SeqSet::default();
+        assert!(seqs.iter().all(|seq| set.insert(*seq)));
+        set
+    }
+
+    /// The stream brings a transaction of these events.
+    fn stream(progress: &mut Progress, xid: u32, events: &[i64]) {
+        progress.begin(xid);
+        for seq in events {
+            if progress.wants_event() {
+                progress.sent(uuid::Uuid::nil(), *seq);
+            }
+        }
+        progress.end(Lsn(u64::from(xid)));
+    }
+
     #[test]
-    fn a_transaction_that_an_earlier_session_began_is_left_out_of_the_comparison_with_the_table() {
-        let seen: Snapshot = "10:10:".parse().expect("a snapshot");
-        let partial = Some(Partial { xid: 12, events: 2, seq: 2 });
-        let mut progress = Progress::new(Position { seen, partial, ..Position::start() });
-        progress.pair("20:20:".parse().expect("a snapshot"), Lsn(50));
-        progress.begin(12);
-        assert!(!progress.wants_event() && !progress.wants_event() && progress.wants_event());
-        progress.sent(uuid::Uuid::nil(), 3);
-        progress.end(Lsn(60));
-        progress.begin(13);
-        progress.sent(uuid::Uuid::nil(), 4);
-        progress.end(Lsn(70));
+    fn a_relay_that_has_published_nothing_stands_at_the_start() {
+        assert!(Position::start().is_start() && Progress::new(Position::start()).settled().is_start());
+        let mut progress = Progress::new(Position::start());
+        stream(&mut progress, 11, &[1]);
+        assert!(!progress.settled().is_start());
+    }
+
+    #[test]
+    fn what_an_earlier_session_streamed_is_compared_event_by_event() {
+        let mut earlier = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        stream(&mut earlier, 11, &[1]);
+        earlier.begin(12);
+        earlier.sent(uuid::Uuid::nil(), 3);
+        let mut progress = Progress::new(earlier.position());
+        progress.pair(snapshot("20:20:"), Lsn(13));
+        stream(&mut progress, 12, &[3, 4]);
+        stream(&mut progress, 13, &[6]);
         let pair = progress.reached().expect("passed");
-        assert_eq!(pair.streamed, Some(vec![(13, 4)]));
-        assert!(pair.unknown.contains(12) && !pair.unknown.contains(13));
+        // So 2 of transaction 11 and 5 of transaction 12, which the publication left out, are missing.
+        assert_eq!((pair.streamed, pair.unknown), (Some(seqs(&[1, 3, 4, 6])), XidSet::default()));
+        // A window of the table would find them, too.
+        let wanted = |progress: &Progress| [(11, 1), (11, 2), (12, 4), (12, 5)].map(|(xid, seq)| progress.wants_row(xid, seq));
+        assert_eq!(wanted(&progress), [false, true, false, true]);
+        // One that was published late is not published again, should the session end before the pair is settled.
+        progress.sent_late(2);
+        assert_eq!(wanted(&Progress::new(progress.position())), [false, false, false, true]);
+    }
+
+    #[test]
+    fn of_a_position_that_does_not_know_single_events_whole_transactions_are_left_out_of_the_comparison_until_a_snapshot_sees_them() {
+        let mut position = Position { seen: snapshot("10:10:"), ..Position::start() };
+        position.also.insert(11);
+        position.partial = Some(Partial { xid: 12, events: 2, seq: 2 });
+        let mut progress = Progress::new(position);
+        assert!(!progress.wants_row(11, 9) && !progress.wants_row(12, 2) && progress.wants_row(12, 3));
+        progress.pair(snapshot("13:13:"), Lsn(13));
+        stream(&mut progress, 12, &[1, 2, 3]);
+        stream(&mut progress, 13, &[4]);
+        let pair = progress.reached().expect("passed");
+        assert_eq!(pair.streamed, Some(seqs(&[3, 4])));
+        assert!(pair.unknown.contains(11) && pair.unknown.contains(12) && !pair.unknown.contains(13));
+        progress.settle(pair.to);
+        assert_eq!(progress.position().streamed, Some(seqs(&[3, 4])));
+    }
+
+    #[test]
+    fn events_are_forgotten_once_a_settled_snapshot_sees_their_transactions_and_not_before() {
+        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        stream(&mut progress, 11, &[1]);
+        stream(&mut progress, 12, &[2]);
+        // 11 is committed, and not visible yet.
+        progress.settle(snapshot("11:13:11"));
+        assert!(!progress.wants_row(11, 1));
+        stream(&mut progress, 14, &[3]);
+        progress.settle(snapshot("11:15:11"));
+        stream(&mut progress, 16, &[5]);
+        progress.settle(snapshot("11:17:11"));
+        assert!(!progress.wants_row(11, 1));
+        progress.settle(snapshot("18:18:"));
+        progress.settle(snapshot("19:19:"));
+        assert_eq!(progress.position().streamed, Some(SeqSet::default()));
+    }
+
+    #[test]
+    fn a_stream_without_numbers_and_one_of_too_many_pieces_count_whole_transactions() {
+        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        stream(&mut progress, 11, &[1]);
+        stream(&mut progress, 12, &[0]);
+        assert!(!progress.wants_row(11, 7) && !progress.wants_row(12, 8) && progress.wants_row(13, 9));
+        progress.settle(snapshot("13:13:"));
+        assert_eq!(progress.position().streamed, Some(SeqSet::default()));
+        progress.begin(14);
+        (0..30_000).for_each(|n| progress.sent(uuid::Uuid::nil(), 10 + 2 * n));
+        progress.end(Lsn(14));
+        assert_eq!(progress.position().streamed, None);
+        progress.pair(snapshot("16:16:"), Lsn(14));
+        stream(&mut progress, 15, &[9]);
+        let pair = progress.reached().expect("passed");
+        assert!(
+            pair.unknown.contains(14)
+                && !pair.unknown.contains(15)
+                && pair.streamed.is_some_and(|streamed| streamed.contains(9) && !streamed.contains(10))
+        );
+    }
+
+    #[test]
+    fn a_transaction_of_which_the_stream_brought_a_part_is_not_repeated_from_the_table() {
+        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        progress.begin(11);
+        progress.sent(uuid::Uuid::nil(), 1);
+        progress.open_window(snapshot("12:12:"), Lsn(90));
+        assert!(!progress.wants_row(11, 1) && progress.wants_row(11, 2));
+        assert_eq!(progress.settled().partial, Some(Partial { xid: 11, events: 1, seq: 1 }));
+    }
+
+    #[test]
+    fn a_position_does_not_go_back_while_the_stream_brings_once_more_what_is_published_of_a_transaction() {
+        let partial = Some(Partial { xid: 11, events: 2, seq: 2 });
+        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), partial, ..Position::start() });
+        progress.begin(11);
+        for _ in 0..2 {
+            assert!(!progress.wants_event());
+            assert_eq!(progress.position().partial, partial);
+        }
+        assert!(progress.wants_event());
+        progress.sent(uuid::Uuid::nil(), 3);
+        assert_eq!(progress.position().partial, Some(Partial { xid: 11, events: 3, seq: 3 }));
     }
 }

@@ -100,6 +100,15 @@ impl XidSet {
         self.ranges.get(at).filter(|(first, _)| *first <= xid).map_or(xid, |(_, last)| last + 1)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether one more may have it forget its oldest.
+    pub(super) fn is_full(&self) -> bool {
+        self.ranges.len() >= RANGES_MAX
+    }
+
     /// How many ranges it takes to write it down.
     pub(crate) fn ranges(&self) -> usize {
         self.ranges.len()

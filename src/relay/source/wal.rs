@@ -135,11 +135,12 @@ impl WalSource {
         shutdown: &CancellationToken,
     ) -> Result<Option<u64>, Interruption> {
         if let Some(pair) = books.progress.reached() {
-            let missing = match self.shape.log_only() {
+            let mut missing = match self.shape.log_only() {
                 None => pairing::missing(books.ledger.session(), &self.options.quoted_table(), &pair).await?,
                 // There is nothing to compare with.
                 Some(_) => Vec::new(),
             };
+            missing.retain(|seq| !books.progress.settled().gave_up(*seq));
             if !missing.is_empty() {
                 tracing::error!(
                     events = missing.len(),
