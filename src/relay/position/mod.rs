@@ -126,9 +126,11 @@ impl Position {
 
     /// Whether the log has brought the event that transaction `xid` inserted as `seq`.
     pub(crate) fn has_streamed(&self, xid: u64, seq: i64) -> bool {
+        // By its number alone it cannot be told: an outbox that is truncated may have its numbers begin anew.
+        let (also, partial) = (self.also.contains(xid), self.partial.filter(|partial| partial.xid == xid));
         match &self.streamed {
-            Some(streamed) => streamed.contains(seq),
-            None => self.also.contains(xid) || self.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq),
+            Some(streamed) => (also || partial.is_some()) && streamed.contains(seq),
+            None => also || partial.is_some_and(|partial| seq <= partial.seq),
         }
     }
 
@@ -178,7 +180,7 @@ mod tests {
         for (xid, seq) in [(9, 98), (20, 99), (30, 9), (40, 7)] {
             assert!(position.covers(xid, seq), "{xid} {seq}");
         }
-        assert!(!position.covers(20, 98) && !position.covers(30, 8));
+        assert!(!position.covers(20, 98) && !position.covers(30, 8) && !position.covers(21, 99));
     }
 
     #[test]

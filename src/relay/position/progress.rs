@@ -139,8 +139,12 @@ impl Progress {
     }
 
     /// An event that the stream had left out was sent.
-    pub(crate) fn sent_late(&mut self, seq: i64) {
+    pub(crate) fn sent_late(&mut self, xid: u64, seq: i64) {
         self.note(seq);
+        // Without its events it would count as whole.
+        if self.position.streamed.is_some() {
+            self.position.also.insert(xid);
+        }
     }
 
     fn note(&mut self, seq: i64) {
@@ -304,8 +308,11 @@ mod tests {
         let wanted = |progress: &Progress| [(11, 1), (11, 2), (12, 4), (12, 5)].map(|(xid, seq)| progress.wants_row(xid, seq));
         assert_eq!(wanted(&progress), [false, true, false, true]);
         // One that was published late is not published again, should the session end before the pair is settled.
-        progress.sent_late(2);
-        assert_eq!(wanted(&Progress::new(progress.position())), [false, false, false, true]);
+        progress.sent_late(11, 2);
+        progress.sent_late(14, 7);
+        let next = Progress::new(progress.position());
+        assert_eq!(wanted(&next), [false, false, false, true]);
+        assert!(!next.wants_row(14, 7) && next.wants_row(14, 8));
     }
 
     #[test]

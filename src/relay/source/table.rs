@@ -198,7 +198,7 @@ pub(super) async fn publish_missed(
             if !forward(&row, forwarder, books, shutdown).await? {
                 return Ok(false);
             }
-            books.progress.sent_late(row.row.seq);
+            books.progress.sent_late(row.xid, row.row.seq);
         }
     }
     Ok(true)

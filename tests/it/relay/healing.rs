@@ -147,7 +147,8 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         let (narrow, widen) = ("set (publish = 'update')", "set (publish = 'insert')");
         let (first, second) = (insert("first"), insert("second"));
         run(format!("begin; {first}; alter publication {name} {narrow}; {second}; alter publication {name} {widen}; commit")).await;
-        let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", "kafka-committed:1")]);
+        // Of the log, however much of it other tests have written meanwhile.
+        let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", "kafka-committed:1"), ("TIDINGS_SOURCE", "wal")]);
         while !dying.has_died() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -170,7 +171,9 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_is_faster_repeats_nothing() {
-    let database = migrated_database().await;
+    // Its own: so much log would have the relays of other tests read the table.
+    let postgres = own_postgres(dev_services::PostgresOptions::new().set("wal_level", "logical")).await;
+    let database = migrated_database_on(&postgres.url()).await;
     let place = Place::new(&database);
     let mut options = place.options();
     options.topics.create = false;
