@@ -93,6 +93,8 @@ impl Relays {
         keeper.args(["-c", KEEPER, "keeper"]).arg(&self.program.path).args(["relay", "--listen", "off", "--log-level", "info"]);
         keeper.args(["--name", NAME, "--topic", TEMPLATE, "--source", &self.source, "--delivery", &self.delivery]);
         keeper.args(["--in-flight-events", *self.windows.pick(&["8192", "8192", "1000", "30"])]);
+        // Half of all changes are one account's: while a topic refuses one of its events for some seconds, more of them wait than the default allows.
+        keeper.args(["--parked-events-per-aggregate", "1000000", "--parked-events", "1000000"]);
         keeper.env("DATABASE_URL", &self.settings.database_url).env("KAFKA_BROKERS", &self.settings.brokers).env("NO_COLOR", "1");
         let log_file = File::options().create(true).append(true).open(log)?;
         let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).spawn()?;
