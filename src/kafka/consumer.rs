@@ -5,11 +5,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -28,8 +29,11 @@ use super::{
     incoming::{Incoming, Place},
 };
 
-/// How long the group's coordinator may take to tell what is committed.
-const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a broker may take to tell what is committed, or where a partition ends.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a member whose feeds are not all gone waits for the group to let it go.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a member sets and a user may not. Each value has its reason.
 const FIXED: &[(&str, &str)] = &[
@@ -96,6 +100,14 @@ pub(crate) struct Committed {
     pub(crate) metadata: String,
 }
 
+/// What a group has committed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) committed: Vec<Committed>,
+    /// Partitions for which it never has.
+    pub(crate) never: Vec<Partition>,
+}
+
 /// Who a member is.
 #[derive(Clone, Debug)]
 pub(crate) struct Membership {
@@ -104,8 +116,6 @@ pub(crate) struct Membership {
     pub(crate) instance: Option<String>,
     /// The group protocol that brokers drive (KIP-848), in place of the classic one with the cooperative-sticky assignor.
     pub(crate) broker_side: bool,
-    /// Where a partition begins that has nothing committed: at its end instead of its beginning.
-    pub(crate) from_end: bool,
 }
 
 /// A member of a consumer group.
@@ -124,7 +134,8 @@ impl Member {
             config.set(*name, *value);
         }
         config.set("group.id", &membership.group);
-        config.set("auto.offset.reset", if membership.from_end { "latest" } else { "earliest" });
+        // Also where records are gone that were not read yet, or the topic was made anew: whoever wants to begin at the end says so once.
+        config.set("auto.offset.reset", "earliest");
         if membership.broker_side {
             config.set("group.protocol", "consumer");
         } else {
@@ -160,19 +171,31 @@ impl Member {
     ///
     /// # Errors
     /// When the coordinator does not tell.
-    pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Vec<Committed>, String> {
+    pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Known, String> {
         let list = list(partitions.iter().map(|partition| (partition, Offset::Invalid)));
-        let answer = self.inner.committed_offsets(list, COMMITTED_TIMEOUT).map_err(|error| error.to_string())?;
-        let found = answer.elements().into_iter().filter_map(|element| {
-            element.error().ok()?;
-            let offset = element.offset().to_raw().filter(|offset| *offset >= 0)?;
-            let partition = partitions.iter().find(|p| p.number == element.partition() && *p.topic == *element.topic())?.clone();
-            Some(Committed { partition, offset, metadata: element.metadata().to_owned() })
-        });
-        Ok(found.collect())
+        let answer = self.inner.committed_offsets(list, ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let mut known = Known::default();
+        for element in answer.elements().into_iter().filter(|element| element.error().is_ok()) {
+            let partition = partitions.iter().find(|p| p.number == element.partition() && *p.topic == *element.topic());
+            let (Some(partition), offset) = (partition.cloned(), element.offset().to_raw().filter(|offset| *offset >= 0)) else { continue };
+            match offset {
+                Some(offset) => known.committed.push(Committed { partition, offset, metadata: element.metadata().to_owned() }),
+                None => known.never.push(partition),
+            }
+        }
+        Ok(known)
     }
 
-    /// Starts reading partitions that were assigned, from where it was committed. Each has a feed of its own.
+    /// Where a partition ends at this moment. Blocks for up to ten seconds.
+    ///
+    /// # Errors
+    /// When the partition's leader does not tell.
+    pub(crate) fn end_now(&self, partition: &Partition) -> Result<i64, String> {
+        let watermarks = self.inner.fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT);
+        watermarks.map(|(_, end)| end).map_err(|error| error.to_string())
+    }
+
+    /// Starts reading partitions that were assigned, from where it was committed, or else from their beginning. Each has a feed of its own.
     ///
     /// # Errors
     /// When librdkafka refuses the assignment.
@@ -221,6 +244,11 @@ impl Member {
     pub(crate) fn leave(self) {
         self.inner.context().leaving.store(true, Ordering::Release);
         self.inner.unsubscribe();
+        // The last feed destroys the client, and whoever is stuck with one may have it for long: the group shall not wait for that.
+        let until = Instant::now() + LEAVE_PATIENCE;
+        while Arc::strong_count(&self.inner) > 1 && Instant::now() < until && self.inner.assignment().is_ok_and(|left| left.count() > 0) {
+            let _ = self.inner.poll(Duration::from_millis(10));
+        }
         drop(self);
     }
 
@@ -373,7 +401,8 @@ pub(super) fn incoming(topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incomi
         Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
     let headers = message.headers();
     let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
-        let header = headers?.get(at);
+        // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
+        let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at)))).ok()??;
         Some((header.key, header.value))
     });
     Incoming::new(place, message.key(), message.payload(), headers)

@@ -38,7 +38,7 @@ mod topics;
 pub(crate) use acks::{Acks, Failure, Window};
 #[cfg(feature = "cli")]
 pub(crate) use admin::{delete_topic, grow_topic};
-pub(crate) use consumer::{Change, Committed, Feed, Member, Membership, Partition};
+pub(crate) use consumer::{Change, Committed, Feed, Known, Member, Membership, Partition};
 pub(crate) use create::{Creation, create_like};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;

@@ -12,7 +12,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -27,15 +27,13 @@ use super::gate::Gate;
 use super::handler::{HandlerError, Verdict};
 use super::kill_switch::Tally;
 use super::options::Options;
+use super::outage::Outage;
 use super::retry::{Next, Retry};
 use super::router::{Core, Handled, HandlerService, Work};
 use super::statistics::{Count, Counters, Statistics};
 use super::turn::Turn;
 use super::{Delivery, Escalation, SubscriberState};
 use crate::kafka::Message;
-
-/// Pauses while something that every event needs is down: short enough to be felt as quick.
-pub(super) const OUTAGE_PAUSES: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 
 /// Runs attempts by the subscriber's rules. One a subscriber.
 pub(super) struct Runner {
@@ -54,6 +52,8 @@ pub(super) struct Runner {
     pub(super) tallying: AtomicBool,
     /// Who probes while the kill switch has tripped.
     pub(super) probe: tokio::sync::Mutex<()>,
+    /// How many events wait to be probed with, or are.
+    pub(super) probing: AtomicUsize,
     pub(super) tripped: AtomicBool,
     pub(super) clock: Clock,
 }
@@ -98,12 +98,12 @@ impl Runner {
     /// Handles one message until it has ended, by these retry rules. Its first attempt may have begun already.
     pub(super) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry, mut begun: Option<Attempt>) -> Settled {
         if begun.is_none()
-            && let Some(time) = due_in(message)
+            && let Some(time) = self.due_in(message)
             && !turn.pause(time).await
         {
             return Settled::Abandoned;
         }
-        let (mut failed, mut outages) = (0, 0);
+        let (mut failed, mut outage) = (0, Outage::none(self));
         loop {
             let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now()));
             let error = match self.end_of(attempt, message.event_type()).await {
@@ -113,21 +113,16 @@ impl Runner {
                 }
                 Err(error) => error,
             };
-            if error.verdict() == Verdict::Unavailable {
-                outages += 1;
-                self.shut(SubscriberState::PausedByOutage, &error.chain());
-            } else if outages > 0 {
-                outages = 0;
-                self.reopen();
+            if error.verdict() != Verdict::Unavailable {
+                outage.is_over();
             }
             let pause = match error.verdict() {
                 Verdict::Skip => {
-                    tracing::debug!(subscriber = self.name, %error, "an event is skipped");
-                    self.statistics.add(Count::Skipped, message.event_type(), 1);
+                    self.skipped(message, &error);
                     return Settled::Finished;
                 }
                 Verdict::Snooze(time) => time,
-                Verdict::Unavailable => Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance()),
+                Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
                     failed += 1;
                     self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
@@ -154,7 +149,7 @@ impl Runner {
     /// Handles one message that is parked and failed this often before.
     pub(super) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
         let Escalation::Park(retry) = &self.escalation else { return Parked::Done };
-        let mut outages = 0;
+        let mut outage = Outage::none(self);
         loop {
             let error = match self.attempt(Delivery::one(message.clone(), self.options.retry.attempts() + before + 1)).await {
                 Ok(handled) => {
@@ -165,15 +160,11 @@ impl Runner {
             };
             let pause = match error.verdict() {
                 Verdict::Skip => {
-                    self.statistics.add(Count::Skipped, message.event_type(), 1);
+                    self.skipped(message, &error);
                     return Parked::Done;
                 }
                 Verdict::Snooze(time) => return Parked::Again { after: time, attempts: before, error: error.chain() },
-                Verdict::Unavailable => {
-                    outages += 1;
-                    self.shut(SubscriberState::PausedByOutage, &error.chain());
-                    Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(outages, chance())
-                }
+                Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
                     self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
                     let is_dead = error.verdict() == Verdict::DeadLetter;
@@ -203,7 +194,10 @@ impl Runner {
     /// Begins an attempt, in a span of its own.
     fn begin(&self, delivery: Delivery, began: Instant) -> Attempt {
         let span = self.span(&delivery);
-        Attempt { span, began, state: AttemptState::Runs(self.service.begin(delivery)) }
+        // Handlers and layers are cloned for it, and what they hold may panic at that.
+        let work = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery)));
+        let state = work.map_or_else(|panic| AttemptState::Ended(Some(Err(panicked(&*panic)))), AttemptState::Runs);
+        Attempt { span, began, state }
     }
 
     /// What comes of an attempt at an event of this type.
@@ -215,13 +209,14 @@ impl Runner {
     }
 
     /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
-    /// begun, and whoever settles the message goes on with it. `now` becomes the time at its end.
+    /// begun, and whoever settles the message goes on with it. `now` becomes the time at which it stopped.
     pub(super) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant) -> Result<(), Attempt> {
         let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now);
-        match Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop())) {
+        let polled = Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop()));
+        *now = Instant::now();
+        match polled {
             Poll::Ready(Ok(handled)) => {
                 let counters = self.statistics.of(message.event_type());
-                *now = Instant::now();
                 counters.attempted(*now - attempt.began);
                 self.handled_by(handled, counters, 1);
                 Ok(())
@@ -230,6 +225,14 @@ impl Runner {
             // That waker wakes nobody: a task that goes on with it polls it at once.
             Poll::Pending => Err(attempt),
         }
+    }
+
+    /// How long an event of a retry topic has to wait yet: no longer than any that was sent there, since who writes into a topic writes what headers they like.
+    pub(super) fn due_in(&self, message: &Message) -> Option<Duration> {
+        let Escalation::RetryTopics(delays) = &self.escalation else { return None };
+        let (due, longest) = (message.header(DUE)?.parse::<i64>().ok()?, *delays.iter().max()?);
+        let wait = due.saturating_sub(chrono::Utc::now().timestamp_millis());
+        u64::try_from(wait).ok().filter(|wait| *wait > 0).map(|wait| Duration::from_millis(wait).min(longest))
     }
 
     /// What everything that is logged during an attempt belongs to.
@@ -258,7 +261,7 @@ impl Runner {
 
     fn handled_by(&self, handled: Handled, counters: &Counters, events: usize) {
         counters.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, events);
-        if !self.gate.is_open() && !self.tripped.load(Ordering::Acquire) {
+        if !self.gate.is_open() {
             self.reopen();
         }
         if self.tallying.load(Ordering::Relaxed) {
@@ -267,12 +270,21 @@ impl Runner {
         }
     }
 
+    pub(super) fn skipped(&self, message: &Message, error: &HandlerError) {
+        tracing::debug!(subscriber = self.name, %error, "an event is skipped");
+        self.statistics.add(Count::Skipped, message.event_type(), 1);
+    }
+
     pub(super) fn shut(&self, state: SubscriberState, reason: &str) {
         self.gate.shut(&self.name, reason);
         self.statistics.set_state(state);
     }
 
     pub(super) fn reopen(&self) {
+        // The end of an outage does not end what the kill switch has begun.
+        if self.tripped.load(Ordering::Acquire) {
+            return self.statistics.set_state(SubscriberState::PausedByKillSwitch);
+        }
         self.gate.reopen(&self.name);
         self.statistics.set_state(SubscriberState::Running);
     }
@@ -299,23 +311,21 @@ impl Future for Attempt {
         let _entered = this.span.enter();
         match &mut this.state {
             AttemptState::Runs(work) => std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
-                .unwrap_or_else(|panic| Poll::Ready(Err(HandlerError::retry(format!("the handler panicked: {}", panic_text(&*panic)))))),
+                .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic)))),
             AttemptState::Ended(end) => Poll::Ready(end.take().expect("nobody asks twice")),
         }
     }
+}
+
+/// The error of an attempt that panicked.
+fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
+    HandlerError::retry(format!("the handler panicked: {}", panic_text(panic)))
 }
 
 /// What a panic says.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("without a text")
-}
-
-/// How long an event of a retry topic has to wait yet.
-pub(super) fn due_in(message: &Message) -> Option<Duration> {
-    let due: i64 = message.header(DUE)?.parse().ok()?;
-    let wait = due - chrono::Utc::now().timestamp_millis();
-    u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_millis)
 }
 
 /// A number from 0 to 1, different for each caller: the jitter of pauses.

@@ -247,7 +247,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self
     }
 
-    /// Starts at the end of a partition that this group has never read; at its beginning otherwise.
+    /// Starts at the end of a partition that this group has never had; at its beginning otherwise. Where that was is committed at once, so that nothing is missed from then on.
     pub fn from_end(mut self) -> Self {
         self.parts.from_end = true;
         self

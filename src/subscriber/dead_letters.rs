@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::handler::HandlerError;
-use crate::kafka::{Incoming, Letter, LetterError, Message};
+use crate::kafka::{Incoming, Letter, LetterError};
 
 /// Where events go that cannot be handled.
 ///
@@ -71,6 +71,10 @@ pub(crate) const ORIGINAL_TOPIC: &str = "kafka_dlt-original-topic";
 pub(crate) const ORIGINAL_PARTITION: &str = "kafka_dlt-original-partition";
 /// The offset a record was first read from, eight bytes, big endian.
 pub(crate) const ORIGINAL_OFFSET: &str = "kafka_dlt-original-offset";
+/// When it was published, eight bytes, big endian: milliseconds since the Unix epoch.
+const ORIGINAL_TIMESTAMP: &str = "kafka_dlt-original-timestamp";
+/// Headers that say where a record was first.
+const ORIGINAL: [&str; 4] = [ORIGINAL_TOPIC, ORIGINAL_PARTITION, ORIGINAL_OFFSET, ORIGINAL_TIMESTAMP];
 /// What went wrong.
 pub(crate) const EXCEPTION_MESSAGE: &str = "kafka_dlt-exception-message";
 /// What kind of thing went wrong.
@@ -107,15 +111,17 @@ pub(super) fn is_ours(name: &[u8]) -> bool {
 /// The record as it came, for another topic, with why.
 pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Letter {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    // Where it was first is kept through retries. In a record of somebody else it says where it died for them.
+    let came_back = origin_of(&record.topic, why.group) != &*record.topic && record.header(ORIGINAL_TOPIC).is_some();
+    let is_kept = |name: &[u8]| !is_ours(name) && (came_back || !ORIGINAL.iter().any(|original| original.as_bytes() == name));
     let mut headers: Vec<(String, Vec<u8>)> =
-        record.headers().filter(|(name, _)| !is_ours(name)).map(|(name, value)| (text(name), value.to_vec())).collect();
+        record.headers().filter(|(name, _)| is_kept(name)).map(|(name, value)| (text(name), value.to_vec())).collect();
     let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), value.to_vec()));
-    // Where it was first is kept through retries.
-    if record.header(ORIGINAL_TOPIC).is_none() {
+    if !came_back {
         put(ORIGINAL_TOPIC, record.topic.as_bytes());
         put(ORIGINAL_PARTITION, &record.partition.to_be_bytes());
         put(ORIGINAL_OFFSET, &record.offset.to_be_bytes());
-        put("kafka_dlt-original-timestamp", &record.timestamp.to_be_bytes());
+        put(ORIGINAL_TIMESTAMP, &record.timestamp.to_be_bytes());
         // A record that has no id is known by its place, which changes now.
         if record.header("ce_id").is_none() && record.header("id").is_none() {
             put("ce_id", format!("{}/{}", record.partition, record.offset).as_bytes());
@@ -134,9 +140,11 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
     Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
 }
 
-/// The topic a message was first read from.
-pub(super) fn original_topic(message: &Message) -> &str {
-    message.header(ORIGINAL_TOPIC).unwrap_or(&message.as_it_came().topic)
+/// The topic that records of this one were first read from: itself, or what a retry or redrive topic of the group is named after. A header says so too, but anybody can write one, and the
+/// topic that it names need not be one that can be made.
+pub(super) fn origin_of<'t>(topic: &'t str, group: &str) -> &'t str {
+    let retried = || topic.rsplit_once('.')?.0.strip_suffix(&format!(".{group}.retry"));
+    topic.strip_suffix(&format!(".{group}.redrive")).or_else(retried).unwrap_or(topic)
 }
 
 #[cfg(test)]
@@ -174,5 +182,30 @@ mod tests {
             assert_eq!(header(letter, ATTEMPTS), Some(&b"5"[..]));
             assert!(header(letter, EXCEPTION_MESSAGE).is_some_and(|text| text.len() <= ERROR_BYTES_MAX));
         }
+    }
+
+    #[test]
+    fn a_record_came_first_from_the_topic_whose_name_its_own_extends() {
+        for (topic, group, origin) in [
+            ("order", "g", "order"),
+            ("order.g.retry.1m", "g", "order"),
+            ("order.g.redrive", "g", "order"),
+            ("a.b.retry.retry.1500ms", "retry", "a.b"),
+            ("order.h.retry.1m", "g", "order.h.retry.1m"),
+            ("order.g.dlt", "g", "order.g.dlt"),
+        ] {
+            assert_eq!(origin_of(topic, group), origin);
+        }
+    }
+
+    #[test]
+    fn where_a_record_died_for_somebody_else_is_not_where_it_was_first() {
+        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let foreign = [(ORIGINAL_TOPIC, Some(&b"not a topic!"[..])), (ORIGINAL_OFFSET, Some(b"\0\0\0\0\0\0\0\x07"))];
+        let record = Incoming::new(place, Some(b"7"), Some(b"{}"), foreign.into_iter());
+        let error = HandlerError::retry("no");
+        let letter = letter(&record, "order.g.dlt".into(), &Obituary { group: "g", error: &error, kind: "handler", attempts: 1 });
+        assert_eq!(header(&letter, ORIGINAL_TOPIC), Some(&b"order"[..]));
+        assert_eq!(header(&letter, ORIGINAL_OFFSET), Some(&9i64.to_be_bytes()[..]));
     }
 }

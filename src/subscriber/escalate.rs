@@ -2,21 +2,19 @@
 
 use std::time::Duration;
 
-use super::attempt::{OUTAGE_PAUSES, Runner, Settled, chance};
-use super::dead_letters::{DUE, Obituary, TIER, letter, original_topic};
+use super::Escalation;
+use super::attempt::{Runner, Settled};
+use super::dead_letters::{DUE, Obituary, TIER, letter, origin_of};
 use super::handler::{HandlerError, Verdict};
-use super::retry::Retry;
+use super::outage::Outage;
 use super::statistics::Count;
 use super::turn::Turn;
-use super::{Escalation, SubscriberState};
 use crate::kafka::{Incoming, LetterError, Message};
 
 /// What goes to the dead letters.
 #[derive(Clone, Copy)]
 pub(super) struct Dead<'m> {
     record: &'m Incoming,
-    /// The topic it was first read from.
-    origin: &'m str,
     event_type: &'m str,
     kind: &'static str,
     attempts: u32,
@@ -25,12 +23,12 @@ pub(super) struct Dead<'m> {
 impl<'m> Dead<'m> {
     /// An event that was tried this often.
     pub(super) fn event(message: &'m Message, attempts: u32) -> Self {
-        Self { record: message.as_it_came(), origin: original_topic(message), event_type: message.event_type(), kind: "handler", attempts }
+        Self { record: message.as_it_came(), event_type: message.event_type(), kind: "handler", attempts }
     }
 
     /// A record that is no event.
     fn malformed(record: &'m Incoming) -> Self {
-        Self { record, origin: &record.topic, event_type: "", kind: "malformed", attempts: 0 }
+        Self { record, event_type: "", kind: "malformed", attempts: 0 }
     }
 }
 
@@ -43,13 +41,12 @@ impl Runner {
             Escalation::RetryTopics(delays) if !is_dead => {
                 let tier: usize = message.header(TIER).and_then(|tier| tier.parse().ok()).unwrap_or(0);
                 if let Some(delay) = delays.get(tier) {
-                    let mut outage = 0;
+                    let mut outage = Outage::none(self);
                     while let Err(unsent) = self.send_to_retry(message, error, failed, tier, *delay).await {
-                        if !self.outlast(&unsent, &mut outage, turn).await {
+                        if !turn.pause(outage.goes_on(&unsent)).await {
                             return Settled::Abandoned;
                         }
                     }
-                    self.outlasted(outage);
                     return Settled::Finished;
                 }
             }
@@ -60,27 +57,13 @@ impl Runner {
 
     /// Sends a record to the dead letters, however long that takes.
     pub(super) async fn bury_at_last(&self, dead: &Dead<'_>, error: &HandlerError, turn: &mut Turn<'_>) -> Settled {
-        let mut outage = 0;
+        let mut outage = Outage::none(self);
         while let Err(unsent) = self.bury(dead, error).await {
-            if !self.outlast(&unsent, &mut outage, turn).await {
+            if !turn.pause(outage.goes_on(&unsent)).await {
                 return Settled::Abandoned;
             }
         }
-        self.outlasted(outage);
         Settled::Finished
-    }
-
-    /// Waits before something is tried again that is needed by all: nothing else starts meanwhile. False if the partition is given up.
-    async fn outlast(&self, error: &HandlerError, outage: &mut u32, turn: &mut Turn<'_>) -> bool {
-        *outage += 1;
-        self.shut(SubscriberState::PausedByOutage, &error.chain());
-        turn.pause(Retry::exponential(u32::MAX, OUTAGE_PAUSES).pause(*outage, chance())).await
-    }
-
-    fn outlasted(&self, outage: u32) {
-        if outage > 0 {
-            self.reopen();
-        }
     }
 
     async fn send_to_retry(
@@ -91,7 +74,7 @@ impl Runner {
         tier: usize,
         delay: Duration,
     ) -> Result<(), HandlerError> {
-        let origin = original_topic(message);
+        let origin = origin_of(&message.as_it_came().topic, &self.name);
         let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed };
         let mut letter = letter(message.as_it_came(), retry_topic(origin, &self.name, delay), &why);
         let due = chrono::Utc::now() + delay;
@@ -107,7 +90,8 @@ impl Runner {
     /// # Errors
     /// When it does not arrive there; it is not finished then.
     pub(super) async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), HandlerError> {
-        let Dead { record, origin, event_type, kind, attempts } = *dead;
+        let Dead { record, event_type, kind, attempts } = *dead;
+        let origin = origin_of(&record.topic, &self.name);
         let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
         let Some(place) = self.dead_letters.topic_for(origin, &self.name) else {
             tracing::error!(subscriber = self.name, topic, partition, offset, reason, "an event cannot be handled and is discarded");

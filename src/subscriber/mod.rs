@@ -43,6 +43,7 @@ mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod options;
+mod outage;
 mod partition;
 mod probe;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, due_in};
+use super::attempt::Attempt;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
 use super::unit::{Ended, Item, Site, Unit};
@@ -19,6 +19,9 @@ use crate::kafka::{Feed, Incoming, Malformed, Message};
 
 /// How many records are read, or ended without a pause, before other tasks get their turn.
 const SLICE: usize = 128;
+
+/// The same for handlers that take their time without waiting. Whether the partition is given up is looked at between slices too.
+const SLICE_TIME: Duration = Duration::from_millis(5);
 
 /// How far a partition is: what its task tells the polling thread.
 pub(super) struct Progress {
@@ -54,6 +57,8 @@ pub(super) struct PartitionTask {
     permit: Option<OwnedSemaphorePermit>,
     /// When the last of these ended.
     now: Option<std::time::Instant>,
+    /// When the first of this slice began.
+    slice_began: Option<std::time::Instant>,
     /// Aggregates that wait in the detour, and when the oldest event of each is due; none while it is on its lane.
     detours: HashMap<Box<[u8]>, Option<Instant>>,
 }
@@ -72,6 +77,7 @@ impl PartitionTask {
             bytes: 0,
             permit: None,
             now: None,
+            slice_began: None,
             detours: HashMap::new(),
         }
     }
@@ -88,17 +94,27 @@ impl PartitionTask {
             }
             let started = self.start_ready();
             let read = self.read();
+            self.end_slice();
             // Others have their turn.
-            (self.permit, self.now) = (None, None);
             if started + read > 0 {
                 tokio::task::yield_now().await;
             } else {
                 self.wait().await;
             }
         }
+        self.end_slice();
         while let Some(ended) = self.running.join_next().await {
             self.end(ended.expect("handlers' panics are caught, and a unit has none of its own"));
         }
+    }
+
+    fn end_slice(&mut self) {
+        (self.permit, self.now, self.slice_began) = (None, None, None);
+    }
+
+    /// Whether this slice has taken its time.
+    fn is_slice_over(&self) -> bool {
+        self.now.zip(self.slice_began).is_some_and(|(now, began)| now - began > SLICE_TIME)
     }
 
     /// Waits until there is something to do.
@@ -118,6 +134,8 @@ impl PartitionTask {
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
+        // What was handled here is of no slice. One that were over before it has read would leave unread what nobody tells of again.
+        self.end_slice();
     }
 
     // === reading ===
@@ -125,7 +143,7 @@ impl PartitionTask {
     /// Reads what is here, up to a bound; how many records.
     fn read(&mut self) -> usize {
         for read in 0..SLICE {
-            if !self.has_room() {
+            if !self.has_room() || self.is_slice_over() {
                 return read;
             }
             let Some(record) = self.feed.next() else { return read };
@@ -181,7 +199,7 @@ impl PartitionTask {
     /// Starts what may start, as long as there are permits; how many units.
     fn start_ready(&mut self) -> usize {
         for started in 0..SLICE {
-            if !self.lanes.has_ready() || !self.site.runner.gate.is_open() || !self.has_permit() {
+            if !self.lanes.has_ready() || !self.site.runner.gate.is_open() || self.is_slice_over() || !self.has_permit() {
                 return started;
             }
             self.start();
@@ -203,26 +221,28 @@ impl PartitionTask {
             && (self.lanes.are_free() || self.lanes.is_free(self.lane_of(message.as_it_came())))
             && self.site.runner.gate.is_open()
             && (self.detours.is_empty() || message.as_it_came().key().is_none_or(|key| !self.detours.contains_key(key)))
-            && due_in(message).is_none()
+            && self.site.runner.due_in(message).is_none()
             && self.has_permit()
     }
 
     /// Starts the next lane, if there is a permit.
     fn start(&mut self) {
-        let max = self.site.runner.options.batch;
+        let runner = &self.site.runner;
+        let (max, goes_with) = (runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, runner));
         // What goes behind its waiting aggregate goes one by one.
         let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next));
         let Some(permit) = self.permit.take() else { return };
-        let Some((lane, mut items)) = self.lanes.start(if detoured { 1 } else { max }, Item::goes_with) else { return };
+        let Some((lane, mut items)) = self.lanes.start(if detoured { 1 } else { max }, goes_with) else { return };
         let mut lanes = vec![(lane, items.len())];
         // Other aggregates' events share the transaction, if it may hold more.
-        while !detoured && items.len() < max && self.lanes.next().is_some_and(|next| items[0].goes_with(next) && !self.is_detoured(next)) {
-            let Some((lane, more)) = self.lanes.start(max - items.len(), Item::goes_with) else { break };
+        while !detoured && items.len() < max && self.lanes.next().is_some_and(|next| goes_with(&items[0], next) && !self.is_detoured(next))
+        {
+            let Some((lane, more)) = self.lanes.start(max - items.len(), goes_with) else { break };
             lanes.push((lane, more.len()));
             items.extend(more);
         }
         match &items[..] {
-            [Item::Event(ticket, message)] if !detoured && due_in(message).is_none() => {
+            [Item::Event(ticket, message)] if !detoured && runner.due_in(message).is_none() => {
                 self.permit = Some(permit);
                 self.bytes = self.bytes.saturating_sub(message.size());
                 let (ticket, message) = (*ticket, message.clone());
@@ -242,15 +262,11 @@ impl PartitionTask {
     /// go on with.
     fn begin(&mut self, ticket: Ticket, message: &Arc<Message>) -> Option<Attempt> {
         // The end of one is the beginning of the next: a look at the clock costs a tenth of what a small event does.
-        let mut now = self.now.take().unwrap_or_else(std::time::Instant::now);
-        match self.site.runner.handle_now(message, &mut now) {
-            Ok(()) => {
-                self.now = Some(now);
-                self.note(|watermark| watermark.finish(ticket));
-                None
-            }
-            Err(begun) => Some(begun),
-        }
+        let mut now = self.now.unwrap_or_else(std::time::Instant::now);
+        self.slice_began.get_or_insert(now);
+        let handled = self.site.runner.handle_now(message, &mut now);
+        self.now = Some(now);
+        handled.map(|()| self.note(|watermark| watermark.finish(ticket))).err()
     }
 
     /// Goes on with an event that has begun, whose lane runs.

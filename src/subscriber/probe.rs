@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::attempt::{Runner, Settled};
+use super::handler::Verdict;
 use super::turn::Turn;
 use super::{Delivery, SubscriberState};
 use crate::kafka::Message;
@@ -16,7 +17,8 @@ impl Runner {
         self.tallying.store(true, Ordering::Relaxed);
         let now = tokio::time::Instant::now().into_std();
         let trips = self.tally.lock().unwrap_or_else(PoisonError::into_inner).given_up(now, switch);
-        if trips && !self.tripped.swap(true, Ordering::AcqRel) {
+        if trips {
+            self.tripped.store(true, Ordering::Release);
             self.shut(SubscriberState::PausedByKillSwitch, "too many events fail: the kill switch has tripped, and one at a time is tried");
         }
         trips || self.tripped.load(Ordering::Acquire)
@@ -24,12 +26,13 @@ impl Runner {
 
     /// Tries one event at a time until one is handled. `None` when the switch is closed again and this event shall be tried as usual.
     pub(super) async fn probe(&self, message: &Arc<Message>, turn: &mut Turn<'_>) -> Option<Settled> {
+        let _probing = Probing::new(self);
         let pause = self.options.kill_switch.as_ref().map_or(Duration::ZERO, |switch| switch.pause);
         loop {
             turn.give_back();
-            let _probing = tokio::select! {
+            let _alone = tokio::select! {
                 () = turn.given_up() => return Some(Settled::Abandoned),
-                probing = self.probe.lock() => probing,
+                alone = self.probe.lock() => alone,
             };
             if !self.tripped.load(Ordering::Acquire) {
                 return (!turn.pause(Duration::ZERO).await).then_some(Settled::Abandoned);
@@ -37,14 +40,50 @@ impl Runner {
             if !turn.pause(pause).await {
                 return Some(Settled::Abandoned);
             }
-            if let Ok(handled) = self.attempt(Delivery::one(message.clone(), 1)).await {
-                self.tally.lock().unwrap_or_else(PoisonError::into_inner).reset();
-                self.tallying.store(false, Ordering::Relaxed);
-                self.tripped.store(false, Ordering::Release);
-                self.reopen();
-                self.handled(handled, message.event_type(), 1);
-                return Some(Settled::Finished);
+            match self.attempt(Delivery::one(message.clone(), 1)).await {
+                Ok(handled) => {
+                    self.works_again();
+                    self.handled(handled, message.event_type(), 1);
+                    return Some(Settled::Finished);
+                }
+                // A handler that could decide so works.
+                Err(error) if error.verdict() == Verdict::Skip => {
+                    self.works_again();
+                    self.skipped(message, &error);
+                    return Some(Settled::Finished);
+                }
+                Err(_) => {}
             }
+        }
+    }
+
+    fn works_again(&self) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        self.tallying.store(false, Ordering::Relaxed);
+        self.tripped.store(false, Ordering::Release);
+        self.reopen();
+    }
+}
+
+/// An event that waits to be probed with, or is.
+///
+/// The last one that goes closes the switch, also if it goes because its partition does: nobody would be left to find out that handlers work again. If they do not, the next event that is to
+/// be given up trips it again.
+struct Probing<'r>(&'r Runner);
+
+impl<'r> Probing<'r> {
+    fn new(runner: &'r Runner) -> Self {
+        runner.probing.fetch_add(1, Ordering::AcqRel);
+        Self(runner)
+    }
+}
+
+// === impl Drop ===
+
+impl Drop for Probing<'_> {
+    fn drop(&mut self) {
+        if self.0.probing.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.tripped.swap(false, Ordering::AcqRel) {
+            self.0.reopen();
         }
     }
 }

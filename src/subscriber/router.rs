@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use sqlx::{Executor as _, PgConnection};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
@@ -156,6 +157,8 @@ impl Core {
         self.may_die()?;
         if !published.is_empty() {
             inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
+        } else if slot.was_lent() {
+            still_works(&mut transaction).await?;
         }
         failpoint::reached(Step::EffectMade);
         transaction.commit().await?;
@@ -175,6 +178,18 @@ impl Core {
             published.append(&mut self.router.call(single).await?);
         }
         Ok(published)
+    }
+}
+
+/// Asks a transaction that a handler had whether it can be committed. After a statement that failed, which the handler may think nothing of, Postgres answers `commit` by a rollback and not by an
+/// error, and the event would count as handled.
+async fn still_works(transaction: &mut PgConnection) -> Result<(), HandlerError> {
+    match transaction.execute("select").await {
+        Ok(_) => Ok(()),
+        Err(error) if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("25P02")) => Err(HandlerError::retry(
+            "a statement of the handler failed, and it returned `Ok`: Postgres commits nothing of its transaction; use a savepoint (`tx.begin()`) around what may fail",
+        )),
+        Err(error) => Err(error.into()),
     }
 }
 

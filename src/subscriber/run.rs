@@ -4,7 +4,7 @@
 //! second; and when the group takes a partition away, it waits for the partition's task to end first, commits, and only then lets go.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::Runner;
 use super::builder::Beside;
 use super::clock::Clock;
-use super::dead_letters::Letterbox;
+use super::dead_letters::{Letterbox, origin_of};
 use super::detour::Detour;
 use super::escalate::retry_topic;
 use super::finished::Finished;
@@ -28,10 +28,13 @@ use super::router::{Core, HandlerService};
 use super::unit::Site;
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, PartitionStatistics, Statistics, SubscriberState};
-use crate::kafka::{Change, Committed, Feed, Member, Membership, Partition, TopicError, create_like, partitions_of, retention};
+use crate::kafka::{Change, Committed, Feed, Known, Member, Membership, Partition, TopicError, create_like, partitions_of, retention};
 
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long a task may take to end that was told to at once. One that blocks its thread does not hear it, and the group is not kept waiting for it.
+const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the inbox forgets what is old: small deletes often, so that their room is used again.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
@@ -102,20 +105,16 @@ impl Plan {
         }
         // They need not exist: they are made when something is replayed, and found then.
         self.topics.extend(redriven);
-        let membership = Membership {
-            group: self.name.clone(),
-            instance: self.instance.clone(),
-            broker_side: self.broker_side,
-            from_end: self.from_end,
-        };
+        let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
         let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
         let member = Member::join(self.bus.settings(), &membership, &names).map_err(RunError::Kafka)?;
         let retention = self.core.inbox.clone().map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
         let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
         let beside = self.start_beside(&stop);
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
-        let owner =
-            Owner { member, runner: Arc::new(self.into_runner()), detour, topics, runtime: Handle::current(), partitions: HashMap::new() };
+        let from_end = self.from_end;
+        let runner = Arc::new(self.into_runner());
+        let owner = Owner { member, runner, detour, topics, from_end, runtime: Handle::current(), partitions: HashMap::new() };
         owner.runner.statistics.set_state(SubscriberState::Running);
         let (ended, end) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
@@ -193,6 +192,7 @@ impl Plan {
             tally: Mutex::default(),
             tallying: AtomicBool::new(false),
             probe: tokio::sync::Mutex::new(()),
+            probing: AtomicUsize::new(0),
             tripped: AtomicBool::new(false),
             clock: self.clock,
             name: self.name,
@@ -241,6 +241,7 @@ struct Owner {
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
     topics: HashMap<String, Option<&'static str>>,
+    from_end: bool,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
 }
@@ -299,14 +300,23 @@ impl Owner {
 
     /// Starts a task for each partition that was assigned.
     fn take(&mut self, partitions: &[Partition]) -> Result<(), String> {
-        let committed = self.member.committed(partitions).unwrap_or_else(|error| {
+        let known = self.member.committed(partitions).unwrap_or_else(|error| {
             // librdkafka asks again by itself; what was finished beyond the gap is not known then, and handled again.
             tracing::warn!(subscriber = self.runner.name, error, "what is committed is not known; finished events may come again");
-            Vec::new()
+            Known::default()
         });
+        let Known { mut committed, never } = known;
+        let ends = self.ends(&never);
+        committed.extend(ends.iter().cloned());
         for feed in self.member.take(partitions, &committed)? {
             let committed = committed.iter().find(|committed| committed.partition == feed.partition);
             self.start(feed, committed);
+        }
+        // These are not committed yet. They will be, so that a member that comes before the first record begins at the same place and not at a later end.
+        for end in &ends {
+            if let Some(owned) = self.partitions.get_mut(&end.partition) {
+                owned.committed = None;
+            }
         }
         // A rebalance that changes nothing for this member assigns nothing.
         if !partitions.is_empty() {
@@ -314,6 +324,24 @@ impl Owner {
             tracing::info!(subscriber = self.runner.name, partitions = list.join(" "), "partitions taken");
         }
         Ok(())
+    }
+
+    /// Where the group begins in partitions for which it has never committed anything, if that is at their end. What is sent to the subscriber's own topics is meant for it, whenever it finds them.
+    fn ends(&self, never: &[Partition]) -> Vec<Committed> {
+        let begins = never.iter().filter(|partition| self.from_end && origin_of(&partition.topic, &self.runner.name) == &*partition.topic);
+        let end_of = |partition: &Partition| match self.member.end_now(partition) {
+            Ok(offset) => Some(Committed { partition: partition.clone(), offset, metadata: String::new() }),
+            Err(error) => {
+                tracing::warn!(
+                    subscriber = self.runner.name,
+                    ?partition,
+                    error,
+                    "where the partition ends is not known: it is read from its beginning"
+                );
+                None
+            }
+        };
+        begins.filter_map(end_of).collect()
     }
 
     fn start(&mut self, feed: Feed, committed: Option<&Committed>) {
@@ -352,8 +380,14 @@ impl Owner {
             let ended = self.runtime.block_on(async { tokio::time::timeout(patience, &mut *task).await.is_ok() });
             if !ended {
                 tracing::warn!(subscriber = self.runner.name, ?partition, lost, "handlers have not ended in time: they are rolled back");
-                owned.task.abort();
-                let _ = self.runtime.block_on(&mut owned.task);
+                task.abort();
+                if self.runtime.block_on(async { tokio::time::timeout(ABORT_PATIENCE, task).await.is_err() }) {
+                    tracing::error!(
+                        subscriber = self.runner.name,
+                        ?partition,
+                        "a handler blocks its thread: it cannot be ended, and its partition goes without it"
+                    );
+                }
             }
         }
         if !lost {

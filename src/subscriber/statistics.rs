@@ -235,7 +235,9 @@ impl Statistics {
     }
 
     pub(super) fn set_state(&self, state: SubscriberState) {
-        self.0.state.store(state as u8, Ordering::Relaxed);
+        // What is aborted at the end may end later.
+        let goes_on = |now| (now != SubscriberState::Stopped as u8).then_some(state as u8);
+        let _ = self.0.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, goes_on);
     }
 
     pub(super) fn set_partitions(&self, partitions: Vec<PartitionStatistics>) {

@@ -48,10 +48,12 @@ impl Item {
         }
     }
 
-    /// Whether one transaction can handle both.
-    pub(super) fn goes_with(&self, other: &Self) -> bool {
+    /// Whether one transaction can handle both: now, and not when one of them is due.
+    pub(super) fn goes_with(&self, other: &Self, runner: &Runner) -> bool {
         match (self, other) {
-            (Self::Event(_, one), Self::Event(_, other)) => one.event_type() == other.event_type(),
+            (Self::Event(_, one), Self::Event(_, other)) => {
+                one.event_type() == other.event_type() && runner.due_in(one).is_none() && runner.due_in(other).is_none()
+            }
             _ => false,
         }
     }

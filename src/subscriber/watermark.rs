@@ -28,8 +28,14 @@ impl Watermark {
         Self { restored, end: committed, ..Self::default() }
     }
 
-    /// A record comes; offsets ascend. `None` if it was finished before: it is not to be handled.
+    /// A record comes. `None` if it was finished before: it is not to be handled.
+    ///
+    /// Offsets ascend as long as the partition is the same. One that is behind the last is of a topic that was made anew, or of a log that was cut off: what was known of offsets is of other records.
     pub(super) fn add(&mut self, offset: i64) -> Option<Ticket> {
+        if self.end.is_some_and(|end| offset < end) {
+            let first = self.first + self.records.len() as u64;
+            *self = Self { first, ..Self::default() };
+        }
         let finished = self.restored.contains(offset);
         let ticket = self.first + self.records.len() as u64;
         self.records.push_back((offset, finished));
@@ -137,6 +143,21 @@ mod tests {
             }
             prop_assert_eq!(next.position(), Some(position));
         }
+    }
+
+    #[test]
+    fn what_was_known_of_offsets_is_forgotten_when_they_begin_again() {
+        let mut restored = Finished::default();
+        restored.push_range(7, 9);
+        let mut watermark = Watermark::new(Some(5), restored);
+        let old = watermark.add(5).expect("not finished");
+        let new = watermark.add(0).expect("not finished");
+        assert_eq!((watermark.position(), watermark.unfinished()), (Some(0), 1));
+        watermark.finish(old);
+        assert_eq!((watermark.position(), watermark.unfinished()), (Some(0), 1));
+        watermark.finish(new);
+        assert!((1..9).all(|offset| watermark.add(offset).is_some()), "7 and 8 were finished in another topic");
+        assert_eq!((watermark.position(), watermark.unfinished()), (Some(1), 8));
     }
 
     #[test]
