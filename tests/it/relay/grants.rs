@@ -146,7 +146,8 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     reader.until_distinct(2);
     relay.stop().await;
     for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
-        let begins = "delete from tidings.relay; select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
+        // Its walsender may not have ended yet.
+        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
         run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
         run(&database.pool, grant.replacen("grant", "revoke", 1).replace(" to ", " from ")).await;
         let refusal = Running::start(options.clone()).refusal().await;
