@@ -127,7 +127,8 @@ where
 }
 
 async fn pool(server: &str, connections: u32) -> Outcome<sqlx::PgPool> {
-    Ok(PgPoolOptions::new().max_connections(connections).connect(&database(server).await?).await?)
+    // As `docs/subscribing.md` advises.
+    Ok(PgPoolOptions::new().max_connections(connections).test_before_acquire(false).connect(&database(server).await?).await?)
 }
 
 /// A database of its own, with a table to update.
