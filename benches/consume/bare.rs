@@ -9,6 +9,9 @@ use crate::harness::Outcome;
 use crate::report::Measured;
 use crate::scenarios::cpu_seconds;
 
+/// How long no record may come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Reads the whole topic once, by one thread.
 ///
 /// # Errors
@@ -24,12 +27,17 @@ pub(crate) fn read(brokers: &str, topic: &str, records: u64) -> Outcome<Measured
         .set("fetch.wait.max.ms", "50")
         .create()?;
     consumer.subscribe(&[topic])?;
-    let (mut read, mut began, before) = (0, None, cpu_seconds());
+    let (mut read, mut began, mut last, before) = (0, None, Instant::now(), cpu_seconds());
     while read < records {
-        match consumer.poll(Duration::from_secs(30)) {
+        match consumer.poll(Duration::from_secs(1)) {
             Some(Ok(_)) => read += 1,
             Some(Err(error)) => return Err(error.into()),
-            None => return Err("no record within 30 s".into()),
+            // A rebalance ends a poll too.
+            None if last.elapsed() < PATIENCE => continue,
+            None => return Err(format!("no record within {PATIENCE:?} after {read} of {records}").into()),
+        }
+        if read % 1_000 == 0 {
+            last = Instant::now();
         }
         began.get_or_insert_with(Instant::now);
     }
