@@ -95,7 +95,6 @@ impl PartitionTask {
             let started = self.start_ready();
             let read = self.read();
             self.end_slice();
-            // Others have their turn.
             if started + read > 0 {
                 tokio::task::yield_now().await;
             } else {
@@ -108,6 +107,7 @@ impl PartitionTask {
         }
     }
 
+    /// Others have their turn.
     fn end_slice(&mut self) {
         (self.permit, self.now, self.slice_began) = (None, None, None);
     }
@@ -220,7 +220,7 @@ impl PartitionTask {
             && !self.lanes.has_ready()
             && (self.lanes.are_free() || self.lanes.is_free(self.lane_of(message.as_it_came())))
             && self.site.runner.gate.is_open()
-            && (self.detours.is_empty() || message.as_it_came().key().is_none_or(|key| !self.detours.contains_key(key)))
+            && !self.is_detoured(message.as_it_came().key())
             && self.site.runner.due_in(message).is_none()
             && self.has_permit()
     }
@@ -230,12 +230,14 @@ impl PartitionTask {
         let runner = &self.site.runner;
         let (max, goes_with) = (runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, runner));
         // What goes behind its waiting aggregate goes one by one.
-        let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next));
+        let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next.key()));
         let Some(permit) = self.permit.take() else { return };
         let Some((lane, mut items)) = self.lanes.start(if detoured { 1 } else { max }, goes_with) else { return };
         let mut lanes = vec![(lane, items.len())];
         // Other aggregates' events share the transaction, if it may hold more.
-        while !detoured && items.len() < max && self.lanes.next().is_some_and(|next| goes_with(&items[0], next) && !self.is_detoured(next))
+        while !detoured
+            && items.len() < max
+            && self.lanes.next().is_some_and(|next| goes_with(&items[0], next) && !self.is_detoured(next.key()))
         {
             let Some((lane, more)) = self.lanes.start(max - items.len(), goes_with) else { break };
             lanes.push((lane, more.len()));
@@ -330,8 +332,9 @@ impl PartitionTask {
         }
     }
 
-    fn is_detoured(&self, item: &Item) -> bool {
-        !self.detours.is_empty() && item.key().is_some_and(|key| self.detours.contains_key(key))
+    /// Whether the aggregate of this key waits in the detour.
+    fn is_detoured(&self, key: Option<&[u8]>) -> bool {
+        !self.detours.is_empty() && key.is_some_and(|key| self.detours.contains_key(key))
     }
 
     /// Writes into the watermark, and knows how much there is to it.

@@ -134,6 +134,13 @@ impl Position {
         }
     }
 
+    /// The transactions of which the log has brought events that `seen` may not see.
+    fn brought(&self) -> XidSet {
+        let mut brought = self.also.clone();
+        self.partial.iter().for_each(|partial| brought.insert(partial.xid));
+        brought
+    }
+
     /// Nothing is published.
     pub(crate) fn start() -> Self {
         Self {

@@ -54,9 +54,8 @@ pub(crate) struct Pair {
 impl Progress {
     /// Goes on from where everything is safe.
     pub(crate) fn new(mut position: Position) -> Self {
-        let mut elders = position.also.clone();
-        // Its first events were streamed by an earlier session too.
-        position.partial.iter().for_each(|partial| elders.insert(partial.xid));
+        // By earlier sessions.
+        let elders = position.brought();
         if elders.is_empty() {
             // Of nothing it is known what was streamed of it.
             position.streamed.get_or_insert_default();
@@ -154,8 +153,7 @@ impl Progress {
         }
         // From here on it is not known, until a settled snapshot sees all that this concerns.
         if self.position.streamed.take().is_some() || !young.is_empty() {
-            (*elders, *young) = (self.position.also.clone(), SeqSet::default());
-            self.position.partial.iter().for_each(|partial| elders.insert(partial.xid));
+            (*elders, *young) = (self.position.brought(), SeqSet::default());
         }
         self.open.iter().for_each(|open| elders.insert(open.xid));
     }
@@ -210,8 +208,7 @@ impl Progress {
         self.position.seen = snapshot;
         if self.generation.elders.is_empty() {
             self.position.streamed = Some(std::mem::take(&mut self.generation.young));
-            self.generation.elders = self.position.also.clone();
-            self.position.partial.iter().for_each(|partial| self.generation.elders.insert(partial.xid));
+            self.generation.elders = self.position.brought();
         }
     }
 

@@ -12,14 +12,19 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database};
 
-/// The statements of the page's block that begins with `-- title`, for a role of one test.
-fn statements(title: &str, role: &str, place: &Place) -> Vec<String> {
+/// A role of one test, and the statements of the page's block that begins with `-- title`, which have been run for it.
+async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String, Vec<String>) {
+    let role = format!("r{}", uuid::Uuid::now_v7().simple());
     let named = |statement: String| statement.replace("publication tidings ", &format!("publication {} ", place.slot()));
-    statements_for(title, role).into_iter().map(named).collect()
+    let all: Vec<String> = statements_for(title, &role, database).into_iter().map(named).collect();
+    for sql in &all {
+        run(&database.pool, sql.clone()).await;
+    }
+    (role, all)
 }
 
-/// The same, with the publication's name as it stands on the page.
-pub(crate) fn statements_for(title: &str, role: &str) -> Vec<String> {
+/// The statements of the page's block that begins with `-- title`, for this role and database.
+pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -> Vec<String> {
     let page = include_str!("../../../docs/managed-postgres.md");
     let block = page.split("```sql\n").skip(1).find(|block| block.starts_with(&format!("-- {title}"))).expect("the page has the block");
     let block = block.split("```").next().expect("it ends");
@@ -28,10 +33,15 @@ pub(crate) fn statements_for(title: &str, role: &str) -> Vec<String> {
     let named = |text: &str| {
         let text = text.replace("'…'", "'secret'");
         // Whole words: roles are called `app` and `relay` there, and so is a table.
+        let text = text.replace("database shop", &format!("database \"{}\"", name_of(database)));
         let text = text.replace("role app ", &format!("role {role} ")).replace("role relay ", &format!("role {role} "));
         text.replace(" to app", &format!(" to {role}")).replace(" to relay", &format!(" to {role}")).trim().to_owned()
     };
     lines.join("\n").split(';').map(named).filter(|statement| !statement.is_empty()).collect()
+}
+
+fn name_of(database: &TestDatabase) -> &str {
+    database.url.rsplit('/').next().expect("a name")
 }
 
 pub(crate) async fn run(pool: &PgPool, sql: String) {
@@ -60,18 +70,10 @@ async fn insert(pool: &PgPool, n: u32) {
 async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind) {
     let database = migrated_database().await;
     // A database that gives nothing away by itself.
-    run(&database.pool, format!("revoke all on database \"{}\" from public", database.url.rsplit('/').next().expect("a name"))).await;
+    run(&database.pool, format!("revoke all on database \"{}\" from public", name_of(&database))).await;
     let place = Place::new(&database);
     create_topic(&place.brokers, &place.topic, 1).await;
-    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
-    let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    let all: Vec<String> = statements(title, &role, &place)
-        .into_iter()
-        .map(|sql| sql.replace("database shop", &format!("database \"{database_name}\"")))
-        .collect();
-    for sql in &all {
-        run(&database.pool, sql.clone()).await;
-    }
+    let (role, all) = granted(title, &database, &place).await;
     insert(&database.pool, 1).await;
     let relay = relay_as(&database, &place, &role, source).await;
     let mut reader = place.reader();
@@ -109,24 +111,16 @@ async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
-    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
     let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload text)";
     // A database that gives nothing away by itself.
     run(
         &database.pool,
-        format!("revoke all on database \"{database_name}\" from public; revoke all on schema public from public; {table}"),
+        format!("revoke all on database \"{}\" from public; revoke all on schema public from public; {table}", name_of(&database)),
     )
     .await;
     let place = Place::new(&database);
     create_topic(&place.brokers, &place.topic, 1).await;
-    let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    let all: Vec<String> = statements("relay, debezium", &role, &place)
-        .into_iter()
-        .map(|sql| sql.replace("database shop", &format!("database \"{database_name}\"")))
-        .collect();
-    for sql in &all {
-        run(&database.pool, sql.clone()).await;
-    }
+    let (role, all) = granted("relay, debezium", &database, &place).await;
     let mut options = place.options();
     options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
@@ -161,15 +155,7 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
 async fn a_publisher_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
-    let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    let all: Vec<String> = statements("publisher", &role, &place)
-        .into_iter()
-        .map(|sql| sql.replace("database shop", &format!("database \"{database_name}\"")))
-        .collect();
-    for sql in &all {
-        run(&database.pool, sql.clone()).await;
-    }
+    let (role, all) = granted("publisher", &database, &place).await;
     let pool = database.pool_as(&role).await;
     let event = tidings::Outbox::new();
     for (grant, works) in
@@ -201,11 +187,7 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
 async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    let database_name = database.url.rsplit('/').next().expect("a name").to_owned();
-    let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    for sql in statements("publisher", &role, &place) {
-        run(&database.pool, sql.replace("database shop", &format!("database \"{database_name}\""))).await;
-    }
+    let (role, _) = granted("publisher", &database, &place).await;
     let (pool, outbox) = (database.pool_as(&role).await, tidings::Outbox::new());
     let works = async || -> Result<bool, tidings::PublishError> {
         let mut tx = pool.begin().await.map_err(tidings::PublishError::Database)?;
@@ -213,7 +195,7 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
         let id = outbox.publish_after(&mut tx, &event, std::time::Duration::from_secs(60)).await?;
         outbox.cancel(&mut tx, id).await
     };
-    let grants = statements("scheduler", &role, &place);
+    let grants = statements_for("scheduler", &role, &database);
     for sql in &grants {
         assert!(works().await.is_err(), "before {sql}");
         run(&database.pool, sql.clone()).await;

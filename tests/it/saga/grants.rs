@@ -33,12 +33,9 @@ fn all_of_it() -> Saga<Number> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     let mut service = Service::open().await;
-    let (database, role) = (service.database.url.rsplit('/').next().expect("a name").to_owned(), format!("r{}", Uuid::now_v7().simple()));
-    let all = |title: &str| -> Vec<String> {
-        let here = format!("database \"{database}\"");
-        statements_for(title, &role).into_iter().map(|sql| sql.replace("database shop", &here)).collect()
-    };
-    for sql in [all("publisher"), all("subscriber"), all("saga")].concat() {
+    let role = format!("r{}", Uuid::now_v7().simple());
+    let all = ["publisher", "subscriber", "saga"].map(|title| statements_for(title, &role, &service.database));
+    for sql in all.concat() {
         run(&service.database.pool, sql).await;
     }
     run(&service.database.pool, format!("grant insert on effect to {role}")).await;
@@ -65,7 +62,8 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     service.stop().await;
 
     // One of them less, and a saga that the owner starts is not gone on with, or not forgotten.
-    for grant in all("saga") {
+    let [.., grants] = all;
+    for grant in grants {
         for right in ["select", "insert", "update", "delete"] {
             if !grant.contains(right) {
                 continue;

@@ -2,20 +2,15 @@
 
 use std::time::Duration;
 
-use prometheus_client::{encoding::text::encode, registry::Registry};
 use tidings::saga::{Saga, SagaMetrics, SagaStatistics, SagaStatus};
 use tidings::subscriber::{HandlerError, Retry};
 
 use super::local::{Number, Service, refuse};
-use crate::subscriber::place::until;
+use crate::subscriber::{observing::scraped, place::until};
 
 /// What a scrape shows.
 fn shown(statistics: &SagaStatistics) -> String {
-    let mut registry = Registry::default();
-    SagaMetrics::default().saga(statistics).register(&mut registry);
-    let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes any text");
-    text
+    scraped(|registry| SagaMetrics::default().saga(statistics).register(registry))
 }
 
 #[tokio::test(flavor = "multi_thread")]

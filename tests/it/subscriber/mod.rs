@@ -7,7 +7,7 @@ mod foreign;
 mod hostile;
 mod killed;
 mod members;
-mod observing;
+pub(crate) mod observing;
 mod panics;
 pub(crate) mod place;
 mod process;

@@ -21,10 +21,15 @@ async fn place() -> Place {
     place
 }
 
-/// What a scrape shows.
+/// What a scrape shows of this subscriber.
 fn shown(statistics: &Statistics) -> String {
+    scraped(|registry| SubscriberMetrics::default().subscriber(statistics).register(registry))
+}
+
+/// What a scrape shows of what is registered.
+pub(crate) fn scraped(register: impl FnOnce(&mut Registry)) -> String {
     let mut registry = Registry::default();
-    SubscriberMetrics::default().subscriber(statistics).register(&mut registry);
+    register(&mut registry);
     let mut text = String::new();
     encode(&mut text, &registry).expect("a string takes any text");
     text
