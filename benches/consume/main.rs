@@ -14,6 +14,7 @@ mod bare;
 mod fill;
 mod options;
 mod peers;
+mod pgbench;
 mod report;
 mod scenarios;
 mod timer;
@@ -68,10 +69,8 @@ async fn beside(scenario: Scenario, brokers: &str, database: &str, topic: &str, 
             Err(error) => println!("{:<10} {} is left out: {error}", scenario.name(), Path::Peer(peer)),
         }
     }
-    if scenario == Scenario::EffectOnce {
-        match peers::pgbench(database, records).await {
-            Ok(measured) => report.add(scenario, Path::Pgbench, measured),
-            Err(error) => println!("{:<10} pgbench is left out: {error}", scenario.name()),
-        }
+    match pgbench::run(database, scenario, records).await {
+        Ok(measured) => measured.into_iter().for_each(|measured| report.add(scenario, Path::Pgbench, measured)),
+        Err(error) => println!("{:<10} pgbench is left out: {error}", scenario.name()),
     }
 }

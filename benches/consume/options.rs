@@ -52,6 +52,17 @@ pub(crate) enum Scenario {
     SetBased,
 }
 
+/// How events are handled by transactions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transactions {
+    /// How many at once.
+    pub(crate) clients: usize,
+    /// Events in each.
+    pub(crate) events: usize,
+    /// By one update for all of them.
+    pub(crate) at_once: bool,
+}
+
 impl Options {
     pub(crate) fn scenarios(&self) -> Vec<Scenario> {
         if self.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { self.scenarios.clone() }
@@ -81,6 +92,18 @@ impl Scenario {
             Self::TenMilli => Some((10_000, 1_024)),
             Self::EffectOnce | Self::Batch32 | Self::Batch100 | Self::SetBased => None,
         }
+    }
+
+    /// What its transactions hold, if it has an inbox.
+    pub(crate) fn transactions(self) -> Option<Transactions> {
+        let (clients, events, at_once) = match self {
+            Self::EffectOnce => (16, 1, false),
+            Self::Batch32 => (8, 32, false),
+            Self::Batch100 => (8, 100, false),
+            Self::SetBased => (8, 32, true),
+            Self::NoWork | Self::OneMilli | Self::TenMilli | Self::FewKeys => return None,
+        };
+        Some(Transactions { clients, events, at_once })
     }
 
     pub(crate) fn keys(self) -> u64 {

@@ -1,7 +1,6 @@
-//! The peers: consumers of the JVM with the same work, and pgbench with the same statements.
+//! The peers: consumers of the JVM with the same work.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -10,7 +9,6 @@ use dev_services::java::{self, Java};
 use crate::harness::{Outcome, process::Process};
 use crate::options::Scenario;
 use crate::report::Measured;
-use crate::scenarios;
 
 /// How long a peer may take for its rounds: one that needs longer is left out.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -102,37 +100,4 @@ fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measure
         let seconds = rounds[ROUNDS - 1];
         return Ok(Measured { records, seconds, cpu_seconds: cost.cpu_seconds - cpu_before, peak_megabytes: cost.peak_megabytes });
     }
-}
-
-/// The statements of a subscriber with an inbox, in as many messages, by pgbench: sixteen clients.
-///
-/// # Errors
-/// When pgbench is not there or fails.
-pub(crate) async fn pgbench(server: &str, records: u64) -> Outcome<Measured> {
-    const CLIENTS: u64 = 16;
-    let database = scenarios::database(server).await?;
-    let script = std::env::temp_dir().join(format!("tidings-bench-{}.sql", std::process::id()));
-    fs::write(
-        &script,
-        "\\set id random(0, 19999)\n\
-         set local lock_timeout = 10000 \\; set local idle_in_transaction_session_timeout = 60000 \\; \
-         insert into tidings.inbox (consumer, source, event_id) values ('bench', '/bench', gen_random_uuid()::text) \\; begin;\n\
-         update account set cents = cents + 1999 where id = :id;\n\
-         commit;\n",
-    )?;
-    let each = (records / CLIENTS).max(1);
-    let mut command = Command::new("pgbench");
-    command.args(["-n", "-c", &CLIENTS.to_string(), "-j", "2", "-t", &each.to_string(), "-f"]).arg(&script).arg(&database);
-    let began = Instant::now();
-    let done = command.output()?;
-    let elapsed = began.elapsed().as_secs_f64();
-    let _ = fs::remove_file(&script);
-    if !done.status.success() {
-        return Err(String::from_utf8_lossy(&done.stderr).into_owned().into());
-    }
-    let said = String::from_utf8_lossy(&done.stdout);
-    let rate = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-    let records = each * CLIENTS;
-    let seconds = rate.map_or(elapsed, |rate| records as f64 / rate);
-    Ok(Measured { records, seconds, cpu_seconds: 0.0, peak_megabytes: 0.0 })
 }

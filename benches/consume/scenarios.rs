@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::harness::Outcome;
-use crate::options::Scenario;
+use crate::options::{Scenario, Transactions};
 use crate::report::Measured;
 use crate::timer::Timer;
 
@@ -84,13 +84,14 @@ pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic
             let state = (Timer::start(), Duration::from_micros(micros));
             start(subscriber(&bus, topic).on(wait).state(state).concurrency(concurrency), &shutdown)
         }
-        Scenario::EffectOnce => start(subscriber(&bus, topic).on(update).inbox(pool(database, 16).await?), &shutdown),
-        Scenario::Batch32 => start(subscriber(&bus, topic).on(update).inbox(pool(database, 8).await?).concurrency(8).batch(32), &shutdown),
-        Scenario::Batch100 => {
-            start(subscriber(&bus, topic).on(update).inbox(pool(database, 8).await?).concurrency(8).batch(100), &shutdown)
-        }
-        Scenario::SetBased => {
-            start(subscriber(&bus, topic).on(update_all).inbox(pool(database, 8).await?).concurrency(8).batch(32), &shutdown)
+        Scenario::EffectOnce | Scenario::Batch32 | Scenario::Batch100 | Scenario::SetBased => {
+            let Transactions { clients, events, at_once } = scenario.transactions().ok_or("it has an inbox")?;
+            let pool = pool(database, u32::try_from(clients)?).await?;
+            let subscriber = subscriber(&bus, topic).concurrency(clients).batch(events);
+            match at_once {
+                true => start(subscriber.on(update_all).inbox(pool), &shutdown),
+                false => start(subscriber.on(update).inbox(pool), &shutdown),
+            }
         }
     };
     let mut began = None;

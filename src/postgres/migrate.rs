@@ -210,6 +210,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (20, "sagas", include_str!("../../migrations/0020_sagas.sql")),
         (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
         (22, "open sagas", include_str!("../../migrations/0022_open_sagas.sql")),
+        (23, "inbox collation", include_str!("../../migrations/0023_inbox_collation.sql")),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

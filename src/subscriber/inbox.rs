@@ -3,15 +3,18 @@
 //! The row is inserted *before* the handler runs, by the transaction that will hold its effect. So a second member that handles the same event at this moment waits at
 //! its own insert until the first commits, and then finds a duplicate; or until the first rolls back, and then handles it itself.
 //!
-//! For one event `begin`, the timeouts and the insert are one message to the server: `insert …; begin`. Statements before a `begin` in one simple query belong to the
-//! transaction that it opens, and if the insert fails there is no transaction at all, so the connection goes back clean.
+//! The timeouts, the insert and `begin` are one message to the server: `insert …; begin`. Statements before a `begin` in one simple query belong to the transaction that it
+//! opens, and if the insert fails there is no transaction at all, so a duplicate costs one message.
 
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgPool, PgTransaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
 use super::handler::HandlerError;
+use super::sessions::{Begun, Lease, Sessions, Statement};
 use crate::kafka::Message;
 use crate::outbox::Outbox;
 use crate::postgres::{SchemaName, SchemaNameError};
@@ -96,13 +99,19 @@ impl Inbox {
             self.lock_timeout.as_millis(),
             self.idle_timeout.as_millis()
         );
+        let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id)"#);
+        let one = Statement::new("text, text", format!("{insert} values ({}, $1, $2)", Literal(consumer)));
+        let many = format!("{insert} select {}, source, event_id from unnest($1, $2) as e (source, event_id)", Literal(consumer));
+        let many = Statement::new("text[], text[]", many);
         Ok(OpenInbox {
-            insert_one: format!(r#"{settings}; insert into "{schema}".inbox (consumer, source, event_id) values ({}, "#, literal(consumer)),
-            begin: format!("{settings}; begin").into(),
-            insert_many: format!(
-                r#"insert into "{schema}".inbox (consumer, source, event_id)
-                   select $1, source, event_id from unnest($2::text[], $3::text[]) as e (source, event_id) order by 1, 2
-                   on conflict do nothing returning source, event_id"#
+            settings,
+            insert,
+            one: one.name().to_owned(),
+            many: many.name().to_owned(),
+            sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
+            new_of: format!(
+                r#"select source, event_id from "{schema}".inbox
+                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C")) and xmin = pg_current_xact_id()::xid"#
             )
             .into(),
             delete: format!(
@@ -135,10 +144,16 @@ pub(super) struct OpenInbox {
     pub(super) consumer: String,
     pub(super) outbox: Outbox,
     pub(super) keep: Duration,
-    /// Up to the values that differ.
-    insert_one: String,
-    begin: Arc<str>,
-    insert_many: Arc<str>,
+    sessions: Arc<Sessions>,
+    /// The timeouts.
+    settings: String,
+    /// The insert, up to the rows.
+    insert: String,
+    /// The prepared insert of one event, and of many.
+    one: String,
+    many: String,
+    /// Which of these events this transaction has remembered.
+    new_of: Arc<str>,
     delete: Arc<str>,
 }
 
@@ -147,61 +162,68 @@ pub(super) enum Remembered {
     /// All of them were handled before.
     Duplicate,
     /// A transaction that holds the rows of these; `None` if that is all of them.
-    New(PgTransaction<'static>, Option<Vec<Arc<Message>>>),
+    New(PgTransaction<'static>, Lease, Option<Vec<Arc<Message>>>),
 }
 
 impl OpenInbox {
     /// Begins a transaction and remembers these events in it.
     ///
     /// # Cancel safety
-    /// Dropping the future rolls back: the transaction is begun by a task of its own, since a connection whose `begin` is cut off would go back to its pool within a
-    /// transaction that nobody knows of.
-    pub(super) async fn remember(self: &Arc<Self>, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
-        let (inbox, messages) = (self.clone(), messages.to_vec());
-        let begun = tokio::spawn(async move {
-            match &messages[..] {
-                [message] => inbox.remember_one(message).await,
-                _ => inbox.remember_many(&messages).await,
-            }
-        });
-        begun.await.map_err(HandlerError::retry)?
+    /// Dropping the future rolls back.
+    pub(super) async fn remember(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
+        match messages {
+            [message] => self.remember_one(message).await,
+            _ => self.remember_many(messages).await,
+        }
     }
 
     async fn remember_one(&self, message: &Message) -> Result<Remembered, HandlerError> {
-        let (source, id) = identity(message)?;
-        let statement = format!("{}{}, {}); begin", self.insert_one, literal(&source), literal(&id));
-        match self.begin(statement.into()).await {
-            Ok(transaction) => Ok(Remembered::New(transaction, None)),
+        let identity = identity(message)?;
+        let begun = self.sessions.begin(|prepared| match prepared {
+            true => format!("{}; execute {} ({}, {}); begin", self.settings, self.one, Literal(&identity.0), Literal(&identity.1)),
+            false => format!("{}; {} values {}; begin", self.settings, self.insert, Rows(&self.consumer, &[&identity])),
+        });
+        match begun.await {
+            Ok(Begun { transaction, lease, .. }) => Ok(Remembered::New(transaction, lease, None)),
             Err(error) if is_duplicate(&error) => Ok(Remembered::Duplicate),
             Err(error) => Err(of_inbox(error)),
         }
     }
 
     async fn remember_many(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
-        let mut transaction = self.begin(self.begin.clone()).await.map_err(of_inbox)?;
         let identities = messages.iter().map(|message| identity(message)).collect::<Result<Vec<_>, _>>()?;
-        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|(source, id)| (source.as_str(), id.as_str())).unzip();
-        let new: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(self.insert_many.clone()))
-            .bind(&self.consumer)
-            .bind(sources)
-            .bind(ids)
-            .fetch_all(&mut *transaction)
-            .await
-            .map_err(of_inbox)?;
-        if new.is_empty() {
+        // In one order everywhere, so that members with the same events wait for each other in turn.
+        let mut ordered: Vec<_> = identities.iter().collect();
+        ordered.sort_unstable();
+        let begun = self.sessions.begin(|prepared| match prepared {
+            true => format!("{}; execute {} ({}); begin", self.settings, self.many, Arrays(&ordered)),
+            false => format!("{}; {} values {}; begin", self.settings, self.insert, Rows(&self.consumer, &ordered)),
+        });
+        match begun.await {
+            Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
+            Err(error) if is_duplicate(&error) => {}
+            Err(error) => return Err(of_inbox(error)),
+        }
+        // To pass over what is there costs half as much again for each row, so it is asked for only when something is.
+        let begun = self.sessions.begin(|_| {
+            format!("{}; {} values {} on conflict do nothing; begin", self.settings, self.insert, Rows(&self.consumer, &ordered))
+        });
+        let Begun { mut transaction, lease, rows } = begun.await.map_err(of_inbox)?;
+        if rows == 0 {
+            lease.roll_back(transaction).await;
             return Ok(Remembered::Duplicate);
         }
-        if new.len() == messages.len() {
-            return Ok(Remembered::New(transaction, None));
-        }
         // The same event twice in one batch: the first counts.
-        let mut new: std::collections::HashSet<_> = new.into_iter().collect();
+        let mut new = self.new_of(&mut transaction, &identities).await.map_err(of_inbox)?;
         let kept = messages.iter().zip(identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
-        Ok(Remembered::New(transaction, Some(kept.collect())))
+        Ok(Remembered::New(transaction, lease, Some(kept.collect())))
     }
 
-    async fn begin(&self, statement: Arc<str>) -> Result<PgTransaction<'static>, sqlx::Error> {
-        self.pool.begin_with(AssertSqlSafe(statement)).await
+    /// Which of these this transaction has remembered.
+    async fn new_of(&self, transaction: &mut PgConnection, identities: &[Identity]) -> Result<HashSet<Identity>, sqlx::Error> {
+        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|(source, id)| (source.as_str(), id.as_str())).unzip();
+        let new = sqlx::query_as(AssertSqlSafe(self.new_of.clone())).bind(&self.consumer).bind(sources).bind(ids).fetch_all(transaction);
+        Ok(new.await?.into_iter().collect())
     }
 
     /// Forgets what is older than it is kept; how many rows.
@@ -223,7 +245,9 @@ impl OpenInbox {
 }
 
 /// Source and id of an event, as the inbox stores them.
-fn identity(message: &Message) -> Result<(String, String), HandlerError> {
+type Identity = (String, String);
+
+fn identity(message: &Message) -> Result<Identity, HandlerError> {
     let (source, id) = (message.source().into_owned(), message.id().into_owned());
     if source.contains('\0') || id.contains('\0') || id.is_empty() || id.len() > 512 || source.len() > 1024 {
         return Err(HandlerError::dead_letter(
@@ -234,9 +258,51 @@ fn identity(message: &Message) -> Result<(String, String), HandlerError> {
 }
 
 /// Text as an SQL literal, whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
-    let escaped = text.replace('\'', "''");
-    if escaped.contains('\\') { format!(" E'{}'", escaped.replace('\\', "\\\\")) } else { format!("'{escaped}'") }
+struct Literal<'a>(&'a str);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.contains('\\') { " E'" } else { "'" })?;
+        for part in self.0.split_inclusive(['\'', '\\']) {
+            f.write_str(part)?;
+            // Either stands for itself when it is there twice.
+            if let Some(special) = part.chars().next_back().filter(|last| matches!(last, '\'' | '\\')) {
+                f.write_char(special)?;
+            }
+        }
+        f.write_char('\'')
+    }
+}
+
+/// The values of an insert.
+struct Rows<'a>(&'a str, &'a [&'a Identity]);
+
+impl fmt::Display for Rows<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (source, id)) in self.1.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}({}, {}, {})", Literal(self.0), Literal(source), Literal(id))?;
+        }
+        Ok(())
+    }
+}
+
+/// The same by columns.
+struct Arrays<'a>(&'a [&'a Identity]);
+
+impl fmt::Display for Arrays<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        array(f, self.0.iter().map(|(source, _)| &**source))?;
+        f.write_str(", ")?;
+        array(f, self.0.iter().map(|(_, id)| &**id))
+    }
+}
+
+fn array<'a>(f: &mut fmt::Formatter<'_>, texts: impl Iterator<Item = &'a str>) -> fmt::Result {
+    for (at, text) in texts.enumerate() {
+        write!(f, "{}{}", if at == 0 { "array[" } else { "," }, Literal(text))?;
+    }
+    f.write_char(']')
 }
 
 fn is_duplicate(error: &sqlx::Error) -> bool {
@@ -259,8 +325,8 @@ mod tests {
 
     #[test]
     fn text_becomes_a_literal_that_cannot_end_early() {
-        assert_eq!(literal("a"), "'a'");
-        assert_eq!(literal("a'; drop table x; --"), "'a''; drop table x; --'");
-        assert_eq!(literal(r"a\'"), r" E'a\\'''");
+        assert_eq!(Literal("a").to_string(), "'a'");
+        assert_eq!(Literal("a'; drop table x; --").to_string(), "'a''; drop table x; --'");
+        assert_eq!(Literal(r"a\'").to_string(), r" E'a\\'''");
     }
 }

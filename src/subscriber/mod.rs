@@ -51,6 +51,7 @@ pub(crate) mod redrive;
 mod retry;
 mod router;
 mod run;
+mod sessions;
 mod statistics;
 mod turn;
 mod unit;

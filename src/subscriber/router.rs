@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use sqlx::{Executor as _, PgConnection};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
@@ -15,6 +14,7 @@ use super::Delivery;
 use super::handler::{BoundHandler, Called, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
 use super::memory::MemoryInbox;
+use super::sessions;
 use crate::event::Envelope;
 use crate::failpoint::{self, Step};
 
@@ -137,9 +137,9 @@ impl Core {
 
     /// Remembers, handles, publishes and commits, in one transaction.
     async fn handle_once(&self, inbox: &Arc<OpenInbox>, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let (transaction, new) = match inbox.remember(delivery.messages()).await? {
+        let (transaction, lease, new) = match inbox.remember(delivery.messages()).await? {
             Remembered::Duplicate => return Ok(Handled::Duplicate),
-            Remembered::New(transaction, new) => (transaction, new),
+            Remembered::New(transaction, lease, new) => (transaction, lease, new),
         };
         let slot = TxSlot::new(transaction, inbox.outbox.clone(), inbox.schema.clone());
         let published = match self.each(delivery.within(slot.clone(), new)).await {
@@ -147,7 +147,7 @@ impl Core {
             Err(error) => {
                 // So that the connection is free again before the pause, and not when it is next used.
                 if let Some(transaction) = slot.take() {
-                    let _ = transaction.rollback().await;
+                    lease.roll_back(transaction).await;
                 }
                 return Err(error);
             }
@@ -157,11 +157,9 @@ impl Core {
         self.may_die()?;
         if !published.is_empty() {
             inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
-        } else if slot.was_lent() {
-            still_works(&mut transaction).await?;
         }
         failpoint::reached(Step::EffectMade);
-        transaction.commit().await?;
+        lease.commit(transaction).await.map_err(|error| if sessions::had_failed(&error) { swallowed() } else { error.into() })?;
         slot.committed();
         failpoint::reached(Step::EffectCommitted);
         Ok(Handled::Done)
@@ -181,16 +179,11 @@ impl Core {
     }
 }
 
-/// Asks a transaction that a handler had whether it can be committed. After a statement that failed, which the handler may think nothing of, Postgres answers `commit` by a rollback and not by an
-/// error, and the event would count as handled.
-async fn still_works(transaction: &mut PgConnection) -> Result<(), HandlerError> {
-    match transaction.execute("select").await {
-        Ok(_) => Ok(()),
-        Err(error) if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("25P02")) => Err(HandlerError::retry(
-            "a statement of the handler failed, and it returned `Ok`: Postgres commits nothing of its transaction; use a savepoint (`tx.begin()`) around what may fail",
-        )),
-        Err(error) => Err(error.into()),
-    }
+/// The error of a handler that had one of Postgres and returned `Ok`.
+fn swallowed() -> HandlerError {
+    HandlerError::retry(
+        "a statement of the handler failed, and it returned `Ok`: Postgres commits nothing of its transaction; use a savepoint (`tx.begin()`) around what may fail",
+    )
 }
 
 /// The innermost service: what [`Subscriber::layer`](super::Subscriber::layer) wraps first.

@@ -25,7 +25,18 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let steps = migrations.pending(&database.pool).await.expect("an empty database can be asked");
     assert_eq!(
         steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["1 outbox", "2 relay", "3 inbox", "10 parked", "11 operation", "12 relay table", "20 sagas", "21 scheduled", "22 open sagas",]
+        [
+            "1 outbox",
+            "2 relay",
+            "3 inbox",
+            "10 parked",
+            "11 operation",
+            "12 relay table",
+            "20 sagas",
+            "21 scheduled",
+            "22 open sagas",
+            "23 inbox collation"
+        ]
     );
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
 
@@ -100,7 +111,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 12, 20, 21, 22],
+        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23],
         "one run did all, the others nothing"
     );
 }
@@ -180,6 +191,7 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0020_sagas.sql"),
         include_str!("../../migrations/0021_scheduled.sql"),
         include_str!("../../migrations/0022_open_sagas.sql"),
+        include_str!("../../migrations/0023_inbox_collation.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;

@@ -1,7 +1,6 @@
 //! The transaction a handler shares with the inbox.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::{PgConnection, PgTransaction};
@@ -41,7 +40,6 @@ pub struct Tx {
 #[derive(Clone, Debug)]
 pub(in crate::subscriber) struct TxSlot {
     transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
-    was_lent: Arc<AtomicBool>,
     pub(in crate::subscriber) outbox: Outbox,
     schema: SchemaName,
     after_commit: AfterCommit,
@@ -73,20 +71,14 @@ impl Lent {
 impl TxSlot {
     pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
         let transaction = Arc::new(Mutex::new(Some(transaction)));
-        Self { transaction, was_lent: Arc::default(), outbox, schema, after_commit: AfterCommit::default() }
+        Self { transaction, outbox, schema, after_commit: AfterCommit::default() }
     }
 
     /// Lends the transaction to a handler.
     pub(in crate::subscriber) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
         let transaction =
             self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
-        self.was_lent.store(true, Ordering::Relaxed);
         Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new() })
-    }
-
-    /// Whether a handler had it.
-    pub(in crate::subscriber) fn was_lent(&self) -> bool {
-        self.was_lent.load(Ordering::Relaxed)
     }
 
     /// The transaction, if it is here: nobody kept it.
@@ -114,8 +106,8 @@ impl Tx {
     /// A transaction that belongs to no delivery.
     pub(crate) fn of(transaction: PgTransaction<'static>, schema: &SchemaName) -> Self {
         let outbox = Outbox::new().schema(schema.as_str());
-        let (empty, was_lent, after_commit) = Default::default();
-        let slot = TxSlot { transaction: empty, was_lent, outbox, schema: schema.clone(), after_commit };
+        let (empty, after_commit) = Default::default();
+        let slot = TxSlot { transaction: empty, outbox, schema: schema.clone(), after_commit };
         Self { transaction: Some(transaction), slot, meta: None, carried: Headers::new() }
     }
 

@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode: publishers work through it, a relay says that it does not. Skipped where `pgbouncer` is not installed.
+//! PgBouncer in transaction mode: publishers and subscribers work through it, a relay says that it does not. Skipped where `pgbouncer` is not installed.
 
 use std::{
     net::TcpListener,
@@ -12,10 +12,15 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tidings::{DomainEvent, Outbox, relay::SourceKind};
+use tidings::{
+    DomainEvent, Outbox,
+    relay::SourceKind,
+    subscriber::{Event, HandlerError, Tx},
+};
 
 use super::running::{Place, Running};
 use crate::services::{TestDatabase, migrated_database};
+use crate::subscriber::place::{self as subscriber, Changed, assert_once_and_in_order, create_effects, start};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
@@ -141,6 +146,27 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
         let versions: Vec<i32> = events.map(|event: Pooled| event.version).collect();
         assert_eq!(versions, (1..=72).collect::<Vec<_>>(), "{order}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_behind_pgbouncer_in_transaction_mode_has_each_effect_once_and_in_order() {
+    async fn unprepared(Event(changed): Event<Changed>, mut tx: Tx) -> Result<(), HandlerError> {
+        let insert = sqlx::query("insert into effect (account, version) values ($1, $2)").persistent(false);
+        insert.bind(changed.account).bind(changed.version).execute(&mut *tx).await?;
+        Ok(())
+    }
+    let database = migrated_database().await;
+    // More clients than connections: a client has another one in each transaction.
+    let Some(pgbouncer) = PgBouncer::start(&database, 3).await else { return };
+    let place = subscriber::Place::new(4).await;
+    create_effects(&database.pool).await;
+    let twice: Vec<_> = place.publish(20, 1..=20).await.into_iter().take(100).collect();
+    place.send(&twice).await;
+    let running = start!(place.subscriber::<()>().on(unprepared).inbox(pgbouncer.pool(&database).await).concurrency(6));
+    running.until("all are handled", |seen| seen.handled() + seen.duplicates() == 500).await;
+    assert_eq!((running.statistics.failed_attempts(), running.statistics.duplicates()), (0, 100));
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 20, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,3 +13,4 @@ pub(crate) mod place;
 mod process;
 mod publishing;
 mod redrive;
+mod sessions;

@@ -1,0 +1,323 @@
+//! Connections on which one transaction of the inbox follows another.
+//!
+//! A transaction of a pool costs a message to begin, one to commit, and one by which the pool tests the connection that comes back. Here a connection stays with the inbox for
+//! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it works, so what it costs beside the handler are two.
+//!
+//! sqlx counts the transactions of a connection, so that `tx.begin()` of a handler becomes a savepoint. Therefore a connection that is here keeps the sqlx transaction it came
+//! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, PgTransaction};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// How long a connection may stay before those who wait for one of the pool have their chance.
+const LEASE: Duration = Duration::from_millis(200);
+
+/// How long a connection may stay unused.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// Ends a transaction, and fails first if it cannot be committed. After a statement that failed, which a handler may think nothing of, Postgres answers `commit` by a rollback and
+/// not by an error, and the event would count as handled.
+const COMMIT: &str = "select; commit";
+
+/// What the server says of a prepared statement that it does not know, or knows already.
+const NO_SUCH_STATEMENT: &str = "26000";
+const STATEMENT_EXISTS: &str = "42P05";
+
+/// The connections.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    pool: PgPool,
+    /// What each connection has prepared. It stays when the connection goes back.
+    statements: Vec<Statement>,
+    /// Statements that were prepared are found again: not so behind a pooler that gives each transaction another connection.
+    prepares: AtomicBool,
+    /// As many as the pool can have: who waits for one that is in use here does not ask the pool for more.
+    permits: Arc<Semaphore>,
+    kept: Mutex<Kept>,
+}
+
+/// What is prepared once a connection.
+#[derive(Debug)]
+pub(super) struct Statement {
+    name: String,
+    /// The types of its parameters.
+    parameters: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Used last, used next.
+    idle: Vec<Idle>,
+    /// Who takes what is free next, from the pool or from here.
+    waiting: VecDeque<oneshot::Sender<Result<Session, sqlx::Error>>>,
+    /// How many connections the pool is asked for.
+    opening: usize,
+    /// Somebody gives back what stays unused.
+    tended: bool,
+    /// Where the connections are at home: the last owner of all this may be a thread without a runtime.
+    runtime: Option<Handle>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    session: Session,
+    since: Instant,
+}
+
+/// A connection that is in no transaction, but for sqlx.
+#[derive(Debug)]
+struct Session {
+    transaction: PgTransaction<'static>,
+    leased: Instant,
+}
+
+/// What a transaction is to be ended by.
+#[derive(Debug)]
+pub(super) struct Lease {
+    began: Instant,
+    home: Arc<Sessions>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A transaction that has begun, and how many rows its first message has changed.
+pub(super) struct Begun {
+    pub(super) transaction: PgTransaction<'static>,
+    pub(super) lease: Lease,
+    pub(super) rows: u64,
+}
+
+impl Sessions {
+    pub(super) fn new(pool: PgPool, statements: Vec<Statement>) -> Self {
+        let permits = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
+        Self { pool, statements, prepares: AtomicBool::new(true), permits, kept: Mutex::default() }
+    }
+
+    /// Begins a transaction by a message that ends in `begin`. The message is asked for with whether it may execute the prepared statements.
+    ///
+    /// # Cancel safety
+    /// Dropping the future rolls back.
+    ///
+    /// # Errors
+    /// What the server says: there is no transaction then.
+    pub(super) async fn begin(self: &Arc<Self>, message: impl Fn(bool) -> String) -> Result<Begun, sqlx::Error> {
+        let permit = self.permits.clone().acquire_owned().await.expect("never closed");
+        let Session { mut transaction, leased } = self.session().await?;
+        let lease = Lease { began: leased, home: self.clone(), _permit: permit };
+        let prepared = self.prepares.load(Ordering::Relaxed);
+        let mut begun = transaction.execute(AssertSqlSafe(message(prepared))).await;
+        if prepared && begun.as_ref().is_err_and(|error| code(error).as_deref() == Some(NO_SUCH_STATEMENT)) {
+            self.prepares.store(false, Ordering::Relaxed);
+            begun = transaction.execute(AssertSqlSafe(message(false))).await;
+        }
+        match begun {
+            Ok(done) => Ok(Begun { transaction, lease, rows: done.rows_affected() }),
+            Err(error) => {
+                if is_over(&error) {
+                    lease.end(transaction);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// One that is idle, or the first that is free or that the pool gives.
+    async fn session(self: &Arc<Self>) -> Result<Session, sqlx::Error> {
+        let free = {
+            let mut kept = self.kept();
+            if let Some(idle) = kept.idle.pop() {
+                return Ok(idle.session);
+            }
+            let (for_it, free) = oneshot::channel();
+            kept.waiting.push_back(for_it);
+            if kept.opening < kept.waiting.len() {
+                kept.opening += 1;
+                // By a task of its own: a connection whose `begin` is cut off would go back to its pool within a transaction that nobody knows of.
+                tokio::spawn(self.clone().open());
+            }
+            free
+        };
+        free.await.unwrap_or(Err(sqlx::Error::PoolClosed))
+    }
+
+    /// One more connection of the pool.
+    async fn open(self: Arc<Self>) {
+        let opened = self.opened().await;
+        self.kept().opening -= 1;
+        match opened {
+            Ok(session) => self.keep(session),
+            Err(error) => self.tell(error),
+        }
+    }
+
+    async fn opened(&self) -> Result<Session, sqlx::Error> {
+        let mut transaction = self.pool.begin().await?;
+        transaction.execute("rollback").await?;
+        if self.prepares.load(Ordering::Relaxed) {
+            self.prepare(&mut transaction).await?;
+        }
+        Ok(Session { transaction, leased: Instant::now() })
+    }
+
+    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let names = self.statements.iter().map(|statement| format!("'{}'", statement.name)).collect::<Vec<_>>().join(", ");
+        let known = format!("select from pg_prepared_statements where name in ({names})");
+        if connection.fetch_all(AssertSqlSafe(known)).await?.len() == self.statements.len() {
+            return Ok(());
+        }
+        let prepare = |statement: &Statement| format!("prepare {} ({}) as {};", statement.name, statement.parameters, statement.text);
+        match connection.execute(AssertSqlSafe(self.statements.iter().map(prepare).collect::<String>())).await {
+            // The pooler has asked one connection and told another.
+            Err(error) if code(&error).as_deref() == Some(STATEMENT_EXISTS) => self.prepares.store(false, Ordering::Relaxed),
+            prepared => {
+                prepared?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells one who waits that the pool gives nothing.
+    fn tell(&self, mut error: sqlx::Error) {
+        let mut kept = self.kept();
+        while let Some(waiting) = kept.waiting.pop_front() {
+            match waiting.send(Err(error)) {
+                Err(Err(back)) => error = back,
+                _ => return,
+            }
+        }
+    }
+
+    /// Takes a connection whose transaction is over.
+    fn keep(self: &Arc<Self>, mut session: Session) {
+        if session.leased.elapsed() > LEASE {
+            session.give_back();
+            return;
+        }
+        let mut kept = self.kept();
+        while let Some(waiting) = kept.waiting.pop_front() {
+            match waiting.send(Ok(session)) {
+                Err(Ok(back)) => session = back,
+                _ => return,
+            }
+        }
+        kept.idle.push(Idle { session, since: Instant::now() });
+        if !std::mem::replace(&mut kept.tended, true) {
+            kept.runtime = Some(Handle::current());
+            tokio::spawn(tend(Arc::downgrade(self)));
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Statement {
+    /// A statement with parameters of these types. Its name comes from its text: several subscribers may have the same pool, and a pooler may have the same connection for several versions of the code.
+    pub(super) fn new(parameters: &'static str, text: String) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self { name: format!("tidings_{:016x}", hasher.finish()), parameters, text }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Gives back what stays unused, as long as anything is here.
+async fn tend(sessions: Weak<Sessions>) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some(sessions) = sessions.upgrade() else { return };
+        let mut kept = sessions.kept();
+        // Those that were used last are behind.
+        let used = kept.idle.partition_point(|idle| idle.since.elapsed() >= IDLE);
+        kept.idle.drain(..used).for_each(|idle| idle.session.give_back());
+        kept.tended = !kept.idle.is_empty();
+        if !kept.tended {
+            return;
+        }
+    }
+}
+
+impl Session {
+    /// Back to the pool, as it came.
+    fn give_back(mut self) {
+        tokio::spawn(async move {
+            // A rollback without a transaction would be a warning in the server's log.
+            if self.transaction.execute("begin").await.is_ok() {
+                let _ = self.transaction.rollback().await;
+            }
+        });
+    }
+}
+
+impl Lease {
+    /// Commits.
+    ///
+    /// # Cancel safety
+    /// Dropping the future commits or rolls back.
+    ///
+    /// # Errors
+    /// What the server says, also that the transaction had failed before ([`had_failed`]). Nothing is committed then.
+    pub(super) async fn commit(self, mut transaction: PgTransaction<'static>) -> Result<(), sqlx::Error> {
+        match transaction.execute(COMMIT).await {
+            Ok(_) => {
+                self.end(transaction);
+                Ok(())
+            }
+            Err(error) if had_failed(&error) => {
+                self.roll_back(transaction).await;
+                Err(error)
+            }
+            Err(error) => {
+                if is_over(&error) {
+                    self.end(transaction);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Rolls back. A connection by which that is not possible is left to the pool.
+    pub(super) async fn roll_back(self, mut transaction: PgTransaction<'static>) {
+        if transaction.execute("rollback").await.is_ok() {
+            self.end(transaction);
+        }
+    }
+
+    /// Leaves the connection, whose transaction is over, to the next.
+    fn end(self, transaction: PgTransaction<'static>) {
+        self.home.keep(Session { transaction, leased: self.began });
+    }
+}
+
+/// Whether the transaction had failed before the statement that was refused.
+pub(super) fn had_failed(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("25P02")
+}
+
+/// Whether the server has ended the transaction at its beginning or its end, and thinks well of the connection: a constraint, a conflict with another one, a lock.
+fn is_over(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| ["23", "40", "55"].iter().any(|class| code.starts_with(class)))
+}
+
+fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _entered = kept.runtime.as_ref().map(Handle::enter);
+        kept.idle.drain(..).for_each(|idle| idle.session.give_back());
+    }
+}

@@ -1,0 +1,152 @@
+//! The connections on which an inbox has one transaction after another: whatever happens to one, nothing of it is seen in the next, and others have their share of the pool.
+
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
+use tidings::subscriber::{Event, HandlerError, Meta, Retry, Tx};
+use tower::timeout::TimeoutLayer;
+
+use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until, until_effects};
+use crate::services::migrated_database;
+
+fn quick(attempts: u32) -> Retry {
+    Retry::exponential(attempts, Duration::from_millis(1)..Duration::from_millis(10))
+}
+
+/// How many connections to this database are within a transaction and do nothing, and how many there are.
+async fn in_transaction(watcher: &PgPool) -> (i64, i64) {
+    sqlx::query_as(
+        "select count(*) filter (where state like 'idle in transaction%'), count(*) from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'",
+    )
+    .fetch_one(watcher)
+    .await
+    .expect("looked at")
+}
+
+/// Effects in a row, each of which takes its time.
+async fn count_slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+    effect(&mut tx, &changed, &meta).await?;
+    tokio::time::sleep(Duration::from_millis(8)).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn savepoints_of_a_handler_are_savepoints_in_each_transaction_of_a_connection() {
+    async fn in_parts(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+        let mut part = tx.begin().await?;
+        sqlx::query("insert into effect (account, version, attempt) values ($1, $2, 1)")
+            .bind(&changed.account)
+            .bind(changed.version)
+            .execute(&mut *part)
+            .await?;
+        part.commit().await?;
+        let mut other = tx.begin().await?;
+        assert!(sqlx::query("select 1 / 0").execute(&mut *other).await.is_err());
+        if changed.version % 2 == 0 {
+            other.rollback().await?;
+        } else {
+            drop(other);
+        }
+        if meta.attempt() == 1 { Err(HandlerError::retry("what was committed was only a part")) } else { Ok(()) }
+    }
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    create_effects(&database.pool).await;
+    place.publish(5, 1..=10).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(&database.url).await.expect("connected");
+    let running = start!(place.subscriber::<()>().on(in_parts).inbox(pool).concurrency(1).retry(quick(3)));
+    running.until("all are handled", |seen| seen.handled() == 50).await;
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 5, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_no_lock() {
+    async fn slow_at_first(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+        effect(&mut tx, &changed, &meta).await?;
+        if meta.attempt() == 1 {
+            sqlx::query("select pg_sleep(0.5)").execute(&mut *tx).await?;
+        }
+        Ok(())
+    }
+    let (database, place) = (migrated_database().await, Place::new(2).await);
+    create_effects(&database.pool).await;
+    place.publish(10, 1..=2).await;
+    let pool = PgPoolOptions::new().max_connections(4).connect(&database.url).await.expect("connected");
+    let subscriber = place.subscriber::<()>().on(slow_at_first).inbox(pool.clone()).concurrency(4).retry(quick(20));
+    let running = start!(subscriber.layer(TimeoutLayer::new(Duration::from_millis(100))));
+    running.until("all are handled", |seen| seen.handled() == 20).await;
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 10, 2).await;
+    until("no transaction is left", async || (in_transaction(&database.pool).await.0 == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_refused_is_a_failed_attempt_and_the_next_transaction_is_a_new_one() {
+    async fn refused_at_first(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+        effect(&mut tx, &changed, &meta).await?;
+        if meta.attempt() == 1 {
+            sqlx::query("insert into unpaired values (1)").execute(&mut *tx).await?;
+        }
+        Ok(())
+    }
+    let (database, place) = (migrated_database().await, Place::new(2).await);
+    create_effects(&database.pool).await;
+    let pairs = "create table pair (id int primary key);
+        create table unpaired (pair int references pair deferrable initially deferred)";
+    sqlx::raw_sql(pairs).execute(&database.pool).await.expect("new tables");
+    place.publish(10, 1..=3).await;
+    let running = start!(place.subscriber::<()>().on(refused_at_first).inbox(database.pool.clone()).retry(quick(3)));
+    running.until("all are handled", |seen| seen.handled() == 30).await;
+    assert_eq!(running.statistics.failed_attempts(), 30);
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 10, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_when_nothing_is_to_do() {
+    let (database, place) = (migrated_database().await, Place::new(4).await);
+    create_effects(&database.pool).await;
+    place.publish(50, 1..=40).await;
+    let pool = PgPoolOptions::new().max_connections(2).connect(&database.url).await.expect("connected");
+    let running = start!(place.subscriber::<()>().on(count_slowly).inbox(pool.clone()).concurrency(8));
+    until_effects(&database.pool, 1).await;
+    // Alone, the subscriber needs both connections for eight seconds.
+    let mut longest = Duration::ZERO;
+    while effects(&database.pool).await < 1_800 {
+        let began = Instant::now();
+        let mut other = pool.acquire().await.expect("a connection");
+        longest = longest.max(began.elapsed());
+        let timeout: String = sqlx::query_scalar("show lock_timeout").fetch_one(&mut *other).await.expect("shown");
+        assert_eq!(timeout, "0", "nothing of the inbox is set beyond its transactions");
+        other.begin().await.expect("it is in no transaction").commit().await.expect("nor left in one");
+    }
+    assert!(longest < Duration::from_secs(4), "somebody waited for {longest:?}");
+    running.until("all are handled", |seen| seen.handled() == 2_000).await;
+    until("the pool has all of its connections", async || (pool.num_idle() == pool.size() as usize).then_some(())).await;
+    assert_eq!(in_transaction(&database.pool).await.0, 0);
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 50, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
+    let (database, place) = (migrated_database().await, Place::new(4).await);
+    create_effects(&database.pool).await;
+    place.publish(50, 1..=40).await;
+    let options = database.url.parse::<PgConnectOptions>().expect("a URL").application_name("to be cut");
+    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("connected");
+    let running = start!(place.subscriber::<()>().on(count_slowly).inbox(pool).concurrency(8).retry(Retry::never()));
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name = 'to be cut'";
+    let mut cuts = 0;
+    while effects(&database.pool).await < 1_900 {
+        cuts += sqlx::query_scalar::<_, i64>(cut).fetch_one(&database.pool).await.expect("cut");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    running.until("all are handled", |seen| seen.handled() + seen.duplicates() >= 2_000).await;
+    assert_eq!((running.statistics.dead_lettered(), running.statistics.detoured()), (0, 0));
+    assert!(cuts > 8, "{cuts} connections were cut");
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 50, 40).await;
+}
