@@ -11,6 +11,7 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
 use super::handler::HandlerError;
@@ -185,7 +186,7 @@ impl OpenInbox {
         });
         match begun.await {
             Ok(Begun { transaction, lease, .. }) => Ok(Remembered::New(transaction, lease, None)),
-            Err(error) if is_duplicate(&error) => Ok(Remembered::Duplicate),
+            Err(error) if self.knows(&error) => Ok(Remembered::Duplicate),
             Err(error) => Err(of_inbox(error)),
         }
     }
@@ -201,7 +202,7 @@ impl OpenInbox {
         });
         match begun.await {
             Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
-            Err(error) if is_duplicate(&error) => {}
+            Err(error) if self.knows(&error) => {}
             Err(error) => return Err(of_inbox(error)),
         }
         // To pass over what is there costs half as much again for each row, so it is asked for only when something is.
@@ -219,11 +220,20 @@ impl OpenInbox {
         Ok(Remembered::New(transaction, lease, Some(kept.collect())))
     }
 
+    /// Whether it is this inbox that knows an event already.
+    fn knows(&self, error: &sqlx::Error) -> bool {
+        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        error.is_some_and(|error| {
+            (error.code(), error.constraint()) == ("23505", Some("inbox_pkey")) && error.schema() == Some(self.schema.as_str())
+        })
+    }
+
     /// Which of these this transaction has remembered.
     async fn new_of(&self, transaction: &mut PgConnection, identities: &[Identity]) -> Result<HashSet<Identity>, sqlx::Error> {
         let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|(source, id)| (source.as_str(), id.as_str())).unzip();
-        let new = sqlx::query_as(AssertSqlSafe(self.new_of.clone())).bind(&self.consumer).bind(sources).bind(ids).fetch_all(transaction);
-        Ok(new.await?.into_iter().collect())
+        // Not prepared: in the next transaction a pooler may have another connection.
+        let new = sqlx::query_as(AssertSqlSafe(self.new_of.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
+        Ok(new.fetch_all(transaction).await?.into_iter().collect())
     }
 
     /// Forgets what is older than it is kept; how many rows.
@@ -303,10 +313,6 @@ fn array<'a>(f: &mut fmt::Formatter<'_>, texts: impl Iterator<Item = &'a str>) -
         write!(f, "{}{}", if at == 0 { "array[" } else { "," }, Literal(text))?;
     }
     f.write_char(']')
-}
-
-fn is_duplicate(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("23505") && error.constraint() == Some("inbox_pkey"))
 }
 
 /// What an error of remembering means. No handler ran, so it is never the event's fault.

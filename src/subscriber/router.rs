@@ -159,7 +159,7 @@ impl Core {
             inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
         }
         failpoint::reached(Step::EffectMade);
-        lease.commit(transaction).await.map_err(|error| if sessions::had_failed(&error) { swallowed() } else { error.into() })?;
+        lease.commit(transaction).await.map_err(|error| if sessions::could_not(&error) { swallowed() } else { error.into() })?;
         slot.committed();
         failpoint::reached(Step::EffectCommitted);
         Ok(Handled::Done)
@@ -182,7 +182,7 @@ impl Core {
 /// The error of a handler that had one of Postgres and returned `Ok`.
 fn swallowed() -> HandlerError {
     HandlerError::retry(
-        "a statement of the handler failed, and it returned `Ok`: Postgres commits nothing of its transaction; use a savepoint (`tx.begin()`) around what may fail",
+        "a statement of the handler failed, or ended its transaction, and it returned `Ok`: Postgres commits nothing of it; use a savepoint (`tx.begin()`) around what may fail",
     )
 }
 

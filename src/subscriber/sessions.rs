@@ -1,10 +1,11 @@
 //! Connections on which one transaction of the inbox follows another.
 //!
 //! A transaction of a pool costs a message to begin, one to commit, and one by which the pool tests the connection that comes back. Here a connection stays with the inbox for
-//! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it works, so what it costs beside the handler are two.
+//! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it still is one: two messages beside the handler's own.
 //!
 //! sqlx counts the transactions of a connection, so that `tx.begin()` of a handler becomes a savepoint. Therefore a connection that is here keeps the sqlx transaction it came
-//! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back.
+//! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back. One of which sqlx counts
+//! none any more is not kept: a handler's savepoint that failed at once has had sqlx roll back everything.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, PgTransaction};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -22,9 +23,13 @@ const LEASE: Duration = Duration::from_millis(200);
 /// How long a connection may stay unused.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Ends a transaction, and fails first if it cannot be committed. After a statement that failed, which a handler may think nothing of, Postgres answers `commit` by a rollback and
-/// not by an error, and the event would count as handled.
-const COMMIT: &str = "select; commit";
+/// Ends a transaction, if it is one that can be committed. After a statement that failed, which a handler may think nothing of, Postgres answers `commit` by a rollback, and without a
+/// transaction by a warning: the event would count as handled. A savepoint it refuses in both cases.
+const COMMIT: &str = "savepoint tidings; commit";
+
+/// What it says then.
+const HAD_FAILED: &str = "25P02";
+const HAD_ENDED: &str = "25P01";
 
 /// What the server says of a prepared statement that it does not know, or knows already.
 const NO_SUCH_STATEMENT: &str = "26000";
@@ -69,7 +74,7 @@ struct Kept {
 #[derive(Debug)]
 struct Idle {
     session: Session,
-    since: Instant,
+    since: tokio::time::Instant,
 }
 
 /// A connection that is in no transaction, but for sqlx.
@@ -149,12 +154,15 @@ impl Sessions {
 
     /// One more connection of the pool.
     async fn open(self: Arc<Self>) {
+        let mut opening = Opening { sessions: &self, failed: Some(sqlx::Error::WorkerCrashed) };
         let opened = self.opened().await;
-        self.kept().opening -= 1;
-        match opened {
-            Ok(session) => self.keep(session),
-            Err(error) => self.tell(error),
-        }
+        let (session, failed) = match opened {
+            Ok(session) => (Some(session), None),
+            Err(error) => (None, Some(error)),
+        };
+        opening.failed = failed;
+        drop(opening);
+        session.into_iter().for_each(|session| self.keep(session));
     }
 
     async fn opened(&self) -> Result<Session, sqlx::Error> {
@@ -196,18 +204,21 @@ impl Sessions {
 
     /// Takes a connection whose transaction is over.
     fn keep(self: &Arc<Self>, mut session: Session) {
-        if session.leased.elapsed() > LEASE {
-            session.give_back();
-            return;
-        }
         let mut kept = self.kept();
+        let mut gone = false;
         while let Some(waiting) = kept.waiting.pop_front() {
             match waiting.send(Ok(session)) {
                 Err(Ok(back)) => session = back,
                 _ => return,
             }
+            gone = true;
         }
-        kept.idle.push(Idle { session, since: Instant::now() });
+        // Those for whom it was asked for wait no more: others may.
+        if gone {
+            session.give_back();
+            return;
+        }
+        kept.idle.push(Idle { session, since: tokio::time::Instant::now() });
         if !std::mem::replace(&mut kept.tended, true) {
             kept.runtime = Some(Handle::current());
             tokio::spawn(tend(Arc::downgrade(self)));
@@ -267,14 +278,15 @@ impl Lease {
     /// Dropping the future commits or rolls back.
     ///
     /// # Errors
-    /// What the server says, also that the transaction had failed before ([`had_failed`]). Nothing is committed then.
+    /// What the server says, also that there was nothing that can be committed ([`could_not`]). Nothing is committed then.
     pub(super) async fn commit(self, mut transaction: PgTransaction<'static>) -> Result<(), sqlx::Error> {
+        settle(&mut transaction).await?;
         match transaction.execute(COMMIT).await {
             Ok(_) => {
                 self.end(transaction);
                 Ok(())
             }
-            Err(error) if had_failed(&error) => {
+            Err(error) if code(&error).as_deref() == Some(HAD_FAILED) => {
                 self.roll_back(transaction).await;
                 Err(error)
             }
@@ -289,29 +301,59 @@ impl Lease {
 
     /// Rolls back. A connection by which that is not possible is left to the pool.
     pub(super) async fn roll_back(self, mut transaction: PgTransaction<'static>) {
-        if transaction.execute("rollback").await.is_ok() {
+        if settle(&mut transaction).await.is_ok() && transaction.is_in_transaction() && transaction.execute("rollback").await.is_ok() {
             self.end(transaction);
         }
     }
 
-    /// Leaves the connection, whose transaction is over, to the next.
+    /// Leaves the connection, whose transaction is over, to the next, or to the pool.
     fn end(self, transaction: PgTransaction<'static>) {
-        self.home.keep(Session { transaction, leased: self.began });
+        if !transaction.is_in_transaction() {
+            return;
+        }
+        let session = Session { transaction, leased: self.began };
+        if session.leased.elapsed() > LEASE { session.give_back() } else { self.home.keep(session) }
     }
 }
 
-/// Whether the transaction had failed before the statement that was refused.
-pub(super) fn had_failed(error: &sqlx::Error) -> bool {
-    code(error).as_deref() == Some("25P02")
+/// Waits for the answers that nobody has waited for: the handler has left a statement alone, or dropped a savepoint. If one of them is an error, it is not the one of what comes next;
+/// whether it matters, the commit tells.
+async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    while let Err(error) = connection.flush().await {
+        if error.as_database_error().is_none() {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a commit was refused because there was nothing that can be committed: the transaction had failed, or was over, before the handler's end.
+pub(super) fn could_not(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some(HAD_FAILED | HAD_ENDED))
 }
 
 /// Whether the server has ended the transaction at its beginning or its end, and thinks well of the connection: a constraint, a conflict with another one, a lock.
 fn is_over(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| ["23", "40", "55"].iter().any(|class| code.starts_with(class)))
+    code(error).is_some_and(|code| code == HAD_ENDED || ["23", "40", "55"].iter().any(|class| code.starts_with(class)))
 }
 
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+/// A connection that is asked for; if none comes, somebody who waits is told.
+struct Opening<'a> {
+    sessions: &'a Sessions,
+    failed: Option<sqlx::Error>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.sessions.kept().opening -= 1;
+        if let Some(error) = self.failed.take() {
+            self.sessions.tell(error);
+        }
+    }
 }
 
 impl Drop for Sessions {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
-use tidings::subscriber::{Event, HandlerError, Meta, Retry, Tx};
+use tidings::subscriber::{Event, HandlerError, Inbox, Meta, Retry, Tx};
 use tower::timeout::TimeoutLayer;
 
 use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until, until_effects};
@@ -102,6 +102,59 @@ async fn a_commit_that_is_refused_is_a_failed_attempt_and_the_next_transaction_i
     assert_eq!(running.statistics.failed_attempts(), 30);
     running.stop().await;
     assert_once_and_in_order(&database.pool, 10, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_nobody() {
+    async fn careless(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+        effect(&mut tx, &changed, &meta).await?;
+        if meta.attempt() > 1 {
+            return Ok(());
+        }
+        match changed.version {
+            // Neither is the savepoint made, nor is the transaction one any more, nor does sqlx count it.
+            1 | 2 => {
+                let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
+                assert!(tx.begin().await.is_err());
+            }
+            3 => {
+                sqlx::query("rollback").execute(&mut *tx).await?;
+            }
+            // The answer that nobody waited for is an error, and comes when another one is waited for.
+            4 => {
+                let mut part = tx.begin().await?;
+                let update = sqlx::query("update locked set n = n + 1").execute(&mut *part);
+                assert!(tokio::time::timeout(Duration::from_millis(100), update).await.is_err());
+            }
+            5 => {
+                let update = sqlx::query("update locked set n = n + 1").execute(&mut *tx);
+                assert!(tokio::time::timeout(Duration::from_millis(100), update).await.is_err());
+            }
+            _ => {}
+        }
+        if changed.version == 2 { Err(HandlerError::retry("after that")) } else { Ok(()) }
+    }
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    create_effects(&database.pool).await;
+    sqlx::raw_sql("create table locked (n int); insert into locked values (0)").execute(&database.pool).await.expect("a table");
+    let mut holder = database.pool.begin().await.expect("begun");
+    sqlx::query("select from locked for update").execute(&mut *holder).await.expect("locked");
+    place.publish(4, 1..=6).await;
+    // One connection: whatever one event leaves behind, the next one meets.
+    let pool = PgPoolOptions::new().max_connections(1).connect(&database.url).await.expect("connected");
+    let inbox = Inbox::new(pool.clone()).lock_timeout(Duration::from_millis(300));
+    let running = start!(place.subscriber::<()>().on(careless).inbox(inbox).concurrency(1).retry(quick(3)));
+    running.until("all are handled", |seen| seen.handled() + seen.duplicates() == 24).await;
+    assert_eq!((running.statistics.handled(), running.statistics.dead_lettered(), running.statistics.detoured()), (24, 0, 0));
+    // 4 alone goes well at once: what failed was within its savepoint.
+    assert_eq!(running.statistics.failed_attempts(), 4 * 4);
+    running.stop().await;
+    holder.rollback().await.expect("rolled back");
+    assert_once_and_in_order(&database.pool, 4, 6).await;
+    until("no transaction is left", async || (in_transaction(&database.pool).await.0 == 0).then_some(())).await;
+    let mut connection = pool.acquire().await.expect("the connection");
+    sqlx::query("insert into effect (account, version) values ('z', 1)").execute(&mut *connection).await.expect("inserted");
+    assert_eq!(effects(&database.pool).await, 25, "it is in no transaction");
 }
 
 #[tokio::test(flavor = "multi_thread")]
