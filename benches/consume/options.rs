@@ -40,7 +40,7 @@ pub(crate) enum Scenario {
     TenMilli,
     /// Waits for 1 ms, 256 at once, with 200 keys.
     FewKeys,
-    /// One update, with an inbox, one event a transaction, 16 at once.
+    /// One update, with an inbox, one event a transaction, on 16 connections.
     EffectOnce,
     /// The same, 32 events a transaction.
     #[value(name = "batch-32")]
@@ -55,8 +55,8 @@ pub(crate) enum Scenario {
 /// How events are handled by transactions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transactions {
-    /// How many at once.
-    pub(crate) clients: usize,
+    /// How many at once. There are twice as many handlers: the next one begins by the message that commits one before.
+    pub(crate) connections: usize,
     /// Events in each.
     pub(crate) events: usize,
     /// By one update for all of them.
@@ -96,14 +96,14 @@ impl Scenario {
 
     /// What its transactions hold, if it has an inbox.
     pub(crate) fn transactions(self) -> Option<Transactions> {
-        let (clients, events, at_once) = match self {
+        let (connections, events, at_once) = match self {
             Self::EffectOnce => (16, 1, false),
             Self::Batch32 => (8, 32, false),
             Self::Batch100 => (8, 100, false),
             Self::SetBased => (8, 32, true),
             Self::NoWork | Self::OneMilli | Self::TenMilli | Self::FewKeys => return None,
         };
-        Some(Transactions { clients, events, at_once })
+        Some(Transactions { connections, events, at_once })
     }
 
     pub(crate) fn keys(self) -> u64 {

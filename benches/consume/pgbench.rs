@@ -12,7 +12,7 @@ use crate::scenarios;
 /// The rows of the table that is updated.
 const ACCOUNTS: usize = 20_000;
 
-/// As many events as a subscriber has, by as many clients as it has handlers.
+/// As many events as a subscriber has, by as many clients as it has connections.
 ///
 /// # Errors
 /// When pgbench is not there or fails.
@@ -21,9 +21,9 @@ pub(crate) async fn run(server: &str, scenario: Scenario, records: u64) -> Outco
     let database = scenarios::database(server).await?;
     let script = std::env::temp_dir().join(format!("tidings-bench-{}.sql", std::process::id()));
     fs::write(&script, text(&transactions))?;
-    let per_client = (records / (transactions.clients * transactions.events) as u64).max(1);
+    let per_client = (records / (transactions.connections * transactions.events) as u64).max(1);
     let mut command = Command::new("pgbench");
-    command.args(["-n", "-j", "2", "-D", "t=0", "-c", &transactions.clients.to_string(), "-t", &per_client.to_string()]);
+    command.args(["-n", "-j", "2", "-D", "t=0", "-c", &transactions.connections.to_string(), "-t", &per_client.to_string()]);
     let began = Instant::now();
     let done = command.arg("-f").arg(&script).arg(&database).output()?;
     let elapsed = began.elapsed().as_secs_f64();
@@ -33,14 +33,14 @@ pub(crate) async fn run(server: &str, scenario: Scenario, records: u64) -> Outco
     }
     let said = String::from_utf8_lossy(&done.stdout);
     let rate = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-    let committed = per_client * transactions.clients as u64;
+    let committed = per_client * transactions.connections as u64;
     let seconds = rate.map_or(elapsed, |rate| committed as f64 / rate);
     Ok(Some(Measured { records: committed * transactions.events as u64, seconds, cpu_seconds: 0.0, peak_megabytes: 0.0 }))
 }
 
 /// A client has accounts of its own, as the handlers of a subscriber never have the same aggregate.
 fn text(transactions: &Transactions) -> String {
-    let Transactions { clients, events, at_once } = *transactions;
+    let Transactions { connections: clients, events, at_once } = *transactions;
     let own = ACCOUNTS / clients;
     let account = |n: &str| format!("((:r + {n} * 617) % {own}) * {clients} + :client_id");
     let insert = "insert into tidings.inbox (consumer, source, event_id)";

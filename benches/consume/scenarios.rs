@@ -94,9 +94,9 @@ pub(crate) async fn run(scenario: Scenario, brokers: &str, database: &str, topic
             start(subscriber(&bus, topic).on(wait).state(state).concurrency(concurrency), &shutdown)
         }
         Scenario::EffectOnce | Scenario::Batch32 | Scenario::Batch100 | Scenario::SetBased => {
-            let Transactions { clients, events, at_once } = scenario.transactions().ok_or("it has an inbox")?;
-            let pool = pool(database, u32::try_from(clients)?).await?;
-            let subscriber = subscriber(&bus, topic).concurrency(clients).batch(events);
+            let Transactions { connections, events, at_once } = scenario.transactions().ok_or("it has an inbox")?;
+            let pool = pool(database, u32::try_from(connections)?).await?;
+            let subscriber = subscriber(&bus, topic).concurrency(2 * connections).batch(events);
             match at_once {
                 true => start(subscriber.on(update_all).inbox(pool), &shutdown),
                 false => start(subscriber.on(update).inbox(pool), &shutdown),

@@ -173,14 +173,14 @@ impl Plan {
         let has_inbox = self.core.inbox.is_some();
         let concurrency = self.options.concurrency(has_inbox);
         if let Some(inbox) = &self.core.inbox
-            && (inbox.pool.options().get_max_connections() as usize) < concurrency
+            && (inbox.pool.options().get_max_connections() as usize) < concurrency / 4
         {
             let connections = inbox.pool.options().get_max_connections();
             tracing::warn!(
                 subscriber = self.name,
                 connections,
                 concurrency,
-                "the pool has fewer connections than there are handlers at once"
+                "most handlers wait for a connection: the pool has less than a quarter as many as there are handlers at once"
             );
         }
         let permits = Arc::new(Semaphore::new(concurrency));

@@ -2,6 +2,8 @@
 //!
 //! A transaction of a pool costs a message to begin, one to commit, and one by which the pool tests the connection that comes back. Here a connection stays with the inbox for
 //! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it still is one: two messages beside the handler's own.
+//! If another one waits for a connection, it begins by the message that commits the one before. Then a commit is known only when that beginning is: late, if the next event is one that another member
+//! handles at this moment, by the inbox's lock timeout at most.
 //!
 //! sqlx counts the transactions of a connection, so that `tx.begin()` of a handler becomes a savepoint. Therefore a connection that is here keeps the sqlx transaction it came
 //! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back. One of which sqlx counts
@@ -13,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, PgTransaction};
+use futures_util::StreamExt as _;
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, PgPool, PgTransaction};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -26,6 +29,7 @@ const IDLE: Duration = Duration::from_millis(100);
 /// Ends a transaction, if it is one that can be committed. After a statement that failed, which a handler may think nothing of, Postgres answers `commit` by a rollback, and without a
 /// transaction by a warning: the event would count as handled. A savepoint it refuses in both cases.
 const COMMIT: &str = "savepoint tidings; commit";
+const COMMIT_STATEMENTS: usize = 2;
 
 /// What it says then.
 const HAD_FAILED: &str = "25P02";
@@ -61,6 +65,9 @@ pub(super) struct Statement {
 struct Kept {
     /// Used last, used next.
     idle: Vec<Idle>,
+    /// Who begins next, as soon as something is committed, and how many there have been.
+    next: VecDeque<Request>,
+    requests: u64,
     /// Who takes what is free next, from the pool or from here.
     waiting: VecDeque<oneshot::Sender<Result<Session, sqlx::Error>>>,
     /// How many connections the pool is asked for.
@@ -69,6 +76,14 @@ struct Kept {
     tended: bool,
     /// Where the connections are at home: the last owner of all this may be a thread without a runtime.
     runtime: Option<Handle>,
+}
+
+/// A transaction that is to begin.
+#[derive(Debug)]
+struct Request {
+    number: u64,
+    message: String,
+    answer: oneshot::Sender<Result<Begun, sqlx::Error>>,
 }
 
 #[derive(Debug)]
@@ -93,6 +108,7 @@ pub(super) struct Lease {
 }
 
 /// A transaction that has begun, and how many rows its first message has changed.
+#[derive(Debug)]
 pub(super) struct Begun {
     pub(super) transaction: PgTransaction<'static>,
     pub(super) lease: Lease,
@@ -113,24 +129,67 @@ impl Sessions {
     /// # Errors
     /// What the server says: there is no transaction then.
     pub(super) async fn begin(self: &Arc<Self>, message: impl Fn(bool) -> String) -> Result<Begun, sqlx::Error> {
-        let permit = self.permits.clone().acquire_owned().await.expect("never closed");
+        loop {
+            let prepared = self.prepares.load(Ordering::Relaxed);
+            let begun = match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => self.begin_by(permit, message(prepared)).await,
+                Err(_) => match self.begin_next(message(prepared)).await {
+                    Some(begun) => begun,
+                    None => continue,
+                },
+            };
+            match begun {
+                Err(error) if prepared && code(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {
+                    self.prepares.store(false, Ordering::Relaxed)
+                }
+                begun => return begun,
+            }
+        }
+    }
+
+    /// Begins on a connection that is free.
+    async fn begin_by(self: &Arc<Self>, permit: OwnedSemaphorePermit, message: String) -> Result<Begun, sqlx::Error> {
         let Session { mut transaction, leased } = self.session().await?;
         let lease = Lease { began: leased, home: self.clone(), _permit: permit };
-        let prepared = self.prepares.load(Ordering::Relaxed);
-        let mut begun = transaction.execute(AssertSqlSafe(message(prepared))).await;
-        if prepared && begun.as_ref().is_err_and(|error| code(error).as_deref() == Some(NO_SUCH_STATEMENT)) {
-            self.prepares.store(false, Ordering::Relaxed);
-            begun = transaction.execute(AssertSqlSafe(message(false))).await;
-        }
-        match begun {
+        match transaction.execute(AssertSqlSafe(message)).await {
             Ok(done) => Ok(Begun { transaction, lease, rows: done.rows_affected() }),
             Err(error) => {
-                if is_over(&error) {
+                if is_over(&error) || code(&error).as_deref() == Some(NO_SUCH_STATEMENT) {
                     lease.end(transaction);
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Begins behind the next transaction that is committed, by the same message; or by itself, if a connection is free before. None if that commit came to nothing.
+    async fn begin_next(self: &Arc<Self>, message: String) -> Option<Result<Begun, sqlx::Error>> {
+        let (answer, mut begun) = oneshot::channel();
+        let number = {
+            let mut kept = self.kept();
+            kept.requests += 1;
+            let number = kept.requests;
+            kept.next.push_back(Request { number, message, answer });
+            number
+        };
+        let _withdrawn = Withdrawn { sessions: self, number };
+        tokio::select! {
+            begun = &mut begun => begun.ok(),
+            permit = self.permits.clone().acquire_owned() => match self.withdraw(number) {
+                Some(request) => Some(self.begin_by(permit.expect("never closed"), request.message).await),
+                None => {
+                    drop(permit);
+                    begun.await.ok()
+                }
+            }
+        }
+    }
+
+    /// Takes back what nobody has taken.
+    fn withdraw(&self, number: u64) -> Option<Request> {
+        let mut kept = self.kept();
+        let at = kept.next.iter().position(|request| request.number == number)?;
+        kept.next.remove(at)
     }
 
     /// One that is idle, or the first that is free or that the pool gives.
@@ -281,22 +340,32 @@ impl Lease {
     /// What the server says, also that there was nothing that can be committed ([`could_not`]). Nothing is committed then.
     pub(super) async fn commit(self, mut transaction: PgTransaction<'static>) -> Result<(), sqlx::Error> {
         settle(&mut transaction).await?;
-        match transaction.execute(COMMIT).await {
-            Ok(_) => {
-                self.end(transaction);
-                Ok(())
+        let next = if self.is_over() { None } else { self.home.kept().next.pop_front() };
+        let message = next.as_ref().map_or_else(|| COMMIT.to_owned(), |next| format!("{COMMIT}; {}", next.message));
+        let answers = answers(&mut transaction, message).await;
+        match (answers.failed, next) {
+            (None, None) => self.end(transaction),
+            (None, Some(next)) => {
+                // Who has gone meanwhile has it rolled back.
+                let _ = next.answer.send(Ok(Begun { transaction, lease: self, rows: answers.rows }));
             }
-            Err(error) if code(&error).as_deref() == Some(HAD_FAILED) => {
-                self.roll_back(transaction).await;
-                Err(error)
-            }
-            Err(error) => {
-                if is_over(&error) {
+            (Some(error), Some(next)) if answers.statements >= COMMIT_STATEMENTS => {
+                if is_over(&error) || code(&error).as_deref() == Some(NO_SUCH_STATEMENT) {
                     self.end(transaction);
                 }
-                Err(error)
+                let _ = next.answer.send(Err(error));
+            }
+            // The next one begins by itself.
+            (Some(error), _) => {
+                if code(&error).as_deref() == Some(HAD_FAILED) {
+                    self.roll_back(transaction).await;
+                } else if is_over(&error) {
+                    self.end(transaction);
+                }
+                return Err(error);
             }
         }
+        Ok(())
     }
 
     /// Rolls back. A connection by which that is not possible is left to the pool.
@@ -311,9 +380,44 @@ impl Lease {
         if !transaction.is_in_transaction() {
             return;
         }
+        let over = self.is_over();
         let session = Session { transaction, leased: self.began };
-        if session.leased.elapsed() > LEASE { session.give_back() } else { self.home.keep(session) }
+        if over { session.give_back() } else { self.home.keep(session) }
     }
+
+    /// Whether others have their chance now.
+    fn is_over(&self) -> bool {
+        self.began.elapsed() > LEASE
+    }
+}
+
+/// What a message of several statements has come to.
+#[derive(Debug, Default)]
+struct Answers {
+    /// How many were executed.
+    statements: usize,
+    /// How many rows they have changed.
+    rows: u64,
+    failed: Option<sqlx::Error>,
+}
+
+async fn answers(connection: &mut PgConnection, message: String) -> Answers {
+    let mut answers = Answers::default();
+    let mut results = connection.fetch_many(AssertSqlSafe(message));
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(Either::Left(done)) => {
+                answers.statements += 1;
+                answers.rows += done.rows_affected();
+            }
+            Ok(Either::Right(_)) => {}
+            Err(error) => {
+                answers.failed = Some(error);
+                break;
+            }
+        }
+    }
+    answers
 }
 
 /// Waits for the answers that nobody has waited for: the handler has left a statement alone, or dropped a savepoint. If one of them is an error, it is not the one of what comes next;
@@ -339,6 +443,18 @@ fn is_over(error: &sqlx::Error) -> bool {
 
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+/// A request whose owner may go.
+struct Withdrawn<'a> {
+    sessions: &'a Sessions,
+    number: u64,
+}
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        let _ = self.sessions.withdraw(self.number);
+    }
 }
 
 /// A connection that is asked for; if none comes, somebody who waits is told.

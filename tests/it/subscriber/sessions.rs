@@ -73,7 +73,7 @@ async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_
     let (database, place) = (migrated_database().await, Place::new(2).await);
     create_effects(&database.pool).await;
     place.publish(10, 1..=2).await;
-    let pool = PgPoolOptions::new().max_connections(4).connect(&database.url).await.expect("connected");
+    let pool = PgPoolOptions::new().max_connections(2).connect(&database.url).await.expect("connected");
     let subscriber = place.subscriber::<()>().on(slow_at_first).inbox(pool.clone()).concurrency(4).retry(quick(20));
     let running = start!(subscriber.layer(TimeoutLayer::new(Duration::from_millis(100))));
     running.until("all are handled", |seen| seen.handled() == 20).await;
@@ -97,7 +97,8 @@ async fn a_commit_that_is_refused_is_a_failed_attempt_and_the_next_transaction_i
         create table unpaired (pair int references pair deferrable initially deferred)";
     sqlx::raw_sql(pairs).execute(&database.pool).await.expect("new tables");
     place.publish(10, 1..=3).await;
-    let running = start!(place.subscriber::<()>().on(refused_at_first).inbox(database.pool.clone()).retry(quick(3)));
+    let pool = PgPoolOptions::new().max_connections(2).connect(&database.url).await.expect("connected");
+    let running = start!(place.subscriber::<()>().on(refused_at_first).inbox(pool).concurrency(8).retry(quick(3)));
     running.until("all are handled", |seen| seen.handled() == 30).await;
     assert_eq!(running.statistics.failed_attempts(), 30);
     running.stop().await;
@@ -139,12 +140,13 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
     sqlx::raw_sql("create table locked (n int); insert into locked values (0)").execute(&database.pool).await.expect("a table");
     let mut holder = database.pool.begin().await.expect("begun");
     sqlx::query("select from locked for update").execute(&mut *holder).await.expect("locked");
-    place.publish(4, 1..=6).await;
-    // One connection: whatever one event leaves behind, the next one meets.
+    let events = place.publish(4, 1..=6).await;
+    place.send(&events).await;
+    // One connection: whatever one event leaves behind, the next one meets, whose transaction begins by the message that commits the one before.
     let pool = PgPoolOptions::new().max_connections(1).connect(&database.url).await.expect("connected");
     let inbox = Inbox::new(pool.clone()).lock_timeout(Duration::from_millis(300));
-    let running = start!(place.subscriber::<()>().on(careless).inbox(inbox).concurrency(1).retry(quick(3)));
-    running.until("all are handled", |seen| seen.handled() + seen.duplicates() == 24).await;
+    let running = start!(place.subscriber::<()>().on(careless).inbox(inbox).concurrency(4).retry(quick(3)));
+    running.until("all are handled", |seen| seen.handled() + seen.duplicates() == 48).await;
     assert_eq!((running.statistics.handled(), running.statistics.dead_lettered(), running.statistics.detoured()), (24, 0, 0));
     // 4 alone goes well at once: what failed was within its savepoint.
     assert_eq!(running.statistics.failed_attempts(), 4 * 4);
@@ -189,7 +191,7 @@ async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
     create_effects(&database.pool).await;
     place.publish(50, 1..=40).await;
     let options = database.url.parse::<PgConnectOptions>().expect("a URL").application_name("to be cut");
-    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("connected");
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.expect("connected");
     let running = start!(place.subscriber::<()>().on(count_slowly).inbox(pool).concurrency(8).retry(Retry::never()));
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name = 'to be cut'";
     let mut cuts = 0;
