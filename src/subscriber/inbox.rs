@@ -15,7 +15,7 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
 use super::handler::HandlerError;
-use super::sessions::{Begun, Lease, Sessions, Statement};
+use super::sessions::{Begun, Form, Lease, Sessions, Statement};
 use crate::kafka::Message;
 use crate::outbox::Outbox;
 use crate::postgres::{SchemaName, SchemaNameError};
@@ -42,6 +42,9 @@ pub struct Inbox {
 impl Inbox {
     /// How long a handled event is remembered unless [`keep`](Self::keep) says otherwise: a day longer than Kafka keeps records by default.
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(8 * 86_400);
+
+    /// How long the statement that remembers waits for another member while somebody waits for its answer.
+    const MOMENT: Duration = Duration::from_millis(50);
 
     /// How many rows retention deletes by one statement: short enough that nobody waits for it.
     const DELETE_ROWS: i64 = 5_000;
@@ -95,17 +98,19 @@ impl Inbox {
     /// The statements of this inbox for a consumer.
     pub(super) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
         let schema = self.schema.clone()?;
-        let settings = format!(
-            "set local lock_timeout = {}; set local idle_in_transaction_session_timeout = {}",
-            self.lock_timeout.as_millis(),
-            self.idle_timeout.as_millis()
-        );
+        let idle = format!("set local idle_in_transaction_session_timeout = {}", self.idle_timeout.as_millis());
+        let timeout = |time: Duration| format!("set local lock_timeout = {}", time.as_millis());
+        // Zero would be for ever.
+        let moment = if self.lock_timeout.is_zero() { Self::MOMENT } else { self.lock_timeout.min(Self::MOMENT) };
+        let patient = Settings { before: format!("{idle}; {}; ", timeout(self.lock_timeout)), after: String::new() };
+        let impatient = Settings { before: format!("{idle}; {}; ", timeout(moment)), after: format!("; {}", timeout(self.lock_timeout)) };
         let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id)"#);
         let one = Statement::new("text, text", format!("{insert} values ({}, $1, $2)", Literal(consumer)));
         let many = format!("{insert} select {}, source, event_id from unnest($1, $2) as e (source, event_id)", Literal(consumer));
         let many = Statement::new("text[], text[]", many);
         Ok(OpenInbox {
-            settings,
+            patient,
+            impatient,
             insert,
             one: one.name().to_owned(),
             many: many.name().to_owned(),
@@ -137,6 +142,13 @@ impl From<PgPool> for Inbox {
     }
 }
 
+/// The timeouts, around the statement that remembers.
+#[derive(Debug)]
+struct Settings {
+    before: String,
+    after: String,
+}
+
 /// An inbox of one consumer.
 #[derive(Debug)]
 pub(super) struct OpenInbox {
@@ -146,8 +158,8 @@ pub(super) struct OpenInbox {
     pub(super) outbox: Outbox,
     pub(super) keep: Duration,
     sessions: Arc<Sessions>,
-    /// The timeouts.
-    settings: String,
+    patient: Settings,
+    impatient: Settings,
     /// The insert, up to the rows.
     insert: String,
     /// The prepared insert of one event, and of many.
@@ -180,9 +192,9 @@ impl OpenInbox {
 
     async fn remember_one(&self, message: &Message) -> Result<Remembered, HandlerError> {
         let identity = identity(message)?;
-        let begun = self.sessions.begin(|prepared| match prepared {
-            true => format!("{}; execute {} ({}, {}); begin", self.settings, self.one, Literal(&identity.0), Literal(&identity.1)),
-            false => format!("{}; {} values {}; begin", self.settings, self.insert, Rows(&self.consumer, &[&identity])),
+        let begun = self.sessions.begin(|form| match form.prepared {
+            true => self.message(form, format_args!("execute {} ({}, {})", self.one, Literal(&identity.0), Literal(&identity.1))),
+            false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &[&identity]))),
         });
         match begun.await {
             Ok(Begun { transaction, lease, .. }) => Ok(Remembered::New(transaction, lease, None)),
@@ -196,9 +208,9 @@ impl OpenInbox {
         // In one order everywhere, so that members with the same events wait for each other in turn.
         let mut ordered: Vec<_> = identities.iter().collect();
         ordered.sort_unstable();
-        let begun = self.sessions.begin(|prepared| match prepared {
-            true => format!("{}; execute {} ({}); begin", self.settings, self.many, Arrays(&ordered)),
-            false => format!("{}; {} values {}; begin", self.settings, self.insert, Rows(&self.consumer, &ordered)),
+        let begun = self.sessions.begin(|form| match form.prepared {
+            true => self.message(form, format_args!("execute {} ({})", self.many, Arrays(&ordered))),
+            false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &ordered))),
         });
         match begun.await {
             Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
@@ -206,8 +218,8 @@ impl OpenInbox {
             Err(error) => return Err(of_inbox(error)),
         }
         // To pass over what is there costs half as much again for each row, so it is asked for only when something is.
-        let begun = self.sessions.begin(|_| {
-            format!("{}; {} values {} on conflict do nothing; begin", self.settings, self.insert, Rows(&self.consumer, &ordered))
+        let begun = self.sessions.begin(|form| {
+            self.message(form, format_args!("{} values {} on conflict do nothing", self.insert, Rows(&self.consumer, &ordered)))
         });
         let Begun { mut transaction, lease, rows } = begun.await.map_err(of_inbox)?;
         if rows == 0 {
@@ -218,6 +230,12 @@ impl OpenInbox {
         let mut new = self.new_of(&mut transaction, &identities).await.map_err(of_inbox)?;
         let kept = messages.iter().zip(identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
         Ok(Remembered::New(transaction, lease, Some(kept.collect())))
+    }
+
+    /// The message that remembers by this statement and begins.
+    fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
+        let Settings { before, after } = if form.waits { &self.patient } else { &self.impatient };
+        format!("{before}{statement}{after}; begin")
     }
 
     /// Whether it is this inbox that knows an event already.

@@ -2,8 +2,8 @@
 //!
 //! A transaction of a pool costs a message to begin, one to commit, and one by which the pool tests the connection that comes back. Here a connection stays with the inbox for
 //! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it still is one: two messages beside the handler's own.
-//! If another one waits for a connection, it begins by the message that commits the one before. Then a commit is known only when that beginning is: late, if the next event is one that another member
-//! handles at this moment, by the inbox's lock timeout at most.
+//! If another one waits for a connection, it begins by the message that commits the one before. Then a commit is known only when that beginning is, which therefore waits for a lock for a moment only
+//! ([`Form::waits`]), and begins by itself if that was not enough.
 //!
 //! sqlx counts the transactions of a connection, so that `tx.begin()` of a handler becomes a savepoint. Therefore a connection that is here keeps the sqlx transaction it came
 //! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back. One of which sqlx counts
@@ -34,6 +34,9 @@ const COMMIT_STATEMENTS: usize = 2;
 /// What it says then.
 const HAD_FAILED: &str = "25P02";
 const HAD_ENDED: &str = "25P01";
+
+/// What the server says when a lock is not to be had in time.
+const LOCKED: &str = "55P03";
 
 /// What the server says of a prepared statement that it does not know, or knows already.
 const NO_SUCH_STATEMENT: &str = "26000";
@@ -76,6 +79,25 @@ struct Kept {
     tended: bool,
     /// Where the connections are at home: the last owner of all this may be a thread without a runtime.
     runtime: Option<Handle>,
+}
+
+/// How the message that begins a transaction is to be written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    /// It may execute the prepared statements.
+    pub(super) prepared: bool,
+    /// It may wait for a lock as long as the inbox says. Otherwise somebody's commit is known only when it has ended, and it has to end soon.
+    pub(super) waits: bool,
+}
+
+/// What has become of a transaction that was to begin by the message that commits another one.
+enum Next {
+    Begun(Begun),
+    Failed(sqlx::Error),
+    /// A connection is free, by which it can begin by itself.
+    Free(OwnedSemaphorePermit),
+    /// That commit came to nothing.
+    Nothing,
 }
 
 /// A transaction that is to begin.
@@ -121,30 +143,41 @@ impl Sessions {
         Self { pool, statements, prepares: AtomicBool::new(true), permits, kept: Mutex::default() }
     }
 
-    /// Begins a transaction by a message that ends in `begin`. The message is asked for with whether it may execute the prepared statements.
+    /// Begins a transaction by a message that ends in `begin` and is asked for in the form that is needed.
     ///
     /// # Cancel safety
     /// Dropping the future rolls back.
     ///
     /// # Errors
     /// What the server says: there is no transaction then.
-    pub(super) async fn begin(self: &Arc<Self>, message: impl Fn(bool) -> String) -> Result<Begun, sqlx::Error> {
+    pub(super) async fn begin(self: &Arc<Self>, message: impl Fn(Form) -> String) -> Result<Begun, sqlx::Error> {
         loop {
             let prepared = self.prepares.load(Ordering::Relaxed);
-            let begun = match self.permits.clone().try_acquire_owned() {
-                Ok(permit) => self.begin_by(permit, message(prepared)).await,
-                Err(_) => match self.begin_next(message(prepared)).await {
-                    Some(begun) => begun,
-                    None => continue,
+            let permit = match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => match self.begin_next(message(Form { prepared, waits: false })).await {
+                    Next::Begun(begun) => return Ok(begun),
+                    Next::Failed(error) if code(&error).as_deref() == Some(NO_SUCH_STATEMENT) && prepared => {
+                        self.prepares.store(false, Ordering::Relaxed);
+                        continue;
+                    }
+                    Next::Failed(error) if code(&error).as_deref() == Some(LOCKED) => self.permit().await,
+                    Next::Failed(error) => return Err(error),
+                    Next::Free(permit) => permit,
+                    Next::Nothing => continue,
                 },
             };
-            match begun {
+            match self.begin_by(permit, message(Form { prepared, waits: true })).await {
                 Err(error) if prepared && code(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {
                     self.prepares.store(false, Ordering::Relaxed)
                 }
                 begun => return begun,
             }
         }
+    }
+
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        self.permits.clone().acquire_owned().await.expect("never closed")
     }
 
     /// Begins on a connection that is free.
@@ -162,8 +195,8 @@ impl Sessions {
         }
     }
 
-    /// Begins behind the next transaction that is committed, by the same message; or by itself, if a connection is free before. None if that commit came to nothing.
-    async fn begin_next(self: &Arc<Self>, message: String) -> Option<Result<Begun, sqlx::Error>> {
+    /// Begins behind the next transaction that is committed, by the same message; unless a connection is free before.
+    async fn begin_next(self: &Arc<Self>, message: String) -> Next {
         let (answer, mut begun) = oneshot::channel();
         let number = {
             let mut kept = self.kept();
@@ -173,15 +206,20 @@ impl Sessions {
             number
         };
         let _withdrawn = Withdrawn { sessions: self, number };
-        tokio::select! {
-            begun = &mut begun => begun.ok(),
-            permit = self.permits.clone().acquire_owned() => match self.withdraw(number) {
-                Some(request) => Some(self.begin_by(permit.expect("never closed"), request.message).await),
+        let answer = tokio::select! {
+            begun = &mut begun => begun,
+            permit = self.permit() => match self.withdraw(number) {
+                Some(_) => return Next::Free(permit),
                 None => {
                     drop(permit);
-                    begun.await.ok()
+                    begun.await
                 }
             }
+        };
+        match answer {
+            Ok(Ok(begun)) => Next::Begun(begun),
+            Ok(Err(error)) => Next::Failed(error),
+            Err(_) => Next::Nothing,
         }
     }
 
@@ -340,7 +378,7 @@ impl Lease {
     /// What the server says, also that there was nothing that can be committed ([`could_not`]). Nothing is committed then.
     pub(super) async fn commit(self, mut transaction: PgTransaction<'static>) -> Result<(), sqlx::Error> {
         settle(&mut transaction).await?;
-        let next = if self.is_over() { None } else { self.home.kept().next.pop_front() };
+        let next = if self.is_over() || !transaction.is_in_transaction() { None } else { self.home.kept().next.pop_front() };
         let message = next.as_ref().map_or_else(|| COMMIT.to_owned(), |next| format!("{COMMIT}; {}", next.message));
         let answers = answers(&mut transaction, message).await;
         match (answers.failed, next) {
@@ -355,8 +393,9 @@ impl Lease {
                 }
                 let _ = next.answer.send(Err(error));
             }
-            // The next one begins by itself.
-            (Some(error), _) => {
+            (Some(error), next) => {
+                // It begins by itself.
+                drop(next);
                 if code(&error).as_deref() == Some(HAD_FAILED) {
                     self.roll_back(transaction).await;
                 } else if is_over(&error) {

@@ -74,7 +74,7 @@ async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_
     create_effects(&database.pool).await;
     place.publish(10, 1..=2).await;
     let pool = PgPoolOptions::new().max_connections(2).connect(&database.url).await.expect("connected");
-    let subscriber = place.subscriber::<()>().on(slow_at_first).inbox(pool.clone()).concurrency(4).retry(quick(20));
+    let subscriber = place.subscriber::<()>().on(slow_at_first).inbox(pool.clone()).concurrency(4).retry(quick(1_000));
     let running = start!(subscriber.layer(TimeoutLayer::new(Duration::from_millis(100))));
     running.until("all are handled", |seen| seen.handled() == 20).await;
     running.stop().await;
@@ -157,6 +157,35 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
     let mut connection = pool.acquire().await.expect("the connection");
     sqlx::query("insert into effect (account, version) values ('z', 1)").execute(&mut *connection).await.expect("inserted");
     assert_eq!(effects(&database.pool).await, 25, "it is in no transaction");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_waiting() {
+    let (database, place) = (migrated_database().await, Place::new(1).await);
+    create_effects(&database.pool).await;
+    place.publish(6, 1..=1).await;
+    let pool = PgPoolOptions::new().max_connections(2).connect(&database.url).await.expect("connected");
+    let subscriber = place.subscriber::<()>().on(count_slowly).inbox(pool).concurrency(6).retry(Retry::never());
+    // Less than the inbox waits for a lock. The layer is around the commit too.
+    let running = start!(subscriber.layer(TimeoutLayer::new(Duration::from_secs(3))));
+    until_effects(&database.pool, 6).await;
+    let changes = (2..=20).flat_map(|version| (0..6).map(move |account| Changed { account: format!("a{account}"), version }));
+    let events: Vec<_> = changes.map(|changed| place.envelope(&changed)).collect();
+    // What another member has done that handles the first of them and does not end.
+    let mut other = database.pool.begin().await.expect("begun");
+    sqlx::query("insert into tidings.inbox (consumer, source, event_id) select distinct consumer, source, $1 from tidings.inbox")
+        .bind(events[0].id.to_string())
+        .execute(&mut *other)
+        .await
+        .expect("remembered");
+    place.send(&events).await;
+    until_effects(&database.pool, 6 + 5 * 19).await;
+    let (failed, detoured) = (running.statistics.failed_attempts(), running.statistics.detoured());
+    assert!(failed <= 1 && detoured <= 19, "the event that waits may fail, and no other: {failed} failed, {detoured} wait");
+    other.rollback().await.expect("rolled back");
+    until_effects(&database.pool, 120).await;
+    running.stop().await;
+    assert_once_and_in_order(&database.pool, 6, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
