@@ -3,7 +3,7 @@
 //! A transaction of a pool costs a message to begin, one to commit, and one by which the pool tests the connection that comes back. Here a connection stays with the inbox for
 //! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it still is one: two messages beside the handler's own.
 //! If another one waits for a connection, it begins by the message that commits the one before. Then a commit is known only when that beginning is, which therefore waits for a lock for a moment only
-//! ([`Form::waits`]), and begins by itself if that was not enough.
+//! ([`Form::waits`]), and begins by itself if that was not enough. Until the answer is here, who begins depends on who commits.
 //!
 //! sqlx counts the transactions of a connection, so that `tx.begin()` of a handler becomes a savepoint. Therefore a connection that is here keeps the sqlx transaction it came
 //! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back. One of which sqlx counts
