@@ -187,7 +187,7 @@ impl Sessions {
         match transaction.execute(AssertSqlSafe(message)).await {
             Ok(done) => Ok(Begun { transaction, lease, rows: done.rows_affected() }),
             Err(error) => {
-                if is_over(&error) || code(&error).as_deref() == Some(NO_SUCH_STATEMENT) {
+                if is_over(&error) {
                     lease.end(transaction);
                 }
                 Err(error)
@@ -388,7 +388,7 @@ impl Lease {
                 let _ = next.answer.send(Ok(Begun { transaction, lease: self, rows: answers.rows }));
             }
             (Some(error), Some(next)) if answers.statements >= COMMIT_STATEMENTS => {
-                if is_over(&error) || code(&error).as_deref() == Some(NO_SUCH_STATEMENT) {
+                if is_over(&error) {
                     self.end(transaction);
                 }
                 let _ = next.answer.send(Err(error));
@@ -475,9 +475,10 @@ pub(super) fn could_not(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some(HAD_FAILED | HAD_ENDED))
 }
 
-/// Whether the server has ended the transaction at its beginning or its end, and thinks well of the connection: a constraint, a conflict with another one, a lock.
+/// Whether the server has ended the transaction at its beginning or its end, and thinks well of the connection: a constraint, a conflict with another one, a lock, or nothing to
+/// end or to execute.
 fn is_over(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == HAD_ENDED || ["23", "40", "55"].iter().any(|class| code.starts_with(class)))
+    code(error).is_some_and(|code| [HAD_ENDED, NO_SUCH_STATEMENT, "23", "40", "55"].iter().any(|class| code.starts_with(class)))
 }
 
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
