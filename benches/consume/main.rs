@@ -10,6 +10,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+// As `docs/subscribing.md` advises.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod bare;
 mod fill;
 mod options;
@@ -51,6 +55,7 @@ async fn main() -> Outcome<()> {
             report.add(scenario, Path::Tidings, scenarios::run_apart(scenario, &brokers, &database, &topic, records)?);
             if scenario == Scenario::NoWork {
                 report.add(scenario, Path::Bare, tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?);
+                report.add(scenario, Path::Parsed, tokio::task::block_in_place(|| bare::parse(&brokers, &topic, records))?);
             }
             if !options.no_peers {
                 beside(scenario, &brokers, &database, &topic, records, &mut report).await;

@@ -13,6 +13,8 @@ pub(crate) enum Path {
     Pgbench,
     /// The client that it reads by, alone.
     Bare,
+    /// The client and the parser.
+    Parsed,
 }
 
 /// One round.
@@ -132,6 +134,7 @@ impl fmt::Display for Path {
             Self::Peer(Peer::SpringKafka) => "Spring Kafka",
             Self::Pgbench => "pgbench",
             Self::Bare => "librdkafka alone",
+            Self::Parsed => "… and serde_json",
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::timer::Timer;
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
 #[allow(dead_code, reason = "it is read like an application's")]
-struct OrderPlaced {
+pub(crate) struct OrderPlaced {
     order_id: String,
     seq: u64,
     customer: String,

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 use super::{
     Settings,
-    incoming::{Incoming, Place},
+    incoming::{Buffers, Incoming, Place},
 };
 
 /// How long a broker may take to tell what is committed, or where a partition ends.
@@ -61,6 +61,8 @@ const PREFERRED: &[(&str, &str)] = &[
     // They say where each partition ends.
     ("statistics.interval.ms", "5000"),
     ("log.connection.close", "false"),
+    // What librdkafka counts for brokers that ask its clients (KIP-714) is behind one lock, which every thread takes for each record.
+    ("enable.metrics.push", "false"),
 ];
 
 /// One partition of one topic.
@@ -262,7 +264,9 @@ impl Member {
         queue.set_nonempty_callback(move || waker.notify_one());
         // What was there before the callback was set.
         readable.notify_one();
-        Ok(Feed { partition: partition.clone(), queue, readable })
+        // A name of its own: each record has it, and threads that counted its owners in one place would wait for each other.
+        let partition = Partition { topic: Arc::from(&*partition.topic), number: partition.number };
+        Ok(Feed { partition, queue, readable })
     }
 }
 
@@ -274,11 +278,11 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// The next record, if one is here.
-    pub(crate) fn next(&self) -> Option<Incoming> {
+    /// The next record, if one is here, copied into what this gives.
+    pub(crate) fn next(&self, buffers: impl FnOnce() -> Buffers) -> Option<Incoming> {
         loop {
             match self.queue.poll(Duration::ZERO)? {
-                Ok(message) => return Some(incoming(self.partition.topic.clone(), &message)),
+                Ok(message) => return Some(incoming(buffers(), self.partition.topic.clone(), &message)),
                 Err(error) => self.queue_complains(&error),
             }
         }
@@ -396,7 +400,7 @@ impl ConsumerContext for Context {
 }
 
 /// A message as a record of `topic`.
-pub(super) fn incoming(topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
+pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
     let place =
         Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
     let headers = message.headers();
@@ -405,5 +409,5 @@ pub(super) fn incoming(topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incomi
         let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at)))).ok()??;
         Some((header.key, header.value))
     });
-    Incoming::new(place, message.key(), message.payload(), headers)
+    Incoming::within(buffers, place, message.key(), message.payload(), headers)
 }

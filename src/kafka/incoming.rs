@@ -10,10 +10,16 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
-    bytes: Box<[u8]>,
     key: Option<Span>,
     value: Option<Span>,
-    headers: Box<[(Span, Span)]>,
+    buffers: Buffers,
+}
+
+/// What a record is copied into: of use again for another one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Buffers {
+    bytes: Vec<u8>,
+    headers: Vec<(Span, Span)>,
 }
 
 /// A part of the record's bytes.
@@ -40,9 +46,21 @@ impl Incoming {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
     ) -> Self {
+        Self::within(Buffers::default(), place, key, value, headers)
+    }
+
+    /// Copies a record into what another one was copied into.
+    pub(crate) fn within<'h>(
+        Buffers { mut bytes, headers: mut spans }: Buffers,
+        place: Place,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
+    ) -> Self {
         let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
         let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| (n + 1, bytes + name.len() + length(value)));
-        let mut bytes = Vec::with_capacity(length(key) + length(value) + header_bytes);
+        bytes.clear();
+        bytes.reserve_exact(length(key) + length(value) + header_bytes);
         let mut put = |part: &[u8]| {
             // A record is smaller than 2 GiB: the protocol counts with 32 bits.
             let start = bytes.len() as u32;
@@ -51,10 +69,17 @@ impl Incoming {
         };
         let key = key.map(&mut put);
         let value = value.map(&mut put);
-        let mut spans = Vec::with_capacity(count);
+        spans.clear();
+        spans.reserve_exact(count);
         spans.extend(headers.map(|(name, value)| (put(name.as_bytes()), put(value.unwrap_or_default()))));
         let Place { topic, partition, offset, timestamp } = place;
-        Self { topic, partition, offset, timestamp, bytes: bytes.into(), key, value, headers: spans.into() }
+        Self { topic, partition, offset, timestamp, key, value, buffers: Buffers { bytes, headers: spans } }
+    }
+
+    /// Takes what it was copied into out of a record that nobody asks any more: it has no key, no value and no headers then.
+    pub(crate) fn take_buffers(&mut self) -> Buffers {
+        (self.key, self.value) = (None, None);
+        std::mem::take(&mut self.buffers)
     }
 
     /// The record's key.
@@ -69,22 +94,22 @@ impl Incoming {
 
     /// Every header, in the record's order.
     pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
-        self.headers.iter().map(|(name, value)| (self.at(*name), self.at(*value)))
+        self.buffers.headers.iter().map(|(name, value)| (self.at(*name), self.at(*value)))
     }
 
     /// The value of the last header of this name: what Kafka's clients take where a name is there twice.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().rev().find(|(key, _)| self.at(*key) == name.as_bytes()).map(|(_, value)| self.at(*value))
+        self.buffers.headers.iter().rev().find(|(key, _)| self.at(*key) == name.as_bytes()).map(|(_, value)| self.at(*value))
     }
 
     /// The value of the header at this place.
     pub(crate) fn header_at(&self, at: usize) -> &[u8] {
-        self.headers.get(at).map_or(&[], |(_, value)| self.at(*value))
+        self.buffers.headers.get(at).map_or(&[], |(_, value)| self.at(*value))
     }
 
     /// How many bytes the record has in memory.
     pub(crate) fn size(&self) -> usize {
-        self.bytes.len() + size_of_val(&*self.headers) + size_of::<Self>()
+        self.buffers.bytes.capacity() + self.buffers.headers.capacity() * size_of::<(Span, Span)>() + size_of::<Self>()
     }
 
     /// Where the record stands.
@@ -93,7 +118,7 @@ impl Incoming {
     }
 
     fn at(&self, span: Span) -> &[u8] {
-        &self.bytes[span.start as usize..span.end as usize]
+        &self.buffers.bytes[span.start as usize..span.end as usize]
     }
 }
 

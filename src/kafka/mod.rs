@@ -44,7 +44,7 @@ pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 #[cfg(feature = "cli")]
 pub(crate) use groups::{Behind, Read, groups_behind};
-pub(crate) use incoming::{Incoming, Place};
+pub(crate) use incoming::{Buffers, Incoming, Place};
 pub(crate) use log::read_to_the_end;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::incoming::Incoming;
+use super::incoming::{Buffers, Incoming};
 
 /// What a record says.
 #[derive(Clone, Debug)]
@@ -113,6 +113,11 @@ impl Message {
             return Err(Malformed::NoType);
         }
         Ok((at, version))
+    }
+
+    /// Takes what the record was copied into out of a message that nobody asks any more.
+    pub(crate) fn take_buffers(&mut self) -> Buffers {
+        self.incoming.take_buffers()
     }
 
     /// What happened.

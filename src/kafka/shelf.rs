@@ -11,7 +11,7 @@ use rdkafka::{
 use super::{
     Settings,
     consumer::{Committed, Partition, incoming},
-    incoming::Incoming,
+    incoming::{Buffers, Incoming},
     quiet::Quiet,
 };
 
@@ -80,7 +80,7 @@ impl Shelf {
             self.consumer.assign(&only).map_err(|error| error.to_string())?;
             loop {
                 match self.consumer.poll(READ_TIMEOUT) {
-                    Some(Ok(message)) => each(incoming(self.topic.clone(), &message)),
+                    Some(Ok(message)) => each(incoming(Buffers::default(), self.topic.clone(), &message)),
                     Some(Err(KafkaError::PartitionEOF(_))) => break,
                     Some(Err(error)) => return Err(error.to_string()),
                     None => return Err(format!("topic `{}` cannot be read to its end", self.topic)),

@@ -24,7 +24,7 @@ use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
 use super::escalate::Dead;
 use super::gate::Gate;
-use super::handler::{HandlerError, Verdict};
+use super::handler::{Called, HandlerError, Verdict};
 use super::kill_switch::Tally;
 use super::options::Options;
 use super::outage::Outage;
@@ -105,7 +105,7 @@ impl Runner {
         }
         let (mut failed, mut outage) = (0, Outage::none(self));
         loop {
-            let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now()));
+            let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now(), &mut None));
             let error = match self.end_of(attempt, message.event_type()).await {
                 Ok(handled) => {
                     self.handled(handled, message.event_type(), 1);
@@ -188,14 +188,14 @@ impl Runner {
     /// One attempt.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
-        self.end_of(self.begin(delivery, Instant::now()), first.event_type()).await
+        self.end_of(self.begin(delivery, Instant::now(), &mut None), first.event_type()).await
     }
 
     /// Begins an attempt, in a span of its own.
-    fn begin(&self, delivery: Delivery, began: Instant) -> Attempt {
+    fn begin(&self, delivery: Delivery, began: Instant, spare: &mut Option<Called>) -> Attempt {
         let span = self.span(&delivery);
         // Handlers and layers are cloned for it, and what they hold may panic at that.
-        let work = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery)));
+        let work = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, spare)));
         let state = work.map_or_else(|panic| AttemptState::Ended(Some(Err(panicked(&*panic)))), AttemptState::Runs);
         Attempt { span, began, state }
     }
@@ -210,8 +210,8 @@ impl Runner {
 
     /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
     /// begun, and whoever settles the message goes on with it. `now` becomes the time at which it stopped.
-    pub(super) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant) -> Result<(), Attempt> {
-        let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now);
+    pub(super) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant, spare: &mut Option<Called>) -> Result<(), Attempt> {
+        let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now, spare);
         let polled = Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop()));
         *now = Instant::now();
         match polled {
@@ -219,6 +219,9 @@ impl Runner {
                 let counters = self.statistics.of(message.event_type());
                 counters.attempted(*now - attempt.began);
                 self.handled_by(handled, counters, 1);
+                if let AttemptState::Runs(Work::Handler(called)) = attempt.state {
+                    *spare = Some(called);
+                }
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(Attempt { state: AttemptState::Ended(Some(Err(error))), ..attempt }),

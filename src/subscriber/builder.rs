@@ -20,7 +20,7 @@ use super::options::Options;
 use super::router::{Core, Handled, HandlerService, Route, Router};
 use super::run::{Plan, RunError};
 use super::statistics::Statistics;
-use super::{Bus, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry};
+use super::{Bus, ByType, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry};
 use crate::event::{DomainEvent, check_topic_name};
 use crate::postgres::SchemaName;
 
@@ -350,12 +350,8 @@ fn topics<S>(handlers: &[Registered<S>], named: &HashMap<&'static str, Vec<Strin
     handlers.iter().flat_map(|handler| of(handler.aggregate).into_iter().map(|topic| (topic, handler.aggregate))).collect()
 }
 
-fn routes<S: Send + Sync + 'static>(
-    handlers: Vec<Registered<S>>,
-    state: &Arc<S>,
-    faults: &mut Vec<String>,
-) -> HashMap<&'static str, Route> {
-    let mut routes: HashMap<&'static str, Route> = HashMap::new();
+fn routes<S: Send + Sync + 'static>(handlers: Vec<Registered<S>>, state: &Arc<S>, faults: &mut Vec<String>) -> ByType<Route> {
+    let mut routes: ByType<Route> = ByType::default();
     for Registered { types, batch, handler, .. } in handlers {
         let bound: Arc<dyn BoundHandler> = Arc::new((handler, state.clone()));
         for event_type in types {

@@ -52,10 +52,14 @@ mod retry;
 mod router;
 mod run;
 mod sessions;
+mod spare;
 mod statistics;
 mod turn;
 mod unit;
 mod watermark;
+
+/// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.
+type ByType<T> = std::collections::HashMap<&'static str, T, foldhash::fast::RandomState>;
 
 pub(crate) use attempt::panic_text;
 pub use builder::Subscriber;

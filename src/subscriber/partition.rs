@@ -1,7 +1,7 @@
 //! One partition: reads its feed, keeps its lanes, and knows what is finished.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
+use super::spare::Spare;
 use super::unit::{Ended, Item, Site, Unit};
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Feed, Incoming, Malformed, Message};
@@ -50,11 +51,15 @@ pub(super) struct PartitionTask {
     unfinished: usize,
     span: usize,
     lanes: Lanes<Item>,
-    hasher: RandomState,
+    hasher: foldhash::quality::RandomState,
     running: JoinSet<Ended>,
     bytes: usize,
     /// Kept from one event to the next while these are handled here.
     permit: Option<OwnedSemaphorePermit>,
+    /// The last of these, of which the watermark knows nothing yet.
+    handled: Option<Ticket>,
+    /// Its memory.
+    spare: Spare,
     /// When the last of these ended.
     now: Option<std::time::Instant>,
     /// When the first of this slice began.
@@ -72,10 +77,12 @@ impl PartitionTask {
             unfinished: 0,
             span: 0,
             lanes: Lanes::new(),
-            hasher: RandomState::new(),
+            hasher: foldhash::quality::RandomState::default(),
             running: JoinSet::new(),
             bytes: 0,
             permit: None,
+            handled: None,
+            spare: Spare::default(),
             now: None,
             slice_began: None,
             detours: HashMap::new(),
@@ -109,6 +116,7 @@ impl PartitionTask {
 
     /// Others have their turn.
     fn end_slice(&mut self) {
+        self.tell_handled();
         (self.permit, self.now, self.slice_began) = (None, None, None);
     }
 
@@ -146,14 +154,16 @@ impl PartitionTask {
             if !self.has_room() || self.is_slice_over() {
                 return read;
             }
-            let Some(record) = self.feed.next() else { return read };
+            let Some(record) = self.feed.next(|| self.spare.buffers()) else { return read };
             self.accept(record);
         }
         SLICE
     }
 
     fn has_room(&self) -> bool {
-        self.unfinished < self.site.runner.options.buffer && self.span < Options::SPAN && self.bytes < Options::BUFFER_BYTES
+        self.unfinished - usize::from(self.handled.is_some()) < self.site.runner.options.buffer
+            && self.span < Options::SPAN
+            && self.bytes < Options::BUFFER_BYTES
     }
 
     fn accept(&mut self, record: Incoming) {
@@ -165,11 +175,14 @@ impl PartitionTask {
             // A deletion on a compacted topic, by somebody who writes no headers.
             Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket, ""),
             Ok(message) if self.may_begin(&message) => {
-                let message = Arc::new(message);
-                if let Some(begun) = self.begin(ticket, &message) {
-                    let lane = self.lane_of(message.as_it_came());
-                    self.lanes.occupy(lane);
-                    self.go_on(lane, ticket, message, begun);
+                let message = self.spare.share(message);
+                match self.begin(ticket, &message) {
+                    None => self.spare.keep(message),
+                    Some(begun) => {
+                        let lane = self.lane_of(message.as_it_came());
+                        self.lanes.occupy(lane);
+                        self.go_on(lane, ticket, message, begun);
+                    }
                 }
                 return;
             }
@@ -263,12 +276,13 @@ impl PartitionTask {
     /// Begins with an event by the permit that is here. A handler that does not wait is called here and now, without a task of its own; otherwise there is an attempt to
     /// go on with.
     fn begin(&mut self, ticket: Ticket, message: &Arc<Message>) -> Option<Attempt> {
+        self.tell_handled();
         // The end of one is the beginning of the next: a look at the clock costs a tenth of what a small event does.
         let mut now = self.now.unwrap_or_else(std::time::Instant::now);
         self.slice_began.get_or_insert(now);
-        let handled = self.site.runner.handle_now(message, &mut now);
+        let handled = self.site.runner.handle_now(message, &mut now, &mut self.spare.called);
         self.now = Some(now);
-        handled.map(|()| self.note(|watermark| watermark.finish(ticket))).err()
+        handled.map(|()| self.handled = Some(ticket)).err()
     }
 
     /// Goes on with an event that has begun, whose lane runs.
@@ -337,9 +351,19 @@ impl PartitionTask {
         !self.detours.is_empty() && key.is_some_and(|key| self.detours.contains_key(key))
     }
 
+    /// Writes what was handled last into the watermark, which else the next record does: a lock less.
+    fn tell_handled(&mut self) {
+        if self.handled.is_some() {
+            self.note(|_| ());
+        }
+    }
+
     /// Writes into the watermark, and knows how much there is to it.
     fn note<T>(&mut self, write: impl FnOnce(&mut Watermark) -> T) -> T {
         let mut watermark = self.progress.watermark();
+        if let Some(ticket) = self.handled.take() {
+            watermark.finish(ticket);
+        }
         let written = write(&mut watermark);
         (self.unfinished, self.span) = (watermark.unfinished(), watermark.span());
         written

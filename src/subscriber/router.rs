@@ -1,6 +1,5 @@
 //! From the event's type to its handlers, within one transaction if there is an inbox: the innermost service.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -10,11 +9,11 @@ use std::time::Duration;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
-use super::Delivery;
 use super::handler::{BoundHandler, Called, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
 use super::memory::MemoryInbox;
 use super::sessions;
+use super::{ByType, Delivery};
 use crate::event::Envelope;
 use crate::failpoint::{self, Step};
 
@@ -32,7 +31,7 @@ pub enum Handled {
 
 /// Which handlers are for which type.
 pub(super) struct Router {
-    routes: HashMap<&'static str, Route>,
+    routes: ByType<Route>,
 }
 
 /// The handlers of one type.
@@ -44,7 +43,7 @@ pub(super) struct Route {
 }
 
 impl Router {
-    pub(super) fn new(routes: HashMap<&'static str, Route>) -> Self {
+    pub(super) fn new(routes: ByType<Route>) -> Self {
         Self { routes }
     }
 
@@ -59,7 +58,7 @@ impl Router {
         let mut published = Vec::new();
         for handler in &route.handlers {
             let first = published.len();
-            published.append(&mut handler.call(delivery.clone()).await?);
+            published.append(&mut handler.call(delivery.clone(), None).await?);
             let cause = delivery.meta();
             published[first..].iter_mut().for_each(|envelope| cause.cause(envelope));
         }
@@ -100,13 +99,13 @@ impl Core {
     }
 
     /// Begins to handle a delivery. Most are one event for one handler and without a transaction: that is the handler's own future and nothing around it.
-    fn begin(self: &Arc<Self>, delivery: Delivery) -> Work {
+    fn begin(self: &Arc<Self>, delivery: Delivery, spare: &mut Option<Called>) -> Work {
         if self.inbox.is_none()
             && self.memory().is_none()
             && delivery.len() == 1
             && let Some([handler]) = self.router.route(delivery.event_type()).map(|route| &route.handlers[..])
         {
-            return Work::Handler(handler.call(delivery));
+            return Work::Handler(handler.call(delivery, spare.take()));
         }
         let core = self.clone();
         Work::Service(Box::pin(async move { core.handle(delivery).await }))
@@ -210,10 +209,10 @@ impl HandlerService {
         Self(Inner::Layered(BoxCloneSyncService::new(service.map_err(Into::into))))
     }
 
-    /// One attempt.
-    pub(super) fn begin(&self, delivery: Delivery) -> Work {
+    /// One attempt, by the future of one that has ended if it is of use.
+    pub(super) fn begin(&self, delivery: Delivery, spare: &mut Option<Called>) -> Work {
         match &self.0 {
-            Inner::Core(core) => core.begin(delivery),
+            Inner::Core(core) => core.begin(delivery, spare),
             Inner::Layered(service) => {
                 let service = service.clone();
                 Work::Service(Box::pin(async move { service.oneshot(delivery).await.map_err(HandlerError::from_layer) }))
@@ -235,7 +234,7 @@ impl Future for Work {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Self::Handler(called) => called.as_mut().poll(cx).map_ok(|_| Handled::Done),
+            Self::Handler(called) => called.poll(cx).map_ok(|_| Handled::Done),
             Self::Service(work) => work.as_mut().poll(cx),
         }
     }
@@ -258,7 +257,7 @@ impl Service<Delivery> for HandlerService {
     }
 
     fn call(&mut self, delivery: Delivery) -> Self::Future {
-        let work = self.begin(delivery);
+        let work = self.begin(delivery, &mut None);
         Box::pin(async move { work.await.map_err(Into::into) })
     }
 }

@@ -1,6 +1,6 @@
 //! What a subscriber has done so far, and how it stands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::ByType;
 use crate::kafka::Partition;
 
 /// How many types without a handler are counted by name: who writes into a topic decides how many there are.
@@ -21,7 +22,7 @@ pub struct Statistics(Arc<Inner>);
 struct Inner {
     name: String,
     /// Of each type that has a handler.
-    by_type: OnceLock<HashMap<&'static str, Counters>>,
+    by_type: OnceLock<ByType<Counters>>,
     /// Of what is no event, or of a type without a handler.
     others: Counters,
     unknown: Mutex<BTreeMap<String, u64>>,
@@ -263,7 +264,7 @@ impl Statistics {
     }
 
     fn total(&self, count: Count) -> u64 {
-        let known = self.0.by_type.get().into_iter().flat_map(HashMap::values);
+        let known = self.0.by_type.get().into_iter().flat_map(ByType::values);
         known.chain([&self.0.others]).map(|counters| counters.get(count)).sum()
     }
 

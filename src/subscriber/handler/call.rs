@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
+
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Argument, EventArgument, HandlerError, IntoOutcome, Need};
 use crate::event::{DomainEvent, Envelope};
@@ -85,16 +86,17 @@ functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6);
 functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6, A7 V7);
 
 /// The future of a handler whose type is forgotten.
-pub(in crate::subscriber) type Called = Pin<Box<dyn Future<Output = Result<Vec<Envelope>, HandlerError>> + Send>>;
+pub(in crate::subscriber) type Called = ReusableBoxFuture<'static, Result<Vec<Envelope>, HandlerError>>;
 
 /// A handler whose arguments are forgotten; it still needs the state.
 pub(in crate::subscriber) trait ErasedHandler<S>: Send + Sync {
-    fn call(&self, delivery: Delivery, state: &Arc<S>) -> Called;
+    fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called;
 }
 
 /// A handler together with the state.
 pub(in crate::subscriber) trait BoundHandler: Send + Sync {
-    fn call(&self, delivery: Delivery) -> Called;
+    /// `spare` is the future of another call that has ended: this one's takes its place in memory, if there is room.
+    fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called;
 }
 
 struct Erased<H, Args>(H, PhantomData<fn() -> Args>);
@@ -108,9 +110,9 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     S: Send + Sync + 'static,
 {
-    fn call(&self, delivery: Delivery, _: &Arc<S>) -> Called {
+    fn call(&self, delivery: Delivery, _: &Arc<S>, spare: Option<Called>) -> Called {
         let called = (self.0)(delivery);
-        Box::pin(async move { called.await.map(|()| Vec::new()) })
+        within(spare, async move { called.await.map(|()| Vec::new()) })
     }
 }
 
@@ -125,13 +127,27 @@ where
 }
 
 impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for Erased<H, Args> {
-    fn call(&self, delivery: Delivery, state: &Arc<S>) -> Called {
-        Box::pin(self.0.clone().call(delivery, state))
+    fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called {
+        within(spare, self.0.clone().call(delivery, state))
+    }
+}
+
+/// The future where the spare one was.
+fn within<F>(spare: Option<Called>, future: F) -> Called
+where
+    F: Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static,
+{
+    match spare {
+        Some(mut called) => {
+            called.set(future);
+            called
+        }
+        None => Called::new(future),
     }
 }
 
 impl<S: Send + Sync> BoundHandler for (Box<dyn ErasedHandler<S>>, Arc<S>) {
-    fn call(&self, delivery: Delivery) -> Called {
-        self.0.call(delivery, &self.1)
+    fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called {
+        self.0.call(delivery, &self.1, spare)
     }
 }
