@@ -188,6 +188,17 @@ impl Member {
         Ok(known)
     }
 
+    /// The partitions that a topic has. Blocks for up to ten seconds.
+    ///
+    /// # Errors
+    /// When no broker tells.
+    pub(crate) fn partitions_of(&self, topic: &str) -> Result<Vec<Partition>, String> {
+        let metadata = self.inner.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let topic: Arc<str> = topic.into();
+        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+        Ok(partitions.map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
+    }
+
     /// Where a partition ends at this moment. Blocks for up to ten seconds.
     ///
     /// # Errors

@@ -247,7 +247,8 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self
     }
 
-    /// Starts at the end of a partition that this group has never had; at its beginning otherwise. Where that was is committed at once, so that nothing is missed from then on.
+    /// A group that has never read a topic starts at its end, and not at its beginning. Where that was is committed at once, so that nothing is missed from then on: partitions that are added later, and a
+    /// topic that was not there when the subscriber started, are read from their beginning.
     pub fn from_end(mut self) -> Self {
         self.parts.from_end = true;
         self

@@ -25,6 +25,7 @@
 //! aggregate at once for a moment if one of them was cut off from the group; with an inbox each event still has its effect once.
 
 mod attempt;
+mod beginning;
 mod builder;
 mod bus;
 mod clock;

@@ -3,7 +3,7 @@
 //! One thread polls the group and owns its partitions: each has a task that handles it and a watermark that both can see. The thread commits what the watermarks say, once a
 //! second; and when the group takes a partition away, it waits for the partition's task to end first, commits, and only then lets go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Runner;
+use super::beginning::Beginning;
 use super::builder::Beside;
 use super::clock::Clock;
-use super::dead_letters::{Letterbox, origin_of};
+use super::dead_letters::Letterbox;
 use super::detour::Detour;
 use super::escalate::retry_topic;
 use super::finished::Finished;
@@ -98,7 +99,10 @@ impl Plan {
             self.run_beside(&stop).await;
             return Ok(());
         }
-        self.look_for_topics().await;
+        // Not of its own ones: what is sent there is meant for it, whenever it finds them.
+        let there = self.look_for_topics().await;
+        let at_end_of = if self.from_end { there } else { HashSet::new() };
+        let beginning = Beginning { subscriber: self.name.clone(), at_end_of };
         let redriven: Vec<_> = self.topics.iter().map(|(topic, assumed)| (redrive_topic(topic, &self.name), *assumed)).collect();
         if !self.make_retry_topics(&stop).await {
             return Ok(());
@@ -112,9 +116,8 @@ impl Plan {
         let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
         let beside = self.start_beside(&stop);
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
-        let from_end = self.from_end;
         let runner = Arc::new(self.into_runner());
-        let owner = Owner { member, runner, detour, topics, from_end, runtime: Handle::current(), partitions: HashMap::new() };
+        let owner = Owner { member, runner, detour, topics, beginning, runtime: Handle::current(), partitions: HashMap::new() };
         owner.runner.statistics.set_state(SubscriberState::Running);
         let (ended, end) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
@@ -147,13 +150,15 @@ impl Plan {
         std::mem::take(&mut self.beside).into_iter().map(start).collect()
     }
 
-    /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers.
-    async fn look_for_topics(&self) {
+    /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers. Those that are there, as far as anybody knows.
+    async fn look_for_topics(&self) -> HashSet<String> {
+        let mut there = HashSet::new();
         for topic in self.topics.keys() {
             if let Err(TopicError::Unknown(_)) = partitions_of(self.bus.settings(), topic).await {
                 tracing::warn!(subscriber = self.name, topic, "the topic does not exist; it is read once it does");
                 continue;
             }
+            there.insert(topic.clone());
             let Some(inbox) = &self.core.inbox else { continue };
             if let Some(retention) = retention(self.bus.settings(), topic).await.filter(|retention| *retention >= inbox.keep) {
                 let keep = inbox.keep;
@@ -166,6 +171,7 @@ impl Plan {
                 );
             }
         }
+        there
     }
 
     /// Everything that attempts need.
@@ -241,7 +247,7 @@ struct Owner {
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
     topics: HashMap<String, Option<&'static str>>,
-    from_end: bool,
+    beginning: Beginning,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
 }
@@ -306,16 +312,19 @@ impl Owner {
             Known::default()
         });
         let Known { mut committed, never } = known;
-        let ends = self.ends(&never);
-        committed.extend(ends.iter().cloned());
+        let begun = self.beginning.of(&self.member, &never);
+        committed.extend(begun.committed.iter().chain(&begun.ends).cloned());
         for feed in self.member.take(partitions, &committed)? {
             let committed = committed.iter().find(|committed| committed.partition == feed.partition);
             self.start(feed, committed);
         }
-        // These are not committed yet. They will be, so that a member that comes before the first record begins at the same place and not at a later end.
-        for end in &ends {
-            if let Some(owned) = self.partitions.get_mut(&end.partition) {
-                owned.committed = None;
+        // At once, so that a member that comes before the first record begins at the same place and not at a later end.
+        if let Err(error) = self.member.commit(&begun.ends, true) {
+            tracing::warn!(subscriber = self.runner.name, error, "where the group begins is not committed yet");
+            for end in &begun.ends {
+                if let Some(owned) = self.partitions.get_mut(&end.partition) {
+                    owned.committed = None;
+                }
             }
         }
         // A rebalance that changes nothing for this member assigns nothing.
@@ -324,24 +333,6 @@ impl Owner {
             tracing::info!(subscriber = self.runner.name, partitions = list.join(" "), "partitions taken");
         }
         Ok(())
-    }
-
-    /// Where the group begins in partitions for which it has never committed anything, if that is at their end. What is sent to the subscriber's own topics is meant for it, whenever it finds them.
-    fn ends(&self, never: &[Partition]) -> Vec<Committed> {
-        let begins = never.iter().filter(|partition| self.from_end && origin_of(&partition.topic, &self.runner.name) == &*partition.topic);
-        let end_of = |partition: &Partition| match self.member.end_now(partition) {
-            Ok(offset) => Some(Committed { partition: partition.clone(), offset, metadata: String::new() }),
-            Err(error) => {
-                tracing::warn!(
-                    subscriber = self.runner.name,
-                    ?partition,
-                    error,
-                    "where the partition ends is not known: it is read from its beginning"
-                );
-                None
-            }
-        };
-        begins.filter_map(end_of).collect()
     }
 
     fn start(&mut self, feed: Feed, committed: Option<&Committed>) {

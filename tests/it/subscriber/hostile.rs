@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use dev_services::PostgresOptions;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{ClientConfig, admin::AdminClient, admin::AdminOptions, client::DefaultClientContext};
+use rdkafka::{ClientConfig, client::DefaultClientContext};
 use sqlx::postgres::PgPoolOptions;
 use tidings::subscriber::{Escalation, Event, HandlerError, KillSwitch, Meta, Order, Retry, State, SubscriberState, Tx};
 use tidings::{Bus, Subscriber, kafka};
@@ -40,6 +41,16 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 async fn delete_topic(brokers: &str, topic: &str) {
     let answer = admin(brokers).delete_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+}
+
+/// An event in this partition, as soon as a broker knows of it.
+async fn send_to(place: &Place, topic: &str, partition: i32) {
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &place.brokers).create().expect("a client");
+    let record = || {
+        let headers = OwnedHeaders::new().insert(Header { key: "eventType", value: Some("Changed") });
+        FutureRecord::to(topic).partition(partition).key("a0").payload(r#"{"account":"a0","version":9}"#).headers(headers)
+    };
+    until("the partition is there", async || producer.send(record(), Duration::from_secs(30)).await.ok()).await;
 }
 
 // === nobody is left to notice ===
@@ -429,6 +440,59 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
     redriven.publish(1, 3..=3).await;
     second.until("what is replayed is handled", |seen| seen.handled() == 2).await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_beginning_also_by_who_began_at_the_end() {
+    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+    for from_end in [false, true] {
+        // Long enough for records to be there before anybody knows of their partition.
+        let mut place = Place::new(1).await;
+        let properties = [("topic.metadata.refresh.interval.ms".to_owned(), "3000".to_owned())];
+        place.bus = Bus::new(kafka::Settings { brokers: place.brokers.clone(), properties: properties.into() });
+        place.publish(1, 1..=1).await;
+        let later = Place { topic: format!("{}-later", place.topic), group: place.group.clone(), ..Place::new(1).await };
+        let subscriber = place.subscriber::<()>().on(fine).topic::<Changed>(&later.topic);
+        let running = start!(if from_end { subscriber.from_end() } else { subscriber });
+        running.until("it has begun", |seen| !seen.partitions().is_empty()).await;
+        let before = u64::from(!from_end);
+        running.until("it has handled what was there if it began there", |seen| seen.handled() == before).await;
+
+        admin(&place.brokers)
+            .create_partitions(&[NewPartitions::new(&place.topic, 3)], &AdminOptions::new())
+            .await
+            .expect("the topic grows");
+        create_topic(&later.brokers, &later.topic, 2).await;
+        for (topic, partition) in [(&place.topic, 1), (&place.topic, 2), (&later.topic, 0), (&later.topic, 1)] {
+            send_to(&place, topic, partition).await;
+        }
+        running.until("what was sent before it knew is handled", |seen| seen.handled() == before + 4).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_begin_at_the_end_together_miss_nothing_of_each_others_partitions() {
+    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+    let place = attentive(4).await;
+    place.publish(8, 1..=1).await;
+    let build = || place.subscriber::<()>().on(fine).from_end();
+    let (one, other) = (start!(build()), start!(build()));
+    until("all partitions are taken", async || {
+        (one.statistics.partitions().len() + other.statistics.partitions().len() == 4).then_some(())
+    })
+    .await;
+    place.publish(8, 2..=2).await;
+    until("all are handled", async || (one.statistics.handled() + other.statistics.handled() == 8).then_some(())).await;
+    one.stop().await;
+    let before = other.statistics.handled();
+    place.publish(8, 3..=3).await;
+    other.until("what is left by the other is handled", |seen| seen.handled() == before + 8).await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
