@@ -50,6 +50,8 @@ async fn main() -> Outcome<()> {
             Some(topic) => topic.clone(),
             None => fill::topic(&brokers, records, scenario.keys()).await?,
         };
+        // Whoever comes first would wait for a broker whose Java is cold.
+        tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?;
         for _ in 0..options.rounds {
             let database = servers.postgres.url();
             report.add(scenario, Path::Tidings, scenarios::run_apart(scenario, &brokers, &database, &topic, records)?);

@@ -26,7 +26,8 @@ public class Peer {
 
     public record Line(String sku, int qty, long price_cents) {}
 
-    public record Order(String event_id, String order_id, long seq, String customer, long total_cents, String currency, List<Line> lines, String occurred_at) {}
+    /** What the others read of an event too; fields beyond are left out. */
+    public record Order(String order_id, long seq, String customer, long total_cents, String currency, List<Line> lines) {}
 
     /** From the first record that is handled to the last. */
     static class Round {
