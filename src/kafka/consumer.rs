@@ -188,15 +188,20 @@ impl Member {
         Ok(known)
     }
 
-    /// The partitions that a topic has. Blocks for up to ten seconds.
+    /// The partitions that a topic has; none if there is no such topic. Blocks for up to ten seconds.
     ///
     /// # Errors
     /// When no broker tells.
     pub(crate) fn partitions_of(&self, topic: &str) -> Result<Vec<Partition>, String> {
         let metadata = self.inner.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let told = metadata.topics().first().ok_or_else(|| format!("no broker tells of topic {topic}"))?;
+        match told.error() {
+            None => {}
+            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => return Ok(Vec::new()),
+            Some(error) => return Err(format!("topic {topic}: {}", RDKafkaErrorCode::from(error))),
+        }
         let topic: Arc<str> = topic.into();
-        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
-        Ok(partitions.map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
+        Ok(told.partitions().iter().map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
     }
 
     /// Where a partition ends at this moment. Blocks for up to ten seconds.

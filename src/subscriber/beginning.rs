@@ -1,54 +1,51 @@
-//! Where a group begins that begins at the end: at the end of every partition that is there then. What is added later it reads from the beginning, since all of it came later.
+//! Where a group begins that begins at the end: in partitions that are there when the first member starts. Everything else came later, and is read from its beginning.
 //!
-//! That a group has begun in a topic is to be seen in what it has committed. So whoever begins commits the ends of all partitions, also of those that go to other members.
+//! What was there is what a member finds when it starts, in topics for which the group has committed nothing yet. So a partition that is added while members run, or while none does, is not among it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use crate::kafka::{Committed, Known, Member, Partition};
 
-/// Where a subscriber's group begins.
-pub(super) struct Beginning {
-    pub(super) subscriber: String,
-    /// The topics at whose ends it does: none unless it was asked to.
-    pub(super) at_end_of: HashSet<String>,
-}
-
-/// Where members of the group read on, in partitions for which it had not committed anything.
-#[derive(Default)]
-pub(super) struct Begun {
-    /// Another member has begun meanwhile.
-    pub(super) committed: Vec<Committed>,
-    /// These are to be committed: of all partitions of a topic, whoever they go to.
-    pub(super) ends: Vec<Committed>,
-}
+/// The partitions at whose end a subscriber's group begins.
+#[derive(Debug, Default)]
+pub(super) struct Beginning(HashSet<Partition>);
 
 impl Beginning {
-    /// Where to begin in partitions for which the group has never committed anything; from the beginning in those that are not named.
-    pub(super) fn of(&self, member: &Member, never: &[Partition]) -> Begun {
-        let topics: BTreeSet<&str> =
-            never.iter().map(|partition| &*partition.topic).filter(|topic| self.at_end_of.contains(*topic)).collect();
-        let mut begun = Begun::default();
+    /// What there is at this moment. Blocks while no broker answers, for twenty seconds a topic at most.
+    ///
+    /// # Errors
+    /// When it is not told.
+    pub(super) fn at_the_ends<'t>(member: &Member, topics: impl Iterator<Item = &'t str>) -> Result<Self, String> {
+        let mut there = HashSet::new();
         for topic in topics {
-            if let Err(error) = begin(member, topic, &mut begun) {
-                tracing::warn!(
-                    subscriber = self.subscriber,
-                    topic,
-                    error,
-                    "where the topic ends is not known: it is read from its beginning"
-                );
+            let partitions = member.partitions_of(topic)?;
+            let Known { committed, never } = member.committed(&partitions)?;
+            if committed.len() + never.len() < partitions.len() {
+                return Err(format!("the coordinator does not tell what is committed for all partitions of topic {topic}"));
+            }
+            if committed.is_empty() {
+                there.extend(never);
             }
         }
-        begun
+        Ok(Self(there))
     }
-}
 
-fn begin(member: &Member, topic: &str, begun: &mut Begun) -> Result<(), String> {
-    let Known { committed, never } = member.committed(&member.partitions_of(topic)?)?;
-    if !committed.is_empty() {
-        begun.committed.extend(committed);
-        return Ok(());
+    /// Where the group begins in those of the partitions for which it has never committed anything, if that is at their ends.
+    pub(super) fn ends(&self, subscriber: &str, member: &Member, never: &[Partition]) -> Vec<Committed> {
+        let end_of = |partition: &Partition| match member.end_now(partition) {
+            Ok(offset) => Some(Committed { partition: partition.clone(), offset, metadata: String::new() }),
+            Err(error) => {
+                tracing::warn!(subscriber, ?partition, error, "where the partition ends is not known: it is read from its beginning");
+                None
+            }
+        };
+        never.iter().filter(|partition| self.0.contains(partition)).filter_map(end_of).collect()
     }
-    let end_of = |partition: Partition| member.end_now(&partition).map(|offset| Committed { partition, offset, metadata: String::new() });
-    begun.ends.extend(never.into_iter().map(end_of).collect::<Result<Vec<_>, _>>()?);
-    Ok(())
+
+    /// The group has begun in these. Should its commits be gone once, with their topic, all that comes then is new.
+    pub(super) fn has_begun(&mut self, committed: &[Committed]) {
+        for begun in committed {
+            self.0.remove(&begun.partition);
+        }
+    }
 }

@@ -127,6 +127,8 @@ impl PartitionTask {
 
     /// Waits until there is something to do.
     async fn wait(&mut self) {
+        // Who has little to do has no memory to keep for it.
+        self.spare = Spare::default();
         let (wants_permit, has_room) = (self.lanes.has_ready() && self.site.runner.gate.is_open(), self.has_room());
         let due = self.detours.values().flatten().min().copied();
         let permits = self.site.runner.permits.clone();
@@ -161,7 +163,7 @@ impl PartitionTask {
     }
 
     fn has_room(&self) -> bool {
-        self.unfinished - usize::from(self.handled.is_some()) < self.site.runner.options.buffer
+        self.unfinished.saturating_sub(usize::from(self.handled.is_some())) < self.site.runner.options.buffer
             && self.span < Options::SPAN
             && self.bytes < Options::BUFFER_BYTES
     }

@@ -3,7 +3,7 @@
 //! One thread polls the group and owns its partitions: each has a task that handles it and a watermark that both can see. The thread commits what the watermarks say, once a
 //! second; and when the group takes a partition away, it waits for the partition's task to end first, commits, and only then lets go.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -99,10 +99,9 @@ impl Plan {
             self.run_beside(&stop).await;
             return Ok(());
         }
+        self.look_for_topics().await;
         // Not of its own ones: what is sent there is meant for it, whenever it finds them.
-        let there = self.look_for_topics().await;
-        let at_end_of = if self.from_end { there } else { HashSet::new() };
-        let beginning = Beginning { subscriber: self.name.clone(), at_end_of };
+        let from_end: Vec<String> = self.topics.keys().filter(|_| self.from_end).cloned().collect();
         let redriven: Vec<_> = self.topics.iter().map(|(topic, assumed)| (redrive_topic(topic, &self.name), *assumed)).collect();
         if !self.make_retry_topics(&stop).await {
             return Ok(());
@@ -117,7 +116,16 @@ impl Plan {
         let beside = self.start_beside(&stop);
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let runner = Arc::new(self.into_runner());
-        let owner = Owner { member, runner, detour, topics, beginning, runtime: Handle::current(), partitions: HashMap::new() };
+        let owner = Owner {
+            member,
+            runner,
+            detour,
+            topics,
+            from_end,
+            beginning: Beginning::default(),
+            runtime: Handle::current(),
+            partitions: HashMap::new(),
+        };
         owner.runner.statistics.set_state(SubscriberState::Running);
         let (ended, end) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
@@ -150,15 +158,13 @@ impl Plan {
         std::mem::take(&mut self.beside).into_iter().map(start).collect()
     }
 
-    /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers. Those that are there, as far as anybody knows.
-    async fn look_for_topics(&self) -> HashSet<String> {
-        let mut there = HashSet::new();
+    /// Says which topics are not there (they are waited for), and which keep records for longer than the inbox remembers.
+    async fn look_for_topics(&self) {
         for topic in self.topics.keys() {
             if let Err(TopicError::Unknown(_)) = partitions_of(self.bus.settings(), topic).await {
                 tracing::warn!(subscriber = self.name, topic, "the topic does not exist; it is read once it does");
                 continue;
             }
-            there.insert(topic.clone());
             let Some(inbox) = &self.core.inbox else { continue };
             if let Some(retention) = retention(self.bus.settings(), topic).await.filter(|retention| *retention >= inbox.keep) {
                 let keep = inbox.keep;
@@ -171,7 +177,6 @@ impl Plan {
                 );
             }
         }
-        there
     }
 
     /// Everything that attempts need.
@@ -247,6 +252,8 @@ struct Owner {
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
     topics: HashMap<String, Option<&'static str>>,
+    /// Topics at whose ends the group begins, if it has not yet.
+    from_end: Vec<String>,
     beginning: Beginning,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
@@ -263,6 +270,7 @@ struct Owned {
 impl Owner {
     /// Polls until it is told to stop or Kafka says no; drains and leaves in either case.
     fn run(mut self, stop: &CancellationToken) -> Result<(), String> {
+        self.look_where_to_begin(stop);
         let mut next_commit = Instant::now() + self.runner.options.commit_interval;
         let result = loop {
             if stop.is_cancelled() {
@@ -286,6 +294,22 @@ impl Owner {
         self.tell();
         self.member.leave();
         result
+    }
+
+    /// Before the first partition is taken: who does not know where to begin would begin at the beginning.
+    fn look_where_to_begin(&mut self, stop: &CancellationToken) {
+        while !self.from_end.is_empty() && !stop.is_cancelled() {
+            match Beginning::at_the_ends(&self.member, self.from_end.iter().map(String::as_str)) {
+                Ok(beginning) => {
+                    self.beginning = beginning;
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(subscriber = self.runner.name, error, "where the group begins is not known yet");
+                    std::thread::sleep(START_PAUSE);
+                }
+            }
+        }
     }
 
     fn poll_once(&mut self) -> Result<(), String> {
@@ -312,18 +336,23 @@ impl Owner {
             Known::default()
         });
         let Known { mut committed, never } = known;
-        let begun = self.beginning.of(&self.member, &never);
-        committed.extend(begun.committed.iter().chain(&begun.ends).cloned());
+        self.beginning.has_begun(&committed);
+        let ends = self.beginning.ends(&self.runner.name, &self.member, &never);
+        // Before anything is read: a member that comes later, also one that comes after a crash, begins at the same place and not at a later end.
+        let begins = self.member.commit(&ends, true);
+        committed.extend(ends.iter().cloned());
         for feed in self.member.take(partitions, &committed)? {
             let committed = committed.iter().find(|committed| committed.partition == feed.partition);
             self.start(feed, committed);
         }
-        // At once, so that a member that comes before the first record begins at the same place and not at a later end.
-        if let Err(error) = self.member.commit(&begun.ends, true) {
-            tracing::warn!(subscriber = self.runner.name, error, "where the group begins is not committed yet");
-            for end in &begun.ends {
-                if let Some(owned) = self.partitions.get_mut(&end.partition) {
-                    owned.committed = None;
+        match begins {
+            Ok(()) => self.beginning.has_begun(&ends),
+            Err(error) => {
+                tracing::warn!(subscriber = self.runner.name, error, "where the group begins is not committed yet");
+                for end in &ends {
+                    if let Some(owned) = self.partitions.get_mut(&end.partition) {
+                        owned.committed = None;
+                    }
                 }
             }
         }

@@ -28,8 +28,13 @@ fn quick(attempts: u32) -> Retry {
 
 /// A place whose members see soon that topics came or went.
 async fn attentive(partitions: i32) -> Place {
+    noticing(partitions, 200).await
+}
+
+/// The same within so many milliseconds.
+async fn noticing(partitions: i32, within: u32) -> Place {
     let mut place = Place::new(partitions).await;
-    let properties = [("topic.metadata.refresh.interval.ms".to_owned(), "200".to_owned())];
+    let properties = [("topic.metadata.refresh.interval.ms".to_owned(), within.to_string())];
     place.bus = Bus::new(kafka::Settings { brokers: place.brokers.clone(), properties: properties.into() });
     place
 }
@@ -40,6 +45,12 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 
 async fn delete_topic(brokers: &str, topic: &str) {
     let answer = admin(brokers).delete_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
+    assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+}
+
+async fn grow_to(place: &Place, partitions: usize) {
+    let grown = [NewPartitions::new(&place.topic, partitions)];
+    let answer = admin(&place.brokers).create_partitions(&grown, &AdminOptions::new()).await.expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
@@ -449,9 +460,7 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
     }
     for from_end in [false, true] {
         // Long enough for records to be there before anybody knows of their partition.
-        let mut place = Place::new(1).await;
-        let properties = [("topic.metadata.refresh.interval.ms".to_owned(), "3000".to_owned())];
-        place.bus = Bus::new(kafka::Settings { brokers: place.brokers.clone(), properties: properties.into() });
+        let place = noticing(1, 3_000).await;
         place.publish(1, 1..=1).await;
         let later = Place { topic: format!("{}-later", place.topic), group: place.group.clone(), ..Place::new(1).await };
         let subscriber = place.subscriber::<()>().on(fine).topic::<Changed>(&later.topic);
@@ -460,10 +469,7 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
         let before = u64::from(!from_end);
         running.until("it has handled what was there if it began there", |seen| seen.handled() == before).await;
 
-        admin(&place.brokers)
-            .create_partitions(&[NewPartitions::new(&place.topic, 3)], &AdminOptions::new())
-            .await
-            .expect("the topic grows");
+        grow_to(&place, 3).await;
         create_topic(&later.brokers, &later.topic, 2).await;
         for (topic, partition) in [(&place.topic, 1), (&place.topic, 2), (&later.topic, 0), (&later.topic, 1)] {
             send_to(&place, topic, partition).await;
@@ -471,6 +477,29 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
         running.until("what was sent before it knew is handled", |seen| seen.handled() == before + 4).await;
         running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_from_their_beginning_too() {
+    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
+        Ok(())
+    }
+    let place = noticing(1, 3_000).await;
+    place.publish(1, 1..=1).await;
+    let build = || place.subscriber::<()>().on(fine).from_end();
+    let first = start!(build());
+    first.until("it has begun", |seen| !seen.partitions().is_empty()).await;
+    delete_topic(&place.brokers, &place.topic).await;
+    first.until("it has noticed", |seen| seen.partitions().is_empty()).await;
+    create_topic(&place.brokers, &place.topic, 1).await;
+    send_to(&place, &place.topic, 0).await;
+    first.until("what was sent to the new topic is handled", |seen| seen.handled() == 1).await;
+    first.stop().await;
+    grow_to(&place, 2).await;
+    send_to(&place, &place.topic, 1).await;
+    let second = start!(build());
+    second.until("what was sent to the new partition is handled", |seen| seen.handled() == 1).await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
