@@ -193,15 +193,7 @@ impl Member {
     /// # Errors
     /// When no broker tells.
     pub(crate) fn partitions_of(&self, topic: &str) -> Result<Vec<Partition>, String> {
-        let metadata = self.inner.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
-        let told = metadata.topics().first().ok_or_else(|| format!("no broker tells of topic {topic}"))?;
-        match told.error() {
-            None => {}
-            Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => return Ok(Vec::new()),
-            Some(error) => return Err(format!("topic {topic}: {}", RDKafkaErrorCode::from(error))),
-        }
-        let topic: Arc<str> = topic.into();
-        Ok(told.partitions().iter().map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
+        partitions_of(&self.inner, topic)
     }
 
     /// Where a partition ends at this moment. Blocks for up to ten seconds.
@@ -315,6 +307,19 @@ impl Feed {
     fn queue_complains(&self, error: &KafkaError) {
         tracing::warn!(topic = &*self.partition.topic, partition = self.partition.number, %error, "kafka consumer");
     }
+}
+
+/// As [`Member::partitions_of`], by any consumer.
+pub(super) fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<Partition>, String> {
+    let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+    let told = metadata.topics().first().ok_or_else(|| format!("no broker tells of topic {topic}"))?;
+    match told.error() {
+        None => {}
+        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => return Ok(Vec::new()),
+        Some(error) => return Err(format!("topic {topic}: {}", RDKafkaErrorCode::from(error))),
+    }
+    let topic: Arc<str> = topic.into();
+    Ok(told.partitions().iter().map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
 }
 
 fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {

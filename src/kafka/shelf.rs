@@ -10,7 +10,7 @@ use rdkafka::{
 
 use super::{
     Settings,
-    consumer::{Committed, Partition, incoming},
+    consumer::{Committed, Partition, incoming, partitions_of},
     incoming::{Buffers, Incoming},
     quiet::Quiet,
 };
@@ -42,15 +42,11 @@ impl Shelf {
         config.set("allow.auto.create.topics", "false");
         config.set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
-        let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
-        let name: Arc<str> = topic.into();
-        let numbers = metadata.topics().first().map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<_>>());
-        let partitions = numbers.unwrap_or_default().into_iter().map(|number| Partition { topic: name.clone(), number });
-        let partitions: Vec<_> = partitions.collect();
+        let partitions = partitions_of(&consumer, topic)?;
         if partitions.is_empty() {
             return Err(format!("topic `{topic}` does not exist"));
         }
-        Ok(Self { consumer, topic: name, partitions })
+        Ok(Self { consumer, topic: topic.into(), partitions })
     }
 
     /// What is committed.

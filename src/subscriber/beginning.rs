@@ -15,7 +15,7 @@ impl Beginning {
     ///
     /// # Errors
     /// When it is not told.
-    pub(super) fn at_the_ends<'t>(member: &Member, topics: impl Iterator<Item = &'t str>) -> Result<Self, String> {
+    pub(super) fn at_the_ends(member: &Member, topics: &[String]) -> Result<Self, String> {
         let mut there = HashSet::new();
         for topic in topics {
             let partitions = member.partitions_of(topic)?;

@@ -121,7 +121,6 @@ impl Plan {
             runner,
             detour,
             topics,
-            from_end,
             beginning: Beginning::default(),
             runtime: Handle::current(),
             partitions: HashMap::new(),
@@ -131,7 +130,7 @@ impl Plan {
         let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
             let stop = stop.clone();
             move || {
-                let _ = ended.send(owner.run(&stop));
+                let _ = ended.send(owner.run(&from_end, &stop));
             }
         });
         thread.map_err(|error| RunError::Kafka(format!("no thread: {error}")))?;
@@ -252,8 +251,6 @@ struct Owner {
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
     topics: HashMap<String, Option<&'static str>>,
-    /// Topics at whose ends the group begins, if it has not yet.
-    from_end: Vec<String>,
     beginning: Beginning,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
@@ -269,8 +266,9 @@ struct Owned {
 
 impl Owner {
     /// Polls until it is told to stop or Kafka says no; drains and leaves in either case.
-    fn run(mut self, stop: &CancellationToken) -> Result<(), String> {
-        self.look_where_to_begin(stop);
+    /// If the group has not yet begun, it does at the ends of the topics in `from_end`.
+    fn run(mut self, from_end: &[String], stop: &CancellationToken) -> Result<(), String> {
+        self.look_where_to_begin(from_end, stop);
         let mut next_commit = Instant::now() + self.runner.options.commit_interval;
         let result = loop {
             if stop.is_cancelled() {
@@ -297,9 +295,9 @@ impl Owner {
     }
 
     /// Before the first partition is taken: who does not know where to begin would begin at the beginning.
-    fn look_where_to_begin(&mut self, stop: &CancellationToken) {
-        while !self.from_end.is_empty() && !stop.is_cancelled() {
-            match Beginning::at_the_ends(&self.member, self.from_end.iter().map(String::as_str)) {
+    fn look_where_to_begin(&mut self, from_end: &[String], stop: &CancellationToken) {
+        while !from_end.is_empty() && !stop.is_cancelled() {
+            match Beginning::at_the_ends(&self.member, from_end) {
                 Ok(beginning) => {
                     self.beginning = beginning;
                     break;

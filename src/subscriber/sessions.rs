@@ -92,8 +92,7 @@ pub(super) struct Form {
 
 /// What has become of a transaction that was to begin by the message that commits another one.
 enum Next {
-    Begun(Begun),
-    Failed(sqlx::Error),
+    Answered(Result<Begun, sqlx::Error>),
     /// A connection is free, by which it can begin by itself.
     Free(OwnedSemaphorePermit),
     /// That commit came to nothing.
@@ -153,21 +152,17 @@ impl Sessions {
     pub(super) async fn begin(self: &Arc<Self>, message: impl Fn(Form) -> String) -> Result<Begun, sqlx::Error> {
         loop {
             let prepared = self.prepares.load(Ordering::Relaxed);
-            let permit = match self.permits.clone().try_acquire_owned() {
-                Ok(permit) => permit,
+            let by_itself = |permit| self.begin_by(permit, message(Form { prepared, waits: true }));
+            let begun = match self.permits.clone().try_acquire_owned() {
+                Ok(permit) => by_itself(permit).await,
                 Err(_) => match self.begin_next(message(Form { prepared, waits: false })).await {
-                    Next::Begun(begun) => return Ok(begun),
-                    Next::Failed(error) if code(&error).as_deref() == Some(NO_SUCH_STATEMENT) && prepared => {
-                        self.prepares.store(false, Ordering::Relaxed);
-                        continue;
-                    }
-                    Next::Failed(error) if code(&error).as_deref() == Some(LOCKED) => self.permit().await,
-                    Next::Failed(error) => return Err(error),
-                    Next::Free(permit) => permit,
+                    Next::Answered(Err(error)) if code(&error).as_deref() == Some(LOCKED) => by_itself(self.permit().await).await,
+                    Next::Answered(begun) => begun,
+                    Next::Free(permit) => by_itself(permit).await,
                     Next::Nothing => continue,
                 },
             };
-            match self.begin_by(permit, message(Form { prepared, waits: true })).await {
+            match begun {
                 Err(error) if prepared && code(&error).as_deref() == Some(NO_SUCH_STATEMENT) => {
                     self.prepares.store(false, Ordering::Relaxed)
                 }
@@ -216,11 +211,7 @@ impl Sessions {
                 }
             }
         };
-        match answer {
-            Ok(Ok(begun)) => Next::Begun(begun),
-            Ok(Err(error)) => Next::Failed(error),
-            Err(_) => Next::Nothing,
-        }
+        answer.map_or(Next::Nothing, Next::Answered)
     }
 
     /// Takes back what nobody has taken.

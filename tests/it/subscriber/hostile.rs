@@ -26,6 +26,10 @@ fn quick(attempts: u32) -> Retry {
     Retry::exponential(attempts, AT_ONCE..AT_ONCE)
 }
 
+async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
+    Ok(())
+}
+
 /// A place whose members see soon that topics came or went.
 async fn attentive(partitions: i32) -> Place {
     noticing(partitions, 200).await
@@ -433,9 +437,6 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itself() {
-    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
-        Ok(())
-    }
     let place = attentive(1).await;
     place.publish(1, 1..=1).await;
     let build = || place.subscriber::<()>().on(fine).from_end();
@@ -455,9 +456,6 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_beginning_also_by_who_began_at_the_end() {
-    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
-        Ok(())
-    }
     for from_end in [false, true] {
         // Long enough for records to be there before anybody knows of their partition.
         let place = noticing(1, 3_000).await;
@@ -481,9 +479,6 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_from_their_beginning_too() {
-    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
-        Ok(())
-    }
     let place = noticing(1, 3_000).await;
     place.publish(1, 1..=1).await;
     let build = || place.subscriber::<()>().on(fine).from_end();
@@ -504,9 +499,6 @@ async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_begin_at_the_end_together_miss_nothing_of_each_others_partitions() {
-    async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
-        Ok(())
-    }
     let place = attentive(4).await;
     place.publish(8, 1..=1).await;
     let build = || place.subscriber::<()>().on(fine).from_end();
