@@ -1,21 +1,22 @@
 //! From a row to the sink: route, envelope, record. The relay's hot path, shared by both sources.
 
+mod backpressure;
+mod batch_isolation;
+mod topic_lookup;
 mod undeliverable;
 
 use std::{
     collections::HashMap,
-    future::Future,
-    pin::Pin,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    RelayOptions, TopicOptions, UndeliverableOptions,
+    RelayOptions, UndeliverableOptions,
     error::Interruption,
-    observe::{Observer, Part},
-    parked::{Aggregate, Careful, Culprit, Limits, ParkedSet},
+    observe::Observer,
+    parked::{Aggregate, Limits, ParkedSet},
     position::{Journal, Position},
     resume::Names,
     route::{Route, Routes, TopicTemplate},
@@ -23,7 +24,10 @@ use super::{
     sink::{Batch, Durable, Sent, Sink},
     source::Row,
 };
-use crate::kafka::{Creation, EnvelopeWriter, Outgoing, Record, SendError, TopicError, Topics, partition_of};
+use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, partition_of};
+pub(super) use backpressure::Hold;
+pub(super) use batch_isolation::BatchIsolation;
+use batch_isolation::Rejected;
 
 /// How far a record's timestamp may lie in the past. Kafka deletes by it (a week by default), so an event that waited out a
 /// long outage must not arrive expired. The true time is in `ce_time`.
@@ -31,9 +35,6 @@ const OLDEST_TIMESTAMP: Duration = Duration::from_secs(24 * 3600);
 
 /// What the envelope's own headers weigh, about.
 const ENVELOPE_BYTES: usize = 256;
-
-/// Between two tries at a topic that cannot be used.
-const TOPIC_RETRY: Duration = Duration::from_secs(2);
 
 /// Forwards events to the sink. Events go by their `seq`, and those of a table without one by a negative [`number`] meanwhile.
 pub(super) struct Forwarder {
@@ -43,7 +44,7 @@ pub(super) struct Forwarder {
     topics: Topics,
     options: RelayOptions,
     parked: ParkedSet,
-    careful: Careful,
+    isolation: BatchIsolation,
     /// Records by route since the last cut.
     counts: Vec<u64>,
     observer: Observer,
@@ -56,27 +57,6 @@ pub(super) struct Forwarder {
 
 /// Records by topic.
 type Counts<'r> = Vec<(&'r Route, u64)>;
-
-/// Why an event has to wait.
-#[derive(Debug)]
-pub(super) enum Hold {
-    /// The window is full for a record of this many bytes.
-    Full(usize),
-    /// Its topic was not met before.
-    NewTopic(String),
-    /// Its partition has not acknowledged its first record yet.
-    FirstContact,
-    /// The batches before are not far enough for the next one.
-    Committing,
-    /// What was cut must be durable first.
-    Unsettled,
-    /// It, or the one before it, goes alone: a batch with it was refused.
-    Alone,
-    /// As many are set aside as may be before they are stored.
-    Parking,
-    /// Its topic is being grown.
-    Growing(String),
-}
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +104,7 @@ impl Forwarder {
             sink,
             options: options.clone(),
             parked: ParkedSet::new(limits(options)),
-            careful: Careful::default(),
+            isolation: BatchIsolation::default(),
             counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
@@ -156,12 +136,12 @@ impl Forwarder {
     /// As [`forward`](Self::forward).
     pub(super) fn deliver(&mut self, row: &Row<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
         let (seq, event) = (number(row.seq, &row.event), &row.event);
-        if !self.careful.is_idle() {
+        if !self.isolation.is_idle() {
             let (next, floor) = self.sink.tags();
-            if !self.careful.may_send(seq, floor, next) {
+            if !self.isolation.may_send(seq, floor, next) {
                 return Ok(Err(Hold::Alone));
             }
-            if let Some(Culprit { reason, refusals }) = self.careful.culprit(seq).cloned() {
+            if let Some(Rejected { reason, refusals }) = self.isolation.rejected(seq).cloned() {
                 return self.undeliverable(seq, event, reason, refusals);
             }
         }
@@ -206,8 +186,8 @@ impl Forwarder {
             Ok(Sent::Tag(tag)) => {
                 route.sent(partition, turn, tag);
                 self.count(at);
-                if !self.careful.is_idle() {
-                    self.careful.sent(seq, tag);
+                if !self.isolation.is_idle() {
+                    self.isolation.sent(seq, tag);
                 }
                 Ok(Ok(Attempt::Sent(tag)))
             }
@@ -226,71 +206,6 @@ impl Forwarder {
             self.counts.resize(route + 1, 0);
         }
         self.counts[route] += 1;
-    }
-
-    /// Waits until what held an event is out of the way. The future borrows nothing, so that the books can be kept meanwhile; give
-    /// its result to [`Forwarder::cleared`].
-    pub(super) fn clear(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Cleared> + Send>> {
-        match hold {
-            Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
-            Hold::FirstContact | Hold::Alone => Box::pin(then_go_on(self.sink.acknowledged())),
-            Hold::Committing => Box::pin(then_go_on(self.sink.admitted())),
-            Hold::Unsettled => Box::pin(then_go_on(self.sink.settled())),
-            // Whoever keeps the books stores them.
-            Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
-            Hold::Growing(topic) => {
-                tracing::info!(topic, "holds back events: the topic is being grown");
-                self.observer.ok(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
-                // The session ends with the hold.
-                Box::pin(std::future::pending())
-            }
-            Hold::NewTopic(topic) => {
-                let may_be_compacted = self.options.delivery == super::Delivery::ExactlyOnce;
-                Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), may_be_compacted, self.observer.clone(), topic))
-            }
-        }
-    }
-
-    /// Takes note of what was found out while an event was held.
-    ///
-    /// # Errors
-    /// When the producer has failed: then there is room, but not for long.
-    pub(super) fn cleared(&mut self, cleared: Cleared) -> Result<(), Interruption> {
-        if let Cleared::Topic { topic, partitions } = cleared {
-            let pinned = self.pinned.get(&topic).copied().unwrap_or(partitions);
-            if pinned != partitions {
-                tracing::warn!(
-                    topic,
-                    partitions,
-                    pinned,
-                    "the topic has another number of partitions than this relay spreads keys over: see `tidings topics list`"
-                );
-            }
-            // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
-            self.routes.learn(topic, pinned.min(partitions));
-        }
-        self.sink.failure().map_or(Ok(()), Err)
-    }
-
-    /// Waits until the cluster answers; its id.
-    pub(super) async fn reach_cluster(&self) -> String {
-        loop {
-            match self.topics.cluster_id().await {
-                Ok(id) => {
-                    self.observer.ok(Part::Kafka, "connected");
-                    return id;
-                }
-                Err(error) => {
-                    tracing::warn!("{error}; the relay waits for it");
-                    self.observer.failing(Part::Kafka, error.to_string());
-                }
-            }
-        }
-    }
-
-    /// The partition counts by which earlier runs of this relay placed keys.
-    pub(super) fn pin(&mut self, pinned: HashMap<String, i32>) {
-        self.pinned = pinned;
     }
 
     /// What it was told.
@@ -315,30 +230,18 @@ impl Forwarder {
     }
 
     /// Whom an earlier producer's refusals put under suspicion.
-    pub(super) fn beware(&mut self, careful: Careful) {
-        self.careful = careful;
+    pub(super) fn isolate(&mut self, isolation: BatchIsolation) {
+        self.isolation = isolation;
     }
 
     /// Has an event sent alone.
     pub(super) fn suspect(&mut self, seq: i64) {
-        self.careful.suspect(seq);
+        self.isolation.suspect(seq);
     }
 
     /// What the next producer must beware of.
-    pub(super) fn take_careful(&mut self) -> Careful {
-        std::mem::take(&mut self.careful).carry_over()
-    }
-
-    /// Sends nothing to these topics any more, each for this long.
-    pub(super) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
-        let now = Instant::now();
-        // What was held before stays so: where its keys belong is not known to this producer.
-        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
-    }
-
-    /// Whether a hold has lasted longer than it may.
-    pub(super) fn a_hold_is_over(&self) -> bool {
-        self.held.values().any(|until| *until <= Instant::now())
+    pub(super) fn take_isolation(&mut self) -> BatchIsolation {
+        std::mem::take(&mut self.isolation).carry_over()
     }
 
     /// The sink.
@@ -356,17 +259,12 @@ impl Forwarder {
         self.sink.write_positions(names.topic.clone(), Journal::new(server.identity.clone(), epoch, number));
     }
 
-    /// Answers about topics.
-    pub(super) fn topics(&self) -> &Topics {
-        &self.topics
-    }
-
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
     pub(super) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
         match self.sink.cut(Batch { position: Box::new(position), counts }) {
             Ok(()) => {
-                self.careful.cut();
+                self.isolation.cut();
                 true
             }
             Err(batch) => {
@@ -390,7 +288,7 @@ impl Forwarder {
             return Err(failure);
         }
         if durable.is_some() && self.sink.is_settled() {
-            self.careful.durable();
+            self.isolation.durable();
         }
         Ok(durable.map(|durable| {
             let counts = durable.batch.counts.iter().enumerate().filter(|(_, records)| **records > 0);
@@ -398,63 +296,6 @@ impl Forwarder {
             counts.iter().for_each(|(route, records)| self.observer.published(&route.topic, *records));
             (durable, counts)
         }))
-    }
-
-    fn observe_cluster(&mut self) {
-        let Some(reason) = self.sink.acks().unreachable_since_last_ack() else {
-            self.observer.ok(Part::Kafka, "connected");
-            return;
-        };
-        self.observer.failing(Part::Kafka, format!("{reason}; events wait in the outbox"));
-        if let Some(route) = self.routes.all().first()
-            && self.looking.as_ref().is_none_or(JoinHandle::is_finished)
-        {
-            let (topics, topic) = (self.topics.clone(), route.topic.clone());
-            self.looking = Some(tokio::spawn(async move { topics.look_for_cluster(topic).await }));
-        }
-    }
-}
-
-/// What was found out while an event was held.
-pub(super) enum Cleared {
-    GoOn,
-    Topic { topic: String, partitions: i32 },
-}
-
-async fn then_go_on(wait: impl Future<Output = ()>) -> Cleared {
-    wait.await;
-    Cleared::GoOn
-}
-
-/// Looks a topic up until it can be used, creating it if that is asked for.
-async fn look_up(topics: Topics, create: TopicOptions, may_be_compacted: bool, observer: Observer, topic: String) -> Cleared {
-    loop {
-        let mut answer = topics.partitions(&topic).await;
-        if matches!(answer, Err(TopicError::Unknown(_))) && create.create {
-            let how = Creation { partitions: create.partitions, replication: create.replication, config: &[] };
-            answer = match topics.create(&topic, how).await {
-                Ok(()) => topics.partitions(&topic).await,
-                Err(error) => Err(error),
-            };
-        }
-        if answer.is_ok()
-            && !may_be_compacted
-            && let Err(compacted) = topics.refuse_compacted(&topic).await
-        {
-            answer = Err(compacted);
-        }
-        match answer {
-            Ok(partitions) => {
-                tracing::info!(topic, partitions, "publishes to a topic");
-                observer.ok(Part::Kafka, "connected");
-                return Cleared::Topic { topic, partitions };
-            }
-            Err(error) => {
-                tracing::warn!("{error}; the relay waits, nothing is lost");
-                observer.failing(Part::Kafka, error.to_string());
-                tokio::time::sleep(TOPIC_RETRY).await;
-            }
-        }
     }
 }
 

@@ -19,13 +19,12 @@ use super::{
     debezium,
     drive::Drive,
     error::{Interruption, Meaning},
-    forward::Forwarder,
+    forward::{BatchIsolation, Forwarder},
     lease::Lease,
     ledger::{Ledger, Saved},
     observe::Part,
     options::{is_dead_letter_topic, is_relay_name},
-    parked::{self, Careful},
-    pooler,
+    parked, pooler,
     position::Position,
     resume::{self, Names, Start},
     retention,
@@ -66,7 +65,7 @@ struct Carried {
     /// The slot's log could not be decoded.
     log_unusable: bool,
     /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
-    careful: Careful,
+    isolation: BatchIsolation,
     failed: Option<Arc<Acks>>,
     /// Batches larger than this were refused, it may be for nothing but their size.
     batch_bytes_max: Option<usize>,
@@ -88,7 +87,7 @@ impl Carried {
                 // A topic takes batches of its max.message.bytes, too. Half of one that is too large is never less than half of that.
                 self.batch_bytes_max = Some(self.batch_bytes_max.unwrap_or(usize::MAX).min(bytes / 2));
             }
-            self.careful.accuse(&refused, &reason);
+            self.isolation.accuse(&refused, &reason);
         }
         Ok(())
     }
@@ -152,8 +151,8 @@ impl Relay {
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    let Carried { epoch, direct, careful, failed, batch_bytes_max, .. } = carried;
-                    carried = Carried { epoch, direct, careful, failed, batch_bytes_max, ..Carried::default() };
+                    let Carried { epoch, direct, isolation, failed, batch_bytes_max, .. } = carried;
+                    carried = Carried { epoch, direct, isolation, failed, batch_bytes_max, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {
@@ -242,7 +241,7 @@ impl Relay {
         if options.debezium.is_none() {
             forwarder.load_parked(parked::load(&mut ledger).await?);
         }
-        forwarder.beware(std::mem::take(&mut carried.careful));
+        forwarder.isolate(std::mem::take(&mut carried.isolation));
         // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
         forwarder.hold_back(ledger.take_up_holds().await?);
         forwarder.pin(ledger.pinned().await?);
@@ -314,7 +313,7 @@ impl Relay {
                 Ok((!drained).then_some(RelayError::GraceExceeded { under_way, grace }))
             }
             Err(interruption) => {
-                carried.careful = forwarder.take_careful();
+                carried.isolation = forwarder.take_isolation();
                 if drained {
                     // So that a person who moves the position past an event moves it past nothing else. The database may be what
                     // interrupted the session: what Kafka has is known all the same.

@@ -28,7 +28,7 @@ impl Forwarder {
     ) -> Result<Result<Delivery, Hold>, Interruption> {
         match self.options.undeliverable.policy {
             OnUndeliverable::Park => {
-                self.careful.forget(seq);
+                self.isolation.forget(seq);
                 Ok(Ok(Delivery::Undeliverable(reason)))
             }
             OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => {
@@ -101,7 +101,7 @@ impl Forwarder {
                 Ok(Sent::Tag(tag)) => {
                     route.sent(partition, turn, tag);
                     self.count(at);
-                    self.careful.sent(seq, tag);
+                    self.isolation.sent(seq, tag);
                     tracing::warn!(event = %event.id, seq = known, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
                     self.observer.undeliverable("dead-letter");
                     return Ok(Ok(tag));

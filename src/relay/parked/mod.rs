@@ -6,7 +6,7 @@
 //! ```text
 //! found before sending     name, headers, size ──▶ INSERT, committed ──▶ the position passes it
 //! refused by the broker    the batch is aborted, the session starts again from what is durable
-//!                          ──▶ the suspects, which the batch held, go one by one ([`Careful`]) ──▶ the one refused alone is parked, as above
+//!                          ──▶ the suspects, which the batch held, go one by one (`forward/batch_isolation.rs`) ──▶ the one refused alone is parked, as above
 //! released                 a person sets `retry` or `discard` ──▶ the leader publishes the aggregate's events in their order; their numbers
 //!                          are in the position that is committed with them (`Position::released`) ──▶ DELETE ──▶ and out of the position
 //! ```
@@ -17,16 +17,14 @@
 //! The order is that of `seq`, which is each aggregate's order (writers lock it before they publish). An event with a smaller number than the
 //! first one parked is earlier, was not delivered when its batch was aborted, and goes.
 //!
-//! `set` (what is parked) and `careful` (who is suspected) are pure, `rows` is the table's SQL, `release` ends the wait, `dead_letter` is the
+//! `set` (what is parked) is pure, `rows` is the table's SQL, `release` ends the wait, `dead_letter` is the
 //! other policy.
 
-mod careful;
 mod dead_letter;
 mod release;
 mod rows;
 mod set;
 
-pub(super) use careful::{Careful, Culprit};
 pub(super) use dead_letter::{dead_letter_topic, explain, reference};
 pub(super) use release::release;
 pub(super) use rows::{delete, load, store};

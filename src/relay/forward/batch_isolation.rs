@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 /// Suspects and culprits, by `seq`.
 #[derive(Debug, Default)]
-pub(in crate::relay) struct Careful {
+pub(in crate::relay) struct BatchIsolation {
     suspects: HashSet<i64>,
-    culprits: HashMap<i64, Culprit>,
+    culprits: HashMap<i64, Rejected>,
     /// The tag of a suspect that was sent and must be acknowledged before anything else goes.
     alone: Option<u64>,
     /// Suspects that were sent, and of these, those that are in a batch being committed. Until it is, they may have to be sent again.
@@ -19,13 +19,13 @@ pub(in crate::relay) struct Careful {
 
 /// An event that the broker refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Culprit {
+pub(in crate::relay) struct Rejected {
     pub(in crate::relay) reason: String,
     /// How often it was refused alone; more than once if it was sent again as a dead letter.
     pub(in crate::relay) refusals: u32,
 }
 
-impl Careful {
+impl BatchIsolation {
     /// Nobody is suspected.
     pub(in crate::relay) fn is_idle(&self) -> bool {
         self.suspects.is_empty() && self.culprits.is_empty() && self.alone.is_none()
@@ -37,7 +37,7 @@ impl Careful {
             [alone] => {
                 self.suspects.remove(alone);
                 // The first reason is the event's own topic's.
-                self.culprits.entry(*alone).or_insert_with(|| Culprit { reason: reason.to_owned(), refusals: 0 }).refusals += 1;
+                self.culprits.entry(*alone).or_insert_with(|| Rejected { reason: reason.to_owned(), refusals: 0 }).refusals += 1;
             }
             several => self.suspects.extend(several),
         }
@@ -49,7 +49,7 @@ impl Careful {
     }
 
     /// The event, if it is known to be refused.
-    pub(in crate::relay) fn culprit(&self, seq: i64) -> Option<&Culprit> {
+    pub(in crate::relay) fn rejected(&self, seq: i64) -> Option<&Rejected> {
         self.culprits.get(&seq)
     }
 
@@ -106,31 +106,31 @@ mod tests {
     /// A broker that takes batches as they fall and refuses each that holds a bad event, with all that is under way: sessions until all
     /// events are sent or found bad. What was found, and how many sessions it took.
     fn found(events: &[bool], cuts: &[usize]) -> (BTreeSet<i64>, usize) {
-        let (mut careful, mut found, mut sessions) = (Careful::default(), BTreeSet::new(), 0);
+        let (mut isolation, mut found, mut sessions) = (BatchIsolation::default(), BTreeSet::new(), 0);
         'session: loop {
             sessions += 1;
-            careful = careful.carry_over();
+            isolation = isolation.carry_over();
             let (mut batch, mut floor, mut next): (Vec<i64>, u64, u64) = (Vec::new(), 0, 0);
             let mut cuts = cuts.iter().cycle();
             let mut room = *cuts.next().expect("endless");
             for seq in 0..=events.len() as i64 {
                 let last = seq as usize == events.len();
-                if !last && careful.culprit(seq).is_some() {
+                if !last && isolation.rejected(seq).is_some() {
                     found.insert(seq);
                     continue;
                 }
                 // The batch goes when it is full, at the end, and whenever the sender has to wait.
-                while !batch.is_empty() && (last || batch.len() >= room || !careful.may_send(seq, floor, next)) {
+                while !batch.is_empty() && (last || batch.len() >= room || !isolation.may_send(seq, floor, next)) {
                     if batch.iter().any(|seq| events[*seq as usize]) {
-                        careful.accuse(&batch, "no");
+                        isolation.accuse(&batch, "no");
                         continue 'session;
                     }
                     (floor, room) = (next, *cuts.next().expect("endless"));
                     batch.clear();
                 }
                 if !last {
-                    assert!(careful.may_send(seq, floor, next));
-                    careful.sent(seq, next);
+                    assert!(isolation.may_send(seq, floor, next));
+                    isolation.sent(seq, next);
                     next += 1;
                     batch.push(seq);
                 }
@@ -152,18 +152,18 @@ mod tests {
 
     #[test]
     fn nothing_goes_beside_a_suspect() {
-        let mut careful = Careful::default();
-        careful.accuse(&[1, 2], "too large");
-        assert!(!careful.may_send(1, 5, 6) && careful.may_send(9, 5, 6) && careful.may_send(1, 6, 6));
-        careful.sent(1, 6);
-        assert!(!careful.may_send(9, 6, 7) && careful.may_send(9, 7, 7));
-        assert!(!careful.may_send(1, 7, 8), "not durable yet: if it must be sent again, then alone");
-        careful.cut();
-        careful.durable();
-        assert!(careful.may_send(1, 7, 8));
-        careful.accuse(&[2], "too large");
-        assert_eq!(careful.culprit(2), Some(&Culprit { reason: "too large".into(), refusals: 1 }));
-        careful.forget(2);
-        assert!(careful.is_idle());
+        let mut isolation = BatchIsolation::default();
+        isolation.accuse(&[1, 2], "too large");
+        assert!(!isolation.may_send(1, 5, 6) && isolation.may_send(9, 5, 6) && isolation.may_send(1, 6, 6));
+        isolation.sent(1, 6);
+        assert!(!isolation.may_send(9, 6, 7) && isolation.may_send(9, 7, 7));
+        assert!(!isolation.may_send(1, 7, 8), "not durable yet: if it must be sent again, then alone");
+        isolation.cut();
+        isolation.durable();
+        assert!(isolation.may_send(1, 7, 8));
+        isolation.accuse(&[2], "too large");
+        assert_eq!(isolation.rejected(2), Some(&Rejected { reason: "too large".into(), refusals: 1 }));
+        isolation.forget(2);
+        assert!(isolation.is_idle());
     }
 }
