@@ -114,6 +114,9 @@
 //!
 //! What is guaranteed, and by which test, is in `docs/guarantees.md`; records are described in `docs/wire-format.md`, running a relay in `docs/operating.md`.
 
+// `cli/output.rs` and `cli/stderr.rs` write without panics and delays; nothing else writes to the standard streams.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(feature = "cli")]
 pub mod admin;
 #[cfg(feature = "cli")]

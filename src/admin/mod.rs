@@ -10,6 +10,7 @@
 //! Served from the moment the process starts, so that a relay that waits for its database says so. There is no
 //! authentication and no TLS: listen on loopback, or where only the cluster's own network reaches.
 
+mod connections;
 mod server;
 
 pub use server::{AdminError, Server};

@@ -11,6 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::{self, Limits};
 use crate::health::Health;
 use crate::relay::Observer;
 
@@ -23,14 +24,6 @@ pub enum AdminError {
     Listen {
         /// Where.
         address: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The listener broke off.
-    #[error("the admin server on {address} failed: {source}")]
-    Serve {
-        /// Where.
-        address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
     },
@@ -62,28 +55,27 @@ impl Server {
     }
 
     /// Answers until `shutdown` is cancelled.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError::Serve`] when the listener breaks off.
-    pub async fn serve(self, observer: Observer, shutdown: CancellationToken) -> Result<(), AdminError> {
-        let health = Health::new().relay(&observer);
-        self.serve_shown(health, Arc::new(move || observer.metrics_text()), shutdown).await
+    pub async fn serve(self, observer: Observer, shutdown: CancellationToken) {
+        self.serve_with(observer, String::new, shutdown).await;
     }
 
-    async fn serve_shown(self, health: Health, metrics: Metrics, shutdown: CancellationToken) -> Result<(), AdminError> {
-        let address = self.address;
-        let serving = axum::serve(self.listener, routes(&health, metrics)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        // A client that keeps its connection open must not keep the process.
-        tokio::select! {
-            ended = serving => ended.map_err(|source| AdminError::Serve { address, source }),
-            () = async { shutdown.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
-        }
+    /// The same, with metrics of the process: OpenMetrics text without its end mark.
+    pub(crate) async fn serve_with(
+        self,
+        observer: Observer,
+        of_process: impl Fn() -> String + Send + Sync + 'static,
+        shutdown: CancellationToken,
+    ) {
+        let health = Health::new().relay(&observer);
+        // The relay's metrics come last, because their text ends with the end mark.
+        let metrics = move || of_process() + &observer.metrics_text();
+        self.serve_shown(health, Arc::new(metrics), shutdown).await;
+    }
+
+    async fn serve_shown(self, health: Health, metrics: Metrics, shutdown: CancellationToken) {
+        connections::serve(self.listener, routes(&health, metrics), Limits::default(), shutdown).await;
     }
 }
-
-/// How long answers under way may take once the server shall stop.
-const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The metrics' text, as a function: what a test shows needs no relay.
 type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -146,7 +138,7 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("it answers");
         shutdown.cancel();
-        serving.await.expect("no panic").expect("it stops");
+        serving.await.expect("no panic");
         answer
     }
 
@@ -195,7 +187,7 @@ mod tests {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
         tokio::task::spawn_blocking(move || was_asked.recv()).await.expect("no panic").expect("it is asked");
         shutdown.cancel();
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), serving).await.expect("it stops in time");
-        ended.expect("no panic").expect("it stops");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), serving).await.expect("it stops in time");
+        ended.expect("no panic");
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::config::{Config, parse_duration};
+use super::escape::{escaped, escaped_bytes, shortened};
 use super::exit::{DONE, Failure};
+use super::output;
 use super::table::{Align, aligned};
 use crate::kafka::Settings;
 use crate::subscriber::Bus;
-use crate::subscriber::redrive::{DeadLetter, DeadLetterBox, Filter, REPLAYS_MAX};
+use crate::subscriber::redrive::{DeadLetter, DeadLetterBox, Filter, Origin, REPLAYS_MAX};
 
 /// How much of a reason a list shows.
 const REASON_CHARACTERS_MAX: usize = 80;
@@ -90,12 +92,12 @@ pub(super) async fn run(config: &Config, command: &DeadLettersCommand) -> Result
 fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure> {
     let letters = read(settings, selection, &[])?;
     if letters.letters().len() == 0 {
-        println!("no dead letters in {}", selection.topic);
+        output::line(format_args!("no dead letters in {}", selection.topic));
         return Ok(());
     }
     let mut rows = vec![["letter", "type", "key", "died", "attempts", "replays", "reason"].map(str::to_owned).to_vec()];
     rows.extend(letters.letters().map(|letter| {
-        let reason: String = letter.reason.chars().take(REASON_CHARACTERS_MAX).collect();
+        let reason = shortened(&letter.reason, REASON_CHARACTERS_MAX).into_owned();
         let died = letter.failed_at.format("%Y-%m-%d %H:%M:%SZ").to_string();
         vec![
             name(letter),
@@ -108,7 +110,7 @@ fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure> {
         ]
     }));
     let columns = [Align::Left, Align::Left, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left];
-    print!("{}", aligned(&columns, &rows));
+    output::lines(&aligned(&columns, &rows));
     Ok(())
 }
 
@@ -116,17 +118,24 @@ fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(), Failu
     let selection = Selection { topic: topic.to_owned(), since: None, event_type: None, max: None };
     let letters = read(settings, &selection, &[place])?;
     let letter = letters.letters().next();
-    let letter = letter.ok_or_else(|| Failure::Refused(format!("there is no dead letter {}/{} in {topic}", place.0, place.1)))?;
-    println!("letter   {} of {topic}\nkey      {}\nreason   {}", name(letter), letter.key, letter.reason);
-    if let Some(origin) = &letter.origin {
-        println!("origin   {}/{} of {}, in {}", origin.partition, origin.offset, origin.topic, origin.group);
+    let letter =
+        letter.ok_or_else(|| Failure::Refused(format!("there is no dead letter {}/{} in {}", place.0, place.1, escaped(topic))))?;
+    output::lines(&whole(topic, letter));
+    Ok(())
+}
+
+/// One letter with its headers. All of it but numbers was written by somebody else.
+fn whole(topic: &str, letter: &DeadLetter) -> String {
+    let (key, reason) = (escaped(&letter.key), escaped(&letter.reason));
+    let mut text = format!("letter   {} of {}\nkey      {key}\nreason   {reason}\n", name(letter), escaped(topic));
+    if let Some(Origin { topic, group, partition, offset }) = &letter.origin {
+        let (topic, group) = (escaped(topic), escaped(group));
+        text.push_str(&format!("origin   {partition}/{offset} of {topic}, in {group}\n"));
     }
     for (name, value) in letter.record.headers() {
-        let value = std::str::from_utf8(value).map_or_else(|_| format!("{value:?}"), str::to_owned);
-        println!("header   {}: {value}", String::from_utf8_lossy(name));
+        text.push_str(&format!("header   {}: {}\n", escaped_bytes(name), escaped_bytes(value)));
     }
-    println!("value    {}", letter.record.value().map_or("null".into(), String::from_utf8_lossy));
-    Ok(())
+    text + &format!("value    {}\n", letter.record.value().map_or("null".into(), escaped_bytes))
 }
 
 async fn replay(settings: &Settings, change: &Change, again: bool) -> Result<(), Failure> {
@@ -138,11 +147,11 @@ async fn replay(settings: &Settings, change: &Change, again: bool) -> Result<(),
         let letter = letters.letters().nth(at).expect("within the letters");
         let name = name(letter);
         if letter.replays >= REPLAYS_MAX && !again {
-            println!("{name} was replayed {} times and died each time: --again replays it once more", letter.replays);
+            output::line(format_args!("{name} was replayed {} times and died each time: --again replays it once more", letter.replays));
         } else if letter.origin.is_none() {
-            println!("{name} does not say which subscriber it died in, and stays");
+            output::line(format_args!("{name} does not say which subscriber it died in, and stays"));
         } else if change.dry_run {
-            println!("{name} would be replayed");
+            output::line(format_args!("{name} would be replayed"));
         } else if let Err(error) = letters.replay(&bus, at).await {
             failure = Some(Failure::failed("a dead letter cannot be replayed", &error));
             break;
@@ -151,7 +160,7 @@ async fn replay(settings: &Settings, change: &Change, again: bool) -> Result<(),
         }
     }
     finish(&letters, change)?;
-    println!("{replayed} replayed");
+    output::line(format_args!("{replayed} replayed"));
     failure.map_or(Ok(()), Err)
 }
 
@@ -159,12 +168,12 @@ fn discard(settings: &Settings, change: &Change) -> Result<(), Failure> {
     let mut letters = read(settings, &change.selection, &change.letters)?;
     let count = letters.letters().len();
     if change.dry_run {
-        letters.letters().for_each(|letter| println!("{} would be discarded", name(letter)));
+        letters.letters().for_each(|letter| output::line(format_args!("{} would be discarded", name(letter))));
         return Ok(());
     }
     (0..count).for_each(|at| letters.discard(at));
     finish(&letters, change)?;
-    println!("{count} discarded");
+    output::line(format_args!("{count} discarded"));
     Ok(())
 }
 
@@ -176,7 +185,7 @@ fn read(settings: &Settings, selection: &Selection, places: &[(i32, i64)]) -> Re
         places: places.to_vec(),
     };
     let read = || DeadLetterBox::read(settings, &selection.topic, &filter);
-    tokio::task::block_in_place(read).map_err(|reason| Failure::Failed(format!("the dead letters cannot be read: {reason}")))
+    tokio::task::block_in_place(read).map_err(|reason| Failure::Failed(format!("the dead letters cannot be read: {}", escaped(&reason))))
 }
 
 fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure> {
@@ -184,7 +193,7 @@ fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure> {
         return Ok(());
     }
     let committed = tokio::task::block_in_place(|| letters.commit());
-    committed.map_err(|reason| Failure::Failed(format!("what was done is not remembered, and is listed again: {reason}")))
+    committed.map_err(|reason| Failure::Failed(format!("what was done is not remembered, and is listed again: {}", escaped(&reason))))
 }
 
 fn name(letter: &DeadLetter) -> String {

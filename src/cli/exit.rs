@@ -5,6 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use super::config::Faults;
+use super::escape::escaped;
 
 /// Done: migrated, drained, nothing failed.
 pub(super) const DONE: u8 = 0;
@@ -63,7 +64,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error and its causes in one line, leaving out a cause the text before it already ends with.
+/// An error and its causes in one line, leaving out a cause that the text before it already contains.
+/// Servers and rows contribute to such a text, so it is escaped.
 pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -74,5 +76,5 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    text
+    escaped(&text).into_owned()
 }

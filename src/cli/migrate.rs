@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::config::Config;
 use super::database;
 use super::exit::{DONE, Failure, with_causes};
+use super::output;
 use crate::postgres::{MigrateError, Migrations};
 
 /// Creates or upgrades the tables.
@@ -15,10 +16,10 @@ pub(super) async fn run(config: &Config, wait: Option<Duration>) -> Result<ExitC
     let applied = Migrations::new().schema(&config.schema).run(&pool).await.map_err(failure)?;
     let place = format!("schema {} of {}", config.schema, settings.redacted());
     if applied.is_empty() {
-        println!("{place} is up to date");
+        output::line(format_args!("{place} is up to date"));
     } else {
         let steps: Vec<String> = applied.iter().map(ToString::to_string).collect();
-        println!("{place} is migrated: {}", steps.join(", "));
+        output::line(format_args!("{place} is migrated: {}", steps.join(", ")));
     }
     Ok(ExitCode::from(DONE))
 }

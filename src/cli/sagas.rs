@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::config::Config;
 use super::database;
 use super::exit::{DONE, Failure};
-use super::table::{Align, aligned, time};
+use super::output;
+use super::table::{Align, aligned, aligned_whole, time};
 use crate::saga::{Decision, SagaRun, SagaStatus, Sagas};
 
 /// How much of an error a list shows.
@@ -109,9 +110,9 @@ async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
     };
     let runs = sagas.list(args.saga.as_deref(), &of, args.limit).await.map_err(|error| unreadable(&error))?;
     if args.json {
-        return print_json(&Listed { sagas: &runs });
+        return output::json(&Listed { sagas: &runs });
     }
-    print!("{}", table(&runs));
+    output::lines(&table(&runs));
     Ok(())
 }
 
@@ -119,9 +120,9 @@ async fn show(sagas: &Sagas, args: &ShowArgs) -> Result<(), Failure> {
     let run = sagas.get(args.saga).await.map_err(|error| unreadable(&error))?;
     let run = run.ok_or_else(|| Failure::Refused(format!("there is no saga {}: `tidings sagas list --all` lists them", args.saga)))?;
     if args.json {
-        return print_json(&run);
+        return output::json(&run);
     }
-    print!("{}", whole(&run));
+    output::lines(&whole(&run));
     Ok(())
 }
 
@@ -129,7 +130,7 @@ async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<
     let mut refused = Vec::new();
     for id in &args.sagas {
         if sagas.decide(*id, decision).await.map_err(|error| unreadable(&error))? {
-            println!("{id} is marked: the service that runs it acts within seconds");
+            output::line(format_args!("{id} is marked: the service that runs it acts within seconds"));
         } else {
             refused.push(id.to_string());
         }
@@ -185,7 +186,7 @@ fn whole(run: &SagaRun) -> String {
     lines.extend(run.action.iter().map(|action| ("decided", action.clone())));
     lines.push(("state", run.state.to_string()));
     let rows: Vec<Vec<String>> = lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-    let mut out = aligned(&[Align::Left, Align::Left], &rows);
+    let mut out = aligned_whole(&[Align::Left, Align::Left], &rows);
     if run.status == SagaStatus::Failed {
         out.push_str(&format!(
             "  -> put the cause right, then `tidings sagas retry {0}`; or `tidings sagas abort --force {0}` gives up its locks\n",
@@ -193,11 +194,6 @@ fn whole(run: &SagaRun) -> String {
         ));
     }
     out
-}
-
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::failed("cannot print", &error))?);
-    Ok(())
 }
 
 fn unreadable(error: &sqlx::Error) -> Failure {

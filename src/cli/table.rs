@@ -1,5 +1,10 @@
 //! Aligned columns, and numbers and sizes as people read them.
 
+use super::escape::{escaped, shortened};
+
+/// How much of a cell a list shows: a reason and any sensible key, rather than a whole payload.
+const CELL_CHARACTERS_MAX: usize = 300;
+
 /// Left or right, by column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
@@ -7,12 +12,23 @@ pub(super) enum Align {
     Right,
 }
 
-/// Rows in columns two spaces apart, without trailing spaces.
+/// Rows in columns two spaces apart, without trailing spaces. Cells are escaped and shortened.
 pub(super) fn aligned(columns: &[Align], rows: &[Vec<String>]) -> String {
+    aligned_to(columns, rows, CELL_CHARACTERS_MAX)
+}
+
+/// The same with cells of any length.
+pub(super) fn aligned_whole(columns: &[Align], rows: &[Vec<String>]) -> String {
+    aligned_to(columns, rows, usize::MAX)
+}
+
+fn aligned_to(columns: &[Align], rows: &[Vec<String>], characters_max: usize) -> String {
+    let cell = |cell: &String| escaped(&shortened(cell, characters_max)).into_owned();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(columns).zip(&widths).map(|((cell, align), width)| match align {
             Align::Left => format!("{cell:<width$}"),
             Align::Right => format!("{cell:>width$}"),
@@ -60,6 +76,15 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["a".into(), "1".into(), "x".into()], vec!["längst".into(), "100".into(), String::new()]];
         assert_eq!(aligned(&[Align::Left, Align::Right, Align::Left], &rows), "a         1  x\nlängst  100\n");
+    }
+
+    /// Case C5.
+    #[test]
+    fn a_cell_cannot_forge_a_row_or_control_the_terminal() {
+        let rows = [vec!["a\nb".into(), "\u{1b}[2J".into()], vec!["x".repeat(400), "1".into()]];
+        let text = aligned(&[Align::Left; 2], &rows);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("a\\nb ") && text.contains("\\u{1b}[2J") && text.contains("x…  1"), "{text}");
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! The binary as an operator meets it: arguments in, text and exit codes out.
 
+mod admin;
+mod hostile;
+mod signals;
+mod streams;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -10,7 +15,7 @@ use serde_json::Value;
 use crate::services::{TestDatabase, brokers, database, migrated_database};
 
 /// How long anything may take before a test gives it up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn tidings(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
@@ -51,21 +56,35 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.admin).expect("the admin server listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        answer
+        get(&self.admin, path).expect("the admin server answers")
     }
 
     /// Sends the signal and waits for the end: the exit code, and what else it logged.
-    fn stop(mut self, signal: &str) -> (i32, String) {
-        let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success());
+    fn stop(mut self, name: &str) -> (i32, String) {
+        signal(&self.child, name);
         let mut rest = String::new();
         self.stderr.read_to_string(&mut rest).expect("it logs UTF-8");
         (self.child.wait().expect("it ends").code().expect("it exits"), rest)
     }
+}
+
+/// Asks an admin server; none if it does not answer.
+fn get(admin: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// A name that no other relay of the shared server has: slots belong to the server.
+fn relay_name() -> String {
+    format!("t_{}", uuid::Uuid::now_v7().simple())
+}
+
+fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &process.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
 }
 
 impl Drop for Running {

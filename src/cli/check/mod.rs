@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use super::config::Config;
 use super::exit::{DONE, FAILED, Failure};
+use super::output;
 
 /// How a finding stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -67,9 +68,9 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
     let (mut findings, topics) = database::look(config).await?;
     findings.extend(cluster::look(config, &topics).await?);
     if json {
-        println!("{}", report::json(config, &findings).map_err(|error| Failure::failed("cannot write JSON", &error))?);
+        output::json(&report::json(config, &findings))?;
     } else {
-        print!("{}", report::text(config, &findings));
+        output::lines(&report::text(config, &findings));
     }
     let failing = findings.iter().any(|finding| finding.state == State::Fail);
     Ok(ExitCode::from(if failing { FAILED } else { DONE }))

@@ -1,10 +1,11 @@
 //! What was found, for people and for programs.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Finding, State};
 use crate::cli::config::Config;
-use crate::cli::table::{Align, aligned};
+use crate::cli::escape::escaped;
+use crate::cli::table::{Align, aligned_whole};
 
 /// The configuration that holds, then the findings, then one line that sums up.
 pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
@@ -12,8 +13,8 @@ pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
         .entries
         .iter()
         .map(|entry| vec![format!("  {}", entry.key), entry.value.clone().unwrap_or_else(|| "-".into()), entry.place.to_string()]);
-    let mut text = format!("configuration\n{}", aligned(&[Align::Left; 3], &entries.collect::<Vec<_>>()));
-    let width = findings.iter().map(|finding| finding.name.chars().count()).max().unwrap_or_default();
+    let mut text = format!("configuration\n{}", aligned_whole(&[Align::Left; 3], &entries.collect::<Vec<_>>()));
+    let width = findings.iter().map(|finding| escaped(&finding.name).chars().count()).max().unwrap_or_default();
     let mut end = "";
     for finding in findings {
         if finding.end != end {
@@ -25,10 +26,9 @@ pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
             State::Warn => "warn",
             State::Fail => "FAIL",
         };
-        let indented = finding.text.replace('\n', &format!("\n{:indent$}", "", indent = width + 10));
-        text.push_str(&format!("  {mark}  {:width$}  {indented}\n", finding.name));
+        text.push_str(&format!("  {mark}  {:width$}  {}\n", escaped(&finding.name), escaped(&finding.text)));
         if let Some(remedy) = &finding.remedy {
-            text.push_str(&format!("  {:indent$}-> {remedy}\n", "", indent = width + 8));
+            text.push_str(&format!("  {:indent$}-> {}\n", "", escaped(remedy), indent = width + 8));
         }
     }
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
@@ -43,8 +43,8 @@ pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
 }
 
 /// The same as JSON.
-pub(super) fn json(config: &Config, findings: &[Finding]) -> Result<String, serde_json::Error> {
+pub(super) fn json(config: &Config, findings: &[Finding]) -> Value {
     let entries = config.entries.iter().map(|entry| json!({ "key": entry.key, "value": entry.value, "from": entry.place.to_string() }));
     let ok = findings.iter().all(|finding| finding.state != State::Fail);
-    serde_json::to_string_pretty(&json!({ "ok": ok, "configuration": entries.collect::<Vec<_>>(), "findings": findings }))
+    json!({ "ok": ok, "configuration": entries.collect::<Vec<_>>(), "findings": findings })
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use fault::{Fault, Faults, Place};
 pub(crate) use key::{CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
-pub(crate) use settle::{Config, LogFormat, Needs, settle};
+pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
 
 /// Reads a duration that belongs to one command and not to the configuration.
 ///

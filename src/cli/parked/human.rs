@@ -1,6 +1,7 @@
 //! What is parked, as people read it.
 
 use super::rows::{Decision, Event, Waiting};
+use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
 /// One line an aggregate, then what is wrong with each and what to do.
@@ -25,7 +26,8 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting]) -> String {
     out.push('\n');
     for one in waiting {
         let reason = one.reason.as_deref().unwrap_or("nothing is in its way any more: the relay releases it");
-        out.push_str(&format!("{}/{}: {reason}\n", one.aggregate_type, one.aggregate_id));
+        let aggregate = format!("{}/{}", one.aggregate_type, one.aggregate_id);
+        out.push_str(&format!("{}: {}\n", escaped(&aggregate), escaped(reason)));
     }
     out.push_str(&format!(
         "  -> put the cause right, then `tidings parked retry TYPE/ID --name {relay}`; or `tidings parked discard EVENT --name {relay}` gives the event in the way up\n"

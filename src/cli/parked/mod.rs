@@ -14,7 +14,9 @@ use sqlx::PgPool;
 use super::{
     config::Config,
     database,
+    escape::escaped,
     exit::{DONE, Failure},
+    output,
 };
 use rows::{Decision, Event, Waiting, What};
 
@@ -100,9 +102,9 @@ pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<Exit
 async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
     let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit).await.map_err(|error| unreadable(config, &error))?;
     if args.json {
-        print_json(&Listed { relay: &config.name, parked: &waiting })?;
+        output::json(&Listed { relay: &config.name, parked: &waiting })?;
     } else {
-        print!("{}", human::waiting(&config.name, &waiting));
+        output::lines(&human::waiting(&config.name, &waiting));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -114,9 +116,9 @@ async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCod
         return Err(nothing(config, args.what.as_deref()));
     }
     if args.json {
-        print_json(&Listed { relay: &config.name, parked: &events })?;
+        output::json(&Listed { relay: &config.name, parked: &events })?;
     } else {
-        print!("{}", human::events(&config.name, &events));
+        output::lines(&human::events(&config.name, &events));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -128,9 +130,9 @@ async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Dec
         return Err(nothing(config, args.what.as_deref()));
     }
     if args.json {
-        print_json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
+        output::json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
     } else {
-        print!("{}", human::decided(&config.name, &events, decision, args.dry_run));
+        output::lines(&human::decided(&config.name, &events, decision, args.dry_run));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -140,14 +142,15 @@ fn what(text: Option<&str>) -> Result<What, Failure> {
     text.map_or(Ok(What::All), |text| {
         text.parse().map_err(|()| {
             Failure::Options(format!(
-                "`{text}` is neither an event's id nor an aggregate\n  -> write a UUID, or TYPE/ID, for instance order/17"
+                "`{}` is neither an event's id nor an aggregate\n  -> write a UUID, or TYPE/ID, for instance order/17",
+                escaped(text)
             ))
         })
     })
 }
 
 fn nothing(config: &Config, what: Option<&str>) -> Failure {
-    let (what, name) = (what.unwrap_or_default(), &config.name);
+    let (what, name) = (escaped(what.unwrap_or_default()), &config.name);
     Failure::Refused(format!("nothing of {what} is parked by relay {name}\n  -> `tidings parked list --name {name}` shows what is"))
 }
 
@@ -163,10 +166,4 @@ fn unreadable(config: &Config, error: &sqlx::Error) -> Failure {
         )),
         _ => Failure::failed("cannot read what is parked", error),
     }
-}
-
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("cannot write JSON", &error))?;
-    println!("{text}");
-    Ok(())
 }

@@ -2,34 +2,43 @@
 
 mod forget;
 mod moves;
+mod reload;
 mod run;
+mod signals;
 
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 
-use super::args::{RelayArgs, RelayCommand};
-use super::config::{Config, parse_duration};
+use super::args::{RelayArgs, RelayCommand, Settings};
+use super::config::{Config, Needs, parse_duration};
+use super::escape::escaped;
 use super::exit::{Failure, with_causes};
 use super::{database, status};
 use crate::relay::operator::OperatorError;
 
+/// What stands between a problem and its remedy.
+const REMEDY: &str = "\n  -> ";
+
+/// What a relay cannot do without.
+const NEEDS: Needs = Needs { database: true, brokers: true };
+
 impl RelayArgs {
-    /// Whether it cannot do without Kafka.
-    pub(super) fn needs_brokers(&self) -> bool {
+    /// What the command cannot do without.
+    pub(super) fn needs(&self) -> Needs {
         match &self.command {
-            None => true,
-            Some(RelayCommand::Forget(args)) => args.delete_topic,
-            Some(_) => false,
+            None => NEEDS,
+            Some(RelayCommand::Forget(args)) => Needs { brokers: args.delete_topic, ..NEEDS },
+            Some(_) => Needs { brokers: false, ..NEEDS },
         }
     }
 }
 
 /// Does what was asked for.
-pub(super) async fn dispatch(config: &Config, args: &RelayArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn dispatch(config: &Config, settings: &Settings, args: &RelayArgs) -> Result<ExitCode, Failure> {
     match &args.command {
-        None => run::run(config).await,
+        None => run::run(config, settings).await,
         Some(RelayCommand::List(args)) => status::list(config, args.json).await,
         Some(RelayCommand::Forget(args)) => forget::run(config, args).await,
         Some(RelayCommand::Rewind(args)) => moves::rewind(config, args).await,
@@ -57,7 +66,10 @@ pub(super) async fn session(config: &Config, role: &str) -> Result<PoolConnectio
 /// What a command's error means for a script.
 pub(super) fn failure(config: &Config, error: OperatorError) -> Failure {
     let code = match &error {
-        OperatorError::Refused(text) => return Failure::Refused(text.clone()),
+        OperatorError::Refused(text) => {
+            let lines: Vec<_> = text.split(REMEDY).map(escaped).collect();
+            return Failure::Refused(lines.join(REMEDY));
+        }
         OperatorError::Sql { source, .. } => source.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned(),
     };
     let text = with_causes(&error);

@@ -6,6 +6,7 @@ use super::{failure, session};
 use crate::cli::args::{RewindArgs, SkipArgs};
 use crate::cli::config::Config;
 use crate::cli::exit::{DONE, Failure};
+use crate::cli::output;
 use crate::cli::table::grouped;
 use crate::relay::operator::{Move, Moved, move_relay};
 
@@ -35,7 +36,7 @@ async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failu
     }
     let mut session = session(config, "relay move").await?;
     let moved = move_relay(&mut session, &config.schema, &config.name, to, dry_run).await.map_err(|error| failure(config, error))?;
-    print!("{}", text(&config.name, foreign.as_deref(), to, moved, dry_run));
+    output::lines(&text(&config.name, foreign.as_deref(), to, moved, dry_run));
     Ok(ExitCode::from(DONE))
 }
 

@@ -3,28 +3,46 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::reload::reload;
+use super::signals::{Asked, Signals};
 use crate::admin::Server;
+use crate::cli::args::Settings;
 use crate::cli::config::Config;
-use crate::cli::exit::{DONE, Failure, INTERRUPTED};
+use crate::cli::escape::escaped;
+use crate::cli::exit::{DONE, Failure, INTERRUPTED, with_causes};
+use crate::cli::stderr;
 use crate::relay::{Relay, RelayError};
 
 /// How much longer than its grace a relay may take before it is left behind: the relay itself ends at the grace.
 const BEYOND_GRACE: Duration = Duration::from_secs(2);
 
+/// What a relay's task returns.
+type Running = JoinHandle<Result<(), RelayError>>;
+
+/// How a relay ended.
+enum Ended {
+    ByItself(Result<Result<(), RelayError>, JoinError>),
+    /// A second signal came while it drained.
+    LeftAtOnce,
+    /// It did not drain in time.
+    TooLate,
+}
+
 /// Runs until a signal, then drains.
-pub(in crate::cli) async fn run(config: &Config) -> Result<ExitCode, Failure> {
+pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<ExitCode, Failure> {
     let options = config.relay_options().ok_or_else(|| Failure::Failed("a relay needs a database and brokers".into()))?;
     let relay = Relay::new(options).map_err(ended_by)?;
     let mut signals = Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
     let admin_shutdown = CancellationToken::new();
     let admin = match &config.listen {
         Some(address) => {
-            let server = Server::bind(address).await.map_err(|error| Failure::Failed(error.to_string()))?;
+            let server = Server::bind(address).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
             let address = server.address();
-            Some((address, tokio::spawn(server.serve(relay.observer(), admin_shutdown.clone()))))
+            let serving = server.serve_with(relay.observer(), stderr::metrics, admin_shutdown.clone());
+            Some((address, tokio::spawn(serving)))
         }
         None => None,
     };
@@ -32,35 +50,57 @@ pub(in crate::cli) async fn run(config: &Config) -> Result<ExitCode, Failure> {
 
     let shutdown = CancellationToken::new();
     let mut running = tokio::spawn(relay.run(shutdown.clone()));
-    let ended = tokio::select! {
-        ended = &mut running => Some(ended),
-        name = signals.next() => {
-            tracing::info!(signal = name, grace = ?config.shutdown_grace, "draining; a second signal leaves at once");
-            shutdown.cancel();
-            tokio::select! {
-                ended = &mut running => Some(ended),
-                name = signals.next() => {
-                    tracing::warn!(signal = name, "left at once; what was in flight is sent again");
-                    return Ok(ExitCode::from(INTERRUPTED));
+    let ended = loop {
+        tokio::select! {
+            ended = &mut running => break Ended::ByItself(ended),
+            asked = signals.next() => match asked {
+                Asked::Reload => reload(settings, config),
+                Asked::End(name) => {
+                    tracing::info!(signal = name, grace = ?config.shutdown_grace, "draining; a second signal leaves at once");
+                    shutdown.cancel();
+                    break drained(&mut running, &mut signals, config.shutdown_grace + BEYOND_GRACE).await;
                 }
-                () = tokio::time::sleep(config.shutdown_grace + BEYOND_GRACE) => None,
             }
         }
     };
     admin_shutdown.cancel();
     if let Some((_, serving)) = admin
-        && let Ok(Err(error)) = serving.await
+        && let Err(error) = serving.await
     {
-        tracing::warn!("{error}");
+        tracing::warn!(%error, "the admin server broke off");
     }
+    result(ended, config)
+}
+
+/// Waits for the relay to drain.
+async fn drained(running: &mut Running, signals: &mut Signals, within: Duration) -> Ended {
+    let too_late = tokio::time::sleep(within);
+    tokio::pin!(too_late);
+    loop {
+        tokio::select! {
+            ended = &mut *running => return Ended::ByItself(ended),
+            () = &mut too_late => return Ended::TooLate,
+            asked = signals.next() => match asked {
+                Asked::Reload => tracing::info!("SIGHUP is ignored while the relay drains"),
+                Asked::End(name) => {
+                    tracing::warn!(signal = name, "left at once; what was in flight is sent again");
+                    return Ended::LeftAtOnce;
+                }
+            }
+        }
+    }
+}
+
+fn result(ended: Ended, config: &Config) -> Result<ExitCode, Failure> {
     match ended {
-        Some(Ok(Ok(()))) => {
+        Ended::ByItself(Ok(Ok(()))) => {
             tracing::info!("stopped");
             Ok(ExitCode::from(DONE))
         }
-        Some(Ok(Err(error))) => Err(ended_by(error)),
-        Some(Err(error)) => Err(Failure::failed("the relay broke off", &error)),
-        None => Err(Failure::GraceExceeded(format!(
+        Ended::ByItself(Ok(Err(error))) => Err(ended_by(error)),
+        Ended::ByItself(Err(error)) => Err(Failure::failed("the relay broke off", &error)),
+        Ended::LeftAtOnce => Ok(ExitCode::from(INTERRUPTED)),
+        Ended::TooLate => Err(Failure::GraceExceeded(format!(
             "the relay did not drain within {:?}; what was in flight is sent again by the next relay\n  -> give it longer with --shutdown-grace",
             config.shutdown_grace
         ))),
@@ -69,8 +109,8 @@ pub(in crate::cli) async fn run(config: &Config) -> Result<ExitCode, Failure> {
 
 fn ended_by(error: RelayError) -> Failure {
     match error {
-        RelayError::Refused(text) => Failure::Refused(text),
-        RelayError::Options(text) => Failure::Options(text),
+        RelayError::Refused(text) => Failure::Refused(escaped(&text).into_owned()),
+        RelayError::Options(text) => Failure::Options(escaped(&text).into_owned()),
         RelayError::GraceExceeded { .. } => Failure::GraceExceeded(format!("{error}\n  -> give it longer with --shutdown-grace")),
     }
 }
@@ -85,23 +125,4 @@ fn announce(config: &Config, admin: Option<std::net::SocketAddr>) {
         admin,
         "relay starts"
     );
-}
-
-/// The signals that end a relay.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

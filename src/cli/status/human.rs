@@ -1,6 +1,7 @@
 //! The state of the relays as people read it.
 
 use super::read::{COUNTED_MAX, RelayStatus, ScheduledStatus, Status};
+use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
 /// A leader that has not been heard of for this long is not there any more: a lease lasts ten seconds.
@@ -115,9 +116,9 @@ fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
 
 /// What an operator should know of, each with what to do.
 fn notes(relay: &RelayStatus) -> Vec<String> {
-    let (name, slot) = (&relay.name, &relay.slot);
+    let (name, slot) = (escaped(&relay.name), &relay.slot);
     let mut notes = Vec::new();
-    let mut note = |what: String, remedy: String| notes.push(format!("{name}: {what}\n  -> {remedy}\n"));
+    let mut note = |what: String, remedy: String| notes.push(format!("{name}: {}\n  -> {}\n", escaped(&what), escaped(&remedy)));
     if relay.source.as_deref() == Some("table")
         && let Some(reason) = &relay.source_reason
     {

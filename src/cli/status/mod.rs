@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use super::config::Config;
 use super::database;
+use super::escape::escaped;
 use super::exit::{DONE, Failure};
+use super::output;
 use read::{Status, StatusError};
 
 /// Prints the state of every relay.
@@ -31,14 +33,14 @@ async fn print(config: &Config, json: bool, text: fn(&Status) -> String) -> Resu
             settings.redacted()
         )),
         StatusError::Denied(text) => {
-            Failure::Refused(format!("{text}\n  -> grant usage on schema {0} and select on its tables", config.schema))
+            Failure::Refused(format!("{}\n  -> grant usage on schema {1} and select on its tables", escaped(&text), config.schema))
         }
         StatusError::Database(error) => Failure::failed("cannot read the state of the relays", &error),
     })?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status).map_err(|error| Failure::failed("cannot write JSON", &error))?);
+        output::json(&status)?;
     } else {
-        print!("{}", text(&status));
+        output::lines(&text(&status));
     }
     Ok(ExitCode::from(DONE))
 }

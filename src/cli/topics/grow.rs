@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::brokers;
 use crate::cli::args::GrowArgs;
 use crate::cli::config::Config;
-use crate::cli::exit::{DONE, Failure};
+use crate::cli::escape::escaped;
+use crate::cli::exit::{DONE, Failure, with_causes};
+use crate::cli::output;
 use crate::cli::relay::{failure, session};
 use crate::kafka::{self, Behind, Read, groups_behind};
 use crate::relay::operator::{Hold, OperatorError, hold, not_acknowledged, pin, release};
@@ -33,14 +35,15 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     let (schema, topic) = (&config.schema, &args.topic);
     let Some(partitions) = args.partitions else {
         let there = release(&mut session, schema, topic).await.map_err(fail)?;
-        println!("{topic}: {}", if there { "the hold is ended; keys stay where they are" } else { "is not held" });
+        output::line(format_args!("{topic}: {}", if there { "the hold is ended; keys stay where they are" } else { "is not held" }));
         return Ok(ExitCode::from(DONE));
     };
     let kafka = brokers(config)?;
-    let actual = kafka::partitions_of(kafka, topic).await.map_err(|error| Failure::Failed(error.to_string()))?;
+    let actual = kafka::partitions_of(kafka, topic).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
     if actual > partitions {
         return Err(Failure::Refused(format!(
-            "`{topic}` has {actual} partitions already, and a topic cannot shrink\n  -> --partitions {actual}"
+            "`{}` has {actual} partitions already, and a topic cannot shrink\n  -> --partitions {actual}",
+            escaped(topic)
         )));
     }
     let until = Instant::now() + args.timeout;
@@ -54,18 +57,18 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     }
     let time = args.hold.min(until.saturating_duration_since(Instant::now()));
     let held = hold(&mut session, schema, topic, partitions, time + MARGIN).await.map_err(fail)?;
-    println!(
+    output::line(format_args!(
         "{topic}: {} {} hold back what goes to it, and what comes after that, for {} s at most",
         if held.taken_up { "goes on; relays" } else { "relays" },
         held.relays.join(", "),
         (time + MARGIN).as_secs()
-    );
+    ));
     let growing = Growing { config, kafka, args, held, actual, partitions, consumers };
     let until = Instant::now() + time;
     let patience = Patience { topic, until, what: time, longer: "--hold and --timeout", said: Instant::now() };
     match growing.run(&mut session, patience).await {
         Ok(()) => {
-            println!("{topic}: keys are spread over {partitions} partitions from now on");
+            output::line(format_args!("{topic}: keys are spread over {partitions} partitions from now on"));
             Ok(ExitCode::from(DONE))
         }
         Err(failure) => {
@@ -92,7 +95,7 @@ impl Consumers<'_> {
             (self.kafka.clone(), self.args.topic.clone(), self.partitions, self.args.no_wait_for.clone());
         let asked = tokio::task::spawn_blocking(move || groups_behind(&kafka, &topic, partitions, &except, read));
         let behind = asked.await.map_err(|error| Failure::failed("cannot ask for consumer groups", &error))?;
-        let behind = behind.map_err(|error| Failure::Failed(error.to_string()))?;
+        let behind = behind.map_err(|error| Failure::Failed(with_causes(&error)))?;
         Ok((!behind.is_empty()).then(|| behind.iter().map(describe).collect::<Vec<_>>().join("; ")))
     }
 }
@@ -112,13 +115,15 @@ impl Patience<'_> {
         let Self { topic, until, what, longer, .. } = *self;
         if Instant::now() + LOOK > until {
             return Err(Failure::Failed(format!(
-                "{topic}: {text}, in vain: gives up after {} s, and keys stay where they are\n  -> {remedy}; longer: {longer}",
+                "{}: {}, in vain: gives up after {} s, and keys stay where they are\n  -> {remedy}; longer: {longer}",
+                escaped(topic),
+                escaped(text),
                 what.as_secs()
             )));
         }
         if self.said.elapsed() > SAY {
             self.said = Instant::now();
-            println!("{topic}: {text}");
+            output::line(format_args!("{topic}: {text}"));
         }
         tokio::time::sleep(LOOK).await;
         Ok(())
@@ -144,7 +149,7 @@ impl Growing<'_> {
             self.consumers_drain(session, &mut patience).await?;
         }
         if self.actual < self.partitions {
-            kafka::grow_topic(self.kafka, topic, self.partitions).await.map_err(|error| Failure::Failed(error.to_string()))?;
+            kafka::grow_topic(self.kafka, topic, self.partitions).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
         }
         pin(session, schema, topic, &self.held, self.partitions).await.map_err(fail)
     }

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::brokers;
 use crate::cli::config::Config;
+use crate::cli::escape::escaped;
 use crate::cli::exit::{DONE, Failure};
+use crate::cli::output;
 use crate::cli::relay::{failure, session};
 use crate::cli::table::{Align, aligned, grouped, time};
 use crate::kafka::{Cluster, Topic};
@@ -31,16 +33,17 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
     let (settings, names) = (brokers(config)?.clone(), pinned.iter().map(|one| one.topic.clone()).collect::<Vec<_>>());
     let asked = tokio::task::spawn_blocking(move || Cluster::ask(&settings, &names, TIMEOUT));
     let cluster = asked.await.map_err(|error| Failure::failed("cannot ask Kafka", &error))?;
-    let cluster = cluster.map_err(|reason| Failure::Failed(format!("Kafka does not answer: {reason}\n  -> check --brokers")))?;
+    let cluster =
+        cluster.map_err(|reason| Failure::Failed(format!("Kafka does not answer: {}\n  -> check --brokers", escaped(&reason))))?;
     let in_kafka = |topic: &str| match cluster.topics.get(topic) {
         Some(Topic::There { partitions, .. }) => i32::try_from(*partitions).ok(),
         _ => None,
     };
     let listed: Vec<Listed> = pinned.into_iter().map(|pinned| Listed { partitions_in_kafka: in_kafka(&pinned.topic), pinned }).collect();
     if json {
-        println!("{}", serde_json::to_string_pretty(&listed).map_err(|error| Failure::failed("cannot write JSON", &error))?);
+        output::json(&listed)?;
     } else {
-        print!("{}", text(&listed));
+        output::lines(&text(&listed));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -52,7 +55,8 @@ fn text(topics: &[Listed]) -> String {
     let mut rows = vec![["topic", "relay", "keys over", "in Kafka", "published"].map(String::from).to_vec()];
     let mut notes = String::new();
     for Listed { pinned, partitions_in_kafka } in topics {
-        let PinnedTopic { topic, relay, partitions, published, .. } = pinned;
+        let PinnedTopic { partitions, published, .. } = pinned;
+        let (topic, relay) = (escaped(&pinned.topic).into_owned(), escaped(&pinned.relay).into_owned());
         let there = partitions_in_kafka.map_or("missing".to_owned(), |count| count.to_string());
         rows.push(vec![topic.clone(), relay.clone(), partitions.to_string(), there, grouped(*published)]);
         if let Some(seconds) = pinned.held_seconds {

@@ -203,7 +203,7 @@ async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id:
     match parked {
         None => Ok(()),
         Some(aggregate) => Err(OperatorError::Refused(format!(
-            "event {id} is parked: relay `{name}` has passed it, and events of {aggregate} wait behind it\n  -> `tidings parked discard {id} --name {name}` gives it up and lets them go; the relay must run for that"
+            "event {id} is parked: relay `{name}` has passed it, and events of {aggregate:?} wait behind it\n  -> `tidings parked discard {id} --name {name}` gives it up and lets them go; the relay must run for that"
         ))),
     }
 }
