@@ -1,3 +1,4 @@
+mod acl;
 mod cluster;
 mod jars;
 mod node;
@@ -16,6 +17,7 @@ use crate::{Error, Proxy, programs};
 
 use self::node::Node;
 
+pub use self::acl::{Acl, AclOperation, AclResource};
 pub use self::cluster::KafkaCluster;
 
 const SERVICE: &str = "Kafka";
@@ -202,6 +204,22 @@ impl Kafka {
     /// Version and origin, for example `Kafka 4.3.1 (fetched by mvn, Java 17.0.15)`.
     pub fn describe(&self) -> &str {
         &self.description
+    }
+
+    /// Adds an access-control entry. The broker needs an authorizer that lets an anonymous client do so.
+    ///
+    /// # Errors
+    /// When the broker does not answer or refuses.
+    pub fn create_acl(&self, acl: &Acl) -> Result<(), Error> {
+        acl.create(self.address())
+    }
+
+    /// Removes an access-control entry.
+    ///
+    /// # Errors
+    /// As [`create_acl`](Self::create_acl).
+    pub fn delete_acl(&self, acl: &Acl) -> Result<(), Error> {
+        acl.delete(self.address())
     }
 
     /// Shuts down in order.

@@ -35,7 +35,7 @@ mod services;
 mod user;
 
 pub use error::Error;
-pub use kafka::{Kafka, KafkaCluster, KafkaOptions};
+pub use kafka::{Acl, AclOperation, AclResource, Kafka, KafkaCluster, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions};
 pub use proxy::Proxy;
 pub use services::Services;

@@ -17,10 +17,12 @@ mod checker;
 mod committed;
 mod murmur2;
 mod nemesis;
+mod pause;
 mod plan;
 mod random;
 mod relays;
 mod report;
+mod rights;
 mod schedule;
 mod stage;
 mod topic;
@@ -63,9 +65,12 @@ pub(crate) async fn run(plan: &Plan, program: &Program, mut say: impl FnMut(&str
 
     let committed = Committed::read(&stage.service_url()).await?;
     say(&format!("quiet: {} events are committed", committed.len()));
-    let topics = Topics::new(&stage.brokers(), plan);
-    let mut records = Vec::new();
+    let topics = Topics::new(&stage.brokers())?;
+    let mut records = nemesis.take_archive();
     let mut wanted = committed.marks();
+    for record in &records {
+        wanted.remove(&record.mark);
+    }
     let mut heard = Instant::now();
     while !wanted.is_empty() && heard.elapsed() < SILENCE_MAX && relays.refusal().is_none() {
         relays.revive()?;

@@ -8,11 +8,13 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::block_in_place;
 use tokio::time::{sleep, timeout};
 
+use super::pause::{self, Pause};
 use super::plan::{Length, Plan};
-use super::relays::{NAME, Relays};
+use super::relays::{NAME, Relays, send};
 use super::schedule::{Kind, Schedule, Step};
 use super::stage::Stage;
-use super::{Failure, topic};
+use super::topic::Record;
+use super::{Failure, rights, topic};
 
 /// A server that is up answers within this; one that is not does not matter.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -35,9 +37,26 @@ const MAKE_PUBLICATION: &str = "create publication tidings_chaos for table tidin
 /// What an operator does about events that were parked because a topic did not take them.
 const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null";
 
+/// Sessions that exist are ended; new ones are read-only.
+const READ_ONLY: &str = "set default_transaction_read_only = off;
+    alter database postgres set default_transaction_read_only = on;
+    select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = 'postgres' and pid <> pg_backend_pid()";
+
+/// The same the other way; sessions that are read-only stay so.
+const READ_WRITE: &str = "set default_transaction_read_only = off;
+    alter database postgres reset default_transaction_read_only";
+
+const WALSENDER: &str = "select active_pid from pg_replication_slots where active_pid is not null limit 1";
+
+/// Topics have at most this many partitions more than at first.
+const MORE_PARTITIONS: i32 = 4;
+
 /// Who breaks things.
 pub(crate) struct Nemesis {
     pool: PgPool,
+    url: String,
+    /// Records of topics that were deleted since.
+    archive: Vec<Record>,
     counts: BTreeMap<Kind, usize>,
     kills: usize,
 }
@@ -48,7 +67,7 @@ impl Nemesis {
     pub(crate) fn new(plan: &Plan, url: &str) -> Result<Self, Failure> {
         let options: PgConnectOptions = url.parse()?;
         let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(ANSWER_LIMIT).connect_lazy_with(options);
-        Ok(Self { pool, counts: plan.faults.iter().map(|kind| (*kind, 0)).collect(), kills: 0 })
+        Ok(Self { pool, url: url.to_owned(), archive: Vec::new(), counts: plan.faults.iter().map(|kind| (*kind, 0)).collect(), kills: 0 })
     }
 
     /// Breaks one thing after the other until the plan's length is reached, or a relay has stopped for good.
@@ -83,6 +102,11 @@ impl Nemesis {
     /// Has what is parked tried again: nothing is in its way any more.
     pub(crate) async fn retry_parked(&self) {
         self.run(RETRY).await;
+    }
+
+    /// The records of deleted topics, in the order of their partitions.
+    pub(crate) fn take_archive(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.archive)
     }
 
     /// How often each fault came.
@@ -151,8 +175,66 @@ impl Nemesis {
                 topic::limit_messages(&stage.brokers(), USUAL).await?;
                 self.retry_parked().await;
             }
+            Kind::RecreateTopics => self.recreate_topics(plan, step, stage, relays).await?,
+            Kind::AddPartitions => topic::add_partition(&stage.brokers(), plan.partitions + MORE_PARTITIONS).await?,
+            Kind::RevokeAcls => {
+                let denied = rights::denied(which);
+                block_in_place(|| rights::revoke(stage.broker(0), &denied))?;
+                self.last(step, relays).await?;
+                block_in_place(|| rights::restore(stage.broker(0), &denied))?;
+            }
+            Kind::ExpireProducers => {
+                let pause = Pause::begin(&self.url).await;
+                self.last(step, relays).await?;
+                if let Some(pause) = pause {
+                    pause.end().await;
+                }
+            }
+            Kind::AbortTransactions => {
+                let leader = self.leader().await;
+                let frozen = relays.signal(leader, which, "STOP")?;
+                sleep(step.lasts).await;
+                relays.signal(frozen, which, "CONT")?;
+            }
+            Kind::HangReplication => self.hang_replication(step, relays).await?,
+            Kind::ReadOnly => self.around(READ_ONLY, READ_WRITE, step, relays).await?,
+            Kind::KillTwoBrokers => {
+                block_in_place(|| stage.kill_two_brokers(which))?;
+                self.last(step, relays).await?;
+                block_in_place(|| stage.start_brokers())?;
+            }
+            Kind::ClockSteps => {
+                relays.step_clock(which)?;
+                self.last(step, relays).await?;
+                relays.restore_clock()?;
+            }
         }
         Ok(())
+    }
+
+    /// Deletes the topics once everything in them has been read, lets the writers continue, and creates the topics again.
+    async fn recreate_topics(&mut self, plan: &Plan, step: &Step, stage: &mut Stage, relays: &mut Relays) -> Result<(), Failure> {
+        let Some(pause) = Pause::begin(&self.url).await else { return Ok(()) };
+        let Some(read) = pause::read_all(&self.url, &stage.brokers(), &self.archive).await? else {
+            pause.end().await;
+            return Ok(());
+        };
+        self.archive.extend(read);
+        topic::delete(&stage.brokers()).await?;
+        pause.end().await;
+        self.last(step, relays).await?;
+        topic::create(&stage.brokers(), plan).await
+    }
+
+    /// Stops the walsender's process for a while.
+    async fn hang_replication(&mut self, step: &Step, relays: &mut Relays) -> Result<(), Failure> {
+        let walsender = sqlx::query_scalar::<_, i32>(WALSENDER).fetch_optional(&self.pool);
+        let walsender = timeout(ANSWER_LIMIT, walsender).await.ok().and_then(Result::ok).flatten();
+        let Some(pid) = walsender.and_then(|pid| u32::try_from(pid).ok()) else { return Ok(()) };
+        send("STOP", pid)?;
+        let lasted = self.last(step, relays).await;
+        send("CONT", pid)?;
+        lasted
     }
 
     /// Lets a fault last, and kills the leader somewhere in it if the step says so.
@@ -180,11 +262,12 @@ impl Nemesis {
         leader.rsplit(':').next()?.parse().ok()
     }
 
-    /// Runs statements one by one. Those that fail say that there was nothing to break: no slot yet, say.
+    /// Runs statements one by one in one session. Those that fail have nothing to break, for example no slot yet.
     async fn run(&self, statements: &str) {
+        let Ok(mut session) = self.pool.acquire().await else { return };
         for statement in statements.split(';') {
             let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_owned()));
-            let _ = timeout(ANSWER_LIMIT, statement.execute(&self.pool)).await;
+            let _ = timeout(ANSWER_LIMIT, statement.execute(&mut *session)).await;
         }
     }
 

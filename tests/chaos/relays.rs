@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::plan::Plan;
 use super::random::Random;
+use super::schedule::Kind;
 use super::stage::RelaySettings;
 use super::topic::TEMPLATE;
 
@@ -31,6 +32,12 @@ wait $relay; code=$?
 kill $leash 2>/dev/null
 exit $code
 "#;
+
+/// Libraries that fake the clock of a process (Debian: `apt-get install faketime`).
+const FAKETIME: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+
+/// Steps of the clock, in the library's notation.
+const CLOCK_STEPS: [&str; 4] = ["+1h", "-1h", "+2d", "-2d"];
 
 /// A relay that drains has 10 s for it.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -53,6 +60,8 @@ pub(crate) struct Relays {
     windows: Random,
     slots: Vec<Option<Relay>>,
     refusal: Option<String>,
+    /// The library that fakes the relays' clock, if a plan needs it.
+    faketime: Option<&'static str>,
 }
 
 struct Relay {
@@ -74,7 +83,10 @@ impl Relays {
         fs::create_dir_all(&folder)?;
         let (source, delivery) = (plan.source.clone(), plan.delivery.clone());
         let (windows, slots) = (Random::new(plan.seed, u64::MAX), (0..plan.relays).map(|_| None).collect());
-        Ok(Self { program: program.clone(), settings, source, delivery, folder, windows, slots, refusal: None })
+        let faketime = plan.faults.contains(&Kind::ClockSteps).then(faketime).transpose()?;
+        let relays = Self { program: program.clone(), settings, source, delivery, folder, windows, slots, refusal: None, faketime };
+        relays.restore_clock()?;
+        Ok(relays)
     }
 
     /// Starts each that does not run.
@@ -90,7 +102,13 @@ impl Relays {
 
     fn start(&mut self, log: &Path) -> Result<Relay, Failure> {
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(&self.program.path).args(["relay", "--listen", "off", "--log-level", "info"]);
+        keeper.args(["-c", KEEPER, "keeper"]);
+        if let Some(library) = self.faketime {
+            // `env` becomes the relay: the process id stays the same.
+            keeper.args(["env", &format!("LD_PRELOAD={library}"), &format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display())]);
+            keeper.args(["FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"]);
+        }
+        keeper.arg(&self.program.path).args(["relay", "--listen", "off", "--log-level", "info"]);
         keeper.args(["--name", NAME, "--topic", TEMPLATE, "--source", &self.source, "--delivery", &self.delivery]);
         keeper.args(["--in-flight-events", *self.windows.pick(&["8192", "8192", "1000", "30"])]);
         // Half of all changes are one account's: while a topic refuses one of its events for some seconds, more of them wait than the default allows.
@@ -119,6 +137,32 @@ impl Relays {
     /// What a relay said that stopped for good.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.refusal.clone()
+    }
+
+    /// Lets the clock of all relays step.
+    ///
+    /// # Errors
+    /// When the file that the clock follows cannot be written.
+    pub(crate) fn step_clock(&self, which: usize) -> Result<(), Failure> {
+        self.set_clock(CLOCK_STEPS[which % CLOCK_STEPS.len()])
+    }
+
+    /// Lets it step back to the true time.
+    ///
+    /// # Errors
+    /// As [`step_clock`](Self::step_clock).
+    pub(crate) fn restore_clock(&self) -> Result<(), Failure> {
+        self.set_clock("+0")
+    }
+
+    fn set_clock(&self, offset: &str) -> Result<(), Failure> {
+        let next = self.folder.join("clock.next");
+        fs::write(&next, format!("{offset}\n"))?;
+        Ok(fs::rename(next, self.clock())?)
+    }
+
+    fn clock(&self) -> PathBuf {
+        self.folder.join("clock")
     }
 
     /// From the next start on.
@@ -210,13 +254,18 @@ impl Drop for Relays {
     }
 }
 
+fn faketime() -> Result<&'static str, Failure> {
+    let found = FAKETIME.into_iter().find(|library| Path::new(library).exists());
+    found.ok_or_else(|| "clock-steps needs libfaketime (Debian: apt-get install faketime)".into())
+}
+
 fn end_of(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-fn send(signal: &str, pid: u32) -> Result<(), Failure> {
+pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
     // A process that has just ended is no error.
     Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()]).stderr(Stdio::null()).status()?;
     Ok(())

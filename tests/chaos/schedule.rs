@@ -39,6 +39,15 @@ kinds! {
     DropPublication, "drop-publication", 1, "The publication is dropped, and made again a while later.";
     SwitchSource, "switch-source", 2, "All relays are restarted with another `--source`.";
     SmallMessages, "small-messages", 1, "The topics refuse records above a small size for a while.";
+    RecreateTopics, "recreate-topics", 1, "Both topics are deleted once they have been read, and created a while later.";
+    AddPartitions, "add-partitions", 1, "Both topics get one more partition.";
+    RevokeAcls, "revoke-acls", 2, "The relays may not write to the topics, or use their transactional ids, for a while.";
+    ExpireProducers, "expire-producers", 1, "Nothing is published for longer than the broker remembers transactional ids.";
+    AbortTransactions, "abort-transactions", 2, "The leader is stopped for longer than the broker lets a transaction stay open.";
+    HangReplication, "hang-replication", 2, "The walsender hangs, and no other session.";
+    ReadOnly, "read-only", 1, "The database's sessions are ended, and new ones are read-only for a while.";
+    KillTwoBrokers, "kill-two-brokers", 1, "Two of three brokers are killed: fewer than min.insync.replicas are left.";
+    ClockSteps, "clock-steps", 2, "The relays' clock steps by an hour or by two days, forwards or backwards.";
 }
 
 impl Kind {
@@ -59,7 +68,23 @@ impl Kind {
         Self::EndStream,
         Self::DropSlot,
         Self::SwitchSource,
+        Self::RecreateTopics,
+        Self::AddPartitions,
+        Self::RevokeAcls,
+        Self::ExpireProducers,
+        Self::AbortTransactions,
+        Self::HangReplication,
+        Self::ReadOnly,
     ];
+
+    /// How long a fault lasts at least that has no effect before.
+    fn lasts_at_least(self) -> Duration {
+        match self {
+            // Longer than EXPIRY and MAX_TRANSACTION in `stage`.
+            Self::ExpireProducers | Self::AbortTransactions => Duration::from_secs(11),
+            _ => Duration::ZERO,
+        }
+    }
 
     /// Whether it goes on for a while, in which something else can happen.
     fn lasts(self) -> bool {
@@ -73,6 +98,7 @@ impl Kind {
                 | Self::FailOver
                 | Self::DropSlot
                 | Self::SwitchSource
+                | Self::AddPartitions
         )
     }
 
@@ -110,13 +136,15 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let all = plan.faults.iter().flat_map(|kind| (0..kind.weight()).map(|_| *kind)).collect();
-        Self { random: Random::new(plan.seed, 0), all, urn: Vec::new(), zombies: !plan.repeats() }
+        let zombies = !plan.repeats();
+        let kinds = plan.faults.iter().filter(|kind| zombies || **kind != Kind::AbortTransactions);
+        let all = kinds.flat_map(|kind| (0..kind.weight()).map(|_| *kind)).collect();
+        Self { random: Random::new(plan.seed, 0), all, urn: Vec::new(), zombies }
     }
 
     /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
     fn holds_requests(kind: Kind) -> bool {
-        matches!(kind, Kind::FreezeBroker | Kind::Freeze)
+        matches!(kind, Kind::FreezeBroker | Kind::Freeze | Kind::AbortTransactions)
     }
 }
 
@@ -145,6 +173,7 @@ impl Iterator for Schedule {
         let kind = self.urn.swap_remove(at);
         // Now and then longer than a lease (10 s), a session timeout or a broker's session.
         let lasts = if self.zombies && random.one_in(4) { random.millis(11_000, 15_000) } else { random.millis(100, 4_000) };
+        let lasts = lasts.max(kind.lasts_at_least());
         let (after, which) = (random.millis(50, 2_500), random.below(1_000) as usize);
         let kill_meanwhile = !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
         Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })
@@ -195,6 +224,8 @@ mod tests {
     fn only_exactly_once_is_asked_to_survive_a_leader_that_wakes_up_after_its_lease() {
         let longest = |delivery| {
             let steps = Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
+            // Nothing being published is no leader that wakes up.
+            let steps = steps.filter(|step| step.kind != Kind::ExpireProducers);
             steps.map(|step| step.lasts).max().expect("steps")
         };
         assert!(longest("at-least-once") < Duration::from_secs(5));

@@ -10,6 +10,18 @@ use super::{Failure, relays, topic, writers};
 /// A server that hangs is noticed by its own clients within these: what the lease and the stream rest on.
 const POSTGRES: [(&str, &str); 3] = [("wal_sender_timeout", "10s"), ("tcp_keepalives_idle", "5"), ("max_slot_wal_keep_size", "4GB")];
 
+/// Idle transactional ids are forgotten after this long, and looked for this often.
+const EXPIRY: [(&str, &str); 2] =
+    [("transactional.id.expiration.ms", "5000"), ("transaction.remove.expired.transaction.cleanup.interval.ms", "1000")];
+
+/// A transaction that stays open for longer is aborted by the broker. The relay adapts to it.
+const MAX_TRANSACTION: [(&str, &str); 2] =
+    [("transaction.max.timeout.ms", "8000"), ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "1000")];
+
+/// Rights are checked, and everything is allowed on a resource that has no entries.
+const AUTHORIZER: [(&str, &str); 2] =
+    [("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"), ("allow.everyone.if.no.acl.found", "true")];
+
 /// Everything the writers and relays talk to.
 pub(crate) struct Stage {
     pub(crate) primary: Postgres,
@@ -41,11 +53,11 @@ impl Stage {
     /// When a server does not start.
     pub(crate) async fn build(plan: &Plan) -> Result<Self, Failure> {
         let fails_over = plan.faults.iter().any(|kind| matches!(kind, Kind::FailOver | Kind::FailOverWithLoss));
-        let three = plan.brokers == 3;
+        let (three, kafka) = (plan.brokers == 3, kafka_options(plan));
         let (postgres, kafka) = tokio::join!(
             tokio::task::spawn_blocking(move || start_postgres(fails_over)),
             tokio::task::spawn_blocking(move || {
-                let options = KafkaOptions::new().proxied(true);
+                let options = kafka;
                 if three { KafkaCluster::start(options).map(Brokers::Three) } else { Kafka::start(options).map(Brokers::One) }
             })
         );
@@ -85,6 +97,27 @@ impl Stage {
             Brokers::One(kafka) => kafka,
             Brokers::Three(cluster) => cluster.broker(which % KafkaCluster::BROKERS),
         }
+    }
+
+    /// Kills two of three brokers.
+    ///
+    /// # Errors
+    /// When there are not three.
+    pub(crate) fn kill_two_brokers(&mut self, which: usize) -> Result<(), Failure> {
+        let Brokers::Three(cluster) = &mut self.brokers else { return Err("needs --brokers 3".into()) };
+        for broker in [which, which + 1] {
+            cluster.broker(broker % KafkaCluster::BROKERS).kill()?;
+        }
+        Ok(())
+    }
+
+    /// Starts every broker that does not run.
+    pub(crate) fn start_brokers(&mut self) -> Result<(), Failure> {
+        match &mut self.brokers {
+            Brokers::One(kafka) => kafka.start_again()?,
+            Brokers::Three(cluster) => cluster.start_again()?,
+        }
+        Ok(())
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -127,6 +160,14 @@ impl Stage {
     fn wires(&self) -> [&Proxy; 2] {
         [&self.relay_wire, &self.service_wire]
     }
+}
+
+/// The properties that the plan's faults need.
+fn kafka_options(plan: &Plan) -> KafkaOptions {
+    let groups: [(Kind, &[(&str, &str)]); 3] =
+        [(Kind::ExpireProducers, &EXPIRY), (Kind::AbortTransactions, &MAX_TRANSACTION), (Kind::RevokeAcls, &AUTHORIZER)];
+    let asked = groups.into_iter().filter(|(kind, _)| plan.faults.contains(kind)).flat_map(|(_, properties)| properties);
+    asked.fold(KafkaOptions::new().proxied(true), |options, (name, value)| options.set(*name, *value))
 }
 
 fn start_postgres(with_standby: bool) -> Result<(Postgres, Option<Postgres>), dev_services::Error> {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -49,19 +49,21 @@ pub(crate) struct Topics {
 
 impl Topics {
     /// Reads from the beginning.
-    pub(crate) fn new(brokers: &str, plan: &Plan) -> Self {
+    ///
+    /// # Errors
+    /// When the broker does not list the topics.
+    pub(crate) fn new(brokers: &str) -> Result<Self, Failure> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("group.id", "never-commits").set("enable.auto.commit", "false");
         let consumer: BaseConsumer =
             config.set("isolation.level", "read_committed").set("fetch.wait.max.ms", "20").create().expect("a consumer");
-        let partitions: Vec<_> =
-            topics().into_iter().flat_map(|topic| (0..plan.partitions).map(move |partition| (topic.clone(), partition))).collect();
+        let partitions = partitions(&consumer)?;
         let mut list = TopicPartitionList::new();
         for (topic, partition) in &partitions {
             list.add_partition_offset(topic, *partition, Offset::Beginning).expect("a partition");
         }
         consumer.assign(&list).expect("assigned");
-        Self { consumer, partitions, names: RefCell::default() }
+        Ok(Self { consumer, partitions, names: RefCell::default() })
     }
 
     /// What comes within `limit`.
@@ -131,7 +133,18 @@ impl fmt::Display for Record {
     }
 }
 
-fn topics() -> Vec<String> {
+/// Every partition of both topics, as the broker lists them now.
+fn partitions(consumer: &BaseConsumer) -> Result<Vec<(String, i32)>, Failure> {
+    let mut partitions = Vec::new();
+    for topic in topics() {
+        let metadata = consumer.fetch_metadata(Some(&topic), ANSWER_LIMIT)?;
+        let listed = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        partitions.extend(listed.map(|partition| (topic.clone(), partition.id())));
+    }
+    Ok(partitions)
+}
+
+pub(crate) fn topics() -> Vec<String> {
     TYPES.iter().map(|name| TEMPLATE.replace("{aggregatetype}", name)).collect()
 }
 
@@ -146,6 +159,42 @@ pub(crate) async fn create(brokers: &str, plan: &Plan) -> Result<(), Failure> {
     let new: Vec<_> = names.iter().map(|name| NewTopic::new(name, plan.partitions, TopicReplication::Fixed(replicas))).collect();
     for answer in admin(brokers).create_topics(&new, &AdminOptions::new()).await? {
         answer.map_err(|(topic, code)| format!("topic {topic} is not made: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Deletes both topics, and returns once the broker does not list them any more.
+pub(crate) async fn delete(brokers: &str) -> Result<(), Failure> {
+    let (client, names) = (admin(brokers), topics());
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    for answer in client.delete_topics(&names, &AdminOptions::new()).await? {
+        answer.map_err(|(topic, code)| format!("topic {topic} is not deleted: {code}"))?;
+    }
+    let until = Instant::now() + ANSWER_LIMIT;
+    loop {
+        let metadata = client.inner().fetch_metadata(None, ANSWER_LIMIT)?;
+        if !metadata.topics().iter().any(|topic| names.contains(&topic.name())) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err("the topics are listed although they were deleted".into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Gives both topics one more partition, up to `most`.
+pub(crate) async fn add_partition(brokers: &str, most: i32) -> Result<(), Failure> {
+    let client = admin(brokers);
+    for name in topics() {
+        let metadata = client.inner().fetch_metadata(Some(&name), ANSWER_LIMIT)?;
+        let now = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        if now == 0 || now >= usize::try_from(most)? {
+            continue;
+        }
+        for answer in client.create_partitions(&[NewPartitions::new(&name, now + 1)], &AdminOptions::new()).await? {
+            answer.map_err(|(topic, code)| format!("topic {topic} gets no partition: {code}"))?;
+        }
     }
     Ok(())
 }
