@@ -17,6 +17,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::failpoint;
+
 /// How often a wait is logged: as often as a person looks at a log that does not move.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -84,6 +86,7 @@ pub(crate) async fn watched<T: Send + 'static>(
     let (seen, runtime) = (beat.clone(), tokio::runtime::Handle::current());
     let work = move || {
         let _runtime = runtime.enter();
+        failpoint::called(call);
         let _ = answer.send(work(&beat));
     };
     std::thread::Builder::new().name("tidings-kafka-call".into()).spawn(work).map_err(|_| Unanswered::Thread(call))?;
