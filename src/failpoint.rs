@@ -1,6 +1,7 @@
 //! Places at which a test ends the process as `kill -9` would. Compiled into debug builds alone.
 //!
-//! `TIDINGS_TEST_DIE_AT=kafka-committed:3` ends it the third time that it comes to that place.
+//! `TIDINGS_TEST_DIE_AT=kafka-committed:3` ends it the third time that it comes to that place. `TIDINGS_TEST_HANG_IN=commit_transaction:3`
+//! has the third such call of the Kafka client never return.
 
 /// A step of a protocol, after which a crash must cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,22 +67,31 @@ impl Step {
     }
 }
 
+/// A place and the time at which a test wants something there: `place:3` in a variable of the environment.
+#[cfg(debug_assertions)]
+struct Wanted {
+    place: String,
+    times: std::sync::atomic::AtomicU32,
+}
+
+#[cfg(debug_assertions)]
+impl Wanted {
+    fn of(variable: &str) -> Option<Self> {
+        let text = std::env::var(variable).ok()?;
+        let (place, times) = text.split_once(':').unwrap_or((&text, "1"));
+        Some(Self { place: place.to_owned(), times: times.parse().unwrap_or(1).into() })
+    }
+
+    fn is_now(&self, place: &str) -> bool {
+        place == self.place && self.times.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 1
+    }
+}
+
 /// Ends the process if a test wants it to end here.
 #[cfg(debug_assertions)]
 pub(crate) fn reached(step: Step) {
-    use std::sync::{
-        LazyLock,
-        atomic::{AtomicU32, Ordering},
-    };
-    static WANTED: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
-        let text = std::env::var("TIDINGS_TEST_DIE_AT").ok()?;
-        let (word, times) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((word.to_owned(), AtomicU32::new(times.parse().unwrap_or(1))))
-    });
-    if let Some((word, times)) = &*WANTED
-        && word == step.word()
-        && times.fetch_sub(1, Ordering::SeqCst) == 1
-    {
+    static WANTED: std::sync::LazyLock<Option<Wanted>> = std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_DIE_AT"));
+    if WANTED.as_ref().is_some_and(|wanted| wanted.is_now(step.word())) {
         // No handler runs, no buffer is flushed, no connection is closed in order.
         std::process::abort();
     }
@@ -89,3 +99,17 @@ pub(crate) fn reached(step: Step) {
 
 #[cfg(not(debug_assertions))]
 pub(crate) fn reached(_: Step) {}
+
+/// Blocks this thread for ever if a test wants the Kafka client to hang in this call.
+#[cfg(debug_assertions)]
+pub(crate) fn called(call: &str) {
+    static WANTED: std::sync::LazyLock<Option<Wanted>> = std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_HANG_IN"));
+    if WANTED.as_ref().is_some_and(|wanted| wanted.is_now(call)) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+pub(crate) fn called(_: &str) {}

@@ -174,7 +174,8 @@ impl Acks {
         (state.refused.clone(), state.refused_bytes)
     }
 
-    pub(super) fn fail(&self, failure: Failure) {
+    /// The producer can go no further. The first reason stays.
+    pub(crate) fn fail(&self, failure: Failure) {
         self.locked().failure.get_or_insert(failure);
         self.changed.notify_waiters();
     }

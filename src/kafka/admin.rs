@@ -8,10 +8,14 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use super::{Settings, dropped::Dropped, topics::TopicError};
+use super::{
+    Settings,
+    dropped::Dropped,
+    topics::{ADMIN_TIMEOUT, TopicError, within_limit},
+};
 
 /// How long the cluster may take to do it.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContext>>, TopicError> {
     settings.client_config().create().map(Dropped::new).map_err(|error| TopicError::Unreachable(error.to_string()))
@@ -23,8 +27,8 @@ fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContex
 /// The broker's refusal; a cluster that does not answer.
 pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<bool, TopicError> {
     let admin = client(settings)?;
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
-    let answer = admin.get().delete_topics(&[topic], &options).await;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));
+    let answer = within_limit("delete_topics", admin.get().delete_topics(&[topic], &options)).await?;
     match answer.map_err(|error| TopicError::Unreachable(error.to_string()))?.pop() {
         Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) => Ok(false),
         Some(Err((_, code))) => Err(TopicError::Change { topic: topic.to_owned(), doing: "deleted", reason: code.to_string() }),
@@ -39,9 +43,9 @@ pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<boo
 pub(crate) async fn grow_topic(settings: &Settings, topic: &str, partitions: i32) -> Result<(), TopicError> {
     let refused = |reason: String| TopicError::Change { topic: topic.to_owned(), doing: "grown", reason };
     let admin = client(settings)?;
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));
     let count = usize::try_from(partitions).map_err(|_| refused(format!("{partitions} is no number of partitions")))?;
-    let answer = admin.get().create_partitions([&NewPartitions::new(topic, count)], &options).await;
+    let answer = within_limit("create_partitions", admin.get().create_partitions([&NewPartitions::new(topic, count)], &options)).await?;
     if let Some(Err((_, code))) = answer.map_err(|error| TopicError::Unreachable(error.to_string()))?.pop() {
         return Err(refused(code.to_string()));
     }

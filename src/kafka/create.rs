@@ -9,7 +9,7 @@ use rdkafka::{
 use super::{
     Settings,
     dropped::Dropped,
-    topics::{ASK_TIMEOUT, TopicError, partitions_of},
+    topics::{ASK_TIMEOUT, TopicError, partitions_of, within_limit},
 };
 
 /// How a topic is made. A number that is none is left to the broker (KIP-464).
@@ -32,8 +32,9 @@ pub(crate) async fn create_topic(settings: &Settings, topic: &str, how: Creation
     for (key, value) in how.config {
         new = new.set(key, value);
     }
-    let answer = admin.get().create_topics([&new], &AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT))).await;
-    match answer.map_err(|error| failed(error.to_string()))?.pop() {
+    let options = AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT)).request_timeout(Some(ASK_TIMEOUT * 2));
+    let answer = within_limit("create_topics", admin.get().create_topics([&new], &options)).await?;
+    match answer.map_err(|error| TopicError::Unreachable(format!("creating topic `{topic}`: {error}")))?.pop() {
         Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(failed(code.to_string())),
         _ => Ok(()),
     }

@@ -8,16 +8,33 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{Settings, TopicError, dropped::Dropped, quiet::Quiet};
+use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, quiet::Quiet, watched};
 
 /// How long to wait for the next record: longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Gives every committed record, offset and value, to `read`. Blocks.
+/// Gives every committed record, offset and value, to `read`; what that makes of `state`.
 ///
 /// # Errors
-/// When the topic may not be read, or the cluster is silent.
-pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl FnMut(i64, &[u8])) -> Result<(), TopicError> {
+/// When the topic may not be read, or the cluster or its client is silent.
+///
+/// # Cancel safety
+/// Dropping the future abandons a thread, which reads on to the end.
+pub(crate) async fn read_to_the_end<S: Send + 'static>(
+    settings: &Settings,
+    topic: &str,
+    mut state: S,
+    mut read: impl FnMut(&mut S, i64, &[u8]) + Send + 'static,
+) -> Result<S, TopicError> {
+    let (settings, topic) = (settings.clone(), topic.to_owned());
+    watched("consumer_poll", SILENCE_MAX + OVERDUE, move |beat| {
+        read_all(&settings, &topic, beat, |offset, value| read(&mut state, offset, value)).map(|()| state)
+    })
+    .await?
+}
+
+/// The same, blocking.
+fn read_all(settings: &Settings, topic: &str, beat: &Beat, mut read: impl FnMut(i64, &[u8])) -> Result<(), TopicError> {
     let failed = |error: KafkaError| match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicError::Denied { topic: topic.to_owned(), reason: error.to_string() },
         _ => TopicError::Unreachable(format!("reading `{topic}`: {error}")),
@@ -40,6 +57,7 @@ pub(crate) fn read_to_the_end(settings: &Settings, topic: &str, mut read: impl F
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(record)) => {
                 heard = Instant::now();
+                beat.touch();
                 read(record.offset(), record.payload().unwrap_or_default());
             }
             Some(Err(KafkaError::PartitionEOF(_))) => break Ok(()),

@@ -13,7 +13,10 @@
 mod acks;
 #[cfg(feature = "cli")]
 mod admin;
+mod broker;
+mod call;
 mod consumer;
+mod context;
 mod create;
 mod dropped;
 mod envelope;
@@ -34,10 +37,13 @@ mod reader;
 mod settings;
 mod shelf;
 mod topics;
+mod transaction;
 
 pub(crate) use acks::{Acks, Failure, Window};
 #[cfg(feature = "cli")]
 pub(crate) use admin::{delete_topic, grow_topic};
+pub(crate) use broker::broker_setting;
+pub(crate) use call::{Beat, OVERDUE, Replaceable, Unanswered, bounded, watched};
 pub(crate) use consumer::{Change, Committed, Feed, Known, Member, Membership, Partition};
 pub(crate) use create::{Creation, create_like};
 pub use envelope::EnvelopeFormat;
@@ -52,10 +58,11 @@ pub(crate) use partitioner::partition_of;
 pub(crate) use ping::Ping;
 #[cfg(feature = "cli")]
 pub(crate) use probe::{Cluster, Topic};
-pub(crate) use producer::{Headers, Producer, Record, SendError};
+pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
 pub(crate) use reader::Message;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
-pub(crate) use topics::{TopicError, Topics, partitions_of, retention};
+pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention};
+pub(crate) use transaction::FenceError;

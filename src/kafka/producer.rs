@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -13,17 +13,13 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message as _,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
-use super::{
-    Settings,
-    acks::{Acks, Failure},
-};
+use super::{Acks, Settings, context::Context};
 
 /// How long one poll waits: the delay with which the thread notices that it shall end. Not less: rdkafka spins through the last
 /// millisecond of each poll, which at ten polls a second was all that an idle relay cost, and there are three producers.
@@ -41,19 +37,6 @@ const FIXED: &[(&str, &str)] = &[
     // Partitions are computed here; this only says the same to whoever reads the configuration.
     ("partitioner", "murmur2_random"),
 ];
-
-/// How long a transaction may stay open: after it the coordinator aborts it. Well above any batch, and no longer than readers
-/// of committed records should wait for a relay that died without a successor.
-const TRANSACTION_TIMEOUT_MS: &str = "60000";
-
-/// How long one question to the transaction coordinator may take before it is asked again.
-const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How often to look whether librdkafka has ticked off what is acknowledged: rdkafka's own wait for it is 100 ms long.
-const IN_FLIGHT_LOOK: Duration = Duration::from_micros(50);
-
-/// Most looks; after them rdkafka waits.
-const IN_FLIGHT_LOOKS: u32 = 2_000;
 
 /// What the producer prefers; `[kafka.properties]` may say otherwise.
 const PREFERRED: &[(&str, &str)] = &[
@@ -73,13 +56,6 @@ const PREFERRED: &[(&str, &str)] = &[
     ("statistics.interval.ms", "0"),
     ("log.connection.close", "false"),
 ];
-
-/// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
-const GAPLESS: &str = "gap-less guarantee";
-
-/// Under which facility librdkafka logs that a transaction may not have a partition. Nothing else tells what is wrong: the transaction has failed, and its
-/// records are purged as they are when the producer is dropped.
-const PARTITION_REFUSED: &str = "ADDPARTS";
 
 /// One record, borrowed.
 pub(crate) struct Record<'a> {
@@ -130,12 +106,23 @@ pub(crate) enum SendError {
     Kafka(#[source] KafkaError),
 }
 
+/// The transactions of a producer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transactional<'t> {
+    pub(crate) id: &'t str,
+    /// How long one may stay open: the coordinator aborts it then.
+    pub(crate) timeout: Duration,
+}
+
 /// Sends records and learns of their fate.
 pub(crate) struct Producer {
-    inner: Arc<BaseProducer<Context>>,
+    pub(super) inner: Arc<BaseProducer<Context>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    acks: Arc<Acks>,
+    pub(super) acks: Arc<Acks>,
+    /// Whether a transaction is open that is not being committed.
+    pub(super) open: Mutex<bool>,
+    pub(super) transaction_timeout: Duration,
 }
 
 impl Producer {
@@ -148,26 +135,33 @@ impl Producer {
         settings: &Settings,
         message_bytes_max: usize,
         batch_bytes_max: usize,
-        transactional_id: Option<&str>,
+        transactional: Option<Transactional<'_>>,
         acks: Arc<Acks>,
     ) -> Result<Self, KafkaError> {
         let mut config = settings.client_config_over(PREFERRED);
         for (key, value) in FIXED {
             config.set(*key, *value);
         }
-        if let Some(id) = transactional_id {
+        if let Some(Transactional { id, timeout }) = transactional {
+            let milliseconds = timeout.as_millis().to_string();
             config.set("transactional.id", id);
-            config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+            config.set("transaction.timeout.ms", &milliseconds);
             // A record does not outlive its transaction, which is aborted and sent anew as a whole.
-            config.set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
+            config.set("message.timeout.ms", milliseconds);
+            // librdkafka refuses a request time-out that is longer than a transaction.
+            let longest = timeout.as_millis();
+            if config.get("socket.timeout.ms").and_then(|given| given.parse().ok()).is_some_and(|given: u128| given > longest) {
+                config.set("socket.timeout.ms", longest.to_string());
+            }
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
         if config.get("batch.size").and_then(|size| size.parse().ok()).is_none_or(|size: usize| size > batch_bytes_max) {
             config.set("batch.size", batch_bytes_max.max(1).to_string());
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
-        let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(Context { acks: acks.clone() })?);
         let stop = Arc::new(AtomicBool::new(false));
+        let context = Context::new(acks.clone(), stop.clone());
+        let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
         let thread = std::thread::Builder::new().name("tidings-kafka".into()).spawn({
             let (inner, stop) = (inner.clone(), stop.clone());
             move || {
@@ -177,7 +171,8 @@ impl Producer {
             }
         });
         let thread = thread.map_err(|_| KafkaError::ClientCreation("no thread for the producer".into()))?;
-        Ok(Self { inner, stop, thread: Some(thread), acks })
+        let transaction_timeout = transactional.map_or(Duration::ZERO, |transactional| transactional.timeout);
+        Ok(Self { inner, stop, thread: Some(thread), acks, open: Mutex::new(false), transaction_timeout })
     }
 
     /// Takes a record; `tag` comes back in [`Acks`]. Tags count up by one ([`Acks::admit`]).
@@ -198,50 +193,6 @@ impl Producer {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => SendError::TooLarge,
             _ => SendError::Kafka(error),
         })
-    }
-
-    /// Begins a transaction; nothing is asked of the cluster.
-    ///
-    /// # Errors
-    /// When the producer has failed.
-    pub(crate) fn begin(&self) -> Result<(), Failure> {
-        self.inner.begin_transaction().map_err(|error| failure("beginning a transaction", &error))
-    }
-
-    /// Has the cluster fence off every earlier producer of the same transactional id, and end what it left open. Blocks.
-    ///
-    /// # Errors
-    /// What does not pass by asking again; `None` if the cluster has not answered yet.
-    pub(crate) fn fence(&self) -> Result<(), Option<Failure>> {
-        self.inner.init_transactions(COORDINATOR_TIMEOUT).map_err(|error| match &error {
-            KafkaError::Transaction(cause) if cause.is_retriable() => None,
-            _ => Some(failure("fencing off earlier producers", &error)),
-        })
-    }
-
-    /// Commits the transaction. Everything sent must be acknowledged: rdkafka waits in steps of 100 ms for what is not. Blocks.
-    ///
-    /// # Errors
-    /// When it is not certain that the transaction is committed.
-    pub(crate) fn commit(&self) -> Result<(), Failure> {
-        // An acknowledgement is told before librdkafka has ticked its record off.
-        for _ in 0..IN_FLIGHT_LOOKS {
-            if self.inner.in_flight_count() == 0 {
-                break;
-            }
-            std::thread::sleep(IN_FLIGHT_LOOK);
-        }
-        loop {
-            match self.inner.commit_transaction(COORDINATOR_TIMEOUT) {
-                Ok(()) => return Ok(()),
-                // Asked again it goes on waiting for the same answer.
-                Err(KafkaError::Transaction(cause)) if cause.is_retriable() => {
-                    tracing::warn!("kafka has not committed yet: {cause}; asks again");
-                    self.acks.unreachable(&cause.to_string());
-                }
-                Err(error) => return Err(failure("committing to Kafka", &error)),
-            }
-        }
     }
 
     /// What was acknowledged.
@@ -273,80 +224,4 @@ impl Drop for Producer {
         };
         let _ = std::thread::Builder::new().name("tidings-kafka-end".into()).spawn(destroy);
     }
-}
-
-/// Learns of deliveries and errors on the poll thread.
-pub(super) struct Context {
-    acks: Arc<Acks>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::warn!(target: "librdkafka", facility, "{message}");
-                if facility == PARTITION_REFUSED && message.contains("uthorization failed") {
-                    self.acks
-                        .fail(Failure::Broken(format!("{message}; grant Write on the topic to the relay's principal (docs/operating.md)")));
-                }
-            }
-            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
-            Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => self.acks.fail(Failure::Fenced),
-            // The report of the batch that was refused follows at once, and says which records were in it.
-            Some(RDKafkaErrorCode::Fatal) if reason.contains(GAPLESS) => tracing::debug!(reason, "kafka client"),
-            Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
-            _ => tracing::warn!(%error, reason, "kafka client"),
-        }
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
-        match result {
-            Ok(_) => self.acks.mark(tag as u64),
-            Err((error, message)) => {
-                let key = message.key().map(String::from_utf8_lossy).unwrap_or_default();
-                match error.rdkafka_error_code() {
-                    // The producer is being dropped: what it still held is read again.
-                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
-                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, || {
-                        format!(
-                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes, message timestamp settings and \
-                             cleanup.policy with the event",
-                            message.topic()
-                        )
-                    }),
-                    // Nothing is wrong with this one: another of its batch is refused, and told of.
-                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
-                    _ => self
-                        .acks
-                        .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),
-                }
-            }
-        }
-    }
-}
-
-/// What an error of a transaction means.
-fn failure(doing: &str, error: &KafkaError) -> Failure {
-    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
-    match error {
-        KafkaError::Transaction(cause) if matches!(cause.code(), Fenced | ProducerFenced | InvalidProducerEpoch) => Failure::Fenced,
-        KafkaError::Transaction(cause) => Failure::Broken(format!("{doing}: {cause}")),
-        other => Failure::Broken(format!("{doing}: {other}")),
-    }
-}
-
-/// Whether a broker would refuse the record again, whoever sends it.
-fn refuses_the_record(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
-    matches!(code, MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessage)
 }

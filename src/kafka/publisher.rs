@@ -6,11 +6,12 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer as _},
     util::Timeout,
 };
+use tokio::time::timeout;
 
-use super::{Settings, dropped::Dropped, quiet::Quiet};
+use super::{OVERDUE, Replaceable, Settings, Unanswered, dropped::Dropped, quiet::Quiet};
 
 /// What the publisher sets and a user may not.
 const FIXED: &[(&str, &str)] = &[
@@ -57,11 +58,14 @@ pub(crate) enum LetterError {
     Unavailable { topic: String, reason: String },
 }
 
-/// Sends records one by one.
+/// Sends records one by one. Its client is replaced once it has failed.
 pub(crate) struct Publisher {
-    inner: Dropped<FutureProducer<Quiet>>,
+    client: Replaceable<Client>,
+    settings: Settings,
     timeout: Duration,
 }
+
+type Client = Dropped<FutureProducer<Quiet>>;
 
 impl Publisher {
     /// A publisher that gives a record this long to arrive.
@@ -69,14 +73,19 @@ impl Publisher {
     /// # Errors
     /// A property that librdkafka refuses.
     pub(crate) fn open(settings: &Settings, timeout: Duration) -> Result<Self, String> {
-        let mut config = settings.client_config_over(PREFERRED);
+        let publisher = Self { client: Replaceable::default(), settings: settings.clone(), timeout };
+        publisher.client.get(|| publisher.connect()).map_err(|error| error.to_string())?;
+        Ok(publisher)
+    }
+
+    fn connect(&self) -> Result<Client, KafkaError> {
+        let mut config = self.settings.client_config_over(PREFERRED);
         for (name, value) in FIXED {
             config.set(*name, *value);
         }
-        config.set("message.timeout.ms", timeout.as_millis().to_string());
+        config.set("message.timeout.ms", self.timeout.as_millis().to_string());
         config.set_log_level(RDKafkaLogLevel::Error);
-        let inner = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
-        Ok(Self { inner: Dropped::new(inner), timeout })
+        config.create_with_context(Quiet).map(Dropped::new)
     }
 
     /// Sends a record and waits until every in-sync replica has it.
@@ -90,10 +99,28 @@ impl Publisher {
         }
         let mut record = FutureRecord::<[u8], [u8]>::to(&letter.topic).headers(headers);
         (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
-        match self.inner.get().send(record, Timeout::After(self.timeout)).await {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(LetterError::of(&letter.topic, &error)),
+        let client = self.client.get(|| self.connect()).map_err(|error| LetterError::of(&letter.topic, &error))?;
+        let limit = self.timeout + OVERDUE;
+        match timeout(limit, client.get().send(record, Timeout::After(self.timeout))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err((error, _))) => {
+                if self.has_failed(&client, &error) {
+                    tracing::warn!(%error, "replaces the Kafka client that sends single records");
+                    self.client.discard(&client);
+                }
+                Err(LetterError::of(&letter.topic, &error))
+            }
+            Err(_) => {
+                self.client.discard(&client);
+                let reason = Unanswered::Silent { call: "produce", limit }.to_string();
+                Err(LetterError::Unavailable { topic: letter.topic.clone(), reason })
+            }
         }
+    }
+
+    /// Whether the client will not send anything any more. One that could not deliver in time may hang, which it does not report.
+    fn has_failed(&self, client: &Client, error: &KafkaError) -> bool {
+        error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) || client.get().client().fatal_error().is_some()
     }
 }
 

@@ -9,11 +9,20 @@ use rdkafka::{
     producer::{BaseProducer, Producer as _},
     types::RDKafkaRespErr,
 };
+use tokio::time::timeout;
 
-use super::{Acks, Creation, Producer, Settings, create::create_topic, dropped::Dropped, producer::Context};
+use super::{
+    Acks, Creation, Failure, OVERDUE, Producer, Settings, Unanswered, bounded, context::Context, create::create_topic, dropped::Dropped,
+};
 
 /// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an admin client's request may take at most.
+pub(super) const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The topic to ask about when the answer alone matters. It need not exist, and is not created.
+pub(super) const ASKED_TOPIC: &str = "tidings-health";
 
 /// Why a topic cannot be used now. All of them pause whoever wants to use it; none of them loses an event.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +49,12 @@ pub(crate) enum TopicError {
     Change { topic: String, doing: &'static str, reason: String },
 }
 
+impl From<Unanswered> for TopicError {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::Unreachable(unanswered.to_string())
+    }
+}
+
 /// Answers about topics, asked on blocking threads.
 #[derive(Clone)]
 pub(crate) struct Topics {
@@ -59,20 +74,42 @@ impl Topics {
     /// When it cannot.
     pub(crate) async fn cluster_id(&self) -> Result<String, TopicError> {
         let client = self.client.clone();
-        let asked = tokio::task::spawn_blocking(move || client.client().fetch_cluster_id(ASK_TIMEOUT)).await;
-        asked.ok().flatten().ok_or_else(|| TopicError::Unreachable(format!("no answer from {} within ten seconds", self.settings.brokers)))
+        let asked = bounded("fetch_cluster_id", ASK_TIMEOUT + OVERDUE, move || client.client().fetch_cluster_id(ASK_TIMEOUT)).await?;
+        asked.ok_or_else(|| TopicError::Unreachable(format!("no answer from {} within ten seconds", self.settings.brokers)))
     }
 
     /// Asks whether the cluster answers again, and has the producer's acknowledgements know if it does. A producer with nothing to
-    /// send would not notice.
-    pub(crate) async fn look_for_cluster(&self, topic: String) {
-        let (client, acks) = (self.client.clone(), self.acks.clone());
-        let asked = tokio::task::spawn_blocking(move || {
-            if client.client().fetch_metadata(Some(&topic), ASK_TIMEOUT).is_ok() {
-                acks.reachable();
+    /// send would not notice. One that does not reach a cluster which answers others has failed. It can be asked about a topic that exists
+    /// only: a broker may create another.
+    pub(crate) async fn look_for_cluster(&self, topic: Option<String>) {
+        let Some(topic) = topic else {
+            if answers(&self.settings).await {
+                self.acks.reachable();
             }
-        });
-        let _ = asked.await;
+            return;
+        };
+        if self.reaches(&topic).await || !answers(&self.settings).await || self.reaches(&topic).await {
+            return;
+        }
+        self.acks.fail(Failure::Broken("the Kafka client does not reach the cluster, which answers another client".into()));
+    }
+
+    /// Whether the producer's client gets an answer.
+    async fn reaches(&self, topic: &str) -> bool {
+        let (client, topic) = (self.client.clone(), topic.to_owned());
+        let asked =
+            bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || client.client().fetch_metadata(Some(&topic), ASK_TIMEOUT).is_ok());
+        match asked.await {
+            Ok(true) => {
+                self.acks.reachable();
+                true
+            }
+            Ok(false) => false,
+            Err(unanswered) => {
+                self.acks.fail(Failure::Broken(unanswered.to_string()));
+                false
+            }
+        }
     }
 
     /// The topic's number of partitions, at least one.
@@ -112,12 +149,12 @@ impl Topics {
 pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, TopicError> {
     let (mut config, name) = (settings.client_config(), topic.to_owned());
     config.set("allow.auto.create.topics", "false");
-    let asked = tokio::task::spawn_blocking(move || {
+    let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
         let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
         let metadata = asking.get().fetch_metadata(Some(&name), ASK_TIMEOUT);
         metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
     });
-    let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
+    let answer = asked.await?;
     match answer.map_err(|error| TopicError::Unreachable(error.to_string()))? {
         Some((count @ 1.., None)) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic.to_owned())),
         Some((_, Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED))) => {
@@ -127,16 +164,30 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
     }
 }
 
+/// Whether the cluster answers a new client.
+pub(crate) async fn answers(settings: &Settings) -> bool {
+    !matches!(partitions_of(settings, ASKED_TOPIC).await, Err(TopicError::Unreachable(_)))
+}
+
 /// How long a topic keeps its records; `None` if for ever, or if that may not be read.
 pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
     let milliseconds = setting(settings, topic, "retention.ms").await?.parse::<i64>().ok()?;
     u64::try_from(milliseconds).ok().map(Duration::from_millis)
 }
 
+/// The answer to a request of an admin client, if it comes within the longest time that one of them is given.
+///
+/// # Errors
+/// When the client is silent: it does not keep its own time-out.
+pub(super) async fn within_limit<T>(call: &'static str, answer: impl Future<Output = T>) -> Result<T, Unanswered> {
+    let limit = ADMIN_TIMEOUT + OVERDUE;
+    timeout(limit, answer).await.map_err(|_| Unanswered::Silent { call, limit })
+}
+
 /// One setting of a topic; `None` if it may not be read.
 async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
     let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
-    let answer =
-        admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &AdminOptions::new().request_timeout(Some(ASK_TIMEOUT))).await;
+    let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
+    let answer = within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await.ok()?;
     answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
 }

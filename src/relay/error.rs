@@ -45,6 +45,9 @@ pub(super) enum Interruption {
     Topic(#[from] TopicError),
     #[error("{0}")]
     Kafka(String),
+    /// The brokers do not allow transactions as long as these.
+    #[error("the brokers do not allow transactions of {} ms: a shorter time limit is tried", .0.as_millis())]
+    TransactionTimeout(std::time::Duration),
     #[error("the broker refuses a batch for one of its records: {0}")]
     BatchRefused(String),
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
@@ -90,7 +93,7 @@ impl Interruption {
             // With a table to read instead nobody is needed: see `drive`.
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
-            Self::Kafka(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
+            Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
             Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),

@@ -24,7 +24,7 @@ use super::{
     sink::{Batch, Durable, Sent, Sink},
     source::Row,
 };
-use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, partition_of};
+use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, Transactional, partition_of};
 pub(super) use backpressure::Hold;
 pub(super) use batch_isolation::BatchIsolation;
 use batch_isolation::Rejected;
@@ -91,10 +91,10 @@ impl Forwarder {
         options: &RelayOptions,
         observer: &Observer,
         batch_bytes_max: usize,
-        transactional_ids: &[String],
+        transactional: &[Transactional<'_>],
     ) -> Result<Self, Interruption> {
         let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
-        let sink = Sink::open(options, batch_bytes_max, transactional_ids)?;
+        let sink = Sink::open(options, batch_bytes_max, transactional)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         Ok(Self {

@@ -34,6 +34,7 @@ mod server;
 mod sink;
 mod slot;
 mod source;
+pub(crate) mod transaction_timeout;
 
 #[cfg(fuzzing)]
 pub(crate) use source::fuzz_row;

@@ -4,7 +4,7 @@
 //! read the position from the relay's own topic → compare it with its copy in Postgres. Reading before fencing repeats what an
 //! earlier leader commits in between.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{Creation, Failure, Producer, TopicError, read_to_the_end},
+    kafka::{Creation, Failure, FenceError, OVERDUE, Producer, TopicError, Transactional, bounded, read_to_the_end},
 };
 
 /// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
@@ -49,7 +49,15 @@ pub(super) struct Names {
     pub(super) topic: String,
 }
 
+/// How often the coordinator is asked by the same client before that is replaced. A question takes up to 30 seconds.
+const FENCE_TRIES: u32 = 3;
+
 impl Names {
+    /// The transactional ids, with transactions that may stay open this long.
+    pub(super) fn transactional(&self, timeout: Duration) -> Vec<Transactional<'_>> {
+        self.transactional_ids.iter().map(|id| Transactional { id, timeout }).collect()
+    }
+
     /// They carry a mark of the database, so that relays of one name beside many databases share a cluster.
     pub(super) fn new(options: &RelayOptions, server: &Server) -> Self {
         let id = format!("tidings.relay.{}.{}", options.name, server.identity.mark(&options.schema));
@@ -215,28 +223,34 @@ async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(),
 
 async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) -> Result<(), Interruption> {
     let Session { observer, lost, .. } = session;
+    let mut asked = 0;
     loop {
+        asked += 1;
         let asks = producer.clone();
         let fenced = tokio::select! {
-            fenced = tokio::task::spawn_blocking(move || asks.fence()) => fenced,
+            fenced = bounded("init_transactions", Producer::FENCE_TIMEOUT + OVERDUE, move || asks.fence()) => fenced,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
         };
         match fenced {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(None)) => {
+            Ok(Err(FenceError::NoAnswer)) => {
                 let text = "the transaction coordinator does not answer; the relay waits for it";
                 tracing::warn!("{text}");
                 observer.failing(Part::Kafka, text);
+                if asked == FENCE_TRIES {
+                    return Err(Interruption::Kafka(text.into()));
+                }
             }
-            Ok(Err(Some(Failure::Fenced))) => {
+            Ok(Err(FenceError::TimeoutTooLong)) => return Err(Interruption::TransactionTimeout(producer.transaction_timeout())),
+            Ok(Err(FenceError::Failed(Failure::Fenced))) => {
                 return Err(Interruption::Kafka(format!("another relay has begun to produce as `{id}` at the same time")));
             }
-            Ok(Err(Some(Failure::Broken(reason) | Failure::Refused(reason)))) => {
+            Ok(Err(FenceError::Failed(Failure::Broken(reason) | Failure::Refused(reason)))) => {
                 return Err(Interruption::Kafka(format!(
                     "cannot produce as the only one of transactional id `{id}`: {reason}. If the cluster asks for rights: grant Write on it to the relay's principal, see docs/operating.md"
                 )));
             }
-            Err(error) => return Err(Interruption::Kafka(error.to_string())),
+            Err(unanswered) => return Err(Interruption::Kafka(unanswered.to_string())),
         }
     }
 }
@@ -253,6 +267,7 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
         ))),
         Err(TopicError::Unknown(_)) => match topics.create(&names.topic, how).await {
             Ok(()) => Ok(false),
+            Err(error @ TopicError::Unreachable(_)) => Err(error.into()),
             Err(error) => Err(Interruption::Refused(format!(
                 "{error}: delivery exactly once keeps its positions there; create it (kafka-topics.sh --create --topic {} --partitions 1 --config cleanup.policy=compact), let the relay's principal create topics that begin with `tidings.position.`, or run with --delivery at-least-once",
                 names.topic
@@ -264,13 +279,8 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
 
 /// What the topic holds. If the operator has `moved` the relay, it need not be readable.
 async fn read(options: &RelayOptions, names: &Names, moved: bool) -> Result<Option<Recorded>, Interruption> {
-    let (settings, topic) = (options.kafka.clone(), names.topic.clone());
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut replay = Replay::default();
-        read_to_the_end(&settings, &topic, |offset, value| replay.read(offset, value)).map(|()| replay.end())
-    });
-    let read = reading.await.map_err(|error| Interruption::Kafka(error.to_string()))?;
-    match read.map_err(Interruption::Topic)? {
+    let replay = read_to_the_end(&options.kafka, &names.topic, Replay::default(), Replay::read).await?;
+    match replay.end() {
         Ok(end) => Ok(end.map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number })),
         Err(error) if moved => {
             tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");

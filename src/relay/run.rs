@@ -29,7 +29,7 @@ use super::{
     resume::{self, Names, Start},
     retention,
     route::TopicTemplate,
-    scheduled, server,
+    scheduled, server, transaction_timeout,
 };
 use crate::kafka::{Acks, Failure};
 
@@ -69,9 +69,16 @@ struct Carried {
     failed: Option<Arc<Acks>>,
     /// Batches larger than this were refused, it may be for nothing but their size.
     batch_bytes_max: Option<usize>,
+    /// The time limit of transactions, once the brokers have refused a longer one.
+    transaction_timeout: Option<Duration>,
 }
 
 impl Carried {
+    /// The largest batch and the longest transaction.
+    fn limits(&self) -> (usize, Duration) {
+        (self.batch_bytes_max.unwrap_or(usize::MAX), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
+    }
+
     /// Takes note of what a producer that failed knows of a refused batch.
     fn learn(&mut self) -> Result<(), Interruption> {
         let failed = self.failed.take();
@@ -148,11 +155,17 @@ impl Relay {
             // A command waits for it.
             let by_command = matches!(interruption, Interruption::TopicsChanged);
             carried.log_unusable = interruption.log_is_unusable();
+            if let Interruption::TransactionTimeout(refused) = interruption {
+                match transaction_timeout::shorter(&self.options.kafka, refused).await {
+                    Ok(shorter) => carried.transaction_timeout = Some(shorter),
+                    Err(refusal) => return Err(RelayError::Refused(refusal.full())),
+                }
+            }
             match interruption.meaning() {
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    let Carried { epoch, direct, isolation, failed, batch_bytes_max, .. } = carried;
-                    carried = Carried { epoch, direct, isolation, failed, batch_bytes_max, ..Carried::default() };
+                    let Carried { epoch, direct, isolation, failed, batch_bytes_max, transaction_timeout, .. } = carried;
+                    carried = Carried { epoch, direct, isolation, failed, batch_bytes_max, transaction_timeout, ..Carried::default() };
                     self.observer.failing(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {
@@ -227,7 +240,7 @@ impl Relay {
         let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
         carried.topic_changes = ledger.topic_changes();
         let (mut forwarder, mut start) = tokio::select! {
-            started = self.start(&server, saved, &mut ledger, settled, carried.batch_bytes_max, lost) => started?,
+            started = self.start(&server, saved, &mut ledger, settled, carried.limits(), lost) => started?,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
@@ -269,7 +282,7 @@ impl Relay {
         saved: Saved,
         ledger: &mut Ledger,
         settled: Option<(Forwarder, Position, u64)>,
-        batch_bytes_max: Option<usize>,
+        limits: (usize, Duration),
         lost: &CancellationToken,
     ) -> Result<(Forwarder, Start), Interruption> {
         let (options, observer) = (&self.options, &self.observer);
@@ -278,12 +291,13 @@ impl Relay {
             forwarder.go_on(&names, server, ledger.epoch(), number);
             return Ok((forwarder, Start { position, number, moved: false }));
         }
-        let transactional_ids = match options.delivery {
-            Delivery::ExactlyOnce => names.transactional_ids.as_slice(),
-            Delivery::AtLeastOnce => &[],
+        let (batch_bytes_max, transaction_timeout) = limits;
+        let transactional = match options.delivery {
+            Delivery::ExactlyOnce => names.transactional(transaction_timeout),
+            Delivery::AtLeastOnce => Vec::new(),
         };
-        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max.unwrap_or(usize::MAX), transactional_ids)?;
-        let cluster = forwarder.reach_cluster().await;
+        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max, &transactional)?;
+        let cluster = forwarder.reach_cluster().await?;
         let session = resume::Session { options, server, names: &names, cluster: &cluster, observer, lost };
         let start = resume::resume(session, saved, ledger, &mut forwarder).await?;
         tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");

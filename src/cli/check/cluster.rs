@@ -7,6 +7,7 @@ use super::{Finding, Findings};
 use crate::cli::config::Config;
 use crate::cli::exit::Failure;
 use crate::kafka::{Cluster, Topic};
+use crate::relay::{Delivery, transaction_timeout};
 
 /// How long each question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +49,7 @@ fn judge(cluster: &Cluster, config: &Config, findings: &mut Findings) {
     if cluster.brokers == 1 {
         findings.warn("replication", "one broker: nothing survives its loss", "fine for development; run three brokers for production");
     }
+    judge_transactions(cluster, config, findings);
     if cluster.topics.is_empty() {
         findings.ok("topics", "no event yet, so no topic to look at");
     }
@@ -64,6 +66,24 @@ fn judge(cluster: &Cluster, config: &Config, findings: &mut Findings) {
         if let Some(replicas) = config.topics.replication.and_then(|count| usize::try_from(count).ok()).or_else(default) {
             judge_durability("new topics", replicas, &settings, cluster, config, findings);
         }
+    }
+}
+
+/// The limit of the brokers on transactions, of which delivery exactly once needs some. Nothing is found if it may not be read.
+fn judge_transactions(cluster: &Cluster, config: &Config, findings: &mut Findings) {
+    let limit = cluster.defaults.get(transaction_timeout::LIMIT).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let Some(limit) = limit.filter(|limit| config.delivery == Delivery::ExactlyOnce && *limit < transaction_timeout::WANTED) else {
+        return;
+    };
+    let (name, milliseconds) = (transaction_timeout::LIMIT, limit.as_millis());
+    let remedy = format!("set {name} = {} or more on every broker", transaction_timeout::WANTED.as_millis());
+    if limit < transaction_timeout::LEAST {
+        let text = format!("{name} {milliseconds} is less than the shortest transaction of a relay that delivers exactly once");
+        findings.fail("transactions", text, format!("{remedy}, or run with --delivery at-least-once"));
+    } else {
+        let text =
+            format!("{name} {milliseconds} limits the relay's transactions: an outage of a broker that lasts longer has events sent again");
+        findings.warn("transactions", text, remedy);
     }
 }
 
@@ -191,6 +211,17 @@ mod tests {
         }
         let single = judged(1, topic(1, &[]), false);
         assert_eq!(single.iter().filter(|finding| finding.state == State::Warn).count(), 1, "one broker is told once: {single:?}");
+    }
+
+    /// Case B11.
+    #[test]
+    fn brokers_that_limit_transactions_are_told_of() {
+        for (limit, state) in [("500", Some(State::Fail)), ("10000", Some(State::Warn)), ("900000", None), ("?", None)] {
+            let defaults = BTreeMap::from([(transaction_timeout::LIMIT.to_owned(), limit.to_owned())]);
+            let mut findings = Findings::of("kafka");
+            judge_transactions(&Cluster { brokers: 3, defaults, ..Cluster::default() }, &config(true), &mut findings);
+            assert_eq!(findings.list.first().map(|finding| finding.state), state, "{limit}");
+        }
     }
 
     #[test]

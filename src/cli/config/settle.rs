@@ -75,7 +75,7 @@ pub(crate) struct Config {
     topic_rewrite: Option<TopicRewrite>,
     retention: RetentionOptions,
     source: SourceKind,
-    delivery: Delivery,
+    pub(crate) delivery: Delivery,
     envelope: EnvelopeFormat,
     event_source: String,
     undeliverable: UndeliverableOptions,

@@ -9,26 +9,36 @@ use crate::{
     kafka::{Creation, TopicError, Topics},
     relay::{
         TopicOptions,
+        error::Interruption,
         observe::{Observer, Part},
     },
 };
+
+/// How often a cluster is asked by the same clients before they are replaced. A question takes up to ten seconds.
+const REACH_TRIES: u32 = 3;
 
 /// Between two tries at a topic that cannot be used.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
 
 impl Forwarder {
     /// Waits until the cluster answers; its id.
-    pub(in crate::relay) async fn reach_cluster(&self) -> String {
+    ///
+    /// # Errors
+    /// When it has not answered several times. New clients may reach it: one that tries for long may hang.
+    pub(in crate::relay) async fn reach_cluster(&self) -> Result<String, Interruption> {
+        let mut asked = 0;
         loop {
+            asked += 1;
             match self.topics.cluster_id().await {
                 Ok(id) => {
                     self.observer.ok(Part::Kafka, "connected");
-                    return id;
+                    return Ok(id);
                 }
-                Err(error) => {
+                Err(error) if asked < REACH_TRIES => {
                     tracing::warn!("{error}; the relay waits for it");
                     self.observer.failing(Part::Kafka, error.to_string());
                 }
+                Err(error) => return Err(Interruption::Kafka(error.to_string())),
             }
         }
     }
@@ -61,10 +71,8 @@ impl Forwarder {
             return;
         };
         self.observer.failing(Part::Kafka, format!("{reason}; events wait in the outbox"));
-        if let Some(route) = self.routes.all().first()
-            && self.looking.as_ref().is_none_or(JoinHandle::is_finished)
-        {
-            let (topics, topic) = (self.topics.clone(), route.topic.clone());
+        if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (topics, topic) = (self.topics.clone(), self.routes.all().first().map(|route| route.topic.clone()));
             self.looking = Some(tokio::spawn(async move { topics.look_for_cluster(topic).await }));
         }
     }

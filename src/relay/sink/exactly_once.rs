@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{Acks, Failure, Headers, Producer, Record, Window},
+    kafka::{Acks, Failure, Headers, OVERDUE, Producer, Record, Window, bounded},
     relay::position::Journal,
 };
 
@@ -213,9 +213,10 @@ async fn commit(producer: Arc<Producer>, acks: Arc<Acks>, reached: watch::Sender
     {
         return Err(failure.clone());
     }
-    let committed = tokio::task::spawn_blocking(move || producer.commit()).await;
+    let limit = producer.commit_timeout() + OVERDUE;
+    let committed = bounded("commit_transaction", limit, move || producer.commit()).await;
     failpoint::reached(Step::KafkaCommitted);
-    committed.unwrap_or_else(|error| Err(Failure::Broken(format!("committing to Kafka: {error}"))))?;
+    committed.unwrap_or_else(|unanswered| Err(Failure::Broken(unanswered.to_string())))?;
     reached.send_modify(|reached| reached.committed = batch);
     Ok(())
 }

@@ -17,6 +17,7 @@
 mod at_least_once;
 mod exactly_once;
 mod sender;
+mod watch;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -24,13 +25,14 @@ use at_least_once::Marks;
 use exactly_once::Transactions;
 use sender::Sender;
 pub(super) use sender::Sent;
+use tokio::task::JoinHandle;
 
 use super::{
     RelayOptions,
     error::Interruption,
     position::{Journal, Position},
 };
-use crate::kafka::{Acks, Failure, Producer, Record, SendError};
+use crate::kafka::{Acks, Failure, Producer, Record, SendError, Transactional};
 
 /// Producers that take turns with exactly once: one sends while one commits, and one has its last transaction's markers written.
 pub(super) const PRODUCERS: usize = 3;
@@ -56,11 +58,21 @@ pub(super) struct Durable {
 pub(super) struct Sink {
     sender: Sender,
     commits: Commits,
+    _watch: Watch,
 }
 
 enum Commits {
     AtLeastOnce(Marks),
     ExactlyOnce(Box<Transactions>),
+}
+
+/// The task that watches the producers, ended with them.
+struct Watch(JoinHandle<()>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Sink {
@@ -69,11 +81,11 @@ impl Sink {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_ids: &[String]) -> Result<Self, Interruption> {
-        let sender = Sender::open(options, batch_bytes_max, transactional_ids)?;
-        let commits =
-            if transactional_ids.is_empty() { Commits::AtLeastOnce(Marks::default()) } else { Commits::ExactlyOnce(Box::default()) };
-        Ok(Self { sender, commits })
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
+        let sender = Sender::open(options, batch_bytes_max, transactional)?;
+        let commits = if transactional.is_empty() { Commits::AtLeastOnce(Marks::default()) } else { Commits::ExactlyOnce(Box::default()) };
+        let watch = watch::watch(sender.producers().to_vec(), sender.acks().clone(), options.kafka.clone());
+        Ok(Self { sender, commits, _watch: Watch(tokio::spawn(watch)) })
     }
 
     /// The producers, which take turns with exactly once.
@@ -204,7 +216,10 @@ impl Sink {
         };
         failure.map(|failure| match failure {
             Failure::Broken(reason) => Interruption::Kafka(reason),
-            Failure::Fenced => Interruption::Kafka("another relay of this name has begun to produce: this one was fenced off".into()),
+            Failure::Fenced => Interruption::Kafka(
+                "the producer is fenced off: another relay of this name has begun to produce, or a transaction was open for too long and the cluster has aborted it"
+                    .into(),
+            ),
             Failure::Refused(reason) => Interruption::BatchRefused(reason),
         })
     }

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    kafka::{Acks, Producer, Record, SendError, Window},
+    kafka::{Acks, Producer, Record, SendError, Transactional, Window},
     relay::{RelayOptions, error::Interruption},
 };
 
@@ -35,15 +35,21 @@ pub(in crate::relay) enum Sent {
 
 impl Sender {
     /// One producer for each transactional id, or one without.
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional_ids: &[String]) -> Result<Self, Interruption> {
+    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
         let acks = Arc::<Acks>::default();
-        let open = |id: Option<&str>| match Producer::open(&options.kafka, options.message_bytes_max, batch_bytes_max, id, acks.clone()) {
+        let open = |id: Option<Transactional<'_>>| match Producer::open(
+            &options.kafka,
+            options.message_bytes_max,
+            batch_bytes_max,
+            id,
+            acks.clone(),
+        ) {
             Ok(producer) => Ok(Arc::new(producer)),
             Err(error) => Err(Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]"))),
         };
-        let producers = match transactional_ids {
+        let producers = match transactional {
             [] => vec![open(None)?],
-            ids => ids.iter().map(|id| open(Some(id))).collect::<Result<_, _>>()?,
+            ids => ids.iter().map(|id| open(Some(*id))).collect::<Result<_, _>>()?,
         };
         let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
         Ok(Self { producers, turn: 0, acks, window, reserved: None, next: 0, bytes: 0 })

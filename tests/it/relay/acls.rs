@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use dev_services::KafkaOptions;
+use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::{Delivery, RelayOptions};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     records::create_topic,
     running::{Place, Running},
 };
-use crate::services::{migrated_database, own_kafka};
+use crate::services::{TestDatabase, migrated_database, own_kafka};
 
 /// One operation that is allowed on resources of a kind, by name or prefix. Numbers are those of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,16 @@ fn forbid(brokers: &str, right: &Right) {
     ask(brokers, 31, right);
 }
 
-async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery) {
+/// A broker that gives a relay's principal only the rights that a test gives to it.
+struct Guarded {
+    _kafka: Kafka,
+    database: TestDatabase,
+    place: Place,
+    options: RelayOptions,
+    rights: Vec<Right>,
+}
+
+async fn guarded(title: &str, delivery: Delivery) -> Guarded {
     // Who comes by the second listener has a name and no rights but those that are given to it.
     let options = KafkaOptions::new()
         .proxied(true)
@@ -109,6 +118,11 @@ async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery
         options.kafka.properties.insert(key.into(), value.into());
     }
     let rights = documented(title, &place.topic);
+    Guarded { _kafka: kafka, database, place, options, rights }
+}
+
+async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery) {
+    let Guarded { _kafka, database, place, options, rights } = guarded(title, delivery).await;
     // Right after right, with a message for what is missing; the last one makes it work.
     let mut reader = place.reader();
     insert(&database.pool, 1..=1).await;
@@ -141,4 +155,37 @@ async fn a_relay_that_delivers_exactly_once_needs_exactly_the_documented_rights_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_delivers_at_least_once_needs_exactly_the_documented_rights_in_kafka() {
     each_right_is_needed_and_all_are_enough("at least once", Delivery::AtLeastOnce).await;
+}
+
+async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(title: &str, delivery: Delivery) {
+    let Guarded { _kafka, database, place, options, rights } = guarded(title, delivery).await;
+    rights.iter().for_each(|right| allow(&place.brokers, right));
+    let (mut reader, relay, mut published) = (place.reader(), Running::start(options), 1);
+    insert(&database.pool, 1..=1).await;
+    reader.until_distinct(1);
+    // The others are needed at the start only.
+    for right in rights.iter().filter(|right| right.operation == 4) {
+        forbid(&place.brokers, right);
+        published += 1;
+        insert(&database.pool, published..=published).await;
+        let resource = if right.kind == 5 { "tidings.relay." } else { &right.name };
+        relay.says("kafka", resource).await;
+        allow(&place.brokers, right);
+        reader.until_distinct(usize::try_from(published).expect("few"));
+    }
+    relay.stop().await;
+    let delivered = reader.read_to_the_end().len() as i64;
+    assert!(delivered == published || delivery == Delivery::AtLeastOnce && delivered > published, "{delivered} of {published}");
+}
+
+/// Case B1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_revoked_while_a_relay_delivers_exactly_once_stops_it_with_a_message_until_it_is_back() {
+    a_right_that_is_revoked_stops_events_until_it_is_given_back("exactly once", Delivery::ExactlyOnce).await;
+}
+
+/// Case B1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_with_a_message_until_it_is_back() {
+    a_right_that_is_revoked_stops_events_until_it_is_given_back("at least once", Delivery::AtLeastOnce).await;
 }

@@ -18,4 +18,5 @@ mod refusals;
 mod retention;
 mod running;
 mod scheduled;
+mod transactions;
 mod two;

@@ -178,6 +178,17 @@ pub(crate) async fn alter_topic(brokers: &str, topic: &str, settings: &[(&str, &
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
+/// Deletes a topic and waits until the broker does not list it any more.
+pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
+    let answer = admin(brokers).delete_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
+    assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+    let until = Instant::now() + PATIENCE;
+    while Reader::new(brokers, topic).partitions() > 0 {
+        assert!(Instant::now() < until, "topic {topic} is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Adds partitions to a topic, as an operator would who does not know what that does to keys.
 pub(crate) async fn grow_topic(brokers: &str, topic: &str, partitions: usize) {
     let more = NewPartitions::new(topic, partitions);
