@@ -215,6 +215,7 @@ async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(),
 
 async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) -> Result<(), Interruption> {
     let Session { observer, lost, .. } = session;
+    let mut standing = None;
     loop {
         let asks = producer.clone();
         let fenced = tokio::select! {
@@ -226,7 +227,8 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
             Ok(Err(None)) => {
                 let text = "the transaction coordinator does not answer; the relay waits for it";
                 tracing::warn!("{text}");
-                observer.failing(Part::Kafka, text);
+                observer.pulse().moved();
+                standing.get_or_insert_with(|| observer.hold(Part::Kafka, text));
             }
             Ok(Err(Some(Failure::Fenced))) => {
                 return Err(Interruption::Kafka(format!("another relay has begun to produce as `{id}` at the same time")));
