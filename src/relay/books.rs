@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     failpoint::{self, Step},
-    postgres::{Lsn, replication::StatusWriter},
+    postgres::{
+        Lsn,
+        replication::{ReplicationError, StatusWriter},
+    },
 };
 
 /// How often progress is stored, and the server told where we are even if nothing changed: what a kill -9 repeats at most with
@@ -32,6 +35,9 @@ const IDLE_CUT_EVERY: Duration = Duration::from_secs(10);
 
 /// A server that says nothing for this long, although it was asked to, is gone without a word: its machine, or the network.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Sending a confirmation waits only for room in the socket: a server that reads nothing for this long hangs.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(20);
 
 /// How often the slot is looked at for the metrics.
 const SLOT_EVERY: Duration = Duration::from_secs(10);
@@ -58,6 +64,12 @@ pub(super) struct Books {
     lost: CancellationToken,
     tick: Interval,
     slot_seen: Option<Instant>,
+    /// Below which everything was acknowledged when this was looked at last.
+    acknowledged: Option<u64>,
+    /// The source had nothing more to read since the last look, or has read on.
+    caught_up: bool,
+    /// An event waits.
+    holding: bool,
 }
 
 /// The stream whose server wants to hear from us.
@@ -88,6 +100,33 @@ impl Books {
             lost,
             tick,
             slot_seen: None,
+            acknowledged: None,
+            caught_up: false,
+            holding: false,
+        }
+    }
+
+    /// The source has nothing more to read at the moment, or has read on.
+    pub(super) fn caught_up(&mut self) {
+        self.caught_up = true;
+    }
+
+    /// Reports whether delivery is well: something was acknowledged since the last report, or nothing is pending.
+    fn report_progress(&mut self, forwarder: &Forwarder, is_durable: bool) {
+        let acks = forwarder.sink().acks();
+        let (floor, (under_way, _)) = (acks.floor(), acks.under_way());
+        let acknowledged = self.acknowledged.replace(floor).is_some_and(|before| floor > before);
+        let nothing_pending = std::mem::take(&mut self.caught_up) && !self.holding && under_way == 0;
+        if is_durable || acknowledged || nothing_pending {
+            self.observer.well();
+        }
+    }
+
+    /// Shows what an event waits for; `None` if none waits any more.
+    fn hold(&mut self, reason: Option<&str>) {
+        if self.holding || reason.is_some() {
+            self.holding = reason.is_some();
+            self.observer.pulse().held(reason.map(str::to_owned));
         }
     }
 
@@ -190,13 +229,16 @@ impl Books {
     /// A lost connection, a lost lease, or a producer that has failed.
     pub(super) async fn store(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
         self.stored_at = Instant::now();
+        self.observer.pulse().moved();
         let moved = self.progress.settled().log > self.cut_log;
         let every = if forwarder.sink().cuts_cost() { IDLE_CUT_EVERY } else { EVERY };
         if moved && self.cut_at.elapsed() >= every {
             self.cut(forwarder).await?;
         }
         self.park_pending(forwarder).await?;
-        match forwarder.durable()? {
+        let durable = forwarder.durable()?;
+        let is_durable = durable.is_some();
+        match durable {
             Some((Durable { batch, number }, counts)) => {
                 (self.safe, self.number) = (*batch.position, number);
                 let published = counts.iter().map(|(_, records)| records).sum();
@@ -224,6 +266,7 @@ impl Books {
             None => self.ledger.heartbeat().await?,
         }
         self.confirm().await?;
+        self.report_progress(forwarder, is_durable);
         if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
             if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.relay).await? {
                 self.observer.slot(lag_bytes, retained_bytes);
@@ -246,9 +289,10 @@ impl Books {
         let Some(stream) = &mut self.stream else { return Ok(()) };
         let silence = stream.heard.elapsed();
         if silence > SILENCE_MAX {
-            return Err(Interruption::replication("waiting for Postgres")(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+            return Err(Interruption::replication("waiting for Postgres")(ReplicationError::Unanswered("a keepalive")));
         }
-        let confirmed = stream.status.confirm(self.safe.log, silence > SILENCE_MAX / 3).await;
+        let confirming = timeout(CONFIRM_WITHIN, stream.status.confirm(self.safe.log, silence > SILENCE_MAX / 3));
+        let confirmed = confirming.await.unwrap_or(Err(ReplicationError::Unanswered("a confirmation")));
         confirmed.map_err(Interruption::replication("confirming to Postgres"))?;
         failpoint::reached(Step::Confirmed);
         Ok(())
@@ -276,15 +320,20 @@ impl Books {
             self.park_pending(forwarder).await?;
         }
         // One future for the whole wait: a question to Kafka takes longer than a tick.
+        let reason = hold.describe();
         let mut clearing = forwarder.clear(hold);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(false),
                 () = self.lost.cancelled() => return Err(Interruption::LeaseLost),
-                cleared = &mut clearing => return forwarder.cleared(cleared).map(|()| true),
+                cleared = &mut clearing => {
+                    self.hold(None);
+                    return forwarder.cleared(cleared).map(|()| true);
+                }
                 _ = self.tick.tick() => {}
             }
+            self.hold(Some(&reason));
             // Nobody listens at present. What waits for a topic must not keep a batch open.
             self.heard();
             self.cut_if_wanted(forwarder, false).await?;

@@ -126,6 +126,9 @@ impl Drive<'_> {
                 WindowEnd::Done(events) => {
                     behind &= events >= LITTLE;
                     books.cut_if_wanted(forwarder, events < LITTLE).await?;
+                    if events == 0 {
+                        books.caught_up();
+                    }
                     if events == 0 && !self.wait(forwarder, books, &news).await? {
                         return Ok(());
                     }
@@ -213,7 +216,7 @@ impl Drive<'_> {
         let application = self.options.database.application_name("relay stream");
         let connection = Connection::open(&self.options.database, &application)
             .await
-            .map_err(Interruption::replication("connecting for replication"))?;
+            .map_err(Interruption::ConnectingForReplication)?;
         let name = slot::slot_name(&self.options.name);
         let from = books.progress.settled().log;
         let (reader, status) = connection

@@ -1,5 +1,7 @@
 //! What can interrupt a relay, and what each interruption means. Decided here and nowhere else.
 
+mod sqlstate;
+
 use super::source::RowError;
 use crate::{
     kafka::TopicError,
@@ -41,6 +43,12 @@ pub(super) enum Interruption {
         #[source]
         source: ReplicationError,
     },
+    /// The server refuses or does not take a connection: nothing was asked of it yet.
+    #[error("connecting to Postgres")]
+    Connecting(#[source] sqlx::Error),
+    /// The same for a replication connection.
+    #[error("connecting to Postgres for replication")]
+    ConnectingForReplication(#[source] ReplicationError),
     #[error(transparent)]
     Topic(#[from] TopicError),
     #[error("{0}")]
@@ -95,11 +103,34 @@ impl Interruption {
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
-            Self::Sql { .. } | Self::Replication { .. } => match self.code().and_then(|code| remedy(&code)) {
+            Self::Connecting(_) | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => match self.remedy() {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
                 None => Meaning::Transient,
             },
         }
+    }
+
+    /// The remedy for an SQLSTATE that does not pass by itself. The same code means one thing while a connection is made and
+    /// another in a session.
+    fn remedy(&self) -> Option<&'static str> {
+        let (code, message) = self.server_error()?;
+        if self.is_of_connecting() { sqlstate::remedy_of_connecting(&code, &message) } else { sqlstate::remedy(&code, &message) }
+    }
+
+    /// Whether the server refused a connection, or could not be connected to.
+    pub(super) fn is_of_connecting(&self) -> bool {
+        matches!(self, Self::Connecting(_) | Self::ConnectingForReplication(_))
+    }
+
+    /// Whether it may be the passing effect of a change of access: a rotated password, a database that is renamed or recreated.
+    pub(super) fn may_be_a_change_of_access(&self) -> bool {
+        self.is_of_connecting() && self.remedy().is_some()
+    }
+
+    /// The error with all its sources, and what may help if it does not pass by itself.
+    pub(super) fn explained(&self) -> String {
+        let hint = self.server_error().and_then(|(code, _)| sqlstate::hint(&code, self.is_of_connecting()));
+        hint.map_or_else(|| self.full(), |hint| format!("{}; {hint}", self.full()))
     }
 
     /// Whether the log that the slot keeps cannot be decoded any more: its publication was dropped (`undefined_object`), or what it needs is
@@ -110,9 +141,19 @@ impl Interruption {
 
     /// The SQLSTATE, if the server gave one.
     pub(super) fn code(&self) -> Option<String> {
+        self.server_error().map(|(code, _)| code)
+    }
+
+    /// The SQLSTATE and the message, if the server gave one.
+    fn server_error(&self) -> Option<(String, String)> {
         match self {
-            Self::Sql { source, .. } => source.as_database_error().and_then(|error| error.code()).map(String::from),
-            Self::Replication { source, .. } => source.code().map(String::from),
+            Self::Connecting(source) | Self::Sql { source, .. } => {
+                let error = source.as_database_error()?;
+                Some((error.code()?.into_owned(), error.message().to_owned()))
+            }
+            Self::ConnectingForReplication(source) | Self::Replication { source, .. } => {
+                Some((source.code()?.to_owned(), source.to_string()))
+            }
             _ => None,
         }
     }
@@ -129,30 +170,6 @@ impl Interruption {
         }
         text
     }
-}
-
-/// What a person does about an SQLSTATE that does not pass by itself (PostgreSQL manual, appendix A); `None` if it may.
-fn remedy(code: &str) -> Option<&'static str> {
-    Some(match code {
-        "28P01" | "28000" => {
-            "check user and password of the database URL and the server's pg_hba.conf (a relay also needs a line for `replication`-capable connections to its database)"
-        }
-        "08P01" | "26000" | "42P05" => {
-            "connect to Postgres itself: a pooler in between shares sessions or does not know the replication protocol (see docs/managed-postgres.md)"
-        }
-        "3D000" => "check the database's name in the database URL",
-        "42501" => {
-            "grant the role what it needs: ALTER ROLE … REPLICATION, SELECT on the outbox, SELECT/INSERT/UPDATE on the relay's tables, and let the table's owner create the publication (see `tidings check`)"
-        }
-        "42P01" | "3F000" | "42703" => "run `tidings migrate` for this database and schema",
-        "53400" => {
-            "raise max_replication_slots and max_wal_senders in postgresql.conf and restart the server, or drop a slot that nobody uses (select * from pg_replication_slots)"
-        }
-        "55000" => {
-            "set wal_level = logical in postgresql.conf (ALTER SYSTEM SET wal_level = logical) and restart the server; if it is, see the server's log"
-        }
-        _ => return None,
-    })
 }
 
 // === impl From ===
@@ -178,12 +195,16 @@ mod tests {
         Interruption::Replication { doing: "starting to stream", source }
     }
 
+    fn refused(code: &str, message: &str) -> Interruption {
+        Interruption::ConnectingForReplication(ReplicationError::Server { code: code.into(), message: message.into(), hint: None })
+    }
+
     #[test]
     fn what_passes_by_itself_is_told_apart_from_what_needs_a_person() {
-        for code in ["57P01", "57P03", "08006", "53300", "55006", "40001"] {
+        for code in ["57P01", "57P03", "08006", "53300", "55006", "40001", "25006"] {
             assert_eq!(server(code).meaning(), Meaning::Transient, "{code}");
         }
-        for code in ["28P01", "42501", "42P01", "53400"] {
+        for code in ["42501", "42P01", "53400"] {
             assert!(
                 matches!(server(code).meaning(), Meaning::NeedsPerson(text) if text.starts_with("starting to stream: Postgres answers")),
                 "{code}"
@@ -192,5 +213,32 @@ mod tests {
         assert_eq!(Interruption::Kafka("fatal".into()).meaning(), Meaning::ProducerBroken);
         let closed = Interruption::Replication { doing: "reading", source: ReplicationError::Closed };
         assert_eq!(closed.meaning(), Meaning::Transient);
+    }
+
+    /// Case B14.
+    #[test]
+    fn a_database_that_takes_no_connections_is_waited_for_and_its_slot_is_kept() {
+        let refused = refused("55000", "database \"shop\" is not currently accepting connections");
+        assert_eq!(refused.meaning(), Meaning::Transient);
+        assert!(!refused.log_is_unusable());
+        assert!(refused.explained().contains("ALLOW_CONNECTIONS"), "{}", refused.explained());
+        assert!(server("55000").log_is_unusable());
+    }
+
+    /// Case B14.
+    #[test]
+    fn a_refused_connection_needs_a_person_only_if_waiting_cannot_help() {
+        for code in ["55000", "53300", "57P03", "57P01", "57P02", "25006", "08P01", "58P01", "XX000"] {
+            let refused = refused(code, "no");
+            assert_eq!(refused.meaning(), Meaning::Transient, "{code}");
+            assert!(!refused.log_is_unusable() && !refused.may_be_a_change_of_access(), "{code}");
+        }
+        for code in ["28P01", "28000", "3D000", "42501"] {
+            let refused = refused(code, "no");
+            assert!(matches!(refused.meaning(), Meaning::NeedsPerson(_)), "{code}");
+            assert!(refused.may_be_a_change_of_access(), "{code}");
+        }
+        let pooler = refused("08P01", "unsupported startup parameter: replication");
+        assert!(matches!(pooler.meaning(), Meaning::NeedsPerson(text) if text.contains("docs/managed-postgres.md")));
     }
 }

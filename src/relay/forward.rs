@@ -97,6 +97,7 @@ impl Forwarder {
         let sink = Sink::open(options, batch_bytes_max, transactional)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
+        observer.pulse().watch(sink.acks());
         Ok(Self {
             routes: Routes::new(template, options.topic_rewrite.clone()),
             envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()).with_own_headers(options.debezium.is_some()),

@@ -55,13 +55,10 @@ impl Lease {
         let name = session_name(&options.name, &super::ledger::hostname(), std::process::id());
         let named = sqlx::query("select set_config('application_name', $1, false)").bind(name).execute(&mut session);
         super::ledger::within("preparing the session", named).await?;
-        observer.ok(Part::Database, "connected");
+        observer.note(Part::Database, "connected");
         let mut said = false;
         while !super::ledger::within("trying for the lease", try_lock(&mut session, options)).await? {
-            observer.leader(false);
-            observer.ok(Part::Lease, "standing by: another relay of this name leads");
-            observer.ok(Part::Stream, "standing by");
-            observer.ok(Part::Kafka, "standing by");
+            observer.stands_by();
             if !said {
                 tracing::info!(relay = options.name, "standing by: another relay of this name leads");
                 said = true;
@@ -69,6 +66,7 @@ impl Lease {
             tokio::time::sleep(TRY_EVERY).await;
         }
         observer.leader(true);
+        observer.pulse().leads();
         let (lost, released) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(hold(session, lost.clone(), released.clone()));
         Ok(Self { lost, released, task })

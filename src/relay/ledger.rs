@@ -275,8 +275,8 @@ impl Reading {
 pub(super) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConnection, Interruption> {
     let connecting = options.database.connect_options_as(role);
     match timeout(options.database.connect_timeout(), connecting.connect()).await {
-        Ok(connected) => connected.map_err(Interruption::sql("connecting to Postgres")),
-        Err(_) => Err(Interruption::sql("connecting to Postgres")(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+        Ok(connected) => connected.map_err(Interruption::Connecting),
+        Err(_) => Err(Interruption::Connecting(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
     }
 }
 

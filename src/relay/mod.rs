@@ -24,6 +24,8 @@ mod options;
 mod parked;
 mod pooler;
 mod position;
+mod pulse;
+mod readiness;
 mod resume;
 mod retention;
 mod rewrite;

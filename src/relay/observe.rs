@@ -1,9 +1,8 @@
 //! What a relay shows of itself: metrics and named checks.
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64},
     },
     time::Duration,
@@ -20,6 +19,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::{
+    pulse::Pulse,
+    readiness::{Board, Cause},
+};
+
+pub(crate) use super::readiness::Part;
+
 /// How a named check stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckState {
@@ -29,33 +35,13 @@ pub enum CheckState {
     Failing(String),
 }
 
-/// One named readiness check: `database`, `kafka`, `lease`, `stream`.
+/// One named readiness check: `database`, `lease`, `kafka`, `stream`, `progress`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// The check's name.
     pub name: &'static str,
     /// How it stands.
     pub state: CheckState,
-}
-
-/// The checks, in the order in which a relay starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
-    Database,
-    Lease,
-    Kafka,
-    Stream,
-}
-
-impl Part {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Database => "database",
-            Self::Lease => "lease",
-            Self::Kafka => "kafka",
-            Self::Stream => "stream",
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -79,7 +65,9 @@ pub struct Observer(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
-    checks: Mutex<BTreeMap<Part, CheckState>>,
+    board: Mutex<Board>,
+    pulse: Pulse,
+    stalled: Gauge<f64, AtomicU64>,
     published: Family<TopicLabel, Counter>,
     reconnects: Family<SideLabel, Counter>,
     latency: Histogram,
@@ -99,7 +87,8 @@ struct Inner {
 }
 
 impl Observer {
-    pub(crate) fn new() -> Self {
+    /// `stall_after` is the time without an acknowledgement after which delivery counts as stalled.
+    pub(crate) fn new(stall_after: Duration) -> Self {
         let mut registry = Registry::with_prefix("tidings_relay");
         let published = Family::<TopicLabel, Counter>::default();
         registry.register("published", "Records that Kafka has acknowledged, by topic", published.clone());
@@ -159,12 +148,18 @@ impl Observer {
             Unit::Seconds,
             scheduled_overdue.clone(),
         );
-        let checks =
-            [Part::Database, Part::Lease, Part::Kafka, Part::Stream].map(|part| (part, CheckState::Failing("not tried yet".into())));
-        let checks = Mutex::new(checks.into());
+        let stalled = Gauge::default();
+        registry.register_with_unit(
+            "stalled",
+            "Time since something was acknowledged or nothing was pending, once it exceeds stall_after; zero before",
+            Unit::Seconds,
+            stalled.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
-            checks,
+            board: Mutex::new(Board::new()),
+            pulse: Pulse::new(stall_after),
+            stalled,
             published,
             reconnects,
             latency,
@@ -186,27 +181,74 @@ impl Observer {
 
     /// The metrics in OpenMetrics text format, which Prometheus reads.
     pub fn metrics_text(&self) -> String {
+        self.0.stalled.set(self.0.pulse.stall().map_or(0.0, |stall| stall.lasted.as_secs_f64()));
         let mut text = String::new();
         encode(&mut text, &self.0.registry).expect("a string takes any text");
         text
     }
 
-    /// Every readiness check as it stands now.
+    /// Every readiness check as it stands now. Computed from all standing reasons at each call.
     pub fn checks(&self) -> Vec<Check> {
-        let checks = self.0.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        checks.iter().map(|(part, state)| Check { name: part.name(), state: state.clone() }).collect()
+        let stalled = self.0.pulse.stall().map(|stall| stall.text);
+        self.board().checks(stalled)
     }
 
-    pub(crate) fn ok(&self, part: Part, text: impl Into<String>) {
-        self.set(part, CheckState::Ok(text.into()));
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.0.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn failing(&self, part: Part, text: impl Into<String>) {
-        self.set(part, CheckState::Failing(text.into()));
+    /// Signs of life of the sessions.
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.0.pulse
     }
 
-    fn set(&self, part: Part, state: CheckState) {
-        self.0.checks.lock().unwrap_or_else(PoisonError::into_inner).insert(part, state);
+    /// Sets what a check shows while no reason stands against it. Clears no reason.
+    pub(crate) fn note(&self, part: Part, text: impl Into<String>) {
+        self.board().note(part, text.into());
+    }
+
+    /// Raises a reason, which stands until its owner clears it.
+    pub(crate) fn raise(&self, part: Part, cause: Cause, text: impl Into<String>) {
+        self.board().raise(part, cause, text.into());
+    }
+
+    /// Clears the reason of this owner.
+    pub(crate) fn clear(&self, part: Part, cause: Cause) {
+        self.board().clear(part, cause);
+    }
+
+    /// Raises a reason that stands until the returned value is dropped.
+    pub(crate) fn hold(&self, part: Part, text: impl Into<String>) -> Reason {
+        let mut board = self.board();
+        let cause = board.next_held();
+        board.raise(part, cause, text.into());
+        Reason { observer: self.clone(), part, cause }
+    }
+
+    /// A session was interrupted: the reason stands until a later session delivers, or has nothing to deliver.
+    pub(crate) fn interrupted(&self, part: Part, text: impl Into<String>) {
+        let mut board = self.board();
+        board.clear_everywhere(Cause::Interrupted);
+        board.raise(part, Cause::Interrupted, text.into());
+    }
+
+    /// Something was acknowledged, or nothing is pending.
+    pub(crate) fn well(&self) {
+        self.0.pulse.well();
+        self.board().clear_everywhere(Cause::Interrupted);
+    }
+
+    /// Another relay of this name leads.
+    pub(crate) fn stands_by(&self) {
+        self.0.pulse.stands_by();
+        self.leader(false);
+        let mut board = self.board();
+        for cause in [Cause::Interrupted, Cause::Cluster, Cause::LockHolder] {
+            board.clear_everywhere(cause);
+        }
+        board.note(Part::Lease, "standing by: another relay of this name leads".into());
+        board.note(Part::Stream, "standing by".into());
+        board.note(Part::Kafka, "standing by".into());
     }
 
     pub(crate) fn published(&self, topic: &str, records: u64) {
@@ -265,5 +307,71 @@ impl Observer {
 
     pub(crate) fn leader(&self, leads: bool) {
         self.0.leader.set(i64::from(leads));
+    }
+}
+
+/// A reason against the readiness of a relay. It stands until this is dropped.
+#[must_use = "the reason is cleared when this is dropped"]
+pub(crate) struct Reason {
+    observer: Observer,
+    part: Part,
+    cause: Cause,
+}
+
+impl Reason {
+    /// Replaces the text of the reason.
+    pub(crate) fn set(&self, text: impl Into<String>) {
+        self.observer.raise(self.part, self.cause, text);
+    }
+}
+
+impl Drop for Reason {
+    fn drop(&mut self) {
+        self.observer.clear(self.part, self.cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_reason_stands_until_it_is_dropped() {
+        let observer = Observer::new(Duration::from_secs(60));
+        let kafka = || observer.checks().into_iter().find(|check| check.name == "kafka").map(|check| check.state);
+        observer.note(Part::Kafka, "connected");
+        let reason = observer.hold(Part::Kafka, "topic `a` does not exist");
+        reason.set("topic `a` may not be used");
+        observer.note(Part::Kafka, "connected");
+        assert_eq!(kafka(), Some(CheckState::Failing("topic `a` may not be used".into())));
+        drop(reason);
+        assert_eq!(kafka(), Some(CheckState::Ok("connected".into())));
+    }
+
+    #[test]
+    fn an_interruption_stands_until_delivery_is_well() {
+        let observer = Observer::new(Duration::from_secs(60));
+        let failing = || observer.checks().into_iter().filter(|check| matches!(check.state, CheckState::Failing(_))).count();
+        Part::ALL.into_iter().for_each(|part| observer.note(part, "fine"));
+        assert_eq!(failing(), 0);
+        observer.interrupted(Part::Kafka, "fenced");
+        observer.interrupted(Part::Stream, "connection reset");
+        observer.note(Part::Stream, "streaming");
+        assert_eq!(failing(), 1, "the last interruption alone stands");
+        observer.well();
+        assert_eq!(failing(), 0);
+    }
+
+    /// Case B6: the metric does not depend on a session that reports it.
+    #[test]
+    fn a_stall_is_shown_as_a_metric_and_as_a_failing_check() {
+        let observer = Observer::new(Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(20));
+        let metrics = observer.metrics_text();
+        let line = metrics.lines().find(|line| line.starts_with("tidings_relay_stalled_seconds ")).expect("the metric");
+        assert!(line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).is_some_and(|value| value > 0.0), "{line}");
+        assert!(observer.checks().iter().any(|check| check.name == "progress" && matches!(check.state, CheckState::Failing(_))));
+        observer.stands_by();
+        assert!(observer.metrics_text().contains("tidings_relay_stalled_seconds 0.0"));
     }
 }

@@ -124,6 +124,9 @@ pub struct RelayOptions {
     pub retention: RetentionOptions,
     /// How long SIGTERM waits for what is in flight.
     pub shutdown_grace: Duration,
+    /// How long events may be pending without an acknowledgement before the relay is not ready and warns. Longer than the
+    /// election of a partition leader, shorter than two failed probes of an orchestrator (every 10 s by default).
+    pub stall_after: Duration,
     /// Most events sent and not yet acknowledged. Bounds memory: about a kilobyte each beside its payload. More than 8,192 was not
     /// faster against a broker on the same machine; one that is 20 ms away still takes 400,000 a second.
     pub in_flight_events_max: usize,
@@ -173,6 +176,7 @@ impl RelayOptions {
             undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
             shutdown_grace: Duration::from_secs(10),
+            stall_after: Duration::from_secs(15),
             in_flight_events_max: 4_096,
             in_flight_bytes_max: 8 << 20,
             message_bytes_max: 1_048_576,

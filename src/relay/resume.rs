@@ -223,7 +223,7 @@ async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(),
 
 async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) -> Result<(), Interruption> {
     let Session { observer, lost, .. } = session;
-    let mut asked = 0;
+    let (mut asked, mut standing) = (0, None);
     loop {
         asked += 1;
         let asks = producer.clone();
@@ -236,7 +236,8 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
             Ok(Err(FenceError::NoAnswer)) => {
                 let text = "the transaction coordinator does not answer; the relay waits for it";
                 tracing::warn!("{text}");
-                observer.failing(Part::Kafka, text);
+                observer.pulse().moved();
+                standing.get_or_insert_with(|| observer.hold(Part::Kafka, text));
                 if asked == FENCE_TRIES {
                     return Err(Interruption::Kafka(text.into()));
                 }

@@ -123,7 +123,8 @@ impl Relay {
                 "events of a Debezium table cannot be parked, because nothing keeps their rows: set the policy for undeliverable ones to DeadLetter or Stop".into(),
             ));
         }
-        Ok(Self { options, observer: Observer::new() })
+        let observer = Observer::new(options.stall_after);
+        Ok(Self { options, observer })
     }
 
     /// What it shows of itself.
@@ -151,7 +152,7 @@ impl Relay {
                 Ok(Some(exceeded)) => return Err(exceeded),
                 Err(interruption) => interruption,
             };
-            let text = interruption.full();
+            let text = interruption.explained();
             // A command waits for it.
             let by_command = matches!(interruption, Interruption::TopicsChanged);
             carried.log_unusable = interruption.log_is_unusable();
@@ -166,7 +167,7 @@ impl Relay {
                 Meaning::ProducerBroken => {
                     let Carried { epoch, direct, isolation, failed, batch_bytes_max, transaction_timeout, .. } = carried;
                     carried = Carried { epoch, direct, isolation, failed, batch_bytes_max, transaction_timeout, ..Carried::default() };
-                    self.observer.failing(Part::Kafka, text.clone());
+                    self.observer.interrupted(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {
                         // Each such session brings the search on.
@@ -174,12 +175,9 @@ impl Relay {
                     }
                 }
                 Meaning::Transient => {
-                    let (part, to) = match interruption {
-                        Interruption::Topic(_) => (Part::Kafka, "kafka"),
-                        _ => (Part::Stream, "postgres"),
-                    };
-                    self.observer.failing(part, text.clone());
-                    self.observer.reconnected(to);
+                    let part = part(&interruption);
+                    self.observer.interrupted(part, text.clone());
+                    self.observer.reconnected(if part == Part::Kafka { "kafka" } else { "postgres" });
                 }
             }
             self.observer.leader(false);
@@ -200,13 +198,13 @@ impl Relay {
     async fn lead(&self, carried: &mut Carried, shutdown: &CancellationToken) -> Result<Option<RelayError>, Interruption> {
         if !carried.direct {
             tokio::select! {
-                direct = pooler::require_direct(&self.options) => direct.inspect_err(|error| self.observer.failing(Part::Database, error.full()))?,
+                direct = pooler::require_direct(&self.options) => direct?,
                 () = shutdown.cancelled() => return Ok(None),
             }
             carried.direct = true;
         }
         let lease = tokio::select! {
-            lease = Lease::acquire(&self.options, &self.observer) => lease.inspect_err(|error| self.observer.failing(Part::Database, error.full()))?,
+            lease = Lease::acquire(&self.options, &self.observer) => lease?,
             () = shutdown.cancelled() => return Ok(None),
         };
         let lost = lease.lost().clone();
@@ -228,11 +226,11 @@ impl Relay {
     ) -> Result<Option<RelayError>, Interruption> {
         let (options, observer) = (&self.options, &self.observer);
         let (mut ledger, saved) = Ledger::take_over(options).await?;
-        observer.ok(Part::Database, "connected");
+        observer.note(Part::Database, "connected");
         require_forward(carried.epoch, ledger.epoch())?;
         let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
-        observer.ok(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
+        observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         let shape = debezium::examine(options, ledger.session()).await?;
         let server = server::examine(options, ledger.session()).await?;
         carried.learn()?;
@@ -312,6 +310,9 @@ impl Relay {
         mut books: Books,
         carried: &mut Carried,
     ) -> Result<Option<RelayError>, Interruption> {
+        if let Err(interruption) = &outcome {
+            self.observer.interrupted(part(interruption), interruption.explained());
+        }
         let grace = if outcome.is_ok() { self.options.shutdown_grace } else { SETTLE };
         if outcome.is_ok() {
             tracing::info!(under_way = forwarder.sink().acks().under_way().0, "stops reading and waits for what is under way");
@@ -343,6 +344,17 @@ impl Relay {
                 Err(interruption)
             }
         }
+    }
+}
+
+/// The check that shows an interruption.
+fn part(interruption: &Interruption) -> Part {
+    match interruption {
+        _ if interruption.meaning() == Meaning::ProducerBroken => Part::Kafka,
+        Interruption::Topic(_) => Part::Kafka,
+        Interruption::LeaseLost => Part::Lease,
+        _ if interruption.is_of_connecting() => Part::Database,
+        _ => Part::Stream,
     }
 }
 

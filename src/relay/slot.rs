@@ -153,7 +153,7 @@ async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interrupti
     let doing = "creating the slot";
     let application = options.database.application_name("relay slot");
     let mut connection =
-        Connection::open(&options.database, &application).await.map_err(Interruption::replication("connecting for replication"))?;
+        Connection::open(&options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
     let mut rows = Vec::new();
     for command in ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", create, "SELECT pg_current_snapshot()::text, pg_export_snapshot()"] {
         rows.extend(connection.query(command).await.map_err(Interruption::replication(doing))?);

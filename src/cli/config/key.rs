@@ -78,6 +78,8 @@ keys! {
         "That connector's stored offset, as GET /connectors/NAME/offsets answers: with it nothing is repeated";
     SHUTDOWN_GRACE = "shutdown_grace", "shutdown-grace", None, Kind::Duration(1_000, 3_600_000), Some("10s"),
         "How long SIGTERM waits for what is in flight";
+    STALL_AFTER = "stall_after", "stall-after", None, Kind::Duration(1_000, 3_600_000), Some("15s"),
+        "How long events may be pending without an acknowledgement before the relay is not ready and warns";
     DATABASE_URL = "database.url", "database-url", Some("DATABASE_URL"), Kind::Url, None,
         "Postgres database that holds the outbox: postgres://user:password@host:5432/database?sslmode=verify-full";
     BROKERS = "kafka.brokers", "brokers", Some("KAFKA_BROKERS"), Kind::List, None,

@@ -68,6 +68,7 @@ pub(crate) struct Config {
     pub(crate) listen: Option<String>,
     /// How long draining may take.
     pub(crate) shutdown_grace: Duration,
+    stall_after: Duration,
     /// How log lines are written.
     pub(crate) log_format: LogFormat,
     /// What is logged.
@@ -100,6 +101,7 @@ impl Config {
         options.undeliverable = self.undeliverable.clone();
         options.retention = self.retention.clone();
         options.shutdown_grace = self.shutdown_grace;
+        options.stall_after = self.stall_after;
         options.in_flight_events_max = self.in_flight_events_max;
         options.in_flight_bytes_max = self.in_flight_bytes_max;
         options.message_bytes_max = self.message_bytes_max;
@@ -301,6 +303,7 @@ impl Settled {
             message_bytes_max: self.count(&key::MAX_MESSAGE_BYTES),
             listen: Some(self.text(&key::LISTEN)).filter(|address| address != "off"),
             shutdown_grace: Duration::from_millis(self.number(&key::SHUTDOWN_GRACE)),
+            stall_after: Duration::from_millis(self.number(&key::STALL_AFTER)),
             log_format: if self.text(&key::LOG_FORMAT) == "json" { LogFormat::Json } else { LogFormat::Human },
             log_level: self.text(&key::LOG_LEVEL),
             source: match self.text(&key::SOURCE).as_str() {

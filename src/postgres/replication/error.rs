@@ -18,6 +18,9 @@ pub(crate) enum ReplicationError {
     /// The server's own answer, with its SQLSTATE.
     #[error("Postgres answers {code}: {message}{}", .hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
     Server { code: String, message: String, hint: Option<String> },
+    /// Not within the time in which a server that works does.
+    #[error("Postgres does not answer with {0}; it accepts the connection and may hang")]
+    Unanswered(&'static str),
     #[error("Postgres ended the stream")]
     Closed,
     #[error("unexpected answer from Postgres: {0}")]

@@ -87,7 +87,7 @@ impl Drive<'_> {
     }
 
     async fn publish_existing(&self, snapshot: &str, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
-        self.observer.ok(Part::Stream, "reading the rows that are there");
+        self.observer.note(Part::Stream, "reading the rows that are there");
         let (send, mut pages) = mpsc::channel(1);
         let reading = tokio::spawn(Reader::new(self.options, self.shape).read_existing(snapshot.to_owned(), send));
         let (mut events, now) = (0u64, chrono::Utc::now().timestamp_micros());

@@ -26,6 +26,23 @@ pub(in crate::relay) enum Hold {
     Growing(String),
 }
 
+impl Hold {
+    /// What the event waits for, for people.
+    pub(in crate::relay) fn describe(&self) -> String {
+        match self {
+            Self::Full(_) => {
+                "records under way: see that the brokers answer and that min.insync.replicas replicas are in sync".into()
+            }
+            Self::NewTopic(topic) => format!("topic `{topic}`"),
+            Self::FirstContact => "the first acknowledgement of its partition".into(),
+            Self::Committing | Self::Unsettled => "the Kafka transactions before it".into(),
+            Self::Alone => "the records before it, because it is sent alone".into(),
+            Self::Parking => "parked events to be stored".into(),
+            Self::Growing(topic) => format!("topic `{topic}`, which is being grown (see `tidings topics list`)"),
+        }
+    }
+}
+
 /// What was found out while an event was held.
 pub(in crate::relay) enum Cleared {
     GoOn,
@@ -50,7 +67,7 @@ impl Forwarder {
             Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
             Hold::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
-                self.observer.ok(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
+                self.observer.note(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
                 // The session ends with the hold.
                 Box::pin(std::future::pending())
             }

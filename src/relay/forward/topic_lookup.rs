@@ -10,7 +10,8 @@ use crate::{
     relay::{
         TopicOptions,
         error::Interruption,
-        observe::{Observer, Part},
+        observe::{Observer, Part, Reason},
+        readiness::Cause,
     },
 };
 
@@ -31,12 +32,14 @@ impl Forwarder {
             asked += 1;
             match self.topics.cluster_id().await {
                 Ok(id) => {
-                    self.observer.ok(Part::Kafka, "connected");
+                    self.observer.note(Part::Kafka, "connected");
+                    self.observer.clear(Part::Kafka, Cause::Cluster);
                     return Ok(id);
                 }
                 Err(error) if asked < REACH_TRIES => {
                     tracing::warn!("{error}; the relay waits for it");
-                    self.observer.failing(Part::Kafka, error.to_string());
+                    self.observer.raise(Part::Kafka, Cause::Cluster, error.to_string());
+                    self.observer.pulse().moved();
                 }
                 Err(error) => return Err(Interruption::Kafka(error.to_string())),
             }
@@ -67,10 +70,11 @@ impl Forwarder {
 
     pub(super) fn observe_cluster(&mut self) {
         let Some(reason) = self.sink.acks().unreachable_since_last_ack() else {
-            self.observer.ok(Part::Kafka, "connected");
+            self.observer.note(Part::Kafka, "connected");
+            self.observer.clear(Part::Kafka, Cause::Cluster);
             return;
         };
-        self.observer.failing(Part::Kafka, format!("{reason}; events wait in the outbox"));
+        self.observer.raise(Part::Kafka, Cause::Cluster, format!("{reason}; events wait in the outbox"));
         if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
             let (topics, topic) = (self.topics.clone(), self.routes.all().first().map(|route| route.topic.clone()));
             self.looking = Some(tokio::spawn(async move { topics.look_for_cluster(topic).await }));
@@ -80,6 +84,8 @@ impl Forwarder {
 
 /// Looks a topic up until it can be used, creating it if that is asked for.
 pub(super) async fn look_up(topics: Topics, create: TopicOptions, may_be_compacted: bool, observer: Observer, topic: String) -> Cleared {
+    // Stands as long as this future lives: the session that drops it has a reason of its own.
+    let mut standing: Option<Reason> = None;
     loop {
         let mut answer = topics.partitions(&topic).await;
         if matches!(answer, Err(TopicError::Unknown(_))) && create.create {
@@ -98,12 +104,14 @@ pub(super) async fn look_up(topics: Topics, create: TopicOptions, may_be_compact
         match answer {
             Ok(partitions) => {
                 tracing::info!(topic, partitions, "publishes to a topic");
-                observer.ok(Part::Kafka, "connected");
                 return Cleared::Topic { topic, partitions };
             }
             Err(error) => {
                 tracing::warn!("{error}; the relay waits, nothing is lost");
-                observer.failing(Part::Kafka, error.to_string());
+                match &standing {
+                    Some(reason) => reason.set(error.to_string()),
+                    None => standing = Some(observer.hold(Part::Kafka, error.to_string())),
+                }
                 tokio::time::sleep(TOPIC_RETRY).await;
             }
         }

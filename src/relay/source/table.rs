@@ -73,7 +73,7 @@ impl TableSource {
         observer: &Observer,
         shutdown: &CancellationToken,
     ) -> Result<WindowEnd, Interruption> {
-        observer.ok(Part::Stream, "reading the table");
+        observer.note(Part::Stream, "reading the table");
         if books.progress.settled().window.is_none() {
             let look = look(books.ledger.session()).await?;
             if let Some(before) = self.insert.replace(look.insert) {
@@ -94,7 +94,8 @@ impl TableSource {
             let reader = self.reader.take().expect("the last window gave it back");
             let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
             let mut events = 0;
-            while let Some(page) = pages.recv().await {
+            while let Some(page) = next_page(&mut pages, forwarder, books).await? {
+                books.caught_up();
                 match publish(&page, &self.shape, forwarder, books, shutdown).await? {
                     Some(published) => events += published,
                     None => return Ok(WindowEnd::Shutdown),
@@ -113,6 +114,23 @@ impl TableSource {
             observer.batch(events);
         }
         Ok(WindowEnd::Done(events))
+    }
+}
+
+/// The next page, once it is read; `None` after the last. A window may take long to count, and the books are kept meanwhile.
+async fn next_page(
+    pages: &mut mpsc::Receiver<Page>,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+) -> Result<Option<Page>, Interruption> {
+    let lost = books.lost().clone();
+    loop {
+        tokio::select! {
+            biased;
+            page = pages.recv() => return Ok(page),
+            () = lost.cancelled() => return Err(Interruption::LeaseLost),
+            () = books.due() => books.store(forwarder).await?,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     table::publish_missed,
 };
 use crate::{
+    postgres::Lsn,
     postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, decode},
     relay::{
         RelayOptions,
@@ -31,6 +32,9 @@ pub(in crate::relay) const BEHIND_BYTES: u64 = 64 << 20;
 /// Behind by less than this, much log is not much to publish: others have written it.
 const BEHIND: Duration = Duration::from_secs(1);
 
+/// The log may end with the header of a page, which belongs to no record: so many bytes at most.
+const PAGE_HEADER_BYTES: u64 = 64;
+
 /// A stream of the log, read and forwarded until something interrupts it.
 pub(in crate::relay) struct WalSource {
     reader: FrameReader,
@@ -42,6 +46,8 @@ pub(in crate::relay) struct WalSource {
     /// When the current transaction committed, microseconds since 2000.
     committed_at: i64,
     events: u64,
+    /// How far the log was read when this was looked at last.
+    seen: Lsn,
 }
 
 /// How a stream ended.
@@ -55,7 +61,7 @@ pub(in crate::relay) enum StreamEnd {
 impl WalSource {
     pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
         let (options, shape) = (options.clone(), shape.clone());
-        Self { reader, pace: Pace::default(), tables: HashMap::new(), options, shape, committed_at: 0, events: 0 }
+        Self { reader, pace: Pace::default(), tables: HashMap::new(), options, shape, committed_at: 0, events: 0, seen: Lsn::default() }
     }
 
     /// Reads and forwards until `shutdown`, or, if `leave_when_behind`, until the table is the faster source; what was sent may then still be
@@ -71,7 +77,8 @@ impl WalSource {
         leave_when_behind: bool,
         shutdown: &CancellationToken,
     ) -> Result<StreamEnd, Interruption> {
-        observer.ok(Part::Stream, "streaming");
+        observer.note(Part::Stream, "streaming");
+        observer.pulse().step("streaming the log");
         let lost = books.lost().clone();
         let mut topped_up = false;
         loop {
@@ -156,8 +163,14 @@ impl WalSource {
                 return Err(Interruption::Publication);
             }
         }
-        let Look { snapshot, insert, .. } = look(books.ledger.session()).await?;
-        let behind = insert.0.saturating_sub(books.progress.settled().log.0);
+        let Look { snapshot, insert, flushed } = look(books.ledger.session()).await?;
+        let log = books.progress.settled().log;
+        let behind = insert.0.saturating_sub(log.0);
+        // What is not flushed yet is not streamed either.
+        if flushed.0.saturating_sub(log.0) <= PAGE_HEADER_BYTES || log > self.seen {
+            books.caught_up();
+        }
+        self.seen = log;
         books.progress.pair(snapshot, insert);
         Ok(Some(behind))
     }
