@@ -347,7 +347,7 @@ impl Books {
     /// Dropping the future loses nothing.
     pub(super) async fn drain(&mut self, forwarder: &mut Forwarder) -> bool {
         loop {
-            forwarder.sink().settled().await;
+            settled(&self.observer, forwarder).await;
             if forwarder.sink().failure().is_some() {
                 return false;
             }
@@ -360,7 +360,18 @@ impl Books {
                 }
             }
         }
-        forwarder.sink().settled().await;
+        settled(&self.observer, forwarder).await;
         forwarder.sink().failure().is_none()
+    }
+}
+
+/// Waits for the sink, and shows that it does.
+async fn settled(observer: &Observer, forwarder: &Forwarder) {
+    let mut settled = std::pin::pin!(forwarder.sink().settled());
+    loop {
+        tokio::select! {
+            () = &mut settled => return,
+            () = tokio::time::sleep(EVERY) => observer.pulse().moved(),
+        }
     }
 }

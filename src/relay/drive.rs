@@ -75,6 +75,8 @@ pub(super) struct Drive<'s> {
     pub(super) shutdown: &'s CancellationToken,
     /// The slot's log could not be decoded in the last session.
     pub(super) log_unusable: bool,
+    /// The server did not stream the log in the last session, although it accepted the connection.
+    pub(super) log_silent: bool,
 }
 
 impl Drive<'_> {
@@ -91,6 +93,9 @@ impl Drive<'_> {
             return Ok(());
         }
         let mut log = self.look(books, self.log_unusable).await?;
+        if self.log_silent && self.options.source == SourceKind::Auto {
+            log = LogSide::Unavailable { reason: "the server accepts a stream and does not answer".into(), tried: Instant::now() };
+        }
         let mut table = TableSource::new(self.options, self.shape);
         let mut behind = self.behind(books).await? > BEHIND_BYTES;
         let news = notice::listen(self.options);
@@ -121,6 +126,7 @@ impl Drive<'_> {
                 }
             }
             books.reads(Reading::Table, log.reason(behind));
+            self.observer.pulse().step("reading the table");
             match table.window(forwarder, books, self.observer, self.shutdown).await? {
                 WindowEnd::Shutdown => return Ok(()),
                 WindowEnd::Done(events) => {
@@ -214,15 +220,19 @@ impl Drive<'_> {
 
     pub(super) async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
         let application = self.options.database.application_name("relay stream");
-        let connection = Connection::open(&self.options.database, &application)
-            .await
-            .map_err(Interruption::ConnectingForReplication)?;
         let name = slot::slot_name(&self.options.name);
         let from = books.progress.settled().log;
-        let (reader, status) = connection
-            .stream(&name, &slot::publication(self.options), from)
-            .await
-            .map_err(Interruption::replication("starting the stream"))?;
+        self.observer.pulse().step("asking the server to stream the log");
+        let opening = async {
+            let connection =
+                Connection::open(&self.options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
+            let streaming = connection.stream(&name, &slot::publication(self.options), from).await;
+            streaming.map_err(Interruption::replication("starting the stream"))
+        };
+        let (reader, status) = tokio::select! {
+            opened = opening => opened?,
+            () = self.shutdown.cancelled() => return Ok(StreamEnd::Shutdown),
+        };
         let alone = self.shape.log_only().map(|reason| format!("streams the log alone: {reason}"));
         books.reads(Reading::Wal, alone.unwrap_or_else(|| "streams the log".into()));
         tracing::info!(slot = name, %from, "streams the log");

@@ -60,6 +60,13 @@ pub(super) enum Interruption {
     BatchRefused(String),
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
+    #[error("the session did not move any more while {0}, and was dropped")]
+    Hung(String),
+    /// Fewer connections to the database than a relay needs.
+    #[error(
+        "only {had} of the {needed} connections to the database that a relay needs can be open at once ({reason}): raise the pooler's pool_size, max_connections, or the CONNECTION LIMIT of the role or the database; docs/operating.md lists them"
+    )]
+    Connections { had: usize, needed: usize, reason: String },
     #[error("the publication is looked at again")]
     Publication,
     /// It does not pass on what is inserted into the outbox: somebody altered it.
@@ -102,7 +109,9 @@ impl Interruption {
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
-            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby => Meaning::Transient,
+            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby | Self::Hung(_) | Self::Connections { .. } => {
+                Meaning::Transient
+            }
             Self::Connecting(_) | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => match self.remedy() {
                 Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
                 None => Meaning::Transient,
@@ -124,12 +133,13 @@ impl Interruption {
 
     /// Whether it may be the passing effect of a change of access: a rotated password, a database that is renamed or recreated.
     pub(super) fn may_be_a_change_of_access(&self) -> bool {
-        self.is_of_connecting() && self.remedy().is_some()
+        self.is_of_connecting() && matches!(self.code().as_deref(), Some("28P01" | "28000" | "3D000"))
     }
 
-    /// The error with all its sources, and what may help if it does not pass by itself.
+    /// The error with all its sources, and what helps if it does not pass by itself.
     pub(super) fn explained(&self) -> String {
         let hint = self.server_error().and_then(|(code, _)| sqlstate::hint(&code, self.is_of_connecting()));
+        let hint = self.remedy().or(hint);
         hint.map_or_else(|| self.full(), |hint| format!("{}; {hint}", self.full()))
     }
 
@@ -137,6 +147,17 @@ impl Interruption {
     /// gone. The slot is of no use then; the table has what is missing.
     pub(super) fn log_is_unusable(&self) -> bool {
         matches!(self, Self::Replication { .. }) && matches!(self.code().as_deref(), Some("42704" | "55000" | "58P01"))
+    }
+
+    /// Whether the server accepted a replication connection and did not stream.
+    pub(super) fn log_is_silent(&self) -> bool {
+        matches!(self, Self::Replication { source: ReplicationError::Unanswered(_), .. })
+    }
+
+    /// Whether the database did not answer a statement in time.
+    pub(super) fn is_timed_out(&self) -> bool {
+        let Self::Sql { source: sqlx::Error::Io(error), .. } = self else { return false };
+        error.kind() == std::io::ErrorKind::TimedOut
     }
 
     /// The SQLSTATE, if the server gave one.
@@ -236,7 +257,7 @@ mod tests {
         for code in ["28P01", "28000", "3D000", "42501"] {
             let refused = refused(code, "no");
             assert!(matches!(refused.meaning(), Meaning::NeedsPerson(_)), "{code}");
-            assert!(refused.may_be_a_change_of_access(), "{code}");
+            assert_eq!(refused.may_be_a_change_of_access(), code != "42501", "{code}");
         }
         let pooler = refused("08P01", "unsupported startup parameter: replication");
         assert!(matches!(pooler.meaning(), Meaning::NeedsPerson(text) if text.contains("docs/managed-postgres.md")));

@@ -16,13 +16,18 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     RelayOptions,
     error::Interruption,
+    holder::{ForeignHolder, Holder, holder},
     observe::{Observer, Part},
+    readiness::Cause,
 };
 
 /// How often the leader shows that it is there.
@@ -37,39 +42,50 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a standby tries.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
-/// The lease, while it is held.
+/// How often a foreign holder of the lock is reported in the log.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// How long giving the lease back may take: the server takes it away after [`SILENCE`] in any case.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The lease, while it is held. Dropped, it is given back in the background.
 pub(super) struct Lease {
     lost: CancellationToken,
     released: CancellationToken,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Lease {
-    /// Waits until this relay leads.
+    /// Waits until this relay leads. The lease is given back when `dropped` is cancelled.
     ///
     /// # Errors
     /// When the database cannot be reached or asked.
-    pub(super) async fn acquire(options: &RelayOptions, observer: &Observer) -> Result<Self, Interruption> {
+    pub(super) async fn acquire(options: &RelayOptions, observer: &Observer, dropped: &CancellationToken) -> Result<Self, Interruption> {
+        observer.pulse().step("connecting to the database");
         let mut session = super::ledger::connect(options, "relay lease").await?;
         // By this name a standby is seen, whatever name the URL gives to sessions.
         let name = session_name(&options.name, &super::ledger::hostname(), std::process::id());
         let named = sqlx::query("select set_config('application_name', $1, false)").bind(name).execute(&mut session);
         super::ledger::within("preparing the session", named).await?;
         observer.note(Part::Database, "connected");
-        let mut said = false;
+        let mut standby = Standby::default();
         while !super::ledger::within("trying for the lease", try_lock(&mut session, options)).await? {
-            observer.stands_by();
-            if !said {
-                tracing::info!(relay = options.name, "standing by: another relay of this name leads");
-                said = true;
+            let looked = holder(&mut session, &options.schema, &options.name);
+            match super::ledger::within("looking for the holder of the lease", looked).await? {
+                Holder::Relay => standby.behind_a_relay(options, observer),
+                Holder::Foreign(foreign) => standby.behind(&foreign, options, observer),
+                // It was given back in between.
+                Holder::None => {}
             }
+            observer.pulse().step("waiting for the lease");
             tokio::time::sleep(TRY_EVERY).await;
         }
+        observer.clear(Part::Lease, Cause::LockHolder);
         observer.leader(true);
         observer.pulse().leads();
-        let (lost, released) = (CancellationToken::new(), CancellationToken::new());
+        let (lost, released) = (CancellationToken::new(), dropped.child_token());
         let task = tokio::spawn(hold(session, lost.clone(), released.clone()));
-        Ok(Self { lost, released, task })
+        Ok(Self { lost, released, task: Some(task) })
     }
 
     /// Cancelled once the lease is not certain any more.
@@ -78,9 +94,50 @@ impl Lease {
     }
 
     /// Gives the lease back, so that a standby takes over at once.
-    pub(super) async fn release(self) {
+    pub(super) async fn release(mut self) {
         self.released.cancel();
-        let _ = self.task.await;
+        if let Some(task) = self.task.take() {
+            let _ = timeout(RELEASE_WITHIN, task).await;
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.released.cancel();
+    }
+}
+
+/// What a relay that does not lead has reported.
+#[derive(Default)]
+struct Standby {
+    reported: bool,
+    warned: Option<Instant>,
+}
+
+impl Standby {
+    /// Another relay of this name leads, or a command works on it: as it should be.
+    fn behind_a_relay(&mut self, options: &RelayOptions, observer: &Observer) {
+        observer.stands_by();
+        if !std::mem::replace(&mut self.reported, true) {
+            tracing::info!(relay = options.name, "standing by: another relay of this name leads");
+        }
+        self.warned = None;
+    }
+
+    /// The lock is held by a session that is no relay: nothing is published as long as it is.
+    fn behind(&mut self, holder: &ForeignHolder, options: &RelayOptions, observer: &Observer) {
+        let text = format!(
+            "the lock of the lease of relay `{}` is held by {holder}, which is no relay of a role that may write the table of relays: nothing is published. Wait for it, or end it with select pg_terminate_backend({}); revoke CONNECT from a role that should not be in this database",
+            options.name, holder.pid
+        );
+        observer.waits_for_the_lock();
+        observer.raise(Part::Lease, Cause::LockHolder, text.clone());
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            tracing::warn!("{text}");
+            self.warned = Some(Instant::now());
+        }
+        self.reported = false;
     }
 }
 
@@ -128,7 +185,11 @@ async fn hold(mut session: PgConnection, lost: CancellationToken, released: Canc
             () = tokio::time::sleep(PING_EVERY) => {}
         }
         let ping = sqlx::raw_sql("select 1").execute(&mut session);
-        if !matches!(timeout(PING_TIMEOUT, ping).await, Ok(Ok(_))) {
+        let pinged = tokio::select! {
+            pinged = timeout(PING_TIMEOUT, ping) => pinged,
+            () = released.cancelled() => return,
+        };
+        if !matches!(pinged, Ok(Ok(_))) {
             lost.cancel();
             return;
         }

@@ -10,11 +10,13 @@
 //! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published, `scheduled` moves events to the outbox when they are due. `operator` is what a
 //! person does with relays by commands. `position`, `route` and the row decoder are pure.
 
+mod access;
 mod books;
 mod debezium;
 mod drive;
 mod error;
 mod forward;
+mod holder;
 mod lease;
 mod ledger;
 mod observe;
@@ -37,6 +39,8 @@ mod sink;
 mod slot;
 mod source;
 pub(crate) mod transaction_timeout;
+mod watchdog;
+mod watched;
 
 #[cfg(fuzzing)]
 pub(crate) use source::fuzz_row;
@@ -46,6 +50,8 @@ pub use crate::kafka::EnvelopeFormat;
 pub(crate) use debezium::ADDITIONAL_MAX;
 pub use debezium::{AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OffsetError, OutboxField, OutboxRows, Placement};
 pub use error::RelayError;
+#[cfg(feature = "cli")]
+pub(crate) use holder::{Holder, holder};
 pub use observe::{Check, CheckState, Observer};
 pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]

@@ -238,6 +238,12 @@ impl Observer {
         self.board().clear_everywhere(Cause::Interrupted);
     }
 
+    /// No relay of this name leads, this one included.
+    pub(crate) fn waits_for_the_lock(&self) {
+        self.0.pulse.leads();
+        self.leader(false);
+    }
+
     /// Another relay of this name leads.
     pub(crate) fn stands_by(&self) {
         self.0.pulse.stands_by();

@@ -86,7 +86,7 @@ impl Pulse {
         (vitals.well_at, vitals.moved_at) = (now, now);
     }
 
-    /// This process leads.
+    /// This process leads, or should: no other one does.
     pub(super) fn leads(&self) {
         let now = self.now();
         let mut vitals = self.vitals();
@@ -136,9 +136,9 @@ impl Vitals {
         let pending = match (&self.held, under_way) {
             (Some(held), _) => format!("an event waits for {held}"),
             (None, 0) => "events may be waiting".to_owned(),
-            (None, records) => format!(
-                "{records} records are under way: see that the brokers answer and that min.insync.replicas replicas are in sync"
-            ),
+            (None, records) => {
+                format!("{records} records are under way: see that the brokers answer and that min.insync.replicas replicas are in sync")
+            }
         };
         format!("nothing was acknowledged for {seconds} s, and {pending}; the session is {step}")
     }

@@ -96,11 +96,16 @@ impl Board {
 
     fn state(&self, part: Part, stalled: Option<&str>) -> CheckState {
         let mut texts: Vec<&str> = stalled.filter(|_| part == Part::Progress).into_iter().collect();
-        for ((_, _), text) in self.reasons.iter().filter(|((of, _), _)| *of == part) {
-            if !texts.contains(&text.as_str()) {
-                texts.push(text);
+        let mut not_tried = None;
+        for ((_, cause), text) in self.reasons.iter().filter(|((of, _), _)| *of == part) {
+            match cause {
+                Cause::NotTried => not_tried = Some(text.as_str()),
+                _ if texts.contains(&text.as_str()) => {}
+                _ => texts.push(text),
             }
         }
+        // A part for which there is a reason has been tried, and has not succeeded.
+        texts.extend(not_tried.filter(|_| texts.is_empty()));
         if texts.is_empty() {
             let note = self.notes.get(&part).map_or("no delay", String::as_str);
             return CheckState::Ok(note.to_owned());
@@ -125,6 +130,10 @@ mod tests {
     #[test]
     fn a_part_is_failing_until_it_was_tried() {
         let mut board = Board::new();
+        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("not tried yet"));
+        board.raise(Part::Kafka, Cause::Cluster, "no broker answers".into());
+        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("no broker answers"));
+        board.clear(Part::Kafka, Cause::Cluster);
         assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("not tried yet"));
         board.note(Part::Kafka, "connected".into());
         assert_eq!(board.state(Part::Kafka, None), CheckState::Ok("connected".into()));

@@ -10,13 +10,14 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Delivery, Observer, OnUndeliverable, RelayError, RelayOptions,
+    access::Refusals,
     books::Books,
-    debezium,
+    debezium::{self, Shape},
     drive::Drive,
     error::{Interruption, Meaning},
     forward::{BatchIsolation, Forwarder},
@@ -30,6 +31,7 @@ use super::{
     retention,
     route::TopicTemplate,
     scheduled, server, transaction_timeout,
+    watchdog::{Supervised, Watchdog, hang_limit},
 };
 use crate::kafka::{Acks, Failure};
 
@@ -41,6 +43,9 @@ const GOOD_SESSION: Duration = Duration::from_secs(10);
 
 /// How long an interrupted session waits for what it has sent. If Kafka answers within it, the next session repeats nothing.
 const SETTLE: Duration = Duration::from_secs(10);
+
+/// How long the last position may take to be stored when the grace is over by then.
+const STORE_LAST: Duration = Duration::from_millis(500);
 
 /// The label of a record that holds a position; events have theirs from one on.
 const POSITION: i64 = 0;
@@ -62,8 +67,12 @@ struct Carried {
     direct: bool,
     /// What the producer knows of topics belongs to this count of their changes.
     topic_changes: i64,
+    /// The database gives it as many connections as it needs.
+    has_connections: bool,
     /// The slot's log could not be decoded.
     log_unusable: bool,
+    /// The server did not stream the log.
+    log_silent: bool,
     /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
     isolation: BatchIsolation,
     failed: Option<Arc<Acks>>,
@@ -73,7 +82,22 @@ struct Carried {
     transaction_timeout: Option<Duration>,
 }
 
+/// Everything that a session works with.
+struct Ready {
+    server: server::Server,
+    shape: Shape,
+    forwarder: Forwarder,
+    books: Books,
+    moved: bool,
+}
+
 impl Carried {
+    /// What is left when the producers are replaced.
+    fn without_producer(self) -> Self {
+        let Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, .. } = self;
+        Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, ..Self::default() }
+    }
+
     /// The largest batch and the longest transaction.
     fn limits(&self) -> (usize, Duration) {
         (self.batch_bytes_max.unwrap_or(usize::MAX), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
@@ -137,7 +161,9 @@ impl Relay {
     /// # Errors
     /// [`RelayError::Refused`] says what happened and what to do; [`RelayError::GraceExceeded`] if draining took too long.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let mut carried = Carried::default();
+        let relay = Arc::new(Self { options: self.options.clone(), observer: self.observer.clone() });
+        let mut watchdog = Watchdog::new(&self.observer, hang_limit(&self.options), self.options.shutdown_grace);
+        let (mut carried, mut refusals) = (Carried::default(), Refusals::default());
         let backoff = ExponentialBuilder::default()
             .with_min_delay(RETRY.0)
             .with_max_delay(RETRY.1)
@@ -147,10 +173,21 @@ impl Relay {
         let mut waits = backoff.build();
         loop {
             let began = Instant::now();
-            let interruption = match self.lead(&mut carried, &shutdown).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(exceeded)) => return Err(exceeded),
-                Err(interruption) => interruption,
+            let (epoch, direct, transaction_timeout) = (carried.epoch, carried.direct, carried.transaction_timeout);
+            let dropped = CancellationToken::new();
+            let session = relay.clone().run_session(carried, dropped.clone(), shutdown.clone());
+            let interruption = match watchdog.supervise(session, &dropped, &shutdown).await {
+                Supervised::Ended((_, Ok(None))) => return Ok(()),
+                Supervised::Ended((_, Ok(Some(exceeded)))) => return Err(exceeded),
+                Supervised::Ended((left, Err(interruption))) => {
+                    carried = left;
+                    interruption
+                }
+                Supervised::Hung(step) => {
+                    carried = Carried { epoch, direct, transaction_timeout, ..Carried::default() };
+                    Interruption::Hung(step)
+                }
+                Supervised::Overdue => return self.overdue(),
             };
             let text = interruption.explained();
             // A command waits for it.
@@ -162,11 +199,17 @@ impl Relay {
                     Err(refusal) => return Err(RelayError::Refused(refusal.full())),
                 }
             }
+            carried.log_silent = interruption.log_is_silent();
             match interruption.meaning() {
+                Meaning::NeedsPerson(_)
+                    if carried.direct && interruption.may_be_a_change_of_access() && refusals.may_retry(Instant::now()) =>
+                {
+                    self.observer.interrupted(part(&interruption), text.clone());
+                    self.observer.reconnected("postgres");
+                }
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    let Carried { epoch, direct, isolation, failed, batch_bytes_max, transaction_timeout, .. } = carried;
-                    carried = Carried { epoch, direct, isolation, failed, batch_bytes_max, transaction_timeout, ..Carried::default() };
+                    carried = carried.without_producer();
                     self.observer.interrupted(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {
@@ -179,6 +222,10 @@ impl Relay {
                     self.observer.interrupted(part, text.clone());
                     self.observer.reconnected(if part == Part::Kafka { "kafka" } else { "postgres" });
                 }
+            }
+            if interruption.is_timed_out() {
+                // It may be that there are fewer connections than there were.
+                carried.has_connections = false;
             }
             self.observer.leader(false);
             self.observer.parked(0, 0);
@@ -194,8 +241,34 @@ impl Relay {
         }
     }
 
+    /// A relay that did not stop within its grace: a wait in it does not respond.
+    fn overdue(&self) -> Result<(), RelayError> {
+        tracing::warn!("the session did not respond within the shutdown grace, and is left");
+        match self.observer.pulse().under_way() {
+            0 => Ok(()),
+            under_way => Err(RelayError::GraceExceeded { under_way, grace: self.options.shutdown_grace }),
+        }
+    }
+
+    /// One session as a task of its own: takes what the last one left, and returns what it leaves.
+    async fn run_session(
+        self: Arc<Self>,
+        mut carried: Carried,
+        dropped: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> (Carried, Result<Option<RelayError>, Interruption>) {
+        let outcome = self.lead(&mut carried, &dropped, &shutdown).await;
+        (carried, outcome)
+    }
+
     /// Waits for the lease and works under it.
-    async fn lead(&self, carried: &mut Carried, shutdown: &CancellationToken) -> Result<Option<RelayError>, Interruption> {
+    async fn lead(
+        &self,
+        carried: &mut Carried,
+        dropped: &CancellationToken,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<RelayError>, Interruption> {
+        self.observer.pulse().step("looking for a pooler");
         if !carried.direct {
             tokio::select! {
                 direct = pooler::require_direct(&self.options) => direct?,
@@ -204,9 +277,17 @@ impl Relay {
             carried.direct = true;
         }
         let lease = tokio::select! {
-            lease = Lease::acquire(&self.options, &self.observer) => lease?,
+            lease = Lease::acquire(&self.options, &self.observer, dropped) => lease?,
             () = shutdown.cancelled() => return Ok(None),
         };
+        if !carried.has_connections {
+            tokio::select! {
+                enough = pooler::require_connections(&self.options) => enough?,
+                () = lease.lost().cancelled() => return Err(Interruption::LeaseLost),
+                () = shutdown.cancelled() => return Ok(None),
+            }
+            carried.has_connections = true;
+        }
         let lost = lease.lost().clone();
         let outcome = tokio::select! {
             outcome = self.session(carried, &lost, shutdown) => outcome,
@@ -225,23 +306,52 @@ impl Relay {
         shutdown: &CancellationToken,
     ) -> Result<Option<RelayError>, Interruption> {
         let (options, observer) = (&self.options, &self.observer);
+        observer.pulse().held(None);
+        let ready = tokio::select! {
+            ready = self.prepare(carried, lost) => ready?,
+            () = lost.cancelled() => return Err(Interruption::LeaseLost),
+            () = shutdown.cancelled() => return Ok(None),
+        };
+        let Ready { server, shape, mut forwarder, mut books, moved } = ready;
+        let (log_unusable, log_silent) = (carried.log_unusable, carried.log_silent);
+        let drive = Drive { options, server: &server, shape: &shape, moved, observer, shutdown, log_unusable, log_silent };
+        observer.pulse().step("reading the outbox");
+        let mut broken_off = false;
+        let outcome = tokio::select! {
+            outcome = drive.run(&mut forwarder, &mut books) => outcome,
+            () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),
+            error = scheduled::run(options, observer) => Err(error),
+            // Whatever it waits for: a relay that does not lead any more stops.
+            () = lost.cancelled() => Err(Interruption::LeaseLost),
+            // Its loops stop at once. A statement without an answer does not.
+            () = async { shutdown.cancelled().await; tokio::time::sleep(options.shutdown_grace / 2).await } => {
+                broken_off = true;
+                Ok(())
+            }
+        };
+        self.settle(outcome, broken_off, forwarder, books, carried).await
+    }
+
+    /// Everything that a session needs before it reads.
+    async fn prepare(&self, carried: &mut Carried, lost: &CancellationToken) -> Result<Ready, Interruption> {
+        let (options, observer) = (&self.options, &self.observer);
+        observer.pulse().step("taking over the relay's row");
         let (mut ledger, saved) = Ledger::take_over(options).await?;
         observer.note(Part::Database, "connected");
         require_forward(carried.epoch, ledger.epoch())?;
         let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
         observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
+        observer.pulse().step("looking at the database");
         let shape = debezium::examine(options, ledger.session()).await?;
         let server = server::examine(options, ledger.session()).await?;
         carried.learn()?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
         let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
         carried.topic_changes = ledger.topic_changes();
-        let (mut forwarder, mut start) = tokio::select! {
-            started = self.start(&server, saved, &mut ledger, settled, carried.limits(), lost) => started?,
-            () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = shutdown.cancelled() => return Ok(None),
-        };
+        observer.pulse().step("starting the producers and reading the position");
+        let (mut forwarder, mut start) = self.start(&server, saved, &mut ledger, settled, carried.limits(), lost).await?;
+        observer.pulse().step("reading what is parked");
         let shape = shape.judge(options, ledger.session(), &start.position).await?;
         // Released before the last session ended, and still on the table.
         let released = std::mem::take(&mut start.position.released);
@@ -262,15 +372,7 @@ impl Relay {
             books.cut(&mut forwarder).await?;
         }
         books.show_parked(&forwarder);
-        let drive = Drive { options, server: &server, shape: &shape, moved, observer, shutdown, log_unusable: carried.log_unusable };
-        let outcome = tokio::select! {
-            outcome = drive.run(&mut forwarder, &mut books) => outcome,
-            () = retention::run(options, &server.identity, carried.epoch, observer) => Err(Interruption::LeaseLost),
-            error = scheduled::run(options, observer) => Err(error),
-            // Whatever it waits for: a relay that does not lead any more stops.
-            () = lost.cancelled() => Err(Interruption::LeaseLost),
-        };
-        self.settle(outcome, forwarder, books, carried).await
+        Ok(Ready { server, shape, forwarder, books, moved })
     }
 
     /// A producer, and where the relay goes on.
@@ -303,9 +405,11 @@ impl Relay {
     }
 
     /// After a session's work: waits for what was sent, stores it if that is still possible, and keeps what the next session can use.
+    /// Work that did not end at a shutdown was `broken_off`.
     async fn settle(
         &self,
         outcome: Result<(), Interruption>,
+        broken_off: bool,
         mut forwarder: Forwarder,
         mut books: Books,
         carried: &mut Carried,
@@ -313,19 +417,30 @@ impl Relay {
         if let Err(interruption) = &outcome {
             self.observer.interrupted(part(interruption), interruption.explained());
         }
-        let grace = if outcome.is_ok() { self.options.shutdown_grace } else { SETTLE };
+        self.observer.pulse().step("waiting for what is under way");
+        let grace = match &outcome {
+            Ok(()) if broken_off => self.options.shutdown_grace / 4,
+            Ok(()) => self.options.shutdown_grace,
+            Err(_) => SETTLE,
+        };
+        let deadline = Instant::now() + grace;
         if outcome.is_ok() {
             tracing::info!(under_way = forwarder.sink().acks().under_way().0, "stops reading and waits for what is under way");
         }
         // A leader that is none any more commits nothing further: it would be fenced off if it tried.
         let deposed = matches!(outcome, Err(Interruption::LeaseLost));
-        let drained = !deposed && matches!(timeout(grace, books.drain(&mut forwarder)).await, Ok(true));
+        // What was broken off may have sent an event and not taken note of it: the batch is left for the next session to send again.
+        let drained = !deposed && !broken_off && matches!(timeout(grace, books.drain(&mut forwarder)).await, Ok(true));
         match outcome {
             Ok(()) => {
-                books.store(&mut forwarder).await?;
+                match timeout_at(deadline.max(Instant::now() + STORE_LAST), books.store(&mut forwarder)).await {
+                    Ok(stored) => stored?,
+                    Err(_) => tracing::warn!("the database does not answer: the position is not stored, and is read from Kafka again"),
+                }
                 books.stream_ends().await;
                 let under_way = forwarder.sink().acks().under_way().0;
-                Ok((!drained).then_some(RelayError::GraceExceeded { under_way, grace }))
+                let safe = drained || (under_way == 0 && forwarder.sink().is_settled());
+                Ok((!safe).then_some(RelayError::GraceExceeded { under_way, grace: self.options.shutdown_grace }))
             }
             Err(interruption) => {
                 carried.isolation = forwarder.take_isolation();
@@ -353,6 +468,7 @@ fn part(interruption: &Interruption) -> Part {
         _ if interruption.meaning() == Meaning::ProducerBroken => Part::Kafka,
         Interruption::Topic(_) => Part::Kafka,
         Interruption::LeaseLost => Part::Lease,
+        Interruption::Connections { .. } => Part::Database,
         _ if interruption.is_of_connecting() => Part::Database,
         _ => Part::Stream,
     }

@@ -18,7 +18,7 @@ use super::{
     RelayOptions,
     error::{Interruption, Meaning},
     ledger::{connect, within},
-    observe::Observer,
+    observe::{Observer, Part, Reason},
 };
 use crate::{
     failpoint::{self, Step},
@@ -47,12 +47,15 @@ pub(super) async fn run(options: &RelayOptions, observer: &Observer) -> Interrup
         warn_of_waiting(options).await;
         std::future::pending::<()>().await;
     }
+    let mut standing: Option<Reason> = None;
     loop {
-        let Err(error) = work(options, observer).await;
+        let Err(error) = work(options, observer, &mut standing).await;
         if matches!(error.meaning(), Meaning::NeedsPerson(_)) {
             return error;
         }
-        tracing::warn!("{}; scheduled events wait", error.full());
+        let text = format!("{}; scheduled events wait", error.explained());
+        tracing::warn!("{text}");
+        standing = Some(observer.hold(Part::Database, text));
         tokio::time::sleep(AGAIN).await;
     }
 }
@@ -66,12 +69,17 @@ async fn warn_of_waiting(options: &RelayOptions) {
 }
 
 /// Moves events until something goes wrong.
-async fn work(options: &RelayOptions, observer: &Observer) -> Result<std::convert::Infallible, Interruption> {
+async fn work(
+    options: &RelayOptions,
+    observer: &Observer,
+    standing: &mut Option<Reason>,
+) -> Result<std::convert::Infallible, Interruption> {
     let mut session = connect(options, "relay scheduled").await?;
     // A crash that loses a move loses both halves of it, and a relay publishes only what is on disk; a standby need not have it.
     within("preparing the session", sqlx::raw_sql("set synchronous_commit = local").execute(&mut session)).await?;
     // Whatever is due: a right that is missing is told now, and not when the first event is late.
     move_due(options, &mut session, observer).await?;
+    *standing = None;
     loop {
         let pause = match due_in(options, &mut session).await? {
             None => LOOK_EVERY,

@@ -1,7 +1,5 @@
 //! The publication and the replication slot: makes the log follow the outbox, and says how far it may be read.
 
-use std::time::Duration;
-
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::task::JoinHandle;
 
@@ -11,11 +9,9 @@ use super::{
     ledger::{connect, within},
     position::Snapshot,
     server::Server,
+    watched::{backend, watched},
 };
 use crate::postgres::{Lsn, replication::Connection};
-
-/// How often something that waits for other transactions says so.
-const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// What is said of each transaction that a new slot waits for.
 const SLOT_WAITS: &str = "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
@@ -134,30 +130,20 @@ pub(super) fn make_exporting(options: &RelayOptions, server: &Server) -> JoinHan
     let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
     let create = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})", slot_name(&options.name));
     let options = options.clone();
-    tokio::spawn(async move {
-        let making = export(&options, &create);
-        let mut making = std::pin::pin!(making);
-        loop {
-            tokio::select! {
-                made = &mut making => return made,
-                () = tokio::time::sleep(SAY_EVERY) => {}
-            }
-            if let Ok(mut asking) = connect(&options, "relay slot").await {
-                say_what_blocks(&mut asking, SLOT_WAITS).await;
-            }
-        }
-    })
+    tokio::spawn(async move { export(&options, &create).await })
 }
 
 async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interruption> {
     let doing = "creating the slot";
     let application = options.database.application_name("relay slot");
-    let mut connection =
-        Connection::open(&options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
-    let mut rows = Vec::new();
-    for command in ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", create, "SELECT pg_current_snapshot()::text, pg_export_snapshot()"] {
-        rows.extend(connection.query(command).await.map_err(Interruption::replication(doing))?);
-    }
+    let mut connection = Connection::open(&options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
+    let failed = || Interruption::replication(doing);
+    let backend = connection.query("SELECT pg_catalog.pg_backend_pid()").await.map_err(failed())?;
+    let backend = backend.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or_default();
+    connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed())?;
+    let creating = async { connection.query_unbounded(create).await.map_err(failed()) };
+    let mut rows = watched(options, doing, backend, creating, Some(SLOT_WAITS)).await?;
+    rows.extend(connection.query("SELECT pg_current_snapshot()::text, pg_export_snapshot()").await.map_err(failed())?);
     let text = |row: usize, column: usize| rows.get(row).and_then(|row: &Vec<Option<String>>| row.get(column)?.clone()).unwrap_or_default();
     // slot_name, consistent_point, snapshot_name, output_plugin.
     let (from, snapshot, exported) = (text(0, 1).parse(), text(1, 0).parse(), text(1, 1));
@@ -176,19 +162,9 @@ fn aside(options: RelayOptions, doing: &'static str, sql: String, blocked: Optio
     tokio::spawn(async move {
         let mut session = connect(&options, "relay slot").await?;
         let name = slot_name(&options.name);
-        let work = sqlx::query(AssertSqlSafe(sql)).bind(name).execute(&mut session);
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return done.map(|_| ()).map_err(Interruption::sql(doing)),
-                () = tokio::time::sleep(SAY_EVERY) => {}
-            }
-            if let Some(blocked) = blocked
-                && let Ok(mut asking) = connect(&options, "relay slot").await
-            {
-                say_what_blocks(&mut asking, blocked).await;
-            }
-        }
+        let backend = backend(&mut session).await?;
+        let work = async { sqlx::query(AssertSqlSafe(sql)).bind(name).execute(&mut session).await.map_err(Interruption::sql(doing)) };
+        watched(&options, doing, backend, work, blocked).await.map(|_| ())
     })
 }
 
@@ -203,12 +179,13 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
          ) t on true
          where p.pubname = $1 group by p.oid, p.pubinsert, p.puballtables",
     );
-    let found = found.bind(&name).bind(schema).bind(table).fetch_optional(&mut *session).await;
+    let looking = "looking for the publication";
+    let found = within(looking, found.bind(&name).bind(schema).bind(table).fetch_optional(&mut *session)).await?;
     let read = |row: sqlx::postgres::PgRow| -> Result<(bool, bool, bool), sqlx::Error> {
         Ok((row.try_get("inserts")?, row.try_get("ours")?, row.try_get("others")?))
     };
-    match found.and_then(|row| row.map(read).transpose()) {
-        Err(error) => Err(Interruption::sql("looking for the publication")(error)),
+    match found.map(read).transpose() {
+        Err(error) => Err(Interruption::sql(looking)(error)),
         Ok(Some((true, true, _))) => Ok(()),
         Ok(Some((_, false, true))) => Err(Interruption::Refused(format!(
             "publication `{name}` does not contain this outbox, or not all of its rows: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
@@ -233,8 +210,7 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
                 name.replace('"', "\"\""),
                 options.quoted_table()
             );
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await.map_err(Interruption::sql("creating the publication"))?;
-            Ok(())
+            within("creating the publication", sqlx::raw_sql(AssertSqlSafe(sql)).execute(session)).await.map(|_| ())
         }
     }
 }
@@ -284,8 +260,8 @@ fn require_ours(name: &str, slot: &Slot) -> Result<(), Interruption> {
 async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), Interruption> {
     let Some(pid) = slot.active_pid else { return Ok(()) };
     tracing::info!(pid, "ends the walsender of an earlier leader");
-    let ended = sqlx::query("select pg_terminate_backend($1, 5000)").bind(pid).execute(session).await;
-    ended.map_err(Interruption::sql("ending the walsender of an earlier leader")).map(|_| ())
+    let ended = sqlx::query("select pg_terminate_backend($1, 5000)").bind(pid).execute(session);
+    within("ending the walsender of an earlier leader", ended).await.map(|_| ())
 }
 
 /// Bytes of log that the server keeps for a slot: what is not confirmed, and all of it. `None` without such a slot.
@@ -297,19 +273,7 @@ pub(super) async fn log_kept(session: &mut PgConnection, relay: &str) -> Result<
         "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
          from pg_replication_slots where slot_name = $1",
     );
-    kept.bind(slot_name(relay)).fetch_optional(session).await.map_err(Interruption::sql("looking at the slot"))
-}
-
-/// Says which transactions something waits for.
-async fn say_what_blocks(session: &mut PgConnection, blocked: &'static str) {
-    let sql = "select pid, coalesce(usename, '?')::text as role, coalesce(application_name, '')::text as application, (now() - xact_start)::text as age
-               from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 5";
-    let Ok(rows) = sqlx::query(sql).fetch_all(session).await else { return };
-    for row in rows {
-        let text = |column: &str| row.try_get::<String, _>(column).unwrap_or_default();
-        let pid: i32 = row.try_get("pid").unwrap_or_default();
-        tracing::warn!(pid, role = text("role"), application = text("application"), open_for = text("age"), "{blocked}");
-    }
+    within("looking at the slot", kept.bind(slot_name(relay)).fetch_optional(session)).await
 }
 
 /// Where the server's log ends.

@@ -167,8 +167,15 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
         ),
         _ => {}
     }
+    if let Some(holder) = &relay.lock_held_by {
+        note(
+            format!("nothing is published: {holder} holds the lock of its lease and is no relay"),
+            "wait for that session, or end it with select pg_terminate_backend(PID); revoke CONNECT from a role that should not be in this database"
+                .into(),
+        );
+    }
     let silent = relay.heartbeat_age_seconds.is_none_or(|age| age > HEARTBEAT_SECONDS_MAX);
-    if silent && !slot.active {
+    if silent && !slot.active && relay.lock_held_by.is_none() {
         let since = relay.heartbeat_age_seconds.map_or("it never led".to_owned(), |age| format!("last heard of {} ago", time(age)));
         note(
             format!("not running ({since}){}", if slot.exists { "; its slot keeps WAL on the server's disk meanwhile" } else { "" }),
@@ -191,6 +198,7 @@ mod tests {
             name: "orders".into(),
             table: None,
             leader: Some("host:7".into()),
+            lock_held_by: None,
             standbys: vec!["host:8".into()],
             epoch: 3,
             heartbeat_age_seconds: Some(1.0),
@@ -255,6 +263,12 @@ order  orders           6      1,234
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
         assert!(shown(lost).contains("removed WAL"));
+        let mut locked = relay();
+        locked.slot.active = false;
+        locked.heartbeat_age_seconds = Some(250.0);
+        locked.lock_held_by = Some("session 7 (role app, application `psql`)".into());
+        let text = shown(locked);
+        assert!(text.contains("session 7 (role app, application `psql`) holds the lock") && !text.contains("not running"), "{text}");
         let mut streaming = relay();
         streaming.heartbeat_age_seconds = Some(250.0);
         assert!(!shown(streaming).contains("->"), "a relay that holds its slot is running, however late its heartbeat");

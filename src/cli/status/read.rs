@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgPool, Row};
 
 use super::foreign::ForeignTable;
 use crate::relay::operator::sessions;
+use crate::relay::{Holder, holder};
 
 /// Most waiting events that are counted: beyond it the number says "far behind" whatever it is, and counting takes long.
 pub(super) const COUNTED_MAX: i64 = 1_000_000;
@@ -36,6 +37,8 @@ pub(super) struct RelayStatus {
     /// What it reads, if that is not this schema's outbox.
     pub(super) table: Option<ForeignTable>,
     pub(super) leader: Option<String>,
+    /// The session that holds the lock of its lease, if that is no relay.
+    pub(super) lock_held_by: Option<String>,
     /// Processes that wait to lead, `host:pid`.
     pub(super) standbys: Vec<String>,
     pub(super) epoch: i64,
@@ -140,6 +143,11 @@ impl Status {
                 relay.standbys.push(session.process);
             }
         }
+        for relay in &mut relays {
+            if let Holder::Foreign(foreign) = holder(&mut tx, schema, &relay.name).await? {
+                relay.lock_held_by = Some(foreign.to_string());
+            }
+        }
         let mut waiting_events = None;
         if relays.is_empty() {
             let waiting = format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
@@ -181,6 +189,7 @@ impl FromRow<'_, PgRow> for RelayStatus {
             name: row.try_get("name")?,
             table: table.map(|(schema, name)| ForeignTable { schema, name }),
             leader: row.try_get("leader")?,
+            lock_held_by: None,
             standbys: Vec::new(),
             epoch: row.try_get("epoch")?,
             heartbeat_age_seconds: row.try_get("heartbeat_age_seconds")?,

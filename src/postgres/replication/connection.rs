@@ -1,5 +1,7 @@
 //! A connection in replication mode: start-up, simple queries, and the change into streaming.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::{backend::Message, frontend};
@@ -20,6 +22,17 @@ use crate::postgres::{Lsn, Settings, SslMode};
 /// The kernel's receive buffer, bytes. Small on purpose: with the walsender's send buffer it bounds what is under way, and
 /// a reader that lets it fill gets it whole in one read.
 const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
+
+/// How long the server may take to answer a command that does not wait for other transactions.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// When the peer of a silent connection is probed, how often, and after how many probes it counts as lost: half a minute in
+/// all. A stream that waits for the server's next message would not notice otherwise before its own time limit.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 4);
+
+/// How long sent bytes may stay unacknowledged by the peer's kernel.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection is made of: TCP, TLS over it, or a Unix socket.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -75,8 +88,16 @@ impl Connection {
     /// Runs one command by the simple protocol; the rows as text, SQL null as `None`.
     ///
     /// # Errors
-    /// The server's error, or a lost connection.
+    /// The server's error, no answer in time, or a lost connection.
     pub(crate) async fn query(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
+        timeout(ANSWER_WITHIN, self.query_unbounded(command)).await.unwrap_or(Err(ReplicationError::Unanswered("a result")))
+    }
+
+    /// The same for a command that may wait for transactions of others. The caller must bound or watch the wait.
+    ///
+    /// # Errors
+    /// The server's error, or a lost connection.
+    pub(crate) async fn query_unbounded(&mut self, command: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
         self.wire.send(&out).await?;
@@ -86,8 +107,13 @@ impl Connection {
     /// Starts streaming from `from` (or from where the slot stands, if that is further).
     ///
     /// # Errors
-    /// The server's error (slot missing or active), or a lost connection.
-    pub(crate) async fn stream(
+    /// The server's error (slot missing or active), no answer in time, or a lost connection.
+    pub(crate) async fn stream(self, slot: &str, publication: &str, from: Lsn) -> Result<(FrameReader, StatusWriter), ReplicationError> {
+        let starting = timeout(ANSWER_WITHIN, self.start_replication(slot, publication, from));
+        starting.await.unwrap_or(Err(ReplicationError::Unanswered("a stream")))
+    }
+
+    async fn start_replication(
         mut self,
         slot: &str,
         publication: &str,
@@ -137,11 +163,24 @@ async fn open_tcp(settings: &Settings) -> std::io::Result<tokio::net::TcpStream>
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         socket.set_nodelay(true)?;
         match socket.connect(address).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                watch_peer(&stream)?;
+                return Ok(stream);
+            }
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// Has the kernel notice a peer that is lost without a word.
+fn watch_peer(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+    let (time, interval, retries) = KEEPALIVE;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
 }
 
 impl Wire {

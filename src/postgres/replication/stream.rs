@@ -2,7 +2,7 @@
 //!
 //! Layout: PostgreSQL manual, "Streaming Replication Protocol" (XLogData `w`, primary keepalive `k`, standby status update `r`).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -17,6 +17,9 @@ const KEEP_BYTES: usize = 4 * READ_BYTES;
 
 /// Microseconds from the Unix epoch to Postgres's, 2000-01-01 UTC.
 pub(crate) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// How long a polite end may take: the server notices the closed connection anyway.
+const FINISH_WITHIN: Duration = Duration::from_secs(1);
 
 /// One frame of the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -151,8 +154,11 @@ impl StatusWriter {
     /// Ends the stream politely, so that the server frees the slot at once.
     pub(crate) async fn finish(mut self) {
         // CopyDone, then Terminate; the connection is closed either way.
-        let _ = self.socket.write_all(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4]).await;
-        let _ = self.socket.flush().await;
-        let _ = self.socket.shutdown().await;
+        let finishing = async {
+            let _ = self.socket.write_all(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4]).await;
+            let _ = self.socket.flush().await;
+            let _ = self.socket.shutdown().await;
+        };
+        let _ = tokio::time::timeout(FINISH_WITHIN, finishing).await;
     }
 }

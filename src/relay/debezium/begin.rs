@@ -29,6 +29,10 @@ impl Drive<'_> {
     pub(super) async fn begin(&self, existing: ExistingRows, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
         slot::forget(self.options, books.ledger.session()).await?;
         let mut making = slot::make_exporting(self.options, self.server);
+        let waiting = self.observer.hold(
+            Part::Stream,
+            "the slot is being made, which waits for every open transaction of the server: the log names them every 5 s",
+        );
         let seam = loop {
             tokio::select! {
                 made = &mut making => break made.map_err(|error| Interruption::Refused(format!("creating the slot broke off: {error}")))??,
@@ -39,6 +43,7 @@ impl Drive<'_> {
                 () = books.due() => books.store(forwarder).await?,
             }
         };
+        drop(waiting);
         tracing::info!(slot = slot::slot_name(&self.options.name), from = %seam.from, ?existing, "has made the slot");
         if existing == ExistingRows::Publish && !self.publish_existing(&seam.exported, forwarder, books).await? {
             return Ok(false);

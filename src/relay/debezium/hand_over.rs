@@ -15,6 +15,7 @@ use crate::{
         ledger::within,
         position::{Partial, Position, Snapshot, XidSet},
         slot,
+        watched::{backend, watched},
     },
 };
 
@@ -178,14 +179,17 @@ async fn transactions(
     );
     let publication = format!("\"{}\"", slot::publication(options).replace('"', "\"\""));
     let query = sqlx::query(AssertSqlSafe(sql)).bind(slot::slot_name(&options.name)).bind(publication).bind(Lsn(offset.lsn).to_string());
-    // Not bounded in time: it decodes what the connector has not confirmed, which is little unless it was behind.
-    let rows = query.fetch_all(session).await.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+    let backend = backend(session).await?;
+    let refused = |error: sqlx::Error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
         Some("42704") => Interruption::Refused(format!(
             "publication `{}` was made after the place at which the connector's slot stands, so the slot cannot be read by it: name the connector's publication.name in outbox.publication",
             slot::publication(options)
         )),
         _ => Interruption::sql(doing)(error),
-    })?;
+    };
+    // Not bounded in time: it decodes what the connector has not confirmed, which is little unless it was behind.
+    let peeking = async { query.fetch_all(session).await.map_err(refused) };
+    let rows = watched(options, doing, backend, peeking, None).await?;
     let read = |row: &sqlx::postgres::PgRow| -> Result<Transaction, sqlx::Error> {
         let number = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
         let (events, before, at) = (number("events")?, number("before")?, number("at")?);

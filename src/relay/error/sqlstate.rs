@@ -30,7 +30,9 @@ pub(super) fn remedy_of_connecting(code: &str, message: &str) -> Option<&'static
         }
         "08P01" if is_about_the_protocol(message) => POOLER,
         "3D000" => "check the database's name in the database URL",
-        "42501" => "grant the role CONNECT on the database, and for the stream the attribute REPLICATION (ALTER ROLE … REPLICATION)",
+        "42501" => {
+            "grant the role CONNECT on the database, and for the stream the attribute REPLICATION (ALTER ROLE … REPLICATION); see `tidings check`"
+        }
         _ => return None,
     })
 }

@@ -30,9 +30,7 @@ impl Hold {
     /// What the event waits for, for people.
     pub(in crate::relay) fn describe(&self) -> String {
         match self {
-            Self::Full(_) => {
-                "records under way: see that the brokers answer and that min.insync.replicas replicas are in sync".into()
-            }
+            Self::Full(_) => "records under way: see that the brokers answer and that min.insync.replicas replicas are in sync".into(),
             Self::NewTopic(topic) => format!("topic `{topic}`"),
             Self::FirstContact => "the first acknowledgement of its partition".into(),
             Self::Committing | Self::Unsettled => "the Kafka transactions before it".into(),

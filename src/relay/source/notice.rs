@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::relay::{RelayOptions, SourceKind};
 
@@ -12,6 +12,9 @@ const CHANNEL: &str = "tidings_outbox";
 
 /// Before a listener is built anew: one that has failed is not used again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a listener may take to be built.
+const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// Tells of notifications as long as the returned value is held; silent unless the source is `poll`.
 pub(in crate::relay) fn listen(options: &RelayOptions) -> Arc<Notify> {
@@ -22,12 +25,12 @@ pub(in crate::relay) fn listen(options: &RelayOptions) -> Arc<Notify> {
             let connect = database.connect_options_as("relay news");
             let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(connect);
             while weak.strong_count() > 0 {
-                if let Ok(mut listener) = PgListener::connect_with(&pool).await
-                    && listener.listen(CHANNEL).await.is_ok()
+                if let Ok(Ok(mut listener)) = timeout(LISTEN_WITHIN, PgListener::connect_with(&pool)).await
+                    && matches!(timeout(LISTEN_WITHIN, listener.listen(CHANNEL)).await, Ok(Ok(())))
                 {
                     // The timeout only looks whether anybody is still interested.
                     while let Some(news) = weak.upgrade() {
-                        match tokio::time::timeout(AGAIN_AFTER, listener.recv()).await {
+                        match timeout(AGAIN_AFTER, listener.recv()).await {
                             Ok(Ok(_)) => news.notify_one(),
                             Ok(Err(_)) => break,
                             Err(_) => {}

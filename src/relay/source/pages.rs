@@ -17,6 +17,7 @@ use crate::{
         error::Interruption,
         ledger::{connect, within},
         position::{Snapshot, Window},
+        watched::{backend, watched},
     },
 };
 
@@ -109,15 +110,22 @@ impl Reader {
     pub(in crate::relay) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
         let doing = "reading the rows that are there";
         let (columns, table, order) = (self.shape.select_list(), self.options.quoted_table(), self.shape.natural_order());
-        let spares = self.spares.clone();
+        let (spares, options) = (self.spares.clone(), self.options.clone());
         let session = self.session().await?;
         let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
         within(doing, sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session)).await?;
         // The order is the table's, whatever it selects.
         let query = format!("copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)");
-        let mut rows = session.copy_out_raw(&query).await.map_err(Interruption::sql(doing))?;
+        let backend = backend(session).await?;
+        // The first row comes once all of them are sorted.
+        let sorting = async {
+            let mut rows = session.copy_out_raw(&query).await.map_err(Interruption::sql(doing))?;
+            let first = rows.try_next().await.map_err(Interruption::sql(doing))?;
+            Ok((rows, first))
+        };
+        let (mut rows, mut next_row) = watched(&options, doing, backend, sorting, None).await?;
         let mut page = spares.page();
-        while let Some(row) = rows.try_next().await.map_err(Interruption::sql(doing))? {
+        while let Some(row) = next_row {
             page.bytes.extend_from_slice(&row);
             if page.bytes.len() >= BYTES_MAX {
                 let mut next = spares.page();
@@ -126,6 +134,7 @@ impl Reader {
                     return Ok(());
                 }
             }
+            next_row = within(doing, rows.try_next()).await?;
         }
         let _ = pages.send(page).await;
         Ok(())
@@ -155,10 +164,14 @@ impl Reader {
             seen.xmax(),
             to.xmax()
         );
+        let doing = "looking for new events";
+        let options = self.options.clone();
         let session = self.session().await?;
+        let backend = backend(session).await?;
         // Not bounded in time: the first window of a large outbox is counted once, about half a second for five million rows.
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(session).await.map_err(Interruption::sql("looking for new events"))?;
-        let bound = |at: usize| row.try_get::<Option<i64>, _>(at).map_err(Interruption::sql("looking for new events"));
+        let counting = async { sqlx::query(AssertSqlSafe(sql)).fetch_one(session).await.map_err(Interruption::sql(doing)) };
+        let row = watched(&options, doing, backend, counting, None).await?;
+        let bound = |at: usize| row.try_get::<Option<i64>, _>(at).map_err(Interruption::sql(doing));
         Ok(match bound(0)?.zip(bound(1)?) {
             Some((low, high)) => Some(Bounds { low, high }),
             None if seen.in_progress().is_empty() => None,

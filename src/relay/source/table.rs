@@ -118,11 +118,7 @@ impl TableSource {
 }
 
 /// The next page, once it is read; `None` after the last. A window may take long to count, and the books are kept meanwhile.
-async fn next_page(
-    pages: &mut mpsc::Receiver<Page>,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-) -> Result<Option<Page>, Interruption> {
+async fn next_page(pages: &mut mpsc::Receiver<Page>, forwarder: &mut Forwarder, books: &mut Books) -> Result<Option<Page>, Interruption> {
     let lost = books.lost().clone();
     loop {
         tokio::select! {

@@ -13,6 +13,7 @@ mod main_job;
 mod operator;
 mod parked;
 mod pooled;
+mod ready;
 pub(crate) mod records;
 mod refusals;
 mod retention;

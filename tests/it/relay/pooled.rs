@@ -40,6 +40,10 @@ struct PgBouncer {
 
 impl PgBouncer {
     async fn start(database: &TestDatabase, server_connections: u32) -> Option<Self> {
+        Self::start_in("transaction", database, server_connections).await
+    }
+
+    async fn start_in(mode: &str, database: &TestDatabase, server_connections: u32) -> Option<Self> {
         let program =
             ["pgbouncer", "/usr/sbin/pgbouncer"].into_iter().find(|program| Command::new(program).arg("--version").output().is_ok());
         let Some(program) = program else {
@@ -56,7 +60,7 @@ impl PgBouncer {
         let password = url.password().map(|password| format!(" password={password}")).unwrap_or_default();
         let settings = format!(
             "[databases]\n* = host={} port={} user={}{password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = transaction\ndefault_pool_size = {server_connections}\nignore_startup_parameters = extra_float_digits,options\n{}",
+             pool_mode = {mode}\ndefault_pool_size = {server_connections}\nignore_startup_parameters = extra_float_digits,options\n{}",
             url.host_str().expect("a host"),
             url.port().expect("a port"),
             url.username(),
@@ -182,4 +186,17 @@ async fn a_relay_that_is_given_a_pooler_says_so_and_names_the_remedy() {
         let refusal = Running::start(options).refusal().await;
         assert!(refusal.contains("a pooler that shares sessions") && refusal.contains("name Postgres itself"), "{source:?}: {refusal}");
     }
+}
+
+/// Case B24.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_behind_a_session_pool_that_is_too_small_names_the_connections_that_it_needs() {
+    let database = migrated_database().await;
+    let Some(pooler) = PgBouncer::start_in("session", &database, 3).await else { return };
+    // Without waiting for the pooler, the first try fails.
+    drop(pooler.pool(&database).await);
+    let place = Place { url: pooler.url(&database), ..Place::new(&database) };
+    let relay = place.start();
+    relay.says("database", "only 3 of the 5 connections to the database that a relay needs can be open at once").await;
+    relay.stop().await;
 }
