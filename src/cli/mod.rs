@@ -19,6 +19,7 @@ mod sagas;
 mod status;
 mod stderr;
 mod table;
+mod time_limit;
 mod topics;
 mod usage;
 

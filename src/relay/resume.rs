@@ -223,8 +223,7 @@ async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(),
 
 async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) -> Result<(), Interruption> {
     let Session { observer, lost, .. } = session;
-    let mut asked = 0;
-    let mut standing = None;
+    let (mut asked, mut standing) = (0, None);
     loop {
         asked += 1;
         let asks = producer.clone();

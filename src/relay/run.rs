@@ -92,6 +92,12 @@ struct Ready {
 }
 
 impl Carried {
+    /// What is left when the producers are replaced.
+    fn without_producer(self) -> Self {
+        let Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, .. } = self;
+        Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, ..Self::default() }
+    }
+
     /// The largest batch and the longest transaction.
     fn limits(&self) -> (usize, Duration) {
         (self.batch_bytes_max.unwrap_or(usize::MAX), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
@@ -167,7 +173,8 @@ impl Relay {
         let mut waits = backoff.build();
         loop {
             let began = Instant::now();
-            let (epoch, direct, dropped) = (carried.epoch, carried.direct, CancellationToken::new());
+            let (epoch, direct, transaction_timeout) = (carried.epoch, carried.direct, carried.transaction_timeout);
+            let dropped = CancellationToken::new();
             let session = relay.clone().run_session(carried, dropped.clone(), shutdown.clone());
             let interruption = match watchdog.supervise(session, &dropped, &shutdown).await {
                 Supervised::Ended((_, Ok(None))) => return Ok(()),
@@ -177,7 +184,7 @@ impl Relay {
                     interruption
                 }
                 Supervised::Hung(step) => {
-                    carried = Carried { epoch, direct, ..Carried::default() };
+                    carried = Carried { epoch, direct, transaction_timeout, ..Carried::default() };
                     Interruption::Hung(step)
                 }
                 Supervised::Overdue => return self.overdue(),
@@ -202,17 +209,7 @@ impl Relay {
                 }
                 Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
                 Meaning::ProducerBroken => {
-                    let Carried { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, .. } = carried;
-                    carried = Carried {
-                        epoch,
-                        direct,
-                        has_connections,
-                        isolation,
-                        failed,
-                        batch_bytes_max,
-                        transaction_timeout,
-                        ..Carried::default()
-                    };
+                    carried = carried.without_producer();
                     self.observer.interrupted(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
                     if matches!(interruption, Interruption::BatchRefused(_)) {

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use super::config::Config;
 use super::exit::{DONE, FAILED, Failure};
 use super::output;
+use super::time_limit;
 
 /// How a finding stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -65,7 +66,11 @@ impl Findings {
 
 /// Looks at both ends and prints what was found.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
-    let (mut findings, topics) = database::look(config).await?;
+    let looking = database::look(config);
+    let (mut findings, topics) = match &config.database {
+        Some(settings) => time_limit::within(settings, looking).await?,
+        None => looking.await?,
+    };
     findings.extend(cluster::look(config, &topics).await?);
     if json {
         output::json(&report::json(config, &findings))?;
