@@ -64,5 +64,5 @@ pub use reader::Malformed;
 pub(crate) use reader::Message;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
-pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention};
+pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention, topic_names};
 pub(crate) use transaction::FenceError;

@@ -21,6 +21,7 @@ pub(crate) struct Message {
     at: Attributes,
     version: u32,
     assumed_type: Option<&'static str>,
+    attempts_before: u32,
 }
 
 /// Places among the headers.
@@ -74,7 +75,7 @@ impl Message {
             (incoming, None)
         };
         match Self::look(&incoming, assumed_type) {
-            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type })),
+            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type, attempts_before: 0 })),
             Err(malformed) => Err((malformed, original.unwrap_or_else(|| Box::new(incoming)))),
         }
     }
@@ -178,6 +179,17 @@ impl Message {
     /// The record as it came.
     pub(crate) fn as_it_came(&self) -> &Incoming {
         self.original.as_deref().unwrap_or(&self.incoming)
+    }
+
+    /// The number of attempts at the event before this delivery: in place, from the detour, from retry topics, before a replay.
+    pub(crate) fn attempts_before(&self) -> u32 {
+        self.attempts_before
+    }
+
+    /// The same message after this many attempts.
+    #[must_use]
+    pub(crate) fn with_attempts_before(self, attempts_before: u32) -> Self {
+        Self { attempts_before, ..self }
     }
 
     /// How many bytes it takes in memory.

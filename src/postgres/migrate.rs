@@ -211,6 +211,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
         (22, "open sagas", include_str!("../../migrations/0022_open_sagas.sql")),
         (23, "inbox collation", include_str!("../../migrations/0023_inbox_collation.sql")),
+        (35, "detour attempts", include_str!("../../migrations/0035_detour_attempts.sql")),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

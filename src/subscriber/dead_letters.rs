@@ -103,6 +103,14 @@ const OURS: [&str; 10] = [
     "tidings_failed_at",
 ];
 
+/// The number of attempts that a record of a retry or redrive topic of this group has behind it. Elsewhere the header means nothing.
+pub(super) fn attempts_of(record: &Incoming, group: &str) -> u32 {
+    if origin_of(&record.topic, group) == &*record.topic {
+        return 0;
+    }
+    record.header(ATTEMPTS).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// Whether a header is one that says why and when a record died.
 pub(super) fn is_ours(name: &[u8]) -> bool {
     OURS.iter().any(|ours| ours.as_bytes() == name)

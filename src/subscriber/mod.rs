@@ -40,6 +40,7 @@ mod in_memory;
 mod inbox;
 mod kill_switch;
 mod lanes;
+mod left_behind;
 mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -170,7 +170,7 @@ impl PartitionTask {
 
     fn accept(&mut self, record: Incoming) {
         let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
-        let (lane, item) = match Message::read(record, self.site.assumed_type) {
+        let (lane, item) = match self.site.read(record) {
             Ok(message) if self.site.runner.core.router.route(message.event_type()).is_none() => {
                 return self.skip(ticket, message.event_type());
             }
@@ -204,8 +204,18 @@ impl PartitionTask {
         match (self.site.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
+            // Its events go behind those that wait, one after the other.
+            (_, Some(key)) if self.is_detoured(Some(key)) => self.hasher.hash_one(key),
             // An offset is one of a kind; mixed, since the map takes it as it is.
             (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
+        }
+    }
+
+    /// The lane of an aggregate that waits in the detour: that of its events.
+    fn detour_lane(&self, key: &[u8]) -> u64 {
+        match self.site.runner.options.order {
+            Order::Partition => 0,
+            Order::Aggregate | Order::None => self.hasher.hash_one(key),
         }
     }
 
@@ -236,14 +246,14 @@ impl PartitionTask {
             && (self.lanes.are_free() || self.lanes.is_free(self.lane_of(message.as_it_came())))
             && self.site.runner.gate.is_open()
             && !self.is_detoured(message.as_it_came().key())
-            && self.site.runner.due_in(message).is_none()
+            && self.site.due_in(message).is_none()
             && self.has_permit()
     }
 
     /// Starts the next lane, if there is a permit.
     fn start(&mut self) {
-        let runner = &self.site.runner;
-        let (max, goes_with) = (runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, runner));
+        let site = &self.site;
+        let (max, goes_with) = (site.runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, site));
         // What goes behind its waiting aggregate goes one by one.
         let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next.key()));
         let Some(permit) = self.permit.take() else { return };
@@ -259,7 +269,7 @@ impl PartitionTask {
             items.extend(more);
         }
         match &items[..] {
-            [Item::Event(ticket, message)] if !detoured && runner.due_in(message).is_none() => {
+            [Item::Event(ticket, message)] if !detoured && site.due_in(message).is_none() => {
                 self.permit = Some(permit);
                 self.bytes = self.bytes.saturating_sub(message.size());
                 let (ticket, message) = (*ticket, message.clone());
@@ -340,11 +350,10 @@ impl PartitionTask {
             return;
         }
         let now = Instant::now();
-        for (key, due) in &mut self.detours {
-            if due.is_some_and(|due| due <= now) {
-                *due = None;
-                self.lanes.push(self.hasher.hash_one(&**key), Item::Detoured(key.clone()));
-            }
+        let due = self.detours.iter_mut().filter(|(_, due)| due.is_some_and(|due| due <= now));
+        let due: Vec<Box<[u8]>> = due.map(|(key, due)| (*due = None, key.clone()).1).collect();
+        for key in due {
+            self.lanes.push(self.detour_lane(&key), Item::Detoured(key));
         }
     }
 

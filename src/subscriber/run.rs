@@ -17,11 +17,12 @@ use super::attempt::Runner;
 use super::beginning::Beginning;
 use super::builder::Beside;
 use super::clock::Clock;
-use super::dead_letters::Letterbox;
+use super::dead_letters::{Letterbox, origin_of};
 use super::detour::Detour;
 use super::escalate::retry_topic;
 use super::finished::Finished;
 use super::gate::Gate;
+use super::left_behind::report_abandoned;
 use super::options::Options;
 use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
@@ -41,7 +42,7 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long between two tries at something the cluster must do before the subscriber can start.
-const START_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a subscriber does not run.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,8 @@ impl Plan {
         }
         // They need not exist: they are made when something is replayed, and found then.
         self.topics.extend(redriven);
+        let Some(abandoned) = self.read_earlier_retry_topics(&stop).await else { return Ok(()) };
+        self.report_parked_elsewhere().await;
         let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
         let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
         let member = Member::join(self.bus.settings(), &membership, &names).map_err(RunError::Kafka)?;
@@ -121,6 +124,7 @@ impl Plan {
             runner,
             detour,
             topics,
+            abandoned,
             beginning: Beginning::default(),
             runtime: Handle::current(),
             partitions: HashMap::new(),
@@ -251,6 +255,8 @@ struct Owner {
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
     topics: HashMap<String, Option<&'static str>>,
+    /// Topics of the group whose origin is not subscribed.
+    abandoned: Vec<String>,
     beginning: Beginning,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
@@ -269,6 +275,7 @@ impl Owner {
     /// If the group has not yet begun, it does at the ends of the topics in `from_end`.
     fn run(mut self, from_end: &[String], stop: &CancellationToken) -> Result<(), String> {
         self.look_where_to_begin(from_end, stop);
+        report_abandoned(&self.member, &self.runner.name, &self.abandoned);
         let mut next_commit = Instant::now() + self.runner.options.commit_interval;
         let result = loop {
             if stop.is_cancelled() {
@@ -378,6 +385,7 @@ impl Owner {
             detour: self.detour.clone(),
             partition: partition.clone(),
             assumed_type,
+            comes_back: origin_of(&partition.topic, &self.runner.name) != &*partition.topic,
             drain: drain.clone(),
         };
         let task = PartitionTask::new(feed, site, progress.clone());

@@ -1,6 +1,7 @@
 //! Subscribers on real services. Effects counted in Postgres decide, not the code under test.
 
 mod delivery;
+mod deployments;
 mod example;
 mod failures;
 mod foreign;
