@@ -61,7 +61,7 @@ pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
-pub(crate) use reader::Message;
+pub(crate) use reader::{Message, identity_by_place};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
 pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention, topic_names};
