@@ -122,6 +122,9 @@ impl Runner {
             if error.verdict() != Verdict::Unavailable {
                 outage.is_over();
             }
+            if error.is_conflicting() {
+                return self.end_conflicting(message, &error, failed, turn).await;
+            }
             let pause = match error.verdict() {
                 Verdict::Skip => {
                     self.skipped(message, &error);
@@ -170,6 +173,12 @@ impl Runner {
                 }
                 Err(error) => error,
             };
+            if error.is_conflicting() {
+                return match self.end_conflicting(message, &error, 0, turn).await {
+                    Settled::Abandoned => Parked::Abandoned,
+                    Settled::Finished | Settled::Park { .. } => Parked::Done,
+                };
+            }
             let pause = match error.verdict() {
                 Verdict::Skip => {
                     self.skipped(message, &error);

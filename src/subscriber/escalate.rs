@@ -58,6 +58,24 @@ impl Runner {
         self.bury_at_last(&Dead::event(message, failed), error, turn).await
     }
 
+    /// Sends an event to the dead letters that shares its identity with one that was handled. No handler ran, so it says nothing
+    /// about handlers: the kill switch does not count it.
+    pub(super) async fn end_conflicting(&self, message: &Message, error: &HandlerError, failed: u32, turn: &mut Turn<'_>) -> Settled {
+        let record = message.as_it_came();
+        tracing::warn!(
+            subscriber = self.name,
+            event.id = &*message.id(),
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            error = error.chain(),
+            "an event shares its id with another one that was handled and becomes a dead letter; replay it under another id if it is genuine"
+        );
+        self.statistics.add(Count::Conflicting, message.event_type(), 1);
+        let dead = Dead { kind: "duplicate", ..Dead::event(message, failed) };
+        self.bury_at_last(&dead, error, turn).await
+    }
+
     /// Sends a record to the dead letters, however long that takes.
     pub(super) async fn bury_at_last(&self, dead: &Dead<'_>, error: &HandlerError, turn: &mut Turn<'_>) -> Settled {
         let mut outage = Outage::none(self);

@@ -49,7 +49,7 @@ impl InMemory {
         plan.letterbox = Some(Box::new(LettersBox(letters.clone())));
         let inbox = plan.core.inbox.as_ref().map(|inbox| inbox.pool.clone());
         let topics = std::mem::take(&mut plan.topics);
-        plan.core.simulate(dies);
+        plan.core.simulate(&plan.name, dies);
         plan.statistics.set_state(SubscriberState::Running);
         Self { runner: Arc::new(plan.into_runner()), topics, lanes: Lanes::new(), hasher: RandomState::new(), letters, inbox }
     }

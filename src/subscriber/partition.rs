@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
+use super::registry::Claim;
 use super::spare::Spare;
+use super::unhandled::HELD_AGGREGATES_MAX;
 use super::unit::{Ended, Item, Site, Unit};
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Feed, Incoming, Malformed, Message};
@@ -172,7 +174,10 @@ impl PartitionTask {
         let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
         let (lane, item) = match self.site.read(record) {
             Ok(message) if self.site.runner.core.router.route(message.event_type()).is_none() => {
-                return self.skip(ticket, message.event_type());
+                if self.may_skip(message.event_type()) {
+                    return self.skip(ticket, message.event_type());
+                }
+                (self.lane_of(message.as_it_came()), Item::Unhandled(ticket, Arc::new(message)))
             }
             // A deletion on a compacted topic, by somebody who writes no headers.
             Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket, ""),
@@ -193,6 +198,11 @@ impl PartitionTask {
         };
         self.bytes += item.size();
         self.lanes.push(lane, item);
+    }
+
+    /// Whether it is known that no other member handles this type.
+    fn may_skip(&self, event_type: &str) -> bool {
+        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(event_type) == Some(Claim::Free))
     }
 
     fn skip(&mut self, ticket: Ticket, event_type: &str) {
@@ -279,7 +289,7 @@ impl PartitionTask {
                 }
             }
             _ => {
-                let unit = Unit { items, lanes, detoured };
+                let unit = Unit { items, lanes, detoured, has_room: self.detours.len() < HELD_AGGREGATES_MAX };
                 self.running.spawn(self.site.clone().work(unit, permit));
             }
         }

@@ -26,6 +26,7 @@ use super::left_behind::report_abandoned;
 use super::options::Options;
 use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
+use super::registry::Registry;
 use super::router::{Core, HandlerService};
 use super::unit::Site;
 use super::watermark::Watermark;
@@ -75,6 +76,7 @@ pub(crate) struct Plan {
     pub(super) service: HandlerService,
     pub(super) options: Options,
     pub(super) dead_letters: DeadLetters,
+    pub(super) code_version: Option<String>,
     pub(super) instance: Option<String>,
     pub(super) broker_side: bool,
     pub(super) from_end: bool,
@@ -111,6 +113,8 @@ impl Plan {
         self.topics.extend(redriven);
         let Some(abandoned) = self.read_earlier_retry_topics(&stop).await else { return Ok(()) };
         self.report_parked_elsewhere().await;
+        let Some(registry) = self.register(&stop).await? else { return Ok(()) };
+        let registered = registry.clone().map(|registry| tokio::spawn(registry.keep(stop.clone())));
         let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
         let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
         let member = Member::join(self.bus.settings(), &membership, &names).map_err(RunError::Kafka)?;
@@ -123,6 +127,7 @@ impl Plan {
             member,
             runner,
             detour,
+            registry,
             topics,
             abandoned,
             beginning: Beginning::default(),
@@ -144,6 +149,7 @@ impl Plan {
         }
         stop.cancel();
         end_beside(beside, drain).await;
+        end_beside(registered.into_iter().collect(), drain).await;
         result.map_err(RunError::Kafka)
     }
 
@@ -254,6 +260,7 @@ struct Owner {
     member: Member,
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
+    registry: Option<Arc<Registry>>,
     topics: HashMap<String, Option<&'static str>>,
     /// Topics of the group whose origin is not subscribed.
     abandoned: Vec<String>,
@@ -383,6 +390,7 @@ impl Owner {
         let site = Site {
             runner: self.runner.clone(),
             detour: self.detour.clone(),
+            registry: self.registry.clone(),
             partition: partition.clone(),
             assumed_type,
             comes_back: origin_of(&partition.topic, &self.runner.name) != &*partition.topic,

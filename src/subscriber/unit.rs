@@ -10,14 +10,17 @@ use super::Escalation;
 use super::attempt::{Attempt, BatchFailed, Parked, Runner, Settled};
 use super::dead_letters::attempts_of;
 use super::detour::{Detour, Head, Setback};
+use super::options::Order;
+use super::registry::Registry;
 use super::retry::Next;
 use super::statistics::Count;
 use super::turn::Turn;
+use super::unhandled::Room;
 use super::watermark::Ticket;
 use crate::kafka::{Incoming, Malformed, Message, Partition};
 
 /// How long until the database is asked again when it does not take or give an event of a detour.
-const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What waits on a lane.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) enum Item {
     Single(Ticket, Arc<Message>),
     /// A record that is no event, and why.
     Malformed(Ticket, Box<Incoming>, String),
+    /// An event without a handler here, which another member may handle.
+    Unhandled(Ticket, Arc<Message>),
     /// The oldest event of an aggregate that waits in the detour.
     Detoured(Box<[u8]>),
 }
@@ -36,7 +41,7 @@ impl Item {
     /// How many bytes it holds.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Event(_, message) | Self::Single(_, message) => message.size(),
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.size(),
             Self::Malformed(_, record, _) => record.size(),
             Self::Detoured(_) => 0,
         }
@@ -44,7 +49,7 @@ impl Item {
 
     pub(super) fn key(&self) -> Option<&[u8]> {
         match self {
-            Self::Event(_, message) | Self::Single(_, message) => message.as_it_came().key(),
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.as_it_came().key(),
             Self::Malformed(..) | Self::Detoured(_) => None,
         }
     }
@@ -78,6 +83,7 @@ pub(super) struct Ended {
 pub(super) struct Site {
     pub(super) runner: Arc<Runner>,
     pub(super) detour: Option<Arc<Detour>>,
+    pub(super) registry: Option<Arc<Registry>>,
     pub(super) partition: Partition,
     /// The type of records that do not say theirs.
     pub(super) assumed_type: Option<&'static str>,
@@ -94,6 +100,8 @@ pub(super) struct Unit {
     pub(super) lanes: Vec<(u64, usize)>,
     /// The aggregate of these events waits: they go behind it.
     pub(super) detoured: bool,
+    /// More aggregates may wait for another member.
+    pub(super) has_room: bool,
 }
 
 impl Site {
@@ -117,7 +125,7 @@ impl Site {
 
     /// Works until everything has ended or the partition is given up.
     pub(super) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
-        let Unit { mut items, lanes, detoured } = unit;
+        let Unit { mut items, lanes, detoured, has_room } = unit;
         let mut ended = Ended { lanes: lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
         ended.bytes = items.iter().map(Item::size).sum();
         if items.len() > 1 {
@@ -136,6 +144,14 @@ impl Site {
             Some(Item::Malformed(ticket, record, reason)) => {
                 let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
                 ended.finished.extend((end == Settled::Finished).then_some(ticket));
+            }
+            Some(Item::Unhandled(ticket, message)) => {
+                let room = match detoured {
+                    true => Room::BehindOthers,
+                    false if has_room && self.runner.options.order == Order::Aggregate => Room::Free,
+                    false => Room::None,
+                };
+                self.settle_unhandled(ticket, &message, room, &mut turn, &mut ended).await;
             }
             Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
             None => {}
@@ -193,7 +209,7 @@ impl Site {
     }
 
     /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
-    async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
+    pub(super) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
         let Some(detour) = &self.detour else { return false };
         while let Err(error) = detour.append(message, setback).await {
             tracing::warn!(subscriber = self.runner.name, %error, "an event cannot be set aside yet");
@@ -233,6 +249,9 @@ impl Site {
                 return detour.remove(head.seq).await.map(|()| Duration::ZERO);
             }
         };
+        if self.runner.core.router.route(message.event_type()).is_none() {
+            return self.try_unhandled_head(detour, head, &message).await;
+        }
         match self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await {
             Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
             Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
-use tidings::Subscriber;
+use tidings::event::Envelope;
 use tidings::subscriber::{Escalation, Event, HandlerError, HasInbox, HasState, Meta, Order, Retry, State, Tx};
+use tidings::{DomainEvent, Subscriber};
 
-use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, start, until, until_effects};
+use super::place::{
+    Changed, Place, Running, assert_once_and_in_order, count, create_effects, effect, effects, start, until, until_effects,
+};
 use crate::relay::records::Reader;
 use crate::services::{TestDatabase, migrated_database};
 
@@ -95,6 +99,26 @@ async fn parked_events_are_handled_in_order_by_a_version_that_orders_partitions(
     parked_events_are_handled_after_a_change_to(|next| next.order(Order::Partition)).await;
 }
 
+/// Case A9.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
+    let (database, place, broken) = with_parked_events().await;
+    let check = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.arg("check").env_clear().env("KAFKA_BROKERS", &place.brokers).env("DATABASE_URL", &database.url);
+        let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert!(check().contains("no instance of the subscriber runs"), "{}", check());
+    let other = Place::new(1).await;
+    let elsewhere = other.bus.subscriber(&place.group).topic::<Changed>(&other.topic).on(while_broken);
+    let elsewhere = start!(elsewhere.inbox(database.pool.clone()).state(broken.clone()));
+    elsewhere.until("it runs", |seen| !seen.partitions().is_empty()).await;
+    let found = check();
+    assert!(found.contains("4 parked events of 1 aggregates") && found.contains("no instance that runs subscribes to it"), "{found}");
+    elsewhere.stop().await;
+}
+
 /// Cases A1 and D13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_event_that_still_fails_ends_as_the_new_version_escalates_and_later_ones_follow() {
@@ -179,4 +203,144 @@ async fn attempts_are_counted_from_the_first_through_parking_and_start_at_one_be
     let attempts: Vec<(i32, i32)> =
         sqlx::query_as("select version, attempt from effect order by seq").fetch_all(&database.pool).await.expect("read");
     assert_eq!(attempts, [(1, 4), (2, 1), (3, 1)]);
+}
+
+/// A type of the same aggregate that only a newer version handles.
+#[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "account", id = "account")]
+struct Renamed {
+    account: String,
+    version: i32,
+}
+
+async fn rename(Event(renamed): Event<Renamed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+    effect(&mut tx, &Changed { account: renamed.account, version: renamed.version }, &meta).await
+}
+
+fn old_version(place: &Place, database: &TestDatabase, order: Order) -> Subscriber<(), tidings::subscriber::NoState, HasInbox> {
+    place.subscriber::<()>().on(count).inbox(database.pool.clone()).order(order)
+}
+
+fn new_version(place: &Place, database: &TestDatabase, order: Order) -> Subscriber<(), tidings::subscriber::NoState, HasInbox> {
+    old_version(place, database, order).on(rename)
+}
+
+/// Publishes three events for each account, of which the second has the new type.
+async fn publish_both_types(place: &Place, accounts: usize, from: i32) {
+    let event = |account: usize, version: i32| {
+        let account = format!("a{account}");
+        if version == from + 1 {
+            let mut envelope = Envelope::of(&Renamed { account, version }).expect("a valid event");
+            envelope.topic = Some(place.topic.clone());
+            envelope
+        } else {
+            place.envelope(&Changed { account, version })
+        }
+    };
+    let all: Vec<_> = (from..from + 3).flat_map(|version| (0..accounts).map(move |account| event(account, version))).collect();
+    place.send(&all).await;
+}
+
+async fn until_both_have_partitions(one: &Running, other: &Running) {
+    for running in [one, other] {
+        running.until("it has partitions", |seen| !seen.partitions().is_empty()).await;
+    }
+}
+
+/// Case A12.
+#[tokio::test(flavor = "multi_thread")]
+async fn during_a_deployment_older_members_leave_a_new_type_to_newer_ones_and_keep_the_order() {
+    let (database, place) = (migrated_database().await, Place::new(4).await);
+    create_effects(&database.pool).await;
+    let old = start!(old_version(&place, &database, Order::Aggregate));
+    old.until("it runs", |seen| seen.partitions().len() == 4).await;
+    let new = start!(new_version(&place, &database, Order::Aggregate));
+    until_both_have_partitions(&old, &new).await;
+    publish_both_types(&place, 20, 1).await;
+    old.until("the new type waits", |seen| seen.waiting_for_another_version() > 0).await;
+    new.until("the new type is handled", |seen| seen.handled() > 0).await;
+    assert!(effects(&database.pool).await < 60, "an older member has no handler for it");
+    old.stop().await;
+    until_effects(&database.pool, 60).await;
+    publish_both_types(&place, 20, 4).await;
+    until_effects(&database.pool, 120).await;
+    until_nothing_is_parked(&database.pool).await;
+    new.stop().await;
+    assert_once_and_in_order(&database.pool, 20, 6).await;
+}
+
+/// Case A12: where nothing can be parked without breaking the order, the events wait in place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_nothing_is() {
+    for order in [Order::Partition, Order::None] {
+        let (database, place) = (migrated_database().await, Place::new(4).await);
+        create_effects(&database.pool).await;
+        let old = start!(old_version(&place, &database, order));
+        old.until("it runs", |seen| seen.partitions().len() == 4).await;
+        let new = start!(new_version(&place, &database, order));
+        until_both_have_partitions(&old, &new).await;
+        publish_both_types(&place, 20, 1).await;
+        old.until("something waits", |seen| seen.partitions().iter().any(|partition| partition.unfinished > 0)).await;
+        assert_eq!((old.statistics.unknown_types(), parked(&database.pool).await), (0, 0), "{order:?}");
+        old.stop().await;
+        until_effects(&database.pool, 60).await;
+        new.stop().await;
+        let distinct: i64 =
+            sqlx::query_scalar("select count(distinct (account, version)) from effect").fetch_one(&database.pool).await.expect("counted");
+        assert_eq!((effects(&database.pool).await, distinct), (60, 60), "{order:?}");
+        if order == Order::Partition {
+            assert_once_and_in_order(&database.pool, 20, 3).await;
+        }
+    }
+}
+
+/// Case A12: the newer member restarts while the older one has all partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_type_is_kept_while_its_only_member_restarts() {
+    let (database, place) = (migrated_database().await, Place::new(2).await);
+    create_effects(&database.pool).await;
+    let old = start!(old_version(&place, &database, Order::Aggregate));
+    old.until("it runs", |seen| seen.partitions().len() == 2).await;
+    let new = start!(new_version(&place, &database, Order::Aggregate));
+    new.until("it has partitions", |seen| !seen.partitions().is_empty()).await;
+    new.stop().await;
+    publish_both_types(&place, 10, 1).await;
+    old.until("the new type waits", |seen| seen.waiting_for_another_version() == 10).await;
+    assert_eq!(effects(&database.pool).await, 10, "what comes after waits too");
+    let new = start!(new_version(&place, &database, Order::Aggregate));
+    old.stop().await;
+    until_effects(&database.pool, 30).await;
+    new.stop().await;
+    assert_once_and_in_order(&database.pool, 10, 3).await;
+}
+
+/// Case A12: a handler that a version removes, and a type that no instance handles.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
+    let (database, place) = (migrated_database().await, Place::new(2).await);
+    create_effects(&database.pool).await;
+    let both = start!(new_version(&place, &database, Order::Aggregate));
+    both.until("it runs", |seen| seen.partitions().len() == 2).await;
+    both.stop().await;
+    let less = start!(old_version(&place, &database, Order::Aggregate).code_version("2.0"));
+    publish_both_types(&place, 10, 1).await;
+    less.until("all have ended", |seen| seen.handled() == 20 && seen.unknown_types() == 10).await;
+    assert_eq!(less.statistics.waiting_for_another_version(), 0);
+    let registered: (String, Vec<String>, Vec<String>, bool) = sqlx::query_as(
+        "select version, types, topics, stopped_at is null and seen_at > now() - interval '1 minute' from tidings.subscriber \
+         where consumer = $1 order by started_at desc limit 1",
+    )
+    .bind(&place.group)
+    .fetch_one(&database.pool)
+    .await
+    .expect("it is registered");
+    assert!(registered.0.starts_with("2.0 ") && registered.2.contains(&place.topic) && registered.3, "{registered:?}");
+    assert_eq!(registered.1, ["Changed"]);
+    less.stop().await;
+    let stopped: i64 = sqlx::query_scalar("select count(*) from tidings.subscriber where consumer = $1 and stopped_at is not null")
+        .bind(&place.group)
+        .fetch_one(&database.pool)
+        .await
+        .expect("counted");
+    assert_eq!(stopped, 2);
 }

@@ -6,6 +6,7 @@ mod example;
 mod failures;
 mod foreign;
 mod hostile;
+mod identity;
 mod killed;
 mod members;
 pub(crate) mod observing;
