@@ -21,6 +21,7 @@ pub(crate) struct Message {
     at: Attributes,
     version: u32,
     assumed_type: Option<&'static str>,
+    attempts_before: u32,
 }
 
 /// Places among the headers.
@@ -64,8 +65,7 @@ impl Message {
     /// # Errors
     /// [`Malformed`], and the record.
     pub(crate) fn read(incoming: Incoming, assumed_type: Option<&'static str>) -> Result<Self, (Malformed, Box<Incoming>)> {
-        let structured = incoming.header("content-type").is_some_and(|media| media.starts_with(b"application/cloudevents+json"));
-        let (incoming, original) = if structured && incoming.value().is_some() {
+        let (incoming, original) = if is_structured(&incoming) && incoming.value().is_some() {
             match from_structured(&incoming) {
                 Ok(binary) => (binary, Some(Box::new(incoming))),
                 Err(malformed) => return Err((malformed, Box::new(incoming))),
@@ -74,19 +74,19 @@ impl Message {
             (incoming, None)
         };
         match Self::look(&incoming, assumed_type) {
-            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type })),
+            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type, attempts_before: 0 })),
             Err(malformed) => Err((malformed, original.unwrap_or_else(|| Box::new(incoming)))),
         }
     }
 
     fn look(incoming: &Incoming, assumed_type: Option<&'static str>) -> Result<(Attributes, u32), Malformed> {
         let (mut at, mut version, mut cloud_event) = (Attributes::default(), 1, false);
-        let (mut foreign_id, mut foreign_type) = (None, None);
+        let mut foreign_type = None;
         for (place, (name, value)) in incoming.headers().enumerate() {
             let here = u16::try_from(place).ok();
             let text = |name| std::str::from_utf8(value).map_err(|_| Malformed::NotText(name));
             match name {
-                b"ce_id" => (at.id, _) = (here, text("id")?),
+                b"ce_id" => at.id = here,
                 b"ce_type" => (at.event_type, _) = (here, text("type")?),
                 b"ce_source" => (at.source, _) = (here, text("source")?),
                 b"ce_subject" => (at.subject, _) = (here, text("subject")?),
@@ -94,20 +94,18 @@ impl Message {
                 b"ce_time" => at.time = here,
                 b"ce_specversion" => cloud_event = true,
                 b"ce_dataversion" => version = number(text("dataversion")?)?,
-                b"id" => foreign_id = here,
                 b"eventType" | b"type" => foreign_type = here,
                 _ => {}
             }
         }
         if cloud_event {
-            if at.id.is_none() {
-                return Err(Malformed::Missing("id"));
-            }
+            let id = at.id.ok_or(Malformed::Missing("id"))?;
+            std::str::from_utf8(incoming.header_at(id.into())).map_err(|_| Malformed::NotText("id"))?;
             if at.event_type.is_none() {
                 return Err(Malformed::Missing("type"));
             }
         } else {
-            (at.id, at.event_type) = (at.id.or(foreign_id), at.event_type.or(foreign_type));
+            (at.id, at.event_type) = (foreign_id_at(incoming), at.event_type.or(foreign_type));
         }
         if at.event_type.is_none() && assumed_type.is_none() {
             return Err(Malformed::NoType);
@@ -140,9 +138,14 @@ impl Message {
 
     /// Who says so. Where nothing is said, the topic.
     pub(crate) fn source(&self) -> Cow<'_, str> {
+        self.source_from(&self.incoming.topic)
+    }
+
+    /// The same of a record that was first read from this topic.
+    pub(crate) fn source_from(&self, topic: &str) -> Cow<'_, str> {
         match self.at.source {
             Some(at) => Cow::Borrowed(self.text_at(at)),
-            None => Cow::Owned(format!("kafka:{}", self.incoming.topic)),
+            None => Cow::Owned(format!("kafka:{topic}")),
         }
     }
 
@@ -180,6 +183,17 @@ impl Message {
         self.original.as_deref().unwrap_or(&self.incoming)
     }
 
+    /// The number of attempts at the event before this delivery: in place, from the detour, from retry topics, before a replay.
+    pub(crate) fn attempts_before(&self) -> u32 {
+        self.attempts_before
+    }
+
+    /// The same message after this many attempts.
+    #[must_use]
+    pub(crate) fn with_attempts_before(self, attempts_before: u32) -> Self {
+        Self { attempts_before, ..self }
+    }
+
     /// How many bytes it takes in memory.
     pub(crate) fn size(&self) -> usize {
         self.incoming.size() + self.original.as_ref().map_or(0, |original| original.size())
@@ -188,6 +202,63 @@ impl Message {
     fn text_at(&self, at: u16) -> &str {
         std::str::from_utf8(self.incoming.header_at(at.into())).unwrap_or_default()
     }
+}
+
+/// Id and source that a record is known by which does not name both; `None` for a CloudEvent. A copy in another topic needs them
+/// as headers, because it stands in another place.
+pub(crate) fn identity_by_place(record: &Incoming) -> Option<(String, String)> {
+    let is_structured = is_structured(record) && record.value().is_some();
+    if is_structured || record.header("ce_specversion").is_some() {
+        return None;
+    }
+    let id = foreign_id_at(record).map(|at| String::from_utf8_lossy(record.header_at(at.into())).into_owned());
+    let source = record.header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned());
+    let by_place = || format!("{}/{}", record.partition, record.offset);
+    Some((id.unwrap_or_else(by_place), source.unwrap_or_else(|| format!("kafka:{}", record.topic))))
+}
+
+fn is_structured(record: &Incoming) -> bool {
+    record.header("content-type").is_some_and(|media| media.starts_with(b"application/cloudevents+json"))
+}
+
+/// The header with the id of a record that is no CloudEvent: `ce_id`, or `id` of Debezium's EventRouter.
+///
+/// Other producers write the id of an entity into a header `id`, and two events of one entity are not the same event. So `id` counts
+/// only in the shape that EventRouter gives its records: it differs from the key, and
+/// - a header `eventType` is there; or
+/// - the value is one JSON string, as JsonConverter writes a payload that is not expanded; or
+/// - it is a UUID, and either the only header or beside a header `type`.
+///
+/// A record without such a header is identified by its place.
+fn foreign_id_at(record: &Incoming) -> Option<u16> {
+    let (mut own, mut routed, mut named, mut typed) = (None, None, false, false);
+    for (place, (name, value)) in record.headers().enumerate() {
+        let here = u16::try_from(place).ok().filter(|_| is_usable_id(value));
+        match name {
+            b"ce_id" => own = here,
+            b"id" => routed = here,
+            b"eventType" => named = true,
+            b"type" => typed = true,
+            _ => {}
+        }
+    }
+    let is_event_router = |at: &u16| {
+        let id = record.header_at((*at).into());
+        let is_uuid = id.len() == UUID_LENGTH && uuid::Uuid::try_parse_ascii(id).is_ok();
+        let is_quoted = record.value().is_some_and(|value| value.first() == Some(&b'"'));
+        record.key() != Some(id) && (named || is_quoted || is_uuid && (typed || record.headers().len() == 1))
+    };
+    own.or(routed.filter(is_event_router))
+}
+
+/// With its hyphens.
+const UUID_LENGTH: usize = 36;
+
+/// The longest id of a foreign record; the inbox stores as much.
+const ID_BYTES_MAX: usize = 512;
+
+fn is_usable_id(id: &[u8]) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len()) && !id.contains(&0) && std::str::from_utf8(id).is_ok()
 }
 
 fn number(text: &str) -> Result<u32, Malformed> {
@@ -281,6 +352,41 @@ mod tests {
     fn plain_json_is_known_by_its_place() {
         let plain = read(&[], Some("{}"), Some("OrderPlaced")).expect("a type that is assumed");
         assert_eq!((&*plain.id(), &*plain.source(), &*plain.aggregate_id()), ("3/9", "kafka:order", "7"));
+    }
+
+    /// Case A13.
+    #[test]
+    fn a_header_id_that_is_not_event_routers_leaves_a_record_known_by_its_place() {
+        const UUID: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10";
+        const OTHER: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e11";
+        let id_of = |key: &[u8], headers: &[(&str, Option<&[u8]>)], value: &str| {
+            let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
+            let record = Incoming::new(place, Some(key), Some(value.as_bytes()), headers.iter().copied());
+            Message::read(record, Some("OrderPlaced")).expect("a type is assumed").id().into_owned()
+        };
+        let long = [b'x'; 513];
+        for (key, headers) in [
+            (&b"7"[..], &[("id", Some(&b"7"[..]))][..]),
+            (b"7", &[("id", Some(b"order-7"))]),
+            (b"7", &[("id", Some(b"order-7")), ("type", Some(b"OrderPlaced"))]),
+            (b"7", &[("id", Some(b"\xff\xfe")), ("eventType", Some(b"OrderPlaced"))]),
+            (b"7", &[("id", Some(b"\0\0\0\x07")), ("eventType", Some(b"OrderPlaced"))]),
+            (b"7", &[("id", Some(b"")), ("eventType", Some(b"OrderPlaced"))]),
+            (b"7", &[("id", None), ("eventType", Some(b"OrderPlaced"))]),
+            (b"7", &[("id", Some(&long)), ("eventType", Some(b"OrderPlaced"))]),
+            (b"7", &[("id", Some(UUID)), ("tenant", Some(b"acme"))]),
+            (UUID, &[("id", Some(UUID))]),
+            (b"7", &[("id", Some(b"7")), ("eventType", Some(b"OrderPlaced"))]),
+            (b"7", &[("ce_id", Some(b"\xff"))]),
+            (b"7", &[("ce_id", Some(b""))]),
+        ] {
+            assert_eq!(id_of(key, headers, "{}"), "3/9", "{headers:?}");
+        }
+        let uuid = String::from_utf8_lossy(UUID);
+        assert_eq!(id_of(b"7", &[("id", Some(UUID))], "{}"), uuid);
+        assert_eq!(id_of(b"7", &[("id", Some(UUID)), ("type", Some(b"OrderPlaced"))], "{}"), uuid);
+        assert_eq!(id_of(OTHER, &[("id", Some(UUID)), ("eventType", Some(b"OrderPlaced")), ("x", Some(b"y"))], "{}"), uuid);
+        assert_eq!(id_of(b"7", &[("id", Some(b"12")), ("x", Some(b"y"))], r#""{}""#), "12");
     }
 
     #[test]

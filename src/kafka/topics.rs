@@ -6,6 +6,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
     producer::{BaseProducer, Producer as _},
     types::RDKafkaRespErr,
 };
@@ -167,6 +168,22 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
 /// Whether the cluster answers a new client.
 pub(crate) async fn answers(settings: &Settings) -> bool {
     !matches!(partitions_of(settings, ASKED_TOPIC).await, Err(TopicError::Unreachable(_)))
+}
+
+/// The names of all topics that this client may see.
+///
+/// # Errors
+/// When the cluster cannot be reached.
+pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, TopicError> {
+    let mut config = settings.client_config();
+    config.set("allow.auto.create.topics", "false");
+    let asked = tokio::task::spawn_blocking(move || {
+        let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
+        let metadata = asking.get().fetch_metadata(None, ASK_TIMEOUT)?;
+        Ok::<_, KafkaError>(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+    });
+    let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
+    answer.map_err(|error| TopicError::Unreachable(error.to_string()))
 }
 
 /// How long a topic keeps its records; `None` if for ever, or if that may not be read.

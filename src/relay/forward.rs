@@ -89,6 +89,7 @@ impl Forwarder {
     /// Options that the Kafka client refuses.
     pub(super) fn open(
         options: &RelayOptions,
+        event_source: &str,
         observer: &Observer,
         batch_bytes_max: usize,
         transactional: &[Transactional<'_>],
@@ -100,7 +101,7 @@ impl Forwarder {
         observer.pulse().watch(sink.acks());
         Ok(Self {
             routes: Routes::new(template, options.topic_rewrite.clone()),
-            envelope: EnvelopeWriter::new(options.envelope, options.event_source.clone()).with_own_headers(options.debezium.is_some()),
+            envelope: EnvelopeWriter::new(options.envelope, event_source.to_owned()).with_own_headers(options.debezium.is_some()),
             topics: Topics::new(&sink.producers()[0], &options.kafka),
             sink,
             options: options.clone(),

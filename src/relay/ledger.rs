@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{
     RelayOptions,
     error::Interruption,
+    options::{SOURCE_BEFORE_DATABASES, default_event_source},
     position::{GivenUp, Identity, Position},
     route::Route,
 };
@@ -32,6 +33,19 @@ pub(super) struct Saved {
     pub(super) moved_to: Option<Position>,
     /// Events that the operator has given up.
     pub(super) given_up: Vec<GivenUp>,
+    /// `ce_source` of its records.
+    pub(super) event_source: String,
+}
+
+impl Saved {
+    /// The source of a relay that has none yet. One that has published before keeps what its records have: subscribers know
+    /// events by their source, and delivery at least once may repeat some.
+    fn first_source(&self, database: &str) -> String {
+        match self.position {
+            Some(_) => SOURCE_BEFORE_DATABASES.to_owned(),
+            None => default_event_source(database),
+        }
+    }
 }
 
 /// What is stored as a relay goes.
@@ -81,7 +95,8 @@ impl Ledger {
         let sql = format!(
             "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at) values ($1, 1, $2, now())
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
-             returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, topic_changes"
+             returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, topic_changes,
+                 event_source, current_database()::text as database"
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
         let doing = "taking over the relay's row";
@@ -95,10 +110,19 @@ impl Ledger {
                 cluster: row.try_get("kafka_cluster_id")?,
                 moved_to: row.try_get::<Option<Json<Position>>, _>("moved_to")?.map(|Json(position)| position),
                 given_up: row.try_get::<Option<Json<_>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
+                event_source: row.try_get::<Option<String>, _>("event_source")?.unwrap_or_default(),
             };
-            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, saved))
+            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, row.try_get::<String, _>("database")?, saved))
         };
-        let (epoch, changes, saved) = read().map_err(Interruption::sql(doing))?;
+        let (epoch, changes, database, mut saved) = read().map_err(Interruption::sql(doing))?;
+        if !options.event_source.is_empty() {
+            saved.event_source.clone_from(&options.event_source);
+        } else if saved.event_source.is_empty() {
+            saved.event_source = saved.first_source(&database);
+            let keep = format!("update {schema}.relay set event_source = $3 where name = $1 and epoch = $2");
+            let keep = sqlx::query(AssertSqlSafe(keep)).bind(&options.name).bind(epoch).bind(&saved.event_source);
+            within("storing the source of its events", keep.execute(&mut session)).await?;
+        }
         // From here on: losing the last position in a crash costs repeats with delivery at least once, and nothing otherwise.
         set_synchronous_commit(&mut session, "off").await?;
         let topics = TopicChanges { began: changes, now: changes };

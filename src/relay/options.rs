@@ -114,7 +114,8 @@ pub struct RelayOptions {
     pub topic: String,
     /// The topic is this rewriting of the aggregate type, and not the template.
     pub topic_rewrite: Option<super::TopicRewrite>,
-    /// `ce_source` of every record: who these events come from, a URI reference.
+    /// `ce_source` of every record: who these events come from, a URI reference. If it is empty, it is `/tidings/<database>`, or
+    /// `/tidings` for a relay that has published under that name before the database became part of it.
     pub event_source: String,
     /// Whether and how topics are created.
     pub topics: TopicOptions,
@@ -146,6 +147,17 @@ pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
     template != "{topic}" && crate::event::check_topic_name(&template.replace("{topic}", "t")).is_ok()
 }
 
+/// The source of events of a database, if nothing else is configured.
+pub(super) fn default_event_source(database: &str) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    /// What a segment of a URI's path has as it is (RFC 3986, unreserved characters).
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    format!("{SOURCE_BEFORE_DATABASES}/{}", utf8_percent_encode(database, ENCODED))
+}
+
+/// The default from before the database became part of it.
+pub(super) const SOURCE_BEFORE_DATABASES: &str = "/tidings";
+
 impl RelayOptions {
     /// The table that events are read from: schema and name.
     pub(super) fn table(&self) -> (&str, &str) {
@@ -171,7 +183,7 @@ impl RelayOptions {
             envelope: EnvelopeFormat::CloudEvents,
             topic: "{aggregatetype}".into(),
             topic_rewrite: None,
-            event_source: "/tidings".into(),
+            event_source: String::new(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
             undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
@@ -180,6 +192,21 @@ impl RelayOptions {
             in_flight_events_max: 4_096,
             in_flight_bytes_max: 8 << 20,
             message_bytes_max: 1_048_576,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case A6.
+    #[test]
+    fn the_default_source_names_the_database() {
+        for (database, source) in
+            [("shop", "/tidings/shop"), ("Shop 2", "/tidings/Shop%202"), ("a/b", "/tidings/a%2Fb"), ("ä", "/tidings/%C3%A4")]
+        {
+            assert_eq!(default_event_source(database), source);
         }
     }
 }

@@ -321,6 +321,7 @@ mod tests {
             cluster: Some("ours".into()),
             moved_to: None,
             given_up: Vec::new(),
+            event_source: String::new(),
         });
         let recorded = topic.map(|(epoch, number)| Recorded { position: at(2), identity: identity(), epoch, number });
         let names = Names { transactional_ids: ["t".into(), "t-2".into(), "t-3".into()], topic: "p".into() };

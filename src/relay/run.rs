@@ -396,7 +396,7 @@ impl Relay {
             Delivery::ExactlyOnce => names.transactional(transaction_timeout),
             Delivery::AtLeastOnce => Vec::new(),
         };
-        let mut forwarder = Forwarder::open(options, observer, batch_bytes_max, &transactional)?;
+        let mut forwarder = Forwarder::open(options, &saved.event_source, observer, batch_bytes_max, &transactional)?;
         let cluster = forwarder.reach_cluster().await?;
         let session = resume::Session { options, server, names: &names, cluster: &cluster, observer, lost };
         let start = resume::resume(session, saved, ledger, &mut forwarder).await?;

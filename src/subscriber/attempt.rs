@@ -22,7 +22,7 @@ use tracing::Span;
 
 use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
-use super::escalate::Dead;
+use super::escalate::{Dead, retry_delay};
 use super::gate::Gate;
 use super::handler::{Called, HandlerError, Verdict};
 use super::kill_switch::Tally;
@@ -59,12 +59,12 @@ pub(super) struct Runner {
 }
 
 /// How an event ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     /// It need not be seen again.
     Finished,
-    /// It is to be set aside, with the later ones of its aggregate.
-    Park,
+    /// It is to be set aside, with the later ones of its aggregate: after this many attempts, the last of which failed with this error.
+    Park { attempts: u32, error: String },
     /// The subscriber gives the partition up: the next owner handles it.
     Abandoned,
 }
@@ -80,17 +80,23 @@ pub(super) enum Parked {
     Abandoned,
 }
 
+/// A batch whose events are to be handled one by one, after this many attempts that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchFailed {
+    pub(super) attempts: u32,
+}
+
 impl Runner {
-    /// Handles several messages of one type by one attempt; false if they are to be handled one by one.
-    pub(super) async fn settle_together(&self, messages: &[Arc<Message>]) -> bool {
+    /// Handles several messages of one type by one attempt. If it fails, they are to be handled one by one.
+    pub(super) async fn settle_together(&self, messages: &[Arc<Message>]) -> Result<(), BatchFailed> {
         match self.attempt(Delivery::many(messages.to_vec(), 1)).await {
             Ok(handled) => {
                 self.handled(handled, messages[0].event_type(), messages.len());
-                true
+                Ok(())
             }
             Err(error) => {
                 tracing::debug!(subscriber = self.name, error = error.chain(), "a batch failed; its events are handled one by one");
-                false
+                Err(BatchFailed { attempts: u32::from(matches!(error.verdict(), Verdict::Retry | Verdict::DeadLetter)) })
             }
         }
     }
@@ -115,6 +121,9 @@ impl Runner {
             };
             if error.verdict() != Verdict::Unavailable {
                 outage.is_over();
+            }
+            if error.is_conflicting() {
+                return self.end_conflicting(message, &error, failed, turn).await;
             }
             let pause = match error.verdict() {
                 Verdict::Skip => {
@@ -146,18 +155,30 @@ impl Runner {
         }
     }
 
-    /// Handles one message that is parked and failed this often before.
+    /// Handles one message that is parked and failed this often from there. If an earlier deployment parked it and this one
+    /// parks nothing, it is handled as if it had just come, before the later ones of its aggregate.
     pub(super) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
-        let Escalation::Park(retry) = &self.escalation else { return Parked::Done };
+        let Escalation::Park(retry) = &self.escalation else {
+            return match self.settle(message, turn, &self.options.retry, None).await {
+                Settled::Abandoned => Parked::Abandoned,
+                Settled::Finished | Settled::Park { .. } => Parked::Done,
+            };
+        };
         let mut outage = Outage::none(self);
         loop {
-            let error = match self.attempt(Delivery::one(message.clone(), self.options.retry.attempts() + before + 1)).await {
+            let error = match self.attempt(Delivery::one(message.clone(), 1)).await {
                 Ok(handled) => {
                     self.handled(handled, message.event_type(), 1);
                     return Parked::Done;
                 }
                 Err(error) => error,
             };
+            if error.is_conflicting() {
+                return match self.end_conflicting(message, &error, 0, turn).await {
+                    Settled::Abandoned => Parked::Abandoned,
+                    Settled::Finished | Settled::Park { .. } => Parked::Done,
+                };
+            }
             let pause = match error.verdict() {
                 Verdict::Skip => {
                     self.skipped(message, &error);
@@ -172,8 +193,7 @@ impl Runner {
                         Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
                         _ => {}
                     }
-                    let attempts = self.options.retry.attempts() + before + 1;
-                    return match self.bury_at_last(&Dead::event(message, attempts), &error, turn).await {
+                    return match self.bury_at_last(&Dead::event(message, 1), &error, turn).await {
                         Settled::Abandoned => Parked::Abandoned,
                         _ => Parked::Done,
                     };
@@ -230,10 +250,11 @@ impl Runner {
         }
     }
 
-    /// How long an event of a retry topic has to wait yet: no longer than any that was sent there, since who writes into a topic writes what headers they like.
+    /// The time until an event of a retry topic is due. The topic's own delay bounds it, because anyone who can write to the
+    /// topic can set arbitrary headers.
     pub(super) fn due_in(&self, message: &Message) -> Option<Duration> {
-        let Escalation::RetryTopics(delays) = &self.escalation else { return None };
-        let (due, longest) = (message.header(DUE)?.parse::<i64>().ok()?, *delays.iter().max()?);
+        let longest = retry_delay(&message.as_it_came().topic, &self.name)?;
+        let due = message.header(DUE)?.parse::<i64>().ok()?;
         let wait = due.saturating_sub(chrono::Utc::now().timestamp_millis());
         u64::try_from(wait).ok().filter(|wait| *wait > 0).map(|wait| Duration::from_millis(wait).min(longest))
     }

@@ -52,6 +52,7 @@ pub(super) struct Parts<S> {
     layers: Vec<Wrap>,
     options: Options,
     dead_letters: DeadLetters,
+    code_version: Option<String>,
     instance: Option<String>,
     broker_side: bool,
     from_end: bool,
@@ -81,6 +82,7 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
             layers: Vec::new(),
             options: Options::default(),
             dead_letters: DeadLetters::default(),
+            code_version: None,
             instance: None,
             broker_side: false,
             from_end: false,
@@ -226,6 +228,13 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self
     }
 
+    /// Names the version of the service's code, at most 200 bytes. It is registered in the table `subscriber` for operators, and tells which of two instances
+    /// is newer: the one whose version was first seen later. Otherwise it is derived from the event types and topics.
+    pub fn code_version(mut self, version: impl Into<String>) -> Self {
+        self.parts.code_version = Some(version.into());
+        self
+    }
+
     /// How long handlers may take to end when a partition is given up or the subscriber is shut down; 20 s otherwise. What has not ended by then is rolled back and
     /// left to the next owner.
     pub fn drain_timeout(mut self, time: Duration) -> Self {
@@ -303,6 +312,9 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         let Parts { name, handlers, beside, mut faults, state, inbox, layers, options, .. } = self.parts;
         faults.extend(check_topic_name(&name).err().map(|error| format!("the subscriber's name becomes part of topic names: {error}")));
         faults.extend(inbox.as_ref().and_then(Inbox::fault));
+        if self.parts.code_version.as_ref().is_some_and(|version| version.len() > 200 || version.contains('\0')) {
+            faults.push("the code version is longer than 200 bytes or has a NUL".into());
+        }
         if handlers.is_empty() && beside.is_empty() {
             faults.push("no handler: add one by `.on(…)`".into());
         }
@@ -334,6 +346,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             service,
             options,
             dead_letters: self.parts.dead_letters,
+            code_version: self.parts.code_version,
             instance: self.parts.instance,
             broker_side: self.parts.broker_side,
             from_end: self.parts.from_end,

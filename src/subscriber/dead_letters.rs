@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::handler::HandlerError;
-use crate::kafka::{Incoming, Letter, LetterError};
+use crate::kafka::{Incoming, Letter, LetterError, identity_by_place};
 
 /// Where events go that cannot be handled.
 ///
@@ -103,6 +103,14 @@ const OURS: [&str; 10] = [
     "tidings_failed_at",
 ];
 
+/// The number of attempts that a record of a retry or redrive topic of this group has behind it. Elsewhere the header means nothing.
+pub(super) fn attempts_of(record: &Incoming, group: &str) -> u32 {
+    if origin_of(&record.topic, group) == &*record.topic {
+        return 0;
+    }
+    record.header(ATTEMPTS).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// Whether a header is one that says why and when a record died.
 pub(super) fn is_ours(name: &[u8]) -> bool {
     OURS.iter().any(|ours| ours.as_bytes() == name)
@@ -113,7 +121,12 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // Where it was first is kept through retries. In a record of somebody else it says where it died for them.
     let came_back = origin_of(&record.topic, why.group) != &*record.topic && record.header(ORIGINAL_TOPIC).is_some();
-    let is_kept = |name: &[u8]| !is_ours(name) && (came_back || !ORIGINAL.iter().any(|original| original.as_bytes() == name));
+    let named_here = if came_back { None } else { identity_by_place(record) };
+    let is_replaced = |name: &[u8]| {
+        ORIGINAL.iter().any(|original| original.as_bytes() == name) && !came_back
+            || named_here.is_some() && (name == b"ce_id" || name == b"ce_source")
+    };
+    let is_kept = |name: &[u8]| !is_ours(name) && !is_replaced(name);
     let mut headers: Vec<(String, Vec<u8>)> =
         record.headers().filter(|(name, _)| is_kept(name)).map(|(name, value)| (text(name), value.to_vec())).collect();
     let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), value.to_vec()));
@@ -122,10 +135,9 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
         put(ORIGINAL_PARTITION, &record.partition.to_be_bytes());
         put(ORIGINAL_OFFSET, &record.offset.to_be_bytes());
         put(ORIGINAL_TIMESTAMP, &record.timestamp.to_be_bytes());
-        // A record that has no id is known by its place, which changes now.
-        if record.header("ce_id").is_none() && record.header("id").is_none() {
-            put("ce_id", format!("{}/{}", record.partition, record.offset).as_bytes());
-            put("ce_source", format!("kafka:{}", record.topic).as_bytes());
+        if let Some((id, source)) = &named_here {
+            put("ce_id", id.as_bytes());
+            put("ce_source", source.as_bytes());
         }
     }
     put("kafka_dlt-original-timestamp-type", b"CREATE_TIME");

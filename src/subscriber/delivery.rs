@@ -21,6 +21,7 @@ enum Messages {
 }
 
 impl Delivery {
+    /// One event; `attempt` counts from the first of this stay in the subscriber.
     pub(super) fn one(message: Arc<Message>, attempt: u32) -> Self {
         Self { messages: Messages::One(message), attempt, slot: None }
     }
@@ -45,9 +46,9 @@ impl Delivery {
         self.first().event_type()
     }
 
-    /// How often it was tried, this time included: 1 the first time.
+    /// How often the event was tried, this attempt included: 1 for the first. Attempts from the detour, from retry topics and before a replay count; of a batch, those of its first event.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.attempt.saturating_add(self.first().attempts_before())
     }
 
     /// How many events it holds: 1, or those of a batch.

@@ -34,7 +34,21 @@ pub(super) struct Head {
     value: Option<Vec<u8>>,
     header_names: Vec<String>,
     header_values: Vec<Vec<u8>>,
+    /// Attempts from here.
     pub(super) attempts: i32,
+    /// Attempts before it was set aside.
+    attempts_before: i32,
+}
+
+/// Why and for how long an event is set aside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Setback {
+    /// Until it is tried from here.
+    pub(super) pause: Duration,
+    /// The number of attempts so far.
+    pub(super) attempts: u32,
+    /// The error of the last one; `None` if it waits behind another event.
+    pub(super) error: Option<String>,
 }
 
 impl Detour {
@@ -45,12 +59,12 @@ impl Detour {
             pool: inbox.pool.clone(),
             consumer: inbox.consumer.clone(),
             append: format!(
-                "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10 * interval '1 second') on conflict do nothing"
+                "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at, attempts_before, error) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10 * interval '1 second', $11, left($12, 2000)) on conflict do nothing"
             )
             .into(),
             head: format!(
-                "select seq, attempts, {columns} from {table} where consumer = $1 and topic = $2 and partition = $3 and key = $4 order by seq limit 1"
+                "select seq, attempts, attempts_before, {columns} from {table} where consumer = $1 and topic = $2 and partition = $3 and key = $4 order by seq limit 1"
             )
             .into(),
             remove: format!("delete from {table} where seq = $1").into(),
@@ -64,7 +78,7 @@ impl Detour {
     }
 
     /// Adds an event behind those of its aggregate; one that is there already is fine.
-    pub(super) async fn append(&self, message: &Message, after: Duration) -> Result<(), sqlx::Error> {
+    pub(super) async fn append(&self, message: &Message, setback: &Setback) -> Result<(), sqlx::Error> {
         let record = message.as_it_came();
         let (names, values): (Vec<String>, Vec<&[u8]>) =
             record.headers().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
@@ -78,7 +92,9 @@ impl Detour {
             .bind(record.value())
             .bind(names)
             .bind(values)
-            .bind(after.as_secs_f64())
+            .bind(setback.pause.as_secs_f64())
+            .bind(i32::try_from(setback.attempts.saturating_add(message.attempts_before())).unwrap_or(i32::MAX))
+            .bind(setback.error.as_ref().map(|error| error.replace('\0', "")))
             .execute(&self.pool)
             .await
             .map(drop)
@@ -125,6 +141,18 @@ impl Detour {
     }
 }
 
+impl OpenInbox {
+    /// The parked events of this consumer that belong to none of these topics: topic, events, aggregates.
+    pub(super) async fn parked_outside(&self, topics: &[&str]) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
+        let count = format!(
+            r#"select topic, count(*), count(distinct (partition, key)) from "{}".detour where consumer = $1 and not topic = any ($2)
+               group by topic order by topic"#,
+            self.schema
+        );
+        sqlx::query_as(AssertSqlSafe(count)).bind(&self.consumer).bind(topics).fetch_all(&self.pool).await
+    }
+}
+
 impl Head {
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -136,7 +164,13 @@ impl Head {
             header_names: row.try_get("header_names")?,
             header_values: row.try_get("header_values")?,
             attempts: row.try_get("attempts")?,
+            attempts_before: row.try_get("attempts_before")?,
         })
+    }
+
+    /// All attempts at the event so far.
+    pub(super) fn attempts_in_all(&self) -> u32 {
+        self.attempts_before.max(0).unsigned_abs().saturating_add(self.attempts.max(0).unsigned_abs())
     }
 
     /// The record as it came.

@@ -21,8 +21,9 @@ pub(super) struct Dead<'m> {
 }
 
 impl<'m> Dead<'m> {
-    /// An event that was tried this often.
+    /// An event that was tried this often since it was read.
     pub(super) fn event(message: &'m Message, attempts: u32) -> Self {
+        let attempts = attempts.saturating_add(message.attempts_before());
         Self { record: message.as_it_came(), event_type: message.event_type(), kind: "handler", attempts }
     }
 
@@ -37,7 +38,9 @@ impl Runner {
     pub(super) async fn end(&self, message: &Message, error: &HandlerError, failed: u32, turn: &mut Turn<'_>) -> Settled {
         let is_dead = error.verdict() == Verdict::DeadLetter;
         match &self.escalation {
-            Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => return Settled::Park,
+            Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => {
+                return Settled::Park { attempts: failed, error: error.chain() };
+            }
             Escalation::RetryTopics(delays) if !is_dead => {
                 let tier: usize = message.header(TIER).and_then(|tier| tier.parse().ok()).unwrap_or(0);
                 if let Some(delay) = delays.get(tier) {
@@ -53,6 +56,24 @@ impl Runner {
             _ => {}
         }
         self.bury_at_last(&Dead::event(message, failed), error, turn).await
+    }
+
+    /// Sends an event to the dead letters that shares its identity with one that was handled. No handler ran, so it says nothing
+    /// about handlers: the kill switch does not count it.
+    pub(super) async fn end_conflicting(&self, message: &Message, error: &HandlerError, failed: u32, turn: &mut Turn<'_>) -> Settled {
+        let record = message.as_it_came();
+        tracing::warn!(
+            subscriber = self.name,
+            event.id = &*message.id(),
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            error = error.chain(),
+            "an event shares its id with another one that was handled and becomes a dead letter; replay it under another id if it is genuine"
+        );
+        self.statistics.add(Count::Conflicting, message.event_type(), 1);
+        let dead = Dead { kind: "duplicate", ..Dead::event(message, failed) };
+        self.bury_at_last(&dead, error, turn).await
     }
 
     /// Sends a record to the dead letters, however long that takes.
@@ -75,7 +96,7 @@ impl Runner {
         delay: Duration,
     ) -> Result<(), HandlerError> {
         let origin = origin_of(&message.as_it_came().topic, &self.name);
-        let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed };
+        let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed.saturating_add(message.attempts_before()) };
         let mut letter = letter(message.as_it_came(), retry_topic(origin, &self.name, delay), &why);
         let due = chrono::Utc::now() + delay;
         letter.headers.push((TIER.into(), (tier + 1).to_string().into_bytes()));
@@ -133,9 +154,39 @@ pub(super) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     format!("{topic}.{group}.retry.{delay}")
 }
 
+/// The delay of a retry topic of this group; `None` for every other topic.
+pub(super) fn retry_delay(topic: &str, group: &str) -> Option<Duration> {
+    let (before, delay) = topic.rsplit_once('.')?;
+    before.strip_suffix("retry")?.strip_suffix('.')?.strip_suffix(group)?.strip_suffix('.')?;
+    let digits = delay.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = delay.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3_600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_delay_of_a_retry_topic_is_read_from_its_name() {
+        for delay in [0, 1, 999, 1_000, 1_500, 60_000, 90_000, 3_600_000, 86_400_000] {
+            let delay = Duration::from_millis(delay);
+            assert_eq!(retry_delay(&retry_topic("a.b", "g", delay), "g"), Some(delay));
+        }
+        for other in
+            ["order", "order.g.redrive", "order.h.retry.1m", "order.g.retry.", "order.g.retry.1d", "order.gg.retry.1m", "g.retry.1m"]
+        {
+            assert_eq!(retry_delay(other, "g"), None, "{other}");
+        }
+        assert_eq!(retry_delay("order.g.retry.18446744073709551615h", "g"), None);
+    }
 
     #[test]
     fn retry_topics_are_named_by_their_delay() {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Parked, Runner, Settled};
 use super::clock::{Clock, VirtualClock};
-use super::dead_letters::Letterbox;
+use super::dead_letters::{Letterbox, attempts_of};
 use super::lanes::Lanes;
 use super::options::Order;
 use super::run::Plan;
@@ -49,7 +49,7 @@ impl InMemory {
         plan.letterbox = Some(Box::new(LettersBox(letters.clone())));
         let inbox = plan.core.inbox.as_ref().map(|inbox| inbox.pool.clone());
         let topics = std::mem::take(&mut plan.topics);
-        plan.core.simulate(dies);
+        plan.core.simulate(&plan.name, dies);
         plan.statistics.set_state(SubscriberState::Running);
         Self { runner: Arc::new(plan.into_runner()), topics, lanes: Lanes::new(), hasher: RandomState::new(), letters, inbox }
     }
@@ -71,7 +71,8 @@ impl InMemory {
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
             _ => self.hasher.hash_one(record.offset),
         };
-        match Message::read(record.clone(), assumed) {
+        let attempts = attempts_of(record, &self.runner.name);
+        match Message::read(record.clone(), assumed).map(|message| message.with_attempts_before(attempts)) {
             Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => {
                 self.runner.statistics.unknown(message.event_type())
             }
@@ -115,16 +116,16 @@ impl InMemory {
 
 /// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    if runner.settle(message, turn, &runner.options.retry, None).await != Settled::Park {
-        return;
-    }
+    let Settled::Park { attempts, .. } = runner.settle(message, turn, &runner.options.retry, None).await else { return };
     runner.statistics.add(Count::Detoured, message.event_type(), 1);
     let (mut pause, mut before) = match &runner.escalation {
         Escalation::Park(retry) => (retry.pause(0, 0.0), 0),
         _ => return,
     };
     while turn.pause(pause).await {
-        match runner.settle_parked(message, turn, before).await {
+        let attempts = attempts.saturating_add(before).saturating_add(message.attempts_before());
+        let message = Arc::new(Message::clone(message).with_attempts_before(attempts));
+        match runner.settle_parked(&message, turn, before).await {
             Parked::Again { after, attempts, .. } => (pause, before) = (after, attempts),
             Parked::Done | Parked::Abandoned => return,
         }

@@ -7,14 +7,17 @@
 //! opens, and if the insert fails there is no transaction at all, so a duplicate costs one message.
 
 use std::collections::HashSet;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
+use super::collision::{Collisions, Standing, standing_of};
 use super::handler::HandlerError;
+use super::identity::Identity;
+use super::literal::{Arrays, Columns, Literal, Rows};
 use super::sessions::{Begun, Form, Lease, Sessions, Statement};
 use crate::kafka::Message;
 use crate::outbox::Outbox;
@@ -104,10 +107,13 @@ impl Inbox {
         let moment = if self.lock_timeout.is_zero() { Self::MOMENT } else { self.lock_timeout.min(Self::MOMENT) };
         let patient = Settings { before: format!("{idle}; {}; ", timeout(self.lock_timeout)), after: String::new() };
         let impatient = Settings { before: format!("{idle}; {}; ", timeout(moment)), after: format!("; {}", timeout(self.lock_timeout)) };
-        let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id)"#);
-        let one = Statement::new("text, text", format!("{insert} values ({}, $1, $2)", Literal(consumer)));
-        let many = format!("{insert} select {}, source, event_id from unnest($1, $2) as e (source, event_id)", Literal(consumer));
-        let many = Statement::new("text[], text[]", many);
+        let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#);
+        let one = Statement::new("text, text, text, bigint", format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)));
+        let many = format!(
+            "{insert} select {}, source, event_id, topic, fingerprint from unnest($1, $2, $3, $4) as e (source, event_id, topic, fingerprint)",
+            Literal(consumer)
+        );
+        let many = Statement::new("text[], text[], text[], bigint[]", many);
         Ok(OpenInbox {
             patient,
             impatient,
@@ -115,18 +121,21 @@ impl Inbox {
             one: one.name().to_owned(),
             many: many.name().to_owned(),
             sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
-            new_of: format!(
-                r#"select source, event_id from "{schema}".inbox
-                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C")) and xmin = pg_current_xact_id()::xid"#
+            stored: format!(
+                r#"select source, event_id, topic, fingerprint, xmin = pg_current_xact_id()::xid from "{schema}".inbox
+                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
             )
             .into(),
-            delete: format!(
-                r#"delete from "{schema}".inbox where ctid = any (array(
-                     select ctid from "{schema}".inbox where consumer = $1 and handled_at < now() - $2 * interval '1 second'
-                     order by handled_at limit {}))"#,
-                Self::DELETE_ROWS
-            )
-            .into(),
+            delete: ["inbox", "inbox_collision"].map(|table| {
+                format!(
+                    r#"delete from "{schema}".{table} where ctid = any (array(
+                         select ctid from "{schema}".{table} where consumer = $1 and handled_at < now() - $2 * interval '1 second'
+                         order by handled_at limit {}))"#,
+                    Self::DELETE_ROWS
+                )
+                .into()
+            }),
+            collisions: Collisions::new(&schema),
             outbox: Outbox::new().schema(schema.as_str()),
             consumer: consumer.to_owned(),
             pool: self.pool.clone(),
@@ -157,7 +166,8 @@ pub(super) struct OpenInbox {
     pub(super) consumer: String,
     pub(super) outbox: Outbox,
     pub(super) keep: Duration,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) collisions: Collisions,
     patient: Settings,
     impatient: Settings,
     /// The insert, up to the rows.
@@ -165,9 +175,9 @@ pub(super) struct OpenInbox {
     /// The prepared insert of one event, and of many.
     one: String,
     many: String,
-    /// Which of these events this transaction has remembered.
-    new_of: Arc<str>,
-    delete: Arc<str>,
+    /// What is stored of these sources and ids, and whether this transaction has stored it.
+    stored: Arc<str>,
+    delete: [Arc<str>; 2],
 }
 
 /// What came of remembering events.
@@ -191,20 +201,26 @@ impl OpenInbox {
     }
 
     async fn remember_one(&self, message: &Message) -> Result<Remembered, HandlerError> {
-        let identity = identity(message)?;
-        let begun = self.sessions.begin(|form| match form.prepared {
-            true => self.message(form, format_args!("execute {} ({}, {})", self.one, Literal(&identity.0), Literal(&identity.1))),
-            false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &[&identity]))),
-        });
-        match begun.await {
-            Ok(Begun { transaction, lease, .. }) => Ok(Remembered::New(transaction, lease, None)),
-            Err(error) if self.knows(&error) => Ok(Remembered::Duplicate),
-            Err(error) => Err(of_inbox(error)),
+        let identity = Identity::of(message, &self.consumer)?;
+        loop {
+            let begun = self.sessions.begin(|form| match form.prepared {
+                true => self.message(form, format_args!("execute {} ({})", self.one, Columns(&identity))),
+                false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &[&identity]))),
+            });
+            match begun.await {
+                Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
+                Err(error) if self.knows(&error) => {}
+                Err(error) => return Err(of_inbox(error)),
+            }
+            // `None`: retention has deleted the row in the meantime, so this insert comes first.
+            if let Some(remembered) = self.remember_again(&identity).await? {
+                return Ok(remembered);
+            }
         }
     }
 
     async fn remember_many(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
-        let identities = messages.iter().map(|message| identity(message)).collect::<Result<Vec<_>, _>>()?;
+        let identities = messages.iter().map(|message| Identity::of(message, &self.consumer)).collect::<Result<Vec<_>, _>>()?;
         // In one order everywhere, so that members with the same events wait for each other in turn.
         let mut ordered: Vec<_> = identities.iter().collect();
         ordered.sort_unstable();
@@ -222,18 +238,21 @@ impl OpenInbox {
             self.message(form, format_args!("{} values {} on conflict do nothing", self.insert, Rows(&self.consumer, &ordered)))
         });
         let Begun { mut transaction, lease, rows } = begun.await.map_err(of_inbox)?;
+        let Some(mut new) = self.new_of(&mut transaction, &identities).await.map_err(of_inbox)? else {
+            lease.roll_back(transaction).await;
+            return Err(HandlerError::snooze(Duration::ZERO, "an event of the batch shares its id with another one"));
+        };
         if rows == 0 {
             lease.roll_back(transaction).await;
             return Ok(Remembered::Duplicate);
         }
         // The same event twice in one batch: the first counts.
-        let mut new = self.new_of(&mut transaction, &identities).await.map_err(of_inbox)?;
-        let kept = messages.iter().zip(identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
+        let kept = messages.iter().zip(&identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
         Ok(Remembered::New(transaction, lease, Some(kept.collect())))
     }
 
     /// The message that remembers by this statement and begins.
-    fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
+    pub(super) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
         let Settings { before, after } = if form.waits { &self.patient } else { &self.impatient };
         format!("{before}{statement}{after}; begin")
     }
@@ -246,111 +265,54 @@ impl OpenInbox {
         })
     }
 
-    /// Which of these this transaction has remembered.
-    async fn new_of(&self, transaction: &mut PgConnection, identities: &[Identity]) -> Result<HashSet<Identity>, sqlx::Error> {
-        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|(source, id)| (source.as_str(), id.as_str())).unzip();
+    /// Those that this transaction has stored, if all others are duplicates of what was stored before.
+    async fn new_of<'i>(
+        &self,
+        transaction: &mut PgConnection,
+        identities: &'i [Identity],
+    ) -> Result<Option<HashSet<&'i Identity>>, sqlx::Error> {
+        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|event| (event.source.as_str(), event.id.as_str())).unzip();
         // Not prepared: in the next transaction a pooler may have another connection.
-        let new = sqlx::query_as(AssertSqlSafe(self.new_of.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
-        Ok(new.fetch_all(transaction).await?.into_iter().collect())
+        let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
+        let stored: Vec<(String, String, Option<String>, Option<i64>, bool)> = stored.fetch_all(transaction).await?;
+        let mut new = HashSet::new();
+        for (source, id, topic, fingerprint, is_new) in stored {
+            let row = (topic, fingerprint);
+            for event in identities.iter().filter(|event| event.source == source && event.id == id) {
+                if standing_of(&row, event) != Standing::Duplicate {
+                    return Ok(None);
+                }
+                if is_new {
+                    new.insert(event);
+                }
+            }
+        }
+        Ok(Some(new))
     }
 
     /// Forgets what is older than it is kept; how many rows.
     pub(super) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
         let mut forgotten = 0;
-        loop {
-            let deleted = sqlx::query(AssertSqlSafe(self.delete.clone()))
-                .bind(&self.consumer)
-                .bind(self.keep.as_secs_f64())
-                .execute(&self.pool)
-                .await?
-                .rows_affected();
-            forgotten += deleted;
-            if deleted < Inbox::DELETE_ROWS.cast_unsigned() {
-                return Ok(forgotten);
+        for delete in &self.delete {
+            loop {
+                let delete = sqlx::query(AssertSqlSafe(delete.clone())).bind(&self.consumer).bind(self.keep.as_secs_f64());
+                let deleted = delete.execute(&self.pool).await?.rows_affected();
+                forgotten += deleted;
+                if deleted < Inbox::DELETE_ROWS.cast_unsigned() {
+                    break;
+                }
             }
         }
+        Ok(forgotten)
     }
-}
-
-/// Source and id of an event, as the inbox stores them.
-type Identity = (String, String);
-
-fn identity(message: &Message) -> Result<Identity, HandlerError> {
-    let (source, id) = (message.source().into_owned(), message.id().into_owned());
-    if source.contains('\0') || id.contains('\0') || id.is_empty() || id.len() > 512 || source.len() > 1024 {
-        return Err(HandlerError::dead_letter(
-            "the event's id or source cannot be remembered: 1 to 512 and up to 1,024 bytes, without NUL",
-        ));
-    }
-    Ok((source, id))
-}
-
-/// Text as an SQL literal, whatever `standard_conforming_strings` says.
-struct Literal<'a>(&'a str);
-
-impl fmt::Display for Literal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.contains('\\') { " E'" } else { "'" })?;
-        for part in self.0.split_inclusive(['\'', '\\']) {
-            f.write_str(part)?;
-            // Either stands for itself when it is there twice.
-            if let Some(special) = part.chars().next_back().filter(|last| matches!(last, '\'' | '\\')) {
-                f.write_char(special)?;
-            }
-        }
-        f.write_char('\'')
-    }
-}
-
-/// The values of an insert.
-struct Rows<'a>(&'a str, &'a [&'a Identity]);
-
-impl fmt::Display for Rows<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (source, id)) in self.1.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}({}, {}, {})", Literal(self.0), Literal(source), Literal(id))?;
-        }
-        Ok(())
-    }
-}
-
-/// The same by columns.
-struct Arrays<'a>(&'a [&'a Identity]);
-
-impl fmt::Display for Arrays<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        array(f, self.0.iter().map(|(source, _)| &**source))?;
-        f.write_str(", ")?;
-        array(f, self.0.iter().map(|(_, id)| &**id))
-    }
-}
-
-fn array<'a>(f: &mut fmt::Formatter<'_>, texts: impl Iterator<Item = &'a str>) -> fmt::Result {
-    for (at, text) in texts.enumerate() {
-        write!(f, "{}{}", if at == 0 { "array[" } else { "," }, Literal(text))?;
-    }
-    f.write_char(']')
 }
 
 /// What an error of remembering means. No handler ran, so it is never the event's fault.
-fn of_inbox(error: sqlx::Error) -> HandlerError {
+pub(super) fn of_inbox(error: sqlx::Error) -> HandlerError {
     let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
     match code.as_deref() {
         // Another member handles it at this moment: look again soon.
         Some("55P03" | "40001" | "40P01") => HandlerError::snooze(Duration::from_millis(100), error),
         _ => HandlerError::unavailable(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_becomes_a_literal_that_cannot_end_early() {
-        assert_eq!(Literal("a").to_string(), "'a'");
-        assert_eq!(Literal("a'; drop table x; --").to_string(), "'a''; drop table x; --'");
-        assert_eq!(Literal(r"a\'").to_string(), r" E'a\\'''");
     }
 }

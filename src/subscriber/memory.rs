@@ -1,30 +1,51 @@
 //! An inbox and outbox without a database: what the in-memory bus has in place of `inbox` and `outbox`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Delivery;
+use super::handler::HandlerError;
+use super::identity::Identity;
 use crate::event::Envelope;
 use crate::kafka::Message;
 
 /// What was handled and what was published, in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MemoryInbox {
-    handled: Mutex<HashSet<(String, String)>>,
+    consumer: String,
+    /// Fingerprints by topic, source and id.
+    handled: Mutex<HashMap<(String, String, String), i64>>,
     published: Mutex<Vec<Envelope>>,
 }
 
 impl MemoryInbox {
+    pub(super) fn new(consumer: &str) -> Self {
+        Self { consumer: consumer.to_owned(), handled: Mutex::default(), published: Mutex::default() }
+    }
+
     /// The delivery's events that were not handled; `None` if all were.
-    pub(super) fn new_of(&self, delivery: &Delivery) -> Option<Vec<Arc<Message>>> {
+    ///
+    /// # Errors
+    /// An event that cannot be stored, or that shares its identity with another one.
+    pub(super) fn new_of(&self, delivery: &Delivery) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
         let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<_> = delivery.messages().iter().filter(|message| !handled.contains(&identity(message))).cloned().collect();
-        (!new.is_empty()).then_some(new)
+        let mut new = Vec::new();
+        for message in delivery.messages() {
+            let identity = Identity::of(message, &self.consumer)?;
+            match handled.get(&key(&identity)) {
+                None => new.push(message.clone()),
+                Some(fingerprint) if *fingerprint == identity.fingerprint => {}
+                Some(_) => return Err(identity.conflicting()),
+            }
+        }
+        Ok((!new.is_empty()).then_some(new))
     }
 
     /// Remembers events and publishes others, as one commit would.
     pub(super) fn commit(&self, messages: &[Arc<Message>], published: Vec<Envelope>) {
-        self.handled.lock().unwrap_or_else(PoisonError::into_inner).extend(messages.iter().map(|message| identity(message)));
+        let identities = messages.iter().filter_map(|message| Identity::of(message, &self.consumer).ok());
+        let handled = identities.map(|identity| (key(&identity), identity.fingerprint));
+        self.handled.lock().unwrap_or_else(PoisonError::into_inner).extend(handled);
         self.published.lock().unwrap_or_else(PoisonError::into_inner).extend(published);
     }
 
@@ -34,6 +55,6 @@ impl MemoryInbox {
     }
 }
 
-fn identity(message: &Message) -> (String, String) {
-    (message.source().into_owned(), message.id().into_owned())
+fn key(identity: &Identity) -> (String, String, String) {
+    (identity.topic.clone(), identity.source.clone(), identity.id.clone())
 }

@@ -16,7 +16,7 @@ use super::{Statistics, SubscriberState};
 ///
 /// | metric | type | meaning |
 /// |---|---|---|
-/// | `tidings_subscriber_events_total{subscriber, type, outcome}` | counter | events by what became of them: `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`, `discarded` |
+/// | `tidings_subscriber_events_total{subscriber, type, outcome}` | counter | events by what became of them: `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`, `discarded`, `conflicting`, `held` |
 /// | `tidings_subscriber_failed_attempts_total{subscriber, type}` | counter | attempts that failed and were counted against their event |
 /// | `tidings_subscriber_attempt_seconds{subscriber, type}` | histogram | one attempt: layers, inbox, handlers and commit |
 /// | `tidings_subscriber_running{subscriber}` | gauge | handlers that run |
@@ -47,7 +47,7 @@ use super::{Statistics, SubscriberState};
 pub struct SubscriberMetrics(Vec<Statistics>);
 
 /// The word of each outcome.
-const OUTCOMES: [(Count, &str); 7] = [
+const OUTCOMES: [(Count, &str); 8] = [
     (Count::Handled, "handled"),
     (Count::Duplicates, "duplicate"),
     (Count::Skipped, "skipped"),
@@ -55,6 +55,7 @@ const OUTCOMES: [(Count, &str); 7] = [
     (Count::Retried, "retried"),
     (Count::DeadLettered, "dead_lettered"),
     (Count::Discarded, "discarded"),
+    (Count::Conflicting, "conflicting"),
 ];
 
 /// What is told of a partition: its name, its help, and where it is.
@@ -96,6 +97,10 @@ impl SubscriberMetrics {
             }
             for (event_type, count) in statistics.by_unknown_type() {
                 let labels = [("subscriber", name), ("type", &event_type), ("outcome", "unknown")];
+                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            }
+            for (event_type, count) in statistics.by_held_type() {
+                let labels = [("subscriber", name), ("type", &event_type), ("outcome", "held")];
                 ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
             }
         }

@@ -36,6 +36,15 @@ impl Escalation {
         Self::Park(Retry::exponential(10, Duration::from_secs(10)..Duration::from_secs(600)))
     }
 
+    /// Its name for operators.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Park(_) => "park",
+            Self::RetryTopics(_) => "retry topics",
+            Self::DeadLetter => "dead letter",
+        }
+    }
+
     /// [`RetryTopics`](Self::RetryTopics) with these delays.
     pub fn retry_topics(delays: impl IntoIterator<Item = Duration>) -> Self {
         Self::RetryTopics(delays.into_iter().collect())

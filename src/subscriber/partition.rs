@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
+use super::registry::Claim;
 use super::spare::Spare;
+use super::unhandled::HELD_AGGREGATES_MAX;
 use super::unit::{Ended, Item, Site, Unit};
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Feed, Incoming, Malformed, Message};
@@ -170,9 +172,12 @@ impl PartitionTask {
 
     fn accept(&mut self, record: Incoming) {
         let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
-        let (lane, item) = match Message::read(record, self.site.assumed_type) {
+        let (lane, item) = match self.site.read(record) {
             Ok(message) if self.site.runner.core.router.route(message.event_type()).is_none() => {
-                return self.skip(ticket, message.event_type());
+                if self.may_skip(message.event_type()) {
+                    return self.skip(ticket, message.event_type());
+                }
+                (self.lane_of(message.as_it_came()), Item::Unhandled(ticket, Arc::new(message)))
             }
             // A deletion on a compacted topic, by somebody who writes no headers.
             Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket, ""),
@@ -195,6 +200,11 @@ impl PartitionTask {
         self.lanes.push(lane, item);
     }
 
+    /// Whether it is known that no other member handles this type.
+    fn may_skip(&self, event_type: &str) -> bool {
+        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(event_type) == Some(Claim::Free))
+    }
+
     fn skip(&mut self, ticket: Ticket, event_type: &str) {
         self.site.runner.statistics.unknown(event_type);
         self.note(|watermark| watermark.finish(ticket));
@@ -204,8 +214,18 @@ impl PartitionTask {
         match (self.site.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
+            // Its events go behind those that wait, one after the other.
+            (_, Some(key)) if self.is_detoured(Some(key)) => self.hasher.hash_one(key),
             // An offset is one of a kind; mixed, since the map takes it as it is.
             (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
+        }
+    }
+
+    /// The lane of an aggregate that waits in the detour: that of its events.
+    fn detour_lane(&self, key: &[u8]) -> u64 {
+        match self.site.runner.options.order {
+            Order::Partition => 0,
+            Order::Aggregate | Order::None => self.hasher.hash_one(key),
         }
     }
 
@@ -236,14 +256,14 @@ impl PartitionTask {
             && (self.lanes.are_free() || self.lanes.is_free(self.lane_of(message.as_it_came())))
             && self.site.runner.gate.is_open()
             && !self.is_detoured(message.as_it_came().key())
-            && self.site.runner.due_in(message).is_none()
+            && self.site.due_in(message).is_none()
             && self.has_permit()
     }
 
     /// Starts the next lane, if there is a permit.
     fn start(&mut self) {
-        let runner = &self.site.runner;
-        let (max, goes_with) = (runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, runner));
+        let site = &self.site;
+        let (max, goes_with) = (site.runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, site));
         // What goes behind its waiting aggregate goes one by one.
         let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next.key()));
         let Some(permit) = self.permit.take() else { return };
@@ -259,7 +279,7 @@ impl PartitionTask {
             items.extend(more);
         }
         match &items[..] {
-            [Item::Event(ticket, message)] if !detoured && runner.due_in(message).is_none() => {
+            [Item::Event(ticket, message)] if !detoured && site.due_in(message).is_none() => {
                 self.permit = Some(permit);
                 self.bytes = self.bytes.saturating_sub(message.size());
                 let (ticket, message) = (*ticket, message.clone());
@@ -269,7 +289,7 @@ impl PartitionTask {
                 }
             }
             _ => {
-                let unit = Unit { items, lanes, detoured };
+                let unit = Unit { items, lanes, detoured, has_room: self.detours.len() < HELD_AGGREGATES_MAX };
                 self.running.spawn(self.site.clone().work(unit, permit));
             }
         }
@@ -340,11 +360,10 @@ impl PartitionTask {
             return;
         }
         let now = Instant::now();
-        for (key, due) in &mut self.detours {
-            if due.is_some_and(|due| due <= now) {
-                *due = None;
-                self.lanes.push(self.hasher.hash_one(&**key), Item::Detoured(key.clone()));
-            }
+        let due = self.detours.iter_mut().filter(|(_, due)| due.is_some_and(|due| due <= now));
+        let due: Vec<Box<[u8]>> = due.map(|(key, due)| (*due = None, key.clone()).1).collect();
+        for key in due {
+            self.lanes.push(self.detour_lane(&key), Item::Detoured(key));
         }
     }
 

@@ -94,7 +94,8 @@ impl DeadLetter {
     fn replayed(&self) -> Option<Letter> {
         let origin = self.origin.as_ref()?;
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        let kept = self.record.headers().filter(|(name, _)| !is_ours(name) && *name != REPLAYS.as_bytes());
+        let is_kept = |name: &[u8]| name == ATTEMPTS.as_bytes() || !is_ours(name) && name != REPLAYS.as_bytes();
+        let kept = self.record.headers().filter(|(name, _)| is_kept(name));
         let mut headers: Vec<(String, Vec<u8>)> = kept.map(|(header, value)| (name(header), value.to_vec())).collect();
         headers.push((REPLAYS.into(), (self.replays + 1).to_string().into_bytes()));
         Some(Letter {
@@ -191,7 +192,7 @@ impl DeadLetterBox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dead_letters::{Obituary, letter};
+    use super::super::dead_letters::{Obituary, attempts_of, letter};
     use super::super::handler::HandlerError;
     use super::*;
     use crate::kafka::Place;
@@ -216,6 +217,7 @@ mod tests {
             let replayed = dead.replayed().expect("it says where it died");
             assert_eq!(replayed.topic, "order.stock.redrive");
             event = record(&replayed.topic, &replayed);
+            assert_eq!(attempts_of(&event, "stock"), 5);
             assert_eq!(
                 (event.header("ce_id"), event.header("x"), event.header(EXCEPTION_MESSAGE)),
                 (Some(&b"e-1"[..]), Some(&b"y"[..]), None)

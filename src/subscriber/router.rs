@@ -52,6 +52,13 @@ impl Router {
         self.routes.get(event_type)
     }
 
+    /// The types that have handlers, sorted.
+    pub(super) fn types(&self) -> Vec<String> {
+        let mut types: Vec<String> = self.routes.keys().map(|event_type| (*event_type).to_owned()).collect();
+        types.sort_unstable();
+        types
+    }
+
     /// Calls each handler of the delivery's type; the events they publish.
     async fn call(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
         let route = self.route(delivery.event_type()).ok_or_else(|| HandlerError::skip("no handler"))?;
@@ -90,8 +97,8 @@ impl Core {
     }
 
     /// From now on it is one of the in-memory bus.
-    pub(super) fn simulate(&self, dies: Box<dyn Fn() -> bool + Send + Sync>) {
-        let _ = self.in_memory.set(Simulation { memory: MemoryInbox::default(), dies });
+    pub(super) fn simulate(&self, consumer: &str, dies: Box<dyn Fn() -> bool + Send + Sync>) {
+        let _ = self.in_memory.set(Simulation { memory: MemoryInbox::new(consumer), dies });
     }
 
     pub(super) fn memory(&self) -> Option<&MemoryInbox> {
@@ -120,7 +127,7 @@ impl Core {
     }
 
     async fn handle_in_memory(&self, memory: &MemoryInbox, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let Some(new) = memory.new_of(&delivery) else { return Ok(Handled::Duplicate) };
+        let Some(new) = memory.new_of(&delivery)? else { return Ok(Handled::Duplicate) };
         let published = self.each(delivery.with_messages(new.clone())).await?;
         self.may_die()?;
         memory.commit(&new, published);

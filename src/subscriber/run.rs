@@ -17,14 +17,16 @@ use super::attempt::Runner;
 use super::beginning::Beginning;
 use super::builder::Beside;
 use super::clock::Clock;
-use super::dead_letters::Letterbox;
+use super::dead_letters::{Letterbox, origin_of};
 use super::detour::Detour;
 use super::escalate::retry_topic;
 use super::finished::Finished;
 use super::gate::Gate;
+use super::left_behind::report_abandoned;
 use super::options::Options;
 use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
+use super::registry::Registry;
 use super::router::{Core, HandlerService};
 use super::unit::Site;
 use super::watermark::Watermark;
@@ -41,7 +43,7 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long between two tries at something the cluster must do before the subscriber can start.
-const START_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a subscriber does not run.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,7 @@ pub(crate) struct Plan {
     pub(super) service: HandlerService,
     pub(super) options: Options,
     pub(super) dead_letters: DeadLetters,
+    pub(super) code_version: Option<String>,
     pub(super) instance: Option<String>,
     pub(super) broker_side: bool,
     pub(super) from_end: bool,
@@ -108,6 +111,10 @@ impl Plan {
         }
         // They need not exist: they are made when something is replayed, and found then.
         self.topics.extend(redriven);
+        let Some(abandoned) = self.read_earlier_retry_topics(&stop).await else { return Ok(()) };
+        self.report_parked_elsewhere().await;
+        let Some(registry) = self.register(&stop).await? else { return Ok(()) };
+        let registered = registry.clone().map(|registry| tokio::spawn(registry.keep(stop.clone())));
         let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
         let names: Vec<&str> = self.topics.keys().map(String::as_str).collect();
         let member = Member::join(self.bus.settings(), &membership, &names).map_err(RunError::Kafka)?;
@@ -120,7 +127,9 @@ impl Plan {
             member,
             runner,
             detour,
+            registry,
             topics,
+            abandoned,
             beginning: Beginning::default(),
             runtime: Handle::current(),
             partitions: HashMap::new(),
@@ -140,6 +149,7 @@ impl Plan {
         }
         stop.cancel();
         end_beside(beside, drain).await;
+        end_beside(registered.into_iter().collect(), drain).await;
         result.map_err(RunError::Kafka)
     }
 
@@ -250,7 +260,10 @@ struct Owner {
     member: Member,
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
+    registry: Option<Arc<Registry>>,
     topics: HashMap<String, Option<&'static str>>,
+    /// Topics of the group whose origin is not subscribed.
+    abandoned: Vec<String>,
     beginning: Beginning,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
@@ -269,6 +282,7 @@ impl Owner {
     /// If the group has not yet begun, it does at the ends of the topics in `from_end`.
     fn run(mut self, from_end: &[String], stop: &CancellationToken) -> Result<(), String> {
         self.look_where_to_begin(from_end, stop);
+        report_abandoned(&self.member, &self.runner.name, &self.abandoned);
         let mut next_commit = Instant::now() + self.runner.options.commit_interval;
         let result = loop {
             if stop.is_cancelled() {
@@ -376,8 +390,10 @@ impl Owner {
         let site = Site {
             runner: self.runner.clone(),
             detour: self.detour.clone(),
+            registry: self.registry.clone(),
             partition: partition.clone(),
             assumed_type,
+            comes_back: origin_of(&partition.topic, &self.runner.name) != &*partition.topic,
             drain: drain.clone(),
         };
         let task = PartitionTask::new(feed, site, progress.clone());

@@ -26,6 +26,8 @@ struct Inner {
     /// Of what is no event, or of a type without a handler.
     others: Counters,
     unknown: Mutex<BTreeMap<String, u64>>,
+    /// Of types without a handler that another member handles.
+    held: Mutex<BTreeMap<String, u64>>,
     state: AtomicU8,
     handlers: OnceLock<(Arc<Semaphore>, usize)>,
     partitions: Mutex<Vec<PartitionStatistics>>,
@@ -110,10 +112,11 @@ pub(super) enum Count {
     Retried,
     DeadLettered,
     Discarded,
+    Conflicting,
 }
 
 impl Count {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Handled,
         Self::Duplicates,
         Self::UnknownTypes,
@@ -123,6 +126,7 @@ impl Count {
         Self::Retried,
         Self::DeadLettered,
         Self::Discarded,
+        Self::Conflicting,
     ];
 }
 
@@ -202,6 +206,16 @@ impl Statistics {
         self.total(Count::Discarded)
     }
 
+    /// Events of types that this version does not handle and another instance of the group does: they were set aside for it.
+    pub fn waiting_for_another_version(&self) -> u64 {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// Events that share their id with another one that was handled before, with another key, type or data. They are dead letters, and counted there too.
+    pub fn conflicting(&self) -> u64 {
+        self.total(Count::Conflicting)
+    }
+
     // === what the subscriber tells ===
 
     /// These types have handlers.
@@ -226,13 +240,12 @@ impl Statistics {
     /// An event came that nobody handles.
     pub(super) fn unknown(&self, event_type: &str) {
         self.add(Count::UnknownTypes, event_type, 1);
-        let mut unknown = self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = unknown.get_mut(event_type) {
-            *count += 1;
-        } else {
-            let name = if unknown.len() < UNKNOWN_TYPES_MAX { event_type } else { "(others)" };
-            *unknown.entry(name.to_owned()).or_default() += 1;
-        }
+        count_by_name(&self.0.unknown, event_type);
+    }
+
+    /// An event was set aside for another member.
+    pub(super) fn held(&self, event_type: &str) {
+        count_by_name(&self.0.held, event_type);
     }
 
     pub(super) fn set_state(&self, state: SubscriberState) {
@@ -263,6 +276,12 @@ impl Statistics {
         self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Each type without a handler whose events were set aside for another member, and how many.
+    #[cfg(feature = "metrics")]
+    pub(super) fn by_held_type(&self) -> BTreeMap<String, u64> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn total(&self, count: Count) -> u64 {
         let known = self.0.by_type.get().into_iter().flat_map(ByType::values);
         known.chain([&self.0.others]).map(|counters| counters.get(count)).sum()
@@ -270,6 +289,17 @@ impl Statistics {
 
     fn partitions_locked(&self) -> MutexGuard<'_, Vec<PartitionStatistics>> {
         self.0.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts an event of a type without a handler; beyond a bound, all types together.
+fn count_by_name(counts: &Mutex<BTreeMap<String, u64>>, event_type: &str) {
+    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(count) = counts.get_mut(event_type) {
+        *count += 1;
+    } else {
+        let name = if counts.len() < UNKNOWN_TYPES_MAX { event_type } else { "(others)" };
+        *counts.entry(name.to_owned()).or_default() += 1;
     }
 }
 

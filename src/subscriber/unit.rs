@@ -7,16 +7,20 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Escalation;
-use super::attempt::{Attempt, Parked, Runner, Settled};
-use super::detour::{Detour, Head};
+use super::attempt::{Attempt, BatchFailed, Parked, Runner, Settled};
+use super::dead_letters::attempts_of;
+use super::detour::{Detour, Head, Setback};
+use super::options::Order;
+use super::registry::Registry;
 use super::retry::Next;
 use super::statistics::Count;
 use super::turn::Turn;
+use super::unhandled::Room;
 use super::watermark::Ticket;
-use crate::kafka::{Incoming, Message, Partition};
+use crate::kafka::{Incoming, Malformed, Message, Partition};
 
 /// How long until the database is asked again when it does not take or give an event of a detour.
-const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What waits on a lane.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) enum Item {
     Single(Ticket, Arc<Message>),
     /// A record that is no event, and why.
     Malformed(Ticket, Box<Incoming>, String),
+    /// An event without a handler here, which another member may handle.
+    Unhandled(Ticket, Arc<Message>),
     /// The oldest event of an aggregate that waits in the detour.
     Detoured(Box<[u8]>),
 }
@@ -35,7 +41,7 @@ impl Item {
     /// How many bytes it holds.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Event(_, message) | Self::Single(_, message) => message.size(),
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.size(),
             Self::Malformed(_, record, _) => record.size(),
             Self::Detoured(_) => 0,
         }
@@ -43,16 +49,16 @@ impl Item {
 
     pub(super) fn key(&self) -> Option<&[u8]> {
         match self {
-            Self::Event(_, message) | Self::Single(_, message) => message.as_it_came().key(),
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.as_it_came().key(),
             Self::Malformed(..) | Self::Detoured(_) => None,
         }
     }
 
     /// Whether one transaction can handle both: now, and not when one of them is due.
-    pub(super) fn goes_with(&self, other: &Self, runner: &Runner) -> bool {
+    pub(super) fn goes_with(&self, other: &Self, site: &Site) -> bool {
         match (self, other) {
             (Self::Event(_, one), Self::Event(_, other)) => {
-                one.event_type() == other.event_type() && runner.due_in(one).is_none() && runner.due_in(other).is_none()
+                one.event_type() == other.event_type() && site.due_in(one).is_none() && site.due_in(other).is_none()
             }
             _ => false,
         }
@@ -77,9 +83,12 @@ pub(super) struct Ended {
 pub(super) struct Site {
     pub(super) runner: Arc<Runner>,
     pub(super) detour: Option<Arc<Detour>>,
+    pub(super) registry: Option<Arc<Registry>>,
     pub(super) partition: Partition,
     /// The type of records that do not say theirs.
     pub(super) assumed_type: Option<&'static str>,
+    /// The topic is a retry or redrive topic of the group: its records have attempts behind them, and may be due later.
+    pub(super) comes_back: bool,
     /// The partition is given up.
     pub(super) drain: CancellationToken,
 }
@@ -91,12 +100,32 @@ pub(super) struct Unit {
     pub(super) lanes: Vec<(u64, usize)>,
     /// The aggregate of these events waits: they go behind it.
     pub(super) detoured: bool,
+    /// More aggregates may wait for another member.
+    pub(super) has_room: bool,
 }
 
 impl Site {
+    /// The record as an event.
+    ///
+    /// # Errors
+    /// Why it is none, and the record.
+    pub(super) fn read(&self, record: Incoming) -> Result<Message, (Malformed, Box<Incoming>)> {
+        let message = Message::read(record, self.assumed_type)?;
+        if !self.comes_back {
+            return Ok(message);
+        }
+        let attempts = attempts_of(message.as_it_came(), &self.runner.name);
+        Ok(message.with_attempts_before(attempts))
+    }
+
+    /// The time until an event is due.
+    pub(super) fn due_in(&self, message: &Message) -> Option<Duration> {
+        if self.comes_back { self.runner.due_in(message) } else { None }
+    }
+
     /// Works until everything has ended or the partition is given up.
     pub(super) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
-        let Unit { mut items, lanes, detoured } = unit;
+        let Unit { mut items, lanes, detoured, has_room } = unit;
         let mut ended = Ended { lanes: lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
         ended.bytes = items.iter().map(Item::size).sum();
         if items.len() > 1 {
@@ -106,7 +135,8 @@ impl Site {
         let mut turn = Turn::new(&self.runner, permit, &self.drain);
         match items.pop() {
             Some(Item::Event(ticket, message) | Item::Single(ticket, message)) if detoured => {
-                ended.finished.extend(self.park(&message, &mut turn).await.then_some(ticket));
+                let behind = Setback { pause: self.first_pause(), ..Setback::default() };
+                ended.finished.extend(self.park(&message, &behind, &mut turn).await.then_some(ticket));
             }
             Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
                 self.handle(ticket, &message, None, &mut turn, &mut ended).await;
@@ -114,6 +144,14 @@ impl Site {
             Some(Item::Malformed(ticket, record, reason)) => {
                 let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
                 ended.finished.extend((end == Settled::Finished).then_some(ticket));
+            }
+            Some(Item::Unhandled(ticket, message)) => {
+                let room = match detoured {
+                    true => Room::BehindOthers,
+                    false if has_room && self.runner.options.order == Order::Aggregate => Room::Free,
+                    false => Room::None,
+                };
+                self.settle_unhandled(ticket, &message, room, &mut turn, &mut ended).await;
             }
             Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
             None => {}
@@ -143,12 +181,15 @@ impl Site {
             _ => None,
         });
         let (tickets, messages): (Vec<_>, Vec<_>) = events.unzip();
-        if self.runner.settle_together(&messages).await {
-            ended.finished = tickets;
-            return;
-        }
+        let BatchFailed { attempts } = match self.runner.settle_together(&messages).await {
+            Ok(()) => {
+                ended.finished = tickets;
+                return;
+            }
+            Err(failed) => failed,
+        };
         ended.bytes = 0;
-        let mut items = tickets.into_iter().zip(messages).map(|(ticket, message)| Item::Single(ticket, message));
+        let mut items = tickets.into_iter().zip(messages).map(|(ticket, message)| Item::Single(ticket, tried(message, attempts)));
         ended.singly = lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect();
     }
 
@@ -156,20 +197,21 @@ impl Site {
         match self.runner.settle(message, turn, &self.runner.options.retry, begun).await {
             Settled::Finished => ended.finished.push(ticket),
             Settled::Abandoned => {}
-            Settled::Park => {
-                if !self.park(message, turn).await {
+            Settled::Park { attempts, error } => {
+                let setback = Setback { pause: self.first_pause(), attempts, error: Some(error) };
+                if !self.park(message, &setback, turn).await {
                     return;
                 }
                 ended.finished.push(ticket);
-                ended.parked.push((message.as_it_came().key().unwrap_or_default().into(), self.first_pause()));
+                ended.parked.push((message.as_it_came().key().unwrap_or_default().into(), setback.pause));
             }
         }
     }
 
     /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
-    async fn park(&self, message: &Message, turn: &mut Turn<'_>) -> bool {
+    pub(super) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
         let Some(detour) = &self.detour else { return false };
-        while let Err(error) = detour.append(message, self.first_pause()).await {
+        while let Err(error) = detour.append(message, setback).await {
             tracing::warn!(subscriber = self.runner.name, %error, "an event cannot be set aside yet");
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
@@ -200,13 +242,16 @@ impl Site {
     /// Tries the oldest event once; how long until the aggregate is looked at again.
     async fn try_head(&self, detour: &Detour, head: &Head, turn: &mut Turn<'_>) -> Result<Duration, sqlx::Error> {
         let message = match Message::read(head.record(&self.partition), self.assumed_type) {
-            Ok(message) => Arc::new(message),
+            Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
             // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
             Err((malformed, record)) => {
                 self.runner.settle_malformed(&record, &malformed.to_string(), turn).await;
                 return detour.remove(head.seq).await.map(|()| Duration::ZERO);
             }
         };
+        if self.runner.core.router.route(message.event_type()).is_none() {
+            return self.try_unhandled_head(detour, head, &message).await;
+        }
         match self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await {
             Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
             Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
@@ -214,7 +259,8 @@ impl Site {
         }
     }
 
-    /// How long an event waits before it is tried from the detour.
+    /// How long an event waits before it is tried from the detour. Without parking, an aggregate that waits from before does
+    /// so only until its turn.
     fn first_pause(&self) -> Duration {
         match &self.runner.escalation {
             Escalation::Park(retry) => match retry.after(0, 0.0) {
@@ -224,4 +270,14 @@ impl Site {
             _ => Duration::ZERO,
         }
     }
+}
+
+/// The message after so many attempts more.
+fn tried(message: Arc<Message>, attempts: u32) -> Arc<Message> {
+    if attempts == 0 {
+        return message;
+    }
+    let message = Arc::unwrap_or_clone(message);
+    let before = message.attempts_before().saturating_add(attempts);
+    Arc::new(message.with_attempts_before(before))
 }

@@ -35,7 +35,11 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "20 sagas",
             "21 scheduled",
             "22 open sagas",
-            "23 inbox collation"
+            "23 inbox collation",
+            "35 detour attempts",
+            "36 inbox topic",
+            "37 subscriber",
+            "38 relay event source"
         ]
     );
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
@@ -45,6 +49,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "_tidings_migrations",
         "detour",
         "inbox",
+        "inbox_collision",
         "outbox",
         "parked",
         "relay",
@@ -53,6 +58,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "saga",
         "saga_lock",
         "scheduled",
+        "subscriber",
     ];
     assert_eq!(tables(&database.pool, "tidings").await, expected);
     assert_eq!(migrations.pending(&database.pool).await.expect("a migrated database can be asked"), []);
@@ -64,7 +70,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
 async fn a_schema_of_another_name_holds_everything() {
     let database = database().await;
     Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 11);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 13);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
@@ -111,7 +117,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23],
+        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 35, 36, 37, 38],
         "one run did all, the others nothing"
     );
 }
@@ -192,6 +198,10 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0021_scheduled.sql"),
         include_str!("../../migrations/0022_open_sagas.sql"),
         include_str!("../../migrations/0023_inbox_collation.sql"),
+        include_str!("../../migrations/0035_detour_attempts.sql"),
+        include_str!("../../migrations/0036_inbox_topic.sql"),
+        include_str!("../../migrations/0037_subscriber.sql"),
+        include_str!("../../migrations/0038_relay_event_source.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;

@@ -122,6 +122,7 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
     judge_slot(&facts, &slot, &mut findings);
     if facts.relay_write.is_some() {
         super::sagas::look(&pool, &config.schema, &mut findings).await;
+        super::subscribers::look(&pool, &config.schema, &mut findings).await;
     }
     let topics = match config.debezium.is_none() && facts.outbox_exists && facts.outbox_select == Some(true) {
         true => topics(&pool, config).await.unwrap_or_default(),

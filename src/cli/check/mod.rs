@@ -6,6 +6,7 @@ mod cluster;
 mod database;
 mod report;
 mod sagas;
+mod subscribers;
 
 use std::process::ExitCode;
 

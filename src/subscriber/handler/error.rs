@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
 use crate::outbox::PublishError;
+use crate::subscriber::identity::Conflicting;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -83,6 +84,11 @@ impl HandlerError {
     /// True if the event is of a version that newer code would read.
     pub(in crate::subscriber) fn asks_for_newer_code(&self) -> bool {
         is_newer(&*self.source)
+    }
+
+    /// True if another event has the identity of this one.
+    pub(in crate::subscriber) fn is_conflicting(&self) -> bool {
+        self.source.is::<Conflicting>()
     }
 
     /// The same, to be waited out.

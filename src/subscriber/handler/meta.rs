@@ -90,9 +90,9 @@ impl Meta {
         self.message.header(name)
     }
 
-    /// How often it was tried, this time included: 1 the first time.
+    /// How often the event was tried, this attempt included: 1 for the first. Attempts from the detour, from retry topics and before a replay count.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.attempt.saturating_add(self.message.attempts_before())
     }
 
     /// The topic it was read from.

@@ -24,11 +24,13 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
     let record = reader.until_distinct(1)[0].clone();
     relay.stop().await;
     assert_eq!((record.text(), record.key.as_slice()), (payload, "ключ-ä-🦀".as_bytes()));
+    let database_name: String = sqlx::query_scalar("select current_database()::text").fetch_one(&database.pool).await.expect("a name");
+    let source = format!("/tidings/{database_name}");
     for (header, value) in [
         ("ce_specversion", "1.0"),
         ("ce_id", id.to_string().as_str()),
         ("ce_type", "OrderPlaced"),
-        ("ce_source", "/tidings"),
+        ("ce_source", source.as_str()),
         ("ce_subject", "ключ-ä-🦀"),
         ("ce_time", "2026-01-02T03:04:05.678901Z"),
         ("ce_aggregatetype", "order"),
@@ -110,4 +112,28 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     let record = reader.until_distinct(2).last().cloned().expect("delivered");
     relay.stop().await;
     assert_eq!((record.text(), record.headers.keys().map(String::as_str).collect::<Vec<_>>()), ("{\"n\":3}", vec!["id"]));
+}
+
+/// Case A6: an upgrade changes no identity, since delivery at least once may repeat what was sent before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let publish = async |id: &str| {
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'OrderPlaced', '{}')";
+        sqlx::query(insert).bind(id).execute(&database.pool).await.expect("inserted");
+    };
+    publish("1").await;
+    let relay = place.start();
+    let mut reader = place.reader();
+    reader.until_distinct(1);
+    relay.stop().await;
+    // As the row of an earlier version is.
+    sqlx::query("update tidings.relay set event_source = null").execute(&database.pool).await.expect("updated");
+    publish("2").await;
+    let relay = place.start();
+    let sources: Vec<String> = reader.until_distinct(2).iter().map(|record| record.headers["ce_source"].clone()).collect();
+    relay.stop().await;
+    assert!(sources[0].starts_with("/tidings/tidings_test_"), "{sources:?}");
+    assert_eq!(sources[1], "/tidings");
 }

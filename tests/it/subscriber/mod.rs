@@ -1,10 +1,12 @@
 //! Subscribers on real services. Effects counted in Postgres decide, not the code under test.
 
 mod delivery;
+mod deployments;
 mod example;
 mod failures;
 mod foreign;
 mod hostile;
+mod identity;
 mod killed;
 mod members;
 pub(crate) mod observing;

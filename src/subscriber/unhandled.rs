@@ -1,0 +1,114 @@
+//! Events without a handler in this version that another member of the group handles. They wait for it, in the order of their aggregate.
+//!
+//! With order per aggregate such an event is parked, with the later ones of its aggregate, and the next owner of the partition takes it
+//! up. Events without a key, other orders, and more than [`HELD_AGGREGATES_MAX`] aggregates wait in place: nothing behind them is
+//! committed, and the partition stops reading once its buffer is full.
+
+use std::time::Duration;
+
+use super::detour::{Detour, Head, Setback};
+use super::registry::Claim;
+use super::turn::Turn;
+use super::unit::{DATABASE_PAUSE, Ended, Site};
+use super::watermark::Ticket;
+use crate::kafka::Message;
+
+/// How many aggregates of a partition may wait parked for another member: each takes some hundred bytes of memory, and two statements a minute.
+pub(super) const HELD_AGGREGATES_MAX: usize = 10_000;
+
+/// The time after which it is looked again whether a parked event still waits for another member. That member does not wait for it.
+const PARKED_PAUSE: Duration = Duration::from_secs(30);
+
+/// The same of an event that waits in place.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where an event that waits for another member can be parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Its aggregate waits already.
+    BehindOthers,
+    /// Its aggregate can begin to wait.
+    Free,
+    /// Nowhere: it waits in place.
+    None,
+}
+
+impl Site {
+    /// Skips an event that no member handles. One that another member handles is parked, or waits in place.
+    pub(super) async fn settle_unhandled(&self, ticket: Ticket, message: &Message, room: Room, turn: &mut Turn<'_>, ended: &mut Ended) {
+        let key = message.as_it_came().key().filter(|_| room != Room::None);
+        loop {
+            let pause = match self.claim(message.event_type()).await {
+                Ok(Claim::Free) => {
+                    self.runner.statistics.unknown(message.event_type());
+                    ended.finished.push(ticket);
+                    return;
+                }
+                Ok(Claim::Held) => {
+                    self.report_held(message);
+                    if let Some(key) = key {
+                        let setback = Setback { error: Some(waits(message)), ..Setback::default() };
+                        if self.park(message, &setback, turn).await {
+                            self.runner.statistics.held(message.event_type());
+                            ended.finished.push(ticket);
+                            if room == Room::Free {
+                                ended.parked.push((key.into(), PARKED_PAUSE));
+                            }
+                        }
+                        return;
+                    }
+                    PAUSE
+                }
+                Err(error) => {
+                    tracing::warn!(subscriber = self.runner.name, %error, "whether another member handles an event is not known yet");
+                    DATABASE_PAUSE
+                }
+            };
+            if !turn.pause(pause).await {
+                return;
+            }
+        }
+    }
+
+    /// The oldest event of an aggregate has no handler here. The time until the aggregate is looked at again.
+    pub(super) async fn try_unhandled_head(&self, detour: &Detour, head: &Head, message: &Message) -> Result<Duration, sqlx::Error> {
+        if self.claim(message.event_type()).await? == Claim::Held {
+            self.report_held(message);
+            return Ok(PARKED_PAUSE);
+        }
+        let record = message.as_it_came();
+        tracing::warn!(
+            subscriber = self.runner.name,
+            event.id = &*message.id(),
+            event.r#type = message.event_type(),
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            "a parked event has a type that no instance of the group handles any more, and is skipped"
+        );
+        self.runner.statistics.unknown(message.event_type());
+        detour.remove(head.seq).await.map(|()| Duration::ZERO)
+    }
+
+    async fn claim(&self, event_type: &str) -> Result<Claim, sqlx::Error> {
+        match &self.registry {
+            Some(registry) => registry.claim(event_type).await,
+            None => Ok(Claim::Free),
+        }
+    }
+
+    fn report_held(&self, message: &Message) {
+        if self.registry.as_ref().is_some_and(|registry| registry.is_first_held(message.event_type())) {
+            tracing::warn!(
+                subscriber = self.runner.name,
+                event.r#type = message.event_type(),
+                topic = &*message.as_it_came().topic,
+                "events of a type without a handler in this version wait for the instances of the group that handle it: finish the deployment"
+            );
+        }
+    }
+}
+
+fn waits(message: &Message) -> String {
+    format!("waits for an instance that handles {}", message.event_type())
+}
