@@ -10,9 +10,15 @@ use super::dead_letters::DeadLettersCommand;
 use super::parked::ParkedCommand;
 use super::sagas::SagasCommand;
 
+/// The end of the short help.
+const MORE: &str = "--help shows every setting and the exit codes. `tidings check` prints the values that hold.";
+
+/// Settings that every command needs: the short help shows these.
+const USUAL: [&str; 5] = ["name", "schema", "database.url", "kafka.brokers", "log.level"];
+
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
-#[command(name = "tidings", version, after_help = super::exit::HELP, max_term_width = 120)]
+#[command(name = "tidings", version, after_help = MORE, after_long_help = super::exit::HELP, max_term_width = 120)]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) settings: Settings,
@@ -181,13 +187,12 @@ impl Args for Settings {
             .short('X')
             .value_name("NAME=VALUE")
             .action(ArgAction::Append)
+            .hide_short_help(true)
             .help("Any librdkafka property; may be repeated. Passwords are safer in the environment or the file");
         let keys = KEYS.iter().map(|key| flag(key));
-        [file]
-            .into_iter()
-            .chain(keys)
-            .chain([property])
-            .fold(command, |command, arg| command.arg(arg.global(true).help_heading("Configuration")))
+        let last = [property.help_heading(heading(&super::config::BROKERS))];
+        let args = [file.help_heading("Configuration")].into_iter().chain(keys).chain(last);
+        args.fold(command, |command, arg| command.arg(arg.global(true)))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -218,17 +223,51 @@ fn flag(key: &'static Key) -> Arg {
         Kind::Choice(words) => format!(" [one of: {}]", words.join(", ")),
         _ => String::new(),
     };
-    let arg = Arg::new(key.path).long(key.flag).help(format!("{}{choices}{default} [env: {variables}]", key.help));
+    let whole = format!("{}{choices}{default} [env: {variables}]", key.help);
+    let first = key.help.split([':', ';']).next().unwrap_or(key.help);
+    let arg = Arg::new(key.path).long(key.flag).long_help(whole).help(format!("{first}{default}"));
+    let arg = arg.hide_short_help(!USUAL.contains(&key.path)).help_heading(heading(key)).value_name(value_name(key));
     match key.kind {
-        Kind::Boolean => arg.value_name("BOOL").num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Kind::Choice(_) => arg.value_name("WORD"),
-        Kind::Text if key.path == "admin.listen" => arg.value_name("ADDRESS"),
-        Kind::Text => arg.value_name("TEXT"),
-        Kind::Url => arg.value_name("URL"),
-        Kind::List => arg.value_name("HOST:PORT,…"),
-        Kind::Integer(..) => arg.value_name("NUMBER"),
-        Kind::Duration(..) => arg.value_name("DURATION"),
-        Kind::Bytes(..) => arg.value_name("SIZE"),
+        Kind::Boolean => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => arg,
+    }
+}
+
+/// The heading under which `--help` lists a setting: its section of the file.
+fn heading(key: &Key) -> &'static str {
+    match key.path.split_once('.').map_or("", |(section, _)| section) {
+        "outbox" => "A table made for Debezium",
+        "kafka" => "Kafka",
+        "topics" | "routing" => "Topics and records",
+        "undeliverable" => "Undeliverable events",
+        "limits" | "retention" => "Limits and retention",
+        "admin" | "log" => "Health, metrics and logging",
+        _ => "Configuration",
+    }
+}
+
+/// The form of a value in help.
+fn value_name(key: &Key) -> &'static str {
+    match (key.path, key.kind) {
+        ("admin.listen", _) => "ADDRESS:PORT",
+        ("kafka.brokers", _) => "HOST:PORT,…",
+        ("log.level", _) => "LEVEL",
+        ("outbox.table", _) => "SCHEMA.TABLE",
+        ("outbox.columns", _) => "FIELD=COLUMN,…",
+        ("outbox.additional", _) => "COLUMN:PLACE[:ALIAS],…",
+        ("outbox.takes_over", _) => "SLOT",
+        ("outbox.taken_offset", _) => "JSON",
+        ("routing.topic" | "undeliverable.dead_letter_topic", _) => "TEMPLATE",
+        ("routing.regex", _) => "REGEX",
+        ("routing.event_source", _) => "URI",
+        ("name" | "schema" | "outbox.publication", _) => "NAME",
+        (_, Kind::Boolean) => "BOOL",
+        (_, Kind::Choice(_)) => "WORD",
+        (_, Kind::Text | Kind::List) => "TEXT",
+        (_, Kind::Url) => "URL",
+        (_, Kind::Integer(..)) => "NUMBER",
+        (_, Kind::Duration(..)) => "DURATION",
+        (_, Kind::Bytes(..)) => "SIZE",
     }
 }
 
@@ -241,6 +280,36 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Calls with the help of the command and of each of its subcommands.
+    fn each_help(command: &mut clap::Command, long: bool, seen: &mut impl FnMut(&str, &str)) {
+        let text = if long { command.render_long_help() } else { command.render_help() };
+        seen(command.get_name(), &text.to_string());
+        let commands = command.get_subcommands_mut().filter(|command| command.get_name() != "help");
+        commands.for_each(|command| each_help(command, long, seen));
+    }
+
+    fn built() -> clap::Command {
+        // A terminal of the usual width.
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        command
+    }
+
+    /// Case D17.
+    #[test]
+    fn the_short_help_of_each_command_fits_a_screen() {
+        each_help(&mut built(), false, &mut |name, text| assert!(text.lines().count() <= 36, "{name}: {text}"));
+    }
+
+    /// Case D17.
+    #[test]
+    fn the_long_help_of_each_command_has_every_setting_with_its_own_form_of_value() {
+        each_help(&mut built(), true, &mut |name, text| {
+            assert!(KEYS.iter().all(|key| text.contains(&format!("--{}", key.flag))), "{name}");
+            assert_eq!((text.matches("<HOST:PORT").count(), text.matches("<TEXT").count()), (1, 1), "{name}: {text}");
+        });
     }
 
     #[test]

@@ -7,6 +7,12 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
+/// What is printed for a secret.
+const HIDDEN: &str = "***";
+
+/// Shortest part of a secret that is hidden by itself: shorter ones are words of any message.
+const SECRET_PART_MIN: usize = 4;
+
 /// What Tidings tells the broker about itself unless `client.id` is given; quotas and broker logs show it.
 const CLIENT_ID: &str = "tidings";
 
@@ -37,7 +43,7 @@ impl Settings {
             .iter()
             .filter_map(|(property, value)| {
                 let reason = reserved(property).map(String::from).or_else(|| refused_by_librdkafka(property, value))?;
-                let value = if Self::is_secret(property) { "***".to_owned() } else { value.clone() };
+                let value = Self::shown(property, value).to_owned();
                 Some(PropertyFault { property: property.clone(), value, reason })
             })
             .collect()
@@ -49,9 +55,19 @@ impl Settings {
         let mut config = self.client_config();
         config.remove("bootstrap.servers");
         config.create::<BaseProducer>().err().map(|error| match error {
-            KafkaError::ClientCreation(text) | KafkaError::ClientConfig(_, text, _, _) => text,
-            other => other.to_string(),
+            KafkaError::ClientCreation(text) | KafkaError::ClientConfig(_, text, _, _) => self.without_secrets(&text),
+            other => self.without_secrets(&other.to_string()),
         })
+    }
+
+    /// Returns a text of librdkafka, which may quote a value or a part of it, with `***` for every secret.
+    fn without_secrets(&self, text: &str) -> String {
+        let secrets = self.properties.iter().filter(|(property, _)| Self::is_secret(property)).map(|(_, value)| value.as_str());
+        let is_part = |character: char| character.is_whitespace() || matches!(character, '=' | ',' | ';' | '"' | '\'');
+        let parts = secrets.clone().flat_map(|secret| secret.split(is_part)).filter(|part| part.len() >= SECRET_PART_MIN);
+        let mut hidden: Vec<&str> = secrets.filter(|secret| !secret.is_empty()).chain(parts).collect();
+        hidden.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        hidden.iter().fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
     }
 
     /// What is wrong with the list of brokers, if anything.
@@ -75,9 +91,19 @@ impl Settings {
         })
     }
 
+    /// Returns the value as it may be printed: `***` for a secret, and for an address that holds a user's password.
+    pub(crate) fn shown<'v>(property: &str, value: &'v str) -> &'v str {
+        if Self::is_secret(property) || value.contains('@') { HIDDEN } else { value }
+    }
+
     /// True if the property's value must never be printed (`sasl.password`, `ssl.key.pem`, …).
+    ///
+    /// The value of a property that librdkafka does not know is a secret, because the name may be a misspelt one of a secret.
     pub fn is_secret(property: &str) -> bool {
-        // By part of the name, so that a property librdkafka adds later, or a misspelt one, is covered too.
+        if !is_known(property) {
+            return true;
+        }
+        // By part of the name, so that a property librdkafka adds later is covered too.
         let property = property.to_ascii_lowercase().replace(['_', '-'], ".");
         const MARKS: [&str; 8] = ["password", "passphrase", "secret", "key.pem", "token", "jaas", "credential", "oauthbearer.config"];
         // An address and a count are no secrets, whatever they are the address of.
@@ -110,8 +136,7 @@ impl Settings {
 
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let properties: BTreeMap<_, _> =
-            self.properties.iter().map(|(name, value)| (name, if Self::is_secret(name) { "***" } else { value })).collect();
+        let properties: BTreeMap<_, _> = self.properties.iter().map(|(name, value)| (name, Self::shown(name, value))).collect();
         f.debug_struct("Settings").field("brokers", &self.brokers).field("properties", &properties).finish()
     }
 }
@@ -146,6 +171,13 @@ fn reserved(property: &str) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+/// True if librdkafka has a property of this name. A value that none of them takes is refused for another reason.
+fn is_known(property: &str) -> bool {
+    let mut config = ClientConfig::new();
+    config.set(property, "\u{1}");
+    !matches!(config.create_native_config(), Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)))
 }
 
 /// Tries the property alone. The text of librdkafka is kept where it says more than "invalid".
@@ -310,14 +342,40 @@ mod tests {
             "sasl.oauthbearer.client.credentials.client.secret",
             "sasl.jaas.config",
             "sasl.pasword.typo.password",
+            "sasl.pasword",
+            "sasl.passwd",
+            "sasl.pass",
+            "ssl.key.passw",
+            "Sasl.Username",
+            "quite.another.thing",
         ] {
             assert!(Settings::is_secret(secret), "{secret}");
         }
         for plain in ["sasl.username", "ssl.key.location", "sasl.oauthbearer.token.endpoint.url", "client.id", "ssl.ca.pem"] {
             assert!(!Settings::is_secret(plain), "{plain}");
         }
-        let settings = settings(&[("sasl.passwordd", "hunter2"), ("sasl.password", "hunter2")]);
+        let settings = settings(&[
+            ("sasl.passwordd", "hunter2"),
+            ("sasl.password", "hunter2"),
+            ("sasl.pasword", "hunter2"),
+            ("sasl.jaas.config", "x password=hunter2"),
+            ("sasl.oauthbearer.token.endpoint.url", "https://ann:hunter2@login"),
+        ]);
         assert!(!format!("{settings:?} {:?}", settings.faults()).contains("hunter2"));
+    }
+
+    /// Case C6.
+    #[test]
+    fn what_librdkafka_quotes_of_a_secret_is_hidden() {
+        let settings = settings(&[("sasl.oauthbearer.config", "principal=ann hunter2=x"), ("sasl.password", "ab")]);
+        for (text, expected) in [
+            ("unrecognized config beginning at: hunter2=x", "unrecognized config beginning at: ***=x"),
+            ("value \"principal=ann hunter2=x\" is wrong", "value \"***\" is wrong"),
+            ("password ab is wrong", "password *** is wrong"),
+            ("nothing of it", "nothing of it"),
+        ] {
+            assert_eq!(settings.without_secrets(text), expected);
+        }
     }
 
     #[test]

@@ -267,6 +267,7 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
         database: decoded(path, faults),
         ..Given::default()
     };
+    let mut has_password = false;
     for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decoded(value, faults);
@@ -274,7 +275,10 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
             "host" => given.host = value,
             "port" => given.port = value,
             "user" => given.user = value,
-            "password" => given.password = value,
+            "password" => {
+                has_password = true;
+                given.password = value;
+            }
             "dbname" => given.database = value,
             "sslmode" => given.ssl_mode = value,
             "sslrootcert" => given.ssl_root_cert = value,
@@ -283,6 +287,8 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
             "application_name" => given.application_name = value,
             "options" => given.options = value.unwrap_or_default(),
             "connect_timeout" => given.connect_timeout = value,
+            // What follows the password may be the rest of it, so it is not quoted.
+            _ if has_password => faults.push("an unknown parameter follows password; write & in a password as %26".into()),
             unknown => faults.push(unknown_parameter(unknown)),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! It speaks [WebDriver](https://www.w3.org/TR/webdriver2/) to `chromedriver`: one JSON request a command. The crates for it bring more code and licences than the eight commands here.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,16 +36,40 @@ pub(crate) struct Browser {
     profile: PathBuf,
 }
 
+/// How to get what the page is tested in.
+const MISSING: &str = "install Chromium and its driver: on Debian, `apt-get install chromium chromium-driver`";
+
+/// Set to 1, it makes a missing browser a failure: for machines that have to test the page.
+const REQUIRED: &str = "TIDINGS_TEST_BROWSER";
+
+/// Returns true if Chromium and its driver are installed. Otherwise prints how to get them, or fails if they are required.
+pub(crate) fn is_installed() -> bool {
+    let is_there = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if is_there("chromedriver") && (binary().is_some() || ["chrome", "google-chrome", "chromium"].into_iter().any(is_there)) {
+        return true;
+    }
+    assert!(std::env::var_os(REQUIRED).is_none_or(|value| value != "1"), "{REQUIRED}=1, and there is no browser: {MISSING}");
+    // Not by `eprintln!`, which the test harness keeps from the reader of a test that passes.
+    let line = format!("\nnote: the page of examples/shop is not tested; {MISSING}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    false
+}
+
+/// Where distributions install it; the driver finds it elsewhere by itself.
+fn binary() -> Option<&'static str> {
+    let binaries = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+    binaries.into_iter().find(|binary| Path::new(binary).exists())
+}
+
 impl Browser {
     /// Opens this address.
     pub(crate) fn open(url: &str) -> Self {
-        let missing = "the page is tested in Chromium: install it with its driver, on Debian by `apt-get install chromium chromium-driver`";
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("chromedriver: {error}; {missing}"));
+            .unwrap_or_else(|error| panic!("chromedriver: {error}; {MISSING}"));
         let mut lines = BufReader::new(driver.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
         let port = lines.find_map(|line| line.split_once("successfully on port ").map(|(_, port)| port.to_owned()));
         let port = port.expect("chromedriver starts");
@@ -56,14 +80,13 @@ impl Browser {
         let mut flags: Vec<String> = FLAGS.map(str::to_owned).into();
         flags.push(format!("--user-data-dir={}", profile.display()));
         let mut options = json!({ "args": flags });
-        let binaries = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-        if let Some(binary) = binaries.into_iter().find(|binary| Path::new(binary).exists()) {
+        if let Some(binary) = binary() {
             options["binary"] = binary.into();
         }
         let wanted = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
         let mut browser = Self { driver, address, session: String::new(), profile };
         let started = browser.try_command("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
-        let started = started.unwrap_or_else(|error| panic!("{error}; {missing}"));
+        let started = started.unwrap_or_else(|error| panic!("{error}; {MISSING}"));
         browser.session = format!("/session/{}", started["sessionId"].as_str().expect("an id"));
         browser.command("POST", "/url", &json!({ "url": url }));
         browser

@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Boolean,
     /// A whole number within these bounds.
     Integer(i64, i64),
-    /// `500ms`, `10s`, `2m`, `1h`, within these bounds in milliseconds.
+    /// `500ms`, `10s`, `2m`, `1h`, `7d`, `1w`, `1h30m`, within these bounds in milliseconds.
     Duration(u64, u64),
     /// `8MiB`, `512KiB`, `1MB` or a number of bytes, within these bounds.
     Bytes(u64, u64),
@@ -116,7 +116,7 @@ keys! {
         "Most bytes sent and not yet acknowledged; bounds memory";
     RETENTION = "retention.enabled", "retention", None, Kind::Boolean, Some("true"),
         "Delete published events from the outbox, once every relay of the database has published them";
-    RETENTION_KEEP = "retention.keep", "retention-keep", None, Kind::Duration(1_000, 315_360_000_000), Some("168h"),
+    RETENTION_KEEP = "retention.keep", "retention-keep", None, Kind::Duration(1_000, 315_360_000_000), Some("7d"),
         "How long a published event is kept after it happened; the default is as long as Kafka keeps it by default";
     RETENTION_MAX_SIZE = "retention.max_size", "retention-max-size", None, Kind::Bytes(1 << 20, 1 << 50), None,
         "About how many bytes of rows are kept, without indexes: beyond it published events go before their time";
@@ -163,7 +163,7 @@ impl Kind {
             Kind::Integer(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Duration(least, most) => {
                 format!(
-                    "a duration such as \"10s\" (units ms, s, m, h) from {} to {}",
+                    "a duration such as \"10s\" (units ms, s, m, h, d, w; also 1h30m) from {} to {}",
                     super::value::show_duration(least),
                     super::value::show_duration(most)
                 )

@@ -16,9 +16,12 @@ mod value;
 use std::path::{Path, PathBuf};
 
 pub(crate) use fault::{Fault, Faults, Place};
-pub(crate) use key::{CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
+pub(crate) use key::{BROKERS, CONFIG_ENV, KEYS, Key, Kind, PROPERTY_FLAG};
 pub(crate) use layer::Layer;
 pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
+
+/// The longest duration of a command in milliseconds: further back than any event is.
+const TEN_YEARS: u64 = 10 * 365 * 86_400_000;
 
 /// Reads a duration that belongs to one command and not to the configuration.
 ///
@@ -26,7 +29,7 @@ pub(crate) use settle::{Config, Entry, LogFormat, Needs, settle};
 ///
 /// What a duration looks like.
 pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    let kind = Kind::Duration(0, 86_400_000);
+    let kind = Kind::Duration(0, TEN_YEARS);
     match value::read(kind, &value::Written::Word(text.into())) {
         Ok(value::Meant::Number(milliseconds)) => Ok(std::time::Duration::from_millis(milliseconds)),
         _ => Err(format!("write {}", kind.expected())),

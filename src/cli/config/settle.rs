@@ -347,22 +347,30 @@ impl Settled {
                 (Kind::Bytes(..), Meant::Number(number)) => value::show_bytes(*number),
                 (_, Meant::Number(number)) => number.to_string(),
                 (_, Meant::Boolean(value)) => value.to_string(),
+                (_, Meant::Text(text)) if text.contains('@') => "***".into(),
                 (_, Meant::Text(text)) => text.clone(),
             });
             Entry { key: key.path.into(), value, place }
         });
         let properties = self.properties.iter().map(|(name, (value, place))| {
-            let value = if kafka::Settings::is_secret(name) { "***" } else { value };
+            let value = kafka::Settings::shown(name, value);
             Entry { key: format!("{PROPERTIES}.{name}"), value: Some(value.into()), place: place.clone() }
         });
         keys.chain(properties).collect()
     }
 }
 
-/// A value as it may be shown. Credentials end up in the wrong key, too: anything like `user:password@host` is hidden.
+/// A value as it may be shown. Credentials end up in the wrong key, too: what looks like them is hidden.
 fn shown(kind: Kind, written: &Written) -> String {
     let text = written.to_string();
-    if kind == Kind::Url || text.contains('@') { "\"***\"".into() } else { text }
+    if kind == Kind::Url || looks_secret(&text) { "\"***\"".into() } else { text }
+}
+
+/// A text with a user and a password as URLs have them, or with a word that names a secret, as connection strings do.
+fn looks_secret(text: &str) -> bool {
+    const MARKS: [&str; 5] = ["@", "password", "passwd", "secret", "token"];
+    let text = text.to_ascii_lowercase();
+    MARKS.iter().any(|mark| text.contains(mark))
 }
 
 fn remedy(kind: Kind, written: &Written) -> String {

@@ -270,6 +270,7 @@ fn variables_that_an_orchestrator_adds_are_left_alone() {
     assert!(settled("", &variables, &[]).is_ok());
 }
 
+/// Case C6.
 #[test]
 fn a_secret_is_never_shown_whether_the_configuration_is_sound_or_not() {
     let sound = "[kafka.properties]\n'sasl.password' = 'hunter2'\n'sasl.username' = 'ann'\n";
@@ -277,6 +278,20 @@ fn a_secret_is_never_shown_whether_the_configuration_is_sound_or_not() {
     assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
     for (file, variables) in [
         ("[kafka.properties]\n'sasl.passwrd.password' = 'hunter2'", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("[kafka.properties]\n'sasl.pasword' = 'hunter2'", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("[kafka.properties]\nsasl.pass = 'hunter2'", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("[kafka.properties]\nsasl.password = hunter2", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("[kafka.properties]\nsasl.password = \"\\hunter2\"", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("[kafka.properties]\nsasl.password = ['hunter2']", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("sasl.pasword = 'hunter2'", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("hunter2", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
+        ("", [("TIDINGS_KAFKA_PROPERTIES_SASL_PASWORD", "hunter2"), ("DATABASE_URL", URL)]),
+        ("", [("DATABASE_URL", "postgres://ann:a%20/hunter2@db/shop"), ("KAFKA_BROKERS", "b:1")]),
+        ("", [("DATABASE_URL", "postgres://ann:1?hunter2@db/shop"), ("KAFKA_BROKERS", "b:1")]),
+        ("", [("DATABASE_URL", "postgres://ann:1#hunter2@db/shop"), ("KAFKA_BROKERS", "b:1")]),
+        ("", [("DATABASE_URL", "postgres://db/shop?password=a&hunter2"), ("KAFKA_BROKERS", "b:1")]),
+        ("", [("DATABASE_URL", "host=db password=hunter2"), ("KAFKA_BROKERS", "b:1")]),
+        ("", [("DATABASE_URL", URL), ("TIDINGS_SCHEMA", "host=db password=hunter2")]),
         ("[kafka]\nsasl_password = 'hunter2'", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
         ("[kafka.properties]\nsasl.password = 'hunter2", [("DATABASE_URL", URL), ("KAFKA_BROKERS", "b:1")]),
         ("", [("DATABASE_URL", "postgres://ann:hunter2@db/shop?x=1"), ("KAFKA_BROKERS", "b:1")]),
@@ -288,6 +303,8 @@ fn a_secret_is_never_shown_whether_the_configuration_is_sound_or_not() {
         let faults = Faults(settled(file, &variables, &[]).expect_err(file));
         assert!(!format!("{faults} {faults:?}").contains("hunter2"), "{faults}");
     }
-    let flags = Layer::of_flags(&[], &["sasl.password hunter2".to_owned()]);
-    assert!(!format!("{:?}", flags.faults).contains("hunter2"));
+    for property in ["sasl.password hunter2", "sasl.pasword hunter2", "hunter2"] {
+        let flags = Layer::of_flags(&[], &[property.to_owned()]);
+        assert!(!format!("{:?}", flags.faults).contains("hunter2"), "{property}");
+    }
 }

@@ -48,7 +48,7 @@ pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
             text.parse().ok().and_then(|number: i64| within(number as i128, least as i128, most as i128)).ok_or_else(expected)
         }
         (Kind::Duration(least, most), Written::Word(text) | Written::String(text)) => {
-            let number = read_unit(text, &DURATION_UNITS).ok_or_else(expected)?;
+            let number = read_duration(text).ok_or_else(expected)?;
             within(number as i128, least as i128, most as i128).ok_or_else(expected)
         }
         (Kind::Bytes(least, most), Written::Integer(number)) => within(*number as i128, least as i128, most as i128).ok_or_else(expected),
@@ -86,9 +86,25 @@ impl std::fmt::Display for Written {
     }
 }
 
-const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const DURATION_UNITS: [(&str, u64); 6] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 const BYTE_UNITS: [(&str, u64); 7] =
     [("B", 1), ("kB", 1_000), ("KiB", 1 << 10), ("MB", 1_000_000), ("MiB", 1 << 20), ("GB", 1_000_000_000), ("GiB", 1 << 30)];
+
+/// Reads the sum of one or more numbers with units, in milliseconds: `90s`, `7d`, `1h 30m`.
+fn read_duration(text: &str) -> Option<u64> {
+    let mut sum = 0_u64;
+    let mut rest = text;
+    loop {
+        let unit = rest.find(|character: char| !character.is_ascii_digit() && character != ' ')?;
+        let length = rest[unit..].find(|character: char| !character.is_ascii_alphabetic()).unwrap_or(rest.len() - unit);
+        let (part, after) = rest.split_at(unit + length);
+        sum = sum.checked_add(read_unit(part, &DURATION_UNITS)?)?;
+        rest = after.trim_start();
+        if rest.is_empty() {
+            return Some(sum);
+        }
+    }
+}
 
 fn read_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
@@ -101,9 +117,10 @@ fn within(number: i128, least: i128, most: i128) -> Option<Meant> {
     (least..=most).contains(&number).then_some(Meant::Number(number as u64))
 }
 
-/// Milliseconds in the largest unit that keeps them whole.
+/// Milliseconds in the largest unit up to days that keeps them whole.
 pub(crate) fn show_duration(milliseconds: u64) -> String {
-    show(milliseconds, &DURATION_UNITS)
+    let up_to_days = &DURATION_UNITS[..DURATION_UNITS.len() - 1];
+    show(milliseconds, up_to_days)
 }
 
 /// Bytes in the largest unit that keeps them whole.
@@ -125,6 +142,24 @@ mod tests {
 
     fn word(text: &str) -> Written {
         Written::Word(text.into())
+    }
+
+    /// Case D17.
+    #[test]
+    fn durations_have_days_and_weeks_and_may_have_several_parts() {
+        let duration = Kind::Duration(0, u64::MAX);
+        let (hour, day) = (3_600_000, 86_400_000);
+        for (text, milliseconds) in
+            [("7d", 7 * day), ("1w", 7 * day), ("2 w", 14 * day), ("1d12h", day + 12 * hour), ("1h 30m", hour * 3 / 2), ("0s", 0)]
+        {
+            assert_eq!(read(duration, &word(text)), Ok(Meant::Number(milliseconds)), "{text}");
+        }
+        for text in ["", " ", "d", "7", "7d1", "7days", "7D", "1d-1h", "1 2h", "1d,2h", "1h 30m x", "99999999999999w", "1d99999999999999w"]
+        {
+            assert!(read(duration, &word(text)).is_err(), "{text:?}");
+        }
+        assert_eq!(show_duration(7 * day), "7d");
+        assert_eq!(show_duration(25 * hour), "25h");
     }
 
     #[test]
