@@ -1,6 +1,7 @@
 //! The main job on a real Postgres and a real Kafka: orders changed by concurrent transactions, some rolled back, through the relay
 //! to a plain consumer, and a verdict: `cargo run --example quickstart [EVENTS]`.
 //! Uses `DATABASE_URL` and `KAFKA_BROKERS` if they are set, else starts both services. Leaves neither tables nor slot behind.
+use std::io::{Write as _, stdout};
 use std::time::Instant;
 
 use chrono::Utc;
@@ -31,7 +32,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> Result<(), Failure> {
     let events: i64 = std::env::args().nth(1).map_or(Ok(20_000), |text| text.parse())?;
     let services = tokio::task::spawn_blocking(dev_services::Services::start).await??;
-    println!("{}", services.describe());
+    writeln!(stdout(), "{}", services.describe())?;
     let name = format!("quickstart_{:x}", Utc::now().timestamp_micros());
     let pool = PgPool::connect(&services.database_url()).await?;
     Migrations::new().schema(&name).run(&pool).await?;

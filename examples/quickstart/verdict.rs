@@ -1,6 +1,7 @@
 //! What was committed against what was delivered.
 
 use std::collections::BTreeMap;
+use std::io::{Write as _, stdout};
 
 use super::{Failure, OrderChanged};
 
@@ -21,8 +22,13 @@ pub(crate) fn print(truth: &[(i64, i64)], delivered: &[(OrderChanged, f64)], sec
     latencies.sort_by(f64::total_cmp);
     let (p50, p99) = (latencies[latencies.len() / 2], latencies[latencies.len() * 99 / 100]);
     let committed: i64 = truth.iter().map(|(_, version)| version).sum();
-    println!("committed     {committed:>8}\ndelivered     {:>8}\nlost          {lost:>8}\nrepeated      {repeated:>8}", delivered.len());
-    println!("out of order  {misordered:>8}\nevents/s      {:>8.0}", committed as f64 / seconds);
-    println!("latency       {p50:>8.1} ms p50, {p99:.1} ms p99 (insert to consumer, second half)");
+    let mut out = stdout();
+    writeln!(
+        out,
+        "committed     {committed:>8}\ndelivered     {:>8}\nlost          {lost:>8}\nrepeated      {repeated:>8}",
+        delivered.len()
+    )?;
+    writeln!(out, "out of order  {misordered:>8}\nevents/s      {:>8.0}", committed as f64 / seconds)?;
+    writeln!(out, "latency       {p50:>8.1} ms p50, {p99:.1} ms p99 (insert to consumer, second half)")?;
     if lost + repeated + misordered == 0 { Ok(()) } else { Err("the guarantees do not hold".into()) }
 }

@@ -26,7 +26,7 @@ const FLAGS: [&str; 9] = [
 ];
 
 /// How long something may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A browser with one page; gone with this.
 pub(crate) struct Browser {

@@ -11,7 +11,7 @@ use crate::services::{own_kafka, own_postgres};
 
 /// Asks until the only check says so: a server that has just started or stopped takes its time.
 async fn until(health: &Health, what: &str, says: impl Fn(&Status) -> bool) -> Status {
-    for _ in 0..100 {
+    for _ in 0..1_200 {
         let status = health.report().await.checks.remove(0).status;
         if says(&status) {
             return status;

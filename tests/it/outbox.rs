@@ -315,7 +315,7 @@ async fn wait_for_a_blocked_session(pool: &PgPool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), blocked).await.expect("the second writer waits for the first");
+    tokio::time::timeout(Duration::from_secs(120), blocked).await.expect("the second writer waits for the first");
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Shop {
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let patience = Instant::now() + Duration::from_secs(60);
+        let patience = Instant::now() + Duration::from_secs(120);
         while !holds() {
             assert!(Instant::now() < patience, "never: {what}");
             std::thread::sleep(Duration::from_millis(50));

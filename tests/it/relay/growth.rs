@@ -71,7 +71,7 @@ impl Group {
     }
 
     async fn until(&self, records: usize) {
-        for _ in 0..3000 {
+        for _ in 0..6_000 {
             if self.read.lock().expect("whole").len() >= records {
                 return;
             }

@@ -225,7 +225,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
     super::history::caught_up(&database.pool, &mut reader).await;
     let reason = "select source_reason from tidings.relay where name = $1 and source = 'table'";
     let mut said = None;
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         said = sqlx::query_scalar::<_, String>(reason).bind(&place.name).fetch_optional(&database.pool).await.expect("asked");
         if said.as_ref().is_some_and(|reason| reason.contains("does not contain the outbox")) {
             break;

@@ -56,7 +56,7 @@ async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
     let target: String = sqlx::query_scalar("select pg_current_wal_lsn()::text").fetch_one(&database.pool).await.expect("asked");
     let followed =
         "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) from pg_replication_slots where database = current_database()";
-    for _ in 0..600 {
+    for _ in 0..2_400 {
         if sqlx::query_scalar(followed).bind(&target).fetch_one(&database.pool).await.expect("asked") {
             return relay.stop().await;
         }

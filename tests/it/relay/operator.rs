@@ -49,7 +49,7 @@ fn delivered(records: &[Record]) -> Vec<(i64, usize)> {
 
 /// Waits until the database knows that the relay has published `events` events.
 async fn published(pool: &PgPool, place: &Place, events: i64) {
-    for _ in 0..2000 {
+    for _ in 0..6_000 {
         let sql = "select published from tidings.relay where name = $1";
         let count: Option<i64> = sqlx::query_scalar(sql).bind(&place.name).fetch_optional(pool).await.expect("asked");
         if count.is_some_and(|count| count >= events) {

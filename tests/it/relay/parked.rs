@@ -13,7 +13,7 @@ use super::{
 use crate::services::{TestDatabase, migrated_database};
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn sql(pool: &PgPool, text: &str) {
     sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(pool).await.expect(text);

@@ -87,7 +87,7 @@ impl PgBouncer {
 
     async fn pool(&self, database: &TestDatabase) -> PgPool {
         let options: PgConnectOptions = self.url(database).parse().expect("a URL");
-        for _ in 0..200 {
+        for _ in 0..2_400 {
             if let Ok(pool) = PgPoolOptions::new().max_connections(6).connect_with(options.clone()).await {
                 return pool;
             }

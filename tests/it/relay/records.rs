@@ -14,7 +14,7 @@ use rdkafka::{
 };
 
 /// How long a test waits for records that must come. A hang is a failure; a slow machine is not.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One record as a consumer sees it.
 #[derive(Debug, Clone)]

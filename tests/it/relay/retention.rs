@@ -23,7 +23,7 @@ async fn rows(pool: &PgPool) -> i64 {
 }
 
 async fn until_at_most(pool: &PgPool, most: i64) {
-    for _ in 0..2500 {
+    for _ in 0..6_000 {
         if rows(pool).await <= most {
             return;
         }

@@ -120,13 +120,13 @@ impl Running {
 
     /// Waits for it to end by itself, with an error.
     pub(crate) async fn refusal(self) -> String {
-        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("ends by itself");
+        let ended = tokio::time::timeout(Duration::from_secs(120), self.task).await.expect("ends by itself");
         ended.expect("no panic").expect_err("a refusal").to_string()
     }
 
     /// Waits until a check says something that contains `text`.
     pub(crate) async fn says(&self, check: &str, text: &str) {
-        for _ in 0..3000 {
+        for _ in 0..6_000 {
             let checks = self.observer.checks();
             let state = checks.iter().find(|one| one.name == check).map(|one| one.state.clone());
             if let Some(CheckState::Ok(said) | CheckState::Failing(said)) = state

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidings::saga::{Saga, SagaRun, SagaStatus, Sagas};
 use tidings::subscriber::{HandlerError, Retry, Tx};
@@ -118,7 +118,8 @@ async fn several_sagas_go_on_at_once_in_one_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_timer_wakes_when_the_next_saga_is_due_and_not_at_its_next_poll() {
-    const ATTEMPTS: u32 = 40;
+    // By polls alone it would take two and a half minutes, which is more than `until` waits.
+    const ATTEMPTS: u32 = 300;
     let (mut service, attempts) = (Service::open().await, Arc::new(AtomicU32::new(0)));
     let pauses = Duration::from_millis(10)..Duration::from_millis(10);
     let saga = Saga::<Number>::new("try").step("try").local(move |number, _| {
@@ -127,10 +128,8 @@ async fn the_timer_wakes_when_the_next_saga_is_due_and_not_at_its_next_poll() {
     });
     let saga = saga.retry(Retry::exponential(ATTEMPTS, pauses));
     let id = service.start(&saga, 7).await;
-    let began = Instant::now();
     service.run(&saga);
     service.until(id, SagaStatus::Completed).await;
-    assert!(began.elapsed() < Duration::from_secs(15), "by polls it would be twenty seconds, and it was {:?}", began.elapsed());
     service.stop().await;
 }
 

@@ -60,7 +60,7 @@ pub(super) fn place_order() -> Saga<PlaceOrder> {
         .compensate(|s| ReturnPayment { order: s.order })
         .compensated_on::<PaymentReturned>(|_, _| ())
         .compensation_fails_on::<PaymentKept>(|_, _| "the bank keeps it".into())
-        .timeout(Duration::from_millis(1_500))
+        .timeout(Duration::from_secs(5))
         .retry(Retry::exponential(2, Duration::from_millis(100)..Duration::from_millis(200)))
         .step("confirm")
         .local(confirm)

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::relay::records::create_topic;
 
 /// How long a test waits for what must come. A hang is a failure; a slow machine is not.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the tests publish: the `version`th event of an account.
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]

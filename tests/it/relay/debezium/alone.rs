@@ -137,7 +137,7 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     insert(&database.pool, "a", 20..30).await;
     reader.until_distinct(30);
     let settled = "select pg_visible_in_snapshot((select max(xid) from public.outboxevent), (position ->> 'seen')::pg_snapshot) from tidings.relay where name = $1";
-    for _ in 0..600 {
+    for _ in 0..2_400 {
         if sqlx::query_scalar::<_, bool>(settled).bind(&place.name).fetch_one(&database.pool).await.expect("asked") {
             break;
         }
@@ -189,7 +189,7 @@ async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
 /// What `tidings status` says of how many events wait, once it is what is expected.
 async fn waiting(place: &Place, expected: Value) {
     let mut said = Value::Null;
-    for _ in 0..600 {
+    for _ in 0..2_400 {
         let (code, text) = place.command(&["status", "--json"]);
         assert_eq!(code, 0, "{text}");
         said = serde_json::from_str::<Value>(&text).expect("JSON")["relays"][0]["lag"].take();
