@@ -168,8 +168,8 @@ async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<
     // 17 and later: a role's transaction_timeout would end the lease again and again.
     let untimed = "select set_config('transaction_timeout', '0', true) where current_setting('server_version_num')::int >= 170000";
     sqlx::query(untimed).execute(&mut *session).await?;
-    let lock =
-        sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(lock_name(&options.schema, &options.name));
+    let lock = sqlx::query_scalar("select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))")
+        .bind(lock_name(&options.schema, &options.name));
     let locked: bool = lock.fetch_one(&mut *session).await?;
     if !locked {
         sqlx::raw_sql("rollback").execute(session).await?;

@@ -106,7 +106,8 @@ impl Inbox {
         let impatient = Settings { before: format!("{idle}; {}; ", timeout(moment)), after: format!("; {}", timeout(self.lock_timeout)) };
         let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id)"#);
         let one = Statement::new("text, text", format!("{insert} values ({}, $1, $2)", Literal(consumer)));
-        let many = format!("{insert} select {}, source, event_id from unnest($1, $2) as e (source, event_id)", Literal(consumer));
+        let many =
+            format!("{insert} select {}, source, event_id from unnest($1::text[], $2::text[]) as e (source, event_id)", Literal(consumer));
         let many = Statement::new("text[], text[]", many);
         Ok(OpenInbox {
             patient,
@@ -117,12 +118,12 @@ impl Inbox {
             sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
             new_of: format!(
                 r#"select source, event_id from "{schema}".inbox
-                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C")) and xmin = pg_current_xact_id()::xid"#
+                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C")) and xmin = pg_catalog.pg_current_xact_id()::xid"#
             )
             .into(),
             delete: format!(
                 r#"delete from "{schema}".inbox where ctid = any (array(
-                     select ctid from "{schema}".inbox where consumer = $1 and handled_at < now() - $2 * interval '1 second'
+                     select ctid from "{schema}".inbox where consumer = $1 and handled_at < pg_catalog.now() - $2 * interval '1 second'
                      order by handled_at limit {}))"#,
                 Self::DELETE_ROWS
             )

@@ -14,6 +14,7 @@ use super::statistics::Count;
 use super::turn::Turn;
 use super::watermark::Ticket;
 use crate::kafka::{Incoming, Message, Partition};
+use crate::postgres::errors::with_causes;
 
 /// How long until the database is asked again when it does not take or give an event of a detour.
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
@@ -170,7 +171,7 @@ impl Site {
     async fn park(&self, message: &Message, turn: &mut Turn<'_>) -> bool {
         let Some(detour) = &self.detour else { return false };
         while let Err(error) = detour.append(message, self.first_pause()).await {
-            tracing::warn!(subscriber = self.runner.name, %error, "an event cannot be set aside yet");
+            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event cannot be set aside yet");
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
             }
@@ -191,7 +192,7 @@ impl Site {
             Err(error) => Err(error),
         };
         let pause = later.unwrap_or_else(|error| {
-            tracing::warn!(subscriber = self.runner.name, %error, "an event that was set aside cannot be handled yet");
+            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event that was set aside cannot be handled yet");
             DATABASE_PAUSE
         });
         ended.parked.push((key, pause));
