@@ -62,6 +62,8 @@ pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
 pub(crate) use reader::Message;
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) use reader::fuzz_record;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
 pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention};
