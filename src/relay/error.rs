@@ -86,6 +86,9 @@ pub(super) enum Interruption {
     Standby,
     #[error("{0}")]
     Refused(String),
+    /// Of a client library, on bytes that it does not expect, or a fault of tidings.
+    #[error("the session panicked: {0}")]
+    Panicked(String),
 }
 
 /// What to do about an interruption.
@@ -112,6 +115,11 @@ impl Interruption {
         move |source| Self::Replication { doing, source }
     }
 
+    pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked(text.unwrap_or("no text").to_owned())
+    }
+
     pub(super) fn meaning(&self) -> Meaning {
         if self.log_is_unusable() {
             return Meaning::Transient;
@@ -121,7 +129,7 @@ impl Interruption {
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
-            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby | Self::Hung(_) | Self::Connections { .. } => {
+            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby | Self::Hung(_) | Self::Connections { .. } | Self::Panicked(_) => {
                 Meaning::Transient
             }
             Self::Connecting { .. } | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => match self.remedy() {

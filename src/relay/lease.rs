@@ -179,6 +179,8 @@ async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<
 
 /// Keeps the transaction alive until the lease is released or lost.
 async fn hold(mut session: PgConnection, lost: CancellationToken, released: CancellationToken) {
+    // However this ends, also by a panic of the client library: the lease is not certain any more.
+    let lost = lost.drop_guard();
     loop {
         tokio::select! {
             () = released.cancelled() => break,
@@ -190,9 +192,9 @@ async fn hold(mut session: PgConnection, lost: CancellationToken, released: Canc
             () = released.cancelled() => return,
         };
         if !matches!(pinged, Ok(Ok(_))) {
-            lost.cancel();
             return;
         }
     }
     let _ = timeout(PING_TIMEOUT, session.close()).await;
+    drop(lost);
 }

@@ -121,7 +121,7 @@ async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, passw
     match wire.message().await? {
         Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
         Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
-        _ => return Err(ReplicationError::Auth("the server broke off the SCRAM exchange".into())),
+        _ => return Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
     }
     out.clear();
     frontend::sasl_response(scram.message(), &mut out)?;
@@ -129,6 +129,6 @@ async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, passw
     match wire.message().await? {
         Message::AuthenticationSaslFinal(body) => Ok(scram.finish(body.data())?),
         Message::ErrorResponse(body) => Err(ReplicationError::from_response(&body)),
-        _ => Err(ReplicationError::Auth("the server broke off the SCRAM exchange".into())),
+        _ => Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
     }
 }

@@ -28,6 +28,9 @@ const HOSTILE: [&[u8]; 8] = [
     b"d\0\0\0\x1ew\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0I",
 ];
 
+/// What is answered to the start-up message of a connection, one after the other. sqlx panics on some of it.
+const ANSWERS: [&[u8]; 6] = [b"R\0\0\0\0", b"R\0\0\0\x03", b"Z\0\0\0\x01", b"R\xff\xff\xff\xffgarbage", b"R\0\0\0\x0c\0\0\0\x0ax", b"\0"];
+
 /// Passes everything between relay and server on, but for the first streams, whose first bytes are hostile.
 struct Meddler {
     address: std::net::SocketAddr,
@@ -35,6 +38,35 @@ struct Meddler {
 }
 
 impl Meddler {
+    /// Answers the first connections itself, each by another of [`ANSWERS`].
+    async fn at_start_before(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (address, meddled) = (listener.local_addr().expect("bound"), Arc::new(AtomicUsize::new(0)));
+        let count = meddled.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let turn = count.fetch_add(1, Ordering::Relaxed);
+                let Some(answer) = ANSWERS.get(turn) else {
+                    let Ok(server) = TcpStream::connect(&server).await else { continue };
+                    let unmeddled = Arc::new(AtomicUsize::new(HOSTILE.len()));
+                    tokio::spawn(pass(client, server, unmeddled));
+                    continue;
+                };
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    // The request for TLS, which is declined, then the start-up message.
+                    while let Ok(read @ 1..) = client.read(&mut buffer).await {
+                        let bytes = if read == 8 { b"N" } else { *answer };
+                        if client.write_all(bytes).await.is_err() || read != 8 {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, meddled }
+    }
+
     async fn before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (address, meddled) = (listener.local_addr().expect("bound"), Arc::new(AtomicUsize::new(0)));
@@ -85,6 +117,22 @@ async fn answer(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, strea
             }
         }
     }
+}
+
+/// Cases C1 and C2, on sessions of sqlx.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_library_that_panics_on_bytes_of_a_server_ends_a_session_alone() {
+    let (database, place) = with_accounts(3).await;
+    let url: url::Url = place.url.parse().expect("a URL");
+    let meddler = Meddler::at_start_before(format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))).await;
+    let mut meddled = url.clone();
+    meddled.set_ip_host(meddler.address.ip()).expect("a host");
+    meddled.set_port(Some(meddler.address.port())).expect("a port");
+    let place = Place { url: meddled.to_string(), ..place };
+    let relay = place.start();
+    write_concurrently(&database.pool, 1, 3, 10).await;
+    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert!(meddler.meddled.load(Ordering::Relaxed) > ANSWERS.len());
 }
 
 /// Cases C1 and C2.
