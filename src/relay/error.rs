@@ -129,14 +129,20 @@ impl Interruption {
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
-            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby | Self::Hung(_) | Self::Connections { .. } | Self::Panicked(_) => {
-                Meaning::Transient
+            Self::Topic(_)
+            | Self::LeaseLost
+            | Self::Publication
+            | Self::Standby
+            | Self::Hung(_)
+            | Self::Connections { .. }
+            | Self::Panicked(_) => Meaning::Transient,
+            Self::Connecting { .. } | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => {
+                match self.remedy() {
+                    Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
+                    None if self.is_refused_by_settings() => Meaning::NeedsPerson(self.full()),
+                    None => Meaning::Transient,
+                }
             }
-            Self::Connecting { .. } | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => match self.remedy() {
-                Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
-                None if self.is_refused_by_settings() => Meaning::NeedsPerson(self.full()),
-                None => Meaning::Transient,
-            },
         }
     }
 
