@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::PgPool;
 
 use super::config::Config;
 use super::exit::{Failure, with_causes};
-use crate::postgres::Settings;
+use crate::postgres::{Settings, certificate, session};
 
 /// How long a command's statements may take. They read catalogs and count up to a bound.
 const STATEMENT_TIMEOUT: &str = "30s";
@@ -19,11 +18,7 @@ pub(super) fn settings(config: &Config) -> Result<&Settings, Failure> {
 
 /// Connects once and keeps one connection; `role` is what `pg_stat_activity` shows.
 pub(super) async fn connect(settings: &Settings, role: &str) -> Result<PgPool, sqlx::Error> {
-    let options = settings.connect_options_as(role).options([("statement_timeout", STATEMENT_TIMEOUT)]).disable_statement_logging();
-    // Not by the pool: it tries again until its timeout and then tells of the timeout only.
-    let first = tokio::time::timeout(settings.connect_timeout(), PgConnection::connect_with(&options));
-    first.await.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
-    Ok(PgPoolOptions::new().max_connections(1).acquire_timeout(settings.connect_timeout()).connect_lazy_with(options))
+    session::command(settings, role, &[("statement_timeout", STATEMENT_TIMEOUT)]).await
 }
 
 /// How long a server that is not there yet is left alone.
@@ -46,14 +41,24 @@ fn is_absence(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
         // 57P03 cannot_connect_now: starting up or shutting down.
-        sqlx::Error::Database(error) => error.code().as_deref() == Some("57P03"),
+        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "08001")),
+        _ => false,
+    }
+}
+
+fn is_timeout(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::TimedOut,
         _ => false,
     }
 }
 
 /// What is wrong and what to do, for a connection that failed.
 pub(super) fn unreachable(settings: &Settings, error: &sqlx::Error) -> String {
+    let refused = certificate::refusal(error).map(|refusal| refusal.text);
     let remedy = match error {
+        _ if refused.is_some() => refused.unwrap_or_default(),
         sqlx::Error::Database(error) => match error.code().as_deref() {
             Some("28P01" | "28000") => "check user and password of --database-url, and pg_hba.conf",
             Some("3D000") => "create the database, or name another in --database-url",
@@ -65,7 +70,9 @@ pub(super) fn unreachable(settings: &Settings, error: &sqlx::Error) -> String {
         _ => "is the server running, and are host and port of --database-url right?",
     };
     let reason = match error {
-        sqlx::Error::PoolTimedOut => format!("no answer within {} s", settings.connect_timeout().as_secs()),
+        sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) if is_timeout(error) => {
+            format!("no answer within {} s", settings.connect_timeout().as_secs())
+        }
         error => with_causes(error),
     };
     format!("cannot connect to {}: {reason}\n  -> {remedy}", settings.redacted())

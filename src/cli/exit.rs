@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::config::Faults;
 use super::escape::escaped;
+use crate::postgres::errors;
 
 /// Done: migrated, drained, nothing failed.
 pub(super) const DONE: u8 = 0;
@@ -41,7 +42,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// What was being done, and the error with all its causes.
-    pub(super) fn failed(doing: &str, error: &dyn Error) -> Self {
+    pub(super) fn failed(doing: &str, error: &(dyn Error + 'static)) -> Self {
         Failure::Failed(format!("{doing}: {}", with_causes(error)))
     }
 
@@ -64,17 +65,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An error and its causes in one line, leaving out a cause that the text before it already contains.
-/// Servers and rows contribute to such a text, so it is escaped.
-pub(super) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    escaped(&text).into_owned()
+/// An error and its causes in one line. Servers and rows contribute to such a text, so it is escaped.
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    escaped(&errors::with_causes(error)).into_owned()
 }

@@ -3,6 +3,7 @@
 use sqlx::{Connection, PgPool};
 
 use super::{Check, Checking, Status};
+use crate::postgres::errors::with_causes;
 
 /// Whether the database answers on a connection of this pool. A pool that is exhausted fails it too: requests do not get a connection
 /// either.
@@ -35,6 +36,6 @@ impl DatabaseCheck {
 
 impl Check for DatabaseCheck {
     fn check(&self) -> Checking<'_> {
-        Box::pin(async { Status::from(self.ping().await) })
+        Box::pin(async { Status::from(self.ping().await.map_err(|error| with_causes(&error))) })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{Check, Checking, Status};
-use crate::postgres::{SchemaName, SchemaNameError};
+use crate::postgres::{SchemaName, SchemaNameError, errors::with_causes};
 
 /// Whether a relay, in whatever process, keeps up: failing when an event has waited for longer than the limit, or when no relay of this name has run.
 ///
@@ -51,7 +51,7 @@ impl RelayLagCheck {
         };
         match sqlx::query_as(AssertSqlSafe(statement(schema))).bind(&self.relay).fetch_optional(&self.pool).await {
             Ok(row) => self.judge(row),
-            Err(error) => Status::Failing(format!("the lag is not known: {error}")),
+            Err(error) => Status::Failing(format!("the lag is not known: {}", with_causes(&error))),
         }
     }
 
@@ -80,12 +80,12 @@ impl RelayLagCheck {
 fn statement(schema: &SchemaName) -> String {
     format!(
         r#"select
-            (select extract(epoch from clock_timestamp() - o.occurred_at)::float8 from "{schema}".outbox o
-             where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
-                 and not "{schema}".is_published(coalesce(r.position, '{{}}'), o.xid, o.seq)
+            (select extract(epoch from pg_catalog.clock_timestamp() - o.occurred_at)::float8 from "{schema}".outbox o
+             where o.xid >= coalesce(pg_catalog.pg_snapshot_xmin((r.position ->> 'seen'::text)::pg_snapshot), '0'::xid8)
+                 and not "{schema}".is_published(coalesce(r.position, '{{}}'::jsonb), o.xid, o.seq)
              order by o.xid, o.seq limit 1),
-            extract(epoch from clock_timestamp() - r.heartbeat_at)::float8,
-            r.table_schema || '.' || r.table_name
+            extract(epoch from pg_catalog.clock_timestamp() - r.heartbeat_at)::float8,
+            r.table_schema || '.'::text || r.table_name
         from "{schema}".relay r where r.name = $1"#
     )
 }

@@ -61,6 +61,8 @@ pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) use reader::fuzz_record;
 pub(crate) use reader::{Message, identity_by_place};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;

@@ -1,7 +1,7 @@
 //! Why an event is not published.
 
 use crate::event::{CodecError, EnvelopeError, InvalidEvent};
-use crate::postgres::SchemaNameError;
+use crate::postgres::{SchemaNameError, errors::cleaned};
 
 /// Why an event is not published.
 ///
@@ -95,6 +95,7 @@ impl PublishError {
     }
 
     pub(super) fn database(schema: &str, table: &'static str, source: sqlx::Error) -> Self {
+        let source = cleaned(source);
         // undefined_table, and invalid_schema_name where the whole schema is missing
         let code = source.as_database_error().and_then(|error| error.code());
         if matches!(code.as_deref(), Some("42P01" | "3F000")) {

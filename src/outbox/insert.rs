@@ -1,5 +1,8 @@
 //! All SQL that writes the outbox, but for the relay's that moves scheduled events there.
 //!
+//! The statements run on the application's connections, whose `search_path` is the application's. So functions are named with their schema and
+//! arguments have the types of the functions' parameters: a function of a user that fits better is never called.
+//!
 //! Each outbox has four statements: one event or many, with or without the lock. Their text never changes, so each connection prepares them once.
 //!
 //! The lock and the insert are one statement, and the lock comes first: `seq` is drawn when a row is inserted, so it is drawn under the lock,
@@ -47,24 +50,25 @@ impl Statements {
         // Text goes in as text and is cast: sqlx's own JSON encoding would not keep it byte for byte.
         let one = "$1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10";
         let many = "e.id, e.aggregatetype, e.aggregateid, e.type, e.version, e.payload::json, e.payload_bytes, e.headers::jsonb, e.occurred_at, e.topic";
+        // The parser replaces an unqualified `unnest` of several arguments by `pg_catalog.unnest` of each.
         // `with ordinality … order by`: rows get their `seq` in the order given.
         let events = "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[]) \
             with ordinality as e (id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic, position)";
-        let key = |ty: &str, id: &str| format!("hashtextextended({id}, hashtextextended({ty}, {LOCK_SEED}))");
+        let key = |ty: &str, id: &str| format!("pg_catalog.hashtextextended({id}, pg_catalog.hashtextextended({ty}, {LOCK_SEED}::bigint))");
         // Always in ascending order, so that two batches cannot wait for each other.
         let keys =
             format!("select distinct {} as key from unnest($2::text[], $3::text[]) as a (type, id) order by key", key("a.type", "a.id"));
         Self {
             one: format!("{insert} values ({one})").into(),
             one_locked: format!(
-                "with lock as materialized (select pg_advisory_xact_lock({})) {insert} select {one} from lock",
+                "with lock as materialized (select pg_catalog.pg_advisory_xact_lock({})) {insert} select {one} from lock",
                 key("$2", "$3")
             )
             .into(),
             many: format!("{insert} select {many} from {events} order by e.position").into(),
             many_locked: format!(
-                "with lock as materialized (select pg_advisory_xact_lock(k.key) from ({keys}) as k) \
-                 {insert} select {many} from (select count(*) from lock) as locked, {events} order by e.position"
+                "with lock as materialized (select pg_catalog.pg_advisory_xact_lock(k.key) from ({keys}) as k) \
+                 {insert} select {many} from (select pg_catalog.count(*) from lock) as locked, {events} order by e.position"
             )
             .into(),
             schema,

@@ -19,7 +19,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// Everything that is there is left alone.
     pub(crate) async fn all(pool: &PgPool, schema: &SchemaName) -> Result<Self, sqlx::Error> {
-        let sql = format!(r#"select coalesce(max(seq), 0) from "{schema}".outbox"#);
+        let sql = format!(r#"select coalesce(pg_catalog.max(seq), 0) from "{schema}".outbox"#);
         Ok(Self { floor: sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?, beyond: HashSet::new() })
     }
 

@@ -127,7 +127,7 @@ pub(super) async fn insert(
 ) -> Result<EventId, PublishError> {
     let sql = format!(
         r#"insert into "{schema}".scheduled ({COLUMNS}, due_at)
-           values ($1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10, coalesce($11, clock_timestamp() + make_interval(secs => $12)))"#
+           values ($1, $2, $3, $4, $5, $6::text::json, $7, $8::text::jsonb, $9, $10, coalesce($11, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $12)))"#
     );
     let (at, after) = match terms.due {
         Due::At(when) => (Some(when), None),

@@ -7,7 +7,7 @@
 use sqlx::migrate::{Migrate, MigrateError as SqlxMigrateError, Migration, MigrationType};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlStr};
 
-use super::{SchemaName, SchemaNameError};
+use super::{SchemaName, SchemaNameError, errors::cleaned};
 
 /// Where the applied versions are kept, inside the schema. Named so that it clashes with nothing even in `public`.
 const TABLE: &str = "_tidings_migrations";
@@ -131,7 +131,13 @@ pub enum MigrateError {
     },
     /// The database cannot be reached or broke off.
     #[error("the database cannot be asked about the tables of Tidings")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for MigrateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(cleaned(error))
+    }
 }
 
 impl Migrations {
@@ -161,7 +167,7 @@ impl Migrations {
     pub async fn run(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
         let schema = self.schema.clone()?;
         let mut tx = pool.begin().await?;
-        sqlx::query("select pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
+        sqlx::query("select pg_catalog.pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
         let pending = pending_steps(&mut tx, &schema).await?;
         if !pending.is_empty()
             && let Err(error) = apply(&mut tx, &schema, &pending).await
@@ -225,7 +231,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
 }
 
 async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<Vec<MigrationStep>, MigrateError> {
-    let exists: bool = sqlx::query_scalar("select exists (select from pg_tables where schemaname = $1 and tablename = $2)")
+    let exists: bool = sqlx::query_scalar("select exists (select from pg_catalog.pg_tables where schemaname = $1 and tablename = $2)")
         .bind(schema.as_str())
         .bind(TABLE)
         .fetch_one(&mut *conn)
@@ -236,6 +242,7 @@ async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<V
     let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(r#"select version, checksum from "{schema}"."{TABLE}""#)))
         .fetch_all(conn)
         .await
+        .map_err(cleaned)
         .map_err(|source| match source.as_database_error().and_then(|error| error.code()).as_deref() {
             Some(INSUFFICIENT_PRIVILEGE) => MigrateError::Unreadable { schema: schema.to_string(), source },
             _ => MigrateError::Database(source),
@@ -253,11 +260,15 @@ async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<V
 
 async fn apply(tx: &mut PgConnection, schema: &SchemaName, pending: &[MigrationStep]) -> Result<(), SqlxMigrateError> {
     // `create schema if not exists` wants the permission to create even when the schema is there.
-    let missing: bool = sqlx::query_scalar("select to_regnamespace($1) is null").bind(schema.as_str()).fetch_one(&mut *tx).await?;
+    let missing: bool =
+        sqlx::query_scalar("select pg_catalog.to_regnamespace($1) is null").bind(schema.as_str()).fetch_one(&mut *tx).await?;
     if missing {
         sqlx::query(AssertSqlSafe(format!(r#"create schema "{schema}""#))).execute(&mut *tx).await?;
     }
-    sqlx::query("select set_config('search_path', quote_ident($1), true)").bind(schema.as_str()).execute(&mut *tx).await?;
+    sqlx::query("select pg_catalog.set_config('search_path'::text, pg_catalog.quote_ident($1), true)")
+        .bind(schema.as_str())
+        .execute(&mut *tx)
+        .await?;
     tx.ensure_migrations_table(TABLE).await?;
     for (_, migration) in steps().into_iter().filter(|(step, _)| pending.contains(step)) {
         tx.apply(TABLE, &migration).await?;
@@ -274,12 +285,18 @@ async fn explain(error: SqlxMigrateError, schema: &SchemaName, conn: &mut PgConn
         }
         _ => None,
     };
-    let source = Box::new(error);
+    let source = Box::new(match error {
+        SqlxMigrateError::Execute(source) => SqlxMigrateError::Execute(cleaned(source)),
+        SqlxMigrateError::ExecuteMigration(source, version) => SqlxMigrateError::ExecuteMigration(cleaned(source), version),
+        error => error,
+    });
     match code.as_deref() {
-        Some(INSUFFICIENT_PRIVILEGE) => match sqlx::query_as("select current_user::text, current_database()::text").fetch_one(conn).await {
-            Ok((role, database)) => MigrateError::Permission { role, database, schema, source },
-            Err(error) => MigrateError::Database(error),
-        },
+        Some(INSUFFICIENT_PRIVILEGE) => {
+            match sqlx::query_as("select current_user::text, pg_catalog.current_database()::text").fetch_one(conn).await {
+                Ok((role, database)) => MigrateError::Permission { role, database, schema, source },
+                Err(error) => error.into(),
+            }
+        }
         // duplicate_table, duplicate_object, undefined_column, wrong_object_type: what is there is not what we would have made
         Some("42P07" | "42710" | "42703" | "42809") => MigrateError::Occupied { schema, source },
         _ => MigrateError::Failed { schema, source },

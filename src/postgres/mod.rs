@@ -1,7 +1,13 @@
 //! Postgres: where it is, how to connect, and the replication protocol.
 
 #[cfg(feature = "relay")]
+pub(crate) mod certificate;
+#[cfg(feature = "relay")]
 mod copy;
+#[cfg(feature = "outbox")]
+pub(crate) mod errors;
+#[cfg(feature = "relay")]
+mod gateway;
 #[cfg(feature = "relay")]
 mod lsn;
 #[cfg(feature = "outbox")]
@@ -10,6 +16,8 @@ mod migrate;
 pub(crate) mod replication;
 #[cfg(feature = "outbox")]
 mod schema;
+#[cfg(feature = "relay")]
+pub(crate) mod session;
 #[cfg(feature = "relay")]
 mod settings;
 
@@ -21,5 +29,7 @@ pub use lsn::{Lsn, LsnError};
 pub use migrate::{MigrateError, MigrationStep, Migrations, migrate};
 #[cfg(feature = "outbox")]
 pub use schema::{SchemaName, SchemaNameError};
+#[cfg(feature = "cli")]
+pub(crate) use settings::Method;
 #[cfg(feature = "relay")]
 pub use settings::{Settings, SettingsError, SslMode};

@@ -2,7 +2,13 @@
 //!
 //! The URL is read here, not by sqlx, for two reasons: the replication connection is not sqlx's and must go to the same
 //! place in the same way, and sqlx ignores a parameter it does not know, where `sslmod=verify-full` must be an error.
-//! What the URL leaves out comes from libpq's environment variables. Not read: `.pgpass`, `pg_service.conf`, several hosts.
+//! What the URL leaves out comes from libpq's environment variables and password file. Not read: `pg_service.conf`, several hosts.
+
+mod parameters;
+mod passfile;
+mod security;
+
+pub(crate) use security::{ChannelBinding, Method, RequireAuth};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +16,8 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
+
+use super::gateway;
 
 /// How long a connection attempt may take unless `connect_timeout` says otherwise. libpq waits for ever; a relay tries again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +34,11 @@ pub struct Settings {
     ssl_mode: SslMode,
     ssl_root_cert: Option<PathBuf>,
     ssl_client_identity: Option<(PathBuf, PathBuf)>,
+    ssl_negotiation: SslNegotiation,
+    ssl_sni: bool,
+    channel_binding: ChannelBinding,
+    require_auth: RequireAuth,
+    keepalives: bool,
     application_name: Option<String>,
     options: Vec<(String, String)>,
     connect_timeout: Duration,
@@ -40,6 +53,16 @@ pub enum SslMode {
     Require,
     VerifyCa,
     VerifyFull,
+}
+
+/// How TLS is begun (`sslnegotiation`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SslNegotiation {
+    /// After a request in the Postgres protocol, which a server may decline.
+    #[default]
+    Postgres,
+    /// At once, as HTTPS does (PostgreSQL 17 and newer).
+    Direct,
 }
 
 /// Why a database URL is refused. Never quotes a password.
@@ -71,13 +94,13 @@ impl Settings {
         format!("postgres://{}{password}@{host}:{}/{}?sslmode={}", self.user, self.port, self.database, self.ssl_mode.name())
     }
 
-    /// The same settings for sqlx, under the application name `tidings` unless the URL gives one.
+    /// The same settings for sqlx, under the application name `tidings` unless the URL gives one. The session's `search_path` is the role's.
     pub fn connect_options(&self) -> PgConnectOptions {
         self.connect_options_as("")
     }
 
-    /// The same, under the application name `tidings <role>`: what `pg_stat_activity` shows.
-    pub(crate) fn connect_options_as(&self, role: &str) -> PgConnectOptions {
+    /// The same, under the application name `tidings <role>`: what `pg_stat_activity` shows. For [`session`](super::session), which prepares it.
+    pub(super) fn connect_options_as(&self, role: &str) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
             .port(self.port)
@@ -98,6 +121,9 @@ impl Settings {
         if let Some((certificate, key)) = &self.ssl_client_identity {
             options = options.ssl_client_cert(certificate).ssl_client_key(key);
         }
+        if self.needs_gateway() {
+            options = options.socket(gateway::directory(self)).ssl_mode(PgSslMode::Disable);
+        }
         options
     }
 }
@@ -111,6 +137,15 @@ impl Settings {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where the server is, as messages name it: `host:port`, or the socket.
+    pub(crate) fn address(&self) -> String {
+        match &self.socket_dir {
+            Some(directory) => directory.join(format!(".s.PGSQL.{}", self.port)).display().to_string(),
+            None if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
+            None => format!("{}:{}", self.host, self.port),
+        }
     }
 
     /// The directory of the Unix socket `.s.PGSQL.<port>`, instead of the host.
@@ -144,6 +179,48 @@ impl Settings {
         self.ssl_client_identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()))
     }
 
+    pub(crate) fn ssl_negotiation(&self) -> SslNegotiation {
+        self.ssl_negotiation
+    }
+
+    /// Whether the host name is sent before the TLS channel is encrypted.
+    pub(crate) fn ssl_sni(&self) -> bool {
+        self.ssl_sni
+    }
+
+    pub(crate) fn channel_binding(&self) -> ChannelBinding {
+        self.channel_binding
+    }
+
+    pub(crate) fn require_auth(&self) -> &RequireAuth {
+        &self.require_auth
+    }
+
+    /// Whether the kernel probes an idle connection.
+    pub(crate) fn keepalives(&self) -> bool {
+        self.keepalives
+    }
+
+    /// Whether a server that asks for the password, or for an MD5 hash of it, is sent it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn may_send_password(&self) -> bool {
+        let accepted = self.require_auth.accepts(Method::Password) || self.require_auth.accepts(Method::Md5);
+        accepted && self.channel_binding != ChannelBinding::Require
+    }
+
+    /// Whether the server is on this machine.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_local(&self) -> bool {
+        let loopback = self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.socket_dir.is_some() || self.host == "localhost" || loopback
+    }
+
+    /// Whether the URL asks for what sqlx does not have: its sessions then go through the [gateway].
+    pub(crate) fn needs_gateway(&self) -> bool {
+        let binds = self.channel_binding == ChannelBinding::Require;
+        binds || self.require_auth.is_set() || self.ssl_negotiation == SslNegotiation::Direct || !self.ssl_sni
+    }
+
     /// Server settings for the session, as given by `options=-c name=value`.
     pub(crate) fn options(&self) -> &[(String, String)] {
         &self.options
@@ -172,6 +249,8 @@ impl SslMode {
     }
 
     fn parse(name: &str) -> Result<Self, String> {
+        // libpq's `allow` tries without TLS first. To try with TLS first encrypts no less.
+        let name = if name == "allow" { "prefer" } else { name };
         let modes = [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull];
         let found = modes.into_iter().find(|mode| mode.name() == name);
         found.ok_or_else(|| format!("sslmode is {name:?}; use disable, prefer, require, verify-ca or verify-full"))
@@ -210,6 +289,12 @@ struct Given {
     ssl_root_cert: Option<String>,
     ssl_cert: Option<String>,
     ssl_key: Option<String>,
+    ssl_negotiation: Option<String>,
+    ssl_sni: Option<String>,
+    channel_binding: Option<String>,
+    require_auth: Option<String>,
+    keepalives: Option<String>,
+    passfile: Option<String>,
     application_name: Option<String>,
     options: String,
     connect_timeout: Option<String>,
@@ -218,7 +303,7 @@ struct Given {
 fn resolve(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Settings, SettingsError> {
     let mut faults = Vec::new();
     let mut given = read_url(url, &mut faults).map_err(SettingsError)?;
-    let fallbacks: [(&mut Option<String>, &str); 11] = [
+    let fallbacks: [(&mut Option<String>, &str); 16] = [
         (&mut given.host, "PGHOST"),
         (&mut given.port, "PGPORT"),
         (&mut given.user, "PGUSER"),
@@ -228,6 +313,11 @@ fn resolve(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Settings, 
         (&mut given.ssl_root_cert, "PGSSLROOTCERT"),
         (&mut given.ssl_cert, "PGSSLCERT"),
         (&mut given.ssl_key, "PGSSLKEY"),
+        (&mut given.ssl_negotiation, "PGSSLNEGOTIATION"),
+        (&mut given.ssl_sni, "PGSSLSNI"),
+        (&mut given.channel_binding, "PGCHANNELBINDING"),
+        (&mut given.require_auth, "PGREQUIREAUTH"),
+        (&mut given.passfile, "PGPASSFILE"),
         (&mut given.application_name, "PGAPPNAME"),
         (&mut given.connect_timeout, "PGCONNECT_TIMEOUT"),
     ];
@@ -237,7 +327,11 @@ fn resolve(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Settings, 
     if let Some(options) = env("PGOPTIONS") {
         given.options = format!("{options} {}", given.options);
     }
-    let settings = given.into_settings(&mut faults);
+    for (name, variable) in [("gssencmode", "PGGSSENCMODE"), ("target_session_attrs", "PGTARGETSESSIONATTRS")] {
+        faults.extend(env(variable).and_then(|value| parameters::fault(name, &value)));
+    }
+    let default_passfile = env("HOME").map(|home| Path::new(&home).join(".pgpass"));
+    let settings = given.into_settings(&mut faults, default_passfile.as_deref());
     if faults.is_empty() { Ok(settings) } else { Err(SettingsError(faults.join("; "))) }
 }
 
@@ -284,37 +378,28 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
             "sslrootcert" => given.ssl_root_cert = value,
             "sslcert" => given.ssl_cert = value,
             "sslkey" => given.ssl_key = value,
+            "sslnegotiation" => given.ssl_negotiation = value,
+            "sslsni" => given.ssl_sni = value,
+            "channel_binding" => given.channel_binding = value,
+            "require_auth" => given.require_auth = value,
+            "passfile" => given.passfile = value,
             "application_name" => given.application_name = value,
+            "fallback_application_name" => given.application_name = given.application_name.or(value),
             "options" => given.options = value.unwrap_or_default(),
             "connect_timeout" => given.connect_timeout = value,
+            known if parameters::KNOWN.contains(&known) => {
+                let value = value.unwrap_or_default();
+                faults.extend(parameters::fault(known, &value));
+                if known == "keepalives" {
+                    given.keepalives = Some(value);
+                }
+            }
             // What follows the password may be the rest of it, so it is not quoted.
             _ if has_password => faults.push("an unknown parameter follows password; write & in a password as %26".into()),
-            unknown => faults.push(unknown_parameter(unknown)),
+            unknown => faults.push(parameters::unknown(unknown)),
         }
     }
     Ok(given)
-}
-
-fn unknown_parameter(name: &str) -> String {
-    const KNOWN: [&str; 12] = [
-        "application_name",
-        "connect_timeout",
-        "dbname",
-        "host",
-        "options",
-        "password",
-        "port",
-        "sslcert",
-        "sslkey",
-        "sslmode",
-        "sslrootcert",
-        "user",
-    ];
-    let nearest = KNOWN.iter().max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-    match nearest {
-        Some(known) if strsim::jaro_winkler(known, name) > 0.88 => format!("unknown parameter {name}; did you mean {known}?"),
-        _ => format!("unknown parameter {name}; remove it (known: {})", KNOWN.join(", ")),
-    }
 }
 
 fn decoded(text: &str, faults: &mut Vec<String>) -> Option<String> {
@@ -328,11 +413,67 @@ fn decoded(text: &str, faults: &mut Vec<String>) -> Option<String> {
 }
 
 impl Given {
-    fn into_settings(self, faults: &mut Vec<String>) -> Settings {
+    fn into_settings(mut self, faults: &mut Vec<String>, default_passfile: Option<&Path>) -> Settings {
+        let mut settings = self.places(faults);
+        self.secure(&mut settings, faults);
+        if settings.password.is_none() {
+            settings.password = self.filed_password(&settings, faults, default_passfile);
+        }
+        settings
+    }
+
+    /// What the server may ask for, and how TLS is begun.
+    fn secure(&self, settings: &mut Settings, faults: &mut Vec<String>) {
+        let mut fault = |text: String| faults.push(text);
+        match self.channel_binding.as_deref().map(ChannelBinding::parse) {
+            None => {}
+            Some(Ok(binding)) => settings.channel_binding = binding,
+            Some(Err(text)) => fault(text),
+        }
+        match self.require_auth.as_deref().map(RequireAuth::parse) {
+            None => {}
+            Some(Ok(require)) => settings.require_auth = require,
+            Some(Err(text)) => fault(text),
+        }
+        let encrypts = settings.ssl_mode != SslMode::Disable && settings.socket_dir.is_none();
+        if settings.channel_binding == ChannelBinding::Require && !encrypts {
+            fault("channel_binding=require needs TLS, which sslmode=disable and a Unix socket exclude".into());
+        }
+        match self.ssl_negotiation.as_deref() {
+            None | Some("postgres") => {}
+            Some("direct") if matches!(settings.ssl_mode, SslMode::Disable | SslMode::Prefer) => {
+                fault(format!("sslnegotiation=direct needs sslmode=require or stronger, not {}", settings.ssl_mode.name()));
+            }
+            Some("direct") => settings.ssl_negotiation = SslNegotiation::Direct,
+            Some(other) => fault(format!("sslnegotiation is {other:?}; use postgres or direct")),
+        }
+        match self.ssl_sni.as_deref() {
+            None | Some("1") => {}
+            Some("0") => settings.ssl_sni = false,
+            Some(other) => fault(format!("sslsni is {other:?}; use 0 or 1")),
+        }
+        settings.keepalives = self.keepalives.as_deref() != Some("0");
+    }
+
+    /// The password from the password file. A file that was not asked for and cannot be used is passed over.
+    fn filed_password(&self, settings: &Settings, faults: &mut Vec<String>, default: Option<&Path>) -> Option<String> {
+        let (host, port, database, user) = (&*settings.host, settings.port, &*settings.database, &*settings.user);
+        let wanted = passfile::Wanted { host, port, database, user };
+        match &self.passfile {
+            None => default.and_then(|file| passfile::lookup(file, wanted).ok()?),
+            Some(file) => passfile::lookup(Path::new(file), wanted).unwrap_or_else(|text| {
+                faults.push(text);
+                None
+            }),
+        }
+    }
+
+    /// Where the database is, and how the connection is encrypted.
+    fn places(&mut self, faults: &mut Vec<String>) -> Settings {
         let mut fault = |text: String| faults.push(text);
         // sqlx's choice where nothing is said: the machine's socket directory if a server listens there, and the account's name.
         let otherwise = PgConnectOptions::new_without_pgpass();
-        let host = self.host.unwrap_or_else(|| otherwise.get_host().to_owned());
+        let host = self.host.take().unwrap_or_else(|| otherwise.get_host().to_owned());
         if host.contains(',') {
             fault("several hosts are not supported; name the one that is the primary, or a name that follows it".into());
         }
@@ -340,7 +481,7 @@ impl Given {
             fault("the port is not a number between 1 and 65535".into());
             5432
         });
-        let user = self.user.unwrap_or_else(|| otherwise.get_username().to_owned());
+        let user = self.user.take().unwrap_or_else(|| otherwise.get_username().to_owned());
         let system_roots = self.ssl_root_cert.as_deref() == Some("system");
         // As libpq does: trusting every public authority makes sense only when the host name is checked too.
         let ssl_mode = match self.ssl_mode.as_deref() {
@@ -359,7 +500,7 @@ impl Given {
             SslMode::Require if self.ssl_root_cert.is_some() => SslMode::VerifyCa,
             mode => mode,
         };
-        let ssl_client_identity = match (self.ssl_cert, self.ssl_key) {
+        let ssl_client_identity = match (self.ssl_cert.take(), self.ssl_key.take()) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
             (Some(_), None) => {
@@ -387,13 +528,18 @@ impl Given {
             socket_dir: host.starts_with('/').then(|| PathBuf::from(&host)),
             host: if host.starts_with('/') { "localhost".into() } else { host },
             port,
-            database: self.database.unwrap_or_else(|| user.clone()),
+            database: self.database.take().unwrap_or_else(|| user.clone()),
             user,
-            password: self.password,
+            password: self.password.take(),
             ssl_mode,
-            ssl_root_cert: self.ssl_root_cert.filter(|_| !system_roots).map(PathBuf::from),
+            ssl_root_cert: self.ssl_root_cert.take().filter(|_| !system_roots).map(PathBuf::from),
             ssl_client_identity,
-            application_name: self.application_name,
+            ssl_negotiation: SslNegotiation::default(),
+            ssl_sni: true,
+            channel_binding: ChannelBinding::default(),
+            require_auth: RequireAuth::default(),
+            keepalives: true,
+            application_name: self.application_name.take(),
             options,
             connect_timeout,
         }
@@ -418,6 +564,8 @@ fn session_options(text: &str) -> Result<Vec<(String, String)>, String> {
         let assignment = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
             Some("") => words.next().unwrap_or_default(),
             Some(rest) => rest.to_owned(),
+            // Neon's, for clients that send no host name by TLS.
+            None if word.starts_with("endpoint=") || word.starts_with("project=") => continue,
             None => return Err("options is not of the form -c name=value".into()),
         };
         let (name, value) = assignment.split_once('=').ok_or("options is not of the form -c name=value")?;

@@ -5,7 +5,11 @@ mod sqlstate;
 use super::source::RowError;
 use crate::{
     kafka::TopicError,
-    postgres::replication::{DecodeError, ReplicationError},
+    postgres::{
+        Settings, certificate,
+        errors::{cleaned, with_causes},
+        replication::{DecodeError, ReplicationError},
+    },
 };
 
 /// Why a relay ended.
@@ -44,8 +48,12 @@ pub(super) enum Interruption {
         source: ReplicationError,
     },
     /// The server refuses or does not take a connection: nothing was asked of it yet.
-    #[error("connecting to Postgres")]
-    Connecting(#[source] sqlx::Error),
+    #[error("connecting to Postgres at {address}")]
+    Connecting {
+        address: String,
+        #[source]
+        source: sqlx::Error,
+    },
     /// The same for a replication connection.
     #[error("connecting to Postgres for replication")]
     ConnectingForReplication(#[source] ReplicationError),
@@ -78,6 +86,9 @@ pub(super) enum Interruption {
     Standby,
     #[error("{0}")]
     Refused(String),
+    /// Of a client library, on bytes that it does not expect, or a fault of tidings.
+    #[error("the session panicked: {0}")]
+    Panicked(String),
 }
 
 /// What to do about an interruption.
@@ -93,11 +104,20 @@ pub(super) enum Meaning {
 
 impl Interruption {
     pub(super) fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self::Sql { doing, source }
+        move |source| Self::Sql { doing, source: cleaned(source) }
+    }
+
+    pub(super) fn connecting(database: &Settings) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Connecting { address: database.address(), source: cleaned(source) }
     }
 
     pub(super) fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> Self {
         move |source| Self::Replication { doing, source }
+    }
+
+    pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked(text.unwrap_or("no text").to_owned())
     }
 
     pub(super) fn meaning(&self) -> Meaning {
@@ -109,14 +129,27 @@ impl Interruption {
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
-            Self::Topic(_) | Self::LeaseLost | Self::Publication | Self::Standby | Self::Hung(_) | Self::Connections { .. } => {
-                Meaning::Transient
+            Self::Topic(_)
+            | Self::LeaseLost
+            | Self::Publication
+            | Self::Standby
+            | Self::Hung(_)
+            | Self::Connections { .. }
+            | Self::Panicked(_) => Meaning::Transient,
+            Self::Connecting { .. } | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => {
+                match self.remedy() {
+                    Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
+                    None if self.is_refused_by_settings() => Meaning::NeedsPerson(self.full()),
+                    None => Meaning::Transient,
+                }
             }
-            Self::Connecting(_) | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => match self.remedy() {
-                Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
-                None => Meaning::Transient,
-            },
         }
+    }
+
+    /// Whether the server, or its certificate, is not what the database URL demands, and stays so until a person acts.
+    fn is_refused_by_settings(&self) -> bool {
+        matches!(self, Self::ConnectingForReplication(ReplicationError::Auth(_)))
+            || certificate::refusal(self).is_some_and(|refusal| !refusal.passes)
     }
 
     /// The remedy for an SQLSTATE that does not pass by itself. The same code means one thing while a connection is made and
@@ -128,7 +161,7 @@ impl Interruption {
 
     /// Whether the server refused a connection, or could not be connected to.
     pub(super) fn is_of_connecting(&self) -> bool {
-        matches!(self, Self::Connecting(_) | Self::ConnectingForReplication(_))
+        matches!(self, Self::Connecting { .. } | Self::ConnectingForReplication(_))
     }
 
     /// Whether it may be the passing effect of a change of access: a rotated password, a database that is renamed or recreated.
@@ -168,7 +201,7 @@ impl Interruption {
     /// The SQLSTATE and the message, if the server gave one.
     fn server_error(&self) -> Option<(String, String)> {
         match self {
-            Self::Connecting(source) | Self::Sql { source, .. } => {
+            Self::Connecting { source, .. } | Self::Sql { source, .. } => {
                 let error = source.as_database_error()?;
                 Some((error.code()?.into_owned(), error.message().to_owned()))
             }
@@ -181,15 +214,11 @@ impl Interruption {
 
     /// The error with all its sources in one line.
     pub(super) fn full(&self) -> String {
-        let (mut text, mut source) = (self.to_string(), std::error::Error::source(self));
-        while let Some(error) = source {
-            let cause = error.to_string();
-            if !text.contains(&cause) {
-                text = format!("{text}: {cause}");
-            }
-            source = error.source();
+        let text = with_causes(self);
+        match certificate::refusal(self) {
+            Some(refusal) => format!("{text}; {}", refusal.text),
+            None => text,
         }
-        text
     }
 }
 
@@ -197,13 +226,17 @@ impl Interruption {
 
 impl From<RowError> for Interruption {
     fn from(error: RowError) -> Self {
-        Self::Refused(format!("{error}; the relay stops before this event, so that nothing is skipped"))
+        match error {
+            RowError::Decode(error) => error.into(),
+            error => Self::Refused(format!("{error}; the relay stops before this event, so that nothing is skipped")),
+        }
     }
 }
 
 impl From<DecodeError> for Interruption {
+    /// Bytes that are no message of the protocol say nothing about the events: the position stays, and a new connection reads the same events again.
     fn from(error: DecodeError) -> Self {
-        Self::Refused(format!("{error}; the relay stops before it, so that nothing is skipped: report this with the server's version"))
+        Self::Replication { doing: "decoding the stream", source: ReplicationError::Protocol(error.to_string()) }
     }
 }
 
@@ -218,6 +251,17 @@ mod tests {
 
     fn refused(code: &str, message: &str) -> Interruption {
         Interruption::ConnectingForReplication(ReplicationError::Server { code: code.into(), message: message.into(), hint: None })
+    }
+
+    /// Case C1: bytes that break the protocol end the connection rather than the process.
+    #[test]
+    fn bytes_that_are_no_message_are_read_again_by_the_next_session() {
+        let decode = crate::postgres::replication::decode(b"I").expect_err("too short");
+        for interruption in [Interruption::from(decode.clone()), Interruption::from(RowError::Decode(decode))] {
+            assert_eq!(interruption.meaning(), Meaning::Transient);
+            let text = interruption.full();
+            assert!(text.starts_with("decoding the stream: unexpected answer from Postgres: malformed"), "{text}");
+        }
     }
 
     #[test]

@@ -168,8 +168,8 @@ async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<
     // 17 and later: a role's transaction_timeout would end the lease again and again.
     let untimed = "select set_config('transaction_timeout', '0', true) where current_setting('server_version_num')::int >= 170000";
     sqlx::query(untimed).execute(&mut *session).await?;
-    let lock =
-        sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(lock_name(&options.schema, &options.name));
+    let lock = sqlx::query_scalar("select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))")
+        .bind(lock_name(&options.schema, &options.name));
     let locked: bool = lock.fetch_one(&mut *session).await?;
     if !locked {
         sqlx::raw_sql("rollback").execute(session).await?;
@@ -179,6 +179,8 @@ async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<
 
 /// Keeps the transaction alive until the lease is released or lost.
 async fn hold(mut session: PgConnection, lost: CancellationToken, released: CancellationToken) {
+    // However this ends, also by a panic of the client library: the lease is not certain any more.
+    let lost = lost.drop_guard();
     loop {
         tokio::select! {
             () = released.cancelled() => break,
@@ -190,9 +192,9 @@ async fn hold(mut session: PgConnection, lost: CancellationToken, released: Canc
             () = released.cancelled() => return,
         };
         if !matches!(pinged, Ok(Ok(_))) {
-            lost.cancel();
             return;
         }
     }
     let _ = timeout(PING_TIMEOUT, session.close()).await;
+    drop(lost);
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, types::Json};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
 use tokio::time::timeout;
 
 use super::{
@@ -12,6 +12,8 @@ use super::{
     position::{GivenUp, Identity, Position},
     route::Route,
 };
+use crate::postgres::session;
+
 /// How long one statement on the relay's row may take: they touch one row each.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -297,11 +299,7 @@ impl Reading {
 /// # Errors
 /// When the server cannot be reached within the settings' `connect_timeout`.
 pub(super) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConnection, Interruption> {
-    let connecting = options.database.connect_options_as(role);
-    match timeout(options.database.connect_timeout(), connecting.connect()).await {
-        Ok(connected) => connected.map_err(Interruption::Connecting),
-        Err(_) => Err(Interruption::Connecting(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
-    }
+    session::open(&options.database, role).await.map_err(Interruption::connecting(&options.database))
 }
 
 async fn set_synchronous_commit(session: &mut PgConnection, level: &'static str) -> Result<(), Interruption> {

@@ -42,8 +42,11 @@ pub(crate) mod transaction_timeout;
 mod watchdog;
 mod watched;
 
-#[cfg(fuzzing)]
-pub(crate) use source::fuzz_row;
+#[cfg(any(test, fuzzing))]
+pub(crate) use {
+    position::fuzz_position_journal,
+    source::{fuzz_copy, fuzz_row},
+};
 
 pub use crate::kafka::EnvelopeFormat;
 #[cfg(feature = "cli")]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
-use super::{RelayOptions, SourceKind, error::Interruption, ledger};
+use super::{RelayOptions, SourceKind, error::Interruption};
+use crate::postgres::session;
 
 /// A pooler may take another idle backend than the last one: so often is looked.
 const LOOKS: usize = 3;
@@ -74,7 +75,9 @@ fn too_few(options: &RelayOptions, had: usize, error: &Interruption) -> Interrup
 /// A session, and the server's process that serves it.
 async fn look(options: &RelayOptions) -> Result<(PgConnection, i32), Interruption> {
     let doing = "looking for a pooler";
-    let mut session = ledger::connect(options, "relay look").await?;
+    // A setting could become another client's.
+    let session = session::unprepared(&options.database, "relay look").await;
+    let mut session = session.map_err(Interruption::connecting(&options.database))?;
     // The simple protocol: nothing is prepared that another session could meet.
     let row = sqlx::Executor::fetch_one(&mut session, sqlx::raw_sql("select pg_catalog.pg_backend_pid()"));
     let row = match timeout(ANSWER_WITHIN, row).await {

@@ -7,9 +7,10 @@
 //!                                                                                          └─▶ shutdown: drain, confirm, end
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -257,7 +258,12 @@ impl Relay {
         dropped: CancellationToken,
         shutdown: CancellationToken,
     ) -> (Carried, Result<Option<RelayError>, Interruption>) {
-        let outcome = self.lead(&mut carried, &dropped, &shutdown).await;
+        let led = AssertUnwindSafe(self.lead(&mut carried, &dropped, &shutdown)).catch_unwind().await;
+        let outcome = led.unwrap_or_else(|panic| {
+            // What the session had taken out to work on is not whole any more.
+            carried = Carried { epoch: carried.epoch, direct: carried.direct, ..Carried::default() };
+            Err(Interruption::panicked(&*panic))
+        });
         (carried, outcome)
     }
 

@@ -112,7 +112,7 @@ async fn move_due(options: &RelayOptions, session: &mut PgConnection, observer: 
     // What is locked is being cancelled; it waits, and nothing waits for it. An id that the outbox has already is published already.
     let sql = format!(
         r#"with lock as materialized (
-               select pg_try_advisory_xact_lock(hashtextextended($1, 0)) as held
+               select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint)) as held
            ), due as materialized (
                select id from "{schema}".scheduled where (select held from lock) and due_at <= now()
                order by due_at, number limit {BATCH} for update skip locked

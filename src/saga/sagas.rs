@@ -143,7 +143,7 @@ impl Sagas {
     pub async fn list(&self, name: Option<&str>, of: &[SagaStatus], limit: u32) -> Result<Vec<SagaRun>, sqlx::Error> {
         let words: Vec<&str> = of.iter().map(|status| status.word()).collect();
         let sql = self
-            .select("where ($1::text is null or name = $1) and (cardinality($2::text[]) = 0 or status = any ($2)) order by started_at desc limit $3");
+            .select("where ($1::text is null or name = $1) and (pg_catalog.cardinality($2::text[]) = 0 or status = any ($2)) order by started_at desc limit $3");
         sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(words).bind(i64::from(limit)).fetch_all(&self.pool).await
     }
 
@@ -153,8 +153,11 @@ impl Sagas {
     ///
     /// What the database says.
     pub async fn decide(&self, id: Uuid, decision: Decision) -> Result<bool, sqlx::Error> {
-        let sql =
-            format!(r#"update "{}".saga set action = $2, due_at = clock_timestamp() where id = $1 and {}"#, self.schema, decision.filter());
+        let sql = format!(
+            r#"update "{}".saga set action = $2, due_at = pg_catalog.clock_timestamp() where id = $1 and {}"#,
+            self.schema,
+            decision.filter()
+        );
         let done = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(decision.word()).execute(&self.pool).await?;
         Ok(done.rows_affected() == 1)
     }

@@ -22,7 +22,8 @@ const LOCK_SEED: i64 = 0x7361_6761_6c6f_636b;
 /// How many ended sagas retention deletes by one statement.
 const DELETE_ROWS: i64 = 1_000;
 
-const COLUMNS: &str = "id, version, key, status, state::text as state, progress, correlation_id, action, clock_timestamp() as now";
+const COLUMNS: &str =
+    "id, version, key, status, state::text as state, progress, correlation_id, action, pg_catalog.clock_timestamp() as now";
 
 /// A saga as it is stored, locked by this transaction.
 pub(super) struct Stored {
@@ -55,7 +56,7 @@ impl Store {
     /// Locks one that is due and that nobody else looks at; newer code's are left alone.
     pub(super) async fn lock_due(&self, conn: &mut PgConnection, name: &str, version: u32) -> Result<Option<Stored>, sqlx::Error> {
         let sql = format!(
-            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= statement_timestamp()
+            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
                order by due_at limit 1 for update skip locked"#,
             self.0
         );
@@ -74,10 +75,10 @@ impl Store {
     ) -> Result<(i64, Option<f64>), sqlx::Error> {
         let sql = format!(
             r#"select
-                 (select count(*) from (
-                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= statement_timestamp() limit $3) due),
-                 (select extract(epoch from min(due_at) - statement_timestamp())::float8 from "{0}".saga
-                    where name = $1 and version <= $2 and due_at > statement_timestamp())"#,
+                 (select pg_catalog.count(*) from (
+                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp() limit $3) due),
+                 (select extract(epoch from pg_catalog.min(due_at) - pg_catalog.statement_timestamp())::float8 from "{0}".saga
+                    where name = $1 and version <= $2 and due_at > pg_catalog.statement_timestamp())"#,
             self.0
         );
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(version.cast_signed());
@@ -88,10 +89,10 @@ impl Store {
     pub(super) async fn standing(&self, conn: &mut PgConnection, name: &str) -> Result<SagaStanding, sqlx::Error> {
         // The condition on the status is that of the index `saga_open`.
         let sql = format!(
-            r#"select count(*) filter (where status = 'waiting') as waiting, count(*) filter (where status = 'running') as running,
-                 count(*) filter (where status = 'compensating') as compensating, count(*) filter (where status = 'failed') as failed,
-                 coalesce(extract(epoch from clock_timestamp() - min(updated_at) filter (where status <> 'failed')), 0)::float8 as idle,
-                 greatest(coalesce(extract(epoch from clock_timestamp() - min(due_at)), 0), 0)::float8 as overdue
+            r#"select pg_catalog.count(*) filter (where status = 'waiting') as waiting, pg_catalog.count(*) filter (where status = 'running') as running,
+                 pg_catalog.count(*) filter (where status = 'compensating') as compensating, pg_catalog.count(*) filter (where status = 'failed') as failed,
+                 coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(updated_at) filter (where status <> 'failed')), 0)::float8 as idle,
+                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(due_at)), 0), 0)::float8 as overdue
                from "{}".saga where name = $1 and status in ('waiting', 'running', 'compensating', 'failed')"#,
             self.0
         );
@@ -107,7 +108,7 @@ impl Store {
     ) -> Result<Option<DateTime<Utc>>, HandlerError> {
         let sql = format!(
             r#"insert into "{}".saga (id, name, version, key, status, state, progress, correlation_id, due_at)
-               values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, clock_timestamp())
+               values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, pg_catalog.clock_timestamp())
                on conflict (name, key) do nothing returning due_at"#,
             self.0
         );
@@ -127,9 +128,9 @@ impl Store {
     ) -> Result<(), HandlerError> {
         let sql = format!(
             r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7,
-                 due_at = case when $10 or action is null then $8 else clock_timestamp() end,
+                 due_at = case when $10 or action is null then $8 else pg_catalog.clock_timestamp() end,
                  action = case when $10 then null else action end,
-                 updated_at = clock_timestamp(), ended_at = case when $9 then coalesce(ended_at, clock_timestamp()) end where id = $1"#,
+                 updated_at = pg_catalog.clock_timestamp(), ended_at = case when $9 then coalesce(ended_at, pg_catalog.clock_timestamp()) end where id = $1"#,
             self.0
         );
         let progress = &instance.progress;
@@ -146,8 +147,8 @@ impl Store {
     /// Looks at it again after this long, for this reason; if it is due, since it may have been gone on with meanwhile.
     pub(super) async fn postpone(&self, conn: &mut PgConnection, id: Uuid, time: Duration, error: Option<&str>) -> Result<(), sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set due_at = clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error)
-               where id = $1 and due_at <= clock_timestamp()"#,
+            r#"update "{}".saga set due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error)
+               where id = $1 and due_at <= pg_catalog.clock_timestamp()"#,
             self.0
         );
         sqlx::query(AssertSqlSafe(sql)).bind(id).bind(time.as_secs_f64()).bind(error).execute(conn).await.map(drop)
@@ -159,7 +160,7 @@ impl Store {
     /// wait for the other.
     pub(super) async fn queue(&self, conn: &mut PgConnection, id: Uuid, resources: &[String]) -> Result<(), sqlx::Error> {
         self.serialize(conn, resources).await?;
-        let sql = format!(r#"insert into "{}".saga_lock (resource, saga) select unnest($1::text[]), $2"#, self.0);
+        let sql = format!(r#"insert into "{}".saga_lock (resource, saga) select pg_catalog.unnest($1::text[]), $2"#, self.0);
         sqlx::query(AssertSqlSafe(sql)).bind(resources).bind(id).execute(conn).await.map(drop)
     }
 
@@ -198,7 +199,7 @@ impl Store {
         let delete = format!(r#"delete from "{}".saga_lock where saga = $1"#, self.0);
         sqlx::query(AssertSqlSafe(delete)).bind(id).execute(&mut *conn).await?;
         let wake = format!(
-            r#"update "{0}".saga set due_at = clock_timestamp()
+            r#"update "{0}".saga set due_at = pg_catalog.clock_timestamp()
                where status = 'waiting' and id in (select saga from "{0}".saga_lock where resource = any ($1))"#,
             self.0
         );
@@ -209,7 +210,7 @@ impl Store {
     pub(super) async fn forget(&self, conn: &mut PgConnection, name: &str, keep: Duration) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"delete from "{0}".saga where id = any (array(
-                 select id from "{0}".saga where name = $1 and ended_at < statement_timestamp() - $2 * interval '1 second'
+                 select id from "{0}".saga where name = $1 and ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 second'
                    and status in ('completed', 'compensated') order by ended_at limit {DELETE_ROWS} for update skip locked))"#,
             self.0
         );
@@ -218,7 +219,7 @@ impl Store {
 
     async fn serialize(&self, conn: &mut PgConnection, resources: &[String]) -> Result<(), sqlx::Error> {
         let sql = format!(
-            "select pg_advisory_xact_lock(k.key) from (select distinct hashtextextended(r, {LOCK_SEED}) as key from unnest($1::text[]) r order by key) k"
+            "select pg_catalog.pg_advisory_xact_lock(k.key) from (select distinct pg_catalog.hashtextextended(r, {LOCK_SEED}::bigint) as key from pg_catalog.unnest($1::text[]) r order by key) k"
         );
         sqlx::query(AssertSqlSafe(sql)).bind(resources).execute(conn).await.map(drop)
     }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::definition::SagaState;
 use super::store::{Store, Stored};
 use super::transition::{Engine, InTransaction};
-use crate::postgres::SchemaName;
+use crate::postgres::{SchemaName, errors::with_causes};
 use crate::subscriber::{HandlerError, Tx};
 
 /// The longest rest, and so how late what others have stored may be. A look costs two entries of an index.
@@ -108,8 +108,8 @@ impl<S: SagaState> Timer<S> {
         }
     }
 
-    fn rest_after(&self, error: &dyn std::fmt::Display) -> Duration {
-        tracing::warn!(saga = self.engine.saga.name, %error, "due sagas cannot be looked at yet");
+    fn rest_after(&self, error: &(dyn std::error::Error + 'static)) -> Duration {
+        tracing::warn!(saga = self.engine.saga.name, error = with_causes(error), "due sagas cannot be looked at yet");
         PAUSE
     }
 
@@ -163,7 +163,7 @@ impl<S: SagaState> Timer<S> {
                 _ = standing.tick() => ("it cannot be looked up how sagas stand", self.look_up_standing().await),
             };
             if let Err(error) = done {
-                tracing::warn!(saga = saga.name, %error, "{what}");
+                tracing::warn!(saga = saga.name, error = with_causes(&error), "{what}");
             }
         }
     }

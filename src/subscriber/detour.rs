@@ -60,7 +60,7 @@ impl Detour {
             consumer: inbox.consumer.clone(),
             append: format!(
                 "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at, attempts_before, error) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10 * interval '1 second', $11, left($12, 2000)) on conflict do nothing"
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.now() + $10 * interval '1 second', $11, pg_catalog.left($12, 2000)) on conflict do nothing"
             )
             .into(),
             head: format!(
@@ -68,9 +68,9 @@ impl Detour {
             )
             .into(),
             remove: format!("delete from {table} where seq = $1").into(),
-            again: format!("update {table} set attempts = $2, next_attempt_at = now() + $3 * interval '1 second', error = left($4, 2000) where seq = $1").into(),
+            again: format!("update {table} set attempts = $2, next_attempt_at = pg_catalog.now() + $3 * interval '1 second', error = pg_catalog.left($4::text, 2000) where seq = $1").into(),
             keys: format!(
-                "select distinct on (key) key, greatest(extract(epoch from next_attempt_at - now()), 0)::float8 from {table} \
+                "select distinct on (key) key, greatest(extract(epoch from next_attempt_at - pg_catalog.now()), 0)::float8 from {table} \
                  where consumer = $1 and topic = $2 and partition = $3 order by key, seq"
             )
             .into(),

@@ -109,6 +109,21 @@ fn take(bytes: &mut &[u8]) -> Option<i64> {
     None
 }
 
+/// Reads any bytes as metadata of an offset: for the fuzz target.
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) fn fuzz_offset_metadata(bytes: &[u8]) {
+    let Some((offset, text)) = bytes.split_first_chunk() else { return };
+    let offset = i64::from_be_bytes(*offset);
+    let Ok(finished) = Finished::decode(&String::from_utf8_lossy(text), offset) else { return };
+    let mut watermark = super::watermark::Watermark::new(Some(offset), finished.clone());
+    let tickets: Vec<_> = (0..8).filter_map(|n| watermark.add(offset.saturating_add(n).min(i64::MAX - 1))).collect();
+    tickets.into_iter().skip(1).for_each(|ticket| watermark.finish(ticket));
+    let _ = watermark.finished_beyond();
+    if !finished.encode(offset).is_empty() {
+        assert!(Finished::decode(&finished.encode(offset), offset).is_ok());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -110,7 +110,7 @@ impl Inbox {
         let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#);
         let one = Statement::new("text, text, text, bigint", format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)));
         let many = format!(
-            "{insert} select {}, source, event_id, topic, fingerprint from unnest($1, $2, $3, $4) as e (source, event_id, topic, fingerprint)",
+            "{insert} select {}, source, event_id, topic, fingerprint from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as e (source, event_id, topic, fingerprint)",
             Literal(consumer)
         );
         let many = Statement::new("text[], text[], text[], bigint[]", many);
@@ -122,14 +122,14 @@ impl Inbox {
             many: many.name().to_owned(),
             sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
             stored: format!(
-                r#"select source, event_id, topic, fingerprint, xmin = pg_current_xact_id()::xid from "{schema}".inbox
+                r#"select source, event_id, topic, fingerprint, xmin = pg_catalog.pg_current_xact_id()::xid from "{schema}".inbox
                    where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
             )
             .into(),
             delete: ["inbox", "inbox_collision"].map(|table| {
                 format!(
                     r#"delete from "{schema}".{table} where ctid = any (array(
-                         select ctid from "{schema}".{table} where consumer = $1 and handled_at < now() - $2 * interval '1 second'
+                         select ctid from "{schema}".{table} where consumer = $1 and handled_at < pg_catalog.now() - $2 * interval '1 second'
                          order by handled_at limit {}))"#,
                     Self::DELETE_ROWS
                 )

@@ -92,6 +92,8 @@ pub use router::{Handled, HandlerService};
 pub use run::RunError;
 pub(crate) use statistics::Times;
 pub use statistics::{PartitionStatistics, Statistics, SubscriberState};
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) use {finished::fuzz_offset_metadata, redrive::fuzz_dead_letter};
 
 /// Checks a handler where it is written: the compiler then says which argument is none, and not only that the function is no handler.
 ///

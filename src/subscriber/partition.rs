@@ -19,6 +19,7 @@ use super::unhandled::HELD_AGGREGATES_MAX;
 use super::unit::{Ended, Item, Site, Unit};
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Feed, Incoming, Malformed, Message};
+use crate::postgres::errors::with_causes;
 
 /// How many records are read, or ended without a pause, before other tasks get their turn.
 const SLICE: usize = 128;
@@ -346,7 +347,12 @@ impl PartitionTask {
                 }
                 Err(error) => error,
             };
-            tracing::warn!(subscriber = self.site.runner.name, topic = &*self.feed.partition.topic, %error, "which aggregates wait is not known yet");
+            tracing::warn!(
+                subscriber = self.site.runner.name,
+                topic = &*self.feed.partition.topic,
+                error = with_causes(&error),
+                "which aggregates wait is not known yet"
+            );
             tokio::select! {
                 () = self.site.drain.cancelled() => return false,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}

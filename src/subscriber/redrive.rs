@@ -97,7 +97,7 @@ impl DeadLetter {
         let is_kept = |name: &[u8]| name == ATTEMPTS.as_bytes() || !is_ours(name) && name != REPLAYS.as_bytes();
         let kept = self.record.headers().filter(|(name, _)| is_kept(name));
         let mut headers: Vec<(String, Vec<u8>)> = kept.map(|(header, value)| (name(header), value.to_vec())).collect();
-        headers.push((REPLAYS.into(), (self.replays + 1).to_string().into_bytes()));
+        headers.push((REPLAYS.into(), self.replays.saturating_add(1).to_string().into_bytes()));
         Some(Letter {
             topic: redrive_topic(&origin.topic, &origin.group),
             key: self.record.key().map(<[u8]>::to_vec),
@@ -188,6 +188,12 @@ impl DeadLetterBox {
             watermark.finish(ticket);
         }
     }
+}
+
+/// Reads any record as a dead letter and makes a replay of it: for the fuzz target.
+#[cfg(all(any(test, fuzzing), feature = "relay"))]
+pub(crate) fn fuzz_dead_letter(record: Incoming) {
+    let _ = DeadLetter::of(record).replayed();
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use super::unit::Site;
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, PartitionStatistics, Statistics, SubscriberState};
 use crate::kafka::{Change, Committed, Feed, Known, Member, Membership, Partition, TopicError, create_like, partitions_of, retention};
+use crate::postgres::errors::with_causes;
 
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
@@ -480,7 +481,7 @@ async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken
         match inbox.forget_old().await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(consumer = inbox.consumer, rows, "the inbox forgot what is old"),
-            Err(error) => tracing::warn!(consumer = inbox.consumer, %error, "the inbox does not forget what is old"),
+            Err(error) => tracing::warn!(consumer = inbox.consumer, error = with_causes(&error), "the inbox does not forget what is old"),
         }
         tokio::select! {
             () = stop.cancelled() => return,

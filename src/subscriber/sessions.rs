@@ -264,7 +264,7 @@ impl Sessions {
 
     async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let names = self.statements.iter().map(|statement| format!("'{}'", statement.name)).collect::<Vec<_>>().join(", ");
-        let known = format!("select from pg_prepared_statements where name in ({names})");
+        let known = format!("select from pg_catalog.pg_prepared_statements where name in ({names})");
         if connection.fetch_all(AssertSqlSafe(known)).await?.len() == self.statements.len() {
             return Ok(());
         }

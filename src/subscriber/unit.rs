@@ -18,6 +18,7 @@ use super::turn::Turn;
 use super::unhandled::Room;
 use super::watermark::Ticket;
 use crate::kafka::{Incoming, Malformed, Message, Partition};
+use crate::postgres::errors::with_causes;
 
 /// How long until the database is asked again when it does not take or give an event of a detour.
 pub(super) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
@@ -212,7 +213,7 @@ impl Site {
     pub(super) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
         let Some(detour) = &self.detour else { return false };
         while let Err(error) = detour.append(message, setback).await {
-            tracing::warn!(subscriber = self.runner.name, %error, "an event cannot be set aside yet");
+            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event cannot be set aside yet");
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
             }
@@ -233,7 +234,7 @@ impl Site {
             Err(error) => Err(error),
         };
         let pause = later.unwrap_or_else(|error| {
-            tracing::warn!(subscriber = self.runner.name, %error, "an event that was set aside cannot be handled yet");
+            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event that was set aside cannot be handled yet");
             DATABASE_PAUSE
         });
         ended.parked.push((key, pause));

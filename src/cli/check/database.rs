@@ -116,6 +116,7 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
         }
     };
     findings.ok("reachable", format!("{} as {}", settings.redacted(), facts.role));
+    super::password::look(settings, &mut findings).await;
     judge_server(&facts, &mut findings);
     judge_rights(&facts, &config.schema, &outbox, &mut findings);
     judge_publication(&facts, &outbox, &mut findings);

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod database;
+mod password;
 mod report;
 mod sagas;
 mod subscribers;

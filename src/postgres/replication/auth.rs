@@ -1,11 +1,11 @@
-//! Password authentication: clear text, MD5 and SCRAM-SHA-256 (RFC 5802, without channel binding).
+//! Password authentication: clear text, MD5, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802), within what the settings allow.
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::{
     authentication::{
         md5_hash,
-        sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+        sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256},
     },
     message::{
         backend::{AuthenticationSaslBody, Message},
@@ -13,27 +13,97 @@ use postgres_protocol::{
     },
 };
 
-use super::{ReplicationError, connection::Wire};
+use super::{ReplicationError, dial::Channel, wire::Wire};
+use crate::postgres::{
+    Settings,
+    settings::{ChannelBinding, Method},
+};
 
-/// Answers the server's authentication requests until it is content.
-pub(super) async fn authenticate(wire: &mut Wire, user: &str, password: Option<&str>) -> Result<(), ReplicationError> {
+/// Answers the server's authentication requests until it is content; the method that it used.
+///
+/// # Errors
+/// The server's error, or a request that the settings exclude: nothing is sent in answer to that.
+pub(super) async fn authenticate(wire: &mut Wire, settings: &Settings, channel: &Channel) -> Result<Method, ReplicationError> {
+    let mut used = Method::None;
     loop {
         match wire.message().await? {
-            Message::AuthenticationOk => return Ok(()),
-            Message::AuthenticationCleartextPassword => send_password(wire, required(password)?.as_bytes()).await?,
+            Message::AuthenticationOk => {
+                permit(settings, used)?;
+                return Ok(used);
+            }
+            Message::AuthenticationCleartextPassword => {
+                used = Method::Password;
+                permit(settings, used)?;
+                send_password(wire, password(settings)?.as_bytes()).await?;
+            }
             Message::AuthenticationMd5Password(body) => {
-                let hash = md5_hash(user.as_bytes(), required(password)?.as_bytes(), body.salt());
+                used = Method::Md5;
+                permit(settings, used)?;
+                let hash = md5_hash(settings.user().as_bytes(), password(settings)?.as_bytes(), body.salt());
                 send_password(wire, hash.as_bytes()).await?;
             }
-            Message::AuthenticationSasl(body) => scram(wire, &body, required(password)?).await?,
+            Message::AuthenticationSasl(body) => {
+                let plus = chooses_plus(&body, settings, channel)?;
+                used = if plus { Method::ScramPlus } else { Method::Scram };
+                permit(settings, used)?;
+                scram(wire, binding(plus, settings, channel), plus, password(settings)?).await?;
+            }
             Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
             _ => return Err(ReplicationError::Auth("the server asks for a method that is not supported (GSSAPI, SSPI)".into())),
         }
     }
 }
 
-fn required(password: Option<&str>) -> Result<&str, ReplicationError> {
-    password.ok_or_else(|| ReplicationError::Auth("the server asks for a password: put it into the database URL or set PGPASSWORD".into()))
+/// Refuses a method that the settings exclude.
+fn permit(settings: &Settings, method: Method) -> Result<(), ReplicationError> {
+    let refused = |why: String| Err(ReplicationError::Auth(why));
+    let asks = match method {
+        Method::None => "accepts the role without authentication",
+        Method::Password => "asks for the password in clear text",
+        Method::Md5 => "asks for an MD5 hash of the password",
+        Method::Scram | Method::ScramPlus => "asks for SCRAM-SHA-256",
+    };
+    if !settings.require_auth().accepts(method) {
+        return refused(format!("the server {asks}, and require_auth accepts {} only: nothing was sent", settings.require_auth().list()));
+    }
+    if settings.channel_binding() == ChannelBinding::Require && method != Method::ScramPlus {
+        return refused(format!(
+            "the server {asks}, without channel binding, which channel_binding=require demands: it is not the server that ends the TLS connection, its role has no SCRAM password (password_encryption = scram-sha-256), or its certificate's signature has no hash (Ed25519)"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether SCRAM is bound to the TLS channel.
+fn chooses_plus(offer: &AuthenticationSaslBody, settings: &Settings, channel: &Channel) -> Result<bool, ReplicationError> {
+    let (mut plain, mut plus) = (false, false);
+    let mut mechanisms = offer.mechanisms();
+    while let Some(mechanism) = mechanisms.next()? {
+        plain |= mechanism == SCRAM_SHA_256;
+        plus |= mechanism == SCRAM_SHA_256_PLUS;
+    }
+    if plus && !channel.encrypted {
+        return Err(ReplicationError::Auth("the server offers channel binding on a connection without TLS".into()));
+    }
+    if plus && channel.binding.is_some() && settings.channel_binding() != ChannelBinding::Disable {
+        return Ok(true);
+    }
+    if plain { Ok(false) } else { Err(ReplicationError::Auth("the server offers no SCRAM-SHA-256".into())) }
+}
+
+/// What SCRAM says of channel binding: that it is used, that the server offered none although it could have been used, or that it cannot be.
+fn binding(plus: bool, settings: &Settings, channel: &Channel) -> sasl::ChannelBinding {
+    match &channel.binding {
+        Some(hash) if plus => sasl::ChannelBinding::tls_server_end_point(hash.clone()),
+        Some(_) if settings.channel_binding() != ChannelBinding::Disable => sasl::ChannelBinding::unrequested(),
+        _ => sasl::ChannelBinding::unsupported(),
+    }
+}
+
+fn password(settings: &Settings) -> Result<&str, ReplicationError> {
+    settings.password().ok_or_else(|| {
+        ReplicationError::Auth("the server asks for a password: put it into the database URL or a password file, or set PGPASSWORD".into())
+    })
 }
 
 async fn send_password(wire: &mut Wire, password: &[u8]) -> Result<(), ReplicationError> {
@@ -42,18 +112,16 @@ async fn send_password(wire: &mut Wire, password: &[u8]) -> Result<(), Replicati
     wire.send(&out).await
 }
 
-async fn scram(wire: &mut Wire, offer: &AuthenticationSaslBody, password: &str) -> Result<(), ReplicationError> {
-    if !offer.mechanisms().any(|mechanism| Ok(mechanism == SCRAM_SHA_256))? {
-        return Err(ReplicationError::Auth("the server offers no SCRAM-SHA-256".into()));
-    }
-    let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, password: &str) -> Result<(), ReplicationError> {
+    // The library bounds the iterations that a server may ask for.
+    let mut scram = ScramSha256::new(password.as_bytes(), binding);
     let mut out = BytesMut::new();
-    frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out)?;
+    frontend::sasl_initial_response(if plus { SCRAM_SHA_256_PLUS } else { SCRAM_SHA_256 }, scram.message(), &mut out)?;
     wire.send(&out).await?;
     match wire.message().await? {
         Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
         Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
-        _ => return Err(ReplicationError::Auth("the server broke off the SCRAM exchange".into())),
+        _ => return Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
     }
     out.clear();
     frontend::sasl_response(scram.message(), &mut out)?;
@@ -61,6 +129,6 @@ async fn scram(wire: &mut Wire, offer: &AuthenticationSaslBody, password: &str) 
     match wire.message().await? {
         Message::AuthenticationSaslFinal(body) => Ok(scram.finish(body.data())?),
         Message::ErrorResponse(body) => Err(ReplicationError::from_response(&body)),
-        _ => Err(ReplicationError::Auth("the server broke off the SCRAM exchange".into())),
+        _ => Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
     }
 }

@@ -11,6 +11,8 @@ pub(crate) enum ReplicationError {
     Connect { address: String, source: std::io::Error },
     #[error("talking to Postgres")]
     Io(#[from] std::io::Error),
+    #[error("setting up TLS to Postgres at {address}")]
+    Handshake { address: String, source: std::io::Error },
     #[error("setting up TLS to Postgres: {0}")]
     Tls(String),
     #[error("authenticating to Postgres: {0}")]
@@ -40,7 +42,7 @@ impl ReplicationError {
         let (mut code, mut message, mut hint) = (String::new(), String::new(), None);
         let mut fields = body.fields();
         while let Ok(Some(field)) = fields.next() {
-            let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            let value = printable(field.value_bytes());
             match field.type_() {
                 b'C' => code = value,
                 b'M' => message = value,
@@ -50,4 +52,13 @@ impl ReplicationError {
         }
         Self::Server { code, message, hint }
     }
+}
+
+/// Most characters of a text that a server sends in an error. Postgres's own texts are shorter.
+const TEXT_MAX: usize = 1_000;
+
+/// A server's text for a log line: bounded, and without control characters.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * TEXT_MAX)]);
+    text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

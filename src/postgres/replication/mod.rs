@@ -9,13 +9,24 @@
 //! `stream.rs` only offers both kinds of reading; the relay decides.
 
 mod auth;
+mod binding;
 mod connection;
+mod dial;
 mod error;
+mod framing;
+mod pass;
 mod pgoutput;
 mod stream;
 mod tls;
+mod wire;
 
 pub(crate) use connection::Connection;
+#[cfg(feature = "cli")]
+pub(crate) use dial::{Channel, probe};
 pub(crate) use error::ReplicationError;
+pub(crate) use framing::Frame;
+pub(crate) use pass::relay_session;
 pub(crate) use pgoutput::{Cell, Column, DecodeError, Message, Relation, Tuple, decode};
-pub(crate) use stream::{Frame, FrameReader, POSTGRES_EPOCH_MICROS, StatusWriter};
+pub(crate) use stream::{FrameReader, POSTGRES_EPOCH_MICROS, StatusWriter};
+#[cfg(any(test, fuzzing))]
+pub(crate) use wire::fuzz_framing;

@@ -16,7 +16,7 @@ use tokio_rustls::{
 };
 
 use super::ReplicationError;
-use crate::postgres::{Settings, SslMode};
+use crate::postgres::{Settings, SslMode, settings::SslNegotiation};
 
 /// A connector for these settings.
 ///
@@ -43,6 +43,11 @@ pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, Replication
             builder.with_client_auth_cert(chain, key).map_err(describe)?
         }
     };
+    let mut config = config;
+    config.enable_sni = settings.ssl_sni();
+    if settings.ssl_negotiation() == SslNegotiation::Direct {
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+    }
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

@@ -108,6 +108,46 @@ fn session_settings_names_and_timeouts_pass_through() {
     assert_eq!(settings.connect_timeout(), CONNECT_TIMEOUT);
 }
 
+/// Case C8.
+#[test]
+fn urls_that_services_hand_out_are_read_as_they_are() {
+    for (url, gateway) in [
+        ("postgresql://neondb_owner:npg_x@ep-a-1.eu-central-1.aws.neon.tech/neondb?sslmode=require&channel_binding=require", true),
+        ("postgres://u:p@ep-a-1.aws.neon.tech/neondb?sslmode=require&options=endpoint%3Dep-a-1", false),
+        ("postgresql://postgres:p@db.abc.supabase.co:5432/postgres", false),
+        ("postgres://u:p@shop.abc.eu-west-1.rds.amazonaws.com:5432/shop?sslmode=verify-full&sslrootcert=/global-bundle.pem", false),
+        ("postgres://u:p@shop.postgres.database.azure.com:5432/shop?sslmode=require&target_session_attrs=read-write", false),
+        ("postgres://u:p@db/shop?keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=5&tcp_user_timeout=1", false),
+        ("postgres://u:p@db/shop?gssencmode=disable&sslcompression=0&client_encoding=utf8&sslmode=allow", false),
+        ("postgres://u:p@db/shop?sslmode=require&sslnegotiation=direct", true),
+        ("postgres://u:p@db/shop?require_auth=scram-sha-256&sslsni=1", true),
+        ("postgres://u:p@db/shop?channel_binding=prefer&sslsni=0", true),
+    ] {
+        assert_eq!(parse(url).needs_gateway(), gateway, "{url}");
+    }
+    let settings = parse("postgres://u:p@db/shop?fallback_application_name=mine");
+    assert_eq!(settings.application_name("relay"), "mine");
+    let env = |name: &str| (name == "PGCHANNELBINDING").then(|| "require".to_owned());
+    let settings = resolve("postgres://u:p@db/shop?sslmode=require", env).expect("a URL");
+    assert_eq!(settings.channel_binding(), ChannelBinding::Require);
+}
+
+#[test]
+fn a_password_comes_from_a_file_that_no_other_account_reads() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = std::env::temp_dir().join(format!("tidings-passfile-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("pass");
+    std::fs::write(&file, "db:5432:shop:ann:filed\n").expect("written");
+    let url = format!("postgres://ann@db/shop?passfile={}", file.display());
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("set");
+    assert!(fault(&url).contains("chmod 600"));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("set");
+    assert_eq!(parse(&url).password(), Some("filed"));
+    assert_eq!(parse(&format!("postgres://ann:own@db/shop?passfile={}", file.display())).password(), Some("own"));
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
 #[test]
 fn a_url_that_cannot_be_used_is_refused_with_the_way_out() {
     for (url, expected) in [
@@ -120,6 +160,16 @@ fn a_url_that_cannot_be_used_is_refused_with_the_way_out() {
         ("postgres://ann@a,b/shop", "several hosts"),
         ("postgres://ann@db/shop?sslmod=require", "unknown parameter sslmod; did you mean sslmode?"),
         ("postgres://ann@db/shop?pool=1", "unknown parameter pool; remove it"),
+        ("postgres://ann@db/shop?channel_binding=yes", "use disable, prefer or require"),
+        ("postgres://ann@db/shop?channel_binding=require&sslmode=disable", "needs TLS"),
+        ("postgres://ann@%2Ftmp/shop?channel_binding=require", "needs TLS"),
+        ("postgres://ann@db/shop?require_auth=scram", "scram-sha-256"),
+        ("postgres://ann@db/shop?target_session_attrs=prefer-standby", "tidings writes"),
+        ("postgres://ann@db/shop?gssencmode=require", "GSSAPI encryption is not supported"),
+        ("postgres://ann@db/shop?sslnegotiation=direct", "needs sslmode=require or stronger, not prefer"),
+        ("postgres://ann@db/shop?sslsni=2", "use 0 or 1"),
+        ("postgres://ann@db/shop?service=shop", "parameter service is not supported"),
+        ("postgres://ann@db/shop?sslcrl=/crl.pem", "revocation lists are not read"),
         ("postgres://ann@db/shop?sslmode=on", "use disable, prefer, require, verify-ca or verify-full"),
         ("postgres://ann@db/shop?sslcert=/a", "sslcert is given without sslkey"),
         ("postgres://ann@db/shop?sslkey=/a", "sslkey is given without sslcert"),

@@ -29,6 +29,8 @@ pub(super) fn remedy_of_connecting(code: &str, message: &str) -> Option<&'static
             "check user and password of the database URL and the server's pg_hba.conf (a relay also needs a line for `replication`-capable connections to its database)"
         }
         "08P01" if is_about_the_protocol(message) => POOLER,
+        // The gateway's own, for a server that is not what the URL demands.
+        "08004" => "the database URL's sslmode, channel_binding and require_auth name what is demanded (docs/configuration.md)",
         "3D000" => "check the database's name in the database URL",
         "42501" => {
             "grant the role CONNECT on the database, and for the stream the attribute REPLICATION (ALTER ROLE … REPLICATION); see `tidings check`"

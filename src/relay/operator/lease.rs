@@ -18,7 +18,8 @@ pub(super) async fn take(session: &mut PgConnection, schema: &str, name: &str) -
         return Err(OperatorError::Refused(format!("no relay `{name}` has run on schema {schema}: {known}; name one with --name")));
     }
     let doing = "taking the relay's lease";
-    let locked = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))").bind(lock_name(schema, name));
+    let locked = sqlx::query_scalar("select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))")
+        .bind(lock_name(schema, name));
     if locked.fetch_one(&mut *session).await.map_err(OperatorError::sql(doing))? {
         return Ok(());
     }

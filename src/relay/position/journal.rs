@@ -16,6 +16,9 @@ const WHOLE_RANGES: usize = 32;
 /// Most records of a chain: bounds what a start reads.
 const CHAIN_MAX: u64 = 256;
 
+/// Records are numbered up to here: the relay's row has a `bigint`.
+const NUMBER_MAX: u64 = i64::MAX.cast_unsigned() - 1;
+
 /// One record of the position topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
@@ -126,6 +129,12 @@ impl Replay {
             return Err(JournalError::Newer(offset, version));
         }
         let entry: Entry = serde_json::from_slice(value).map_err(foreign)?;
+        if entry.chain >= CHAIN_MAX || entry.number > NUMBER_MAX {
+            return Err(JournalError::Foreign(
+                offset,
+                format!("its number {} or its place {} in its chain is impossible", entry.number, entry.chain),
+            ));
+        }
         match (&mut self.state, entry.chain) {
             (state, 0) => {
                 *state = Some(entry);
@@ -157,6 +166,29 @@ impl Replay {
             None => Ok(self.state.map(|entry| (entry.position, entry.identity, entry.epoch, entry.number))),
         }
     }
+}
+
+/// Reads any bytes as records, one per line, and uses the position that comes of them: for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_position_journal(bytes: &[u8]) {
+    let mut replay = Replay::default();
+    bytes.split(|byte| *byte == b'\n').enumerate().for_each(|(offset, line)| replay.read(offset as i64, line));
+    let Ok(Some((position, identity, epoch, number))) = replay.end() else { return };
+    let _ = (position.covers(21, 5), position.is_start(), position.needs_below(30), position.rewound_to(25, 3));
+    let _ = position.skipped_to("50:60:55".parse().expect("a snapshot"), crate::postgres::Lsn(9), 0);
+    let mut progress = super::Progress::new(position.clone());
+    for xid in [0, 21, 30, u32::MAX] {
+        progress.begin(xid);
+        if progress.wants_event() && !progress.gives_up(4) {
+            progress.sent(uuid::Uuid::nil(), 9);
+        }
+        progress.end(crate::postgres::Lsn(100));
+    }
+    let (_, record) = Journal::new(identity, epoch, number.min(NUMBER_MAX - 1)).write(&progress.position());
+    let mut replay = Replay::default();
+    replay.read(0, &record);
+    let read = replay.end().expect("a record that was just written").map(|(position, ..)| position);
+    assert_eq!(read, Some(progress.position()));
 }
 
 #[cfg(test)]

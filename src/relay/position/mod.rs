@@ -37,6 +37,8 @@ mod xids;
 
 pub(crate) use coverage::Coverage;
 pub(crate) use identity::{Change, Identity};
+#[cfg(any(test, fuzzing))]
+pub(crate) use journal::fuzz_position_journal;
 pub(crate) use journal::{Journal, Replay};
 #[cfg(feature = "cli")]
 pub(crate) use moves::GIVEN_UP_MAX;
@@ -77,13 +79,14 @@ pub(crate) struct Position {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) given_up: Vec<GivenUp>,
     /// Events of transactions below this one may be missing from the outbox: whoever moved the position was told.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "transaction_id")]
     pub(crate) forgone: u64,
 }
 
 /// An event that is not to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GivenUp {
+    #[serde(deserialize_with = "transaction_id")]
     pub(crate) xid: u64,
     pub(crate) seq: i64,
 }
@@ -91,6 +94,7 @@ pub(crate) struct GivenUp {
 /// A transaction that is published in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Partial {
+    #[serde(deserialize_with = "transaction_id")]
     pub(crate) xid: u64,
     /// How many of its events, in the order in which it inserted them.
     pub(crate) events: u64,
@@ -111,7 +115,14 @@ pub(crate) struct Window {
 pub(crate) struct Witness {
     pub(crate) id: uuid::Uuid,
     pub(crate) seq: i64,
+    #[serde(deserialize_with = "transaction_id")]
     pub(crate) xid: u64,
+}
+
+/// Reads a transaction's id that the server can have written.
+fn transaction_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let xid = u64::deserialize(deserializer)?;
+    if xid < xids::XID_MAX { Ok(xid) } else { Err(serde::de::Error::custom(format_args!("no transaction has the id {xid}"))) }
 }
 
 impl Position {

@@ -81,6 +81,9 @@ impl FromStr for Snapshot {
             let mut in_progress =
                 list.split(',').filter(|xid| !xid.is_empty()).map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
             in_progress.sort_unstable();
+            if xmax.max(xmin).max(in_progress.last().copied().unwrap_or_default()) >= super::xids::XID_MAX {
+                return None;
+            }
             // A snapshot that a new slot exports may have its xmin above its xmax, which the server writes and refuses to read.
             Some(Self { xmin, xmax: xmax.max(xmin), in_progress })
         };
@@ -122,6 +125,7 @@ mod tests {
         assert!(!Snapshot::of_nothing().sees(3));
         assert_eq!(snapshot.to_string(), "10:20:12,15");
         assert_eq!("13929:13928:".parse::<Snapshot>().expect("put right").to_string(), "13929:13929:");
+        assert!("1:9223372036854775807:".parse::<Snapshot>().is_err() && "1:2:18446744073709551615".parse::<Snapshot>().is_err());
         assert!("10:20".parse::<Snapshot>().is_err() && "a:b:".parse::<Snapshot>().is_err());
     }
 

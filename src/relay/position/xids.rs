@@ -7,6 +7,9 @@ use super::Snapshot;
 /// Most ranges kept. Beyond it the oldest is forgotten: what it held would be published again if the log were lost now.
 const RANGES_MAX: usize = 20_000;
 
+/// No transaction has an id from here on: the server's own text forms are `bigint`. Below it one more never overflows.
+pub(super) const XID_MAX: u64 = i64::MAX.cast_unsigned();
+
 /// A set of transaction ids: ascending ranges that do not touch. Ids come nearly in order, so inserting is nearly appending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct XidSet {
@@ -47,11 +50,21 @@ impl XidSet {
         }
     }
 
-    /// Adds all of another set.
+    /// Adds all of another set, range by range: a range of a set that was read may be as wide as a number is.
     pub(crate) fn extend(&mut self, other: &Self) {
-        for (first, last) in &other.ranges {
-            (*first..=*last).for_each(|xid| self.insert(xid));
+        if other.ranges.iter().all(|(first, last)| first == last) {
+            return other.ranges.iter().for_each(|(xid, _)| self.insert(*xid));
         }
+        let mut all = [std::mem::take(&mut self.ranges), other.ranges.clone()].concat();
+        all.sort_unstable();
+        for (first, last) in all {
+            match self.ranges.last_mut() {
+                Some((_, end)) if first <= *end + 1 => *end = last.max(*end),
+                _ => self.ranges.push((first, last)),
+            }
+        }
+        let excess = self.ranges.len().saturating_sub(RANGES_MAX);
+        self.ranges.drain(..excess);
     }
 
     /// Those that the snapshot does not see.
@@ -131,7 +144,7 @@ impl FromStr for XidSet {
             let first: u64 = first.parse().map_err(|_| wrong())?;
             let last =
                 last.parse::<u64>().ok().and_then(|last| if rest[end..].starts_with(')') { last.checked_sub(1) } else { Some(last) });
-            let last = last.filter(|last| *last >= first).ok_or_else(wrong)?;
+            let last = last.filter(|last| *last >= first && *last < XID_MAX).ok_or_else(wrong)?;
             if set.ranges.last().is_some_and(|(_, before)| *before >= first) {
                 return Err(wrong());
             }
@@ -201,6 +214,24 @@ mod tests {
                 prop_assert_eq!(unseen.contains(xid), ids.contains(&xid) && !snapshot.sees(xid));
             }
         }
+    }
+
+    #[test]
+    fn a_wide_range_is_added_at_once_and_an_impossible_id_is_refused() {
+        let wide: XidSet = "{[1,9223372036854775806]}".parse().expect("a set");
+        let mut set = XidSet::default();
+        set.insert(7);
+        set.extend(&wide);
+        assert_eq!(set, wide);
+        assert_eq!(set.without(&wide), XidSet::default());
+        assert_eq!(set.first_absent(5), XID_MAX);
+        for text in ["{[1,9223372036854775807]}", "{[18446744073709551615,18446744073709551615]}", "{[9,1]}", "{[1,0)}", "{[0,0)}"] {
+            assert!(text.parse::<XidSet>().is_err(), "{text}");
+        }
+        let many = XidSet { ranges: (0..RANGES_MAX as u64 + 9).map(|n| (10 * n, 10 * n + 1)).collect() };
+        let mut set = XidSet::default();
+        set.extend(&many);
+        assert_eq!(set.ranges(), RANGES_MAX);
     }
 
     #[test]

@@ -19,8 +19,17 @@ use row::{Columns, TableColumns};
 pub(crate) use row::{Fault, Row, RowError, TableRow};
 pub(in crate::relay) use row::{NULL, TABLE_CELLS};
 
+/// Decodes any bytes as a binary COPY of the outbox: for the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_copy(bytes: &[u8]) {
+    let Ok(rows) = crate::postgres::CopyRows::<TABLE_CELLS>::new(bytes) else { return };
+    for row in rows {
+        let _ = row.map(|cells| TableRow::from_cells(&cells).is_ok());
+    }
+}
+
 /// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_row(bytes: &[u8]) {
     use crate::postgres::replication::{Message, decode};
     match decode(bytes) {

@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::PgListener;
 use tokio::{sync::Notify, time::timeout};
 
-use crate::relay::{RelayOptions, SourceKind};
+use crate::{
+    postgres::session,
+    relay::{RelayOptions, SourceKind},
+};
 
 /// The channel on which publishers may say that there is something new.
 const CHANNEL: &str = "tidings_outbox";
@@ -22,8 +25,7 @@ pub(in crate::relay) fn listen(options: &RelayOptions) -> Arc<Notify> {
     if options.source == SourceKind::Poll {
         let (weak, database) = (Arc::downgrade(&news), options.database.clone());
         tokio::spawn(async move {
-            let connect = database.connect_options_as("relay news");
-            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(connect);
+            let pool = session::pool(&database, "relay news");
             while weak.strong_count() > 0 {
                 if let Ok(Ok(mut listener)) = timeout(LISTEN_WITHIN, PgListener::connect_with(&pool)).await
                     && matches!(timeout(LISTEN_WITHIN, listener.listen(CHANNEL)).await, Ok(Ok(())))

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     postgres::Lsn,
-    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, decode},
+    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, ReplicationError, decode},
     relay::{
         RelayOptions,
         books::Books,
@@ -28,6 +28,9 @@ use crate::{
 /// Behind by this much log, bytes, the table is the faster source. About 100,000 events, which a stream reads in half a second: less is not
 /// worth the change.
 pub(in crate::relay) const BEHIND_BYTES: u64 = 64 << 20;
+
+/// Most tables of the outbox's name in one stream: the table and those that replaced it since, of which each has an id of its own.
+const TABLES_MAX: usize = 64;
 
 /// Behind by less than this, much log is not much to publish: others have written it.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -209,7 +212,7 @@ impl WalSource {
                     }
                     self.events += 1;
                     let mut scratch = Scratch::default();
-                    let row = match columns.read(&row, self.committed_at + POSTGRES_EPOCH_MICROS, &mut scratch) {
+                    let row = match columns.read(&row, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS), &mut scratch) {
                         Err(error) if error.seq().is_some_and(|seq| books.progress.gives_up(seq)) => continue,
                         row => row?,
                     };
@@ -219,7 +222,7 @@ impl WalSource {
                     let Some(forwarded) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
                     books.progress.sent(row.event.id, row.seq);
                     if let Forwarded::Sent(tag) = forwarded {
-                        forwarder.sink().acks().time(tag, self.committed_at + POSTGRES_EPOCH_MICROS);
+                        forwarder.sink().acks().time(tag, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS));
                     }
                     books.cut_if_wanted(forwarder, false).await?;
                 }
@@ -243,6 +246,10 @@ impl WalSource {
             Some(outbox) => Layout::of(outbox, &relation.columns).map(|layout| TableColumns::Debezium(Box::new(layout))),
         };
         if is_outbox {
+            if self.tables.len() >= TABLES_MAX && !self.tables.contains_key(&relation.id) {
+                let many = ReplicationError::Protocol(format!("more than {TABLES_MAX} tables called {schema}.{table} in one stream"));
+                return Err(Interruption::replication("reading the stream")(many));
+            }
             self.tables.insert(relation.id, columns?);
         } else if columns.is_ok() {
             return Err(Interruption::Refused(format!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
 use crate::outbox::PublishError;
+use crate::postgres::errors::{cleaned, with_causes};
 use crate::subscriber::identity::Conflicting;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -110,18 +111,7 @@ impl HandlerError {
 
     /// The error and its causes in one line.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.source.to_string();
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            // Some errors repeat their cause.
-            if !text.contains(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            cause = error.source();
-        }
-        text
+        with_causes(&*self.source)
     }
 }
 
@@ -187,7 +177,7 @@ impl Error for HandlerError {
 
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
-        Self { verdict: of_sqlx(&error), source: error.into() }
+        Self { verdict: of_sqlx(&error), source: cleaned(error).into() }
     }
 }
 

@@ -1,0 +1,6 @@
+//! Any bytes for `tidings::fuzzing::framing`, which must return.
+//!
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz framing -- -max_total_time=60`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidings::fuzzing::framing(bytes));

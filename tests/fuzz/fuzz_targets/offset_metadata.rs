@@ -1,0 +1,6 @@
+//! Any bytes for `tidings::fuzzing::offset_metadata`, which must return.
+//!
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz offset_metadata -- -max_total_time=60`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidings::fuzzing::offset_metadata(bytes));

@@ -1,0 +1,6 @@
+//! Any bytes for `tidings::fuzzing::position_journal`, which must return.
+//!
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz position_journal -- -max_total_time=60`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tidings::fuzzing::position_journal(bytes));
