@@ -8,7 +8,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{Settings, TopicError, dropped::Dropped, quiet::Quiet};
+use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, quiet::Quiet, watched};
 
 /// How long the cluster may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,19 +29,27 @@ pub(crate) enum Read {
     NearlyToTheEnd(i64),
 }
 
-/// The groups, other than `except`, that are behind. Blocks.
+/// The groups, other than `except`, that are behind.
 ///
 /// The marks that end transactions take offsets too, so an offset below the end does not say that there is something to read: it is read.
 ///
 /// # Errors
-/// When the cluster does not answer, or does not let us ask.
-pub(crate) fn groups_behind(
+/// When the cluster does not answer, or does not let us ask; when the client hangs.
+pub(crate) async fn groups_behind(
     settings: &Settings,
     topic: &str,
     partitions: i32,
     except: &[String],
     read: Read,
 ) -> Result<Vec<Behind>, TopicError> {
+    let (settings, topic, except) = (settings.clone(), topic.to_owned(), except.to_vec());
+    // The end of one partition after the other is asked for.
+    let limit = TIMEOUT * u32::try_from(partitions).unwrap_or(1).saturating_add(2) + OVERDUE;
+    watched("fetch_group_list", limit, move |beat| ask(&settings, &topic, partitions, &except, read, beat)).await?
+}
+
+/// The same, blocking.
+fn ask(settings: &Settings, topic: &str, partitions: i32, except: &[String], read: Read, beat: &Beat) -> Result<Vec<Behind>, TopicError> {
     let failed = |error: KafkaError| TopicError::Unreachable(format!("asking for consumer groups: {error}"));
     let asking = consumer(settings, "tidings-topics").map_err(failed)?;
     let groups = asking.get().fetch_group_list(None, TIMEOUT).map_err(failed)?;
@@ -49,6 +57,7 @@ pub(crate) fn groups_behind(
     let names: Vec<String> = names.filter(|name| !name.is_empty() && !except.contains(name)).collect();
     let mut behind = Vec::new();
     for group in names {
+        beat.touch();
         let consumer = consumer(settings, &group).map_err(failed)?;
         let Some(committed) = committed(consumer.get(), topic, partitions).map_err(failed)? else { continue };
         let left = match read {

@@ -11,8 +11,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::Settings;
 use super::dropped::Dropped;
+use super::{OVERDUE, Settings, bounded};
 
 /// How many of the client's complaints are kept. The last ones tell why a connection fails.
 const COMPLAINTS_MAX: usize = 16;
@@ -49,12 +49,18 @@ pub(crate) enum Topic {
 }
 
 impl Cluster {
-    /// Asks the cluster; blocks for up to three times `timeout`, so call it on a blocking thread of a tokio runtime.
+    /// Asks the cluster, three questions of up to `timeout` each.
     ///
     /// # Errors
     ///
-    /// Why nobody answers, in the client's words: refused, not resolved, wrong password, wrong certificate.
-    pub(crate) fn ask(settings: &Settings, topics: &[String], timeout: Duration) -> Result<Self, String> {
+    /// Why nobody answers, in the client's words: refused, not resolved, wrong password, wrong certificate. Or that the client hangs.
+    pub(crate) async fn ask(settings: &Settings, topics: &[String], timeout: Duration) -> Result<Self, String> {
+        let (settings, topics) = (settings.clone(), topics.to_vec());
+        let asked = bounded("fetch_metadata", timeout * 3 + OVERDUE, move || Self::ask_blocking(&settings, &topics, timeout));
+        asked.await.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+    }
+
+    fn ask_blocking(settings: &Settings, topics: &[String], timeout: Duration) -> Result<Self, String> {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Error);
         let client: ThreadedProducer<Complaints> = config.create_with_context(Complaints::default()).map_err(|error| error.to_string())?;

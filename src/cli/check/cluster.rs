@@ -16,9 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn look(config: &Config, topics: &[String]) -> Result<Vec<Finding>, Failure> {
     let settings = config.kafka.clone().ok_or_else(|| Failure::Failed("no brokers are configured".into()))?;
     let mut findings = Findings::of("kafka");
-    let (asked, wanted) = (settings.clone(), topics.to_vec());
-    let answer = tokio::task::spawn_blocking(move || Cluster::ask(&asked, &wanted, TIMEOUT)).await;
-    match answer.map_err(|error| Failure::failed("asking Kafka broke off", &error))? {
+    match Cluster::ask(&settings, topics, TIMEOUT).await {
         Ok(cluster) => judge(&cluster, config, &mut findings),
         Err(reason) => {
             findings.fail("reachable", format!("no answer from {}: {reason}", settings.brokers), remedy(&reason));

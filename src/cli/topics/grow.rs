@@ -91,10 +91,8 @@ struct Consumers<'c> {
 impl Consumers<'_> {
     /// Those that have not read as far as this, in words.
     async fn behind(&self, read: Read) -> Result<Option<String>, Failure> {
-        let (kafka, topic, partitions, except) =
-            (self.kafka.clone(), self.args.topic.clone(), self.partitions, self.args.no_wait_for.clone());
-        let asked = tokio::task::spawn_blocking(move || groups_behind(&kafka, &topic, partitions, &except, read));
-        let behind = asked.await.map_err(|error| Failure::failed("cannot ask for consumer groups", &error))?;
+        let GrowArgs { topic, no_wait_for, .. } = self.args;
+        let behind = groups_behind(self.kafka, topic, self.partitions, no_wait_for, read).await;
         let behind = behind.map_err(|error| Failure::Failed(with_causes(&error)))?;
         Ok((!behind.is_empty()).then(|| behind.iter().map(describe).collect::<Vec<_>>().join("; ")))
     }

@@ -30,9 +30,8 @@ struct Listed {
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     let mut session = session(config, "topics").await?;
     let pinned = topics(&mut session, &config.schema).await.map_err(|error| failure(config, error))?;
-    let (settings, names) = (brokers(config)?.clone(), pinned.iter().map(|one| one.topic.clone()).collect::<Vec<_>>());
-    let asked = tokio::task::spawn_blocking(move || Cluster::ask(&settings, &names, TIMEOUT));
-    let cluster = asked.await.map_err(|error| Failure::failed("cannot ask Kafka", &error))?;
+    let names = pinned.iter().map(|one| one.topic.clone()).collect::<Vec<_>>();
+    let cluster = Cluster::ask(brokers(config)?, &names, TIMEOUT).await;
     let cluster =
         cluster.map_err(|reason| Failure::Failed(format!("Kafka does not answer: {}\n  -> check --brokers", escaped(&reason))))?;
     let in_kafka = |topic: &str| match cluster.topics.get(topic) {
