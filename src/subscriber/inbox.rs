@@ -42,6 +42,9 @@ pub struct Inbox {
     idle_timeout: Duration,
 }
 
+/// A row of the inbox: source, id, topic of origin, fingerprint, and whether this transaction has stored it.
+type StoredEvent = (String, String, Option<String>, Option<i64>, bool);
+
 impl Inbox {
     /// How long a handled event is remembered unless [`keep`](Self::keep) says otherwise: a day longer than Kafka keeps records by default.
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(8 * 86_400);
@@ -274,7 +277,7 @@ impl OpenInbox {
         let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|event| (event.source.as_str(), event.id.as_str())).unzip();
         // Not prepared: in the next transaction a pooler may have another connection.
         let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
-        let stored: Vec<(String, String, Option<String>, Option<i64>, bool)> = stored.fetch_all(transaction).await?;
+        let stored: Vec<StoredEvent> = stored.fetch_all(transaction).await?;
         let mut new = HashSet::new();
         for (source, id, topic, fingerprint, is_new) in stored {
             let row = (topic, fingerprint);
