@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     Fenced,
     /// The broker will not take a record of a batch, whoever sends it; which ones were in it, [`Acks::refused`] tells.
     Refused(String),
+    /// The broker does not take the timestamps of records for this topic: a clock is wrong.
+    Untimely(String),
 }
 
 /// Most labels of refused records that are remembered: librdkafka's largest batch, from a few partitions at once.
