@@ -188,6 +188,17 @@ impl Acks {
         self.changed.notify_waiters();
     }
 
+    /// The broker does not take the timestamps of this topic's records. No record is to blame. It is the reason for whatever
+    /// else fails then.
+    pub(super) fn refuse_timestamps(&self, topic: &str) {
+        let mut state = self.locked();
+        if !matches!(state.failure, Some(Failure::Fenced)) {
+            state.failure = Some(Failure::Untimely(topic.to_owned()));
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// The cluster has answered a question.
     pub(super) fn reachable(&self) {
         self.locked().reachable();
