@@ -197,7 +197,7 @@ impl Replay {
         }
         match (&mut self.state, entry.chain) {
             // A copy of an earlier record, which anyone who can write to the topic can append.
-            (Some(state), _) if entry.number <= state.number && !(signed && entry.epoch > state.epoch) => {}
+            (Some(state), chain) if entry.number <= state.number && (chain > 0 || !signed || entry.epoch <= state.epoch) => {}
             (state, 0) => {
                 *state = Some(entry);
                 self.signed = signed;

@@ -181,7 +181,7 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
     // Longer ago than any commit waits for its standby.
     sql(
         pool,
-        "delete from tidings.outbox where seq in (1, 3);
+        "set local tidings.delete_unpublished = on; delete from tidings.outbox where seq in (1, 3);
          update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' where reason is not null",
     )
     .await;
