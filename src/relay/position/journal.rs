@@ -173,7 +173,8 @@ impl Replay {
     /// Whether a record without our signature is one of a version that did not sign.
     fn is_plausible(&self, value: &[u8]) -> bool {
         let Some(entry) = self.trust.unsigned.then(|| serde_json::from_slice::<Entry>(value).ok()).flatten() else { return false };
-        let follows = self.state.as_ref().is_some_and(|state| state.number.checked_add(1) == Some(entry.number) && state.epoch <= entry.epoch);
+        let follows =
+            self.state.as_ref().is_some_and(|state| state.number.checked_add(1) == Some(entry.number) && state.epoch <= entry.epoch);
         entry.version == VERSION && (entry.number <= self.trust.known || follows)
     }
 

@@ -308,21 +308,6 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_time_the_topic_does_not_take_is_parked() {
-    let database = migrated_database().await;
-    let (pool, place) = (&database.pool, Place::new(&database));
-    create_topic_with(&place.brokers, &place.topic, 1, &[("message.timestamp.before.max.ms", "3600000")]).await;
-    sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values
-        ('order', 'new', 'T', '{\"n\":1}', now()), ('order', 'old', 'T', '{\"n\":1}', now() - interval '3 hours'), ('order', 'new', 'T', '{\"n\":2}', now())").await;
-    let relay = place.start();
-    until_parked(pool, &[("old", 1, true)]).await;
-    let mut reader = place.reader();
-    reader.until_distinct(2);
-    relay.stop().await;
-    assert_eq!(numbers(reader.read_to_the_end(), "new"), [1, 2]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_relay_stops_before_it_parks_more_than_it_may_and_acts_on_a_decision_first_when_it_starts_again() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
