@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 
 use super::invalid::{TYPE_BYTES_MAX, name_is_topic_part};
+use super::reserved::refuse_reserved_topic;
 use super::{AggregateId, Codec, CodecError, DomainEvent, EventId, Headers, InvalidEvent, Payload, check_topic_name, headers};
 
 /// One occurrence of an event: what the outbox stores and a record carries.
@@ -148,6 +149,7 @@ impl Envelope {
         if !name_is_topic_part(&self.aggregate_type) {
             return Err(InvalidEvent::AggregateType { name: self.aggregate_type.clone().into_owned() });
         }
+        refuse_reserved_topic(&self.aggregate_type)?;
         if !(1..=TYPE_BYTES_MAX).contains(&self.event_type.len()) || self.event_type.chars().any(char::is_control) {
             return Err(InvalidEvent::EventType { name: self.event_type.clone().into_owned() });
         }
@@ -156,6 +158,7 @@ impl Envelope {
         }
         if let Some(topic) = &self.topic {
             check_topic_name(topic)?;
+            refuse_reserved_topic(topic)?;
         }
         self.headers.check()
     }
@@ -201,14 +204,20 @@ mod tests {
     #[test]
     fn what_could_never_be_delivered_is_found() {
         type Fault = (fn(&mut Envelope), InvalidEvent);
-        let faults: [Fault; 7] = [
+        let faults: [Fault; 10] = [
             (|e| e.aggregate_type = "or der".into(), InvalidEvent::AggregateType { name: "or der".into() }),
             (|e| e.event_type = "".into(), InvalidEvent::EventType { name: "".into() }),
             (|e| e.event_type = "a\0".into(), InvalidEvent::EventType { name: "a\0".into() }),
             (|e| e.version = 0, InvalidEvent::Version { version: 0 }),
             (|e| e.version = 1 << 31, InvalidEvent::Version { version: 1 << 31 }),
             (|e| e.topic = Some("..".into()), InvalidEvent::TopicName { name: "..".into() }),
-            (|e| e.headers.insert("ce_id", ""), InvalidEvent::HeaderName { name: "ce_id".into() }),
+            (|e| e.topic = Some("__x".into()), InvalidEvent::ReservedTopic { name: "__x".into() }),
+            (|e| e.aggregate_type = "tidings.position.a.b".into(), InvalidEvent::ReservedTopic { name: "tidings.position.a.b".into() }),
+            (|e| e.headers.insert("CE_id", ""), InvalidEvent::ReservedHeader { name: "CE_id".into() }),
+            (
+                |e| e.headers.insert("content-type", "application/cloudevents+json"),
+                InvalidEvent::ReservedContentType { value: "application/cloudevents+json".into() },
+            ),
         ];
         assert_eq!(valid().check(), Ok(()));
         for (spoil, fault) in faults {

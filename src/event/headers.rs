@@ -5,7 +5,7 @@ use std::collections::btree_map;
 
 use serde::{Deserialize, Serialize};
 
-use super::InvalidEvent;
+use super::{InvalidEvent, reserved::refuse_reserved_header};
 
 /// Which conversation the event belongs to: equal in everything that one request set off.
 pub const CORRELATION_ID: &str = "correlationid";
@@ -99,7 +99,8 @@ impl Headers {
 
     /// Checks every name and value.
     ///
-    /// A name is 1 to [`NAME_BYTES_MAX`] visible ASCII characters and does not start with `ce_`, which CloudEvents keeps for its attributes.
+    /// A name is 1 to [`NAME_BYTES_MAX`] visible ASCII characters. In any letter case it does not start with `ce_`,
+    /// `kafka_dlt-` or `tidings_`, which Tidings writes itself, and `content-type` is no CloudEvents media type.
     /// A value holds no control character. There are at most [`COUNT_MAX`] headers.
     ///
     /// # Errors
@@ -111,9 +112,10 @@ impl Headers {
         }
         for (name, value) in self.iter() {
             let well_formed = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
-            if !well_formed || name.starts_with("ce_") {
+            if !well_formed {
                 return Err(InvalidEvent::HeaderName { name: name.to_owned() });
             }
+            refuse_reserved_header(name, value)?;
             if value.chars().any(char::is_control) {
                 return Err(InvalidEvent::HeaderValue { name: name.to_owned() });
             }
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_name_that_no_record_should_carry_is_refused() {
-        for name in ["", "a b", "naïve", "tab\t", "ce_id", &"n".repeat(129)] {
+        for name in ["", "a b", "naïve", "tab\t", &"n".repeat(129)] {
             let headers = Headers::from_iter([(name, "v")]);
             assert_eq!(headers.check(), Err(InvalidEvent::HeaderName { name: name.into() }));
         }

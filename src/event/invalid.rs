@@ -52,11 +52,28 @@ pub enum InvalidEvent {
         /// The name as given.
         name: String,
     },
-    /// A header's name is reserved or not visible ASCII.
+    /// The topic belongs to Kafka, or holds the positions of a relay.
+    #[error("the topic {name:?} is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays; choose another name")]
+    ReservedTopic {
+        /// The name as given.
+        name: String,
+    },
+    /// The header belongs to the envelope of a record, or to a dead letter.
     #[error(
-        "the header name {name:?} is not usable: 1 to {max} visible ASCII characters, not starting with `ce_`, which CloudEvents reserves",
-        max = headers::NAME_BYTES_MAX
+        "the header name {name:?} is reserved: `ce_*`, `kafka_dlt-*` and `tidings_*` are written by Tidings alone; choose another name"
     )]
+    ReservedHeader {
+        /// The name as given.
+        name: String,
+    },
+    /// The payload would be read as a whole CloudEvent, in place of the one that Tidings makes of the event.
+    #[error("the content-type {value:?} is reserved: Tidings makes the CloudEvent; publish its data, and give the type of the data")]
+    ReservedContentType {
+        /// The media type as given.
+        value: String,
+    },
+    /// A header's name is not visible ASCII.
+    #[error("the header name {name:?} is not usable: 1 to {max} visible ASCII characters", max = headers::NAME_BYTES_MAX)]
     HeaderName {
         /// The name as given.
         name: String,

@@ -28,6 +28,7 @@ pub mod headers;
 mod id;
 mod invalid;
 mod payload;
+mod reserved;
 mod version;
 
 use std::borrow::Cow;
@@ -40,6 +41,10 @@ pub use id::{AggregateId, EventId};
 pub(crate) use invalid::is_topic_character;
 pub use invalid::{InvalidEvent, check_topic_name};
 pub use payload::Payload;
+#[cfg(feature = "relay")]
+pub(crate) use reserved::is_reserved_topic;
+#[cfg(feature = "kafka")]
+pub(crate) use reserved::refuse_reserved_header;
 pub use tidings_derive::DomainEvent;
 pub use version::{VersionError, decode_version, lift};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{Check, Checking, Status};
-use crate::postgres::{SchemaName, SchemaNameError, errors::with_causes};
+use crate::postgres::{SchemaName, SchemaNameError, errors::with_causes, seconds};
 
 /// Whether a relay, in whatever process, keeps up: failing when an event has waited for longer than the limit, or when no relay of this name has run.
 ///
@@ -66,7 +66,6 @@ impl RelayLagCheck {
                 self.relay
             ));
         }
-        let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let leader = seen.map_or_else(|| "no leader yet".into(), |seen| format!("leader seen {}s ago", seconds(seen).as_secs()));
         match waits.map(seconds) {
             None => Status::Ok(format!("nothing waits, {leader}")),
@@ -80,7 +79,8 @@ impl RelayLagCheck {
 fn statement(schema: &SchemaName) -> String {
     format!(
         r#"select
-            (select extract(epoch from pg_catalog.clock_timestamp() - o.occurred_at)::float8 from "{schema}".outbox o
+            (select coalesce(extract(epoch from case when pg_catalog.isfinite(o.occurred_at) then pg_catalog.clock_timestamp() - o.occurred_at end), 0)::float8
+             from "{schema}".outbox o
              where o.xid >= coalesce(pg_catalog.pg_snapshot_xmin((r.position ->> 'seen'::text)::pg_snapshot), '0'::xid8)
                  and not "{schema}".is_published(coalesce(r.position, '{{}}'::jsonb), o.xid, o.seq)
              order by o.xid, o.seq limit 1),

@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     Fenced,
     /// The broker will not take a record of a batch, whoever sends it; which ones were in it, [`Acks::refused`] tells.
     Refused(String),
+    /// The broker does not take the timestamps of records for this topic: a clock is wrong.
+    Untimely(String),
 }
 
 /// Most labels of refused records that are remembered: librdkafka's largest batch, from a few partitions at once.
@@ -183,6 +185,17 @@ impl Acks {
     /// The broker refuses the batch that this record was in. It is the reason for whatever else fails then.
     pub(super) fn refuse(&self, tag: u64, reason: impl FnOnce() -> String) {
         self.locked().refuse(tag, reason);
+        self.changed.notify_waiters();
+    }
+
+    /// The broker does not take the timestamps of this topic's records. No record is to blame. It is the reason for whatever
+    /// else fails then.
+    pub(super) fn refuse_timestamps(&self, topic: &str) {
+        let mut state = self.locked();
+        if !matches!(state.failure, Some(Failure::Fenced)) {
+            state.failure = Some(Failure::Untimely(topic.to_owned()));
+        }
+        drop(state);
         self.changed.notify_waiters();
     }
 

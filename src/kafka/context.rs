@@ -91,10 +91,10 @@ impl ProducerContext for Context {
                 let key = message.key().map(String::from_utf8_lossy).unwrap_or_default();
                 match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => self.purged(message.topic()),
+                    Some(RDKafkaErrorCode::InvalidTimestamp) => self.acks.refuse_timestamps(message.topic()),
                     Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, || {
                         format!(
-                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes, message timestamp settings and \
-                             cleanup.policy with the event",
+                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes and cleanup.policy with the event",
                             message.topic()
                         )
                     }),
@@ -111,6 +111,6 @@ impl ProducerContext for Context {
 
 /// Whether a broker would refuse the record again, whoever sends it.
 fn refuses_the_record(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, InvalidTimestamp, MessageSizeTooLarge};
-    matches!(code, MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessage)
+    use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, MessageSizeTooLarge};
+    matches!(code, MessageSizeTooLarge | InvalidRecord | InvalidMessage)
 }

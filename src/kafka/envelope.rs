@@ -15,6 +15,7 @@ use super::{
     outgoing::{Outgoing, Value},
     producer::Headers,
 };
+use crate::event::{InvalidEvent, refuse_reserved_header};
 
 /// How an event becomes a Kafka record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +40,15 @@ pub(crate) struct EnvelopeWriter {
     own_headers: bool,
 }
 
-/// A row's `headers` that are not an object of plain values.
+/// Why a row's `headers` cannot be sent.
 #[derive(Debug, thiserror::Error)]
-#[error("the headers are not a JSON object of strings")]
-pub(crate) struct HeadersError(#[from] serde_json::Error);
+pub(crate) enum HeadersError {
+    #[error("the headers are not a JSON object of strings")]
+    Json(#[from] serde_json::Error),
+    /// The record would contradict itself: each attribute of the envelope is there once.
+    #[error("{0}; correct the row's headers")]
+    Reserved(InvalidEvent),
+}
 
 impl EnvelopeWriter {
     pub(crate) fn new(format: EnvelopeFormat, source: String) -> Self {
@@ -57,7 +63,7 @@ impl EnvelopeWriter {
     /// The record's headers and value.
     ///
     /// # Errors
-    /// When the row's headers are not a JSON object.
+    /// When the row's headers are not a JSON object, or one of them is the envelope's.
     pub(crate) fn write<'s, 'e: 's>(&'s mut self, event: &Outgoing<'e>) -> Result<(Headers, Option<&'s [u8]>), HeadersError> {
         let headers = Headers::with_capacity(USUAL_HEADERS);
         match (self.format, event.value.bytes()) {
@@ -89,7 +95,7 @@ impl EnvelopeWriter {
     }
 
     /// The headers of binary mode, as text and bytes.
-    pub(crate) fn owned_headers(&self, event: &Outgoing<'_>) -> Vec<(String, Vec<u8>)> {
+    pub(crate) fn owned_headers(&self, event: &Outgoing<'_>) -> Vec<(String, Option<Vec<u8>>)> {
         let headers = self.binary(Headers::with_capacity(USUAL_HEADERS), event).expect("headers that were just written as JSON");
         headers.to_owned()
     }
@@ -185,11 +191,19 @@ fn attribute(out: &mut Vec<u8>, name: &str, text: &str) -> Result<(), serde_json
 }
 
 /// Folds the row's own headers into `start`. Values that are no strings keep their JSON text; nulls are left out.
+///
+/// # Errors
+/// When they are not a JSON object, or one of them is the envelope's: the first such header.
 fn own_headers<T>(start: T, json: &str, put: &mut dyn FnMut(&str, &str, T) -> T) -> Result<T, HeadersError> {
-    all_headers(start, json, &mut |key, value, folded| match value {
-        Some(value) => put(key, value, folded),
-        None => folded,
-    })
+    let mut reserved = None;
+    let folded = all_headers(start, json, &mut |key, value, folded| {
+        let Some(value) = value else { return folded };
+        if let Err(error) = refuse_reserved_header(key, value) {
+            reserved.get_or_insert(error);
+        }
+        put(key, value, folded)
+    })?;
+    reserved.map_or(Ok(folded), |error| Err(HeadersError::Reserved(error)))
 }
 
 /// Folds the row's own headers into `start`, nulls too.
@@ -333,5 +347,38 @@ mod tests {
             .expect("read");
         assert_eq!(seen, ["a=b", "c=d\nä", "n=1"]);
         assert!(own_headers((), "[1]", &mut |_, _, ()| ()).is_err());
+    }
+
+    /// Case A7.
+    #[test]
+    fn a_row_that_would_contradict_its_envelope_is_not_written_in_either_mode() {
+        let forged = [
+            (r#"{"a":"1","ce_id":"forged"}"#, "ce_id"),
+            (r#"{"CE_Type":"Forged"}"#, "CE_Type"),
+            (r#"{"ce\u005fsource":"/x"}"#, "ce_source"),
+            (r#"{"tidings_replays":1}"#, "tidings_replays"),
+            (r#"{"kafka_dlt-original-topic":"x"}"#, "kafka_dlt-original-topic"),
+            (r#"{"Content-Type":"application/cloudevents+json"}"#, "application/cloudevents+json"),
+        ];
+        for format in [EnvelopeFormat::CloudEvents, EnvelopeFormat::CloudEventsStructured] {
+            for (headers, named) in forged {
+                let mut writer = EnvelopeWriter::new(format, "/shop".into());
+                let refused = writer.write(&event(Value::Json(b"{}"), headers)).err().expect("refused").to_string();
+                assert!(refused.contains(named) && refused.contains("reserved"), "{refused}");
+            }
+        }
+    }
+
+    /// Case A7.
+    #[test]
+    fn each_attribute_is_in_a_record_once() {
+        let mut writer = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, "/shop".into());
+        let own = r#"{"correlationid":"c","causationid":"d","content-type":"text/plain","id":"x","type":"y","tenant":"acme"}"#;
+        let (headers, _) = writer.write(&event(Value::Json(b"{}"), own)).expect("written");
+        let mut names: Vec<String> = headers.to_owned().into_iter().map(|(name, _)| name.to_lowercase()).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all, "{names:?}");
     }
 }

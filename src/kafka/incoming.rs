@@ -29,6 +29,9 @@ struct Span {
     end: u32,
 }
 
+/// Stands for a header without a value, beside one whose value is empty.
+const NULL: Span = Span { start: u32::MAX, end: u32::MAX };
+
 /// Where a record stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -39,7 +42,7 @@ pub(crate) struct Place {
 }
 
 impl Incoming {
-    /// Copies a record. A header without a value is one with an empty value.
+    /// Copies a record.
     pub(crate) fn new<'h>(
         place: Place,
         key: Option<&[u8]>,
@@ -61,17 +64,20 @@ impl Incoming {
         let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| (n + 1, bytes + name.len() + length(value)));
         bytes.clear();
         bytes.reserve_exact(length(key) + length(value) + header_bytes);
-        let mut put = |part: &[u8]| {
+        let put = |bytes: &mut Vec<u8>, part: &[u8]| {
             // A record is smaller than 2 GiB: the protocol counts with 32 bits.
             let start = bytes.len() as u32;
             bytes.extend_from_slice(part);
             Span { start, end: bytes.len() as u32 }
         };
-        let key = key.map(&mut put);
-        let value = value.map(&mut put);
+        let key = key.map(|key| put(&mut bytes, key));
+        let value = value.map(|value| put(&mut bytes, value));
         spans.clear();
         spans.reserve_exact(count);
-        spans.extend(headers.map(|(name, value)| (put(name.as_bytes()), put(value.unwrap_or_default()))));
+        spans.extend(headers.map(|(name, value)| {
+            let name = put(&mut bytes, name.as_bytes());
+            (name, value.map_or(NULL, |value| put(&mut bytes, value)))
+        }));
         let Place { topic, partition, offset, timestamp } = place;
         Self { topic, partition, offset, timestamp, key, value, buffers: Buffers { bytes, headers: spans } }
     }
@@ -92,7 +98,13 @@ impl Incoming {
         self.value.map(|span| self.at(span))
     }
 
-    /// Every header, in the record's order.
+    /// Every header, in the record's order, with `None` for one that has no value.
+    pub(crate) fn headers_with_nulls(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> + Clone {
+        let value = |span: Span| (span.start != NULL.start).then(|| self.at(span));
+        self.buffers.headers.iter().map(move |(name, span)| (self.at(*name), value(*span)))
+    }
+
+    /// Every header, in the record's order. One without a value is read as empty.
     pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
         self.buffers.headers.iter().map(|(name, value)| (self.at(*name), self.at(*value)))
     }
@@ -117,8 +129,9 @@ impl Incoming {
         Place { topic: self.topic.clone(), partition: self.partition, offset: self.offset, timestamp: self.timestamp }
     }
 
+    /// The bytes of a part; none of one that is null.
     fn at(&self, span: Span) -> &[u8] {
-        &self.buffers.bytes[span.start as usize..span.end as usize]
+        self.buffers.bytes.get(span.start as usize..span.end as usize).unwrap_or_default()
     }
 }
 
@@ -134,5 +147,14 @@ mod tests {
         assert_eq!((record.key(), record.value()), (Some(&b"key"[..]), None));
         assert_eq!((record.header("a"), record.header("b"), record.header("c")), (Some(&b"2"[..]), Some(&b""[..]), None));
         assert_eq!(record.headers().collect::<Vec<_>>(), [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]);
+    }
+
+    /// Case D17.
+    #[test]
+    fn a_header_without_a_value_is_not_one_with_an_empty_value() {
+        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let record = Incoming::new(place, None, None, [("null", None), ("empty", Some(&b""[..]))].into_iter());
+        assert_eq!(record.headers_with_nulls().collect::<Vec<_>>(), [(&b"null"[..], None), (b"empty", Some(&b""[..]))]);
+        assert_eq!((record.header("null"), record.header_at(0)), (Some(&b""[..]), &b""[..]));
     }
 }

@@ -86,10 +86,10 @@ impl Headers {
         Self(self.0.insert(Header { key, value: None::<&[u8]> }))
     }
 
-    /// Out of librdkafka's memory.
-    pub(crate) fn to_owned(&self) -> Vec<(String, Vec<u8>)> {
+    /// Out of librdkafka's memory, with `None` for a header without a value.
+    pub(crate) fn to_owned(&self) -> Vec<(String, Option<Vec<u8>>)> {
         use rdkafka::message::Headers as _;
-        self.0.iter().map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect()
+        self.0.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
     }
 }
 

@@ -42,7 +42,8 @@ pub(crate) struct Letter {
     pub(crate) topic: String,
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    /// With `None` for a header without a value.
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// Why a record is not sent.
@@ -95,7 +96,7 @@ impl Publisher {
     pub(crate) async fn send(&self, letter: &Letter) -> Result<(), LetterError> {
         let mut headers = OwnedHeaders::new_with_capacity(letter.headers.len());
         for (key, value) in &letter.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
+            headers = headers.insert(Header { key, value: value.as_ref() });
         }
         let mut record = FutureRecord::<[u8], [u8]>::to(&letter.topic).headers(headers);
         (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
@@ -126,13 +127,12 @@ impl Publisher {
 
 impl LetterError {
     fn of(topic: &str, error: &KafkaError) -> Self {
-        use RDKafkaErrorCode::{
-            InvalidMessage, InvalidRecord, InvalidTimestamp, MessageSizeTooLarge, UnknownTopic, UnknownTopicOrPartition,
-        };
+        use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, MessageSizeTooLarge, UnknownTopic, UnknownTopicOrPartition};
         let (topic, reason) = (topic.to_owned(), error.to_string());
         match error.rdkafka_error_code() {
             Some(UnknownTopic | UnknownTopicOrPartition) => Self::UnknownTopic(topic),
-            Some(MessageSizeTooLarge | InvalidRecord | InvalidTimestamp | InvalidMessage) => Self::Refused { topic, reason },
+            // `InvalidTimestamp` is a fault of a clock: the record is stamped with the time of its sending.
+            Some(MessageSizeTooLarge | InvalidRecord | InvalidMessage) => Self::Refused { topic, reason },
             _ => Self::Unavailable { topic, reason },
         }
     }

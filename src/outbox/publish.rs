@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn a_default_header_is_checked_like_the_events_own() {
         let error = Outbox::new().header("ce_id", "").check(&envelope(Payload::Tombstone)).expect_err("a reserved name");
-        assert!(matches!(error, PublishError::Invalid { source: InvalidEvent::HeaderName { .. }, .. }), "{error}");
+        assert!(matches!(error, PublishError::Invalid { source: InvalidEvent::ReservedHeader { .. }, .. }), "{error}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Postgres: where it is, how to connect, and the replication protocol.
 
+#[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
+mod age;
 #[cfg(feature = "relay")]
 pub(crate) mod certificate;
 #[cfg(feature = "relay")]
@@ -21,6 +23,8 @@ pub(crate) mod session;
 #[cfg(feature = "relay")]
 mod settings;
 
+#[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
+pub(crate) use age::seconds;
 #[cfg(feature = "relay")]
 pub(crate) use copy::{CopyError, CopyRows, copy_header};
 #[cfg(feature = "relay")]

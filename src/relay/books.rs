@@ -7,6 +7,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    RelayOptions,
     error::Interruption,
     forward::{Forwarder, Hold},
     ledger::{Checkpoint, Ledger, Reading},
@@ -70,6 +71,8 @@ pub(super) struct Books {
     caught_up: bool,
     /// An event waits.
     holding: bool,
+    /// The outbox is Tidings' own, and not a table made for Debezium.
+    own_outbox: bool,
 }
 
 /// The stream whose server wants to hear from us.
@@ -79,7 +82,7 @@ struct Stream {
 }
 
 impl Books {
-    pub(super) fn new(relay: &str, start: Start, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+    pub(super) fn new(options: &RelayOptions, start: Start, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
         let Start { position: safe, number, moved } = start;
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,13 +99,14 @@ impl Books {
             moving: moved,
             stored_at: Instant::now(),
             observer: observer.clone(),
-            relay: relay.to_owned(),
+            relay: options.name.clone(),
             lost,
             tick,
             slot_seen: None,
             acknowledged: None,
             caught_up: false,
             holding: false,
+            own_outbox: options.debezium.is_none(),
         }
     }
 
@@ -244,6 +248,9 @@ impl Books {
                 let published = counts.iter().map(|(_, records)| records).sum();
                 let at = Checkpoint { position: &self.safe, number, source: self.reading.0, reason: &self.reading.1, published };
                 self.ledger.checkpoint(at).await?;
+                if number > 0 {
+                    self.ledger.note_signed().await?;
+                }
                 if !counts.is_empty() {
                     self.ledger.count_topics(&counts).await?;
                 }
@@ -265,11 +272,15 @@ impl Books {
             }
             None => self.ledger.heartbeat().await?,
         }
+        forwarder.set_clock(self.ledger.clock());
         self.confirm().await?;
         self.report_progress(forwarder, is_durable);
         if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
             if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.relay).await? {
                 self.observer.slot(lag_bytes, retained_bytes);
+            }
+            if self.own_outbox {
+                self.ledger.require_own_transactions().await?;
             }
             self.slot_seen = Some(Instant::now());
         }

@@ -5,21 +5,20 @@ mod batch_isolation;
 mod topic_lookup;
 mod undeliverable;
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::collections::HashMap;
 
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     RelayOptions, UndeliverableOptions,
+    clock::{Clock, Stamping},
     error::Interruption,
+    ledger::Ledger,
     observe::Observer,
     parked::{Aggregate, Limits, ParkedSet},
     position::{Journal, Position},
     resume::Names,
-    route::{Route, Routes, TopicTemplate},
+    route::{Route, Routes, TopicTemplate, unusable},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
     source::Row,
@@ -28,10 +27,6 @@ use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, Transact
 pub(super) use backpressure::Hold;
 pub(super) use batch_isolation::BatchIsolation;
 use batch_isolation::Rejected;
-
-/// How far a record's timestamp may lie in the past. Kafka deletes by it (a week by default), so an event that waited out a
-/// long outage must not arrive expired. The true time is in `ce_time`.
-const OLDEST_TIMESTAMP: Duration = Duration::from_secs(24 * 3600);
 
 /// What the envelope's own headers weigh, about.
 const ENVELOPE_BYTES: usize = 256;
@@ -53,6 +48,8 @@ pub(super) struct Forwarder {
     held: HashMap<String, Instant>,
     /// The question whether an unreachable cluster is back.
     looking: Option<JoinHandle<()>>,
+    clock: Clock,
+    stamping: Stamping,
 }
 
 /// Records by topic.
@@ -93,6 +90,7 @@ impl Forwarder {
         observer: &Observer,
         batch_bytes_max: usize,
         transactional: &[Transactional<'_>],
+        (clock, stamping): (Clock, Stamping),
     ) -> Result<Self, Interruption> {
         let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
         let sink = Sink::open(options, batch_bytes_max, transactional)?;
@@ -112,7 +110,14 @@ impl Forwarder {
             pinned: HashMap::new(),
             held: HashMap::new(),
             looking: None,
+            clock,
+            stamping,
         })
+    }
+
+    /// What the database's clock shows.
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
     }
 
     /// Forwards one event: it is sent, or set aside with its aggregate; or why it has to wait. Never waits itself.
@@ -160,8 +165,7 @@ impl Forwarder {
     fn send(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Attempt, Hold>, Interruption> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
-            Err(unknown) if crate::event::check_topic_name(&unknown).is_ok() => return Ok(Err(Hold::NewTopic(unknown))),
-            Err(illegal) => return Ok(Ok(Attempt::Impossible(format!("`{illegal}` is no name for a topic; change the topic template")))),
+            Err(unmet) => return Ok(unusable(&unmet).map_or(Err(Hold::NewTopic(unmet)), |reason| Ok(Attempt::Impossible(reason)))),
         };
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
             return Ok(Err(Hold::Growing(route.topic.clone())));
@@ -181,7 +185,7 @@ impl Forwarder {
             key: event.aggregate_id.as_bytes(),
             value,
             headers,
-            timestamp: acceptable(event.occurred_at / 1000, now_millis()),
+            timestamp: self.stamping.stamp(event.occurred_at / 1000, self.clock.now()),
             label: seq,
         };
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
@@ -257,14 +261,16 @@ impl Forwarder {
     }
 
     /// Takes up a new epoch with a producer whose records are all safe.
-    pub(super) fn go_on(&mut self, names: &Names, server: &Server, epoch: i64, number: u64) {
-        self.sink.write_positions(names.topic.clone(), Journal::new(server.identity.clone(), epoch, number));
+    pub(super) fn go_on(&mut self, names: &Names, server: &Server, ledger: &Ledger, number: u64) {
+        self.clock = ledger.clock();
+        let journal = Journal::new(server.identity.clone(), ledger.epoch(), number, ledger.seal().clone());
+        self.sink.write_positions(names.topic.clone(), journal);
     }
 
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
     pub(super) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch { position: Box::new(position), counts }) {
+        match self.sink.cut(Batch { position: Box::new(position), counts, at: self.stamping.stamp(i64::MAX, self.clock.now()) }) {
             Ok(()) => {
                 self.isolation.cut();
                 true
@@ -301,15 +307,6 @@ impl Forwarder {
     }
 }
 
-/// A record's timestamp, milliseconds: the event's own, within what a broker accepts (nothing of the future) and keeps.
-fn acceptable(occurred_at: i64, now: i64) -> i64 {
-    occurred_at.clamp(now - OLDEST_TIMESTAMP.as_millis() as i64, now)
-}
-
-fn now_millis() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
 /// What an event goes by on its way: its `seq`; in a table without one something below zero, made of its id.
 fn number(seq: i64, event: &Outgoing<'_>) -> i64 {
     let id = event.id.as_u128();
@@ -327,18 +324,4 @@ fn not_taken(error: &SendError) -> Interruption {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timestamp_is_the_events_own_unless_a_broker_would_refuse_or_expire_it() {
-        let (now, day) = (1_700_000_000_000, 24 * 3_600_000);
-        assert_eq!(acceptable(now - 5, now), now - 5);
-        assert_eq!(acceptable(now + 2 * 3_600_000, now), now);
-        assert_eq!(acceptable(now - 8 * day, now), now - day);
-        assert_eq!(acceptable(i64::MIN / 1000, now), now - day);
-    }
 }

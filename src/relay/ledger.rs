@@ -7,15 +7,20 @@ use tokio::time::timeout;
 
 use super::{
     RelayOptions,
+    clock::Clock,
     error::Interruption,
     options::{SOURCE_BEFORE_DATABASES, default_event_source},
-    position::{GivenUp, Identity, Position},
+    position::{GivenUp, Identity, Position, Seal},
     route::Route,
+    server,
 };
 use crate::postgres::session;
 
 /// How long one statement on the relay's row may take: they touch one row each.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the server's clock shows, in milliseconds since the Unix epoch.
+const CLOCK: &str = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
 
 /// A statement on the relay's row, under construction.
 type RowQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
@@ -74,6 +79,11 @@ pub(super) struct Ledger {
     name: String,
     epoch: i64,
     topics: TopicChanges,
+    seal: Seal,
+    /// It is stored that every record which this relay has written is signed.
+    signs: bool,
+    /// As last seen.
+    clock: Clock,
 }
 
 /// The count of changes that commands have made to the relay's topics: when this one began, and as last seen.
@@ -98,7 +108,7 @@ impl Ledger {
             "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at) values ($1, 1, $2, now())
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
              returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, topic_changes,
-                 event_source, current_database()::text as database"
+                 event_source, current_database()::text as database, {CLOCK} as clock"
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
         let doing = "taking over the relay's row";
@@ -114,9 +124,10 @@ impl Ledger {
                 given_up: row.try_get::<Option<Json<_>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
                 event_source: row.try_get::<Option<String>, _>("event_source")?.unwrap_or_default(),
             };
-            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, row.try_get::<String, _>("database")?, saved))
+            let clock = Clock::showing(row.try_get("clock")?);
+            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, clock, row.try_get::<String, _>("database")?, saved))
         };
-        let (epoch, changes, database, mut saved) = read().map_err(Interruption::sql(doing))?;
+        let (epoch, changes, clock, database, mut saved) = read().map_err(Interruption::sql(doing))?;
         if !options.event_source.is_empty() {
             saved.event_source.clone_from(&options.event_source);
         } else if saved.event_source.is_empty() {
@@ -125,10 +136,40 @@ impl Ledger {
             let keep = sqlx::query(AssertSqlSafe(keep)).bind(&options.name).bind(epoch).bind(&saved.event_source);
             within("storing the source of its events", keep.execute(&mut session)).await?;
         }
+        let (seal, signs) = seal(&mut session, &schema, &options.name).await?;
         // From here on: losing the last position in a crash costs repeats with delivery at least once, and nothing otherwise.
         set_synchronous_commit(&mut session, "off").await?;
         let topics = TopicChanges { began: changes, now: changes };
-        Ok((Self { session, schema, name: options.name.clone(), epoch, topics }, saved))
+        Ok((Self { session, schema, name: options.name.clone(), epoch, topics, seal, signs, clock }, saved))
+    }
+
+    /// The database's clock.
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Signs the relay's positions.
+    pub(super) fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
+    /// Whether every position that this relay has written is signed.
+    pub(super) fn signs(&self) -> bool {
+        self.signs
+    }
+
+    /// Stores that the relay signs: from here on no unsigned position counts.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub(super) async fn note_signed(&mut self) -> Result<(), Interruption> {
+        if !self.signs {
+            let sql = format!("update {}.relay_secret set signs = true where relay = $1", self.schema);
+            let stored = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).execute(&mut self.session);
+            within("storing that positions are signed", stored).await?;
+            self.signs = true;
+        }
+        Ok(())
     }
 
     /// The epoch under which this relay leads.
@@ -159,6 +200,14 @@ impl Ledger {
         let sql = format!("select topic, partitions from {}.relay_topic where relay = $1", self.schema);
         let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
         Ok(within("reading the topics", rows).await?.into_iter().collect())
+    }
+
+    /// Whether rows of the outbox are still inserted with the numbers of their transactions.
+    ///
+    /// # Errors
+    /// As [`server::require_own_transactions`].
+    pub(super) async fn require_own_transactions(&mut self) -> Result<(), Interruption> {
+        server::require_own_transactions(&mut self.session, self.schema.trim_matches('"')).await
     }
 
     /// Stores what the relay's position belongs to. A move by the operator is done with.
@@ -218,7 +267,7 @@ impl Ledger {
         );
         let held = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
         let held: Vec<(String, f64)> = within("taking up holds on topics", held).await?;
-        Ok(held.into_iter().map(|(topic, seconds)| (topic, Duration::from_secs_f64(seconds.max(0.0)))).collect())
+        Ok(held.into_iter().map(|(topic, seconds)| (topic, crate::postgres::seconds(seconds))).collect())
     }
 
     /// Ends the holds whose time is over; the topics.
@@ -275,11 +324,15 @@ impl Ledger {
     }
 
     async fn write(&mut self, sql: &str, bind: impl FnOnce(RowQuery<'_>) -> RowQuery<'_>, doing: &'static str) -> Result<(), Interruption> {
-        let sql =
-            format!("update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes", self.schema);
+        let sql = format!(
+            "update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes, {CLOCK}",
+            self.schema
+        );
         let query = bind(sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch));
         let row = within(doing, query.fetch_optional(&mut self.session)).await?.ok_or(Interruption::LeaseLost)?;
-        self.topics.now = row.try_get(0).map_err(Interruption::sql(doing))?;
+        let shown;
+        (self.topics.now, shown) = row.try_get(0).and_then(|changes| Ok((changes, row.try_get(1)?))).map_err(Interruption::sql(doing))?;
+        self.clock = Clock::showing(shown);
         Ok(())
     }
 }
@@ -300,6 +353,23 @@ impl Reading {
 /// When the server cannot be reached within the settings' `connect_timeout`.
 pub(super) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConnection, Interruption> {
     session::open(&options.database, role).await.map_err(Interruption::connecting(&options.database))
+}
+
+/// The relay's secret, which is made at its first start, and whether it has signed all of its records.
+async fn seal(session: &mut PgConnection, schema: &str, name: &str) -> Result<(Seal, bool), Interruption> {
+    let doing = "reading the secret that positions are signed with";
+    let read = format!("select secret, signs from {schema}.relay_secret where relay = $1");
+    let known: Option<(Vec<u8>, bool)> =
+        within(doing, sqlx::query_as(AssertSqlSafe(read.clone())).bind(name).fetch_optional(&mut *session)).await?;
+    let (secret, signs) = match known {
+        Some(known) => known,
+        None => {
+            let make = format!("insert into {schema}.relay_secret (relay) values ($1) on conflict do nothing");
+            within(doing, sqlx::query(AssertSqlSafe(make)).bind(name).execute(&mut *session)).await?;
+            within(doing, sqlx::query_as(AssertSqlSafe(read)).bind(name).fetch_one(session)).await?
+        }
+    };
+    Ok((Seal::new(&secret), signs))
 }
 
 async fn set_synchronous_commit(session: &mut PgConnection, level: &'static str) -> Result<(), Interruption> {

@@ -12,6 +12,7 @@
 
 mod access;
 mod books;
+pub(crate) mod clock;
 mod debezium;
 mod drive;
 mod error;

@@ -144,7 +144,8 @@ pub(crate) fn is_relay_name(name: &str) -> bool {
 
 /// Whether dead letters can go there: with a topic's name for `{topic}` it must be the name of another topic.
 pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
-    template != "{topic}" && crate::event::check_topic_name(&template.replace("{topic}", "t")).is_ok()
+    let sample = template.replace("{topic}", "t");
+    template != "{topic}" && crate::event::check_topic_name(&sample).is_ok() && !crate::event::is_reserved_topic(&sample)
 }
 
 /// The source of events of a database, if nothing else is configured.

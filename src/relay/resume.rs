@@ -15,7 +15,7 @@ use super::{
     forward::Forwarder,
     ledger::{Ledger, Saved},
     observe::{Observer, Part},
-    position::{GivenUp, Identity, Journal, Position, Replay},
+    position::{Foreign, GivenUp, Identity, Journal, Position, Recorded, Replay, Trust},
     server::{self, Server},
     sink::PRODUCERS,
 };
@@ -73,14 +73,6 @@ pub(super) fn position_topic_name(relay: &str, identity: &Identity, schema: &str
     format!("tidings.position.{relay}.{}", identity.mark(schema))
 }
 
-/// What the position topic holds.
-struct Recorded {
-    position: Position,
-    identity: Identity,
-    epoch: i64,
-    number: u64,
-}
-
 /// What a session knows by the time it asks where to go on.
 #[derive(Clone, Copy)]
 pub(super) struct Session<'s> {
@@ -105,18 +97,19 @@ pub(super) async fn resume(
     forwarder: &mut Forwarder,
 ) -> Result<Start, Interruption> {
     let Session { options, server, names, cluster, .. } = session;
-    let recorded = match options.delivery {
+    let nothing = (None, Foreign::default());
+    let (recorded, foreign) = match options.delivery {
         Delivery::ExactlyOnce => {
             fence(&session, forwarder.sink().producers()).await?;
             failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
-            if exists { read(options, names, saved.moved_to.is_some()).await? } else { None }
+            if exists { read(options, names, &saved, ledger).await? } else { nothing }
         }
         // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
         Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
-            read(options, names, saved.moved_to.is_some()).await?
+            read(options, names, &saved, ledger).await?
         }
-        Delivery::AtLeastOnce => None,
+        Delivery::AtLeastOnce => nothing,
     };
     let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);
     let start = match saved.moved_to {
@@ -131,7 +124,7 @@ pub(super) async fn resume(
         }
         None => {
             let (given_up, floor) = (saved.given_up.clone(), if options.debezium.is_none() { ledger.floor().await? } else { 0 });
-            let (position, identity) = choose(options, names, cluster, saved, recorded)?;
+            let (position, identity) = choose(options, names, cluster, saved, recorded, &foreign)?;
             match identity {
                 Some(identity) => {
                     server::require_same(options, ledger.session(), server, &identity, &position).await?;
@@ -145,19 +138,21 @@ pub(super) async fn resume(
     };
     ledger.begin(options, &server.identity, cluster).await?;
     if options.delivery == Delivery::ExactlyOnce {
-        let journal = Journal::new(server.identity.clone(), ledger.epoch(), start.number);
+        let journal = Journal::new(server.identity.clone(), ledger.epoch(), start.number, ledger.seal().clone());
         forwarder.sink_mut().write_positions(names.topic.clone(), journal);
     }
     Ok(start)
 }
 
-/// The newer one of the topic's and the row's position, unless the topic has lost some.
+/// The newer one of the topic's and the row's position, unless the topic has lost some. What another program wrote to the
+/// topic (`foreign`) never counts.
 fn choose(
     options: &RelayOptions,
     names: &Names,
     cluster: &str,
     saved: Saved,
     recorded: Option<Recorded>,
+    foreign: &Foreign,
 ) -> Result<(Position, Option<Identity>), Interruption> {
     let name = &options.name;
     let refused = |what: String| {
@@ -166,6 +161,12 @@ fn choose(
         )))
     };
     let Some(mirror) = saved.position else {
+        if recorded.is_none() && foreign.records > 0 {
+            return Err(Interruption::Refused(format!(
+                "topic `{}` holds {} records that relay `{name}` has not signed, and the database has no position of it: another program wrote them, or an earlier version of a relay that was forgotten since. Nothing was published since. `tidings relay rewind --all --name {name}` publishes everything that the outbox holds (events that were published before are repeated), `tidings relay skip --all --name {name}` goes on with what comes from now on (each has --dry-run)",
+                names.topic, foreign.records
+            )));
+        }
         return Ok(recorded.map_or((Position::start(), None), |recorded| (recorded.position, Some(recorded.identity))));
     };
     // Only a position that came from the topic says anything about the topic.
@@ -177,6 +178,11 @@ fn choose(
         ));
     }
     match recorded {
+        // The database's own copy needs no signature. Read where an earlier version ran in between, or never signed.
+        Some(Recorded { signed: false, number, .. }) if from_topic && number == saved.number => Ok((mirror, saved.identity)),
+        _ if from_topic && foreign.known && recorded.as_ref().is_none_or(|recorded| recorded.number < saved.number) => {
+            Ok((mirror, saved.identity))
+        }
         None if from_topic => refused(format!(
             "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and the database knows of its record {}",
             names.topic, saved.number
@@ -246,7 +252,7 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
             Ok(Err(FenceError::Failed(Failure::Fenced))) => {
                 return Err(Interruption::Kafka(format!("another relay has begun to produce as `{id}` at the same time")));
             }
-            Ok(Err(FenceError::Failed(Failure::Broken(reason) | Failure::Refused(reason)))) => {
+            Ok(Err(FenceError::Failed(Failure::Broken(reason) | Failure::Refused(reason) | Failure::Untimely(reason)))) => {
                 return Err(Interruption::Kafka(format!(
                     "cannot produce as the only one of transactional id `{id}`: {reason}. If the cluster asks for rights: grant Write on it to the relay's principal, see docs/operating.md"
                 )));
@@ -278,19 +284,36 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
     }
 }
 
-/// What the topic holds. If the operator has `moved` the relay, it need not be readable.
-async fn read(options: &RelayOptions, names: &Names, moved: bool) -> Result<Option<Recorded>, Interruption> {
-    let replay = read_to_the_end(&options.kafka, &names.topic, Replay::default(), Replay::read).await?;
+/// What the topic holds, and what of it does not count. If the operator has moved the relay, it need not be readable.
+async fn read(options: &RelayOptions, names: &Names, saved: &Saved, ledger: &Ledger) -> Result<(Option<Recorded>, Foreign), Interruption> {
+    let unsigned = !ledger.signs() && saved.position.is_some();
+    let trust = Trust { seal: ledger.seal().clone(), known: saved.number, unsigned };
+    let replay = read_to_the_end(&options.kafka, &names.topic, Replay::new(trust), Replay::read).await?;
     match replay.end() {
-        Ok(end) => Ok(end.map(|(position, identity, epoch, number)| Recorded { position, identity, epoch, number })),
-        Err(error) if moved => {
+        Ok((recorded, foreign)) => {
+            warn_of(&foreign, names);
+            Ok((recorded, foreign))
+        }
+        Err(error) if saved.moved_to.is_some() => {
             tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");
-            Ok(None)
+            Ok((None, Foreign::default()))
         }
         Err(error) => Err(Interruption::Refused(format!(
             "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind --to-mirror --name {}` goes on from the position that the database has",
             names.topic, options.name
         ))),
+    }
+}
+
+fn warn_of(foreign: &Foreign, names: &Names) {
+    if foreign.records > 0 {
+        tracing::error!(
+            topic = names.topic,
+            records = foreign.records,
+            last_offset = foreign.last,
+            "passes over records that this relay has not signed: another program writes to the topic of its positions, or an earlier version of \
+             this relay ran since. Only the relay's principal needs Write on it (docs/security.md)"
+        );
     }
 }
 
@@ -313,6 +336,16 @@ mod tests {
 
     /// Row and topic as (epoch, number), each with or without; what is gone on from, `R`ow or `T`opic, or a refusal.
     fn chosen(row: Option<(i64, u64)>, topic: Option<(i64, u64)>, cluster: &str) -> Result<&'static str, String> {
+        chosen_of(row, topic.map(|(epoch, number)| (epoch, number, true)), &Foreign::default(), cluster)
+    }
+
+    /// The same of a topic's record that is signed or not, with others that do not count.
+    fn chosen_of(
+        row: Option<(i64, u64)>,
+        topic: Option<(i64, u64, bool)>,
+        foreign: &Foreign,
+        cluster: &str,
+    ) -> Result<&'static str, String> {
         let saved = row.map_or_else(Saved::default, |(epoch, number)| Saved {
             identity: Some(identity()),
             position: Some(at(1)),
@@ -323,9 +356,9 @@ mod tests {
             given_up: Vec::new(),
             event_source: String::new(),
         });
-        let recorded = topic.map(|(epoch, number)| Recorded { position: at(2), identity: identity(), epoch, number });
+        let recorded = topic.map(|(epoch, number, signed)| Recorded { position: at(2), identity: identity(), epoch, number, signed });
         let names = Names { transactional_ids: ["t".into(), "t-2".into(), "t-3".into()], topic: "p".into() };
-        match choose(&options(), &names, cluster, saved, recorded) {
+        match choose(&options(), &names, cluster, saved, recorded, foreign) {
             Ok((position, _)) if position == at(1) => Ok("row"),
             Ok((position, _)) if position == at(2) => Ok("topic"),
             Ok(_) => Ok("start"),
@@ -351,5 +384,25 @@ mod tests {
         assert!(chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty")));
         assert!(chosen(Some((3, 7)), Some((3, 6)), "ours").is_err_and(|text| text.contains("ends with record 6")));
         assert!(chosen(Some((3, 7)), Some((3, 7)), "theirs").is_err_and(|text| text.contains("this one is theirs")));
+    }
+
+    /// Case A3.
+    #[test]
+    fn what_another_program_wrote_is_not_gone_on_from() {
+        let foreign = |known| Foreign { records: 2, last: 9, known };
+        // The relay has not begun, and somebody wrote to its topic.
+        assert!(
+            chosen_of(None, None, &foreign(false), "ours")
+                .is_err_and(|text| text.contains("has not signed") && text.contains("rewind --all"))
+        );
+        assert_eq!(chosen_of(Some((3, 7)), Some((3, 7, true)), &foreign(true), "ours"), Ok("topic"));
+        assert_eq!(chosen_of(Some((3, 7)), Some((3, 9, true)), &foreign(false), "ours"), Ok("topic"));
+        // Kafka has lost what the relay signed, and others wrote something else.
+        assert!(chosen_of(Some((3, 7)), None, &foreign(false), "ours").is_err_and(|text| text.contains("missing or empty")));
+        // An earlier version ran since, and wrote the position that the database knows.
+        assert_eq!(chosen_of(Some((3, 7)), Some((2, 5, true)), &foreign(true), "ours"), Ok("row"));
+        // An earlier version wrote all of it.
+        assert_eq!(chosen_of(Some((3, 7)), Some((3, 7, false)), &Foreign::default(), "ours"), Ok("row"));
+        assert_eq!(chosen_of(Some((3, 7)), Some((3, 9, false)), &Foreign::default(), "ours"), Ok("topic"));
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::{TopicRewrite, sink::PRODUCERS};
-use crate::{event::is_topic_character, kafka::Outgoing};
+use crate::{
+    event::{check_topic_name, is_reserved_topic, is_topic_character},
+    kafka::Outgoing,
+};
 
 /// A topic template such as `outbox.event.{aggregatetype}`, parsed once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +37,33 @@ pub enum TemplateError {
     /// A template of nothing.
     #[error("the template is empty")]
     Empty,
+    /// No event may go to any of its topics.
+    #[error("`{0}` is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays")]
+    Reserved(String),
+}
+
+/// Why no event can be published to a topic of this name, whoever asks for it; `None` if the name is usable.
+///
+/// Every topic passes here before its first event: the row's own, one of the template or the rewriting, and that of
+/// dead letters. A name that was refused is never remembered.
+pub(crate) fn unusable(topic: &str) -> Option<String> {
+    if check_topic_name(topic).is_err() {
+        return Some(format!("`{topic}` is no name for a topic; change the topic template"));
+    }
+    is_reserved_topic(topic).then(|| {
+        format!(
+            "topic `{topic}` is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays; correct the row's topic or \
+             aggregatetype, or the topic template"
+        )
+    })
 }
 
 impl TopicTemplate {
     /// Parses a template.
     ///
     /// # Errors
-    /// When it is empty, a placeholder is unknown, a brace is left over, or a character may not be in a topic name.
+    /// When it is empty, a placeholder is unknown, a brace is left over, a character may not be in a topic name, or
+    /// it names reserved topics only.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let (mut parts, mut rest) = (Vec::new(), text);
         while !rest.is_empty() {
@@ -63,7 +86,11 @@ impl TopicTemplate {
             });
             rest = after;
         }
-        if parts.is_empty() { Err(TemplateError::Empty) } else { Ok(Self { parts }) }
+        match parts.first() {
+            None => Err(TemplateError::Empty),
+            Some(Part::Text(start)) if is_reserved_topic(start) => Err(TemplateError::Reserved(text.to_owned())),
+            Some(_) => Ok(Self { parts }),
+        }
     }
 
     /// The topic of an event of this aggregate type and event type.
@@ -230,6 +257,27 @@ mod tests {
         // Each producer has a first record of its own.
         route.sent(0, 1, 10);
         assert!(!route.may_send(0, 1, || 10) && route.may_send(0, 0, || 10));
+    }
+
+    /// Case A3.
+    #[test]
+    fn no_row_template_or_rewriting_leads_to_a_reserved_topic() {
+        for name in ["__consumer_offsets", "tidings.position.other.0123abcd"] {
+            assert!(unusable(name).is_some_and(|reason| reason.contains("reserved")), "{name}");
+        }
+        assert_eq!((unusable("order"), unusable("tidings.order")), (None, None));
+        assert!(unusable("or der").is_some_and(|reason| reason.contains("no name for a topic")));
+        for template in ["__{type}", "tidings.position.{aggregatetype}.0123abcd"] {
+            assert_eq!(TopicTemplate::parse(template), Err(TemplateError::Reserved(template.into())));
+        }
+        // Those that the columns complete are found at the event.
+        let mut routes = Routes::new(TopicTemplate::parse("tidings.{aggregatetype}").expect("a template"), None);
+        let routed = routes.find(&event("position.x.0123abcd", "T", None)).map(|_| ()).expect_err("not met");
+        assert!(unusable(&routed).is_some());
+        let rewrite = TopicRewrite::parse("(.*)", "tidings.position.$1").expect("a rewriting");
+        let mut routes = Routes::new(TopicTemplate::parse("{type}").expect("a template"), Some(rewrite));
+        let routed = routes.find(&event("x.0123abcd", "T", None)).map(|_| ()).expect_err("not met");
+        assert!(unusable(&routed).is_some());
     }
 
     #[test]

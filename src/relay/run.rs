@@ -18,6 +18,7 @@ use super::{
     Delivery, Observer, OnUndeliverable, RelayError, RelayOptions,
     access::Refusals,
     books::Books,
+    clock::{Clock, Stamping},
     debezium::{self, Shape},
     drive::Drive,
     error::{Interruption, Meaning},
@@ -81,6 +82,10 @@ struct Carried {
     batch_bytes_max: Option<usize>,
     /// The time limit of transactions, once the brokers have refused a longer one.
     transaction_timeout: Option<Duration>,
+    /// How records are stamped after the timestamps that brokers have refused.
+    stamping: Stamping,
+    /// It was reported that the clocks differ.
+    clocks_reported: bool,
 }
 
 /// Everything that a session works with.
@@ -96,7 +101,9 @@ impl Carried {
     /// What is left when the producers are replaced.
     fn without_producer(self) -> Self {
         let Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, .. } = self;
-        Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, ..Self::default() }
+        let Self { stamping, clocks_reported, .. } = self;
+        let kept = Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, ..Self::default() };
+        Self { stamping, clocks_reported, ..kept }
     }
 
     /// The largest batch and the longest transaction.
@@ -106,9 +113,12 @@ impl Carried {
 
     /// Takes note of what a producer that failed knows of a refused batch.
     fn learn(&mut self) -> Result<(), Interruption> {
-        let failed = self.failed.take();
+        let failed = self.failed.take().and_then(|acks| acks.failure().map(|failure| (acks, failure)));
+        if let Some((_, Failure::Untimely(topic))) = &failed {
+            return self.stamp_otherwise(topic);
+        }
         // By now it has told of every record: a producer fails a moment before it does.
-        if let Some((acks, Failure::Refused(reason))) = failed.and_then(|acks| acks.failure().map(|failure| (acks, failure))) {
+        if let Some((acks, Failure::Refused(reason))) = failed {
             let (refused, bytes) = acks.refused();
             let refused: Vec<i64> = refused.into_iter().filter(|seq| *seq != POSITION).collect();
             if refused.is_empty() {
@@ -122,6 +132,40 @@ impl Carried {
             self.isolation.accuse(&refused, &reason);
         }
         Ok(())
+    }
+
+    /// A broker has refused the timestamps of the last producer's records, and other ones are left to try.
+    fn untimely(&self) -> bool {
+        let failure = self.failed.as_ref().and_then(|acks| acks.failure());
+        matches!(failure, Some(Failure::Untimely(_))) && self.stamping.after_refusal().is_some()
+    }
+
+    /// Has records stamped otherwise after a broker has refused their timestamps.
+    fn stamp_otherwise(&mut self, topic: &str) -> Result<(), Interruption> {
+        let refused = self.stamping;
+        let Some(next) = refused.after_refusal() else {
+            self.stamping = Stamping::default();
+            return Err(Interruption::Untimely(topic.to_owned()));
+        };
+        tracing::warn!(
+            topic,
+            "the topic refuses records {refused}; from here on they are stamped {next}. Compare the clocks of the brokers and of the database \
+             (`tidings check`), and the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+        );
+        self.stamping = next;
+        Ok(())
+    }
+
+    /// Reports once that this machine's clock is not the database's.
+    fn compare_clocks(&mut self, clock: Clock) {
+        if let Some((by, ahead)) = clock.disagreement().filter(|_| !self.clocks_reported) {
+            let which = if ahead { "ahead of" } else { "behind" };
+            tracing::warn!(
+                seconds = by.as_secs(),
+                "the clock of this machine is {which} the database's: records are stamped by the database's, latencies are wrong; set the clock"
+            );
+            self.clocks_reported = true;
+        }
     }
 }
 
@@ -213,7 +257,7 @@ impl Relay {
                     carried = carried.without_producer();
                     self.observer.interrupted(Part::Kafka, text.clone());
                     self.observer.reconnected("kafka");
-                    if matches!(interruption, Interruption::BatchRefused(_)) {
+                    if matches!(interruption, Interruption::BatchRefused(_)) || carried.untimely() {
                         // Each such session brings the search on.
                         waits = backoff.build();
                     }
@@ -344,6 +388,7 @@ impl Relay {
         observer.pulse().step("taking over the relay's row");
         let (mut ledger, saved) = Ledger::take_over(options).await?;
         observer.note(Part::Database, "connected");
+        carried.compare_clocks(ledger.clock());
         require_forward(carried.epoch, ledger.epoch())?;
         let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
@@ -356,7 +401,7 @@ impl Relay {
         let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
         carried.topic_changes = ledger.topic_changes();
         observer.pulse().step("starting the producers and reading the position");
-        let (mut forwarder, mut start) = self.start(&server, saved, &mut ledger, settled, carried.limits(), lost).await?;
+        let (mut forwarder, mut start) = self.start(&server, saved, &mut ledger, settled, carried, lost).await?;
         observer.pulse().step("reading what is parked");
         let shape = shape.judge(options, ledger.session(), &start.position).await?;
         // Released before the last session ended, and still on the table.
@@ -373,7 +418,7 @@ impl Relay {
         forwarder.hold_back(ledger.take_up_holds().await?);
         forwarder.pin(ledger.pinned().await?);
         let moved = start.moved;
-        let mut books = Books::new(&options.name, start, ledger, observer, lost.clone());
+        let mut books = Books::new(options, start, ledger, observer, lost.clone());
         if moved {
             books.cut(&mut forwarder).await?;
         }
@@ -388,21 +433,22 @@ impl Relay {
         saved: Saved,
         ledger: &mut Ledger,
         settled: Option<(Forwarder, Position, u64)>,
-        limits: (usize, Duration),
+        carried: &Carried,
         lost: &CancellationToken,
     ) -> Result<(Forwarder, Start), Interruption> {
         let (options, observer) = (&self.options, &self.observer);
         let names = Names::new(options, server);
         if let Some((mut forwarder, position, number)) = settled {
-            forwarder.go_on(&names, server, ledger.epoch(), number);
+            forwarder.go_on(&names, server, ledger, number);
             return Ok((forwarder, Start { position, number, moved: false }));
         }
-        let (batch_bytes_max, transaction_timeout) = limits;
+        let (batch_bytes_max, transaction_timeout) = carried.limits();
         let transactional = match options.delivery {
             Delivery::ExactlyOnce => names.transactional(transaction_timeout),
             Delivery::AtLeastOnce => Vec::new(),
         };
-        let mut forwarder = Forwarder::open(options, &saved.event_source, observer, batch_bytes_max, &transactional)?;
+        let stamps = (ledger.clock(), carried.stamping);
+        let mut forwarder = Forwarder::open(options, &saved.event_source, observer, batch_bytes_max, &transactional, stamps)?;
         let cluster = forwarder.reach_cluster().await?;
         let session = resume::Session { options, server, names: &names, cluster: &cluster, observer, lost };
         let start = resume::resume(session, saved, ledger, &mut forwarder).await?;

@@ -90,6 +90,9 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
             "row level security hides rows of {table} from the relay's role: give the role BYPASSRLS, or run alter table {table} disable row level security"
         )));
     }
+    if by_transaction {
+        require_own_transactions(session, &options.schema).await?;
+    }
     if cache != 1 {
         let sequence: String = row.try_get("sequence").map_err(Interruption::sql(doing))?;
         return Err(Interruption::Refused(format!(
@@ -97,6 +100,29 @@ async fn require_readable(options: &RelayOptions, session: &mut PgConnection) ->
         )));
     }
     Ok(())
+}
+
+/// Whether each row is inserted with the number of its own transaction. By any other number a relay that reads the table may not
+/// find it. After a restore with
+/// `--disable-triggers`, for instance, the trigger is enabled for ordinary sessions only.
+///
+/// # Errors
+/// A refusal with the statements that put the trigger and the rows right.
+pub(super) async fn require_own_transactions(session: &mut PgConnection, schema: &str) -> Result<(), Interruption> {
+    let sql = "select exists (select from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = $1 and c.relname = 'outbox' and t.tgname = 'outbox_own_transaction' and t.tgenabled = 'A')";
+    if within("looking at the outbox", sqlx::query_scalar(sql).bind(schema).fetch_one(session)).await? {
+        return Ok(());
+    }
+    Err(Interruption::Refused(format!(
+        "the trigger outbox_own_transaction of {schema}.outbox is not enabled for every session (a restore with --disable-triggers leaves it so): \
+         rows that were inserted meanwhile may bear the numbers of other transactions, and a relay may not find them. Run: \
+         alter table {schema}.outbox enable always trigger outbox_own_transaction; \
+         update {schema}.outbox set xid = pg_current_xact_id() where xmin::text <> (xid::text::numeric % 4294967296)::text; \
+         the relay then publishes these rows (again, if they were inserted within a savepoint and published before). If the trigger was dropped: \
+         create trigger outbox_own_transaction before insert on {schema}.outbox for each row \
+         when (new.xid is distinct from pg_current_xact_id()) execute function {schema}.own_transaction(), first"
+    )))
 }
 
 /// Whether this is the database that the position belongs to, with all that was published still in it.

@@ -127,9 +127,9 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
             || named_here.is_some() && (name == b"ce_id" || name == b"ce_source")
     };
     let is_kept = |name: &[u8]| !is_ours(name) && !is_replaced(name);
-    let mut headers: Vec<(String, Vec<u8>)> =
-        record.headers().filter(|(name, _)| is_kept(name)).map(|(name, value)| (text(name), value.to_vec())).collect();
-    let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), value.to_vec()));
+    let kept = record.headers_with_nulls().filter(|(name, _)| is_kept(name));
+    let mut headers: Vec<(String, Option<Vec<u8>>)> = kept.map(|(name, value)| (text(name), value.map(<[u8]>::to_vec))).collect();
+    let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), Some(value.to_vec())));
     if !came_back {
         put(ORIGINAL_TOPIC, record.topic.as_bytes());
         put(ORIGINAL_PARTITION, &record.partition.to_be_bytes());
@@ -166,7 +166,7 @@ mod tests {
 
     fn header<'l>(letter: &'l Letter, name: &str) -> Option<&'l [u8]> {
         let mut found = letter.headers.iter().filter(|(header, _)| header == name);
-        let first = found.next().map(|(_, value)| &**value);
+        let first = found.next().and_then(|(_, value)| value.as_deref());
         assert!(found.next().is_none(), "{name} is there once");
         first
     }
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_dead_letter_is_the_record_and_says_where_it_was_first_through_retries() {
         let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
-        let record = Incoming::new(place, Some(b"7"), Some(b"{}"), [("x", Some(&b"y"[..]))].into_iter());
+        let record = Incoming::new(place, Some(b"7"), Some(b"{}"), [("x", Some(&b"y"[..])), ("null", None)].into_iter());
         let error = HandlerError::retry("é".repeat(2_000));
         let why = Obituary { group: "g", error: &error, kind: "handler", attempts: 5 };
         let first = letter(&record, "order.g.retry.1m".into(), &why);
@@ -182,11 +182,13 @@ mod tests {
             RecordPlace { topic: "order.g.retry.1m".into(), partition: 0, offset: 1, timestamp: 6 },
             first.key.as_deref(),
             first.value.as_deref(),
-            first.headers.iter().map(|(name, value)| (name.as_str(), Some(&**value))),
+            first.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())),
         );
         for letter in [&first, &letter(&again, "order.g.dlt".into(), &why)] {
             assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"7"[..]), Some(&b"{}"[..])));
             assert_eq!(header(letter, "x"), Some(&b"y"[..]));
+            // Case D17.
+            assert!(letter.headers.contains(&("null".to_owned(), None)));
             assert_eq!(header(letter, ORIGINAL_TOPIC), Some(&b"order"[..]));
             assert_eq!(header(letter, ORIGINAL_PARTITION), Some(&3i32.to_be_bytes()[..]));
             assert_eq!(header(letter, ORIGINAL_OFFSET), Some(&9i64.to_be_bytes()[..]));

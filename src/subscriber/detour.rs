@@ -33,7 +33,7 @@ pub(super) struct Head {
     key: Vec<u8>,
     value: Option<Vec<u8>>,
     header_names: Vec<String>,
-    header_values: Vec<Vec<u8>>,
+    header_values: Vec<Option<Vec<u8>>>,
     /// Attempts from here.
     pub(super) attempts: i32,
     /// Attempts before it was set aside.
@@ -80,8 +80,8 @@ impl Detour {
     /// Adds an event behind those of its aggregate; one that is there already is fine.
     pub(super) async fn append(&self, message: &Message, setback: &Setback) -> Result<(), sqlx::Error> {
         let record = message.as_it_came();
-        let (names, values): (Vec<String>, Vec<&[u8]>) =
-            record.headers().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
+        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) =
+            record.headers_with_nulls().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
             .bind(&self.consumer)
             .bind(&*record.topic)
@@ -181,7 +181,7 @@ impl Head {
             offset: self.record_offset,
             timestamp: self.record_timestamp,
         };
-        let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), Some(&**value)));
+        let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), value.as_deref()));
         Incoming::new(place, Some(&self.key), self.value.as_deref(), headers)
     }
 }

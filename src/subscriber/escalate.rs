@@ -99,8 +99,8 @@ impl Runner {
         let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed.saturating_add(message.attempts_before()) };
         let mut letter = letter(message.as_it_came(), retry_topic(origin, &self.name, delay), &why);
         let due = chrono::Utc::now() + delay;
-        letter.headers.push((TIER.into(), (tier + 1).to_string().into_bytes()));
-        letter.headers.push((DUE.into(), due.timestamp_millis().to_string().into_bytes()));
+        letter.headers.push((TIER.into(), Some((tier + 1).to_string().into_bytes())));
+        letter.headers.push((DUE.into(), Some(due.timestamp_millis().to_string().into_bytes())));
         self.letterbox.send(&letter, origin).await.map_err(HandlerError::unavailable)?;
         self.statistics.add(Count::Retried, message.event_type(), 1);
         Ok(())

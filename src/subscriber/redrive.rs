@@ -95,9 +95,9 @@ impl DeadLetter {
         let origin = self.origin.as_ref()?;
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let is_kept = |name: &[u8]| name == ATTEMPTS.as_bytes() || !is_ours(name) && name != REPLAYS.as_bytes();
-        let kept = self.record.headers().filter(|(name, _)| is_kept(name));
-        let mut headers: Vec<(String, Vec<u8>)> = kept.map(|(header, value)| (name(header), value.to_vec())).collect();
-        headers.push((REPLAYS.into(), self.replays.saturating_add(1).to_string().into_bytes()));
+        let kept = self.record.headers_with_nulls().filter(|(name, _)| is_kept(name));
+        let mut headers: Vec<(String, Option<Vec<u8>>)> = kept.map(|(header, value)| (name(header), value.map(<[u8]>::to_vec))).collect();
+        headers.push((REPLAYS.into(), Some(self.replays.saturating_add(1).to_string().into_bytes())));
         Some(Letter {
             topic: redrive_topic(&origin.topic, &origin.group),
             key: self.record.key().map(<[u8]>::to_vec),
@@ -205,14 +205,15 @@ mod tests {
 
     fn record(topic: &str, letter: &Letter) -> Incoming {
         let place = Place { topic: topic.into(), partition: 1, offset: 2, timestamp: 3 };
-        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), Some(&**value)));
+        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
         Incoming::new(place, letter.key.as_deref(), letter.value.as_deref(), headers)
     }
 
     #[test]
     fn a_replayed_letter_is_the_event_for_its_own_subscriber_and_counts_how_often() {
         let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
-        let mut event = Incoming::new(place, Some(b"7"), Some(b"{}"), [("ce_id", Some(&b"e-1"[..])), ("x", Some(b"y"))].into_iter());
+        let mut event =
+            Incoming::new(place, Some(b"7"), Some(b"{}"), [("ce_id", Some(&b"e-1"[..])), ("x", Some(b"y")), ("null", None)].into_iter());
         let error = HandlerError::retry("broken");
         for replays in 1..=4 {
             let why = Obituary { group: "stock", error: &error, kind: "handler", attempts: 5 };
@@ -228,6 +229,8 @@ mod tests {
                 (event.header("ce_id"), event.header("x"), event.header(EXCEPTION_MESSAGE)),
                 (Some(&b"e-1"[..]), Some(&b"y"[..]), None)
             );
+            // Case D17.
+            assert!(event.headers_with_nulls().any(|header| header == (b"null", None)));
         }
     }
 

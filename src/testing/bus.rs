@@ -187,7 +187,7 @@ impl TestBus {
     pub fn dead_letters(&self, subscriber: &str) -> Vec<String> {
         let of = self.dead.iter().filter(|(name, _)| name == subscriber);
         of.filter_map(|(_, letter)| letter.headers.iter().find(|(name, _)| name == crate::subscriber::dead_letters::EXCEPTION_MESSAGE))
-            .map(|(_, message)| String::from_utf8_lossy(message).into_owned())
+            .map(|(_, message)| String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned())
             .collect()
     }
 
@@ -236,7 +236,7 @@ impl TestBus {
     fn enqueue(&mut self, letter: &Letter) {
         let place = Place { topic: letter.topic.as_str().into(), partition: 0, offset: self.offset, timestamp: 0 };
         self.offset += 1;
-        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), Some(&**value)));
+        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
         self.pending.push_back(Incoming::new(place, letter.key.as_deref(), letter.value.as_deref(), headers));
     }
 

@@ -36,6 +36,9 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "21 scheduled",
             "22 open sagas",
             "23 inbox collation",
+            "24 reserved",
+            "25 relay secret",
+            "26 outbox guards",
             "35 detour attempts",
             "36 inbox topic",
             "37 subscriber",
@@ -53,6 +56,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "outbox",
         "parked",
         "relay",
+        "relay_secret",
         "relay_topic",
         "retention",
         "saga",
@@ -70,7 +74,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
 async fn a_schema_of_another_name_holds_everything() {
     let database = database().await;
     Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 13);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 14);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
@@ -117,7 +121,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 35, 36, 37, 38],
+        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 35, 36, 37, 38],
         "one run did all, the others nothing"
     );
 }
@@ -198,6 +202,9 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0021_scheduled.sql"),
         include_str!("../../migrations/0022_open_sagas.sql"),
         include_str!("../../migrations/0023_inbox_collation.sql"),
+        include_str!("../../migrations/0024_reserved.sql"),
+        include_str!("../../migrations/0025_relay_secret.sql"),
+        include_str!("../../migrations/0026_outbox_guards.sql"),
         include_str!("../../migrations/0035_detour_attempts.sql"),
         include_str!("../../migrations/0036_inbox_topic.sql"),
         include_str!("../../migrations/0037_subscriber.sql"),
@@ -264,11 +271,44 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
         ("'a', '1', 'T', null, null, '{}', '..', 1", "outbox_topic_name"),
         ("'a', '1', 'T', null, null, '{}', '', 1", "outbox_topic_name"),
         ("'a', '1', 'T', null, null, '{}', null, 0", "outbox_version_positive"),
+        // Case A3.
+        ("'a', '1', 'T', null, null, '{}', 'tidings.position.other.0123abcd', 1", "outbox_topic_reserved"),
+        ("'a', '1', 'T', null, null, '{}', '__consumer_offsets', 1", "outbox_topic_reserved"),
+        ("'tidings.position.other.0123abcd', '1', 'T', null, null, '{}', null, 1", "outbox_aggregatetype_reserved"),
+        ("'__x', '1', 'T', null, null, '{}', null, 1", "outbox_aggregatetype_reserved"),
+        // Case A7.
+        ("'a', '1', 'T', null, null, '{\"a\": \"1\", \"ce_id\": \"x\"}', null, 1", "outbox_headers_reserved"),
+        ("'a', '1', 'T', null, null, '{\"CE_type\": 1}', null, 1", "outbox_headers_reserved"),
+        ("'a', '1', 'T', null, null, '{\"ce\\u005fsource\": \"x\"}', null, 1", "outbox_headers_reserved"),
+        ("'a', '1', 'T', null, null, '{\"Kafka_dlt-original-topic\": null}', null, 1", "outbox_headers_reserved"),
+        ("'a', '1', 'T', null, null, '{\"tidings_replays\": 1}', null, 1", "outbox_headers_reserved"),
+        ("'a', '1', 'T', null, null, '{\"Content-Type\": \" Application/CloudEvents+json\"}', null, 1", "outbox_headers_reserved"),
     ];
     for (values, constraint) in refused {
         let sql = AssertSqlSafe(format!("{insert} values ({values})"));
         let error = sqlx::query(sql).execute(&database.pool).await.expect_err(constraint);
         assert_eq!(error.as_database_error().and_then(|e| e.constraint()), Some(constraint), "{values}");
+    }
+    // Case C3.
+    for time in ["infinity", "-infinity"] {
+        for table in [
+            "outbox (aggregatetype, aggregateid, type, occurred_at) values",
+            "scheduled (due_at, aggregatetype, aggregateid, type, occurred_at) values",
+        ] {
+            let due = if table.starts_with("scheduled") { "now(), " } else { "" };
+            let sql = AssertSqlSafe(format!("insert into tidings.{table} ({due}'a', '1', 'T', '{time}')"));
+            let error = sqlx::query(sql).execute(&database.pool).await.expect_err(time);
+            assert_eq!(error.as_database_error().and_then(|e| e.constraint()), Some("outbox_occurred_at_finite"));
+        }
+    }
+    for harmless in [
+        "{\"a\": \"ce_id\"}",
+        "{\"a\": \"x\\\", \\\"ce_id\\\": 1\"}",
+        "{\"content-type\": \"application/json\"}",
+        "{\"content-type\": 7}",
+        "{\"place_\": \"1\"}",
+    ] {
+        execute(&database.pool, format!("{insert} values ('a', '1', 'T', null, null, '{harmless}', 'tidings.order', 1)")).await;
     }
     let largest = format!("{insert} values ('a', '1', 'T', to_json(repeat('x', 16777214)), null, '{{}}', 'a.b_c-9', 1)");
     execute(&database.pool, largest).await;
@@ -290,4 +330,99 @@ async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
         let seconds = id.get_timestamp().expect("version 7 has a time").to_unix().0;
         assert!(seconds.abs_diff(at.timestamp().unsigned_abs()) <= 1, "{seconds} is near {at}");
     }
+}
+
+/// The schema of version 23 by hand.
+fn scripts_up_to_23() -> String {
+    [
+        "create schema if not exists tidings; set local search_path to tidings;",
+        include_str!("../../migrations/0001_outbox.sql"),
+        include_str!("../../migrations/0002_relay.sql"),
+        include_str!("../../migrations/0003_inbox.sql"),
+        include_str!("../../migrations/0010_parked.sql"),
+        include_str!("../../migrations/0011_operation.sql"),
+        include_str!("../../migrations/0012_relay_table.sql"),
+        include_str!("../../migrations/0020_sagas.sql"),
+        include_str!("../../migrations/0021_scheduled.sql"),
+        include_str!("../../migrations/0022_open_sagas.sql"),
+        include_str!("../../migrations/0023_inbox_collation.sql"),
+    ]
+    .concat()
+}
+
+/// Cases A3, A4, A5, A7, C3: rows from before the rules stay as they are, and the roles of relays get what they need.
+#[tokio::test]
+async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_read_its_secret() {
+    let database = database().await;
+    let suffix = Uuid::now_v7().simple();
+    let (relay, dashboard) = (format!("tidings_relay_{suffix}"), format!("tidings_dashboard_{suffix}"));
+    execute(&database.pool, scripts_up_to_23()).await;
+    let rows = r#"insert into tidings.outbox (aggregatetype, aggregateid, type, headers, occurred_at, topic) values
+            ('order', '1', 'T', '{"ce_id": "x"}', 'infinity', '__x'), ('__order', '2', 'T', '{}', '-infinity', 'tidings.position.a.b');
+        insert into tidings.scheduled (aggregatetype, aggregateid, type, headers, occurred_at, due_at) values ('order', '3', 'T', '{"tidings_x": "y"}', 'infinity', now());
+        insert into tidings.relay (name, number, position) values ('shop', 7, '{}'), ('other', 0, null);"#;
+    execute(&database.pool, rows).await;
+    let roles = format!(
+        "create role {relay} login password 'secret'; create role {dashboard} login password 'secret';
+         grant usage on schema tidings to {relay}, {dashboard};
+         grant select, insert, update on tidings.relay to {relay}; grant select on tidings.relay to {dashboard};"
+    );
+    execute(&database.pool, roles).await;
+    let read = "select array_agg(o::text order by seq)::text from tidings.outbox o";
+    let before: String = sqlx::query_scalar(read).fetch_one(&database.pool).await.expect("asked");
+    Migrations::new().run(&database.pool).await.expect("the tables fit");
+    let after: String = sqlx::query_scalar(read).fetch_one(&database.pool).await.expect("asked");
+    assert_eq!(before, after);
+    let secrets = "select relay, octet_length(secret), signs from tidings.relay_secret order by relay";
+    let as_relay = database.pool_as(&relay).await;
+    let secrets: Vec<(String, i32, bool)> = sqlx::query_as(secrets).fetch_all(&as_relay).await.expect("its role may");
+    assert_eq!(secrets, [("other".to_owned(), 32, false), ("shop".to_owned(), 32, false)]);
+    let different: i64 =
+        sqlx::query_scalar("select count(distinct secret) from tidings.relay_secret").fetch_one(&as_relay).await.expect("asked");
+    assert_eq!(different, 2);
+    let as_dashboard = database.pool_as(&dashboard).await;
+    let error = sqlx::query("select from tidings.relay_secret").execute(&as_dashboard).await.expect_err("it may not");
+    assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42501"));
+    for pool in [as_relay, as_dashboard] {
+        pool.close().await;
+    }
+    for role in [relay, dashboard] {
+        execute(&database.pool, format!("drop owned by {role}; drop role {role}")).await;
+    }
+}
+
+/// Case A4: whoever inserts, and whatever number the row came with.
+#[tokio::test]
+async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
+    let database = migrated_database().await;
+    let copied = "set session_replication_role = replica;
+        insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '1', 'T', '3'), ('a', '2', 'T', '4000000000');
+        savepoint inner_one; insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '3', 'T', '3');
+        insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '4', 'T');";
+    let mut tx = database.pool.begin().await.expect("begun");
+    sqlx::raw_sql(copied).execute(&mut *tx).await.expect("inserted");
+    let foreign = "select count(*) from tidings.outbox where xid <> pg_current_xact_id()";
+    let foreign: i64 = sqlx::query_scalar(foreign).fetch_one(&mut *tx).await.expect("asked");
+    assert_eq!(foreign, 0);
+}
+
+/// Nobody borrows the rights of the owner by a trigger on a table of their own.
+#[tokio::test]
+async fn the_functions_of_the_guards_cannot_be_attached_to_other_tables() {
+    let database = migrated_database().await;
+    let role = format!("tidings_stranger_{}", Uuid::now_v7().simple());
+    execute(
+        &database.pool,
+        format!(
+            "create role {role} login password 'secret'; grant usage on schema tidings to {role}; create schema own authorization {role}"
+        ),
+    )
+    .await;
+    let stranger = database.pool_as(&role).await;
+    let attach = "create table own.outbox (id int, seq int, xid int); create trigger guard after delete on own.outbox
+        referencing old table as gone for each statement execute function tidings.refuse_loss()";
+    let error = sqlx::raw_sql(attach).execute(&stranger).await.expect_err("it may not");
+    assert_eq!(error.as_database_error().and_then(|e| e.code()).as_deref(), Some("42501"));
+    stranger.close().await;
+    execute(&database.pool, format!("drop owned by {role} cascade; drop role {role}")).await;
 }

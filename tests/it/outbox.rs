@@ -232,7 +232,7 @@ async fn what_could_never_be_delivered_is_refused_and_the_transaction_goes_on() 
     let error = outbox.event(&placed(1, 1)).topic("a/b").publish(&mut tx).await.expect_err("no topic name");
     assert_eq!(invalid(error), InvalidEvent::TopicName { name: "a/b".into() });
     let error = outbox.event(&placed(1, 1)).header("ce_id", "x").publish(&mut tx).await.expect_err("a reserved name");
-    assert_eq!(invalid(error), InvalidEvent::HeaderName { name: "ce_id".into() });
+    assert_eq!(invalid(error), InvalidEvent::ReservedHeader { name: "ce_id".into() });
     let error = outbox.tombstone::<OrderPlaced>("").publish(&mut tx).await.expect_err("no id");
     assert_eq!(invalid(error), InvalidEvent::AggregateIdEmpty);
 

@@ -8,7 +8,7 @@ use crate::cli::config::Config;
 use crate::cli::database as connection;
 use crate::cli::exit::{Failure, with_causes};
 use crate::outbox::COLUMNS;
-use crate::relay::slot_name;
+use crate::relay::{clock::disagreement, slot_name};
 
 /// How many of the newest events are asked for their topics. Enough to meet every kind of event, few enough to be read at once.
 const NEWEST: i64 = 10_000;
@@ -41,6 +41,11 @@ struct Facts {
     outbox_select: Option<bool>,
     relay_write: Option<bool>,
     relay_topic_write: Option<bool>,
+    relay_secret_write: Option<bool>,
+    /// Each row gets the number of its transaction.
+    own_transactions: bool,
+    /// What the server's clock shows, milliseconds since the Unix epoch.
+    clock: i64,
     parked_write: Option<bool>,
     retention_write: Option<bool>,
     scheduled_write: Option<bool>,
@@ -118,6 +123,7 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
     findings.ok("reachable", format!("{} as {}", settings.redacted(), facts.role));
     super::password::look(settings, &mut findings).await;
     judge_server(&facts, &mut findings);
+    judge_clock(facts.clock, here(), &mut findings);
     judge_rights(&facts, &config.schema, &outbox, &mut findings);
     judge_publication(&facts, &outbox, &mut findings);
     judge_slot(&facts, &slot, &mut findings);
@@ -194,6 +200,22 @@ fn judge_server(facts: &Facts, findings: &mut Findings) {
     }
 }
 
+/// What this machine's clock shows, milliseconds since the Unix epoch.
+fn here() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+fn judge_clock(server: i64, here: i64, findings: &mut Findings) {
+    match disagreement(here, server) {
+        None => findings.ok("clock", "as this machine's"),
+        Some((by, ahead)) => findings.warn(
+            "clock",
+            format!("differs by {} s: this machine is {}", by.as_secs(), if ahead { "ahead" } else { "behind" }),
+            "synchronise both with a time server: records are stamped by the database's clock, and brokers refuse what is too far from theirs",
+        ),
+    }
+}
+
 fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Findings) {
     let (role, table) = (quoted(&facts.role), outbox.name());
     match facts.superuser || facts.replication {
@@ -221,6 +243,9 @@ fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Fin
     if facts.relay_write == Some(false) || facts.relay_topic_write == Some(false) {
         missing.push(format!("grant select, insert, update, delete on {schema}.relay, {schema}.relay_topic to {role}"));
     }
+    if facts.relay_secret_write == Some(false) {
+        missing.push(format!("grant select, insert, update on {schema}.relay_secret to {role}"));
+    }
     if facts.parked_write == Some(false) {
         missing.push(format!("grant select, insert, update, delete on {schema}.parked to {role}"));
     }
@@ -239,16 +264,30 @@ fn judge_rights(facts: &Facts, schema: &str, outbox: &Outbox, findings: &mut Fin
         let remedy = format!("grant delete on {table} to {role}; or set [retention] enabled = false");
         findings.warn("retention", "published events cannot be deleted from the outbox", remedy);
     }
-    let tables = [facts.relay_write, facts.relay_topic_write, facts.parked_write, facts.retention_write, facts.scheduled_write];
+    let tables = [
+        facts.relay_write,
+        facts.relay_topic_write,
+        facts.relay_secret_write,
+        facts.parked_write,
+        facts.retention_write,
+        facts.scheduled_write,
+    ];
+    if outbox.is_own && facts.relay_secret_write.is_some() && !facts.own_transactions {
+        findings.fail(
+            "trigger",
+            format!("{table}: outbox_own_transaction is not enabled for every session, so copied rows may never be published"),
+            format!("alter table {table} enable always trigger outbox_own_transaction; the relay's refusal names what to do about rows"),
+        );
+    }
     match (missing.is_empty(), tables.iter().all(Option::is_some)) {
         (_, false) => findings.fail(
             "tables",
-            format!("one of {schema}.relay, .relay_topic, .parked, .retention and .scheduled is missing"),
+            format!("one of {schema}.relay, .relay_topic, .relay_secret, .parked, .retention and .scheduled is missing"),
             "run `tidings migrate`",
         ),
         (true, true) => findings.ok(
             "tables",
-            format!("{table}, {schema}.relay, {schema}.relay_topic, {schema}.parked, {schema}.retention, {schema}.scheduled"),
+            format!("{table}, {schema}.relay, {schema}.relay_topic, {schema}.relay_secret, {schema}.parked, {schema}.retention, {schema}.scheduled"),
         ),
         (false, true) => findings.fail("tables", format!("{} lacks rights", facts.role), missing.join("; ")),
     }

@@ -29,7 +29,8 @@ select
     waiting.events as lag_events,
     parked.events as parked_events,
     parked.aggregates as parked_aggregates,
-    case when r.table_name is null then coalesce(greatest(extract(epoch from clock_timestamp() - oldest.occurred_at), 0), 0)::float8 end as lag_seconds
+    case when r.table_name is null then coalesce(
+        greatest(extract(epoch from case when isfinite(oldest.occurred_at) then clock_timestamp() - oldest.occurred_at end), 0), 0)::float8 end as lag_seconds
 from "{schema}".relay r
 cross join server
 left join pg_replication_slots s

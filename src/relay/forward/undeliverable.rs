@@ -1,6 +1,6 @@
 //! What the forwarder does with an event that cannot be delivered: sets it aside, sends it to the dead letters, or stops.
 
-use super::{Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, Hold, not_taken, now_millis};
+use super::{Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, Hold, not_taken};
 use crate::{
     kafka::{Outgoing, Record, SendError, Value, partition_of},
     relay::{
@@ -95,7 +95,7 @@ impl Forwarder {
                 }
             };
             let headers = explain(headers, &original, reason, event.id, known);
-            let (key, timestamp) = (event.aggregate_id.as_bytes(), now_millis());
+            let (key, timestamp) = (event.aggregate_id.as_bytes(), self.stamping.stamp(i64::MAX, self.clock.now()));
             let record = Record { topic: &topic, partition, key, value, headers, timestamp, label: seq };
             match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES + reason.len()) {
                 Ok(Sent::Tag(tag)) => {

@@ -2,16 +2,24 @@
 
 use uuid::Uuid;
 
-use crate::{event::is_topic_character, kafka::Headers};
+use crate::{
+    event::{is_reserved_topic, is_topic_character},
+    kafka::Headers,
+};
 
 /// Kafka's longest name for a topic.
 const TOPIC_BYTES_MAX: usize = 249;
 
+/// Stands before the topic of a dead letter whose own topic is reserved, so that the dead letter's is not.
+const OF_RESERVED: &str = "reserved.";
+
 /// The topic of dead letters for `topic`: `template` with `{topic}` replaced. Letters that no topic may have become `_`.
+/// The result is never a reserved topic, whatever the row asked for.
 pub(in crate::relay) fn dead_letter_topic(template: &str, topic: &str) -> String {
     let room = TOPIC_BYTES_MAX.saturating_sub(template.replace("{topic}", "").len());
-    let legal: String = topic.chars().map(|c| if is_topic_character(c) { c } else { '_' }).take(room).collect();
-    template.replace("{topic}", &legal)
+    let legal = |topic: &str| topic.chars().map(|c| if is_topic_character(c) { c } else { '_' }).take(room).collect::<String>();
+    let name = template.replace("{topic}", &legal(topic));
+    if is_reserved_topic(&name) { template.replace("{topic}", &legal(&format!("{OF_RESERVED}{topic}"))) } else { name }
 }
 
 /// Headers that say why it is here.
@@ -48,6 +56,9 @@ mod tests {
         assert_eq!(dead_letter_topic("{topic}.dead", "order"), "order.dead");
         assert_eq!(dead_letter_topic("{topic}.dead", "or dér"), "or_d_r.dead");
         assert_eq!(dead_letter_topic("dead", "order"), "dead");
+        // Case A3.
+        assert_eq!(dead_letter_topic("{topic}.dead", "tidings.position.a.b"), "reserved.tidings.position.a.b.dead");
+        assert_eq!(dead_letter_topic("_{topic}", "_x"), "_reserved._x");
         for topic in ["ü".repeat(300), ".".into(), String::new()] {
             let dead = dead_letter_topic("{topic}.dead", &topic);
             assert!(crate::event::check_topic_name(&dead).is_ok(), "{dead}");

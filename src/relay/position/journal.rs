@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, Position, SeqSet};
+use super::{Identity, Position, Seal, SeqSet};
 
 /// The format's version.
 const VERSION: u32 = 1;
@@ -51,12 +51,13 @@ pub(crate) struct Journal {
     number: u64,
     chain: u64,
     last: Option<Position>,
+    seal: Seal,
 }
 
 impl Journal {
-    /// Goes on after record `number`.
-    pub(crate) fn new(identity: Identity, epoch: i64, number: u64) -> Self {
-        Self { identity, epoch, number, chain: 0, last: None }
+    /// Goes on after record `number`, and signs with `seal`.
+    pub(crate) fn new(identity: Identity, epoch: i64, number: u64, seal: Seal) -> Self {
+        Self { identity, epoch, number, chain: 0, last: None, seal }
     }
 
     /// The number of the last record.
@@ -90,7 +91,7 @@ impl Journal {
             identity: self.identity.clone(),
             position: written,
         };
-        (self.chain.to_string(), serde_json::to_vec(&entry).expect("a position is plain data"))
+        (self.chain.to_string(), self.seal.sign(serde_json::to_vec(&entry).expect("a position is plain data")))
     }
 }
 
@@ -99,26 +100,86 @@ fn ranges(position: &Position) -> usize {
     position.also.ranges() + position.streamed.as_ref().map_or(0, SeqSet::ranges)
 }
 
-/// Reads records back, in the order of their offsets. What cannot be read is forgotten once a whole position follows it: the operator has
-/// moved the relay on then.
-#[derive(Debug, Default)]
+/// Which records of the topic count.
+#[derive(Clone, Debug)]
+pub(crate) struct Trust {
+    /// Those that it recognises.
+    pub(crate) seal: Seal,
+    /// The number of the last record that the database knows.
+    pub(crate) known: u64,
+    /// The relay has never signed a record. Those of a version that did not sign count up to the known one, and
+    /// further as long as each has the number after the one before.
+    pub(crate) unsigned: bool,
+}
+
+/// What the topic holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    pub(crate) position: Position,
+    pub(crate) identity: Identity,
+    pub(crate) epoch: i64,
+    pub(crate) number: u64,
+    /// The relay has signed the record.
+    pub(crate) signed: bool,
+}
+
+/// Records that do not count, since another program wrote them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Foreign {
+    pub(crate) records: u64,
+    /// The offset of the last one.
+    pub(crate) last: i64,
+    /// One of them has the number of the last record that the database knows.
+    pub(crate) known: bool,
+}
+
+/// Reads records back, in the order of their offsets. A record that does not count is passed over, whatever it claims.
+/// One that counts and cannot be read is forgotten once a whole position follows it: the operator has moved the relay
+/// on then.
+#[derive(Debug)]
 pub(crate) struct Replay {
+    trust: Trust,
     state: Option<Entry>,
+    signed: bool,
     damage: Option<JournalError>,
+    foreign: Foreign,
 }
 
 impl Replay {
+    /// Nothing is read yet.
+    pub(crate) fn new(trust: Trust) -> Self {
+        Self { trust, state: None, signed: false, damage: None, foreign: Foreign::default() }
+    }
+
     /// Takes the next record.
     pub(crate) fn read(&mut self, offset: i64, value: &[u8]) {
-        match self.take(offset, value) {
+        let signed = self.trust.seal.signed(value);
+        if signed {
+            // From here on this relay signs.
+            self.trust.unsigned = false;
+        } else if !self.is_plausible(value) {
+            let claims = serde_json::from_slice::<Entry>(value).is_ok_and(|entry| entry.number == self.trust.known);
+            let Foreign { records, known, .. } = self.foreign;
+            self.foreign = Foreign { records: records + 1, last: offset, known: known || claims };
+            return;
+        }
+        match self.take(offset, value, signed) {
             Ok(true) => self.damage = None,
             Ok(false) => {}
             Err(damage) => self.damage = Some(damage),
         }
     }
 
+    /// Whether a record without our signature is one of a version that did not sign.
+    fn is_plausible(&self, value: &[u8]) -> bool {
+        let Some(entry) = self.trust.unsigned.then(|| serde_json::from_slice::<Entry>(value).ok()).flatten() else { return false };
+        let follows =
+            self.state.as_ref().is_some_and(|state| state.number.checked_add(1) == Some(entry.number) && state.epoch <= entry.epoch);
+        entry.version == VERSION && (entry.number <= self.trust.known || follows)
+    }
+
     /// Whether the record was a whole position.
-    fn take(&mut self, offset: i64, value: &[u8]) -> Result<bool, JournalError> {
+    fn take(&mut self, offset: i64, value: &[u8], signed: bool) -> Result<bool, JournalError> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -136,13 +197,15 @@ impl Replay {
             ));
         }
         match (&mut self.state, entry.chain) {
+            // A copy of an earlier record, which anyone who can write to the topic can append.
+            (Some(state), chain) if entry.number <= state.number && (chain > 0 || !signed || entry.epoch <= state.epoch) => {}
             (state, 0) => {
                 *state = Some(entry);
+                self.signed = signed;
                 return Ok(true);
             }
             // A rest of an older chain, which compaction has not removed yet.
             (None, _) => {}
-            (Some(state), _) if entry.number <= state.number => {}
             (Some(state), _) if entry.number == state.number + 1 => {
                 let mut also = std::mem::take(&mut state.position.also);
                 also.extend(&entry.position.also);
@@ -156,24 +219,28 @@ impl Replay {
         Ok(false)
     }
 
-    /// The last position, what it is a position in, and its record's epoch and number.
+    /// The last position that counts, and what does not count.
     ///
     /// # Errors
     /// A record after the last whole one that is none of ours, or whose predecessor is missing.
-    pub(crate) fn end(self) -> Result<Option<(Position, Identity, i64, u64)>, JournalError> {
-        match self.damage {
-            Some(damage) => Err(damage),
-            None => Ok(self.state.map(|entry| (entry.position, entry.identity, entry.epoch, entry.number))),
+    pub(crate) fn end(self) -> Result<(Option<Recorded>, Foreign), JournalError> {
+        if let Some(damage) = self.damage {
+            return Err(damage);
         }
+        let signed = self.signed;
+        let recorded = |Entry { position, identity, epoch, number, .. }| Recorded { position, identity, epoch, number, signed };
+        Ok((self.state.map(recorded), self.foreign))
     }
 }
 
 /// Reads any bytes as records, one per line, and uses the position that comes of them: for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_position_journal(bytes: &[u8]) {
-    let mut replay = Replay::default();
+    // Bytes that a fuzzer makes are never signed.
+    let trust = Trust { seal: Seal::new(b"fuzzing"), known: u64::MAX, unsigned: true };
+    let mut replay = Replay::new(trust.clone());
     bytes.split(|byte| *byte == b'\n').enumerate().for_each(|(offset, line)| replay.read(offset as i64, line));
-    let Ok(Some((position, identity, epoch, number))) = replay.end() else { return };
+    let Ok((Some(Recorded { position, identity, epoch, number, .. }), _)) = replay.end() else { return };
     let _ = (position.covers(21, 5), position.is_start(), position.needs_below(30), position.rewound_to(25, 3));
     let _ = position.skipped_to("50:60:55".parse().expect("a snapshot"), crate::postgres::Lsn(9), 0);
     let mut progress = super::Progress::new(position.clone());
@@ -184,10 +251,10 @@ pub(crate) fn fuzz_position_journal(bytes: &[u8]) {
         }
         progress.end(crate::postgres::Lsn(100));
     }
-    let (_, record) = Journal::new(identity, epoch, number.min(NUMBER_MAX - 1)).write(&progress.position());
-    let mut replay = Replay::default();
+    let (_, record) = Journal::new(identity, epoch, number.min(NUMBER_MAX - 1), trust.seal.clone()).write(&progress.position());
+    let mut replay = Replay::new(trust);
     replay.read(0, &record);
-    let read = replay.end().expect("a record that was just written").map(|(position, ..)| position);
+    let read = replay.end().expect("a record that was just written").0.map(|recorded| recorded.position);
     assert_eq!(read, Some(progress.position()));
 }
 
@@ -209,10 +276,37 @@ mod tests {
         Identity { system: "1".into(), database: 2, timeline: 1 }
     }
 
+    fn seal() -> Seal {
+        Seal::new(b"0123456789abcdef")
+    }
+
+    fn journal(number: u64) -> Journal {
+        Journal::new(identity(), 1, number, seal())
+    }
+
+    /// Reads as a relay that signs.
+    fn replay() -> Replay {
+        Replay::new(Trust { seal: seal(), known: 7, unsigned: false })
+    }
+
+    /// The number that records lead to, and how many do not count.
+    fn number(mut replay: Replay, records: &[&[u8]]) -> Result<(Option<u64>, u64), JournalError> {
+        records.iter().enumerate().for_each(|(at, value)| replay.read(at as i64, value));
+        replay.end().map(|(recorded, foreign)| (recorded.map(|recorded| recorded.number), foreign.records))
+    }
+
+    /// A record as a version wrote it that did not sign, with another number and epoch.
+    fn unsigned(record: &[u8], number: u64, epoch: i64) -> Vec<u8> {
+        let mut entry: serde_json::Value = serde_json::from_slice(record).expect("JSON");
+        entry.as_object_mut().expect("an object").remove("hmac");
+        (entry["number"], entry["epoch"]) = (number.into(), epoch.into());
+        serde_json::to_vec(&entry).expect("plain data")
+    }
+
     proptest! {
         #[test]
         fn what_is_read_back_is_the_last_position_written_whatever_compaction_has_removed(steps in proptest::collection::vec((0u64..50, any::<bool>()), 1..120), compacted in 0usize..120) {
-            let mut journal = Journal::new(identity(), 1, 7);
+            let mut journal = journal(7);
             let mut position = Position::start();
             let mut records: Vec<(String, Vec<u8>)> = Vec::new();
             for (step, (count, settle)) in steps.iter().enumerate() {
@@ -230,36 +324,64 @@ mod tests {
             // Compaction keeps the last record of each key among the first ones, at their places.
             let upto = compacted.min(records.len());
             let last: BTreeMap<&str, usize> = records[..upto].iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
-            let mut replay = Replay::default();
+            let mut replay = replay();
             for (at, (key, value)) in records.iter().enumerate() {
                 if at >= upto || last[key.as_str()] == at {
                     replay.read(at as i64, value);
                 }
             }
-            prop_assert_eq!(replay.end(), Ok(Some((position, identity(), 1, 7 + steps.len() as u64))));
+            let recorded = Recorded { position, identity: identity(), epoch: 1, number: 7 + steps.len() as u64, signed: true };
+            prop_assert_eq!(replay.end(), Ok((Some(recorded), Foreign::default())));
         }
     }
 
     #[test]
-    fn a_chain_with_a_hole_and_a_foreign_record_are_refused_until_a_whole_position_follows() {
-        let mut journal = Journal::new(identity(), 1, 0);
+    fn a_chain_with_a_hole_and_a_record_of_a_newer_version_are_refused_until_a_whole_position_follows() {
+        let mut journal = journal(0);
         let mut position = Position { also: spread(100), ..Position::start() };
         let mut records = vec![journal.write(&position)];
         for xid in [1_000, 1_010] {
             position.also.insert(xid);
             records.push(journal.write(&position));
         }
-        let after = |last: &[u8]| {
-            let mut replay = Replay::default();
-            [&records[0].1, last].into_iter().enumerate().for_each(|(at, value)| replay.read(at as i64, value));
-            replay.end().map(|end| end.map(|(.., number)| number))
-        };
-        assert_eq!(after(&records[2].1), Err(JournalError::Gap { before: 1, number: 3 }));
-        assert!(matches!(after(b"{}"), Err(JournalError::Foreign(1, _))));
-        assert_eq!(after(br#"{"version":9}"#), Err(JournalError::Newer(1, 9)));
-        let mut replay = Replay::default();
-        [b"{}".as_slice(), &records[0].1].into_iter().enumerate().for_each(|(at, value)| replay.read(at as i64, value));
-        assert!(matches!(replay.end(), Ok(Some((.., 1)))));
+        let newer = seal().sign(br#"{"version":9}"#.to_vec());
+        assert_eq!(number(replay(), &[&records[0].1, &records[2].1]), Err(JournalError::Gap { before: 1, number: 3 }));
+        assert_eq!(number(replay(), &[&records[0].1, &newer]), Err(JournalError::Newer(1, 9)));
+        assert_eq!(number(replay(), &[&newer, &records[0].1]), Ok((Some(1), 0)));
         assert_eq!(records.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
+    }
+
+    /// Case A3.
+    #[test]
+    fn a_record_of_another_program_is_passed_over_whatever_it_claims() {
+        let mut journal = journal(6);
+        let ours = journal.write(&Position::start()).1;
+        let next = journal.write(&Position::start()).1;
+        let theirs = Journal::new(identity(), 9, 99, Seal::new(b"another secret..")).write(&Position::start()).1;
+        for forged in [unsigned(&ours, 100, 9), unsigned(&ours, 8, 1), theirs, b"{}".to_vec(), br#"{"version":9}"#.to_vec(), Vec::new()] {
+            assert_eq!(number(replay(), &[&ours, &forged]), Ok((Some(7), 1)));
+            assert_eq!(number(replay(), &[&ours, &forged, &next]), Ok((Some(8), 1)));
+            assert_eq!(number(replay(), &[&forged]), Ok((None, 1)));
+        }
+        // A copy of what the relay wrote earlier.
+        assert_eq!(number(replay(), &[&ours, &next, &ours]), Ok((Some(8), 0)));
+    }
+
+    /// Case A3: an installation whose records are not signed yet.
+    #[test]
+    fn unsigned_records_count_until_the_relay_signs_and_only_as_far_as_they_follow_from_the_database() {
+        let first = journal(4).write(&Position::start()).1;
+        let old = |number, epoch| unsigned(&first, number, epoch);
+        let upgraded = || Replay::new(Trust { seal: seal(), known: 6, unsigned: true });
+        assert_eq!(number(upgraded(), &[&old(5, 1), &old(6, 1)]), Ok((Some(6), 0)));
+        // Killed before the last ones were in the database.
+        assert_eq!(number(upgraded(), &[&old(6, 1), &old(7, 1), &old(8, 2)]), Ok((Some(8), 0)));
+        // Not one that leaves a gap, or goes back to an earlier leader.
+        assert_eq!(number(upgraded(), &[&old(6, 1), &old(8, 1)]), Ok((Some(6), 1)));
+        assert_eq!(number(upgraded(), &[&old(6, 2), &old(7, 1)]), Ok((Some(6), 1)));
+        assert_eq!(number(upgraded(), &[&old(9, 1)]), Ok((None, 1)));
+        assert_eq!(number(upgraded(), &[b"{}", &old(6, 1)]), Ok((Some(6), 1)));
+        let signed = journal(6).write(&Position::start()).1;
+        assert_eq!(number(upgraded(), &[&old(6, 1), &signed, &old(8, 1)]), Ok((Some(7), 1)));
     }
 }

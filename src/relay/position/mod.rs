@@ -31,6 +31,7 @@ mod identity;
 mod journal;
 mod moves;
 mod progress;
+mod seal;
 mod seqs;
 mod snapshot;
 mod xids;
@@ -39,10 +40,11 @@ pub(crate) use coverage::Coverage;
 pub(crate) use identity::{Change, Identity};
 #[cfg(any(test, fuzzing))]
 pub(crate) use journal::fuzz_position_journal;
-pub(crate) use journal::{Journal, Replay};
+pub(crate) use journal::{Foreign, Journal, Recorded, Replay, Trust};
 #[cfg(feature = "cli")]
 pub(crate) use moves::GIVEN_UP_MAX;
 pub(crate) use progress::{Pair, Progress};
+pub(crate) use seal::Seal;
 pub(crate) use seqs::SeqSet;
 pub(crate) use snapshot::Snapshot;
 pub(crate) use xids::XidSet;

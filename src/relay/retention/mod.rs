@@ -22,6 +22,7 @@ use super::{
     observe::Observer,
     position::Identity,
 };
+use crate::postgres::seconds;
 use horizon::{Horizon, Registered};
 
 /// Rows looked at, and deleted at most, at once: a few tens of milliseconds.
@@ -38,6 +39,9 @@ const AGAIN: Duration = Duration::from_secs(300);
 
 /// A relay that was not heard of for this long, and keeps events from being deleted, is reported; and how often.
 const SILENT_MAX: Duration = Duration::from_secs(3_600);
+
+/// Longer than this is for ever: Postgres has no time so long ago that it could subtract anything.
+const KEEP_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// Rows whose size is looked at to tell how many fit.
 const SAMPLE: i64 = 1_000;
@@ -131,8 +135,9 @@ impl Retention<'_> {
         }
         within(doing, sqlx::raw_sql("commit").execute(&mut *session)).await?;
         self.observe(session, &batch).await?;
-        // A page in which one row is too young is the last one: those after it are younger still, but for a few.
-        let more = batch.looked_at == BATCH && batch.young == 0;
+        // A page in which every row is too young is the last one: those after it are younger still. One such row proves
+        // nothing: its publisher gives it its time.
+        let more = batch.looked_at == BATCH && batch.young < batch.looked_at;
         self.after = if more { batch.last.unwrap_or(0) } else { 0 };
         Ok(more)
     }
@@ -157,7 +162,7 @@ impl Retention<'_> {
                     seen: snapshot("seen")?.flatten(),
                     moved_to: snapshot("moved_to")?,
                     identity: row.try_get::<Option<Json<Identity>>, _>("identity")?.map(|Json(identity)| identity),
-                    silent: Duration::from_secs_f64(row.try_get::<f64, _>("silent")?.max(0.0)),
+                    silent: seconds(row.try_get("silent")?),
                     witnesses: row.try_get("witnesses")?,
                 };
                 Ok((relay, row.try_get("epoch")?))
@@ -184,13 +189,16 @@ impl Retention<'_> {
         Ok((last - (size_max as f64 / bytes.max(1.0)) as i64).max(0))
     }
 
+    /// Deletes what is old. A row whose time is yet to come is as old as a later row that is.
     async fn delete(&self, session: &mut PgConnection, horizon: &Horizon<'_>, full: i64) -> Result<Batch, Interruption> {
         let doing = "deleting published events";
         let schema = &self.options.schema;
         let sql = format!(
-            "with looked as (
-                 select seq, xid, occurred_at < now() - make_interval(secs => $3) or seq <= $4 as old
+            "with aged as (
+                 select seq, xid, occurred_at, occurred_at < now() - make_interval(secs => $3) or seq <= $4 as old
                  from \"{schema}\".outbox where seq > $1 order by seq limit {BATCH}
+             ), looked as (
+                 select seq, xid, old or (occurred_at > now() and seq < max(seq) filter (where old) over ()) as old from aged
              ), gone as (
                  delete from \"{schema}\".outbox o using looked
                  where o.seq = looked.seq and looked.old and looked.xid < $2::text::xid8 and looked.seq <> all ($5)
@@ -200,7 +208,7 @@ impl Retention<'_> {
              select (select count(*) from looked), (select max(seq) from looked), (select count(*) from looked where not old),
                     (select count(*) from gone), (select max(xid)::text from gone)"
         );
-        let keep = self.options.retention.keep.as_secs_f64();
+        let keep = self.options.retention.keep.min(KEEP_MAX).as_secs_f64();
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.after).bind(horizon.below.to_string()).bind(keep).bind(full);
         let row = within(doing, query.bind(&horizon.witnesses).fetch_one(session)).await?;
         let read = || -> Result<Batch, sqlx::Error> {
@@ -217,11 +225,12 @@ impl Retention<'_> {
             self.observer.deleted(batch.deleted.cast_unsigned());
         }
         let sql = format!(
-            "select coalesce((select extract(epoch from now() - occurred_at)::float8 from \"{}\".outbox order by seq limit 1), 0)",
+            "select coalesce((select extract(epoch from case when isfinite(occurred_at) then now() - occurred_at end)::float8
+                              from \"{}\".outbox order by seq limit 1), 0)",
             self.options.schema
         );
         let oldest: f64 = within("looking for the oldest event", sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(session)).await?;
-        self.observer.oldest_event(Duration::from_secs_f64(oldest.max(0.0)));
+        self.observer.oldest_event(seconds(oldest));
         Ok(())
     }
 

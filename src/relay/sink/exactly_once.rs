@@ -20,7 +20,7 @@
 use std::{
     collections::VecDeque,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -124,10 +124,9 @@ impl Transactions {
         let journal = self.journal.as_mut().expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         let headers = Headers::with_capacity(0);
         let record =
-            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: now, label: 0 };
+            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: batch.at, label: 0 };
         let problem = match sender.send_now(record) {
             Ok(Sent::Tag(_)) => None,
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),

@@ -44,6 +44,8 @@ pub(super) struct Batch {
     pub(super) position: Box<Position>,
     /// Records by route.
     pub(super) counts: Vec<u64>,
+    /// The timestamp of its position's record, milliseconds.
+    pub(super) at: i64,
 }
 
 /// What has become durable.
@@ -211,7 +213,7 @@ impl Sink {
         };
         // A commit fails because of a record that was refused, not the other way round.
         let failure = match (self.acks().failure(), of_commit) {
-            (Some(refused @ Failure::Refused(_)), _) => Some(refused),
+            (Some(refused @ (Failure::Refused(_) | Failure::Untimely(_))), _) => Some(refused),
             (of_records, of_commit) => of_commit.or(of_records),
         };
         failure.map(|failure| match failure {
@@ -221,6 +223,7 @@ impl Sink {
                     .into(),
             ),
             Failure::Refused(reason) => Interruption::BatchRefused(reason),
+            Failure::Untimely(topic) => Interruption::Untimely(topic),
         })
     }
 }

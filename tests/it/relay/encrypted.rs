@@ -84,7 +84,7 @@ async fn every_session_is_bound_to_the_tls_channel_if_the_url_demands_it() {
         let (code, text) = place.command(&["status"]);
         assert_eq!(code, 0, "{text}");
         relay.stop().await;
-        sqlx::raw_sql("truncate tidings.outbox").execute(&database.pool).await.expect("emptied");
+        sqlx::raw_sql("set local tidings.delete_unpublished = on; truncate tidings.outbox").execute(&database.pool).await.expect("emptied");
     }
     let wrong = as_ann(&database, "localhost", "sslmode=require&require_auth=md5");
     let place = Place { url: wrong, ..Place::new(&database) };

@@ -1,6 +1,8 @@
 //! The relay on real services. A history of aggregate versions decides, not the code under test.
 
 mod acls;
+mod authority;
+mod clock;
 mod content;
 mod debezium;
 mod encrypted;

@@ -52,7 +52,10 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
     let records = place.reader().read_to_the_end().to_vec();
     assert!(records.iter().all(|record| record.key == b"before"), "{records:?}");
     // The remedy: the event is taken out (or the limit raised), and the relay goes on.
-    sqlx::raw_sql("delete from tidings.outbox where aggregateid = 'large'").execute(&database.pool).await.expect("deleted");
+    sqlx::raw_sql("set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = 'large'")
+        .execute(&database.pool)
+        .await
+        .expect("deleted");
     let relay = place.start();
     let mut reader = place.reader();
     let keys: Vec<_> = reader.until_distinct(2).iter().map(|record| String::from_utf8_lossy(&record.key).into_owned()).collect();
@@ -188,4 +191,29 @@ async fn an_outbox_that_is_renamed_under_its_feet_stops_the_relay() {
         .expect("renamed");
     let text = relay.refusal().await;
     assert!(text.contains("tidings.mailbox now"), "{text}");
+}
+
+/// Case A4: `pg_restore --data-only --disable-triggers` into the outbox of a relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_a_restore_has_left_off_stops_the_relay() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    let mut options = place.options();
+    options.source = tidings::relay::SourceKind::Poll;
+    publish(pool, "1", 1).await;
+    let relay = Running::start(options.clone());
+    place.reader().until_distinct(1);
+    let restored = "alter table tidings.outbox disable trigger all;
+        insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) overriding system value values (1000, '5', 'order', '2', 'T', '2');
+        alter table tidings.outbox enable trigger all";
+    sqlx::raw_sql(restored).execute(pool).await.expect("restored");
+    let refusal = relay.refusal().await;
+    assert!(refusal.contains("enable always trigger outbox_own_transaction"), "{refusal}");
+    assert_eq!(Running::start(options.clone()).refusal().await, refusal, "at its start, too");
+    // The remedy loses nothing.
+    let remedy = refusal.split_once("Run: ").expect("a remedy").1.split_once("; the relay then").expect("statements").0;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.to_owned())).execute(pool).await.expect("it is SQL");
+    let relay = Running::start(options);
+    place.reader().until_distinct(2);
+    relay.stop().await;
 }

@@ -212,3 +212,33 @@ async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
     assert!(record.text().contains("there") && record.headers.get("region").is_some_and(|region| region == "eu"), "{record:?}");
     assert_eq!((reader.read_to_the_end().len(), scheduled(&database.pool).await), (1, 1), "this relay is not the other schema's");
 }
+
+/// Case C3: a row from before a rule of the outbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_event_that_the_outbox_refuses_does_not_hold_up_others() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    let relay = place.start();
+    schedule(&database.pool, moved("before", 1), Duration::ZERO).await;
+    place.reader().until_distinct(1);
+    let rule: String = sqlx::query_scalar(
+        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'tidings.scheduled'::regclass and conname = 'outbox_occurred_at_finite'",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("asked");
+    let bad = format!(
+        "alter table tidings.scheduled drop constraint outbox_occurred_at_finite;
+         insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, occurred_at, due_at) values ('account', 'bad', 'Moved', '1', 'infinity', '2020-01-01');
+         alter table tidings.scheduled add constraint outbox_occurred_at_finite {rule};"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(bad)).execute(&database.pool).await.expect("inserted");
+    for account in 1..=3 {
+        schedule(&database.pool, moved(account, 1), Duration::ZERO).await;
+    }
+    place.reader().until_distinct(4);
+    schedule(&database.pool, moved("after", 1), Duration::ZERO).await;
+    place.reader().until_distinct(5);
+    assert_eq!(scheduled(&database.pool).await, 1, "it is still there");
+    relay.stop().await;
+}

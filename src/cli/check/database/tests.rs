@@ -27,6 +27,9 @@ fn sound() -> Facts {
         outbox_select: Some(true),
         relay_write: Some(true),
         relay_topic_write: Some(true),
+        relay_secret_write: Some(true),
+        own_transactions: true,
+        clock: 0,
         parked_write: Some(true),
         retention_write: Some(true),
         scheduled_write: Some(true),
@@ -102,4 +105,28 @@ fn a_slot_that_exists_needs_no_free_one_and_an_owner_needs_no_publication() {
     let owner = judged(|facts| (facts.publication_inserts, facts.outbox_owned, facts.database_create) = (None, Some(true), true));
     assert!(owner.iter().all(|finding| finding.state == State::Ok));
     assert_eq!((slot_name("tidings").as_str(), slot_name("orders").as_str()), ("tidings", "tidings_orders"));
+}
+
+/// Case B21.
+#[test]
+fn clocks_that_differ_are_warned_of() {
+    let judged = |server, here| {
+        let mut findings = Findings::of("postgres");
+        judge_clock(server, here, &mut findings);
+        findings.list.remove(0)
+    };
+    assert_eq!(judged(1_000, 31_000).state, State::Ok);
+    let two_days = judged(0, 2 * 24 * 3_600_000);
+    assert!(two_days.state == State::Warn && two_days.text.contains("172800 s: this machine is ahead"), "{two_days:?}");
+}
+
+/// Case A4.
+#[test]
+fn a_trigger_that_copied_rows_need_is_missed() {
+    let findings = judged(|facts| facts.own_transactions = false);
+    let finding = findings.iter().find(|finding| finding.name == "trigger").expect("it is told");
+    assert!(
+        finding.state == State::Fail && finding.remedy.as_deref().is_some_and(|remedy| remedy.contains("enable always trigger")),
+        "{finding:?}"
+    );
 }
