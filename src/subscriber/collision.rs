@@ -55,7 +55,7 @@ impl Collisions {
             )
             .into(),
             stored_here: format!(r#"select topic, fingerprint from "{schema}".inbox_collision where {of} and topic = $4"#).into(),
-            keep: format!(r#"update "{schema}".inbox set handled_at = now() where {of}"#).into(),
+            keep: format!(r#"update "{schema}".inbox set handled_at = pg_catalog.now() where {of}"#).into(),
         }
     }
 }

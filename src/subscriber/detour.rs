@@ -60,7 +60,7 @@ impl Detour {
             consumer: inbox.consumer.clone(),
             append: format!(
                 "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at, attempts_before, error) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.now() + $10 * interval '1 second', $11, pg_catalog.left($12, 2000)) on conflict do nothing"
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.now() + $10 * interval '1 second', $11, pg_catalog.left($12::text, 2000)) on conflict do nothing"
             )
             .into(),
             head: format!(
@@ -145,7 +145,7 @@ impl OpenInbox {
     /// The parked events of this consumer that belong to none of these topics: topic, events, aggregates.
     pub(super) async fn parked_outside(&self, topics: &[&str]) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
         let count = format!(
-            r#"select topic, count(*), count(distinct (partition, key)) from "{}".detour where consumer = $1 and not topic = any ($2)
+            r#"select topic, pg_catalog.count(*), pg_catalog.count(distinct (partition, key)) from "{}".detour where consumer = $1 and not topic = any ($2)
                group by topic order by topic"#,
             self.schema
         );

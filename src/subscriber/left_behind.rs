@@ -7,6 +7,7 @@ use super::dead_letters::origin_of;
 use super::escalate::retry_delay;
 use super::run::{Plan, START_PAUSE};
 use crate::kafka::{Known, Member, topic_names};
+use crate::postgres::errors::with_causes;
 
 /// The group's own topics that exist without being configured.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -83,7 +84,11 @@ impl Plan {
                 }
             }
             Err(error) => {
-                tracing::warn!(subscriber = self.name, %error, "parked events of topics that are not subscribed cannot be counted");
+                tracing::warn!(
+                    subscriber = self.name,
+                    error = with_causes(&error),
+                    "parked events of topics that are not subscribed cannot be counted"
+                );
             }
         }
     }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::registry::{Registration, Registry, version_of};
 use super::run::{Plan, RunError, START_PAUSE};
+use crate::postgres::errors::with_causes;
 
 /// SQLSTATEs of a table, schema or permission that is missing.
 const NOT_SET_UP: [&str; 4] = ["42P01", "3F000", "42703", "42501"];
@@ -29,11 +30,16 @@ impl Plan {
                 Err(error) if is_not_set_up(&error) => {
                     let schema = &inbox.schema;
                     return Err(RunError::Settings(vec![format!(
-                        "the instance cannot be registered in the table `{schema}.subscriber`: {error}; run `tidings migrate`, and grant \
-                         select, insert, update, delete on {schema}.subscriber to this role"
+                        "the instance cannot be registered in the table `{schema}.subscriber`: {}; run `tidings migrate`, and grant \
+                         select, insert, update, delete on {schema}.subscriber to this role",
+                        with_causes(&error)
                     )]));
                 }
-                Err(error) => tracing::warn!(subscriber = self.name, %error, "the instance cannot be registered in its database yet"),
+                Err(error) => tracing::warn!(
+                    subscriber = self.name,
+                    error = with_causes(&error),
+                    "the instance cannot be registered in its database yet"
+                ),
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(None),

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::inbox::OpenInbox;
 use super::roster::{LIVE, Other, held_types};
+use crate::postgres::errors::with_causes;
 
 /// The age up to which a view of the other instances allows to skip a type.
 pub(super) const LEASE: Duration = Duration::from_millis(500);
@@ -86,24 +87,24 @@ impl Statements {
             register: format!(
                 "insert into {table} as s (consumer, instance, host, version, types, topics, escalation, version_since) \
                  values ($1, $2, $3, $4, $5, $6, $7, \
-                         coalesce((select min(version_since) from {table} where consumer = $1 and version = $4), now())) \
-                 on conflict (consumer, instance) do update set seen_at = now(), stopped_at = null"
+                         coalesce((select pg_catalog.min(version_since) from {table} where consumer = $1 and version = $4), pg_catalog.now())) \
+                 on conflict (consumer, instance) do update set seen_at = pg_catalog.now(), stopped_at = null"
             )
             .into(),
             // A version needs one row that tells its types: this instance's. So restarts do not fill the table.
             tidy: format!(
-                "delete from {table} where consumer = $1 and instance <> $2 and (seen_at < now() - $4 * interval '1 day' \
-                 or version = $3 and (stopped_at is not null or seen_at < now() - $5 * interval '1 second'))"
+                "delete from {table} where consumer = $1 and instance <> $2 and (seen_at < pg_catalog.now() - $4 * interval '1 day' \
+                 or version = $3 and (stopped_at is not null or seen_at < pg_catalog.now() - $5 * interval '1 second'))"
             )
             .into(),
-            heartbeat: format!("update {table} set seen_at = now(), stopped_at = null where consumer = $1 and instance = $2").into(),
+            heartbeat: format!("update {table} set seen_at = pg_catalog.now(), stopped_at = null where consumer = $1 and instance = $2").into(),
             others: format!(
-                "select types, version_since > coalesce((select version_since from {table} where consumer = $1 and instance = $2), now()), \
-                 greatest(extract(epoch from now() - seen_at), 0)::float8, stopped_at is not null \
-                 from {table} where consumer = $1 and instance <> $2 and seen_at >= now() - $3 * interval '1 day'"
+                "select types, version_since > coalesce((select version_since from {table} where consumer = $1 and instance = $2), pg_catalog.now()), \
+                 greatest(extract(epoch from pg_catalog.now() - seen_at), 0)::float8, stopped_at is not null \
+                 from {table} where consumer = $1 and instance <> $2 and seen_at >= pg_catalog.now() - $3 * interval '1 day'"
             )
             .into(),
-            stop: format!("update {table} set seen_at = now(), stopped_at = now() where consumer = $1 and instance = $2").into(),
+            stop: format!("update {table} set seen_at = pg_catalog.now(), stopped_at = pg_catalog.now() where consumer = $1 and instance = $2").into(),
         }
     }
 }
@@ -191,13 +192,15 @@ impl Registry {
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
             if let Err(error) = self.beat().await {
-                tracing::warn!(subscriber = self.consumer, %error, "the heartbeat of this instance is not written");
+                tracing::warn!(subscriber = self.consumer, error = with_causes(&error), "the heartbeat of this instance is not written");
             }
         }
         let stopped = sqlx::query(AssertSqlSafe(self.statements.stop.clone())).bind(&self.consumer).bind(self.instance).execute(&self.pool);
         match tokio::time::timeout(FAREWELL, stopped).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(subscriber = self.consumer, %error, "that this instance has stopped is not written"),
+            Ok(Err(error)) => {
+                tracing::debug!(subscriber = self.consumer, error = with_causes(&error), "that this instance has stopped is not written")
+            }
             Err(_) => tracing::debug!(subscriber = self.consumer, "that this instance has stopped is not written in time"),
         }
     }

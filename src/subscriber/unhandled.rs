@@ -12,6 +12,7 @@ use super::turn::Turn;
 use super::unit::{DATABASE_PAUSE, Ended, Site};
 use super::watermark::Ticket;
 use crate::kafka::Message;
+use crate::postgres::errors::with_causes;
 
 /// How many aggregates of a partition may wait parked for another member: each takes some hundred bytes of memory, and two statements a minute.
 pub(super) const HELD_AGGREGATES_MAX: usize = 10_000;
@@ -60,7 +61,11 @@ impl Site {
                     PAUSE
                 }
                 Err(error) => {
-                    tracing::warn!(subscriber = self.runner.name, %error, "whether another member handles an event is not known yet");
+                    tracing::warn!(
+                        subscriber = self.runner.name,
+                        error = with_causes(&error),
+                        "whether another member handles an event is not known yet"
+                    );
                     DATABASE_PAUSE
                 }
             };
