@@ -20,6 +20,7 @@ mod context;
 mod create;
 mod dropped;
 mod envelope;
+mod foreign_id;
 #[cfg(feature = "cli")]
 mod groups;
 mod incoming;
@@ -48,6 +49,7 @@ pub(crate) use consumer::{Change, Committed, Feed, Known, Member, Membership, Pa
 pub(crate) use create::{Creation, create_like};
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
+pub(crate) use foreign_id::identity_by_place;
 #[cfg(feature = "cli")]
 pub(crate) use groups::{Behind, Read, groups_behind};
 pub(crate) use incoming::{Buffers, Incoming, Place};
@@ -61,9 +63,9 @@ pub(crate) use probe::{Cluster, Topic};
 pub(crate) use producer::{Headers, Producer, Record, SendError, Transactional};
 pub(crate) use publisher::{Letter, LetterError, Publisher};
 pub use reader::Malformed;
+pub(crate) use reader::Message;
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) use reader::fuzz_record;
-pub(crate) use reader::{Message, identity_by_place};
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
 pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention, topic_names};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use super::foreign_id::{foreign_id_at, is_structured};
 use super::incoming::{Buffers, Incoming};
 
 /// What a record says.
@@ -204,63 +205,6 @@ impl Message {
     }
 }
 
-/// Id and source that a record is known by which does not name both; `None` for a CloudEvent. A copy in another topic needs them
-/// as headers, because it stands in another place.
-pub(crate) fn identity_by_place(record: &Incoming) -> Option<(String, String)> {
-    let is_structured = is_structured(record) && record.value().is_some();
-    if is_structured || record.header("ce_specversion").is_some() {
-        return None;
-    }
-    let id = foreign_id_at(record).map(|at| String::from_utf8_lossy(record.header_at(at.into())).into_owned());
-    let source = record.header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned());
-    let by_place = || format!("{}/{}", record.partition, record.offset);
-    Some((id.unwrap_or_else(by_place), source.unwrap_or_else(|| format!("kafka:{}", record.topic))))
-}
-
-fn is_structured(record: &Incoming) -> bool {
-    record.header("content-type").is_some_and(|media| media.starts_with(b"application/cloudevents+json"))
-}
-
-/// The header with the id of a record that is no CloudEvent: `ce_id`, or `id` of Debezium's EventRouter.
-///
-/// Other producers write the id of an entity into a header `id`, and two events of one entity are not the same event. So `id` counts
-/// only in the shape that EventRouter gives its records: it differs from the key, and
-/// - a header `eventType` is there; or
-/// - the value is one JSON string, as JsonConverter writes a payload that is not expanded; or
-/// - it is a UUID, and either the only header or beside a header `type`.
-///
-/// A record without such a header is identified by its place.
-fn foreign_id_at(record: &Incoming) -> Option<u16> {
-    let (mut own, mut routed, mut named, mut typed) = (None, None, false, false);
-    for (place, (name, value)) in record.headers().enumerate() {
-        let here = u16::try_from(place).ok().filter(|_| is_usable_id(value));
-        match name {
-            b"ce_id" => own = here,
-            b"id" => routed = here,
-            b"eventType" => named = true,
-            b"type" => typed = true,
-            _ => {}
-        }
-    }
-    let is_event_router = |at: &u16| {
-        let id = record.header_at((*at).into());
-        let is_uuid = id.len() == UUID_LENGTH && uuid::Uuid::try_parse_ascii(id).is_ok();
-        let is_quoted = record.value().is_some_and(|value| value.first() == Some(&b'"'));
-        record.key() != Some(id) && (named || is_quoted || is_uuid && (typed || record.headers().len() == 1))
-    };
-    own.or(routed.filter(is_event_router))
-}
-
-/// With its hyphens.
-const UUID_LENGTH: usize = 36;
-
-/// The longest id of a foreign record; the inbox stores as much.
-const ID_BYTES_MAX: usize = 512;
-
-fn is_usable_id(id: &[u8]) -> bool {
-    (1..=ID_BYTES_MAX).contains(&id.len()) && !id.contains(&0) && std::str::from_utf8(id).is_ok()
-}
-
 fn number(text: &str) -> Result<u32, Malformed> {
     text.parse().ok().filter(|version| *version > 0).ok_or_else(|| Malformed::Version(text.to_owned()))
 }
@@ -376,41 +320,6 @@ mod tests {
     fn plain_json_is_known_by_its_place() {
         let plain = read(&[], Some("{}"), Some("OrderPlaced")).expect("a type that is assumed");
         assert_eq!((&*plain.id(), &*plain.source(), &*plain.aggregate_id()), ("3/9", "kafka:order", "7"));
-    }
-
-    /// Case A13.
-    #[test]
-    fn a_header_id_that_is_not_event_routers_leaves_a_record_known_by_its_place() {
-        const UUID: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10";
-        const OTHER: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e11";
-        let id_of = |key: &[u8], headers: &[(&str, Option<&[u8]>)], value: &str| {
-            let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
-            let record = Incoming::new(place, Some(key), Some(value.as_bytes()), headers.iter().copied());
-            Message::read(record, Some("OrderPlaced")).expect("a type is assumed").id().into_owned()
-        };
-        let long = [b'x'; 513];
-        for (key, headers) in [
-            (&b"7"[..], &[("id", Some(&b"7"[..]))][..]),
-            (b"7", &[("id", Some(b"order-7"))]),
-            (b"7", &[("id", Some(b"order-7")), ("type", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(b"\xff\xfe")), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(b"\0\0\0\x07")), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(b"")), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", None), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(&long)), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(UUID)), ("tenant", Some(b"acme"))]),
-            (UUID, &[("id", Some(UUID))]),
-            (b"7", &[("id", Some(b"7")), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("ce_id", Some(b"\xff"))]),
-            (b"7", &[("ce_id", Some(b""))]),
-        ] {
-            assert_eq!(id_of(key, headers, "{}"), "3/9", "{headers:?}");
-        }
-        let uuid = String::from_utf8_lossy(UUID);
-        assert_eq!(id_of(b"7", &[("id", Some(UUID))], "{}"), uuid);
-        assert_eq!(id_of(b"7", &[("id", Some(UUID)), ("type", Some(b"OrderPlaced"))], "{}"), uuid);
-        assert_eq!(id_of(OTHER, &[("id", Some(UUID)), ("eventType", Some(b"OrderPlaced")), ("x", Some(b"y"))], "{}"), uuid);
-        assert_eq!(id_of(b"7", &[("id", Some(b"12")), ("x", Some(b"y"))], r#""{}""#), "12");
     }
 
     #[test]

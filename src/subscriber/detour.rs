@@ -83,6 +83,7 @@ impl Detour {
         let (names, values): (Vec<String>, Vec<Option<&[u8]>>) =
             record.headers_with_nulls().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
+            .persistent(false)
             .bind(&self.consumer)
             .bind(&*record.topic)
             .bind(record.partition)
@@ -103,6 +104,7 @@ impl Detour {
     /// The oldest event of an aggregate.
     pub(super) async fn head(&self, partition: &Partition, key: &[u8]) -> Result<Option<Head>, sqlx::Error> {
         let row = sqlx::query(AssertSqlSafe(self.head.clone()))
+            .persistent(false)
             .bind(&self.consumer)
             .bind(&*partition.topic)
             .bind(partition.number)
@@ -114,12 +116,13 @@ impl Detour {
 
     /// The event has ended.
     pub(super) async fn remove(&self, seq: i64) -> Result<(), sqlx::Error> {
-        sqlx::query(AssertSqlSafe(self.remove.clone())).bind(seq).execute(&self.pool).await.map(drop)
+        sqlx::query(AssertSqlSafe(self.remove.clone())).persistent(false).bind(seq).execute(&self.pool).await.map(drop)
     }
 
     /// The event failed once more, and is tried again after this long.
     pub(super) async fn again(&self, seq: i64, attempts: u32, after: Duration, error: &str) -> Result<(), sqlx::Error> {
         sqlx::query(AssertSqlSafe(self.again.clone()))
+            .persistent(false)
             .bind(seq)
             .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
             .bind(after.as_secs_f64())
@@ -132,6 +135,7 @@ impl Detour {
     /// The aggregates of a partition that wait, and how long until the oldest event of each is due.
     pub(super) async fn keys(&self, partition: &Partition) -> Result<Vec<(Vec<u8>, Duration)>, sqlx::Error> {
         let rows: Vec<(Vec<u8>, f64)> = sqlx::query_as(AssertSqlSafe(self.keys.clone()))
+            .persistent(false)
             .bind(&self.consumer)
             .bind(&*partition.topic)
             .bind(partition.number)
@@ -149,7 +153,7 @@ impl OpenInbox {
                group by topic order by topic"#,
             self.schema
         );
-        sqlx::query_as(AssertSqlSafe(count)).bind(&self.consumer).bind(topics).fetch_all(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(count)).persistent(false).bind(&self.consumer).bind(topics).fetch_all(&self.pool).await
     }
 }
 

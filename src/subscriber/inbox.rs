@@ -42,9 +42,6 @@ pub struct Inbox {
     idle_timeout: Duration,
 }
 
-/// A row of the inbox: source, id, topic of origin, fingerprint, and whether this transaction has stored it.
-type StoredEvent = (String, String, Option<String>, Option<i64>, bool);
-
 impl Inbox {
     /// How long a handled event is remembered unless [`keep`](Self::keep) says otherwise: a day longer than Kafka keeps records by default.
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(8 * 86_400);
@@ -125,7 +122,7 @@ impl Inbox {
             many: many.name().to_owned(),
             sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
             stored: format!(
-                r#"select source, event_id, topic, fingerprint, xmin = pg_catalog.pg_current_xact_id()::xid from "{schema}".inbox
+                r#"select source, event_id, topic, fingerprint, xmin = pg_catalog.pg_current_xact_id()::xid as is_new from "{schema}".inbox
                    where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
             )
             .into(),
@@ -181,6 +178,17 @@ pub(super) struct OpenInbox {
     /// What is stored of these sources and ids, and whether this transaction has stored it.
     stored: Arc<str>,
     delete: [Arc<str>; 2],
+}
+
+/// A row of a source and id.
+#[derive(sqlx::FromRow)]
+struct Stored {
+    source: String,
+    event_id: String,
+    topic: Option<String>,
+    fingerprint: Option<i64>,
+    /// This transaction has stored it.
+    is_new: bool,
 }
 
 /// What came of remembering events.
@@ -277,11 +285,11 @@ impl OpenInbox {
         let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|event| (event.source.as_str(), event.id.as_str())).unzip();
         // Not prepared: in the next transaction a pooler may have another connection.
         let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
-        let stored: Vec<StoredEvent> = stored.fetch_all(transaction).await?;
+        let stored: Vec<Stored> = stored.fetch_all(transaction).await?;
         let mut new = HashSet::new();
-        for (source, id, topic, fingerprint, is_new) in stored {
+        for Stored { source, event_id, topic, fingerprint, is_new } in stored {
             let row = (topic, fingerprint);
-            for event in identities.iter().filter(|event| event.source == source && event.id == id) {
+            for event in identities.iter().filter(|event| event.source == source && event.id == event_id) {
                 if standing_of(&row, event) != Standing::Duplicate {
                     return Ok(None);
                 }

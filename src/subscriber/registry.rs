@@ -129,6 +129,7 @@ impl Registry {
     /// What the server says.
     pub(super) async fn register(&self) -> Result<Duration, sqlx::Error> {
         sqlx::query(AssertSqlSafe(self.statements.register.clone()))
+            .persistent(false)
             .bind(&self.consumer)
             .bind(self.instance)
             .bind(host())
@@ -139,6 +140,7 @@ impl Registry {
             .execute(&self.pool)
             .await?;
         sqlx::query(AssertSqlSafe(self.statements.tidy.clone()))
+            .persistent(false)
             .bind(&self.consumer)
             .bind(self.instance)
             .bind(&self.own.version)
@@ -195,7 +197,11 @@ impl Registry {
                 tracing::warn!(subscriber = self.consumer, error = with_causes(&error), "the heartbeat of this instance is not written");
             }
         }
-        let stopped = sqlx::query(AssertSqlSafe(self.statements.stop.clone())).bind(&self.consumer).bind(self.instance).execute(&self.pool);
+        let stopped = sqlx::query(AssertSqlSafe(self.statements.stop.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(self.instance)
+            .execute(&self.pool);
         match tokio::time::timeout(FAREWELL, stopped).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
@@ -206,7 +212,7 @@ impl Registry {
     }
 
     async fn beat(&self) -> Result<(), sqlx::Error> {
-        let beat = sqlx::query(AssertSqlSafe(self.statements.heartbeat.clone())).bind(&self.consumer).bind(self.instance);
+        let beat = sqlx::query(AssertSqlSafe(self.statements.heartbeat.clone())).persistent(false).bind(&self.consumer).bind(self.instance);
         if beat.execute(&self.pool).await?.rows_affected() == 0 {
             self.register().await?;
         }
@@ -214,7 +220,7 @@ impl Registry {
     }
 
     async fn others(&self) -> Result<Vec<Other>, sqlx::Error> {
-        let others = sqlx::query_as(AssertSqlSafe(self.statements.others.clone()));
+        let others = sqlx::query_as(AssertSqlSafe(self.statements.others.clone())).persistent(false);
         let rows: Vec<(Vec<String>, bool, f64, bool)> =
             others.bind(&self.consumer).bind(self.instance).bind(KEEP_DAYS).fetch_all(&self.pool).await?;
         let other = |(types, is_newer, seen, is_stopped)| {

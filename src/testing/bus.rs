@@ -117,12 +117,24 @@ impl TestBus {
         let mut running = FuturesUnordered::new();
         let mut pauses = 0;
         loop {
-            self.collect().await;
+            // What is under way goes on meanwhile: it may hold all connections of the pool that is read by.
+            let mut ended_meanwhile = Vec::new();
+            {
+                let mut collecting = std::pin::pin!(self.collect());
+                loop {
+                    tokio::select! {
+                        () = &mut collecting => break,
+                        Some(ended) = running.next() => ended_meanwhile.push(ended),
+                    }
+                }
+            }
+            let is_collected = ended_meanwhile.is_empty();
+            ended_meanwhile.into_iter().for_each(|(at, lanes): (usize, Vec<u64>)| self.subscribers[at].finish(&lanes));
             self.distribute();
             for (at, subscriber) in self.subscribers.iter_mut().enumerate() {
                 running.extend(std::iter::from_fn(|| subscriber.start()).map(|work: Work| async move { (at, work.await) }));
             }
-            if running.is_empty() {
+            if running.is_empty() && is_collected {
                 return;
             }
             // Whatever can go on goes on first. Then time passes: at once if all that is under way pauses, or else when nothing has happened for a while.
