@@ -83,8 +83,7 @@ fn relay_name() -> String {
 }
 
 fn signal(process: &Child, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &process.id().to_string()]).status().expect("kill runs");
-    assert!(sent.success());
+    crate::services::signal(process.id(), name);
 }
 
 impl Drop for Running {

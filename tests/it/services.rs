@@ -1,5 +1,6 @@
 //! What every test starts from: a database of its own, on servers that are started once.
 
+use std::io::Write as _;
 use std::sync::LazyLock;
 
 use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions, Services};
@@ -13,6 +14,26 @@ static SERVICES: LazyLock<Services> = LazyLock::new(|| {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_ansi(false).init();
     Services::start().unwrap_or_else(|error| panic!("{error}"))
 });
+
+/// Set to 1, it makes a missing program a failure: for machines that have to run every test.
+const ALL: &str = "TIDINGS_TEST_ALL";
+
+/// Reports that a test does nothing because a program is missing, with the command that installs it.
+///
+/// # Panics
+/// If `TIDINGS_TEST_ALL` is 1.
+pub(crate) fn skipped(what: &str, remedy: &str) {
+    let line = format!("\nSKIPPED: {what}; {remedy}\n");
+    assert!(std::env::var_os(ALL).is_none_or(|value| value != "1"), "{ALL}=1, but {line}");
+    // Not by `eprintln!`, whose text the test harness shows for failed tests alone.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Sends a signal. By the shell, because a small machine has no program `kill`.
+pub(crate) fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &process.to_string()]).status();
+    assert!(sent.expect("sh runs").success(), "{name} is sent to {process}");
+}
 
 /// A database of one test, gone when this is dropped.
 pub(crate) struct TestDatabase {

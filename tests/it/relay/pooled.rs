@@ -19,7 +19,7 @@ use tidings::{
 };
 
 use super::running::{Place, Running};
-use crate::services::{TestDatabase, migrated_database};
+use crate::services::{TestDatabase, migrated_database, skipped};
 use crate::subscriber::place::{self as subscriber, Changed, assert_once_and_in_order, create_effects, start};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
@@ -47,7 +47,7 @@ impl PgBouncer {
         let program =
             ["pgbouncer", "/usr/sbin/pgbouncer"].into_iter().find(|program| Command::new(program).arg("--version").output().is_ok());
         let Some(program) = program else {
-            eprintln!("SKIPPED: pgbouncer is not installed (apt-get install pgbouncer)");
+            skipped("poolers are not tested without PgBouncer", "on Debian, `apt-get install pgbouncer`");
             return None;
         };
         let version = String::from_utf8_lossy(&Command::new(program).arg("--version").output().expect("it runs").stdout).into_owned();

@@ -36,8 +36,7 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
         (counts == (2, 2)).then_some(())
     })
     .await;
-    let terminated = Command::new("kill").args(["-TERM", &example.id().to_string()]).status().expect("kill runs");
-    assert!(terminated.success());
+    crate::services::signal(example.id(), "TERM");
     let status = tokio::task::spawn_blocking(move || example.wait()).await.expect("no panic").expect("waited for");
     assert!(status.success(), "{status}");
 }
