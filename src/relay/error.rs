@@ -66,6 +66,9 @@ pub(super) enum Interruption {
     TransactionTimeout(std::time::Duration),
     #[error("the broker refuses a batch for one of its records: {0}")]
     BatchRefused(String),
+    /// Every record that was under suspicion was sent, or is known to be refused.
+    #[error("the records for which a batch was refused are found: sends full batches again")]
+    Isolated,
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
     #[error("the session did not move any more while {0}, and was dropped")]
@@ -128,7 +131,9 @@ impl Interruption {
             // With a table to read instead nobody is needed: see `drive`.
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
-            Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::TopicsChanged => Meaning::ProducerBroken,
+            Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::Isolated | Self::TopicsChanged => {
+                Meaning::ProducerBroken
+            }
             Self::Topic(_)
             | Self::LeaseLost
             | Self::Publication

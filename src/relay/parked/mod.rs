@@ -24,8 +24,9 @@ mod dead_letter;
 mod release;
 mod rows;
 mod set;
+mod topics;
 
 pub(super) use dead_letter::{dead_letter_topic, explain, reference};
 pub(super) use release::release;
-pub(super) use rows::{delete, load, store};
-pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Reference};
+pub(super) use rows::{Loaded, delete, load, store};
+pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Range, Reference};
