@@ -217,6 +217,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
         (22, "open sagas", include_str!("../../migrations/0022_open_sagas.sql")),
         (23, "inbox collation", include_str!("../../migrations/0023_inbox_collation.sql")),
+        (32, "parked ranges", include_str!("../../migrations/0032_parked_ranges.sql")),
         (35, "detour attempts", include_str!("../../migrations/0035_detour_attempts.sql")),
         (36, "inbox topic", include_str!("../../migrations/0036_inbox_topic.sql")),
         (37, "subscriber", include_str!("../../migrations/0037_subscriber.sql")),

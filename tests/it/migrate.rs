@@ -36,6 +36,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "21 scheduled",
             "22 open sagas",
             "23 inbox collation",
+            "32 parked ranges",
             "35 detour attempts",
             "36 inbox topic",
             "37 subscriber",
@@ -117,7 +118,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 35, 36, 37, 38],
+        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 32, 35, 36, 37, 38],
         "one run did all, the others nothing"
     );
 }
@@ -198,6 +199,7 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0021_scheduled.sql"),
         include_str!("../../migrations/0022_open_sagas.sql"),
         include_str!("../../migrations/0023_inbox_collation.sql"),
+        include_str!("../../migrations/0032_parked_ranges.sql"),
         include_str!("../../migrations/0035_detour_attempts.sql"),
         include_str!("../../migrations/0036_inbox_topic.sql"),
         include_str!("../../migrations/0037_subscriber.sql"),

@@ -21,7 +21,7 @@ pub(in crate::relay) struct SizeLimit {
 }
 
 /// How much less an estimate may be than the true size, and how much more, in percent: other implementations find other repetitions.
-const TOLERANCE: (usize, usize) = (80, 125);
+const TOLERANCE: (usize, usize) = (92, 125);
 
 /// How the producer compresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

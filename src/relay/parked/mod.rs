@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! found before sending     name, headers, size ──▶ INSERT, committed ──▶ the position passes it
+//! its topic is unusable    set aside for the topic (`waits_for`), as above ──▶ released as soon as the topic can be used (`topics`)
+//! many wait behind it      one row for a range of the outbox (`to_seq`), listed one by one again when they are released
 //! refused by the broker    the batch is aborted, the session starts again from what is durable
 //!                          ──▶ the suspects, which the batch held, go one by one (`forward/batch_isolation.rs`) ──▶ the one refused alone is parked, as above
 //! released                 a person sets `retry` or `discard` ──▶ the leader publishes the aggregate's events in their order; their numbers
