@@ -77,10 +77,15 @@ impl Outbox {
     /// Loads the backlog behind the base slot.
     pub(crate) async fn load(&mut self, backlog: Backlog) -> Outcome<()> {
         let Backlog { events, per_tx, pad } = backlog;
+        self.load_with(&format!("call load({events}, {per_tx}, {pad}, {KEYS})")).await
+    }
+
+    /// Loads a backlog by a statement behind the base slot.
+    pub(crate) async fn load_with(&mut self, load: &str) -> Outcome<()> {
         let copy = format!("select pg_copy_logical_replication_slot('{TIDINGS_SLOT}', '{BASE_SLOT}')");
         let save = "create table saved as select * from tidings.relay";
         // Only the load skips the wait for the disk; the relays' side is not touched by it.
-        let load = format!("set synchronous_commit = off; call load({events}, {per_tx}, {pad}, {KEYS})");
+        let load = format!("set synchronous_commit = off; {load}");
         for sql in [copy.as_str(), save] {
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.session).await?;
         }

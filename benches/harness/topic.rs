@@ -38,8 +38,15 @@ pub(crate) struct Drain {
 
 /// Creates `topic`.
 pub(crate) async fn create(brokers: &str, topic: &str) -> Outcome<()> {
+    create_with(brokers, topic, &[]).await
+}
+
+/// Creates `topic` with settings of its own.
+pub(crate) async fn create_with(brokers: &str, topic: &str, settings: &[(&str, &str)]) -> Outcome<()> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let created = admin.create_topics(&[NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1))], &AdminOptions::new()).await?;
+    let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
+    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let created = admin.create_topics(&[new], &AdminOptions::new()).await?;
     created.into_iter().next().ok_or("no answer")?.map_err(|(topic, error)| format!("creating {topic}: {error}"))?;
     Ok(())
 }

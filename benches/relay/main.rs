@@ -8,6 +8,7 @@ mod harness;
 
 mod ceiling;
 mod options;
+mod poison;
 mod producer;
 mod report;
 mod rounds;
@@ -30,6 +31,10 @@ async fn main() -> Outcome<()> {
     let mut reports = Vec::new();
     for scenario in options.scenarios() {
         let scenario = options.adjusted(scenario);
+        if scenario.scenario == options::Scenario::Poison {
+            poison::run(options.rounds, &servers, &tidings, scenario).await?;
+            continue;
+        }
         reports.push(rounds::run(&options, &servers, &tidings, debezium.as_ref(), scenario).await?);
     }
     report::print(&reports);

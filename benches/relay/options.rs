@@ -10,7 +10,7 @@ use crate::harness::{outbox::Backlog, tidings::Mode};
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench relay --")]
 pub(crate) struct Options {
-    /// What to measure; several separated by commas. All but `long` and `huge` unless given.
+    /// What to measure; several separated by commas. All but `long`, `huge` and `poison` unless given.
     #[arg(long = "scenario", value_delimiter = ',', env = "BENCH_SCENARIO")]
     scenarios: Vec<Scenario>,
     /// Events in the backlog, in place of each scenario's own number.
@@ -47,6 +47,8 @@ pub(crate) enum Scenario {
     Single,
     /// 500,000 events of 540 B.
     Wide,
+    /// A million events of 250 B, of which the topic refuses one in a hundred, beside a topic that takes all of them.
+    Poison,
     /// Two million events in one transaction. Give `--events 10000000` for the full size.
     Huge,
 }
@@ -67,12 +69,13 @@ impl Scenario {
             Self::Single => "single",
             Self::Wide => "wide",
             Self::Huge => "huge",
+            Self::Poison => "poison",
         }
     }
 
     fn backlog(self) -> Backlog {
         match self {
-            Self::Drain => Backlog { events: 1_000_000, per_tx: 10, pad: 200 },
+            Self::Drain | Self::Poison => Backlog { events: 1_000_000, per_tx: 10, pad: 200 },
             Self::Long => Backlog { events: 3_000_000, per_tx: 10, pad: 200 },
             Self::Single => Backlog { events: 300_000, per_tx: 1, pad: 200 },
             Self::Wide => Backlog { events: 500_000, per_tx: 10, pad: 490 },
@@ -93,7 +96,7 @@ impl Options {
     pub(crate) fn modes(scenario: Scenario) -> &'static [Mode] {
         match scenario {
             Scenario::Drain | Scenario::Single => &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce],
-            Scenario::Wide | Scenario::Long => &[Mode::Default],
+            Scenario::Wide | Scenario::Long | Scenario::Poison => &[Mode::Default],
             Scenario::Huge => &[Mode::Default, Mode::WalOnce],
         }
     }

@@ -106,7 +106,7 @@ impl Report {
             Scenario::Single => vec![once, goal("defaults against Debezium", debezium(Mode::Default), 5.0, 8.0, true), memory],
             Scenario::Long => vec![goal("defaults against Debezium", debezium(Mode::Default), 3.5, 5.0, true), memory],
             Scenario::Wide => vec![goal("defaults against Debezium", debezium(Mode::Default), 2.2, 2.8, true), memory],
-            Scenario::Huge => vec![memory],
+            Scenario::Huge | Scenario::Poison => vec![memory],
         }
     }
 }

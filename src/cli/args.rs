@@ -111,9 +111,9 @@ pub(super) struct GrowArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ForgetArgs {
-    /// The relay's name
+    /// The relay's name; that of --name unless given
     #[arg(value_name = "RELAY")]
-    pub(super) relay: String,
+    pub(super) relay: Option<String>,
     /// Also delete the Kafka topic of its positions; needs the brokers
     #[arg(long)]
     pub(super) delete_topic: bool,

@@ -59,10 +59,40 @@ struct AckState {
     /// The record being timed, and since when.
     timed: Option<(u64, i64)>,
     failure: Option<Failure>,
-    /// Labels of the records that were in refused batches, and their bytes.
-    refused: Vec<i64>,
-    refused_bytes: usize,
+    refused: Refused,
+    topic_fault: Option<(String, String)>,
+    /// Records on which the producer has reported.
+    reports: u64,
     unreachable: Option<String>,
+}
+
+/// The records of refused batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) records: Vec<RefusedRecord>,
+    pub(crate) grounds: Vec<Ground>,
+    /// The broker has named the records that are at fault: others of their batches are none of `records`.
+    pub(crate) named: bool,
+}
+
+/// A record of a refused batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RefusedRecord {
+    /// By what it is known.
+    pub(crate) label: i64,
+    /// Bytes of key, value and headers.
+    pub(crate) bytes: usize,
+    /// Its place in [`Refused::grounds`].
+    pub(crate) ground: usize,
+}
+
+/// Why a topic refuses records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ground {
+    pub(crate) topic: String,
+    /// The batch, or one of its records, is larger than the topic allows.
+    pub(crate) too_large: bool,
+    pub(crate) reason: String,
 }
 
 impl Acks {
@@ -169,11 +199,25 @@ impl Acks {
         }
     }
 
-    /// The labels of the records in batches that the broker refused, and their bytes. Complete once the producer has told of every one
-    /// of them, which it does within moments of the failure.
-    pub(crate) fn refused(&self) -> (Vec<i64>, usize) {
-        let state = self.locked();
-        (state.refused.clone(), state.refused_bytes)
+    /// The records of batches that the broker refused. Complete once the producer has reported on every one of them.
+    pub(crate) fn refused(&self) -> Refused {
+        self.locked().refused.clone()
+    }
+
+    /// How many records the producer has reported on, well or badly.
+    pub(crate) fn reports(&self) -> u64 {
+        self.locked().reports
+    }
+
+    /// A topic does not take records, whoever sends them, though nothing is wrong with the records: the producer can go no further.
+    pub(super) fn fail_for_topic(&self, topic: &str, reason: String) {
+        self.locked().topic_fault.get_or_insert_with(|| (topic.to_owned(), reason.clone()));
+        self.fail(Failure::Broken(reason));
+    }
+
+    /// The topic for which the producer can go no further, and why.
+    pub(crate) fn topic_fault(&self) -> Option<(String, String)> {
+        self.locked().topic_fault.clone()
     }
 
     /// The producer can go no further. The first reason stays.
@@ -183,8 +227,8 @@ impl Acks {
     }
 
     /// The broker refuses the batch that this record was in. It is the reason for whatever else fails then.
-    pub(super) fn refuse(&self, tag: u64, reason: impl FnOnce() -> String) {
-        self.locked().refuse(tag, reason);
+    pub(super) fn refuse(&self, tag: u64, ground: Ground) {
+        self.locked().refuse(tag, ground);
         self.changed.notify_waiters();
     }
 
@@ -197,6 +241,13 @@ impl Acks {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// The broker refuses this record's batch for others that it names.
+    pub(super) fn spare(&self) {
+        let mut state = self.locked();
+        state.refused.named = true;
+        state.reports += 1;
     }
 
     /// The cluster has answered a question.
@@ -216,6 +267,7 @@ impl Acks {
 impl AckState {
     /// Marks one tag; true if the waiter has something to do.
     fn mark(&mut self, tag: u64) -> bool {
+        self.reports += 1;
         if tag < self.floor {
             return false;
         }
@@ -233,17 +285,20 @@ impl AckState {
         self.is_below(self.wake_below)
     }
 
-    fn refuse(&mut self, tag: u64, reason: impl FnOnce() -> String) {
-        let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
-        if let Some((bytes, label)) = record
-            && self.refused.len() < REFUSED_MAX
-        {
-            self.refused.push(*label);
-            self.refused_bytes += *bytes as usize;
-        }
+    fn refuse(&mut self, tag: u64, ground: Ground) {
+        self.reports += 1;
         if matches!(self.failure, None | Some(Failure::Broken(_))) {
-            self.failure = Some(Failure::Refused(reason()));
+            self.failure = Some(Failure::Refused(ground.reason.clone()));
         }
+        let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
+        let Some((bytes, label)) = record.filter(|_| self.refused.records.len() < REFUSED_MAX) else { return };
+        let Refused { records, grounds, .. } = &mut self.refused;
+        let known = grounds.iter().position(|known| *known == ground);
+        let ground = known.unwrap_or_else(|| {
+            grounds.push(ground);
+            grounds.len() - 1
+        });
+        records.push(RefusedRecord { label: *label, bytes: *bytes as usize, ground });
     }
 
     fn reachable(&mut self) {
@@ -312,14 +367,17 @@ mod tests {
         let tags: Vec<u64> = (0..3).map(|n| acks.admit(100 + n, 1, window).expect("room")).collect();
         acks.mark(tags[0]);
         acks.fail(Failure::Broken("fatal".into()));
-        acks.refuse(tags[1], || "too large".into());
-        acks.refuse(tags[2], || "too large".into());
-        assert_eq!(acks.refused(), (vec![101, 102], 2));
+        let ground = Ground { topic: "t".into(), too_large: true, reason: "too large".into() };
+        acks.refuse(tags[1], ground.clone());
+        acks.refuse(tags[2], ground.clone());
+        let record = |label| RefusedRecord { label, bytes: 1, ground: 0 };
+        let refused = Refused { records: vec![record(101), record(102)], grounds: vec![ground.clone()], named: false };
+        assert_eq!((acks.refused(), acks.reports()), (refused, 3));
         assert_eq!(acks.failure(), Some(Failure::Refused("too large".into())));
         let fenced = Acks::default();
         fenced.admit(1, 1, window).expect("room");
         fenced.fail(Failure::Fenced);
-        fenced.refuse(0, || "too large".into());
+        fenced.refuse(0, ground);
         assert_eq!(fenced.failure(), Some(Failure::Fenced));
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
 };
 
-use super::acks::{Acks, Failure};
+use super::acks::{Acks, Failure, Ground};
 
 /// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
 const GAPLESS: &str = "gap-less guarantee";
@@ -92,14 +92,18 @@ impl ProducerContext for Context {
                 match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => self.purged(message.topic()),
                     Some(RDKafkaErrorCode::InvalidTimestamp) => self.acks.refuse_timestamps(message.topic()),
-                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, || {
-                        format!(
-                            "topic `{}` refuses it: {code}; compare the topic's max.message.bytes and cleanup.policy with the event",
-                            message.topic()
-                        )
-                    }),
+                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, ground(message.topic(), code)),
                     // Nothing is wrong with this one: another of its batch is refused, and told of.
-                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
+                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => self.acks.spare(),
+                    Some(code) if refuses_the_topic(code) => {
+                        let topic = message.topic();
+                        self.acks.fail_for_topic(
+                            topic,
+                            format!(
+                                "topic `{topic}` takes no records: {code}; grant Write on it to the relay's principal, or see that it exists (docs/operating.md)"
+                            ),
+                        );
+                    }
                     _ => self
                         .acks
                         .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),
@@ -107,6 +111,18 @@ impl ProducerContext for Context {
             }
         }
     }
+}
+
+/// Why the topic refuses a record with this answer, and what to look at.
+fn ground(topic: &str, code: RDKafkaErrorCode) -> Ground {
+    let reason = format!("topic `{topic}` refuses it: {code}; compare the topic's max.message.bytes and cleanup.policy with the event");
+    Ground { topic: topic.to_owned(), too_large: code == RDKafkaErrorCode::MessageSizeTooLarge, reason }
+}
+
+/// Whether the answer is about the topic, and not about the record or the cluster.
+fn refuses_the_topic(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{InvalidTopic, PolicyViolation, TopicAuthorizationFailed, UnknownTopic, UnknownTopicOrPartition};
+    matches!(code, InvalidTopic | PolicyViolation | TopicAuthorizationFailed | UnknownTopic | UnknownTopicOrPartition)
 }
 
 /// Whether a broker would refuse the record again, whoever sends it.

@@ -35,9 +35,19 @@ pub(crate) async fn create_topic(settings: &Settings, topic: &str, how: Creation
     let options = AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT)).request_timeout(Some(ASK_TIMEOUT * 2));
     let answer = within_limit("create_topics", admin.get().create_topics([&new], &options)).await?;
     match answer.map_err(|error| TopicError::Unreachable(format!("creating topic `{topic}`: {error}")))?.pop() {
-        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(failed(code.to_string())),
-        _ => Ok(()),
+        Some(Ok(_)) | None | Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+        Some(Err((_, code))) if passes(code) => Err(TopicError::Unreachable(format!("creating topic `{topic}`: {code}"))),
+        Some(Err((_, RDKafkaErrorCode::InvalidTopic))) => {
+            Err(TopicError::Invalid { topic: topic.to_owned(), reason: "INVALID_TOPIC_EXCEPTION when it is created".into() })
+        }
+        Some(Err((_, code))) => Err(failed(code.to_string())),
     }
+}
+
+/// Whether the cluster gives this answer because of its own state, and not because of the topic.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{BrokerNotAvailable, BrokerTransportFailure, NotController, OperationTimedOut, RequestTimedOut};
+    matches!(code, BrokerNotAvailable | BrokerTransportFailure | NotController | OperationTimedOut | RequestTimedOut)
 }
 
 /// Makes sure of `topic`: if it is not there, it is created with as many partitions as `like` has, or as many as the broker likes if that is not there either.

@@ -18,6 +18,7 @@ mod call;
 mod consumer;
 mod context;
 mod create;
+mod directory;
 mod dropped;
 mod envelope;
 mod foreign_id;
@@ -40,13 +41,16 @@ mod shelf;
 mod topics;
 mod transaction;
 
-pub(crate) use acks::{Acks, Failure, Window};
+pub(crate) use acks::{Acks, Failure, Refused, Window};
+#[cfg(test)]
+pub(crate) use acks::{Ground, RefusedRecord};
 #[cfg(feature = "cli")]
 pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use broker::broker_setting;
 pub(crate) use call::{Beat, OVERDUE, Replaceable, Unanswered, bounded, watched};
 pub(crate) use consumer::{Change, Committed, Feed, Known, Member, Membership, Partition};
 pub(crate) use create::{Creation, create_like};
+pub(crate) use directory::Directory;
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use foreign_id::identity_by_place;
@@ -68,5 +72,5 @@ pub(crate) use reader::Message;
 pub(crate) use reader::fuzz_record;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::Shelf;
-pub(crate) use topics::{TopicError, Topics, answers, partitions_of, retention, topic_names};
+pub(crate) use topics::{TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names};
 pub(crate) use transaction::FenceError;

@@ -111,6 +111,12 @@ impl Settings {
         !plain && MARKS.iter().any(|mark| property.contains(mark))
     }
 
+    /// How a producer compresses: librdkafka's word for it. LZ4 unless a property says otherwise.
+    pub(crate) fn compression(&self) -> &str {
+        let given = ["compression.type", "compression.codec"].iter().find_map(|property| self.properties.get(*property));
+        given.map_or("lz4", String::as_str)
+    }
+
     /// A client configuration with the brokers, the properties and a `client.id`: what every client of Tidings starts from.
     pub(crate) fn client_config(&self) -> ClientConfig {
         self.client_config_over(&[])

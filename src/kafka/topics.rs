@@ -45,6 +45,12 @@ pub(crate) enum TopicError {
     Compacted(String),
     #[error("topic `{topic}` cannot be created: {reason}")]
     Create { topic: String, reason: String },
+    #[error("topic `{topic}` does not exist yet: {reason}")]
+    NotYet { topic: String, reason: String },
+    #[error(
+        "topic `{topic}` cannot be used: the broker answers {reason}; a topic whose name differs in `.` and `_` alone may exist, or the name may be one of Kafka's own"
+    )]
+    Invalid { topic: String, reason: String },
     #[cfg(feature = "cli")]
     #[error("topic `{topic}` cannot be {doing}: {reason}")]
     Change { topic: String, doing: &'static str, reason: String },
@@ -123,17 +129,6 @@ impl Topics {
         partitions_of(&self.settings, topic).await
     }
 
-    /// Refuses a topic that keeps the last record of a key alone. One whose settings may not be read passes.
-    ///
-    /// # Errors
-    /// [`TopicError::Compacted`].
-    pub(crate) async fn refuse_compacted(&self, topic: &str) -> Result<(), TopicError> {
-        match setting(&self.settings, topic, "cleanup.policy").await {
-            Some(policy) if policy.contains("compact") => Err(TopicError::Compacted(topic.to_owned())),
-            _ => Ok(()),
-        }
-    }
-
     /// Creates a topic; one that exists already is fine.
     ///
     /// # Errors
@@ -156,12 +151,22 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
         metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
     });
     let answer = asked.await?;
-    match answer.map_err(|error| TopicError::Unreachable(error.to_string()))? {
-        Some((count @ 1.., None)) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic.to_owned())),
-        Some((_, Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED))) => {
-            Err(TopicError::Denied { topic: topic.to_owned(), reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into() })
-        }
-        _ => Err(TopicError::Unknown(topic.to_owned())),
+    judged(topic, answer.map_err(|error| TopicError::Unreachable(error.to_string()))?)
+}
+
+/// What the cluster's answer about a topic means: the number of its partitions, and an error.
+pub(super) fn judged(topic: &str, answer: Option<(usize, Option<RDKafkaRespErr>)>) -> Result<i32, TopicError> {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE as NO_LEADER, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED,
+        RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION as INVALID,
+    };
+    let topic = topic.to_owned();
+    match answer {
+        Some((count @ 1.., None | Some(NO_LEADER))) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic)),
+        Some((0, Some(NO_LEADER))) => Err(TopicError::Unreachable(format!("no partition of topic `{topic}` has a leader yet"))),
+        Some((_, Some(DENIED))) => Err(TopicError::Denied { topic, reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into() }),
+        Some((_, Some(INVALID))) => Err(TopicError::Invalid { topic, reason: "INVALID_TOPIC_EXCEPTION".into() }),
+        _ => Err(TopicError::Unknown(topic)),
     }
 }
 
@@ -190,6 +195,11 @@ pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, Topi
 pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
     let milliseconds = setting(settings, topic, "retention.ms").await?.parse::<i64>().ok()?;
     u64::try_from(milliseconds).ok().map(Duration::from_millis)
+}
+
+/// The largest batch that a topic takes, compressed; `None` if that may not be read.
+pub(crate) async fn message_bytes_max(settings: &Settings, topic: &str) -> Option<usize> {
+    setting(settings, topic, "max.message.bytes").await?.parse().ok()
 }
 
 /// The answer to a request of an admin client, if it comes within the longest time that one of them is given.

@@ -210,11 +210,10 @@ impl Books {
     /// # Errors
     /// A lost connection or lease.
     pub(super) async fn park_pending(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
-        let pending = forwarder.parked().pending();
-        if pending.is_empty() {
+        if forwarder.parked().is_stored() {
             return Ok(());
         }
-        parked::store(&mut self.ledger, pending).await?;
+        parked::store(&mut self.ledger, forwarder.parked()).await?;
         failpoint::reached(Step::Parked);
         forwarder.parked_mut().stored();
         self.show_parked(forwarder);

@@ -70,6 +70,9 @@ pub(super) enum Interruption {
         "topic `{0}` refuses the timestamps of its records: its broker's clock differs from the database's, or its message timestamp settings are narrow"
     )]
     Untimely(String),
+    /// Every record that was under suspicion was sent, or is known to be refused.
+    #[error("the records for which a batch was refused are found: sends full batches again")]
+    Isolated,
     #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
     LeaseLost,
     #[error("the session did not move any more while {0}, and was dropped")]
@@ -132,9 +135,12 @@ impl Interruption {
             // With a table to read instead nobody is needed: see `drive`.
             Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
             // What a producer knows of a topic's partitions it knows for long.
-            Self::Kafka(_) | Self::TransactionTimeout(_) | Self::BatchRefused(_) | Self::Untimely(_) | Self::TopicsChanged => {
-                Meaning::ProducerBroken
-            }
+            Self::Kafka(_)
+            | Self::TransactionTimeout(_)
+            | Self::BatchRefused(_)
+            | Self::Untimely(_)
+            | Self::Isolated
+            | Self::TopicsChanged => Meaning::ProducerBroken,
             Self::Topic(_)
             | Self::LeaseLost
             | Self::Publication

@@ -2,6 +2,9 @@
 
 mod backpressure;
 mod batch_isolation;
+mod creation_budget;
+mod size_limit;
+mod topic_faults;
 mod topic_lookup;
 mod undeliverable;
 
@@ -15,7 +18,7 @@ use super::{
     error::Interruption,
     ledger::Ledger,
     observe::Observer,
-    parked::{Aggregate, Limits, ParkedSet},
+    parked::{Limits, Loaded, ParkedSet},
     position::{Journal, Position},
     resume::Names,
     route::{Route, Routes, TopicTemplate, unusable},
@@ -25,8 +28,12 @@ use super::{
 };
 use crate::kafka::{EnvelopeWriter, Outgoing, Record, SendError, Topics, Transactional, partition_of};
 pub(super) use backpressure::Hold;
-pub(super) use batch_isolation::BatchIsolation;
-use batch_isolation::Rejected;
+pub(super) use batch_isolation::{BatchIsolation, until_reported};
+use batch_isolation::{Rejected, Weighed};
+pub(super) use size_limit::SizeLimit;
+use size_limit::{Compression, Weight};
+pub(super) use topic_faults::TopicFaults;
+use topic_lookup::TopicLookup;
 
 /// What the envelope's own headers weigh, about.
 const ENVELOPE_BYTES: usize = 256;
@@ -37,9 +44,11 @@ pub(super) struct Forwarder {
     envelope: EnvelopeWriter,
     sink: Sink,
     topics: Topics,
+    lookup: TopicLookup,
     options: RelayOptions,
     parked: ParkedSet,
     isolation: BatchIsolation,
+    compression: Compression,
     /// Records by route since the last cut.
     counts: Vec<u64>,
     observer: Observer,
@@ -71,12 +80,15 @@ pub(super) enum Delivery {
     Sent(u64),
     /// It can never be delivered as things are.
     Undeliverable(String),
+    /// It waits for this topic, which cannot be used at present or for which others wait.
+    TopicWaits(String),
 }
 
 /// What became of a try.
 enum Attempt {
     Sent(u64),
     Impossible(String),
+    TopicWaits(String),
 }
 
 impl Forwarder {
@@ -101,10 +113,12 @@ impl Forwarder {
             routes: Routes::new(template, options.topic_rewrite.clone()),
             envelope: EnvelopeWriter::new(options.envelope, event_source.to_owned()).with_own_headers(options.debezium.is_some()),
             topics: Topics::new(&sink.producers()[0], &options.kafka),
+            lookup: TopicLookup::new(options),
             sink,
             options: options.clone(),
             parked: ParkedSet::new(limits(options)),
             isolation: BatchIsolation::default(),
+            compression: Compression::of(options.kafka.compression()),
             counts: Vec::new(),
             observer: observer.clone(),
             pinned: HashMap::new(),
@@ -130,45 +144,58 @@ impl Forwarder {
         if !self.parked.is_empty() && self.parked.holds(event.aggregate_type, event.aggregate_id, seq) {
             return self.park(seq, event, None);
         }
-        match self.deliver(row)? {
+        match self.deliver(row, true)? {
             Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
+            Ok(Delivery::TopicWaits(topic)) => self.wait_for_topic(row, topic),
             Ok(Delivery::Undeliverable(reason)) => self.park(seq, event, Some(reason)),
             Err(hold) => Ok(Err(hold)),
         }
     }
 
-    /// Sends one event, whether its aggregate waits or not. One that cannot be delivered is told, if it is to be parked.
+    /// Sends one event, whether its aggregate waits or not. One that cannot be delivered is told, if it is to be parked. `queues`: it
+    /// goes behind others that wait for its topic.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub(super) fn deliver(&mut self, row: &Row<'_>) -> Result<Result<Delivery, Hold>, Interruption> {
+    pub(super) fn deliver(&mut self, row: &Row<'_>, queues: bool) -> Result<Result<Delivery, Hold>, Interruption> {
         let (seq, event) = (number(row.seq, &row.event), &row.event);
         if !self.isolation.is_idle() {
-            let (next, floor) = self.sink.tags();
-            if !self.isolation.may_send(seq, floor, next) {
-                return Ok(Err(Hold::Alone));
+            if self.isolation.watches_acknowledgements() {
+                let (next, floor) = self.sink.tags();
+                if !self.isolation.may_send(seq, floor, next) {
+                    return Ok(Err(Hold::Alone));
+                }
             }
             if let Some(Rejected { reason, refusals }) = self.isolation.rejected(seq).cloned() {
-                return self.undeliverable(seq, event, reason, refusals);
+                return self.undeliverable(seq, event, reason, refusals, queues);
             }
         }
         if let Some(fault) = &row.fault {
-            return self.undeliverable(seq, event, fault.to_string(), 0);
+            return self.undeliverable(seq, event, fault.to_string(), 0, queues);
         }
-        match self.send(seq, event)? {
+        match self.send(seq, event, queues)? {
             Ok(Attempt::Sent(tag)) => Ok(Ok(Delivery::Sent(tag))),
-            Ok(Attempt::Impossible(reason)) => self.undeliverable(seq, event, reason, 0),
+            Ok(Attempt::TopicWaits(topic)) => Ok(Ok(Delivery::TopicWaits(topic))),
+            Ok(Attempt::Impossible(reason)) => self.undeliverable(seq, event, reason, 0, queues),
             Err(hold) => Ok(Err(hold)),
         }
     }
 
-    fn send(&mut self, seq: i64, event: &Outgoing<'_>) -> Result<Result<Attempt, Hold>, Interruption> {
+    fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Result<Attempt, Hold>, Interruption> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
-            Err(unmet) => return Ok(unusable(&unmet).map_or(Err(Hold::NewTopic(unmet)), |reason| Ok(Attempt::Impossible(reason)))),
+            Err(unmet) => {
+                return Ok(match unusable(&unmet) {
+                    Some(reason) => Ok(Attempt::Impossible(reason)),
+                    None => self.unmet(unmet, queues),
+                });
+            }
         };
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
             return Ok(Err(Hold::Growing(route.topic.clone())));
+        }
+        if queues && !self.lookup.faults.is_idle() && self.lookup.faults.reason(&route.topic).is_some() {
+            return Ok(Ok(Attempt::TopicWaits(route.topic.clone())));
         }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         let turn = self.sink.turn();
@@ -179,6 +206,17 @@ impl Forwarder {
             Ok(written) => written,
             Err(error) => return Ok(Ok(Attempt::Impossible(error.to_string()))),
         };
+        // Of a record that is larger than the relay's own limit, this limit is the reason.
+        if self.isolation.has_limits() && value.is_none_or(|value| value.len() <= self.options.message_bytes_max) {
+            let rest = event.aggregate_id.len() + event.headers.len() + ENVELOPE_BYTES;
+            let weight = Weight { value: value.unwrap_or_default(), rest, compression: self.compression };
+            match self.isolation.weigh(&route.topic, seq, weight, self.sink.tags()) {
+                Weighed::MayGo => {}
+                Weighed::TooLarge(reason) => return Ok(Ok(Attempt::Impossible(reason))),
+                Weighed::GoesAlone => return Ok(Err(Hold::Alone)),
+                Weighed::LimitIsStale => return Ok(Err(Hold::SizeLimit(route.topic.clone()))),
+            }
+        }
         let record = Record {
             topic: &route.topic,
             partition,
@@ -203,7 +241,20 @@ impl Forwarder {
                 "larger than the {} bytes that max_message_bytes allows",
                 self.options.message_bytes_max
             )))),
-            Err(error) => Err(not_taken(&error)),
+            // A producer that has failed takes nothing more.
+            Err(error) => Err(self.sink.failure().unwrap_or_else(|| not_taken(&error))),
+        }
+    }
+
+    /// What becomes of an event whose topic was not met: it waits for a look-up, or for the topic.
+    fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Hold> {
+        let faults = &self.lookup.faults;
+        match faults.reason(&topic) {
+            None if !faults.has_room() => Ok(Attempt::Impossible(format!(
+                "topic `{topic}` is one of more topics that cannot be used than are remembered: see `tidings parked list`, and the values of aggregatetype"
+            ))),
+            Some(_) if queues || !faults.is_releasing(&topic) => Ok(Attempt::TopicWaits(topic)),
+            _ => Err(Hold::NewTopic(topic)),
         }
     }
 
@@ -229,25 +280,32 @@ impl Forwarder {
         &mut self.parked
     }
 
-    /// Takes up what the table says is parked.
-    pub(super) fn load_parked(&mut self, rows: Vec<(Aggregate, Vec<i64>, bool)>) {
+    /// Takes up what the table holds.
+    pub(super) fn load_parked(&mut self, loaded: Loaded) {
         self.parked = ParkedSet::new(limits(&self.options));
-        rows.into_iter().for_each(|(aggregate, events, ready)| self.parked.load(aggregate, events, ready));
+        let give_up_after = self.options.topic_limits.give_up_after.as_secs_f64();
+        for (aggregate, events, range, ready) in loaded.aggregates {
+            self.parked.load(aggregate, events, range, ready);
+        }
+        for (topic, reason, events, seconds) in loaded.topics {
+            self.parked.load_waiting(&topic, events.cast_unsigned());
+            self.lookup.faults.waits(&topic, reason, seconds >= give_up_after);
+        }
     }
 
-    /// Whom an earlier producer's refusals put under suspicion.
+    /// Takes up what earlier producers have learned from refusals.
     pub(super) fn isolate(&mut self, isolation: BatchIsolation) {
         self.isolation = isolation;
     }
 
-    /// Has an event sent alone.
+    /// Has an event sent alone, whatever was known of it.
     pub(super) fn suspect(&mut self, seq: i64) {
         self.isolation.suspect(seq);
     }
 
-    /// What the next producer must beware of.
-    pub(super) fn take_isolation(&mut self) -> BatchIsolation {
-        std::mem::take(&mut self.isolation).carry_over()
+    /// What the next producers must know. `drained`: everything that was met is durable.
+    pub(super) fn take_isolation(&mut self, drained: bool) -> BatchIsolation {
+        std::mem::take(&mut self.isolation).carry_over(drained)
     }
 
     /// The sink.
@@ -288,6 +346,7 @@ impl Forwarder {
     /// When the producer has failed.
     pub(super) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
         self.observe_cluster();
+        self.look_after_topics();
         self.observer.in_flight(self.sink.acks().under_way().0);
         let durable = self.sink.durable();
         if durable.is_none()
@@ -297,6 +356,9 @@ impl Forwarder {
         }
         if durable.is_some() && self.sink.is_settled() {
             self.isolation.durable();
+        }
+        if self.isolation.acknowledged(self.sink.acks().floor()) {
+            return Err(Interruption::Isolated);
         }
         Ok(durable.map(|durable| {
             let counts = durable.batch.counts.iter().enumerate().filter(|(_, records)| **records > 0);

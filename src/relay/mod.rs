@@ -57,7 +57,7 @@ pub use error::RelayError;
 #[cfg(feature = "cli")]
 pub(crate) use holder::{Holder, holder};
 pub use observe::{Check, CheckState, Observer};
-pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicOptions, UndeliverableOptions};
+pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 pub use retention::RetentionOptions;

@@ -50,6 +50,24 @@ pub struct TopicOptions {
     pub replication: Option<i32>,
 }
 
+/// How long topics that cannot be used are waited for, and how many are created.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicLimits {
+    /// How long a topic that is missing, forbidden or otherwise unusable is a reason against readiness. Its events are set aside at once
+    /// and follow in order when it can be used; after this time they count as parked. A minute is more than a deployment needs that
+    /// creates topic and ACL beside the relay, and half of it is soon enough for an alarm.
+    pub give_up_after: Duration,
+    /// Most topics that are created in a minute. Types are data: one insert with an id in place of a type would fill the cluster
+    /// otherwise. A hundred are more than a service has, and take the broker ten seconds.
+    pub create_max_per_minute: u32,
+}
+
+impl Default for TopicLimits {
+    fn default() -> Self {
+        Self { give_up_after: Duration::from_secs(30), create_max_per_minute: 100 }
+    }
+}
+
 /// What becomes of an event that can never be delivered: no topic can have its name, it is larger than a record may be, or the broker refuses it
 /// for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +89,11 @@ pub struct UndeliverableOptions {
     pub policy: OnUndeliverable,
     /// The topic of dead letters: text, with `{topic}` for the one the event was for.
     pub dead_letter_topic: String,
-    /// Most events of one aggregate that are parked; the relay stops before one more. An aggregate with as many has a busy writer that
-    /// nobody reads any more, which is worth an alarm louder than a metric.
+    /// Most events of one aggregate that are listed one by one. Those after them are parked as one range of the outbox.
     pub parked_per_aggregate_max: usize,
-    /// Most events that are parked in all. So many are no single bad event: a topic's settings are wrong, and waiting in the outbox is
-    /// cheaper than releasing them one by one. Bounds memory too: at most a key and 100 bytes each.
+    /// Most events and ranges that are parked in all, without those that wait for a topic. The relay reads no further before there is
+    /// room, and is not ready: so many are no single bad event. From half of it on what waits behind another event is part of a range.
+    /// Bounds memory: at most a key and 100 bytes each.
     pub parked_max: usize,
 }
 
@@ -119,6 +137,8 @@ pub struct RelayOptions {
     pub event_source: String,
     /// Whether and how topics are created.
     pub topics: TopicOptions,
+    /// How long topics are waited for, and how many are created.
+    pub topic_limits: TopicLimits,
     /// What becomes of events that cannot be delivered.
     pub undeliverable: UndeliverableOptions,
     /// What is kept of the published events.
@@ -186,6 +206,7 @@ impl RelayOptions {
             topic_rewrite: None,
             event_source: String::new(),
             topics: TopicOptions { create: false, partitions: None, replication: None },
+            topic_limits: TopicLimits::default(),
             undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
             shutdown_grace: Duration::from_secs(10),

@@ -7,7 +7,7 @@
 //!                                                                                          └─▶ shutdown: drain, confirm, end
 //! ```
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::FutureExt as _;
@@ -22,7 +22,7 @@ use super::{
     debezium::{self, Shape},
     drive::Drive,
     error::{Interruption, Meaning},
-    forward::{BatchIsolation, Forwarder},
+    forward::{BatchIsolation, Forwarder, SizeLimit, TopicFaults, until_reported},
     lease::Lease,
     ledger::{Ledger, Saved},
     observe::Part,
@@ -35,7 +35,7 @@ use super::{
     scheduled, server, transaction_timeout,
     watchdog::{Supervised, Watchdog, hang_limit},
 };
-use crate::kafka::{Acks, Failure};
+use crate::kafka::{Acks, Failure, Settings, message_bytes_max};
 
 /// First and longest wait between two sessions.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -77,9 +77,8 @@ struct Carried {
     log_silent: bool,
     /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
     isolation: BatchIsolation,
+    topic_faults: Option<TopicFaults>,
     failed: Option<Arc<Acks>>,
-    /// Batches larger than this were refused, it may be for nothing but their size.
-    batch_bytes_max: Option<usize>,
     /// The time limit of transactions, once the brokers have refused a longer one.
     transaction_timeout: Option<Duration>,
     /// How records are stamped after the timestamps that brokers have refused.
@@ -100,37 +99,40 @@ struct Ready {
 impl Carried {
     /// What is left when the producers are replaced.
     fn without_producer(self) -> Self {
-        let Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, .. } = self;
+        let Self { epoch, direct, has_connections, isolation, topic_faults, failed, transaction_timeout, .. } = self;
         let Self { stamping, clocks_reported, .. } = self;
-        let kept = Self { epoch, direct, has_connections, isolation, failed, batch_bytes_max, transaction_timeout, ..Self::default() };
+        let kept = Self { epoch, direct, has_connections, isolation, topic_faults, failed, transaction_timeout, ..Self::default() };
         Self { stamping, clocks_reported, ..kept }
     }
 
     /// The largest batch and the longest transaction.
-    fn limits(&self) -> (usize, Duration) {
-        (self.batch_bytes_max.unwrap_or(usize::MAX), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
+    fn limits(&mut self) -> (usize, Duration) {
+        (self.isolation.begin_session(), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
     }
 
-    /// Takes note of what a producer that failed knows of a refused batch.
-    fn learn(&mut self) -> Result<(), Interruption> {
-        let failed = self.failed.take().and_then(|acks| acks.failure().map(|failure| (acks, failure)));
-        if let Some((_, Failure::Untimely(topic))) = &failed {
-            return self.stamp_otherwise(topic);
+    /// Takes note of what a producer that failed knows of refused batches.
+    async fn learn(&mut self, kafka: &Settings) -> Result<(), Interruption> {
+        let Some(acks) = self.failed.take() else { return Ok(()) };
+        if let Some(Failure::Untimely(topic)) = acks.failure() {
+            return self.stamp_otherwise(&topic);
         }
-        // By now it has told of every record: a producer fails a moment before it does.
-        if let Some((acks, Failure::Refused(reason))) = failed {
-            let (refused, bytes) = acks.refused();
-            let refused: Vec<i64> = refused.into_iter().filter(|seq| *seq != POSITION).collect();
-            if refused.is_empty() {
-                return Err(Interruption::Refused(format!("the relay's own position cannot be stored: {reason}")));
-            }
-            if refused.len() > 1 {
-                tracing::warn!(events = refused.len(), "sends one by one what was in the batch that was refused");
-                // A topic takes batches of its max.message.bytes, too. Half of one that is too large is never less than half of that.
-                self.batch_bytes_max = Some(self.batch_bytes_max.unwrap_or(usize::MAX).min(bytes / 2));
-            }
-            self.isolation.accuse(&refused, &reason);
+        if let (Some((topic, reason)), Some(faults)) = (acks.topic_fault(), &mut self.topic_faults) {
+            faults.refused_records(&topic, reason);
         }
+        let Some(Failure::Refused(reason)) = acks.failure() else { return Ok(()) };
+        let mut refused = acks.refused();
+        refused.records.retain(|record| record.label != POSITION);
+        if refused.records.is_empty() {
+            return Err(Interruption::Refused(format!("the relay's own position cannot be stored: {reason}")));
+        }
+        let mut limits = HashMap::new();
+        for ground in refused.grounds.iter().filter(|ground| ground.too_large) {
+            if let Some(bytes) = message_bytes_max(kafka, &ground.topic).await {
+                limits.insert(ground.topic.clone(), SizeLimit::new(bytes));
+            }
+        }
+        tracing::warn!(records = refused.records.len(), named = refused.named, "looks for what is wrong with records of refused batches");
+        self.isolation.refused(&refused, limits);
         Ok(())
     }
 
@@ -235,8 +237,8 @@ impl Relay {
                 Supervised::Overdue => return self.overdue(),
             };
             let text = interruption.explained();
-            // A command waits for it.
-            let by_command = matches!(interruption, Interruption::TopicsChanged);
+            // A command waits for it, or everybody.
+            let at_once = matches!(interruption, Interruption::TopicsChanged | Interruption::Isolated);
             carried.log_unusable = interruption.log_is_unusable();
             if let Interruption::TransactionTimeout(refused) = interruption {
                 match transaction_timeout::shorter(&self.options.kafka, refused).await {
@@ -274,7 +276,7 @@ impl Relay {
             }
             self.observer.leader(false);
             self.observer.parked(0, 0);
-            if by_command || began.elapsed() > GOOD_SESSION {
+            if at_once || began.elapsed() > GOOD_SESSION {
                 waits = backoff.build();
             }
             let wait = waits.next().unwrap_or(RETRY.1);
@@ -396,9 +398,9 @@ impl Relay {
         observer.pulse().step("looking at the database");
         let shape = debezium::examine(options, ledger.session()).await?;
         let server = server::examine(options, ledger.session()).await?;
-        carried.learn()?;
+        carried.learn(&options.kafka).await?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
-        let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes);
+        let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes && !carried.isolation.wants_trial());
         carried.topic_changes = ledger.topic_changes();
         observer.pulse().step("starting the producers and reading the position");
         let (mut forwarder, mut start) = self.start(&server, saved, &mut ledger, settled, carried, lost).await?;
@@ -409,11 +411,13 @@ impl Relay {
         if !released.is_empty() {
             parked::delete(&mut ledger, &released).await?;
         }
+        if let Some(faults) = carried.topic_faults.take() {
+            forwarder.take_up_faults(faults);
+        }
         // Of a Debezium table nothing is parked.
         if options.debezium.is_none() {
             forwarder.load_parked(parked::load(&mut ledger).await?);
         }
-        forwarder.isolate(std::mem::take(&mut carried.isolation));
         // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
         forwarder.hold_back(ledger.take_up_holds().await?);
         forwarder.pin(ledger.pinned().await?);
@@ -423,6 +427,8 @@ impl Relay {
             books.cut(&mut forwarder).await?;
         }
         books.show_parked(&forwarder);
+        // Last: from here on the end of the session gives it back.
+        forwarder.isolate(std::mem::take(&mut carried.isolation));
         Ok(Ready { server, shape, forwarder, books, moved })
     }
 
@@ -433,7 +439,7 @@ impl Relay {
         saved: Saved,
         ledger: &mut Ledger,
         settled: Option<(Forwarder, Position, u64)>,
-        carried: &Carried,
+        carried: &mut Carried,
         lost: &CancellationToken,
     ) -> Result<(Forwarder, Start), Interruption> {
         let (options, observer) = (&self.options, &self.observer);
@@ -495,7 +501,11 @@ impl Relay {
                 Ok((!safe).then_some(RelayError::GraceExceeded { under_way, grace: self.options.shutdown_grace }))
             }
             Err(interruption) => {
-                carried.isolation = forwarder.take_isolation();
+                if matches!(interruption, Interruption::BatchRefused(_)) {
+                    until_reported(forwarder.sink().acks()).await;
+                }
+                carried.isolation = forwarder.take_isolation(drained);
+                carried.topic_faults = Some(forwarder.take_faults());
                 if drained {
                     // So that a person who moves the position past an event moves it past nothing else. The database may be what
                     // interrupted the session: what Kafka has is known all the same.

@@ -92,6 +92,10 @@ keys! {
         "Partitions of a created topic; the broker's default unless given";
     TOPICS_REPLICATION = "topics.replication", "topic-replication", None, Kind::Integer(1, 32_767), None,
         "Replicas of a created topic; the broker's default unless given";
+    TOPICS_GIVE_UP_AFTER = "topics.give_up_after", "topics-give-up-after", None, Kind::Duration(1_000, 86_400_000), Some("30s"),
+        "How long a topic that cannot be used is waited for before its events count as parked; they follow in order when it can be used";
+    TOPICS_CREATE_MAX = "topics.create_max_per_minute", "topics-create-max-per-minute", None, Kind::Integer(1, 100_000), Some("100"),
+        "Most topics that are created in a minute; the events of others are set aside until it is their turn";
     TOPIC = "routing.topic", "topic", None, Kind::Text, Some("{aggregatetype}"),
         "Topic of an event whose row names none: text with {aggregatetype} and {type}";
     REGEX = "routing.regex", "topic-regex", None, Kind::Text, None,
@@ -107,9 +111,9 @@ keys! {
     DEAD_LETTER_TOPIC = "undeliverable.dead_letter_topic", "dead-letter-topic", None, Kind::Text, Some("{topic}.dead"),
         "Topic of dead letters: text with {topic} for the one the event was for";
     PARKED_PER_AGGREGATE = "undeliverable.parked_events_per_aggregate", "parked-events-per-aggregate", None, Kind::Integer(1, 1_000_000), Some("10000"),
-        "Most events of one aggregate that are parked; the relay stops before one more";
+        "Most events of one aggregate that are parked one by one; later ones are parked as one range";
     PARKED = "undeliverable.parked_events", "parked-events", None, Kind::Integer(1, 10_000_000), Some("100000"),
-        "Most events that are parked in all; the relay stops before one more. Bounds memory";
+        "Most events and ranges that are parked in all; the relay reads no further before there is room. Bounds memory";
     IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("4096"),
         "Most events sent and not yet acknowledged; bounds memory";
     IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),

@@ -9,8 +9,8 @@ use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
 use crate::relay::{
-    DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicOptions, TopicRewrite,
-    UndeliverableOptions,
+    DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicLimits, TopicOptions,
+    TopicRewrite, UndeliverableOptions,
 };
 use crate::{kafka, postgres};
 
@@ -62,6 +62,7 @@ pub(crate) struct Config {
     pub(crate) debezium: Option<DebeziumOutbox>,
     /// Whether and how topics are created.
     pub(crate) topics: TopicOptions,
+    pub(crate) topic_limits: TopicLimits,
     /// The largest record.
     pub(crate) message_bytes_max: usize,
     /// Where health and metrics are served, unless `off`.
@@ -98,6 +99,7 @@ impl Config {
         options.debezium = self.debezium.clone();
         options.event_source = self.event_source.clone();
         options.topics = self.topics.clone();
+        options.topic_limits = self.topic_limits;
         options.undeliverable = self.undeliverable.clone();
         options.retention = self.retention.clone();
         options.shutdown_grace = self.shutdown_grace;
@@ -299,6 +301,10 @@ impl Settled {
                 create: self.meant.get(key::TOPICS_CREATE.path) == Some(&Meant::Boolean(true)),
                 partitions: self.small(&key::TOPICS_PARTITIONS),
                 replication: self.small(&key::TOPICS_REPLICATION),
+            },
+            topic_limits: TopicLimits {
+                give_up_after: Duration::from_millis(self.number(&key::TOPICS_GIVE_UP_AFTER)),
+                create_max_per_minute: u32::try_from(self.number(&key::TOPICS_CREATE_MAX)).unwrap_or(u32::MAX),
             },
             message_bytes_max: self.count(&key::MAX_MESSAGE_BYTES),
             listen: Some(self.text(&key::LISTEN)).filter(|address| address != "off"),

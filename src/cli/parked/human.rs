@@ -43,26 +43,45 @@ pub(super) fn events(relay: &str, events: &[Event]) -> String {
     let mut rows = vec![["seq", "event", "aggregate", "payload", "waits", "decided", "why"].map(String::from).to_vec()];
     rows.extend(events.iter().map(|event| {
         vec![
-            event.seq.to_string(),
+            event.to_seq.map_or_else(|| event.seq.to_string(), |to| format!("{}..{to}", event.seq)),
             event.id.to_string(),
             format!("{}/{}", event.aggregate_type, event.aggregate_id),
             event.payload_bytes.map_or("row is gone".into(), size),
             time(event.waits_seconds),
             event.action.clone().unwrap_or_else(|| "-".into()),
-            event.reason.clone().unwrap_or_else(|| "waits behind an earlier one".into()),
+            why(event),
         ]
     }));
     aligned(&[Align::Right, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left, Align::Left], &rows)
 }
 
+fn why(event: &Event) -> String {
+    let behind = match event.to_seq {
+        Some(_) => format!("{} events that wait behind an earlier one", grouped(event.events)),
+        None => "waits behind an earlier one".into(),
+    };
+    let reason = event.reason.clone().unwrap_or(behind);
+    match &event.waits_for {
+        Some(_) => format!("{reason} (follows when the topic can be used)"),
+        None => reason,
+    }
+}
+
+/// Most lines of what was marked.
+const SHOWN: usize = 100;
+
 /// What was marked.
 pub(super) fn decided(relay: &str, events: &[Event], decision: Decision, dry_run: bool) -> String {
-    let count = events.len();
+    let count: i64 = events.iter().map(|event| event.events).sum();
     let (s, verb) = (if count == 1 { "" } else { "s" }, decision.word());
+    let (shown, more) = (&events[..events.len().min(SHOWN)], events.len().saturating_sub(SHOWN));
     if count == 0 {
         return format!("nothing is parked by relay {relay} that there is to {verb}\n");
     }
-    let mut out = self::events(relay, events);
+    let mut out = self::events(relay, shown);
+    if more > 0 {
+        out.push_str(&format!("and {more} more rows\n"));
+    }
     out.push('\n');
     out.push_str(&match (decision, dry_run) {
         (_, true) => format!("would {verb} {count} event{s}; nothing is marked\n"),

@@ -3,6 +3,7 @@
 //! These commands read and mark; the leading relay alone acts, within seconds, so that an aggregate's order is kept.
 
 mod human;
+mod progress;
 mod rows;
 
 use std::process::ExitCode;
@@ -126,6 +127,12 @@ async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCod
 async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Decision) -> Result<ExitCode, Failure> {
     let what = what(args.what.as_deref())?;
     let events = rows::decide(pool, config, &what, decision, args.dry_run).await.map_err(|error| unreadable(config, &error))?;
+    if events.is_empty() && decision == Decision::Discard && matches!(what, What::Event(_)) {
+        let around = rows::events(pool, config, &what, 1).await.map_err(|error| unreadable(config, &error))?;
+        if let Some(range) = around.first() {
+            return Err(part_of_range(config, range));
+        }
+    }
     if events.is_empty() && what != What::All {
         return Err(nothing(config, args.what.as_deref()));
     }
@@ -133,6 +140,10 @@ async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Dec
         output::json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
     } else {
         output::lines(&human::decided(&config.name, &events, decision, args.dry_run));
+        let marked: i64 = events.iter().map(|event| event.events).sum();
+        if decision == Decision::Discard && !args.dry_run {
+            progress::watch(config, pool, decision, marked).await.map_err(|error| unreadable(config, &error))?;
+        }
     }
     Ok(ExitCode::from(DONE))
 }
@@ -147,6 +158,15 @@ fn what(text: Option<&str>) -> Result<What, Failure> {
             ))
         })
     })
+}
+
+fn part_of_range(config: &Config, range: &Event) -> Failure {
+    let (kind, id, name) = (&range.aggregate_type, &range.aggregate_id, &config.name);
+    Failure::Refused(format!(
+        "the event is one of {} that wait behind an earlier event of {kind}/{id}, and cannot be given up by itself yet\n  -> decide about the earlier one \
+         (`tidings parked show {kind}/{id} --name {name}`); or `tidings parked discard {kind}/{id} --name {name}` gives all of them up",
+        range.events
+    ))
 }
 
 fn nothing(config: &Config, what: Option<&str>) -> Failure {

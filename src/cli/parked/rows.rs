@@ -16,8 +16,17 @@ pub(super) enum What {
     Aggregate(String, String),
 }
 
-/// What was named: an event, an aggregate, or neither.
-const NAMED: &str = "and ($2::uuid is null or p.id = $2) and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))";
+/// What was named: an aggregate, or everything.
+const OF_AGGREGATE: &str = "and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))";
+
+/// The row that is the named event, or the range that it is part of.
+fn of_event(schema: &str, row: &str) -> String {
+    format!(
+        "({row}.id = $2 or ({row}.to_seq is not null and exists (
+            select from \"{schema}\".outbox o where o.id = $2 and o.seq between {row}.seq and {row}.to_seq
+                and o.aggregatetype = {row}.aggregatetype and o.aggregateid = {row}.aggregateid)))"
+    )
+}
 
 /// What shall become of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +40,14 @@ impl Decision {
         match self {
             Self::Retry => "retry",
             Self::Discard => "discard",
+        }
+    }
+
+    /// What has become of events for which it was made.
+    pub(super) fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "tried again",
+            Self::Discard => "given up",
         }
     }
 }
@@ -51,7 +68,7 @@ pub(super) struct Waiting {
     pub(super) tries: Option<i32>,
 }
 
-/// A parked event.
+/// A parked event, or a range of them.
 #[derive(Debug, Serialize)]
 pub(super) struct Event {
     pub(super) seq: i64,
@@ -59,6 +76,12 @@ pub(super) struct Event {
     pub(super) aggregate_type: String,
     pub(super) aggregate_id: String,
     pub(super) topic: Option<String>,
+    /// The last one of a range.
+    pub(super) to_seq: Option<i64>,
+    /// How many events it stands for.
+    pub(super) events: i64,
+    /// The topic that it waits for.
+    pub(super) waits_for: Option<String>,
     /// None: it waits behind another.
     pub(super) reason: Option<String>,
     pub(super) action: Option<String>,
@@ -71,9 +94,9 @@ pub(super) struct Event {
 /// Every aggregate that waits, the longest first.
 pub(super) async fn waiting(pool: &PgPool, config: &Config, limit: u32) -> Result<Vec<Waiting>, sqlx::Error> {
     let sql = format!(
-        r#"select a.aggregatetype, a.aggregateid, a.events, extract(epoch from clock_timestamp() - a.since)::float8 as waits_seconds,
+        r#"select a.aggregatetype, a.aggregateid, a.events::bigint as events, extract(epoch from clock_timestamp() - a.since)::float8 as waits_seconds,
                   w.id as event, w.topic, w.reason, w.action, w.tries
-           from (select aggregatetype, aggregateid, count(*) as events, min(parked_at) as since from "{0}".parked where relay = $1 group by 1, 2) a
+           from (select aggregatetype, aggregateid, sum(events) as events, min(parked_at) as since from "{0}".parked where relay = $1 group by 1, 2) a
            left join lateral (
                select id, topic, reason, action, tries from "{0}".parked p
                where relay = $1 and p.aggregatetype = a.aggregatetype and p.aggregateid = a.aggregateid and reason is not null order by seq limit 1
@@ -86,7 +109,8 @@ pub(super) async fn waiting(pool: &PgPool, config: &Config, limit: u32) -> Resul
 
 /// Parked events in the order in which they would be published.
 pub(super) async fn events(pool: &PgPool, config: &Config, what: &What, limit: u32) -> Result<Vec<Event>, sqlx::Error> {
-    let sql = select(&config.schema, NAMED, "limit $5");
+    let filter = format!("and ($2::uuid is null or {}) {OF_AGGREGATE}", of_event(&config.schema, "p"));
+    let sql = select(&config.schema, &filter, "limit $5");
     let (id, kind, aggregate) = what.parts();
     let query = sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).bind(id).bind(kind).bind(aggregate);
     query.bind(i64::from(limit)).fetch_all(pool).await
@@ -105,12 +129,14 @@ pub(super) async fn decide(
 ) -> Result<Vec<Event>, sqlx::Error> {
     let schema = &config.schema;
     let filter = match decision {
-        Decision::Discard => NAMED.to_owned(),
+        // One event of a range cannot be given up by itself.
+        Decision::Discard => format!("and ($2::uuid is null or (p.id = $2 and p.to_seq is null)) {OF_AGGREGATE}"),
         Decision::Retry => format!(
-            "and p.reason is not null and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))
+            "and p.reason is not null {OF_AGGREGATE}
              and ($2::uuid is null or exists (
-                 select from \"{schema}\".parked e where e.relay = p.relay and e.id = $2 and e.seq >= p.seq
-                     and e.aggregatetype = p.aggregatetype and e.aggregateid = p.aggregateid))"
+                 select from \"{schema}\".parked e where e.relay = p.relay and {} and e.seq >= p.seq
+                     and e.aggregatetype = p.aggregatetype and e.aggregateid = p.aggregateid))",
+            of_event(schema, "e")
         ),
     };
     let (id, kind, aggregate) = what.parts();
@@ -126,9 +152,15 @@ pub(super) async fn decide(
     Ok(events)
 }
 
+/// How many rows are marked and not acted on.
+pub(super) async fn undone(pool: &PgPool, config: &Config, decision: Decision) -> Result<i64, sqlx::Error> {
+    let sql = format!("select coalesce(sum(events), 0)::bigint from \"{}\".parked where relay = $1 and action = $2", config.schema);
+    sqlx::query_scalar(AssertSqlSafe(sql)).bind(&config.name).bind(decision.word()).fetch_one(pool).await
+}
+
 fn select(schema: &str, filter: &str, limit: &str) -> String {
     format!(
-        r#"select p.seq, p.id, p.aggregatetype, p.aggregateid, p.topic, p.reason, p.action, p.tries,
+        r#"select p.seq, p.id, p.aggregatetype, p.aggregateid, p.topic, p.reason, p.action, p.tries, p.to_seq, p.events, p.waits_for,
                   extract(epoch from clock_timestamp() - p.parked_at)::float8 as waits_seconds,
                   case when o.seq is null then null
                        else coalesce(octet_length(o.payload::text), octet_length(o.payload_bytes), 0)::bigint end as payload_bytes
@@ -178,6 +210,9 @@ impl FromRow<'_, PgRow> for Event {
             tries: row.try_get("tries")?,
             waits_seconds: row.try_get("waits_seconds")?,
             payload_bytes: row.try_get("payload_bytes")?,
+            to_seq: row.try_get("to_seq")?,
+            events: row.try_get("events")?,
+            waits_for: row.try_get("waits_for")?,
         })
     }
 }

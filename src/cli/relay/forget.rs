@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{failure, session};
 use crate::cli::args::ForgetArgs;
-use crate::cli::config::Config;
+use crate::cli::config::{Config, Place};
 use crate::cli::exit::{DONE, Failure, with_causes};
 use crate::cli::output;
 use crate::kafka;
@@ -12,9 +12,10 @@ use crate::relay::operator::forget;
 
 /// Removes a relay that does not run.
 pub(super) async fn run(config: &Config, args: &ForgetArgs) -> Result<ExitCode, Failure> {
+    let relay = named(config, args.relay.as_deref())?;
     let mut session = session(config, "relay forget").await?;
-    let forgotten = forget(&mut session, &config.schema, &args.relay).await.map_err(|error| failure(config, error))?;
-    output::line(format_args!("{}: forgotten", args.relay));
+    let forgotten = forget(&mut session, &config.schema, relay).await.map_err(|error| failure(config, error))?;
+    output::line(format_args!("{relay}: forgotten"));
     for (what, name) in [("slot", &forgotten.slot), ("publication", &forgotten.publication)] {
         match name {
             Some(name) => output::line(format_args!("  dropped its {what} {name}")),
@@ -35,4 +36,20 @@ pub(super) async fn run(config: &Config, args: &ForgetArgs) -> Result<ExitCode, 
         }
     }
     Ok(ExitCode::from(DONE))
+}
+
+/// The relay that is meant: by its argument, or by the name of the configuration if somebody has set it. The default name is not
+/// taken for a decision.
+fn named<'n>(config: &'n Config, argument: Option<&'n str>) -> Result<&'n str, Failure> {
+    let place = config.entries.iter().find(|entry| entry.key == "name").map(|entry| &entry.place);
+    match (argument, place) {
+        (Some(argument), Some(Place::Flag(_))) if argument != config.name => {
+            Err(Failure::Options(format!("`{argument}` and --name {} name two relays\n  -> give one of them", config.name)))
+        }
+        (Some(argument), _) => Ok(argument),
+        (None, None | Some(Place::Default)) => Err(Failure::Options(
+            "which relay is to be forgotten is not given\n  -> tidings relay forget --name RELAY; `tidings relay list` shows them".into(),
+        )),
+        (None, Some(_)) => Ok(&config.name),
+    }
 }

@@ -47,7 +47,7 @@ cross join lateral (
     ) end as events
 ) waiting
 cross join lateral (
-    select count(*) as events, count(distinct (p.aggregatetype, p.aggregateid)) as aggregates from "{schema}".parked p where p.relay = r.name
+    select coalesce(sum(p.events), 0)::bigint as events, count(distinct (p.aggregatetype, p.aggregateid)) as aggregates from "{schema}".parked p where p.relay = r.name
 ) parked
 left join lateral (
     select o.occurred_at from "{schema}".outbox o

@@ -14,7 +14,7 @@ use crate::relay::{
     slot,
     source::{
         pages::{Reader, damaged},
-        table,
+        publish::publish,
     },
 };
 
@@ -100,7 +100,7 @@ impl Drive<'_> {
             for cells in page.rows(self.shape)? {
                 let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
                 let row = self.shape.event(&cells, now, &mut scratch)?;
-                if !table::forward(&row, forwarder, books, self.shutdown).await? {
+                if publish(&row.row, forwarder, books, self.shutdown).await?.is_none() {
                     return Ok(false);
                 }
                 events += 1;

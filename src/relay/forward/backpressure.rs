@@ -1,9 +1,15 @@
 //! Back-pressure: why an event has to wait, and how the wait ends.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
-use super::{Forwarder, topic_lookup::look_up};
-use crate::relay::{error::Interruption, observe::Part};
+use super::{Forwarder, size_limit::SizeLimit, topic_lookup::Looked};
+use crate::{
+    kafka::message_bytes_max,
+    relay::{error::Interruption, observe::Part},
+};
+
+/// How long to wait before looking again at what does not report when it changes.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why an event has to wait.
 #[derive(Debug)]
@@ -12,6 +18,8 @@ pub(in crate::relay) enum Hold {
     Full(usize),
     /// Its topic was not met before.
     NewTopic(String),
+    /// The limit by which its topic would refuse it was looked up a while ago.
+    SizeLimit(String),
     /// Its partition has not acknowledged its first record yet.
     FirstContact,
     /// The batches before are not far enough for the next one.
@@ -22,6 +30,10 @@ pub(in crate::relay) enum Hold {
     Alone,
     /// As many are set aside as may be before they are stored.
     Parking,
+    /// As much is parked as may be.
+    ParkedFull(u64),
+    /// Its topic cannot be used, and it cannot be set aside.
+    UnusableTopic(String),
     /// Its topic is being grown.
     Growing(String),
 }
@@ -31,7 +43,9 @@ impl Hold {
     pub(in crate::relay) fn describe(&self) -> String {
         match self {
             Self::Full(_) => "records under way: see that the brokers answer and that min.insync.replicas replicas are in sync".into(),
-            Self::NewTopic(topic) => format!("topic `{topic}`"),
+            Self::NewTopic(topic) | Self::UnusableTopic(topic) => format!("topic `{topic}`"),
+            Self::SizeLimit(topic) => format!("the largest message that topic `{topic}` takes to be looked up"),
+            Self::ParkedFull(limit) => format!("room for parked events: {limit} are (see `tidings parked list`)"),
             Self::FirstContact => "the first acknowledgement of its partition".into(),
             Self::Committing | Self::Unsettled => "the Kafka transactions before it".into(),
             Self::Alone => "the records before it, because it is sent alone".into(),
@@ -44,7 +58,12 @@ impl Hold {
 /// What was found out while an event was held.
 pub(in crate::relay) enum Cleared {
     GoOn,
-    Topic { topic: String, partitions: i32 },
+    Topic(Looked),
+    /// What a topic's limit is now; `None` if that cannot be read.
+    SizeLimit {
+        topic: String,
+        limit: Option<SizeLimit>,
+    },
 }
 
 async fn then_go_on(wait: impl Future<Output = ()>) -> Cleared {
@@ -69,9 +88,22 @@ impl Forwarder {
                 // The session ends with the hold.
                 Box::pin(std::future::pending())
             }
-            Hold::NewTopic(topic) => {
-                let may_be_compacted = self.options.delivery == crate::relay::Delivery::ExactlyOnce;
-                Box::pin(look_up(self.topics.clone(), self.options.topics.clone(), may_be_compacted, self.observer.clone(), topic))
+            Hold::SizeLimit(topic) => {
+                let kafka = self.options.kafka.clone();
+                Box::pin(async move {
+                    let limit = message_bytes_max(&kafka, &topic).await.map(SizeLimit::new);
+                    Cleared::SizeLimit { topic, limit }
+                })
+            }
+            // Whoever forwards releases what it can meanwhile.
+            Hold::ParkedFull(_) => Box::pin(then_go_on(tokio::time::sleep(FULL_PAUSE))),
+            Hold::NewTopic(topic) => Box::pin(self.lookup.look_up(topic, self.observer.clone())),
+            Hold::UnusableTopic(topic) => {
+                let looking = self.lookup.look_up(topic, self.observer.clone());
+                Box::pin(async move {
+                    tokio::time::sleep(FULL_PAUSE).await;
+                    looking.await
+                })
             }
         }
     }
@@ -81,18 +113,10 @@ impl Forwarder {
     /// # Errors
     /// When the producer has failed: then there is room, but not for long.
     pub(in crate::relay) fn cleared(&mut self, cleared: Cleared) -> Result<(), Interruption> {
-        if let Cleared::Topic { topic, partitions } = cleared {
-            let pinned = self.pinned.get(&topic).copied().unwrap_or(partitions);
-            if pinned != partitions {
-                tracing::warn!(
-                    topic,
-                    partitions,
-                    pinned,
-                    "the topic has another number of partitions than this relay spreads keys over: see `tidings topics list`"
-                );
-            }
-            // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
-            self.routes.learn(topic, pinned.min(partitions));
+        match cleared {
+            Cleared::GoOn => {}
+            Cleared::SizeLimit { topic, limit } => self.isolation.learn_limit(topic, limit),
+            Cleared::Topic(looked) => self.looked(looked),
         }
         self.sink.failure().map_or(Ok(()), Err)
     }

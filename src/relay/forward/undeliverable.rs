@@ -1,6 +1,6 @@
 //! What the forwarder does with an event that cannot be delivered: sets it aside, sends it to the dead letters, or stops.
 
-use super::{Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, Hold, not_taken};
+use super::{Attempt, Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, Hold, not_taken, number};
 use crate::{
     kafka::{Outgoing, Record, SendError, Value, partition_of},
     relay::{
@@ -8,6 +8,7 @@ use crate::{
         error::Interruption,
         parked::{Aggregate, Full, Reference, dead_letter_topic, explain, reference},
         sink::Sent,
+        source::Row,
     },
 };
 
@@ -25,15 +26,12 @@ impl Forwarder {
         event: &Outgoing<'_>,
         reason: String,
         refusals: u32,
+        queues: bool,
     ) -> Result<Result<Delivery, Hold>, Interruption> {
         match self.options.undeliverable.policy {
-            OnUndeliverable::Park => {
-                self.isolation.forget(seq);
-                Ok(Ok(Delivery::Undeliverable(reason)))
-            }
+            OnUndeliverable::Park => Ok(Ok(Delivery::Undeliverable(reason))),
             OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => {
-                let sent = self.send_dead_letter(seq, event, &reason, refusals >= DEAD_LETTER_REFERENCE)?;
-                Ok(sent.map(Delivery::Sent))
+                self.send_dead_letter(seq, event, &reason, refusals >= DEAD_LETTER_REFERENCE, queues)
             }
             OnUndeliverable::DeadLetter | OnUndeliverable::Stop => {
                 Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)))
@@ -57,9 +55,43 @@ impl Forwarder {
             );
             self.observer.undeliverable("parked");
         }
-        match self.parked.park(Reference { seq, id: event.id, aggregate, topic, reason }) {
-            Ok(()) => Ok(Ok(Forwarded::Parked)),
-            Err(full) => Err(Interruption::Refused(full_message(&self.options.name, full, seq, event))),
+        match self.parked.park(Reference { seq, id: event.id, aggregate, topic, reason, waits_for: None }) {
+            Ok(()) => {
+                self.isolation.set_aside(seq);
+                Ok(Ok(Forwarded::Parked))
+            }
+            Err(Full(limit)) => Ok(Err(Hold::ParkedFull(limit))),
+        }
+    }
+
+    /// Sets an event aside until its topic can be used. Of a table whose events cannot be set aside, and where the relay shall stop, it
+    /// is waited for, up to `topics.give_up_after`.
+    pub(super) fn wait_for_topic(&mut self, row: &Row<'_>, topic: String) -> Result<Result<Forwarded, Hold>, Interruption> {
+        let event = &row.event;
+        let policy = self.options.undeliverable.policy;
+        let reason = self.lookup.faults.reason(&topic).unwrap_or_default().to_owned();
+        if self.options.debezium.is_none() && policy != OnUndeliverable::Stop {
+            if !self.parked.has_room() {
+                return Ok(Err(Hold::Parking));
+            }
+            let aggregate = Aggregate { kind: event.aggregate_type.to_owned(), id: event.aggregate_id.to_owned() };
+            let (goes_to, waits_for) = (topic.clone(), Some(topic.clone()));
+            let event = Reference { seq: row.seq, id: event.id, aggregate, topic: goes_to, reason: Some(reason), waits_for };
+            self.parked.wait_for_topic(event, &topic);
+            self.isolation.set_aside(row.seq);
+            return Ok(Ok(Forwarded::Parked));
+        }
+        if !self.lookup.faults.is_overdue(&topic) {
+            return Ok(Err(Hold::UnusableTopic(topic)));
+        }
+        let seq = number(row.seq, event);
+        match self.undeliverable(seq, event, reason.clone(), 0, true)? {
+            Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
+            Ok(Delivery::TopicWaits(dead)) if !self.lookup.faults.is_overdue(&dead) => Ok(Err(Hold::UnusableTopic(dead))),
+            Ok(Delivery::TopicWaits(_) | Delivery::Undeliverable(_)) => {
+                Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)))
+            }
+            Err(hold) => Ok(Err(hold)),
         }
     }
 
@@ -70,9 +102,17 @@ impl Forwarder {
         event: &Outgoing<'_>,
         reason: &str,
         by_reference: bool,
-    ) -> Result<Result<u64, Hold>, Interruption> {
+        queues: bool,
+    ) -> Result<Result<Delivery, Hold>, Interruption> {
         let original = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
         let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
+        if self.routes.named(&topic).is_none() || (queues && self.lookup.faults.reason(&topic).is_some()) {
+            return Ok(self.unmet(topic, queues).map(|attempt| match attempt {
+                Attempt::Impossible(why) => Delivery::Undeliverable(format!("{reason}; {why}")),
+                Attempt::TopicWaits(topic) => Delivery::TopicWaits(topic),
+                Attempt::Sent(tag) => Delivery::Sent(tag),
+            }));
+        }
         let Some((at, route)) = self.routes.named(&topic) else { return Ok(Err(Hold::NewTopic(topic))) };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         let turn = self.sink.turn();
@@ -102,14 +142,15 @@ impl Forwarder {
                     route.sent(partition, turn, tag);
                     self.count(at);
                     self.isolation.sent(seq, tag);
+                    self.isolation.set_aside(seq);
                     tracing::warn!(event = %event.id, seq = known, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
                     self.observer.undeliverable("dead-letter");
-                    return Ok(Ok(tag));
+                    return Ok(Ok(Delivery::Sent(tag)));
                 }
                 Ok(Sent::Full(bytes)) => return Ok(Err(Hold::Full(bytes))),
                 Ok(Sent::Committing) => return Ok(Err(Hold::Committing)),
                 Err(SendError::TooLarge) if !reference_only => reference_only = true,
-                Err(error) => return Err(not_taken(&error)),
+                Err(error) => return Err(self.sink.failure().unwrap_or_else(|| not_taken(&error))),
             }
         }
     }
@@ -128,21 +169,5 @@ fn stop_message(options: &RelayOptions, seq: i64, event: &Outgoing<'_>, reason: 
         "event {id} ({seq}{} of {}/{}) cannot be delivered: {reason}; the relay stops before it, so that nothing is skipped. Put the cause right and start it again; \
          or start it with --on-undeliverable {otherwise}",
         event.event_type, event.aggregate_type, event.aggregate_id
-    )
-}
-
-fn full_message(relay: &str, full: Full, seq: i64, event: &Outgoing<'_>) -> String {
-    let (what, key) = match full {
-        Full::Aggregate(limit) => (
-            format!("{limit} events of aggregate {}/{}", event.aggregate_type, event.aggregate_id),
-            "undeliverable.parked_events_per_aggregate",
-        ),
-        Full::Total(limit) => (format!("{limit} events"), "undeliverable.parked_events"),
-    };
-    format!(
-        "{what} are parked, which is as many as {key} allows; the relay stops before event {} (seq {seq}), so that nothing is skipped. \
-         `tidings parked list --name {relay}` says why they wait: put the cause right and `tidings parked retry`, or `tidings parked discard`; the relay acts on that \
-         first when it is started again. Or raise {key}",
-        event.id
     )
 }

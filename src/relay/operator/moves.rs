@@ -197,7 +197,13 @@ async fn find(session: &mut PgConnection, schema: &str, id: Uuid) -> Result<Give
 
 /// An event that is parked is behind the relay's position: leaving it out there would change nothing, and its aggregate would wait on.
 async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id: Uuid) -> Result<(), OperatorError> {
-    let sql = format!("select aggregatetype || '/' || aggregateid from \"{schema}\".parked where relay = $1 and id = $2");
+    let sql = format!(
+        "select aggregatetype || '/' || aggregateid from \"{schema}\".parked p
+         where relay = $1 and (id = $2 or (to_seq is not null and exists (
+             select from \"{schema}\".outbox o where o.id = $2 and o.seq between p.seq and p.to_seq
+                 and o.aggregatetype = p.aggregatetype and o.aggregateid = p.aggregateid)))
+         limit 1"
+    );
     let parked = sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).bind(id).fetch_optional(session).await;
     let parked: Option<String> = parked.map_err(OperatorError::sql("looking whether the event is parked"))?;
     match parked {

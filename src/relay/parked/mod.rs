@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! found before sending     name, headers, size ──▶ INSERT, committed ──▶ the position passes it
+//! its topic is unusable    set aside for the topic (`waits_for`), as above ──▶ released as soon as the topic can be used (`topics`)
+//! many wait behind it      one row for a range of the outbox (`to_seq`), listed one by one again when they are released
 //! refused by the broker    the batch is aborted, the session starts again from what is durable
 //!                          ──▶ the suspects, which the batch held, go one by one (`forward/batch_isolation.rs`) ──▶ the one refused alone is parked, as above
 //! released                 a person sets `retry` or `discard` ──▶ the leader publishes the aggregate's events in their order; their numbers
@@ -24,8 +26,9 @@ mod dead_letter;
 mod release;
 mod rows;
 mod set;
+mod topics;
 
 pub(super) use dead_letter::{dead_letter_topic, explain, reference};
 pub(super) use release::release;
-pub(super) use rows::{delete, load, store};
-pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Reference};
+pub(super) use rows::{Loaded, delete, load, store};
+pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Range, Reference};

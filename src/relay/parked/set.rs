@@ -1,6 +1,9 @@
 //! Which aggregates wait, as the leader knows it: a copy of the table that costs one look at an empty map while nothing is parked.
+//!
+//! Memory is bounded by `total`: an event that is listed counts, and so does a range, however many events it stands for. Events that
+//! wait for a topic are not here, only how many: while the topic cannot be used, all of its events wait.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// An aggregate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,94 +21,197 @@ pub(in crate::relay) struct Reference {
     pub(in crate::relay) topic: String,
     /// Why it cannot be delivered; `None`: it waits behind one that cannot.
     pub(in crate::relay) reason: Option<String>,
+    /// The topic that it waits for.
+    pub(in crate::relay) waits_for: Option<String>,
+}
+
+/// The later events of an aggregate of which many wait, as one reference: those of its events in the outbox between two numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::relay) struct Range {
+    pub(in crate::relay) from: i64,
+    /// The id of the first one.
+    pub(in crate::relay) id: uuid::Uuid,
+    pub(in crate::relay) to: i64,
+    pub(in crate::relay) events: u64,
+    pub(in crate::relay) topic: String,
 }
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::relay) struct Limits {
+    /// Events of one aggregate that are listed one by one.
     pub(in crate::relay) per_aggregate: u64,
     pub(in crate::relay) total: u64,
 }
 
-/// A limit that is reached.
+/// As much is parked as may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) enum Full {
-    Aggregate(u64),
-    Total(u64),
+pub(in crate::relay) struct Full(pub(in crate::relay) u64);
+
+/// What waits of one aggregate: a range comes after everything that is listed.
+#[derive(Debug, Default)]
+struct Waits {
+    listed: BTreeSet<i64>,
+    range: Option<Range>,
 }
 
 /// What is parked.
 #[derive(Debug)]
 pub(in crate::relay) struct ParkedSet {
     limits: Limits,
-    /// The numbers that wait, by kind and id, so that an event is looked up without allocating.
-    aggregates: HashMap<String, HashMap<String, BTreeSet<i64>>>,
+    /// What waits, by kind and id, so that an event is looked up without allocating.
+    aggregates: HashMap<String, HashMap<String, Waits>>,
+    /// Events that are listed, and ranges.
     total: u64,
+    /// Events beyond the first of each range.
+    ranged: u64,
+    /// How many events wait for a topic.
+    waiting: HashMap<String, u64>,
     /// Met, and not in the table yet. The position must not pass these.
     pending: Vec<Reference>,
+    /// Ranges that were begun or have grown, and are not in the table as they are.
+    grown: HashSet<Aggregate>,
     /// Aggregates of which nothing is in the way any more.
     ready: VecDeque<Aggregate>,
 }
 
 /// Most events that are met before they are stored together.
-const PENDING_MAX: usize = 500;
+const PENDING_MAX: usize = 2_000;
+
+impl Waits {
+    fn first(&self) -> Option<i64> {
+        self.listed.first().copied().into_iter().chain(self.range.as_ref().map(|range| range.from)).min()
+    }
+
+    fn has(&self, seq: i64) -> bool {
+        self.listed.contains(&seq) || self.range.as_ref().is_some_and(|range| (range.from..=range.to).contains(&seq))
+    }
+}
 
 impl ParkedSet {
     pub(in crate::relay) fn new(limits: Limits) -> Self {
-        Self { limits, aggregates: HashMap::new(), total: 0, pending: Vec::new(), ready: VecDeque::new() }
+        Self {
+            limits,
+            aggregates: HashMap::new(),
+            total: 0,
+            ranged: 0,
+            waiting: HashMap::new(),
+            pending: Vec::new(),
+            grown: HashSet::new(),
+            ready: VecDeque::new(),
+        }
     }
 
     /// An aggregate of the table: its events, and whether nothing is in the way of the first.
-    pub(in crate::relay) fn load(&mut self, aggregate: Aggregate, events: Vec<i64>, ready: bool) {
+    pub(in crate::relay) fn load(&mut self, aggregate: Aggregate, events: Vec<i64>, range: Option<Range>, ready: bool) {
         if ready {
             self.ready.push_back(aggregate.clone());
         }
-        self.total += events.len() as u64;
-        self.aggregates.entry(aggregate.kind).or_default().insert(aggregate.id, events.into_iter().collect());
+        self.total += events.len() as u64 + u64::from(range.is_some());
+        self.ranged += range.as_ref().map_or(0, |range| range.events.saturating_sub(1));
+        let waits = Waits { listed: events.into_iter().collect(), range };
+        self.aggregates.entry(aggregate.kind).or_default().insert(aggregate.id, waits);
+    }
+
+    /// So many events of the table wait for a topic.
+    pub(in crate::relay) fn load_waiting(&mut self, topic: &str, events: u64) {
+        self.waiting.insert(topic.to_owned(), events);
     }
 
     /// Nothing is parked.
     pub(in crate::relay) fn is_empty(&self) -> bool {
-        self.aggregates.is_empty()
+        self.aggregates.is_empty() && self.waiting.is_empty()
     }
 
-    /// How many events are parked, and of how many aggregates.
+    /// How many events are parked, and of how many aggregates, as far as these are known.
     pub(in crate::relay) fn counts(&self) -> (u64, u64) {
-        (self.total, self.aggregates.values().map(|ids| ids.len() as u64).sum())
+        let waiting: u64 = self.waiting.values().sum();
+        (self.total + self.ranged + waiting, self.aggregates.values().map(|ids| ids.len() as u64).sum())
     }
 
     /// Whether an event has to wait with its aggregate.
     pub(in crate::relay) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
-        let events = self.aggregates.get(kind).and_then(|ids| ids.get(id));
-        events.and_then(BTreeSet::first).is_some_and(|first| seq >= *first)
+        let waits = self.aggregates.get(kind).and_then(|ids| ids.get(id));
+        waits.and_then(Waits::first).is_some_and(|first| seq >= first)
     }
 
     /// Whether more may be met before what was is stored.
     pub(in crate::relay) fn has_room(&self) -> bool {
-        self.pending.len() < PENDING_MAX
+        self.pending.len() < PENDING_MAX && self.grown.len() < PENDING_MAX
     }
 
     /// An event waits, and with it all later ones of its aggregate. To be stored before the position passes it, unless it is met again
     /// because the position had not passed it when the relay died.
     ///
+    /// What waits behind another one is listed while that is cheap, and part of a range then.
+    ///
     /// # Errors
     /// When there are as many as may be.
     pub(in crate::relay) fn park(&mut self, event: Reference) -> Result<(), Full> {
-        let Aggregate { kind, id } = &event.aggregate;
-        let events = self.aggregates.get(kind).and_then(|ids| ids.get(id));
-        if events.is_some_and(|events| events.contains(&event.seq)) {
-            return Ok(());
+        let Limits { per_aggregate, total } = self.limits;
+        let waits = self.aggregates.get_mut(&event.aggregate.kind).and_then(|ids| ids.get_mut(&event.aggregate.id));
+        if let Some(waits) = waits {
+            if waits.has(event.seq) {
+                return Ok(());
+            }
+            if let Some(range) = &mut waits.range
+                && event.seq > range.to
+            {
+                (range.to, range.events) = (event.seq, range.events + 1);
+                self.ranged += 1;
+                self.grown.insert(event.aggregate);
+                return Ok(());
+            }
+            let last = waits.listed.last().copied().unwrap_or_default();
+            let many = waits.listed.len() as u64 >= per_aggregate || self.total >= total / 2;
+            if many && self.total < total && event.reason.is_none() && event.seq > last && waits.range.is_none() {
+                let Reference { seq, id, aggregate, topic, .. } = event;
+                waits.range = Some(Range { from: seq, id, to: seq, events: 1, topic });
+                self.total += 1;
+                self.grown.insert(aggregate);
+                return Ok(());
+            }
         }
-        if events.map_or(0, BTreeSet::len) as u64 >= self.limits.per_aggregate {
-            return Err(Full::Aggregate(self.limits.per_aggregate));
+        if self.total >= total {
+            return Err(Full(total));
         }
-        if self.total >= self.limits.total {
-            return Err(Full::Total(self.limits.total));
-        }
-        self.aggregates.entry(kind.clone()).or_default().entry(id.clone()).or_default().insert(event.seq);
-        self.total += 1;
+        self.insert(&event.aggregate, event.seq);
         self.pending.push(event);
         Ok(())
+    }
+
+    fn insert(&mut self, aggregate: &Aggregate, seq: i64) {
+        let ids = self.aggregates.entry(aggregate.kind.clone()).or_default();
+        self.total += u64::from(ids.entry(aggregate.id.clone()).or_default().listed.insert(seq));
+    }
+
+    /// An event waits for its topic.
+    pub(in crate::relay) fn wait_for_topic(&mut self, event: Reference, topic: &str) {
+        self.waits_for(topic);
+        self.pending.push(event);
+    }
+
+    /// One more event waits for a topic.
+    pub(in crate::relay) fn waits_for(&mut self, topic: &str) {
+        *self.waiting.entry(topic.to_owned()).or_default() += 1;
+    }
+
+    /// So many events wait for the topic no more.
+    pub(in crate::relay) fn waited_for(&mut self, topic: &str, events: usize) {
+        if let Some(waiting) = self.waiting.get_mut(topic) {
+            // Never the last one: whether nothing waits the table says.
+            *waiting = waiting.saturating_sub(events as u64).max(1);
+        }
+    }
+
+    /// The table has nothing that waits for the topic.
+    pub(in crate::relay) fn nothing_waits_for(&mut self, topic: &str) {
+        self.waiting.remove(topic);
+    }
+
+    /// An event of the table waits with its aggregate from now on.
+    pub(in crate::relay) fn adopt(&mut self, aggregate: &Aggregate, seq: i64) {
+        self.insert(aggregate, seq);
     }
 
     /// What is to be stored.
@@ -113,17 +219,56 @@ impl ParkedSet {
         &self.pending
     }
 
+    /// The ranges that are to be stored.
+    pub(in crate::relay) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
+        let range = |aggregate: &Aggregate| self.range(aggregate);
+        self.grown.iter().filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
+    }
+
+    /// The range of an aggregate.
+    pub(in crate::relay) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
+        self.aggregates.get(&aggregate.kind)?.get(&aggregate.id)?.range.as_ref()
+    }
+
+    /// Whether everything that is to be stored is.
+    pub(in crate::relay) fn is_stored(&self) -> bool {
+        self.pending.is_empty() && self.grown.is_empty()
+    }
+
     /// All that was pending is in the table.
     pub(in crate::relay) fn stored(&mut self) {
         self.pending.clear();
+        self.grown.clear();
     }
 
-    /// These events of an aggregate wait no more. An aggregate without any is forgotten: its next event goes straight on.
-    pub(in crate::relay) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
+    /// The first events of an aggregate's range are listed in the table now, and this is what is left of the range.
+    pub(in crate::relay) fn unfold(&mut self, aggregate: &Aggregate, listed: &[i64], rest: Option<Range>) {
+        for seq in listed {
+            self.insert(aggregate, *seq);
+        }
+        self.set_range(aggregate, rest);
+    }
+
+    fn set_range(&mut self, aggregate: &Aggregate, range: Option<Range>) {
         let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else { return };
-        let Some(events) = ids.get_mut(&aggregate.id) else { return };
-        self.total -= seqs.iter().filter(|seq| events.remove(seq)).count() as u64;
-        if events.is_empty() {
+        let Some(waits) = ids.get_mut(&aggregate.id) else { return };
+        let beyond = |range: &Option<Range>| range.as_ref().map_or(0, |range| range.events.saturating_sub(1));
+        self.ranged = (self.ranged + beyond(&range)).saturating_sub(beyond(&waits.range));
+        self.total = (self.total + u64::from(range.is_some())).saturating_sub(u64::from(waits.range.is_some()));
+        waits.range = range;
+        self.grown.remove(aggregate);
+    }
+
+    /// These events of an aggregate wait no more, and nor does its range if it begins with one of them. An aggregate without any is
+    /// forgotten: its next event goes straight on.
+    pub(in crate::relay) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
+        if self.range(aggregate).is_some_and(|range| seqs.contains(&range.from)) {
+            self.set_range(aggregate, None);
+        }
+        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else { return };
+        let Some(waits) = ids.get_mut(&aggregate.id) else { return };
+        self.total -= seqs.iter().filter(|seq| waits.listed.remove(seq)).count() as u64;
+        if waits.first().is_none() {
             ids.remove(&aggregate.id);
         }
         if ids.is_empty() {
@@ -133,9 +278,10 @@ impl ParkedSet {
 
     /// The table has nothing of this aggregate, whatever was thought.
     pub(in crate::relay) fn free(&mut self, aggregate: &Aggregate) {
-        let events = self.aggregates.get(&aggregate.kind).and_then(|ids| ids.get(&aggregate.id));
-        let events: Vec<i64> = events.into_iter().flatten().copied().collect();
-        self.released(aggregate, &events);
+        let waits = self.aggregates.get(&aggregate.kind).and_then(|ids| ids.get(&aggregate.id));
+        let Some(waits) = waits else { return };
+        let all: Vec<i64> = waits.listed.iter().copied().chain(waits.range.as_ref().map(|range| range.from)).collect();
+        self.released(aggregate, &all);
     }
 
     /// An aggregate of which nothing is in the way any more.
@@ -159,66 +305,125 @@ mod tests {
 
     use super::*;
 
-    fn reference(id: u8, seq: i64) -> Reference {
+    fn reference(id: u8, seq: i64, reason: bool) -> Reference {
         let aggregate = Aggregate { kind: "order".into(), id: id.to_string() };
-        Reference { seq, id: uuid::Uuid::nil(), aggregate, topic: "order".into(), reason: None }
+        let reason = reason.then(|| "no".to_owned());
+        Reference { seq, id: uuid::Uuid::nil(), aggregate, topic: "order".into(), reason, waits_for: None }
+    }
+
+    /// What a plain list of events would hold, and which of them are part of a range.
+    #[derive(Default)]
+    struct Plain {
+        events: BTreeSet<i64>,
+        ranged: BTreeSet<i64>,
     }
 
     proptest! {
+        /// Case B5.
         #[test]
-        fn it_holds_what_a_plain_list_holds_and_no_more_than_it_may(steps in proptest::collection::vec((0u8..5, 0u8..4, 1i64..12), 0..200), per_aggregate in 1u64..8, total in 1u64..16) {
+        fn it_holds_what_a_plain_list_holds_and_no_more_than_it_may(
+            steps in proptest::collection::vec((0u8..6, 0u8..4), 0..200), per_aggregate in 1u64..8, total in 1u64..16,
+        ) {
             let mut set = ParkedSet::new(Limits { per_aggregate, total });
-            let mut plain: BTreeMap<u8, Vec<i64>> = BTreeMap::new();
-            let mut unstored = 0;
-            for (action, id, seq) in steps {
-                let seq = seq * 4 + i64::from(id);
-                let list = plain.entry(id).or_default();
+            let mut plain: BTreeMap<u8, Plain> = BTreeMap::new();
+            let mut next = 0;
+            for (action, id) in steps {
+                let aggregate = reference(id, 0, false).aggregate;
                 match action {
-                    0..=2 => {
-                        let (again, waiting) = (list.contains(&seq), list.len() as u64);
-                        let all = set.counts().0;
-                        match set.park(reference(id, seq)) {
-                            Ok(()) if again => {}
+                    0..=3 => {
+                        next += 1;
+                        let first = !plain.contains_key(&id);
+                        match set.park(reference(id, next, first)) {
                             Ok(()) => {
-                                prop_assert!(waiting < per_aggregate && all < total);
-                                list.push(seq);
-                                unstored += 1;
+                                let list = plain.entry(id).or_default();
+                                list.events.insert(next);
+                                if set.range(&aggregate).is_some_and(|range| range.from <= next) {
+                                    list.ranged.insert(next);
+                                }
                             }
-                            Err(Full::Aggregate(limit)) => prop_assert!(!again && waiting == limit && limit == per_aggregate),
-                            Err(Full::Total(limit)) => prop_assert!(!again && all == limit && limit == total),
+                            Err(Full(limit)) => prop_assert!(limit == total && set.total == total),
                         }
-                        prop_assert_eq!(set.pending().len(), unstored);
+                        // Met again.
+                        if plain.get(&id).is_some_and(|list| list.events.contains(&next)) {
+                            let before = set.counts();
+                            prop_assert_eq!(set.park(reference(id, next, false)), Ok(()));
+                            prop_assert_eq!(set.counts(), before);
+                        }
                     }
-                    3 => {
-                        set.stored();
-                        unstored = 0;
-                    }
+                    4 => set.stored(),
                     _ => {
-                        set.released(&reference(id, 0).aggregate, &[seq]);
-                        list.retain(|other| *other != seq);
+                        let first = plain.get(&id).and_then(|list| list.events.first().copied());
+                        if let Some(first) = first {
+                            let list = plain.get_mut(&id).expect("there");
+                            if list.ranged.contains(&first) {
+                                list.events.retain(|seq| !list.ranged.contains(seq));
+                                list.ranged.clear();
+                            }
+                            list.events.remove(&first);
+                            set.released(&aggregate, &[first]);
+                        }
                     }
                 }
-                plain.retain(|_, list| !list.is_empty());
-                prop_assert_eq!(set.counts(), (plain.values().map(Vec::len).sum::<usize>() as u64, plain.len() as u64));
-                prop_assert_eq!(set.is_empty(), plain.is_empty());
+                plain.retain(|_, list| !list.events.is_empty());
+                let events: usize = plain.values().map(|list| list.events.len()).sum();
+                prop_assert_eq!(set.counts(), (events as u64, plain.len() as u64));
+                prop_assert!(set.total <= total && set.is_empty() == plain.is_empty());
                 for id in 0..4u8 {
-                    for seq in 0..50 {
-                        let first = plain.get(&id).and_then(|list| list.iter().min());
+                    for seq in 0..=next + 1 {
+                        let first = plain.get(&id).and_then(|list| list.events.first());
                         prop_assert_eq!(set.holds("order", &id.to_string(), seq), first.is_some_and(|first| seq >= *first));
                     }
+                    let listed = plain.get(&id).map_or(0, |list| list.events.len() - list.ranged.len());
+                    prop_assert!(listed as u64 <= per_aggregate.max(1));
                 }
             }
         }
     }
 
+    /// Case B5.
+    #[test]
+    fn what_waits_behind_many_is_a_range_that_is_unfolded_in_order() {
+        let mut set = ParkedSet::new(Limits { per_aggregate: 2, total: 100 });
+        let aggregate = reference(1, 0, false).aggregate;
+        for seq in 1..=9 {
+            assert_eq!(set.park(reference(1, seq, seq == 1)), Ok(()));
+        }
+        assert_eq!((set.counts(), set.total, set.pending().len()), ((9, 1), 3, 2));
+        let range = set.range(&aggregate).cloned().expect("a range");
+        assert_eq!((range.from, range.to, range.events), (3, 9, 7));
+        assert_eq!(set.grown().count(), 1);
+        set.stored();
+        assert!(set.grown().next().is_none());
+        set.released(&aggregate, &[1, 2]);
+        assert!(set.holds("order", "1", 3) && !set.holds("order", "1", 2));
+        set.unfold(&aggregate, &[3, 4], Some(Range { from: 5, events: 5, ..range }));
+        assert_eq!((set.counts(), set.total), ((7, 1), 3));
+        set.unfold(&aggregate, &[5, 6, 7, 8, 9], None);
+        set.released(&aggregate, &[3, 4, 5, 6, 7, 8, 9]);
+        assert!(set.is_empty() && set.counts() == (0, 0));
+    }
+
     #[test]
     fn an_aggregate_of_which_the_table_has_nothing_is_forgotten() {
         let mut set = ParkedSet::new(Limits { per_aggregate: 10, total: 10 });
-        let aggregate = reference(1, 0).aggregate;
-        set.load(aggregate.clone(), vec![5, 7], true);
+        let aggregate = reference(1, 0, false).aggregate;
+        let range = Range { from: 8, id: uuid::Uuid::nil(), to: 20, events: 5, topic: "order".into() };
+        set.load(aggregate.clone(), vec![5, 7], Some(range), true);
         assert!(set.holds("order", "1", 5) && !set.holds("order", "1", 4) && !set.holds("order", "2", 6));
-        assert_eq!(set.next_ready(), Some(aggregate.clone()));
+        assert_eq!((set.next_ready(), set.counts()), (Some(aggregate.clone()), (7, 1)));
         set.free(&aggregate);
         assert!(set.is_empty() && set.counts() == (0, 0));
+    }
+
+    /// Case B4.
+    #[test]
+    fn what_waits_for_a_topic_is_counted_until_the_table_has_none() {
+        let mut set = ParkedSet::new(Limits { per_aggregate: 1, total: 1 });
+        (1..=3).for_each(|seq| set.wait_for_topic(reference(1, seq, true), "t"));
+        assert_eq!((set.counts(), set.pending().len(), set.holds("order", "1", 9)), ((3, 0), 3, false));
+        set.waited_for("t", 3);
+        assert!(!set.is_empty(), "more may have come");
+        set.nothing_waits_for("t");
+        assert!(set.is_empty());
     }
 }

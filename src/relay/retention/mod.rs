@@ -203,6 +203,9 @@ impl Retention<'_> {
                  delete from \"{schema}\".outbox o using looked
                  where o.seq = looked.seq and looked.old and looked.xid < $2::text::xid8 and looked.seq <> all ($5)
                      and not exists (select from \"{schema}\".parked p where p.seq = looked.seq)
+                     and not exists (
+                         select from \"{schema}\".parked p where p.to_seq is not null and p.aggregatetype = o.aggregatetype
+                             and p.aggregateid = o.aggregateid and o.seq between p.seq and p.to_seq)
                  returning o.xid
              )
              select (select count(*) from looked), (select max(seq) from looked), (select count(*) from looked where not old),

@@ -9,6 +9,7 @@ pub(super) mod notice;
 mod pace;
 pub(super) mod pages;
 mod pairing;
+pub(super) mod publish;
 mod row;
 pub(super) mod table;
 pub(super) mod wal;

@@ -14,6 +14,7 @@ use super::{
     TableRow,
     look::look,
     pages::{Page, Reader, damaged},
+    publish,
 };
 use crate::{
     failpoint::{self, Step},
@@ -96,7 +97,7 @@ impl TableSource {
             let mut events = 0;
             while let Some(page) = next_page(&mut pages, forwarder, books).await? {
                 books.caught_up();
-                match publish(&page, &self.shape, forwarder, books, shutdown).await? {
+                match publish_page(&page, &self.shape, forwarder, books, shutdown).await? {
                     Some(published) => events += published,
                     None => return Ok(WindowEnd::Shutdown),
                 }
@@ -131,7 +132,7 @@ async fn next_page(pages: &mut mpsc::Receiver<Page>, forwarder: &mut Forwarder, 
 }
 
 /// Publishes a page; how many events it published, or none if `shutdown` came first.
-async fn publish(
+async fn publish_page(
     page: &Page,
     shape: &Shape,
     forwarder: &mut Forwarder,
@@ -152,7 +153,7 @@ async fn publish(
             books.progress.passed(row.seq, None);
             continue;
         }
-        if !forward(&TableRow { xid, row }, forwarder, books, shutdown).await? {
+        if publish::publish(&row, forwarder, books, shutdown).await?.is_none() {
             return Ok(None);
         }
         events += 1;
@@ -172,21 +173,6 @@ async fn publish(
         }
     }
     Ok(Some(events))
-}
-
-/// Forwards a row, waiting for whatever holds it; false if `shutdown` came first.
-pub(in crate::relay) async fn forward(
-    row: &TableRow<'_>,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
-    while let Err(hold) = forwarder.forward(&row.row)? {
-        if !books.attend(forwarder, hold, shutdown).await? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Publishes events that the stream has not brought, out of their order; false if `shutdown` came first.
@@ -209,7 +195,7 @@ pub(super) async fn publish_missed(
         for cells in page.rows(shape)? {
             let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
             let row = shape.event(&cells, now, &mut scratch)?;
-            if !forward(&row, forwarder, books, shutdown).await? {
+            if publish::publish(&row.row, forwarder, books, shutdown).await?.is_none() {
                 return Ok(false);
             }
             books.progress.sent_late(row.xid, row.row.seq);

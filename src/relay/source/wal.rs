@@ -6,9 +6,10 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Columns, Pace, Row, TableColumns,
+    Columns, Pace, TableColumns,
     look::{Look, look},
     pairing,
+    publish::publish,
     table::publish_missed,
 };
 use crate::{
@@ -219,7 +220,7 @@ impl WalSource {
                     if books.progress.gives_up(row.seq) {
                         continue;
                     }
-                    let Some(forwarded) = forward_row(&row, forwarder, books, shutdown).await? else { return Ok(false) };
+                    let Some(forwarded) = publish(&row, forwarder, books, shutdown).await? else { return Ok(false) };
                     books.progress.sent(row.event.id, row.seq);
                     if let Forwarded::Sent(tag) = forwarded {
                         forwarder.sink().acks().time(tag, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS));
@@ -258,24 +259,5 @@ impl WalSource {
             )));
         }
         Ok(())
-    }
-}
-
-/// Forwards a row, waiting for whatever holds it; what became of it, or none if `shutdown` came first.
-async fn forward_row(
-    row: &Row<'_>,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<Option<Forwarded>, Interruption> {
-    loop {
-        match forwarder.forward(row)? {
-            Ok(forwarded) => return Ok(Some(forwarded)),
-            Err(hold) => {
-                if !books.attend(forwarder, hold, shutdown).await? {
-                    return Ok(None);
-                }
-            }
-        }
     }
 }

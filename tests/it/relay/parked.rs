@@ -13,25 +13,25 @@ use super::{
 use crate::services::{TestDatabase, migrated_database};
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
-async fn sql(pool: &PgPool, text: &str) {
+pub(super) async fn sql(pool: &PgPool, text: &str) {
     sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(pool).await.expect(text);
 }
 
 /// Publishes event `n` of an order, padded to about `bytes`.
-async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
+pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
     sqlx::query(insert).bind(id).bind(n).bind(bytes).execute(pool).await.expect("inserted");
 }
 
 /// Numbers and aggregates of the events that are parked, in order, and of which something is wrong.
-async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
+pub(super) async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
     let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
     sqlx::query_as(select).fetch_all(pool).await.expect("read")
 }
 
-async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
+pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
     let until = Instant::now() + PATIENCE;
     loop {
         let now = parked(pool).await;
@@ -44,7 +44,7 @@ async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
 }
 
 /// The numbers of an order's events, as they are in the topic.
-fn numbers(records: &[Record], id: &str) -> Vec<i64> {
+pub(super) fn numbers(records: &[Record], id: &str) -> Vec<i64> {
     let of = records.iter().filter(|record| record.key == id.as_bytes());
     of.map(|record| serde_json::from_str::<serde_json::Value>(record.text()).expect("JSON")["n"].as_i64().expect("a number")).collect()
 }
@@ -98,7 +98,7 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
 }
 
 /// Waits until the leader has done what was decided.
-async fn until_decided(pool: &PgPool) {
+pub(super) async fn until_decided(pool: &PgPool) {
     let until = Instant::now() + PATIENCE;
     let left = "select count(*) from tidings.parked where action is not null";
     while sqlx::query_scalar::<_, i64>(left).fetch_one(pool).await.expect("counted") > 0 {
@@ -222,7 +222,7 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
 }
 
 /// A place whose topic takes batches up to so many bytes, and a relay that sends larger ones.
-async fn strict(database: &TestDatabase, bytes: &str, delivery: Delivery) -> (Place, RelayOptions) {
+pub(super) async fn strict(database: &TestDatabase, bytes: &str, delivery: Delivery) -> (Place, RelayOptions) {
     let place = Place::new(database);
     create_topic_with(&place.brokers, &place.topic, 1, &[("max.message.bytes", bytes)]).await;
     let mut options = place.options();
@@ -307,35 +307,114 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     assert_eq!((numbers(records, "a"), numbers(records, "b")), (vec![1, 2, 3, 4], vec![1]));
 }
 
+/// Waits until so many events are parked, by so many rows.
+async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let count = "select coalesce(sum(events), 0)::bigint, count(*) from tidings.parked";
+        let now: (i64, i64) = sqlx::query_as(count).fetch_one(pool).await.expect("counted");
+        if now == (events, rows) {
+            return;
+        }
+        assert!(Instant::now() < until, "{now:?} and not {events} events in {rows} rows");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Case B5.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_relay_stops_before_it_parks_more_than_it_may_and_acts_on_a_decision_first_when_it_starts_again() {
+async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_kept_and_released_in_order() {
+    for source in [SourceKind::Auto, SourceKind::Poll] {
+        let database = migrated_database().await;
+        let (pool, place) = (&database.pool, Place::new(&database));
+        let mut options = RelayOptions { source, ..small(&place) };
+        options.undeliverable.parked_per_aggregate_max = 3;
+        options.retention.keep = Duration::from_secs(1);
+        publish(pool, "a", 1, 20_000).await;
+        for n in 2..=10 {
+            publish(pool, "a", n, 1).await;
+            publish(pool, "b", n, 1).await;
+        }
+        let relay = Running::start(options.clone());
+        until_counted(pool, 10, 4).await;
+        place.reader().until_distinct(9);
+        // A restart knows the range, and what comes then is part of it.
+        relay.stop().await;
+        let relay = Running::start(options.clone());
+        publish(pool, "a", 11, 1).await;
+        until_counted(pool, 11, 4).await;
+        let (code, text) = place.command(&["parked", "list", "--json"]);
+        assert!(code == 0 && text.contains("\"events\": 11"), "{text}");
+        // Retention has had its chance.
+        let until = Instant::now() + PATIENCE;
+        let others = "select count(*) from tidings.outbox where aggregateid = 'b'";
+        while sqlx::query_scalar::<_, i64>(others).fetch_one(pool).await.expect("counted") > 1 {
+            assert!(Instant::now() < until, "nothing is deleted");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let kept: i64 =
+            sqlx::query_scalar("select count(*) from tidings.outbox where aggregateid = 'a'").fetch_one(pool).await.expect("counted");
+        assert_eq!(kept, 11);
+        relay.stop().await;
+        options.message_bytes_max = 100_000;
+        sql(pool, "update tidings.parked set action = 'retry' where reason is not null").await;
+        let relay = Running::start(options);
+        until_counted(pool, 0, 0).await;
+        publish(pool, "a", 12, 1).await;
+        let mut reader = place.reader();
+        reader.until_distinct(21);
+        relay.stop().await;
+        assert_eq!(numbers(reader.read_to_the_end(), "a"), (1..=12).collect::<Vec<i64>>(), "{source:?}");
+    }
+}
+
+/// Case B5.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_and_one_events_of_an_aggregate_stop_that_aggregate_alone() {
+    let database = migrated_database().await;
+    let (pool, place) = (&database.pool, Place::new(&database));
+    sql(
+        pool,
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+         select 'order', 'a', 'T', json_build_object('n', n, 'pad', repeat('x', case n when 1 then 20000 else 1 end)) from generate_series(1, 10001) n",
+    )
+    .await;
+    publish(pool, "b", 1, 1).await;
+    let relay = Running::start(small(&place));
+    place.reader().until_distinct(1);
+    until_counted(pool, 10_001, 10_001).await;
+    // What has waited for long enough is given up together.
+    sql(pool, "update tidings.parked set action = 'discard'").await;
+    until_counted(pool, 0, 0).await;
+    publish(pool, "a", 10_002, 1).await;
+    let mut reader = place.reader();
+    reader.until_distinct(2);
+    relay.stop().await;
+    assert_eq!(numbers(reader.read_to_the_end(), "a"), [10_002]);
+}
+
+/// Case B5.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_has_parked_as_much_as_it_may_waits_and_acts_on_a_decision() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
     let mut options = small(&place);
-    options.undeliverable.parked_per_aggregate_max = 3;
-    publish(pool, "a", 1, 20_000).await;
-    for n in 2..=4 {
-        publish(pool, "a", n, 1).await;
-    }
-    publish(pool, "b", 1, 1).await;
-    let text = Running::start(options.clone()).refusal().await;
-    assert!(text.contains("3 events of aggregate order/a") && text.contains("tidings parked list"), "{text}");
-    until_parked(pool, &[("a", 1, true), ("a", 2, false), ("a", 3, false)]).await;
-    let text = Running::start(options.clone()).refusal().await;
-    assert!(text.contains("undeliverable.parked_events_per_aggregate"), "{text}");
-    sql(pool, "update tidings.parked set action = 'discard' where reason is not null").await;
-    let relay = Running::start(options.clone());
-    let mut reader = place.reader();
-    reader.until_distinct(4);
-    relay.stop().await;
-    assert_eq!(numbers(reader.read_to_the_end(), "a"), [2, 3, 4]);
-    // In all.
     options.undeliverable.parked_max = 2;
     for id in ["c", "d", "e"] {
         publish(pool, id, 1, 20_000).await;
     }
-    let text = Running::start(options).refusal().await;
-    assert!(text.contains("2 events are parked"), "{text}");
+    publish(pool, "f", 1, 1).await;
+    let relay = Running::start(options.clone());
+    relay.says("stream", "2 events are parked").await;
+    relay.stop().await;
+    // Also at its next start.
+    let relay = Running::start(options);
+    relay.says("stream", "2 events are parked").await;
+    sql(pool, "update tidings.parked set action = 'discard' where aggregateid = 'c'").await;
+    let mut reader = place.reader();
+    reader.until_distinct(1);
+    until_parked(pool, &[("d", 1, true), ("e", 1, true)]).await;
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,120 @@
+//! Answers about many topics. One client and one admin client are kept for all questions: a new one for each costs more than the answer.
+
+use std::{collections::HashMap, time::Duration};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+};
+
+use super::{
+    Creation, OVERDUE, Replaceable, Settings, bounded,
+    create::create_topic,
+    dropped::Dropped,
+    topics::{ASK_TIMEOUT, TopicError, judged, within_limit},
+};
+
+/// Between two looks at whether a topic that was created can be seen, and how many there are.
+const APPEARS: (Duration, u32) = (Duration::from_millis(100), 50);
+
+/// Asks about topics, and creates them.
+pub(crate) struct Directory {
+    settings: Settings,
+    asking: Replaceable<Dropped<BaseConsumer>>,
+    admin: Replaceable<Dropped<AdminClient<DefaultClientContext>>>,
+}
+
+impl Directory {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self { settings: settings.clone(), asking: Replaceable::default(), admin: Replaceable::default() }
+    }
+
+    /// The topic's number of partitions, at least one. The question does not create it.
+    ///
+    /// # Errors
+    /// When the topic is missing, may not be used, or the cluster cannot be reached.
+    pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
+        let name = topic.to_owned();
+        let answer = self.ask(move |client| {
+            let metadata = client.fetch_metadata(Some(&name), ASK_TIMEOUT)?;
+            Ok(metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+        });
+        judged(topic, answer.await?)
+    }
+
+    /// Every topic that the client may see and use, with its number of partitions: one question, however many there are.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached.
+    pub(crate) async fn all(&self) -> Result<HashMap<String, i32>, TopicError> {
+        let answer = self.ask(|client| {
+            let metadata = client.fetch_metadata(None, ASK_TIMEOUT)?;
+            let usable = metadata.topics().iter().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
+            let counted = usable.filter_map(|topic| Some((topic.name().to_owned(), i32::try_from(topic.partitions().len()).ok()?)));
+            Ok(counted.collect())
+        });
+        answer.await
+    }
+
+    /// Refuses a topic that keeps the last record of a key alone. One whose settings may not be read passes.
+    ///
+    /// # Errors
+    /// [`TopicError::Compacted`].
+    pub(crate) async fn refuse_compacted(&self, topic: &str) -> Result<(), TopicError> {
+        match self.setting(topic, "cleanup.policy").await {
+            Some(policy) if policy.contains("compact") => Err(TopicError::Compacted(topic.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates a topic and waits until it can be seen; its number of partitions.
+    ///
+    /// # Errors
+    /// When the broker refuses, with its reason.
+    pub(crate) async fn create(&self, topic: &str, how: Creation<'_>) -> Result<i32, TopicError> {
+        create_topic(&self.settings, topic, how).await?;
+        let (pause, looks) = APPEARS;
+        for _ in 0..looks {
+            match self.partitions(topic).await {
+                Err(TopicError::Unknown(_)) => tokio::time::sleep(pause).await,
+                answer => return answer,
+            }
+        }
+        Err(TopicError::Unreachable(format!("topic `{topic}` was created and does not appear")))
+    }
+
+    async fn setting(&self, topic: &str, name: &str) -> Option<String> {
+        let admin = self.admin.get(|| self.settings.client_config().create().map(Dropped::new)).ok()?;
+        let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
+        let asked = within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await;
+        let Ok(answer) = asked else {
+            self.admin.discard(&admin);
+            return None;
+        };
+        answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, TopicError> {
+        let unreachable = |error: KafkaError| TopicError::Unreachable(error.to_string());
+        let open = || {
+            let mut config = self.settings.client_config();
+            config.set("allow.auto.create.topics", "false");
+            config.create().map(Dropped::new)
+        };
+        let client = self.asking.get(open).map_err(unreachable)?;
+        let asks = client.clone();
+        let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+            let answer = question(asks.get());
+            // Takes errors of connections off its queue, which nobody reads.
+            drop(asks.get().poll(Duration::ZERO));
+            answer
+        });
+        let answer = asked.await.inspect_err(|_| self.asking.discard(&client))?;
+        answer.map_err(unreachable)
+    }
+}

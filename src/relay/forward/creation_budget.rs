@@ -1,0 +1,94 @@
+//! How many topics may be created. Pure.
+//!
+//! Event types are data: a mistake in a writer (an id used as a type) must not fill a cluster with topics, and creating topics must not
+//! hold up the events of others.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Topics that are created while an event waits for it, at first and per minute: each takes about a tenth of a second, for which
+/// all events wait. Further ones are created beside the relay's work, and their events set aside meanwhile.
+const WAITED_FOR: f64 = 10.0;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What may be created now.
+#[derive(Debug)]
+pub(super) struct CreationBudget {
+    all: Bucket,
+    waited_for: Bucket,
+}
+
+/// Tokens that come back at an even rate.
+#[derive(Debug)]
+struct Bucket {
+    per_minute: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+/// Whether a topic may be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MayCreate {
+    Yes,
+    /// Not while an event waits for it.
+    Beside,
+    /// As many as may be are created.
+    No,
+}
+
+impl Bucket {
+    fn new(per_minute: f64) -> Self {
+        Self { per_minute, tokens: per_minute, at: Instant::now() }
+    }
+
+    fn refill(&mut self) {
+        let passed = self.at.elapsed().as_secs_f64() / MINUTE.as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_minute).min(self.per_minute);
+        self.at = Instant::now();
+    }
+}
+
+impl CreationBudget {
+    pub(super) fn new(per_minute: u32) -> Self {
+        Self { all: Bucket::new(f64::from(per_minute)), waited_for: Bucket::new(WAITED_FOR.min(f64::from(per_minute))) }
+    }
+
+    /// Takes one topic off the budget, if it may be created. `waits`: an event waits for it.
+    pub(super) fn take(&mut self, waits: bool) -> MayCreate {
+        self.all.refill();
+        self.waited_for.refill();
+        if self.all.tokens < 1.0 {
+            return MayCreate::No;
+        }
+        if waits {
+            if self.waited_for.tokens < 1.0 {
+                return MayCreate::Beside;
+            }
+            self.waited_for.tokens -= 1.0;
+        }
+        self.all.tokens -= 1.0;
+        MayCreate::Yes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case C11.
+    #[tokio::test(start_paused = true)]
+    async fn a_minute_has_so_many_topics_and_few_of_them_are_waited_for() {
+        let mut budget = CreationBudget::new(30);
+        let count = |budget: &mut CreationBudget, waits, verdict| (0..100).take_while(|_| budget.take(waits) == verdict).count();
+        assert_eq!(count(&mut budget, true, MayCreate::Yes), 10);
+        assert_eq!(budget.take(true), MayCreate::Beside);
+        assert_eq!(count(&mut budget, false, MayCreate::Yes), 20);
+        assert_eq!((budget.take(false), budget.take(true)), (MayCreate::No, MayCreate::No));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!((count(&mut budget, true, MayCreate::Yes), count(&mut budget, false, MayCreate::Yes)), (3, 7));
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(count(&mut budget, false, MayCreate::Yes), 30);
+    }
+}
