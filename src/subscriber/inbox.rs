@@ -181,7 +181,6 @@ pub(super) struct OpenInbox {
 }
 
 /// A row of a source and id.
-#[derive(sqlx::FromRow)]
 struct Stored {
     source: String,
     event_id: String,
@@ -189,6 +188,19 @@ struct Stored {
     fingerprint: Option<i64>,
     /// This transaction has stored it.
     is_new: bool,
+}
+
+impl sqlx::FromRow<'_, sqlx::postgres::PgRow> for Stored {
+    fn from_row(row: &sqlx::postgres::PgRow) -> Result<Self, sqlx::Error> {
+        use sqlx::Row as _;
+        Ok(Self {
+            source: row.try_get("source")?,
+            event_id: row.try_get("event_id")?,
+            topic: row.try_get("topic")?,
+            fingerprint: row.try_get("fingerprint")?,
+            is_new: row.try_get("is_new")?,
+        })
+    }
 }
 
 /// What came of remembering events.

@@ -1,11 +1,11 @@
 //! Parked events of subscribers whose inbox is in this database, for operators.
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
 use super::Findings;
 
 /// Parked events of one subscriber and topic.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug)]
 struct Parked {
     consumer: String,
     topic: String,
@@ -15,6 +15,19 @@ struct Parked {
     runs: bool,
     /// One that runs reads the topic.
     is_read: bool,
+}
+
+impl FromRow<'_, PgRow> for Parked {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            consumer: row.try_get("consumer")?,
+            topic: row.try_get("topic")?,
+            events: row.try_get("events")?,
+            aggregates: row.try_get("aggregates")?,
+            runs: row.try_get("runs")?,
+            is_read: row.try_get("is_read")?,
+        })
+    }
 }
 
 /// Adds findings about parked events. A role that may not read the tables gets none.
