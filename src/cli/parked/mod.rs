@@ -18,7 +18,7 @@ use super::{
     exit::{DONE, Failure},
     output,
 };
-use rows::{Decision, Event, Waiting, What};
+use rows::{Decision, Elsewhere, Event, Waiting, What};
 
 /// Lists, shows, retries and gives up parked events.
 #[derive(Debug, Subcommand)]
@@ -76,6 +76,8 @@ pub(super) struct DecideArgs {
 struct Listed<'a, T> {
     relay: &'a str,
     parked: &'a [T],
+    /// What other relays have parked; only if this one has nothing.
+    elsewhere: &'a [Elsewhere],
 }
 
 /// What `retry` and `discard` print as JSON.
@@ -101,10 +103,11 @@ pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<Exit
 
 async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
     let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    let elsewhere = elsewhere(config, pool, waiting.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &waiting })?;
+        output::json(&Listed { relay: &config.name, parked: &waiting, elsewhere: &elsewhere })?;
     } else {
-        output::lines(&human::waiting(&config.name, &waiting));
+        output::lines(&human::waiting(&config.name, &waiting, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -115,10 +118,11 @@ async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCod
     if events.is_empty() && what != What::All {
         return Err(nothing(config, args.what.as_deref()));
     }
+    let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &events })?;
+        output::json(&Listed { relay: &config.name, parked: &events, elsewhere: &elsewhere })?;
     } else {
-        output::lines(&human::events(&config.name, &events));
+        output::lines(&human::events(&config.name, &events, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -132,9 +136,18 @@ async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Dec
     if args.json {
         output::json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
     } else {
-        output::lines(&human::decided(&config.name, &events, decision, args.dry_run));
+        let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
+        output::lines(&human::decided(&config.name, &events, &elsewhere, decision, args.dry_run));
     }
     Ok(ExitCode::from(DONE))
+}
+
+/// What other relays have parked, if this one has `nothing`.
+async fn elsewhere(config: &Config, pool: &PgPool, nothing: bool) -> Result<Vec<Elsewhere>, Failure> {
+    if !nothing {
+        return Ok(Vec::new());
+    }
+    rows::elsewhere(pool, config).await.map_err(|error| unreadable(config, &error))
 }
 
 /// What was named on the command line.
