@@ -67,9 +67,11 @@ async fn main() -> Result<(), Failure> {
     relay.await??;
     bar.finish();
     // The server may take a moment to notice that the stream has ended.
-    let end = format!("select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = 'tidings_{name}'");
-    let slot = format!("select pg_drop_replication_slot('tidings_{name}'); drop publication tidings_{name}; drop schema {name} cascade");
-    sqlx::raw_sql(AssertSqlSafe(format!("{end}; {slot}"))).execute(&pool).await?;
+    let names = format!("select slot, publication from {name}.relay");
+    let (slot, publication): (String, String) = sqlx::query_as(AssertSqlSafe(names)).fetch_one(&pool).await?;
+    let end = format!("select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = '{slot}'");
+    let drop = format!("select pg_drop_replication_slot('{slot}'); drop publication {publication}; drop schema {name} cascade");
+    sqlx::raw_sql(AssertSqlSafe(format!("{end}; {drop}"))).execute(&pool).await?;
     verdict::print(&truth, &delivered, seconds)
 }
 

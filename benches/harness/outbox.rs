@@ -13,8 +13,12 @@ use super::{
 /// The slot that holds the backlog. Nobody confirms it; a relay works on a copy.
 pub(crate) const BASE_SLOT: &str = "bench_base";
 
-/// The relay's slot, as Tidings names it for its default name.
+/// The relay's slot. It takes one of this name that the database has already, with a publication of the same name.
 const TIDINGS_SLOT: &str = "tidings";
+
+/// Publication and slot under a name that is known beforehand.
+const TIDINGS_PUBLICATION: &str = "create publication tidings for table tidings.outbox with (publish = 'insert')";
+const MAKE_TIDINGS_SLOT: &str = "select pg_create_logical_replication_slot('tidings', 'pgoutput')";
 
 /// Keys of the events.
 pub(crate) const KEYS: u32 = 20_000;
@@ -63,7 +67,7 @@ impl Outbox {
         ::tidings::migrate(&pool).await?;
         pool.close().await;
         let mut session = PgConnection::connect(&url).await?;
-        for sql in [LOAD, DEBEZIUM_PUBLICATION] {
+        for sql in [LOAD, DEBEZIUM_PUBLICATION, TIDINGS_PUBLICATION, MAKE_TIDINGS_SLOT] {
             sqlx::raw_sql(sql).execute(&mut session).await?;
         }
         let mut outbox = Self { database: database.to_owned(), url, session };

@@ -71,6 +71,8 @@ pub(super) enum RelayCommand {
     Forget(ForgetArgs),
     /// Have the relay --name publish events once more, from its next start on. It must not run
     Rewind(RewindArgs),
+    /// Have the relay --name continue the outbox of the database that this one replaces, after pg_upgrade or a restore. It must not run
+    Adopt(AdoptArgs),
     /// Have the relay --name leave events out, from its next start on. It must not run
     Skip(SkipArgs),
 }
@@ -146,6 +148,13 @@ pub(super) struct SkipArgs {
     #[arg(long, value_name = "ID")]
     pub(super) event: Option<uuid::Uuid>,
     /// Only say how many events that would leave out
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdoptArgs {
+    /// Only say whether it is possible
     #[arg(long)]
     pub(super) dry_run: bool,
 }

@@ -149,7 +149,7 @@ async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<
 
 fn table(runs: &[SagaRun]) -> String {
     if runs.is_empty() {
-        return "no such sagas\n".into();
+        return "no sagas\n".into();
     }
     let mut rows = vec![["saga", "name", "key", "status", "step", "age", "decided", "error"].map(String::from).to_vec()];
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());

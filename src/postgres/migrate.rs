@@ -220,6 +220,7 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (24, "reserved", include_str!("../../migrations/0024_reserved.sql")),
         (25, "relay secret", include_str!("../../migrations/0025_relay_secret.sql")),
         (26, "outbox guards", include_str!("../../migrations/0026_outbox_guards.sql")),
+        (28, "relay names", include_str!("../../migrations/0028_relay_names.sql")),
         (32, "parked ranges", include_str!("../../migrations/0032_parked_ranges.sql")),
         (35, "detour attempts", include_str!("../../migrations/0035_detour_attempts.sql")),
         (36, "inbox topic", include_str!("../../migrations/0036_inbox_topic.sql")),

@@ -10,7 +10,9 @@ use super::{
     RelayOptions,
     error::Interruption,
     forward::{Forwarder, Hold},
+    leave,
     ledger::{Checkpoint, Ledger, Reading},
+    names::LogNames,
     observe::Observer,
     parked,
     position::{Position, Progress},
@@ -43,6 +45,9 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(20);
 /// How often the slot is looked at for the metrics.
 const SLOT_EVERY: Duration = Duration::from_secs(10);
 
+/// Why the table is read before it is known what else can be read.
+const BEGINS: &str = "the relay begins";
+
 /// Keeps the books of one session.
 pub(super) struct Books {
     /// Of what was sent.
@@ -61,7 +66,7 @@ pub(super) struct Books {
     moving: bool,
     stored_at: Instant,
     observer: Observer,
-    relay: String,
+    names: LogNames,
     lost: CancellationToken,
     tick: Interval,
     slot_seen: Option<Instant>,
@@ -82,7 +87,14 @@ struct Stream {
 }
 
 impl Books {
-    pub(super) fn new(options: &RelayOptions, start: Start, ledger: Ledger, observer: &Observer, lost: CancellationToken) -> Self {
+    pub(super) fn new(
+        options: &RelayOptions,
+        names: &LogNames,
+        start: Start,
+        ledger: Ledger,
+        observer: &Observer,
+        lost: CancellationToken,
+    ) -> Self {
         let Start { position: safe, number, moved } = start;
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,12 +106,12 @@ impl Books {
             safe,
             number,
             stream: None,
-            reading: (Reading::Table, String::new()),
+            reading: (Reading::Table, BEGINS.into()),
             stored: false,
             moving: moved,
             stored_at: Instant::now(),
             observer: observer.clone(),
-            relay: options.name.clone(),
+            names: names.clone(),
             lost,
             tick,
             slot_seen: None,
@@ -154,6 +166,12 @@ impl Books {
         if let Some(stream) = self.stream.take() {
             stream.status.finish().await;
         }
+    }
+
+    /// Leaves as little as possible in the slot, within `time`: the relay ends in order, and writes nothing more.
+    pub(super) async fn leave(&mut self, options: &RelayOptions, time: Duration) {
+        let safe = self.safe.log;
+        leave::confirm_rest(options, &self.names, safe, time).await;
     }
 
     /// What is safe, and the number of its record.
@@ -275,7 +293,7 @@ impl Books {
         self.confirm().await?;
         self.report_progress(forwarder, is_durable);
         if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
-            if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.relay).await? {
+            if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.names.slot).await? {
                 self.observer.slot(lag_bytes, retained_bytes);
             }
             if self.own_outbox {

@@ -23,6 +23,7 @@ use super::{
     error::Interruption,
     forward::Forwarder,
     ledger::Reading,
+    names::LogNames,
     observe::Observer,
     parked,
     server::Server,
@@ -68,6 +69,7 @@ enum LogSide {
 pub(super) struct Drive<'s> {
     pub(super) options: &'s RelayOptions,
     pub(super) server: &'s Server,
+    pub(super) names: &'s LogNames,
     pub(super) shape: &'s Shape,
     /// The operator has moved the position.
     pub(super) moved: bool,
@@ -110,7 +112,7 @@ impl Drive<'_> {
                     let safe = books.safe().0.log;
                     if safe > confirmed {
                         tracing::info!(bytes = lag, "has the slot forget the log that the table stood in for");
-                        log = LogSide::Advancing(slot::advance(self.options, safe));
+                        log = LogSide::Advancing(slot::advance(self.options, self.names, safe));
                     }
                 } else {
                     match self.stream(forwarder, books).await? {
@@ -147,7 +149,7 @@ impl Drive<'_> {
     async fn look(&self, books: &mut Books, unusable: bool) -> Result<LogSide, Interruption> {
         let session = books.ledger.session();
         if self.options.source == SourceKind::Poll {
-            slot::forget(self.options, session).await?;
+            slot::forget(self.names, session).await?;
             return Ok(LogSide::NotWanted);
         }
         if !self.server.logical {
@@ -157,9 +159,9 @@ impl Drive<'_> {
             );
             return self.unavailable(Interruption::Refused(reason));
         }
-        match slot::examine(self.options, session, unusable).await {
+        match slot::examine(self.options, self.names, session, unusable).await {
             Ok(Log::From(confirmed)) => Ok(LogSide::From(confirmed)),
-            Ok(Log::None) => Ok(LogSide::Making(slot::make(self.options, self.server))),
+            Ok(Log::None) => Ok(LogSide::Making(slot::make(self.options, self.names, self.server))),
             Err(error) if cannot_be_had(&error) => self.unavailable(error),
             Err(error) => Err(error),
         }
@@ -220,13 +222,13 @@ impl Drive<'_> {
 
     pub(super) async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
         let application = self.options.database.application_name("relay stream");
-        let name = slot::slot_name(&self.options.name);
+        let LogNames { slot, publication } = self.names;
         let from = books.progress.settled().log;
         self.observer.pulse().step("asking the server to stream the log");
         let opening = async {
             let connection =
                 Connection::open(&self.options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
-            let streaming = connection.stream(&name, &slot::publication(self.options), from).await;
+            let streaming = connection.stream(slot, publication, from).await;
             streaming.map_err(Interruption::replication("starting the stream"))
         };
         let (reader, status) = tokio::select! {
@@ -235,7 +237,7 @@ impl Drive<'_> {
         };
         let alone = self.shape.log_only().map(|reason| format!("streams the log alone: {reason}"));
         books.reads(Reading::Wal, alone.unwrap_or_else(|| "streams the log".into()));
-        tracing::info!(slot = name, %from, "streams the log");
+        tracing::info!(slot, %from, "streams the log");
         books.stream_begins(status);
         let mut source = WalSource::new(reader, self.options, self.shape);
         let leave_when_behind = self.options.source == SourceKind::Auto && self.shape.log_only().is_none();

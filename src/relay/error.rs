@@ -91,6 +91,9 @@ pub(super) enum Interruption {
     TopicsChanged,
     #[error("this server is a standby: waiting for a primary")]
     Standby,
+    /// A condition that does not hold yet.
+    #[error("{0}")]
+    Waiting(String),
     #[error("{0}")]
     Refused(String),
     /// Of a client library, on bytes that it does not expect, or a fault of tidings.
@@ -145,6 +148,7 @@ impl Interruption {
             | Self::LeaseLost
             | Self::Publication
             | Self::Standby
+            | Self::Waiting(_)
             | Self::Hung(_)
             | Self::Connections { .. }
             | Self::Panicked(_) => Meaning::Transient,

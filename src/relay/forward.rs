@@ -17,10 +17,10 @@ use super::{
     clock::{Clock, Stamping},
     error::Interruption,
     ledger::Ledger,
+    names::KafkaNames,
     observe::Observer,
     parked::{Limits, Loaded, ParkedSet},
     position::{Journal, Position},
-    resume::Names,
     route::{Route, Routes, TopicTemplate, unusable},
     server::Server,
     sink::{Batch, Durable, Sent, Sink},
@@ -319,7 +319,7 @@ impl Forwarder {
     }
 
     /// Takes up a new epoch with a producer whose records are all safe.
-    pub(super) fn go_on(&mut self, names: &Names, server: &Server, ledger: &Ledger, number: u64) {
+    pub(super) fn go_on(&mut self, names: &KafkaNames, server: &Server, ledger: &Ledger, number: u64) {
         self.clock = ledger.clock();
         let journal = Journal::new(server.identity.clone(), ledger.epoch(), number, ledger.seal().clone());
         self.sink.write_positions(names.topic.clone(), journal);

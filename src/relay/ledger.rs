@@ -2,17 +2,18 @@
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow, types::Json};
 use tokio::time::timeout;
 
 use super::{
     RelayOptions,
     clock::Clock,
     error::Interruption,
+    names::{KnownNames, LogNames},
     options::{SOURCE_BEFORE_DATABASES, default_event_source},
     position::{GivenUp, Identity, Position, Seal},
+    preflight,
     route::Route,
-    server,
 };
 use crate::postgres::session;
 
@@ -36,6 +37,10 @@ pub(super) struct Saved {
     /// The epoch under which the position was stored.
     pub(super) epoch: i64,
     pub(super) cluster: Option<String>,
+    /// The database that this one continues, as the operator has confirmed.
+    pub(super) adopts: Option<Identity>,
+    /// What slot and publication it used.
+    pub(super) names: KnownNames,
     /// Where the operator has moved the position to.
     pub(super) moved_to: Option<Position>,
     /// Events that the operator has given up.
@@ -52,6 +57,30 @@ impl Saved {
             Some(_) => SOURCE_BEFORE_DATABASES.to_owned(),
             None => default_event_source(database),
         }
+    }
+}
+
+/// The columns of [`Saved`].
+const SAVED: &str = "identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, slot, publication, adopts,
+    event_source";
+
+impl Saved {
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let position = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<Json<Position>>, _>(column)?.map(|Json(position)| position));
+        let identity = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<Json<Identity>>, _>(column)?.map(|Json(identity)| identity));
+        let stored = position("position")?;
+        Ok(Self {
+            identity: identity("identity")?,
+            number: row.try_get::<i64, _>("number")?.cast_unsigned(),
+            epoch: row.try_get("position_epoch")?,
+            cluster: row.try_get("kafka_cluster_id")?,
+            names: KnownNames { slot: row.try_get("slot")?, publication: row.try_get("publication")?, has_run: stored.is_some() },
+            position: stored,
+            moved_to: position("moved_to")?,
+            adopts: identity("adopts")?,
+            given_up: row.try_get::<Option<Json<_>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
+            event_source: row.try_get::<Option<String>, _>("event_source")?.unwrap_or_default(),
+        })
     }
 }
 
@@ -107,25 +136,14 @@ impl Ledger {
         let sql = format!(
             "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at) values ($1, 1, $2, now())
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
-             returning epoch, identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, topic_changes,
-                 event_source, current_database()::text as database, {CLOCK} as clock"
+             returning epoch, topic_changes, current_database()::text as database, {CLOCK} as clock, {SAVED}"
         );
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
         let doing = "taking over the relay's row";
         let row = within(doing, row).await?;
         let read = || -> Result<_, sqlx::Error> {
-            let saved = Saved {
-                identity: row.try_get::<Option<Json<Identity>>, _>("identity")?.map(|Json(identity)| identity),
-                position: row.try_get::<Option<Json<Position>>, _>("position")?.map(|Json(position)| position),
-                number: row.try_get::<i64, _>("number")?.cast_unsigned(),
-                epoch: row.try_get("position_epoch")?,
-                cluster: row.try_get("kafka_cluster_id")?,
-                moved_to: row.try_get::<Option<Json<Position>>, _>("moved_to")?.map(|Json(position)| position),
-                given_up: row.try_get::<Option<Json<_>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
-                event_source: row.try_get::<Option<String>, _>("event_source")?.unwrap_or_default(),
-            };
             let clock = Clock::showing(row.try_get("clock")?);
-            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, clock, row.try_get::<String, _>("database")?, saved))
+            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, clock, row.try_get::<String, _>("database")?, Saved::of(&row)?))
         };
         let (epoch, changes, clock, database, mut saved) = read().map_err(Interruption::sql(doing))?;
         if !options.event_source.is_empty() {
@@ -205,9 +223,9 @@ impl Ledger {
     /// Whether rows of the outbox are still inserted with the numbers of their transactions.
     ///
     /// # Errors
-    /// As [`server::require_own_transactions`].
+    /// As [`preflight::require_own_transactions`].
     pub(super) async fn require_own_transactions(&mut self) -> Result<(), Interruption> {
-        server::require_own_transactions(&mut self.session, self.schema.trim_matches('"')).await
+        preflight::require_own_transactions(&mut self.session, self.schema.trim_matches('"')).await
     }
 
     /// Stores what the relay's position belongs to. A move by the operator is done with.
@@ -222,13 +240,24 @@ impl Ledger {
         self.write(sql, |query| query.bind(Json(identity)).bind(cluster).bind(delivery).bind(schema).bind(table), doing).await
     }
 
+    /// Stores the names of slot and publication, which the relay keeps from now on.
+    ///
+    /// # Errors
+    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    pub(super) async fn keep_names(&mut self, options: &RelayOptions, names: &LogNames) -> Result<(), Interruption> {
+        // One that is configured is not the relay's own.
+        let (slot, publication) = (&names.slot, options.configured_publication().is_none().then_some(&names.publication));
+        let doing = "storing the names of slot and publication";
+        self.write("slot = $3, publication = $4", |query| query.bind(slot).bind(publication), doing).await
+    }
+
     /// Stores how far the relay is. Everything before it is in Kafka.
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
     pub(super) async fn checkpoint(&mut self, at: Checkpoint<'_>) -> Result<(), Interruption> {
         let sql = "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = $6, published = published + $7,
-                   moved_to = null, given_up = null, updated_at = now()";
+                   moved_to = null, given_up = null, adopts = null, updated_at = now()";
         let (number, source, published) = (at.number.cast_signed(), at.source.word(), at.published.cast_signed());
         let position = Json(at.position);
         self.write(sql, |query| query.bind(position).bind(number).bind(source).bind(at.reason).bind(published), "storing the position")
@@ -300,9 +329,7 @@ impl Ledger {
     /// When the database cannot be reached.
     pub(super) async fn floor(&mut self) -> Result<u64, Interruption> {
         // Waits for a batch of deletes that may not have seen this relay's row.
-        let sql = format!("select floor::text from {}.retention for share", self.schema);
-        let floor = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_optional(&mut self.session);
-        Ok(within("reading what retention has deleted", floor).await?.and_then(|floor| floor.parse().ok()).unwrap_or(0))
+        floor(&mut self.session, &self.schema, " for share").await
     }
 
     /// Adds to the counts per topic.
@@ -345,6 +372,27 @@ impl Reading {
             Self::Table => "table",
         }
     }
+}
+
+/// What the relay's row says, without taking it over; none if this relay has no row.
+///
+/// # Errors
+/// When the database cannot be reached, or the tables are not there.
+pub(super) async fn saved(options: &RelayOptions, session: &mut PgConnection) -> Result<Option<Saved>, Interruption> {
+    let doing = "reading the relay's row";
+    let sql = format!("select {SAVED} from \"{}\".relay where name = $1", options.schema);
+    let row = within(doing, sqlx::query(AssertSqlSafe(sql)).bind(&options.name).fetch_optional(session)).await?;
+    row.as_ref().map(Saved::of).transpose().map_err(Interruption::sql(doing))
+}
+
+/// Events of transactions below it may be gone from the outbox of this schema, which is in quotes.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub(super) async fn floor(session: &mut PgConnection, schema: &str, lock: &str) -> Result<u64, Interruption> {
+    let sql = format!("select floor::text from {schema}.retention{lock}");
+    let floor = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_optional(session);
+    Ok(within("reading what retention has deleted", floor).await?.and_then(|floor| floor.parse().ok()).unwrap_or(0))
 }
 
 /// A session of the relay on its database.

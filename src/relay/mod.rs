@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `run` supervises sessions, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it
-//! goes on, `server` whether this is still the same database, `drive` which source is read, `slot` makes the log follow the outbox, `ledger` is
+//! goes on, `preflight` whether a relay may start, `continuity` whether this is still the same database, `names` what its objects are called, `drive` which source is read, `slot` makes the log follow the outbox, `leave` what a relay that ends leaves in it, `ledger` is
 //! the relay's row in Postgres, `parked` what cannot be delivered and waits.
 //! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published, `scheduled` moves events to the outbox when they are due. `operator` is what a
 //! person does with relays by commands. `position`, `route` and the row decoder are pure.
@@ -13,13 +13,16 @@
 mod access;
 mod books;
 pub(crate) mod clock;
+mod continuity;
 mod debezium;
 mod drive;
 mod error;
 mod forward;
 mod holder;
 mod lease;
+mod leave;
 mod ledger;
+mod names;
 mod observe;
 #[cfg(feature = "cli")]
 pub(crate) mod operator;
@@ -27,6 +30,7 @@ mod options;
 mod parked;
 mod pooler;
 mod position;
+mod preflight;
 mod pulse;
 mod readiness;
 mod resume;
@@ -60,9 +64,9 @@ pub use observe::{Check, CheckState, Observer};
 pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions, UndeliverableOptions};
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
+#[cfg(feature = "cli")]
+pub(crate) use preflight::{Condition, Level, examine_all};
 pub use retention::RetentionOptions;
 pub use rewrite::{RewriteError, TopicRewrite};
 pub use route::{TemplateError, TopicTemplate};
 pub use run::Relay;
-#[cfg(feature = "cli")]
-pub(crate) use slot::slot_name;

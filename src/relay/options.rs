@@ -191,6 +191,11 @@ impl RelayOptions {
         format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), table.replace('"', "\"\""))
     }
 
+    /// The publication that the operator names, instead of the relay's own.
+    pub(super) fn configured_publication(&self) -> Option<&str> {
+        self.debezium.as_ref().and_then(|outbox| outbox.publication.as_deref())
+    }
+
     /// The defaults for this database and these brokers.
     pub fn new(database: crate::postgres::Settings, kafka: crate::kafka::Settings) -> Self {
         Self {

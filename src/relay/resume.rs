@@ -4,24 +4,24 @@
 //! read the position from the relay's own topic → compare it with its copy in Postgres. Reading before fencing repeats what an
 //! earlier leader commits in between.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Delivery, RelayOptions,
+    Delivery, RelayOptions, continuity,
     error::Interruption,
     forward::Forwarder,
     ledger::{Ledger, Saved},
+    names::KafkaNames,
     observe::{Observer, Part},
     position::{Foreign, GivenUp, Identity, Journal, Position, Recorded, Replay, Trust},
-    server::{self, Server},
-    sink::PRODUCERS,
+    server::Server,
 };
 use crate::{
     failpoint::{self, Step},
-    kafka::{Creation, Failure, FenceError, OVERDUE, Producer, TopicError, Transactional, bounded, read_to_the_end},
+    kafka::{Creation, Failure, FenceError, OVERDUE, Producer, TopicError, bounded, read_to_the_end},
 };
 
 /// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
@@ -42,43 +42,15 @@ pub(super) struct Start {
     pub(super) moved: bool,
 }
 
-/// The relay's names in Kafka: its transactional ids, and the topic of its positions.
-pub(super) struct Names {
-    /// Those of its producers, which take turns.
-    pub(super) transactional_ids: [String; PRODUCERS],
-    pub(super) topic: String,
-}
-
 /// How often the coordinator is asked by the same client before that is replaced. A question takes up to 30 seconds.
 const FENCE_TRIES: u32 = 3;
-
-impl Names {
-    /// The transactional ids, with transactions that may stay open this long.
-    pub(super) fn transactional(&self, timeout: Duration) -> Vec<Transactional<'_>> {
-        self.transactional_ids.iter().map(|id| Transactional { id, timeout }).collect()
-    }
-
-    /// They carry a mark of the database, so that relays of one name beside many databases share a cluster.
-    pub(super) fn new(options: &RelayOptions, server: &Server) -> Self {
-        let id = format!("tidings.relay.{}.{}", options.name, server.identity.mark(&options.schema));
-        Self {
-            transactional_ids: [id.clone(), format!("{id}-2"), format!("{id}-3")],
-            topic: position_topic_name(&options.name, &server.identity, &options.schema),
-        }
-    }
-}
-
-/// The topic of a relay's positions.
-pub(super) fn position_topic_name(relay: &str, identity: &Identity, schema: &str) -> String {
-    format!("tidings.position.{relay}.{}", identity.mark(schema))
-}
 
 /// What a session knows by the time it asks where to go on.
 #[derive(Clone, Copy)]
 pub(super) struct Session<'s> {
     pub(super) options: &'s RelayOptions,
     pub(super) server: &'s Server,
-    pub(super) names: &'s Names,
+    pub(super) names: &'s KafkaNames,
     /// Kafka's own id.
     pub(super) cluster: &'s str,
     pub(super) observer: &'s Observer,
@@ -97,6 +69,7 @@ pub(super) async fn resume(
     forwarder: &mut Forwarder,
 ) -> Result<Start, Interruption> {
     let Session { options, server, names, cluster, .. } = session;
+    continuity::require_same_database(options, ledger.session(), server, &saved).await?;
     let nothing = (None, Foreign::default());
     let (recorded, foreign) = match options.delivery {
         Delivery::ExactlyOnce => {
@@ -111,6 +84,14 @@ pub(super) async fn resume(
         }
         Delivery::AtLeastOnce => nothing,
     };
+    let (recorded, foreign, adopted) = match &saved.adopts {
+        // It has published here since.
+        Some(before) if recorded.is_none() && saved.moved_to.is_none() => {
+            let (recorded, foreign) = before_adoption(&session, before, &saved, ledger, forwarder).await?;
+            (recorded, foreign, true)
+        }
+        _ => (recorded, foreign, false),
+    };
     let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);
     let start = match saved.moved_to {
         Some(position) => {
@@ -124,10 +105,20 @@ pub(super) async fn resume(
         }
         None => {
             let (given_up, floor) = (saved.given_up.clone(), if options.debezium.is_none() { ledger.floor().await? } else { 0 });
+            let mirror = saved.position.clone();
             let (position, identity) = choose(options, names, cluster, saved, recorded, &foreign)?;
             match identity {
+                Some(_) if adopted => {
+                    let position = position.adopted();
+                    let (here, session) = (&server.identity, ledger.session());
+                    let position = continuity::require_kept_commits(options, session, server, here, position, mirror.as_ref()).await?;
+                    require_kept(options, &position, floor)?;
+                    tracing::warn!("continues the outbox of another database, as the operator has confirmed");
+                    Start { moved: true, ..give_up(position, number, given_up) }
+                }
                 Some(identity) => {
-                    server::require_same(options, ledger.session(), server, &identity, &position).await?;
+                    let session = ledger.session();
+                    let position = continuity::require_kept_commits(options, session, server, &identity, position, mirror.as_ref()).await?;
                     require_kept(options, &position, floor)?;
                     give_up(position, number, given_up)
                 }
@@ -144,11 +135,32 @@ pub(super) async fn resume(
     Ok(start)
 }
 
+/// The position in the topic of the database that this one continues.
+async fn before_adoption(
+    session: &Session<'_>,
+    before: &Identity,
+    saved: &Saved,
+    ledger: &Ledger,
+    forwarder: &Forwarder,
+) -> Result<(Option<Recorded>, Foreign), Interruption> {
+    let Session { options, cluster, .. } = session;
+    let nothing = Ok((None, Foreign::default()));
+    if saved.number == 0 || saved.cluster.as_deref() != Some(*cluster) {
+        return nothing;
+    }
+    let names = KafkaNames::new(&options.name, before, &options.schema);
+    match forwarder.topics().partitions(&names.topic).await {
+        Ok(_) => read(options, &names, saved, ledger).await,
+        Err(TopicError::Unknown(_)) => nothing,
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The newer one of the topic's and the row's position, unless the topic has lost some. What another program wrote to the
 /// topic (`foreign`) never counts.
 fn choose(
     options: &RelayOptions,
-    names: &Names,
+    names: &KafkaNames,
     cluster: &str,
     saved: Saved,
     recorded: Option<Recorded>,
@@ -200,7 +212,7 @@ fn choose(
 }
 
 /// Every event that the position has not published must still be in the outbox.
-fn require_kept(options: &RelayOptions, position: &Position, floor: u64) -> Result<(), Interruption> {
+pub(super) fn require_kept(options: &RelayOptions, position: &Position, floor: u64) -> Result<(), Interruption> {
     if !position.needs_below(floor) {
         return Ok(());
     }
@@ -263,7 +275,7 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
 }
 
 /// Makes sure of the topic of positions; whether it was there.
-async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwarder) -> Result<bool, Interruption> {
+async fn position_topic(options: &RelayOptions, names: &KafkaNames, forwarder: &Forwarder) -> Result<bool, Interruption> {
     let topics = forwarder.topics();
     let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
     match topics.partitions(&names.topic).await {
@@ -285,7 +297,12 @@ async fn position_topic(options: &RelayOptions, names: &Names, forwarder: &Forwa
 }
 
 /// What the topic holds, and what of it does not count. If the operator has moved the relay, it need not be readable.
-async fn read(options: &RelayOptions, names: &Names, saved: &Saved, ledger: &Ledger) -> Result<(Option<Recorded>, Foreign), Interruption> {
+async fn read(
+    options: &RelayOptions,
+    names: &KafkaNames,
+    saved: &Saved,
+    ledger: &Ledger,
+) -> Result<(Option<Recorded>, Foreign), Interruption> {
     let unsigned = !ledger.signs() && saved.position.is_some();
     let trust = Trust { seal: ledger.seal().clone(), known: saved.number, unsigned };
     let replay = read_to_the_end(&options.kafka, &names.topic, Replay::new(trust), Replay::read).await?;
@@ -305,7 +322,7 @@ async fn read(options: &RelayOptions, names: &Names, saved: &Saved, ledger: &Led
     }
 }
 
-fn warn_of(foreign: &Foreign, names: &Names) {
+fn warn_of(foreign: &Foreign, names: &KafkaNames) {
     if foreign.records > 0 {
         tracing::error!(
             topic = names.topic,
@@ -320,6 +337,7 @@ fn warn_of(foreign: &Foreign, names: &Names) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::names::KnownNames;
 
     fn options() -> RelayOptions {
         let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
@@ -352,12 +370,14 @@ mod tests {
             epoch,
             number,
             cluster: Some("ours".into()),
+            names: KnownNames::default(),
+            adopts: None,
             moved_to: None,
             given_up: Vec::new(),
             event_source: String::new(),
         });
         let recorded = topic.map(|(epoch, number, signed)| Recorded { position: at(2), identity: identity(), epoch, number, signed });
-        let names = Names { transactional_ids: ["t".into(), "t-2".into(), "t-3".into()], topic: "p".into() };
+        let names = KafkaNames { transactional_ids: ["t".into(), "t-2".into(), "t-3".into()], topic: "p".into() };
         match choose(&options(), &names, cluster, saved, recorded, foreign) {
             Ok((position, _)) if position == at(1) => Ok("row"),
             Ok((position, _)) if position == at(2) => Ok("topic"),

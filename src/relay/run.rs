@@ -24,12 +24,14 @@ use super::{
     error::{Interruption, Meaning},
     forward::{BatchIsolation, Forwarder, SizeLimit, TopicFaults, until_reported},
     lease::Lease,
-    ledger::{Ledger, Saved},
+    ledger::{Ledger, Saved, within},
+    names::{self, KafkaNames, LogNames},
     observe::Part,
     options::{is_dead_letter_topic, is_relay_name},
     parked, pooler,
     position::Position,
-    resume::{self, Names, Start},
+    preflight,
+    resume::{self, Start},
     retention,
     route::TopicTemplate,
     scheduled, server, transaction_timeout,
@@ -90,6 +92,7 @@ struct Carried {
 /// Everything that a session works with.
 struct Ready {
     server: server::Server,
+    names: LogNames,
     shape: Shape,
     forwarder: Forwarder,
     books: Books,
@@ -364,9 +367,10 @@ impl Relay {
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
-        let Ready { server, shape, mut forwarder, mut books, moved } = ready;
+        let Ready { server, names, shape, mut forwarder, mut books, moved } = ready;
         let (log_unusable, log_silent) = (carried.log_unusable, carried.log_silent);
-        let drive = Drive { options, server: &server, shape: &shape, moved, observer, shutdown, log_unusable, log_silent };
+        let (server, names, shape) = (&server, &names, &shape);
+        let drive = Drive { options, server, names, shape, moved, observer, shutdown, log_unusable, log_silent };
         observer.pulse().step("reading the outbox");
         let mut broken_off = false;
         let outcome = tokio::select! {
@@ -387,6 +391,8 @@ impl Relay {
     /// Everything that a session needs before it reads.
     async fn prepare(&self, carried: &mut Carried, lost: &CancellationToken) -> Result<Ready, Interruption> {
         let (options, observer) = (&self.options, &self.observer);
+        observer.pulse().step("looking whether a relay may start");
+        preflight::require(options).await?;
         observer.pulse().step("taking over the relay's row");
         let (mut ledger, saved) = Ledger::take_over(options).await?;
         observer.note(Part::Database, "connected");
@@ -397,7 +403,10 @@ impl Relay {
         observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
         observer.pulse().step("looking at the database");
         let shape = debezium::examine(options, ledger.session()).await?;
-        let server = server::examine(options, ledger.session()).await?;
+        let server = server::examine(ledger.session()).await?;
+        let names = names::log_names(options.subject(), ledger.session(), &server.identity, &saved.names);
+        let names = within("looking for the relay's slot and publication", names).await?;
+        ledger.keep_names(options, &names).await?;
         carried.learn(&options.kafka).await?;
         let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
         let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes && !carried.isolation.wants_trial());
@@ -422,14 +431,14 @@ impl Relay {
         forwarder.hold_back(ledger.take_up_holds().await?);
         forwarder.pin(ledger.pinned().await?);
         let moved = start.moved;
-        let mut books = Books::new(options, start, ledger, observer, lost.clone());
+        let mut books = Books::new(options, &names, start, ledger, observer, lost.clone());
         if moved {
             books.cut(&mut forwarder).await?;
         }
         books.show_parked(&forwarder);
         // Last: from here on the end of the session gives it back.
         forwarder.isolate(std::mem::take(&mut carried.isolation));
-        Ok(Ready { server, shape, forwarder, books, moved })
+        Ok(Ready { server, names, shape, forwarder, books, moved })
     }
 
     /// A producer, and where the relay goes on.
@@ -443,7 +452,7 @@ impl Relay {
         lost: &CancellationToken,
     ) -> Result<(Forwarder, Start), Interruption> {
         let (options, observer) = (&self.options, &self.observer);
-        let names = Names::new(options, server);
+        let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
         if let Some((mut forwarder, position, number)) = settled {
             forwarder.go_on(&names, server, ledger, number);
             return Ok((forwarder, Start { position, number, moved: false }));
@@ -498,6 +507,9 @@ impl Relay {
                 books.stream_ends().await;
                 let under_way = forwarder.sink().acks().under_way().0;
                 let safe = drained || (under_way == 0 && forwarder.sink().is_settled());
+                if drained {
+                    books.leave(&self.options, deadline.saturating_duration_since(Instant::now())).await;
+                }
                 Ok((!safe).then_some(RelayError::GraceExceeded { under_way, grace: self.options.shutdown_grace }))
             }
             Err(interruption) => {
@@ -530,7 +542,7 @@ fn part(interruption: &Interruption) -> Part {
         _ if interruption.meaning() == Meaning::ProducerBroken => Part::Kafka,
         Interruption::Topic(_) => Part::Kafka,
         Interruption::LeaseLost => Part::Lease,
-        Interruption::Connections { .. } => Part::Database,
+        Interruption::Connections { .. } | Interruption::Waiting(_) => Part::Database,
         _ if interruption.is_of_connecting() => Part::Database,
         _ => Part::Stream,
     }

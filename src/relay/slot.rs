@@ -7,6 +7,7 @@ use super::{
     RelayOptions,
     error::Interruption,
     ledger::{connect, within},
+    names::LogNames,
     position::Snapshot,
     server::Server,
     watched::{backend, watched},
@@ -15,16 +16,6 @@ use crate::postgres::{Lsn, replication::Connection};
 
 /// What is said of each transaction that a new slot waits for.
 const SLOT_WAITS: &str = "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
-
-/// Name of the slot and of the publication of a relay.
-pub(crate) fn slot_name(relay: &str) -> String {
-    if relay == "tidings" { relay.to_owned() } else { format!("tidings_{relay}") }
-}
-
-/// Name of the publication that a relay reads by.
-pub(super) fn publication(options: &RelayOptions) -> String {
-    options.debezium.as_ref().and_then(|outbox| outbox.publication.clone()).unwrap_or_else(|| slot_name(&options.name))
-}
 
 /// What can be read of the log.
 pub(super) enum Log {
@@ -61,6 +52,7 @@ struct Slot {
     in_this_database: bool,
     active_pid: Option<i32>,
     usable: bool,
+    wal_status: Option<String>,
     confirmed: Option<Lsn>,
 }
 
@@ -69,11 +61,16 @@ struct Slot {
 ///
 /// # Errors
 /// What only a person can put right, or a lost connection.
-pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection, unusable: bool) -> Result<Log, Interruption> {
-    ensure_publication(options, session).await?;
-    let name = slot_name(&options.name);
-    let Some(slot) = find(session, &name).await? else { return Ok(Log::None) };
-    require_ours(&name, &slot)?;
+pub(super) async fn examine(
+    options: &RelayOptions,
+    names: &LogNames,
+    session: &mut PgConnection,
+    unusable: bool,
+) -> Result<Log, Interruption> {
+    ensure_publication(options, &names.publication, session).await?;
+    let name = &names.slot;
+    let Some(slot) = find(session, name).await? else { return Ok(Log::None) };
+    require_ours(name, &slot)?;
     end_walsender(session, &slot).await?;
     match slot.confirmed.filter(|_| slot.usable && !unusable) {
         Some(confirmed) => Ok(Log::From(confirmed)),
@@ -82,7 +79,7 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection, 
                 slot = name,
                 "the slot cannot be read from any more (invalidated, or its publication was dropped): it is made anew"
             );
-            drop_slot(session, &name).await?;
+            drop_slot(session, name).await?;
             Ok(Log::None)
         }
     }
@@ -92,11 +89,10 @@ pub(super) async fn examine(options: &RelayOptions, session: &mut PgConnection, 
 ///
 /// # Errors
 /// What only a person can put right, or a lost connection.
-pub(super) async fn kept(options: &RelayOptions, session: &mut PgConnection) -> Result<Kept, Interruption> {
-    ensure_publication(options, session).await?;
-    let name = slot_name(&options.name);
-    let Some(slot) = find(session, &name).await? else { return Ok(Kept::None) };
-    require_ours(&name, &slot)?;
+pub(super) async fn kept(options: &RelayOptions, names: &LogNames, session: &mut PgConnection) -> Result<Kept, Interruption> {
+    ensure_publication(options, &names.publication, session).await?;
+    let Some(slot) = find(session, &names.slot).await? else { return Ok(Kept::None) };
+    require_ours(&names.slot, &slot)?;
     end_walsender(session, &slot).await?;
     Ok(slot.confirmed.filter(|_| slot.usable).map_or(Kept::Unreadable, Kept::From))
 }
@@ -105,30 +101,30 @@ pub(super) async fn kept(options: &RelayOptions, session: &mut PgConnection) -> 
 ///
 /// # Errors
 /// A slot that belongs to somebody else; a lost connection.
-pub(super) async fn forget(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let name = slot_name(&options.name);
-    let Some(slot) = find(session, &name).await? else { return Ok(()) };
-    if require_ours(&name, &slot).is_err() {
+pub(super) async fn forget(names: &LogNames, session: &mut PgConnection) -> Result<(), Interruption> {
+    let name = &names.slot;
+    let Some(slot) = find(session, name).await? else { return Ok(()) };
+    if require_ours(name, &slot).is_err() {
         return Ok(());
     }
     end_walsender(session, &slot).await?;
     tracing::info!(slot = name, "drops the slot");
-    drop_slot(session, &name).await
+    drop_slot(session, name).await
 }
 
 /// Makes the slot, on a session of its own: that waits for every transaction that is writing when it is asked for, and
 /// statement_timeout does not end the wait.
-pub(super) fn make(options: &RelayOptions, server: &Server) -> JoinHandle<Result<(), Interruption>> {
+pub(super) fn make(options: &RelayOptions, names: &LogNames, server: &Server) -> JoinHandle<Result<(), Interruption>> {
     // A failover slot (17 and later) is carried over to a standby that asks for it.
     let failover = if server.version >= 170_000 { ", failover => true" } else { "" };
     let sql = format!("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'{failover})");
-    aside(options.clone(), "creating the slot", sql, Some(SLOT_WAITS))
+    aside(options.clone(), names.slot.clone(), "creating the slot", sql, Some(SLOT_WAITS))
 }
 
 /// Makes the slot together with the snapshot of what committed before it. Waits as [`make`] does.
-pub(super) fn make_exporting(options: &RelayOptions, server: &Server) -> JoinHandle<Result<Seam, Interruption>> {
+pub(super) fn make_exporting(options: &RelayOptions, names: &LogNames, server: &Server) -> JoinHandle<Result<Seam, Interruption>> {
     let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
-    let create = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})", slot_name(&options.name));
+    let create = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})", names.slot);
     let options = options.clone();
     tokio::spawn(async move { export(&options, &create).await })
 }
@@ -154,43 +150,49 @@ async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interrupti
 }
 
 /// Has the slot forget the log up to `to`, which is published, without decoding what it held.
-pub(super) fn advance(options: &RelayOptions, to: Lsn) -> JoinHandle<Result<(), Interruption>> {
-    aside(options.clone(), "advancing the slot", format!("select end_lsn::text from pg_replication_slot_advance($1, '{to}')"), None)
+pub(super) fn advance(options: &RelayOptions, names: &LogNames, to: Lsn) -> JoinHandle<Result<(), Interruption>> {
+    let sql = format!("select end_lsn::text from pg_replication_slot_advance($1, '{to}')");
+    aside(options.clone(), names.slot.clone(), "advancing the slot", sql, None)
 }
 
-fn aside(options: RelayOptions, doing: &'static str, sql: String, blocked: Option<&'static str>) -> JoinHandle<Result<(), Interruption>> {
+fn aside(
+    options: RelayOptions,
+    name: String,
+    doing: &'static str,
+    sql: String,
+    blocked: Option<&'static str>,
+) -> JoinHandle<Result<(), Interruption>> {
     tokio::spawn(async move {
         let mut session = connect(&options, "relay slot").await?;
-        let name = slot_name(&options.name);
         let backend = backend(&mut session).await?;
         let work = async { sqlx::query(AssertSqlSafe(sql)).bind(name).execute(&mut session).await.map_err(Interruption::sql(doing)) };
         watched(&options, doing, backend, work, blocked).await.map(|_| ())
     })
 }
 
-async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let name = publication(options);
+/// Whether there is the publication, fit for the outbox.
+///
+/// # Errors
+/// One that is not fit, with the remedy; a lost connection.
+pub(super) async fn fit_publication(options: &RelayOptions, name: &str, session: &mut PgConnection) -> Result<bool, Interruption> {
+    let doing = "looking for the publication";
     let (schema, table) = options.table();
-    let found = sqlx::query(
-        "select p.pubinsert as inserts, p.puballtables or coalesce(bool_or(t.ours and t.rowfilter is null), false) as ours, coalesce(bool_or(not t.ours), false) as others
+    let found = sqlx::query_as(
+        "select p.pubinsert, p.puballtables or coalesce(bool_or(t.ours and t.rowfilter is null), false), coalesce(bool_or(not t.ours), false)
          from pg_publication p
          left join lateral (
              select t.schemaname = $2 and t.tablename = $3 as ours, t.rowfilter from pg_publication_tables t where t.pubname = p.pubname
          ) t on true
          where p.pubname = $1 group by p.oid, p.pubinsert, p.puballtables",
     );
-    let looking = "looking for the publication";
-    let found = within(looking, found.bind(&name).bind(schema).bind(table).fetch_optional(&mut *session)).await?;
-    let read = |row: sqlx::postgres::PgRow| -> Result<(bool, bool, bool), sqlx::Error> {
-        Ok((row.try_get("inserts")?, row.try_get("ours")?, row.try_get("others")?))
-    };
-    match found.map(read).transpose() {
-        Err(error) => Err(Interruption::sql(looking)(error)),
-        Ok(Some((true, true, _))) => Ok(()),
-        Ok(Some((_, false, true))) => Err(Interruption::Refused(format!(
+    let found = found.bind(name).bind(schema).bind(table).fetch_optional(session);
+    let found: Option<(bool, bool, bool)> = within(doing, found).await?;
+    match found {
+        Some((true, true, _)) => Ok(true),
+        Some((_, false, true)) => Err(Interruption::Refused(format!(
             "publication `{name}` does not contain this outbox, or not all of its rows: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
         ))),
-        Ok(Some((inserts, _, _))) => Err(Interruption::PublicationUnfit(format!(
+        Some((inserts, _, _)) => Err(Interruption::PublicationUnfit(format!(
             "publication `{name}` {}; or drop it and let the relay create it",
             if inserts {
                 format!(
@@ -201,24 +203,44 @@ async fn ensure_publication(options: &RelayOptions, session: &mut PgConnection) 
                 format!("leaves inserts out: run ALTER PUBLICATION \"{name}\" SET (publish = 'insert')")
             },
         ))),
-        Ok(None) if name != slot_name(&options.name) => Err(Interruption::Refused(format!(
+        None if options.configured_publication().is_some() => Err(Interruption::Refused(format!(
             "there is no publication `{name}` (outbox.publication): name the one that the connector uses, or leave the key out and let the relay make its own"
         ))),
-        Ok(None) => {
-            let sql = format!(
-                "create publication \"{}\" for table {} with (publish = 'insert')",
-                name.replace('"', "\"\""),
-                options.quoted_table()
-            );
-            within("creating the publication", sqlx::raw_sql(AssertSqlSafe(sql)).execute(session)).await.map(|_| ())
-        }
+        None => Ok(false),
     }
+}
+
+async fn ensure_publication(options: &RelayOptions, name: &str, session: &mut PgConnection) -> Result<(), Interruption> {
+    if fit_publication(options, name, session).await? {
+        return Ok(());
+    }
+    let sql =
+        format!("create publication \"{}\" for table {} with (publish = 'insert')", name.replace('"', "\"\""), options.quoted_table());
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await.map_err(Interruption::sql("creating the publication"))?;
+    Ok(())
+}
+
+/// What a slot is in, without a change to it.
+pub(super) struct State {
+    /// The server still has the log from which it reads.
+    pub(super) usable: bool,
+    pub(super) wal_status: String,
+}
+
+/// Looks at the slot; none if there is none of the name.
+///
+/// # Errors
+/// One of another database or plugin, with the remedy; a lost connection.
+pub(super) async fn look(name: &str, session: &mut PgConnection) -> Result<Option<State>, Interruption> {
+    let Some(slot) = find(session, name).await? else { return Ok(None) };
+    require_ours(name, &slot)?;
+    Ok(Some(State { usable: slot.usable, wal_status: slot.wal_status.unwrap_or_else(|| "unknown".into()) }))
 }
 
 async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, Interruption> {
     let doing = "looking for the slot";
     let row = sqlx::query(
-        "select plugin::text, database::text, coalesce(database = current_database(), false) as ours, active_pid,
+        "select plugin::text, database::text, coalesce(database = current_database(), false) as ours, active_pid, wal_status,
                 coalesce(wal_status, 'lost') <> 'lost' and to_jsonb(s) ->> 'invalidation_reason' is null as usable, confirmed_flush_lsn::text as confirmed
          from pg_replication_slots s where slot_name = $1",
     );
@@ -230,6 +252,7 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, In
             in_this_database: row.try_get("ours")?,
             active_pid: row.try_get("active_pid")?,
             usable: row.try_get("usable")?,
+            wal_status: row.try_get("wal_status")?,
             confirmed: row.try_get::<Option<String>, _>("confirmed")?.and_then(|text| text.parse().ok()),
         })
     };
@@ -244,13 +267,13 @@ async fn drop_slot(session: &mut PgConnection, name: &str) -> Result<(), Interru
     within("dropping a slot that cannot be used", dropped).await.map(|_| ())
 }
 
-/// Slots belong to the whole server, names of relays to one database: another database's relay may have the same name.
+/// Slots belong to the whole server. The name of another database's relay has another mark, so only a slot made by hand has this one.
 fn require_ours(name: &str, slot: &Slot) -> Result<(), Interruption> {
     if slot.plugin.as_deref() == Some("pgoutput") && slot.in_this_database {
         return Ok(());
     }
     Err(Interruption::Refused(format!(
-        "slot `{name}` belongs to somebody else (plugin {}, database {}); slots are shared by all databases of a server: give this relay another --name",
+        "slot `{name}` belongs to another database or plugin (plugin {}, database {}), and slots are shared by all databases of a server: give this relay another --name",
         slot.plugin.as_deref().unwrap_or("none"),
         slot.database.as_deref().unwrap_or("none"),
     )))
@@ -268,12 +291,12 @@ async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), In
 ///
 /// # Errors
 /// A lost connection.
-pub(super) async fn log_kept(session: &mut PgConnection, relay: &str) -> Result<Option<(i64, i64)>, Interruption> {
+pub(super) async fn log_kept(session: &mut PgConnection, slot: &str) -> Result<Option<(i64, i64)>, Interruption> {
     let kept = sqlx::query_as(
         "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
          from pg_replication_slots where slot_name = $1",
     );
-    within("looking at the slot", kept.bind(slot_name(relay)).fetch_optional(session)).await
+    within("looking at the slot", kept.bind(slot).fetch_optional(session)).await
 }
 
 /// Where the server's log ends.

@@ -27,12 +27,18 @@ const SMALL: u32 = 100_000;
 const USUAL: u32 = 1_048_588;
 
 const END_STREAM: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null";
-const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots where slot_name = 'tidings_chaos';
-                         select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'tidings_chaos'";
-const NARROW: &str = "alter publication tidings_chaos set (publish = 'update')";
-const WIDEN: &str = "alter publication tidings_chaos set (publish = 'insert')";
-const DROP_PUBLICATION: &str = "drop publication tidings_chaos";
-const MAKE_PUBLICATION: &str = "create publication tidings_chaos for table tidings.outbox with (publish = 'insert')";
+const DROP_SLOT: &str = "select pg_terminate_backend(active_pid, 2000) from pg_replication_slots where slot_name like 'tidings_chaos%';
+                         select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'tidings_chaos%'";
+/// Each statement names the publication that the relay has recorded.
+const NARROW: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''update'')', publication)
+                      from tidings.relay where name = 'chaos'); end $$";
+const WIDEN: &str = "do $$ begin execute (select format('alter publication %I set (publish = ''insert'')', publication)
+                     from tidings.relay where name = 'chaos'); end $$";
+const DROP_PUBLICATION: &str = "do $$ begin execute (select format('drop publication %I', publication)
+                                from tidings.relay where name = 'chaos'); end $$";
+const MAKE_PUBLICATION: &str = "do $$ begin execute (select
+                                format('create publication %I for table tidings.outbox with (publish = ''insert'')', publication)
+                                from tidings.relay where name = 'chaos'); end $$";
 
 /// What an operator does about events that were parked because a topic did not take them.
 const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null";

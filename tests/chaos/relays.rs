@@ -17,7 +17,8 @@ use super::topic::TEMPLATE;
 
 /// The name that all relays of a history have.
 pub(crate) const NAME: &str = "chaos";
-pub(crate) const SLOT: &str = "tidings_chaos";
+/// A pattern that its slot's name is like.
+pub(crate) const SLOT: &str = "tidings_chaos%";
 
 /// The relay's exit codes for what only a person can put right: its command line, or something else.
 const REFUSED: [i32; 2] = [2, 3];

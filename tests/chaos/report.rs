@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_relay_of_the_log_alone_may_stop_if_the_publication_leaves_inserts_out_and_no_other() {
         let some = Tally { committed: 9, delivered: 4, lost: 5, ..Tally::default() };
-        let refusal = Some("a relay stopped and wants a person: publication `tidings_chaos` leaves inserts out".to_owned());
+        let refusal = Some("a relay stopped and wants a person: publication `tidings_chaos_0a1b2c3d` leaves inserts out".to_owned());
         let stopped =
             |words: &str, tally| Report { refusal: refusal.clone(), ..report(words, tally, Tally { committed: 9, ..Tally::default() }) };
         assert!(stopped("--source wal --faults narrow-publication", some).broken().is_empty());

@@ -148,13 +148,16 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
         (status["relays"][0]["topics"][0]["published"] == 1).then_some(status)
     });
     let shop = &status["relays"][0];
-    assert_eq!((&shop["name"], &shop["slot"]["name"], &shop["slot"]["active"]), (&"shop".into(), &"tidings_shop".into(), &true.into()));
+    assert_eq!(
+        (&shop["name"], &shop["slot"]["name"], &shop["slot"]["active"]),
+        (&"shop".into(), &format!("tidings_shop_{}", database.mark).into(), &true.into())
+    );
     assert_eq!((&shop["lag"]["events"], &shop["topics"][0]["topic"]), (&0.into(), &topic.clone().into()));
 
     let (code, log) = relay.stop("TERM");
     assert_eq!(code, 0, "{log}");
     let (_, text, _) = ended(with("check"));
-    assert!(text.contains(&topic) && text.contains("tidings_shop, of tidings.outbox"), "{text}");
+    assert!(text.contains(&topic) && text.contains(&format!("tidings_shop_{}, of \"tidings\".\"outbox\"", database.mark)), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,6 +174,9 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     let parked = || json(&["parked", "list"])["parked"].as_array().expect("a list").len();
     let (_, text, _) = ended(with(&["parked", "list"]));
     assert_eq!(text, "nothing is parked by relay shop2\n");
+    // Case D8.
+    let (_, text, _) = ended(with(&["sagas", "list"]));
+    assert_eq!(text, "no sagas\n");
 
     let relay = Running::start(with(&["relay", "--listen", "127.0.0.1:0"]));
     for (n, bytes) in [(1, 20_000), (2, 1)] {
@@ -188,6 +194,8 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     assert!(text.contains(&event) && text.contains("waits behind an earlier one"), "{text}");
     let (_, text, _) = ended(with(&["status"]));
     assert!(text.contains("shop2: events parked: 2, of aggregates: 1") && text.contains("tidings parked list --name shop2"), "{text}");
+    let (_, text, _) = ended(against(&database, &["parked", "list", "--name", "another"]));
+    assert!(text.contains("relay shop2 has parked 2 events\n  -> `tidings parked list --name shop2`"), "case D8: {text}");
     assert!(relay.get("/health/ready").starts_with("HTTP/1.1 200"), "other aggregates go on");
     assert!(relay.get("/metrics").contains("tidings_relay_parked_events 2"));
 

@@ -39,6 +39,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "24 reserved",
             "25 relay secret",
             "26 outbox guards",
+            "28 relay names",
             "32 parked ranges",
             "35 detour attempts",
             "36 inbox topic",
@@ -122,7 +123,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 32, 35, 36, 37, 38],
+        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38],
         "one run did all, the others nothing"
     );
 }
@@ -206,6 +207,7 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0024_reserved.sql"),
         include_str!("../../migrations/0025_relay_secret.sql"),
         include_str!("../../migrations/0026_outbox_guards.sql"),
+        include_str!("../../migrations/0028_relay_names.sql"),
         include_str!("../../migrations/0032_parked_ranges.sql"),
         include_str!("../../migrations/0035_detour_attempts.sql"),
         include_str!("../../migrations/0036_inbox_topic.sql"),

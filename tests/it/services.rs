@@ -1,6 +1,7 @@
 //! What every test starts from: a database of its own, on servers that are started once.
 
 use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions, Services};
@@ -39,7 +40,9 @@ pub(crate) fn signal(process: u32, name: &str) {
 pub(crate) struct TestDatabase {
     pub(crate) pool: PgPool,
     pub(crate) url: String,
-    name: String,
+    /// What names of slots and topics carry, for the schema `tidings`.
+    pub(crate) mark: String,
+    pub(crate) name: String,
     server: PgConnectOptions,
 }
 
@@ -65,16 +68,35 @@ pub(crate) async fn database() -> TestDatabase {
 
 /// An empty database on the server of this URL.
 async fn database_on(server_url: &str) -> TestDatabase {
+    made_of(server_url, "template1").await
+}
+
+/// A database on the server of this URL, a copy of `template`.
+async fn made_of(server_url: &str, template: &str) -> TestDatabase {
     let server: PgConnectOptions = server_url.parse().expect("a postgres:// URL");
     let name = format!("tidings_test_{}", Uuid::now_v7().simple());
     let mut admin = server.connect().await.expect("the server answers");
-    sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await.expect("a database can be created");
+    sqlx::query(AssertSqlSafe(format!("create database {name} template {template}")))
+        .execute(&mut admin)
+        .await
+        .expect("a database can be created");
     admin.close().await.expect("the connection closes");
     let options = server.clone().database(&name);
     let mut url: url::Url = server_url.parse().expect("a URL");
     url.set_path(&name);
     let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("the new database answers");
-    TestDatabase { pool, url: url.to_string(), name, server }
+    let mark = mark(&pool, "tidings").await;
+    TestDatabase { pool, url: url.to_string(), mark, name, server }
+}
+
+/// The mark of this database: FNV-1a of 64 bits over system identifier, database and schema, folded to 32.
+pub(crate) async fn mark(pool: &PgPool, schema: &str) -> String {
+    let sql =
+        "select system_identifier || '/' || (select oid from pg_database where datname = current_database()) from pg_control_system()";
+    let identity: String = sqlx::query_scalar(sql).fetch_one(pool).await.expect("the server tells its identity");
+    let byte = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = format!("{identity}/{schema}").bytes().fold(0xcbf2_9ce4_8422_2325, byte);
+    format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
 }
 
 /// A database with the tables of Tidings.
@@ -82,6 +104,23 @@ pub(crate) async fn migrated_database() -> TestDatabase {
     let database = database().await;
     tidings::migrate(&database.pool).await.expect("an empty database can be migrated");
     database
+}
+
+/// A database on the same server with what a dump of `original` holds; none if the machine has no `pg_dump` for this server.
+pub(crate) async fn restored(original: &TestDatabase) -> Option<TestDatabase> {
+    restored_on(original, &original.url).await
+}
+
+/// The same on the server of this URL.
+pub(crate) async fn restored_on(original: &TestDatabase, server_url: &str) -> Option<TestDatabase> {
+    let dump = Command::new("pg_dump").arg(&original.url).output().ok().filter(|output| output.status.success())?;
+    let copy = database_on(server_url).await;
+    let mut restore = Command::new("psql");
+    restore.args(["-v", "ON_ERROR_STOP=1", "-q", &copy.url]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut restoring = restore.spawn().ok()?;
+    restoring.stdin.take().expect("a pipe").write_all(&dump.stdout).expect("it reads");
+    assert!(restoring.wait().expect("it ends").success());
+    Some(copy)
 }
 
 /// A database with the tables of Tidings on the server of this URL.
@@ -92,6 +131,16 @@ pub(crate) async fn migrated_database_on(server_url: &str) -> TestDatabase {
 }
 
 impl TestDatabase {
+    /// A copy of it on the same server. Ends its pool's sessions, since a template must have none.
+    pub(crate) async fn copy(&self) -> TestDatabase {
+        let sql =
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        let mut session = self.pool.acquire().await.expect("a session").detach();
+        sqlx::query(sql).execute(&mut session).await.expect("ended");
+        session.close().await.expect("closed");
+        made_of(&self.url, &self.name).await
+    }
+
     /// A pool of another role on this database, for what the owner may do and others may not.
     pub(crate) async fn pool_as(&self, role: &str) -> PgPool {
         let options = self.server.clone().database(&self.name).username(role).password("secret");

@@ -148,7 +148,8 @@ impl Postgres {
     pub fn wait_for_slot(&self, primary: &Self, slot: &str) -> Result<(), Error> {
         let slot = super::quoted(slot);
         // Temporary until it is synchronized for the first time.
-        let kept = format!("select coalesce(bool_or(synced and not temporary), false) from pg_replication_slots where slot_name = {slot}");
+        let kept =
+            format!("select coalesce(bool_or(synced and not temporary), false) from pg_replication_slots where slot_name like {slot}");
         let until = Instant::now() + FOLLOW_LIMIT;
         while ask(self.port, &kept)?.as_deref() != Some("t") {
             if Instant::now() > until {

@@ -1,13 +1,13 @@
 //! What is parked, as people read it.
 
-use super::rows::{Decision, Event, Waiting};
+use super::rows::{Decision, Elsewhere, Event, Waiting};
 use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
 /// One line an aggregate, then what is wrong with each and what to do.
-pub(super) fn waiting(relay: &str, waiting: &[Waiting]) -> String {
+pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere]) -> String {
     if waiting.is_empty() {
-        return format!("nothing is parked by relay {relay}\n");
+        return nothing(relay, elsewhere);
     }
     let mut rows = vec![["aggregate", "events", "waits", "tries", "decided", "topic", "event in the way"].map(String::from).to_vec()];
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
@@ -36,9 +36,9 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting]) -> String {
 }
 
 /// One line an event.
-pub(super) fn events(relay: &str, events: &[Event]) -> String {
+pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> String {
     if events.is_empty() {
-        return format!("nothing is parked by relay {relay}\n");
+        return nothing(relay, elsewhere);
     }
     let mut rows = vec![["seq", "event", "aggregate", "payload", "waits", "decided", "why"].map(String::from).to_vec()];
     rows.extend(events.iter().map(|event| {
@@ -67,18 +67,32 @@ fn why(event: &Event) -> String {
     }
 }
 
+/// Nothing is parked by this relay; what others have parked.
+pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
+    let mut out = format!("nothing is parked by relay {}\n", escaped(relay));
+    for Elsewhere { relay, events } in elsewhere {
+        let s = if *events == 1 { "" } else { "s" };
+        let (events, name) = (grouped(*events), escaped(relay));
+        out.push_str(&format!("relay {name} has parked {events} event{s}\n  -> `tidings parked list --name {name}`\n"));
+    }
+    out
+}
+
 /// Most lines of what was marked.
 const SHOWN: usize = 100;
 
 /// What was marked.
-pub(super) fn decided(relay: &str, events: &[Event], decision: Decision, dry_run: bool) -> String {
+pub(super) fn decided(relay: &str, events: &[Event], elsewhere: &[Elsewhere], decision: Decision, dry_run: bool) -> String {
     let count: i64 = events.iter().map(|event| event.events).sum();
     let (s, verb) = (if count == 1 { "" } else { "s" }, decision.word());
     let (shown, more) = (&events[..events.len().min(SHOWN)], events.len().saturating_sub(SHOWN));
     if count == 0 {
-        return format!("nothing is parked by relay {relay} that there is to {verb}\n");
+        return match elsewhere {
+            [] => format!("nothing is parked by relay {relay} that there is to {verb}\n"),
+            elsewhere => nothing(relay, elsewhere),
+        };
     }
-    let mut out = self::events(relay, shown);
+    let mut out = self::events(relay, shown, elsewhere);
     if more > 0 {
         out.push_str(&format!("and {more} more rows\n"));
     }
@@ -121,8 +135,17 @@ order/7     1,200  4 min 10 s      1  -        order  00000000-0000-0000-0000-00
 order/7: too large
   -> put the cause right, then `tidings parked retry TYPE/ID --name shop`; or `tidings parked discard EVENT --name shop` gives the event in the way up
 ";
-        let text = waiting("shop", &[one]);
+        let text = waiting("shop", &[one], &[]);
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), expected.split_whitespace().collect::<Vec<_>>(), "{text}");
-        assert_eq!(waiting("shop", &[]), "nothing is parked by relay shop\n");
+        assert_eq!(waiting("shop", &[], &[]), "nothing is parked by relay shop\n");
+    }
+
+    /// Case D8.
+    #[test]
+    fn what_other_relays_have_parked_is_named_with_the_command_that_lists_it() {
+        let elsewhere = [Elsewhere { relay: "orders".into(), events: 1_200 }];
+        let expected = "nothing is parked by relay shop\nrelay orders has parked 1,200 events\n  -> `tidings parked list --name orders`\n";
+        assert_eq!(waiting("shop", &[], &elsewhere), expected);
+        assert_eq!(events("shop", &[], &elsewhere), expected);
     }
 }

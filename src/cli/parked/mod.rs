@@ -19,7 +19,7 @@ use super::{
     exit::{DONE, Failure},
     output,
 };
-use rows::{Decision, Event, Waiting, What};
+use rows::{Decision, Elsewhere, Event, Waiting, What};
 
 /// Lists, shows, retries and gives up parked events.
 #[derive(Debug, Subcommand)]
@@ -77,6 +77,8 @@ pub(super) struct DecideArgs {
 struct Listed<'a, T> {
     relay: &'a str,
     parked: &'a [T],
+    /// What other relays have parked; only if this one has nothing.
+    elsewhere: &'a [Elsewhere],
 }
 
 /// What `retry` and `discard` print as JSON.
@@ -102,10 +104,11 @@ pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<Exit
 
 async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
     let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    let elsewhere = elsewhere(config, pool, waiting.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &waiting })?;
+        output::json(&Listed { relay: &config.name, parked: &waiting, elsewhere: &elsewhere })?;
     } else {
-        output::lines(&human::waiting(&config.name, &waiting));
+        output::lines(&human::waiting(&config.name, &waiting, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -116,10 +119,11 @@ async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCod
     if events.is_empty() && what != What::All {
         return Err(nothing(config, args.what.as_deref()));
     }
+    let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &events })?;
+        output::json(&Listed { relay: &config.name, parked: &events, elsewhere: &elsewhere })?;
     } else {
-        output::lines(&human::events(&config.name, &events));
+        output::lines(&human::events(&config.name, &events, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
@@ -139,13 +143,22 @@ async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Dec
     if args.json {
         output::json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
     } else {
-        output::lines(&human::decided(&config.name, &events, decision, args.dry_run));
+        let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
+        output::lines(&human::decided(&config.name, &events, &elsewhere, decision, args.dry_run));
         let marked: i64 = events.iter().map(|event| event.events).sum();
         if decision == Decision::Discard && !args.dry_run {
             progress::watch(config, pool, decision, marked).await.map_err(|error| unreadable(config, &error))?;
         }
     }
     Ok(ExitCode::from(DONE))
+}
+
+/// What other relays have parked, if this one has `nothing`.
+async fn elsewhere(config: &Config, pool: &PgPool, nothing: bool) -> Result<Vec<Elsewhere>, Failure> {
+    if !nothing {
+        return Ok(Vec::new());
+    }
+    rows::elsewhere(pool, config).await.map_err(|error| unreadable(config, &error))
 }
 
 /// What was named on the command line.

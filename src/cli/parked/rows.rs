@@ -91,6 +91,20 @@ pub(super) struct Event {
     pub(super) payload_bytes: Option<i64>,
 }
 
+/// What another relay has parked.
+#[derive(Debug, Serialize)]
+pub(super) struct Elsewhere {
+    pub(super) relay: String,
+    pub(super) events: i64,
+}
+
+/// What the other relays of the schema have parked. Asked when this one has parked nothing: it may not be the one that is meant.
+pub(super) async fn elsewhere(pool: &PgPool, config: &Config) -> Result<Vec<Elsewhere>, sqlx::Error> {
+    let sql = format!(r#"select relay, count(*) from "{}".parked where relay <> $1 group by relay order by relay"#, config.schema);
+    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|(relay, events)| Elsewhere { relay, events }).collect())
+}
+
 /// Every aggregate that waits, the longest first.
 pub(super) async fn waiting(pool: &PgPool, config: &Config, limit: u32) -> Result<Vec<Waiting>, sqlx::Error> {
     let sql = format!(

@@ -42,6 +42,7 @@ pub(super) async fn dispatch(config: &Config, settings: &Settings, args: &RelayA
         Some(RelayCommand::List(args)) => status::list(config, args.json).await,
         Some(RelayCommand::Forget(args)) => forget::run(config, args).await,
         Some(RelayCommand::Rewind(args)) => moves::rewind(config, args).await,
+        Some(RelayCommand::Adopt(args)) => moves::adopt(config, args).await,
         Some(RelayCommand::Skip(args)) => moves::skip(config, args).await,
     }
 }

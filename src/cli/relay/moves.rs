@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{failure, session};
-use crate::cli::args::{RewindArgs, SkipArgs};
+use crate::cli::args::{AdoptArgs, RewindArgs, SkipArgs};
 use crate::cli::config::Config;
 use crate::cli::exit::{DONE, Failure};
 use crate::cli::output;
@@ -20,6 +20,11 @@ pub(super) async fn rewind(config: &Config, args: &RewindArgs) -> Result<ExitCod
     run(config, to, args.dry_run).await
 }
 
+/// Has the relay continue in the database that replaces another one.
+pub(super) async fn adopt(config: &Config, args: &AdoptArgs) -> Result<ExitCode, Failure> {
+    run(config, Move::Adopt, args.dry_run).await
+}
+
 /// Has events left out.
 pub(super) async fn skip(config: &Config, args: &SkipArgs) -> Result<ExitCode, Failure> {
     run(config, args.event.map_or(Move::SkipAll, Move::SkipEvent), args.dry_run).await
@@ -28,7 +33,7 @@ pub(super) async fn skip(config: &Config, args: &SkipArgs) -> Result<ExitCode, F
 async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failure> {
     let foreign = config.debezium.as_ref().map(|outbox| format!("{}.{}", outbox.schema, outbox.table));
     if let Some(table) = &foreign
-        && matches!(to, Move::RewindSince(_) | Move::SkipEvent(_))
+        && matches!(to, Move::RewindSince(_) | Move::SkipEvent(_) | Move::Adopt)
     {
         return Err(Failure::Refused(format!(
             "nothing in table {table} says which transaction wrote what, so a relay that reads it is moved by --all alone"
@@ -47,6 +52,7 @@ fn text(name: &str, foreign: Option<&str>, to: Move, moved: Moved, dry_run: bool
         // What was counted are the rows of the outbox.
         (Move::RewindAll, _) if foreign.is_some() => format!("every row that {table} holds is published once more"),
         (Move::SkipAll, _) if foreign.is_some() => format!("what {table} holds now is left out"),
+        (Move::Adopt, _) => "continues after the last event that was published from the other database: nothing repeats, nothing is left out".to_owned(),
         (Move::SkipAll, true) => "everything that the outbox holds now is left out".to_owned(),
         (_, true) => format!(
             "{} events are published, as if for the first time: the relay's position is one in another database and says nothing of them",

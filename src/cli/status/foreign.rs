@@ -31,10 +31,10 @@ impl ForeignTable {
         }
         let sql = format!(
             "select count(*) from (
-                 select from \"{tidings}\".relay r join {} o
-                     on o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
-                     and not \"{tidings}\".is_published(coalesce(r.position, '{{}}'), o.xid, o.seq)
-                 where r.name = $1 limit $2
+                 select from {} o,
+                     (select coalesce(pg_snapshot_xmin((position ->> 'seen')::pg_snapshot), '0') as first_xid, coalesce(position, '{{}}') as position
+                      from \"{tidings}\".relay where name = $1 offset 0) r
+                 where o.xid >= r.first_xid and not \"{tidings}\".is_published(r.position, o.xid, o.seq) limit $2
              ) bounded",
             self.quoted()
         );

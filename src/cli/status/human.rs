@@ -1,6 +1,6 @@
 //! The state of the relays as people read it.
 
-use super::read::{COUNTED_MAX, RelayStatus, ScheduledStatus, Status};
+use super::read::{COUNTED_MAX, LagStatus, RelayStatus, ScheduledStatus, Status};
 use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
@@ -37,7 +37,7 @@ pub(super) fn list(status: &Status) -> String {
 pub(super) fn text(status: &Status) -> String {
     if status.relays.is_empty() {
         let waiting = status.waiting_events.unwrap_or_default();
-        let count = if waiting >= COUNTED_MAX { format!("at least {}", grouped(COUNTED_MAX)) } else { grouped(waiting) };
+        let count = bounded(waiting);
         return format!("no relay has run on schema {} yet; {count} events wait in the outbox\n  -> run `tidings relay`\n", status.schema);
     }
     let mut text = relays(&status.relays);
@@ -73,10 +73,7 @@ fn relays(relays: &[RelayStatus]) -> String {
             text(&relay.delivery),
             text(&relay.source),
             grouped(relay.published),
-            relay
-                .lag
-                .events
-                .map_or("?".to_owned(), |events| format!("{}{}", if relay.lag.events_is_lower_bound { "> " } else { "" }, grouped(events))),
+            relay.lag.events.map_or("?".to_owned(), |events| lag(events, &relay.lag)),
             relay.lag.seconds.map_or("-".to_owned(), time),
             slot.to_owned(),
             text(&relay.slot.wal_status),
@@ -85,6 +82,20 @@ fn relays(relays: &[RelayStatus]) -> String {
         ]);
     }
     aligned(&[Left, Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right], &rows)
+}
+
+/// How many events wait: counted, or about.
+fn lag(events: i64, lag: &LagStatus) -> String {
+    match lag.events_estimate {
+        Some(estimate) if estimate > events => format!("~ {}", grouped(estimate)),
+        _ if lag.events_is_lower_bound => format!("> {}", grouped(events)),
+        _ => grouped(events),
+    }
+}
+
+/// A count that stops one beyond [`COUNTED_MAX`].
+fn bounded(events: i64) -> String {
+    if events > COUNTED_MAX { format!("more than {}", grouped(COUNTED_MAX)) } else { grouped(events) }
 }
 
 fn topics(relays: &[RelayStatus]) -> String {
@@ -103,7 +114,7 @@ fn topics(relays: &[RelayStatus]) -> String {
 
 /// What waits until it is due, and whether it should not wait any more.
 fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
-    let events = grouped(scheduled.events);
+    let events = bounded(scheduled.events);
     match scheduled.overdue_seconds {
         Some(overdue) if overdue > OVERDUE_SECONDS_MAX => Some(format!(
             "events scheduled: {events}; the first has been due for {}\n  -> see that a relay leads; one that reads a Debezium table moves none\n",
@@ -120,7 +131,7 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     let mut notes = Vec::new();
     let mut note = |what: String, remedy: String| notes.push(format!("{name}: {}\n  -> {}\n", escaped(&what), escaped(&remedy)));
     if relay.source.as_deref() == Some("table")
-        && let Some(reason) = &relay.source_reason
+        && let Some(reason) = relay.source_reason.as_ref().filter(|reason| !reason.is_empty())
     {
         note(
             format!("reads the table: {reason}"),
@@ -189,7 +200,7 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
 mod tests {
     use super::super::{
         foreign::ForeignTable,
-        read::{LagStatus, ParkedStatus, PositionStatus, SlotStatus, TopicStatus},
+        read::{ParkedStatus, PositionStatus, SlotStatus, TopicStatus},
     };
     use super::*;
 
@@ -209,7 +220,13 @@ mod tests {
             source_reason: Some("streams the log".into()),
             delivery: Some("exactly-once".into()),
             position: PositionStatus { log: Some("0/16B3748".into()), seen: Some("7:7:".into()) },
-            lag: LagStatus { events: Some(12), events_is_lower_bound: false, bytes: Some(2_048), seconds: Some(0.25) },
+            lag: LagStatus {
+                events: Some(12),
+                events_is_lower_bound: false,
+                events_estimate: None,
+                bytes: Some(2_048),
+                seconds: Some(0.25),
+            },
             parked: ParkedStatus { events: 0, aggregates: 0 },
             slot: SlotStatus {
                 name: "tidings_orders".into(),
@@ -248,6 +265,9 @@ order  orders           6      1,234
         table.source = Some("table".into());
         table.source_reason = Some("the slot is being made".into());
         assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
+        let mut begins = relay();
+        (begins.source, begins.source_reason) = (Some("table".into()), Some(String::new()));
+        assert!(!shown(begins).contains("reads the table"), "case D8: no note without a reason");
         let mut foreign = relay();
         foreign.table = Some(ForeignTable { schema: "public".into(), name: "outboxevent".into() });
         (foreign.lag.events, foreign.lag.seconds) = (None, None);
@@ -290,9 +310,24 @@ order  orders           6      1,234
     #[test]
     fn more_events_than_are_counted_and_no_relay_at_all_are_said() {
         let mut behind = relay();
-        behind.lag = LagStatus { events: Some(COUNTED_MAX), events_is_lower_bound: true, bytes: None, seconds: Some(4_000.0) };
+        behind.lag = LagStatus {
+            events: Some(COUNTED_MAX),
+            events_is_lower_bound: true,
+            events_estimate: None,
+            bytes: None,
+            seconds: Some(4_000.0),
+        };
         let text = shown(behind);
-        assert!(text.contains("> 1,000,000") && text.contains("1 h 6 min"), "{text}");
+        assert!(text.contains("> 10,000") && text.contains("1 h 6 min"), "{text}");
+        let mut estimated = relay();
+        estimated.lag = LagStatus {
+            events: Some(COUNTED_MAX),
+            events_is_lower_bound: true,
+            events_estimate: Some(2_999_001),
+            bytes: None,
+            seconds: None,
+        };
+        assert!(shown(estimated).contains("~ 2,999,001"));
         let none =
             super::text(&Status { schema: "tidings".into(), relays: Vec::new(), waiting_events: Some(5), scheduled: NONE_SCHEDULED });
         assert!(none.contains("no relay has run") && none.contains("5 events wait"), "{none}");

@@ -8,8 +8,8 @@ use super::foreign::ForeignTable;
 use crate::relay::operator::sessions;
 use crate::relay::{Holder, holder};
 
-/// Most waiting events that are counted: beyond it the number says "far behind" whatever it is, and counting takes long.
-pub(super) const COUNTED_MAX: i64 = 1_000_000;
+/// Most events that are counted one by one. What is more is estimated: counting a million takes seconds.
+pub(super) const COUNTED_MAX: i64 = 10_000;
 
 /// What a database knows of its relays.
 #[derive(Debug, Serialize)]
@@ -74,6 +74,9 @@ pub(super) struct LagStatus {
     pub(super) events: Option<i64>,
     /// There are more events than are counted.
     pub(super) events_is_lower_bound: bool,
+    /// About how many there are then, by the numbers of the first and the last one; more than there are if transactions were
+    /// rolled back. None: not known.
+    pub(super) events_estimate: Option<i64>,
     pub(super) bytes: Option<i64>,
     /// None: nothing in the table says when an event happened.
     pub(super) seconds: Option<f64>,
@@ -151,14 +154,14 @@ impl Status {
         let mut waiting_events = None;
         if relays.is_empty() {
             let waiting = format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
-            waiting_events = Some(sqlx::query_scalar(AssertSqlSafe(waiting)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?);
+            waiting_events = Some(sqlx::query_scalar(AssertSqlSafe(waiting)).bind(COUNTED_MAX + 1).fetch_one(&mut *tx).await?);
         }
         let scheduled = format!(
             r#"select (select count(*) from (select from "{schema}".scheduled limit $1) bounded) as events,
                       (select extract(epoch from clock_timestamp() - min(due_at)) from "{schema}".scheduled where due_at < clock_timestamp())::float8
                           as overdue_seconds"#
         );
-        let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled)).bind(COUNTED_MAX).fetch_one(&mut *tx).await?;
+        let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled)).bind(COUNTED_MAX + 1).fetch_one(&mut *tx).await?;
         let scheduled = ScheduledStatus { events, overdue_seconds };
         tx.commit().await?;
         Ok(Self { schema: schema.to_owned(), relays, waiting_events, scheduled })
@@ -180,10 +183,12 @@ impl FromRow<'_, PgRow> for RelayStatus {
         let mut lag = LagStatus {
             events: None,
             events_is_lower_bound: false,
+            events_estimate: None,
             bytes: row.try_get("lag_bytes")?,
             seconds: row.try_get("lag_seconds")?,
         };
         lag.count(row.try_get("lag_events")?);
+        lag.events_estimate = row.try_get::<Option<i64>, _>("lag_estimate")?.filter(|_| lag.events_is_lower_bound);
         let table = row.try_get::<Option<String>, _>("table_schema")?.zip(row.try_get("table_name")?);
         Ok(Self {
             name: row.try_get("name")?,

@@ -1,6 +1,18 @@
 -- Every relay with its slot and its lag. $1 bounds how many waiting events are counted.
+--
+-- Rows of the outbox are read in the order of its index on (xid, seq), from the first transaction on that is not published
+-- whole. So what is read is what waits, whatever else the table holds.
 with server as (
     select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as lsn
+),
+relay as materialized (
+    select
+        r.*,
+        coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0') as first_xid,
+        coalesce(r.position, '{}') as published_position,
+        -- Before its first start with this version a relay has the slot of the one before.
+        coalesce(r.slot, case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end) as slot_name
+    from "{schema}".relay r
 )
 select
     r.name,
@@ -15,7 +27,7 @@ select
     r.position ->> 'seen' as seen,
     r.published,
     r.kafka_cluster_id,
-    case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end as slot_name,
+    r.slot_name,
     s.slot_name is not null as slot_exists,
     coalesce(s.active, false) as slot_active,
     s.wal_status,
@@ -27,22 +39,21 @@ select
     r.table_name,
     -- Of this schema's outbox; another table is counted by a query of its own.
     waiting.events as lag_events,
+    -- Numbers are drawn in order, but for those of transactions that were rolled back.
+    case when r.table_name is null then (select max(o.seq) from "{schema}".outbox o) - oldest.seq + 1 end as lag_estimate,
     parked.events as parked_events,
     parked.aggregates as parked_aggregates,
     case when r.table_name is null then coalesce(
         greatest(extract(epoch from case when isfinite(oldest.occurred_at) then clock_timestamp() - oldest.occurred_at end), 0), 0)::float8 end as lag_seconds
-from "{schema}".relay r
+from relay r
 cross join server
-left join pg_replication_slots s
-    on s.slot_name = case when r.name = 'tidings' then 'tidings' else 'tidings_' || r.name end
-    and s.database = current_database()
+left join pg_replication_slots s on s.slot_name = r.slot_name and s.database = current_database()
 cross join lateral (
     select case when r.table_name is null then (
         select count(*) from (
             select from "{schema}".outbox o
-            where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
-                and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
-            limit $1
+            where o.xid >= r.first_xid and not "{schema}".is_published(r.published_position, o.xid, o.seq)
+            order by o.xid, o.seq limit $1
         ) bounded
     ) end as events
 ) waiting
@@ -50,9 +61,8 @@ cross join lateral (
     select coalesce(sum(p.events), 0)::bigint as events, count(distinct (p.aggregatetype, p.aggregateid)) as aggregates from "{schema}".parked p where p.relay = r.name
 ) parked
 left join lateral (
-    select o.occurred_at from "{schema}".outbox o
-    where o.xid >= coalesce(pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot), '0')
-        and not "{schema}".is_published(coalesce(r.position, '{}'), o.xid, o.seq)
-    limit 1
+    select o.occurred_at, o.seq from "{schema}".outbox o
+    where o.xid >= r.first_xid and not "{schema}".is_published(r.published_position, o.xid, o.seq)
+    order by o.xid, o.seq limit 1
 ) oldest on r.table_name is null
 order by r.name

@@ -27,8 +27,8 @@ impl Drive<'_> {
     /// # Errors
     /// Whatever interrupts it.
     pub(super) async fn begin(&self, existing: ExistingRows, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
-        slot::forget(self.options, books.ledger.session()).await?;
-        let mut making = slot::make_exporting(self.options, self.server);
+        slot::forget(self.names, books.ledger.session()).await?;
+        let mut making = slot::make_exporting(self.options, self.names, self.server);
         let waiting = self.observer.hold(
             Part::Stream,
             "the slot is being made, which waits for every open transaction of the server: the log names them every 5 s",
@@ -44,7 +44,7 @@ impl Drive<'_> {
             }
         };
         drop(waiting);
-        tracing::info!(slot = slot::slot_name(&self.options.name), from = %seam.from, ?existing, "has made the slot");
+        tracing::info!(slot = self.names.slot, from = %seam.from, ?existing, "has made the slot");
         if existing == ExistingRows::Publish && !self.publish_existing(&seam.exported, forwarder, books).await? {
             return Ok(false);
         }
@@ -58,7 +58,7 @@ impl Drive<'_> {
     /// # Errors
     /// Whatever interrupts it.
     pub(super) async fn begin_at_slot(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
-        let start = hand_over::at_slot(self.options, books.ledger.session()).await?;
+        let start = hand_over::at_slot(self.names, books.ledger.session()).await?;
         self.go_on_from(start, forwarder, books).await
     }
 
@@ -73,7 +73,7 @@ impl Drive<'_> {
         books: &mut Books,
     ) -> Result<bool, Interruption> {
         let from = outbox.hand_over.as_ref().expect("decided by it");
-        let start = hand_over::take_over(self.options, books.ledger.session(), from).await?;
+        let start = hand_over::take_over(self.options, self.names, books.ledger.session(), from).await?;
         self.go_on_from(start, forwarder, books).await
     }
 

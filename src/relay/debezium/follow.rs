@@ -68,7 +68,7 @@ impl Drive<'_> {
                 self.server.wal_level
             )));
         }
-        let kept = match slot::kept(self.options, books.ledger.session()).await? {
+        let kept = match slot::kept(self.options, self.names, books.ledger.session()).await? {
             Kept::From(_) if self.log_unusable => Kept::Unreadable,
             kept => kept,
         };
@@ -94,7 +94,7 @@ impl Drive<'_> {
     }
 
     fn lost(&self, lost: Lost, reason: &str, position: &Position) -> Interruption {
-        let (name, slot) = (&self.options.name, slot::slot_name(&self.options.name));
+        let (name, slot) = (&self.options.name, &self.names.slot);
         let (schema, table) = self.options.table();
         let what = match lost {
             Lost::Gone => format!("slot `{slot}` is gone"),

@@ -13,8 +13,8 @@ use crate::{
         HandOver, RelayOptions,
         error::Interruption,
         ledger::within,
+        names::LogNames,
         position::{Partial, Position, Snapshot, XidSet},
-        slot,
         watched::{backend, watched},
     },
 };
@@ -89,19 +89,24 @@ fn published(transactions: &[Transaction], offset: Option<Offset>) -> (Vec<u32>,
 ///
 /// # Errors
 /// A connector that still runs, a slot that is not there, with the remedy; a lost connection.
-pub(super) async fn take_over(options: &RelayOptions, session: &mut PgConnection, from: &HandOver) -> Result<Position, Interruption> {
+pub(super) async fn take_over(
+    options: &RelayOptions,
+    names: &LogNames,
+    session: &mut PgConnection,
+    from: &HandOver,
+) -> Result<Position, Interruption> {
     let doing = "taking over the connector's slot";
-    let name = slot::slot_name(&options.name);
+    let name = &names.slot;
     let slots = "select slot_name::text as name, active, plugin::text, confirmed_flush_lsn::text as confirmed from pg_replication_slots
                  where slot_name = any (array[$1, $2]) and database = current_database()";
-    let rows = within(doing, sqlx::query(slots).bind(&name).bind(&from.slot).fetch_all(&mut *session)).await?;
+    let rows = within(doing, sqlx::query(slots).bind(name).bind(&from.slot).fetch_all(&mut *session)).await?;
     let confirmed = |wanted: &str| -> Option<(bool, Lsn)> {
         let row = rows.iter().find(|row| row.try_get::<String, _>("name").is_ok_and(|name| name == wanted))?;
         let pgoutput = row.try_get::<Option<String>, _>("plugin").ok()??;
         let confirmed = row.try_get::<Option<String>, _>("confirmed").ok()??.parse().ok()?;
         (pgoutput == "pgoutput").then(|| Some((row.try_get("active").ok()?, confirmed)))?
     };
-    match (confirmed(&name), confirmed(&from.slot)) {
+    match (confirmed(name), confirmed(&from.slot)) {
         (None, None) => {
             return Err(Interruption::Refused(format!(
                 "there is no slot `{}` of plugin pgoutput in this database to take over (outbox.takes_over): name the connector's slot.name",
@@ -121,14 +126,14 @@ pub(super) async fn take_over(options: &RelayOptions, session: &mut PgConnection
             )));
         }
         (None, Some(_)) => {
-            let copy = sqlx::query("select pg_copy_logical_replication_slot($1, $2, false, 'pgoutput')").bind(&from.slot).bind(&name);
+            let copy = sqlx::query("select pg_copy_logical_replication_slot($1, $2, false, 'pgoutput')").bind(&from.slot).bind(name);
             within(doing, copy.execute(&mut *session)).await?;
             tracing::info!(slot = name, from = from.slot, "has copied the connector's slot");
         }
         (Some(_), _) => {}
     }
-    let start = at_slot(options, session).await?;
-    let transactions = transactions(options, session, from.offset).await?;
+    let start = at_slot(names, session).await?;
+    let transactions = transactions(options, names, session, from.offset).await?;
     let (whole, partial) = published(&transactions, from.offset);
     tracing::info!(transactions = whole.len(), in_part = partial.map(|(xid, _)| xid), from = %start.log, "goes on after the connector");
     let mut also = XidSet::default();
@@ -141,12 +146,12 @@ pub(super) async fn take_over(options: &RelayOptions, session: &mut PgConnection
 ///
 /// # Errors
 /// A slot that is gone; a lost connection.
-pub(super) async fn at_slot(options: &RelayOptions, session: &mut PgConnection) -> Result<Position, Interruption> {
+pub(super) async fn at_slot(names: &LogNames, session: &mut PgConnection) -> Result<Position, Interruption> {
     let doing = "looking where the slot begins";
     let row = sqlx::query(
         "select catalog_xmin::text as xmin, confirmed_flush_lsn::text as confirmed, pg_current_snapshot()::text as now from pg_replication_slots where slot_name = $1",
     );
-    let row = within(doing, row.bind(slot::slot_name(&options.name)).fetch_one(session)).await?;
+    let row = within(doing, row.bind(&names.slot).fetch_one(session)).await?;
     let text = |column: &str| row.try_get::<String, _>(column).map_err(Interruption::sql(doing));
     let strange = |error: String| Interruption::Refused(format!("the server describes the slot strangely: {error}"));
     let now: Snapshot = text("now")?.parse().map_err(|error| strange(format!("{error}")))?;
@@ -160,6 +165,7 @@ pub(super) async fn at_slot(options: &RelayOptions, session: &mut PgConnection) 
 /// What the relay's slot would stream, in order; nothing of it is consumed.
 async fn transactions(
     options: &RelayOptions,
+    names: &LogNames,
     session: &mut PgConnection,
     offset: Option<Offset>,
 ) -> Result<Vec<Transaction>, Interruption> {
@@ -177,13 +183,13 @@ async fn transactions(
          group by xid order by min(place)",
         options.quoted_table().replace('\'', "''")
     );
-    let publication = format!("\"{}\"", slot::publication(options).replace('"', "\"\""));
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(slot::slot_name(&options.name)).bind(publication).bind(Lsn(offset.lsn).to_string());
+    let publication = format!("\"{}\"", names.publication.replace('"', "\"\""));
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(&names.slot).bind(publication).bind(Lsn(offset.lsn).to_string());
     let backend = backend(session).await?;
     let refused = |error: sqlx::Error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
         Some("42704") => Interruption::Refused(format!(
             "publication `{}` was made after the place at which the connector's slot stands, so the slot cannot be read by it: name the connector's publication.name in outbox.publication",
-            slot::publication(options)
+            names.publication
         )),
         _ => Interruption::sql(doing)(error),
     };

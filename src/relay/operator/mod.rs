@@ -7,10 +7,12 @@
 //! |---|---|
 //! | `lease` | nobody leads while a command works, or who does |
 //! | `moves` | `rewind` and `skip`: where to, and how many events that repeats or leaves out |
+//! | `adopt` | a database continues the outbox of another one |
 //! | `forget` | everything that a relay has left behind |
 //! | `growth` | a topic gets more partitions, once consumers have drained it |
 //! | `standby` | the processes that wait for a lease |
 
+mod adopt;
 mod forget;
 mod growth;
 mod lease;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
 use uuid::Uuid;
 
-use super::{OperatorError, lease};
+use super::{OperatorError, adopt, lease};
 use crate::relay::position::{Change, GIVEN_UP_MAX, GivenUp, Identity, Position, Snapshot};
 
 /// Most events that are counted: beyond it the number is "very many" whatever it is.
@@ -23,6 +23,8 @@ pub(crate) enum Move {
     RewindSince(DateTime<Utc>),
     /// To the position that the database has, whatever Kafka has.
     RewindToMirror,
+    /// To the position in the database that this one continues: nothing repeats, and nothing is left out.
+    Adopt,
     /// Everything that is visible now is left out.
     SkipAll,
     /// This event is.
@@ -45,18 +47,18 @@ pub(crate) struct Moved {
 }
 
 /// What the relay's row says.
-struct Stood {
-    position: Option<Position>,
-    identity: Option<Identity>,
+pub(super) struct Stood {
+    pub(super) position: Option<Position>,
+    pub(super) identity: Option<Identity>,
     given_up: Vec<GivenUp>,
     floor: u64,
 }
 
 /// The server as it is now.
-struct Now {
-    snapshot: Snapshot,
+pub(super) struct Now {
+    pub(super) snapshot: Snapshot,
     insert: crate::postgres::Lsn,
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 /// Moves the relay `name`, or only counts if it is a `dry_run`. The relay must not run.
@@ -88,6 +90,10 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
     let now = look(session).await?;
     let elsewhere = stood.identity.as_ref().is_some_and(|identity| identity.change(&now.identity) == Change::Database);
     let before = stood.position.clone().unwrap_or_else(Position::start);
+    if to == Move::Adopt || (to == Move::RewindToMirror && elsewhere) {
+        let from_kafka = to == Move::Adopt;
+        return adopt::adopt(session, &adopt::Adoption { schema, name, stood: &stood, now: &now, from_kafka, dry_run }).await;
+    }
     let after = match to {
         Move::SkipEvent(id) => {
             let event = find(session, schema, id).await?;
@@ -103,15 +109,10 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
             after.give_up(event);
             after
         }
-        Move::RewindToMirror if elsewhere => {
-            return Err(OperatorError::Refused(format!(
-                "the position that the database has of relay `{name}` is one in another database (restored or replaced): use `tidings relay rewind --all --name {name}` or `tidings relay skip --all --name {name}`"
-            )));
-        }
         Move::RewindToMirror if stood.position.is_none() => {
             return Err(OperatorError::Refused(format!("the database has no position of relay `{name}`: it has not begun")));
         }
-        Move::RewindToMirror => before.clone(),
+        Move::RewindToMirror | Move::Adopt => before.clone(),
         // What is released of parked events is off their table soon.
         Move::RewindAll => Position { released: before.released.clone(), ..Position::rewound_to_the_start(stood.floor) },
         Move::RewindSince(time) => {
@@ -125,6 +126,9 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
     // Of another database's transactions everything may be in Kafka, or nothing.
     let known = if elsewhere { Position::of_all_below(u64::MAX >> 2, 0) } else { before };
     let moved = count(session, schema, &known, &after).await?;
+    if !dry_run && elsewhere && matches!(to, Move::SkipAll | Move::RewindAll) {
+        adopt::renumber_foreign(session, schema, to == Move::SkipAll).await?;
+    }
     if !dry_run && !matches!(to, Move::SkipEvent(_)) {
         store(session, schema, name, &after).await?;
     }
@@ -214,7 +218,7 @@ async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id:
     }
 }
 
-async fn count(session: &mut PgConnection, schema: &str, before: &Position, after: &Position) -> Result<Moved, OperatorError> {
+pub(super) async fn count(session: &mut PgConnection, schema: &str, before: &Position, after: &Position) -> Result<Moved, OperatorError> {
     let sql = format!(
         "select count(*) filter (where was), count(*) filter (where not was) from (
              select was from \"{schema}\".outbox o
@@ -227,10 +231,11 @@ async fn count(session: &mut PgConnection, schema: &str, before: &Position, afte
     Ok(Moved { repeats, skips, is_lower_bound: repeats + skips >= COUNTED_MAX, elsewhere: false, some_are_gone: false })
 }
 
-async fn store(session: &mut PgConnection, schema: &str, name: &str, to: &Position) -> Result<(), OperatorError> {
+pub(super) async fn store(session: &mut PgConnection, schema: &str, name: &str, to: &Position) -> Result<(), OperatorError> {
     // The epoch: whoever led before writes nothing any more.
-    let sql =
-        format!("update \"{schema}\".relay set moved_to = $2, given_up = null, epoch = epoch + 1, updated_at = now() where name = $1");
+    let sql = format!(
+        "update \"{schema}\".relay set moved_to = $2, adopts = null, given_up = null, epoch = epoch + 1, updated_at = now() where name = $1"
+    );
     let stored = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(Json(to)).execute(session).await;
     stored.map(|_| ()).map_err(OperatorError::sql("storing the move"))
 }

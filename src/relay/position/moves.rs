@@ -51,6 +51,26 @@ impl Position {
         }
     }
 
+    /// The same in another database that continues this one: its transaction ids mean the same, its places of the log do not.
+    pub(crate) fn adopted(self) -> Self {
+        Self { log: Lsn::default(), reach: Lsn::default(), ..self }
+    }
+
+    /// Everything that the transactions below `first` wrote is published, in a database whose rows were given new transaction
+    /// ids. Parked events keep their numbers.
+    pub(crate) fn renumbered(self, first: u64) -> Self {
+        Self { released: self.released, ..Self::of_all_below(first, first) }
+    }
+
+    /// No transaction that it names has this id or a later one.
+    pub(crate) fn end(&self) -> u64 {
+        let window = self.window.as_ref().map_or(0, |window| window.to.xmax());
+        let partial = self.partial.map_or(0, |partial| partial.xid + 1);
+        let also = self.also.last().map_or(0, |xid| xid + 1);
+        let witness = self.witness.map_or(0, |witness| witness.xid + 1);
+        [self.seen.xmax(), window, partial, also, witness].into_iter().max().unwrap_or_default()
+    }
+
     /// This event is not to be published. False if there are too many already.
     pub(crate) fn give_up(&mut self, event: GivenUp) -> bool {
         let room = self.given_up.len() < GIVEN_UP_MAX;

@@ -113,6 +113,11 @@ impl XidSet {
         self.ranges.get(at).filter(|(first, _)| *first <= xid).map_or(xid, |(_, last)| last + 1)
     }
 
+    /// The last one.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.ranges.last().map(|(_, last)| *last)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }

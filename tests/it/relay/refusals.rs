@@ -117,21 +117,6 @@ async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_databases_slot_of_the_same_name_is_left_alone() {
-    let (theirs, ours) = (migrated_database().await, migrated_database().await);
-    let place = Place::new(&theirs);
-    let relay = place.start();
-    relay.says("stream", "streaming").await;
-    let text = Place { url: ours.url.clone(), brokers: place.brokers.clone(), topic: place.topic.clone(), name: place.name.clone() }
-        .start()
-        .refusal()
-        .await;
-    assert!(text.contains("belongs to somebody else") && text.contains("--name"), "{text}");
-    relay.says("stream", "streaming").await;
-    relay.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn rows_restored_from_another_server_are_not_skipped_in_silence() {
     let database = migrated_database().await;
     let place = Place::new(&database);
@@ -142,22 +127,6 @@ async fn rows_restored_from_another_server_are_not_skipped_in_silence() {
     let command = text.split("run ").nth(1).and_then(|rest| rest.split(" to have").next()).expect("a command").to_owned();
     sqlx::raw_sql(sqlx::AssertSqlSafe(command)).execute(&database.pool).await.expect("accepted as it is");
     let relay = place.start();
-    place.reader().until_distinct(1);
-    relay.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_of_another_schema_with_the_same_name_is_left_alone() {
-    let database = migrated_database().await;
-    tidings::Migrations::new().schema("other").run(&database.pool).await.expect("migrated");
-    let place = Place::new(&database);
-    let relay = place.start();
-    relay.says("stream", "streaming").await;
-    let mut options = place.options();
-    options.schema = "other".into();
-    let text = Running::start(options).refusal().await;
-    assert!(text.contains("another schema") && text.contains("--name"), "{text}");
-    publish(&database.pool, "1", 1).await;
     place.reader().until_distinct(1);
     relay.stop().await;
 }

@@ -33,18 +33,20 @@ pub(crate) struct Place {
     pub(crate) topic: String,
     /// The relay's, and part of its slot's: slots are shared by all databases of a server.
     pub(crate) name: String,
+    /// The database's, and the other part.
+    pub(crate) mark: String,
 }
 
 impl Place {
     /// A new topic for this database on the shared broker.
     pub(crate) fn new(database: &TestDatabase) -> Self {
         let name = format!("t{}", Uuid::now_v7().simple());
-        Self { url: database.url.clone(), brokers: crate::services::brokers(), topic: new_topic(), name }
+        Self { url: database.url.clone(), brokers: crate::services::brokers(), topic: new_topic(), name, mark: database.mark.clone() }
     }
 
     /// The slot's name.
     pub(crate) fn slot(&self) -> String {
-        format!("tidings_{}", self.name)
+        format!("tidings_{}_{}", self.name, self.mark)
     }
 
     /// The options of a relay that creates its topic with four partitions.

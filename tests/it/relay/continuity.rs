@@ -1,0 +1,251 @@
+//! The database changes under a relay: rows are deleted by hand, the server is upgraded, a dump is restored elsewhere.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use dev_services::{Postgres, PostgresOptions};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::{
+    operator::insert,
+    records::Record,
+    running::{Place, Running},
+};
+use crate::services::{TestDatabase, migrated_database, migrated_database_on, own_postgres, restored_on};
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// A relay that has published events with these numbers, and ended in order.
+async fn ran(place: &Place, pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
+    let count = usize::try_from(*ids.end()).expect("small");
+    insert(pool, ids).await;
+    let relay = place.start();
+    place.reader().until_distinct(count);
+    relay.says("stream", "streaming").await;
+    relay.stop().await;
+}
+
+fn numbers(records: &[Record]) -> Vec<i64> {
+    let mut numbers: Vec<i64> = records.iter().map(|record| record.text().parse().expect("a number")).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Case D10: what was deleted was published, so nothing is lost, and the relay continues.
+#[tokio::test(flavor = "multi_thread")]
+async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
+    for delete in ["delete from tidings.outbox", "truncate tidings.outbox", "truncate tidings.outbox restart identity"] {
+        let database = migrated_database().await;
+        let place = Place::new(&database);
+        ran(&place, &database.pool, 1..=3).await;
+        run(&database.pool, delete).await;
+        insert(&database.pool, 4..=5).await;
+        let (code, text) = place.command(&["check", "--topic", &place.topic]);
+        assert_eq!(code, 0, "{text}");
+        ran(&place, &database.pool, 6..=7).await;
+        assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5, 6, 7], "{delete}");
+    }
+}
+
+/// Case D10: where the database cannot tell, both causes are named, and the remedy that loses nothing comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_causes_and_counts() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    ran(&place, &database.pool, 1..=2).await;
+    run(&database.pool, "create table older as select position, number from tidings.relay").await;
+    ran(&place, &database.pool, 3..=4).await;
+    // As a crash leaves it: the copy in the database is older than the position in Kafka.
+    run(&database.pool, "update tidings.relay set position = older.position, number = older.number from older").await;
+    run(&database.pool, "delete from tidings.outbox where aggregateid = '4'").await;
+    insert(&database.pool, 5..=5).await;
+    let text = place.start().refusal().await;
+    assert!(text.contains("Either the database lost commits") && text.contains("deleted the row"), "{text}");
+    let remedies = ["rewind --to-mirror", "rewind --all", "skip --all"].map(|remedy| text.find(remedy).expect("each remedy"));
+    assert!(remedies.is_sorted() && text.contains("publishes the 1 event that") && text.contains("3 events of it again"), "{text}");
+    let (code, text) = place.command(&["relay", "rewind", "--to-mirror"]);
+    assert_eq!(code, 0, "{text}");
+    let relay = place.start();
+    place.reader().until_distinct(5);
+    relay.stop().await;
+}
+
+/// Case D20: pg_upgrade refuses a slot behind which a transaction of the database is left, whoever wrote it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
+    // A server of its own: nothing else writes to the log.
+    let server = own_postgres(PostgresOptions::new().set("autovacuum", "off")).await;
+    let database = migrated_database_on(&server.url()).await;
+    let has_inspector = sqlx::raw_sql("create extension pg_walinspect").execute(&database.pool).await.is_ok();
+    let place = Place::new(&database);
+    ran(&place, &database.pool, 1..=3).await;
+    let pending = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', $1)";
+    let pending: i64 = sqlx::query_scalar(pending).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
+    assert_eq!(pending, 0);
+    if has_inspector {
+        let left = "select count(*) from pg_replication_slots s,
+                        pg_get_wal_records_info_till_end_of_wal(confirmed_flush_lsn) r
+                    where slot_name = $1 and resource_manager = 'Transaction'";
+        // At the very end of the log the function finds no record to begin with.
+        let left: i64 = sqlx::query_scalar(left).bind(place.slot()).fetch_one(&database.pool).await.unwrap_or_default();
+        assert_eq!(left, 0);
+    }
+    ran(&place, &database.pool, 4..=5).await;
+    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5]);
+}
+
+/// Case D20: an event that the relay has not read stays in the slot when it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_not_published_stays_in_the_slot_of_a_relay_that_ends() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    ran(&place, &database.pool, 1..=2).await;
+    // A topic that is missing keeps the event from being published.
+    let relay = place.start();
+    relay.says("stream", "streaming").await;
+    let hold = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('order', '3', 'T', '3', 'no-such-topic-' || gen_random_uuid())";
+    let mut options = place.options();
+    options.topics.create = false;
+    relay.stop().await;
+    let relay = Running::start(options);
+    relay.says("stream", "streaming").await;
+    run(&database.pool, hold).await;
+    relay.says("kafka", "no-such-topic").await;
+    relay.stop().await;
+    let kept = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', $1)
+                where get_byte(data, 0) = ascii('I')";
+    let kept: i64 = sqlx::query_scalar(kept).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
+    assert_eq!(kept, 1);
+}
+
+/// Case D20: a dump that is restored on another server is continued without a loss and without a repeat, although transaction
+/// ids there mean other transactions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_restored_on_another_server_is_continued_without_a_loss_or_a_repeat() {
+    let before = migrated_database().await;
+    let place = Place::new(&before);
+    ran(&place, &before.pool, 1..=4).await;
+    insert(&before.pool, 5..=6).await;
+    let server = own_postgres(PostgresOptions::new()).await;
+    let Some(after) = restored_on(&before, &server.url()).await else { return };
+    let moved = Place { topic: place.topic.clone(), name: place.name.clone(), ..Place::new(&after) };
+    let text = moved.start().refusal().await;
+    assert!(text.contains("restored from a dump") && text.find("relay adopt") < text.find("skip --all"), "{text}");
+    let (code, text) = moved.command(&["relay", "adopt", "--dry-run"]);
+    assert!(code == 0 && text.contains("dry run"), "{text}");
+    let (code, text) = moved.command(&["relay", "adopt"]);
+    assert!(code == 0 && text.contains("nothing repeats"), "{text}");
+    ran(&moved, &after.pool, 7..=8).await;
+    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5, 6, 7, 8]);
+    // It holds once.
+    moved.start().stop().await;
+    assert_eq!(place.reader().read_to_the_end().len(), 8);
+}
+
+/// The programs of the server that a test's own servers run, if pg_upgrade is among them.
+fn upgrade_programs(server: &Postgres) -> Option<PathBuf> {
+    let major = server.version();
+    let folder = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+    folder.join("pg_upgrade").exists().then_some(folder)
+}
+
+/// Case D20: pg_upgrade keeps transaction ids and gives the server another identity.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
+    let mut old = own_postgres(PostgresOptions::new()).await;
+    let Some(programs) = upgrade_programs(&old) else { return };
+    let before = migrated_database_on(&old.url()).await;
+    let place = Place::new(&before);
+    ran(&place, &before.pool, 1..=4).await;
+    insert(&before.pool, 5..=5).await;
+    before.pool.close().await;
+    let mut new = own_postgres(PostgresOptions::new()).await;
+    old.stop().expect("stopped");
+    new.stop().expect("stopped");
+    upgrade(&programs, &old, &new);
+    new.start_again().expect("started");
+    let mut url: url::Url = new.url().parse().expect("a URL");
+    url.set_path(&before.name);
+    let moved = Place { url: url.to_string(), topic: place.topic.clone(), name: place.name.clone(), ..Place::new(&before) };
+    let text = moved.start().refusal().await;
+    assert!(text.contains("upgraded by pg_upgrade") && text.find("relay adopt") < text.find("skip --all"), "{text}");
+    assert!(!text.contains("Kafka has lost"), "{text}");
+    let (code, text) = moved.command(&["relay", "adopt"]);
+    assert!(code == 0, "{text}");
+    let pool = PgPool::connect(url.as_str()).await.expect("the upgraded server answers");
+    ran(&moved, &pool, 6..=7).await;
+    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+/// Runs pg_upgrade from one stopped server to the other, as the user whose they are.
+fn upgrade(programs: &Path, old: &Postgres, new: &Postgres) {
+    let (bin, data) = (programs.display(), new.data_folder());
+    let script = format!(
+        "cd '{data}' && '{bin}/pg_upgrade' -U postgres -b '{bin}' -B '{bin}' -d '{old}' -D '{data}' -p {port} -P {other} --socketdir='{data}'",
+        old = old.data_folder().display(),
+        data = data.display(),
+        port = old.port(),
+        other = new.port(),
+    );
+    let ask = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().expect("asked").stdout;
+        String::from_utf8(output).expect("text").trim().to_owned()
+    };
+    let owner = ask("stat", &["-c", "%u %g", &data.to_string_lossy()]);
+    let (user, group) = owner.split_once(' ').expect("two numbers");
+    let mut command = Command::new(if ask("id", &["-u"]) == user { "sh" } else { "setpriv" });
+    if command.get_program() == "setpriv" {
+        command.args(["--reuid", user, "--regid", group, "--clear-groups", "sh"]);
+    }
+    let output = command.args(["-c", &script]).output().expect("it runs");
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+}
+
+/// Case D21: what `status` reads does not grow with what is published. Counted in rows, not in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_reads_no_more_rows_than_it_counts() {
+    const ROWS: i64 = 150_000;
+    let database: TestDatabase = migrated_database().await;
+    let place = Place::new(&database);
+    ran(&place, &database.pool, 1..=2).await;
+    let fill = format!(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', '1' from generate_series(1, {ROWS}) n;
+         analyze tidings.outbox"
+    );
+    run(&database.pool, &fill).await;
+    let read = async || -> (i64, i64) {
+        let sql = "select seq_tup_read::bigint, idx_tup_fetch::bigint from pg_stat_user_tables where schemaname = 'tidings' and relname = 'outbox'";
+        sqlx::query_as(sql).fetch_one(&database.pool).await.expect("asked")
+    };
+    let settled = async || {
+        let mut last = read().await;
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+            let now = read().await;
+            if now == last {
+                return now;
+            }
+            last = now;
+        }
+    };
+    for published in [false, true] {
+        if published {
+            let position = format!(
+                "update tidings.relay set position = jsonb_set(position, '{{seen}}', to_jsonb(pg_current_snapshot()::text)) where name = '{}'",
+                place.name
+            );
+            run(&database.pool, &position).await;
+        }
+        let before = settled().await;
+        let (code, text) = place.command(&["status"]);
+        let expected = if published { "  0  " } else { "~ 150,000" };
+        assert!(code == 0 && text.contains(expected), "{text}");
+        let after = settled().await;
+        let (scanned, fetched) = (after.0 - before.0, after.1 - before.1);
+        assert!(scanned == 0 && fetched < 50_000, "{scanned} rows are scanned, and {fetched} fetched, published: {published}");
+    }
+}
