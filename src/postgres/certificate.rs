@@ -49,7 +49,7 @@ fn judge(error: &CertificateError) -> Refusal {
         }
         CertificateError::Revoked => lasting("the server's certificate has been revoked: install a new one on the server"),
         CertificateError::BadSignature => lasting(
-            "the authority in sslrootcert has the name of the one that signed the server's certificate and another key: name the current file",
+            "a trusted authority has the name of the one that signed the server's certificate, and another key: name the current file, sslrootcert=FILE",
         ),
         // webpki's own error, which rustls passes on as text.
         other if format!("{other:?}").contains("CaUsedAsEndEntity") => lasting(

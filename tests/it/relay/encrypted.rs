@@ -40,7 +40,9 @@ fn certificate(data: &Path, basic_constraints: &str) {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let (key, certificate) = (data.join("server.key"), data.join("server.crt"));
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj"])
+        // No authority that the machine trusts has this name.
+        .arg(format!("/CN=tidings-{}", uuid::Uuid::now_v7().simple()))
         .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
         .args(["-addext", &format!("basicConstraints=critical,{basic_constraints}")])
         .arg("-keyout")
