@@ -84,7 +84,7 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     let (_, text) = place.command(&["status"]);
     assert!(text.contains("active"), "{text}");
     relay.stop().await;
-    assert_eq!(slots(&database.pool).await, [old.clone()]);
+    assert_eq!(slots(&database.pool).await, std::slice::from_ref(&old));
     assert_eq!(place.reader().read_to_the_end().len(), 4);
     let (code, text) = place.command(&["relay", "forget", &place.name]);
     assert!(code == 0 && text.contains(&format!("slot {old}")) && text.contains(&format!("publication {old}")), "{text}");
