@@ -59,11 +59,6 @@ select
     and has_table_privilege(relay_secret.oid, 'update') as relay_secret_write,
     exists (select from pg_trigger t where t.tgrelid = outbox.oid and t.tgname = 'outbox_own_transaction' and t.tgenabled = 'A') as own_transactions,
     (extract(epoch from clock_timestamp()) * 1000)::bigint as clock,
-    has_table_privilege(relay_secret.oid, 'select')
-    and has_table_privilege(relay_secret.oid, 'insert')
-    and has_table_privilege(relay_secret.oid, 'update') as relay_secret_write,
-    exists (select from pg_trigger t where t.tgrelid = outbox.oid and t.tgname = 'outbox_own_transaction' and t.tgenabled = 'A') as own_transactions,
-    (extract(epoch from clock_timestamp()) * 1000)::bigint as clock,
     has_table_privilege(parked.oid, 'select')
     and has_table_privilege(parked.oid, 'insert')
     and has_table_privilege(parked.oid, 'update')
@@ -85,7 +80,6 @@ left join pg_namespace outbox_namespace on outbox_namespace.nspname = $2
 left join pg_class outbox on outbox.relnamespace = outbox_namespace.oid and outbox.relname = $3
 left join pg_class relay on relay.relnamespace = namespace.oid and relay.relname = 'relay'
 left join pg_class relay_topic on relay_topic.relnamespace = namespace.oid and relay_topic.relname = 'relay_topic'
-left join pg_class relay_secret on relay_secret.relnamespace = namespace.oid and relay_secret.relname = 'relay_secret'
 left join pg_class relay_secret on relay_secret.relnamespace = namespace.oid and relay_secret.relname = 'relay_secret'
 left join pg_class parked on parked.relnamespace = namespace.oid and parked.relname = 'parked'
 left join pg_class retention on retention.relnamespace = namespace.oid and retention.relname = 'retention'
