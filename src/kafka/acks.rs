@@ -71,8 +71,6 @@ struct AckState {
 pub(crate) struct Refused {
     pub(crate) records: Vec<RefusedRecord>,
     pub(crate) grounds: Vec<Ground>,
-    /// The broker has named the records that are at fault: others of their batches are none of `records`.
-    pub(crate) named: bool,
 }
 
 /// A record of a refused batch.
@@ -243,13 +241,6 @@ impl Acks {
         self.changed.notify_waiters();
     }
 
-    /// The broker refuses this record's batch for others that it names.
-    pub(super) fn spare(&self) {
-        let mut state = self.locked();
-        state.refused.named = true;
-        state.reports += 1;
-    }
-
     /// The cluster has answered a question.
     pub(super) fn reachable(&self) {
         self.locked().reachable();
@@ -292,7 +283,7 @@ impl AckState {
         }
         let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
         let Some((bytes, label)) = record.filter(|_| self.refused.records.len() < REFUSED_MAX) else { return };
-        let Refused { records, grounds, .. } = &mut self.refused;
+        let Refused { records, grounds } = &mut self.refused;
         let known = grounds.iter().position(|known| *known == ground);
         let ground = known.unwrap_or_else(|| {
             grounds.push(ground);
@@ -371,7 +362,7 @@ mod tests {
         acks.refuse(tags[1], ground.clone());
         acks.refuse(tags[2], ground.clone());
         let record = |label| RefusedRecord { label, bytes: 1, ground: 0 };
-        let refused = Refused { records: vec![record(101), record(102)], grounds: vec![ground.clone()], named: false };
+        let refused = Refused { records: vec![record(101), record(102)], grounds: vec![ground.clone()] };
         assert_eq!((acks.refused(), acks.reports()), (refused, 3));
         assert_eq!(acks.failure(), Some(Failure::Refused("too large".into())));
         let fenced = Acks::default();

@@ -13,6 +13,7 @@ use rdkafka::{
 };
 
 use super::acks::{Acks, Failure, Ground};
+use crate::event::is_reserved_topic;
 
 /// How librdkafka words the fatal error that `enable.gapless.guarantee` makes of a refused batch.
 const GAPLESS: &str = "gap-less guarantee";
@@ -50,9 +51,20 @@ impl Context {
     fn purged(&self, topic: &str) {
         if !self.ending.load(Ordering::Acquire) {
             let reason = self.why(|| format!("the records for topic `{topic}` were removed from the client's queue"));
-            self.acks.fail(Failure::Broken(format!("the Kafka transaction failed: {reason}")));
+            let reason = format!("the Kafka transaction failed: {reason}");
+            match forbidden_topic(&reason) {
+                Some(topic) => self.acks.fail_for_topic(topic, reason.clone()),
+                None => self.acks.fail(Failure::Broken(reason)),
+            }
         }
     }
+}
+
+/// The topic of events that a transaction may not have. Only the log tells: the transaction fails as a whole.
+fn forbidden_topic(reason: &str) -> Option<&str> {
+    let (_, rest) = reason.split_once("Failed to add partition \"")?;
+    let (topic, rest) = rest.split_once('"')?;
+    (rest.contains("uthorization failed") && !is_reserved_topic(topic)).then_some(topic)
 }
 
 impl ClientContext for Context {
@@ -94,7 +106,7 @@ impl ProducerContext for Context {
                     Some(RDKafkaErrorCode::InvalidTimestamp) => self.acks.refuse_timestamps(message.topic()),
                     Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, ground(message.topic(), code)),
                     // Nothing is wrong with this one: another of its batch is refused, and told of.
-                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => self.acks.spare(),
+                    Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
                     Some(code) if refuses_the_topic(code) => {
                         let topic = message.topic();
                         self.acks.fail_for_topic(
@@ -129,4 +141,20 @@ fn refuses_the_topic(code: RDKafkaErrorCode) -> bool {
 fn refuses_the_record(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, MessageSizeTooLarge};
     matches!(code, MessageSizeTooLarge | InvalidRecord | InvalidMessage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case B4.
+    #[test]
+    fn a_topic_that_a_transaction_may_not_have_is_known_from_the_log() {
+        let reason = |topic: &str, why: &str| {
+            format!("it failed: [thrd:main]: Failed to add partition \"{topic}\" [3] to transaction: Broker: {why}")
+        };
+        assert_eq!(forbidden_topic(&reason("order", "Topic authorization failed")), Some("order"));
+        assert_eq!(forbidden_topic(&reason("order", "Unknown topic or partition")), None);
+        assert_eq!(forbidden_topic(&reason("tidings.position.a.0123abcd", "Topic authorization failed")), None);
+    }
 }

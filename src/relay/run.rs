@@ -116,13 +116,14 @@ impl Carried {
     /// Takes note of what a producer that failed knows of refused batches.
     async fn learn(&mut self, kafka: &Settings) -> Result<(), Interruption> {
         let Some(acks) = self.failed.take() else { return Ok(()) };
-        if let Some(Failure::Untimely(topic)) = acks.failure() {
-            return self.stamp_otherwise(&topic);
-        }
         if let (Some((topic, reason)), Some(faults)) = (acks.topic_fault(), &mut self.topic_faults) {
             faults.refused_records(&topic, reason);
         }
-        let Some(Failure::Refused(reason)) = acks.failure() else { return Ok(()) };
+        let reason = match acks.failure() {
+            Some(Failure::Refused(reason)) => reason,
+            Some(Failure::Untimely(topic)) => return self.stamp_otherwise(&topic),
+            _ => return Ok(()),
+        };
         let mut refused = acks.refused();
         refused.records.retain(|record| record.label != POSITION);
         if refused.records.is_empty() {
@@ -134,7 +135,7 @@ impl Carried {
                 limits.insert(ground.topic.clone(), SizeLimit::new(bytes));
             }
         }
-        tracing::warn!(records = refused.records.len(), named = refused.named, "looks for what is wrong with records of refused batches");
+        tracing::warn!(records = refused.records.len(), "looks for what is wrong with records of refused batches");
         self.isolation.refused(&refused, limits);
         Ok(())
     }

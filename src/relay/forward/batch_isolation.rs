@@ -4,7 +4,6 @@
 //! refusal ends one:
 //!
 //! ```text
-//! the broker names the records             these are rejected
 //! too large, and the limit is known        the limit is applied before sending (`size_limit`), and batches become smaller
 //! otherwise                                TRIAL: the next session sends every record in a batch of its own, so each refusal names
 //!                                          its record, and all that are under way are judged at once
@@ -91,7 +90,7 @@ impl BatchIsolation {
         let judged_alone = self.trial.is_some() || refused.records.len() == 1;
         for (at, ground) in refused.grounds.iter().enumerate() {
             let of_ground = refused.records.iter().filter(|record| record.ground == at);
-            if judged_alone || (refused.named && !ground.too_large) {
+            if judged_alone {
                 of_ground.for_each(|record| self.reject(record.label, &ground.reason));
                 continue;
             }
@@ -265,9 +264,9 @@ mod tests {
     use super::*;
     use crate::kafka::{Ground, RefusedRecord};
 
-    fn refusal(seqs: &[i64], bytes: usize, too_large: bool, named: bool) -> Refused {
+    fn refusal(seqs: &[i64], bytes: usize, too_large: bool) -> Refused {
         let records = seqs.iter().map(|label| RefusedRecord { label: *label, bytes, ground: 0 }).collect();
-        Refused { records, grounds: vec![Ground { topic: "t".into(), too_large, reason: "no".into() }], named }
+        Refused { records, grounds: vec![Ground { topic: "t".into(), too_large, reason: "no".into() }] }
     }
 
     /// A broker that takes batches as they fall and refuses each that holds a bad event, with all that is under way: sessions until all
@@ -292,7 +291,7 @@ mod tests {
                 if under_way.len() >= full || last {
                     let bad: Vec<i64> = under_way.iter().copied().filter(|seq| events[*seq as usize - 1]).collect();
                     if !bad.is_empty() {
-                        isolation.refused(&refusal(if single { &bad } else { &under_way }, 1, false, false), HashMap::new());
+                        isolation.refused(&refusal(if single { &bad } else { &under_way }, 1, false), HashMap::new());
                         continue 'session;
                     }
                     room = *cuts.next().expect("endless");
@@ -341,7 +340,7 @@ mod tests {
     #[test]
     fn a_rejected_event_is_known_until_the_batch_that_set_it_aside_is_durable() {
         let mut isolation = BatchIsolation::default();
-        isolation.refused(&refusal(&[7], 1, false, false), HashMap::new());
+        isolation.refused(&refusal(&[7], 1, false), HashMap::new());
         isolation.set_aside(7);
         isolation = isolation.carry_over(false);
         assert!(isolation.rejected(7).is_some(), "the session ended before");
@@ -354,22 +353,15 @@ mod tests {
     }
 
     #[test]
-    fn records_that_the_broker_names_are_rejected_at_once() {
-        let mut isolation = BatchIsolation::default();
-        isolation.refused(&refusal(&[1, 2], 1, false, true), HashMap::new());
-        assert!(isolation.rejected(1).is_some() && isolation.rejected(2).is_some() && isolation.begin_session() == usize::MAX);
-    }
-
-    #[test]
     fn a_limit_that_is_known_makes_batches_smaller_and_suspects_nothing_until_it_does_not_help() {
         let limits = || HashMap::from([("t".to_owned(), SizeLimit::new(10_000))]);
         let mut isolation = BatchIsolation::default();
-        isolation.refused(&refusal(&[1, 2], 9_000, true, false), limits());
+        isolation.refused(&refusal(&[1, 2], 9_000, true), limits());
         assert_eq!(isolation.begin_session(), 10_000 - BATCH_OVERHEAD);
         // Refused all the same: the limit does not explain it.
-        isolation.refused(&refusal(&[1, 2], 9_000, true, false), limits());
+        isolation.refused(&refusal(&[1, 2], 9_000, true), limits());
         assert_eq!(isolation.begin_session(), 1);
-        isolation.refused(&refusal(&[2], 9_000, true, false), limits());
+        isolation.refused(&refusal(&[2], 9_000, true), limits());
         assert!(isolation.rejected(2).is_some() && isolation.rejected(1).is_none());
         isolation.sent(1, 5);
         assert!(!isolation.acknowledged(5) && isolation.acknowledged(6));

@@ -35,12 +35,21 @@ pub(in crate::relay) struct TopicFaults {
 #[derive(Debug)]
 struct TopicFault {
     reason: String,
+    /// The reason is another one than that of events that wait already.
+    restated: bool,
     since: Instant,
     given_up: bool,
     releasing: bool,
     look_at: Instant,
     /// How long to leave it alone after the next refusal of records.
     pause: Duration,
+}
+
+impl TopicFault {
+    fn state(&mut self, reason: String) {
+        self.restated |= !self.reason.is_empty() && self.reason != reason;
+        self.reason = reason;
+    }
 }
 
 impl TopicFaults {
@@ -69,14 +78,16 @@ impl TopicFaults {
         let fault = self.entry(topic, now);
         let late = now - fault.since > LOOK_EVERY.1;
         fault.look_at = now + if late { LOOK_EVERY.1 } else { LOOK_EVERY.0 };
-        (fault.reason, fault.releasing) = (reason, false);
+        fault.state(reason);
+        fault.releasing = false;
     }
 
     /// The topic is to be looked at next: it is not known whether it can be used.
     pub(super) fn postponed(&mut self, topic: &str, reason: String) {
         let now = Instant::now();
         let fault = self.entry(topic, now);
-        (fault.reason, fault.look_at) = (reason, now);
+        fault.state(reason);
+        fault.look_at = now;
     }
 
     /// The topic has refused records, although a look-up finds nothing wrong with it.
@@ -85,12 +96,14 @@ impl TopicFaults {
         let fault = self.entry(topic, now);
         fault.look_at = now + fault.pause;
         fault.pause = (fault.pause * 2).min(TRY_EVERY.1);
-        (fault.reason, fault.releasing) = (reason, false);
+        fault.state(reason);
+        fault.releasing = false;
     }
 
     fn entry(&mut self, topic: &str, now: Instant) -> &mut TopicFault {
         self.topics.entry(topic.to_owned()).or_insert_with(|| TopicFault {
             reason: String::new(),
+            restated: false,
             since: now,
             given_up: false,
             releasing: false,
@@ -111,6 +124,13 @@ impl TopicFaults {
     /// Whether what waits for the topic is being released.
     pub(super) fn is_releasing(&self, topic: &str) -> bool {
         self.topics.get(topic).is_some_and(|fault| fault.releasing)
+    }
+
+    /// Topics whose events wait for another reason than before, once.
+    pub(in crate::relay) fn restated(&mut self) -> Vec<(String, String)> {
+        let restated =
+            |(topic, fault): (&String, &mut TopicFault)| std::mem::take(&mut fault.restated).then(|| (topic.clone(), fault.reason.clone()));
+        self.topics.iter_mut().filter_map(restated).collect()
     }
 
     /// Looks at the topic as soon as possible, because somebody asks for it.
@@ -195,7 +215,9 @@ mod tests {
         assert_eq!((faults.due(9), faults.due(9)), (vec!["a".to_owned()], vec![]));
         assert!(!faults.is_overdue("a"));
         tokio::time::advance(30 * SECOND).await;
+        assert_eq!(faults.restated(), []);
         faults.found("a", "topic `a` may not be used".into());
+        assert_eq!((faults.restated().len(), faults.restated().len()), (1, 0));
         assert!(faults.is_overdue("a"));
         assert_eq!(faults.give_up(), [("a".to_owned(), "topic `a` may not be used".to_owned())]);
         assert_eq!((faults.give_up(), faults.standing()), (vec![], None));

@@ -76,11 +76,17 @@ pub(in crate::relay) async fn release(
         return Ok(true);
     }
     let began = Instant::now();
-    give_up(began, forwarder, books).await?;
-    if !forwarder.topic_faults().is_idle() {
+    let (discards, looks) = rows::decisions(&mut books.ledger).await?;
+    if discards {
+        give_up(began, forwarder, books).await?;
+    }
+    if looks {
         for topic in rows::topics_to_look_at(&mut books.ledger).await? {
             forwarder.topic_faults().look_now(&topic);
         }
+    }
+    for (topic, reason) in forwarder.topic_faults().restated() {
+        rows::restate(&mut books.ledger, &topic, &reason).await?;
     }
     for aggregate in rows::decided(&mut books.ledger).await? {
         forwarder.parked_mut().make_ready(aggregate);

@@ -189,6 +189,35 @@ pub(in crate::relay) async fn delete(ledger: &mut Ledger, seqs: &[i64]) -> Resul
     within(doing, tx.commit()).await
 }
 
+/// Whether something is to be given up, and whether topics are to be looked at.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub(super) async fn decisions(ledger: &mut Ledger) -> Result<(bool, bool), Interruption> {
+    let doing = "reading what is decided of parked events";
+    let (session, schema, name, _) = ledger.parts();
+    let sql = format!(
+        "select coalesce(bool_or(action = 'discard'), false), coalesce(bool_or(action = 'retry' and waits_for is not null), false)
+         from {schema}.parked where relay = $1 and action is not null"
+    );
+    within(doing, sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_one(session)).await
+}
+
+/// The first events that wait for a topic wait for another reason now: these are the ones that are read.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub(super) async fn restate(ledger: &mut Ledger, topic: &str, reason: &str) -> Result<(), Interruption> {
+    let doing = "storing why a topic is waited for";
+    let (session, schema, name, _) = ledger.parts();
+    let sql = format!(
+        "update {schema}.parked set reason = $3 where relay = $1 and seq in (
+             select seq from {schema}.parked where relay = $1 and waits_for = $2 order by seq limit {UNFOLDED_AT_ONCE})"
+    );
+    let update = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(topic).bind(reason).execute(session);
+    within(doing, update).await.map(|_| ())
+}
+
 /// Gives up rows of which that is decided, if the stored position has passed them: a relay that dies meets none of them again.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    time::{Duration, Instant},
 };
 
 use dev_services::{Kafka, KafkaOptions};
@@ -10,7 +11,7 @@ use tidings::relay::{Delivery, RelayOptions};
 
 use super::{
     operator::insert,
-    records::create_topic,
+    records::{Reader, create_topic},
     running::{Place, Running},
 };
 use crate::services::{TestDatabase, migrated_database, own_kafka};
@@ -188,4 +189,37 @@ async fn a_right_that_is_revoked_while_a_relay_delivers_exactly_once_stops_it_wi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_revoked_while_a_relay_delivers_at_least_once_stops_it_with_a_message_until_it_is_back() {
     a_right_that_is_revoked_stops_events_until_it_is_given_back("at least once", Delivery::AtLeastOnce).await;
+}
+
+/// Case B4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_until_it_may() {
+    for (title, delivery) in [("exactly once", Delivery::ExactlyOnce), ("at least once", Delivery::AtLeastOnce)] {
+        let Guarded { _kafka, database, place, mut options, rights } = guarded(title, delivery).await;
+        let topic = |kind: &str| format!("{}-{kind}", place.topic);
+        options.topic = topic("{aggregatetype}");
+        let right = |kind, operation| Right { kind: 2, name: topic(kind), prefixed: false, operation };
+        for kind in ["good", "poor"] {
+            create_topic(&place.brokers, &topic(kind), 1).await;
+        }
+        const WRITE: u8 = 4;
+        const DESCRIBE: u8 = 8;
+        rights.iter().chain(&[right("good", WRITE), right("poor", DESCRIBE)]).for_each(|right| allow(&place.brokers, right));
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+                      select kind, 'a', 'T', json_build_object('n', n) from generate_series(1, 3) n, unnest(array['poor', 'good']) kind";
+        sqlx::raw_sql(insert).execute(&database.pool).await.expect("inserted");
+        let relay = Running::start(options);
+        Reader::new(&place.brokers, &topic("good")).until_distinct(3);
+        let waiting = "select count(*) from tidings.parked where waits_for like '%-poor'";
+        let until = Instant::now() + Duration::from_secs(120);
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&database.pool).await.expect("counted") < 3 {
+            assert!(Instant::now() < until, "its events are not set aside");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        allow(&place.brokers, &right("poor", WRITE));
+        let mut poor = Reader::new(&place.brokers, &topic("poor"));
+        poor.until_distinct(3);
+        relay.stop().await;
+        assert_eq!(super::parked::numbers(poor.read_to_the_end(), "a"), [1, 2, 3]);
+    }
 }
