@@ -35,6 +35,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a member whose feeds are not all gone waits for the group to let it go.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The time for which the partitions of a member that failed wait for it. A broker accepts 6 s or more by default
+/// (`group.min.session.timeout.ms`), three heartbeats fit into it, and the default of 45 s is meant for brokers across networks.
+const SESSION_TIMEOUT_MS: &str = "10000";
+
 /// What a member sets and a user may not. Each value has its reason.
 const FIXED: &[(&str, &str)] = &[
     // What is finished is committed here, with what is finished beyond it.
@@ -142,6 +146,10 @@ impl Member {
             config.set("group.protocol", "consumer");
         } else {
             config.set("partition.assignment.strategy", "cooperative-sticky");
+            // A static member is expected back: its partitions wait for it.
+            if membership.instance.is_none() && config.get("session.timeout.ms").is_none() {
+                config.set("session.timeout.ms", SESSION_TIMEOUT_MS);
+            }
         }
         if let Some(instance) = &membership.instance {
             config.set("group.instance.id", instance);

@@ -20,6 +20,8 @@ pub(crate) mod replication;
 mod schema;
 #[cfg(feature = "relay")]
 pub(crate) mod session;
+#[cfg(feature = "subscriber")]
+pub(crate) mod session_fault;
 #[cfg(feature = "relay")]
 mod settings;
 

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::definition::SagaState;
 use super::store::{Store, Stored};
 use super::transition::{Engine, InTransaction};
+use crate::postgres::session_fault;
 use crate::postgres::{SchemaName, errors::with_causes};
 use crate::subscriber::{HandlerError, Tx};
 
@@ -55,6 +56,8 @@ enum Turn {
     Taken,
     /// None was due, or others look at those that are.
     Nothing,
+    /// The database is not available.
+    Outage,
 }
 
 impl<S: SagaState> Timer<S> {
@@ -101,6 +104,7 @@ impl<S: SagaState> Timer<S> {
                 Some(ended) = turns.join_next() => match ended {
                     Ok(Ok(Turn::Taken)) => return,
                     Ok(Ok(Turn::Nothing)) => {}
+                    Ok(Ok(Turn::Outage)) => until = Instant::now() + PAUSE,
                     Ok(Err(error)) => until = Instant::now() + self.rest_after(&error),
                     Err(error) => until = Instant::now() + self.rest_after(&error),
                 },
@@ -109,6 +113,7 @@ impl<S: SagaState> Timer<S> {
     }
 
     fn rest_after(&self, error: &(dyn std::error::Error + 'static)) -> Duration {
+        session_fault::close_after(error, &self.pool);
         tracing::warn!(saga = self.engine.saga.name, error = with_causes(error), "due sagas cannot be looked at yet");
         PAUSE
     }
@@ -133,6 +138,13 @@ impl<S: SagaState> Timer<S> {
                 lent.committed();
             }
             (Ok(()), None) => self.postpone(id, "a local step kept its `Tx`").await?,
+            (Err(error), transaction) if error.ends_session() => {
+                tracing::warn!(saga = saga.name, %id, error = error.chain(), "a saga waits until the database is available");
+                if let Some(transaction) = transaction {
+                    session_fault::close(transaction, &self.pool).await;
+                }
+                return Ok(Turn::Outage);
+            }
             (Err(error), transaction) => {
                 if let Some(transaction) = transaction {
                     let _ = transaction.rollback().await;
@@ -163,6 +175,7 @@ impl<S: SagaState> Timer<S> {
                 _ = standing.tick() => ("it cannot be looked up how sagas stand", self.look_up_standing().await),
             };
             if let Err(error) = done {
+                session_fault::close_after(&error, &self.pool);
                 tracing::warn!(saga = saga.name, error = with_causes(&error), "{what}");
             }
         }

@@ -23,6 +23,7 @@ use tracing::Span;
 use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
 use super::escalate::{Dead, retry_delay};
+use super::failure_log::FailureLog;
 use super::gate::Gate;
 use super::handler::{Called, HandlerError, Verdict};
 use super::kill_switch::Tally;
@@ -32,8 +33,10 @@ use super::retry::{Next, Retry};
 use super::router::{Core, Handled, HandlerService, Work};
 use super::statistics::{Count, Counters, Statistics};
 use super::turn::Turn;
+use super::unknown_types::UnknownTypes;
 use super::{Delivery, Escalation, SubscriberState};
 use crate::kafka::Message;
+use crate::postgres::session_fault;
 
 /// Runs attempts by the subscriber's rules. One a subscriber.
 pub(super) struct Runner {
@@ -56,6 +59,8 @@ pub(super) struct Runner {
     pub(super) probing: AtomicUsize,
     pub(super) tripped: AtomicBool,
     pub(super) clock: Clock,
+    pub(super) failures: FailureLog,
+    pub(super) unknown_types: UnknownTypes,
 }
 
 /// How an event ended.
@@ -95,8 +100,11 @@ impl Runner {
                 Ok(())
             }
             Err(error) => {
-                tracing::debug!(subscriber = self.name, error = error.chain(), "a batch failed; its events are handled one by one");
-                Err(BatchFailed { attempts: u32::from(matches!(error.verdict(), Verdict::Retry | Verdict::DeadLetter)) })
+                let counts = matches!(error.verdict(), Verdict::Retry | Verdict::DeadLetter);
+                if counts {
+                    self.report_batch(&messages[0], &error);
+                }
+                Err(BatchFailed { attempts: u32::from(counts) })
             }
         }
     }
@@ -135,12 +143,10 @@ impl Runner {
                 Verdict::Retry | Verdict::DeadLetter => {
                     failed += 1;
                     self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
+                    self.report_attempt(message, failed, &error);
                     let next = if error.verdict() == Verdict::DeadLetter { Next::GiveUp } else { retry.after(failed, chance()) };
                     match next {
-                        Next::After(pause) => {
-                            tracing::debug!(subscriber = self.name, failed, error = error.chain(), "an attempt failed");
-                            pause
-                        }
+                        Next::After(pause) => pause,
                         Next::GiveUp if self.trips() => match self.probe(message, turn).await {
                             Some(end) => return end,
                             None => continue,
@@ -188,6 +194,7 @@ impl Runner {
                 Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
                     self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
+                    self.report_attempt(message, 1, &error);
                     let is_dead = error.verdict() == Verdict::DeadLetter;
                     match retry.after(before + 1, chance()) {
                         Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
@@ -276,6 +283,8 @@ impl Runner {
             partition = record.partition,
             offset = record.offset,
             traceparent = event.header("traceparent"),
+            otel.status_code = tracing::field::Empty,
+            error = tracing::field::Empty,
         )
     }
 
@@ -297,6 +306,13 @@ impl Runner {
     pub(super) fn skipped(&self, message: &Message, error: &HandlerError) {
         tracing::debug!(subscriber = self.name, %error, "an event is skipped");
         self.statistics.add(Count::Skipped, message.event_type(), 1);
+    }
+
+    /// Closes idle sessions of the inbox if one of them failed by its session.
+    pub(super) fn close_sessions_after(&self, error: &sqlx::Error) {
+        if let Some(inbox) = &self.core.inbox {
+            session_fault::close_after(error, &inbox.pool);
+        }
     }
 
     pub(super) fn shut(&self, state: SubscriberState, reason: &str) {
@@ -333,11 +349,23 @@ impl Future for Attempt {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _entered = this.span.enter();
-        match &mut this.state {
+        let polled = match &mut this.state {
             AttemptState::Runs(work) => std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
                 .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic)))),
             AttemptState::Ended(end) => Poll::Ready(end.take().expect("nobody asks twice")),
+        };
+        if let Poll::Ready(Err(error)) = &polled {
+            mark_failed(&this.span, error);
         }
+        polled
+    }
+}
+
+/// Marks the span of an attempt that failed. An event that is skipped or put off is no failure.
+fn mark_failed(span: &Span, error: &HandlerError) {
+    if matches!(error.verdict(), Verdict::Retry | Verdict::DeadLetter | Verdict::Unavailable) && !span.is_disabled() {
+        span.record("otel.status_code", "ERROR");
+        span.record("error", error.chain());
     }
 }
 

@@ -16,6 +16,8 @@ use crate::kafka::{Incoming, LetterError, Message};
 pub(super) struct Dead<'m> {
     record: &'m Incoming,
     event_type: &'m str,
+    /// `None` of a record that is no event.
+    message: Option<&'m Message>,
     kind: &'static str,
     attempts: u32,
 }
@@ -24,12 +26,12 @@ impl<'m> Dead<'m> {
     /// An event that was tried this often since it was read.
     pub(super) fn event(message: &'m Message, attempts: u32) -> Self {
         let attempts = attempts.saturating_add(message.attempts_before());
-        Self { record: message.as_it_came(), event_type: message.event_type(), kind: "handler", attempts }
+        Self { record: message.as_it_came(), event_type: message.event_type(), message: Some(message), kind: "handler", attempts }
     }
 
     /// A record that is no event.
     fn malformed(record: &'m Incoming) -> Self {
-        Self { record, event_type: "", kind: "malformed", attempts: 0 }
+        Self { record, event_type: "", message: None, kind: "malformed", attempts: 0 }
     }
 }
 
@@ -39,6 +41,12 @@ impl Runner {
         let is_dead = error.verdict() == Verdict::DeadLetter;
         match &self.escalation {
             Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => {
+                self.report_used_up(
+                    message,
+                    failed,
+                    error,
+                    "an event used up its attempts: it is parked in the table `detour` with the later ones of its aggregate, and tried from there",
+                );
                 return Settled::Park { attempts: failed, error: error.chain() };
             }
             Escalation::RetryTopics(delays) if !is_dead => {
@@ -103,6 +111,7 @@ impl Runner {
         letter.headers.push((DUE.into(), Some(due.timestamp_millis().to_string().into_bytes())));
         self.letterbox.send(&letter, origin).await.map_err(HandlerError::unavailable)?;
         self.statistics.add(Count::Retried, message.event_type(), 1);
+        self.report_used_up(message, failed, error, "an event used up its attempts: it is tried again from a retry topic");
         Ok(())
     }
 
@@ -111,7 +120,8 @@ impl Runner {
     /// # Errors
     /// When it does not arrive there; it is not finished then.
     pub(super) async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), HandlerError> {
-        let Dead { record, event_type, kind, attempts } = *dead;
+        let Dead { record, event_type, message, kind, attempts } = *dead;
+        let id = message.map(|message| message.id().to_string());
         let origin = origin_of(&record.topic, &self.name);
         let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
         let Some(place) = self.dead_letters.topic_for(origin, &self.name) else {
@@ -130,7 +140,19 @@ impl Runner {
             }
             Err(error) => return Err(HandlerError::unavailable(error)),
         }
-        tracing::error!(subscriber = self.name, topic, partition, offset, reason, dead_letters = place, "an event is dead");
+        tracing::error!(
+            subscriber = self.name,
+            event.id = id,
+            event.r#type = event_type,
+            topic,
+            partition,
+            offset,
+            handler = self.core.router.handlers_of(event_type),
+            attempts,
+            reason,
+            dead_letters = place,
+            "an event is dead"
+        );
         self.statistics.add(Count::DeadLettered, event_type, 1);
         Ok(())
     }

@@ -74,7 +74,7 @@ impl InMemory {
         let attempts = attempts_of(record, &self.runner.name);
         match Message::read(record.clone(), assumed).map(|message| message.with_attempts_before(attempts)) {
             Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => {
-                self.runner.statistics.unknown(message.event_type())
+                self.runner.unknown(&record.topic, message.event_type())
             }
             Err((Malformed::NoType, record)) if record.value().is_none() => self.runner.statistics.unknown(""),
             Ok(message) => self.lanes.push(lane, Item::Event(Arc::new(message))),

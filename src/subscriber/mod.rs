@@ -25,6 +25,7 @@
 //! aggregate at once for a moment if one of them was cut off from the group; with an inbox each event still has its effect once.
 
 mod attempt;
+mod awaiting;
 mod beginning;
 mod builder;
 mod bus;
@@ -34,6 +35,7 @@ pub(crate) mod dead_letters;
 mod delivery;
 mod detour;
 mod escalate;
+mod failure_log;
 pub(crate) mod finished;
 mod gate;
 mod handler;
@@ -65,6 +67,7 @@ mod statistics;
 mod turn;
 mod unhandled;
 mod unit;
+mod unknown_types;
 mod watermark;
 
 /// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.

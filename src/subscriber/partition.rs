@@ -207,7 +207,7 @@ impl PartitionTask {
     }
 
     fn skip(&mut self, ticket: Ticket, event_type: &str) {
-        self.site.runner.statistics.unknown(event_type);
+        self.site.runner.unknown(&self.feed.partition.topic, event_type);
         self.note(|watermark| watermark.finish(ticket));
     }
 
@@ -347,6 +347,7 @@ impl PartitionTask {
                 }
                 Err(error) => error,
             };
+            self.site.runner.close_sessions_after(&error);
             tracing::warn!(
                 subscriber = self.site.runner.name,
                 topic = &*self.feed.partition.topic,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::inbox::OpenInbox;
 use super::roster::{LIVE, Other, held_types};
 use crate::postgres::errors::with_causes;
+use crate::postgres::session_fault;
 
 /// The age up to which a view of the other instances allows to skip a type.
 pub(super) const LEASE: Duration = Duration::from_millis(500);
@@ -194,6 +195,7 @@ impl Registry {
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
             if let Err(error) = self.beat().await {
+                session_fault::close_after(&error, &self.pool);
                 tracing::warn!(subscriber = self.consumer, error = with_causes(&error), "the heartbeat of this instance is not written");
             }
         }

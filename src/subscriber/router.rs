@@ -52,6 +52,12 @@ impl Router {
         self.routes.get(event_type)
     }
 
+    /// The names of the handlers of a type, for logs.
+    pub(super) fn handlers_of(&self, event_type: &str) -> String {
+        let names = self.route(event_type).into_iter().flat_map(|route| route.handlers.iter().map(|handler| handler.name()));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
     /// The types that have handlers, sorted.
     pub(super) fn types(&self) -> Vec<String> {
         let mut types: Vec<String> = self.routes.keys().map(|event_type| (*event_type).to_owned()).collect();
@@ -152,8 +158,10 @@ impl Core {
             Ok(published) => published,
             Err(error) => {
                 // So that the connection is free again before the pause, and not when it is next used.
-                if let Some(transaction) = slot.take() {
-                    lease.roll_back(transaction).await;
+                match slot.take() {
+                    Some(transaction) if error.ends_session() => lease.close(transaction).await,
+                    Some(transaction) => lease.roll_back(transaction).await,
+                    None => {}
                 }
                 return Err(error);
             }

@@ -14,12 +14,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Runner;
+use super::awaiting::Awaiting;
 use super::beginning::Beginning;
 use super::builder::Beside;
 use super::clock::Clock;
 use super::dead_letters::{Letterbox, origin_of};
 use super::detour::Detour;
 use super::escalate::retry_topic;
+use super::failure_log::FailureLog;
 use super::finished::Finished;
 use super::gate::Gate;
 use super::left_behind::report_abandoned;
@@ -29,10 +31,12 @@ use super::redrive::redrive_topic;
 use super::registry::Registry;
 use super::router::{Core, HandlerService};
 use super::unit::Site;
+use super::unknown_types::UnknownTypes;
 use super::watermark::Watermark;
 use super::{Bus, DeadLetters, Escalation, PartitionStatistics, Statistics, SubscriberState};
 use crate::kafka::{Change, Committed, Feed, Known, Member, Membership, Partition, TopicError, create_like, partitions_of, retention};
 use crate::postgres::errors::with_causes;
+use crate::postgres::session_fault;
 
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
@@ -134,6 +138,7 @@ impl Plan {
             beginning: Beginning::default(),
             runtime: Handle::current(),
             partitions: HashMap::new(),
+            awaiting: Awaiting::default(),
         };
         owner.runner.statistics.set_state(SubscriberState::Running);
         let (ended, end) = oneshot::channel();
@@ -216,6 +221,8 @@ impl Plan {
             probing: AtomicUsize::new(0),
             tripped: AtomicBool::new(false),
             clock: self.clock,
+            failures: FailureLog::default(),
+            unknown_types: UnknownTypes::default(),
             name: self.name,
             core: self.core,
             service: self.service,
@@ -268,6 +275,7 @@ struct Owner {
     beginning: Beginning,
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
+    awaiting: Awaiting,
 }
 
 /// A partition while it is ours.
@@ -296,6 +304,7 @@ impl Owner {
             if let Some((partition, _)) = self.partitions.iter().find(|(_, owned)| owned.task.is_finished()) {
                 break Err(format!("the task of partition {} of topic {} panicked", partition.number, partition.topic));
             }
+            self.report_wait();
             if Instant::now() >= next_commit {
                 self.commit(None, false);
                 self.tell();
@@ -307,6 +316,15 @@ impl Owner {
         self.tell();
         self.member.leave();
         result
+    }
+
+    fn report_wait(&mut self) {
+        if self.awaiting.is_to_report(!self.partitions.is_empty(), Instant::now()) {
+            tracing::info!(
+                subscriber = self.runner.name,
+                "no partition is assigned yet: the group waits for its other members, or for the session time-out of one that failed"
+            );
+        }
     }
 
     /// Before the first partition is taken: who does not know where to begin would begin at the beginning.
@@ -481,7 +499,10 @@ async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken
         match inbox.forget_old().await {
             Ok(0) => {}
             Ok(rows) => tracing::debug!(consumer = inbox.consumer, rows, "the inbox forgot what is old"),
-            Err(error) => tracing::warn!(consumer = inbox.consumer, error = with_causes(&error), "the inbox does not forget what is old"),
+            Err(error) => {
+                session_fault::close_after(&error, &inbox.pool);
+                tracing::warn!(consumer = inbox.consumer, error = with_causes(&error), "the inbox does not forget what is old");
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::postgres::session_fault;
 use futures_util::StreamExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, PgPool, PgTransaction};
 use tokio::runtime::Handle;
@@ -184,6 +185,8 @@ impl Sessions {
             Err(error) => {
                 if is_over(&error) {
                     lease.end(transaction);
+                } else if session_fault::ends_session(&error) {
+                    lease.close(transaction).await;
                 }
                 Err(error)
             }
@@ -381,6 +384,8 @@ impl Lease {
             (Some(error), Some(next)) if answers.statements >= COMMIT_STATEMENTS => {
                 if is_over(&error) {
                     self.end(transaction);
+                } else if session_fault::ends_session(&error) {
+                    self.close(transaction).await;
                 }
                 let _ = next.answer.send(Err(error));
             }
@@ -391,6 +396,8 @@ impl Lease {
                     self.roll_back(transaction).await;
                 } else if is_over(&error) {
                     self.end(transaction);
+                } else if session_fault::ends_session(&error) {
+                    self.close(transaction).await;
                 }
                 return Err(error);
             }
@@ -403,6 +410,13 @@ impl Lease {
         if settle(&mut transaction).await.is_ok() && transaction.is_in_transaction() && transaction.execute("rollback").await.is_ok() {
             self.end(transaction);
         }
+    }
+
+    /// Closes a connection whose session can do no more work, and the idle ones, which may be like it.
+    pub(super) async fn close(self, transaction: PgTransaction<'static>) {
+        let idle = std::mem::take(&mut self.home.kept().idle);
+        drop(idle);
+        session_fault::close(transaction, &self.home.pool).await;
     }
 
     /// Leaves the connection, whose transaction is over, to the next, or to the pool.

@@ -41,7 +41,7 @@ impl Site {
         loop {
             let pause = match self.claim(message.event_type()).await {
                 Ok(Claim::Free) => {
-                    self.runner.statistics.unknown(message.event_type());
+                    self.runner.unknown(&message.as_it_came().topic, message.event_type());
                     ended.finished.push(ticket);
                     return;
                 }
@@ -61,6 +61,7 @@ impl Site {
                     PAUSE
                 }
                 Err(error) => {
+                    self.runner.close_sessions_after(&error);
                     tracing::warn!(
                         subscriber = self.runner.name,
                         error = with_causes(&error),
@@ -91,7 +92,7 @@ impl Site {
             offset = record.offset,
             "a parked event has a type that no instance of the group handles any more, and is skipped"
         );
-        self.runner.statistics.unknown(message.event_type());
+        self.runner.unknown(&record.topic, message.event_type());
         detour.remove(head.seq).await.map(|()| Duration::ZERO)
     }
 

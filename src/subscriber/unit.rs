@@ -213,6 +213,7 @@ impl Site {
     pub(super) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
         let Some(detour) = &self.detour else { return false };
         while let Err(error) = detour.append(message, setback).await {
+            self.runner.close_sessions_after(&error);
             tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event cannot be set aside yet");
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
@@ -234,6 +235,7 @@ impl Site {
             Err(error) => Err(error),
         };
         let pause = later.unwrap_or_else(|error| {
+            self.runner.close_sessions_after(&error);
             tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event that was set aside cannot be handled yet");
             DATABASE_PAUSE
         });

@@ -209,3 +209,33 @@ async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
         assert!(said.iter().all(|said| line.contains(said)), "{line}");
     }
 }
+
+/// Case D1.
+#[tokio::test]
+async fn an_event_that_keeps_failing_is_reported_at_its_first_failure_when_it_is_parked_and_when_it_is_dead() {
+    use tidings::subscriber::{Escalation, Retry};
+    async fn always_fails(Event(_): Event<OrderPlaced>) -> Result<(), HandlerError> {
+        Err(HandlerError::retry("the warehouse has no such shelf"))
+    }
+    let text = Log::default();
+    let writer = text.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let (database, mut bus) = (migrated_database().await, TestBus::new());
+    let quick = || Retry::exponential(3, Duration::from_millis(5)..Duration::from_millis(20));
+    let park = Escalation::Park(quick());
+    let subscriber = bus.subscriber("inventory").on(always_fails).inbox(database.pool.clone());
+    bus.add(subscriber.retry(quick()).escalation(park)).await;
+    let envelope = tidings::event::Envelope::of(&OrderPlaced { order_id: 7 }).expect("a valid event");
+    bus.publish_envelope(&envelope);
+    bus.settle().await;
+    let text = String::from_utf8(text.0.lock().expect("nobody panicked").clone()).expect("text");
+    for (level, what) in [("WARN", "failed at its first attempt"), ("WARN", "is parked in the table"), ("ERROR", "an event is dead")] {
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(what)).collect();
+        let [line] = lines[..] else { panic!("one line with {what:?}: {text}") };
+        let id = format!("event.id=\"{}\"", envelope.id);
+        for part in [level, &id, "event.type=\"OrderPlaced\"", "topic=\"order\"", "always_fails", "the warehouse has no such shelf"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+}

@@ -91,12 +91,17 @@ pub(in crate::subscriber) type Called = ReusableBoxFuture<'static, Result<Vec<En
 /// A handler whose arguments are forgotten; it still needs the state.
 pub(in crate::subscriber) trait ErasedHandler<S>: Send + Sync {
     fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called;
+
+    fn name(&self) -> &'static str;
 }
 
 /// A handler together with the state.
 pub(in crate::subscriber) trait BoundHandler: Send + Sync {
     /// `spare` is the future of another call that has ended: this one's takes its place in memory, if there is room.
     fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called;
+
+    /// The path of the function, for logs.
+    fn name(&self) -> &'static str;
 }
 
 struct Erased<H, Args>(H, PhantomData<fn() -> Args>);
@@ -114,6 +119,10 @@ where
         let called = (self.0)(delivery);
         within(spare, async move { called.await.map(|()| Vec::new()) })
     }
+
+    fn name(&self) -> &'static str {
+        std::any::type_name::<F>()
+    }
 }
 
 /// Forgets a handler's arguments.
@@ -129,6 +138,10 @@ where
 impl<H: Handler<Args, S>, Args, S: Send + Sync + 'static> ErasedHandler<S> for Erased<H, Args> {
     fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called {
         within(spare, self.0.clone().call(delivery, state))
+    }
+
+    fn name(&self) -> &'static str {
+        std::any::type_name::<H>()
     }
 }
 
@@ -149,5 +162,9 @@ where
 impl<S: Send + Sync> BoundHandler for (Box<dyn ErasedHandler<S>>, Arc<S>) {
     fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called {
         self.0.call(delivery, &self.1, spare)
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
 use crate::outbox::PublishError;
 use crate::postgres::errors::{cleaned, with_causes};
+use crate::postgres::session_fault::{ends_session, is_session_fault};
 use crate::subscriber::identity::Conflicting;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -92,6 +93,11 @@ impl HandlerError {
         self.source.is::<Conflicting>()
     }
 
+    /// True if it comes from a session of the database that can do no more work.
+    pub(crate) fn ends_session(&self) -> bool {
+        ends_session(&*self.source)
+    }
+
     /// The same, to be waited out.
     pub(in crate::subscriber) fn waited_out(self) -> Self {
         Self { verdict: Verdict::Unavailable, ..self }
@@ -105,6 +111,7 @@ impl HandlerError {
         };
         match turned_away(&*error) {
             Some(time) => Self::snooze(time, error),
+            None if ends_session(&*error) => Self::unavailable(error),
             None => Self::retry(error),
         }
     }
@@ -141,9 +148,9 @@ fn of_sqlstate(code: &str) -> Verdict {
         // Serialization failure, deadlock, lock not available: others were quicker.
         "40001" | "40P01" | "55P03" => Verdict::Retry,
         // The server is going down, starting, full, or not the primary any more.
-        "57P01" | "57P02" | "57P03" | "25006" => Verdict::Unavailable,
+        code if is_session_fault(code) => Verdict::Unavailable,
         _ => match code.get(..2) {
-            Some("08" | "53" | "58") => Verdict::Unavailable,
+            Some("53" | "58") => Verdict::Unavailable,
             // A value that does not fit its column will not fit the next time.
             Some("22") => Verdict::DeadLetter,
             _ => Verdict::Retry,
@@ -295,6 +302,8 @@ mod tests {
             ("22001", Verdict::DeadLetter),
             ("22P02", Verdict::DeadLetter),
             ("57P01", Verdict::Unavailable),
+            ("57P03", Verdict::Unavailable),
+            ("57P05", Verdict::Unavailable),
             ("25006", Verdict::Unavailable),
             ("53300", Verdict::Unavailable),
             ("08006", Verdict::Unavailable),

@@ -134,6 +134,32 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
     assert_once_and_in_order(&database.pool, 5, 4).await;
 }
 
+/// Case B18.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_event_an_attempt() {
+    let (database, place) = (migrated_database().await, Place::new(2).await);
+    create_effects(&database.pool).await;
+    let mut admin = database.pool.acquire().await.expect("a session that stays writable");
+    let pool = PgPoolOptions::new().max_connections(3).connect(&database.url).await.expect("connected");
+    let running = start!(place.subscriber::<()>().on(count).inbox(pool).retry(Retry::never()));
+    place.publish(5, 1..=2).await;
+    running.until("the first are handled", |seen| seen.handled() == 10).await;
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut *admin).await.expect("a name");
+    let set = |value| sqlx::AssertSqlSafe(format!("alter database {name} set default_transaction_read_only = {value}"));
+    sqlx::raw_sql(set("on")).execute(&mut *admin).await.expect("set");
+    let end_others =
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::raw_sql(end_others).execute(&mut *admin).await.expect("ended");
+    place.publish(5, 3..=6).await;
+    running.until("it pauses", |seen| seen.state() == SubscriberState::PausedByOutage).await;
+    sqlx::raw_sql(set("off")).execute(&mut *admin).await.expect("set back");
+    running.until("all are handled", |seen| seen.handled() == 30).await;
+    assert_eq!((running.statistics.failed_attempts(), running.statistics.detoured()), (0, 0));
+    running.stop().await;
+    let effects: i64 = sqlx::query_scalar("select count(*) from effect").fetch_one(&mut *admin).await.expect("counted");
+    assert_eq!(effects, 30);
+}
+
 // === handlers that block ===
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
