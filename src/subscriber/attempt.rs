@@ -22,7 +22,7 @@ use tracing::Span;
 
 use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
-use super::escalate::{Dead, retry_delay};
+use super::escalate::{Dead, REFUSED_PAUSE, retry_delay};
 use super::gate::Gate;
 use super::handler::{Called, HandlerError, Verdict};
 use super::kill_switch::Tally;
@@ -65,6 +65,8 @@ pub(super) enum Settled {
     Finished,
     /// It is to be set aside, with the later ones of its aggregate: after this many attempts, the last of which failed with this error.
     Park { attempts: u32, error: String },
+    /// The broker refuses its dead letter: it is to be set aside until its topic's settings change.
+    Refused { attempts: u32, error: String },
     /// The subscriber gives the partition up: the next owner handles it.
     Abandoned,
 }
@@ -78,6 +80,17 @@ pub(super) enum Parked {
     Again { after: Duration, attempts: u32, error: String },
     /// The partition is given up.
     Abandoned,
+}
+
+impl Settled {
+    /// The same of an event that is parked already, after this many attempts from there.
+    pub(super) fn parked(self, before: u32) -> Parked {
+        match self {
+            Self::Finished | Self::Park { .. } => Parked::Done,
+            Self::Refused { error, .. } => Parked::Again { after: REFUSED_PAUSE, attempts: before, error },
+            Self::Abandoned => Parked::Abandoned,
+        }
+    }
 }
 
 /// A batch whose events are to be handled one by one, after this many attempts that count.
@@ -159,10 +172,7 @@ impl Runner {
     /// parks nothing, it is handled as if it had just come, before the later ones of its aggregate.
     pub(super) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
         let Escalation::Park(retry) = &self.escalation else {
-            return match self.settle(message, turn, &self.options.retry, None).await {
-                Settled::Abandoned => Parked::Abandoned,
-                Settled::Finished | Settled::Park { .. } => Parked::Done,
-            };
+            return self.settle(message, turn, &self.options.retry, None).await.parked(before);
         };
         let mut outage = Outage::none(self);
         loop {
@@ -174,10 +184,7 @@ impl Runner {
                 Err(error) => error,
             };
             if error.is_conflicting() {
-                return match self.end_conflicting(message, &error, 0, turn).await {
-                    Settled::Abandoned => Parked::Abandoned,
-                    Settled::Finished | Settled::Park { .. } => Parked::Done,
-                };
+                return self.end_conflicting(message, &error, 0, turn).await.parked(before);
             }
             let pause = match error.verdict() {
                 Verdict::Skip => {
@@ -193,10 +200,7 @@ impl Runner {
                         Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
                         _ => {}
                     }
-                    return match self.bury_at_last(&Dead::event(message, 1), &error, turn).await {
-                        Settled::Abandoned => Parked::Abandoned,
-                        _ => Parked::Done,
-                    };
+                    return self.bury_at_last(&Dead::event(message, 1), &error, turn).await.parked(before);
                 }
             };
             if !turn.pause(pause).await {

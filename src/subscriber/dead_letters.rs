@@ -152,6 +152,13 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
     Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
 }
 
+/// The record as it came, for another topic, without headers about its failure.
+pub(super) fn bare_letter(record: &Incoming, topic: String) -> Letter {
+    let headers = record.headers_with_nulls();
+    let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec))).collect();
+    Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
+}
+
 /// The topic that records of this one were first read from: itself, or what a retry or redrive topic of the group is named after. A header says so too, but anybody can write one, and the
 /// topic that it names need not be one that can be made.
 pub(super) fn origin_of<'t>(topic: &'t str, group: &str) -> &'t str {
@@ -196,6 +203,16 @@ mod tests {
             assert_eq!(header(letter, ATTEMPTS), Some(&b"5"[..]));
             assert!(header(letter, EXCEPTION_MESSAGE).is_some_and(|text| text.len() <= ERROR_BYTES_MAX));
         }
+    }
+
+    /// Case A2.
+    #[test]
+    fn a_bare_letter_adds_nothing_to_the_record() {
+        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let record = Incoming::new(place, Some(b"7"), None, [("x", Some(&b"y"[..])), ("null", None)].into_iter());
+        let bare = bare_letter(&record, "order.g.dlt".into());
+        assert_eq!((bare.topic.as_str(), bare.key.as_deref(), bare.value), ("order.g.dlt", Some(&b"7"[..]), None));
+        assert_eq!(bare.headers, [("x".to_owned(), Some(b"y".to_vec())), ("null".to_owned(), None)]);
     }
 
     #[test]

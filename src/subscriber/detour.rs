@@ -11,7 +11,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use super::inbox::OpenInbox;
-use crate::kafka::{Incoming, Message, Partition, Place};
+use crate::kafka::{Incoming, Partition, Place};
 
 /// The table, for one consumer.
 pub(super) struct Detour {
@@ -45,7 +45,7 @@ pub(super) struct Head {
 pub(super) struct Setback {
     /// Until it is tried from here.
     pub(super) pause: Duration,
-    /// The number of attempts so far.
+    /// The number of attempts so far, those of earlier deliveries included.
     pub(super) attempts: u32,
     /// The error of the last one; `None` if it waits behind another event.
     pub(super) error: Option<String>,
@@ -78,8 +78,7 @@ impl Detour {
     }
 
     /// Adds an event behind those of its aggregate; one that is there already is fine.
-    pub(super) async fn append(&self, message: &Message, setback: &Setback) -> Result<(), sqlx::Error> {
-        let record = message.as_it_came();
+    pub(super) async fn append(&self, record: &Incoming, setback: &Setback) -> Result<(), sqlx::Error> {
         let (names, values): (Vec<String>, Vec<Option<&[u8]>>) =
             record.headers_with_nulls().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
@@ -94,7 +93,7 @@ impl Detour {
             .bind(names)
             .bind(values)
             .bind(setback.pause.as_secs_f64())
-            .bind(i32::try_from(setback.attempts.saturating_add(message.attempts_before())).unwrap_or(i32::MAX))
+            .bind(i32::try_from(setback.attempts).unwrap_or(i32::MAX))
             .bind(setback.error.as_ref().map(|error| error.replace('\0', "")))
             .execute(&self.pool)
             .await
