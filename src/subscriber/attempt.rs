@@ -26,6 +26,7 @@ use super::escalate::{Dead, REFUSED_PAUSE, retry_delay};
 use super::gate::Gate;
 use super::handler::{Called, HandlerError, Verdict};
 use super::kill_switch::Tally;
+use super::log_limit::LogLimit;
 use super::options::Options;
 use super::outage::Outage;
 use super::retry::{Next, Retry};
@@ -33,6 +34,7 @@ use super::router::{Core, Handled, HandlerService, Work};
 use super::statistics::{Count, Counters, Statistics};
 use super::turn::Turn;
 use super::{Delivery, Escalation, SubscriberState};
+use crate::event::panic_text;
 use crate::kafka::Message;
 
 /// Runs attempts by the subscriber's rules. One a subscriber.
@@ -55,6 +57,8 @@ pub(super) struct Runner {
     /// How many events wait to be probed with, or are.
     pub(super) probing: AtomicUsize,
     pub(super) tripped: AtomicBool,
+    /// Dead letters of records that cannot be read.
+    pub(super) unreadable: LogLimit,
     pub(super) clock: Clock,
 }
 
@@ -154,7 +158,8 @@ impl Runner {
                             tracing::debug!(subscriber = self.name, failed, error = error.chain(), "an attempt failed");
                             pause
                         }
-                        Next::GiveUp if self.trips() => match self.probe(message, turn).await {
+                        // Malformed input of one producer does not pause the events of others.
+                        Next::GiveUp if !error.is_undecodable() && self.trips() => match self.probe(message, turn).await {
                             Some(end) => return end,
                             None => continue,
                         },
@@ -348,12 +353,6 @@ impl Future for Attempt {
 /// The error of an attempt that panicked.
 fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
     HandlerError::retry(format!("the handler panicked: {}", panic_text(panic)))
-}
-
-/// What a panic says.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a text")
 }
 
 /// A number from 0 to 1, different for each caller: the jitter of pauses.

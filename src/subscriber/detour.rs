@@ -13,6 +13,9 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 use super::inbox::OpenInbox;
 use crate::kafka::{Incoming, Partition, Place};
 
+/// Stands among the stored headers of a record whose timestamp is the broker's. It is never sent.
+const STAMPED_BY_BROKER: &str = "tidings_stamped_by_broker";
+
 /// The table, for one consumer.
 pub(super) struct Detour {
     pool: PgPool,
@@ -79,8 +82,10 @@ impl Detour {
 
     /// Adds an event behind those of its aggregate; one that is there already is fine.
     pub(super) async fn append(&self, record: &Incoming, setback: &Setback) -> Result<(), sqlx::Error> {
-        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) =
-            record.headers_with_nulls().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
+        let stamp = record.is_stamped_by_broker.then(|| (STAMPED_BY_BROKER.to_owned(), None));
+        let headers = record.headers_with_nulls().filter(|(name, _)| *name != STAMPED_BY_BROKER.as_bytes());
+        let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
+        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(stamp).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
             .persistent(false)
             .bind(&self.consumer)
@@ -185,6 +190,9 @@ impl Head {
             timestamp: self.record_timestamp,
         };
         let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), value.as_deref()));
-        Incoming::new(place, Some(&self.key), self.value.as_deref(), headers)
+        let headers = headers.filter(|(name, _)| *name != STAMPED_BY_BROKER);
+        let mut record = Incoming::new(place, Some(&self.key), self.value.as_deref(), headers);
+        record.is_stamped_by_broker = self.header_names.iter().any(|name| name == STAMPED_BY_BROKER);
+        record
     }
 }

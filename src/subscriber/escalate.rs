@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Escalation;
 use super::attempt::{Runner, Settled};
-use super::dead_letters::{DUE, Obituary, TIER, bare_letter, letter, origin_of};
+use super::dead_letters::{DUE, Obituary, TIER, bare_letter, letter, origin_of, tier_of};
 use super::handler::{HandlerError, Verdict};
 use super::outage::Outage;
 use super::statistics::Count;
@@ -38,18 +38,20 @@ pub(super) struct Dead<'m> {
     event_type: &'m str,
     kind: &'static str,
     attempts: u32,
+    /// The record cannot be read, so that its producer decides how often this happens.
+    is_unreadable: bool,
 }
 
 impl<'m> Dead<'m> {
     /// An event that was tried this often since it was read.
     pub(super) fn event(message: &'m Message, attempts: u32) -> Self {
         let attempts = attempts.saturating_add(message.attempts_before());
-        Self { record: message.as_it_came(), event_type: message.event_type(), kind: "handler", attempts }
+        Self { record: message.as_it_came(), event_type: message.event_type(), kind: "handler", attempts, is_unreadable: false }
     }
 
     /// A record that is no event.
     fn malformed(record: &'m Incoming) -> Self {
-        Self { record, event_type: "", kind: "malformed", attempts: 0 }
+        Self { record, event_type: "", kind: "malformed", attempts: 0, is_unreadable: true }
     }
 }
 
@@ -62,7 +64,7 @@ impl Runner {
                 return Settled::Park { attempts: failed, error: error.chain() };
             }
             Escalation::RetryTopics(delays) if !is_dead => {
-                let tier: usize = message.header(TIER).and_then(|tier| tier.parse().ok()).unwrap_or(0);
+                let tier = tier_of(message.as_it_came(), &self.name);
                 if let Some(delay) = delays.get(tier) {
                     let mut outage = Outage::none(self);
                     loop {
@@ -88,7 +90,8 @@ impl Runner {
             }
             _ => {}
         }
-        self.bury_at_last(&Dead::event(message, failed), error, turn).await
+        let dead = Dead { is_unreadable: error.is_undecodable(), ..Dead::event(message, failed) };
+        self.bury_at_last(&dead, error, turn).await
     }
 
     /// Sends an event to the dead letters that shares its identity with one that was handled. No handler ran, so it says nothing
@@ -177,7 +180,7 @@ impl Runner {
     /// # Errors
     /// When it does not arrive there; it is not finished then.
     async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), Unburied> {
-        let Dead { record, event_type, kind, attempts } = *dead;
+        let Dead { record, event_type, kind, attempts, is_unreadable } = *dead;
         let origin = origin_of(&record.topic, &self.name);
         let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
         let Some(place) = self.dead_letters.topic_for(origin, &self.name) else {
@@ -190,7 +193,20 @@ impl Runner {
             Err(LetterError::Refused { .. }) => self.letterbox.send(&bare_letter(record, place.clone()), origin).await?,
             sent => sent?,
         }
-        tracing::error!(subscriber = self.name, topic, partition, offset, reason, dead_letters = place, "an event is dead");
+        if !is_unreadable {
+            tracing::error!(subscriber = self.name, topic, partition, offset, reason, dead_letters = place, "an event is dead");
+        } else if let Some(suppressed) = self.unreadable.admit(std::time::Instant::now()) {
+            tracing::warn!(
+                subscriber = self.name,
+                topic,
+                partition,
+                offset,
+                reason,
+                dead_letters = place,
+                suppressed,
+                "a record cannot be read and becomes a dead letter; similar messages are logged every 10 s at most"
+            );
+        }
         self.statistics.add(Count::DeadLettered, event_type, 1);
         Ok(())
     }

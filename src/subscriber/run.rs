@@ -23,6 +23,7 @@ use super::escalate::retry_topic;
 use super::finished::Finished;
 use super::gate::Gate;
 use super::left_behind::report_abandoned;
+use super::log_limit::LogLimit;
 use super::options::Options;
 use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
@@ -215,6 +216,7 @@ impl Plan {
             probe: tokio::sync::Mutex::new(()),
             probing: AtomicUsize::new(0),
             tripped: AtomicBool::new(false),
+            unreadable: LogLimit::default(),
             clock: self.clock,
             name: self.name,
             core: self.core,
