@@ -36,6 +36,9 @@ pub(super) enum DeadLettersCommand {
         /// Also those that were replayed three times already
         #[arg(long)]
         again: bool,
+        /// The subscriber the letters died in. Needed for a topic whose name is not <topic>.<group>.dlt
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
     },
     /// Be done with dead letters: they are not listed or replayed any more
     Discard {
@@ -83,7 +86,7 @@ pub(super) async fn run(config: &Config, command: &DeadLettersCommand) -> Result
     match command {
         DeadLettersCommand::List(selection) => list(settings, selection),
         DeadLettersCommand::Show { topic, letter } => show(settings, topic, *letter),
-        DeadLettersCommand::Replay { change, again } => replay(settings, change, *again).await,
+        DeadLettersCommand::Replay { change, again, group } => replay(settings, change, *again, group.as_deref()).await,
         DeadLettersCommand::Discard { change } => discard(settings, change),
     }?;
     Ok(ExitCode::from(DONE))
@@ -138,7 +141,7 @@ fn whole(topic: &str, letter: &DeadLetter) -> String {
     text + &format!("value    {}\n", letter.record.value().map_or("null".into(), escaped_bytes))
 }
 
-async fn replay(settings: &Settings, change: &Change, again: bool) -> Result<(), Failure> {
+async fn replay(settings: &Settings, change: &Change, again: bool, group: Option<&str>) -> Result<(), Failure> {
     let mut letters = read(settings, &change.selection, &change.letters)?;
     let bus = Bus::new(settings.clone());
     let (mut replayed, mut failure) = (0, None);
@@ -148,15 +151,20 @@ async fn replay(settings: &Settings, change: &Change, again: bool) -> Result<(),
         let name = name(letter);
         if letter.replays >= REPLAYS_MAX && !again {
             output::line(format_args!("{name} was replayed {} times and died each time: --again replays it once more", letter.replays));
-        } else if letter.origin.is_none() {
-            output::line(format_args!("{name} does not say which subscriber it died in, and stays"));
-        } else if change.dry_run {
-            output::line(format_args!("{name} would be replayed"));
-        } else if let Err(error) = letters.replay(&bus, at).await {
-            failure = Some(Failure::failed("a dead letter cannot be replayed", &error));
-            break;
         } else {
-            replayed += 1;
+            match letter.target(group) {
+                Err(reason) => output::line(format_args!("{name} {}; it stays", escaped(&reason))),
+                Ok(target) if change.dry_run => output::line(format_args!("{name} would be replayed to {}", escaped(&target))),
+                Ok(target) => {
+                    let shown = escaped(&target).into_owned();
+                    if let Err(error) = letters.replay(&bus, at, target).await {
+                        failure = Some(Failure::failed("a dead letter cannot be replayed", &error));
+                        break;
+                    }
+                    output::line(format_args!("{name} is replayed to {shown}"));
+                    replayed += 1;
+                }
+            }
         }
     }
     finish(&letters, change)?;

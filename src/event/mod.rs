@@ -27,6 +27,7 @@ mod envelope;
 pub mod headers;
 mod id;
 mod invalid;
+mod panicked;
 mod payload;
 mod reserved;
 mod version;
@@ -40,6 +41,7 @@ pub use id::{AggregateId, EventId};
 #[cfg(feature = "relay")]
 pub(crate) use invalid::is_topic_character;
 pub use invalid::{InvalidEvent, check_topic_name};
+pub(crate) use panicked::panic_text;
 pub use payload::Payload;
 #[cfg(feature = "relay")]
 pub(crate) use reserved::is_reserved_topic;
@@ -104,7 +106,10 @@ pub use version::{VersionError, decode_version, lift};
 /// }
 ///
 /// fn add_currency(mut old: Value) -> Value {
-///     old["currency"] = json!("EUR");
+///     // `old["currency"] = …` would panic at a payload that is not an object.
+///     if let Some(fields) = old.as_object_mut() {
+///         fields.insert("currency".into(), json!("EUR"));
+///     }
 ///     old
 /// }
 ///

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Codec, CodecError, DomainEvent};
+use super::{Codec, CodecError, DomainEvent, panic_text};
 
 /// Why a payload of some version is not read.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +38,19 @@ pub enum VersionError {
 
 /// Reads the payload of an event of this version: one of an older version is lifted step by step before.
 ///
+/// A panic of an upcast or of the codec is an error too: the same payload would panic again.
+///
 /// # Errors
 ///
 /// [`VersionError`].
 pub fn decode_version<E: DomainEvent>(version: u32, payload: &[u8]) -> Result<E, VersionError> {
+    std::panic::catch_unwind(|| decode_steps(version, payload)).unwrap_or_else(|panic| {
+        let reason = format!("decoding version {version} panicked: {}", panic_text(&*panic));
+        Err(CodecError::decode::<E>(reason).into())
+    })
+}
+
+fn decode_steps<E: DomainEvent>(version: u32, payload: &[u8]) -> Result<E, VersionError> {
     let event = std::any::type_name::<E>();
     if version == E::VERSION {
         return Ok(E::Codec::decode(payload)?);
@@ -103,6 +112,17 @@ mod tests {
         assert_eq!(from(1, json!({ "id": "7", "cents": 5 })).expect("two steps"), expected("EUR"));
         assert_eq!(from(2, json!({ "id": "7", "cents": 5, "currency": "CHF" })).expect("one step"), expected("CHF"));
         assert_eq!(from(3, json!({ "id": "7", "amount": 5, "currency": "CHF" })).expect("as it is"), expected("CHF"));
+    }
+
+    /// Case C12.
+    #[test]
+    fn a_panic_of_an_upcast_is_a_payload_that_cannot_be_decoded() {
+        for payload in ["[1]", "7", "\"x\"", "true"] {
+            let error = decode_version::<Paid>(1, payload.as_bytes()).expect_err("no object");
+            let VersionError::Codec(error @ CodecError::Decode { .. }) = error else { panic!("{error:?}") };
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(source.starts_with("decoding version 1 panicked: cannot access key"), "{source}");
+        }
     }
 
     #[test]

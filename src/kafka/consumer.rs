@@ -4,6 +4,7 @@
 //! has enough does not read: librdkafka stops fetching when the queue is full. (`pause` would throw away what is fetched and fetch it again.)
 
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -14,7 +15,7 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message as _, Offset, Statistics, TopicPartitionList,
+    ClientContext, Message as _, Offset, Statistics, Timestamp, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
@@ -428,15 +429,27 @@ impl ConsumerContext for Context {
     }
 }
 
+/// Header names that are not UTF-8 and are read past, counted twice because headers are passed over twice. Each costs a panic
+/// that is caught, with its message on stderr. A record with more of them is no event.
+const UNREADABLE_HEADERS_MAX: u32 = 8;
+
 /// A message as a record of `topic`.
 pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
     let place =
         Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
     let headers = message.headers();
-    let headers = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
+    let unreadable = Cell::new(0);
+    let read = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
+        if unreadable.get() > UNREADABLE_HEADERS_MAX {
+            return None;
+        }
         // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
-        let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at)))).ok()??;
+        let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at))));
+        let header = header.inspect_err(|_| unreadable.set(unreadable.get() + 1)).ok()??;
         Some((header.key, header.value))
     });
-    Incoming::within(buffers, place, message.key(), message.payload(), headers)
+    let mut incoming = Incoming::within(buffers, place, message.key(), message.payload(), read);
+    incoming.lacks_headers = unreadable.get() > UNREADABLE_HEADERS_MAX;
+    incoming.is_stamped_by_broker = matches!(message.timestamp(), Timestamp::LogAppendTime(_));
+    incoming
 }

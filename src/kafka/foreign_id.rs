@@ -1,22 +1,18 @@
 //! Identity of records that are no CloudEvents.
 
+use super::format::is_structured;
 use super::incoming::Incoming;
 
 /// Id and source that a record is known by which does not name both; `None` for a CloudEvent. A copy in another topic needs them
 /// as headers, because it stands in another place.
 pub(crate) fn identity_by_place(record: &Incoming) -> Option<(String, String)> {
-    let is_structured = is_structured(record) && record.value().is_some();
-    if is_structured || record.header("ce_specversion").is_some() {
+    if is_structured(record) || record.header("ce_specversion").is_some() {
         return None;
     }
     let id = foreign_id_at(record).map(|at| String::from_utf8_lossy(record.header_at(at.into())).into_owned());
     let source = record.header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned());
     let by_place = || format!("{}/{}", record.partition, record.offset);
     Some((id.unwrap_or_else(by_place), source.unwrap_or_else(|| format!("kafka:{}", record.topic))))
-}
-
-pub(super) fn is_structured(record: &Incoming) -> bool {
-    record.header("content-type").is_some_and(|media| media.starts_with(b"application/cloudevents+json"))
 }
 
 /// The header with the id of a record that is no CloudEvent: `ce_id`, or `id` of Debezium's EventRouter.

@@ -10,6 +10,10 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp: i64,
+    /// The broker stamped the record (`message.timestamp.type=LogAppendTime`), and not its producer.
+    pub(crate) is_stamped_by_broker: bool,
+    /// Too many header names are not UTF-8: the record has none of its headers.
+    pub(crate) lacks_headers: bool,
     key: Option<Span>,
     value: Option<Span>,
     buffers: Buffers,
@@ -79,7 +83,17 @@ impl Incoming {
             (name, value.map_or(NULL, |value| put(&mut bytes, value)))
         }));
         let Place { topic, partition, offset, timestamp } = place;
-        Self { topic, partition, offset, timestamp, key, value, buffers: Buffers { bytes, headers: spans } }
+        Self {
+            topic,
+            partition,
+            offset,
+            timestamp,
+            is_stamped_by_broker: false,
+            lacks_headers: false,
+            key,
+            value,
+            buffers: Buffers { bytes, headers: spans },
+        }
     }
 
     /// Takes what it was copied into out of a record that nobody asks any more: it has no key, no value and no headers then.

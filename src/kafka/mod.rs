@@ -22,6 +22,7 @@ mod directory;
 mod dropped;
 mod envelope;
 mod foreign_id;
+mod format;
 #[cfg(feature = "cli")]
 mod groups;
 mod incoming;
@@ -54,6 +55,7 @@ pub(crate) use directory::Directory;
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
 pub(crate) use foreign_id::identity_by_place;
+pub(crate) use format::foreign_format;
 #[cfg(feature = "cli")]
 pub(crate) use groups::{Behind, Read, groups_behind};
 pub(crate) use incoming::{Buffers, Incoming, Place};

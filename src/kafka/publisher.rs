@@ -84,6 +84,7 @@ impl Publisher {
         for (name, value) in FIXED {
             config.set(*name, *value);
         }
+        config.set("message.max.bytes", self.settings.letter_bytes_max().to_string());
         config.set("message.timeout.ms", self.timeout.as_millis().to_string());
         config.set_log_level(RDKafkaLogLevel::Error);
         config.create_with_context(Quiet).map(Dropped::new)

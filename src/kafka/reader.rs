@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::foreign_id::{foreign_id_at, is_structured};
+use super::foreign_id::foreign_id_at;
+use super::format::{declared_foreign_format, is_connect_envelope, is_structured, probable_format};
 use super::incoming::{Buffers, Incoming};
 
 /// What a record says.
@@ -52,6 +53,21 @@ pub enum Malformed {
     /// The value is no CloudEvent in JSON.
     #[error("the value is not a CloudEvent: {0}")]
     Structured(String),
+    /// Attributes of another version may have another meaning.
+    #[error("the CloudEvents version {0:?} is not supported; send specversion 1.0")]
+    SpecVersion(String),
+    /// The event is inside an envelope with its schema.
+    #[error(
+        "the value is an envelope of Kafka Connect with `schema` and `payload`; set `schemas.enable=false` for its converter, then replay or send \
+         the event again"
+    )]
+    ConnectEnvelope,
+    /// Names of headers are text.
+    #[error("the names of many headers are not UTF-8; the record is kept without its headers")]
+    HeaderNames,
+    /// The value has a format that is not read.
+    #[error("the value is in a format that is not supported: {0}")]
+    Format(String),
     /// Nothing says what happened.
     #[error("nothing says which event this is: neither `ce_type` nor a header `eventType`, and no type is assumed for this topic")]
     NoType,
@@ -66,7 +82,13 @@ impl Message {
     /// # Errors
     /// [`Malformed`], and the record.
     pub(crate) fn read(incoming: Incoming, assumed_type: Option<&'static str>) -> Result<Self, (Malformed, Box<Incoming>)> {
-        let (incoming, original) = if is_structured(&incoming) && incoming.value().is_some() {
+        if incoming.lacks_headers {
+            return Err((Malformed::HeaderNames, Box::new(incoming)));
+        }
+        if let Some(format) = declared_foreign_format(&incoming).filter(|_| incoming.value().is_some()) {
+            return Err((Malformed::Format(format), Box::new(incoming)));
+        }
+        let (incoming, original) = if is_structured(&incoming) {
             match from_structured(&incoming) {
                 Ok(binary) => (binary, Some(Box::new(incoming))),
                 Err(malformed) => return Err((malformed, Box::new(incoming))),
@@ -93,7 +115,10 @@ impl Message {
                 b"ce_subject" => (at.subject, _) = (here, text("subject")?),
                 b"ce_aggregatetype" => (at.aggregate_type, _) = (here, text("aggregatetype")?),
                 b"ce_time" => at.time = here,
-                b"ce_specversion" => cloud_event = true,
+                b"ce_specversion" => {
+                    check_specversion(text("specversion")?)?;
+                    cloud_event = true;
+                }
                 b"ce_dataversion" => version = number(text("dataversion")?)?,
                 b"eventType" | b"type" => foreign_type = here,
                 _ => {}
@@ -107,9 +132,12 @@ impl Message {
             }
         } else {
             (at.id, at.event_type) = (foreign_id_at(incoming), at.event_type.or(foreign_type));
+            if incoming.value().is_some_and(is_connect_envelope) {
+                return Err(Malformed::ConnectEnvelope);
+            }
         }
         if at.event_type.is_none() && assumed_type.is_none() {
-            return Err(Malformed::NoType);
+            return Err(probable_format(incoming).filter(|_| incoming.value().is_some()).map_or(Malformed::NoType, Malformed::Format));
         }
         Ok((at, version))
     }
@@ -205,6 +233,14 @@ impl Message {
     }
 }
 
+/// Accepts the version of CloudEvents that is read here; 1.0.1 and 1.0.2 of the specification are written 1.0 too.
+fn check_specversion(text: &str) -> Result<(), Malformed> {
+    if text == "1.0" { Ok(()) } else { Err(Malformed::SpecVersion(text.chars().take(VERSION_CHARACTERS_MAX).collect())) }
+}
+
+/// Longest version in a message.
+const VERSION_CHARACTERS_MAX: usize = 40;
+
 fn number(text: &str) -> Result<u32, Malformed> {
     text.parse().ok().filter(|version| *version > 0).ok_or_else(|| Malformed::Version(text.to_owned()))
 }
@@ -216,7 +252,10 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
     let attributes: BTreeMap<Cow<'_, str>, &RawValue> =
         serde_json::from_slice(record.value().unwrap_or_default()).map_err(|error| malformed(&error))?;
     let mut headers: Vec<(String, Cow<'_, [u8]>)> = Vec::with_capacity(attributes.len() + record.headers().len());
-    for (name, value) in record.headers().filter(|(name, _)| *name != b"content-type") {
+    if !attributes.contains_key("specversion") {
+        return Err(Malformed::Missing("specversion"));
+    }
+    for (name, value) in record.headers().filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-type")) {
         headers.push((String::from_utf8_lossy(name).into_owned(), Cow::Borrowed(value)));
     }
     let mut data: Option<Cow<'_, [u8]>> = None;
@@ -322,6 +361,60 @@ mod tests {
         assert_eq!((&*plain.id(), &*plain.source(), &*plain.aggregate_id()), ("3/9", "kafka:order", "7"));
     }
 
+    /// Case A7.
+    #[test]
+    fn attributes_in_headers_win_over_a_value_that_claims_to_be_another_event() {
+        let forged = r#"{"specversion":"1.0","id":"forged","type":"Forged","source":"/evil","data":{}}"#;
+        let claims = [&BINARY[..], &[("content-type", "application/cloudevents+json")]].concat();
+        let message = read(&claims, Some(forged), None).expect("a CloudEvent in binary mode");
+        assert_eq!((&*message.id(), &*message.source(), message.event_type()), ("e-1", "/shop", "OrderPlaced"));
+        assert_eq!(message.data(), Some(forged.as_bytes()));
+    }
+
+    /// Case A15.
+    #[test]
+    fn other_versions_of_cloud_events_and_envelopes_of_connect_are_no_events() {
+        for version in ["2.0", "0.3", "1.1", "1", ""] {
+            let headers = [("ce_specversion", version), ("ce_id", "1"), ("ce_type", "T"), ("ce_source", "/s")];
+            assert!(matches!(read(&headers, Some("{}"), None), Err(Malformed::SpecVersion(_))), "{version}");
+            let structured = format!(r#"{{"specversion":"{version}","id":"1","type":"T","source":"/s"}}"#);
+            assert!(matches!(read(&[], Some(&structured), Some("T")), Err(Malformed::SpecVersion(_))), "{version}");
+        }
+        let envelope = r#"{"schema":{"type":"struct"},"payload":{}}"#;
+        assert!(matches!(read(&[], Some(envelope), Some("T")), Err(Malformed::ConnectEnvelope)));
+        assert!(matches!(read(&[("eventType", "T")], Some(envelope), None), Err(Malformed::ConnectEnvelope)));
+        assert!(read(&BINARY, Some(envelope), None).is_ok(), "the data of a CloudEvent may look like it");
+    }
+
+    /// Case D14.
+    #[test]
+    fn a_structured_event_needs_no_content_type() {
+        let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","tenant":"acme","data":{"n":1}}"#;
+        let message = read(&[], Some(value), None).expect("a CloudEvent");
+        assert_eq!((&*message.id(), message.event_type(), message.data()), ("1", "T", Some(&br#"{"n":1}"#[..])));
+        assert_eq!(message.header("ce_tenant"), Some("acme"));
+    }
+
+    /// Case B12.
+    #[test]
+    fn a_record_without_its_headers_is_no_event_whatever_its_value() {
+        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
+        let mut record = Incoming::new(place, Some(b"7"), Some(b"{}"), std::iter::empty());
+        record.lacks_headers = true;
+        assert!(matches!(Message::read(record, Some("T")), Err((Malformed::HeaderNames, _))));
+    }
+
+    /// Case D18.
+    #[test]
+    fn a_format_that_is_not_read_is_named_also_for_an_assumed_type() {
+        let batch = [("content-type", "application/cloudevents-batch+json")];
+        assert!(matches!(read(&batch, Some("[]"), Some("T")), Err(Malformed::Format(_))));
+        assert!(matches!(read(&[("__TypeId__", "x.Y")], Some("{}"), None), Err(Malformed::Format(_))));
+        assert!(read(&[("__TypeId__", "x.Y")], Some("{}"), Some("T")).is_ok());
+        assert!(matches!(read(&[], None, None), Err(Malformed::NoType)), "a tombstone stays one");
+        assert!(matches!(read(&batch, None, None), Err(Malformed::NoType)));
+    }
+
     #[test]
     fn what_is_no_event_says_why() {
         assert!(matches!(read(&[], Some("{}"), None), Err(Malformed::NoType)));
@@ -330,6 +423,7 @@ mod tests {
         assert!(matches!(read(&[&BINARY[..4], &[("ce_dataversion", "x")]].concat(), None, None), Err(Malformed::Version(_))));
         let structured = [("content-type", "application/cloudevents+json")];
         assert!(matches!(read(&structured, Some("{"), None), Err(Malformed::Structured(_))));
+        assert!(matches!(read(&structured, Some(r#"{"id":"1","type":"T"}"#), Some("T")), Err(Malformed::Missing("specversion"))));
         assert!(matches!(read(&structured, Some(r#"{"specversion":"1.0","type":"T"}"#), None), Err(Malformed::Missing("id"))));
     }
 }

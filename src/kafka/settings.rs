@@ -36,6 +36,16 @@ pub struct PropertyFault {
     pub reason: String,
 }
 
+/// Default of librdkafka's `receive.message.max.bytes`.
+const RECEIVED_BYTES_MAX: usize = 100_000_000;
+
+/// Largest `message.max.bytes` that librdkafka accepts.
+const MESSAGE_BYTES_MAX: usize = 1_000_000_000;
+
+/// Bound of the headers that a dead letter adds: the error text twice with 2,000 bytes each, names of a topic and a group
+/// with 249 bytes each, id and source, and numbers.
+const LETTER_HEADER_BYTES_MAX: usize = 64 * 1024;
+
 impl Settings {
     /// Checks every property with librdkafka: unknown names, values out of range, and those Tidings sets itself.
     pub fn faults(&self) -> Vec<PropertyFault> {
@@ -136,6 +146,20 @@ impl Settings {
         config.set("bootstrap.servers", &self.brokers);
         config
     }
+
+    /// Limit for a record that is written back with headers about its failure: every record that a consumer with these
+    /// settings reads, and [`LETTER_HEADER_BYTES_MAX`].
+    ///
+    /// A consumer reads what fits a response (`receive.message.max.bytes`), which librdkafka raises to `fetch.max.bytes` and
+    /// `message.max.bytes`. A smaller limit would refuse a record that is read already. It protects nothing either: the
+    /// record is in memory, and the broker has its own limit. A much larger limit would send requests above the broker's
+    /// `socket.request.max.bytes` (104,857,600), which it answers by closing the connection.
+    pub(crate) fn letter_bytes_max(&self) -> usize {
+        let given = |property: &str| self.properties.get(property).and_then(|value| value.trim().parse().ok());
+        let readable = ["receive.message.max.bytes", "fetch.max.bytes", "message.max.bytes"].iter().filter_map(|name| given(name));
+        let readable: usize = readable.max().unwrap_or(0).max(RECEIVED_BYTES_MAX);
+        readable.saturating_add(LETTER_HEADER_BYTES_MAX).min(MESSAGE_BYTES_MAX)
+    }
 }
 
 // === impl Debug ===
@@ -164,7 +188,6 @@ fn reserved(property: &str) -> Option<&'static str> {
         "retries" | "message.send.max.retries" | "delivery.timeout.ms" | "message.timeout.ms" => {
             "set by Tidings: an event is retried until it is delivered, an outage costs none; remove it"
         }
-        "message.max.bytes" => "set by Tidings; use kafka.max_message_bytes",
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
             "set by Tidings; use limits.in_flight_events and limits.in_flight_bytes"
         }
@@ -312,7 +335,7 @@ mod tests {
             ("bootstrap.servers", "x:1", "kafka.brokers"),
             ("transactional.id", "x", "fence"),
             ("partitioner", "random", "murmur2"),
-            ("message.max.bytes", "1", "kafka.max_message_bytes"),
+            ("message.max.bytes", "1", "librdkafka refuses it"),
             ("sasl.jaas.config", "x", "use sasl.username and sasl.password"),
             ("quite.another.thing", "x", "CONFIGURATION.md"),
         ] {
@@ -323,6 +346,24 @@ mod tests {
         let both = settings(&[("acks", "1"), ("client.id", "me"), ("linger.ms", "soon")]).faults();
         assert_eq!(both.iter().map(|fault| fault.property.as_str()).collect::<Vec<_>>(), ["acks", "linger.ms"]);
         assert_eq!(settings(&[("linger.ms", "5"), ("compression.type", "lz4"), ("client.id", "me")]).faults(), []);
+    }
+
+    /// Case A2.
+    #[test]
+    fn a_letter_may_be_as_large_as_any_record_that_can_be_read() {
+        for (properties, readable) in [
+            (&[][..], 100_000_000),
+            (&[("message.max.bytes", "20000000")], 100_000_000),
+            (&[("receive.message.max.bytes", "1000000")], 100_000_000),
+            (&[("receive.message.max.bytes", "300000000")], 300_000_000),
+            (&[("fetch.max.bytes", "400000000")], 400_000_000),
+            (&[("message.max.bytes", "500000000")], 500_000_000),
+        ] {
+            assert_eq!(settings(properties).letter_bytes_max(), readable + LETTER_HEADER_BYTES_MAX, "{properties:?}");
+        }
+        assert_eq!(settings(&[("message.max.bytes", "1000000000")]).letter_bytes_max(), MESSAGE_BYTES_MAX);
+        let largest = MESSAGE_BYTES_MAX.to_string();
+        assert_eq!(settings(&[("message.max.bytes", &largest)]).faults(), []);
     }
 
     #[test]

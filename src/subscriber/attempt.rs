@@ -22,11 +22,12 @@ use tracing::Span;
 
 use super::clock::Clock;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
-use super::escalate::{Dead, retry_delay};
+use super::escalate::{Dead, REFUSED_PAUSE, retry_delay};
 use super::failure_log::FailureLog;
 use super::gate::Gate;
 use super::handler::{Called, HandlerError, Verdict};
 use super::kill_switch::Tally;
+use super::log_limit::LogLimit;
 use super::options::Options;
 use super::outage::Outage;
 use super::retry::{Next, Retry};
@@ -35,6 +36,7 @@ use super::statistics::{Count, Counters, Statistics};
 use super::turn::Turn;
 use super::unknown_types::UnknownTypes;
 use super::{Delivery, Escalation, SubscriberState};
+use crate::event::panic_text;
 use crate::kafka::Message;
 use crate::postgres::session_fault;
 
@@ -58,6 +60,8 @@ pub(super) struct Runner {
     /// How many events wait to be probed with, or are.
     pub(super) probing: AtomicUsize,
     pub(super) tripped: AtomicBool,
+    /// Dead letters of records that cannot be read.
+    pub(super) unreadable: LogLimit,
     pub(super) clock: Clock,
     pub(super) failures: FailureLog,
     pub(super) unknown_types: UnknownTypes,
@@ -70,6 +74,8 @@ pub(super) enum Settled {
     Finished,
     /// It is to be set aside, with the later ones of its aggregate: after this many attempts, the last of which failed with this error.
     Park { attempts: u32, error: String },
+    /// The broker refuses its dead letter: it is to be set aside until its topic's settings change.
+    Refused { attempts: u32, error: String },
     /// The subscriber gives the partition up: the next owner handles it.
     Abandoned,
 }
@@ -83,6 +89,17 @@ pub(super) enum Parked {
     Again { after: Duration, attempts: u32, error: String },
     /// The partition is given up.
     Abandoned,
+}
+
+impl Settled {
+    /// The same of an event that is parked already, after this many attempts from there.
+    pub(super) fn parked(self, before: u32) -> Parked {
+        match self {
+            Self::Finished | Self::Park { .. } => Parked::Done,
+            Self::Refused { error, .. } => Parked::Again { after: REFUSED_PAUSE, attempts: before, error },
+            Self::Abandoned => Parked::Abandoned,
+        }
+    }
 }
 
 /// A batch whose events are to be handled one by one, after this many attempts that count.
@@ -147,7 +164,8 @@ impl Runner {
                     let next = if error.verdict() == Verdict::DeadLetter { Next::GiveUp } else { retry.after(failed, chance()) };
                     match next {
                         Next::After(pause) => pause,
-                        Next::GiveUp if self.trips() => match self.probe(message, turn).await {
+                        // Malformed input of one producer does not pause the events of others.
+                        Next::GiveUp if !error.is_undecodable() && self.trips() => match self.probe(message, turn).await {
                             Some(end) => return end,
                             None => continue,
                         },
@@ -165,10 +183,7 @@ impl Runner {
     /// parks nothing, it is handled as if it had just come, before the later ones of its aggregate.
     pub(super) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
         let Escalation::Park(retry) = &self.escalation else {
-            return match self.settle(message, turn, &self.options.retry, None).await {
-                Settled::Abandoned => Parked::Abandoned,
-                Settled::Finished | Settled::Park { .. } => Parked::Done,
-            };
+            return self.settle(message, turn, &self.options.retry, None).await.parked(before);
         };
         let mut outage = Outage::none(self);
         loop {
@@ -180,10 +195,7 @@ impl Runner {
                 Err(error) => error,
             };
             if error.is_conflicting() {
-                return match self.end_conflicting(message, &error, 0, turn).await {
-                    Settled::Abandoned => Parked::Abandoned,
-                    Settled::Finished | Settled::Park { .. } => Parked::Done,
-                };
+                return self.end_conflicting(message, &error, 0, turn).await.parked(before);
             }
             let pause = match error.verdict() {
                 Verdict::Skip => {
@@ -200,10 +212,7 @@ impl Runner {
                         Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
                         _ => {}
                     }
-                    return match self.bury_at_last(&Dead::event(message, 1), &error, turn).await {
-                        Settled::Abandoned => Parked::Abandoned,
-                        _ => Parked::Done,
-                    };
+                    return self.bury_at_last(&Dead::event(message, 1), &error, turn).await.parked(before);
                 }
             };
             if !turn.pause(pause).await {
@@ -372,12 +381,6 @@ fn mark_failed(span: &Span, error: &HandlerError) {
 /// The error of an attempt that panicked.
 fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
     HandlerError::retry(format!("the handler panicked: {}", panic_text(panic)))
-}
-
-/// What a panic says.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a text")
 }
 
 /// A number from 0 to 1, different for each caller: the jitter of pauses.

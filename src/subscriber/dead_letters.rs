@@ -73,8 +73,10 @@ pub(crate) const ORIGINAL_PARTITION: &str = "kafka_dlt-original-partition";
 pub(crate) const ORIGINAL_OFFSET: &str = "kafka_dlt-original-offset";
 /// When it was published, eight bytes, big endian: milliseconds since the Unix epoch.
 const ORIGINAL_TIMESTAMP: &str = "kafka_dlt-original-timestamp";
+/// Whose clock that is, in the words of Kafka's Java client.
+const ORIGINAL_TIMESTAMP_TYPE: &str = "kafka_dlt-original-timestamp-type";
 /// Headers that say where a record was first.
-const ORIGINAL: [&str; 4] = [ORIGINAL_TOPIC, ORIGINAL_PARTITION, ORIGINAL_OFFSET, ORIGINAL_TIMESTAMP];
+const ORIGINAL: [&str; 5] = [ORIGINAL_TOPIC, ORIGINAL_PARTITION, ORIGINAL_OFFSET, ORIGINAL_TIMESTAMP, ORIGINAL_TIMESTAMP_TYPE];
 /// What went wrong.
 pub(crate) const EXCEPTION_MESSAGE: &str = "kafka_dlt-exception-message";
 /// What kind of thing went wrong.
@@ -90,12 +92,11 @@ pub(crate) const DUE: &str = "tidings_due";
 const ERROR_BYTES_MAX: usize = 2_000;
 
 /// Headers that a retry or a dead letter writes anew.
-const OURS: [&str; 10] = [
+const OURS: [&str; 9] = [
     EXCEPTION_MESSAGE,
     EXCEPTION_CLASS,
     "kafka_dlt-exception-stacktrace",
     "kafka_dlt-original-consumer-group",
-    "kafka_dlt-original-timestamp-type",
     ATTEMPTS,
     TIER,
     DUE,
@@ -108,7 +109,25 @@ pub(super) fn attempts_of(record: &Incoming, group: &str) -> u32 {
     if origin_of(&record.topic, group) == &*record.topic {
         return 0;
     }
-    record.header(ATTEMPTS).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0)
+    record.header(ATTEMPTS).map_or(0, bounded_count)
+}
+
+/// The number of retry topics that a record of a retry or redrive topic of this group has behind it. Elsewhere the header
+/// means nothing, because any producer can write it.
+pub(super) fn tier_of(record: &Incoming, group: &str) -> usize {
+    if origin_of(&record.topic, group) == &*record.topic {
+        return 0;
+    }
+    record.header(TIER).map_or(0, bounded_count) as usize
+}
+
+/// Most that a counter in a header can say. Counters grow by one per attempt or replay, so a larger one is forged.
+const COUNT_MAX: u32 = 1_000_000;
+
+/// A counter of a header: 0 if it is no number, and [`COUNT_MAX`] at most.
+pub(super) fn bounded_count(text: &[u8]) -> u32 {
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    number.unwrap_or(0).min(COUNT_MAX)
 }
 
 /// Whether a header is one that says why and when a record died.
@@ -135,12 +154,12 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
         put(ORIGINAL_PARTITION, &record.partition.to_be_bytes());
         put(ORIGINAL_OFFSET, &record.offset.to_be_bytes());
         put(ORIGINAL_TIMESTAMP, &record.timestamp.to_be_bytes());
+        put(ORIGINAL_TIMESTAMP_TYPE, timestamp_type(record));
         if let Some((id, source)) = &named_here {
             put("ce_id", id.as_bytes());
             put("ce_source", source.as_bytes());
         }
     }
-    put("kafka_dlt-original-timestamp-type", b"CREATE_TIME");
     put("kafka_dlt-original-consumer-group", why.group.as_bytes());
     put(EXCEPTION_CLASS, format!("tidings.{}", why.kind).as_bytes());
     let mut message = why.error.chain();
@@ -149,6 +168,23 @@ pub(super) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
     put("kafka_dlt-exception-stacktrace", message.as_bytes());
     put(ATTEMPTS, why.attempts.to_string().as_bytes());
     put("tidings_failed_at", chrono::Utc::now().to_rfc3339().as_bytes());
+    Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
+}
+
+fn timestamp_type(record: &Incoming) -> &'static [u8] {
+    if record.is_stamped_by_broker {
+        b"LOG_APPEND_TIME"
+    } else if record.timestamp < 0 {
+        b"NO_TIMESTAMP_TYPE"
+    } else {
+        b"CREATE_TIME"
+    }
+}
+
+/// The record as it came, for another topic, without headers about its failure.
+pub(super) fn bare_letter(record: &Incoming, topic: String) -> Letter {
+    let headers = record.headers_with_nulls();
+    let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec))).collect();
     Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
 }
 
@@ -196,6 +232,56 @@ mod tests {
             assert_eq!(header(letter, ATTEMPTS), Some(&b"5"[..]));
             assert!(header(letter, EXCEPTION_MESSAGE).is_some_and(|text| text.len() <= ERROR_BYTES_MAX));
         }
+    }
+
+    /// Case C13.
+    #[test]
+    fn counters_of_headers_are_bounded_and_count_in_the_groups_own_topics_only() {
+        for (text, count) in [("4294967295", COUNT_MAX), ("3", 3), ("-1", 0), ("99999999999999999999", 0), ("x", 0), ("", 0)] {
+            assert_eq!(bounded_count(text.as_bytes()), count, "{text}");
+        }
+        assert_eq!(bounded_count(b"\xff"), 0);
+        let forged = |topic: &str| {
+            let place = RecordPlace { topic: topic.into(), partition: 3, offset: 9, timestamp: 5 };
+            let headers = [(TIER, Some(&b"2"[..])), (ATTEMPTS, Some(b"4294967295"))];
+            Incoming::new(place, Some(b"7"), None, headers.into_iter())
+        };
+        let (own, other) = (forged("order.g.retry.1m"), forged("order"));
+        assert_eq!((tier_of(&own, "g"), attempts_of(&own, "g")), (2, COUNT_MAX));
+        assert_eq!((tier_of(&other, "g"), attempts_of(&other, "g")), (0, 0));
+    }
+
+    /// Case D19.
+    #[test]
+    fn the_type_of_the_timestamp_is_that_of_the_first_topic_through_retries() {
+        let error = HandlerError::retry("no");
+        let why = Obituary { group: "g", error: &error, kind: "handler", attempts: 1 };
+        for (by_broker, timestamp, expected) in [(true, 5, "LOG_APPEND_TIME"), (false, 5, "CREATE_TIME"), (false, -1, "NO_TIMESTAMP_TYPE")]
+        {
+            let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp };
+            let mut record = Incoming::new(place, Some(b"7"), None, std::iter::empty());
+            record.is_stamped_by_broker = by_broker;
+            let first = letter(&record, "order.g.retry.1m".into(), &why);
+            let again = Incoming::new(
+                RecordPlace { topic: "order.g.retry.1m".into(), partition: 0, offset: 1, timestamp: 6 },
+                None,
+                None,
+                first.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())),
+            );
+            for letter in [&first, &letter(&again, "order.g.dlt".into(), &why)] {
+                assert_eq!(header(letter, ORIGINAL_TIMESTAMP_TYPE), Some(expected.as_bytes()));
+            }
+        }
+    }
+
+    /// Case A2.
+    #[test]
+    fn a_bare_letter_adds_nothing_to_the_record() {
+        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let record = Incoming::new(place, Some(b"7"), None, [("x", Some(&b"y"[..])), ("null", None)].into_iter());
+        let bare = bare_letter(&record, "order.g.dlt".into());
+        assert_eq!((bare.topic.as_str(), bare.key.as_deref(), bare.value), ("order.g.dlt", Some(&b"7"[..]), None));
+        assert_eq!(bare.headers, [("x".to_owned(), Some(b"y".to_vec())), ("null".to_owned(), None)]);
     }
 
     #[test]

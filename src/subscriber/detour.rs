@@ -11,7 +11,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use super::inbox::OpenInbox;
-use crate::kafka::{Incoming, Message, Partition, Place};
+use crate::kafka::{Incoming, Partition, Place};
+
+/// Stands among the stored headers of a record whose timestamp is the broker's. It is never sent.
+const STAMPED_BY_BROKER: &str = "tidings_stamped_by_broker";
 
 /// The table, for one consumer.
 pub(super) struct Detour {
@@ -45,7 +48,7 @@ pub(super) struct Head {
 pub(super) struct Setback {
     /// Until it is tried from here.
     pub(super) pause: Duration,
-    /// The number of attempts so far.
+    /// The number of attempts so far, those of earlier deliveries included.
     pub(super) attempts: u32,
     /// The error of the last one; `None` if it waits behind another event.
     pub(super) error: Option<String>,
@@ -78,10 +81,11 @@ impl Detour {
     }
 
     /// Adds an event behind those of its aggregate; one that is there already is fine.
-    pub(super) async fn append(&self, message: &Message, setback: &Setback) -> Result<(), sqlx::Error> {
-        let record = message.as_it_came();
-        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) =
-            record.headers_with_nulls().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).unzip();
+    pub(super) async fn append(&self, record: &Incoming, setback: &Setback) -> Result<(), sqlx::Error> {
+        let stamp = record.is_stamped_by_broker.then(|| (STAMPED_BY_BROKER.to_owned(), None));
+        let headers = record.headers_with_nulls().filter(|(name, _)| *name != STAMPED_BY_BROKER.as_bytes());
+        let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
+        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(stamp).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
             .persistent(false)
             .bind(&self.consumer)
@@ -94,7 +98,7 @@ impl Detour {
             .bind(names)
             .bind(values)
             .bind(setback.pause.as_secs_f64())
-            .bind(i32::try_from(setback.attempts.saturating_add(message.attempts_before())).unwrap_or(i32::MAX))
+            .bind(i32::try_from(setback.attempts).unwrap_or(i32::MAX))
             .bind(setback.error.as_ref().map(|error| error.replace('\0', "")))
             .execute(&self.pool)
             .await
@@ -186,6 +190,9 @@ impl Head {
             timestamp: self.record_timestamp,
         };
         let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), value.as_deref()));
-        Incoming::new(place, Some(&self.key), self.value.as_deref(), headers)
+        let headers = headers.filter(|(name, _)| *name != STAMPED_BY_BROKER);
+        let mut record = Incoming::new(place, Some(&self.key), self.value.as_deref(), headers);
+        record.is_stamped_by_broker = self.header_names.iter().any(|name| name == STAMPED_BY_BROKER);
+        record
     }
 }

@@ -4,12 +4,32 @@ use std::time::Duration;
 
 use super::Escalation;
 use super::attempt::{Runner, Settled};
-use super::dead_letters::{DUE, Obituary, TIER, letter, origin_of};
+use super::dead_letters::{DUE, Obituary, TIER, bare_letter, letter, origin_of, tier_of};
 use super::handler::{HandlerError, Verdict};
 use super::outage::Outage;
 use super::statistics::Count;
 use super::turn::Turn;
 use crate::kafka::{Incoming, LetterError, Message};
+
+/// Time until a letter that the broker refuses is tried again: its topic's settings change by hand.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why a record is not in another topic.
+enum Unburied {
+    /// Kafka does not confirm it at the moment.
+    Unavailable(HandlerError),
+    /// The broker would refuse it again.
+    Refused(LetterError),
+}
+
+impl From<LetterError> for Unburied {
+    fn from(error: LetterError) -> Self {
+        match error {
+            LetterError::Refused { .. } => Self::Refused(error),
+            LetterError::UnknownTopic(_) | LetterError::Unavailable { .. } => Self::Unavailable(HandlerError::unavailable(error)),
+        }
+    }
+}
 
 /// What goes to the dead letters.
 #[derive(Clone, Copy)]
@@ -20,18 +40,27 @@ pub(super) struct Dead<'m> {
     message: Option<&'m Message>,
     kind: &'static str,
     attempts: u32,
+    /// The record cannot be read, so that its producer decides how often this happens.
+    is_unreadable: bool,
 }
 
 impl<'m> Dead<'m> {
     /// An event that was tried this often since it was read.
     pub(super) fn event(message: &'m Message, attempts: u32) -> Self {
         let attempts = attempts.saturating_add(message.attempts_before());
-        Self { record: message.as_it_came(), event_type: message.event_type(), message: Some(message), kind: "handler", attempts }
+        Self {
+            record: message.as_it_came(),
+            event_type: message.event_type(),
+            message: Some(message),
+            kind: "handler",
+            attempts,
+            is_unreadable: false,
+        }
     }
 
     /// A record that is no event.
     fn malformed(record: &'m Incoming) -> Self {
-        Self { record, event_type: "", message: None, kind: "malformed", attempts: 0 }
+        Self { record, event_type: "", message: None, kind: "malformed", attempts: 0, is_unreadable: true }
     }
 }
 
@@ -50,20 +79,34 @@ impl Runner {
                 return Settled::Park { attempts: failed, error: error.chain() };
             }
             Escalation::RetryTopics(delays) if !is_dead => {
-                let tier: usize = message.header(TIER).and_then(|tier| tier.parse().ok()).unwrap_or(0);
+                let tier = tier_of(message.as_it_came(), &self.name);
                 if let Some(delay) = delays.get(tier) {
                     let mut outage = Outage::none(self);
-                    while let Err(unsent) = self.send_to_retry(message, error, failed, tier, *delay).await {
-                        if !turn.pause(outage.goes_on(&unsent)).await {
-                            return Settled::Abandoned;
+                    loop {
+                        match self.send_to_retry(message, error, failed, tier, *delay).await {
+                            Ok(()) => return Settled::Finished,
+                            Err(Unburied::Unavailable(unsent)) => {
+                                if !turn.pause(outage.goes_on(&unsent)).await {
+                                    return Settled::Abandoned;
+                                }
+                            }
+                            Err(Unburied::Refused(refusal)) => {
+                                tracing::warn!(
+                                    subscriber = self.name,
+                                    event.id = &*message.id(),
+                                    %refusal,
+                                    "a retry topic refuses an event, which becomes a dead letter"
+                                );
+                                break;
+                            }
                         }
                     }
-                    return Settled::Finished;
                 }
             }
             _ => {}
         }
-        self.bury_at_last(&Dead::event(message, failed), error, turn).await
+        let dead = Dead { is_unreadable: error.is_undecodable(), ..Dead::event(message, failed) };
+        self.bury_at_last(&dead, error, turn).await
     }
 
     /// Sends an event to the dead letters that shares its identity with one that was handled. No handler ran, so it says nothing
@@ -84,15 +127,47 @@ impl Runner {
         self.bury_at_last(&dead, error, turn).await
     }
 
-    /// Sends a record to the dead letters, however long that takes.
+    /// Sends a record to the dead letters, however long that takes. One that the broker refuses is not given up: it is
+    /// parked where that is possible, and otherwise tried again in front of its aggregate.
     pub(super) async fn bury_at_last(&self, dead: &Dead<'_>, error: &HandlerError, turn: &mut Turn<'_>) -> Settled {
         let mut outage = Outage::none(self);
-        while let Err(unsent) = self.bury(dead, error).await {
-            if !turn.pause(outage.goes_on(&unsent)).await {
+        loop {
+            let pause = match self.bury(dead, error).await {
+                Ok(()) => return Settled::Finished,
+                Err(Unburied::Unavailable(unsent)) => outage.goes_on(&unsent),
+                Err(Unburied::Refused(refusal)) => {
+                    outage.is_over();
+                    let parks = dead.record.key().is_some() && self.core.inbox.is_some();
+                    self.report_refused(dead, &refusal, error, parks);
+                    if parks {
+                        let error = format!("{refusal}; the event failed with: {}", error.chain());
+                        return Settled::Refused { attempts: dead.attempts, error };
+                    }
+                    REFUSED_PAUSE
+                }
+            };
+            if !turn.pause(pause).await {
                 return Settled::Abandoned;
             }
         }
-        Settled::Finished
+    }
+
+    fn report_refused(&self, dead: &Dead<'_>, refusal: &LetterError, error: &HandlerError, parks: bool) {
+        let record = dead.record;
+        self.statistics.add(Count::RefusedLetters, dead.event_type, 1);
+        tracing::warn!(
+            subscriber = self.name,
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            bytes = record.size(),
+            reason = error.chain(),
+            %refusal,
+            parked = parks,
+            "the broker refuses a dead letter; the event stays and is tried again every {} s: raise max.message.bytes of the \
+             dead letter topic, or correct its settings",
+            REFUSED_PAUSE.as_secs()
+        );
     }
 
     async fn send_to_retry(
@@ -102,25 +177,26 @@ impl Runner {
         failed: u32,
         tier: usize,
         delay: Duration,
-    ) -> Result<(), HandlerError> {
+    ) -> Result<(), Unburied> {
         let origin = origin_of(&message.as_it_came().topic, &self.name);
         let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed.saturating_add(message.attempts_before()) };
         let mut letter = letter(message.as_it_came(), retry_topic(origin, &self.name, delay), &why);
         let due = chrono::Utc::now() + delay;
         letter.headers.push((TIER.into(), Some((tier + 1).to_string().into_bytes())));
         letter.headers.push((DUE.into(), Some(due.timestamp_millis().to_string().into_bytes())));
-        self.letterbox.send(&letter, origin).await.map_err(HandlerError::unavailable)?;
+        self.letterbox.send(&letter, origin).await?;
         self.statistics.add(Count::Retried, message.event_type(), 1);
         self.report_used_up(message, failed, error, "an event used up its attempts: it is tried again from a retry topic");
         Ok(())
     }
 
-    /// Sends a record to the dead letters.
+    /// Sends a record to the dead letters. A letter that the broker refuses is sent once more with the record's own headers
+    /// only.
     ///
     /// # Errors
     /// When it does not arrive there; it is not finished then.
-    pub(super) async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), HandlerError> {
-        let Dead { record, event_type, message, kind, attempts } = *dead;
+    async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), Unburied> {
+        let Dead { record, event_type, message, kind, attempts, is_unreadable } = *dead;
         let id = message.map(|message| message.id().to_string());
         let origin = origin_of(&record.topic, &self.name);
         let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
@@ -131,28 +207,35 @@ impl Runner {
         };
         let why = Obituary { group: &self.name, error, kind, attempts };
         match self.letterbox.send(&letter(record, place.clone(), &why), origin).await {
-            Ok(()) => {}
-            Err(error @ LetterError::Refused { .. }) => {
-                // Too large with its new headers, say: the record is still where it was, and this line says so.
-                tracing::error!(subscriber = self.name, topic, partition, offset, reason, %error, "a dead letter is refused and discarded");
-                self.statistics.add(Count::Discarded, event_type, 1);
-                return Ok(());
-            }
-            Err(error) => return Err(HandlerError::unavailable(error)),
+            Err(LetterError::Refused { .. }) => self.letterbox.send(&bare_letter(record, place.clone()), origin).await?,
+            sent => sent?,
         }
-        tracing::error!(
-            subscriber = self.name,
-            event.id = id,
-            event.r#type = event_type,
-            topic,
-            partition,
-            offset,
-            handler = self.core.router.handlers_of(event_type),
-            attempts,
-            reason,
-            dead_letters = place,
-            "an event is dead"
-        );
+        if !is_unreadable {
+            tracing::error!(
+                subscriber = self.name,
+                event.id = id,
+                event.r#type = event_type,
+                topic,
+                partition,
+                offset,
+                handler = self.core.router.handlers_of(event_type),
+                attempts,
+                reason,
+                dead_letters = place,
+                "an event is dead"
+            );
+        } else if let Some(suppressed) = self.unreadable.admit(std::time::Instant::now()) {
+            tracing::warn!(
+                subscriber = self.name,
+                topic,
+                partition,
+                offset,
+                reason,
+                dead_letters = place,
+                suppressed,
+                "a record cannot be read and becomes a dead letter; similar messages are logged every 10 s at most"
+            );
+        }
         self.statistics.add(Count::DeadLettered, event_type, 1);
         Ok(())
     }
@@ -208,6 +291,22 @@ mod tests {
             assert_eq!(retry_delay(other, "g"), None, "{other}");
         }
         assert_eq!(retry_delay("order.g.retry.18446744073709551615h", "g"), None);
+    }
+
+    /// Case A2.
+    #[test]
+    fn a_refused_letter_is_no_outage_and_its_event_stays_parked() {
+        let refused = LetterError::Refused { topic: "order.g.dlt".into(), reason: "too large".into() };
+        assert!(matches!(Unburied::from(refused), Unburied::Refused(_)));
+        for passing in [
+            LetterError::UnknownTopic("order.g.dlt".into()),
+            LetterError::Unavailable { topic: "order.g.dlt".into(), reason: "timed out".into() },
+        ] {
+            let Unburied::Unavailable(error) = Unburied::from(passing) else { panic!("an outage passes") };
+            assert_eq!(error.verdict(), Verdict::Unavailable);
+        }
+        let stays = Settled::Refused { attempts: 3, error: "too large".into() }.parked(7);
+        assert_eq!(stays, crate::subscriber::attempt::Parked::Again { after: REFUSED_PAUSE, attempts: 7, error: "too large".into() });
     }
 
     #[test]

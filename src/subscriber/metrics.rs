@@ -16,7 +16,7 @@ use super::{Statistics, SubscriberState};
 ///
 /// | metric | type | meaning |
 /// |---|---|---|
-/// | `tidings_subscriber_events_total{subscriber, type, outcome}` | counter | events by what became of them: `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`, `discarded`, `conflicting`, `held` |
+/// | `tidings_subscriber_events_total{subscriber, type, outcome}` | counter | events by what became of them: `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`, `discarded`, `conflicting`, `held`, `letter_refused` |
 /// | `tidings_subscriber_failed_attempts_total{subscriber, type}` | counter | attempts that failed and were counted against their event |
 /// | `tidings_subscriber_attempt_seconds{subscriber, type}` | histogram | one attempt: layers, inbox, handlers and commit |
 /// | `tidings_subscriber_running{subscriber}` | gauge | handlers that run |
@@ -47,7 +47,7 @@ use super::{Statistics, SubscriberState};
 pub struct SubscriberMetrics(Vec<Statistics>);
 
 /// The word of each outcome.
-const OUTCOMES: [(Count, &str); 8] = [
+const OUTCOMES: [(Count, &str); 9] = [
     (Count::Handled, "handled"),
     (Count::Duplicates, "duplicate"),
     (Count::Skipped, "skipped"),
@@ -56,6 +56,7 @@ const OUTCOMES: [(Count, &str); 8] = [
     (Count::DeadLettered, "dead_lettered"),
     (Count::Discarded, "discarded"),
     (Count::Conflicting, "conflicting"),
+    (Count::RefusedLetters, "letter_refused"),
 ];
 
 /// What is told of a partition: its name, its help, and where it is.
@@ -88,7 +89,7 @@ impl SubscriberMetrics {
             for (event_type, counters) in statistics.by_type() {
                 for (count, outcome) in OUTCOMES {
                     // What is no event can only be buried.
-                    if event_type.is_empty() && !matches!(count, Count::DeadLettered | Count::Discarded) {
+                    if event_type.is_empty() && !matches!(count, Count::DeadLettered | Count::Discarded | Count::RefusedLetters) {
                         continue;
                     }
                     let labels = [("subscriber", name), ("type", event_type), ("outcome", outcome)];

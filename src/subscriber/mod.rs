@@ -46,6 +46,7 @@ mod kill_switch;
 mod lanes;
 mod left_behind;
 mod literal;
+mod log_limit;
 mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -73,7 +74,6 @@ mod watermark;
 /// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.
 type ByType<T> = std::collections::HashMap<&'static str, T, foldhash::fast::RandomState>;
 
-pub(crate) use attempt::panic_text;
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
 pub(crate) use clock::VirtualClock;
@@ -119,4 +119,5 @@ pub(crate) use {finished::fuzz_offset_metadata, redrive::fuzz_dead_letter};
 /// ```
 pub use tidings_derive::debug_handler;
 
+pub(crate) use crate::event::panic_text;
 pub use crate::kafka::Malformed;

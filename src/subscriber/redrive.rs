@@ -8,7 +8,9 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
-use super::dead_letters::{ATTEMPTS, EXCEPTION_MESSAGE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, REPLAYS, is_ours};
+use super::dead_letters::{
+    ATTEMPTS, EXCEPTION_MESSAGE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, REPLAYS, bounded_count, is_ours,
+};
 use super::finished::Finished;
 use super::watermark::{Ticket, Watermark};
 use crate::kafka::{Committed, Incoming, Letter, Message, Partition, Settings, Shelf};
@@ -62,7 +64,7 @@ pub(crate) struct Origin {
 impl DeadLetter {
     pub(crate) fn of(record: Incoming) -> Self {
         let text = |name: &str| record.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
-        let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let number = |name: &str| record.header(name).map_or(0, bounded_count);
         let failed_at = text("tidings_failed_at").and_then(|time| DateTime::parse_from_rfc3339(&time).ok()).map(|time| time.to_utc());
         let origin = || {
             Some(Origin {
@@ -90,20 +92,35 @@ impl DeadLetter {
             && (filter.places.is_empty() || filter.places.contains(&(self.record.partition, self.record.offset)))
     }
 
-    /// The record without what was said of its death, for the subscriber it died in; `None` if nothing says which.
-    fn replayed(&self) -> Option<Letter> {
-        let origin = self.origin.as_ref()?;
+    /// The topic to which a replay goes. Any producer can write a letter's headers, so they count only if they agree with the
+    /// name of the letter's own topic, or with a group that the operator names.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn target(&self, group: Option<&str>) -> Result<String, String> {
+        let Some(origin) = &self.origin else { return Err("does not say which subscriber it died in".into()) };
+        let (from, of) = (&origin.topic, &origin.group);
+        let is_named = match group {
+            Some(group) => group == of,
+            None => *self.record.topic == *format!("{from}.{of}.dlt"),
+        };
+        if is_named {
+            return Ok(redrive_topic(from, of));
+        }
+        Err(match group {
+            Some(group) => format!("died in {of} by its headers, and not in {group}"),
+            None => format!("died in {of} by its headers, on {from}, whose dead letters are in another topic: confirm with --group {of}"),
+        })
+    }
+
+    /// The record without what was said of its death, for this topic.
+    fn replayed(&self, target: String) -> Letter {
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let is_kept = |name: &[u8]| name == ATTEMPTS.as_bytes() || !is_ours(name) && name != REPLAYS.as_bytes();
         let kept = self.record.headers_with_nulls().filter(|(name, _)| is_kept(name));
         let mut headers: Vec<(String, Option<Vec<u8>>)> = kept.map(|(header, value)| (name(header), value.map(<[u8]>::to_vec))).collect();
         headers.push((REPLAYS.into(), Some(self.replays.saturating_add(1).to_string().into_bytes())));
-        Some(Letter {
-            topic: redrive_topic(&origin.topic, &origin.group),
-            key: self.record.key().map(<[u8]>::to_vec),
-            value: self.record.value().map(<[u8]>::to_vec),
-            headers,
-        })
+        Letter { topic: target, key: self.record.key().map(<[u8]>::to_vec), value: self.record.value().map(<[u8]>::to_vec), headers }
     }
 }
 
@@ -148,17 +165,17 @@ impl DeadLetterBox {
         self.letters.iter().map(|(letter, _)| letter)
     }
 
-    /// Sends one letter back to its subscriber; `false` if nothing says which that is.
+    /// Sends one letter back to its subscriber, by this topic of [`DeadLetter::target`].
     ///
     /// # Errors
     /// When Kafka does not take it: it is still dead.
-    pub(crate) async fn replay(&mut self, bus: &Bus, at: usize) -> Result<bool, BusError> {
+    pub(crate) async fn replay(&mut self, bus: &Bus, at: usize, target: String) -> Result<(), BusError> {
         let (letter, ticket) = &self.letters[at];
-        let (Some(replayed), Some(origin)) = (letter.replayed(), &letter.origin) else { return Ok(false) };
-        bus.send_letter(&replayed, &origin.topic).await?;
+        let like = letter.origin.as_ref().map_or(&*letter.record.topic, |origin| &*origin.topic);
+        bus.send_letter(&letter.replayed(target), like).await?;
         let (partition, ticket) = (letter.record.partition, *ticket);
         self.finish(partition, ticket);
-        Ok(true)
+        Ok(())
     }
 
     /// One letter is done with.
@@ -193,7 +210,8 @@ impl DeadLetterBox {
 /// Reads any record as a dead letter and makes a replay of it: for the fuzz target.
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) fn fuzz_dead_letter(record: Incoming) {
-    let _ = DeadLetter::of(record).replayed();
+    let letter = DeadLetter::of(record);
+    let _ = letter.target(None).map(|target| letter.replayed(target));
 }
 
 #[cfg(test)]
@@ -221,7 +239,7 @@ mod tests {
             assert_eq!((dead.reason.as_str(), dead.attempts, dead.replays), ("broken", 5, replays - 1));
             let origin = Origin { topic: "order".into(), group: "stock".into(), partition: 3, offset: 9 };
             assert_eq!(dead.origin, Some(origin));
-            let replayed = dead.replayed().expect("it says where it died");
+            let replayed = dead.replayed(dead.target(None).expect("it says where it died"));
             assert_eq!(replayed.topic, "order.stock.redrive");
             event = record(&replayed.topic, &replayed);
             assert_eq!(attempts_of(&event, "stock"), 5);
@@ -232,6 +250,32 @@ mod tests {
             // Case D17.
             assert!(event.headers_with_nulls().any(|header| header == (b"null", None)));
         }
+    }
+
+    /// Case C10.
+    #[test]
+    fn a_letter_is_replayed_to_the_group_of_its_topic_or_to_one_that_is_named() {
+        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let event = Incoming::new(place, Some(b"7"), Some(b"{}"), std::iter::empty());
+        let error = HandlerError::retry("broken");
+        let dead = |group, topic: &str| {
+            let why = Obituary { group, error: &error, kind: "handler", attempts: 5 };
+            DeadLetter::of(record(topic, &letter(&event, topic.into(), &why)))
+        };
+        let genuine = Ok("order.stock.redrive".to_owned());
+        assert_eq!(dead("stock", "order.stock.dlt").target(None), genuine);
+        assert_eq!(dead("stock", "graveyard").target(Some("stock")), genuine);
+        for (group, topic, named) in [
+            ("ledger", "order.stock.dlt", None),
+            ("stock", "payments.stock.dlt", None),
+            ("stock", "graveyard", None),
+            ("ledger", "graveyard", Some("stock")),
+            ("ledger", "order.ledger.dlt", Some("stock")),
+        ] {
+            let refused = dead(group, topic).target(named).expect_err("another group's");
+            assert!(refused.contains(group), "{refused}");
+        }
+        assert!(DeadLetter::of(event.clone()).target(None).is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::failure_log::FailureLog;
 use super::finished::Finished;
 use super::gate::Gate;
 use super::left_behind::report_abandoned;
+use super::log_limit::LogLimit;
 use super::options::Options;
 use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
@@ -220,6 +221,7 @@ impl Plan {
             probe: tokio::sync::Mutex::new(()),
             probing: AtomicUsize::new(0),
             tripped: AtomicBool::new(false),
+            unreadable: LogLimit::default(),
             clock: self.clock,
             failures: FailureLog::default(),
             unknown_types: UnknownTypes::default(),

@@ -113,10 +113,11 @@ pub(super) enum Count {
     DeadLettered,
     Discarded,
     Conflicting,
+    RefusedLetters,
 }
 
 impl Count {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Handled,
         Self::Duplicates,
         Self::UnknownTypes,
@@ -127,6 +128,7 @@ impl Count {
         Self::DeadLettered,
         Self::Discarded,
         Self::Conflicting,
+        Self::RefusedLetters,
     ];
 }
 
@@ -214,6 +216,11 @@ impl Statistics {
     /// Events that share their id with another one that was handled before, with another key, type or data. They are dead letters, and counted there too.
     pub fn conflicting(&self) -> u64 {
         self.total(Count::Conflicting)
+    }
+
+    /// Refusals of dead letters by the broker. The events stay: parked in the inbox, or in front of their aggregates.
+    pub fn refused_letters(&self) -> u64 {
+        self.total(Count::RefusedLetters)
     }
 
     // === what the subscriber tells ===

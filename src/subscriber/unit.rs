@@ -10,6 +10,7 @@ use super::Escalation;
 use super::attempt::{Attempt, BatchFailed, Parked, Runner, Settled};
 use super::dead_letters::attempts_of;
 use super::detour::{Detour, Head, Setback};
+use super::escalate::REFUSED_PAUSE;
 use super::options::Order;
 use super::registry::Registry;
 use super::retry::Next;
@@ -144,7 +145,7 @@ impl Site {
             }
             Some(Item::Malformed(ticket, record, reason)) => {
                 let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
-                ended.finished.extend((end == Settled::Finished).then_some(ticket));
+                self.finish_malformed(ticket, &record, end, &mut turn, &mut ended).await;
             }
             Some(Item::Unhandled(ticket, message)) => {
                 let room = match detoured {
@@ -198,6 +199,10 @@ impl Site {
         match self.runner.settle(message, turn, &self.runner.options.retry, begun).await {
             Settled::Finished => ended.finished.push(ticket),
             Settled::Abandoned => {}
+            Settled::Refused { attempts, error } => {
+                let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
+                self.set_refused_aside(ticket, message.as_it_came(), message.event_type(), &setback, turn, ended).await;
+            }
             Settled::Park { attempts, error } => {
                 let setback = Setback { pause: self.first_pause(), attempts, error: Some(error) };
                 if !self.park(message, &setback, turn).await {
@@ -209,17 +214,51 @@ impl Site {
         }
     }
 
+    /// A record that is no event has ended.
+    async fn finish_malformed(&self, ticket: Ticket, record: &Incoming, end: Settled, turn: &mut Turn<'_>, ended: &mut Ended) {
+        match end {
+            Settled::Finished => ended.finished.push(ticket),
+            Settled::Refused { attempts, error } | Settled::Park { attempts, error } => {
+                let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
+                self.set_refused_aside(ticket, record, "", &setback, turn, ended).await;
+            }
+            Settled::Abandoned => {}
+        }
+    }
+
+    /// Parks a record whose dead letter the broker refuses. Its attempts include those before this delivery.
+    async fn set_refused_aside(
+        &self,
+        ticket: Ticket,
+        record: &Incoming,
+        event_type: &str,
+        setback: &Setback,
+        turn: &mut Turn<'_>,
+        ended: &mut Ended,
+    ) {
+        if self.park_record(record, event_type, setback, turn).await {
+            ended.finished.push(ticket);
+            ended.parked.push((record.key().unwrap_or_default().into(), setback.pause));
+        }
+    }
+
     /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
     pub(super) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
+        let attempts = setback.attempts.saturating_add(message.attempts_before());
+        let setback = Setback { attempts, ..setback.clone() };
+        self.park_record(message.as_it_came(), message.event_type(), &setback, turn).await
+    }
+
+    async fn park_record(&self, record: &Incoming, event_type: &str, setback: &Setback, turn: &mut Turn<'_>) -> bool {
         let Some(detour) = &self.detour else { return false };
-        while let Err(error) = detour.append(message, setback).await {
+        while let Err(error) = detour.append(record, setback).await {
             self.runner.close_sessions_after(&error);
             tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event cannot be set aside yet");
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
             }
         }
-        self.runner.statistics.add(Count::Detoured, message.event_type(), 1);
+        self.runner.statistics.add(Count::Detoured, event_type, 1);
         true
     }
 
@@ -248,18 +287,15 @@ impl Site {
             Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
             // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
             Err((malformed, record)) => {
-                self.runner.settle_malformed(&record, &malformed.to_string(), turn).await;
-                return detour.remove(head.seq).await.map(|()| Duration::ZERO);
+                let end = self.runner.settle_malformed(&record, &malformed.to_string(), turn).await;
+                return after_head(detour, head, end.parked(head.attempts.cast_unsigned())).await;
             }
         };
         if self.runner.core.router.route(message.event_type()).is_none() {
             return self.try_unhandled_head(detour, head, &message).await;
         }
-        match self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await {
-            Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
-            Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
-            Parked::Abandoned => Ok(DATABASE_PAUSE),
-        }
+        let end = self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await;
+        after_head(detour, head, end).await
     }
 
     /// How long an event waits before it is tried from the detour. Without parking, an aggregate that waits from before does
@@ -272,6 +308,15 @@ impl Site {
             },
             _ => Duration::ZERO,
         }
+    }
+}
+
+/// Writes how the oldest event of an aggregate ended. The time until the aggregate is looked at again.
+async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duration, sqlx::Error> {
+    match end {
+        Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
+        Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
+        Parked::Abandoned => Ok(DATABASE_PAUSE),
     }
 }
 

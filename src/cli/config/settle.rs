@@ -205,11 +205,22 @@ impl Settled {
         }
     }
 
+    /// Refuses `message.max.bytes`, which the relay sets from its own key. True if it was given.
+    fn refuse_message_limit(&mut self) -> bool {
+        const LIMIT: &str = "message.max.bytes";
+        let Some((value, place)) = self.properties.get(LIMIT).cloned() else { return false };
+        let (problem, remedy) = ("set by Tidings".to_owned(), "use kafka.max_message_bytes".to_owned());
+        let key = format!("{PROPERTIES}.{LIMIT}");
+        self.faults.push(Fault { key, value: Some(format!("{value:?}")), place: Some(place), problem, remedy });
+        true
+    }
+
     fn kafka(&mut self, needed: bool) -> Option<kafka::Settings> {
         let properties = self.properties.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect();
         let settings = kafka::Settings { brokers: self.text(&key::BROKERS), properties };
         let faults = settings.faults();
-        let sound = faults.is_empty();
+        let limited = self.refuse_message_limit();
+        let sound = faults.is_empty() && !limited;
         for fault in faults {
             let place = self.properties.get(&fault.property).map(|(_, place)| place.clone());
             let (problem, remedy) = match fault.reason.rsplit_once("; ") {

@@ -31,6 +31,20 @@ pub struct HandlerError {
     source: BoxError,
 }
 
+/// Why a payload is no event of the handler's type.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::subscriber) enum Undecodable {
+    /// The codec refuses it.
+    #[error(transparent)]
+    Codec(CodecError),
+    /// The codec refuses it, and its first bytes are those of another format.
+    #[error("the value is {format}, which the event's codec does not read")]
+    Format { format: &'static str, source: CodecError },
+    /// There is none.
+    #[error("a tombstone is no `{0}`")]
+    Tombstone(&'static str),
+}
+
 /// The event's version is newer than this code.
 fn is_newer(error: &(dyn Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(VersionError::Newer { .. }))
@@ -86,6 +100,16 @@ impl HandlerError {
     /// True if the event is of a version that newer code would read.
     pub(in crate::subscriber) fn asks_for_newer_code(&self) -> bool {
         is_newer(&*self.source)
+    }
+
+    /// A payload that is no such event, whatever handlers do.
+    pub(in crate::subscriber) fn undecodable(error: Undecodable) -> Self {
+        Self::dead_letter(error)
+    }
+
+    /// True if the payload cannot be decoded.
+    pub(in crate::subscriber) fn is_undecodable(&self) -> bool {
+        self.source.is::<Undecodable>()
     }
 
     /// True if another event has the identity of this one.
@@ -277,6 +301,20 @@ mod tests {
         ] {
             assert_eq!(error.verdict(), verdict, "{error:?}");
         }
+    }
+
+    /// Case B13.
+    #[test]
+    fn only_what_the_library_cannot_decode_is_undecodable() {
+        let codec = || CodecError::decode::<u8>("no number");
+        let gzip = Undecodable::Format { format: "gzip data", source: codec() };
+        for undecodable in [Undecodable::Codec(codec()), gzip, Undecodable::Tombstone("u8")] {
+            let error = HandlerError::undecodable(undecodable);
+            assert!(error.is_undecodable() && error.verdict() == Verdict::DeadLetter);
+            assert!(HandlerError::from_layer(error.into()).is_undecodable(), "through layers too");
+        }
+        assert!(!HandlerError::from(codec()).is_undecodable(), "a handler's own decision counts");
+        assert!(!HandlerError::dead_letter("no").is_undecodable());
     }
 
     #[cfg(feature = "resilience")]

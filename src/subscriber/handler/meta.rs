@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::error::Undecodable;
 use super::{FromDelivery, HandlerError};
 use crate::event::{DomainEvent, Envelope, VersionError, decode_version, headers};
-use crate::kafka::{Incoming, Malformed, Message};
+use crate::kafka::{Incoming, Malformed, Message, foreign_format};
 use crate::subscriber::Delivery;
 
 /// What travels beside an event's data: its id, what it is about, who caused it, where it stands. Cheap to clone.
@@ -85,9 +86,9 @@ impl Meta {
         self.header(headers::TRACESTATE).or_else(|| self.header("ce_tracestate"))
     }
 
-    /// A header of the record, if it is text.
+    /// A header of the record, if it is text. Without a header of this name, the CloudEvents extension attribute of this name (`ce_tenant` for `tenant`).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.message.header(name)
+        self.message.header(name).or_else(|| self.message.header(&format!("ce_{name}")))
     }
 
     /// How often the event was tried, this attempt included: 1 for the first. Attempts from the detour, from retry topics and before a replay count.
@@ -144,9 +145,13 @@ impl Meta {
 
 /// A record's event, decoded.
 pub(in crate::subscriber) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
-    let data = message.data().ok_or_else(|| HandlerError::dead_letter(format!("a tombstone is no `{}`", std::any::type_name::<E>())))?;
+    let no_tombstone = || HandlerError::undecodable(Undecodable::Tombstone(std::any::type_name::<E>()));
+    let data = message.data().ok_or_else(no_tombstone)?;
     decode_version(message.version(), data).map_err(|error| match error {
-        VersionError::Codec(error) => error.into(),
+        VersionError::Codec(source) => HandlerError::undecodable(match foreign_format(data) {
+            Some(format) => Undecodable::Format { format, source },
+            None => Undecodable::Codec(source),
+        }),
         error => HandlerError::dead_letter(error),
     })
 }

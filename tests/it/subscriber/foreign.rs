@@ -17,7 +17,9 @@ struct Opened {
 }
 
 fn add_currency(mut old: serde_json::Value) -> serde_json::Value {
-    old["currency"] = "EUR".into();
+    if let Some(fields) = old.as_object_mut() {
+        fields.insert("currency".into(), "EUR".into());
+    }
     old
 }
 
