@@ -180,7 +180,7 @@ async fn a_trigger_that_a_restore_has_left_off_stops_the_relay() {
     assert!(refusal.contains("enable always trigger outbox_own_transaction"), "{refusal}");
     assert_eq!(Running::start(options.clone()).refusal().await, refusal, "at its start, too");
     // The remedy loses nothing.
-    let remedy = refusal.split_once("Run: ").expect("a remedy").1.split_once("; the relay then").expect("statements").0;
+    let remedy = refusal.split_once("run: ").expect("a remedy").1.split_once("; the relay then").expect("statements").0;
     sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.to_owned())).execute(pool).await.expect("it is SQL");
     let relay = Running::start(options);
     place.reader().until_distinct(2);
