@@ -20,7 +20,7 @@ async fn sagas(shop: &Shop, arguments: &[&str]) -> (i32, String, String) {
 async fn sagas_are_listed_shown_aborted_ended_and_retried() {
     let mut shop = Shop::open().await;
     let (_, none, _) = sagas(&shop, &["list"]).await;
-    assert_eq!(none, "no such sagas\n");
+    assert_eq!(none, "no sagas\n");
     shop.run(place_order());
     shop.place([10, 20]).await;
     let (first, second) = (shop.until(10, SagaStatus::Running).await, shop.until(20, SagaStatus::Running).await);
