@@ -36,7 +36,7 @@ pub(super) enum DeadLettersCommand {
         /// Also those that were replayed three times already
         #[arg(long)]
         again: bool,
-        /// The subscriber the letters died in. Needed for a topic whose name is not <topic>.<group>.dlt
+        /// The subscriber the letters died in. Needed for a topic whose name is not TOPIC.GROUP.dlt
         #[arg(long, value_name = "GROUP")]
         group: Option<String>,
     },

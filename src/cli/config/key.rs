@@ -105,7 +105,7 @@ keys! {
     ENVELOPE = "routing.envelope", "envelope", None, Kind::Choice(&["cloudevents", "cloudevents-structured", "debezium"]), Some("cloudevents"),
         "How an event becomes a record";
     EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, None,
-        "ce_source of every record: who the events come from, a URI reference; /tidings/<database> unless given, or /tidings if the relay published before that was the default";
+        "ce_source of every record: who the events come from, a URI reference; /tidings/DATABASE unless given, or /tidings if the relay published before that was the default";
     ON_UNDELIVERABLE = "undeliverable.policy", "on-undeliverable", None, Kind::Choice(&["park", "dead-letter", "stop"]), Some("park"),
         "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay. Beside outbox.table it stops unless dead-letter is written";
     DEAD_LETTER_TOPIC = "undeliverable.dead_letter_topic", "dead-letter-topic", None, Kind::Text, Some("{topic}.dead"),
