@@ -62,6 +62,8 @@ pub(crate) async fn run(rounds: usize, servers: &Servers, tidings: &Tidings, siz
     let (plain, poisoned) = (median(&mut plain), median(&mut poisoned));
     println!("\n| poison: valid events/s | all taken | one in {EVERY} refused | ratio | must |\n|---|---|---|---|---|");
     println!("| | {plain:.0} | {poisoned:.0} | {:.2} | ≥ 0.5 |", poisoned / plain);
+    // What is parked may not be truncated.
+    sqlx::raw_sql("delete from tidings.parked").execute(&mut outbox.session).await?;
     outbox.finish().await
 }
 

@@ -242,6 +242,7 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
     relay.stop().await;
 }
 
+/// Case D23: the relay is named as for every other command, or as an argument.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let database = migrated_database().await;
@@ -254,7 +255,11 @@ async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let (code, text) = place.command(&["relay", "forget", &place.name]);
     assert!(code == 3 && text.contains("Stop every relay"), "{text}");
     relay.stop().await;
-    let (code, text) = place.command(&["relay", "forget", &place.name, "--delete-topic"]);
+    let (code, text) = place.command(&["relay", "forget", &place.name, "--name", "other"]);
+    assert!(code != 0 && text.contains("name two relays"), "{text}");
+    let unnamed = place.prepared(&["relay", "forget"]).env_remove("TIDINGS_NAME").output().expect("the binary runs");
+    assert!(!unnamed.status.success() && String::from_utf8_lossy(&unnamed.stderr).contains("is not given"), "{unnamed:?}");
+    let (code, text) = place.command(&["relay", "forget", "--name", &place.name, "--delete-topic"]);
     assert!(code == 0 && text.contains(&place.slot()) && text.contains(&format!("deleted the topic of its positions, {topic}")), "{text}");
     let left = "select (select count(*) from tidings.relay) + (select count(*) from tidings.relay_topic)
                      + (select count(*) from pg_replication_slots where database = current_database()) + (select count(*) from pg_publication)";
