@@ -30,6 +30,7 @@ use super::{
     slot::{self, Log},
     source::{
         notice,
+        pages::UNCHECKED_TEXT,
         table::{TableSource, WindowEnd},
         wal::{BEHIND_BYTES, StreamEnd, WalSource},
     },
@@ -226,10 +227,11 @@ impl Drive<'_> {
         let from = books.progress.settled().log;
         self.observer.pulse().step("asking the server to stream the log");
         let opening = async {
-            let connection =
+            let mut connection =
                 Connection::open(&self.options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
-            let streaming = connection.stream(slot, publication, from).await;
-            streaming.map_err(Interruption::replication("starting the stream"))
+            let starting = "starting the stream";
+            connection.query(UNCHECKED_TEXT).await.map_err(Interruption::replication(starting))?;
+            connection.stream(slot, publication, from).await.map_err(Interruption::replication(starting))
         };
         let (reader, status) = tokio::select! {
             opened = opening => opened?,

@@ -403,6 +403,18 @@ pub(super) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConn
     session::open(&options.database, role).await.map_err(Interruption::connecting(&options.database))
 }
 
+/// The relay's secret, if it has one, and whether it has signed all of its records. Nothing is made.
+///
+/// # Errors
+/// When the database cannot be reached.
+#[cfg(feature = "cli")]
+pub(super) async fn known_seal(options: &RelayOptions, session: &mut PgConnection) -> Result<(Seal, bool), Interruption> {
+    let read = format!("select secret, signs from \"{}\".relay_secret where relay = $1", options.schema);
+    let known = sqlx::query_as(AssertSqlSafe(read)).bind(&options.name).fetch_optional(session);
+    let known: Option<(Vec<u8>, bool)> = within("reading the secret that positions are signed with", known).await?;
+    Ok(known.map_or_else(|| (Seal::new(&[]), false), |(secret, signs)| (Seal::new(&secret), signs)))
+}
+
 /// The relay's secret, which is made at its first start, and whether it has signed all of its records.
 async fn seal(session: &mut PgConnection, schema: &str, name: &str) -> Result<(Seal, bool), Interruption> {
     let doing = "reading the secret that positions are signed with";

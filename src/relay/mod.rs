@@ -65,7 +65,7 @@ pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimi
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 #[cfg(feature = "cli")]
-pub(crate) use preflight::{Condition, Level, examine_all};
+pub(crate) use preflight::{Condition, Level, examine_all, examine_positions};
 pub use retention::RetentionOptions;
 pub use rewrite::{RewriteError, TopicRewrite};
 pub use route::{TemplateError, TopicTemplate};

@@ -5,10 +5,16 @@
 //! earlier leader commits in between.
 
 use std::sync::Arc;
+#[cfg(feature = "cli")]
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
+#[cfg(feature = "cli")]
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "cli")]
+use super::ledger;
 use super::{
     Delivery, RelayOptions, continuity,
     error::Interruption,
@@ -16,9 +22,11 @@ use super::{
     ledger::{Ledger, Saved},
     names::KafkaNames,
     observe::{Observer, Part},
-    position::{Foreign, GivenUp, Identity, Journal, Position, Recorded, Replay, Trust},
+    position::{Foreign, GivenUp, Identity, Journal, Position, Recorded, Replay, Seal, Trust},
     server::Server,
 };
+#[cfg(feature = "cli")]
+use crate::kafka::{Cluster, Topic};
 use crate::{
     failpoint::{self, Step},
     kafka::{Creation, Failure, FenceError, OVERDUE, Producer, TopicError, bounded, read_to_the_end},
@@ -41,6 +49,10 @@ pub(super) struct Start {
     /// The operator moved it here: it is stored before anything is published.
     pub(super) moved: bool,
 }
+
+/// How long each question of a preview may take.
+#[cfg(feature = "cli")]
+const PREVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the coordinator is asked by the same client before that is replaced. A question takes up to 30 seconds.
 const FENCE_TRIES: u32 = 3;
@@ -76,11 +88,11 @@ pub(super) async fn resume(
             fence(&session, forwarder.sink().producers()).await?;
             failpoint::reached(Step::Fenced);
             let exists = position_topic(options, names, forwarder).await?;
-            if exists { read(options, names, &saved, ledger).await? } else { nothing }
+            if exists { read(options, names, &saved, (ledger.seal(), ledger.signs())).await? } else { nothing }
         }
         // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
         Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
-            read(options, names, &saved, ledger).await?
+            read(options, names, &saved, (ledger.seal(), ledger.signs())).await?
         }
         Delivery::AtLeastOnce => nothing,
     };
@@ -150,7 +162,7 @@ async fn before_adoption(
     }
     let names = KafkaNames::new(&options.name, before, &options.schema);
     match forwarder.topics().partitions(&names.topic).await {
-        Ok(_) => read(options, &names, saved, ledger).await,
+        Ok(_) => read(options, &names, saved, (ledger.seal(), ledger.signs())).await,
         Err(TopicError::Unknown(_)) => nothing,
         Err(error) => Err(error.into()),
     }
@@ -274,16 +286,55 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
     }
 }
 
+fn wrong_partitions(names: &KafkaNames, partitions: impl std::fmt::Display) -> Interruption {
+    Interruption::Refused(format!(
+        "topic `{}` has {partitions} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
+        names.topic
+    ))
+}
+
+/// What a start would find of the positions in Kafka. Nothing is fenced, created or stored.
+///
+/// # Errors
+/// The refusal of the start; a broker that does not answer; a lost connection.
+#[cfg(feature = "cli")]
+pub(super) async fn preview(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    server: &Server,
+    saved: Saved,
+) -> Result<String, Interruption> {
+    let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
+    let topics = std::slice::from_ref(&names.topic);
+    let cluster = Cluster::ask(&options.kafka, topics, PREVIEW_TIMEOUT).await.map_err(Interruption::Kafka)?;
+    let (recorded, foreign) = match cluster.topics.get(&names.topic) {
+        Some(Topic::There { partitions: 1, .. }) => {
+            let (seal, signs) = ledger::known_seal(options, session).await?;
+            read(options, &names, &saved, (&seal, signs)).await?
+        }
+        Some(Topic::There { partitions, .. }) => return Err(wrong_partitions(&names, partitions)),
+        Some(Topic::Refused(reason)) => return Err(Interruption::Kafka(reason.clone())),
+        Some(Topic::Missing) | None => (None, Foreign::default()),
+    };
+    let id = cluster.id.or_else(|| saved.cluster.clone()).unwrap_or_default();
+    let mirror = saved.position.clone();
+    if let (position, Some(identity)) = choose(options, &names, &id, saved, recorded, &foreign)? {
+        let kept = continuity::require_kept_commits(options, session, server, &identity, position, mirror.as_ref());
+        let position = kept.await?;
+        let schema = format!("\"{}\"", options.schema);
+        let floor = if options.debezium.is_none() { ledger::floor(session, &schema, "").await? } else { 0 };
+        require_kept(options, &position, floor)?;
+    }
+    Ok(names.topic)
+}
+
 /// Makes sure of the topic of positions; whether it was there.
 async fn position_topic(options: &RelayOptions, names: &KafkaNames, forwarder: &Forwarder) -> Result<bool, Interruption> {
     let topics = forwarder.topics();
     let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
     match topics.partitions(&names.topic).await {
         Ok(1) => Ok(true),
-        Ok(more) => Err(Interruption::Refused(format!(
-            "topic `{}` has {more} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
-            names.topic
-        ))),
+        Ok(more) => Err(wrong_partitions(names, more)),
         Err(TopicError::Unknown(_)) => match topics.create(&names.topic, how).await {
             Ok(()) => Ok(false),
             Err(error @ TopicError::Unreachable(_)) => Err(error.into()),
@@ -301,10 +352,10 @@ async fn read(
     options: &RelayOptions,
     names: &KafkaNames,
     saved: &Saved,
-    ledger: &Ledger,
+    (seal, signs): (&Seal, bool),
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
-    let unsigned = !ledger.signs() && saved.position.is_some();
-    let trust = Trust { seal: ledger.seal().clone(), known: saved.number, unsigned };
+    let unsigned = !signs && saved.position.is_some();
+    let trust = Trust { seal: seal.clone(), known: saved.number, unsigned };
     let replay = read_to_the_end(&options.kafka, &names.topic, Replay::new(trust), Replay::read).await?;
     match replay.end() {
         Ok((recorded, foreign)) => {

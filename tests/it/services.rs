@@ -123,6 +123,13 @@ pub(crate) async fn restored_on(original: &TestDatabase, server_url: &str) -> Op
     Some(copy)
 }
 
+/// A database with the tables of Tidings whose text has this encoding.
+pub(crate) async fn encoded_database(encoding: &str) -> TestDatabase {
+    let database = made_of(&SERVICES.database_url(), &format!("template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'")).await;
+    tidings::migrate(&database.pool).await.expect("an empty database can be migrated");
+    database
+}
+
 /// A database with the tables of Tidings on the server of this URL.
 pub(crate) async fn migrated_database_on(server_url: &str) -> TestDatabase {
     let database = database_on(server_url).await;

@@ -44,7 +44,7 @@ async fn topics(pool: &PgPool, config: &Config) -> Result<Vec<String>, sqlx::Err
     sqlx::query_scalar(AssertSqlSafe(sql)).bind(NEWEST).bind(&config.topic).fetch_all(pool).await
 }
 
-fn finding(end: &'static str, condition: Condition) -> Finding {
+pub(super) fn finding(end: &'static str, condition: Condition) -> Finding {
     let state = match condition.level {
         Level::Met => State::Ok,
         Level::Warning => State::Warn,

@@ -15,6 +15,7 @@ use super::config::Config;
 use super::exit::{DONE, FAILED, Failure};
 use super::output;
 use super::time_limit;
+use crate::relay::examine_positions;
 
 /// How a finding stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -74,6 +75,12 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
         None => looking.await?,
     };
     findings.extend(cluster::look(config, &topics).await?);
+    // One that the database refuses already has nothing to look for in Kafka.
+    if let Some(options) = config.relay_options()
+        && findings.iter().all(|finding| finding.state != State::Fail || finding.end != "postgres")
+    {
+        findings.extend(examine_positions(&options).await.into_iter().map(|condition| database::finding("kafka", condition)));
+    }
     if json {
         output::json(&report::json(config, &findings))?;
     } else {

@@ -18,6 +18,10 @@ pub(super) fn remedy(code: &str, message: &str) -> Option<&'static str> {
         "53400" => {
             "raise max_replication_slots and max_wal_senders in postgresql.conf and restart the server, or drop a slot that nobody uses (select * from pg_replication_slots)"
         }
+        // Of databases whose encoding is neither UTF-8 nor SQL_ASCII.
+        "22021" | "22P05" => {
+            "a text in the outbox has no form in UTF-8: find it with convert_to(column, 'UTF8') and replace it, or give its event up (`tidings relay skip --event ID`)"
+        }
         _ => return None,
     })
 }

@@ -9,6 +9,8 @@
 //! list with [`Conditions::met`], [`warn`](Conditions::warn), [`wait`](Conditions::wait) or [`refuse`](Conditions::refuse).
 //! Text and remedy appear in both places word for word, so a remedy must be complete by itself.
 
+#[cfg(feature = "cli")]
+mod cluster;
 mod facts;
 mod log;
 mod outbox;
@@ -188,6 +190,18 @@ async fn all(options: &RelayOptions) -> Result<Conditions, Interruption> {
         let _ = session.close().await;
     }
     Ok(conditions)
+}
+
+/// Examines the positions in Kafka, for `tidings check`. What does not answer is a condition of the brokers, which are examined
+/// by themselves: nothing is added then.
+#[cfg(feature = "cli")]
+pub(crate) async fn examine_positions(options: &RelayOptions) -> Vec<Condition> {
+    let mut conditions = Conditions::default();
+    if let Ok(mut session) = connect(options, "check").await {
+        let _ = cluster::probe(options, &mut session, &mut conditions).await;
+        let _ = session.close().await;
+    }
+    conditions.0
 }
 
 /// Passes if a relay may start.

@@ -35,6 +35,11 @@ const BYTES_MAX: usize = 2 << 20;
 const PLAN: &str =
     "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
 
+/// A database without an encoding sends text as it is stored. Otherwise one text that is not UTF-8 would end each reading of the
+/// table or the log, and it would not be known which event has it.
+pub(in crate::relay) const UNCHECKED_TEXT: &str =
+    "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'";
+
 /// A connection that reads the outbox.
 pub(in crate::relay) struct Reader {
     options: RelayOptions,
@@ -151,6 +156,7 @@ impl Reader {
         }
         let mut session = connect(&self.options, "relay table").await?;
         within("preparing the session", sqlx::raw_sql(PLAN).execute(&mut session)).await?;
+        within("preparing the session", sqlx::raw_sql(UNCHECKED_TEXT).execute(&mut session)).await?;
         Ok(session)
     }
 

@@ -8,7 +8,7 @@ use super::{
     operator::insert,
     running::{Place, Running},
 };
-use crate::services::migrated_database;
+use crate::services::{encoded_database, migrated_database};
 
 /// A fault of the database, and what puts it right. `%s` is the relay's slot, `%d` the database.
 struct Case {
@@ -172,6 +172,61 @@ async fn every_refusal_of_the_start_is_reported_by_check_with_the_same_text() {
     let relay = place.start();
     place.reader().until_distinct(1);
     relay.stop().await;
+}
+
+/// Case D9: what the start finds in Kafka is found by `check` too.
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_the_start() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    insert(&database.pool, 1..=1).await;
+    let relay = place.start();
+    place.reader().until_distinct(1);
+    relay.stop().await;
+    assert_eq!(faults_of_check(&place, SourceKind::Auto), (0, Vec::new()));
+    run(&database.pool, "create table kept as select * from tidings.relay".into()).await;
+    let row = "update tidings.relay r set kafka_cluster_id = k.kafka_cluster_id, number = k.number from kept k";
+    for (fault, message) in [
+        ("update tidings.relay set kafka_cluster_id = 'another'", "published to Kafka cluster another before"),
+        ("update tidings.relay set number = number + 100", "Kafka has lost"),
+    ] {
+        run(&database.pool, fault.into()).await;
+        let refusal = place.start().refusal().await;
+        let (code, faults) = faults_of_check(&place, SourceKind::Auto);
+        assert!(refusal.contains(message) && refusal.contains("rewind --to-mirror"), "{refusal}");
+        assert!(code == 1 && faults.len() == 1 && refusal.contains(&faults[0].0), "{faults:?} in {refusal}");
+        run(&database.pool, row.into()).await;
+    }
+    place.start().stop().await;
+}
+
+/// Case D9: text that is not UTF-8 neither ends a relay without a message nor is skipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_warned_of() {
+    for (encoding, warned) in [("LATIN1", false), ("SQL_ASCII", true)] {
+        let database = encoded_database(encoding).await;
+        let place = Place::new(&database);
+        // An e with an acute accent, as the encoding of the database has it.
+        let text = if warned { "Caf\\303\\251" } else { "Caf\\351" };
+        let insert = format!(
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+             values ('order', convert_from('{text}'::bytea, '{encoding}'), 'T', '1')"
+        );
+        run(&database.pool, insert.clone()).await;
+        let relay = place.start();
+        let keys: Vec<String> =
+            place.reader().until_distinct(1).iter().map(|record| String::from_utf8_lossy(&record.key).into_owned()).collect();
+        assert_eq!(keys, ["Caf\u{e9}"], "{encoding}");
+        let (code, report) = place.command(&["check", "--create-topics", "--topic", &place.topic]);
+        assert!(code == 0 && report.contains("encoding is SQL_ASCII") == warned, "{report}");
+        if warned {
+            run(&database.pool, insert.replace("\\303\\251", "\\377")).await;
+            let said = relay.refusal().await;
+            assert!(said.contains("not UTF-8") && said.contains("skip --event"), "{said}");
+        } else {
+            relay.stop().await;
+        }
+    }
 }
 
 /// Case D9: of a table with row level security the relay would miss rows without an error.
