@@ -205,27 +205,41 @@ pub(super) struct Counts {
     pub(super) unpublished: Count,
 }
 
-/// A number of events that is counted up to a bound.
+/// A number of events; with `more`, there are more than were counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count(i64);
+pub(super) struct Count {
+    events: i64,
+    more: bool,
+}
 
 impl Counts {
     /// Counts up to a bound. Of a Debezium table nothing is counted: it does not record transactions.
     async fn of(options: &RelayOptions, session: &mut PgConnection, position: &Position) -> Result<Self, Interruption> {
+        let unknown = Count { events: 0, more: true };
         if options.debezium.is_some() {
-            return Ok(Self { published: Count(-1), unpublished: Count(-1) });
+            return Ok(Self { published: unknown, unpublished: unknown });
         }
         let schema = &options.schema;
+        // The rows before the first transaction that is not published whole need no look at each, and of the others so many.
         let sql = format!(
-            "select (select count(*) from (select from \"{schema}\".outbox o
-                         where \"{schema}\".is_published($1, o.xid, o.seq) limit $2) bounded),
-                    (select count(*) from (select from \"{schema}\".outbox o
-                         where o.xid >= pg_snapshot_xmin(($1 ->> 'seen')::pg_snapshot)
-                             and not \"{schema}\".is_published($1, o.xid, o.seq) limit $2) bounded)"
+            "with first as materialized (select pg_snapshot_xmin(($1 ->> 'seen')::pg_snapshot) as xid),
+                 rest as materialized (
+                     select o.xid, o.seq from \"{schema}\".outbox o where o.xid >= (select xid from first) order by o.xid, o.seq limit $2)
+             select (select count(*) from (select from \"{schema}\".outbox o where o.xid < (select xid from first) limit $2) bounded),
+                    count(*) filter (where \"{schema}\".is_published($1, xid, seq)),
+                    count(*) filter (where not \"{schema}\".is_published($1, xid, seq))
+             from rest"
         );
         let counts = sqlx::query_as(AssertSqlSafe(sql)).bind(Json(position)).bind(COUNTED_MAX + 1).fetch_one(session);
-        let (published, unpublished) = within("counting events", counts).await?;
-        Ok(Self { published: Count(published), unpublished: Count(unpublished) })
+        let (before, published, unpublished): (i64, i64, i64) = within("counting events", counts).await?;
+        let is_cut = published + unpublished > COUNTED_MAX;
+        Ok(Self { published: Count::of(before + published, is_cut || before > COUNTED_MAX), unpublished: Count::of(unpublished, is_cut) })
+    }
+}
+
+impl Count {
+    fn of(events: i64, more: bool) -> Self {
+        Self { events: events.min(COUNTED_MAX), more: more || events > COUNTED_MAX }
     }
 }
 
@@ -233,11 +247,11 @@ impl Counts {
 
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            ..0 => f.write_str("events"),
-            1 => f.write_str("1 event"),
-            0..=COUNTED_MAX => write!(f, "{} events", self.0),
-            _ => write!(f, "more than {COUNTED_MAX} events"),
+        match (self.events, self.more) {
+            (0, true) => f.write_str("events"),
+            (1, false) => f.write_str("1 event"),
+            (events, false) => write!(f, "{events} events"),
+            (events, true) => write!(f, "more than {events} events"),
         }
     }
 }
@@ -260,7 +274,7 @@ mod tests {
         let here = Identity { system: "1".into(), database: 2, timeline: 1 };
         let server = Server { version: 170_000, logical: true, wal_level: "logical".into(), identity: here, insert: Lsn(1) };
         let theirs = Identity { system: system.into(), database: 7, timeline: 1 };
-        let counts = Counts { published: Count(3), unpublished: Count(COUNTED_MAX + 1) };
+        let counts = Counts { published: Count::of(3, false), unpublished: Count::of(COUNTED_MAX + 1, false) };
         other_database(&options, &server, &theirs, original, &counts).full()
     }
 
