@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use dev_services::{Postgres, PostgresOptions};
+use dev_services::{KafkaOptions, Postgres, PostgresOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     records::Record,
     running::{Place, Running},
 };
-use crate::services::{TestDatabase, migrated_database, migrated_database_on, own_postgres, restored_on};
+use crate::services::{TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres, restored_on};
 
 async fn run(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -231,6 +231,43 @@ fn require_caught_up(server: &Postgres, database: &str, slot: &str) {
     );
     let written = as_owner(&data, &script);
     assert!(written.contains("has_caught_up = \"t\""), "{written}");
+}
+
+/// The procedure of docs/operating.md for another Kafka cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_moves_to_another_kafka_cluster_without_a_loss_or_a_repeat() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    ran(&place, &database.pool, 1..=3).await;
+    let kafka = own_kafka(KafkaOptions::new()).await;
+    let moved = Place { brokers: kafka.brokers(), topic: place.topic.clone(), name: place.name.clone(), ..Place::new(&database) };
+    let text = moved.start().refusal().await;
+    assert!(text.contains("published to Kafka cluster"), "{text}");
+    let (code, text) = moved.command(&["relay", "rewind", "--to-mirror"]);
+    assert_eq!(code, 0, "{text}");
+    insert(&database.pool, 4..=5).await;
+    let relay = moved.start();
+    moved.reader().until_distinct(2);
+    relay.stop().await;
+    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3]);
+    assert_eq!(numbers(moved.reader().read_to_the_end()), [4, 5]);
+}
+
+/// The procedure of docs/operating.md for a partitioned outbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_outbox_is_replaced_by_a_plain_one_without_a_loss_or_a_repeat() {
+    let database = migrated_database().await;
+    let place = Place::new(&database);
+    ran(&place, &database.pool, 1..=2).await;
+    let page = include_str!("../../../docs/operating.md");
+    let section = page.split("## The outbox is no plain table").nth(1).expect("the section");
+    let statements = section.split("```sql\n").nth(1).and_then(|block| block.split("```").next()).expect("the statements");
+    insert(&database.pool, 3..=3).await;
+    run(&database.pool, statements).await;
+    let publication = format!("alter publication {} set table tidings.outbox", place.slot());
+    run(&database.pool, &publication).await;
+    ran(&place, &database.pool, 4..=4).await;
+    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4]);
 }
 
 /// Case D21: what `status` reads does not grow with what is published. Counted in rows, not in time.
