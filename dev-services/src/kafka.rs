@@ -201,7 +201,7 @@ impl Kafka {
         self.keeper.pid().expect("a server that was started has a process id")
     }
 
-    /// Version and origin, for example `Kafka 4.3.1 (fetched by mvn, Java 17.0.15)`.
+    /// Version and origin, for example `Kafka 4.2.2 (fetched by mvn, Java 17.0.15)`.
     pub fn describe(&self) -> &str {
         &self.description
     }
