@@ -59,7 +59,7 @@ pub(crate) use format::foreign_format;
 #[cfg(feature = "cli")]
 pub(crate) use groups::{Behind, Read, groups_behind};
 pub(crate) use incoming::{Buffers, Incoming, Place};
-pub(crate) use log::read_to_the_end;
+pub(crate) use log::{Extent, read_to_the_end};
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "health")]

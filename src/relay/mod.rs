@@ -30,6 +30,7 @@ mod options;
 mod parked;
 mod pooler;
 mod position;
+mod position_topic;
 mod preflight;
 mod pulse;
 mod readiness;

@@ -22,24 +22,16 @@ use super::{
     ledger::{Ledger, Saved},
     names::KafkaNames,
     observe::{Observer, Part},
-    position::{Foreign, GivenUp, Identity, Journal, Position, Recorded, Replay, Seal, Trust},
+    position::{Foreign, GivenUp, Identity, Journal, Position, Recorded},
+    position_topic,
     server::Server,
 };
 #[cfg(feature = "cli")]
 use crate::kafka::{Cluster, Topic};
 use crate::{
     failpoint::{self, Step},
-    kafka::{Creation, Failure, FenceError, OVERDUE, Producer, TopicError, bounded, read_to_the_end},
+    kafka::{Failure, FenceError, OVERDUE, Producer, TopicError, bounded},
 };
-
-/// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
-const POSITION_TOPIC: &[(&str, &str)] = &[
-    ("cleanup.policy", "compact"),
-    ("segment.bytes", "16777216"),
-    ("min.cleanable.dirty.ratio", "0.1"),
-    // A relay that dies leaves at most one transaction open; nobody reads this topic but its successor.
-    ("min.compaction.lag.ms", "0"),
-];
 
 /// Where a relay goes on.
 pub(super) struct Start {
@@ -87,12 +79,17 @@ pub(super) async fn resume(
         Delivery::ExactlyOnce => {
             fence(&session, forwarder.sink().producers()).await?;
             failpoint::reached(Step::Fenced);
-            let exists = position_topic(options, names, forwarder).await?;
-            if exists { read(options, names, &saved, (ledger.seal(), ledger.signs())).await? } else { nothing }
+            let exists = position_topic::find_or_create(options, names, forwarder).await?;
+            if exists {
+                let limit = forwarder.sink().producers().iter().map(|producer| producer.transaction_timeout()).max().unwrap_or_default();
+                position_topic::read_after_fencing(&session, &saved, (ledger.seal(), ledger.signs()), limit).await?
+            } else {
+                nothing
+            }
         }
         // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
         Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
-            read(options, names, &saved, (ledger.seal(), ledger.signs())).await?
+            position_topic::read(options, names, &saved, (ledger.seal(), ledger.signs())).await?
         }
         Delivery::AtLeastOnce => nothing,
     };
@@ -162,7 +159,7 @@ async fn before_adoption(
     }
     let names = KafkaNames::new(&options.name, before, &options.schema);
     match forwarder.topics().partitions(&names.topic).await {
-        Ok(_) => read(options, &names, saved, (ledger.seal(), ledger.signs())).await,
+        Ok(_) => position_topic::read(options, &names, saved, (ledger.seal(), ledger.signs())).await,
         Err(TopicError::Unknown(_)) => nothing,
         Err(error) => Err(error.into()),
     }
@@ -286,13 +283,6 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
     }
 }
 
-fn wrong_partitions(names: &KafkaNames, partitions: impl std::fmt::Display) -> Interruption {
-    Interruption::Refused(format!(
-        "topic `{}` has {partitions} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
-        names.topic
-    ))
-}
-
 /// What a start would find of the positions in Kafka. Nothing is fenced, created or stored.
 ///
 /// # Errors
@@ -310,9 +300,9 @@ pub(super) async fn preview(
     let (recorded, foreign) = match cluster.topics.get(&names.topic) {
         Some(Topic::There { partitions: 1, .. }) => {
             let (seal, signs) = ledger::known_seal(options, session).await?;
-            read(options, &names, &saved, (&seal, signs)).await?
+            position_topic::read(options, &names, &saved, (&seal, signs)).await?
         }
-        Some(Topic::There { partitions, .. }) => return Err(wrong_partitions(&names, partitions)),
+        Some(Topic::There { partitions, .. }) => return Err(position_topic::wrong_partitions(&names, partitions)),
         Some(Topic::Refused(reason)) => return Err(Interruption::Kafka(reason.clone())),
         Some(Topic::Missing) | None => (None, Foreign::default()),
     };
@@ -326,63 +316,6 @@ pub(super) async fn preview(
         require_kept(options, &position, floor)?;
     }
     Ok(names.topic)
-}
-
-/// Makes sure of the topic of positions; whether it was there.
-async fn position_topic(options: &RelayOptions, names: &KafkaNames, forwarder: &Forwarder) -> Result<bool, Interruption> {
-    let topics = forwarder.topics();
-    let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
-    match topics.partitions(&names.topic).await {
-        Ok(1) => Ok(true),
-        Ok(more) => Err(wrong_partitions(names, more)),
-        Err(TopicError::Unknown(_)) => match topics.create(&names.topic, how).await {
-            Ok(()) => Ok(false),
-            Err(error @ TopicError::Unreachable(_)) => Err(error.into()),
-            Err(error) => Err(Interruption::Refused(format!(
-                "{error}: delivery exactly once keeps its positions there; create it (kafka-topics.sh --create --topic {} --partitions 1 --config cleanup.policy=compact), let the relay's principal create topics that begin with `tidings.position.`, or run with --delivery at-least-once",
-                names.topic
-            ))),
-        },
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// What the topic holds, and what of it does not count. If the operator has moved the relay, it need not be readable.
-async fn read(
-    options: &RelayOptions,
-    names: &KafkaNames,
-    saved: &Saved,
-    (seal, signs): (&Seal, bool),
-) -> Result<(Option<Recorded>, Foreign), Interruption> {
-    let unsigned = !signs && saved.position.is_some();
-    let trust = Trust { seal: seal.clone(), known: saved.number, unsigned };
-    let replay = read_to_the_end(&options.kafka, &names.topic, Replay::new(trust), Replay::read).await?;
-    match replay.end() {
-        Ok((recorded, foreign)) => {
-            warn_of(&foreign, names);
-            Ok((recorded, foreign))
-        }
-        Err(error) if saved.moved_to.is_some() => {
-            tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");
-            Ok((None, Foreign::default()))
-        }
-        Err(error) => Err(Interruption::Refused(format!(
-            "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind --to-mirror --name {}` goes on from the position that the database has",
-            names.topic, options.name
-        ))),
-    }
-}
-
-fn warn_of(foreign: &Foreign, names: &KafkaNames) {
-    if foreign.records > 0 {
-        tracing::error!(
-            topic = names.topic,
-            records = foreign.records,
-            last_offset = foreign.last,
-            "passes over records that this relay has not signed: another program writes to the topic of its positions, or an earlier version of \
-             this relay ran since. Only the relay's principal needs Write on it (docs/security.md)"
-        );
-    }
 }
 
 #[cfg(test)]

@@ -153,6 +153,35 @@ async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
     assert_eq!(delivered(place.reader().read_to_the_end()), (1..=6).map(|id| (id, 1)).collect::<Vec<_>>());
 }
 
+/// A kind of case A3: a transaction that has not ended hides every position behind its first record.
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_behind_an_open_transaction_of_another_program_are_waited_for() {
+    let database = migrated_database().await;
+    let place = ran(&database, 1..=3).await;
+    let topic = position_topic(&place);
+    let other: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &place.brokers)
+        .set("transactional.id", format!("{topic}.other"))
+        .create()
+        .expect("a client");
+    let limit = Duration::from_secs(30);
+    other.init_transactions(limit).expect("begun");
+    other.begin_transaction().expect("begun");
+    other.send(BaseRecord::to(&topic).partition(0).key("other").payload("{}")).map_err(|(error, _)| error).expect("taken");
+    other.flush(limit).expect("sent");
+    insert(&database.pool, 4..=6).await;
+    let relay = place.start();
+    published(&database.pool, &place, 6).await;
+    relay.stop().await;
+    let relay = place.start();
+    relay.says("kafka", "hides").await;
+    other.abort_transaction(limit).expect("aborted");
+    insert(&database.pool, 7..=7).await;
+    published(&database.pool, &place, 7).await;
+    relay.stop().await;
+    assert_eq!(delivered(place.reader().read_to_the_end()), (1..=7).map(|id| (id, 1)).collect::<Vec<_>>());
+}
+
 /// Case A3: a topic that another program has filled before the relay ran for the first time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
