@@ -6,7 +6,7 @@ use crate::postgres::{SchemaNameError, errors::cleaned};
 /// Why an event is not published.
 ///
 /// Only [`Database`](Self::Database) and [`MissingTable`](Self::MissingTable) come from Postgres, and leave the caller's transaction
-/// aborted. Every other error is found before a statement is sent: the transaction can go on.
+/// aborted. Every other error is found before anything is written: the transaction can go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -66,6 +66,11 @@ pub enum PublishError {
         /// How many there may be.
         max: usize,
     },
+    /// The connection is in no transaction: the event would be committed by itself, and also if the change it belongs to fails.
+    #[error(
+        "the connection is in no transaction, so the event would exist whether or not the change it belongs to is committed, and nothing is done: begin a transaction (`let mut tx = pool.begin().await?`) and pass `&mut tx`; if the event belongs to no change, allow this with `Outbox::allow_autocommit`"
+    )]
+    NoTransaction,
     /// The table is not there.
     #[error("the table {schema}.{table} does not exist in this database: call `tidings::migrate` at start, or run `tidings migrate`")]
     MissingTable {

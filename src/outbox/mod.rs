@@ -26,6 +26,9 @@
 //! does not, on purpose: it would run the insert on some other connection, outside the caller's transaction, and the event would be
 //! published even if the change is rolled back.
 //!
+//! For the same reason a connection that is in no transaction is refused ([`PublishError::NoTransaction`]). For sqlx's own transactions this costs
+//! nothing; on a connection where a transaction was begun by SQL it costs a round trip. [`Outbox::allow_autocommit`] allows it.
+//!
 //! # Order
 //!
 //! Events of one aggregate reach Kafka in the order in which their transactions took effect, provided that each *locks the aggregate, then

@@ -3,13 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::insert::{Lock, Statements};
 use super::scheduled::{self, Terms};
 use super::{Draft, PublishError};
 use crate::event::{AggregateId, DomainEvent, Envelope, EventId, Headers};
-use crate::postgres::{SchemaName, SchemaNameError};
+use crate::postgres::{SchemaName, SchemaNameError, errors::cleaned};
+
+/// SQLSTATE of a savepoint outside a transaction.
+const NO_TRANSACTION: &str = "25P01";
 
 /// Publishes events in the caller's Postgres transaction. Cheap to clone: make one at start and pass it around.
 ///
@@ -38,6 +41,7 @@ pub struct Outbox {
     prepared: bool,
     max_event_bytes: usize,
     default_headers: Arc<Headers>,
+    autocommit: bool,
 }
 
 impl Outbox {
@@ -65,6 +69,7 @@ impl Outbox {
             prepared: true,
             max_event_bytes: Self::MAX_EVENT_BYTES_DEFAULT,
             default_headers: Arc::default(),
+            autocommit: false,
         }
     }
 
@@ -120,13 +125,37 @@ impl Outbox {
         self
     }
 
+    /// Allows to publish, schedule and cancel on a connection that is in no transaction: each call then commits by itself.
+    ///
+    /// For an event that belongs to no change in this database. By default such a call is [`PublishError::NoTransaction`], because it is usually a
+    /// connection that was passed where the transaction was meant.
+    ///
+    /// ```no_run
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tidings::{DomainEvent, Outbox};
+    /// # #[derive(Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = "night", id = "night")]
+    /// # struct NightBegan { night: String }
+    /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let clock = Outbox::new().allow_autocommit();
+    /// clock.publish(&mut *pool.acquire().await?, &NightBegan { night: "2026-01-02".into() }).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn allow_autocommit(mut self) -> Self {
+        self.autocommit = true;
+        self
+    }
+
     /// Publishes an event in the transaction of `conn`: it is published if and only if that commits.
     ///
-    /// One round trip. `conn` is a transaction (`&mut tx`) or a connection; see the [module](crate::outbox) for why it is never a pool.
+    /// One round trip. `conn` is a transaction (`&mut tx`), or a connection on which one was begun by SQL, which costs a second round trip. See the
+    /// [module](crate::outbox) for why it is never a pool.
     ///
     /// # Errors
     ///
-    /// [`PublishError`]. What could never be delivered is refused before anything is sent, and the transaction can go on.
+    /// [`PublishError`]. What could never be delivered is refused before anything is sent, and the transaction can go on. Outside a transaction nothing is
+    /// published ([`PublishError::NoTransaction`]).
     ///
     /// # Cancel safety
     ///
@@ -137,7 +166,7 @@ impl Outbox {
 
     /// Publishes any number of events by one statement. Returns their ids in the order given, which is also the order of their `seq`.
     ///
-    /// All or nothing, even on a connection without a transaction. An empty iterator sends nothing.
+    /// All or nothing, also with [`allow_autocommit`](Self::allow_autocommit). An empty iterator sends nothing.
     ///
     /// # Errors
     ///
@@ -199,6 +228,7 @@ impl Outbox {
     pub async fn publish_envelope(&self, conn: &mut PgConnection, envelope: &Envelope) -> Result<EventId, PublishError> {
         let statements = self.statements.as_ref().map_err(Clone::clone)?;
         self.check(envelope)?;
+        self.require_transaction(conn).await?;
         statements.insert(conn, envelope, &self.default_headers, self.lock).await
     }
 
@@ -221,6 +251,9 @@ impl Outbox {
         if self.lock == Lock::Aggregate {
             check_aggregate_count(envelopes)?;
         }
+        if !envelopes.is_empty() {
+            self.require_transaction(conn).await?;
+        }
         statements.insert_all(conn, envelopes, &self.default_headers, self.lock).await
     }
 
@@ -228,11 +261,27 @@ impl Outbox {
     pub(super) async fn schedule(&self, conn: &mut PgConnection, envelope: &Envelope, terms: Terms) -> Result<EventId, PublishError> {
         let place = self.schema_and_preparation()?;
         self.check(envelope)?;
+        self.require_transaction(conn).await?;
         scheduled::insert(conn, place, envelope, &self.default_headers, terms).await
     }
 
     pub(super) fn schema_and_preparation(&self) -> Result<(&SchemaName, bool), PublishError> {
         Ok(self.statements.as_ref().map_err(Clone::clone)?.schema_and_preparation())
+    }
+
+    /// Refuses a connection that is in no transaction. sqlx knows of those that it has begun, which costs nothing. Others begin by SQL, so the
+    /// server is asked: it refuses a savepoint outside a transaction, and nothing else happens.
+    pub(super) async fn require_transaction(&self, conn: &mut PgConnection) -> Result<(), PublishError> {
+        if self.autocommit || conn.is_in_transaction() {
+            return Ok(());
+        }
+        match conn.execute("savepoint tidings_publish; release savepoint tidings_publish").await {
+            Ok(_) => Ok(()),
+            Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some(NO_TRANSACTION) => {
+                Err(PublishError::NoTransaction)
+            }
+            Err(error) => Err(PublishError::Database(cleaned(error))),
+        }
     }
 
     /// Refuses what could never be delivered.

@@ -103,13 +103,14 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// [`PublishError::Database`] or [`PublishError::MissingTable`].
+    /// [`PublishError::NoTransaction`], [`PublishError::Database`] or [`PublishError::MissingTable`].
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, the event may or may not be cancelled by the transaction: roll it back.
     pub async fn cancel(&self, conn: &mut PgConnection, id: EventId) -> Result<bool, PublishError> {
         let (schema, prepared) = self.schema_and_preparation()?;
+        self.require_transaction(conn).await?;
         let sql = format!(r#"delete from "{schema}".scheduled where id = $1"#);
         let deleted = sqlx::query(AssertSqlSafe(sql)).persistent(prepared).bind(id.as_uuid()).execute(conn).await;
         let deleted = deleted.map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;

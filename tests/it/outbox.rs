@@ -89,21 +89,79 @@ async fn a_row_says_all_there_is_to_say_of_its_event() {
 }
 
 #[tokio::test]
-async fn transactions_pooled_connections_and_plain_connections_all_publish() {
+async fn transactions_publish_and_so_do_pooled_and_plain_connections_if_it_is_allowed() {
     let database = migrated_database().await;
-    let outbox = Outbox::new();
     let mut tx = database.pool.begin().await.expect("a transaction");
-    outbox.publish(&mut tx, &placed(1, 1)).await.expect("a transaction publishes");
+    Outbox::new().publish(&mut tx, &placed(1, 1)).await.expect("a transaction publishes");
     let inner: &mut PgConnection = &mut tx;
-    outbox.publish(inner, &placed(2, 1)).await.expect("so does what it derefs to");
+    Outbox::new().publish(inner, &placed(2, 1)).await.expect("so does what it derefs to");
     tx.commit().await.expect("it commits");
+    let outbox = Outbox::new().allow_autocommit();
     let mut pooled = database.pool.acquire().await.expect("a connection");
     outbox.publish(&mut pooled, &placed(3, 1)).await.expect("a pooled connection publishes");
     let mut plain = PgConnection::connect(&database.url).await.expect("a connection");
     outbox.publish(&mut plain, &placed(4, 1)).await.expect("a plain connection publishes");
     outbox.publish_all(&mut plain, [&placed(5, 1)]).await.expect("in batches too");
+    let later = outbox.publish_after(&mut plain, &placed(6, 1), Duration::from_secs(600)).await.expect("and for later");
+    assert!(outbox.cancel(&mut plain, later).await.expect("and takes it back"));
     plain.close().await.expect("it closes");
     assert_eq!(count(&database.pool).await, 5);
+}
+
+/// Case D11.
+#[tokio::test]
+async fn outside_a_transaction_nothing_is_published_scheduled_or_cancelled() {
+    let database = migrated_database().await;
+    for outbox in [Outbox::new(), Outbox::new().serialize_aggregates(), Outbox::new().unprepared()] {
+        let mut tx = database.pool.begin().await.expect("a transaction");
+        let scheduled = outbox.publish_after(&mut tx, &placed(1, 1), Duration::from_secs(600)).await.expect("scheduled");
+        tx.commit().await.expect("it commits");
+        let mut conn = database.pool.acquire().await.expect("a connection");
+        let (event, soon) = (placed(2, 1), Duration::from_secs(1));
+        let refused = [
+            outbox.publish(&mut conn, &event).await.map(drop),
+            outbox.publish_all(&mut conn, [&event, &event]).await.map(drop),
+            outbox.publish_envelope(&mut conn, &tombstone_of(2)).await.map(drop),
+            outbox.publish_envelopes(&mut conn, &[tombstone_of(2)]).await.map(drop),
+            outbox.event(&event).header("a", "b").publish(&mut conn).await.map(drop),
+            outbox.tombstone::<OrderPlaced>("2").publish(&mut conn).await.map(drop),
+            outbox.publish_at(&mut conn, &event, chrono::Utc::now()).await.map(drop),
+            outbox.publish_after(&mut conn, &event, soon).await.map(drop),
+            outbox.event(&event).publish_after(&mut conn, soon).await.map(drop),
+            outbox.cancel(&mut conn, scheduled).await.map(drop),
+        ];
+        for (at, refused) in refused.into_iter().enumerate() {
+            let error = refused.expect_err("there is no transaction");
+            assert!(matches!(error, PublishError::NoTransaction), "{at}: {error:?}");
+            let text = error.to_string();
+            assert!(text.contains("pool.begin()") && text.contains("allow_autocommit"), "the remedy and how to allow it: {text}");
+        }
+        let left: i64 = sqlx::query_scalar("select count(*) from tidings.scheduled where id = $1")
+            .bind(scheduled.as_uuid())
+            .fetch_one(&mut *conn)
+            .await
+            .expect("the connection is usable");
+        assert_eq!((count(&database.pool).await, left), (0, 1));
+    }
+}
+
+/// Case D11.
+#[tokio::test]
+async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_so() {
+    let database = migrated_database().await;
+    let mut conn = database.pool.acquire().await.expect("a connection");
+    sqlx::raw_sql("begin isolation level serializable").execute(&mut *conn).await.expect("begun");
+    Outbox::new().publish(&mut conn, &placed(1, 1)).await.expect("published");
+    sqlx::raw_sql("rollback").execute(&mut *conn).await.expect("rolled back");
+    assert_eq!(count(&database.pool).await, 0);
+    sqlx::raw_sql("begin").execute(&mut *conn).await.expect("begun");
+    sqlx::raw_sql("select 1 / 0").execute(&mut *conn).await.expect_err("a division by zero");
+    let error = Outbox::new().publish(&mut conn, &placed(1, 1)).await.expect_err("the transaction has failed");
+    assert!(
+        matches!(&error, PublishError::Database(source) if source.as_database_error().and_then(|e| e.code()).as_deref() == Some("25P02")),
+        "{error:?}"
+    );
+    sqlx::raw_sql("rollback").execute(&mut *conn).await.expect("rolled back");
 }
 
 #[tokio::test]
@@ -124,7 +182,7 @@ async fn publishing_can_be_part_of_a_spawned_task() {
 #[tokio::test]
 async fn a_batch_is_one_statement_and_keeps_its_order() {
     let database = migrated_database().await;
-    for outbox in [Outbox::new(), Outbox::new().serialize_aggregates()] {
+    for outbox in [Outbox::new().allow_autocommit(), Outbox::new().allow_autocommit().serialize_aggregates()] {
         let mut conn = database.pool.acquire().await.expect("a connection");
         sqlx::query("truncate tidings.outbox").execute(&mut *conn).await.expect("it is emptied");
         let events: Vec<_> = (0..5_000).map(|n| placed((n * 7919) % 997, n)).collect();
@@ -177,9 +235,9 @@ async fn json_is_stored_byte_for_byte() {
     let mut conn = database.pool.acquire().await.expect("a connection");
     let mut envelope = tombstone_of(1);
     envelope.payload = Payload::json_text(text).expect("JSON");
-    Outbox::new().publish_envelope(&mut conn, &envelope).await.expect("it is inserted");
+    Outbox::new().allow_autocommit().publish_envelope(&mut conn, &envelope).await.expect("it is inserted");
     envelope.id = EventId::new();
-    Outbox::new().publish_envelopes(&mut conn, &[envelope]).await.expect("it is inserted");
+    Outbox::new().allow_autocommit().publish_envelopes(&mut conn, &[envelope]).await.expect("it is inserted");
     let stored: Vec<String> = sqlx::query_scalar("select payload::text from tidings.outbox").fetch_all(&mut *conn).await.expect("two rows");
     assert_eq!(stored, [text, text]);
 }
@@ -204,7 +262,7 @@ fn whatever_a_payload_says_it_reads_back_the_same() {
                     envelope
                 })
                 .collect();
-            Outbox::new().publish_envelopes(&mut conn, &envelopes).await.expect("all are valid");
+            Outbox::new().allow_autocommit().publish_envelopes(&mut conn, &envelopes).await.expect("all are valid");
             let stored: Vec<(String, String, String)> =
                 sqlx::query_as("select aggregateid, payload::text, headers->>'h' from tidings.outbox order by seq")
                     .fetch_all(&mut *conn)
@@ -259,21 +317,21 @@ async fn a_megabyte_of_payload_and_the_largest_headers_are_accepted_by_the_table
     let names = (100..100 + tidings::event::headers::COUNT_MAX).map(|n| n.to_string());
     envelope.headers.extend(names.map(|name| (name, "\"".repeat(Outbox::MAX_HEADER_BYTES / 64 - 3))));
     assert_eq!(envelope.headers.byte_len(), Outbox::MAX_HEADER_BYTES);
-    Outbox::new().publish_envelope(&mut conn, &envelope).await.expect("it is inserted");
+    Outbox::new().allow_autocommit().publish_envelope(&mut conn, &envelope).await.expect("it is inserted");
 }
 
 #[tokio::test]
 async fn a_missing_table_is_reported_with_its_remedy() {
     let database = database().await;
     let mut conn = database.pool.acquire().await.expect("a connection");
-    let error = Outbox::new().publish(&mut conn, &placed(1, 1)).await.expect_err("there is no table");
+    let error = Outbox::new().allow_autocommit().publish(&mut conn, &placed(1, 1)).await.expect_err("there is no table");
     assert!(matches!(error, PublishError::MissingTable { .. }), "{error:?}");
     assert!(error.to_string().contains("tidings migrate"), "{error}");
     drop(conn);
 
     Migrations::new().schema("elsewhere").run(&database.pool).await.expect("it migrates");
     let mut conn = database.pool.acquire().await.expect("a connection");
-    Outbox::new().schema("elsewhere").publish(&mut conn, &placed(1, 1)).await.expect("it is inserted");
+    Outbox::new().schema("elsewhere").allow_autocommit().publish(&mut conn, &placed(1, 1)).await.expect("it is inserted");
 }
 
 #[tokio::test]
@@ -365,8 +423,13 @@ async fn a_connection_prepares_the_statement_once() {
     let database = migrated_database().await;
     let mut conn = database.pool.acquire().await.expect("a connection");
     for n in 0..5 {
-        Outbox::new().publish(&mut conn, &placed(n, 1)).await.expect("it is inserted");
-        Outbox::new().header("a", "b").publish_all(&mut conn, &vec![placed(n, 1); n + 1]).await.expect("they are inserted");
+        Outbox::new().allow_autocommit().publish(&mut conn, &placed(n, 1)).await.expect("it is inserted");
+        Outbox::new()
+            .allow_autocommit()
+            .header("a", "b")
+            .publish_all(&mut conn, &vec![placed(n, 1); n + 1])
+            .await
+            .expect("they are inserted");
     }
     let prepared: i64 =
         sqlx::query_scalar("select count(*) from pg_prepared_statements where statement like 'insert into \"tidings\".outbox%'")
@@ -405,7 +468,7 @@ impl Codec<Moved> for Semicolons {
 async fn an_event_in_a_format_of_its_own_is_stored_as_bytes_with_its_content_type() {
     let database = migrated_database().await;
     let mut conn = database.pool.acquire().await.expect("a connection");
-    Outbox::new().publish(&mut conn, &Moved { x: 3, y: 4 }).await.expect("it is inserted");
+    Outbox::new().allow_autocommit().publish(&mut conn, &Moved { x: 3, y: 4 }).await.expect("it is inserted");
     let row = sqlx::query(
         "select payload_bytes, headers->>'content-type' as content_type, version, payload is null as no_json from tidings.outbox",
     )

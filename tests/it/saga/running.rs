@@ -199,7 +199,9 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
     let mut placed = Vec::new();
     for order in [10, 13] {
         let mut conn = shop.database.pool.acquire().await.expect("a connection");
-        placed.push(Outbox::new().event(&OrderPlaced { order }).traceparent(TRACE).publish(&mut conn).await.expect("published"));
+        placed.push(
+            Outbox::new().allow_autocommit().event(&OrderPlaced { order }).traceparent(TRACE).publish(&mut conn).await.expect("published"),
+        );
     }
     let (told, silent) = (shop.until(10, SagaStatus::Completed).await, shop.until(13, SagaStatus::Compensated).await);
     let sent = async |saga: Uuid, of: &[&str]| -> Vec<Sent> {

@@ -181,7 +181,7 @@ impl Shop {
     pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
         for order in orders {
             let mut conn = self.database.pool.acquire().await.expect("a connection");
-            tidings::Outbox::new().publish(&mut conn, &OrderPlaced { order }).await.expect("published");
+            tidings::Outbox::new().allow_autocommit().publish(&mut conn, &OrderPlaced { order }).await.expect("published");
         }
     }
 
