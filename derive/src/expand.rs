@@ -99,6 +99,20 @@ fn check_upcasts(event: &EventAttribute) -> Result<()> {
         }
         seen.push(from);
     }
+    // Each upcast lifts by one version. A version below the oldest `from` may be unknown; one in between may not.
+    for upcast in &event.upcasts {
+        let next = upcast.from.base10_parse::<u32>()? + 1;
+        if next < version && !seen.contains(&next) {
+            return Err(Error::new(
+                upcast.from.span(),
+                format!(
+                    "this upcast ends at version {next}, and nothing lifts version {next} to {}: add `upcast(from = {next}, with = …)`, so that older events reach \
+                     version {version}",
+                    next + 1
+                ),
+            ));
+        }
+    }
     Ok(())
 }
 

@@ -50,7 +50,10 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
         ));
     }
     if signature.inputs.is_empty() {
-        return Err(Error::new(signature.paren_token.span.join(), "a handler takes its event first: `Event<E>` or `Batch<E>`"));
+        return Err(Error::new(
+            signature.paren_token.span.join(),
+            "a handler takes its event first: `Event<E>`, `Batch<E>` or `Tombstone<E>`",
+        ));
     }
     if let Some(ninth) = signature.inputs.iter().nth(ARGUMENTS_MAX) {
         return Err(Error::new(ninth.span(), "a handler has up to eight arguments: let one of yours hold several (`FromDelivery`)"));

@@ -61,7 +61,7 @@ pub use version::{VersionError, decode_version, lift};
 /// | `id = self.key()` | struct, enum | the same by an expression over `self` |
 /// | `type = "order.placed"` | struct, variant | the event's name; otherwise the name of the struct or the variant |
 /// | `version = 2` | struct, enum | the version of the payload's schema; otherwise 1 |
-/// | `upcast(from = 1, with = path)` | struct, enum | lifts a JSON payload of version 1 to version 2: a function from the old shape to the next. Once for each old version |
+/// | `upcast(from = 1, with = path)` | struct, enum | lifts a JSON payload of version 1 to version 2: a function from the old shape to the next. Once for each old version from the oldest that is read; a gap does not compile |
 /// | `codec = Protobuf` | struct, enum | the [`Codec`] of the payload; otherwise [`Json`] |
 ///
 /// The event's name is a contract with subscribers: give `type` before renaming a struct.

@@ -29,4 +29,16 @@ struct Misspelt {
     order_id: u64,
 }
 
+#[derive(Serialize, Deserialize, tidings::DomainEvent)]
+#[event(aggregate = "order", id = "order_id", version = 3, upcast(from = 1, with = same))]
+struct Gap {
+    order_id: u64,
+}
+
+#[derive(Serialize, Deserialize, tidings::DomainEvent)]
+#[event(aggregate = "order", id = "order_id", version = 2000000000, upcast(from = 1999999999, with = same), upcast(from = 1, with = same))]
+enum WideGap {
+    Placed { order_id: u64 },
+}
+
 fn main() {}
