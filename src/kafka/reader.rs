@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use super::foreign_id::foreign_id_at;
 use super::format::{declared_foreign_format, is_connect_envelope, is_structured, probable_format};
 use super::incoming::{Buffers, Incoming};
+use crate::event::Envelope;
 
 /// What a record says.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Message {
     version: u32,
     assumed_type: Option<&'static str>,
     attempts_before: u32,
+    /// What a tombstone is counted and routed as.
+    kind: Option<Arc<str>>,
 }
 
 /// Places among the headers.
@@ -79,13 +83,20 @@ const PREFIX: &str = "ce_";
 impl Message {
     /// Reads a record; one without a type is of `assumed_type`.
     ///
+    /// A null value deletes its key whatever the headers say. So a tombstone is never malformed: attributes that cannot be read are left out.
+    ///
     /// # Errors
     /// [`Malformed`], and the record.
     pub(crate) fn read(incoming: Incoming, assumed_type: Option<&'static str>) -> Result<Self, (Malformed, Box<Incoming>)> {
+        if incoming.value().is_none() {
+            let (at, version) = Self::look(&incoming, Some(Envelope::TOMBSTONE)).unwrap_or((Attributes::default(), 1));
+            let assumed_type = Some(Envelope::TOMBSTONE);
+            return Ok(Self { incoming, original: None, at, version, assumed_type, attempts_before: 0, kind: None });
+        }
         if incoming.lacks_headers {
             return Err((Malformed::HeaderNames, Box::new(incoming)));
         }
-        if let Some(format) = declared_foreign_format(&incoming).filter(|_| incoming.value().is_some()) {
+        if let Some(format) = declared_foreign_format(&incoming) {
             return Err((Malformed::Format(format), Box::new(incoming)));
         }
         let (incoming, original) = if is_structured(&incoming) {
@@ -97,7 +108,7 @@ impl Message {
             (incoming, None)
         };
         match Self::look(&incoming, assumed_type) {
-            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type, attempts_before: 0 })),
+            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type, attempts_before: 0, kind: None })),
             Err(malformed) => Err((malformed, original.unwrap_or_else(|| Box::new(incoming)))),
         }
     }
@@ -137,7 +148,7 @@ impl Message {
             }
         }
         if at.event_type.is_none() && assumed_type.is_none() {
-            return Err(probable_format(incoming).filter(|_| incoming.value().is_some()).map_or(Malformed::NoType, Malformed::Format));
+            return Err(probable_format(incoming).map_or(Malformed::NoType, Malformed::Format));
         }
         Ok((at, version))
     }
@@ -150,6 +161,22 @@ impl Message {
     /// What happened.
     pub(crate) fn event_type(&self) -> &str {
         self.at.event_type.map_or(self.assumed_type.unwrap_or_default(), |at| self.text_at(at))
+    }
+
+    /// What decides which handlers it has: its type, or the aggregate of a tombstone.
+    pub(crate) fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or_else(|| self.event_type())
+    }
+
+    /// The same message as one of this kind.
+    #[must_use]
+    pub(crate) fn with_kind(self, kind: String) -> Self {
+        Self { kind: Some(kind.into()), ..self }
+    }
+
+    /// True if the record has a null value. An event without data that is a CloudEvent in structured mode has a value.
+    pub(crate) fn is_tombstone(&self) -> bool {
+        self.as_it_came().value().is_none()
     }
 
     /// The version of the data's schema; 1 if nothing is said.
@@ -411,8 +438,7 @@ mod tests {
         assert!(matches!(read(&batch, Some("[]"), Some("T")), Err(Malformed::Format(_))));
         assert!(matches!(read(&[("__TypeId__", "x.Y")], Some("{}"), None), Err(Malformed::Format(_))));
         assert!(read(&[("__TypeId__", "x.Y")], Some("{}"), Some("T")).is_ok());
-        assert!(matches!(read(&[], None, None), Err(Malformed::NoType)), "a tombstone stays one");
-        assert!(matches!(read(&batch, None, None), Err(Malformed::NoType)));
+        assert!(read(&batch, None, None).expect("a tombstone, whatever its headers say").is_tombstone());
     }
 
     #[test]
@@ -420,7 +446,7 @@ mod tests {
         assert!(matches!(read(&[], Some("{}"), None), Err(Malformed::NoType)));
         assert!(matches!(read(&BINARY[..1], Some("{}"), None), Err(Malformed::Missing("id"))));
         assert!(matches!(read(&BINARY[..2], Some("{}"), None), Err(Malformed::Missing("type"))));
-        assert!(matches!(read(&[&BINARY[..4], &[("ce_dataversion", "x")]].concat(), None, None), Err(Malformed::Version(_))));
+        assert!(matches!(read(&[&BINARY[..4], &[("ce_dataversion", "x")]].concat(), Some("{}"), None), Err(Malformed::Version(_))));
         let structured = [("content-type", "application/cloudevents+json")];
         assert!(matches!(read(&structured, Some("{"), None), Err(Malformed::Structured(_))));
         assert!(matches!(read(&structured, Some(r#"{"id":"1","type":"T"}"#), Some("T")), Err(Malformed::Missing("specversion"))));

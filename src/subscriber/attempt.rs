@@ -113,7 +113,7 @@ impl Runner {
     pub(super) async fn settle_together(&self, messages: &[Arc<Message>]) -> Result<(), BatchFailed> {
         match self.attempt(Delivery::many(messages.to_vec(), 1)).await {
             Ok(handled) => {
-                self.handled(handled, messages[0].event_type(), messages.len());
+                self.handled(handled, messages[0].kind(), messages.len());
                 Ok(())
             }
             Err(error) => {
@@ -137,9 +137,9 @@ impl Runner {
         let (mut failed, mut outage) = (0, Outage::none(self));
         loop {
             let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now(), &mut None));
-            let error = match self.end_of(attempt, message.event_type()).await {
+            let error = match self.end_of(attempt, message.kind()).await {
                 Ok(handled) => {
-                    self.handled(handled, message.event_type(), 1);
+                    self.handled(handled, message.kind(), 1);
                     return Settled::Finished;
                 }
                 Err(error) => error,
@@ -159,7 +159,7 @@ impl Runner {
                 Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
                     failed += 1;
-                    self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
+                    self.statistics.add(Count::FailedAttempts, message.kind(), 1);
                     self.report_attempt(message, failed, &error);
                     let next = if error.verdict() == Verdict::DeadLetter { Next::GiveUp } else { retry.after(failed, chance()) };
                     match next {
@@ -189,7 +189,7 @@ impl Runner {
         loop {
             let error = match self.attempt(Delivery::one(message.clone(), 1)).await {
                 Ok(handled) => {
-                    self.handled(handled, message.event_type(), 1);
+                    self.handled(handled, message.kind(), 1);
                     return Parked::Done;
                 }
                 Err(error) => error,
@@ -205,7 +205,7 @@ impl Runner {
                 Verdict::Snooze(time) => return Parked::Again { after: time, attempts: before, error: error.chain() },
                 Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
-                    self.statistics.add(Count::FailedAttempts, message.event_type(), 1);
+                    self.statistics.add(Count::FailedAttempts, message.kind(), 1);
                     self.report_attempt(message, 1, &error);
                     let is_dead = error.verdict() == Verdict::DeadLetter;
                     match retry.after(before + 1, chance()) {
@@ -224,7 +224,7 @@ impl Runner {
     /// One attempt.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
-        self.end_of(self.begin(delivery, Instant::now(), &mut None), first.event_type()).await
+        self.end_of(self.begin(delivery, Instant::now(), &mut None), first.kind()).await
     }
 
     /// Begins an attempt, in a span of its own.
@@ -252,7 +252,7 @@ impl Runner {
         *now = Instant::now();
         match polled {
             Poll::Ready(Ok(handled)) => {
-                let counters = self.statistics.of(message.event_type());
+                let counters = self.statistics.of(message.kind());
                 counters.attempted(*now - attempt.began);
                 self.handled_by(handled, counters, 1);
                 if let AttemptState::Runs(Work::Handler(called)) = attempt.state {
@@ -314,7 +314,7 @@ impl Runner {
 
     pub(super) fn skipped(&self, message: &Message, error: &HandlerError) {
         tracing::debug!(subscriber = self.name, %error, "an event is skipped");
-        self.statistics.add(Count::Skipped, message.event_type(), 1);
+        self.statistics.add(Count::Skipped, message.kind(), 1);
     }
 
     /// Closes idle sessions of the inbox if one of them failed by its session.

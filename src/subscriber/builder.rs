@@ -1,5 +1,6 @@
 //! A subscriber as its service puts it together.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::marker::PhantomData;
@@ -19,6 +20,7 @@ use super::handler::{
 use super::options::Options;
 use super::router::{Core, Handled, HandlerService, Route, Router};
 use super::run::{Plan, RunError};
+use super::source::{Source, tombstone_of};
 use super::statistics::Statistics;
 use super::{Bus, ByType, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry};
 use crate::event::{DomainEvent, check_topic_name};
@@ -63,6 +65,8 @@ struct Registered<S> {
     aggregate: &'static str,
     types: &'static [&'static str],
     batch: bool,
+    /// It takes tombstones of the aggregate, and no events.
+    tombstone: bool,
     handler: Box<dyn ErasedHandler<S>>,
 }
 
@@ -103,6 +107,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             aggregate: H::Event::AGGREGATE,
             types: H::Event::TYPES,
             batch: H::BATCH,
+            tombstone: H::TOMBSTONE,
             handler: erase::<H, Args, S>(handler),
         });
         self.with_type()
@@ -119,8 +124,13 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
         let handle = Arc::new(handle);
-        let registered =
-            |(aggregate, types)| Registered { aggregate, types, batch: false, handler: Box::new(Plain(handle.clone())) as Box<_> };
+        let registered = |(aggregate, types)| Registered {
+            aggregate,
+            types,
+            batch: false,
+            tombstone: false,
+            handler: Box::new(Plain(handle.clone())) as Box<_>,
+        };
         self.parts.handlers.extend(kinds.into_iter().map(registered));
         self.with_type()
     }
@@ -326,7 +336,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         let topics = topics(&handlers, &self.parts.topics);
         faults.extend(topics.iter().flat_map(|(topic, _)| check_topic_name(topic).err().map(|error| error.to_string())));
         let state = Arc::new(G::ready(state));
-        let routes = routes(handlers, &state, &mut faults);
+        let (routes, tombstones) = routes(handlers, &state, &mut faults);
         let opened = inbox.as_ref().map(|inbox| inbox.open(&name)).transpose();
         let inbox = opened.unwrap_or_else(|error| {
             faults.push(error.to_string());
@@ -335,13 +345,13 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
-        self.parts.statistics.know_types(routes.keys().copied());
-        let core = Arc::new(Core::new(Router::new(routes), inbox.map(Arc::new)));
+        self.parts.statistics.know_types(routes.keys().chain(tombstones.keys()).cloned());
+        let core = Arc::new(Core::new(Router::new(routes, tombstones), inbox.map(Arc::new)));
         let service = layers.into_iter().fold(HandlerService::new(core.clone()), |service, wrap| wrap(service));
         Ok(Plan {
             bus: self.parts.bus,
             name,
-            topics: topics.into_iter().map(|(topic, aggregate)| (topic, self.parts.assumed_types.get(aggregate).copied())).collect(),
+            topics: sources(topics, &self.parts.assumed_types),
             core,
             service,
             options,
@@ -364,12 +374,37 @@ fn topics<S>(handlers: &[Registered<S>], named: &HashMap<&'static str, Vec<Strin
     handlers.iter().flat_map(|handler| of(handler.aggregate).into_iter().map(|topic| (topic, handler.aggregate))).collect()
 }
 
-fn routes<S: Send + Sync + 'static>(handlers: Vec<Registered<S>>, state: &Arc<S>, faults: &mut Vec<String>) -> ByType<Route> {
-    let mut routes: ByType<Route> = ByType::default();
-    for Registered { types, batch, handler, .. } in handlers {
+/// What each topic is read for.
+fn sources(topics: BTreeSet<(String, &'static str)>, assumed: &HashMap<&'static str, &'static str>) -> HashMap<String, Source> {
+    let mut sources = HashMap::<String, Source>::new();
+    for (topic, aggregate) in topics {
+        let assumed_type = assumed.get(aggregate).copied();
+        match sources.entry(topic) {
+            Entry::Vacant(entry) => drop(entry.insert(Source { assumed_type, aggregate: Some(aggregate) })),
+            Entry::Occupied(mut entry) => {
+                let assumed_type = assumed_type.or(entry.get().assumed_type);
+                entry.insert(Source { assumed_type, aggregate: None });
+            }
+        }
+    }
+    sources
+}
+
+/// The handlers of events by their type, and of tombstones by their kind.
+fn routes<S: Send + Sync + 'static>(
+    handlers: Vec<Registered<S>>,
+    state: &Arc<S>,
+    faults: &mut Vec<String>,
+) -> (ByType<Route>, ByType<Route>) {
+    let (mut routes, mut tombstones) = (ByType::<Route>::default(), ByType::<Route>::default());
+    for Registered { aggregate, types, batch, tombstone, handler } in handlers {
         let bound: Arc<dyn BoundHandler> = Arc::new((handler, state.clone()));
+        if tombstone {
+            tombstones.entry(tombstone_of(aggregate).into()).or_default().handlers.push(bound);
+            continue;
+        }
         for event_type in types {
-            let route = routes.entry(event_type).or_default();
+            let route = routes.entry((*event_type).into()).or_default();
             if !route.handlers.is_empty() && route.batch != batch {
                 faults.push(format!(
                     "`{event_type}` has handlers of `Event` and of `Batch`: one transaction cannot serve both, use two subscribers"
@@ -379,7 +414,7 @@ fn routes<S: Send + Sync + 'static>(handlers: Vec<Registered<S>>, state: &Arc<S>
             route.handlers.push(bound.clone());
         }
     }
-    routes
+    (routes, tombstones)
 }
 
 // === impl Subscriber ===

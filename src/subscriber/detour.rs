@@ -3,7 +3,10 @@
 //! An event that used up its attempts, and every later one of its aggregate, goes here instead of to its handler, so that order holds and the partition goes on. The owner
 //! of the partition handles them from here, the oldest of each aggregate first, until none is left; then the aggregate is back on its way. Both happen on the
 //! aggregate's lane, one after the other, so no event is between the two.
+//!
+//! An event without a key belongs to no aggregate. It waits under a key of its own, so that no other event waits for it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +18,14 @@ use crate::kafka::{Incoming, Partition, Place};
 
 /// Stands among the stored headers of a record whose timestamp is the broker's. It is never sent.
 const STAMPED_BY_BROKER: &str = "tidings_stamped_by_broker";
+
+/// Stands among the stored headers of a record without a key. It is never sent.
+const WITHOUT_KEY: &str = "tidings_without_key";
+
+/// The key under which a record waits: its own, or one that no other record of its partition has.
+pub(super) fn detour_key(record: &Incoming) -> Cow<'_, [u8]> {
+    record.key().map_or_else(|| Cow::Owned(format!("\0without key, offset {}", record.offset).into_bytes()), Cow::Borrowed)
+}
 
 /// The table, for one consumer.
 pub(super) struct Detour {
@@ -82,10 +93,11 @@ impl Detour {
 
     /// Adds an event behind those of its aggregate; one that is there already is fine.
     pub(super) async fn append(&self, record: &Incoming, setback: &Setback) -> Result<(), sqlx::Error> {
-        let stamp = record.is_stamped_by_broker.then(|| (STAMPED_BY_BROKER.to_owned(), None));
-        let headers = record.headers_with_nulls().filter(|(name, _)| *name != STAMPED_BY_BROKER.as_bytes());
+        let marks = [(record.is_stamped_by_broker, STAMPED_BY_BROKER), (record.key().is_none(), WITHOUT_KEY)];
+        let marks = marks.into_iter().filter(|(applies, _)| *applies).map(|(_, mark)| (mark.to_owned(), None));
+        let headers = record.headers_with_nulls().filter(|(name, _)| !is_mark(name));
         let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
-        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(stamp).unzip();
+        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(marks).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
             .persistent(false)
             .bind(&self.consumer)
@@ -93,7 +105,7 @@ impl Detour {
             .bind(record.partition)
             .bind(record.offset)
             .bind(record.timestamp)
-            .bind(record.key())
+            .bind(&*detour_key(record))
             .bind(record.value())
             .bind(names)
             .bind(values)
@@ -161,6 +173,11 @@ impl OpenInbox {
     }
 }
 
+/// Whether a stored header is a mark of this table.
+fn is_mark(name: &[u8]) -> bool {
+    [STAMPED_BY_BROKER, WITHOUT_KEY].iter().any(|mark| mark.as_bytes() == name)
+}
+
 impl Head {
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -190,9 +207,11 @@ impl Head {
             timestamp: self.record_timestamp,
         };
         let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), value.as_deref()));
-        let headers = headers.filter(|(name, _)| *name != STAMPED_BY_BROKER);
-        let mut record = Incoming::new(place, Some(&self.key), self.value.as_deref(), headers);
-        record.is_stamped_by_broker = self.header_names.iter().any(|name| name == STAMPED_BY_BROKER);
+        let headers = headers.filter(|(name, _)| !is_mark(name.as_bytes()));
+        let has = |mark| self.header_names.iter().any(|name| name == mark);
+        let key = (!has(WITHOUT_KEY)).then_some(&*self.key);
+        let mut record = Incoming::new(place, key, self.value.as_deref(), headers);
+        record.is_stamped_by_broker = has(STAMPED_BY_BROKER);
         record
     }
 }

@@ -35,7 +35,8 @@ impl From<LetterError> for Unburied {
 #[derive(Clone, Copy)]
 pub(super) struct Dead<'m> {
     record: &'m Incoming,
-    event_type: &'m str,
+    /// What it is counted as; empty for a record that is no event.
+    kind_of_event: &'m str,
     /// `None` of a record that is no event.
     message: Option<&'m Message>,
     kind: &'static str,
@@ -50,7 +51,7 @@ impl<'m> Dead<'m> {
         let attempts = attempts.saturating_add(message.attempts_before());
         Self {
             record: message.as_it_came(),
-            event_type: message.event_type(),
+            kind_of_event: message.kind(),
             message: Some(message),
             kind: "handler",
             attempts,
@@ -60,7 +61,7 @@ impl<'m> Dead<'m> {
 
     /// A record that is no event.
     fn malformed(record: &'m Incoming) -> Self {
-        Self { record, event_type: "", message: None, kind: "malformed", attempts: 0, is_unreadable: true }
+        Self { record, kind_of_event: "", message: None, kind: "malformed", attempts: 0, is_unreadable: true }
     }
 }
 
@@ -69,7 +70,7 @@ impl Runner {
     pub(super) async fn end(&self, message: &Message, error: &HandlerError, failed: u32, turn: &mut Turn<'_>) -> Settled {
         let is_dead = error.verdict() == Verdict::DeadLetter;
         match &self.escalation {
-            Escalation::Park(_) if !is_dead && message.as_it_came().key().is_some() => {
+            Escalation::Park(_) if !is_dead => {
                 self.report_used_up(
                     message,
                     failed,
@@ -122,7 +123,7 @@ impl Runner {
             error = error.chain(),
             "an event shares its id with another one that was handled and becomes a dead letter; replay it under another id if it is genuine"
         );
-        self.statistics.add(Count::Conflicting, message.event_type(), 1);
+        self.statistics.add(Count::Conflicting, message.kind(), 1);
         let dead = Dead { kind: "duplicate", ..Dead::event(message, failed) };
         self.bury_at_last(&dead, error, turn).await
     }
@@ -137,7 +138,7 @@ impl Runner {
                 Err(Unburied::Unavailable(unsent)) => outage.goes_on(&unsent),
                 Err(Unburied::Refused(refusal)) => {
                     outage.is_over();
-                    let parks = dead.record.key().is_some() && self.core.inbox.is_some();
+                    let parks = self.core.inbox.is_some();
                     self.report_refused(dead, &refusal, error, parks);
                     if parks {
                         let error = format!("{refusal}; the event failed with: {}", error.chain());
@@ -154,7 +155,7 @@ impl Runner {
 
     fn report_refused(&self, dead: &Dead<'_>, refusal: &LetterError, error: &HandlerError, parks: bool) {
         let record = dead.record;
-        self.statistics.add(Count::RefusedLetters, dead.event_type, 1);
+        self.statistics.add(Count::RefusedLetters, dead.kind_of_event, 1);
         tracing::warn!(
             subscriber = self.name,
             topic = &*record.topic,
@@ -185,7 +186,7 @@ impl Runner {
         letter.headers.push((TIER.into(), Some((tier + 1).to_string().into_bytes())));
         letter.headers.push((DUE.into(), Some(due.timestamp_millis().to_string().into_bytes())));
         self.letterbox.send(&letter, origin).await?;
-        self.statistics.add(Count::Retried, message.event_type(), 1);
+        self.statistics.add(Count::Retried, message.kind(), 1);
         self.report_used_up(message, failed, error, "an event used up its attempts: it is tried again from a retry topic");
         Ok(())
     }
@@ -196,13 +197,13 @@ impl Runner {
     /// # Errors
     /// When it does not arrive there; it is not finished then.
     async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), Unburied> {
-        let Dead { record, event_type, message, kind, attempts, is_unreadable } = *dead;
+        let Dead { record, kind_of_event, message, kind, attempts, is_unreadable } = *dead;
         let id = message.map(|message| message.id().to_string());
         let origin = origin_of(&record.topic, &self.name);
         let (topic, partition, offset, reason) = (&*record.topic, record.partition, record.offset, error.chain());
         let Some(place) = self.dead_letters.topic_for(origin, &self.name) else {
             tracing::error!(subscriber = self.name, topic, partition, offset, reason, "an event cannot be handled and is discarded");
-            self.statistics.add(Count::Discarded, event_type, 1);
+            self.statistics.add(Count::Discarded, kind_of_event, 1);
             return Ok(());
         };
         let why = Obituary { group: &self.name, error, kind, attempts };
@@ -214,11 +215,11 @@ impl Runner {
             tracing::error!(
                 subscriber = self.name,
                 event.id = id,
-                event.r#type = event_type,
+                event.r#type = message.map(Message::event_type),
                 topic,
                 partition,
                 offset,
-                handler = self.core.router.handlers_of(event_type),
+                handler = message.map(|message| self.core.router.handlers_of(message)),
                 attempts,
                 reason,
                 dead_letters = place,
@@ -236,7 +237,7 @@ impl Runner {
                 "a record cannot be read and becomes a dead letter; similar messages are logged every 10 s at most"
             );
         }
-        self.statistics.add(Count::DeadLettered, event_type, 1);
+        self.statistics.add(Count::DeadLettered, kind_of_event, 1);
         Ok(())
     }
 

@@ -75,7 +75,7 @@ impl Runner {
             topic = &*record.topic,
             partition = record.partition,
             offset = record.offset,
-            handler = self.core.router.handlers_of(message.event_type()),
+            handler = self.core.router.handlers_of(message),
             attempts,
             lines_left_out = left_out,
             error = error.chain(),

@@ -11,20 +11,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Parked, Runner, Settled};
 use super::clock::{Clock, VirtualClock};
-use super::dead_letters::{Letterbox, attempts_of};
+use super::dead_letters::{Letterbox, attempts_of, origin_of};
 use super::lanes::Lanes;
 use super::options::Order;
 use super::run::Plan;
+use super::source::Source;
 use super::statistics::Count;
 use super::turn::Turn;
 use super::{Escalation, Statistics, SubscriberState};
 use crate::event::Envelope;
-use crate::kafka::{Incoming, Letter, LetterError, Malformed, Message};
+use crate::kafka::{Incoming, Letter, LetterError, Message};
 
 /// One subscriber of the in-memory bus.
 pub(crate) struct InMemory {
     runner: Arc<Runner>,
-    topics: HashMap<String, Option<&'static str>>,
+    topics: HashMap<String, Source>,
     lanes: Lanes<Item>,
     hasher: RandomState,
     letters: Arc<Letters>,
@@ -64,19 +65,15 @@ impl InMemory {
 
     /// A record comes, if it is of a topic that is read.
     pub(crate) fn push(&mut self, record: &Incoming) {
-        let own_retry = record.topic.contains(&format!(".{}.retry.", self.runner.name));
-        let Some(assumed) = self.topics.get(&*record.topic).copied().or(own_retry.then_some(None)) else { return };
+        let Some(source) = self.topics.get(origin_of(&record.topic, &self.runner.name)) else { return };
         let lane = match (self.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
             _ => self.hasher.hash_one(record.offset),
         };
         let attempts = attempts_of(record, &self.runner.name);
-        match Message::read(record.clone(), assumed).map(|message| message.with_attempts_before(attempts)) {
-            Ok(message) if self.runner.core.router.route(message.event_type()).is_none() => {
-                self.runner.unknown(&record.topic, message.event_type())
-            }
-            Err((Malformed::NoType, record)) if record.value().is_none() => self.runner.statistics.unknown(""),
+        match source.read(record.clone()).map(|message| message.with_attempts_before(attempts)) {
+            Ok(message) if self.runner.core.router.route(&message).is_none() => self.runner.unknown(&message),
             Ok(message) => self.lanes.push(lane, Item::Event(Arc::new(message))),
             Err((malformed, record)) => self.lanes.push(lane, Item::Malformed(record, malformed.to_string())),
         }

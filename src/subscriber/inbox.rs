@@ -40,6 +40,29 @@ pub struct Inbox {
     keep: Duration,
     lock_timeout: Duration,
     idle_timeout: Duration,
+    isolation: Option<Isolation>,
+}
+
+/// The isolation level of the transactions that handlers get as [`Tx`](super::Tx).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// Each statement sees what was committed before it.
+    ReadCommitted,
+    /// All statements see what was committed before the first one.
+    RepeatableRead,
+    /// As if transactions ran one after the other.
+    Serializable,
+}
+
+impl Isolation {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read committed",
+            Self::RepeatableRead => "repeatable read",
+            Self::Serializable => "serializable",
+        }
+    }
 }
 
 impl Inbox {
@@ -60,6 +83,7 @@ impl Inbox {
             keep: Self::KEEP_DEFAULT,
             lock_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            isolation: None,
         }
     }
 
@@ -93,6 +117,16 @@ impl Inbox {
         self
     }
 
+    /// The isolation level of the handlers' transactions. Defaults to the database's own (`default_transaction_isolation`).
+    ///
+    /// A transaction that cannot be serialized fails (SQLSTATE 40001) in one of its statements or at its commit. That is a failed attempt: the event is
+    /// tried again as [`retry`](super::Subscriber::retry) says.
+    #[must_use]
+    pub fn isolation(mut self, level: Isolation) -> Self {
+        self.isolation = Some(level);
+        self
+    }
+
     /// What is wrong with it, before anything runs.
     pub(super) fn fault(&self) -> Option<String> {
         self.schema.as_ref().err().map(ToString::to_string)
@@ -105,6 +139,9 @@ impl Inbox {
         let timeout = |time: Duration| format!("set local lock_timeout = {}", time.as_millis());
         // Zero would be for ever.
         let moment = if self.lock_timeout.is_zero() { Self::MOMENT } else { self.lock_timeout.min(Self::MOMENT) };
+        // Before any query of its transaction, as Postgres asks for.
+        let isolation = self.isolation.map(|level| format!("set transaction isolation level {}; ", level.sql())).unwrap_or_default();
+        let idle = isolation + &idle;
         let patient = Settings { before: format!("{idle}; {}; ", timeout(self.lock_timeout)), after: String::new() };
         let impatient = Settings { before: format!("{idle}; {}; ", timeout(moment)), after: format!("; {}", timeout(self.lock_timeout)) };
         let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#);

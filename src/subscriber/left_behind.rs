@@ -60,8 +60,8 @@ impl Plan {
                 topic,
                 "a retry topic of an earlier deployment is read too; it can be deleted once it is empty"
             );
-            let assumed = self.topics.get(&origin).copied().flatten();
-            self.topics.insert(topic, assumed);
+            let source = self.topics.get(&origin).copied().unwrap_or_default();
+            self.topics.insert(topic, source);
         }
         Some(own.abandoned)
     }

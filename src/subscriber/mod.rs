@@ -63,6 +63,7 @@ mod roster;
 mod router;
 mod run;
 mod sessions;
+mod source;
 mod spare;
 mod statistics;
 mod turn;
@@ -72,7 +73,7 @@ mod unknown_types;
 mod watermark;
 
 /// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.
-type ByType<T> = std::collections::HashMap<&'static str, T, foldhash::fast::RandomState>;
+type ByType<T> = std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
@@ -81,11 +82,11 @@ pub use dead_letters::DeadLetters;
 pub use delivery::Delivery;
 pub use handler::{
     Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState,
-    IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, State, StateReady, Tx, Verdict, ViaDelivery,
-    ViaTransaction,
+    IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx,
+    Verdict, ViaDelivery, ViaTransaction,
 };
 pub(crate) use in_memory::{InMemory, Work};
-pub use inbox::Inbox;
+pub use inbox::{Inbox, Isolation};
 pub use kill_switch::KillSwitch;
 #[cfg(feature = "metrics")]
 pub use metrics::SubscriberMetrics;

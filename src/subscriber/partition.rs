@@ -18,7 +18,7 @@ use super::spare::Spare;
 use super::unhandled::HELD_AGGREGATES_MAX;
 use super::unit::{Ended, Item, Site, Unit};
 use super::watermark::{Ticket, Watermark};
-use crate::kafka::{Feed, Incoming, Malformed, Message};
+use crate::kafka::{Feed, Incoming, Message};
 use crate::postgres::errors::with_causes;
 
 /// How many records are read, or ended without a pause, before other tasks get their turn.
@@ -174,14 +174,12 @@ impl PartitionTask {
     fn accept(&mut self, record: Incoming) {
         let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
         let (lane, item) = match self.site.read(record) {
-            Ok(message) if self.site.runner.core.router.route(message.event_type()).is_none() => {
-                if self.may_skip(message.event_type()) {
-                    return self.skip(ticket, message.event_type());
+            Ok(message) if self.site.runner.core.router.route(&message).is_none() => {
+                if self.may_skip(message.kind()) {
+                    return self.skip(ticket, &message);
                 }
                 (self.lane_of(message.as_it_came()), Item::Unhandled(ticket, Arc::new(message)))
             }
-            // A deletion on a compacted topic, by somebody who writes no headers.
-            Err((Malformed::NoType, record)) if record.value().is_none() => return self.skip(ticket, ""),
             Ok(message) if self.may_begin(&message) => {
                 let message = self.spare.share(message);
                 match self.begin(ticket, &message) {
@@ -201,13 +199,13 @@ impl PartitionTask {
         self.lanes.push(lane, item);
     }
 
-    /// Whether it is known that no other member handles this type.
-    fn may_skip(&self, event_type: &str) -> bool {
-        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(event_type) == Some(Claim::Free))
+    /// Whether it is known that no other member handles this kind.
+    fn may_skip(&self, kind: &str) -> bool {
+        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(kind) == Some(Claim::Free))
     }
 
-    fn skip(&mut self, ticket: Ticket, event_type: &str) {
-        self.site.runner.unknown(&self.feed.partition.topic, event_type);
+    fn skip(&mut self, ticket: Ticket, message: &Message) {
+        self.site.runner.unknown(message);
         self.note(|watermark| watermark.finish(ticket));
     }
 

@@ -43,7 +43,7 @@ impl Runner {
             match self.attempt(Delivery::one(message.clone(), 1)).await {
                 Ok(handled) => {
                     self.works_again();
-                    self.handled(handled, message.event_type(), 1);
+                    self.handled(handled, message.kind(), 1);
                     return Some(Settled::Finished);
                 }
                 // A handler that could decide so works.

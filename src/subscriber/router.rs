@@ -16,6 +16,7 @@ use super::sessions;
 use super::{ByType, Delivery};
 use crate::event::Envelope;
 use crate::failpoint::{self, Step};
+use crate::kafka::Message;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,6 +33,8 @@ pub enum Handled {
 /// Which handlers are for which type.
 pub(super) struct Router {
     routes: ByType<Route>,
+    /// By what tombstones of an aggregate are counted as.
+    tombstones: ByType<Route>,
 }
 
 /// The handlers of one type.
@@ -43,31 +46,31 @@ pub(super) struct Route {
 }
 
 impl Router {
-    pub(super) fn new(routes: ByType<Route>) -> Self {
-        Self { routes }
+    pub(super) fn new(routes: ByType<Route>, tombstones: ByType<Route>) -> Self {
+        Self { routes, tombstones }
     }
 
-    /// Whether anybody handles events of this type.
-    pub(super) fn route(&self, event_type: &str) -> Option<&Route> {
-        self.routes.get(event_type)
+    /// The handlers of an event or a tombstone.
+    pub(super) fn route(&self, message: &Message) -> Option<&Route> {
+        if message.is_tombstone() { self.tombstones.get(message.kind()) } else { self.routes.get(message.kind()) }
     }
 
-    /// The names of the handlers of a type, for logs.
-    pub(super) fn handlers_of(&self, event_type: &str) -> String {
-        let names = self.route(event_type).into_iter().flat_map(|route| route.handlers.iter().map(|handler| handler.name()));
+    /// The names of the handlers of an event or a tombstone, for logs.
+    pub(super) fn handlers_of(&self, message: &Message) -> String {
+        let names = self.route(message).into_iter().flat_map(|route| route.handlers.iter().map(|handler| handler.name()));
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// The types that have handlers, sorted.
+    /// The types that have handlers and the kinds of tombstones, sorted.
     pub(super) fn types(&self) -> Vec<String> {
-        let mut types: Vec<String> = self.routes.keys().map(|event_type| (*event_type).to_owned()).collect();
+        let mut types: Vec<String> = self.routes.keys().chain(self.tombstones.keys()).map(ToString::to_string).collect();
         types.sort_unstable();
         types
     }
 
     /// Calls each handler of the delivery's type; the events they publish.
     async fn call(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
-        let route = self.route(delivery.event_type()).ok_or_else(|| HandlerError::skip("no handler"))?;
+        let route = self.route(delivery.first()).ok_or_else(|| HandlerError::skip("no handler"))?;
         let mut published = Vec::new();
         for handler in &route.handlers {
             let first = published.len();
@@ -116,7 +119,7 @@ impl Core {
         if self.inbox.is_none()
             && self.memory().is_none()
             && delivery.len() == 1
-            && let Some([handler]) = self.router.route(delivery.event_type()).map(|route| &route.handlers[..])
+            && let Some([handler]) = self.router.route(delivery.first()).map(|route| &route.handlers[..])
         {
             return Work::Handler(handler.call(delivery, spare.take()));
         }
@@ -166,7 +169,9 @@ impl Core {
                 return Err(error);
             }
         };
-        let kept = || HandlerError::retry("the handler kept its `Tx` beyond its end: nothing can be committed");
+        let kept = || {
+            HandlerError::retry("the handler kept its `Tx` beyond its end, or a savepoint of it could not begin: nothing can be committed")
+        };
         let mut transaction = slot.take().ok_or_else(kept)?;
         self.may_die()?;
         if !published.is_empty() {
@@ -181,7 +186,7 @@ impl Core {
 
     /// A batch goes to handlers of batches as a whole, and to others event by event.
     async fn each(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
-        let whole = delivery.len() == 1 || self.router.route(delivery.event_type()).is_some_and(|route| route.batch);
+        let whole = delivery.len() == 1 || self.router.route(delivery.first()).is_some_and(|route| route.batch);
         if whole {
             return self.router.call(delivery).await;
         }
@@ -196,7 +201,7 @@ impl Core {
 /// The error of a handler that had one of Postgres and returned `Ok`.
 fn swallowed() -> HandlerError {
     HandlerError::retry(
-        "a statement of the handler failed, or ended its transaction, and it returned `Ok`: Postgres commits nothing of it; use a savepoint (`tx.begin()`) around what may fail",
+        "a statement of the handler failed, or ended its transaction, and it returned `Ok`: Postgres commits nothing of it; use a savepoint (`tx.savepoint()`) around what may fail",
     )
 }
 

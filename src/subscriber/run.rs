@@ -31,6 +31,7 @@ use super::partition::{PartitionTask, Progress};
 use super::redrive::redrive_topic;
 use super::registry::Registry;
 use super::router::{Core, HandlerService};
+use super::source::Source;
 use super::unit::Site;
 use super::unknown_types::UnknownTypes;
 use super::watermark::Watermark;
@@ -76,8 +77,8 @@ impl Drop for Stopped {
 pub(crate) struct Plan {
     pub(super) bus: Bus,
     pub(super) name: String,
-    /// Each topic, and the type of its records that do not say theirs.
-    pub(super) topics: HashMap<String, Option<&'static str>>,
+    /// Each topic, and what it is read for.
+    pub(super) topics: HashMap<String, Source>,
     pub(super) core: Arc<Core>,
     pub(super) service: HandlerService,
     pub(super) options: Options,
@@ -111,7 +112,7 @@ impl Plan {
         self.look_for_topics().await;
         // Not of its own ones: what is sent there is meant for it, whenever it finds them.
         let from_end: Vec<String> = self.topics.keys().filter(|_| self.from_end).cloned().collect();
-        let redriven: Vec<_> = self.topics.iter().map(|(topic, assumed)| (redrive_topic(topic, &self.name), *assumed)).collect();
+        let redriven: Vec<_> = self.topics.iter().map(|(topic, source)| (redrive_topic(topic, &self.name), *source)).collect();
         if !self.make_retry_topics(&stop).await {
             return Ok(());
         }
@@ -238,8 +239,8 @@ impl Plan {
     /// Makes the topics that retries wait in, and reads them too; false if the subscriber is shut down before they are there.
     async fn make_retry_topics(&mut self, stop: &CancellationToken) -> bool {
         let Escalation::RetryTopics(delays) = self.options.escalation(self.core.inbox.is_some()) else { return true };
-        let origins: Vec<_> = self.topics.iter().map(|(topic, assumed)| (topic.clone(), *assumed)).collect();
-        for (origin, assumed) in origins {
+        let origins: Vec<_> = self.topics.iter().map(|(topic, source)| (topic.clone(), *source)).collect();
+        for (origin, source) in origins {
             for delay in &delays {
                 let topic = retry_topic(&origin, &self.name, *delay);
                 while let Err(error) = create_like(self.bus.settings(), &topic, &origin).await {
@@ -249,7 +250,7 @@ impl Plan {
                         () = tokio::time::sleep(START_PAUSE) => {}
                     }
                 }
-                self.topics.insert(topic, assumed);
+                self.topics.insert(topic, source);
             }
         }
         true
@@ -271,7 +272,7 @@ struct Owner {
     runner: Arc<Runner>,
     detour: Option<Arc<Detour>>,
     registry: Option<Arc<Registry>>,
-    topics: HashMap<String, Option<&'static str>>,
+    topics: HashMap<String, Source>,
     /// Topics of the group whose origin is not subscribed.
     abandoned: Vec<String>,
     beginning: Beginning,
@@ -407,13 +408,13 @@ impl Owner {
         });
         let progress = Arc::new(Progress::new(Watermark::new(committed.map(|committed| committed.offset), restored)));
         let drain = CancellationToken::new();
-        let assumed_type = self.topics.get(&*partition.topic).copied().flatten();
+        let source = self.topics.get(&*partition.topic).copied().unwrap_or_default();
         let site = Site {
             runner: self.runner.clone(),
             detour: self.detour.clone(),
             registry: self.registry.clone(),
             partition: partition.clone(),
-            assumed_type,
+            source,
             comes_back: origin_of(&partition.topic, &self.runner.name) != &*partition.topic,
             drain: drain.clone(),
         };

@@ -1,5 +1,6 @@
 //! What a subscriber has done so far, and how it stands.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -226,7 +227,7 @@ impl Statistics {
     // === what the subscriber tells ===
 
     /// These types have handlers.
-    pub(super) fn know_types(&self, types: impl Iterator<Item = &'static str>) {
+    pub(super) fn know_types(&self, types: impl Iterator<Item = Cow<'static, str>>) {
         let _ = self.0.by_type.set(types.map(|event_type| (event_type, Counters::default())).collect());
     }
 
@@ -271,7 +272,7 @@ impl Statistics {
     #[cfg(feature = "metrics")]
     pub(super) fn by_type(&self) -> Vec<(&str, &Counters)> {
         let mut all: Vec<(&str, &Counters)> =
-            self.0.by_type.get().into_iter().flatten().map(|(name, counters)| (*name, counters)).collect();
+            self.0.by_type.get().into_iter().flatten().map(|(name, counters)| (&**name, counters)).collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         all.push(("", &self.0.others));
         all

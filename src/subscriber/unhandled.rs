@@ -1,12 +1,12 @@
 //! Events without a handler in this version that another member of the group handles. They wait for it, in the order of their aggregate.
 //!
 //! With order per aggregate such an event is parked, with the later ones of its aggregate, and the next owner of the partition takes it
-//! up. Events without a key, other orders, and more than [`HELD_AGGREGATES_MAX`] aggregates wait in place: nothing behind them is
+//! up. Other orders, and more than [`HELD_AGGREGATES_MAX`] aggregates, wait in place: nothing behind them is
 //! committed, and the partition stops reading once its buffer is full.
 
 use std::time::Duration;
 
-use super::detour::{Detour, Head, Setback};
+use super::detour::{Detour, Head, Setback, detour_key};
 use super::registry::Claim;
 use super::turn::Turn;
 use super::unit::{DATABASE_PAUSE, Ended, Site};
@@ -37,23 +37,23 @@ pub(super) enum Room {
 impl Site {
     /// Skips an event that no member handles. One that another member handles is parked, or waits in place.
     pub(super) async fn settle_unhandled(&self, ticket: Ticket, message: &Message, room: Room, turn: &mut Turn<'_>, ended: &mut Ended) {
-        let key = message.as_it_came().key().filter(|_| room != Room::None);
+        let key = (room != Room::None).then(|| detour_key(message.as_it_came()));
         loop {
-            let pause = match self.claim(message.event_type()).await {
+            let pause = match self.claim(message.kind()).await {
                 Ok(Claim::Free) => {
-                    self.runner.unknown(&message.as_it_came().topic, message.event_type());
+                    self.runner.unknown(message);
                     ended.finished.push(ticket);
                     return;
                 }
                 Ok(Claim::Held) => {
                     self.report_held(message);
-                    if let Some(key) = key {
+                    if let Some(key) = &key {
                         let setback = Setback { error: Some(waits(message)), ..Setback::default() };
                         if self.park(message, &setback, turn).await {
-                            self.runner.statistics.held(message.event_type());
+                            self.runner.statistics.held(message.kind());
                             ended.finished.push(ticket);
                             if room == Room::Free {
-                                ended.parked.push((key.into(), PARKED_PAUSE));
+                                ended.parked.push((key.clone().into(), PARKED_PAUSE));
                             }
                         }
                         return;
@@ -78,7 +78,7 @@ impl Site {
 
     /// The oldest event of an aggregate has no handler here. The time until the aggregate is looked at again.
     pub(super) async fn try_unhandled_head(&self, detour: &Detour, head: &Head, message: &Message) -> Result<Duration, sqlx::Error> {
-        if self.claim(message.event_type()).await? == Claim::Held {
+        if self.claim(message.kind()).await? == Claim::Held {
             self.report_held(message);
             return Ok(PARKED_PAUSE);
         }
@@ -86,13 +86,13 @@ impl Site {
         tracing::warn!(
             subscriber = self.runner.name,
             event.id = &*message.id(),
-            event.r#type = message.event_type(),
+            event.r#type = message.kind(),
             topic = &*record.topic,
             partition = record.partition,
             offset = record.offset,
             "a parked event has a type that no instance of the group handles any more, and is skipped"
         );
-        self.runner.unknown(&record.topic, message.event_type());
+        self.runner.unknown(message);
         detour.remove(head.seq).await.map(|()| Duration::ZERO)
     }
 
@@ -104,10 +104,10 @@ impl Site {
     }
 
     fn report_held(&self, message: &Message) {
-        if self.registry.as_ref().is_some_and(|registry| registry.is_first_held(message.event_type())) {
+        if self.registry.as_ref().is_some_and(|registry| registry.is_first_held(message.kind())) {
             tracing::warn!(
                 subscriber = self.runner.name,
-                event.r#type = message.event_type(),
+                event.r#type = message.kind(),
                 topic = &*message.as_it_came().topic,
                 "events of a type without a handler in this version wait for the instances of the group that handle it: finish the deployment"
             );
@@ -116,5 +116,5 @@ impl Site {
 }
 
 fn waits(message: &Message) -> String {
-    format!("waits for an instance that handles {}", message.event_type())
+    format!("waits for an instance that handles {}", message.kind())
 }

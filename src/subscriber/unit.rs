@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::Escalation;
 use super::attempt::{Attempt, BatchFailed, Parked, Runner, Settled};
 use super::dead_letters::attempts_of;
-use super::detour::{Detour, Head, Setback};
+use super::detour::{Detour, Head, Setback, detour_key};
 use super::escalate::REFUSED_PAUSE;
 use super::options::Order;
 use super::registry::Registry;
 use super::retry::Next;
+use super::source::Source;
 use super::statistics::Count;
 use super::turn::Turn;
 use super::unhandled::Room;
@@ -60,7 +61,7 @@ impl Item {
     pub(super) fn goes_with(&self, other: &Self, site: &Site) -> bool {
         match (self, other) {
             (Self::Event(_, one), Self::Event(_, other)) => {
-                one.event_type() == other.event_type() && site.due_in(one).is_none() && site.due_in(other).is_none()
+                one.kind() == other.kind() && site.due_in(one).is_none() && site.due_in(other).is_none()
             }
             _ => false,
         }
@@ -87,8 +88,7 @@ pub(super) struct Site {
     pub(super) detour: Option<Arc<Detour>>,
     pub(super) registry: Option<Arc<Registry>>,
     pub(super) partition: Partition,
-    /// The type of records that do not say theirs.
-    pub(super) assumed_type: Option<&'static str>,
+    pub(super) source: Source,
     /// The topic is a retry or redrive topic of the group: its records have attempts behind them, and may be due later.
     pub(super) comes_back: bool,
     /// The partition is given up.
@@ -112,7 +112,7 @@ impl Site {
     /// # Errors
     /// Why it is none, and the record.
     pub(super) fn read(&self, record: Incoming) -> Result<Message, (Malformed, Box<Incoming>)> {
-        let message = Message::read(record, self.assumed_type)?;
+        let message = self.source.read(record)?;
         if !self.comes_back {
             return Ok(message);
         }
@@ -201,7 +201,7 @@ impl Site {
             Settled::Abandoned => {}
             Settled::Refused { attempts, error } => {
                 let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
-                self.set_refused_aside(ticket, message.as_it_came(), message.event_type(), &setback, turn, ended).await;
+                self.set_refused_aside(ticket, message.as_it_came(), message.kind(), &setback, turn, ended).await;
             }
             Settled::Park { attempts, error } => {
                 let setback = Setback { pause: self.first_pause(), attempts, error: Some(error) };
@@ -209,7 +209,7 @@ impl Site {
                     return;
                 }
                 ended.finished.push(ticket);
-                ended.parked.push((message.as_it_came().key().unwrap_or_default().into(), setback.pause));
+                ended.parked.push((detour_key(message.as_it_came()).into(), setback.pause));
             }
         }
     }
@@ -238,7 +238,7 @@ impl Site {
     ) {
         if self.park_record(record, event_type, setback, turn).await {
             ended.finished.push(ticket);
-            ended.parked.push((record.key().unwrap_or_default().into(), setback.pause));
+            ended.parked.push((detour_key(record).into(), setback.pause));
         }
     }
 
@@ -246,7 +246,7 @@ impl Site {
     pub(super) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
         let attempts = setback.attempts.saturating_add(message.attempts_before());
         let setback = Setback { attempts, ..setback.clone() };
-        self.park_record(message.as_it_came(), message.event_type(), &setback, turn).await
+        self.park_record(message.as_it_came(), message.kind(), &setback, turn).await
     }
 
     async fn park_record(&self, record: &Incoming, event_type: &str, setback: &Setback, turn: &mut Turn<'_>) -> bool {
@@ -283,7 +283,7 @@ impl Site {
 
     /// Tries the oldest event once; how long until the aggregate is looked at again.
     async fn try_head(&self, detour: &Detour, head: &Head, turn: &mut Turn<'_>) -> Result<Duration, sqlx::Error> {
-        let message = match Message::read(head.record(&self.partition), self.assumed_type) {
+        let message = match self.source.read(head.record(&self.partition)) {
             Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
             // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
             Err((malformed, record)) => {
@@ -291,7 +291,7 @@ impl Site {
                 return after_head(detour, head, end.parked(head.attempts.cast_unsigned())).await;
             }
         };
-        if self.runner.core.router.route(message.event_type()).is_none() {
+        if self.runner.core.router.route(&message).is_none() {
             return self.try_unhandled_head(detour, head, &message).await;
         }
         let end = self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::attempt::Runner;
+use crate::kafka::Message;
 
 /// The number of types that are reported: the writers of a topic decide how many there are.
 const REPORTED_MAX: usize = 100;
@@ -27,12 +28,23 @@ impl UnknownTypes {
 }
 
 impl Runner {
-    /// Counts an event of a type without a handler, and reports the first of its type and topic.
-    pub(super) fn unknown(&self, topic: &str, event_type: &str) {
-        self.statistics.unknown(event_type);
-        if event_type.is_empty() || !self.unknown_types.is_first(topic, event_type) {
+    /// Counts an event of a type without a handler, or a tombstone of an aggregate without one, and reports the first of its kind and topic.
+    pub(super) fn unknown(&self, message: &Message) {
+        let (topic, kind) = (&*message.as_it_came().topic, message.kind());
+        self.statistics.unknown(kind);
+        if kind.is_empty() || !self.unknown_types.is_first(topic, kind) {
             return;
         }
+        if message.is_tombstone() {
+            tracing::info!(
+                subscriber = self.name,
+                topic,
+                kind,
+                "tombstones without a handler are skipped; this is logged once for each aggregate and topic"
+            );
+            return;
+        }
+        let event_type = kind;
         let handled = self.core.router.types();
         tracing::info!(
             subscriber = self.name,

@@ -8,12 +8,12 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use sqlx::PgPool;
 
-use crate::event::{DomainEvent, Envelope};
+use crate::event::{AggregateId, DomainEvent, Envelope};
 use crate::kafka::{self, Incoming, Letter, Place};
 use crate::outbox::{Seen, published_since};
 use crate::postgres::SchemaName;
-use crate::subscriber::Meta;
 use crate::subscriber::{Bus, InMemory, InboxState, StateReady, Statistics, Subscriber, VirtualClock, Work};
+use crate::subscriber::{Meta, Tombstone};
 
 /// How long nothing may happen before a pause is cut short although something else is under way: it waits for the one that pauses.
 const STANDSTILL: Duration = Duration::from_millis(20);
@@ -100,6 +100,15 @@ impl TestBus {
     pub fn publish<E: DomainEvent>(&mut self, event: &E) {
         let envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
         self.publish_envelope(&envelope);
+    }
+
+    /// Publishes the tombstone of an aggregate of `E`.
+    ///
+    /// # Panics
+    ///
+    /// If the id cannot be a key.
+    pub fn publish_tombstone<E: DomainEvent>(&mut self, aggregate_id: impl Into<String>) {
+        self.publish_envelope(&tombstone_envelope::<E>(aggregate_id));
     }
 
     /// Publishes an envelope made by hand: with headers, a topic, an id.
@@ -282,6 +291,19 @@ impl TestBus {
 /// If the event cannot be encoded.
 pub fn meta<E: DomainEvent>(event: &E) -> Meta {
     meta_of(&Envelope::of(event).unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// The tombstone of an aggregate of `E`, to call a handler with.
+///
+/// # Panics
+///
+/// If the id cannot be a key.
+pub fn tombstone<E: DomainEvent>(aggregate_id: impl Into<String>) -> Tombstone<E> {
+    Tombstone::new(meta_of(&tombstone_envelope::<E>(aggregate_id)))
+}
+
+fn tombstone_envelope<E: DomainEvent>(aggregate_id: impl Into<String>) -> Envelope {
+    Envelope::tombstone(E::AGGREGATE, AggregateId::new(aggregate_id).unwrap_or_else(|error| panic!("{error}")))
 }
 
 pub(crate) fn meta_of(envelope: &Envelope) -> Meta {

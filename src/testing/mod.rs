@@ -40,5 +40,5 @@ mod bus;
 mod saga;
 
 pub(crate) use bus::meta_of;
-pub use bus::{TestBus, meta};
+pub use bus::{TestBus, meta, tombstone};
 pub use saga::SagaTest;

@@ -14,7 +14,7 @@ use crate::subscriber::Delivery;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler of events",
     label = "not a handler",
-    note = "a handler is an async function; its first argument is `Event<E>` or `Batch<E>`, the others are `Meta`, `State<T>`, `Tx` or yours (`FromDelivery`)",
+    note = "a handler is an async function; its first argument is `Event<E>`, `Batch<E>` or `Tombstone<E>`, the others are `Meta`, `State<T>`, `Tx` or yours (`FromDelivery`)",
     note = "it returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish, where `E: Into<HandlerError>`; its future must be `Send`"
 )]
 pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
@@ -24,6 +24,8 @@ pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
     type Inbox: Need;
     /// Whether it takes several events at once.
     const BATCH: bool;
+    /// Whether it takes tombstones of `Event`'s aggregate in place of events.
+    const TOMBSTONE: bool;
 
     /// Makes the arguments from the delivery and calls the function; the events to publish.
     ///
@@ -63,6 +65,7 @@ macro_rules! functions {
             type Event = A0::Event;
             type Inbox = or!($($A::Inbox,)* R::Inbox);
             const BATCH: bool = A0::BATCH;
+            const TOMBSTONE: bool = A0::TOMBSTONE;
 
             fn call(self, delivery: Delivery, _state: &Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static {
                 let _state = state!(_state $(, $A)*);

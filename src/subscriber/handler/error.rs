@@ -41,8 +41,8 @@ pub(in crate::subscriber) enum Undecodable {
     #[error("the value is {format}, which the event's codec does not read")]
     Format { format: &'static str, source: CodecError },
     /// There is none.
-    #[error("a tombstone is no `{0}`")]
-    Tombstone(&'static str),
+    #[error("the event has no data, so it is no `{0}`")]
+    NoData(&'static str),
 }
 
 /// The event's version is newer than this code.
@@ -242,6 +242,8 @@ impl From<PublishError> for HandlerError {
             PublishError::Database(source) => of_sqlx(source),
             // Nobody's event can be published: a person migrates, and it goes on.
             PublishError::MissingTable { .. } | PublishError::Schema(_) => Verdict::Unavailable,
+            // The code is wrong, and the event is not: a corrected version handles it.
+            PublishError::NoTransaction => Verdict::Retry,
             _ => Verdict::DeadLetter,
         };
         Self { verdict, source: error.into() }
@@ -297,6 +299,7 @@ mod tests {
             (HandlerError::from(BoxError::from(sqlx::Error::PoolTimedOut)), Verdict::Unavailable),
             (HandlerError::from(BoxError::from(HandlerError::skip("x"))), Verdict::Skip),
             (HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))), Verdict::Unavailable),
+            (HandlerError::from(PublishError::NoTransaction), Verdict::Retry),
             (HandlerError::from(PublishError::BatchTooLarge { bytes: 2, max: 1 }), Verdict::DeadLetter),
         ] {
             assert_eq!(error.verdict(), verdict, "{error:?}");
@@ -308,7 +311,7 @@ mod tests {
     fn only_what_the_library_cannot_decode_is_undecodable() {
         let codec = || CodecError::decode::<u8>("no number");
         let gzip = Undecodable::Format { format: "gzip data", source: codec() };
-        for undecodable in [Undecodable::Codec(codec()), gzip, Undecodable::Tombstone("u8")] {
+        for undecodable in [Undecodable::Codec(codec()), gzip, Undecodable::NoData("u8")] {
             let error = HandlerError::undecodable(undecodable);
             assert!(error.is_undecodable() && error.verdict() == Verdict::DeadLetter);
             assert!(HandlerError::from_layer(error.into()).is_undecodable(), "through layers too");

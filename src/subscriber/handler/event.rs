@@ -24,16 +24,18 @@ use crate::subscriber::Delivery;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<E>(pub E);
 
-/// The first argument of a handler: [`Event<E>`](Event) or [`Batch<E>`](super::Batch).
+/// The first argument of a handler: [`Event<E>`](Event), [`Batch<E>`](super::Batch) or [`Tombstone<E>`](super::Tombstone).
 #[diagnostic::on_unimplemented(
     message = "the first argument of a handler is its event, and `{Self}` is none",
-    label = "expected `Event<E>` or `Batch<E>`"
+    label = "expected `Event<E>`, `Batch<E>` or `Tombstone<E>`"
 )]
 pub trait EventArgument: Sized + Send {
     /// What it holds.
     type Event: DomainEvent;
     /// Whether it holds several.
     const BATCH: bool;
+    /// Whether it is a deletion of `Event`'s aggregate in place of an event.
+    const TOMBSTONE: bool = false;
 
     /// The events of the delivery, decoded.
     ///

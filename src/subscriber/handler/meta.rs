@@ -145,8 +145,8 @@ impl Meta {
 
 /// A record's event, decoded.
 pub(in crate::subscriber) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
-    let no_tombstone = || HandlerError::undecodable(Undecodable::Tombstone(std::any::type_name::<E>()));
-    let data = message.data().ok_or_else(no_tombstone)?;
+    let no_data = || HandlerError::undecodable(Undecodable::NoData(std::any::type_name::<E>()));
+    let data = message.data().ok_or_else(no_data)?;
     decode_version(message.version(), data).map_err(|error| match error {
         VersionError::Codec(source) => HandlerError::undecodable(match foreign_format(data) {
             Some(format) => Undecodable::Format { format, source },

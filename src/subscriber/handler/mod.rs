@@ -1,6 +1,6 @@
 //! The handler: a plain async function whose arguments say what it needs.
 //!
-//! The first argument is the event, [`Event<E>`](Event) or a [`Batch<E>`](Batch) of them, and says which records are routed here. The others are *extractors*:
+//! The first argument is the event, [`Event<E>`](Event), a [`Batch<E>`](Batch) of them, or a [`Tombstone<E>`](Tombstone), and says which records are routed here. The others are *extractors*:
 //! [`Meta`], [`State<T>`](State), [`Tx`], and yours by [`FromDelivery`]. It returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish.
 //!
 //! What a handler needs of its subscriber is part of its type. `Tx`, and events to publish, need an inbox ([`Needed`]): a subscriber without one does not compile.
@@ -13,7 +13,9 @@ mod event;
 mod meta;
 mod need;
 mod outcome;
+mod savepoint;
 mod state;
+mod tombstone;
 mod tx;
 
 pub use argument::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
@@ -25,6 +27,8 @@ pub use event::{Event, EventArgument};
 pub use meta::Meta;
 pub use need::{HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, StateReady};
 pub use outcome::{IntoEvents, IntoOutcome};
+pub use savepoint::Savepoint;
 pub use state::{FromRef, State};
+pub use tombstone::Tombstone;
 pub use tx::Tx;
 pub(super) use tx::TxSlot;

@@ -3,9 +3,9 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sqlx::{PgConnection, PgTransaction};
+use sqlx::{Connection as _, PgConnection, PgTransaction};
 
-use super::{HandlerError, Meta};
+use super::{HandlerError, Meta, Savepoint};
 use crate::event::{DomainEvent, Envelope, EventId, Headers};
 use crate::outbox::{Outbox, PublishError};
 use crate::postgres::SchemaName;
@@ -34,6 +34,8 @@ pub struct Tx {
     meta: Option<Meta>,
     /// What is published by it bears these, unless it has its own.
     carried: Headers,
+    /// A savepoint could not begin, and sqlx has rolled back.
+    is_over: bool,
 }
 
 /// Where the transaction is while no handler has it.
@@ -51,6 +53,9 @@ struct AfterCommit(Arc<Mutex<Vec<Then>>>);
 
 type Then = Box<dyn FnOnce() + Send>;
 
+const HELD: &str = "there until it is dropped";
+const OVER: &str = "the transaction is over, because a savepoint of it could not begin";
+
 /// What a transaction can be taken back by, once whoever it was lent to is done with it.
 #[derive(Debug)]
 pub(crate) struct Lent(TxSlot, Option<Meta>);
@@ -59,7 +64,7 @@ impl Lent {
     /// The transaction; none if it was kept.
     pub(crate) fn take(&self) -> Option<Tx> {
         let transaction = self.0.take()?;
-        Some(Tx { transaction: Some(transaction), slot: self.0.clone(), meta: self.1.clone(), carried: Headers::new() })
+        Some(Tx { transaction: Some(transaction), slot: self.0.clone(), meta: self.1.clone(), carried: Headers::new(), is_over: false })
     }
 
     /// The transaction is committed.
@@ -78,7 +83,7 @@ impl TxSlot {
     pub(in crate::subscriber) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
         let transaction =
             self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
-        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new() })
+        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new(), is_over: false })
     }
 
     /// The transaction, if it is here: nobody kept it.
@@ -108,7 +113,7 @@ impl Tx {
         let outbox = Outbox::new().schema(schema.as_str());
         let (empty, after_commit) = Default::default();
         let slot = TxSlot { transaction: empty, outbox, schema: schema.clone(), after_commit };
-        Self { transaction: Some(transaction), slot, meta: None, carried: Headers::new() }
+        Self { transaction: Some(transaction), slot, meta: None, carried: Headers::new(), is_over: false }
     }
 
     /// To be kept while this is given to somebody else.
@@ -148,6 +153,64 @@ impl Tx {
     ///
     /// [`PublishError`].
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
+        let publisher = self.publisher();
+        publisher.publish(self, event).await
+    }
+
+    /// Begins a savepoint: what is done by it can be rolled back without the rest of the transaction.
+    ///
+    /// It is kept by [`Savepoint::commit`], and rolled back when it is dropped. Put one around a statement that may fail: Postgres commits nothing of a transaction in
+    /// which a statement failed outside of one.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tidings::DomainEvent;
+    /// # use tidings::subscriber::{Event, HandlerError, Tx};
+    /// # #[derive(Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = "order", id = "order_id")]
+    /// # struct OrderPlaced { order_id: i64 }
+    /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
+    ///     let mut savepoint = tx.savepoint().await?;
+    ///     let first = sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *savepoint).await;
+    ///     match first {
+    ///         Ok(_) => savepoint.commit().await?,
+    ///         Err(_) => savepoint.rollback().await?,
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the server says, for example that the transaction has failed already. The transaction is over then: using it again panics, which is a failed attempt, because
+    /// its statements would be committed one by one.
+    pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
+        let publisher = self.publisher();
+        match self.transaction.as_mut().expect(HELD).begin().await {
+            Ok(savepoint) => Ok(Savepoint::new(savepoint, publisher)),
+            Err(error) => {
+                // sqlx has rolled all of the transaction back.
+                self.is_over = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn publisher(&self) -> Publisher {
+        Publisher { outbox: self.slot.outbox.clone(), carried: self.carried.clone(), meta: self.meta.clone() }
+    }
+}
+
+/// Publishes as the handler's own: caused by the event that is handled.
+#[derive(Clone, Debug)]
+pub(super) struct Publisher {
+    outbox: Outbox,
+    carried: Headers,
+    meta: Option<Meta>,
+}
+
+impl Publisher {
+    pub(super) async fn publish<E: DomainEvent>(&self, connection: &mut PgConnection, event: &E) -> Result<EventId, PublishError> {
         let mut envelope = Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
         for (name, value) in self.carried.iter() {
             if envelope.headers.get(name).is_none() {
@@ -157,8 +220,7 @@ impl Tx {
         if let Some(meta) = &self.meta {
             meta.cause(&mut envelope);
         }
-        let outbox = self.slot.outbox.clone();
-        outbox.publish_envelope(self, &envelope).await
+        self.outbox.publish_envelope(connection, &envelope).await
     }
 }
 
@@ -168,13 +230,15 @@ impl Deref for Tx {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.transaction.as_ref().expect("there until it is dropped")
+        assert!(!self.is_over, "{OVER}");
+        self.transaction.as_ref().expect(HELD)
     }
 }
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.transaction.as_mut().expect("there until it is dropped")
+        assert!(!self.is_over, "{OVER}");
+        self.transaction.as_mut().expect(HELD)
     }
 }
 

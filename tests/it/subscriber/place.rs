@@ -82,13 +82,18 @@ impl Place {
 
     /// Sends a record as somebody else would.
     pub(crate) async fn send_raw(&self, key: &str, value: Option<&str>, headers: &[(&str, &str)]) {
+        self.send_record(Some(key), value, headers).await;
+    }
+
+    /// The same, also without a key.
+    pub(crate) async fn send_record(&self, key: Option<&str>, value: Option<&str>, headers: &[(&str, &str)]) {
         let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("a producer");
         let mut all = rdkafka::message::OwnedHeaders::new();
         for (key, value) in headers {
             all = all.insert(rdkafka::message::Header { key, value: Some(*value) });
         }
-        let mut record = FutureRecord::to(&self.topic).key(key).headers(all);
-        record.payload = value;
+        let mut record = FutureRecord::<str, str>::to(&self.topic).headers(all);
+        (record.key, record.payload) = (key, value);
         producer.send(record, Duration::from_secs(30)).await.expect("sent");
     }
 }

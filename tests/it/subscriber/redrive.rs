@@ -10,7 +10,7 @@ use super::place::{Changed, Place, create_effects, effect, start, until_effects}
 use crate::services::migrated_database;
 
 /// Runs `tidings dead-letters …`; what it printed.
-fn dead_letters(place: &Place, arguments: &[&str]) -> String {
+pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command.arg("dead-letters").args(arguments).env_clear().env("KAFKA_BROKERS", &place.brokers).stdin(Stdio::null());
     let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");

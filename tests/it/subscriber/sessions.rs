@@ -35,14 +35,14 @@ async fn count_slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn savepoints_of_a_handler_are_savepoints_in_each_transaction_of_a_connection() {
     async fn in_parts(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
-        let mut part = tx.begin().await?;
+        let mut part = tx.savepoint().await?;
         sqlx::query("insert into effect (account, version, attempt) values ($1, $2, 1)")
             .bind(&changed.account)
             .bind(changed.version)
             .execute(&mut *part)
             .await?;
         part.commit().await?;
-        let mut other = tx.begin().await?;
+        let mut other = tx.savepoint().await?;
         assert!(sqlx::query("select 1 / 0").execute(&mut *other).await.is_err());
         if changed.version % 2 == 0 {
             other.rollback().await?;

@@ -1,0 +1,68 @@
+//! A part of a handler's transaction that can be rolled back alone.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::{PgConnection, PgTransaction};
+
+use super::tx::Publisher;
+use crate::event::{DomainEvent, EventId};
+use crate::outbox::PublishError;
+
+/// A savepoint of a handler's transaction, from [`Tx::savepoint`](super::Tx::savepoint). It is rolled back when it is dropped.
+///
+/// Use it like a connection: `sqlx::query(…).execute(&mut *savepoint)`.
+#[derive(Debug)]
+#[must_use = "a savepoint is rolled back when it is dropped"]
+pub struct Savepoint<'t> {
+    savepoint: PgTransaction<'t>,
+    publisher: Publisher,
+}
+
+impl<'t> Savepoint<'t> {
+    pub(super) fn new(savepoint: PgTransaction<'t>, publisher: Publisher) -> Self {
+        Self { savepoint, publisher }
+    }
+
+    /// Keeps what was done since it began, as a part of the transaction.
+    ///
+    /// # Errors
+    ///
+    /// What the server says, for example that a statement has failed.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.savepoint.commit().await
+    }
+
+    /// Undoes what was done since it began. The transaction continues.
+    ///
+    /// # Errors
+    ///
+    /// What the server says.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.savepoint.rollback().await
+    }
+
+    /// Publishes an event within the savepoint, as [`Tx::publish`](super::Tx::publish) does.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`].
+    pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
+        self.publisher.publish(&mut self.savepoint, event).await
+    }
+}
+
+// === impl Savepoint ===
+
+impl Deref for Savepoint<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.savepoint
+    }
+}
+
+impl DerefMut for Savepoint<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.savepoint
+    }
+}
