@@ -36,7 +36,7 @@ struct Gap {
 }
 
 #[derive(Serialize, Deserialize, tidings::DomainEvent)]
-#[event(aggregate = "order", id = "order_id", version = 2000000000, upcast(from = 1999999999, with = same), upcast(from = 1, with = same))]
+#[event(aggregate = "order", id = "order_id", version = 9, upcast(from = 8, with = same), upcast(from = 1, with = same))]
 enum WideGap {
     Placed { order_id: u64 },
 }
