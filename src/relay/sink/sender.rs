@@ -16,8 +16,8 @@ pub(super) struct Sender {
     turn: usize,
     acks: Arc<Acks>,
     window: Window,
-    /// A tag that was given for a record which librdkafka then had no room for: the next record is that one again.
-    reserved: Option<u64>,
+    /// librdkafka had no room for the last record, although the window had.
+    queue_is_full: bool,
     /// The tag after the last record, and the bytes sent so far.
     next: u64,
     bytes: u64,
@@ -52,7 +52,7 @@ impl Sender {
             ids => ids.iter().map(|id| open(Some(*id))).collect::<Result<_, _>>()?,
         };
         let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
-        Ok(Self { producers, turn: 0, acks, window, reserved: None, next: 0, bytes: 0 })
+        Ok(Self { producers, turn: 0, acks, window, queue_is_full: false, next: 0, bytes: 0 })
     }
 
     /// The producer whose turn it is.
@@ -104,17 +104,20 @@ impl Sender {
 
     fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
         let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
-        let Some(tag) = self.reserved.take().or_else(|| self.acks.admit(record.label, bytes, window)) else {
+        let Some(tag) = self.acks.admit(record.label, bytes, window) else {
             return Ok(Sent::Full(bytes));
         };
-        match self.producer().send(record, tag) {
+        let sent = self.producer().send(record, tag);
+        self.queue_is_full = matches!(sent, Err(SendError::Full));
+        match sent {
             Ok(()) => {
                 self.next = tag + 1;
                 self.bytes += bytes as u64;
                 Ok(Sent::Tag(tag))
             }
             Err(SendError::Full) => {
-                self.reserved = Some(tag);
+                // Not under way: whoever drains before it is sent again must not wait for it.
+                self.acks.retract(tag);
                 Ok(Sent::Full(bytes))
             }
             Err(error) => {
@@ -127,7 +130,7 @@ impl Sender {
     /// Waits until half of the window is free and a record of `bytes` fits, or the producer failed.
     pub(super) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
         // librdkafka's own queue may be full although the window is not: it has nobody to wake us.
-        let retry = self.reserved.is_some();
+        let retry = self.queue_is_full;
         let below =
             Window { records: self.window.records / 2, bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)) };
         let acks = self.acks.clone();
@@ -143,5 +146,25 @@ impl Sender {
     pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
         let acks = self.acks.clone();
         async move { acks.settle(Window::default()).await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Headers;
+
+    /// Case B15.
+    #[test]
+    fn a_record_for_which_the_client_has_no_room_is_not_under_way() {
+        let database = crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");
+        let kafka = crate::kafka::Settings { brokers: "127.0.0.1:1".into(), ..Default::default() };
+        let options = RelayOptions { in_flight_events_max: 1_000_000, ..RelayOptions::new(database, kafka) };
+        let mut sender = Sender::open(&options, 1_000_000, &[]).expect("a producer");
+        let record =
+            || Record { topic: "t", partition: 0, key: b"k", value: None, headers: Headers::with_capacity(0), timestamp: 0, label: 1 };
+        while matches!(sender.send(record(), 0), Ok(Sent::Tag(_))) {}
+        assert!(matches!(sender.send(record(), 0), Ok(Sent::Full(_))));
+        assert_eq!(sender.acks().under_way().0, sender.next());
     }
 }
