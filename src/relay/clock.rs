@@ -4,7 +4,7 @@
 //! clock and never of an event. So the relay answers a refusal by other timestamps, step by step:
 //!
 //! ```text
-//! OWN ──▶ SENDING ──▶ BEHIND 1 h ──▶ 2 h ──▶ 4 h … 7 days ──▶ waits, and begins again
+//! OWN ──▶ SENDING ──▶ BEHIND 1 h ──▶ 2 h ──▶ 4 h … 7 days ──▶ the topic's events are set aside; begins again
 //! the event's own,    the time of     the same, earlier: the broker is behind the database
 //! a day old at most   its sending
 //! ```

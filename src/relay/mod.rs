@@ -12,6 +12,7 @@
 
 mod access;
 mod books;
+mod carried;
 pub(crate) mod clock;
 mod continuity;
 mod debezium;

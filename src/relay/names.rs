@@ -31,9 +31,17 @@ impl KafkaNames {
     }
 }
 
+/// What the names of topics of positions begin with.
+const POSITION_TOPICS: &str = "tidings.position.";
+
+/// Whether a relay keeps its positions in this topic. No event goes there.
+pub(super) fn is_of_positions(topic: &str) -> bool {
+    topic.starts_with(POSITION_TOPICS)
+}
+
 /// The topic of a relay's positions.
 pub(super) fn position_topic_name(relay: &str, identity: &Identity, schema: &str) -> String {
-    format!("tidings.position.{relay}.{}", identity.mark(schema))
+    format!("{POSITION_TOPICS}{relay}.{}", identity.mark(schema))
 }
 
 /// The relay's names on the server.

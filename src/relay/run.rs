@@ -7,7 +7,7 @@
 //!                                                                                          └─▶ shutdown: drain, confirm, end
 //! ```
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::FutureExt as _;
@@ -18,11 +18,11 @@ use super::{
     Delivery, Observer, OnUndeliverable, RelayError, RelayOptions,
     access::Refusals,
     books::Books,
-    clock::{Clock, Stamping},
+    carried::Carried,
     debezium::{self, Shape},
     drive::Drive,
     error::{Interruption, Meaning},
-    forward::{BatchIsolation, Forwarder, SizeLimit, TopicFaults, until_reported},
+    forward::{Forwarder, until_reported},
     lease::Lease,
     ledger::{Ledger, Saved, within},
     names::{self, KafkaNames, LogNames},
@@ -37,7 +37,6 @@ use super::{
     scheduled, server, transaction_timeout,
     watchdog::{Supervised, Watchdog, hang_limit},
 };
-use crate::kafka::{Acks, Failure, Settings, message_bytes_max};
 
 /// First and longest wait between two sessions.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -51,42 +50,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// How long the last position may take to be stored when the grace is over by then.
 const STORE_LAST: Duration = Duration::from_millis(500);
 
-/// The label of a record that holds a position; events have theirs from one on.
-const POSITION: i64 = 0;
-
 /// A relay that is ready to run.
 pub struct Relay {
     options: RelayOptions,
     observer: Observer,
-}
-
-/// What one session leaves to the next.
-#[derive(Default)]
-struct Carried {
-    /// A producer whose records are all safe, and where that leaves the relay.
-    settled: Option<(Forwarder, Position, u64)>,
-    /// The epoch under which this process led last.
-    epoch: i64,
-    /// No pooler stands between.
-    direct: bool,
-    /// What the producer knows of topics belongs to this count of their changes.
-    topic_changes: i64,
-    /// The database gives it as many connections as it needs.
-    has_connections: bool,
-    /// The slot's log could not be decoded.
-    log_unusable: bool,
-    /// The server did not stream the log.
-    log_silent: bool,
-    /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
-    isolation: BatchIsolation,
-    topic_faults: Option<TopicFaults>,
-    failed: Option<Arc<Acks>>,
-    /// The time limit of transactions, once the brokers have refused a longer one.
-    transaction_timeout: Option<Duration>,
-    /// How records are stamped after the timestamps that brokers have refused.
-    stamping: Stamping,
-    /// It was reported that the clocks differ.
-    clocks_reported: bool,
 }
 
 /// Everything that a session works with.
@@ -97,82 +64,6 @@ struct Ready {
     forwarder: Forwarder,
     books: Books,
     moved: bool,
-}
-
-impl Carried {
-    /// What is left when the producers are replaced.
-    fn without_producer(self) -> Self {
-        let Self { epoch, direct, has_connections, isolation, topic_faults, failed, transaction_timeout, .. } = self;
-        let Self { stamping, clocks_reported, .. } = self;
-        let kept = Self { epoch, direct, has_connections, isolation, topic_faults, failed, transaction_timeout, ..Self::default() };
-        Self { stamping, clocks_reported, ..kept }
-    }
-
-    /// The largest batch and the longest transaction.
-    fn limits(&mut self) -> (usize, Duration) {
-        (self.isolation.begin_session(), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
-    }
-
-    /// Takes note of what a producer that failed knows of refused batches.
-    async fn learn(&mut self, kafka: &Settings) -> Result<(), Interruption> {
-        let Some(acks) = self.failed.take() else { return Ok(()) };
-        if let (Some((topic, reason)), Some(faults)) = (acks.topic_fault(), &mut self.topic_faults) {
-            faults.refused_records(&topic, reason);
-        }
-        let reason = match acks.failure() {
-            Some(Failure::Refused(reason)) => reason,
-            Some(Failure::Untimely(topic)) => return self.stamp_otherwise(&topic),
-            _ => return Ok(()),
-        };
-        let mut refused = acks.refused();
-        refused.records.retain(|record| record.label != POSITION);
-        if refused.records.is_empty() {
-            return Err(Interruption::Refused(format!("the relay's own position cannot be stored: {reason}")));
-        }
-        let mut limits = HashMap::new();
-        for ground in refused.grounds.iter().filter(|ground| ground.too_large) {
-            if let Some(bytes) = message_bytes_max(kafka, &ground.topic).await {
-                limits.insert(ground.topic.clone(), SizeLimit::new(bytes));
-            }
-        }
-        tracing::warn!(records = refused.records.len(), "looks for what is wrong with records of refused batches");
-        self.isolation.refused(&refused, limits);
-        Ok(())
-    }
-
-    /// A broker has refused the timestamps of the last producer's records, and other ones are left to try.
-    fn untimely(&self) -> bool {
-        let failure = self.failed.as_ref().and_then(|acks| acks.failure());
-        matches!(failure, Some(Failure::Untimely(_))) && self.stamping.after_refusal().is_some()
-    }
-
-    /// Has records stamped otherwise after a broker has refused their timestamps.
-    fn stamp_otherwise(&mut self, topic: &str) -> Result<(), Interruption> {
-        let refused = self.stamping;
-        let Some(next) = refused.after_refusal() else {
-            self.stamping = Stamping::default();
-            return Err(Interruption::Untimely(topic.to_owned()));
-        };
-        tracing::warn!(
-            topic,
-            "the topic refuses records {refused}; from here on they are stamped {next}. Compare the clocks of the brokers and of the database \
-             (`tidings check`), and the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms"
-        );
-        self.stamping = next;
-        Ok(())
-    }
-
-    /// Reports once that this machine's clock is not the database's.
-    fn compare_clocks(&mut self, clock: Clock) {
-        if let Some((by, ahead)) = clock.disagreement().filter(|_| !self.clocks_reported) {
-            let which = if ahead { "ahead of" } else { "behind" };
-            tracing::warn!(
-                seconds = by.as_secs(),
-                "the clock of this machine is {which} the database's: records are stamped by the database's, latencies are wrong; set the clock"
-            );
-            self.clocks_reported = true;
-        }
-    }
 }
 
 impl Relay {

@@ -64,15 +64,22 @@ impl Plan {
     /// In words, with the usage.
     pub(crate) fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, String> {
         let mut plan = Self::of_the_clock();
-        let mut words = words.into_iter();
+        let (mut words, mut chosen) = (words.into_iter(), false);
         while let Some(option) = words.next() {
             if option == "--help" {
                 return Err(USAGE.to_owned());
             }
             let value = words.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"))?;
+            chosen |= option == "--faults";
             plan.set(option, value).map_err(|reason| format!("{option} {value}: {reason}\n{USAGE}"))?;
         }
-        Ok(plan)
+        if !chosen {
+            plan.faults.retain(|kind| kind.suits(plan.brokers));
+        }
+        match plan.faults.iter().find(|kind| !kind.suits(plan.brokers)) {
+            Some(kind) => Err(format!("--faults {kind} cannot be played with --brokers {}\n{USAGE}", plan.brokers)),
+            None => Ok(plan),
+        }
     }
 
     fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
@@ -133,9 +140,13 @@ mod tests {
 
     #[test]
     fn a_wrong_word_is_named() {
-        for (line, said) in
-            [("--relays 4", "1 to 3"), ("--faults rain", "rain"), ("--seed", "needs a value"), ("--speed 1", "no such option")]
-        {
+        for (line, said) in [
+            ("--relays 4", "1 to 3"),
+            ("--faults rain", "rain"),
+            ("--seed", "needs a value"),
+            ("--speed 1", "no such option"),
+            ("--faults kill-two-brokers", "--brokers 1"),
+        ] {
             let error = Plan::parse(line.split(' ')).expect_err("refused");
             assert!(error.contains(said), "{error}");
         }

@@ -77,6 +77,15 @@ impl Kind {
         Self::ReadOnly,
     ];
 
+    /// Whether it can be played with this many brokers. Kafka's authorizer lets no anonymous controllers find each other.
+    pub(crate) fn suits(self, brokers: usize) -> bool {
+        match self {
+            Self::KillTwoBrokers => brokers == 3,
+            Self::RevokeAcls => brokers == 1,
+            _ => true,
+        }
+    }
+
     /// How long a fault lasts at least that has no effect before.
     fn lasts_at_least(self) -> Duration {
         match self {
