@@ -46,6 +46,9 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// After this much silence nothing more is expected of the relays: longer than any lease, session or transaction lasts.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 
+/// After this much silence what is parked is tried again. More often it would slow down its release.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// Plays the history and judges it. `say` hears what happens.
 ///
 /// # Errors
@@ -71,11 +74,14 @@ pub(crate) async fn run(plan: &Plan, program: &Program, mut say: impl FnMut(&str
     for record in &records {
         wanted.remove(&record.mark);
     }
-    let mut heard = Instant::now();
+    let (mut heard, mut retried) = (Instant::now(), Instant::now());
     while !wanted.is_empty() && heard.elapsed() < SILENCE_MAX && relays.refusal().is_none() {
         relays.revive()?;
         // One may have been found when its topic took it again.
-        nemesis.retry_parked().await;
+        if heard.max(retried).elapsed() > RETRY_AFTER {
+            nemesis.retry_parked().await;
+            retried = Instant::now();
+        }
         let new = tokio::task::block_in_place(|| topics.read(Duration::from_millis(500)))?;
         if !new.is_empty() {
             heard = Instant::now();
