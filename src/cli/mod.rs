@@ -29,6 +29,7 @@ use args::{Cli, Command, RelayArgs, Settings};
 use clap::Parser;
 use config::{Config, Faults, Needs};
 use exit::Failure;
+use time_limit::{reported, within};
 
 /// Runs the binary with the process's arguments and environment.
 pub fn main() -> ExitCode {
@@ -72,14 +73,17 @@ fn load(settings: &Settings, needs: Needs) -> Result<Config, Faults> {
 }
 
 async fn dispatch(cli: &Cli, config: &Config) -> Result<ExitCode, Failure> {
+    let database = config.database.as_ref();
     match &cli.command {
-        Command::Migrate(args) => migrate::run(config, args.wait).await,
-        Command::Relay(args) => relay::dispatch(config, &cli.settings, args).await,
-        Command::Topics(command) => topics::dispatch(config, command).await,
+        Command::Relay(args @ RelayArgs { command: None }) => relay::dispatch(config, &cli.settings, args).await,
+        // Their work takes as long as it takes.
+        Command::Migrate(args) => reported(database, migrate::run(config, args.wait)).await,
+        Command::Topics(command) => reported(database, topics::dispatch(config, command)).await,
+        Command::DeadLetters(command) => reported(None, dead_letters::run(config, command)).await,
+        Command::Parked(command) => reported(database, parked::run(config, command)).await,
+        Command::Relay(args) => within(database::settings(config)?, relay::dispatch(config, &cli.settings, args)).await,
         Command::Check(args) => check::run(config, args.json).await,
         Command::Status(args) => status::run(config, args.json).await,
-        Command::DeadLetters(command) => dead_letters::run(config, command).await,
-        Command::Parked(command) => parked::run(config, command).await,
-        Command::Sagas(command) => sagas::run(config, command).await,
+        Command::Sagas(command) => within(database::settings(config)?, sagas::run(config, command)).await,
     }
 }
