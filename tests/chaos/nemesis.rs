@@ -40,8 +40,8 @@ const MAKE_PUBLICATION: &str = "do $$ begin execute (select
                                 format('create publication %I for table tidings.outbox with (publish = ''insert'')', publication)
                                 from tidings.relay where name = 'chaos'); end $$";
 
-/// What an operator does about events that were parked because a topic did not take them.
-const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null";
+/// What an operator does about events that were parked because a topic did not take them. Those that wait for a topic need nobody.
+const RETRY: &str = "update tidings.parked set action = 'retry' where reason is not null and action is null and waits_for is null";
 
 /// Sessions that exist are ended; new ones are read-only.
 const READ_ONLY: &str = "set default_transaction_read_only = off;
