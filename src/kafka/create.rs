@@ -9,7 +9,7 @@ use rdkafka::{
 use super::{
     Settings,
     dropped::Dropped,
-    topics::{ASK_TIMEOUT, TopicError, partitions_of, within_limit},
+    topics::{ASK_TIMEOUT, MAX_MESSAGE_BYTES, TopicError, own_setting, partitions_of, within_limit},
 };
 
 /// How a topic is made. A number that is none is left to the broker (KIP-464).
@@ -50,9 +50,10 @@ fn passes(code: RDKafkaErrorCode) -> bool {
     matches!(code, BrokerNotAvailable | BrokerTransportFailure | NotController | OperationTimedOut | RequestTimedOut)
 }
 
-/// Makes sure of `topic`: if it is not there, it is created with as many partitions as `like` has, or as many as the broker likes if that is not there either.
+/// Creates `topic` if it is missing, with the partitions of `like` and its limit for records, or with the broker's defaults if `like`
+/// is missing too.
 ///
-/// Asks first: who may not create topics can use one that somebody else has made.
+/// Looks first: a client that may not create topics can use one that an operator has created.
 ///
 /// # Errors
 /// When one of the two may not be used, the broker refuses, or the cluster cannot be reached.
@@ -66,5 +67,11 @@ pub(crate) async fn create_like(settings: &Settings, topic: &str, like: &str) ->
         Err(TopicError::Unknown(_)) => None,
         Err(error) => return Err(error),
     };
-    create_topic(settings, topic, Creation { partitions, ..Creation::default() }).await
+    // A record that `like` takes must fit, whatever the broker's default is.
+    let largest = match partitions {
+        Some(_) => own_setting(settings, like, MAX_MESSAGE_BYTES).await,
+        None => None,
+    };
+    let config: Vec<(&str, &str)> = largest.iter().map(|bytes| (MAX_MESSAGE_BYTES, bytes.as_str())).collect();
+    create_topic(settings, topic, Creation { partitions, config: &config, ..Creation::default() }).await
 }

@@ -120,9 +120,12 @@ impl Publisher {
         }
     }
 
-    /// Whether the client will not send anything any more. One that could not deliver in time may hang, which it does not report.
+    /// Whether the client is of no use any more. One that could not deliver in time may hang, which it does not report. One that
+    /// met a missing topic remembers that for minutes, also if the topic is created in the meantime.
     fn has_failed(&self, client: &Client, error: &KafkaError) -> bool {
-        error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) || client.get().client().fatal_error().is_some()
+        use RDKafkaErrorCode::{MessageTimedOut, UnknownTopic, UnknownTopicOrPartition};
+        matches!(error.rdkafka_error_code(), Some(MessageTimedOut | UnknownTopic | UnknownTopicOrPartition))
+            || client.get().client().fatal_error().is_some()
     }
 }
 

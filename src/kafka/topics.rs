@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, ConfigResource, ConfigSource, ResourceSpecifier},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
@@ -18,6 +18,9 @@ use super::{
 
 /// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The setting for the largest batch that a topic takes.
+pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
 /// How long an admin client's request may take at most.
 pub(super) const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -182,13 +185,12 @@ pub(crate) async fn answers(settings: &Settings) -> bool {
 pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, TopicError> {
     let mut config = settings.client_config();
     config.set("allow.auto.create.topics", "false");
-    let asked = tokio::task::spawn_blocking(move || {
+    let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
         let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
         let metadata = asking.get().fetch_metadata(None, ASK_TIMEOUT)?;
         Ok::<_, KafkaError>(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
     });
-    let answer = asked.await.map_err(|error| TopicError::Unreachable(error.to_string()))?;
-    answer.map_err(|error| TopicError::Unreachable(error.to_string()))
+    asked.await?.map_err(|error| TopicError::Unreachable(error.to_string()))
 }
 
 /// How long a topic keeps its records; `None` if for ever, or if that may not be read.
@@ -199,7 +201,7 @@ pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Durati
 
 /// The largest batch that a topic takes, compressed; `None` if that may not be read.
 pub(crate) async fn message_bytes_max(settings: &Settings, topic: &str) -> Option<usize> {
-    setting(settings, topic, "max.message.bytes").await?.parse().ok()
+    setting(settings, topic, MAX_MESSAGE_BYTES).await?.parse().ok()
 }
 
 /// The answer to a request of an admin client, if it comes within the longest time that one of them is given.
@@ -211,10 +213,21 @@ pub(super) async fn within_limit<T>(call: &'static str, answer: impl Future<Outp
     timeout(limit, answer).await.map_err(|_| Unanswered::Silent { call, limit })
 }
 
-/// One setting of a topic; `None` if it may not be read.
+/// One setting of a topic, its own or the broker's. `None` if it may not be read.
 async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
+    describe(settings, topic).await?.get(name)?.value.clone()
+}
+
+/// One setting that the topic has of its own. `None` if the broker's default applies, or if it may not be read.
+pub(super) async fn own_setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
+    let described = describe(settings, topic).await?;
+    let entry = described.get(name)?;
+    entry.value.clone().filter(|_| entry.source == ConfigSource::DynamicTopic)
+}
+
+async fn describe(settings: &Settings, topic: &str) -> Option<ConfigResource> {
     let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
     let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
     let answer = within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await.ok()?;
-    answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
+    answer.ok()?.into_iter().next()?.ok()
 }

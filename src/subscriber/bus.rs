@@ -172,6 +172,13 @@ impl Bus {
         &self.0.settings
     }
 
+    /// Creates the topic of a letter if it is missing. The broker's answer to the letter decides whether that was enough.
+    async fn make_letter_topic(&self, topic: &str, like: &str) {
+        if let Err(error) = create_like(&self.0.settings, topic, like).await {
+            tracing::debug!(topic, %error, "a topic of retries or dead letters cannot be looked up or created");
+        }
+    }
+
     fn letter_topics(&self) -> MutexGuard<'_, HashSet<String>> {
         self.0.letter_topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,16 +215,28 @@ impl Letterbox for Bus {
         Box::pin(async move {
             let unavailable = |reason: String| LetterError::Unavailable { topic: letter.topic.clone(), reason };
             let publisher = self.publisher().map_err(|error| unavailable(error.to_string()))?;
-            // Made before the first letter: that a topic is missing, the client would say after seconds only.
-            if !self.letter_topics().contains(&letter.topic) {
-                if let Err(error) = create_like(&self.0.settings, &letter.topic, like).await {
-                    tracing::debug!(topic = letter.topic, %error, "whether the topic exists is not known");
-                }
-                publisher.send(letter).await?;
-                self.letter_topics().insert(letter.topic.clone());
-                return Ok(());
+            // Created before the first letter, because the client reports a missing topic only after seconds.
+            let is_known = self.letter_topics().contains(&letter.topic);
+            if !is_known {
+                self.make_letter_topic(&letter.topic, like).await;
             }
-            publisher.send(letter).await
+            let mut sent = publisher.send(letter).await;
+            if is_known && matches!(sent, Err(LetterError::UnknownTopic(_))) {
+                tracing::warn!(topic = letter.topic, "a topic of retries or dead letters was deleted: it is created again");
+                self.make_letter_topic(&letter.topic, like).await;
+                sent = publisher.send(letter).await;
+            }
+            match &sent {
+                Ok(()) => {
+                    self.letter_topics().insert(letter.topic.clone());
+                }
+                Err(LetterError::Refused { .. }) => {}
+                // The next attempt looks whether it exists.
+                Err(_) => {
+                    self.letter_topics().remove(&letter.topic);
+                }
+            }
+            sent
         })
     }
 }
