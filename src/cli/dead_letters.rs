@@ -84,16 +84,16 @@ pub(super) async fn run(config: &Config, command: &DeadLettersCommand) -> Result
     let settings =
         config.kafka.as_ref().ok_or_else(|| Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into()))?;
     match command {
-        DeadLettersCommand::List(selection) => list(settings, selection),
-        DeadLettersCommand::Show { topic, letter } => show(settings, topic, *letter),
+        DeadLettersCommand::List(selection) => list(settings, selection).await,
+        DeadLettersCommand::Show { topic, letter } => show(settings, topic, *letter).await,
         DeadLettersCommand::Replay { change, again, group } => replay(settings, change, *again, group.as_deref()).await,
-        DeadLettersCommand::Discard { change } => discard(settings, change),
+        DeadLettersCommand::Discard { change } => discard(settings, change).await,
     }?;
     Ok(ExitCode::from(DONE))
 }
 
-fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure> {
-    let letters = read(settings, selection, &[])?;
+async fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure> {
+    let letters = read(settings, selection, &[]).await?;
     if letters.letters().len() == 0 {
         output::line(format_args!("no dead letters in {}", selection.topic));
         return Ok(());
@@ -117,9 +117,9 @@ fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(), Failure> {
+async fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(), Failure> {
     let selection = Selection { topic: topic.to_owned(), since: None, event_type: None, max: None };
-    let letters = read(settings, &selection, &[place])?;
+    let letters = read(settings, &selection, &[place]).await?;
     let letter = letters.letters().next();
     let letter =
         letter.ok_or_else(|| Failure::Refused(format!("there is no dead letter {}/{} in {}", place.0, place.1, escaped(topic))))?;
@@ -142,7 +142,7 @@ fn whole(topic: &str, letter: &DeadLetter) -> String {
 }
 
 async fn replay(settings: &Settings, change: &Change, again: bool, group: Option<&str>) -> Result<(), Failure> {
-    let mut letters = read(settings, &change.selection, &change.letters)?;
+    let mut letters = read(settings, &change.selection, &change.letters).await?;
     let bus = Bus::new(settings.clone());
     let (mut replayed, mut failure) = (0, None);
     let count = letters.letters().len();
@@ -167,41 +167,43 @@ async fn replay(settings: &Settings, change: &Change, again: bool, group: Option
             }
         }
     }
-    finish(&letters, change)?;
+    finish(&letters, change).await?;
     output::line(format_args!("{replayed} replayed"));
     failure.map_or(Ok(()), Err)
 }
 
-fn discard(settings: &Settings, change: &Change) -> Result<(), Failure> {
-    let mut letters = read(settings, &change.selection, &change.letters)?;
+async fn discard(settings: &Settings, change: &Change) -> Result<(), Failure> {
+    let mut letters = read(settings, &change.selection, &change.letters).await?;
     let count = letters.letters().len();
     if change.dry_run {
         letters.letters().for_each(|letter| output::line(format_args!("{} would be discarded", name(letter))));
         return Ok(());
     }
     (0..count).for_each(|at| letters.discard(at));
-    finish(&letters, change)?;
+    finish(&letters, change).await?;
     output::line(format_args!("{count} discarded"));
     Ok(())
 }
 
-fn read(settings: &Settings, selection: &Selection, places: &[(i32, i64)]) -> Result<DeadLetterBox, Failure> {
+async fn read(settings: &Settings, selection: &Selection, places: &[(i32, i64)]) -> Result<DeadLetterBox, Failure> {
     let filter = Filter {
         since: selection.since.map(|since| chrono::Utc::now() - since),
         event_type: selection.event_type.clone(),
         max: selection.max,
         places: places.to_vec(),
     };
-    let read = || DeadLetterBox::read(settings, &selection.topic, &filter);
-    tokio::task::block_in_place(read).map_err(|reason| Failure::Failed(format!("the dead letters cannot be read: {}", escaped(&reason))))
+    let read = DeadLetterBox::read(settings, &selection.topic, filter).await;
+    read.map_err(|reason| Failure::Failed(format!("the dead letters cannot be read: {}", escaped(&reason))))
 }
 
-fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure> {
+async fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure> {
     if change.dry_run {
         return Ok(());
     }
-    let committed = tokio::task::block_in_place(|| letters.commit());
-    committed.map_err(|reason| Failure::Failed(format!("what was done is not remembered, and is listed again: {}", escaped(&reason))))
+    letters
+        .commit()
+        .await
+        .map_err(|reason| Failure::Failed(format!("what was done is not remembered, and is listed again: {}", escaped(&reason))))
 }
 
 fn name(letter: &DeadLetter) -> String {

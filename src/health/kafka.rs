@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
 use super::{Check, Checking, Status};
 use crate::kafka::{Ping, Settings};
 
@@ -45,11 +43,9 @@ impl KafkaCheck {
     }
 
     async fn ask(&self) -> Status {
-        let ping = self.ping.clone();
-        match spawn_blocking(move || ping.ask(ANSWER_WITHIN)).await {
-            Ok(Ok(brokers)) => Status::Ok(format!("connected, brokers: {brokers}")),
-            Ok(Err(reason)) => Status::Failing(format!("no answer from {}: {reason}", self.brokers)),
-            Err(error) => Status::Failing(error.to_string()),
+        match self.ping.ask(ANSWER_WITHIN).await {
+            Ok(brokers) => Status::Ok(format!("connected, brokers: {brokers}")),
+            Err(reason) => Status::Failing(format!("no answer from {}: {reason}", self.brokers)),
         }
     }
 }

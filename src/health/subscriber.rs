@@ -8,7 +8,8 @@ use crate::subscriber::{Statistics, SubscriberState};
 /// | the subscriber | the check |
 /// |---|---|
 /// | runs | ok |
-/// | starts, is paused by its kill switch, or because the database is down | degraded: it goes on by itself, and no request waits for it |
+/// | runs, and records were removed from a topic before it read them | degraded, with their number |
+/// | starts or is paused | degraded, with the reason: it continues by itself, and no request waits for it |
 /// | has stopped | failing: nothing starts it again |
 ///
 /// ```no_run
@@ -31,17 +32,29 @@ impl SubscriberCheck {
 
     fn status(&self) -> Status {
         let state = self.statistics.state();
+        let because = self.statistics.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
         match state {
-            SubscriberState::Running => Status::Ok(format!("running, partitions: {}", self.statistics.partitions().len())),
-            SubscriberState::Starting => Status::Degraded("starting".into()),
+            SubscriberState::Running => self.running(),
+            SubscriberState::Starting => Status::Degraded(format!("starting{because}")),
             SubscriberState::PausedByKillSwitch => {
                 Status::Degraded(format!("{state}: too many events fail, and one at a time is tried; see its log"))
             }
             SubscriberState::PausedByOutage => {
-                Status::Degraded(format!("{state}: what every event needs, the database say, is down; it goes on when that is back"))
+                Status::Degraded(format!("{state}{because}; every event needs it, and the subscriber continues when it is back"))
             }
             SubscriberState::Stopped => Status::Failing("stopped: it was shut down or could not go on; see its log".into()),
         }
+    }
+
+    fn running(&self) -> Status {
+        let text = format!("running, partitions: {}", self.statistics.partitions().len());
+        let removed = self.statistics.removed_by_topic();
+        if removed.is_empty() {
+            return Status::Ok(text);
+        }
+        let of = |(topic, records): (String, u64)| format!("{topic}: {records}");
+        let removed = removed.into_iter().map(of).collect::<Vec<_>>().join(", ");
+        Status::Degraded(format!("{text}; records that were removed before they were read, since the start: {removed}"))
     }
 }
 

@@ -4,41 +4,38 @@
 //! has enough does not read: librdkafka stops fetching when the queue is full. (`pause` would throw away what is fetched and fetch it again.)
 
 use std::{
-    cell::Cell,
-    collections::{HashMap, VecDeque},
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientContext, Message as _, Offset, Statistics, Timestamp, TopicPartitionList,
+    Message as _, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol, base_consumer::PartitionQueue},
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    message::{BorrowedMessage, Headers as _},
-    statistics::Partition as PartitionStatistics,
+    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol},
+    error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
-use tokio::sync::Notify;
 
 use super::{
-    Settings,
-    incoming::{Buffers, Incoming, Place},
+    Beat, Settings,
+    feed::Feed,
+    member_context::{Change, MemberContext},
 };
+use crate::failpoint;
 
 /// How long a broker may take to tell what is committed, or where a partition ends.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a member whose feeds are not all gone waits for the group to let it go.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The time for which the partitions of a member that failed wait for it. A broker accepts 6 s or more by default
-/// (`group.min.session.timeout.ms`), three heartbeats fit into it, and the default of 45 s is meant for brokers across networks.
-const SESSION_TIMEOUT_MS: &str = "10000";
+/// The time for which the partitions of a member that failed wait for it. With a heartbeat and a rebalance they are read again
+/// within 10 s. A broker accepts 6 s or more by default (`group.min.session.timeout.ms`), six heartbeats fit into it, and the
+/// default of 45 s is meant for brokers across networks.
+const SESSION_TIMEOUT_MS: &str = "7000";
+
+/// The time after which the other members notice a rebalance, at most. The default of 3 s would be part of the standstill.
+const HEARTBEAT_INTERVAL_MS: &str = "1000";
 
 /// What a member sets and a user may not. Each value has its reason.
 const FIXED: &[(&str, &str)] = &[
@@ -60,7 +57,7 @@ const PREFERRED: &[(&str, &str)] = &[
     // ten thousand of eight partitions were 40 MB more.
     ("queued.min.messages", "4000"),
     ("queued.max.messages.kbytes", "16384"),
-    // A topic that is made later is read after this long at most.
+    // Bounds the time until new partitions are read. Topics that are missing are looked for more often (`src/subscriber/missing.rs`).
     ("topic.metadata.refresh.interval.ms", "30000"),
     ("reconnect.backoff.max.ms", "2000"),
     // They say where each partition ends.
@@ -75,19 +72,6 @@ const PREFERRED: &[(&str, &str)] = &[
 pub(crate) struct Partition {
     pub(crate) topic: Arc<str>,
     pub(crate) number: i32,
-}
-
-/// What the group has decided.
-#[derive(Debug)]
-pub(crate) enum Change {
-    /// These are this member's now; [`Member::take`] starts reading them.
-    Assigned(Vec<Partition>),
-    /// These are to be given up by [`Member::give_up`].
-    Revoked {
-        partitions: Vec<Partition>,
-        /// They have another owner already: nothing can be committed.
-        lost: bool,
-    },
 }
 
 /// Where a partition ends, for readers of committed records.
@@ -127,7 +111,97 @@ pub(crate) struct Membership {
 
 /// A member of a consumer group.
 pub(crate) struct Member {
-    inner: Arc<BaseConsumer<Context>>,
+    inner: Arc<BaseConsumer<MemberContext>>,
+    /// Shows that the thread of this member moves: touched around each call that may block.
+    beat: Beat,
+}
+
+/// Why a member cannot continue. A new one may.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemberError {
+    /// The brokers still keep the instance id for the member that had it last (KIP-848).
+    #[error("the brokers have not released the instance id of this member yet")]
+    Unreleased,
+    /// Another member has joined with the same instance id.
+    #[error("another member has joined the group with the same instance id")]
+    Fenced,
+    /// Another fatal error, in the client's words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for MemberError {
+    fn from(text: String) -> Self {
+        Self::Other(text)
+    }
+}
+
+impl From<RDKafkaErrorCode> for MemberError {
+    fn from(code: RDKafkaErrorCode) -> Self {
+        match code {
+            RDKafkaErrorCode::UnreleasedInstanceId => Self::Unreleased,
+            RDKafkaErrorCode::FencedInstanceId => Self::Fenced,
+            code => Self::Other(code.to_string()),
+        }
+    }
+}
+
+/// A partition that is read again after [`Change::OutOfRange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Restarted {
+    /// The offset from which it is read.
+    pub(crate) from: i64,
+    pub(crate) gap: Gap,
+}
+
+/// The records that a member should have read next and cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    None,
+    /// So many offsets were removed before they were read, by retention or by a deletion of records.
+    Removed(i64),
+    /// The partition ends before the offset to read next, by so many: the topic was created again, or its log was cut off.
+    CutOff(i64),
+}
+
+/// The offset from which to read a partition of which `next` is to be read and `low..high` exists, and what is missing.
+fn restarted(next: Option<i64>, low: i64, high: i64) -> Restarted {
+    match next {
+        Some(next) if next < low => Restarted { from: low, gap: Gap::Removed(low - next) },
+        Some(next) if next > high => Restarted { from: low, gap: Gap::CutOff(next - high) },
+        Some(next) => Restarted { from: next, gap: Gap::None },
+        None => Restarted { from: low, gap: Gap::None },
+    }
+}
+
+/// Looks for topics by the client of a member, from another thread. Keeps the client alive only during a call.
+#[derive(Clone)]
+pub(crate) struct Lookout(Weak<BaseConsumer<MemberContext>>);
+
+impl Lookout {
+    /// True once after the client reported a subscribed topic as missing.
+    pub(crate) fn lacks_topic(&self) -> bool {
+        self.0.upgrade().is_some_and(|member| member.context().lacks_topic.swap(false, Ordering::AcqRel))
+    }
+
+    /// True if the topic exists. Creates none. Blocks for up to this time.
+    ///
+    /// # Errors
+    /// When no broker answers, or the topic may not be described.
+    pub(crate) fn exists(&self, topic: &str, within: Duration) -> Result<bool, String> {
+        let Some(member) = self.0.upgrade() else { return Err("the member has left".into()) };
+        partitions_within(&member, topic, within).map(|partitions| !partitions.is_empty())
+    }
+
+    /// Makes the member read the list of topics again, so that it joins with those that are new. Blocks for up to this time.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub(crate) fn refresh(&self, within: Duration) -> Result<(), String> {
+        let Some(member) = self.0.upgrade() else { return Ok(()) };
+        // Of all topics: the client does not apply a shorter answer to its subscription.
+        member.fetch_metadata(None, within).map(drop).map_err(|error| error.to_string())
+    }
 }
 
 impl Member {
@@ -135,14 +209,14 @@ impl Member {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn join(settings: &Settings, membership: &Membership, topics: &[&str]) -> Result<Self, String> {
+    pub(crate) fn join(settings: &Settings, membership: &Membership, topics: &[&str], beat: Beat) -> Result<Self, String> {
         let mut config = settings.client_config_over(PREFERRED);
         for (name, value) in FIXED {
             config.set(*name, *value);
         }
         config.set("group.id", &membership.group);
-        // Also where records are gone that were not read yet, or the topic was made anew: whoever wants to begin at the end says so once.
-        config.set("auto.offset.reset", "earliest");
+        // The client would skip records that were removed before they were read, and report nothing: see `Change::OutOfRange`.
+        config.set("auto.offset.reset", "error");
         if membership.broker_side {
             config.set("group.protocol", "consumer");
         } else {
@@ -150,32 +224,49 @@ impl Member {
             // A static member is expected back: its partitions wait for it.
             if membership.instance.is_none() && config.get("session.timeout.ms").is_none() {
                 config.set("session.timeout.ms", SESSION_TIMEOUT_MS);
+                if config.get("heartbeat.interval.ms").is_none() {
+                    config.set("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS);
+                }
             }
         }
         if let Some(instance) = &membership.instance {
             config.set("group.instance.id", instance);
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
-        let inner: BaseConsumer<Context> = config.create_with_context(Context::default()).map_err(|error| error.to_string())?;
+        let inner: BaseConsumer<MemberContext> = config.create_with_context(MemberContext::default()).map_err(|error| error.to_string())?;
         inner.subscribe(topics).map_err(|error| error.to_string())?;
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), beat })
+    }
+
+    /// Looks for topics from another thread.
+    pub(crate) fn lookout(&self) -> Lookout {
+        Lookout(Arc::downgrade(&self.inner))
+    }
+
+    /// Runs a call that may block, whose limit is its own, and shows that the thread moves.
+    fn call<T>(&self, name: &'static str, call: impl FnOnce() -> T) -> T {
+        self.beat.touch();
+        failpoint::called(name);
+        let answer = call();
+        self.beat.touch();
+        answer
     }
 
     /// Waits this long for something to happen; what the group has decided since the last call.
     ///
     /// # Errors
     /// When the client can go no further: fenced, or not allowed.
-    pub(crate) fn poll(&self, timeout: Duration) -> Result<Vec<Change>, String> {
-        match self.inner.poll(timeout) {
+    pub(crate) fn poll(&self, timeout: Duration) -> Result<Vec<Change>, MemberError> {
+        match self.call("member_poll", || self.inner.poll(timeout)) {
             None => {}
             Some(Ok(message)) => {
                 // Every partition is split before it is assigned, so this cannot be; its offset is not finished, so it comes again.
                 tracing::error!(topic = message.topic(), partition = message.partition(), "a record came past its partition's queue");
             }
-            Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(code.to_string()),
+            Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(code.into()),
             Some(Err(error)) => self.inner.context().complain(&error),
         }
-        Ok(self.inner.context().changes().drain(..).collect())
+        Ok(self.inner.context().changes.take())
     }
 
     /// What is committed for the partitions. Blocks for up to ten seconds.
@@ -184,7 +275,7 @@ impl Member {
     /// When the coordinator does not tell.
     pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Known, String> {
         let list = list(partitions.iter().map(|partition| (partition, Offset::Invalid)));
-        let answer = self.inner.committed_offsets(list, ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let answer = self.call("committed", || self.inner.committed_offsets(list, ASK_TIMEOUT)).map_err(|error| error.to_string())?;
         let mut known = Known::default();
         for element in answer.elements().into_iter().filter(|element| element.error().is_ok()) {
             let partition = partitions.iter().find(|p| p.number == element.partition() && *p.topic == *element.topic());
@@ -202,7 +293,7 @@ impl Member {
     /// # Errors
     /// When no broker tells.
     pub(crate) fn partitions_of(&self, topic: &str) -> Result<Vec<Partition>, String> {
-        partitions_of(&self.inner, topic)
+        self.call("fetch_metadata", || partitions_of(&self.inner, topic))
     }
 
     /// Where a partition ends at this moment. Blocks for up to ten seconds.
@@ -210,17 +301,39 @@ impl Member {
     /// # Errors
     /// When the partition's leader does not tell.
     pub(crate) fn end_now(&self, partition: &Partition) -> Result<i64, String> {
-        let watermarks = self.inner.fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT);
-        watermarks.map(|(_, end)| end).map_err(|error| error.to_string())
+        self.watermarks(partition).map(|(_, end)| end)
     }
 
-    /// Starts reading partitions that were assigned, from where it was committed, or else from their beginning. Each has a feed of its own.
+    fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
+        let fetch = || self.inner.fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT);
+        self.call("fetch_watermarks", fetch).map_err(|error| error.to_string())
+    }
+
+    /// Reads a partition again that has no record at `next`: from its beginning if `next` does not exist any more, or is not
+    /// known. Its feed stays. Blocks for up to ten seconds.
+    ///
+    /// # Errors
+    /// When the partition's leader does not answer, or the client refuses.
+    pub(crate) fn restart(&self, partition: &Partition, next: Option<i64>) -> Result<Restarted, String> {
+        let (low, high) = self.watermarks(partition)?;
+        let restarted = restarted(next, low, high);
+        let one = |offset| list(std::iter::once((partition, offset)));
+        // The client has stopped the partition and accepts no seek.
+        self.inner.incremental_unassign(&one(Offset::Invalid)).map_err(|error| error.to_string())?;
+        self.inner.incremental_assign(&one(Offset::Offset(restarted.from))).map_err(|error| error.to_string())?;
+        Ok(restarted)
+    }
+
+    /// Starts reading partitions that were assigned, each by a feed of its own: from their committed offsets, from their beginning
+    /// if the group has never committed any, or else as the client finds out.
     ///
     /// # Errors
     /// When librdkafka refuses the assignment.
-    pub(crate) fn take(&self, partitions: &[Partition], committed: &[Committed]) -> Result<Vec<Feed>, String> {
-        let offset_of = |partition: &Partition| {
-            committed.iter().find(|committed| committed.partition == *partition).map_or(Offset::Invalid, |c| Offset::Offset(c.offset))
+    pub(crate) fn take(&self, partitions: &[Partition], known: &Known) -> Result<Vec<Feed>, String> {
+        let offset_of = |partition: &Partition| match known.committed.iter().find(|committed| committed.partition == *partition) {
+            Some(committed) => Offset::Offset(committed.offset),
+            None if known.never.contains(partition) => Offset::Beginning,
+            None => Offset::Invalid,
         };
         let feeds = partitions.iter().map(|partition| self.feed(partition)).collect::<Result<Vec<_>, _>>()?;
         let list = list(partitions.iter().map(|partition| (partition, offset_of(partition))));
@@ -251,7 +364,7 @@ impl Member {
             element.set_metadata(&commit.metadata);
         }
         let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
-        self.inner.commit(&list, mode).map_err(|error| error.to_string())
+        self.call("commit", || self.inner.commit(&list, mode)).map_err(|error| error.to_string())
     }
 
     /// Where a partition ends, as of some seconds ago; `None` if that is not known yet.
@@ -266,61 +379,27 @@ impl Member {
         // The last feed destroys the client, and whoever is stuck with one may have it for long: the group shall not wait for that.
         let until = Instant::now() + LEAVE_PATIENCE;
         while Arc::strong_count(&self.inner) > 1 && Instant::now() < until && self.inner.assignment().is_ok_and(|left| left.count() > 0) {
-            let _ = self.inner.poll(Duration::from_millis(10));
+            let _ = self.call("member_poll", || self.inner.poll(Duration::from_millis(10)));
         }
         drop(self);
     }
 
     fn feed(&self, partition: &Partition) -> Result<Feed, String> {
-        let mut queue = self
-            .inner
-            .split_partition_queue(&partition.topic, partition.number)
-            .ok_or_else(|| format!("partition {} of topic {} has no queue", partition.number, partition.topic))?;
-        let readable = Arc::new(Notify::new());
-        let waker = readable.clone();
-        queue.set_nonempty_callback(move || waker.notify_one());
-        // What was there before the callback was set.
-        readable.notify_one();
+        let queue = self.inner.split_partition_queue(&partition.topic, partition.number);
+        let queue = queue.ok_or_else(|| format!("partition {} of topic {} has no queue", partition.number, partition.topic))?;
         // A name of its own: each record has it, and threads that counted its owners in one place would wait for each other.
         let partition = Partition { topic: Arc::from(&*partition.topic), number: partition.number };
-        Ok(Feed { partition, queue, readable })
-    }
-}
-
-/// The records of one partition.
-pub(crate) struct Feed {
-    pub(crate) partition: Partition,
-    queue: PartitionQueue<Context>,
-    readable: Arc<Notify>,
-}
-
-impl Feed {
-    /// The next record, if one is here, copied into what this gives.
-    pub(crate) fn next(&self, buffers: impl FnOnce() -> Buffers) -> Option<Incoming> {
-        loop {
-            match self.queue.poll(Duration::ZERO)? {
-                Ok(message) => return Some(incoming(buffers(), self.partition.topic.clone(), &message)),
-                Err(error) => self.queue_complains(&error),
-            }
-        }
-    }
-
-    /// Waits until there may be a record. Call it after [`next`](Self::next) had none.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub(crate) async fn readable(&self) {
-        self.readable.notified().await;
-    }
-
-    fn queue_complains(&self, error: &KafkaError) {
-        tracing::warn!(topic = &*self.partition.topic, partition = self.partition.number, %error, "kafka consumer");
+        Ok(Feed::new(partition, queue, self.inner.context().changes.clone()))
     }
 }
 
 /// As [`Member::partitions_of`], by any consumer.
 pub(super) fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<Partition>, String> {
-    let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+    partitions_within(consumer, topic, ASK_TIMEOUT)
+}
+
+fn partitions_within<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, within: Duration) -> Result<Vec<Partition>, String> {
+    let metadata = consumer.fetch_metadata(Some(topic), within).map_err(|error| error.to_string())?;
     let told = metadata.topics().first().ok_or_else(|| format!("no broker tells of topic {topic}"))?;
     match told.error() {
         None => {}
@@ -331,7 +410,7 @@ pub(super) fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topi
     Ok(told.partitions().iter().map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
 }
 
-fn is_cooperative(consumer: &BaseConsumer<Context>) -> bool {
+pub(super) fn is_cooperative(consumer: &BaseConsumer<MemberContext>) -> bool {
     matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
 }
 
@@ -343,113 +422,21 @@ fn list<'p>(partitions: impl Iterator<Item = (&'p Partition, Offset)>) -> TopicP
     list
 }
 
-/// Learns of rebalances and errors on the polling thread.
-#[derive(Default)]
-pub(crate) struct Context {
-    changes: Mutex<VecDeque<Change>>,
-    leaving: AtomicBool,
-    complained: Mutex<Option<RDKafkaErrorCode>>,
-    /// By topic and partition.
-    ends: Mutex<HashMap<String, HashMap<i32, End>>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Context {
-    fn changes(&self) -> std::sync::MutexGuard<'_, VecDeque<Change>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<String, HashMap<i32, End>>> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says each kind of trouble once, not at each attempt.
-    fn complain(&self, error: &KafkaError) {
-        // Topics may come later: those that replayed events come back by do.
-        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
-            return tracing::debug!(%error, "kafka consumer");
-        }
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.rdkafka_error_code() != *last || last.is_none() {
-            tracing::warn!(%error, "kafka consumer");
-        }
-        *last = error.rdkafka_error_code();
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                tracing::warn!(target: "librdkafka", facility, "{message}");
-            }
-            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+    /// Case A10.
+    #[test]
+    fn a_partition_is_read_again_from_the_first_record_that_exists_and_the_gap_is_known() {
+        for (next, low, high, from, gap) in [
+            (Some(3), 18, 30, 18, Gap::Removed(15)),
+            (Some(18), 18, 30, 18, Gap::None),
+            (Some(30), 18, 30, 30, Gap::None),
+            (Some(40), 0, 5, 0, Gap::CutOff(35)),
+            (None, 18, 30, 18, Gap::None),
+        ] {
+            assert_eq!(restarted(next, low, high), Restarted { from, gap }, "{next:?} of {low}..{high}");
         }
     }
-
-    fn stats(&self, statistics: Statistics) {
-        let ends = |partitions: HashMap<i32, PartitionStatistics>| {
-            // Offsets below zero stand for what is not known.
-            let known = partitions.into_iter().filter(|(_, partition)| partition.ls_offset >= 0);
-            let end =
-                |at: PartitionStatistics| End { offset: at.ls_offset, is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset };
-            known.map(|(number, at)| (number, end(at))).collect()
-        };
-        *self.ends() = statistics.topics.into_iter().map(|(name, topic)| (name, ends(topic.partitions))).collect();
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka client");
-    }
-}
-
-impl ConsumerContext for Context {
-    /// Writes down what is to be done: draining takes time and needs more than this callback has.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let elements = list.elements();
-        let partitions = elements.iter().map(|element| Partition { topic: element.topic().into(), number: element.partition() }).collect();
-        if self.leaving.load(Ordering::Acquire) {
-            // Everything is drained and committed already.
-            let revoked = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
-            let _ = if revoked && is_cooperative(consumer) { consumer.incremental_unassign(list) } else { consumer.unassign() };
-            return;
-        }
-        self.changes().push_back(match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions),
-            _ => Change::Revoked { partitions, lost: consumer.assignment_lost() },
-        });
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            // `NoOffset`: there was nothing to commit.
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
-                tracing::warn!(%error, "offsets are not committed; the next commit says it again");
-            }
-        }
-    }
-}
-
-/// Header names that are not UTF-8 and are read past, counted twice because headers are passed over twice. Each costs a panic
-/// that is caught, with its message on stderr. A record with more of them is no event.
-const UNREADABLE_HEADERS_MAX: u32 = 8;
-
-/// A message as a record of `topic`.
-pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
-    let place =
-        Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
-    let headers = message.headers();
-    let unreadable = Cell::new(0);
-    let read = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
-        if unreadable.get() > UNREADABLE_HEADERS_MAX {
-            return None;
-        }
-        // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
-        let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at))));
-        let header = header.inspect_err(|_| unreadable.set(unreadable.get() + 1)).ok()??;
-        Some((header.key, header.value))
-    });
-    let mut incoming = Incoming::within(buffers, place, message.key(), message.payload(), read);
-    incoming.lacks_headers = unreadable.get() > UNREADABLE_HEADERS_MAX;
-    incoming.is_stamped_by_broker = matches!(message.timestamp(), Timestamp::LogAppendTime(_));
-    incoming
 }

@@ -21,12 +21,14 @@ mod create;
 mod directory;
 mod dropped;
 mod envelope;
+mod feed;
 mod foreign_id;
 mod format;
 #[cfg(feature = "cli")]
 mod groups;
 mod incoming;
 mod log;
+mod member_context;
 mod outgoing;
 mod partitioner;
 #[cfg(feature = "health")]
@@ -49,17 +51,19 @@ pub(crate) use acks::{Ground, RefusedRecord};
 pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use broker::broker_setting;
 pub(crate) use call::{Beat, OVERDUE, Replaceable, Unanswered, bounded, watched};
-pub(crate) use consumer::{Change, Committed, Feed, Known, Member, Membership, Partition};
+pub(crate) use consumer::{ASK_TIMEOUT, Committed, Gap, Known, Lookout, Member, MemberError, Membership, Partition};
 pub(crate) use create::{Creation, create_like};
 pub(crate) use directory::Directory;
 pub use envelope::EnvelopeFormat;
 pub(crate) use envelope::EnvelopeWriter;
+pub(crate) use feed::Feed;
 pub(crate) use foreign_id::identity_by_place;
 pub(crate) use format::foreign_format;
 #[cfg(feature = "cli")]
 pub(crate) use groups::{Behind, Read, groups_behind};
 pub(crate) use incoming::{Buffers, Incoming, Place};
 pub(crate) use log::{Extent, read_to_the_end};
+pub(crate) use member_context::Change;
 pub(crate) use outgoing::{Outgoing, Value};
 pub(crate) use partitioner::partition_of;
 #[cfg(feature = "health")]
@@ -73,6 +77,6 @@ pub(crate) use reader::Message;
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) use reader::fuzz_record;
 pub use settings::{PropertyFault, Settings};
-pub(crate) use shelf::Shelf;
+pub(crate) use shelf::{READ_TIMEOUT, Shelf};
 pub(crate) use topics::{TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names};
 pub(crate) use transaction::FenceError;

@@ -1,15 +1,15 @@
 //! Whether the cluster answers, asked again and again by one client.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::Settings;
 use super::dropped::Dropped;
+use super::{Replaceable, Settings, bounded};
 
 /// Asked about because a question about all topics is answered by megabytes where there are many. It need not exist, and is not created.
 const TOPIC: &str = "tidings-health";
@@ -17,11 +17,25 @@ const TOPIC: &str = "tidings-health";
 /// How many of the client's complaints are read at once.
 const COMPLAINTS_MAX: usize = 64;
 
-/// A client that asks whether the cluster answers.
-#[derive(Clone)]
-pub(crate) struct Ping(Arc<Dropped<BaseConsumer<LastComplaint>>>);
+/// How long the client may exceed the time-out of a question before it is replaced.
+const HANG_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the client complained of last: the reason, where a failed question only knows that nobody answered.
+/// Asks whether the cluster answers, by one client.
+#[derive(Clone)]
+pub(crate) struct Ping(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    client: Replaceable<Client>,
+}
+
+struct Client {
+    consumer: Dropped<BaseConsumer<LastComplaint>>,
+    /// The begin of a question from which the client has not returned yet.
+    asked: Mutex<Option<Instant>>,
+}
+
+/// The last complaint of the client: the reason, where the error of a failed question is only that no broker answered.
 #[derive(Default)]
 struct LastComplaint(Mutex<Option<String>>);
 
@@ -31,22 +45,51 @@ impl Ping {
     /// # Errors
     /// When a property is refused, in librdkafka's words.
     pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
-        // A consumer: a producer's question has a broker with `auto.create.topics.enable` (the default) make the topic.
+        let client = Replaceable::default();
+        client.get(|| Client::new(settings))?;
+        Ok(Self(Arc::new(Inner { settings: settings.clone(), client })))
+    }
+
+    /// The number of brokers that answer for the cluster. Takes up to `timeout`.
+    ///
+    /// # Errors
+    /// Why no broker answers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons a thread. If its client hangs, a later question replaces it.
+    pub(crate) async fn ask(&self, timeout: Duration) -> Result<usize, String> {
+        let mut client = self.0.client.get(|| Client::new(&self.0.settings))?;
+        if client.asked().is_some_and(|asked| asked.elapsed() > timeout + HANG_LIMIT) {
+            tracing::warn!("the Kafka client of a health check has not returned (was the clock set back?): it is replaced");
+            self.0.client.discard(&client);
+            client = self.0.client.get(|| Client::new(&self.0.settings))?;
+        }
+        let asked = bounded("fetch_metadata", timeout + HANG_LIMIT, move || client.ask(timeout)).await;
+        asked.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+    }
+}
+
+impl Client {
+    fn new(settings: &Settings) -> Result<Self, String> {
+        // A consumer: a producer's question makes a broker with `auto.create.topics.enable` (the default) create the topic.
         let mut config = settings.client_config();
         config.set("allow.auto.create.topics", "false").set_log_level(RDKafkaLogLevel::Emerg);
         config.remove("group.id");
-        let client = config.create_with_context(LastComplaint::default()).map_err(|error| error.to_string())?;
-        Ok(Self(Arc::new(Dropped::new(client))))
+        let consumer = config.create_with_context(LastComplaint::default()).map_err(|error| error.to_string())?;
+        Ok(Self { consumer: Dropped::new(consumer), asked: Mutex::default() })
     }
 
-    /// How many brokers answer for the cluster; blocks for up to `timeout`.
-    ///
-    /// # Errors
-    /// Why nobody answers.
-    pub(crate) fn ask(&self, timeout: Duration) -> Result<usize, String> {
-        let client = self.0.get();
+    fn asked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks for up to `timeout`, or for ever if the client hangs.
+    fn ask(&self, timeout: Duration) -> Result<usize, String> {
+        self.asked().get_or_insert_with(Instant::now);
+        let client = self.consumer.get();
         let answer = client.fetch_metadata(Some(TOPIC), timeout);
-        // The complaints wait in a queue that nobody else reads.
+        *self.asked() = None;
+        // The complaints wait in a queue that no other call reads.
         for _ in 0..COMPLAINTS_MAX {
             if client.poll(Duration::ZERO).is_none() {
                 break;
@@ -56,7 +99,7 @@ impl Ping {
         match answer {
             Ok(metadata) => Ok(metadata.brokers().len()),
             Err(error) => Err(match complaint {
-                // Without how often it has said so.
+                // Without the number of repetitions.
                 Some(text) => text.split(" (after ").next().unwrap_or(&text).to_owned(),
                 None => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
             }),

@@ -9,8 +9,10 @@ use rdkafka::{
 };
 
 use super::{
-    Settings,
-    consumer::{Committed, Partition, incoming, partitions_of},
+    Beat, Settings,
+    consumer::{Committed, Partition, partitions_of},
+    dropped::Dropped,
+    feed::incoming,
     incoming::{Buffers, Incoming},
     quiet::Quiet,
 };
@@ -19,11 +21,11 @@ use super::{
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the next record may take before the topic is taken for unreadable.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A topic that is read from what is committed to its end. Every function blocks.
+/// A topic that is read from the committed offsets to its end. Every function blocks; run it by [`watched`](super::watched).
 pub(crate) struct Shelf {
-    consumer: BaseConsumer<Quiet>,
+    consumer: Dropped<BaseConsumer<Quiet>>,
     topic: Arc<str>,
     partitions: Vec<Partition>,
 }
@@ -46,7 +48,7 @@ impl Shelf {
         if partitions.is_empty() {
             return Err(format!("topic `{topic}` does not exist"));
         }
-        Ok(Self { consumer, topic: topic.into(), partitions })
+        Ok(Self { consumer: Dropped::new(consumer), topic: topic.into(), partitions })
     }
 
     /// What is committed.
@@ -54,7 +56,7 @@ impl Shelf {
     /// # Errors
     /// What the cluster says.
     pub(crate) fn committed(&self) -> Result<Vec<Committed>, String> {
-        let list = self.consumer.committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let list = self.consumer.get().committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT).map_err(|error| error.to_string())?;
         let committed = list.elements().into_iter().filter_map(|element| {
             let offset = element.offset().to_raw().filter(|offset| *offset >= 0)?;
             let partition = Partition { topic: self.topic.clone(), number: element.partition() };
@@ -67,16 +69,20 @@ impl Shelf {
     ///
     /// # Errors
     /// What the cluster says.
-    pub(crate) fn read(&self, committed: &[Committed], mut each: impl FnMut(Incoming)) -> Result<(), String> {
+    pub(crate) fn read(&self, committed: &[Committed], beat: &Beat, mut each: impl FnMut(Incoming)) -> Result<(), String> {
         for partition in &self.partitions {
+            beat.touch();
             let from = committed.iter().find(|committed| committed.partition == *partition);
             let mut only = TopicPartitionList::new();
             let offset = from.map_or(Offset::Beginning, |committed| Offset::Offset(committed.offset));
             only.add_partition_offset(&partition.topic, partition.number, offset).map_err(|error| error.to_string())?;
-            self.consumer.assign(&only).map_err(|error| error.to_string())?;
+            self.consumer.get().assign(&only).map_err(|error| error.to_string())?;
             loop {
-                match self.consumer.poll(READ_TIMEOUT) {
-                    Some(Ok(message)) => each(incoming(Buffers::default(), self.topic.clone(), &message)),
+                match self.consumer.get().poll(READ_TIMEOUT) {
+                    Some(Ok(message)) => {
+                        beat.touch();
+                        each(incoming(Buffers::default(), self.topic.clone(), &message));
+                    }
                     Some(Err(KafkaError::PartitionEOF(_))) => break,
                     Some(Err(error)) => return Err(error.to_string()),
                     None => return Err(format!("topic `{}` cannot be read to its end", self.topic)),
@@ -100,7 +106,7 @@ impl Shelf {
             element.set_offset(Offset::Offset(commit.offset)).map_err(|error| error.to_string())?;
             element.set_metadata(&commit.metadata);
         }
-        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| error.to_string())
+        self.consumer.get().commit(&list, CommitMode::Sync).map_err(|error| error.to_string())
     }
 
     fn list(&self, offset: impl Fn(&Partition) -> Offset) -> TopicPartitionList {

@@ -326,7 +326,7 @@ impl Runner {
 
     pub(super) fn shut(&self, state: SubscriberState, reason: &str) {
         self.gate.shut(&self.name, reason);
-        self.statistics.set_state(state);
+        self.statistics.paused(state, reason);
     }
 
     pub(super) fn reopen(&self) {

@@ -1,12 +1,10 @@
 //! Work that an earlier deployment left behind: records in retry topics that are no longer written, and events that wait for a
 //! topic that is no longer subscribed. The first are handled, the second are reported.
 
-use tokio_util::sync::CancellationToken;
-
 use super::dead_letters::origin_of;
 use super::escalate::retry_delay;
-use super::run::{Plan, START_PAUSE};
-use crate::kafka::{Known, Member, topic_names};
+use super::run::Plan;
+use crate::kafka::{Known, Member};
 use crate::postgres::errors::with_causes;
 
 /// The group's own topics that exist without being configured.
@@ -38,22 +36,9 @@ impl OwnTopics {
 
 impl Plan {
     /// Subscribes to the retry topics that earlier deployments made with other delays, or with another escalation: what is in
-    /// them is handled. Returns the group's topics whose origin is not subscribed, or `None` if the subscriber is shut down
-    /// before the cluster answers.
-    pub(super) async fn read_earlier_retry_topics(&mut self, stop: &CancellationToken) -> Option<Vec<String>> {
-        let names = loop {
-            match topic_names(self.bus.settings()).await {
-                Ok(names) => break names,
-                Err(error) => {
-                    tracing::warn!(subscriber = self.name, %error, "the retry topics of earlier deployments cannot be looked up yet");
-                }
-            }
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(START_PAUSE) => {}
-            }
-        };
-        let own = OwnTopics::among(&names, &self.name, |topic| self.topics.contains_key(topic));
+    /// them is handled. Returns the group's topics whose origin is not subscribed.
+    pub(super) fn read_earlier_retry_topics(&mut self, names: &[String]) -> Vec<String> {
+        let own = OwnTopics::among(names, &self.name, |topic| self.topics.contains_key(topic));
         for (topic, origin) in own.retried {
             tracing::info!(
                 subscriber = self.name,
@@ -63,7 +48,7 @@ impl Plan {
             let source = self.topics.get(&origin).copied().unwrap_or_default();
             self.topics.insert(topic, source);
         }
-        Some(own.abandoned)
+        own.abandoned
     }
 
     /// Reports parked events of topics that are not subscribed: no member handles them.

@@ -19,6 +19,7 @@ use super::{Statistics, SubscriberState};
 /// | `tidings_subscriber_events_total{subscriber, type, outcome}` | counter | events by what became of them: `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`, `discarded`, `conflicting`, `held`, `letter_refused` |
 /// | `tidings_subscriber_failed_attempts_total{subscriber, type}` | counter | attempts that failed and were counted against their event |
 /// | `tidings_subscriber_attempt_seconds{subscriber, type}` | histogram | one attempt: layers, inbox, handlers and commit |
+/// | `tidings_subscriber_removed_unread_total{subscriber, topic}` | counter | records that were removed from the topic before they were read, and are not handled |
 /// | `tidings_subscriber_running{subscriber}` | gauge | handlers that run |
 /// | `tidings_subscriber_state{subscriber, state}` | gauge | 1 for the [state](SubscriberState) it is in, 0 for the others |
 /// | `tidings_subscriber_lag{subscriber, topic, partition}` | gauge | records that are not finished, those that Kafka holds included |
@@ -130,6 +131,18 @@ impl SubscriberMetrics {
         Ok(())
     }
 
+    fn encode_removed(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Records that were removed from the topic before they were read";
+        let mut metric = encoder.encode_descriptor("tidings_subscriber_removed_unread", help, None, MetricType::Counter)?;
+        for statistics in &self.0 {
+            for (topic, records) in statistics.removed_by_topic() {
+                let labels = [("subscriber", statistics.name()), ("topic", &topic)];
+                ConstCounter::new(records).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor("tidings_subscriber_running", "Handlers that run", None, MetricType::Gauge)?;
         for statistics in &self.0 {
@@ -168,6 +181,7 @@ impl Collector for SubscriberMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_events(&mut encoder)?;
         self.encode_attempts(&mut encoder)?;
+        self.encode_removed(&mut encoder)?;
         self.encode_state(&mut encoder)?;
         self.encode_partitions(&mut encoder)
     }

@@ -35,6 +35,7 @@ pub(crate) mod dead_letters;
 mod delivery;
 mod detour;
 mod escalate;
+mod examine;
 mod failure_log;
 pub(crate) mod finished;
 mod gate;
@@ -50,8 +51,10 @@ mod log_limit;
 mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod missing;
 mod options;
 mod outage;
+mod owner;
 mod partition;
 mod probe;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
@@ -65,7 +68,9 @@ mod run;
 mod sessions;
 mod source;
 mod spare;
+mod start;
 mod statistics;
+mod tenure;
 mod turn;
 mod unhandled;
 mod unit;

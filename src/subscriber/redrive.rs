@@ -5,6 +5,7 @@
 //! commits what it has finished.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -13,7 +14,7 @@ use super::dead_letters::{
 };
 use super::finished::Finished;
 use super::watermark::{Ticket, Watermark};
-use crate::kafka::{Committed, Incoming, Letter, Message, Partition, Settings, Shelf};
+use crate::kafka::{Beat, Committed, Incoming, Letter, Message, OVERDUE, Partition, READ_TIMEOUT, Settings, Shelf, bounded, watched};
 use crate::subscriber::{Bus, BusError};
 
 /// The group whose commits say which letters are done with.
@@ -126,17 +127,27 @@ impl DeadLetter {
 
 /// A topic of dead letters.
 pub(crate) struct DeadLetterBox {
-    shelf: Shelf,
+    shelf: Arc<Shelf>,
     watermarks: HashMap<i32, (Partition, Watermark)>,
     letters: Vec<(DeadLetter, Ticket)>,
 }
 
 impl DeadLetterBox {
-    /// Reads the topic: the letters that are meant and not done with. Blocks.
+    /// Reads the topic: the selected letters that are neither replayed nor discarded.
     ///
     /// # Errors
-    /// What the cluster says.
-    pub(crate) fn read(settings: &Settings, topic: &str, filter: &Filter) -> Result<Self, String> {
+    /// The cluster's error; a client that hangs.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons a thread, which reads on to the end.
+    pub(crate) async fn read(settings: &Settings, topic: &str, filter: Filter) -> Result<Self, String> {
+        let (settings, topic) = (settings.clone(), topic.to_owned());
+        let limit = READ_TIMEOUT + OVERDUE;
+        let read = watched("consumer_poll", limit, move |beat| Self::read_blocking(&settings, &topic, &filter, beat));
+        read.await.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+    }
+
+    fn read_blocking(settings: &Settings, topic: &str, filter: &Filter, beat: &Beat) -> Result<Self, String> {
         let shelf = Shelf::open(settings, GROUP, topic)?;
         let committed = shelf.committed()?;
         let mut watermarks: HashMap<i32, (Partition, Watermark)> = HashMap::new();
@@ -146,7 +157,7 @@ impl DeadLetterBox {
             watermarks.insert(partition.number, (partition.clone(), Watermark::new(Some(*offset), finished)));
         }
         let mut letters = Vec::new();
-        shelf.read(&committed, |record| {
+        shelf.read(&committed, beat, |record| {
             let partition = Partition { topic: record.topic.clone(), number: record.partition };
             let (_, watermark) = watermarks.entry(record.partition).or_insert_with(|| (partition, Watermark::default()));
             let Some(ticket) = watermark.add(record.offset) else { return };
@@ -157,7 +168,7 @@ impl DeadLetterBox {
                 }
             }
         })?;
-        Ok(Self { shelf, watermarks, letters })
+        Ok(Self { shelf: Arc::new(shelf), watermarks, letters })
     }
 
     /// The letters, partition by partition in their order.
@@ -184,11 +195,11 @@ impl DeadLetterBox {
         self.finish(partition, ticket);
     }
 
-    /// Remembers what is done with. Blocks.
+    /// Stores which letters are replayed or discarded.
     ///
     /// # Errors
-    /// What the coordinator says: what was replayed is shown again.
-    pub(crate) fn commit(&self) -> Result<(), String> {
+    /// The coordinator's error, or a client that hangs: these letters are listed again.
+    pub(crate) async fn commit(&self) -> Result<(), String> {
         let commits: Vec<Committed> = self
             .watermarks
             .values()
@@ -197,7 +208,9 @@ impl DeadLetterBox {
                 Some(Committed { partition: partition.clone(), offset, metadata: watermark.finished_beyond().encode(offset) })
             })
             .collect();
-        self.shelf.commit(&commits)
+        let shelf = self.shelf.clone();
+        let committed = bounded("commit", READ_TIMEOUT + OVERDUE, move || shelf.commit(&commits));
+        committed.await.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
     }
 
     fn finish(&mut self, partition: i32, ticket: Ticket) {

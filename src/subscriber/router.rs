@@ -61,6 +61,17 @@ impl Router {
         names.collect::<Vec<_>>().join(", ")
     }
 
+    /// Each type with the names of its handlers, for logs.
+    pub(super) fn summary(&self) -> String {
+        let handlers = |(event_type, route): (_, &Route)| {
+            let names: Vec<&str> = route.handlers.iter().map(|handler| handler.name()).collect();
+            format!("{event_type}: {}", names.join(", "))
+        };
+        let mut lines: Vec<String> = self.routes.iter().chain(&self.tombstones).map(handlers).collect();
+        lines.sort_unstable();
+        lines.join("; ")
+    }
+
     /// The types that have handlers and the kinds of tombstones, sorted.
     pub(super) fn types(&self) -> Vec<String> {
         let mut types: Vec<String> = self.routes.keys().chain(self.tombstones.keys()).map(ToString::to_string).collect();

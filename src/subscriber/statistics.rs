@@ -30,6 +30,10 @@ struct Inner {
     /// Of types without a handler that another member handles.
     held: Mutex<BTreeMap<String, u64>>,
     state: AtomicU8,
+    /// Why it does not run.
+    reason: Mutex<String>,
+    /// Records that were removed from each topic before they were read.
+    removed: Mutex<BTreeMap<String, u64>>,
     handlers: OnceLock<(Arc<Semaphore>, usize)>,
     partitions: Mutex<Vec<PartitionStatistics>>,
 }
@@ -148,6 +152,25 @@ impl Statistics {
         SubscriberState::ALL[usize::from(self.0.state.load(Ordering::Relaxed))]
     }
 
+    /// Why it starts or pauses, for operators: the outage, or what it waits for. `None` while it runs, and once it has stopped.
+    pub fn reason(&self) -> Option<String> {
+        if matches!(self.state(), SubscriberState::Running | SubscriberState::Stopped) {
+            return None;
+        }
+        Some(self.reason_locked().clone()).filter(|reason| !reason.is_empty())
+    }
+
+    /// Records that retention, or an operator, removed from the topics before this member read them: offsets, so that gaps of
+    /// compaction and transactions count. They are not handled.
+    pub fn removed_unread(&self) -> u64 {
+        self.removed_by_topic().values().sum()
+    }
+
+    /// As [`removed_unread`](Self::removed_unread), by topic.
+    pub(crate) fn removed_by_topic(&self) -> BTreeMap<String, u64> {
+        self.0.removed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// True while the subscriber starts nothing: the database is down, or the kill switch has tripped.
     pub fn is_paused(&self) -> bool {
         matches!(self.state(), SubscriberState::PausedByKillSwitch | SubscriberState::PausedByOutage)
@@ -254,6 +277,40 @@ impl Statistics {
     /// An event was set aside for another member.
     pub(super) fn held(&self, event_type: &str) {
         count_by_name(&self.0.held, event_type);
+    }
+
+    /// It waits for this before it runs, or runs again.
+    pub(super) fn starting(&self, reason: String) {
+        *self.reason_locked() = reason;
+        self.set_state(SubscriberState::Starting);
+    }
+
+    /// It waits for this, if it has not joined its group yet.
+    pub(super) fn starts_without(&self, reason: &str) {
+        if self.state() == SubscriberState::Starting {
+            *self.reason_locked() = reason.to_owned();
+        }
+    }
+
+    /// It has joined its group.
+    pub(super) fn joined(&self) {
+        let (starting, running) = (SubscriberState::Starting as u8, SubscriberState::Running as u8);
+        let _ = self.0.state.compare_exchange(starting, running, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// It pauses for this reason.
+    pub(super) fn paused(&self, state: SubscriberState, reason: &str) {
+        *self.reason_locked() = reason.to_owned();
+        self.set_state(state);
+    }
+
+    /// So many records of a topic were removed before they were read.
+    pub(super) fn add_removed(&self, topic: &str, records: u64) {
+        *self.0.removed.lock().unwrap_or_else(PoisonError::into_inner).entry(topic.to_owned()).or_default() += records;
+    }
+
+    fn reason_locked(&self) -> MutexGuard<'_, String> {
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_state(&self, state: SubscriberState) {

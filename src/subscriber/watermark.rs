@@ -48,6 +48,11 @@ impl Watermark {
         Some(Ticket(ticket))
     }
 
+    /// No record comes that is before this offset: they do not exist any more.
+    pub(super) fn skip_to(&mut self, offset: i64) {
+        self.end = Some(self.end.map_or(offset, |end| end.max(offset)));
+    }
+
     /// The record is finished.
     pub(super) fn finish(&mut self, ticket: Ticket) {
         let at = ticket.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());

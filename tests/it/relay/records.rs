@@ -152,7 +152,7 @@ impl Reader {
     }
 }
 
-fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
 }
 

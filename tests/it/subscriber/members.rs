@@ -12,16 +12,16 @@ use super::place::{Changed, Place, assert_once_and_in_order, create_effects, eff
 use super::process::{Process, slowly};
 use crate::services::{migrated_database, own_kafka};
 
-const ACCOUNTS: usize = 40;
+pub(super) const ACCOUNTS: usize = 40;
 
 /// Events that come and come, so that members are at work whenever others join, leave or die.
-struct Load {
+pub(super) struct Load {
     done: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<i32>,
 }
 
 impl Load {
-    fn start(place: &Arc<Place>) -> Self {
+    pub(super) fn start(place: &Arc<Place>) -> Self {
         let (place, done) = (place.clone(), Arc::new(AtomicBool::new(false)));
         let task = tokio::spawn({
             let done = done.clone();
@@ -39,7 +39,7 @@ impl Load {
     }
 
     /// Ends it, and waits for the effects of all that was published; the last version.
-    async fn end(self, pool: &PgPool) -> i32 {
+    pub(super) async fn end(self, pool: &PgPool) -> i32 {
         self.done.store(true, Ordering::SeqCst);
         let versions = self.task.await.expect("published");
         until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
@@ -136,7 +136,7 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
 }
 
 /// Switches the group protocol of KIP-848 on, as `kafka-features.sh upgrade --feature group.version=1` does: a request of the type UpdateFeatures, version 1.
-fn enable_broker_side_groups(brokers: &str) {
+pub(super) fn enable_broker_side_groups(brokers: &str) {
     use std::io::{Read, Write};
     let mut request = vec![0, 57, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0x27, 0x10, 2, 14];
     request.extend(b"group.version");

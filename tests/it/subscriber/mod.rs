@@ -18,4 +18,6 @@ mod publishing;
 mod redrive;
 mod sessions;
 mod tombstones;
+mod topics;
 mod transactions;
+mod waits;

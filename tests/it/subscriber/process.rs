@@ -4,18 +4,31 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Meta, Tx};
-use tidings::{Bus, Subscriber, kafka};
+use tidings::{Bus, DomainEvent, Subscriber, kafka};
 
 use super::place::{Changed, Place, effect, until};
-use crate::services::TestDatabase;
+use crate::services::{TestDatabase, signal};
 
 /// Slow enough that a member is at work whenever it is told to go.
 pub(crate) async fn slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
     effect(&mut tx, &changed, &meta).await?;
     tokio::time::sleep(Duration::from_millis(3)).await;
     Ok(())
+}
+
+/// An event type that only a newer version of the member handles.
+#[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "account", id = "account")]
+pub(crate) struct Renewed {
+    pub(crate) account: String,
+    pub(crate) version: i32,
+}
+
+async fn newly(Event(renewed): Event<Renewed>, meta: Meta, tx: Tx) -> Result<(), HandlerError> {
+    slowly(Event(Changed { account: renewed.account, version: renewed.version }), meta, tx).await
 }
 
 /// A member in a process of its own.
@@ -31,12 +44,22 @@ impl Process {
         Self::start_with(place, database, Some(step))
     }
 
+    /// One with these variables, which [`a_member_in_its_own_process`] and failpoints read.
+    pub(crate) fn start_as(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(place, database, variables)
+    }
+
     fn start_with(place: &Place, database: &TestDatabase, step: Option<&str>) -> Self {
+        let variables: Vec<(&str, &str)> = step.map(|step| ("TIDINGS_TEST_DIE_AT", step)).into_iter().collect();
+        Self::spawn(place, database, &variables)
+    }
+
+    fn spawn(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this test's binary"));
         command
             .args(["--exact", "subscriber::process::a_member_in_its_own_process", "--ignored", "--nocapture"])
             .env("MEMBER", format!("{} {} {} {}", place.brokers, place.topic, place.group, database.url))
-            .envs(step.map(|step| ("TIDINGS_TEST_DIE_AT", step)))
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         Self(command.spawn().expect("it starts").into())
@@ -47,6 +70,14 @@ impl Process {
         // SIGKILL on Unix.
         child.kill().expect("killed");
         child.wait().expect("waited for");
+    }
+
+    /// Sends SIGTERM and waits until it has ended in order.
+    pub(crate) async fn stop(self) {
+        let id = self.0.lock().expect("nobody panicked").id();
+        signal(id, "TERM");
+        let status = until("the member ends", async || self.0.lock().expect("nobody panicked").try_wait().expect("asked")).await;
+        assert!(status.success(), "{status}");
     }
 
     /// Waits until it has died as it was told to.
@@ -70,10 +101,35 @@ async fn a_member_in_its_own_process() {
     let Ok(member) = std::env::var("MEMBER") else { return };
     let parts: Vec<&str> = member.split(' ').collect();
     let [brokers, topic, group, url] = parts[..] else { panic!("four parts") };
-    // The coordinator notices within six seconds that it is dead.
-    let properties = [("session.timeout.ms".to_owned(), "6000".to_owned()), ("heartbeat.interval.ms".to_owned(), "500".to_owned())];
-    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), properties: properties.into() });
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    // Otherwise the coordinator notices within six seconds that it is dead.
+    let properties = match is_set("MEMBER_DEFAULTS") {
+        true => Vec::new(),
+        false => vec![("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500"), ("max.poll.interval.ms", "15000")],
+    };
+    let properties = properties.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), properties });
     let pool = PgPool::connect(url).await.expect("connected");
-    let subscriber: Subscriber<()> = bus.subscriber(group).topic::<Changed>(topic);
-    let _ = subscriber.on(slowly).inbox(pool).run(tokio_util::sync::CancellationToken::new()).await;
+    let mut subscriber: Subscriber<()> = bus.subscriber(group).topic::<Changed>(topic).drain_timeout(std::time::Duration::from_secs(5));
+    if let Ok(id) = std::env::var("MEMBER_INSTANCE") {
+        subscriber = subscriber.instance_id(id);
+    }
+    if is_set("MEMBER_BROKER_SIDE") {
+        subscriber = subscriber.broker_side_rebalance();
+    }
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
+    tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            terminated.recv().await;
+            shutdown.cancel();
+        }
+    });
+    let subscriber = subscriber.on(slowly).inbox(pool);
+    match is_set("MEMBER_IS_NEWER") {
+        true => subscriber.on(newly).run(shutdown).await,
+        false => subscriber.run(shutdown).await,
+    }
+    .expect("it ends well");
 }

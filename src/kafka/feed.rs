@@ -1,0 +1,103 @@
+//! The records of one partition of a group member, and their conversion.
+
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    Message as _, Timestamp,
+    consumer::base_consumer::PartitionQueue,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers as _},
+};
+use tokio::sync::Notify;
+
+use super::{
+    Partition,
+    incoming::{Buffers, Incoming, Place},
+    member_context::{Change, Changes, MemberContext},
+};
+
+/// Stands for an offset that is not known yet.
+const UNKNOWN: i64 = -1;
+
+/// The records of one partition.
+pub(crate) struct Feed {
+    pub(crate) partition: Partition,
+    queue: PartitionQueue<MemberContext>,
+    readable: Arc<Notify>,
+    changes: Arc<Changes>,
+    /// The offset after the last record that was read.
+    next: AtomicI64,
+}
+
+impl Feed {
+    pub(super) fn new(partition: Partition, mut queue: PartitionQueue<MemberContext>, changes: Arc<Changes>) -> Self {
+        let readable = Arc::new(Notify::new());
+        let waker = readable.clone();
+        queue.set_nonempty_callback(move || waker.notify_one());
+        // Records that were there before the callback was set.
+        readable.notify_one();
+        Self { partition, queue, readable, changes, next: AtomicI64::new(UNKNOWN) }
+    }
+
+    /// The next record, if one is here, copied into these buffers.
+    pub(crate) fn next(&self, buffers: impl FnOnce() -> Buffers) -> Option<Incoming> {
+        loop {
+            match self.queue.poll(Duration::ZERO)? {
+                Ok(message) => {
+                    self.next.store(message.offset() + 1, Ordering::Relaxed);
+                    return Some(incoming(buffers(), self.partition.topic.clone(), &message));
+                }
+                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                    let next = Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != UNKNOWN);
+                    self.changes.push(Change::OutOfRange { partition: self.partition.clone(), next });
+                }
+                Err(error) => self.queue_complains(&error),
+            }
+        }
+    }
+
+    /// Waits until there may be a record. Call it after [`next`](Self::next) had none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn readable(&self) {
+        self.readable.notified().await;
+    }
+
+    fn queue_complains(&self, error: &KafkaError) {
+        tracing::warn!(topic = &*self.partition.topic, partition = self.partition.number, %error, "kafka consumer");
+    }
+}
+
+/// Header names that are not UTF-8 and are read past, counted twice because headers are passed over twice. Each costs a panic
+/// that is caught, with its message on stderr. A record with more of them is no event.
+const UNREADABLE_HEADERS_MAX: u32 = 8;
+
+/// A message as a record of `topic`.
+pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
+    let place =
+        Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
+    let headers = message.headers();
+    let unreadable = Cell::new(0);
+    let read = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
+        if unreadable.get() > UNREADABLE_HEADERS_MAX {
+            return None;
+        }
+        // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
+        let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at))));
+        let header = header.inspect_err(|_| unreadable.set(unreadable.get() + 1)).ok()??;
+        Some((header.key, header.value))
+    });
+    let mut incoming = Incoming::within(buffers, place, message.key(), message.payload(), read);
+    incoming.lacks_headers = unreadable.get() > UNREADABLE_HEADERS_MAX;
+    incoming.is_stamped_by_broker = matches!(message.timestamp(), Timestamp::LogAppendTime(_));
+    incoming
+}

@@ -1,0 +1,148 @@
+//! Events of a group member's client: rebalances, errors, and the ends of partitions.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rdkafka::{
+    ClientContext, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    statistics::Partition as PartitionStatistics,
+    types::RDKafkaRespErr,
+};
+
+use super::{
+    Partition,
+    consumer::{End, is_cooperative},
+};
+
+/// A change that the owner of the partitions has to act on.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// The group gave these to this member; [`Member::take`](super::Member::take) starts reading them.
+    Assigned(Vec<Partition>),
+    /// These are to be given up by [`Member::give_up`](super::Member::give_up).
+    Revoked {
+        partitions: Vec<Partition>,
+        /// They have another owner already: nothing can be committed.
+        lost: bool,
+    },
+    /// The partition has no record at the offset to read next, and is not read until [`Member::restart`](super::Member::restart).
+    OutOfRange {
+        partition: Partition,
+        /// The offset after the last record that was read; `None` if none was read.
+        next: Option<i64>,
+    },
+}
+
+/// Changes in their order.
+#[derive(Debug, Default)]
+pub(super) struct Changes(Mutex<VecDeque<Change>>);
+
+impl Changes {
+    pub(super) fn push(&self, change: Change) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+    }
+
+    pub(super) fn take(&self) -> Vec<Change> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+}
+
+/// Receives the events of a member's client on the polling thread.
+#[derive(Default)]
+pub(crate) struct MemberContext {
+    pub(super) changes: Arc<Changes>,
+    pub(super) leaving: AtomicBool,
+    /// The client reported a subscribed topic as missing.
+    pub(super) lacks_topic: AtomicBool,
+    complained: Mutex<Option<RDKafkaErrorCode>>,
+    /// By topic and partition.
+    ends: Mutex<HashMap<String, HashMap<i32, End>>>,
+}
+
+impl MemberContext {
+    pub(super) fn ends(&self) -> MutexGuard<'_, HashMap<String, HashMap<i32, End>>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs each kind of trouble once rather than at each attempt.
+    pub(super) fn complain(&self, error: &KafkaError) {
+        let code = error.rdkafka_error_code();
+        // Topics may be created later, for instance those of replayed events.
+        if matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
+            self.lacks_topic.store(true, Ordering::Release);
+            return tracing::debug!(%error, "kafka consumer");
+        }
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if code != *last || last.is_none() {
+            match code {
+                Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::warn!(
+                    %error,
+                    "the principal of this subscriber needs Read on its group and Read and Describe on its topics"
+                ),
+                _ => tracing::warn!(%error, "kafka consumer"),
+            }
+        }
+        *last = code;
+    }
+}
+
+impl ClientContext for MemberContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::warn!(target: "librdkafka", facility, "{message}");
+            }
+            _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let ends = |partitions: HashMap<i32, PartitionStatistics>| {
+            // Offsets below zero stand for what is not known.
+            let known = partitions.into_iter().filter(|(_, partition)| partition.ls_offset >= 0);
+            let end =
+                |at: PartitionStatistics| End { offset: at.ls_offset, is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset };
+            known.map(|(number, at)| (number, end(at))).collect()
+        };
+        *self.ends() = statistics.topics.into_iter().map(|(name, topic)| (name, ends(topic.partitions))).collect();
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    /// Notes the change for the owner of the partitions: draining takes time and needs more than this callback has.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let elements = list.elements();
+        let partitions = elements.iter().map(|element| Partition { topic: element.topic().into(), number: element.partition() }).collect();
+        if self.leaving.load(Ordering::Acquire) {
+            // Everything is drained and committed already.
+            let revoked = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
+            let _ = if revoked && is_cooperative(consumer) { consumer.incremental_unassign(list) } else { consumer.unassign() };
+            return;
+        }
+        self.changes.push(match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions),
+            _ => Change::Revoked { partitions, lost: consumer.assignment_lost() },
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            // `NoOffset`: there was nothing to commit.
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
+                tracing::warn!(%error, "offsets are not committed; the next commit says it again");
+            }
+        }
+    }
+}
