@@ -240,8 +240,15 @@ impl Runner {
     async fn end_of(&self, mut attempt: Attempt, event_type: &str) -> Result<Handled, HandlerError> {
         let result = (&mut attempt).await;
         self.statistics.of(event_type).attempted(attempt.began.elapsed());
-        let waits = self.options.wait_for_newer_code;
-        result.map_err(|error| if waits && error.asks_for_newer_code() { error.waited_out() } else { error })
+        let Err(error) = result else { return result };
+        let waits_for_code = self.options.wait_for_newer_code && error.asks_for_newer_code();
+        let met_silence = error.ran_out_of_time() && self.was_database_silent_since(attempt.began).await;
+        Err(if waits_for_code || met_silence { error.waited_out() } else { error })
+    }
+
+    async fn was_database_silent_since(&self, began: Instant) -> bool {
+        let Some(inbox) = &self.core.inbox else { return false };
+        inbox.pulse.was_silent_since(began.into()).await
     }
 
     /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has

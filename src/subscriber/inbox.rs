@@ -18,6 +18,7 @@ use super::collision::{Collisions, Standing, standing_of};
 use super::handler::HandlerError;
 use super::identity::Identity;
 use super::literal::{Arrays, Columns, Literal, Rows};
+use super::pulse::Pulse;
 use super::sessions::{Begun, Form, Lease, Sessions, Statement};
 use crate::kafka::Message;
 use crate::outbox::Outbox;
@@ -173,6 +174,7 @@ impl Inbox {
                 .into()
             }),
             collisions: Collisions::new(&schema),
+            pulse: Arc::new(Pulse::new(self.pool.clone())),
             outbox: Outbox::new().schema(schema.as_str()),
             consumer: consumer.to_owned(),
             pool: self.pool.clone(),
@@ -205,6 +207,7 @@ pub(super) struct OpenInbox {
     pub(super) keep: Duration,
     pub(super) sessions: Arc<Sessions>,
     pub(super) collisions: Collisions,
+    pub(super) pulse: Arc<Pulse>,
     patient: Settings,
     impatient: Settings,
     /// The insert, up to the rows.

@@ -57,6 +57,7 @@ mod outage;
 mod owner;
 mod partition;
 mod probe;
+mod pulse;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) mod redrive;
 mod register;

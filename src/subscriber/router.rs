@@ -12,6 +12,7 @@ use tower::{Service, ServiceExt};
 use super::handler::{BoundHandler, Called, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
 use super::memory::MemoryInbox;
+use super::pulse;
 use super::sessions;
 use super::{ByType, Delivery};
 use crate::event::Envelope;
@@ -161,8 +162,18 @@ impl Core {
         }
     }
 
-    /// Remembers, handles, publishes and commits, in one transaction.
+    /// Handles a delivery in one transaction. While that takes long, the database is asked whether it answers.
     async fn handle_once(&self, inbox: &Arc<OpenInbox>, delivery: Delivery) -> Result<Handled, HandlerError> {
+        let mut work = std::pin::pin!(self.handle_in_transaction(inbox, delivery));
+        if let Ok(done) = tokio::time::timeout(pulse::LONG, &mut work).await {
+            return done;
+        }
+        let _long = inbox.pulse.take_long();
+        work.await
+    }
+
+    /// Remembers, handles, publishes and commits, in one transaction.
+    async fn handle_in_transaction(&self, inbox: &Arc<OpenInbox>, delivery: Delivery) -> Result<Handled, HandlerError> {
         let (transaction, lease, new) = match inbox.remember(delivery.messages()).await? {
             Remembered::Duplicate => return Ok(Handled::Duplicate),
             Remembered::New(transaction, lease, new) => (transaction, lease, new),

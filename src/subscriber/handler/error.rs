@@ -117,6 +117,11 @@ impl HandlerError {
         self.source.is::<Conflicting>()
     }
 
+    /// True if the attempt was cut off after a time: by a layer, by the handler, or by the server.
+    pub(in crate::subscriber) fn ran_out_of_time(&self) -> bool {
+        self.verdict == Verdict::Retry && is_time_out(&*self.source)
+    }
+
     /// True if it comes from a session of the database that can do no more work.
     pub(crate) fn ends_session(&self) -> bool {
         ends_session(&*self.source)
@@ -144,6 +149,23 @@ impl HandlerError {
     pub(crate) fn chain(&self) -> String {
         with_causes(&*self.source)
     }
+}
+
+/// Whether the error, or a cause of it, is that a time limit has passed.
+fn is_time_out(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let is_one = error.is::<tower::timeout::error::Elapsed>()
+            || error.is::<tokio::time::error::Elapsed>()
+            || error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+            // `query_canceled`: a statement time-out.
+            || matches!(error.downcast_ref(), Some(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "57014"));
+        if is_one {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// When to come back if nothing was tried: a circuit was open or a bulkhead full. That is not the event's fault.
