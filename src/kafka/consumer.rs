@@ -4,7 +4,7 @@
 //! has enough does not read: librdkafka stops fetching when the queue is full. (`pause` would throw away what is fetched and fetch it again.)
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,8 @@ use rdkafka::{
 use super::{
     Beat, Settings,
     feed::Feed,
+    gap::{Restarted, restarted},
+    lookout::Lookout,
     member_context::{Change, MemberContext},
 };
 use crate::failpoint;
@@ -146,64 +148,6 @@ impl From<RDKafkaErrorCode> for MemberError {
     }
 }
 
-/// A partition that is read again after [`Change::OutOfRange`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Restarted {
-    /// The offset from which it is read.
-    pub(crate) from: i64,
-    pub(crate) gap: Gap,
-}
-
-/// The records that a member should have read next and cannot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gap {
-    None,
-    /// So many offsets were removed before they were read, by retention or by a deletion of records.
-    Removed(i64),
-    /// The partition ends before the offset to read next, by so many: the topic was created again, or its log was cut off.
-    CutOff(i64),
-}
-
-/// The offset from which to read a partition of which `next` is to be read and `low..high` exists, and what is missing.
-fn restarted(next: Option<i64>, low: i64, high: i64) -> Restarted {
-    match next {
-        Some(next) if next < low => Restarted { from: low, gap: Gap::Removed(low - next) },
-        Some(next) if next > high => Restarted { from: low, gap: Gap::CutOff(next - high) },
-        Some(next) => Restarted { from: next, gap: Gap::None },
-        None => Restarted { from: low, gap: Gap::None },
-    }
-}
-
-/// Looks for topics by the client of a member, from another thread. Keeps the client alive only during a call.
-#[derive(Clone)]
-pub(crate) struct Lookout(Weak<BaseConsumer<MemberContext>>);
-
-impl Lookout {
-    /// True once after the client reported a subscribed topic as missing.
-    pub(crate) fn lacks_topic(&self) -> bool {
-        self.0.upgrade().is_some_and(|member| member.context().lacks_topic.swap(false, Ordering::AcqRel))
-    }
-
-    /// True if the topic exists. Creates none. Blocks for up to this time.
-    ///
-    /// # Errors
-    /// When no broker answers, or the topic may not be described.
-    pub(crate) fn exists(&self, topic: &str, within: Duration) -> Result<bool, String> {
-        let Some(member) = self.0.upgrade() else { return Err("the member has left".into()) };
-        partitions_within(&member, topic, within).map(|partitions| !partitions.is_empty())
-    }
-
-    /// Makes the member read the list of topics again, so that it joins with those that are new. Blocks for up to this time.
-    ///
-    /// # Errors
-    /// When no broker answers.
-    pub(crate) fn refresh(&self, within: Duration) -> Result<(), String> {
-        let Some(member) = self.0.upgrade() else { return Ok(()) };
-        // Of all topics: the client does not apply a shorter answer to its subscription.
-        member.fetch_metadata(None, within).map(drop).map_err(|error| error.to_string())
-    }
-}
-
 impl Member {
     /// Joins the group at the first poll.
     ///
@@ -240,7 +184,7 @@ impl Member {
 
     /// Looks for topics from another thread.
     pub(crate) fn lookout(&self) -> Lookout {
-        Lookout(Arc::downgrade(&self.inner))
+        Lookout::new(&self.inner)
     }
 
     /// Runs a call that may block, whose limit is its own, and shows that the thread moves.
@@ -398,7 +342,11 @@ pub(super) fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topi
     partitions_within(consumer, topic, ASK_TIMEOUT)
 }
 
-fn partitions_within<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, within: Duration) -> Result<Vec<Partition>, String> {
+pub(super) fn partitions_within<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    within: Duration,
+) -> Result<Vec<Partition>, String> {
     let metadata = consumer.fetch_metadata(Some(topic), within).map_err(|error| error.to_string())?;
     let told = metadata.topics().first().ok_or_else(|| format!("no broker tells of topic {topic}"))?;
     match told.error() {
@@ -420,23 +368,4 @@ fn list<'p>(partitions: impl Iterator<Item = (&'p Partition, Offset)>) -> TopicP
         list.add_partition_offset(&partition.topic, partition.number, offset).expect("a partition that Kafka named, and an offset");
     }
     list
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Case A10.
-    #[test]
-    fn a_partition_is_read_again_from_the_first_record_that_exists_and_the_gap_is_known() {
-        for (next, low, high, from, gap) in [
-            (Some(3), 18, 30, 18, Gap::Removed(15)),
-            (Some(18), 18, 30, 18, Gap::None),
-            (Some(30), 18, 30, 30, Gap::None),
-            (Some(40), 0, 5, 0, Gap::CutOff(35)),
-            (None, 18, 30, 18, Gap::None),
-        ] {
-            assert_eq!(restarted(next, low, high), Restarted { from, gap }, "{next:?} of {low}..{high}");
-        }
-    }
 }

@@ -273,7 +273,11 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self
     }
 
-    /// A static member of the group (KIP-345): one that returns under this id within `session.timeout.ms` keeps its partitions, without a rebalance. One id a process.
+    /// A static member of the group (KIP-345): one that returns under this id within `session.timeout.ms` keeps its partitions, without a rebalance.
+    /// Each process needs an id of its own: of two with one id, [`run`](Self::run) of the first ends with an error.
+    ///
+    /// With [`broker_side_rebalance`](Self::broker_side_rebalance), brokers keep the id of a process that was killed until its session times out (45 s by default).
+    /// A process that restarts waits for that, and its state and log show it.
     pub fn instance_id(mut self, id: impl Into<String>) -> Self {
         self.parts.instance = Some(id.into());
         self
@@ -300,7 +304,8 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     ///
     /// # Errors
     ///
-    /// [`RunError`]: settings that cannot work, all of them at once, or a group that refuses this member. Outages are waited out.
+    /// [`RunError`]: settings that cannot work, all of them at once; a database without the tables or rights it needs, with the remedy; or a group that refuses
+    /// this member. Outages are waited out, also at the start: [`Statistics::reason`] names them.
     ///
     /// # Cancel safety
     ///

@@ -31,6 +31,7 @@ mod builder;
 mod bus;
 mod clock;
 mod collision;
+mod counters;
 pub(crate) mod dead_letters;
 mod delivery;
 mod detour;
@@ -84,6 +85,7 @@ type ByType<T> = std::collections::HashMap<std::borrow::Cow<'static, str>, T, fo
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
 pub(crate) use clock::VirtualClock;
+pub(crate) use counters::Times;
 pub use dead_letters::DeadLetters;
 pub use delivery::Delivery;
 pub use handler::{
@@ -100,7 +102,6 @@ pub use options::{Escalation, Order};
 pub use retry::Retry;
 pub use router::{Handled, HandlerService};
 pub use run::RunError;
-pub(crate) use statistics::Times;
 pub use statistics::{PartitionStatistics, Statistics, SubscriberState};
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) use {finished::fuzz_offset_metadata, redrive::fuzz_dead_letter};

@@ -42,10 +42,10 @@ pub(super) const START_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// What it was built from cannot work.
+    /// What it was built from cannot work: its settings, or the tables and rights of its database.
     #[error("the subscriber cannot run: {}", .0.join("; "))]
     Settings(Vec<String>),
-    /// Kafka does not accept it, and will not later: fenced by another member of its instance id, or not allowed.
+    /// Kafka does not accept it, and will not later: another process uses its instance id, or it is not allowed.
     #[error("kafka does not accept the subscriber: {0}")]
     Kafka(String),
 }

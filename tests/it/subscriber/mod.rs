@@ -17,6 +17,7 @@ mod process;
 mod publishing;
 mod redrive;
 mod sessions;
+mod standstill;
 mod tombstones;
 mod topics;
 mod transactions;
