@@ -62,4 +62,4 @@ pub use error::PublishError;
 pub(crate) use insert::COLUMNS;
 pub use publish::Outbox;
 #[cfg(feature = "subscriber")]
-pub(crate) use read::{Seen, published_since};
+pub(crate) use read::{Seen, move_scheduled, published_since, scheduled};

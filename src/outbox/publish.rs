@@ -285,7 +285,7 @@ impl Outbox {
     }
 
     /// Refuses what could never be delivered.
-    fn check(&self, envelope: &Envelope) -> Result<(), PublishError> {
+    pub(crate) fn check(&self, envelope: &Envelope) -> Result<(), PublishError> {
         let event_type = || envelope.event_type.clone().into_owned();
         let invalid = |source| PublishError::Invalid { event_type: event_type(), source };
         envelope.check().map_err(invalid)?;

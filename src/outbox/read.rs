@@ -1,10 +1,13 @@
-//! Reads what was published: for tests, which have no relay.
+//! Reads what was published, and moves what was scheduled: for tests, which have no relay.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use sqlx::{AssertSqlSafe, PgPool, Row};
+use uuid::Uuid;
 
+use super::insert::COLUMNS;
 use crate::event::{AggregateId, Envelope, EventId, Headers, Payload};
 use crate::postgres::SchemaName;
 
@@ -53,7 +56,7 @@ pub(crate) async fn published_since(pool: &PgPool, schema: &SchemaName, seen: &m
         let aggregate_id = AggregateId::new(row.try_get::<String, _>("aggregateid")?).map_err(|error| decode(error.into()))?;
         let mut envelope =
             Envelope::new(row.try_get::<String, _>("aggregatetype")?, aggregate_id, row.try_get::<String, _>("type")?, payload);
-        envelope.id = EventId::from(row.try_get::<uuid::Uuid, _>("id")?);
+        envelope.id = EventId::from(row.try_get::<Uuid, _>("id")?);
         envelope.version = row.try_get::<i32, _>("version")?.cast_unsigned();
         envelope.headers = serde_json::from_str::<Headers>(&row.try_get::<String, _>("headers")?).map_err(|error| decode(error.into()))?;
         envelope.occurred_at = row.try_get("occurred_at")?;
@@ -61,6 +64,44 @@ pub(crate) async fn published_since(pool: &PgPool, schema: &SchemaName, seen: &m
         envelopes.push(envelope);
     }
     Ok(envelopes)
+}
+
+/// The longest time for which an event is taken to be scheduled: a clock can add it.
+const DUE_IN_MAX: Duration = Duration::from_secs(1_000 * 366 * 86_400);
+
+/// An event that is not due yet.
+#[derive(Debug)]
+pub(crate) struct Scheduled {
+    pub(crate) id: Uuid,
+    /// The order of events that are due at the same time.
+    pub(crate) number: i64,
+    /// By the server's clock; zero if it is due.
+    pub(crate) due_in: Duration,
+}
+
+/// The events that are scheduled.
+pub(crate) async fn scheduled(pool: &PgPool, schema: &SchemaName) -> Result<Vec<Scheduled>, sqlx::Error> {
+    let sql = format!(
+        r#"select id, number, greatest(extract(epoch from due_at - pg_catalog.clock_timestamp()), 0)::float8 from "{schema}".scheduled order by due_at, number"#
+    );
+    let rows: Vec<(Uuid, i64, f64)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await?;
+    let scheduled = |(id, number, due_in)| Scheduled {
+        id,
+        number,
+        due_in: Duration::try_from_secs_f64(due_in).unwrap_or(Duration::MAX).min(DUE_IN_MAX),
+    };
+    Ok(rows.into_iter().map(scheduled).collect())
+}
+
+/// Moves a scheduled event to the outbox, as a relay does when it is due. One that was cancelled is not there any more.
+pub(crate) async fn move_scheduled(pool: &PgPool, schema: &SchemaName, id: Uuid) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        r#"with moved as (delete from "{schema}".scheduled where id = $1 returning *)
+           insert into "{schema}".outbox ({COLUMNS})
+           select id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, coalesce(occurred_at, due_at), topic from moved
+           on conflict (id) do nothing"#
+    );
+    sqlx::query(AssertSqlSafe(sql)).bind(id).execute(pool).await.map(drop)
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Runner {
         let (mut failed, mut outage) = (0, Outage::none(self));
         loop {
             let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now(), &mut None));
-            let error = match self.end_of(attempt, message.kind()).await {
+            let error = match self.end_of(attempt, message).await {
                 Ok(handled) => {
                     self.handled(handled, message.kind(), 1);
                     return Settled::Finished;
@@ -224,7 +224,7 @@ impl Runner {
     /// One attempt.
     pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
-        self.end_of(self.begin(delivery, Instant::now(), &mut None), first.kind()).await
+        self.end_of(self.begin(delivery, Instant::now(), &mut None), &first).await
     }
 
     /// Begins an attempt, in a span of its own.
@@ -236,13 +236,16 @@ impl Runner {
         Attempt { span, began, state }
     }
 
-    /// What comes of an attempt at an event of this type.
-    async fn end_of(&self, mut attempt: Attempt, event_type: &str) -> Result<Handled, HandlerError> {
+    /// What comes of an attempt at an event.
+    async fn end_of(&self, mut attempt: Attempt, message: &Message) -> Result<Handled, HandlerError> {
         let result = (&mut attempt).await;
-        self.statistics.of(event_type).attempted(attempt.began.elapsed());
+        self.statistics.of(message.kind()).attempted(attempt.began.elapsed());
         let Err(error) = result else { return result };
         let waits_for_code = self.options.wait_for_newer_code && error.asks_for_newer_code();
         let met_silence = error.ran_out_of_time() && self.was_database_silent_since(attempt.began).await;
+        if let Some(simulation) = self.core.simulation() {
+            simulation.failed(message, &error);
+        }
         Err(if waits_for_code || met_silence { error.waited_out() } else { error })
     }
 
@@ -278,7 +281,7 @@ impl Runner {
     pub(super) fn due_in(&self, message: &Message) -> Option<Duration> {
         let longest = retry_delay(&message.as_it_came().topic, &self.name)?;
         let due = message.header(DUE)?.parse::<i64>().ok()?;
-        let wait = due.saturating_sub(chrono::Utc::now().timestamp_millis());
+        let wait = due.saturating_sub(self.clock.utc().timestamp_millis());
         u64::try_from(wait).ok().filter(|wait| *wait > 0).map(|wait| Duration::from_millis(wait).min(longest))
     }
 
@@ -314,7 +317,7 @@ impl Runner {
             self.reopen();
         }
         if self.tallying.load(Ordering::Relaxed) {
-            let now = tokio::time::Instant::now().into_std();
+            let now = self.clock.instant();
             self.tally.lock().unwrap_or_else(PoisonError::into_inner).handled(now);
         }
     }

@@ -316,11 +316,19 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         G: StateReady<S>,
         I: InboxReady,
     {
-        self.into_plan()?.run(shutdown).await
+        self.into_plan(false)?.run(shutdown).await
+    }
+
+    /// The same for the in-memory bus, which has an inbox where handlers need one.
+    pub(crate) fn into_simulated_plan(self) -> Result<Plan, RunError>
+    where
+        G: StateReady<S>,
+    {
+        self.into_plan(I::IS_MISSING)
     }
 
     /// Everything checked and bound.
-    pub(crate) fn into_plan(self) -> Result<Plan, RunError>
+    fn into_plan(self, has_simulated_inbox: bool) -> Result<Plan, RunError>
     where
         G: StateReady<S>,
     {
@@ -333,8 +341,9 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         if handlers.is_empty() && beside.is_empty() {
             faults.push("no handler: add one by `.on(…)`".into());
         }
-        let parks = matches!(options.escalation(inbox.is_some()), Escalation::Park(_));
-        if parks && (inbox.is_none() || options.order != Order::Aggregate) {
+        let has_inbox = inbox.is_some() || has_simulated_inbox;
+        let parks = matches!(options.escalation(has_inbox), Escalation::Park(_));
+        if parks && (!has_inbox || options.order != Order::Aggregate) {
             faults
                 .push("`Escalation::Park` keeps an aggregate's order in the database: it needs `.inbox(…)` and `Order::Aggregate`".into());
         }
@@ -357,6 +366,8 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             bus: self.parts.bus,
             name,
             topics: sources(topics, &self.parts.assumed_types),
+            named_topics: self.parts.topics,
+            has_inbox,
             core,
             service,
             options,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
 /// How pauses pass.
@@ -16,8 +17,12 @@ pub(crate) enum Clock {
 }
 
 /// A clock that stands until it is told to go on.
-#[derive(Debug, Default)]
-pub(crate) struct VirtualClock(Mutex<Sleepers>);
+#[derive(Debug)]
+pub(crate) struct VirtualClock {
+    sleepers: Mutex<Sleepers>,
+    began: Instant,
+    began_utc: DateTime<Utc>,
+}
 
 #[derive(Debug, Default)]
 struct Sleepers {
@@ -33,6 +38,22 @@ impl Clock {
         match self {
             Self::Real => tokio::time::sleep(time).await,
             Self::Virtual(clock) => clock.sleep(time).await,
+        }
+    }
+
+    /// The time for durations.
+    pub(crate) fn instant(&self) -> Instant {
+        match self {
+            Self::Real => tokio::time::Instant::now().into_std(),
+            Self::Virtual(clock) => clock.began + clock.now(),
+        }
+    }
+
+    /// The time of day.
+    pub(crate) fn utc(&self) -> DateTime<Utc> {
+        match self {
+            Self::Real => Utc::now(),
+            Self::Virtual(clock) => clock.utc(),
         }
     }
 }
@@ -60,6 +81,22 @@ impl VirtualClock {
         true
     }
 
+    /// When the next sleeper is due; `None` if nobody sleeps.
+    pub(crate) fn next_due(&self) -> Option<Duration> {
+        self.locked().due.iter().find(|(_, wake)| !wake.is_closed()).map(|((due, _), _)| *due)
+    }
+
+    /// Passes to this time, before which no sleeper is due.
+    pub(crate) fn pass_to(&self, time: Duration) {
+        let mut sleepers = self.locked();
+        sleepers.now = sleepers.now.max(time);
+    }
+
+    /// The time of day: that of the clock's beginning, and what has passed since.
+    pub(crate) fn utc(&self) -> DateTime<Utc> {
+        self.began_utc + self.now()
+    }
+
     /// How many sleep.
     pub(crate) fn sleepers(&self) -> usize {
         self.locked().due.values().filter(|wake| !wake.is_closed()).count()
@@ -71,7 +108,15 @@ impl VirtualClock {
     }
 
     fn locked(&self) -> MutexGuard<'_, Sleepers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl VirtualClock ===
+
+impl Default for VirtualClock {
+    fn default() -> Self {
+        Self { sleepers: Mutex::default(), began: Instant::now(), began_utc: Utc::now() }
     }
 }
 

@@ -182,7 +182,7 @@ impl Runner {
         let origin = origin_of(&message.as_it_came().topic, &self.name);
         let why = Obituary { group: &self.name, error, kind: "handler", attempts: failed.saturating_add(message.attempts_before()) };
         let mut letter = letter(message.as_it_came(), retry_topic(origin, &self.name, delay), &why);
-        let due = chrono::Utc::now() + delay;
+        let due = self.clock.utc() + delay;
         letter.headers.push((TIER.into(), Some((tier + 1).to_string().into_bytes())));
         letter.headers.push((DUE.into(), Some(due.timestamp_millis().to_string().into_bytes())));
         self.letterbox.send(&letter, origin).await?;

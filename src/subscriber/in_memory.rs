@@ -1,58 +1,101 @@
 //! A subscriber without Kafka: the same lanes, layers, retries and router, driven by the in-memory bus of `testing`.
+//!
+//! ```text
+//! record ─▶ member of its group ─▶ lanes of its partition ─▶ unit: one event, or a batch ─▶ attempt … as in production
+//! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sqlx::PgPool;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Parked, Runner, Settled};
+use super::attempt::{BatchFailed, Parked, Runner, Settled};
 use super::clock::{Clock, VirtualClock};
 use super::dead_letters::{Letterbox, attempts_of, origin_of};
 use super::lanes::Lanes;
+use super::memory::MemoryInbox;
 use super::options::Order;
 use super::run::Plan;
+use super::simulation::Simulation;
 use super::source::Source;
 use super::statistics::Count;
 use super::turn::Turn;
+use super::unit::tried;
 use super::{Escalation, Statistics, SubscriberState};
-use crate::event::Envelope;
 use crate::kafka::{Incoming, Letter, LetterError, Message};
+use crate::postgres::SchemaName;
 
-/// One subscriber of the in-memory bus.
+/// One member of a group of the in-memory bus.
 pub(crate) struct InMemory {
     runner: Arc<Runner>,
     topics: HashMap<String, Source>,
-    lanes: Lanes<Item>,
+    /// The topics in place of those of an aggregate's name.
+    named: HashMap<&'static str, Vec<String>>,
+    partitions: BTreeMap<(Arc<str>, i32), Lanes<Item>>,
     hasher: RandomState,
     letters: Arc<Letters>,
-    pub(crate) inbox: Option<PgPool>,
+    /// Its database, if it has one.
+    pub(crate) inbox: Option<(PgPool, SchemaName)>,
+    has_inbox: bool,
+    /// What is under way, by number.
+    under_way: BTreeMap<u64, Vec<Arc<Message>>>,
+    started: u64,
+    paused_since: Option<Duration>,
 }
 
 enum Item {
     Event(Arc<Message>),
+    /// The same after it failed together with others.
+    Single(Arc<Message>),
     Malformed(Box<Incoming>, String),
 }
 
-/// What is under way; ends with the lanes that are free again.
-pub(crate) type Work = Pin<Box<dyn Future<Output = Vec<u64>> + Send>>;
+/// The end of something that was under way.
+pub(crate) struct Ended {
+    number: u64,
+    partition: (Arc<str>, i32),
+    lanes: Vec<u64>,
+    /// What failed together, by lane, and is to be handled one by one.
+    singly: Vec<(u64, Vec<Item>)>,
+}
+
+/// What is under way.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
 /// Whether the process "dies" before the next commit.
 pub(crate) type Dies = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl InMemory {
-    pub(crate) fn new(mut plan: Plan, clock: &Arc<VirtualClock>, dies: Dies) -> Self {
+    /// A member whose group remembers and publishes in `memory` unless it has a database.
+    pub(crate) fn new(mut plan: Plan, clock: &Arc<VirtualClock>, memory: &Arc<MemoryInbox>, dies: Dies) -> Self {
         let letters = Arc::<Letters>::default();
         plan.clock = Clock::Virtual(clock.clone());
         plan.letterbox = Some(Box::new(LettersBox(letters.clone())));
-        let inbox = plan.core.inbox.as_ref().map(|inbox| inbox.pool.clone());
+        let inbox = plan.core.inbox.as_ref().map(|inbox| (inbox.pool.clone(), inbox.schema.clone()));
         let topics = std::mem::take(&mut plan.topics);
-        plan.core.simulate(&plan.name, dies);
+        let named = std::mem::take(&mut plan.named_topics);
+        let has_inbox = plan.has_inbox;
+        plan.core.simulate(Simulation::new(&plan.name, memory.clone(), has_inbox, dies));
         plan.statistics.set_state(SubscriberState::Running);
-        Self { runner: Arc::new(plan.into_runner()), topics, lanes: Lanes::new(), hasher: RandomState::new(), letters, inbox }
+        Self {
+            runner: Arc::new(plan.into_runner()),
+            topics,
+            named,
+            partitions: BTreeMap::new(),
+            hasher: RandomState::new(),
+            letters,
+            inbox,
+            has_inbox,
+            under_way: BTreeMap::new(),
+            started: 0,
+            paused_since: None,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -63,58 +106,188 @@ impl InMemory {
         &self.runner.statistics
     }
 
-    /// A record comes, if it is of a topic that is read.
+    /// The topic in which it expects events of an aggregate that name no topic.
+    pub(crate) fn topic_of<'a>(&'a self, aggregate: &'a str) -> &'a str {
+        self.named.get(aggregate).and_then(|topics| topics.first()).map_or(aggregate, String::as_str)
+    }
+
+    fn source_of(&self, topic: &str) -> Option<Source> {
+        self.topics.get(origin_of(topic, &self.runner.name)).copied()
+    }
+
+    /// Whether it reads this topic.
+    pub(crate) fn reads(&self, topic: &str) -> bool {
+        self.source_of(topic).is_some()
+    }
+
+    /// Whether it has a handler for this record, or a dead letter. Without an inbox members do not know of each other, and each skips what it has no handler for.
+    pub(crate) fn takes(&self, record: &Incoming) -> bool {
+        let Some(source) = self.source_of(&record.topic) else { return false };
+        !self.has_inbox || source.read(record.clone()).map_or(true, |message| self.runner.core.router.route(&message).is_some())
+    }
+
+    /// A record comes.
     pub(crate) fn push(&mut self, record: &Incoming) {
-        let Some(source) = self.topics.get(origin_of(&record.topic, &self.runner.name)) else { return };
+        let Some(source) = self.source_of(&record.topic) else { return };
         let lane = match (self.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
-            _ => self.hasher.hash_one(record.offset),
+            (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
         };
         let attempts = attempts_of(record, &self.runner.name);
-        match source.read(record.clone()).map(|message| message.with_attempts_before(attempts)) {
-            Ok(message) if self.runner.core.router.route(&message).is_none() => self.runner.unknown(&message),
-            Ok(message) => self.lanes.push(lane, Item::Event(Arc::new(message))),
-            Err((malformed, record)) => self.lanes.push(lane, Item::Malformed(record, malformed.to_string())),
-        }
+        let item = match source.read(record.clone()).map(|message| message.with_attempts_before(attempts)) {
+            Ok(message) if self.runner.core.router.route(&message).is_none() => return self.runner.unknown(&message),
+            Ok(message) => Item::Event(Arc::new(message)),
+            Err((malformed, record)) => Item::Malformed(record, malformed.to_string()),
+        };
+        let partition = (record.topic.clone(), record.partition);
+        self.partitions.entry(partition).or_insert_with(Lanes::new).push(lane, item);
     }
 
     /// The next work that may start.
     pub(crate) fn start(&mut self) -> Option<Work> {
+        if !self.runner.gate.is_open() {
+            return None;
+        }
+        let (partition, lanes) = self.partitions.iter_mut().find(|(_, lanes)| lanes.has_ready())?;
         let permit = self.runner.permits.clone().try_acquire_owned().ok()?;
-        let (lane, mut items) = self.lanes.start(1, |_, _| false)?;
-        let (runner, item) = (self.runner.clone(), items.pop()?);
-        Some(Box::pin(async move {
-            let drain = CancellationToken::new();
-            let mut turn = Turn::new(&runner, permit, &drain);
-            match item {
-                Item::Event(message) => handle(&runner, &message, &mut turn).await,
-                Item::Malformed(record, reason) => drop(runner.settle_malformed(&record, &reason, &mut turn).await),
-            }
-            vec![lane]
-        }))
+        let (items, of_lanes) = take(lanes, self.runner.options.batch, &self.runner)?;
+        self.started += 1;
+        let number = self.started;
+        self.under_way.insert(number, items.iter().filter_map(Item::message).cloned().collect());
+        let unit = Unit { runner: self.runner.clone(), number, partition: partition.clone(), lanes: of_lanes };
+        Some(Box::pin(unit.work(items, permit)))
     }
 
     /// Work has ended.
-    pub(crate) fn finish(&mut self, lanes: &[u64]) {
-        lanes.iter().for_each(|lane| self.lanes.finish(*lane));
-    }
-
-    /// What handlers have published in memory since the last call.
-    pub(crate) fn take_published(&self) -> Vec<Envelope> {
-        self.runner.core.memory().map(|memory| memory.take_published()).unwrap_or_default()
+    pub(crate) fn finish(&mut self, ended: Ended) {
+        for message in self.under_way.remove(&ended.number).into_iter().flatten() {
+            if let Some(simulation) = self.runner.core.simulation() {
+                simulation.ended(&message);
+            }
+        }
+        let Some(lanes) = self.partitions.get_mut(&ended.partition) else { return };
+        for (lane, items) in ended.singly {
+            lanes.put_back(lane, items);
+        }
+        ended.lanes.iter().for_each(|lane| lanes.finish(*lane));
     }
 
     /// What was sent to retry topics and dead letters since the last call.
     pub(crate) fn take_letters(&self) -> Vec<Letter> {
         std::mem::take(&mut self.letters.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// A pause counts from now on.
+    pub(crate) fn be_patient(&mut self) {
+        self.paused_since = None;
+    }
+
+    /// Why it is paused, if it is so for longer than it may be. Twenty probes of a kill switch count as much as [`PAUSED_MAX`].
+    pub(crate) fn paused_too_long(&mut self, now: Duration) -> Option<String> {
+        if !self.runner.statistics.is_paused() {
+            self.paused_since = None;
+            return None;
+        }
+        let probes = self.runner.options.kill_switch.as_ref().map_or(Duration::ZERO, |switch| switch.pause.saturating_mul(20));
+        let paused = now.saturating_sub(*self.paused_since.get_or_insert(now));
+        let why = match self.runner.statistics.state() {
+            SubscriberState::PausedByKillSwitch => "its kill switch: too many events fail, and none that is tried is handled",
+            _ => "an outage that does not end",
+        };
+        (paused > PAUSED_MAX.max(probes)).then(|| format!("subscriber {:?} is paused for {paused:?} by {why}", self.name()))
+    }
+
+    /// What is under way, each with the error of its last attempt.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let simulation = self.runner.core.simulation();
+        let describe = |message: &Arc<Message>| {
+            let failed = simulation.and_then(|simulation| simulation.last_error(message));
+            let failed = failed.map_or_else(|| "no attempt has ended".to_owned(), |error| format!("the last attempt failed: {error}"));
+            let topic = &message.as_it_came().topic;
+            format!("{} {} of {:?} in topic {topic:?} ({failed})", message.event_type(), message.aggregate_id(), self.name())
+        };
+        self.under_way.values().flatten().map(describe).collect()
+    }
+}
+
+/// The time for which a subscriber may be paused before the bus gives it up.
+const PAUSED_MAX: Duration = Duration::from_secs(600);
+
+/// Lanes, and the number of items of each.
+type LaneCounts = Vec<(u64, usize)>;
+
+/// The next events that may start, with their lanes and the number of each: several if one transaction may handle them. As a partition takes them in production.
+fn take(lanes: &mut Lanes<Item>, max: usize, runner: &Runner) -> Option<(Vec<Item>, LaneCounts)> {
+    let goes_with = |one: &Item, other: &Item| one.goes_with(other, runner);
+    let (lane, mut items) = lanes.start(max, goes_with)?;
+    let mut of_lanes = vec![(lane, items.len())];
+    while items.len() < max && lanes.next().is_some_and(|next| goes_with(&items[0], next)) {
+        let Some((lane, more)) = lanes.start(max - items.len(), goes_with) else { break };
+        of_lanes.push((lane, more.len()));
+        items.extend(more);
+    }
+    Some((items, of_lanes))
+}
+
+impl Item {
+    fn message(&self) -> Option<&Arc<Message>> {
+        match self {
+            Self::Event(message) | Self::Single(message) => Some(message),
+            Self::Malformed(..) => None,
+        }
+    }
+
+    fn goes_with(&self, other: &Self, runner: &Runner) -> bool {
+        match (self, other) {
+            (Self::Event(one), Self::Event(other)) => {
+                one.kind() == other.kind() && runner.due_in(one).is_none() && runner.due_in(other).is_none()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// One piece of work.
+struct Unit {
+    runner: Arc<Runner>,
+    number: u64,
+    partition: (Arc<str>, i32),
+    lanes: LaneCounts,
+}
+
+impl Unit {
+    async fn work(self, mut items: Vec<Item>, permit: OwnedSemaphorePermit) -> Ended {
+        let singly = match items.len() {
+            1 => {
+                let drain = CancellationToken::new();
+                let mut turn = Turn::new(&self.runner, permit, &drain);
+                match items.pop() {
+                    Some(Item::Event(message) | Item::Single(message)) => handle(&self.runner, &message, &mut turn).await,
+                    Some(Item::Malformed(record, reason)) => drop(self.runner.settle_malformed(&record, &reason, &mut turn).await),
+                    None => {}
+                }
+                Vec::new()
+            }
+            _ => self.together(items).await,
+        };
+        let lanes = self.lanes.iter().map(|(lane, _)| *lane).collect();
+        Ended { number: self.number, partition: self.partition, lanes, singly }
+    }
+
+    /// Several events by one attempt. If it fails, they go back to the front of their lanes.
+    async fn together(&self, items: Vec<Item>) -> Vec<(u64, Vec<Item>)> {
+        let messages: Vec<Arc<Message>> = items.iter().filter_map(Item::message).cloned().collect();
+        let Err(BatchFailed { attempts }) = self.runner.settle_together(&messages).await else { return Vec::new() };
+        let mut items = messages.into_iter().map(|message| Item::Single(tried(message, attempts)));
+        self.lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect()
+    }
 }
 
 /// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
     let Settled::Park { attempts, .. } = runner.settle(message, turn, &runner.options.retry, None).await else { return };
-    runner.statistics.add(Count::Detoured, message.event_type(), 1);
+    runner.statistics.add(Count::Detoured, message.kind(), 1);
     let (mut pause, mut before) = match &runner.escalation {
         Escalation::Park(retry) => (retry.pause(0, 0.0), 0),
         _ => return,

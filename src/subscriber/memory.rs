@@ -10,28 +10,23 @@ use crate::event::Envelope;
 use crate::kafka::Message;
 
 /// What was handled and what was published, in memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct MemoryInbox {
-    consumer: String,
     /// Fingerprints by topic, source and id.
     handled: Mutex<HashMap<(String, String, String), i64>>,
     published: Mutex<Vec<Envelope>>,
 }
 
 impl MemoryInbox {
-    pub(super) fn new(consumer: &str) -> Self {
-        Self { consumer: consumer.to_owned(), handled: Mutex::default(), published: Mutex::default() }
-    }
-
     /// The delivery's events that were not handled; `None` if all were.
     ///
     /// # Errors
     /// An event that cannot be stored, or that shares its identity with another one.
-    pub(super) fn new_of(&self, delivery: &Delivery) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
+    pub(super) fn new_of(&self, consumer: &str, delivery: &Delivery) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
         let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = Vec::new();
         for message in delivery.messages() {
-            let identity = Identity::of(message, &self.consumer)?;
+            let identity = Identity::of(message, consumer)?;
             match handled.get(&key(&identity)) {
                 None => new.push(message.clone()),
                 Some(fingerprint) if *fingerprint == identity.fingerprint => {}
@@ -42,8 +37,8 @@ impl MemoryInbox {
     }
 
     /// Remembers events and publishes others, as one commit would.
-    pub(super) fn commit(&self, messages: &[Arc<Message>], published: Vec<Envelope>) {
-        let identities = messages.iter().filter_map(|message| Identity::of(message, &self.consumer).ok());
+    pub(super) fn commit(&self, consumer: &str, messages: &[Arc<Message>], published: Vec<Envelope>) {
+        let identities = messages.iter().filter_map(|message| Identity::of(message, consumer).ok());
         let handled = identities.map(|identity| (key(&identity), identity.fingerprint));
         self.handled.lock().unwrap_or_else(PoisonError::into_inner).extend(handled);
         self.published.lock().unwrap_or_else(PoisonError::into_inner).extend(published);

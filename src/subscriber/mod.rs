@@ -68,6 +68,7 @@ mod roster;
 mod router;
 mod run;
 mod sessions;
+mod simulation;
 mod source;
 mod spare;
 mod start;
@@ -93,9 +94,10 @@ pub use handler::{
     IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx,
     Verdict, ViaDelivery, ViaTransaction,
 };
-pub(crate) use in_memory::{InMemory, Work};
+pub(crate) use in_memory::{Ended, InMemory};
 pub use inbox::{Inbox, Isolation};
 pub use kill_switch::KillSwitch;
+pub(crate) use memory::MemoryInbox;
 #[cfg(feature = "metrics")]
 pub use metrics::SubscriberMetrics;
 pub use options::{Escalation, Order};

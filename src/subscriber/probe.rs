@@ -15,7 +15,7 @@ impl Runner {
     pub(super) fn trips(&self) -> bool {
         let Some(switch) = &self.options.kill_switch else { return false };
         self.tallying.store(true, Ordering::Relaxed);
-        let now = tokio::time::Instant::now().into_std();
+        let now = self.clock.instant();
         let trips = self.tally.lock().unwrap_or_else(PoisonError::into_inner).given_up(now, switch);
         if trips {
             self.tripped.store(true, Ordering::Release);

@@ -4,16 +4,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use super::handler::{BoundHandler, Called, HandlerError, TxSlot};
 use super::inbox::{OpenInbox, Remembered};
-use super::memory::MemoryInbox;
 use super::pulse;
 use super::sessions;
+use super::simulation::Simulation;
 use super::{ByType, Delivery};
 use crate::event::Envelope;
 use crate::failpoint::{self, Step};
@@ -102,34 +101,24 @@ pub(super) struct Core {
     pub(super) in_memory: OnceLock<Simulation>,
 }
 
-/// What is different on the in-memory bus.
-pub(super) struct Simulation {
-    memory: MemoryInbox,
-    /// Whether the process dies here: between the handler's end and the commit.
-    dies: Box<dyn Fn() -> bool + Send + Sync>,
-}
-
-/// What a delivery fails with whose process "dies".
-const DIED: &str = "the process died between the handler and the commit";
-
 impl Core {
     pub(super) fn new(router: Router, inbox: Option<Arc<OpenInbox>>) -> Self {
         Self { router, inbox, in_memory: OnceLock::new() }
     }
 
     /// From now on it is one of the in-memory bus.
-    pub(super) fn simulate(&self, consumer: &str, dies: Box<dyn Fn() -> bool + Send + Sync>) {
-        let _ = self.in_memory.set(Simulation { memory: MemoryInbox::new(consumer), dies });
+    pub(super) fn simulate(&self, simulation: Simulation) {
+        let _ = self.in_memory.set(simulation);
     }
 
-    pub(super) fn memory(&self) -> Option<&MemoryInbox> {
-        self.in_memory.get().map(|simulation| &simulation.memory)
+    pub(super) fn simulation(&self) -> Option<&Simulation> {
+        self.in_memory.get()
     }
 
     /// Begins to handle a delivery. Most are one event for one handler and without a transaction: that is the handler's own future and nothing around it.
     fn begin(self: &Arc<Self>, delivery: Delivery, spare: &mut Option<Called>) -> Work {
         if self.inbox.is_none()
-            && self.memory().is_none()
+            && self.simulation().is_none()
             && delivery.len() == 1
             && let Some([handler]) = self.router.route(delivery.first()).map(|route| &route.handlers[..])
         {
@@ -140,26 +129,23 @@ impl Core {
     }
 
     async fn handle(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
-        match (&self.inbox, self.memory()) {
+        match (&self.inbox, self.simulation()) {
             (Some(inbox), _) => self.handle_once(inbox, delivery).await,
-            (None, Some(memory)) => self.handle_in_memory(memory, delivery).await,
+            (None, Some(simulation)) => self.handle_in_memory(simulation, delivery).await,
             (None, None) => self.each(delivery).await.map(|_| Handled::Done),
         }
     }
 
-    async fn handle_in_memory(&self, memory: &MemoryInbox, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let Some(new) = memory.new_of(&delivery)? else { return Ok(Handled::Duplicate) };
+    async fn handle_in_memory(&self, simulation: &Simulation, delivery: Delivery) -> Result<Handled, HandlerError> {
+        let Some(new) = simulation.new_of(&delivery)? else { return Ok(Handled::Duplicate) };
         let published = self.each(delivery.with_messages(new.clone())).await?;
         self.may_die()?;
-        memory.commit(&new, published);
+        simulation.commit(&new, published)?;
         Ok(Handled::Done)
     }
 
     fn may_die(&self) -> Result<(), HandlerError> {
-        match self.in_memory.get() {
-            Some(simulation) if (simulation.dies)() => Err(HandlerError::snooze(Duration::ZERO, DIED)),
-            _ => Ok(()),
-        }
+        self.simulation().map_or(Ok(()), Simulation::may_die)
     }
 
     /// Handles a delivery in one transaction. While that takes long, the database is asked whether it answers.

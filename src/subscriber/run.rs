@@ -65,6 +65,10 @@ pub(crate) struct Plan {
     pub(super) name: String,
     /// Each topic, and what it is read for.
     pub(super) topics: HashMap<String, Source>,
+    /// The topics that were named for aggregates.
+    pub(super) named_topics: HashMap<&'static str, Vec<String>>,
+    /// It has an inbox, in a database or on the in-memory bus.
+    pub(super) has_inbox: bool,
     pub(super) core: Arc<Core>,
     pub(super) service: HandlerService,
     pub(super) options: Options,
@@ -82,6 +86,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         let faults: Vec<String> =
             self.bus.settings().faults().into_iter().map(|fault| format!("{}: {}", fault.property, fault.reason)).collect();
@@ -152,7 +160,7 @@ impl Plan {
 
     /// Everything that attempts need.
     pub(super) fn into_runner(self) -> Runner {
-        let has_inbox = self.core.inbox.is_some();
+        let has_inbox = self.has_inbox;
         let concurrency = self.options.concurrency(has_inbox);
         if let Some(inbox) = &self.core.inbox
             && (inbox.pool.options().get_max_connections() as usize) < concurrency / 4

@@ -321,7 +321,7 @@ async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duratio
 }
 
 /// The message after so many attempts more.
-fn tried(message: Arc<Message>, attempts: u32) -> Arc<Message> {
+pub(super) fn tried(message: Arc<Message>, attempts: u32) -> Arc<Message> {
     if attempts == 0 {
         return message;
     }

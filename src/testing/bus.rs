@@ -1,39 +1,30 @@
 //! The in-memory bus.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use sqlx::PgPool;
-
+use super::groups::Topics;
+use super::outboxes::Outboxes;
+use super::settle::Running;
 use crate::event::{AggregateId, DomainEvent, Envelope};
-use crate::kafka::{self, Incoming, Letter, Place};
-use crate::outbox::{Seen, published_since};
-use crate::postgres::SchemaName;
-use crate::subscriber::{Bus, InMemory, InboxState, StateReady, Statistics, Subscriber, VirtualClock, Work};
-use crate::subscriber::{Meta, Tombstone};
-
-/// How long nothing may happen before a pause is cut short although something else is under way: it waits for the one that pauses.
-const STANDSTILL: Duration = Duration::from_millis(20);
-
-/// How many pauses are passed before something is taken to go on for ever.
-const PAUSES_MAX: usize = 100_000;
+use crate::kafka::{self, Letter};
+use crate::outbox::Outbox;
+use crate::subscriber::{Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone, VirtualClock};
 
 /// A bus in memory. See the [module](crate::testing).
 pub struct TestBus {
     bus: Bus,
-    subscribers: Vec<InMemory>,
-    pending: VecDeque<Incoming>,
+    pub(super) members: Vec<InMemory>,
+    pub(super) running: Running,
+    pub(super) topics: Topics,
+    pub(super) outboxes: Outboxes,
+    pub(super) clock: Arc<VirtualClock>,
     published: Vec<Envelope>,
     dead: Vec<(String, Letter)>,
-    outboxes: Vec<(PgPool, Seen)>,
-    clock: Arc<VirtualClock>,
     deaths: Arc<AtomicUsize>,
-    offset: i64,
-    twice: bool,
-    shuffle: Option<u64>,
+    /// Refuses what no outbox and no topic with default settings would take.
+    limits: Outbox,
 }
 
 impl TestBus {
@@ -41,16 +32,15 @@ impl TestBus {
     pub fn new() -> Self {
         Self {
             bus: Bus::new(kafka::Settings::default()),
-            subscribers: Vec::new(),
-            pending: VecDeque::new(),
+            members: Vec::new(),
+            running: Running::new(),
+            topics: Topics::default(),
+            outboxes: Outboxes::default(),
+            clock: Arc::default(),
             published: Vec::new(),
             dead: Vec::new(),
-            outboxes: Vec::new(),
-            clock: Arc::default(),
             deaths: Arc::default(),
-            offset: 0,
-            twice: false,
-            shuffle: None,
+            limits: Outbox::new(),
         }
     }
 
@@ -59,34 +49,50 @@ impl TestBus {
         self.bus.subscriber(name)
     }
 
-    /// Adds a subscriber. One whose handlers return events needs no inbox here; one whose handlers take `Tx` does. Events that are in the inbox's outbox already are left alone.
+    /// Adds a subscriber. Several of one name are members of one group: one of them gets each event.
+    ///
+    /// One whose handlers return events needs no `.inbox(…)` here: the bus remembers and publishes in memory, where production asks for a database. One whose handlers take `Tx`
+    /// needs a database. One without either has no inbox, as in production: an event that is delivered twice is handled twice.
+    ///
+    /// Events that are in the outbox of its database already are left alone, and so are scheduled ones.
     ///
     /// # Panics
     ///
     /// If the subscriber cannot work, or its database does not answer.
     pub async fn add<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState>(&mut self, subscriber: Subscriber<S, G, I>) {
-        let plan = subscriber.into_plan().unwrap_or_else(|error| panic!("{error}"));
+        let plan = subscriber.into_simulated_plan().unwrap_or_else(|error| panic!("{error}"));
         let deaths = self.deaths.clone();
         let dies = move || deaths.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let subscriber = InMemory::new(plan, &self.clock, Box::new(dies));
-        if let Some(pool) = &subscriber.inbox
-            && !self.outboxes.iter().any(|(known, _)| Arc::ptr_eq(&known.connect_options(), &pool.connect_options()))
-        {
-            let seen = Seen::all(pool, &SchemaName::default()).await.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
-            self.outboxes.push((pool.clone(), seen));
+        let group = self.topics.groups.entry(plan.name().to_owned()).or_default();
+        let member = InMemory::new(plan, &self.clock, &group.memory, Box::new(dies));
+        group.members.push(self.members.len());
+        if let Some((pool, schema)) = &member.inbox {
+            self.outboxes.add(pool, schema).await.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
         }
-        self.subscribers.push(subscriber);
+        self.members.push(member);
     }
 
-    /// Delivers each event twice from now on, the second time behind all others.
+    /// Gives each topic this many partitions. Otherwise there are as many as the largest group has members. Batches hold events of one partition, and each partition has one owner in a group.
+    pub fn partitions(&mut self, partitions: u16) -> &mut Self {
+        self.topics.partitions = Some(i32::from(partitions.max(1)));
+        self
+    }
+
+    /// Refuses payloads larger than this many bytes, where outboxes and topics accept more than by default ([`Outbox::max_event_bytes`]).
+    pub fn max_event_bytes(&mut self, bytes: usize) -> &mut Self {
+        self.limits = Outbox::new().max_event_bytes(bytes);
+        self
+    }
+
+    /// Delivers each event that is published from now on twice, the second time behind all others.
     pub fn deliver_twice(&mut self) -> &mut Self {
-        self.twice = true;
+        self.topics.twice = true;
         self
     }
 
     /// Delivers events in a random order from now on, also those of one aggregate; the same order for the same seed.
     pub fn deliver_out_of_order(&mut self, seed: u64) -> &mut Self {
-        self.shuffle = Some(seed);
+        self.topics.shuffle = Some(seed);
         self
     }
 
@@ -97,6 +103,11 @@ impl TestBus {
     }
 
     /// Publishes an event to the subscribers. It does not count as published by a handler.
+    ///
+    /// # Panics
+    ///
+    /// If an outbox would refuse the event.
+    #[track_caller]
     pub fn publish<E: DomainEvent>(&mut self, event: &E) {
         let envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
         self.publish_envelope(&envelope);
@@ -107,64 +118,20 @@ impl TestBus {
     /// # Panics
     ///
     /// If the id cannot be a key.
+    #[track_caller]
     pub fn publish_tombstone<E: DomainEvent>(&mut self, aggregate_id: impl Into<String>) {
         self.publish_envelope(&tombstone_envelope::<E>(aggregate_id));
     }
 
     /// Publishes an envelope made by hand: with headers, a topic, an id.
-    pub fn publish_envelope(&mut self, envelope: &Envelope) {
-        let letter = self.bus.letter(envelope);
-        self.enqueue(&letter);
-    }
-
-    /// Waits until every event, and every event that follows from it, has ended.
     ///
     /// # Panics
     ///
-    /// If an event goes on being retried for ever: its handler snoozes until something that does not happen.
-    pub async fn settle(&mut self) {
-        let mut running = FuturesUnordered::new();
-        let mut pauses = 0;
-        loop {
-            // What is under way goes on meanwhile: it may hold all connections of the pool that is read by.
-            let mut ended_meanwhile = Vec::new();
-            {
-                let mut collecting = std::pin::pin!(self.collect());
-                loop {
-                    tokio::select! {
-                        () = &mut collecting => break,
-                        Some(ended) = running.next() => ended_meanwhile.push(ended),
-                    }
-                }
-            }
-            let is_collected = ended_meanwhile.is_empty();
-            ended_meanwhile.into_iter().for_each(|(at, lanes): (usize, Vec<u64>)| self.subscribers[at].finish(&lanes));
-            self.distribute();
-            for (at, subscriber) in self.subscribers.iter_mut().enumerate() {
-                running.extend(std::iter::from_fn(|| subscriber.start()).map(|work: Work| async move { (at, work.await) }));
-            }
-            if running.is_empty() && is_collected {
-                return;
-            }
-            // Whatever can go on goes on first. Then time passes: at once if all that is under way pauses, or else when nothing has happened for a while.
-            let mut ended = tokio::time::timeout(Duration::ZERO, running.next()).await;
-            if ended.is_err() && self.clock.sleepers() < running.len() {
-                ended = tokio::time::timeout(STANDSTILL, running.next()).await;
-            }
-            let ended = match ended {
-                Ok(ended) => ended,
-                Err(_) if self.clock.advance() => {
-                    pauses += 1;
-                    assert!(pauses < PAUSES_MAX, "it does not settle: an event is tried again and again after {:?}", self.clock.now());
-                    None
-                }
-                // It waits for something real: the database, a timer.
-                Err(_) => None,
-            };
-            if let Some((at, lanes)) = ended {
-                self.subscribers[at].finish(&lanes);
-            }
-        }
+    /// If an outbox would refuse the event.
+    #[track_caller]
+    pub fn publish_envelope(&mut self, envelope: &Envelope) {
+        self.limits.check(envelope).unwrap_or_else(|error| panic!("{error}"));
+        self.topics.publish(&self.bus, envelope, self.clock.utc().timestamp_millis());
     }
 
     /// The events of type `E` that handlers have published, in order.
@@ -212,13 +179,13 @@ impl TestBus {
             .collect()
     }
 
-    /// What a subscriber has done.
+    /// What a subscriber has done; of several members of one name, the one that was added first. [`Subscriber::statistics`] has those of each.
     ///
     /// # Panics
     ///
     /// If there is none of this name.
     pub fn statistics(&self, subscriber: &str) -> &Statistics {
-        let found = self.subscribers.iter().find(|candidate| candidate.name() == subscriber);
+        let found = self.members.iter().find(|candidate| candidate.name() == subscriber);
         found.unwrap_or_else(|| panic!("no subscriber is called {subscriber:?}")).statistics()
     }
 
@@ -227,51 +194,30 @@ impl TestBus {
         self.clock.now()
     }
 
-    /// What handlers have published, in memory or in an outbox, goes to the subscribers; so do retries.
-    async fn collect(&mut self) {
-        let mut published: Vec<Envelope> = self.subscribers.iter().flat_map(InMemory::take_published).collect();
-        for (pool, seen) in &mut self.outboxes {
-            let more = published_since(pool, &SchemaName::default(), seen).await;
-            published.extend(more.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}")));
-        }
-        for envelope in published {
-            self.publish_envelope(&envelope);
+    /// What handlers have published goes to the subscribers, and so do retries.
+    pub(super) fn take(&mut self, published: Vec<Envelope>) {
+        let now = self.clock.utc().timestamp_millis();
+        let in_memory = self.topics.groups.values().flat_map(|group| group.memory.take_published());
+        for envelope in in_memory.collect::<Vec<_>>().into_iter().chain(published) {
+            self.topics.publish(&self.bus, &envelope, now);
             self.published.push(envelope);
         }
-        let letters: Vec<(String, bool, Letter)> = self
-            .subscribers
-            .iter()
-            .flat_map(|subscriber| {
-                subscriber.take_letters().into_iter().map(|letter| (subscriber.name().to_owned(), is_retry(&letter), letter))
-            })
-            .collect();
-        for (name, retry, letter) in letters {
-            if retry {
-                self.enqueue(&letter);
-            } else {
-                self.dead.push((name, letter));
+        for member in &self.members {
+            for letter in member.take_letters() {
+                if is_retry(&letter) {
+                    self.topics.retry(letter, now);
+                } else {
+                    self.dead.push((member.name().to_owned(), letter));
+                }
             }
         }
     }
 
-    fn enqueue(&mut self, letter: &Letter) {
-        let place = Place { topic: letter.topic.as_str().into(), partition: 0, offset: self.offset, timestamp: 0 };
-        self.offset += 1;
-        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        self.pending.push_back(Incoming::new(place, letter.key.as_deref(), letter.value.as_deref(), headers));
-    }
-
-    fn distribute(&mut self) {
-        let mut records: Vec<Incoming> = self.pending.drain(..).collect();
-        if self.twice {
-            records.extend(records.clone());
-        }
-        if let Some(seed) = &mut self.shuffle {
-            shuffle(&mut records, seed);
-        }
-        for record in &records {
-            self.subscribers.iter_mut().for_each(|subscriber| subscriber.push(record));
-        }
+    /// Gives members what waits. True if anything did.
+    pub(super) fn distribute(&mut self) -> bool {
+        let any = self.topics.len() > 0;
+        self.topics.distribute(&mut self.members);
+        any
     }
 
     fn list(&self) -> String {
@@ -309,23 +255,12 @@ fn tombstone_envelope<E: DomainEvent>(aggregate_id: impl Into<String>) -> Envelo
 pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
     let mut bus = TestBus::new();
     bus.publish_envelope(envelope);
-    let record = bus.pending.pop_back().expect("it was just published");
+    let record = bus.topics.pop().expect("it was just published");
     Meta::of_record(record).unwrap_or_else(|malformed| panic!("{malformed}"))
 }
 
 fn is_retry(letter: &Letter) -> bool {
     letter.headers.iter().any(|(name, _)| name == crate::subscriber::dead_letters::DUE)
-}
-
-/// Fisher and Yates, by a generator that is the same everywhere (SplitMix64).
-fn shuffle(records: &mut [Incoming], seed: &mut u64) {
-    for at in (1..records.len()).rev() {
-        *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = *seed;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        records.swap(at, ((mixed ^ (mixed >> 31)) % (at as u64 + 1)) as usize);
-    }
 }
 
 // === impl TestBus ===

@@ -1,5 +1,9 @@
 //! The in-memory bus, as a service's developer uses it.
 
+mod bounds;
+mod parity;
+mod worlds;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -39,6 +39,9 @@ impl Need for NotNeeded {
 pub trait InboxState: sealed::Sealed {
     /// The same once a handler needs one.
     type WhenNeeded: InboxState;
+    /// A handler needs one, and there is none.
+    #[doc(hidden)]
+    const IS_MISSING: bool = false;
 }
 
 /// It has none, and no handler needs one.
@@ -59,6 +62,7 @@ impl InboxState for NoInbox {
 
 impl InboxState for MissingInbox {
     type WhenNeeded = Self;
+    const IS_MISSING: bool = true;
 }
 
 impl InboxState for HasInbox {
