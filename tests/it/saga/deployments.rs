@@ -46,8 +46,9 @@ fn with_retired_pay() -> Saga<PlaceOrder> {
 async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
     let mut envelope = Envelope::of(event).expect("a valid event");
     envelope.headers.insert(headers::CORRELATION_ID, saga);
-    let mut conn = shop.database.pool.acquire().await.expect("a connection");
-    Outbox::new().publish_envelope(&mut conn, &envelope).await.expect("published");
+    let mut tx = shop.database.pool.begin().await.expect("a transaction");
+    Outbox::new().publish_envelope(&mut tx, &envelope).await.expect("published");
+    tx.commit().await.expect("committed");
 }
 
 /// Case A8.
