@@ -29,6 +29,8 @@ pub(super) enum SagasCommand {
     Retry(DecideArgs),
     /// Have sagas undone that have not passed their pivot
     Abort(AbortArgs),
+    /// Give up the claim of a subscriber that is gone for good to the sagas of a name, so that another one may run them
+    Disown(DisownArgs),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +78,16 @@ pub(super) struct AbortArgs {
     force: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct DisownArgs {
+    /// The sagas' name
+    #[arg(value_name = "NAME")]
+    saga: String,
+    /// The subscriber that ran them, its consumer group
+    #[arg(long, value_name = "GROUP")]
+    subscriber: String,
+}
+
 /// Reads the word of a status; a wrong one is answered with all of them.
 fn status() -> impl TypedValueParser<Value = SagaStatus> {
     PossibleValuesParser::new(SagaStatus::ALL.map(SagaStatus::word)).try_map(|word| word.parse::<SagaStatus>())
@@ -96,6 +108,7 @@ pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitC
         SagasCommand::List(args) => list(&sagas, args).await,
         SagasCommand::Show(args) => show(&sagas, args).await,
         SagasCommand::Retry(args) => decide(&sagas, args, Decision::Retry).await,
+        SagasCommand::Disown(args) => disown(&sagas, args).await,
         SagasCommand::Abort(args) => decide(&sagas, &args.decide, if args.force { Decision::End } else { Decision::Abort }).await,
     }?;
     Ok(ExitCode::from(DONE))
@@ -147,6 +160,18 @@ async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<
     Err(Failure::Refused(format!("{} {why}", refused.join(", "))))
 }
 
+async fn disown(sagas: &Sagas, args: &DisownArgs) -> Result<(), Failure> {
+    let DisownArgs { saga, subscriber } = args;
+    if sagas.disown(saga, subscriber).await.map_err(|error| unreadable(&error))? {
+        output::line(format_args!("{subscriber} has given up the name {saga}: the next subscriber that starts with such a saga has it"));
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "{subscriber} runs sagas of the name {saga}, or ran them within the last minute, or has never run them\n  -> stop it, wait a minute, \
+         and try again"
+    )))
+}
+
 fn table(runs: &[SagaRun]) -> String {
     if runs.is_empty() {
         return "no sagas\n".into();
@@ -154,7 +179,8 @@ fn table(runs: &[SagaRun]) -> String {
     let mut rows = vec![["saga", "name", "key", "status", "step", "age", "decided", "error"].map(String::from).to_vec()];
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     rows.extend(runs.iter().map(|run| {
-        let error: String = text(&run.error).chars().take(ERROR_CHARACTERS_MAX).collect();
+        let error = run.obstacle.as_ref().map_or_else(|| text(&run.error), |obstacle| format!("cannot be continued: {obstacle}"));
+        let error: String = error.chars().take(ERROR_CHARACTERS_MAX).collect();
         let age = (chrono::Utc::now() - run.started_at).as_seconds_f64();
         let status = run.status.word().to_owned();
         vec![run.id.to_string(), run.name.clone(), run.key.clone(), status, text(&run.step), time(age), text(&run.action), error]
@@ -183,6 +209,7 @@ fn whole(run: &SagaRun) -> String {
         ("due", moment(&run.due_at)),
     ];
     lines.extend(run.failed_compensations.iter().map(|failed| ("not undone", format!("{}: {}", failed.step, failed.error))));
+    lines.extend(run.obstacle.iter().map(|obstacle| ("blocked", obstacle.clone())));
     lines.extend(run.action.iter().map(|action| ("decided", action.clone())));
     lines.push(("state", run.state.to_string()));
     let rows: Vec<Vec<String>> = lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();

@@ -9,6 +9,7 @@ use crate::subscriber::{Statistics, SubscriberState};
 /// |---|---|
 /// | runs | ok |
 /// | runs, and records were removed from a topic before it read them | degraded, with their number |
+/// | runs, and some sagas cannot be continued by its code | degraded: it handles everything else |
 /// | starts or is paused | degraded, with the reason: it continues by itself, and no request waits for it |
 /// | has stopped | failing: nothing starts it again |
 ///
@@ -48,9 +49,13 @@ impl SubscriberCheck {
 
     fn running(&self) -> Status {
         let text = format!("running, partitions: {}", self.statistics.partitions().len());
-        let removed = self.statistics.removed_by_topic();
-        if removed.is_empty() {
+        let (removed, concerns) = (self.statistics.removed_by_topic(), self.statistics.concerns());
+        if removed.is_empty() && concerns.is_empty() {
             return Status::Ok(text);
+        }
+        let text = if concerns.is_empty() { text } else { format!("{text}; {}", concerns.join("; ")) };
+        if removed.is_empty() {
+            return Status::Degraded(text);
         }
         let of = |(topic, records): (String, u64)| format!("{topic}: {records}");
         let removed = removed.into_iter().map(of).collect::<Vec<_>>().join(", ");

@@ -311,6 +311,12 @@ impl Member {
         self.call("commit", || self.inner.commit(&list, mode)).map_err(|error| error.to_string())
     }
 
+    /// True if a commit that was not waited for has failed since the last call: during a rebalance, say. It has to be repeated, also for
+    /// partitions in which nothing changes any more.
+    pub(crate) fn has_failed_commit(&self) -> bool {
+        self.inner.context().commit_failed.swap(false, Ordering::AcqRel)
+    }
+
     /// Where a partition ends, as of some seconds ago; `None` if that is not known yet.
     pub(crate) fn end_of(&self, partition: &Partition) -> Option<End> {
         self.inner.context().ends().get(&*partition.topic)?.get(&partition.number).copied()

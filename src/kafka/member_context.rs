@@ -60,6 +60,8 @@ impl Changes {
 pub(crate) struct MemberContext {
     pub(super) changes: Arc<Changes>,
     pub(super) leaving: AtomicBool,
+    /// The coordinator has refused a commit that nobody waited for.
+    pub(super) commit_failed: AtomicBool,
     /// The client reported a subscribed topic as missing.
     pub(super) lacks_topic: AtomicBool,
     complained: Mutex<Option<RDKafkaErrorCode>>,
@@ -142,6 +144,7 @@ impl ConsumerContext for MemberContext {
             // `NoOffset`: there was nothing to commit.
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
                 tracing::warn!(%error, "offsets are not committed; the next commit says it again");
+                self.commit_failed.store(true, Ordering::Release);
             }
         }
     }

@@ -25,6 +25,7 @@ mod feed;
 mod foreign_id;
 mod format;
 mod gap;
+mod group_reader;
 #[cfg(feature = "cli")]
 mod groups;
 mod incoming;
@@ -62,6 +63,7 @@ pub(crate) use feed::Feed;
 pub(crate) use foreign_id::identity_by_place;
 pub(crate) use format::foreign_format;
 pub(crate) use gap::Gap;
+pub(crate) use group_reader::{Ends, GroupReader, Unhandled};
 #[cfg(feature = "cli")]
 pub(crate) use groups::{Behind, Read, groups_behind};
 pub(crate) use incoming::{Buffers, Incoming, Place};

@@ -226,6 +226,8 @@ fn steps() -> Vec<(MigrationStep, Migration)> {
         (36, "inbox topic", include_str!("../../migrations/0036_inbox_topic.sql")),
         (37, "subscriber", include_str!("../../migrations/0037_subscriber.sql")),
         (38, "relay event source", include_str!("../../migrations/0038_relay_event_source.sql")),
+        (39, "saga code", include_str!("../../migrations/0039_saga_code.sql")),
+        (40, "detour correlation", include_str!("../../migrations/0040_detour_correlation.sql")),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::machine::{ActionShape, Shape, StepShape};
+use super::signature::{ActionSignature, Signature, StepSignature};
 use super::statistics::SagaStatistics;
 use crate::event::{DomainEvent, Envelope, EnvelopeError};
 use crate::subscriber::{HandlerError, Meta, Retry, Tx};
@@ -79,6 +80,7 @@ pub struct Saga<S> {
     pub(super) locks: Vec<(String, Text<S>)>,
     pub(super) refuse_locked: bool,
     pub(super) concurrency: usize,
+    pub(super) wait_for_replies: Duration,
     pub(super) statistics: SagaStatistics,
     lift: Option<Arc<dyn Fn(u32, Value) -> Value + Send + Sync>>,
     within: Option<Duration>,
@@ -113,7 +115,7 @@ struct Step<S> {
 #[derive(Clone)]
 pub(super) enum Action<S> {
     Nothing,
-    Remote { make: Make<S>, replies: Vec<Reply<S>> },
+    Remote { sends: &'static [&'static str], make: Make<S>, replies: Vec<Reply<S>> },
     Local(Local<S>),
 }
 
@@ -137,6 +139,10 @@ impl<S: SagaState> Saga<S> {
     /// waiting, and the timer takes few of the pool's connections.
     pub const CONCURRENCY_DEFAULT: usize = 4;
 
+    /// How long a timer that is due waits for replies that are in Kafka already, unless [`wait_for_replies`](Self::wait_for_replies) says
+    /// otherwise: as long as a subscriber needs for the events of some hours.
+    pub const WAIT_FOR_REPLIES_DEFAULT: Duration = Duration::from_secs(600);
+
     /// A saga without steps. Its name is stored with each run: renaming it abandons those that run.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
@@ -150,6 +156,7 @@ impl<S: SagaState> Saga<S> {
             locks: Vec::new(),
             refuse_locked: false,
             concurrency: Self::CONCURRENCY_DEFAULT,
+            wait_for_replies: Self::WAIT_FOR_REPLIES_DEFAULT,
             lift: None,
             within: None,
             steps: Vec::new(),
@@ -214,9 +221,19 @@ impl<S: SagaState> Saga<S> {
         self
     }
 
+    /// How long a timer that is due waits until the subscriber's group has handled the events that the reply topics held when the timer
+    /// was due, and a reply that is parked. So a saga is not undone for a reply that came while its service was away. Defaults to
+    /// [`WAIT_FOR_REPLIES_DEFAULT`](Self::WAIT_FOR_REPLIES_DEFAULT). With zero, timers wait for nothing.
+    ///
+    /// The timers that wait are those of steps that have sent a command: its time-out, its next attempt, and the time of the whole.
+    pub fn wait_for_replies(mut self, at_most: Duration) -> Self {
+        self.wait_for_replies = at_most;
+        self
+    }
+
     /// What its runs come to in this process, and how they stand, to be read while a subscriber runs it. Of all clones the same.
     pub fn statistics(&self) -> SagaStatistics {
-        self.statistics.clone().watched()
+        self.statistics.clone()
     }
 
     /// The next step. Its name is stored with each run: a renamed step is another step.
@@ -365,10 +382,7 @@ impl<S> Saga<S> {
 
     /// Every kind of event that it starts on or waits for.
     pub(super) fn kinds(&self) -> Vec<Kind> {
-        let replies = self.steps.iter().flat_map(|step| [&step.forth, &step.back]).flat_map(|action| match action {
-            Action::Remote { replies, .. } => &replies[..],
-            _ => &[],
-        });
+        let replies = self.steps.iter().flat_map(|step| [&step.forth, &step.back]).flat_map(Action::replies);
         let all = self.starts.iter().map(|start| start.kind).chain(replies.map(|reply| reply.kind));
         all.fold(Vec::new(), |mut kinds, kind| {
             if !kinds.contains(&kind) {
@@ -376,6 +390,28 @@ impl<S> Saga<S> {
             }
             kinds
         })
+    }
+
+    /// The aggregates whose events answer a step.
+    pub(super) fn reply_aggregates(&self) -> Vec<&'static str> {
+        let replies = self.steps.iter().flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
+        let mut all: Vec<_> = replies.map(|reply| reply.kind.aggregate).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The part that another process can compare.
+    pub(super) fn signature(&self) -> Signature {
+        let steps = self.steps.iter().map(|step| StepSignature {
+            step: step.name.clone(),
+            forth: step.forth.signature(),
+            back: step.back.signature(),
+            pivot: step.pivot,
+            retired: step.retired,
+        });
+        let starts = self.starts.iter().flat_map(|start| start.kind.types).map(|start| (*start).to_owned());
+        Signature { version: self.version, starts: starts.collect(), steps: steps.collect() }
     }
 
     pub(super) fn action(&self, step: &str, back: bool) -> Option<&Action<S>> {
@@ -407,6 +443,30 @@ impl<S: SagaState> Saga<S> {
 }
 
 impl<S> Action<S> {
+    /// Whether such an event answers it.
+    pub(super) fn takes(&self, event_type: &str) -> bool {
+        self.replies().iter().any(|reply| reply.kind.types.contains(&event_type))
+    }
+
+    fn replies(&self) -> &[Reply<S>] {
+        match self {
+            Self::Remote { replies, .. } => replies,
+            _ => &[],
+        }
+    }
+
+    fn signature(&self) -> ActionSignature {
+        let owned = |types: &[&str]| types.iter().map(|event_type| (*event_type).to_owned()).collect();
+        match self {
+            Self::Nothing => ActionSignature::default(),
+            Self::Local(_) => ActionSignature { local: true, ..ActionSignature::default() },
+            Self::Remote { sends, replies, .. } => {
+                let types: Vec<&str> = replies.iter().flat_map(|reply| reply.kind.types).copied().collect();
+                ActionSignature { local: false, sends: owned(sends), replies: owned(&types) }
+            }
+        }
+    }
+
     fn shape(&self) -> ActionShape {
         match self {
             Self::Nothing => ActionShape::Nothing,
@@ -417,7 +477,7 @@ impl<S> Action<S> {
 }
 
 fn remote<S, C: DomainEvent>(command: impl Fn(&S) -> C + Send + Sync + 'static) -> Action<S> {
-    Action::Remote { make: Arc::new(move |state| Envelope::of(&command(state))), replies: Vec::new() }
+    Action::Remote { sends: C::TYPES, make: Arc::new(move |state| Envelope::of(&command(state))), replies: Vec::new() }
 }
 
 /// A reply that refuses nothing.
@@ -445,6 +505,7 @@ impl<S: SagaState> Clone for Saga<S> {
             locks: self.locks.clone(),
             refuse_locked: self.refuse_locked,
             concurrency: self.concurrency,
+            wait_for_replies: self.wait_for_replies,
             statistics: self.statistics.clone(),
             lift: self.lift.clone(),
             within: self.within,

@@ -26,8 +26,9 @@ pub(crate) struct Instance<S> {
 
 /// Where a saga acts: the transaction of a delivery or of the timer, or a test.
 pub(crate) trait World<S>: Send {
-    /// Publishes an event, if the transition is kept.
-    fn send(&mut self, envelope: Envelope) -> impl Future<Output = Result<(), HandlerError>> + Send;
+    /// Publishes an event, if the transition is kept. The inner error is for an event that can never be published; the outer one is for
+    /// the database, and the whole transition is then given up.
+    fn send(&mut self, envelope: Envelope) -> impl Future<Output = Result<Result<(), String>, HandlerError>> + Send;
 
     /// Calls a local step. The outer error is for what is not the step's: the whole transition is then given up.
     fn call(
@@ -63,7 +64,7 @@ impl<S: SagaState> Saga<S> {
         loop {
             let happened = match next {
                 Next::Wait => return Ok(()),
-                Next::Ended => return world.send(self.ended(instance)?).await,
+                Next::Ended => return world.send(self.ended_of(instance)?).await?.map_err(HandlerError::dead_letter),
                 Next::Send { step, back } => self.send(instance, &step, back, world).await?,
                 Next::Call { step, back } => self.call(instance, &step, back, world).await?,
             };
@@ -84,18 +85,19 @@ impl<S: SagaState> Saga<S> {
 
     async fn send<W: World<S>>(&self, instance: &Instance<S>, step: &str, back: bool, world: &mut W) -> Result<Input, HandlerError> {
         let Some(Action::Remote { make, .. }) = self.action(step, back) else { unreachable!("the shape is made from the definition") };
-        match make(&instance.state) {
+        let error = match make(&instance.state) {
             Ok(mut envelope) => {
                 envelope.headers.extend(instance.headers().iter());
                 let id = envelope.id.as_uuid();
-                world.send(envelope).await?;
-                Ok(Input::Sent(id))
+                match world.send(envelope).await? {
+                    Ok(()) => return Ok(Input::Sent(id)),
+                    Err(error) => error,
+                }
             }
-            // It would be the same the next time.
-            Err(error) => {
-                Ok(Input::Called(Err(CallFailed { error: format!("the command cannot be sent: {error}"), last: true, late: false })))
-            }
-        }
+            Err(error) => error.to_string(),
+        };
+        // It would be the same the next time.
+        Ok(Input::Called(Err(CallFailed { error: format!("the command cannot be sent: {error}"), last: true, late: false })))
     }
 
     async fn call<W: World<S>>(&self, instance: &mut Instance<S>, step: &str, back: bool, world: &mut W) -> Result<Input, HandlerError> {
@@ -103,10 +105,15 @@ impl<S: SagaState> Saga<S> {
         Ok(Input::Called(world.call(instance, step, back, local).await?.map(|state| instance.state = state)))
     }
 
-    fn ended(&self, instance: &Instance<S>) -> Result<Envelope, HandlerError> {
-        let mut envelope = Envelope::of(&SagaEnded::of(&self.name, instance.id, &instance.key, &instance.progress))?;
+    fn ended_of(&self, instance: &Instance<S>) -> Result<Envelope, HandlerError> {
         let correlation = instance.correlation_id.clone().unwrap_or_else(|| instance.id.to_string());
-        envelope.headers.extend(instance.progress.cause.headers(correlation).iter());
+        self.ended(instance.id, &instance.key, correlation, &instance.progress)
+    }
+
+    /// The event of a saga's end.
+    pub(super) fn ended(&self, id: Uuid, key: &str, correlation: String, progress: &Progress) -> Result<Envelope, HandlerError> {
+        let mut envelope = Envelope::of(&SagaEnded::of(&self.name, id, key, progress))?;
+        envelope.headers.extend(progress.cause.headers(correlation).iter());
         Ok(envelope)
     }
 }

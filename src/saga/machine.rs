@@ -77,6 +77,15 @@ pub(crate) enum Input {
     End,
 }
 
+/// Steps for which the code cannot continue a saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// It stands at this one.
+    Step(String),
+    /// It has these, none of which the code has.
+    Plan(Vec<String>),
+}
+
 /// Why a local step did not work. What it did is rolled back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallFailed {
@@ -135,14 +144,26 @@ impl Shape {
     pub(crate) fn awaits(&self, progress: &Progress, event_type: &str, cause: Option<Uuid>) -> bool {
         let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return false };
         let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else { return false };
-        let command = cause.and_then(|cause| progress.commands.iter().find(|command| command.id == cause));
-        let of_another = command.is_some_and(|command| command.step != current.step || command.back != current.back);
-        types.contains(&event_type) && !of_another
+        types.contains(&event_type) && !progress.is_of_another_step(cause)
     }
 
-    /// Whether this code knows the step at which the saga stands.
+    /// Whether this code can continue the saga as far as its steps are concerned.
     pub(crate) fn knows(&self, progress: &Progress) -> bool {
-        progress.current.as_ref().is_none_or(|current| self.step(&current.step).is_some())
+        self.unknown(progress).is_none()
+    }
+
+    /// The steps for which this code cannot continue the saga. A step that is not begun is no obstacle, unless this code knows no step
+    /// of the saga at all: then the saga was planned by another definition.
+    pub(crate) fn unknown(&self, progress: &Progress) -> Option<Unknown> {
+        if progress.status.is_end() {
+            return None;
+        }
+        if let Some(current) = &progress.current {
+            return self.step(&current.step).is_none().then(|| Unknown::Step(current.step.clone()));
+        }
+        let planned: Vec<&String> = progress.ahead.iter().chain(&progress.done).chain(&progress.undone).collect();
+        let foreign = !planned.is_empty() && planned.iter().all(|step| self.step(step).is_none());
+        foreign.then(|| Unknown::Plan(planned.into_iter().cloned().collect()))
     }
 
     /// What follows from what happened.

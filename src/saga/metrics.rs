@@ -23,6 +23,7 @@ use super::statistics::{SagaStanding, SagaStatistics, StepCounters};
 /// | `tidings_saga_retries_total{saga, step, direction}` | counter | attempts after the first |
 /// | `tidings_saga_timeouts_total{saga, step, direction}` | counter | steps without a reply, or that had not ended, in time |
 /// | `tidings_saga_current{saga, status}` | gauge | in the database: `waiting`, `running`, `compensating`, `failed` |
+/// | `tidings_saga_blocked{saga}` | gauge | in the database: those that the code that runs cannot continue, since it lacks their step or cannot read their state |
 /// | `tidings_saga_idle_seconds_max{saga}` | gauge | in the database: for how long the one that has stood still for the longest has not gone on, but for those that have failed |
 /// | `tidings_saga_overdue_seconds_max{saga}` | gauge | in the database: for how long the one that has been due for the longest is due |
 ///
@@ -121,6 +122,12 @@ impl SagaMetrics {
                 let labels = [("saga", statistics.name()), ("status", status)];
                 ConstGauge::new(of(&statistics.standing()).cast_signed()).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        let help = "Sagas in the database that the code that runs cannot continue";
+        let mut metric = encoder.encode_descriptor("tidings_saga_blocked", help, None, MetricType::Gauge)?;
+        for statistics in &self.0 {
+            let labels = [("saga", statistics.name())];
+            ConstGauge::new(statistics.standing().blocked.cast_signed()).encode(metric.encode_family(&labels)?)?;
         }
         let help = "For how long the one that has stood still for the longest has not gone on";
         let mut metric = encoder.encode_descriptor("tidings_saga_idle_seconds_max", help, None, MetricType::Gauge)?;

@@ -27,14 +27,21 @@
 //! correlation id of its command: handlers of Tidings do so by themselves, others copy the header `correlationid` (`ce_correlationid` in Kafka).
 
 mod alarm;
+mod chores;
+mod companion;
 mod definition;
 mod drive;
 mod ended;
 mod machine;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod notices;
+mod obstacle;
 mod progress;
+mod registration;
+mod replies;
 mod sagas;
+mod signature;
 mod statistics;
 mod store;
 mod subscribe;

@@ -167,6 +167,13 @@ pub(crate) struct Command {
 }
 
 impl Progress {
+    /// True if a command of another step than the present one caused the event.
+    pub(crate) fn is_of_another_step(&self, cause: Option<Uuid>) -> bool {
+        let command = cause.and_then(|cause| self.commands.iter().find(|command| command.id == cause));
+        let Some((command, current)) = command.zip(self.current.as_ref()) else { return false };
+        command.step != current.step || command.back != current.back
+    }
+
     /// Why it is where it is, in one line.
     pub(crate) fn error(&self) -> Option<String> {
         let attempt = self.current.as_ref().and_then(|current| Some(format!("{}: {}", current.step, current.error.as_ref()?)));

@@ -7,7 +7,11 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
+use super::machine::Shape;
+use super::notices::{CHANNEL, notice};
+use super::obstacle::Obstacle;
 use super::progress::{Progress, SagaStatus, StepFailure};
+use super::registration::LIVE_SECONDS;
 use crate::postgres::{SchemaName, SchemaNameError};
 
 /// The sagas of a database, whatever code runs them.
@@ -44,6 +48,8 @@ pub struct SagaRun {
     pub step: Option<String>,
     /// What went wrong.
     pub error: Option<String>,
+    /// Why the code that runs cannot continue it: it lacks the step, or cannot read the state.
+    pub obstacle: Option<String>,
     /// Why it does not go forward, if it does not.
     pub failure: Option<StepFailure>,
     /// The steps that are done and not undone, in their order.
@@ -154,12 +160,33 @@ impl Sagas {
     /// What the database says.
     pub async fn decide(&self, id: Uuid, decision: Decision) -> Result<bool, sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set action = $2, due_at = pg_catalog.clock_timestamp() where id = $1 and {}"#,
+            r#"update "{}".saga set action = $2, due_at = pg_catalog.clock_timestamp() where id = $1 and {} returning name"#,
             self.schema,
             decision.filter()
         );
-        let done = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(decision.word()).execute(&self.pool).await?;
-        Ok(done.rows_affected() == 1)
+        let name: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).bind(decision.word()).fetch_optional(&self.pool).await?;
+        let Some(name) = name else { return Ok(false) };
+        let wake = format!("select pg_catalog.pg_notify('{CHANNEL}', $1)");
+        // A hint: the timers find the decision without it.
+        let _ = sqlx::query(AssertSqlSafe(wake)).bind(notice(&self.schema, &name)).execute(&self.pool).await;
+        Ok(true)
+    }
+
+    /// Gives up the claim of a subscriber that is gone for good to the sagas of a name, so that another one may run them. Returns false
+    /// if the subscriber ran within the last minute, or has no claim.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    pub async fn disown(&self, name: &str, subscriber: &str) -> Result<bool, sqlx::Error> {
+        let sql = format!(
+            r#"delete from "{0}".saga_code where name = $1 and consumer = $2 and not exists (
+                 select from "{0}".saga_code where name = $1 and consumer = $2
+                   and seen_at > pg_catalog.now() - {LIVE_SECONDS} * interval '1 second')"#,
+            self.schema
+        );
+        let done = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(subscriber).execute(&self.pool).await?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// The saga that holds an aggregate, see [`Saga::locks`](super::Saga::locks): for code that shall leave it alone until then.
@@ -174,7 +201,7 @@ impl Sagas {
 
     fn select(&self, rest: &str) -> String {
         format!(
-            r#"select id, name, version, key, step, error, state::text as state, progress, due_at, action, started_at, updated_at, ended_at,
+            r#"select id, name, version, key, status, step, error, obstacle, state::text as state, progress::text as progress, due_at, action, started_at, updated_at, ended_at,
                  array(select resource from "{0}".saga_lock l where l.saga = s.id order by resource) as locks
                from "{0}".saga s {rest}"#,
             self.schema
@@ -186,16 +213,23 @@ impl Sagas {
 
 impl FromRow<'_, PgRow> for SagaRun {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let progress: Progress = row.try_get::<sqlx::types::Json<_>, _>("progress")?.0;
-        let state: String = row.try_get("state")?;
+        let (state, stored): (String, String) = (row.try_get("state")?, row.try_get("progress")?);
+        let status: SagaStatus = row.try_get::<String, _>("status")?.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let mut obstacle: Option<String> = row.try_get("obstacle")?;
+        // Another version of the library may have written it. The others shall be listed all the same.
+        let progress = serde_json::from_str::<Progress>(&stored).unwrap_or_else(|error| {
+            obstacle = Some(Obstacle::Progress { error: error.to_string() }.to_string());
+            Progress { status, ..Shape::default().plan() }
+        });
         Ok(Self {
             id: row.try_get("id")?,
             name: row.try_get("name")?,
             version: row.try_get("version")?,
             key: row.try_get("key")?,
-            status: progress.status,
+            status,
             step: row.try_get("step")?,
             error: row.try_get("error")?,
+            obstacle,
             failure: progress.failure,
             done: progress.done,
             undone: progress.undone,

@@ -1,7 +1,7 @@
 //! What a saga's runs have come to in this process, and how they stand in the database.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sqlx::postgres::PgRow;
@@ -25,8 +25,6 @@ struct Inner {
     failed: AtomicU64,
     /// Of each step: done, and undone.
     steps: OnceLock<HashMap<String, [StepCounters; 2]>>,
-    /// Somebody asks how they stand.
-    watched: AtomicBool,
     standing: Mutex<SagaStanding>,
 }
 
@@ -51,6 +49,8 @@ pub struct SagaStanding {
     pub compensating: u64,
     /// Those that a person has to look at.
     pub failed: u64,
+    /// Those that the code that runs cannot continue: it lacks their step, or cannot read their state.
+    pub blocked: u64,
     /// For how long the one that has stood still for the longest has not gone on, but for those that have failed.
     #[doc(alias = "stuck")]
     pub idle_seconds_max: f64,
@@ -96,16 +96,6 @@ impl SagaStatistics {
 
     pub(super) fn know_steps<'n>(&self, names: impl Iterator<Item = &'n str>) {
         let _ = self.0.steps.set(names.map(|name| (name.to_owned(), Default::default())).collect());
-    }
-
-    /// Somebody asks how they stand, which is looked up from now on.
-    pub(super) fn watched(self) -> Self {
-        self.0.watched.store(true, Ordering::Relaxed);
-        self
-    }
-
-    pub(super) fn is_watched(&self) -> bool {
-        self.0.watched.load(Ordering::Relaxed)
     }
 
     pub(super) fn stand(&self, standing: SagaStanding) {
@@ -158,6 +148,7 @@ impl FromRow<'_, PgRow> for SagaStanding {
             running: count("running")?,
             compensating: count("compensating")?,
             failed: count("failed")?,
+            blocked: count("blocked")?,
             idle_seconds_max: row.try_get("idle")?,
             overdue_seconds_max: row.try_get("overdue")?,
         })

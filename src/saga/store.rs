@@ -10,7 +10,10 @@ use uuid::Uuid;
 use super::definition::{Saga, SagaState};
 use super::drive::Instance;
 use super::machine::Input;
+use super::notices::{CHANNEL, notice};
+use super::obstacle::Obstacle;
 use super::progress::{Progress, SagaStatus};
+use super::replies::Hold;
 use super::statistics::SagaStanding;
 use super::transition::Decided;
 use crate::postgres::SchemaName;
@@ -22,20 +25,87 @@ const LOCK_SEED: i64 = 0x7361_6761_6c6f_636b;
 /// How many ended sagas retention deletes by one statement.
 const DELETE_ROWS: i64 = 1_000;
 
-const COLUMNS: &str =
-    "id, version, key, status, state::text as state, progress, correlation_id, action, pg_catalog.clock_timestamp() as now";
+const COLUMNS: &str = "id, name, version, key, state::text as state, progress::text as progress, correlation_id, action, \
+                       pg_catalog.clock_timestamp() as now";
+
+/// Rows that stand at one of the steps `$3`, or for which no step matters.
+const AT_KNOWN_STEP: &str = "(status not in ('running', 'compensating') or step is null or step = any ($3) or action = 'end')";
+
+/// The timers that are held back (see [`Hold`]): sagas that have sent a command, and whose decision is not a person's. The parameters are
+/// whether any is, the time as of which replies are handled, its limit, the consumer, and the limit for parked replies.
+const HELD: &str = "($4 and action is null and coalesce(progress -> 'current' -> 'sent', '0') > '0'::jsonb
+   and ((($5::timestamptz is null or due_at > $5)
+         and ($6::float8 is null or due_at > pg_catalog.statement_timestamp() - $6 * interval '1 second'))
+     or (($8::float8 is null or due_at > pg_catalog.statement_timestamp() - $8 * interval '1 second')
+         and exists (select from \"SCHEMA\".detour d where d.consumer = $7 and d.correlation_id = saga.id::text))))";
 
 /// A saga as it is stored, locked by this transaction.
 pub(super) struct Stored {
     pub(super) id: Uuid,
+    pub(super) name: String,
     pub(super) version: i32,
     pub(super) key: String,
     pub(super) state: String,
-    pub(super) progress: Progress,
+    /// As it is stored: another version of the library may have written it.
+    pub(super) progress: String,
     pub(super) correlation_id: Option<String>,
     pub(super) action: Option<String>,
     /// The database's time: the same for every replica.
     pub(super) now: DateTime<Utc>,
+}
+
+/// The sagas that the code of this process can continue.
+pub(super) struct Mine<'m> {
+    pub(super) name: &'m str,
+    pub(super) version: u32,
+    pub(super) steps: &'m [String],
+}
+
+/// The timers that are held back for a consumer; none without a hold.
+pub(super) struct Held<'h> {
+    pub(super) hold: Option<Hold>,
+    pub(super) consumer: &'h str,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, FromRow)]
+pub(super) struct Due {
+    /// How many can be continued.
+    pub(super) due: i64,
+    /// Timers are due that wait for replies in Kafka.
+    pub(super) held: bool,
+    /// Seconds until the next one is due.
+    pub(super) next: Option<f64>,
+    pub(super) now: DateTime<Utc>,
+}
+
+/// Whether a new saga is for a timer to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    Timers,
+    Nobody,
+}
+
+/// Why a saga is put off.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why<'w> {
+    /// Another one holds what it locks.
+    Lock,
+    /// An attempt to continue it failed.
+    Error(&'w str),
+    /// This code cannot continue it.
+    Obstacle(&'w str),
+}
+
+/// What is stored of a saga that has gone on.
+pub(super) struct Kept<'k> {
+    pub(super) id: Uuid,
+    pub(super) state: String,
+    pub(super) progress: &'k Progress,
+    /// Its JSON form, or what was stored before if that cannot be read.
+    pub(super) stored_progress: String,
+    pub(super) due: Option<DateTime<Utc>>,
+    pub(super) obstacle: Option<String>,
 }
 
 /// The statements on one schema.
@@ -47,111 +117,197 @@ impl Store {
         Self(schema)
     }
 
+    pub(super) fn schema(&self) -> &SchemaName {
+        &self.0
+    }
+
     /// Locks a saga; none if there is none of this name and id.
     pub(super) async fn lock(&self, conn: &mut PgConnection, name: &str, id: Uuid) -> Result<Option<Stored>, sqlx::Error> {
         let sql = format!(r#"select {COLUMNS} from "{}".saga where id = $1 and name = $2 for update"#, self.0);
         sqlx::query_as(AssertSqlSafe(sql)).bind(id).bind(name).fetch_optional(conn).await
     }
 
-    /// Locks one that is due and that nobody else looks at; newer code's are left alone.
-    pub(super) async fn lock_due(&self, conn: &mut PgConnection, name: &str, version: u32) -> Result<Option<Stored>, sqlx::Error> {
-        let sql = format!(
-            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
-               order by due_at limit 1 for update skip locked"#,
-            self.0
-        );
-        sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(version.cast_signed()).fetch_optional(conn).await
+    /// Reads a saga of whatever name, without locking it.
+    pub(super) async fn read(&self, conn: &mut PgConnection, id: Uuid) -> Result<Option<Stored>, sqlx::Error> {
+        let sql = format!(r#"select {COLUMNS} from "{}".saga where id = $1"#, self.0);
+        sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(conn).await
     }
 
-    /// How many are due, up to so many, whether somebody looks at them or not; and in how many seconds the next one is, of those that are not.
+    /// Locks one that is due and that nobody else looks at. Those of newer code, those at steps that this code does not have, and those
+    /// whose timer is held back are left alone.
+    pub(super) async fn lock_due(&self, conn: &mut PgConnection, of: &Mine<'_>, held: &Held<'_>) -> Result<Option<Stored>, sqlx::Error> {
+        let sql = format!(
+            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
+               and {AT_KNOWN_STEP} and not {} order by due_at limit 1 for update skip locked"#,
+            self.0,
+            self.held()
+        );
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(of.steps);
+        query
+            .bind(held.hold.is_some())
+            .bind(held.hold.and_then(|hold| hold.handled_as_of))
+            .bind(held.hold.and_then(|hold| hold.limit).map(|limit| limit.as_secs_f64()))
+            .bind(held.consumer)
+            .bind(held.hold.and_then(|hold| hold.parked_limit).map(|limit| limit.as_secs_f64()))
+            .fetch_optional(conn)
+            .await
+    }
+
+    /// What is due, up to so many, whether somebody looks at them or not.
     ///
     /// By the statement's time and not by the clock's: what changes within a statement is not looked up in an index.
     pub(super) async fn count_due(
         &self,
         conn: &mut PgConnection,
-        name: &str,
-        version: u32,
+        of: &Mine<'_>,
+        held: &Held<'_>,
         count_max: usize,
-    ) -> Result<(i64, Option<f64>), sqlx::Error> {
+    ) -> Result<Due, sqlx::Error> {
         let sql = format!(
             r#"select
                  (select pg_catalog.count(*) from (
-                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp() limit $3) due),
+                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
+                      and {AT_KNOWN_STEP} and not {1} limit $9) due) as due,
+                 $4 and exists (
+                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
+                      and {AT_KNOWN_STEP} and {1} and ($5::timestamptz is null or due_at > $5)) as held,
                  (select extract(epoch from pg_catalog.min(due_at) - pg_catalog.statement_timestamp())::float8 from "{0}".saga
-                    where name = $1 and version <= $2 and due_at > pg_catalog.statement_timestamp())"#,
-            self.0
+                    where name = $1 and version <= $2 and due_at > pg_catalog.statement_timestamp()) as next,
+                 pg_catalog.statement_timestamp() as now"#,
+            self.0,
+            self.held()
         );
-        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(version.cast_signed());
-        query.bind(i64::try_from(count_max).unwrap_or(i64::MAX)).fetch_one(conn).await
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(of.steps);
+        query
+            .bind(held.hold.is_some())
+            .bind(held.hold.and_then(|hold| hold.handled_as_of))
+            .bind(held.hold.and_then(|hold| hold.limit).map(|limit| limit.as_secs_f64()))
+            .bind(held.consumer)
+            .bind(held.hold.and_then(|hold| hold.parked_limit).map(|limit| limit.as_secs_f64()))
+            .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
+            .fetch_one(conn)
+            .await
+    }
+
+    fn held(&self) -> String {
+        HELD.replace("SCHEMA", self.0.as_str())
     }
 
     /// How those stand that have not ended well.
-    pub(super) async fn standing(&self, conn: &mut PgConnection, name: &str) -> Result<SagaStanding, sqlx::Error> {
+    ///
+    /// With one of the reasons for which some cannot be continued.
+    pub(super) async fn standing(&self, conn: &mut PgConnection, name: &str) -> Result<(SagaStanding, Option<String>), sqlx::Error> {
         // The condition on the status is that of the index `saga_open`.
         let sql = format!(
             r#"select pg_catalog.count(*) filter (where status = 'waiting') as waiting, pg_catalog.count(*) filter (where status = 'running') as running,
                  pg_catalog.count(*) filter (where status = 'compensating') as compensating, pg_catalog.count(*) filter (where status = 'failed') as failed,
                  coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(updated_at) filter (where status <> 'failed')), 0)::float8 as idle,
-                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(due_at)), 0), 0)::float8 as overdue
+                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(due_at)), 0), 0)::float8 as overdue,
+                 pg_catalog.count(obstacle) as blocked, pg_catalog.min(obstacle) as obstacle
                from "{}".saga where name = $1 and status in ('waiting', 'running', 'compensating', 'failed')"#,
             self.0
         );
-        sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_one(conn).await
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_one(conn).await?;
+        Ok((SagaStanding::from_row(&row)?, row.try_get("obstacle")?))
+    }
+
+    /// The number of open sagas that newer code has written, and its version.
+    pub(super) async fn newer(&self, conn: &mut PgConnection, of: &Mine<'_>) -> Result<(i64, Option<i32>), sqlx::Error> {
+        let sql = format!(
+            r#"select pg_catalog.count(*), pg_catalog.max(version) from "{}".saga
+               where name = $1 and version > $2 and status in ('waiting', 'running', 'compensating')"#,
+            self.0
+        );
+        sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).fetch_one(conn).await
     }
 
     /// Stores a new saga, due at once; the database's time, or none if one of its name and key is there already.
+    ///
+    /// Wakes the timers of all processes once the transaction commits, if told to.
     pub(super) async fn insert<S: SagaState>(
         &self,
         conn: &mut PgConnection,
         saga: &Saga<S>,
         instance: &Instance<S>,
+        wake: Wake,
     ) -> Result<Option<DateTime<Utc>>, HandlerError> {
         let sql = format!(
-            r#"insert into "{}".saga (id, name, version, key, status, state, progress, correlation_id, due_at)
-               values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, pg_catalog.clock_timestamp())
-               on conflict (name, key) do nothing returning due_at"#,
+            r#"with stored as (
+                 insert into "{}".saga (id, name, version, key, status, state, progress, correlation_id, due_at)
+                 values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, pg_catalog.clock_timestamp())
+                 on conflict (name, key) do nothing returning due_at)
+               select due_at, case when $9 then pg_catalog.pg_notify('{CHANNEL}', $10)::text end from stored"#,
             self.0
         );
         let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(instance.id).bind(&saga.name).bind(saga.version.cast_signed());
         let query = query.bind(&instance.key).bind(instance.progress.status.word()).bind(text(&instance.state)?);
-        Ok(query.bind(sqlx::types::Json(&instance.progress)).bind(&instance.correlation_id).fetch_optional(conn).await?)
+        let query = query.bind(sqlx::types::Json(&instance.progress)).bind(&instance.correlation_id);
+        Ok(query.bind(wake == Wake::Timers).bind(notice(&self.0, &saga.name)).fetch_optional(conn).await?)
     }
 
     /// Stores how far a saga has come. What a person has decided stays until it is done, unless there is nothing left to decide.
-    pub(super) async fn save<S: SagaState>(
-        &self,
-        conn: &mut PgConnection,
-        saga: &Saga<S>,
-        instance: &Instance<S>,
-        due: Option<DateTime<Utc>>,
-        decided: Decided,
-    ) -> Result<(), HandlerError> {
+    pub(super) async fn save(&self, conn: &mut PgConnection, version: u32, kept: &Kept<'_>, decided: Decided) -> Result<(), HandlerError> {
         let sql = format!(
-            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7,
-                 due_at = case when $10 or action is null then $8 else pg_catalog.clock_timestamp() end,
+            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7::text::jsonb,
+                 due_at = case when $10 or action is null then $8 else pg_catalog.clock_timestamp() end, obstacle = $11,
                  action = case when $10 then null else action end,
                  updated_at = pg_catalog.clock_timestamp(), ended_at = case when $9 then coalesce(ended_at, pg_catalog.clock_timestamp()) end where id = $1"#,
             self.0
         );
-        let progress = &instance.progress;
+        let progress = kept.progress;
         let step = progress.current.as_ref().map(|current| &current.step).or(progress.failure.as_ref().map(|failure| &failure.step));
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(instance.id).bind(saga.version.cast_signed()).bind(progress.status.word());
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(kept.id).bind(version.cast_signed()).bind(progress.status.word());
         let query = query.bind(step.filter(|_| progress.status != SagaStatus::Completed)).bind(progress.error());
-        let query = query.bind(text(&instance.state)?).bind(sqlx::types::Json(progress)).bind(due).bind(progress.status.is_end());
+        let query = query.bind(&kept.state).bind(&kept.stored_progress).bind(kept.due).bind(progress.status.is_end());
         let nothing_to_decide = matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated);
         let query = query.bind(decided == Decided::Done || nothing_to_decide);
-        query.execute(conn).await?;
+        query.bind(&kept.obstacle).execute(conn).await?;
         Ok(())
     }
 
-    /// Looks at it again after this long, for this reason; if it is due, since it may have been gone on with meanwhile.
-    pub(super) async fn postpone(&self, conn: &mut PgConnection, id: Uuid, time: Duration, error: Option<&str>) -> Result<(), sqlx::Error> {
+    /// Writes why this code cannot continue sagas.
+    pub(super) async fn mark(&self, conn: &mut PgConnection, ids: &[Uuid], obstacles: &[Option<String>]) -> Result<(), sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error)
+            r#"update "{}".saga s set obstacle = m.obstacle from unnest($1::uuid[], $2::text[]) as m (id, obstacle)
+               where s.id = m.id and s.obstacle is distinct from m.obstacle"#,
+            self.0
+        );
+        sqlx::query(AssertSqlSafe(sql)).bind(ids).bind(obstacles).execute(conn).await.map(drop)
+    }
+
+    /// Some sagas that have not ended well, after `after` in the order of their ids. Those of newer code are left out.
+    pub(super) async fn open_after(
+        &self,
+        conn: &mut PgConnection,
+        of: &Mine<'_>,
+        after: Uuid,
+        limit: i64,
+        only_blocked: bool,
+    ) -> Result<Vec<(Stored, Option<String>)>, sqlx::Error> {
+        let sql = format!(
+            r#"select {COLUMNS}, obstacle from "{}".saga where name = $1 and version <= $2 and id > $3 and (obstacle is not null or not $5)
+               and status in ('waiting', 'running', 'compensating', 'failed') order by id limit $4"#,
+            self.0
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(after).bind(limit);
+        let rows = query.bind(only_blocked).fetch_all(conn).await?;
+        rows.iter().map(|row| Ok((Stored::from_row(row)?, row.try_get("obstacle")?))).collect()
+    }
+
+    /// Looks at it again after this long, for this reason; if it is due, since it may have been gone on with meanwhile.
+    pub(super) async fn postpone(&self, conn: &mut PgConnection, id: Uuid, time: Duration, why: Why<'_>) -> Result<(), sqlx::Error> {
+        let sql = format!(
+            r#"update "{}".saga set due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error),
+                 obstacle = coalesce($4, obstacle)
                where id = $1 and due_at <= pg_catalog.clock_timestamp()"#,
             self.0
         );
-        sqlx::query(AssertSqlSafe(sql)).bind(id).bind(time.as_secs_f64()).bind(error).execute(conn).await.map(drop)
+        let (error, obstacle) = match why {
+            Why::Lock => (None, None),
+            Why::Error(error) => (Some(error), None),
+            Why::Obstacle(obstacle) => (None, Some(obstacle)),
+        };
+        sqlx::query(AssertSqlSafe(sql)).bind(id).bind(time.as_secs_f64()).bind(error).bind(obstacle).execute(conn).await.map(drop)
     }
 
     /// Joins the queue of each of these resources.
@@ -200,10 +356,17 @@ impl Store {
         sqlx::query(AssertSqlSafe(delete)).bind(id).execute(&mut *conn).await?;
         let wake = format!(
             r#"update "{0}".saga set due_at = pg_catalog.clock_timestamp()
-               where status = 'waiting' and id in (select saga from "{0}".saga_lock where resource = any ($1))"#,
+               where status = 'waiting' and id in (select saga from "{0}".saga_lock where resource = any ($1)) returning name"#,
             self.0
         );
-        Ok(sqlx::query(AssertSqlSafe(wake)).bind(&resources).execute(conn).await?.rows_affected() > 0)
+        let mut woken: Vec<String> = sqlx::query_scalar(AssertSqlSafe(wake)).bind(&resources).fetch_all(&mut *conn).await?;
+        woken.sort_unstable();
+        woken.dedup();
+        for name in &woken {
+            let sql = format!("select pg_catalog.pg_notify('{CHANNEL}', $1)");
+            sqlx::query(AssertSqlSafe(sql)).bind(notice(&self.0, name)).execute(&mut *conn).await?;
+        }
+        Ok(!woken.is_empty())
     }
 
     /// Deletes some that ended well and are old.
@@ -226,13 +389,20 @@ impl Store {
 }
 
 impl Stored {
+    /// Where it stands.
+    pub(super) fn progress(&self) -> Result<Progress, Obstacle> {
+        serde_json::from_str(&self.progress).map_err(|error| Obstacle::Progress { error: error.to_string() })
+    }
+
     /// The instance, read by this code.
-    pub(super) fn instance<S: SagaState>(&self, saga: &Saga<S>) -> Result<Instance<S>, HandlerError> {
-        let state = saga.read_state(self.version.cast_unsigned(), &self.state).map_err(|error| {
-            let (name, id, version) = (&saga.name, self.id, self.version);
-            HandlerError::retry(format!("the state of saga {name} {id}, of version {version}, cannot be read by this code: {error}"))
+    pub(super) fn instance<S: SagaState>(&self, saga: &Saga<S>) -> Result<Instance<S>, Obstacle> {
+        let (progress, correlation_id) = (self.progress()?, self.correlation_id.clone());
+        let stored_by = self.version.cast_unsigned();
+        let state = saga.read_state(stored_by, &self.state).map_err(|error| Obstacle::State {
+            stored_by,
+            version: saga.version,
+            error: error.to_string(),
         })?;
-        let (progress, correlation_id) = (self.progress.clone(), self.correlation_id.clone());
         Ok(Instance { id: self.id, key: self.key.clone(), state, progress, correlation_id })
     }
 
@@ -247,6 +417,19 @@ impl Stored {
     }
 }
 
+impl<'k> Kept<'k> {
+    /// An instance that has gone on.
+    pub(super) fn of<S: SagaState>(
+        instance: &'k Instance<S>,
+        due: Option<DateTime<Utc>>,
+        obstacle: Option<Obstacle>,
+    ) -> Result<Self, HandlerError> {
+        let (id, progress, state) = (instance.id, &instance.progress, text(&instance.state)?);
+        let stored_progress = serde_json::to_string(progress)?;
+        Ok(Self { id, state, progress, stored_progress, due, obstacle: obstacle.map(|obstacle| obstacle.to_string()) })
+    }
+}
+
 fn text<S: SagaState>(state: &S) -> Result<String, HandlerError> {
     serde_json::to_string(state).map_err(|error| HandlerError::dead_letter(format!("the saga's state has no JSON form: {error}")))
 }
@@ -257,10 +440,11 @@ impl FromRow<'_, PgRow> for Stored {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
+            name: row.try_get("name")?,
             version: row.try_get("version")?,
             key: row.try_get("key")?,
             state: row.try_get("state")?,
-            progress: row.try_get::<sqlx::types::Json<_>, _>("progress")?.0,
+            progress: row.try_get("progress")?,
             correlation_id: row.try_get("correlation_id")?,
             action: row.try_get("action")?,
             now: row.try_get("now")?,

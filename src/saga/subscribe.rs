@@ -5,9 +5,9 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::companion::Driver;
 use super::definition::{Saga, SagaState};
-use super::store::Store;
-use super::timer::Timer;
+use super::store::{Store, Wake};
 use super::transition::Engine;
 use crate::postgres::{SchemaName, SchemaNameError};
 use crate::subscriber::{Delivery, HandlerError, InboxState, Subscriber};
@@ -51,13 +51,12 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
                 engine.handle(delivery.transaction()?, &meta).await
             }
         };
-        let beside = move |pool, schema: SchemaName, stop| async move { Timer { engine, pool, schema }.run(stop).await };
-        self.on_each(subscriptions, handle).beside(beside).faulty(faults)
+        self.on_each(subscriptions, handle).beside(Arc::new(Driver(engine))).faulty(faults)
     }
 }
 
 impl<T: SagaState> Saga<T> {
-    /// Starts a saga from code, in the transaction of `conn`: it begins once that commits, within half a second, by a subscriber that runs it. Its id; or that of the one which
+    /// Starts a saga from code, in the transaction of `conn`: it begins once that commits, by a subscriber that runs it. Its id; or that of the one which
     /// has its key.
     ///
     /// # Errors
@@ -96,7 +95,7 @@ impl<T: SagaState> Saga<T> {
         {
             return Err(StartError::Locked { resource, holder });
         }
-        if store.insert(conn, self, &instance).await.map_err(failed)?.is_none() {
+        if store.insert(conn, self, &instance, Wake::Timers).await.map_err(failed)?.is_none() {
             let id = store.id_of(conn, &self.name, &instance.key).await.map_err(|error| failed(error.into()))?;
             return id.ok_or_else(|| StartError::Store(format!("saga {} {} was deleted at this moment", self.name, instance.key)));
         }

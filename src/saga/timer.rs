@@ -8,21 +8,28 @@
 //!
 //! What this process stores rings its [`Alarm`](super::alarm::Alarm) when it is due. What others have stored (other replicas, code that starts a saga, a person) is found by looking.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use sqlx::PgPool;
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::chores::Chores;
 use super::definition::SagaState;
-use super::store::{Store, Stored};
+use super::notices::notice;
+use super::registration::Registration;
+use super::replies::Replies;
+use super::store::{Due, Held, Store, Stored, Why};
 use super::transition::{Engine, InTransaction};
 use crate::postgres::session_fault;
 use crate::postgres::{SchemaName, errors::with_causes};
-use crate::subscriber::{HandlerError, Tx};
+use crate::subscriber::{Ground, HandlerError, Tx, panic_text};
 
 /// The longest rest, and so how late what others have stored may be. A look costs two entries of an index.
 const POLL: Duration = Duration::from_millis(500);
@@ -33,20 +40,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a saga is left alone that cannot be gone on with: its state is not readable, or a local step broke the transaction.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
-/// How often ended sagas are forgotten.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How often it is looked up how sagas stand, if somebody asks.
-const STANDING_INTERVAL: Duration = Duration::from_secs(15);
-
 /// How long its statements wait for a lock, and how long the server lets it sit idle within a transaction.
 const TIMEOUTS: &str = "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
 
 /// The timer of one saga in one process.
 pub(super) struct Timer<S> {
-    pub(super) engine: Arc<Engine<S>>,
-    pub(super) pool: PgPool,
-    pub(super) schema: SchemaName,
+    engine: Arc<Engine<S>>,
+    pool: PgPool,
+    schema: SchemaName,
+    consumer: String,
+    /// `None` if no event answers a step.
+    replies: Option<Arc<Replies>>,
+    news: broadcast::Sender<String>,
+    chores: Chores<S>,
 }
 
 /// What came of a turn.
@@ -61,33 +67,53 @@ enum Turn {
 }
 
 impl<S: SagaState> Timer<S> {
+    pub(super) fn new(engine: Arc<Engine<S>>, ground: Arc<Ground>, registration: Registration) -> Self {
+        let saga = &engine.saga;
+        Self {
+            pool: ground.pool.clone(),
+            schema: ground.schema.clone(),
+            consumer: ground.consumer.clone(),
+            replies: Replies::new(&ground, &saga.name, &saga.reply_aggregates(), saga.wait_for_replies).map(Arc::new),
+            news: ground.news.clone(),
+            chores: Chores::new(engine.clone(), ground, registration),
+            engine,
+        }
+    }
+
     /// Looks until it is told to stop. What has begun is ended first.
     pub(super) async fn run(self, stop: CancellationToken) {
         let timer = Arc::new(self);
-        tokio::join!(timer.take_turns(&stop), timer.do_chores(&stop));
+        tokio::join!(timer.take_turns(&stop), timer.chores.run(&stop));
     }
 
     async fn take_turns(self: &Arc<Self>, stop: &CancellationToken) {
-        let mut turns = JoinSet::new();
+        let (mut turns, mut news) = (JoinSet::new(), self.news.subscribe());
         while !stop.is_cancelled() {
-            let rest = match self.start_turns(&mut turns).await {
+            let rest = match self.start_turns(&mut turns, stop).await {
                 Ok(rest) => rest,
                 Err(error) => self.rest_after(&error),
             };
-            self.rest(&mut turns, Instant::now() + rest, stop).await;
+            self.rest(&mut turns, &mut news, Instant::now() + rest, stop).await;
         }
         while turns.join_next().await.is_some() {}
     }
 
     /// Starts a turn for each that is due, as far as there is room; how long to rest then.
-    async fn start_turns(self: &Arc<Self>, turns: &mut JoinSet<Result<Turn, sqlx::Error>>) -> Result<Duration, sqlx::Error> {
+    async fn start_turns(
+        self: &Arc<Self>,
+        turns: &mut JoinSet<Result<Turn, sqlx::Error>>,
+        stop: &CancellationToken,
+    ) -> Result<Duration, sqlx::Error> {
         let saga = &self.engine.saga;
         let room = saga.concurrency.saturating_sub(turns.len());
         if room == 0 {
             return Ok(POLL);
         }
         let mut conn = self.pool.acquire().await?;
-        let (due, next) = self.store().count_due(&mut conn, &saga.name, saga.version, room).await?;
+        let Due { due, held, next, now } = self.store().count_due(&mut conn, &self.engine.mine(), &self.held(), room).await?;
+        if let Some(replies) = self.replies.as_ref().filter(|_| held) {
+            replies.want(now, &self.engine.alarm, stop);
+        }
         for _ in 0..due {
             let timer = self.clone();
             turns.spawn(async move { timer.turn().await });
@@ -95,12 +121,29 @@ impl<S: SagaState> Timer<S> {
         Ok(next.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map_or(POLL, |next| next.min(POLL)))
     }
 
+    /// The timers that wait for replies.
+    fn held(&self) -> Held<'_> {
+        Held { hold: self.replies.as_ref().map(|replies| replies.hold()), consumer: &self.consumer }
+    }
+
     /// Waits until there is a reason to look again.
-    async fn rest(&self, turns: &mut JoinSet<Result<Turn, sqlx::Error>>, mut until: Instant, stop: &CancellationToken) {
+    async fn rest(
+        &self,
+        turns: &mut JoinSet<Result<Turn, sqlx::Error>>,
+        news: &mut broadcast::Receiver<String>,
+        mut until: Instant,
+        stop: &CancellationToken,
+    ) {
+        let own = notice(&self.schema, &self.engine.saga.name);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.engine.alarm.ring(until) => return,
+                heard = news.recv() => match heard {
+                    Ok(other) if !other.is_empty() && other != own => {}
+                    // Those that were missed may have been of this saga.
+                    Ok(_) | Err(_) => return,
+                },
                 Some(ended) = turns.join_next() => match ended {
                     Ok(Ok(Turn::Taken)) => return,
                     Ok(Ok(Turn::Nothing)) => {}
@@ -123,21 +166,23 @@ impl<S: SagaState> Timer<S> {
         let (saga, store) = (&self.engine.saga, self.store());
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(TIMEOUTS).execute(&mut *transaction).await?;
-        let Some(stored) = store.lock_due(&mut transaction, &saga.name, saga.version).await? else {
+        let Some(stored) = store.lock_due(&mut transaction, &self.engine.mine(), &self.held()).await? else {
             transaction.rollback().await?;
             return Ok(Turn::Nothing);
         };
         let id = stored.id;
         let tx = Tx::of(transaction, &self.schema);
         let lent = tx.lent_again();
-        let done = self.go_on(stored, tx).await;
+        // A definition's own functions may panic, which must not stop the sagas behind it.
+        let done = AssertUnwindSafe(self.go_on(stored, tx)).catch_unwind().await;
+        let done = done.unwrap_or_else(|panic| Err(HandlerError::retry(format!("it panicked: {}", panic_text(&*panic)))));
         let transaction = lent.take().and_then(Tx::into_inner);
         match (done, transaction) {
             (Ok(()), Some(transaction)) => {
                 transaction.commit().await?;
                 lent.committed();
             }
-            (Ok(()), None) => self.postpone(id, "a local step kept its `Tx`").await?,
+            (Ok(()), None) => self.postpone(id, Why::Error("a local step kept its `Tx`")).await?,
             (Err(error), transaction) if error.ends_session() => {
                 tracing::warn!(saga = saga.name, %id, error = error.chain(), "a saga waits until the database is available");
                 if let Some(transaction) = transaction {
@@ -149,7 +194,8 @@ impl<S: SagaState> Timer<S> {
                 if let Some(transaction) = transaction {
                     let _ = transaction.rollback().await;
                 }
-                self.postpone(id, &error.chain()).await?;
+                let text = error.chain();
+                self.postpone(id, if error.waits_for_code() { Why::Obstacle(&text) } else { Why::Error(&text) }).await?;
             }
         }
         Ok(Turn::Taken)
@@ -159,40 +205,9 @@ impl<S: SagaState> Timer<S> {
         self.engine.due(stored, &mut InTransaction::new(tx, &self.engine.saga)).await
     }
 
-    async fn postpone(&self, id: Uuid, error: &str) -> Result<(), sqlx::Error> {
-        tracing::warn!(saga = self.engine.saga.name, %id, error, "a saga cannot be gone on with yet");
-        self.store().postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, Some(error)).await
-    }
-
-    /// What has to be done now and then, beside the turns.
-    async fn do_chores(&self, stop: &CancellationToken) {
-        let (mut retention, mut standing) = (tokio::time::interval(RETENTION_INTERVAL), tokio::time::interval(STANDING_INTERVAL));
-        let saga = &self.engine.saga;
-        loop {
-            let (what, done) = tokio::select! {
-                () = stop.cancelled() => return,
-                _ = retention.tick() => ("ended sagas cannot be forgotten yet", self.forget().await),
-                _ = standing.tick() => ("it cannot be looked up how sagas stand", self.look_up_standing().await),
-            };
-            if let Err(error) = done {
-                session_fault::close_after(&error, &self.pool);
-                tracing::warn!(saga = saga.name, error = with_causes(&error), "{what}");
-            }
-        }
-    }
-
-    async fn forget(&self) -> Result<(), sqlx::Error> {
-        let (saga, mut conn) = (&self.engine.saga, self.pool.acquire().await?);
-        self.store().forget(&mut conn, &saga.name, saga.keep).await
-    }
-
-    async fn look_up_standing(&self) -> Result<(), sqlx::Error> {
-        let saga = &self.engine.saga;
-        if saga.statistics.is_watched() {
-            let standing = self.store().standing(&mut *self.pool.acquire().await?, &saga.name).await?;
-            saga.statistics.stand(standing);
-        }
-        Ok(())
+    async fn postpone(&self, id: Uuid, why: Why<'_>) -> Result<(), sqlx::Error> {
+        tracing::warn!(saga = self.engine.saga.name, %id, ?why, "a saga cannot be gone on with yet");
+        self.store().postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, why).await
     }
 
     fn store(&self) -> Store {

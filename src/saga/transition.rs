@@ -1,21 +1,26 @@
 //! One transition of a saga in a transaction: read, let it happen, store.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::alarm::Alarm;
 use super::definition::{Local, Saga, SagaState};
 use super::drive::{Instance, World};
 use super::machine::{CallFailed, Input, Shape};
-use super::progress::{SagaStatus, StepFailure};
-use super::store::{Store, Stored};
+use super::obstacle::Obstacle;
+use super::progress::{Current, Progress, SagaStatus, StepFailure};
+use super::registration::{LIVE_SECONDS, registered};
+use super::signature::replies;
+use super::store::{Kept, Mine, Store, Stored, Wake, Why};
 use crate::event::Envelope;
+use crate::outbox::PublishError;
+use crate::postgres::errors::with_causes;
 use crate::subscriber::{HandlerError, Meta, Tx, Verdict, panic_text};
 
 /// How long a local step may run unless it says otherwise: its transaction keeps the saga's row locked.
@@ -23,9 +28,6 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a saga that waits for a lock is left alone. It is woken when the lock is free; this is for the case that nobody lived to do so.
 const LOCK_PAUSE: Duration = Duration::from_secs(30);
-
-/// How long a reply waits for newer code.
-const NEWER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much later than here the server ends a statement of a local step: so that it is known here what has happened.
 const SERVER_LATER: Duration = Duration::from_secs(1);
@@ -45,12 +47,46 @@ pub(super) struct Engine<S> {
     pub(super) saga: Saga<S>,
     pub(super) shape: Shape,
     pub(super) alarm: Arc<Alarm>,
+    /// The names of its steps.
+    steps: Vec<String>,
+    here: OnceLock<Here>,
+}
+
+/// Where a saga runs.
+struct Here {
+    /// The subscriber's name.
+    consumer: String,
+    /// All sagas of the subscriber.
+    names: Vec<String>,
 }
 
 impl<S: SagaState> Engine<S> {
     pub(super) fn new(saga: Saga<S>) -> Self {
         saga.statistics.know_steps(saga.step_names());
-        Self { shape: saga.shape(), saga, alarm: Arc::default() }
+        let steps = saga.step_names().map(str::to_owned).collect();
+        Self { shape: saga.shape(), saga, alarm: Arc::default(), steps, here: OnceLock::new() }
+    }
+
+    /// A subscriber of this name runs it, beside the other sagas among `names`.
+    pub(super) fn run_here(&self, consumer: &str, names: &[String]) {
+        let _ = self.here.set(Here { consumer: consumer.to_owned(), names: names.to_vec() });
+    }
+
+    /// The sagas that this code can continue.
+    pub(super) fn mine(&self) -> Mine<'_> {
+        Mine { name: &self.saga.name, version: self.saga.version, steps: &self.steps }
+    }
+
+    /// Why this code cannot continue a saga of its name.
+    pub(super) fn obstacle(&self, stored: &Stored) -> Option<Obstacle> {
+        match stored.instance(&self.saga) {
+            Ok(instance) => self.unknown(&instance.progress),
+            Err(obstacle) => Some(obstacle),
+        }
+    }
+
+    fn unknown(&self, progress: &Progress) -> Option<Obstacle> {
+        self.shape.unknown(progress).map(|unknown| Obstacle::Unknown { unknown, version: self.saga.version })
     }
 
     /// An event comes: a reply, or one that starts a saga.
@@ -58,11 +94,19 @@ impl<S: SagaState> Engine<S> {
         let mut world = InTransaction::new(tx, &self.saga);
         let id = meta.correlation_id().and_then(|id| id.parse::<Uuid>().ok());
         let store = world.store.clone();
-        if let Some(id) = id
-            && let Some(stored) = store.lock(world.tx()?, &self.saga.name, id).await?
-            && self.reply(stored, meta, &mut world).await?
-        {
-            return Ok(());
+        if let Some(id) = id {
+            match store.lock(world.tx()?, &self.saga.name, id).await? {
+                Some(stored) => {
+                    if self.reply(stored, meta, &mut world).await? {
+                        return Ok(());
+                    }
+                }
+                None => {
+                    if let Some(reason) = self.awaited_elsewhere(&store, world.tx()?, id, meta).await? {
+                        return Err(HandlerError::wait_for_code(reason));
+                    }
+                }
+            }
         }
         let start = self.saga.starts.iter().find(|start| start.kind.types.contains(&meta.event_type()));
         let Some(start) = start else { return Ok(()) };
@@ -82,27 +126,97 @@ impl<S: SagaState> Engine<S> {
 
     /// A reply comes; false if the saga does not wait for it.
     async fn reply(&self, stored: Stored, meta: &Meta, world: &mut InTransaction<'_, S>) -> Result<bool, HandlerError> {
+        let (id, name) = (stored.id, &self.saga.name);
         if stored.version.cast_unsigned() > self.saga.version {
-            return Err(HandlerError::snooze(NEWER_PAUSE, format!("saga {} was written by newer code", stored.id)));
+            let reason = format!("saga {name} {id} was written by version {}, and this is version {}", stored.version, self.saga.version);
+            return Err(HandlerError::wait_for_code(reason));
         }
-        if !stored.progress.status.is_end() && !self.shape.knows(&stored.progress) {
-            return Err(HandlerError::retry(format!("saga {} stands at a step that this code does not know", stored.id)));
-        }
+        let waits = |obstacle: &Obstacle| HandlerError::wait_for_code(format!("saga {name} {id} waits: {obstacle}"));
+        let progress = stored.progress().map_err(|obstacle| waits(&obstacle))?;
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
-        if !self.shape.awaits(&stored.progress, meta.event_type(), cause) {
-            tracing::debug!(saga = self.saga.name, id = %stored.id, event_type = meta.event_type(), "a late or repeated reply is left out");
+        if !self.shape.awaits(&progress, meta.event_type(), cause) {
+            let store = world.store.clone();
+            if self.answers_other_code(&store, world.tx()?, &stored, &progress, meta).await? {
+                let error = format!("`{}` answers saga {name} {id} by another version of its definition", meta.event_type());
+                return Err(self.unknown(&progress).map_or_else(|| HandlerError::wait_for_code(error), |obstacle| waits(&obstacle)));
+            }
+            tracing::debug!(saga = name, %id, event_type = meta.event_type(), "a late or repeated reply is left out");
             return Ok(false);
         }
-        let (now, mut instance) = (stored.now, stored.instance(&self.saga)?);
+        let (now, mut instance) = (stored.now, stored.instance(&self.saga).map_err(|obstacle| waits(&obstacle))?);
         instance.progress.cause.moved_by(meta);
         let input = self.saga.take(&mut instance, meta)?;
         self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
         self.keep(instance, Decided::Not, now, world).await.map(|()| true)
     }
 
+    /// Why an event waits for other code that answers an open saga: one of this name at a step that this code does not have, or one of a
+    /// name that this subscriber had and does not run any more. Nothing is locked.
+    ///
+    /// # Errors
+    /// What the server reports.
+    pub(super) async fn awaited_elsewhere(
+        &self,
+        store: &Store,
+        conn: &mut PgConnection,
+        id: Uuid,
+        meta: &Meta,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let Some(here) = self.here.get() else { return Ok(None) };
+        let Some(stored) = store.read(conn, id).await? else { return Ok(None) };
+        let is_mine = stored.name == self.saga.name;
+        if !is_mine && here.names.contains(&stored.name) {
+            return Ok(None);
+        }
+        if !is_mine {
+            let code = registered(conn, store.schema(), &stored.name).await?;
+            let was_here = code.iter().any(|code| code.consumer == here.consumer);
+            let is_run = code.iter().any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
+            if !was_here || is_run {
+                return Ok(None);
+            }
+        }
+        let name = &stored.name;
+        match stored.progress() {
+            Err(obstacle) => Ok(Some(format!("saga {name} {id} waits: {obstacle}"))),
+            Ok(progress) => {
+                let waits = self.answers_other_code(store, conn, &stored, &progress, meta).await?;
+                let reason = || format!("`{}` answers saga {name} {id}, which this code does not run", meta.event_type());
+                Ok(waits
+                    .then(|| self.unknown(&progress).filter(|_| is_mine).map_or_else(reason, |o| format!("saga {name} {id} waits: {o}"))))
+            }
+        }
+    }
+
+    /// Whether an event for which this code does not wait answers the present step by another definition of the saga.
+    async fn answers_other_code(
+        &self,
+        store: &Store,
+        conn: &mut PgConnection,
+        stored: &Stored,
+        progress: &Progress,
+        meta: &Meta,
+    ) -> Result<bool, sqlx::Error> {
+        let cause = meta.causation_id().and_then(|id| id.parse().ok());
+        let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return Ok(false) };
+        if progress.is_of_another_step(cause) || self.is_reply_here(stored, current, meta.event_type()) {
+            return Ok(false);
+        }
+        let code = registered(conn, store.schema(), &stored.name).await?;
+        // Code that registered nothing ran before this version of the library: what answers it is unknown.
+        let is_known = stored.name == self.saga.name && self.shape.knows(progress);
+        Ok(replies(&code, &current.step, current.back).map_or(!is_known, |types| types.iter().any(|one| one == meta.event_type())))
+    }
+
+    /// Whether this code takes such an event as a reply to the present step: then it decides alone.
+    fn is_reply_here(&self, stored: &Stored, current: &Current, event_type: &str) -> bool {
+        let action = self.saga.action(&current.step, current.back);
+        stored.name == self.saga.name && action.is_some_and(|action| action.takes(event_type))
+    }
+
     async fn start(&self, mut instance: Instance<S>, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
         let (store, resources) = (world.store.clone(), self.saga.resources(&instance.state));
-        let Some(now) = store.insert(world.tx()?, &self.saga, &instance).await? else { return Ok(()) };
+        let Some(now) = store.insert(world.tx()?, &self.saga, &instance, Wake::Nobody).await? else { return Ok(()) };
         if !resources.is_empty() {
             store.queue(world.tx()?, instance.id, &resources).await?;
         }
@@ -113,7 +227,7 @@ impl<S: SagaState> Engine<S> {
                 self.saga.drive(&self.shape, &mut instance, Input::Abort, now, world).await?;
                 self.keep(instance, Decided::Not, now, world).await
             }
-            Some(_) => Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, None).await?),
+            Some(_) => Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock).await?),
             None => {
                 self.saga.drive(&self.shape, &mut instance, Input::Start, now, world).await?;
                 self.keep(instance, Decided::Not, now, world).await
@@ -123,12 +237,19 @@ impl<S: SagaState> Engine<S> {
 
     /// Its time has come.
     pub(super) async fn due(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
-        let (now, mut input, mut instance) = (stored.now, stored.input(), stored.instance(&self.saga)?);
+        let (now, mut input) = (stored.now, stored.input());
+        if let Some(obstacle) = self.obstacle(&stored) {
+            return match input {
+                Input::End => self.end_as_it_is(stored, world).await,
+                _ => Err(HandlerError::wait_for_code(obstacle.to_string())),
+            };
+        }
+        let mut instance = stored.instance(&self.saga).map_err(|obstacle| HandlerError::wait_for_code(obstacle.to_string()))?;
         let decided = if stored.action.is_some() { Decided::Done } else { Decided::Not };
         if instance.progress.status == SagaStatus::Waiting && matches!(input, Input::Due | Input::Retry) {
             let store = world.store.clone();
             if store.blocked(world.tx()?, instance.id).await?.is_some() {
-                return Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, None).await?);
+                return Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock).await?);
             }
             input = Input::Start;
         }
@@ -139,6 +260,22 @@ impl<S: SagaState> Engine<S> {
             store.release(world.tx()?, instance.id).await?;
         }
         self.keep(instance, decided, now, world).await
+    }
+
+    /// A person ends a saga that this code cannot read or does not know. Its state stays as it is.
+    async fn end_as_it_is(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
+        let (read, store) = (stored.progress(), world.store.clone());
+        let is_readable = read.is_ok();
+        let mut progress = read.unwrap_or_else(|_| self.shape.plan());
+        self.shape.next(&mut progress, Input::End, stored.now);
+        let correlation = stored.correlation_id.clone().unwrap_or_else(|| stored.id.to_string());
+        let ended = self.saga.ended(stored.id, &stored.key, correlation, &progress)?;
+        world.send(ended).await?.map_err(HandlerError::dead_letter)?;
+        store.release(world.tx()?, stored.id).await?;
+        let stored_progress = if is_readable { serde_json::to_string(&progress)? } else { stored.progress };
+        let kept = Kept { id: stored.id, state: stored.state, progress: &progress, stored_progress, due: None, obstacle: None };
+        // By the version that wrote it, since its state is still of that version.
+        store.save(world.tx()?, stored.version.cast_unsigned(), &kept, Decided::Done).await
     }
 
     /// Stores how far it has come, and tells once that is committed.
@@ -161,7 +298,8 @@ impl<S: SagaState> Engine<S> {
         }
         let now = now + world.elapsed();
         let due = self.shape.due_at(progress, now);
-        store.save(world.tx()?, &self.saga, &instance, due, decided).await?;
+        let kept = Kept::of(&instance, due, self.unknown(progress))?;
+        store.save(world.tx()?, self.saga.version, &kept, decided).await?;
         let wake = wake.or(due.map(|due| (due - now).to_std().unwrap_or_default()));
         let (alarm, statistics) = (self.alarm.clone(), self.saga.statistics.clone());
         world.tx()?.after_commit(move || {
@@ -202,9 +340,13 @@ fn kept() -> HandlerError {
 }
 
 impl<S: SagaState> World<S> for InTransaction<'_, S> {
-    async fn send(&mut self, envelope: Envelope) -> Result<(), HandlerError> {
-        self.tx()?.publish_as_it_is(&envelope).await?;
-        Ok(())
+    async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
+        match self.tx()?.publish_as_it_is(&envelope).await {
+            Ok(_) => Ok(Ok(())),
+            Err(error @ (PublishError::Database(_) | PublishError::MissingTable { .. } | PublishError::Schema(_))) => Err(error.into()),
+            // Found before a statement was sent, so the transaction can continue.
+            Err(error) => Ok(Err(with_causes(&error))),
+        }
     }
 
     async fn call(&mut self, run: &Instance<S>, step: &str, _: bool, local: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tracing::Span;
 
 use super::clock::Clock;
+use super::companion::Companions;
 use super::dead_letters::{DUE, DeadLetters, Letterbox};
 use super::escalate::{Dead, REFUSED_PAUSE, retry_delay};
 use super::failure_log::FailureLog;
@@ -35,10 +36,13 @@ use super::router::{Core, Handled, HandlerService, Work};
 use super::statistics::{Count, Counters, Statistics};
 use super::turn::Turn;
 use super::unknown_types::UnknownTypes;
-use super::{Delivery, Escalation, SubscriberState};
+use super::{Delivery, Escalation, Order, SubscriberState};
 use crate::event::panic_text;
 use crate::kafka::Message;
 use crate::postgres::session_fault;
+
+/// The pause of an event that waits in place for another version of the code.
+const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs attempts by the subscriber's rules. One a subscriber.
 pub(super) struct Runner {
@@ -65,6 +69,9 @@ pub(super) struct Runner {
     pub(super) clock: Clock,
     pub(super) failures: FailureLog,
     pub(super) unknown_types: UnknownTypes,
+    /// Events that wait for another version of the code.
+    pub(super) waiting: LogLimit,
+    pub(super) companions: Companions,
 }
 
 /// How an event ended.
@@ -74,6 +81,8 @@ pub(super) enum Settled {
     Finished,
     /// It is to be set aside, with the later ones of its aggregate: after this many attempts, the last of which failed with this error.
     Park { attempts: u32, error: String },
+    /// Another version of the code can handle it: it is to be set aside for that, with the later ones of its aggregate.
+    Waits { error: String },
     /// The broker refuses its dead letter: it is to be set aside until its topic's settings change.
     Refused { attempts: u32, error: String },
     /// The subscriber gives the partition up: the next owner handles it.
@@ -85,6 +94,8 @@ pub(super) enum Settled {
 pub(super) enum Parked {
     /// It is handled or dead: the next of its aggregate follows.
     Done,
+    /// It waits for another version of the code.
+    Waits { error: String },
     /// It is tried again after this long.
     Again { after: Duration, attempts: u32, error: String },
     /// The partition is given up.
@@ -96,6 +107,7 @@ impl Settled {
     pub(super) fn parked(self, before: u32) -> Parked {
         match self {
             Self::Finished | Self::Park { .. } => Parked::Done,
+            Self::Waits { error } => Parked::Waits { error },
             Self::Refused { error, .. } => Parked::Again { after: REFUSED_PAUSE, attempts: before, error },
             Self::Abandoned => Parked::Abandoned,
         }
@@ -150,6 +162,17 @@ impl Runner {
             if error.is_conflicting() {
                 return self.end_conflicting(message, &error, failed, turn).await;
             }
+            if error.waits_for_code() {
+                self.report_waiting(message, &error);
+                if self.options.order == Order::Aggregate {
+                    return Settled::Waits { error: error.chain() };
+                }
+                // Nowhere to set it aside.
+                if !turn.pause(WAIT_PAUSE).await {
+                    return Settled::Abandoned;
+                }
+                continue;
+            }
             let pause = match error.verdict() {
                 Verdict::Skip => {
                     self.skipped(message, &error);
@@ -196,6 +219,10 @@ impl Runner {
             };
             if error.is_conflicting() {
                 return self.end_conflicting(message, &error, 0, turn).await.parked(before);
+            }
+            if error.waits_for_code() {
+                self.report_waiting(message, &error);
+                return Parked::Waits { error: error.chain() };
             }
             let pause = match error.verdict() {
                 Verdict::Skip => {
@@ -319,6 +346,20 @@ impl Runner {
         if self.tallying.load(Ordering::Relaxed) {
             let now = self.clock.instant();
             self.tally.lock().unwrap_or_else(PoisonError::into_inner).handled(now);
+        }
+    }
+
+    fn report_waiting(&self, message: &Message, error: &HandlerError) {
+        if let Some(suppressed) = self.waiting.admit(Instant::now()) {
+            tracing::warn!(
+                subscriber = self.name,
+                event.id = &*message.id(),
+                event.r#type = message.event_type(),
+                topic = &*message.as_it_came().topic,
+                error = error.chain(),
+                suppressed,
+                "an event waits for another version of the code; similar messages are logged every 10 s at most"
+            );
         }
     }
 

@@ -4,15 +4,14 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
 use super::clock::Clock;
+use super::companion::{Companion, Companions};
 use super::handler::{
     BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, Plain,
     StateReady, erase,
@@ -24,11 +23,8 @@ use super::source::{Source, tombstone_of};
 use super::statistics::Statistics;
 use super::{Bus, ByType, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry};
 use crate::event::{DomainEvent, check_topic_name};
-use crate::postgres::SchemaName;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// What runs beside a subscriber, on the database of its inbox, until it is told to stop.
-pub(super) type Beside = Box<dyn FnOnce(PgPool, SchemaName, CancellationToken) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
 
 /// A subscriber that does not run yet, from [`Bus::subscriber`].
@@ -45,7 +41,7 @@ pub(super) struct Parts<S> {
     pub(super) bus: Bus,
     pub(super) name: String,
     handlers: Vec<Registered<S>>,
-    beside: Vec<Beside>,
+    companions: Vec<Arc<dyn Companion>>,
     faults: Vec<String>,
     state: Option<S>,
     inbox: Option<Inbox>,
@@ -77,7 +73,7 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
             statistics: Statistics::new(&name),
             name,
             handlers: Vec::new(),
-            beside: Vec::new(),
+            companions: Vec::new(),
             faults: Vec::new(),
             state: None,
             inbox: None,
@@ -136,12 +132,14 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     }
 
     /// Runs this beside the subscriber.
-    pub(crate) fn beside<F, Fut>(mut self, task: F) -> Self
-    where
-        F: FnOnce(PgPool, SchemaName, CancellationToken) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        self.parts.beside.push(Box::new(move |pool, schema, stop| Box::pin(task(pool, schema, stop))));
+    pub(crate) fn beside(mut self, companion: Arc<dyn Companion>) -> Self {
+        if self.parts.companions.iter().any(|other| other.name() == companion.name()) {
+            let name = companion.name();
+            self.parts
+                .faults
+                .push(format!("two sagas are called `{name}`: each would go on with the other's runs; give one of them another name"));
+        }
+        self.parts.companions.push(companion);
         self
     }
 
@@ -332,13 +330,13 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     where
         G: StateReady<S>,
     {
-        let Parts { name, handlers, beside, mut faults, state, inbox, layers, options, .. } = self.parts;
+        let Parts { name, handlers, companions, mut faults, state, inbox, layers, options, .. } = self.parts;
         faults.extend(check_topic_name(&name).err().map(|error| format!("the subscriber's name becomes part of topic names: {error}")));
         faults.extend(inbox.as_ref().and_then(Inbox::fault));
         if self.parts.code_version.as_ref().is_some_and(|version| version.len() > 200 || version.contains('\0')) {
             faults.push("the code version is longer than 200 bytes or has a NUL".into());
         }
-        if handlers.is_empty() && beside.is_empty() {
+        if handlers.is_empty() && companions.is_empty() {
             faults.push("no handler: add one by `.on(…)`".into());
         }
         let has_inbox = inbox.is_some() || has_simulated_inbox;
@@ -362,7 +360,7 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         self.parts.statistics.know_types(routes.keys().chain(tombstones.keys()).cloned());
         let core = Arc::new(Core::new(Router::new(routes, tombstones), inbox.map(Arc::new)));
         let service = layers.into_iter().fold(HandlerService::new(core.clone()), |service, wrap| wrap(service));
-        Ok(Plan {
+        let mut plan = Plan {
             bus: self.parts.bus,
             name,
             topics: sources(topics, &self.parts.assumed_types),
@@ -377,10 +375,13 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             broker_side: self.parts.broker_side,
             from_end: self.parts.from_end,
             statistics: self.parts.statistics,
-            beside,
+            named_topics: self.parts.topics,
+            companions: Companions::default(),
             clock: Clock::Real,
             letterbox: None,
-        })
+        };
+        plan.companions = Companions::new(companions, plan.core.inbox.as_deref(), &plan);
+        Ok(plan)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{BatchFailed, Parked, Runner, Settled};
 use super::clock::{Clock, VirtualClock};
 use super::dead_letters::{Letterbox, attempts_of, origin_of};
+use super::handler::CODE_PAUSE;
 use super::lanes::Lanes;
 use super::memory::MemoryInbox;
 use super::options::Order;
@@ -286,17 +287,19 @@ impl Unit {
 
 /// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    let Settled::Park { attempts, .. } = runner.settle(message, turn, &runner.options.retry, None).await else { return };
-    runner.statistics.add(Count::Detoured, message.kind(), 1);
-    let (mut pause, mut before) = match &runner.escalation {
-        Escalation::Park(retry) => (retry.pause(0, 0.0), 0),
+    let (attempts, first_pause) = match (runner.settle(message, turn, &runner.options.retry, None).await, &runner.escalation) {
+        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => (attempts, retry.pause(0, 0.0)),
+        (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
         _ => return,
     };
+    runner.statistics.add(Count::Detoured, message.kind(), 1);
+    let (mut pause, mut before) = (first_pause, 0);
     while turn.pause(pause).await {
         let attempts = attempts.saturating_add(before).saturating_add(message.attempts_before());
         let message = Arc::new(Message::clone(message).with_attempts_before(attempts));
         match runner.settle_parked(&message, turn, before).await {
             Parked::Again { after, attempts, .. } => (pause, before) = (after, attempts),
+            Parked::Waits { .. } => pause = CODE_PAUSE,
             Parked::Done | Parked::Abandoned => return,
         }
     }

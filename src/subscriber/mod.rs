@@ -29,8 +29,10 @@ mod awaiting;
 mod beginning;
 mod builder;
 mod bus;
+mod catch_up;
 mod clock;
 mod collision;
+mod companion;
 mod counters;
 pub(crate) mod dead_letters;
 mod delivery;
@@ -85,7 +87,9 @@ type ByType<T> = std::collections::HashMap<std::borrow::Cow<'static, str>, T, fo
 
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
+pub(crate) use catch_up::CatchUp;
 pub(crate) use clock::VirtualClock;
+pub(crate) use companion::{Companion, Ground, NotAdmitted, Task};
 pub(crate) use counters::Times;
 pub use dead_letters::DeadLetters;
 pub use delivery::Delivery;

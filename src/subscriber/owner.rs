@@ -32,6 +32,9 @@ use crate::kafka::{Change, Committed, Feed, Gap, Known, Member, MemberError, Mem
 /// The delay with which the thread notices that it shall end or commit.
 const POLL: Duration = Duration::from_millis(100);
 
+/// The time after which all offsets are committed again, also those that have not changed: a commit may be lost without an error.
+const RECOMMIT_INTERVAL: Duration = Duration::from_secs(30);
+
 /// How long a task may take to end that was told to at once. One that blocks its thread does not hear it, and the group is not kept waiting for it.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,8 @@ pub(super) struct Owner {
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
     awaiting: Awaiting,
+    /// When everything was last committed again.
+    committed_all: Instant,
     /// Partitions that are not read until they are restarted, with the offset to read next.
     out_of_range: Vec<(Partition, Option<i64>)>,
 }
@@ -85,6 +90,7 @@ impl Owner {
             runtime,
             partitions: HashMap::new(),
             awaiting: Awaiting::default(),
+            committed_all: Instant::now(),
             out_of_range: Vec::new(),
         }
     }
@@ -155,6 +161,8 @@ impl Owner {
 
     fn poll_once(&mut self) -> Result<(), MemberError> {
         for change in self.member.poll(POLL)? {
+            // A commit that is under way during a rebalance is dropped without an error.
+            self.recommit();
             match change {
                 Change::Assigned(partitions) => self.take(&partitions)?,
                 Change::Revoked { partitions, lost } => {
@@ -336,8 +344,17 @@ impl Owner {
         self.seat.runner.statistics.set_partitions(self.partitions.iter().map(of).collect());
     }
 
+    /// Lets the next commit say everything again, also for partitions in which nothing has changed.
+    fn recommit(&mut self) {
+        self.committed_all = Instant::now();
+        self.partitions.values_mut().for_each(|owned| owned.committed = None);
+    }
+
     /// Commits what has changed, in these partitions or in all.
     fn commit(&mut self, only: Option<&[Partition]>, wait: bool) {
+        if self.member.has_failed_commit() || self.committed_all.elapsed() > RECOMMIT_INTERVAL {
+            self.recommit();
+        }
         let mut commits = Vec::new();
         for (partition, owned) in &mut self.partitions {
             if only.is_some_and(|only| !only.contains(partition)) {

@@ -10,6 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::Meta;
 use super::attempt::Attempt;
 use super::lanes::Lanes;
 use super::options::{Options, Order};
@@ -175,7 +176,7 @@ impl PartitionTask {
         let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
         let (lane, item) = match self.site.read(record) {
             Ok(message) if self.site.runner.core.router.route(&message).is_none() => {
-                if self.may_skip(message.kind()) {
+                if self.may_skip(&message) {
                     return self.skip(ticket, &message);
                 }
                 (self.lane_of(message.as_it_came()), Item::Unhandled(ticket, Arc::new(message)))
@@ -199,9 +200,10 @@ impl PartitionTask {
         self.lanes.push(lane, item);
     }
 
-    /// Whether it is known that no other member handles this kind.
-    fn may_skip(&self, kind: &str) -> bool {
-        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(kind) == Some(Claim::Free))
+    /// Whether it is known that no other member handles an event without a handler, and that no saga waits for it.
+    fn may_skip(&self, message: &Message) -> bool {
+        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(message.kind()) == Some(Claim::Free))
+            && self.site.runner.companions.may_skip(Meta::correlation_of(message))
     }
 
     fn skip(&mut self, ticket: Ticket, message: &Message) {

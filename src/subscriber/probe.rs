@@ -52,6 +52,8 @@ impl Runner {
                     self.skipped(message, &error);
                     return Some(Settled::Finished);
                 }
+                // It is no sign of handlers that fail, and cannot show that they work again.
+                Err(error) if error.waits_for_code() => return None,
                 Err(_) => {}
             }
         }

@@ -70,6 +70,6 @@ impl Plan {
     }
 }
 
-fn is_not_set_up(error: &sqlx::Error) -> bool {
+pub(super) fn is_not_set_up(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| NOT_SET_UP.contains(&&*code))
 }

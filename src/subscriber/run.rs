@@ -9,12 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::Runner;
-use super::builder::Beside;
 use super::clock::Clock;
+use super::companion::{self, Companions};
 use super::dead_letters::Letterbox;
 use super::detour::Detour;
 use super::failure_log::FailureLog;
@@ -78,8 +77,10 @@ pub(crate) struct Plan {
     pub(super) broker_side: bool,
     pub(super) from_end: bool,
     pub(super) statistics: Statistics,
-    /// What runs beside it.
-    pub(super) beside: Vec<Beside>,
+    /// The topics of aggregates that are not read from the topic of their name.
+    pub(super) named_topics: HashMap<&'static str, Vec<String>>,
+    /// Sagas.
+    pub(super) companions: Companions,
     pub(super) clock: Clock,
     /// Who takes letters, if not Kafka.
     pub(super) letterbox: Option<Box<dyn Letterbox>>,
@@ -99,12 +100,15 @@ impl Plan {
         let _stopped = Stopped(self.statistics.clone());
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
+        if !self.companions.admit(&stop).await? {
+            return Ok(());
+        }
         if self.topics.is_empty() {
             self.report_start();
             if !self.wait_for_database(&stop).await? {
                 return Ok(());
             }
-            self.run_beside(&stop).await;
+            self.run_companions(&stop).await;
             return Ok(());
         }
         self.report_start();
@@ -128,7 +132,7 @@ impl Plan {
         let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
         let retention = self.core.inbox.clone().map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
         let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
-        let beside = self.start_beside(&stop);
+        let companions = self.companions.start(&stop);
         let settings = self.bus.settings().clone();
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let runner = Arc::new(self.into_runner());
@@ -139,23 +143,17 @@ impl Plan {
             retention.abort();
         }
         stop.cancel();
-        end_beside(beside, drain).await;
-        end_beside(registered.into_iter().collect(), drain).await;
+        companion::end(companions, drain).await;
+        companion::end(registered.into_iter().collect(), drain).await;
         result
     }
 
     /// Nothing is read: a saga that waits for no event needs its timer alone, and no Kafka.
-    async fn run_beside(&mut self, stop: &CancellationToken) {
-        let beside = self.start_beside(stop);
+    async fn run_companions(&mut self, stop: &CancellationToken) {
+        let running = self.companions.start(stop);
         self.statistics.set_state(SubscriberState::Running);
         stop.cancelled().await;
-        end_beside(beside, self.options.drain).await;
-    }
-
-    fn start_beside(&mut self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let Some(inbox) = &self.core.inbox else { return Vec::new() };
-        let start = |task: Beside| tokio::spawn(task(inbox.pool.clone(), inbox.schema.clone(), stop.clone()));
-        std::mem::take(&mut self.beside).into_iter().map(start).collect()
+        companion::end(running, self.options.drain).await;
     }
 
     /// Everything that attempts need.
@@ -188,6 +186,8 @@ impl Plan {
             clock: self.clock,
             failures: FailureLog::default(),
             unknown_types: UnknownTypes::default(),
+            waiting: LogLimit::default(),
+            companions: self.companions,
             name: self.name,
             core: self.core,
             service: self.service,
@@ -195,15 +195,6 @@ impl Plan {
             dead_letters: self.dead_letters,
             letterbox: self.letterbox.unwrap_or_else(|| Box::new(self.bus)),
             statistics: self.statistics,
-        }
-    }
-}
-
-/// Waits for each within the drain timeout; what has not ended by then is rolled back.
-async fn end_beside(beside: Vec<JoinHandle<()>>, drain: Duration) {
-    for mut task in beside {
-        if tokio::time::timeout(drain, &mut task).await.is_err() {
-            task.abort();
         }
     }
 }

@@ -36,6 +36,8 @@ struct Inner {
     removed: Mutex<BTreeMap<String, u64>>,
     handlers: OnceLock<(Arc<Semaphore>, usize)>,
     partitions: Mutex<Vec<PartitionStatistics>>,
+    /// What an operator should look at while it runs, by the part that reports it.
+    concerns: Mutex<BTreeMap<String, String>>,
 }
 
 /// How a subscriber stands.
@@ -111,6 +113,11 @@ impl Statistics {
         matches!(self.state(), SubscriberState::PausedByKillSwitch | SubscriberState::PausedByOutage)
     }
 
+    /// What an operator should look at although the subscriber runs, as one sentence each: sagas that its code cannot continue.
+    pub fn concerns(&self) -> Vec<String> {
+        self.0.concerns.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// How many handlers run at this moment.
     #[doc(alias = "in flight")]
     pub fn running(&self) -> usize {
@@ -183,6 +190,15 @@ impl Statistics {
     }
 
     // === what the subscriber tells ===
+
+    /// A part of the subscriber has a concern, or has none any more.
+    pub(crate) fn set_concern(&self, part: &str, concern: Option<String>) {
+        let mut concerns = self.0.concerns.lock().unwrap_or_else(PoisonError::into_inner);
+        match concern {
+            Some(concern) => drop(concerns.insert(part.to_owned(), concern)),
+            None => drop(concerns.remove(part)),
+        }
+    }
 
     /// These types have handlers.
     pub(super) fn know_types(&self, types: impl Iterator<Item = Cow<'static, str>>) {

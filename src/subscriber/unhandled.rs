@@ -4,9 +4,12 @@
 //! up. Other orders, and more than [`HELD_AGGREGATES_MAX`] aggregates, wait in place: nothing behind them is
 //! committed, and the partition stops reading once its buffer is full.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Meta;
 use super::detour::{Detour, Head, Setback, detour_key};
+use super::handler::CODE_PAUSE;
 use super::registry::Claim;
 use super::turn::Turn;
 use super::unit::{DATABASE_PAUSE, Ended, Site};
@@ -16,9 +19,6 @@ use crate::postgres::errors::with_causes;
 
 /// How many aggregates of a partition may wait parked for another member: each takes some hundred bytes of memory, and two statements a minute.
 pub(super) const HELD_AGGREGATES_MAX: usize = 10_000;
-
-/// The time after which it is looked again whether a parked event still waits for another member. That member does not wait for it.
-const PARKED_PAUSE: Duration = Duration::from_secs(30);
 
 /// The same of an event that waits in place.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -36,10 +36,17 @@ pub(super) enum Room {
 
 impl Site {
     /// Skips an event that no member handles. One that another member handles is parked, or waits in place.
-    pub(super) async fn settle_unhandled(&self, ticket: Ticket, message: &Message, room: Room, turn: &mut Turn<'_>, ended: &mut Ended) {
+    pub(super) async fn settle_unhandled(
+        &self,
+        ticket: Ticket,
+        message: &Arc<Message>,
+        room: Room,
+        turn: &mut Turn<'_>,
+        ended: &mut Ended,
+    ) {
         let key = (room != Room::None).then(|| detour_key(message.as_it_came()));
         loop {
-            let pause = match self.claim(message.kind()).await {
+            let pause = match self.claim(message).await {
                 Ok(Claim::Free) => {
                     self.runner.unknown(message);
                     ended.finished.push(ticket);
@@ -53,7 +60,7 @@ impl Site {
                             self.runner.statistics.held(message.kind());
                             ended.finished.push(ticket);
                             if room == Room::Free {
-                                ended.parked.push((key.clone().into(), PARKED_PAUSE));
+                                ended.parked.push((key.clone().into(), CODE_PAUSE));
                             }
                         }
                         return;
@@ -77,10 +84,10 @@ impl Site {
     }
 
     /// The oldest event of an aggregate has no handler here. The time until the aggregate is looked at again.
-    pub(super) async fn try_unhandled_head(&self, detour: &Detour, head: &Head, message: &Message) -> Result<Duration, sqlx::Error> {
-        if self.claim(message.kind()).await? == Claim::Held {
+    pub(super) async fn try_unhandled_head(&self, detour: &Detour, head: &Head, message: &Arc<Message>) -> Result<Duration, sqlx::Error> {
+        if self.claim(message).await? == Claim::Held {
             self.report_held(message);
-            return Ok(PARKED_PAUSE);
+            return Ok(CODE_PAUSE);
         }
         let record = message.as_it_came();
         tracing::warn!(
@@ -96,11 +103,15 @@ impl Site {
         detour.remove(head.seq).await.map(|()| Duration::ZERO)
     }
 
-    async fn claim(&self, event_type: &str) -> Result<Claim, sqlx::Error> {
-        match &self.registry {
-            Some(registry) => registry.claim(event_type).await,
-            None => Ok(Claim::Free),
+    async fn claim(&self, message: &Arc<Message>) -> Result<Claim, sqlx::Error> {
+        let claim = match &self.registry {
+            Some(registry) => registry.claim(message.kind()).await?,
+            None => Claim::Free,
+        };
+        if claim == Claim::Free && self.runner.companions.keep(&Meta::new(message.clone(), 1)).await? {
+            return Ok(Claim::Held);
         }
+        Ok(claim)
     }
 
     fn report_held(&self, message: &Message) {

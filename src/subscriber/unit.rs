@@ -11,6 +11,7 @@ use super::attempt::{Attempt, BatchFailed, Parked, Runner, Settled};
 use super::dead_letters::attempts_of;
 use super::detour::{Detour, Head, Setback, detour_key};
 use super::escalate::REFUSED_PAUSE;
+use super::handler::CODE_PAUSE;
 use super::options::Order;
 use super::registry::Registry;
 use super::retry::Next;
@@ -203,6 +204,13 @@ impl Site {
                 let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
                 self.set_refused_aside(ticket, message.as_it_came(), message.kind(), &setback, turn, ended).await;
             }
+            Settled::Waits { error } => {
+                if self.park(message, &Setback { error: Some(error), ..Setback::default() }, turn).await {
+                    self.runner.statistics.held(message.kind());
+                    ended.finished.push(ticket);
+                    ended.parked.push((detour_key(message.as_it_came()).into(), CODE_PAUSE));
+                }
+            }
             Settled::Park { attempts, error } => {
                 let setback = Setback { pause: self.first_pause(), attempts, error: Some(error) };
                 if !self.park(message, &setback, turn).await {
@@ -222,7 +230,7 @@ impl Site {
                 let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
                 self.set_refused_aside(ticket, record, "", &setback, turn, ended).await;
             }
-            Settled::Abandoned => {}
+            Settled::Abandoned | Settled::Waits { .. } => {}
         }
     }
 
@@ -316,6 +324,8 @@ async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duratio
     match end {
         Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
         Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
+        // The time in the table stays: the next owner of the partition may be the code that it waits for.
+        Parked::Waits { .. } => Ok(CODE_PAUSE),
         Parked::Abandoned => Ok(DATABASE_PAUSE),
     }
 }

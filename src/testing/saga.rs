@@ -269,13 +269,13 @@ impl<S: SagaState> SagaTest<S> {
 }
 
 impl<S: SagaState> World<S> for Stage<S> {
-    async fn send(&mut self, envelope: Envelope) -> Result<(), HandlerError> {
+    async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
         if envelope.aggregate_type == SagaEnded::AGGREGATE {
             self.ended.push(envelope.decode()?);
         } else {
             self.sent.push(envelope);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     async fn call(&mut self, run: &Instance<S>, step: &str, back: bool, _: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {

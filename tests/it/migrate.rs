@@ -44,7 +44,9 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
             "35 detour attempts",
             "36 inbox topic",
             "37 subscriber",
-            "38 relay event source"
+            "38 relay event source",
+            "39 saga code",
+            "40 detour correlation"
         ]
     );
     assert!(tables(&database.pool, "tidings").await.is_empty(), "asking creates nothing");
@@ -62,6 +64,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         "relay_topic",
         "retention",
         "saga",
+        "saga_code",
         "saga_lock",
         "scheduled",
         "subscriber",
@@ -76,7 +79,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
 async fn a_schema_of_another_name_holds_everything() {
     let database = database().await;
     Migrations::new().schema("billing_events").run(&database.pool).await.expect("the schema is created");
-    assert_eq!(tables(&database.pool, "billing_events").await.len(), 14);
+    assert_eq!(tables(&database.pool, "billing_events").await.len(), 15);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
         "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
@@ -123,7 +126,7 @@ async fn many_processes_migrating_at_once_migrate_once() {
     }
     assert_eq!(
         applied.iter().map(|step| step.version).collect::<Vec<_>>(),
-        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38],
+        [1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 28, 32, 35, 36, 37, 38, 39, 40],
         "one run did all, the others nothing"
     );
 }
@@ -213,6 +216,8 @@ async fn tables_made_by_hand_are_adopted() {
         include_str!("../../migrations/0036_inbox_topic.sql"),
         include_str!("../../migrations/0037_subscriber.sql"),
         include_str!("../../migrations/0038_relay_event_source.sql"),
+        include_str!("../../migrations/0039_saga_code.sql"),
+        include_str!("../../migrations/0040_detour_correlation.sql"),
     ];
     execute(&database.pool, by_hand.concat()).await;
     execute(&database.pool, "insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')").await;

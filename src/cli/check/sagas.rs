@@ -1,6 +1,6 @@
 //! What the database says of sagas: not the relay's business, but a person's, who looks here.
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 
 use super::Findings;
 use crate::cli::table::time;
@@ -8,13 +8,21 @@ use crate::cli::table::time;
 /// Due for so long is not looked at: a service that runs the saga does so within a second.
 const OVERDUE_SECONDS: f64 = 60.0;
 
+/// Code that was not seen for so long does not run: four heartbeats.
+const UNSEEN_SECONDS: f64 = 60.0;
+
 /// How the sagas of one name stand that have not ended well.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, FromRow)]
 struct Standing {
     name: String,
     open: i64,
     failed: i64,
     overdue_seconds: f64,
+    /// Those that the code that runs cannot continue, and why one of them.
+    blocked: i64,
+    obstacle: Option<String>,
+    /// The time since code that runs them was last seen. `None` if none has registered.
+    unseen_seconds: Option<f64>,
 }
 
 /// Adds what there is to say. A role that may not read the table is not asked.
@@ -36,14 +44,23 @@ pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
     }
     let sql = include_str!("sagas.sql").replace("{schema}", schema);
     if let Ok(rows) = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await {
-        let standing = |(name, open, failed, overdue_seconds)| Standing { name, open, failed, overdue_seconds };
-        judge(&rows.into_iter().map(standing).collect::<Vec<_>>(), findings);
+        judge(&rows, findings);
     }
 }
 
 fn judge(standings: &[Standing], findings: &mut Findings) {
     let before = findings.list.len();
-    for Standing { name, failed, overdue_seconds, .. } in standings {
+    for Standing { name, open, failed, overdue_seconds, blocked, obstacle, unseen_seconds } in standings {
+        if *blocked > 0 {
+            let text = format!("{blocked} of {name} cannot be continued: {}", obstacle.as_deref().unwrap_or("-"));
+            findings.warn("sagas", text, format!("tidings sagas list --saga {name}, and deploy the code that it names"));
+        }
+        if let Some(unseen) = unseen_seconds.filter(|unseen| *unseen > UNSEEN_SECONDS && *open > 0) {
+            let remedy = "start the service that runs this saga; if the saga was renamed or removed, run its former definition beside the new one \
+                          until none of its sagas is left";
+            findings.warn("sagas", format!("{open} of {name} are under way, and no service has run them for {}", time(unseen)), remedy);
+            continue;
+        }
         if *failed > 0 {
             let remedy = format!("tidings sagas list --saga {name} --status failed; then `tidings sagas retry` or `abort --force`");
             findings.warn("sagas", format!("{failed} of {name} have failed, and wait for a person"), remedy);
@@ -65,10 +82,19 @@ mod tests {
     use super::*;
 
     fn judged(standings: &[(&str, i64, i64, f64)]) -> Vec<(State, String)> {
-        let standing =
-            |&(name, open, failed, overdue_seconds): &(&str, _, _, _)| Standing { name: name.to_owned(), open, failed, overdue_seconds };
+        let standing = |&(name, open, failed, overdue_seconds): &(&str, _, _, _)| Standing {
+            name: name.to_owned(),
+            open,
+            failed,
+            overdue_seconds,
+            ..Standing::default()
+        };
+        judged_by(&standings.iter().map(standing).collect::<Vec<_>>())
+    }
+
+    fn judged_by(standings: &[Standing]) -> Vec<(State, String)> {
         let mut findings = Findings::of("postgres");
-        judge(&standings.iter().map(standing).collect::<Vec<_>>(), &mut findings);
+        judge(standings, &mut findings);
         assert!(findings.list.iter().all(|finding| (finding.state == State::Ok) == finding.remedy.is_none()));
         findings.list.into_iter().map(|finding| (finding.state, finding.text)).collect()
     }
@@ -81,5 +107,18 @@ mod tests {
         assert_eq!(told.len(), 2);
         assert!(told.iter().all(|(state, _)| *state == State::Warn));
         assert!(told[0].1.contains("1 of b have failed") && told[1].1.starts_with("c: nobody has looked for 2"), "{told:?}");
+    }
+
+    /// Case A8.
+    #[test]
+    fn sagas_that_the_code_cannot_continue_and_those_whose_code_is_gone_are_reported() {
+        let blocked =
+            Standing { name: "a".into(), open: 3, blocked: 2, obstacle: Some("it stands at `pay`".into()), ..Standing::default() };
+        let found = judged_by(&[blocked.clone(), Standing { blocked: 0, unseen_seconds: Some(59.0), ..blocked.clone() }]);
+        assert_eq!(found, [(State::Warn, "2 of a cannot be continued: it stands at `pay`".into())]);
+        let gone = Standing { blocked: 0, unseen_seconds: Some(120.0), ..blocked };
+        let found = judged_by(&[gone.clone(), Standing { open: 0, ..gone }]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].1.starts_with("3 of a are under way, and no service has run them for 2"), "{found:?}");
     }
 }

@@ -45,6 +45,14 @@ pub(in crate::subscriber) enum Undecodable {
     NoData(&'static str),
 }
 
+/// The event waits for another version of the service's code.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WaitsForCode(String);
+
+/// The time after which an event that waits for another version of the code is looked at again. That version does not wait for it.
+pub(in crate::subscriber) const CODE_PAUSE: Duration = Duration::from_secs(30);
+
 /// The event's version is newer than this code.
 fn is_newer(error: &(dyn Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(VersionError::Newer { .. }))
@@ -90,6 +98,16 @@ impl HandlerError {
     /// Something that every event needs is down.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self { verdict: Verdict::Unavailable, source: source.into() }
+    }
+
+    /// Another version of the service's code handles it: it is set aside until then. Costs no attempt.
+    pub(crate) fn wait_for_code(reason: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Snooze(CODE_PAUSE), source: WaitsForCode(reason.into()).into() }
+    }
+
+    /// True if the event waits for another version of the service's code.
+    pub(crate) fn waits_for_code(&self) -> bool {
+        self.source.is::<WaitsForCode>()
     }
 
     /// What shall be done.

@@ -68,7 +68,11 @@ impl Meta {
 
     /// Which conversation it belongs to.
     pub fn correlation_id(&self) -> Option<&str> {
-        self.header("ce_correlationid").or_else(|| self.header(headers::CORRELATION_ID))
+        Self::correlation_of(&self.message)
+    }
+
+    pub(in crate::subscriber) fn correlation_of(message: &Message) -> Option<&str> {
+        message.header("ce_correlationid").or_else(|| message.header(headers::CORRELATION_ID))
     }
 
     /// The id of the event or command that caused it.

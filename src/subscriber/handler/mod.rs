@@ -22,6 +22,7 @@ pub use argument::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
 pub use batch::Batch;
 pub use call::Handler;
 pub(super) use call::{BoundHandler, Called, ErasedHandler, Plain, erase};
+pub(super) use error::CODE_PAUSE;
 pub use error::{HandlerError, Verdict};
 pub use event::{Event, EventArgument};
 pub use meta::Meta;

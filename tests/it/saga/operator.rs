@@ -6,14 +6,27 @@ use serde_json::Value;
 use tidings::saga::SagaStatus;
 
 use super::shop::{Shop, place_order};
+use crate::services::{TestDatabase, brokers};
 
 /// Exit code, stdout and stderr.
 async fn sagas(shop: &Shop, arguments: &[&str]) -> (i32, String, String) {
+    tidings(&shop.database, &[&["sagas"], arguments].concat()).await
+}
+
+/// The same of any command.
+pub(super) async fn tidings(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    command.arg("sagas").args(arguments).env_clear().env("DATABASE_URL", &shop.database.url).stdin(Stdio::null());
+    command.args(arguments).env_clear().env("DATABASE_URL", &database.url).env("KAFKA_BROKERS", brokers()).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("the binary runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
+}
+
+/// What is known of one saga.
+pub(super) async fn shown(database: &TestDatabase, saga: &str) -> Value {
+    let (code, json, error) = tidings(database, &["sagas", "show", saga, "--json"]).await;
+    assert_eq!(code, 0, "{error}");
+    serde_json::from_str(&json).expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread")]

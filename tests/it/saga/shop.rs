@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::relay::records::create_topic;
 use crate::services::{TestDatabase, brokers, migrated_database};
-use crate::subscriber::place::until;
+use crate::subscriber::place::{Running, start, until};
 
 macro_rules! events {
     ($($aggregate:literal $Event:ident)*) => {$(
@@ -153,10 +153,18 @@ impl Shop {
 
     /// The services that are commanded.
     pub(super) fn serve(&mut self) {
+        self.serve_stock();
+        self.serve_payments();
+    }
+
+    pub(super) fn serve_stock(&mut self) {
         let inventory = self.subscriber("inventory").on(reserve).on(release).inbox(self.database.pool.clone());
-        let payments = self.subscriber("payments").on(pay).on(give_back).inbox(self.database.pool.clone());
         let stop = self.shutdown.clone();
         self.running.push(tokio::spawn(async move { inventory.concurrency(2).run(stop).await.expect("it ends well") }));
+    }
+
+    pub(super) fn serve_payments(&mut self) {
+        let payments = self.subscriber("payments").on(pay).on(give_back).inbox(self.database.pool.clone());
         let stop = self.shutdown.clone();
         self.running.push(tokio::spawn(async move { payments.concurrency(2).run(stop).await.expect("it ends well") }));
     }
@@ -176,6 +184,35 @@ impl Shop {
         let running = subscriber.run(stop.clone());
         self.running.push(tokio::spawn(async move { running.await.expect("it ends well") }));
         stop
+    }
+
+    /// A version of the service that runs this saga, which the test stops.
+    pub(super) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
+        start!(self.subscriber("orders").saga(saga).inbox(self.database.pool.clone()).concurrency(2))
+    }
+
+    /// Waits until the saga of this order has ended.
+    pub(super) async fn until_ended(&self, order: i64) -> SagaRun {
+        until(&format!("order {order} has ended"), async || {
+            let run = self.sagas.find("place-order", &order.to_string()).await.expect("read")?;
+            run.status.is_end().then_some(run)
+        })
+        .await
+    }
+
+    /// Waits until the saga of this order stands at this step.
+    pub(super) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
+        until(&format!("order {order} stands at {step}"), async || {
+            let run = self.sagas.find("place-order", &order.to_string()).await.expect("read")?;
+            (run.status == SagaStatus::Running && run.step.as_deref() == Some(step)).then_some(run)
+        })
+        .await
+    }
+
+    /// The event types that wait in the table `detour`.
+    pub(super) async fn parked(&self) -> Vec<String> {
+        let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], 'UTF8') from tidings.detour order by seq";
+        sqlx::query_scalar(sql).fetch_all(&self.database.pool).await.expect("read")
     }
 
     pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {

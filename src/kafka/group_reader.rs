@@ -1,0 +1,166 @@
+//! What a consumer group has not handled yet of what topics hold, asked by a client that never joins the group.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+
+use super::consumer::{Committed, Partition, partitions_of};
+use super::dropped::Dropped;
+use super::quiet::Quiet;
+use super::{OVERDUE, Settings, Unanswered, watched};
+
+/// The time that the cluster may take to answer one question.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where partitions end.
+pub(crate) type Ends = BTreeMap<Partition, i64>;
+
+/// The first record of a partition that is not handled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unhandled {
+    pub(crate) partition: Partition,
+    /// What the group has committed, or the partition's beginning.
+    pub(crate) committed: i64,
+    pub(crate) offset: i64,
+}
+
+/// A client under a group's name.
+pub(crate) struct GroupReader {
+    group: String,
+    consumer: Dropped<BaseConsumer<Quiet>>,
+}
+
+impl GroupReader {
+    /// # Errors
+    /// A property that librdkafka refuses.
+    pub(crate) fn new(settings: &Settings, group: &str) -> Result<Self, String> {
+        let mut config = settings.client_config();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "10")
+            // It looks at the first records of a partition only.
+            .set("queued.min.messages", "1")
+            .set("queued.max.messages.kbytes", "1024");
+        let consumer = config.create_with_context(Quiet).map_err(|error| error.to_string())?;
+        Ok(Self { group: group.to_owned(), consumer: Dropped::new(consumer) })
+    }
+
+    /// Runs a question on a thread of its own.
+    ///
+    /// # Errors
+    /// When the client hangs, or the cluster does not answer.
+    pub(crate) async fn ask<T: Send + 'static>(
+        self: &std::sync::Arc<Self>,
+        question: impl FnOnce(&Self) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let reader = self.clone();
+        let asked = watched("fetch_group_progress", TIMEOUT + OVERDUE, move |beat| {
+            beat.touch();
+            question(&reader)
+        });
+        asked.await.unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
+    }
+
+    /// Where the partitions of the topics end at this moment. A topic that does not exist has none.
+    ///
+    /// # Errors
+    /// When a broker does not answer.
+    pub(crate) fn ends(&self, topics: &[String]) -> Result<Ends, String> {
+        let mut ends = Ends::new();
+        for topic in topics {
+            for partition in partitions_of(self.consumer.get(), topic)? {
+                let (_, end) = self.watermarks(&partition)?;
+                ends.insert(partition, end);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The first record before these ends that is not handled, of each partition that has one. The marks that end transactions take offsets too, so records
+    /// are looked at where a commit is below the end. `is_finished` reads the metadata of a commit.
+    ///
+    /// # Errors
+    /// When a broker does not answer.
+    pub(crate) fn unhandled(&self, ends: &Ends, is_finished: &dyn Fn(&Committed, i64) -> bool) -> Result<Vec<Unhandled>, String> {
+        let mut list = TopicPartitionList::new();
+        for partition in ends.keys() {
+            list.add_partition(&partition.topic, partition.number);
+        }
+        let answer = self.consumer.get().committed_offsets(list, TIMEOUT).map_err(|error| self.failed(&error))?;
+        let mut doubtful: BTreeMap<&str, Vec<(&Partition, i64, Committed)>> = BTreeMap::new();
+        for element in answer.elements() {
+            let known = ends.iter().find(|(partition, _)| partition.number == element.partition() && *partition.topic == *element.topic());
+            let Some((partition, end)) = known else { continue };
+            element.error().map_err(|error| self.failed(&error))?;
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                // The group has never committed: it begins at the first record.
+                _ => self.watermarks(partition)?.0,
+            };
+            if offset < *end {
+                let committed = Committed { partition: partition.clone(), offset, metadata: element.metadata().to_owned() };
+                doubtful.entry(&partition.topic).or_default().push((partition, *end, committed));
+            }
+        }
+        let mut unhandled = Vec::new();
+        // The end of a partition is reported without its topic, so one topic is read after the other.
+        for of_topic in doubtful.into_values() {
+            unhandled.extend(self.with_records(&of_topic, is_finished)?);
+        }
+        Ok(unhandled)
+    }
+
+    /// The same for partitions of one topic, from the commit to before the end.
+    fn with_records(
+        &self,
+        of_topic: &[(&Partition, i64, Committed)],
+        is_finished: &dyn Fn(&Committed, i64) -> bool,
+    ) -> Result<Vec<Unhandled>, String> {
+        let mut list = TopicPartitionList::new();
+        for (partition, _, committed) in of_topic {
+            let from = Offset::Offset(committed.offset);
+            list.add_partition_offset(&partition.topic, partition.number, from).map_err(|error| self.failed(&error))?;
+        }
+        let consumer = self.consumer.get();
+        consumer.assign(&list).map_err(|error| self.failed(&error))?;
+        let mut open: BTreeMap<i32, &(&Partition, i64, Committed)> = of_topic.iter().map(|one| (one.0.number, one)).collect();
+        let (mut found, until) = (Vec::new(), Instant::now() + TIMEOUT);
+        while !open.is_empty() {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(record)) => {
+                    let Some((partition, end, committed)) = open.get(&record.partition()) else { continue };
+                    if record.offset() >= *end {
+                        open.remove(&record.partition());
+                    } else if !is_finished(committed, record.offset()) {
+                        let (partition, committed) = ((*partition).clone(), committed.offset);
+                        found.push(Unhandled { partition, committed, offset: record.offset() });
+                        open.remove(&record.partition());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
+                Some(Err(error)) if Instant::now() > until => return Err(self.failed(&error)),
+                None if Instant::now() > until => return Err(format!("group {}: no record within {TIMEOUT:?}", self.group)),
+                Some(Err(_)) | None => {}
+            }
+        }
+        consumer.unassign().map_err(|error| self.failed(&error))?;
+        Ok(found)
+    }
+
+    fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
+        self.consumer.get().fetch_watermarks(&partition.topic, partition.number, TIMEOUT).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &KafkaError) -> String {
+        format!("the progress of group {}: {error}", self.group)
+    }
+}

@@ -1,0 +1,120 @@
+//! Replies before timers.
+
+use std::time::Duration;
+
+use tidings::saga::{Saga, SagaStatus};
+use tidings::subscriber::{Event, HandlerError};
+
+use super::shop::{OrderPlaced, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment, Shop, StockReserved, TakePayment};
+use crate::subscriber::place::{start, until};
+
+/// Its payment may take two seconds.
+fn hasty() -> Saga<PlaceOrder> {
+    Saga::new("place-order")
+        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
+        .key(|s| s.order.to_string())
+        .step("reserve")
+        .command(|s: &PlaceOrder| ReserveStock { order: s.order })
+        .on::<StockReserved>(|s, _| s.reserved = true)
+        .compensate(|s| ReleaseStock { order: s.order })
+        .step("pay")
+        .command(|s| TakePayment { order: s.order })
+        .on::<PaymentTaken>(|_, _| ())
+        .compensate(|s| ReturnPayment { order: s.order })
+        .timeout(Duration::from_secs(2))
+}
+
+/// Waits until the time of an order's present step is over, by the database's clock.
+async fn until_overdue(shop: &Shop, order: i64) {
+    until("its time is over", async || {
+        let sql = "select 1 from tidings.saga where key = $1 and due_at < clock_timestamp()";
+        sqlx::query_scalar::<_, i32>(sql).bind(order.to_string()).fetch_optional(&shop.database.pool).await.expect("read")
+    })
+    .await;
+}
+
+/// Orders at `pay` whose time is over, and whose replies wait in Kafka; no member of the group runs.
+async fn with_replies_that_wait(orders: &[i64]) -> Shop {
+    let mut shop = Shop::open().await;
+    shop.serve_stock();
+    let service = shop.deploy(hasty().wait_for_replies(Duration::from_secs(300)));
+    shop.place(orders.iter().copied()).await;
+    for order in orders {
+        shop.until_at(*order, "pay").await;
+    }
+    service.stop().await;
+    shop.serve_payments();
+    until("the replies are published", async || {
+        let sql = "select count(*) from tidings.inbox where consumer like '%-payments'";
+        let paid: i64 = sqlx::query_scalar(sql).fetch_one(&shop.database.pool).await.expect("read");
+        (paid == orders.len() as i64).then_some(())
+    })
+    .await;
+    // A reader of its own has seen them in Kafka.
+    let audit = start!(shop.subscriber("audit").on(async |_: Event<PaymentTaken>| Ok::<_, HandlerError>(())));
+    audit.until("the replies are in Kafka", |seen| seen.handled() >= orders.len() as u64).await;
+    audit.stop().await;
+    for order in orders {
+        until_overdue(&shop, *order).await;
+    }
+    shop
+}
+
+/// Case A11.
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_that_came_while_the_service_was_away_are_handled_before_its_timers() {
+    let orders: Vec<i64> = (1..=8).map(|n| n * 10).collect();
+    let shop = with_replies_that_wait(&orders).await;
+    // Two members: a timer of one may belong to a reply in a partition of the other.
+    let members = [shop.deploy(hasty()), shop.deploy(hasty())];
+    for order in orders {
+        let run = shop.until_ended(order).await;
+        assert_eq!((run.status, run.error), (SagaStatus::Completed, None), "order {order}");
+    }
+    for member in members {
+        member.stop().await;
+    }
+    shop.close().await;
+}
+
+/// Case A11: the reply is read by a member that fails at it, and another member's timer is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_is_parked_is_handled_before_the_timer() {
+    let shop = with_replies_that_wait(&[10]).await;
+    let broken = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let failing = {
+        let broken = broken.clone();
+        async move |_: Event<PaymentTaken>| match broken.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Err(HandlerError::retry("broken")),
+            false => Ok(()),
+        }
+    };
+    use tidings::subscriber::{Escalation, Retry};
+    let soon = Retry::exponential(1_000, Duration::from_millis(50)..Duration::from_millis(50));
+    let service = shop.subscriber("orders").on(failing).saga(hasty()).inbox(shop.database.pool.clone()).concurrency(2);
+    let service = start!(service.retry(Retry::never()).kill_switch(None).escalation(Escalation::Park(soon)));
+    until("the reply is parked", async || (shop.parked().await == ["PaymentTaken"]).then_some(())).await;
+    // Another order's timer shows that timers fire.
+    shop.place([13]).await;
+    let silent = shop.until_ended(13).await;
+    assert_eq!((silent.status, silent.error.as_deref()), (SagaStatus::Compensated, Some("pay: no reply within 2s")));
+    shop.until_at(10, "pay").await;
+    broken.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(shop.until_ended(10).await.status, SagaStatus::Completed);
+    service.stop().await;
+    shop.close().await;
+}
+
+/// Case A11: a paused or lagging group does not hold timers for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_fires_at_the_limit_though_replies_are_not_handled() {
+    let shop = with_replies_that_wait(&[10]).await;
+    // The first reply blocks its partition, and with it the group's commits.
+    let stuck = async |_: Event<PaymentTaken>| Err::<(), _>(HandlerError::snooze(Duration::from_secs(3_600), "closed"));
+    let saga = hasty().wait_for_replies(Duration::from_secs(3));
+    let service = start!(shop.subscriber("orders").on(stuck).saga(saga).inbox(shop.database.pool.clone()).concurrency(2));
+    let run = shop.until_ended(10).await;
+    assert_eq!((run.status, run.error.as_deref()), (SagaStatus::Compensated, Some("pay: no reply within 2s")));
+    service.stop().await;
+    shop.close().await;
+}
