@@ -375,7 +375,6 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             broker_side: self.parts.broker_side,
             from_end: self.parts.from_end,
             statistics: self.parts.statistics,
-            named_topics: self.parts.topics,
             companions: Companions::default(),
             clock: Clock::Real,
             letterbox: None,

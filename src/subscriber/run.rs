@@ -77,8 +77,6 @@ pub(crate) struct Plan {
     pub(super) broker_side: bool,
     pub(super) from_end: bool,
     pub(super) statistics: Statistics,
-    /// The topics of aggregates that are not read from the topic of their name.
-    pub(super) named_topics: HashMap<&'static str, Vec<String>>,
     /// Sagas.
     pub(super) companions: Companions,
     pub(super) clock: Clock,
