@@ -68,7 +68,7 @@ pub(super) struct Held<'h> {
 }
 
 /// What is due.
-#[derive(Clone, Copy, Debug, FromRow)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
     /// How many can be continued.
     pub(super) due: i64,
@@ -435,6 +435,12 @@ fn text<S: SagaState>(state: &S) -> Result<String, HandlerError> {
 }
 
 // === impl FromRow ===
+
+impl FromRow<'_, PgRow> for Due {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { due: row.try_get("due")?, held: row.try_get("held")?, next: row.try_get("next")?, now: row.try_get("now")? })
+    }
+}
 
 impl FromRow<'_, PgRow> for Stored {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {

@@ -1,6 +1,6 @@
 //! What the database says of sagas: not the relay's business, but a person's, who looks here.
 
-use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
 use super::Findings;
 use crate::cli::table::time;
@@ -12,7 +12,7 @@ const OVERDUE_SECONDS: f64 = 60.0;
 const UNSEEN_SECONDS: f64 = 60.0;
 
 /// How the sagas of one name stand that have not ended well.
-#[derive(Clone, Debug, Default, FromRow)]
+#[derive(Clone, Debug, Default)]
 struct Standing {
     name: String,
     open: i64,
@@ -73,6 +73,22 @@ fn judge(standings: &[Standing], findings: &mut Findings) {
     if findings.list.len() == before {
         let open: i64 = standings.iter().map(|standing| standing.open).sum();
         findings.ok("sagas", format!("{open} under way, none has failed"));
+    }
+}
+
+// === impl FromRow ===
+
+impl FromRow<'_, PgRow> for Standing {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            name: row.try_get("name")?,
+            open: row.try_get("open")?,
+            failed: row.try_get("failed")?,
+            overdue_seconds: row.try_get("overdue_seconds")?,
+            blocked: row.try_get("blocked")?,
+            obstacle: row.try_get("obstacle")?,
+            unseen_seconds: row.try_get("unseen_seconds")?,
+        })
     }
 }
 
