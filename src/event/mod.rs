@@ -43,7 +43,7 @@ pub(crate) use invalid::is_topic_character;
 pub use invalid::{InvalidEvent, check_topic_name};
 pub(crate) use panicked::panic_text;
 pub use payload::Payload;
-#[cfg(feature = "relay")]
+#[cfg(any(feature = "relay", feature = "subscriber"))]
 pub(crate) use reserved::is_reserved_topic;
 #[cfg(feature = "kafka")]
 pub(crate) use reserved::refuse_reserved_header;
