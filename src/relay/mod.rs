@@ -4,8 +4,8 @@
 //! drive: source (table | wal) ──▶ forward: route ─▶ envelope ──▶ sink ──▶ books: what is safe ──▶ ledger, slot
 //! ```
 //!
-//! `run` supervises sessions, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it
-//! goes on, `preflight` whether a relay may start, `continuity` whether this is still the same database, `names` what its objects are called, `drive` which source is read, `slot` makes the log follow the outbox, `leave` what a relay that ends leaves in it, `ledger` is
+//! `run` supervises sessions, `carried` is the state that one session leaves to the next, `pooler` sees that they are the relay's own, `lease` says which relay of a name works, `resume` decides where it
+//! goes on, `position_topic` reads the positions that Kafka has, `preflight` whether a relay may start, `continuity` whether this is still the same database, `names` what its objects are called, `drive` which source is read, `slot` makes the log follow the outbox, `leave` what a relay that ends leaves in it, `ledger` is
 //! the relay's row in Postgres, `parked` what cannot be delivered and waits.
 //! `debezium` is all that a table made for Debezium needs instead. `retention` deletes what every relay has published, `scheduled` moves events to the outbox when they are due. `operator` is what a
 //! person does with relays by commands. `position`, `route` and the row decoder are pure.
