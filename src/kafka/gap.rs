@@ -18,7 +18,7 @@ pub(crate) enum Gap {
     CutOff(i64),
 }
 
-/// The offset from which to read a partition of which `next` is to be read and `low..high` exists, and what is missing.
+/// The offset at which a partition is read again whose next offset is `next` and whose records are `low..high`, and the gap.
 pub(super) fn restarted(next: Option<i64>, low: i64, high: i64) -> Restarted {
     match next {
         Some(next) if next < low => Restarted { from: low, gap: Gap::Removed(low - next) },

@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
-use super::consumer::{Committed, Partition, partitions_of};
+use super::consumer::{ASK_TIMEOUT, Committed, Partition, partitions_of};
 use super::dropped::Dropped;
 use super::quiet::Quiet;
-use super::{OVERDUE, Settings, Unanswered, watched};
-
-/// The time that the cluster may take to answer one question.
-const TIMEOUT: Duration = Duration::from_secs(10);
+use super::{Beat, OVERDUE, Settings, Unanswered, watched};
 
 /// Where partitions end.
 pub(crate) type Ends = BTreeMap<Partition, i64>;
@@ -27,6 +24,18 @@ pub(crate) struct Unhandled {
     pub(crate) offset: i64,
 }
 
+/// Configures a client that reads under a group's name to the ends of partitions, and never joins the group.
+pub(super) fn be_outsider<'c>(config: &'c mut ClientConfig, group: &str) -> &'c mut ClientConfig {
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("auto.offset.reset", "earliest")
+}
+
 /// A client under a group's name.
 pub(crate) struct GroupReader {
     group: String,
@@ -38,14 +47,7 @@ impl GroupReader {
     /// A property that librdkafka refuses.
     pub(crate) fn new(settings: &Settings, group: &str) -> Result<Self, String> {
         let mut config = settings.client_config();
-        config
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
-            .set("allow.auto.create.topics", "false")
-            .set("auto.offset.reset", "earliest")
+        be_outsider(&mut config, group)
             .set("fetch.wait.max.ms", "10")
             // It looks at the first records of a partition only.
             .set("queued.min.messages", "1")
@@ -60,13 +62,10 @@ impl GroupReader {
     /// When the client hangs, or the cluster does not answer.
     pub(crate) async fn ask<T: Send + 'static>(
         self: &std::sync::Arc<Self>,
-        question: impl FnOnce(&Self) -> Result<T, String> + Send + 'static,
+        question: impl FnOnce(&Self, &Beat) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let reader = self.clone();
-        let asked = watched("fetch_group_progress", TIMEOUT + OVERDUE, move |beat| {
-            beat.touch();
-            question(&reader)
-        });
+        let asked = watched("fetch_group_progress", ASK_TIMEOUT + OVERDUE, move |beat| question(&reader, beat));
         asked.await.unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
     }
 
@@ -74,10 +73,12 @@ impl GroupReader {
     ///
     /// # Errors
     /// When a broker does not answer.
-    pub(crate) fn ends(&self, topics: &[String]) -> Result<Ends, String> {
+    pub(crate) fn ends(&self, topics: &[String], beat: &Beat) -> Result<Ends, String> {
         let mut ends = Ends::new();
         for topic in topics {
+            beat.touch();
             for partition in partitions_of(self.consumer.get(), topic)? {
+                beat.touch();
                 let (_, end) = self.watermarks(&partition)?;
                 ends.insert(partition, end);
             }
@@ -90,16 +91,22 @@ impl GroupReader {
     ///
     /// # Errors
     /// When a broker does not answer.
-    pub(crate) fn unhandled(&self, ends: &Ends, is_finished: &dyn Fn(&Committed, i64) -> bool) -> Result<Vec<Unhandled>, String> {
+    pub(crate) fn unhandled(
+        &self,
+        ends: &Ends,
+        is_finished: &dyn Fn(&Committed, i64) -> bool,
+        beat: &Beat,
+    ) -> Result<Vec<Unhandled>, String> {
         let mut list = TopicPartitionList::new();
         for partition in ends.keys() {
             list.add_partition(&partition.topic, partition.number);
         }
-        let answer = self.consumer.get().committed_offsets(list, TIMEOUT).map_err(|error| self.failed(&error))?;
+        let answer = self.consumer.get().committed_offsets(list, ASK_TIMEOUT).map_err(|error| self.failed(&error))?;
         let mut doubtful: BTreeMap<&str, Vec<(&Partition, i64, Committed)>> = BTreeMap::new();
         for element in answer.elements() {
-            let known = ends.iter().find(|(partition, _)| partition.number == element.partition() && *partition.topic == *element.topic());
-            let Some((partition, end)) = known else { continue };
+            beat.touch();
+            let asked = Partition { topic: element.topic().into(), number: element.partition() };
+            let Some((partition, end)) = ends.get_key_value(&asked) else { continue };
             element.error().map_err(|error| self.failed(&error))?;
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
@@ -114,7 +121,7 @@ impl GroupReader {
         let mut unhandled = Vec::new();
         // The end of a partition is reported without its topic, so one topic is read after the other.
         for of_topic in doubtful.into_values() {
-            unhandled.extend(self.with_records(&of_topic, is_finished)?);
+            unhandled.extend(self.with_records(&of_topic, is_finished, beat)?);
         }
         Ok(unhandled)
     }
@@ -124,6 +131,7 @@ impl GroupReader {
         &self,
         of_topic: &[(&Partition, i64, Committed)],
         is_finished: &dyn Fn(&Committed, i64) -> bool,
+        beat: &Beat,
     ) -> Result<Vec<Unhandled>, String> {
         let mut list = TopicPartitionList::new();
         for (partition, _, committed) in of_topic {
@@ -133,8 +141,9 @@ impl GroupReader {
         let consumer = self.consumer.get();
         consumer.assign(&list).map_err(|error| self.failed(&error))?;
         let mut open: BTreeMap<i32, &(&Partition, i64, Committed)> = of_topic.iter().map(|one| (one.0.number, one)).collect();
-        let (mut found, until) = (Vec::new(), Instant::now() + TIMEOUT);
+        let (mut found, until) = (Vec::new(), Instant::now() + ASK_TIMEOUT);
         while !open.is_empty() {
+            beat.touch();
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(record)) => {
                     let Some((partition, end, committed)) = open.get(&record.partition()) else { continue };
@@ -148,7 +157,7 @@ impl GroupReader {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 Some(Err(error)) if Instant::now() > until => return Err(self.failed(&error)),
-                None if Instant::now() > until => return Err(format!("group {}: no record within {TIMEOUT:?}", self.group)),
+                None if Instant::now() > until => return Err(format!("group {}: no record within {ASK_TIMEOUT:?}", self.group)),
                 Some(Err(_)) | None => {}
             }
         }
@@ -157,7 +166,7 @@ impl GroupReader {
     }
 
     fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
-        self.consumer.get().fetch_watermarks(&partition.topic, partition.number, TIMEOUT).map_err(|error| self.failed(&error))
+        self.consumer.get().fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &KafkaError) -> String {

@@ -8,7 +8,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, quiet::Quiet, watched};
+use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, group_reader::be_outsider, quiet::Quiet, watched};
 
 /// How long the cluster may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,15 +75,7 @@ fn ask(settings: &Settings, topic: &str, partitions: i32, except: &[String], rea
 /// A consumer under the group's name that never joins it.
 fn consumer(settings: &Settings, group: &str) -> Result<Dropped<BaseConsumer<Quiet>>, KafkaError> {
     let mut config = settings.client_config();
-    config
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true")
-        .set("allow.auto.create.topics", "false")
-        .set("auto.offset.reset", "earliest")
-        .set("fetch.wait.max.ms", "10");
+    be_outsider(&mut config, group).set("fetch.wait.max.ms", "10");
     config.create_with_context(Quiet).map(Dropped::new)
 }
 

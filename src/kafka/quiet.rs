@@ -2,7 +2,7 @@
 
 use rdkafka::{ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
 
-/// What the client says of its connections is told by what fails for its user. (rdkafka logs even the end of a partition as an error.)
+/// A connection that fails is reported by the call that fails for it. (rdkafka logs even the end of a partition as an error.)
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiet;
 

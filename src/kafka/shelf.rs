@@ -10,15 +10,13 @@ use rdkafka::{
 
 use super::{
     Beat, Settings,
-    consumer::{Committed, Partition, partitions_of},
+    consumer::{ASK_TIMEOUT, Committed, Partition, partitions_of},
     dropped::Dropped,
     feed::incoming,
+    group_reader::be_outsider,
     incoming::{Buffers, Incoming},
     quiet::Quiet,
 };
-
-/// How long a question to the cluster may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the next record may take before the topic is taken for unreadable.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,12 +35,7 @@ impl Shelf {
     /// What the cluster says; that the topic is not there.
     pub(crate) fn open(settings: &Settings, group: &str, topic: &str) -> Result<Self, String> {
         let mut config = settings.client_config_over(&[("fetch.wait.max.ms", "50")]);
-        config.set("group.id", group);
-        config.set("enable.auto.commit", "false");
-        config.set("enable.partition.eof", "true");
-        config.set("isolation.level", "read_committed");
-        config.set("allow.auto.create.topics", "false");
-        config.set("auto.offset.reset", "earliest");
+        be_outsider(&mut config, group);
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
         let partitions = partitions_of(&consumer, topic)?;
         if partitions.is_empty() {

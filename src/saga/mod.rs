@@ -56,6 +56,8 @@ pub(crate) use machine::{CallFailed, Input, Shape};
 #[cfg(feature = "metrics")]
 pub use metrics::SagaMetrics;
 pub use progress::{SagaStatus, StepFailure, UnknownSagaStatus};
+#[cfg(feature = "cli")]
+pub(crate) use registration::LIVE_SECONDS;
 pub use sagas::{Decision, SagaRun, Sagas};
 pub use statistics::{SagaStanding, SagaStatistics};
 pub use subscribe::StartError;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgExecutor};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,16 @@ const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 /// The payload for the sagas of a name. A channel belongs to the database, and a database may have several schemas.
 pub(super) fn notice(schema: &SchemaName, saga: &str) -> String {
     format!("{schema}/{saga}")
+}
+
+/// Wakes the timers of these sagas in all processes, once the transaction commits.
+///
+/// # Errors
+/// What the server reports.
+pub(super) async fn notify(executor: impl PgExecutor<'_>, schema: &SchemaName, sagas: &[String]) -> Result<(), sqlx::Error> {
+    let notices: Vec<String> = sagas.iter().map(|saga| notice(schema, saga)).collect();
+    let sql = format!("select pg_catalog.pg_notify('{CHANNEL}', n) from pg_catalog.unnest($1::text[]) n");
+    sqlx::query(AssertSqlSafe(sql)).bind(notices).execute(executor).await.map(drop)
 }
 
 /// Passes notices on to the timers of a subscriber until it is told to stop. Holds one session beside those of the inbox's pool.

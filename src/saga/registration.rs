@@ -9,7 +9,7 @@ use crate::postgres::SchemaName;
 use crate::subscriber::NotAdmitted;
 
 /// The age of the last heartbeat from which code does not count as running: four heartbeats.
-pub(super) const LIVE_SECONDS: f64 = 60.0;
+pub(crate) const LIVE_SECONDS: f64 = 60.0;
 
 /// Seed of the lock of a name: "sagacode" in ASCII.
 const LOCK_SEED: i64 = 0x7361_6761_636f_6465;

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use super::machine::Shape;
-use super::notices::{CHANNEL, notice};
+use super::notices::notify;
 use super::obstacle::Obstacle;
 use super::progress::{Progress, SagaStatus, StepFailure};
 use super::registration::LIVE_SECONDS;
@@ -166,9 +166,8 @@ impl Sagas {
         );
         let name: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).bind(decision.word()).fetch_optional(&self.pool).await?;
         let Some(name) = name else { return Ok(false) };
-        let wake = format!("select pg_catalog.pg_notify('{CHANNEL}', $1)");
         // A hint: the timers find the decision without it.
-        let _ = sqlx::query(AssertSqlSafe(wake)).bind(notice(&self.schema, &name)).execute(&self.pool).await;
+        let _ = notify(&self.pool, &self.schema, &[name]).await;
         Ok(true)
     }
 

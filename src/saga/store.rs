@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
 use super::definition::{Saga, SagaState};
 use super::drive::Instance;
 use super::machine::Input;
-use super::notices::{CHANNEL, notice};
+use super::notices::{CHANNEL, notice, notify};
 use super::obstacle::Obstacle;
 use super::progress::{Progress, SagaStatus};
 use super::replies::Hold;
@@ -108,6 +109,19 @@ pub(super) struct Kept<'k> {
     pub(super) obstacle: Option<String>,
 }
 
+/// A query with the parameters `$1` to `$8` of [`AT_KNOWN_STEP`] and [`HELD`].
+fn of_due<'q, O: for<'r> FromRow<'r, PgRow>>(sql: String, of: &'q Mine<'_>, held: &'q Held<'_>) -> QueryAs<'q, Postgres, O, PgArguments> {
+    let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
+    let hold = held.hold.as_ref();
+    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(of.steps);
+    query
+        .bind(hold.is_some())
+        .bind(hold.and_then(|hold| hold.handled_as_of))
+        .bind(seconds(hold.and_then(|hold| hold.limit)))
+        .bind(held.consumer)
+        .bind(seconds(hold.and_then(|hold| hold.parked_limit)))
+}
+
 /// The statements on one schema.
 #[derive(Clone, Debug)]
 pub(super) struct Store(SchemaName);
@@ -142,15 +156,7 @@ impl Store {
             self.0,
             self.held()
         );
-        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(of.steps);
-        query
-            .bind(held.hold.is_some())
-            .bind(held.hold.and_then(|hold| hold.handled_as_of))
-            .bind(held.hold.and_then(|hold| hold.limit).map(|limit| limit.as_secs_f64()))
-            .bind(held.consumer)
-            .bind(held.hold.and_then(|hold| hold.parked_limit).map(|limit| limit.as_secs_f64()))
-            .fetch_optional(conn)
-            .await
+        of_due(sql, of, held).fetch_optional(conn).await
     }
 
     /// What is due, up to so many, whether somebody looks at them or not.
@@ -177,16 +183,7 @@ impl Store {
             self.0,
             self.held()
         );
-        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(of.steps);
-        query
-            .bind(held.hold.is_some())
-            .bind(held.hold.and_then(|hold| hold.handled_as_of))
-            .bind(held.hold.and_then(|hold| hold.limit).map(|limit| limit.as_secs_f64()))
-            .bind(held.consumer)
-            .bind(held.hold.and_then(|hold| hold.parked_limit).map(|limit| limit.as_secs_f64()))
-            .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
-            .fetch_one(conn)
-            .await
+        of_due(sql, of, held).bind(i64::try_from(count_max).unwrap_or(i64::MAX)).fetch_one(conn).await
     }
 
     fn held(&self) -> String {
@@ -362,11 +359,10 @@ impl Store {
         let mut woken: Vec<String> = sqlx::query_scalar(AssertSqlSafe(wake)).bind(&resources).fetch_all(&mut *conn).await?;
         woken.sort_unstable();
         woken.dedup();
-        for name in &woken {
-            let sql = format!("select pg_catalog.pg_notify('{CHANNEL}', $1)");
-            sqlx::query(AssertSqlSafe(sql)).bind(notice(&self.0, name)).execute(&mut *conn).await?;
+        if woken.is_empty() {
+            return Ok(false);
         }
-        Ok(!woken.is_empty())
+        notify(conn, &self.0, &woken).await.map(|()| true)
     }
 
     /// Deletes some that ended well and are old.
@@ -395,8 +391,8 @@ impl Stored {
     }
 
     /// The instance, read by this code.
-    pub(super) fn instance<S: SagaState>(&self, saga: &Saga<S>) -> Result<Instance<S>, Obstacle> {
-        let (progress, correlation_id) = (self.progress()?, self.correlation_id.clone());
+    pub(super) fn instance<S: SagaState>(&self, saga: &Saga<S>, progress: Progress) -> Result<Instance<S>, Obstacle> {
+        let correlation_id = self.correlation_id.clone();
         let stored_by = self.version.cast_unsigned();
         let state = saga.read_state(stored_by, &self.state).map_err(|error| Obstacle::State {
             stored_by,

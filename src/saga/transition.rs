@@ -79,10 +79,13 @@ impl<S: SagaState> Engine<S> {
 
     /// Why this code cannot continue a saga of its name.
     pub(super) fn obstacle(&self, stored: &Stored) -> Option<Obstacle> {
-        match stored.instance(&self.saga) {
-            Ok(instance) => self.unknown(&instance.progress),
-            Err(obstacle) => Some(obstacle),
-        }
+        self.read(stored).err()
+    }
+
+    /// A saga of this name, as far as this code can continue it.
+    fn read(&self, stored: &Stored) -> Result<Instance<S>, Obstacle> {
+        let instance = stored.instance(&self.saga, stored.progress()?)?;
+        self.unknown(&instance.progress).map_or(Ok(instance), Err)
     }
 
     fn unknown(&self, progress: &Progress) -> Option<Obstacle> {
@@ -143,7 +146,7 @@ impl<S: SagaState> Engine<S> {
             tracing::debug!(saga = name, %id, event_type = meta.event_type(), "a late or repeated reply is left out");
             return Ok(false);
         }
-        let (now, mut instance) = (stored.now, stored.instance(&self.saga).map_err(|obstacle| waits(&obstacle))?);
+        let (now, mut instance) = (stored.now, stored.instance(&self.saga, progress).map_err(|obstacle| waits(&obstacle))?);
         instance.progress.cause.moved_by(meta);
         let input = self.saga.take(&mut instance, meta)?;
         self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
@@ -238,13 +241,11 @@ impl<S: SagaState> Engine<S> {
     /// Its time has come.
     pub(super) async fn due(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
         let (now, mut input) = (stored.now, stored.input());
-        if let Some(obstacle) = self.obstacle(&stored) {
-            return match input {
-                Input::End => self.end_as_it_is(stored, world).await,
-                _ => Err(HandlerError::wait_for_code(obstacle.to_string())),
-            };
-        }
-        let mut instance = stored.instance(&self.saga).map_err(|obstacle| HandlerError::wait_for_code(obstacle.to_string()))?;
+        let mut instance = match self.read(&stored) {
+            Ok(instance) => instance,
+            Err(_) if input == Input::End => return self.end_as_it_is(stored, world).await,
+            Err(obstacle) => return Err(HandlerError::wait_for_code(obstacle.to_string())),
+        };
         let decided = if stored.action.is_some() { Decided::Done } else { Decided::Not };
         if instance.progress.status == SagaStatus::Waiting && matches!(input, Input::Due | Input::Retry) {
             let store = world.store.clone();

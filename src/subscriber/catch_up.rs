@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Ground;
 use super::finished::Finished;
-use crate::kafka::{Committed, Ends, GroupReader, Settings, Unhandled};
+use crate::kafka::{Beat, Committed, Ends, GroupReader, Settings, Unhandled};
 
 /// Looks at what the group has handled of some topics.
 pub(crate) struct CatchUp {
@@ -38,7 +38,7 @@ impl CatchUp {
     /// When the cluster does not answer.
     pub(crate) async fn ends(&self) -> Result<Ends, String> {
         let topics = self.topics.clone();
-        self.ask(move |reader| reader.ends(&topics)).await
+        self.ask(move |reader, beat| reader.ends(&topics, beat)).await
     }
 
     /// The first event before these ends that the group has not handled, of each partition that has one.
@@ -47,10 +47,13 @@ impl CatchUp {
     /// When the cluster does not answer.
     pub(crate) async fn behind(&self, ends: &Ends) -> Result<Vec<Unhandled>, String> {
         let ends = ends.clone();
-        self.ask(move |reader| reader.unhandled(&ends, &is_finished)).await
+        self.ask(move |reader, beat| reader.unhandled(&ends, &is_finished, beat)).await
     }
 
-    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&GroupReader) -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&GroupReader, &Beat) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let reader = self.reader()?;
         let answer = reader.ask(question).await;
         if answer.is_err() {

@@ -13,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::inbox::OpenInbox;
-use super::register::is_not_set_up;
-use super::run::{Plan, RunError, START_PAUSE};
+use super::register::Entry;
+use super::run::{Plan, RunError};
 use super::{Meta, Statistics};
 use crate::kafka::Settings;
-use crate::postgres::errors::with_causes;
-use crate::postgres::{SchemaName, session_fault};
+use crate::postgres::SchemaName;
 
 /// How many notices wait for a companion that is busy. One that misses some looks at everything.
 const NEWS: usize = 64;
@@ -129,37 +128,15 @@ impl Companions {
     pub(super) async fn admit(&self, stop: &CancellationToken) -> Result<bool, RunError> {
         let Some(ground) = &self.ground else { return Ok(true) };
         for companion in &self.all {
-            loop {
-                let admitted = tokio::select! {
-                    () = stop.cancelled() => return Ok(false),
-                    admitted = companion.admit(ground) => admitted,
-                };
-                match admitted {
-                    Ok(()) => break,
-                    Err(NotAdmitted::Refused(reason)) => return Err(RunError::Settings(vec![reason])),
-                    Err(NotAdmitted::Database(error)) if is_not_set_up(&error) => {
-                        let schema = &ground.schema;
-                        return Err(RunError::Settings(vec![format!(
-                            "saga `{}` cannot be registered in the table `{schema}.saga_code`: {}; run `tidings migrate`, and grant \
-                             select, insert, update, delete on {schema}.saga_code and {schema}.saga to this role",
-                            companion.name(),
-                            with_causes(&error)
-                        )]));
-                    }
-                    Err(NotAdmitted::Database(error)) => {
-                        session_fault::close_after(&error, &ground.pool);
-                        tracing::warn!(
-                            subscriber = ground.consumer,
-                            saga = companion.name(),
-                            error = with_causes(&error),
-                            "a saga cannot be registered in its database yet"
-                        );
-                    }
-                }
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(false),
-                    () = tokio::time::sleep(START_PAUSE) => {}
-                }
+            let entry = Entry {
+                subscriber: &ground.consumer,
+                what: format!("saga `{}`", companion.name()),
+                schema: &ground.schema,
+                pool: &ground.pool,
+                tables: &["saga_code", "saga"],
+            };
+            if entry.until_registered(stop, || companion.admit(ground)).await?.is_none() {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -1,20 +1,18 @@
 //! Examination of the inbox's database before a subscriber joins its group: tables, columns, rights, and whether it can be written.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::inbox::OpenInbox;
-use super::run::{Plan, RunError, START_PAUSE};
+use super::log_limit::LogLimit;
+use super::run::{Plan, RunError, pause};
 use crate::postgres::errors::with_causes;
 
 /// How long the database may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// How often the wait for a database is logged.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// The tables that a subscriber uses, each with the rights that it needs and the column that was added last.
 const TABLES: [(&str, &str, &str); 4] = [
@@ -73,6 +71,12 @@ fn faults(found: &[Found], schema: &str, database: &str, role: &str, may_use_sch
     faults
 }
 
+/// The error of a question without an answer.
+pub(super) fn silent() -> sqlx::Error {
+    let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "the server accepts connections and does not answer");
+    sqlx::Error::Io(silent)
+}
+
 impl OpenInbox {
     /// The database and its server, as the pool connects to them.
     pub(super) fn place(&self) -> String {
@@ -99,10 +103,7 @@ impl OpenInbox {
             // A session that is read-only stays so.
             session.close_on_drop();
         }
-        examined.unwrap_or_else(|_| {
-            let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "the server accepts connections and does not answer");
-            Err(sqlx::Error::Io(silent))
-        })
+        examined.unwrap_or_else(|_| Err(silent()))
     }
 
     async fn usability(&self, session: &mut PgConnection) -> Result<Usability, sqlx::Error> {
@@ -151,7 +152,7 @@ impl Plan {
     pub(super) async fn wait_for_database(&self, stop: &CancellationToken) -> Result<bool, RunError> {
         let Some(inbox) = &self.core.inbox else { return Ok(true) };
         self.statistics.starting(format!("it examines the database {}", inbox.place()));
-        let mut reported: Option<Instant> = None;
+        let (reports, mut has_waited) = (LogLimit::default(), false);
         loop {
             let examined = tokio::select! {
                 () = stop.cancelled() => return Ok(false),
@@ -159,7 +160,7 @@ impl Plan {
             };
             let reason = match examined {
                 Ok(Usability::Ready) => {
-                    if reported.is_some() {
+                    if has_waited {
                         tracing::info!(subscriber = self.name, database = inbox.place(), "the database can be used");
                     }
                     return Ok(true);
@@ -168,8 +169,8 @@ impl Plan {
                 Ok(Usability::ReadOnly) => format!("the database {} is read-only", inbox.place()),
                 Err(error) => format!("the database {} cannot be used: {}", inbox.place(), with_causes(&error)),
             };
-            if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
-                reported = Some(Instant::now());
+            has_waited = true;
+            if reports.admit(Instant::now()).is_some() {
                 tracing::warn!(
                     subscriber = self.name,
                     "{reason}; the subscriber waits and reads no events until then: start the database, or correct the URL or the \
@@ -177,9 +178,8 @@ impl Plan {
                 );
             }
             self.statistics.starting(reason);
-            tokio::select! {
-                () = stop.cancelled() => return Ok(false),
-                () = tokio::time::sleep(START_PAUSE) => {}
+            if !pause(stop).await {
+                return Ok(false);
             }
         }
     }

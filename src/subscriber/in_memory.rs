@@ -19,7 +19,7 @@ use super::attempt::{BatchFailed, Parked, Runner, Settled};
 use super::clock::{Clock, VirtualClock};
 use super::dead_letters::{Letterbox, attempts_of, origin_of};
 use super::handler::CODE_PAUSE;
-use super::lanes::Lanes;
+use super::lanes::{LaneCounts, Lanes};
 use super::memory::MemoryInbox;
 use super::options::Order;
 use super::run::Plan;
@@ -27,7 +27,7 @@ use super::simulation::Simulation;
 use super::source::Source;
 use super::statistics::Count;
 use super::turn::Turn;
-use super::unit::tried;
+use super::unit::{share, tried};
 use super::{Escalation, Statistics, SubscriberState};
 use crate::kafka::{Incoming, Letter, LetterError, Message};
 use crate::postgres::SchemaName;
@@ -215,20 +215,10 @@ impl InMemory {
 /// The time for which a subscriber may be paused before the bus gives it up.
 const PAUSED_MAX: Duration = Duration::from_secs(600);
 
-/// Lanes, and the number of items of each.
-type LaneCounts = Vec<(u64, usize)>;
-
 /// The next events that may start, with their lanes and the number of each: several if one transaction may handle them. As a partition takes them in production.
 fn take(lanes: &mut Lanes<Item>, max: usize, runner: &Runner) -> Option<(Vec<Item>, LaneCounts)> {
     let goes_with = |one: &Item, other: &Item| one.goes_with(other, runner);
-    let (lane, mut items) = lanes.start(max, goes_with)?;
-    let mut of_lanes = vec![(lane, items.len())];
-    while items.len() < max && lanes.next().is_some_and(|next| goes_with(&items[0], next)) {
-        let Some((lane, more)) = lanes.start(max - items.len(), goes_with) else { break };
-        of_lanes.push((lane, more.len()));
-        items.extend(more);
-    }
-    Some((items, of_lanes))
+    lanes.start_several(max, goes_with, |_| true)
 }
 
 impl Item {
@@ -241,9 +231,7 @@ impl Item {
 
     fn goes_with(&self, other: &Self, runner: &Runner) -> bool {
         match (self, other) {
-            (Self::Event(one), Self::Event(other)) => {
-                one.kind() == other.kind() && runner.due_in(one).is_none() && runner.due_in(other).is_none()
-            }
+            (Self::Event(one), Self::Event(other)) => share(one, other, |message| runner.due_in(message)),
             _ => false,
         }
     }

@@ -19,6 +19,9 @@ struct Lane<T> {
     running: bool,
 }
 
+/// Lanes, and the number of records of each.
+pub(super) type LaneCounts = Vec<(u64, usize)>;
+
 impl<T> Lanes<T> {
     pub(super) fn new() -> Self {
         Self { lanes: HashMap::default(), ready: VecDeque::new(), waiting: 0 }
@@ -61,6 +64,24 @@ impl<T> Lanes<T> {
         }
         self.waiting -= records.len();
         Some((hash, records))
+    }
+
+    /// The same of as many lanes as fit, while `joins` accepts the head of the next one beside the first record. The lanes, with the number of
+    /// records of each.
+    pub(super) fn start_several(
+        &mut self,
+        max: usize,
+        mut together: impl FnMut(&T, &T) -> bool,
+        joins: impl Fn(&T) -> bool,
+    ) -> Option<(Vec<T>, LaneCounts)> {
+        let (lane, mut records) = self.start(max, &mut together)?;
+        let mut lanes = vec![(lane, records.len())];
+        while records.len() < max && self.next().is_some_and(|next| together(&records[0], next) && joins(next)) {
+            let Some((lane, more)) = self.start(max - records.len(), &mut together) else { break };
+            lanes.push((lane, more.len()));
+            records.extend(more);
+        }
+        Some((records, lanes))
     }
 
     /// The record at the head of the lane that would start next.

@@ -268,22 +268,16 @@ impl PartitionTask {
         // What goes behind its waiting aggregate goes one by one.
         let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next.key()));
         let Some(permit) = self.permit.take() else { return };
-        let Some((lane, mut items)) = self.lanes.start(if detoured { 1 } else { max }, goes_with) else { return };
-        let mut lanes = vec![(lane, items.len())];
         // Other aggregates' events share the transaction, if it may hold more.
-        while !detoured
-            && items.len() < max
-            && self.lanes.next().is_some_and(|next| goes_with(&items[0], next) && !self.is_detoured(next.key()))
-        {
-            let Some((lane, more)) = self.lanes.start(max - items.len(), goes_with) else { break };
-            lanes.push((lane, more.len()));
-            items.extend(more);
-        }
+        let detours = &self.detours;
+        let joins = |next: &Item| !is_detoured(detours, next.key());
+        let Some((items, lanes)) = self.lanes.start_several(if detoured { 1 } else { max }, goes_with, joins) else { return };
         match &items[..] {
             [Item::Event(ticket, message)] if !detoured && site.due_in(message).is_none() => {
                 self.permit = Some(permit);
                 self.bytes = self.bytes.saturating_sub(message.size());
                 let (ticket, message) = (*ticket, message.clone());
+                let lane = lanes[0].0;
                 match self.begin(ticket, &message) {
                     None => self.lanes.finish(lane),
                     Some(begun) => self.go_on(lane, ticket, message, begun),
@@ -376,7 +370,7 @@ impl PartitionTask {
 
     /// Whether the aggregate of this key waits in the detour.
     fn is_detoured(&self, key: Option<&[u8]>) -> bool {
-        !self.detours.is_empty() && key.is_some_and(|key| self.detours.contains_key(key))
+        is_detoured(&self.detours, key)
     }
 
     /// Writes what was handled last into the watermark, which else the next record does: a lock less.
@@ -396,4 +390,9 @@ impl PartitionTask {
         (self.unfinished, self.span) = (watermark.unfinished(), watermark.span());
         written
     }
+}
+
+/// Whether the aggregate of this key waits in the detour.
+fn is_detoured(detours: &HashMap<Box<[u8]>, Option<Instant>>, key: Option<&[u8]>) -> bool {
+    !detours.is_empty() && key.is_some_and(|key| detours.contains_key(key))
 }

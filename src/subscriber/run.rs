@@ -37,6 +37,11 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// How long between two tries at something the cluster must do before the subscriber can start.
 pub(super) const START_PAUSE: Duration = Duration::from_secs(1);
 
+/// Waits that long. False if the subscriber is shut down meanwhile.
+pub(super) async fn pause(stop: &CancellationToken) -> bool {
+    stop.run_until_cancelled(tokio::time::sleep(START_PAUSE)).await.is_some()
+}
+
 /// Why a subscriber does not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,19 +103,12 @@ impl Plan {
         let _stopped = Stopped(self.statistics.clone());
         let stop = shutdown.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
-        if !self.companions.admit(&stop).await? {
+        self.report_start();
+        if !self.wait_for_database(&stop).await? || !self.companions.admit(&stop).await? {
             return Ok(());
         }
         if self.topics.is_empty() {
-            self.report_start();
-            if !self.wait_for_database(&stop).await? {
-                return Ok(());
-            }
             self.run_companions(&stop).await;
-            return Ok(());
-        }
-        self.report_start();
-        if !self.wait_for_database(&stop).await? {
             return Ok(());
         }
         let Some(names) = self.wait_for_topic_names(&stop).await else { return Ok(()) };

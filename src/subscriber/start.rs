@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Escalation;
 use super::escalate::retry_topic;
-use super::run::{Plan, START_PAUSE};
+use super::run::{Plan, pause};
 use crate::kafka::{TopicError, create_like, partitions_of, retention, topic_names};
 
 impl Plan {
@@ -25,9 +25,8 @@ impl Plan {
                     self.statistics.starting(format!("the brokers {brokers} do not answer: {error}"));
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(START_PAUSE) => {}
+            if !pause(stop).await {
+                return None;
             }
         }
     }
@@ -99,9 +98,8 @@ impl Plan {
                 while let Err(error) = create_like(self.bus.settings(), &topic, &origin).await {
                     tracing::warn!(subscriber = self.name, %error, "a retry topic cannot be made yet");
                     self.statistics.starting(format!("a retry topic cannot be created: {error}"));
-                    tokio::select! {
-                        () = stop.cancelled() => return false,
-                        () = tokio::time::sleep(START_PAUSE) => {}
+                    if !pause(stop).await {
+                        return false;
                     }
                 }
                 self.topics.insert(topic, source);

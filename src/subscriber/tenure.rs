@@ -13,9 +13,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::log_limit::LogLimit;
 use super::missing;
 use super::owner::{Owner, Seat};
-use super::run::{RunError, START_PAUSE};
+use super::run::{RunError, pause};
 use crate::kafka::{ASK_TIMEOUT, Beat, Member, MemberError, OVERDUE};
 
 /// How often the thread is looked at.
@@ -24,9 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the brokers may keep an instance id after its process was killed (KIP-848). Their session time-out is 45 s by default
 /// and 60 s at most (`group.consumer.max.session.timeout.ms`). An id that is kept for longer belongs to a process that runs.
 const RELEASE_LIMIT: Duration = Duration::from_secs(120);
-
-/// How often that wait is logged.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// How long tasks may take to end that were aborted.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
@@ -105,9 +103,8 @@ pub(super) async fn serve(seat: Arc<Seat>, stop: &CancellationToken) -> Result<(
             Ended::Hung => seat.runner.statistics.starting("its Kafka client hung and is replaced".into()),
             Ended::Unreleased => {
                 refusals.add(&seat, began)?;
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(START_PAUSE) => {}
+                if !pause(stop).await {
+                    return Ok(());
                 }
             }
         }
@@ -118,7 +115,7 @@ pub(super) async fn serve(seat: Arc<Seat>, stop: &CancellationToken) -> Result<(
 #[derive(Debug, Default)]
 struct Refusals {
     since: Option<Instant>,
-    reported: Option<Instant>,
+    reports: LogLimit,
 }
 
 impl Refusals {
@@ -142,8 +139,7 @@ impl Refusals {
             )));
         }
         let reason = format!("the brokers keep the instance id `{id}` for a member that has not left");
-        if self.reported.is_none_or(|at| now - at >= REPORT_EVERY) {
-            self.reported = Some(now);
+        if self.reports.admit(now.into_std()).is_some() {
             tracing::warn!(
                 subscriber = seat.runner.name,
                 waited = waited.as_secs(),

@@ -61,12 +61,15 @@ impl Item {
     /// Whether one transaction can handle both: now, and not when one of them is due.
     pub(super) fn goes_with(&self, other: &Self, site: &Site) -> bool {
         match (self, other) {
-            (Self::Event(_, one), Self::Event(_, other)) => {
-                one.kind() == other.kind() && site.due_in(one).is_none() && site.due_in(other).is_none()
-            }
+            (Self::Event(_, one), Self::Event(_, other)) => share(one, other, |message| site.due_in(message)),
             _ => false,
         }
     }
+}
+
+/// Whether one transaction can handle both: events of one kind, neither of which is due later.
+pub(super) fn share(one: &Message, other: &Message, due_in: impl Fn(&Message) -> Option<Duration>) -> bool {
+    one.kind() == other.kind() && due_in(one).is_none() && due_in(other).is_none()
 }
 
 /// What the partition learns when a unit has ended.

@@ -4,12 +4,10 @@ use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
 use super::Findings;
 use crate::cli::table::time;
+use crate::saga::LIVE_SECONDS;
 
 /// Due for so long is not looked at: a service that runs the saga does so within a second.
 const OVERDUE_SECONDS: f64 = 60.0;
-
-/// Code that was not seen for so long does not run: four heartbeats.
-const UNSEEN_SECONDS: f64 = 60.0;
 
 /// How the sagas of one name stand that have not ended well.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +53,7 @@ fn judge(standings: &[Standing], findings: &mut Findings) {
             let text = format!("{blocked} of {name} cannot be continued: {}", obstacle.as_deref().unwrap_or("-"));
             findings.warn("sagas", text, format!("tidings sagas list --saga {name}, and deploy the code that it names"));
         }
-        if let Some(unseen) = unseen_seconds.filter(|unseen| *unseen > UNSEEN_SECONDS && *open > 0) {
+        if let Some(unseen) = unseen_seconds.filter(|unseen| *unseen > LIVE_SECONDS && *open > 0) {
             let remedy = "start the service that runs this saga; if the saga was renamed or removed, run its former definition beside the new one \
                           until none of its sagas is left";
             findings.warn("sagas", format!("{open} of {name} are under way, and no service has run them for {}", time(unseen)), remedy);

@@ -9,10 +9,7 @@ use tidings::saga::{Saga, SagaStatus};
 use tidings::{DomainEvent, Outbox};
 
 use super::operator::{shown, tidings};
-use super::shop::{
-    OrderPlaced, PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment, Shop, StockReserved, TakePayment,
-    place_order,
-};
+use super::shop::{PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment, place_order, reserving};
 use crate::subscriber::place::until;
 
 /// An event in the conversation of a saga that answers nothing.
@@ -23,14 +20,7 @@ struct PaymentNoted {
 }
 
 fn named(name: &str, version: u32) -> Saga<PlaceOrder> {
-    Saga::new(name)
-        .version(version)
-        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
-        .key(|s| s.order.to_string())
-        .step("reserve")
-        .command(|s: &PlaceOrder| ReserveStock { order: s.order })
-        .on::<StockReserved>(|s, _| s.reserved = true)
-        .compensate(|s| ReleaseStock { order: s.order })
+    reserving(name).version(version).compensate(|s| ReleaseStock { order: s.order })
 }
 
 /// Version 2 of the shop's saga: without `pay`, and still with a reply from the topic of payments.
@@ -41,6 +31,22 @@ fn without_pay() -> Saga<PlaceOrder> {
 /// Version 3: `pay` is there for those that stand at it.
 fn with_retired_pay() -> Saga<PlaceOrder> {
     named("place-order", 3).step("pay").command(|s| TakePayment { order: s.order }).on::<PaymentTaken>(|_, _| ()).retired().step("confirm")
+}
+
+/// A shop with order 10 at `pay`, its saga's id, and no service that runs it.
+async fn left_at_pay() -> (Shop, String) {
+    let mut shop = Shop::open().await;
+    shop.serve_stock();
+    let old = shop.deploy(place_order());
+    shop.place([10]).await;
+    let saga = shop.until_at(10, "pay").await.id.to_string();
+    old.stop().await;
+    (shop, saga)
+}
+
+/// Waits until the reply to `pay` is kept.
+async fn until_kept(shop: &Shop) {
+    until("the reply is kept", async || (shop.parked().await == ["PaymentTaken"]).then_some(())).await;
 }
 
 async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
@@ -54,18 +60,13 @@ async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
 /// Case A8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_it() {
-    let mut shop = Shop::open().await;
-    shop.serve_stock();
-    let old = shop.deploy(place_order());
-    shop.place([10]).await;
-    let saga = shop.until_at(10, "pay").await.id.to_string();
-    old.stop().await;
+    let (mut shop, saga) = left_at_pay().await;
 
     let without = shop.deploy(without_pay());
     until("the start reports the saga", async || shown(&shop.database, &saga).await["obstacle"].as_str().map(str::to_owned)).await;
     publish_for(&shop, &saga, &PaymentNoted { order: 20 }).await;
     shop.serve_payments();
-    until("the reply is kept", async || (shop.parked().await == ["PaymentTaken"]).then_some(())).await;
+    until_kept(&shop).await;
     without.until("what answers nothing is skipped", |seen| seen.unknown_types() >= 1).await;
     assert_eq!(without.statistics.waiting_for_another_version(), 1);
 
@@ -111,16 +112,11 @@ async fn a_reply_for_a_saga_that_ended_is_skipped_by_code_that_does_not_know_its
 /// Case A8: the type of the reply is known, since another step waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_of_a_known_type_waits_for_code_that_has_the_step_without_losing_attempts() {
-    let mut shop = Shop::open().await;
-    shop.serve_stock();
-    let old = shop.deploy(place_order());
-    shop.place([10]).await;
-    shop.until_at(10, "pay").await;
-    old.stop().await;
+    let (mut shop, _) = left_at_pay().await;
     let renamed = || named("place-order", 2).step("charge").command(|s| TakePayment { order: s.order }).on::<PaymentTaken>(|_, _| ());
     let new = shop.deploy(renamed());
     shop.serve_payments();
-    until("the reply is kept", async || (shop.parked().await == ["PaymentTaken"]).then_some(())).await;
+    until_kept(&shop).await;
     assert_eq!(new.statistics.failed_attempts(), 0);
     new.stop().await;
     let both = renamed().version(3).step("pay").command(|s| TakePayment { order: s.order }).on::<PaymentTaken>(|_, _| ()).retired();
@@ -133,16 +129,11 @@ async fn a_reply_of_a_known_type_waits_for_code_that_has_the_step_without_losing
 /// Case A8: a saga is renamed while its runs wait for replies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_runs_beside_the_new_one() {
-    let mut shop = Shop::open().await;
-    shop.serve_stock();
-    let old = shop.deploy(place_order());
-    shop.place([10]).await;
-    shop.until_at(10, "pay").await;
-    old.stop().await;
+    let (mut shop, _) = left_at_pay().await;
     let pays = |name| named(name, 1).step("pay").command(|s| TakePayment { order: s.order }).on::<PaymentTaken>(|_, _| ());
     let new = shop.deploy(pays("buy"));
     shop.serve_payments();
-    until("the reply is kept", async || (shop.parked().await == ["PaymentTaken"]).then_some(())).await;
+    until_kept(&shop).await;
     let later = "update tidings.saga_code set seen_at = now() - interval '2 minutes' where name = 'place-order'";
     sqlx::query(later).execute(&shop.database.pool).await.expect("updated");
     let (_, check, _) = tidings(&shop.database, &["check"]).await;

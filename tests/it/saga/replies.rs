@@ -5,17 +5,12 @@ use std::time::Duration;
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::{Event, HandlerError};
 
-use super::shop::{OrderPlaced, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment, Shop, StockReserved, TakePayment};
+use super::shop::{PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment, reserving};
 use crate::subscriber::place::{start, until};
 
 /// Its payment may take two seconds.
 fn hasty() -> Saga<PlaceOrder> {
-    Saga::new("place-order")
-        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
-        .key(|s| s.order.to_string())
-        .step("reserve")
-        .command(|s: &PlaceOrder| ReserveStock { order: s.order })
-        .on::<StockReserved>(|s, _| s.reserved = true)
+    reserving("place-order")
         .compensate(|s| ReleaseStock { order: s.order })
         .step("pay")
         .command(|s| TakePayment { order: s.order })

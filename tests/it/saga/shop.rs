@@ -43,14 +43,19 @@ pub(super) struct PlaceOrder {
     pub(super) reserved: bool,
 }
 
-/// Reserve, pay, confirm. Orders are told apart by their number's last digit, see the services.
-pub(super) fn place_order() -> Saga<PlaceOrder> {
-    Saga::new("place-order")
+/// A saga of this name whose first step reserves.
+pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
+    Saga::new(name)
         .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
         .key(|s| s.order.to_string())
         .step("reserve")
         .command(|s: &PlaceOrder| ReserveStock { order: s.order })
         .on::<StockReserved>(|s, _| s.reserved = true)
+}
+
+/// Reserve, pay, confirm. Orders are told apart by their number's last digit, see the services.
+pub(super) fn place_order() -> Saga<PlaceOrder> {
+    reserving("place-order")
         .fails_on::<StockRefused>(|_, _| "sold out".into())
         .compensate(|s| ReleaseStock { order: s.order })
         .step("pay")

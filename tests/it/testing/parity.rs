@@ -92,6 +92,15 @@ mod scenario {
 
     type Ended = (Outcome, Vec<String>);
 
+    /// Two events, and both again once they have ended.
+    async fn publish_twice(world: &mut impl World) {
+        let events = [placed("a", 1), placed("a", 2)];
+        world.publish(&events).await;
+        world.settle(2).await;
+        world.repeat(&events).await;
+        world.settle(4).await;
+    }
+
     pub(super) async fn an_event_that_comes_twice_is_handled_twice_without_an_inbox(mut world: impl World) -> Ended {
         async fn note(Event(order): Event<OrderPlaced>, State(seen): State<Seen>) -> Result<(), HandlerError> {
             seen.note(format!("{} {}", order.order_id, order.n));
@@ -100,11 +109,7 @@ mod scenario {
         let seen = Seen::default();
         let subscriber = world.subscriber("inventory").topic::<OrderPlaced>(world.topic("order")).on(note).state(seen.clone());
         world.add("inventory", subscriber).await;
-        let events = [placed("a", 1), placed("a", 2)];
-        world.publish(&events).await;
-        world.settle(2).await;
-        world.repeat(&events).await;
-        world.settle(4).await;
+        publish_twice(&mut world).await;
         (world.outcome().await, seen.lines())
     }
 
@@ -117,11 +122,7 @@ mod scenario {
         let subscriber = world.subscriber("inventory").topic::<OrderPlaced>(world.topic("order")).on(note).state(seen.clone());
         let inbox = Inbox::new(world.pool().clone()).isolation(Isolation::RepeatableRead);
         world.add("inventory", subscriber.inbox(inbox)).await;
-        let events = [placed("a", 1), placed("a", 2)];
-        world.publish(&events).await;
-        world.settle(2).await;
-        world.repeat(&events).await;
-        world.settle(4).await;
+        publish_twice(&mut world).await;
         (world.outcome().await, seen.lines())
     }
 
