@@ -129,6 +129,8 @@ mod failpoint;
 pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "cli")]
+mod operator;
 #[cfg(feature = "outbox")]
 pub mod outbox;
 #[cfg(feature = "outbox")]

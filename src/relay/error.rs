@@ -2,7 +2,7 @@
 
 mod sqlstate;
 
-use super::source::RowError;
+use super::row::native::RowError;
 use crate::{
     kafka::TopicError,
     postgres::{
@@ -34,7 +34,7 @@ pub enum RelayError {
 
 /// What interrupts a session: a connection, a row, the other side.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Interruption {
+pub(crate) enum Interruption {
     #[error("{doing}")]
     Sql {
         doing: &'static str,
@@ -103,7 +103,7 @@ pub(super) enum Interruption {
 
 /// What to do about an interruption.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// It passes: try again, after a while.
     Transient,
     /// The producer can go no further: replace it, then read again what it left unacknowledged.
@@ -113,24 +113,24 @@ pub(super) enum Meaning {
 }
 
 impl Interruption {
-    pub(super) fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+    pub(crate) fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Sql { doing, source: cleaned(source) }
     }
 
-    pub(super) fn connecting(database: &Settings) -> impl FnOnce(sqlx::Error) -> Self {
+    pub(crate) fn connecting(database: &Settings) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Connecting { address: database.address(), source: cleaned(source) }
     }
 
-    pub(super) fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> Self {
+    pub(crate) fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> Self {
         move |source| Self::Replication { doing, source }
     }
 
-    pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+    pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         Self::Panicked(text.unwrap_or("no text").to_owned())
     }
 
-    pub(super) fn meaning(&self) -> Meaning {
+    pub(crate) fn meaning(&self) -> Meaning {
         if self.log_is_unusable() {
             return Meaning::Transient;
         }
@@ -176,17 +176,17 @@ impl Interruption {
     }
 
     /// Whether the server refused a connection, or could not be connected to.
-    pub(super) fn is_of_connecting(&self) -> bool {
+    pub(crate) fn is_of_connecting(&self) -> bool {
         matches!(self, Self::Connecting { .. } | Self::ConnectingForReplication(_))
     }
 
     /// Whether it may be the passing effect of a change of access: a rotated password, a database that is renamed or recreated.
-    pub(super) fn may_be_a_change_of_access(&self) -> bool {
+    pub(crate) fn may_be_a_change_of_access(&self) -> bool {
         self.is_of_connecting() && matches!(self.code().as_deref(), Some("28P01" | "28000" | "3D000"))
     }
 
     /// The error with all its sources, and what helps if it does not pass by itself.
-    pub(super) fn explained(&self) -> String {
+    pub(crate) fn explained(&self) -> String {
         let hint = self.server_error().and_then(|(code, _)| sqlstate::hint(&code, self.is_of_connecting()));
         let hint = self.remedy().or(hint);
         hint.map_or_else(|| self.full(), |hint| format!("{}; {hint}", self.full()))
@@ -194,23 +194,23 @@ impl Interruption {
 
     /// Whether the log that the slot keeps cannot be decoded any more: its publication was dropped (`undefined_object`), or what it needs is
     /// gone. The slot is of no use then; the table has what is missing.
-    pub(super) fn log_is_unusable(&self) -> bool {
+    pub(crate) fn log_is_unusable(&self) -> bool {
         matches!(self, Self::Replication { .. }) && matches!(self.code().as_deref(), Some("42704" | "55000" | "58P01"))
     }
 
     /// Whether the server accepted a replication connection and did not stream.
-    pub(super) fn log_is_silent(&self) -> bool {
+    pub(crate) fn log_is_silent(&self) -> bool {
         matches!(self, Self::Replication { source: ReplicationError::Unanswered(_), .. })
     }
 
     /// Whether the database did not answer a statement in time.
-    pub(super) fn is_timed_out(&self) -> bool {
+    pub(crate) fn is_timed_out(&self) -> bool {
         let Self::Sql { source: sqlx::Error::Io(error), .. } = self else { return false };
         error.kind() == std::io::ErrorKind::TimedOut
     }
 
     /// The SQLSTATE, if the server gave one.
-    pub(super) fn code(&self) -> Option<String> {
+    pub(crate) fn code(&self) -> Option<String> {
         self.server_error().map(|(code, _)| code)
     }
 
@@ -229,7 +229,7 @@ impl Interruption {
     }
 
     /// The error with all its sources in one line.
-    pub(super) fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         let text = with_causes(self);
         match certificate::refusal(self) {
             Some(refusal) => format!("{text}; {}", refusal.text),

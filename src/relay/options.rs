@@ -1,5 +1,7 @@
 //! What a relay is told: every option with its default and the reason for it.
 
+pub(crate) mod debezium;
+
 use std::time::Duration;
 
 use super::RetentionOptions;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Finding, Findings};
-use crate::cli::config::Config;
-use crate::cli::exit::Failure;
-use crate::kafka::{Cluster, Topic};
-use crate::relay::{Delivery, transaction_timeout};
+use crate::{
+    cli::{config::Config, exit::Failure},
+    kafka::{Cluster, Topic},
+    relay::{Delivery, startup::transaction_timeout},
+};
 
 /// How long each question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);

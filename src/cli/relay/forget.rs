@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use super::{failure, session};
-use crate::cli::args::ForgetArgs;
-use crate::cli::config::{Config, Place};
-use crate::cli::exit::{DONE, Failure, with_causes};
-use crate::cli::output;
-use crate::kafka;
-use crate::relay::operator::forget;
+use crate::{
+    cli::{
+        args::ForgetArgs,
+        config::{Config, Place},
+        exit::{DONE, Failure, with_causes},
+        output,
+    },
+    kafka,
+    operator::forget,
+};
 
 /// Removes a relay that does not run.
 pub(super) async fn run(config: &Config, args: &ForgetArgs) -> Result<ExitCode, Failure> {

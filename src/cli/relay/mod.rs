@@ -11,12 +11,15 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
 
-use super::args::{RelayArgs, RelayCommand, Settings};
-use super::config::{Config, Needs, parse_duration};
-use super::escape::escaped;
-use super::exit::{Failure, with_causes};
-use super::{database, status};
-use crate::relay::operator::OperatorError;
+use super::{
+    args::{RelayArgs, RelayCommand, Settings},
+    config::{Config, Needs, parse_duration},
+    database,
+    escape::escaped,
+    exit::{Failure, with_causes},
+    status,
+};
+use crate::operator::OperatorError;
 
 /// What stands between a problem and its remedy.
 const REMEDY: &str = "\n  -> ";

@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use super::{failure, session};
-use crate::cli::args::{AdoptArgs, RewindArgs, SkipArgs};
-use crate::cli::config::Config;
-use crate::cli::exit::{DONE, Failure};
-use crate::cli::output;
-use crate::cli::table::grouped;
-use crate::relay::operator::{Move, Moved, move_relay};
+use crate::{
+    cli::{
+        args::{AdoptArgs, RewindArgs, SkipArgs},
+        config::Config,
+        exit::{DONE, Failure},
+        output,
+        table::grouped,
+    },
+    operator::{Move, Moved, move_relay},
+};
 
 /// Has events published once more.
 pub(super) async fn rewind(config: &Config, args: &RewindArgs) -> Result<ExitCode, Failure> {

@@ -5,8 +5,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row};
 
 use super::foreign::ForeignTable;
-use crate::relay::operator::sessions;
-use crate::relay::{Holder, holder};
+use crate::{
+    operator::sessions,
+    relay::{Holder, holder},
+};
 
 /// Most events that are counted one by one. What is more is estimated: counting a million takes seconds.
 pub(super) const COUNTED_MAX: i64 = 10_000;

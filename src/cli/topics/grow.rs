@@ -7,14 +7,18 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::brokers;
-use crate::cli::args::GrowArgs;
-use crate::cli::config::Config;
-use crate::cli::escape::escaped;
-use crate::cli::exit::{DONE, Failure, with_causes};
-use crate::cli::output;
-use crate::cli::relay::{failure, session};
-use crate::kafka::{self, Behind, Read, groups_behind};
-use crate::relay::operator::{Hold, OperatorError, hold, not_acknowledged, pin, release};
+use crate::{
+    cli::{
+        args::GrowArgs,
+        config::Config,
+        escape::escaped,
+        exit::{DONE, Failure, with_causes},
+        output,
+        relay::{failure, session},
+    },
+    kafka::{self, Behind, Read, groups_behind},
+    operator::{Hold, OperatorError, hold, not_acknowledged, pin, release},
+};
 
 /// Between two looks at relays and consumers.
 const LOOK: Duration = Duration::from_millis(500);

@@ -5,14 +5,18 @@ use std::{process::ExitCode, time::Duration};
 use serde::Serialize;
 
 use super::brokers;
-use crate::cli::config::Config;
-use crate::cli::escape::escaped;
-use crate::cli::exit::{DONE, Failure};
-use crate::cli::output;
-use crate::cli::relay::{failure, session};
-use crate::cli::table::{Align, aligned, grouped, time};
-use crate::kafka::{Cluster, Topic};
-use crate::relay::operator::{PinnedTopic, topics};
+use crate::{
+    cli::{
+        config::Config,
+        escape::escaped,
+        exit::{DONE, Failure},
+        output,
+        relay::{failure, session},
+        table::{Align, aligned, grouped, time},
+    },
+    kafka::{Cluster, Topic},
+    operator::{PinnedTopic, topics},
+};
 
 /// How long the cluster may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);

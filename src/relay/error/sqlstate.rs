@@ -6,7 +6,7 @@ const POOLER: &str = "connect to Postgres itself: a pooler in between shares ses
 ///
 /// `object_not_in_prerequisite_state` (55000) is not here: the start checks `wal_level`, and what else has this code (a server in
 /// recovery, a slot that lost its log) passes or is repaired by the relay.
-pub(super) fn remedy(code: &str, message: &str) -> Option<&'static str> {
+pub(crate) fn remedy(code: &str, message: &str) -> Option<&'static str> {
     Some(match code {
         "26000" | "42P05" => POOLER,
         // Poolers report their own time-outs and limits under this code, and those pass.
@@ -27,7 +27,7 @@ pub(super) fn remedy(code: &str, message: &str) -> Option<&'static str> {
 }
 
 /// The remedy for a refused connection that waiting cannot help; `None` if it may.
-pub(super) fn remedy_of_connecting(code: &str, message: &str) -> Option<&'static str> {
+pub(crate) fn remedy_of_connecting(code: &str, message: &str) -> Option<&'static str> {
     Some(match code {
         "28P01" | "28000" => {
             "check user and password of the database URL and the server's pg_hba.conf (a relay also needs a line for `replication`-capable connections to its database)"
@@ -44,7 +44,7 @@ pub(super) fn remedy_of_connecting(code: &str, message: &str) -> Option<&'static
 }
 
 /// What may help if an error does not pass by itself soon.
-pub(super) fn hint(code: &str, connecting: bool) -> Option<&'static str> {
+pub(crate) fn hint(code: &str, connecting: bool) -> Option<&'static str> {
     Some(match code {
         "53300" => {
             "no connection is left: see max_connections, and the limits of the role and the database (ALTER ROLE … CONNECTION LIMIT); docs/operating.md lists the connections of a relay"

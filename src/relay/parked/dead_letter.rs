@@ -15,7 +15,7 @@ const OF_RESERVED: &str = "reserved.";
 
 /// The topic of dead letters for `topic`: `template` with `{topic}` replaced. Letters that no topic may have become `_`.
 /// The result is never a reserved topic, whatever the row asked for.
-pub(in crate::relay) fn dead_letter_topic(template: &str, topic: &str) -> String {
+pub(crate) fn dead_letter_topic(template: &str, topic: &str) -> String {
     let room = TOPIC_BYTES_MAX.saturating_sub(template.replace("{topic}", "").len());
     let legal = |topic: &str| topic.chars().map(|c| if is_topic_character(c) { c } else { '_' }).take(room).collect::<String>();
     let name = template.replace("{topic}", &legal(topic));
@@ -23,7 +23,7 @@ pub(in crate::relay) fn dead_letter_topic(template: &str, topic: &str) -> String
 }
 
 /// Headers that say why it is here.
-pub(in crate::relay) fn explain(headers: Headers, topic: &str, reason: &str, id: Uuid, seq: Option<i64>) -> Headers {
+pub(crate) fn explain(headers: Headers, topic: &str, reason: &str, id: Uuid, seq: Option<i64>) -> Headers {
     let headers = headers
         .put("tidings_original_topic", topic.as_bytes())
         .put("tidings_reason", reason.as_bytes())
@@ -35,7 +35,7 @@ pub(in crate::relay) fn explain(headers: Headers, topic: &str, reason: &str, id:
 }
 
 /// What stands for a payload that Kafka does not take. `table` is schema and name.
-pub(in crate::relay) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<u8> {
+pub(crate) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<u8> {
     let (schema, table) = table;
     let mut row = serde_json::json!({ "schema": schema, "id": id });
     if let Some(seq) = seq {

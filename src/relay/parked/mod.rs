@@ -22,13 +22,6 @@
 //! `set` (what is parked) is pure, `rows` is the table's SQL, `release` ends the wait, `dead_letter` is the
 //! other policy.
 
-mod dead_letter;
-mod release;
-mod rows;
-mod set;
-mod topics;
-
-pub(super) use dead_letter::{dead_letter_topic, explain, reference};
-pub(super) use release::release;
-pub(super) use rows::{Loaded, delete, load, store};
-pub(super) use set::{Aggregate, Full, Limits, ParkedSet, Range, Reference};
+pub(crate) mod dead_letter;
+pub(crate) mod set;
+pub(crate) mod store;

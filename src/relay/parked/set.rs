@@ -7,46 +7,46 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// An aggregate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::relay) struct Aggregate {
-    pub(in crate::relay) kind: String,
-    pub(in crate::relay) id: String,
+pub(crate) struct Aggregate {
+    pub(crate) kind: String,
+    pub(crate) id: String,
 }
 
 /// An event to be parked: what is stored of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Reference {
-    pub(in crate::relay) seq: i64,
-    pub(in crate::relay) id: uuid::Uuid,
-    pub(in crate::relay) aggregate: Aggregate,
-    pub(in crate::relay) topic: String,
+pub(crate) struct Reference {
+    pub(crate) seq: i64,
+    pub(crate) id: uuid::Uuid,
+    pub(crate) aggregate: Aggregate,
+    pub(crate) topic: String,
     /// Why it cannot be delivered; `None`: it waits behind one that cannot.
-    pub(in crate::relay) reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The topic that it waits for.
-    pub(in crate::relay) waits_for: Option<String>,
+    pub(crate) waits_for: Option<String>,
 }
 
 /// The later events of an aggregate of which many wait, as one reference: those of its events in the outbox between two numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Range {
-    pub(in crate::relay) from: i64,
+pub(crate) struct Range {
+    pub(crate) from: i64,
     /// The id of the first one.
-    pub(in crate::relay) id: uuid::Uuid,
-    pub(in crate::relay) to: i64,
-    pub(in crate::relay) events: u64,
-    pub(in crate::relay) topic: String,
+    pub(crate) id: uuid::Uuid,
+    pub(crate) to: i64,
+    pub(crate) events: u64,
+    pub(crate) topic: String,
 }
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Limits {
+pub(crate) struct Limits {
     /// Events of one aggregate that are listed one by one.
-    pub(in crate::relay) per_aggregate: u64,
-    pub(in crate::relay) total: u64,
+    pub(crate) per_aggregate: u64,
+    pub(crate) total: u64,
 }
 
 /// As much is parked as may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) struct Full(pub(in crate::relay) u64);
+pub(crate) struct Full(pub(crate) u64);
 
 /// What waits of one aggregate: a range comes after everything that is listed.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ struct Waits {
 
 /// What is parked.
 #[derive(Debug)]
-pub(in crate::relay) struct ParkedSet {
+pub(crate) struct ParkedSet {
     limits: Limits,
     /// What waits, by kind and id, so that an event is looked up without allocating.
     aggregates: HashMap<String, HashMap<String, Waits>>,
@@ -89,7 +89,7 @@ impl Waits {
 }
 
 impl ParkedSet {
-    pub(in crate::relay) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             aggregates: HashMap::new(),
@@ -103,7 +103,7 @@ impl ParkedSet {
     }
 
     /// An aggregate of the table: its events, and whether nothing is in the way of the first.
-    pub(in crate::relay) fn load(&mut self, aggregate: Aggregate, events: Vec<i64>, range: Option<Range>, ready: bool) {
+    pub(crate) fn load(&mut self, aggregate: Aggregate, events: Vec<i64>, range: Option<Range>, ready: bool) {
         if ready {
             self.ready.push_back(aggregate.clone());
         }
@@ -114,29 +114,29 @@ impl ParkedSet {
     }
 
     /// So many events of the table wait for a topic.
-    pub(in crate::relay) fn load_waiting(&mut self, topic: &str, events: u64) {
+    pub(crate) fn load_waiting(&mut self, topic: &str, events: u64) {
         self.waiting.insert(topic.to_owned(), events);
     }
 
     /// Nothing is parked.
-    pub(in crate::relay) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.aggregates.is_empty() && self.waiting.is_empty()
     }
 
     /// How many events are parked, and of how many aggregates, as far as these are known.
-    pub(in crate::relay) fn counts(&self) -> (u64, u64) {
+    pub(crate) fn counts(&self) -> (u64, u64) {
         let waiting: u64 = self.waiting.values().sum();
         (self.total + self.ranged + waiting, self.aggregates.values().map(|ids| ids.len() as u64).sum())
     }
 
     /// Whether an event has to wait with its aggregate.
-    pub(in crate::relay) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
+    pub(crate) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
         let waits = self.aggregates.get(kind).and_then(|ids| ids.get(id));
         waits.and_then(Waits::first).is_some_and(|first| seq >= first)
     }
 
     /// Whether more may be met before what was is stored.
-    pub(in crate::relay) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.pending.len() < PENDING_MAX && self.grown.len() < PENDING_MAX
     }
 
@@ -147,7 +147,7 @@ impl ParkedSet {
     ///
     /// # Errors
     /// When there are as many as may be.
-    pub(in crate::relay) fn park(&mut self, event: Reference) -> Result<(), Full> {
+    pub(crate) fn park(&mut self, event: Reference) -> Result<(), Full> {
         let Limits { per_aggregate, total } = self.limits;
         let waits = self.aggregates.get_mut(&event.aggregate.kind).and_then(|ids| ids.get_mut(&event.aggregate.id));
         if let Some(waits) = waits {
@@ -186,18 +186,18 @@ impl ParkedSet {
     }
 
     /// An event waits for its topic.
-    pub(in crate::relay) fn wait_for_topic(&mut self, event: Reference, topic: &str) {
+    pub(crate) fn wait_for_topic(&mut self, event: Reference, topic: &str) {
         self.waits_for(topic);
         self.pending.push(event);
     }
 
     /// One more event waits for a topic.
-    pub(in crate::relay) fn waits_for(&mut self, topic: &str) {
+    pub(crate) fn waits_for(&mut self, topic: &str) {
         *self.waiting.entry(topic.to_owned()).or_default() += 1;
     }
 
     /// So many events wait for the topic no more.
-    pub(in crate::relay) fn waited_for(&mut self, topic: &str, events: usize) {
+    pub(crate) fn waited_for(&mut self, topic: &str, events: usize) {
         if let Some(waiting) = self.waiting.get_mut(topic) {
             // Never the last one: whether nothing waits the table says.
             *waiting = waiting.saturating_sub(events as u64).max(1);
@@ -205,44 +205,44 @@ impl ParkedSet {
     }
 
     /// The table has nothing that waits for the topic.
-    pub(in crate::relay) fn nothing_waits_for(&mut self, topic: &str) {
+    pub(crate) fn nothing_waits_for(&mut self, topic: &str) {
         self.waiting.remove(topic);
     }
 
     /// An event of the table waits with its aggregate from now on.
-    pub(in crate::relay) fn adopt(&mut self, aggregate: &Aggregate, seq: i64) {
+    pub(crate) fn adopt(&mut self, aggregate: &Aggregate, seq: i64) {
         self.insert(aggregate, seq);
     }
 
     /// What is to be stored.
-    pub(in crate::relay) fn pending(&self) -> &[Reference] {
+    pub(crate) fn pending(&self) -> &[Reference] {
         &self.pending
     }
 
     /// The ranges that are to be stored.
-    pub(in crate::relay) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
+    pub(crate) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
         let range = |aggregate: &Aggregate| self.range(aggregate);
         self.grown.iter().filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
     }
 
     /// The range of an aggregate.
-    pub(in crate::relay) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
+    pub(crate) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
         self.aggregates.get(&aggregate.kind)?.get(&aggregate.id)?.range.as_ref()
     }
 
     /// Whether everything that is to be stored is.
-    pub(in crate::relay) fn is_stored(&self) -> bool {
+    pub(crate) fn is_stored(&self) -> bool {
         self.pending.is_empty() && self.grown.is_empty()
     }
 
     /// All that was pending is in the table.
-    pub(in crate::relay) fn stored(&mut self) {
+    pub(crate) fn stored(&mut self) {
         self.pending.clear();
         self.grown.clear();
     }
 
     /// The first events of an aggregate's range are listed in the table now, and this is what is left of the range.
-    pub(in crate::relay) fn unfold(&mut self, aggregate: &Aggregate, listed: &[i64], rest: Option<Range>) {
+    pub(crate) fn unfold(&mut self, aggregate: &Aggregate, listed: &[i64], rest: Option<Range>) {
         for seq in listed {
             self.insert(aggregate, *seq);
         }
@@ -261,7 +261,7 @@ impl ParkedSet {
 
     /// These events of an aggregate wait no more, and nor does its range if it begins with one of them. An aggregate without any is
     /// forgotten: its next event goes straight on.
-    pub(in crate::relay) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
+    pub(crate) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
         if self.range(aggregate).is_some_and(|range| seqs.contains(&range.from)) {
             self.set_range(aggregate, None);
         }
@@ -277,7 +277,7 @@ impl ParkedSet {
     }
 
     /// The table has nothing of this aggregate, whatever was thought.
-    pub(in crate::relay) fn free(&mut self, aggregate: &Aggregate) {
+    pub(crate) fn free(&mut self, aggregate: &Aggregate) {
         let waits = self.aggregates.get(&aggregate.kind).and_then(|ids| ids.get(&aggregate.id));
         let Some(waits) = waits else { return };
         let all: Vec<i64> = waits.listed.iter().copied().chain(waits.range.as_ref().map(|range| range.from)).collect();
@@ -285,12 +285,12 @@ impl ParkedSet {
     }
 
     /// An aggregate of which nothing is in the way any more.
-    pub(in crate::relay) fn next_ready(&mut self) -> Option<Aggregate> {
+    pub(crate) fn next_ready(&mut self) -> Option<Aggregate> {
         self.ready.pop_front()
     }
 
     /// More of this aggregate can be released.
-    pub(in crate::relay) fn make_ready(&mut self, aggregate: Aggregate) {
+    pub(crate) fn make_ready(&mut self, aggregate: Aggregate) {
         if !self.ready.contains(&aggregate) {
             self.ready.push_back(aggregate);
         }

@@ -36,7 +36,7 @@ impl Seal {
     }
 
     /// Whether this relay signed the record.
-    pub(in crate::relay) fn signed(&self, record: &[u8]) -> bool {
+    pub(crate) fn signed(&self, record: &[u8]) -> bool {
         let Some((object, signature)) = split(record) else { return false };
         let object = [object, b"}"].concat();
         hmac::verify(&self.0, &object, &signature).is_ok()

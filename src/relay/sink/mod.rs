@@ -24,7 +24,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use at_least_once::Marks;
 use exactly_once::Transactions;
 use sender::Sender;
-pub(super) use sender::Sent;
+pub(crate) use sender::Sent;
 use tokio::task::JoinHandle;
 
 use super::{
@@ -35,29 +35,29 @@ use super::{
 use crate::kafka::{Acks, Failure, Producer, Record, SendError, Transactional};
 
 /// Producers that take turns with exactly once: one sends while one commits, and one has its last transaction's markers written.
-pub(super) const PRODUCERS: usize = 3;
+pub(crate) const PRODUCERS: usize = 3;
 
 /// What was sent between two cuts.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// Where the relay stands after it.
-    pub(super) position: Box<Position>,
+    pub(crate) position: Box<Position>,
     /// Records by route.
-    pub(super) counts: Vec<u64>,
+    pub(crate) counts: Vec<u64>,
     /// The timestamp of its position's record, milliseconds.
-    pub(super) at: i64,
+    pub(crate) at: i64,
 }
 
 /// What has become durable.
 #[derive(Debug)]
-pub(super) struct Durable {
-    pub(super) batch: Batch,
+pub(crate) struct Durable {
+    pub(crate) batch: Batch,
     /// The number of the position's record in the relay's own topic; zero with delivery at least once.
-    pub(super) number: u64,
+    pub(crate) number: u64,
 }
 
 /// Takes records, and says when they are safe.
-pub(super) struct Sink {
+pub(crate) struct Sink {
     sender: Sender,
     commits: Commits,
     _watch: Watch,
@@ -83,7 +83,7 @@ impl Sink {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
+    pub(crate) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
         let sender = Sender::open(options, batch_bytes_max, transactional)?;
         let commits = if transactional.is_empty() { Commits::AtLeastOnce(Marks::default()) } else { Commits::ExactlyOnce(Box::default()) };
         let watch = watch::watch(sender.producers().to_vec(), sender.acks().clone(), options.kafka.clone());
@@ -91,21 +91,21 @@ impl Sink {
     }
 
     /// The producers, which take turns with exactly once.
-    pub(super) fn producers(&self) -> &[Arc<Producer>] {
+    pub(crate) fn producers(&self) -> &[Arc<Producer>] {
         self.sender.producers()
     }
 
     /// Which of them sends the next record.
-    pub(super) fn turn(&self) -> usize {
+    pub(crate) fn turn(&self) -> usize {
         self.sender.turn()
     }
 
-    pub(super) fn acks(&self) -> &Arc<Acks> {
+    pub(crate) fn acks(&self) -> &Arc<Acks> {
         self.sender.acks()
     }
 
     /// Where positions are written, and after which one.
-    pub(super) fn write_positions(&mut self, topic: String, journal: Journal) {
+    pub(crate) fn write_positions(&mut self, topic: String, journal: Journal) {
         if let Commits::ExactlyOnce(transactions) = &mut self.commits {
             transactions.write_positions(topic, journal);
         }
@@ -115,7 +115,7 @@ impl Sink {
     ///
     /// # Errors
     /// When the producer refuses it for another reason than a full window.
-    pub(super) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+    pub(crate) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
         if let Commits::ExactlyOnce(transactions) = &mut self.commits
             && !transactions.ready(&self.sender)
         {
@@ -125,12 +125,12 @@ impl Sink {
     }
 
     /// The tag after the last record, and below which everything is acknowledged.
-    pub(super) fn tags(&self) -> (u64, u64) {
+    pub(crate) fn tags(&self) -> (u64, u64) {
         (self.sender.next(), self.acks().floor())
     }
 
     /// Whether it is time for a cut; `idle` says that the source has nothing more at the moment.
-    pub(super) fn wants_cut(&self, idle: bool) -> bool {
+    pub(crate) fn wants_cut(&self, idle: bool) -> bool {
         match &self.commits {
             Commits::AtLeastOnce(marks) => marks.wants_cut(&self.sender, idle),
             Commits::ExactlyOnce(transactions) => transactions.wants_cut(&self.sender, idle),
@@ -138,12 +138,12 @@ impl Sink {
     }
 
     /// Whether a cut without records costs more than remembering it.
-    pub(super) fn cuts_cost(&self) -> bool {
+    pub(crate) fn cuts_cost(&self) -> bool {
         matches!(self.commits, Commits::ExactlyOnce(_))
     }
 
     /// What was sent so far belongs together. The batch comes back if those before are not far enough: try again.
-    pub(super) fn cut(&mut self, batch: Batch) -> Result<(), Batch> {
+    pub(crate) fn cut(&mut self, batch: Batch) -> Result<(), Batch> {
         match &mut self.commits {
             Commits::AtLeastOnce(marks) => marks.cut(&self.sender, batch),
             Commits::ExactlyOnce(transactions) => return transactions.cut(&mut self.sender, batch),
@@ -152,7 +152,7 @@ impl Sink {
     }
 
     /// What has become durable since the last call.
-    pub(super) fn durable(&mut self) -> Option<Durable> {
+    pub(crate) fn durable(&mut self) -> Option<Durable> {
         match &mut self.commits {
             Commits::AtLeastOnce(marks) => marks.durable(&self.sender),
             Commits::ExactlyOnce(transactions) => transactions.durable(),
@@ -163,7 +163,7 @@ impl Sink {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
         self.sender.room(bytes)
     }
 
@@ -171,7 +171,7 @@ impl Sink {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn acknowledged(&self) -> impl Future<Output = ()> + Send + use<> {
         self.sender.acknowledged()
     }
 
@@ -179,7 +179,7 @@ impl Sink {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) fn admitted(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    pub(crate) fn admitted(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match &self.commits {
             Commits::AtLeastOnce(_) => Box::pin(std::future::ready(())),
             Commits::ExactlyOnce(transactions) => Box::pin(transactions.admitted()),
@@ -187,7 +187,7 @@ impl Sink {
     }
 
     /// Whether everything that was cut has been told as durable.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         match &self.commits {
             Commits::AtLeastOnce(marks) => marks.is_settled(),
             Commits::ExactlyOnce(transactions) => transactions.is_settled(),
@@ -198,7 +198,7 @@ impl Sink {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(super) fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    pub(crate) fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         match &self.commits {
             Commits::AtLeastOnce(_) => Box::pin(self.sender.acknowledged()),
             Commits::ExactlyOnce(transactions) => Box::pin(transactions.settled()),
@@ -206,7 +206,7 @@ impl Sink {
     }
 
     /// Why the producer can go no further, once it cannot.
-    pub(super) fn failure(&self) -> Option<Interruption> {
+    pub(crate) fn failure(&self) -> Option<Interruption> {
         let of_commit = match &self.commits {
             Commits::AtLeastOnce(_) => None,
             Commits::ExactlyOnce(transactions) => transactions.failure(),

@@ -24,7 +24,7 @@ pub(super) struct Sender {
 }
 
 /// What became of a record.
-pub(in crate::relay) enum Sent {
+pub(crate) enum Sent {
     /// Under way under this tag.
     Tag(u64),
     /// The window is full for a record of this many bytes: wait for `room`, then send it again.

@@ -1,24 +1,34 @@
-//! Where events come from: the table, and the write-ahead log.
+//! Sources: where events come from.
 //!
-//! `table` reads the outbox in windows between two snapshots, in insertion order, which is each aggregate's order (writers lock it before
-//! they publish, see docs/guarantees.md); `wal` streams commits. Both hand rows to the forwarder and keep the books. `pages` fetches
-//! the table's rows ahead, `look` asks how far the server is, `pairing` compares the two sources with each other; `row` and `pace` are pure.
+//! ```text
+//! selector ─▶ table     windows of the outbox, in insertion order
+//!          ─▶ wal       commits, as the server streams its log
+//!          ─▶ parked    events that an operator or a repaired topic releases
+//!          ─▶ log_only  a Debezium table, which only the log describes: initial rows, or a connector's place, then wal
+//! ```
+//!
+//! `slot` makes the log follow the outbox, `reconcile` compares the log with the table, `pages` reads the table ahead, and
+//! `server_snapshot` reads what the server shows at one moment. `read_pacing` is pure.
 
-mod look;
-pub(super) mod notice;
-mod pace;
-pub(super) mod pages;
-mod pairing;
-pub(super) mod publish;
-mod row;
-pub(super) mod table;
-pub(super) mod wal;
+pub(crate) mod confirm_rest;
+pub(crate) mod connector_handover;
+mod initial;
+mod log_only;
+pub(crate) mod long_query;
+mod notify;
+pub(crate) mod pages;
+pub(crate) mod parked;
+mod parked_topics;
+mod read_pacing;
+mod reconcile;
+pub(crate) mod selector;
+mod server_snapshot;
+pub(crate) mod slot;
+mod table;
+mod wal;
 
-use pace::Pace;
-pub(super) use pages::{Reader, damaged};
-use row::{Columns, TableColumns};
-pub(crate) use row::{Fault, Row, RowError, TableRow};
-pub(in crate::relay) use row::{NULL, TABLE_CELLS};
+#[cfg(any(test, fuzzing))]
+use super::row::native::{Columns, TABLE_CELLS, TableRow};
 
 /// Decodes any bytes as a binary COPY of the outbox: for the fuzz target.
 #[cfg(any(test, fuzzing))]

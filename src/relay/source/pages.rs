@@ -9,15 +9,15 @@ use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
+use super::long_query::{backend, watched};
 use crate::{
     postgres::{CopyError, replication::Cell},
     relay::{
         RelayOptions,
-        debezium::{CopiedRow, Shape},
         error::Interruption,
-        ledger::{connect, within},
+        leadership::relay_store::{connect, within},
         position::{Snapshot, Window},
-        watched::{backend, watched},
+        row::table_layout::{CopiedRow, Shape},
     },
 };
 
@@ -37,11 +37,11 @@ const PLAN: &str =
 
 /// A database without an encoding sends text as it is stored. Otherwise one text that is not UTF-8 would end each reading of the
 /// table or the log, and it would not be known which event has it.
-pub(in crate::relay) const UNCHECKED_TEXT: &str =
+pub(crate) const UNCHECKED_TEXT: &str =
     "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// A connection that reads the outbox.
-pub(in crate::relay) struct Reader {
+pub(crate) struct Reader {
     options: RelayOptions,
     shape: Shape,
     session: Option<PgConnection>,
@@ -50,7 +50,7 @@ pub(in crate::relay) struct Reader {
 }
 
 /// Rows of one page, as COPY writes them.
-pub(in crate::relay) struct Page {
+pub(crate) struct Page {
     bytes: Vec<u8>,
     spares: Spares,
 }
@@ -67,7 +67,7 @@ struct Bounds {
 }
 
 impl Reader {
-    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+    pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
         Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST, spares: Spares::default() }
     }
 
@@ -96,7 +96,7 @@ impl Reader {
     ///
     /// # Errors
     /// A lost connection.
-    pub(in crate::relay) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
+    pub(crate) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
         let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
         let query = format!("select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
@@ -112,7 +112,7 @@ impl Reader {
     ///
     /// # Errors
     /// A lost connection.
-    pub(in crate::relay) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
+    pub(crate) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
         let doing = "reading the rows that are there";
         let (columns, table, order) = (self.shape.select_list(), self.options.quoted_table(), self.shape.natural_order());
         let (spares, options) = (self.spares.clone(), self.options.clone());
@@ -218,7 +218,7 @@ impl Page {
     ///
     /// # Errors
     /// When the server sent something else.
-    pub(in crate::relay) fn rows<'a>(
+    pub(crate) fn rows<'a>(
         &'a self,
         shape: &Shape,
     ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption> {
@@ -250,7 +250,7 @@ impl Drop for Page {
 }
 
 /// How a damaged page is told.
-pub(in crate::relay) fn damaged(error: CopyError) -> Interruption {
+pub(crate) fn damaged(error: CopyError) -> Interruption {
     Interruption::sql("reading the outbox")(sqlx::Error::Protocol(error.to_string()))
 }
 

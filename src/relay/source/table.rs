@@ -11,24 +11,21 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TableRow,
-    look::look,
     pages::{Page, Reader, damaged},
-    publish,
+    parked::release,
+    server_snapshot::look,
 };
 use crate::{
     failpoint::{self, Step},
     postgres::Lsn,
     relay::{
         RelayOptions,
-        books::Books,
-        debezium::{Scratch, Shape},
         error::Interruption,
-        forward::Forwarder,
-        ledger::within,
-        observe::{Observer, Part},
-        parked,
+        leadership::relay_store::within,
+        monitor::metrics::{Observer, Part},
+        pipeline::{checkpoint::Books, publish, publisher::Forwarder},
         position::{Coverage, Witness},
+        row::{debezium::Scratch, native::TableRow, table_layout::Shape},
     },
 };
 
@@ -42,7 +39,7 @@ const FLUSH_POLLS: u32 = 5;
 const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
-pub(in crate::relay) struct TableSource {
+pub(crate) struct TableSource {
     shape: Shape,
     reader: Option<Reader>,
     coverage: Coverage,
@@ -52,14 +49,14 @@ pub(in crate::relay) struct TableSource {
 
 /// How a window ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) enum WindowEnd {
+pub(crate) enum WindowEnd {
     /// It is published (or under way): this many events.
     Done(u64),
     Shutdown,
 }
 
 impl TableSource {
-    pub(in crate::relay) fn new(options: &RelayOptions, shape: &Shape) -> Self {
+    pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
         Self { shape: shape.clone(), reader: Some(Reader::new(options, shape)), coverage: Coverage::default(), insert: None }
     }
 
@@ -67,7 +64,7 @@ impl TableSource {
     ///
     /// # Errors
     /// Whatever interrupts it.
-    pub(in crate::relay) async fn window(
+    pub(crate) async fn window(
         &mut self,
         forwarder: &mut Forwarder,
         books: &mut Books,
@@ -168,7 +165,7 @@ async fn publish_page(
     }
     if books.is_due() {
         books.store(forwarder).await?;
-        if !parked::release(forwarder, books, shutdown).await? {
+        if !release(forwarder, books, shutdown).await? {
             return Ok(None);
         }
     }

@@ -6,29 +6,37 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Columns, Pace, TableColumns,
-    look::{Look, look},
-    pairing,
-    publish::publish,
+    parked::release,
+    read_pacing::Pace,
+    reconcile,
+    server_snapshot::{Look, look},
     table::publish_missed,
 };
 use crate::{
-    postgres::Lsn,
-    postgres::replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, ReplicationError, decode},
+    postgres::{
+        Lsn,
+        replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, ReplicationError, decode},
+    },
     relay::{
         RelayOptions,
-        books::Books,
-        debezium::{Layout, Scratch, Shape},
         error::Interruption,
-        forward::{Forwarded, Forwarder},
-        observe::{Observer, Part},
-        parked,
+        monitor::metrics::{Observer, Part},
+        pipeline::{
+            checkpoint::Books,
+            publish::publish,
+            publisher::{Forwarded, Forwarder},
+        },
+        row::{
+            debezium::{Layout, Scratch},
+            native::{Columns, TableColumns},
+            table_layout::Shape,
+        },
     },
 };
 
 /// Behind by this much log, bytes, the table is the faster source. About 100,000 events, which a stream reads in half a second: less is not
 /// worth the change.
-pub(in crate::relay) const BEHIND_BYTES: u64 = 64 << 20;
+pub(crate) const BEHIND_BYTES: u64 = 64 << 20;
 
 /// Most tables of the outbox's name in one stream: the table and those that replaced it since, of which each has an id of its own.
 const TABLES_MAX: usize = 64;
@@ -40,7 +48,7 @@ const BEHIND: Duration = Duration::from_secs(1);
 const PAGE_HEADER_BYTES: u64 = 64;
 
 /// A stream of the log, read and forwarded until something interrupts it.
-pub(in crate::relay) struct WalSource {
+pub(crate) struct WalSource {
     reader: FrameReader,
     pace: Pace,
     /// The outbox's columns, by the table's id in the stream.
@@ -56,14 +64,14 @@ pub(in crate::relay) struct WalSource {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::relay) enum StreamEnd {
+pub(crate) enum StreamEnd {
     Shutdown,
     /// The table is the faster source now.
     Behind(u64),
 }
 
 impl WalSource {
-    pub(in crate::relay) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
+    pub(crate) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
         let (options, shape) = (options.clone(), shape.clone());
         Self { reader, pace: Pace::default(), tables: HashMap::new(), options, shape, committed_at: 0, events: 0, seen: Lsn::default() }
     }
@@ -73,7 +81,7 @@ impl WalSource {
     ///
     /// # Errors
     /// Whatever interrupts the stream.
-    pub(in crate::relay) async fn run(
+    pub(crate) async fn run(
         &mut self,
         forwarder: &mut Forwarder,
         books: &mut Books,
@@ -107,7 +115,7 @@ impl WalSource {
                 () = lost.cancelled() => return Err(Interruption::LeaseLost),
                 () = books.due() => {
                     books.store(forwarder).await?;
-                    if !parked::release(forwarder, books, shutdown).await? {
+                    if !release(forwarder, books, shutdown).await? {
                         return Ok(StreamEnd::Shutdown);
                     }
                     match self.pair(forwarder, books, shutdown).await? {
@@ -147,7 +155,7 @@ impl WalSource {
     ) -> Result<Option<u64>, Interruption> {
         if let Some(pair) = books.progress.reached() {
             let mut missing = match self.shape.log_only() {
-                None => pairing::missing(books.ledger.session(), &self.options.quoted_table(), &pair).await?,
+                None => reconcile::missing(books.ledger.session(), &self.options.quoted_table(), &pair).await?,
                 // There is nothing to compare with.
                 Some(_) => Vec::new(),
             };

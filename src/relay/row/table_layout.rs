@@ -1,0 +1,218 @@
+//! What the outbox of a session is: Tidings' own table, or one of Debezium's, and whether that can be read otherwise than by the log.
+
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+
+use super::{
+    debezium::{FOREIGN_CELLS, Layout, Scratch},
+    native::{RowError, TABLE_CELLS, TableRow},
+};
+use crate::{
+    postgres::{
+        CopyError, CopyRows,
+        replication::{Cell, Column},
+    },
+    relay::{
+        RelayOptions, SourceKind,
+        error::Interruption,
+        leadership::relay_store::within,
+        options::debezium::{ExistingRows, OutboxRows},
+        position::{Position, Snapshot},
+    },
+};
+
+/// The outbox of a session.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
+    /// Tidings' own table.
+    Own,
+    /// One of Debezium's.
+    Debezium {
+        layout: Box<Layout>,
+        /// Why it can only be read from the log; none if the table can be read too.
+        log_only: Option<String>,
+    },
+}
+
+/// The values of a row that was copied out of the table.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "Tidings' own rows are the many, and are not allocated")]
+pub(crate) enum CopiedRow<'a> {
+    Own([Cell<'a>; TABLE_CELLS]),
+    Debezium(Box<[Cell<'a>]>),
+}
+
+impl<'a> CopiedRow<'a> {
+    /// Its `seq`.
+    pub(crate) fn seq(&self) -> Cell<'a> {
+        match self {
+            Self::Own(cells) => cells[1],
+            Self::Debezium(cells) => cells[0],
+        }
+    }
+}
+
+impl Shape {
+    /// Why nothing but the log can be read, if so.
+    pub(crate) fn log_only(&self) -> Option<&str> {
+        match self {
+            Self::Own => None,
+            Self::Debezium { log_only, .. } => log_only.as_deref(),
+        }
+    }
+
+    /// The values of a row, for a select list.
+    pub(crate) fn select_list(&self) -> String {
+        match self {
+            Self::Own => TableRow::select_list(),
+            Self::Debezium { layout, .. } => layout.select_list(),
+        }
+    }
+
+    /// What rows are ordered by that a snapshot sees before the log begins.
+    pub(crate) fn natural_order(&self) -> String {
+        match self {
+            Self::Own => "seq".into(),
+            Self::Debezium { layout, .. } => layout.natural_order(),
+        }
+    }
+
+    /// The rows that were copied with [`select_list`](Self::select_list).
+    ///
+    /// # Errors
+    /// When the server sent something else.
+    pub(crate) fn rows<'a>(
+        &self,
+        bytes: &'a [u8],
+    ) -> Result<Box<dyn Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a>, CopyError> {
+        Ok(match self {
+            Self::Own => Box::new(CopyRows::<TABLE_CELLS>::new(bytes)?.map(|row| row.map(CopiedRow::Own))),
+            Self::Debezium { .. } => {
+                Box::new(CopyRows::<FOREIGN_CELLS>::new(bytes)?.map(|row| row.map(|cells| CopiedRow::Debezium(Box::new(cells)))))
+            }
+        })
+    }
+
+    /// The event in a copied row. One without a time of its own is of `now`.
+    ///
+    /// # Errors
+    /// When a value is missing or is not what its column's type says.
+    pub(crate) fn event<'a>(&'a self, row: &CopiedRow<'a>, now: i64, scratch: &'a mut Scratch) -> Result<TableRow<'a>, RowError> {
+        match (self, row) {
+            (_, CopiedRow::Own(cells)) => TableRow::from_cells(cells),
+            (Self::Debezium { layout, .. }, CopiedRow::Debezium(cells)) => layout.table_row(cells, now, scratch),
+            (Self::Own, CopiedRow::Debezium(_)) => unreachable!("rows are copied in the shape in which they are read"),
+        }
+    }
+}
+
+/// Looks at the outbox: its columns, and whether the table may be read.
+///
+/// # Errors
+/// A table that is not there or cannot be read, with the remedy; a lost connection.
+pub(crate) async fn examine(options: &RelayOptions, session: &mut PgConnection) -> Result<Shape, Interruption> {
+    let Some(outbox) = &options.debezium else { return Ok(Shape::Own) };
+    let doing = "looking at the outbox's columns";
+    let (schema, table) = options.table();
+    let rows = sqlx::query(
+        "select a.attname::text as name, a.atttypid::bigint as type_oid, c.relkind::text as kind
+         from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped order by a.attnum",
+    );
+    let rows = within(doing, rows.bind(schema).bind(table).fetch_all(&mut *session)).await?;
+    let column = |row: &sqlx::postgres::PgRow| -> Result<Column, sqlx::Error> {
+        let type_oid = u32::try_from(row.try_get::<i64, _>("type_oid")?).unwrap_or_default();
+        Ok(Column { name: row.try_get("name")?, type_oid })
+    };
+    let columns = rows.iter().map(column).collect::<Result<Vec<_>, _>>().map_err(Interruption::sql(doing))?;
+    let kind: String = rows.first().map_or(Ok(String::new()), |row| row.try_get("kind")).map_err(Interruption::sql(doing))?;
+    match kind.as_str() {
+        "r" => {}
+        "" => {
+            return Err(Interruption::Refused(format!(
+                "there is no table {schema}.{table} in this database: name it in outbox.table, in the letters that Postgres has (select schemaname, tablename from pg_tables)"
+            )));
+        }
+        _ => {
+            return Err(Interruption::Refused(format!(
+                "{schema}.{table} is no plain table (relkind {kind}): a partitioned one or a view cannot be read in the order of the log"
+            )));
+        }
+    }
+    let layout = Box::new(Layout::of(outbox, &columns)?);
+    let log_only = if outbox.rows == OutboxRows::Deleted {
+        Some("outbox.rows is deleted: rows do not stay in the table".to_owned())
+    } else if outbox.hand_over.is_some() {
+        Some("outbox.takes_over is set: a connector's place is taken by the log; without the key the table is read too".to_owned())
+    } else if !layout.is_ordered() {
+        Some(format!(
+            "table {schema}.{table} has no columns `seq bigint` and `xid xid8`, so only the log knows its order (docs/from-debezium.md has the statements that add them)"
+        ))
+    } else {
+        None
+    };
+    if let Some(reason) = &log_only
+        && options.source == SourceKind::Poll
+    {
+        return Err(Interruption::Refused(format!("source is poll, and {reason}: use source = \"auto\" or \"wal\"")));
+    }
+    Ok(Shape::Debezium { layout, log_only })
+}
+
+impl Shape {
+    /// A relay that has followed the log until now may read the table only once its position sees the transactions that added `seq` and
+    /// `xid`: the rows of before bear the numbers which that gave them.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub(crate) async fn judge(self, options: &RelayOptions, session: &mut PgConnection, position: &Position) -> Result<Self, Interruption> {
+        let Self::Debezium { layout, log_only: None } = self else { return Ok(self) };
+        if position.is_start() {
+            let leaves = options.debezium.as_ref().is_some_and(|outbox| outbox.existing == ExistingRows::Leave);
+            if leaves && options.source == SourceKind::Poll {
+                return Err(Interruption::Refused(format!(
+                    "outbox.existing is leave, and source is poll: rows that are there are left by beginning with the log. Run `tidings relay skip --all --name {}`, or begin with source = \"auto\"",
+                    options.name
+                )));
+            }
+            if leaves {
+                let reason = "outbox.existing is leave: the relay begins with the log; from its next start on the table is read too";
+                return Ok(Self::Debezium { layout, log_only: Some(reason.into()) });
+            }
+            return Ok(Self::Debezium { layout, log_only: None });
+        }
+        let doing = "looking when the outbox's columns were added";
+        // A catalog row's xmin is whoever wrote it last: the statement that added the column, or a later one, which is as good.
+        let sql = format!(
+            "select xmin::text as xid, pg_current_snapshot()::text as now from pg_attribute where attrelid = '{}'::regclass and attname in ('seq', 'xid')",
+            options.quoted_table().replace('\'', "''")
+        );
+        let rows = within(doing, sqlx::query(AssertSqlSafe(sql)).fetch_all(session)).await?;
+        for row in &rows {
+            let text = |column: &str| row.try_get::<String, _>(column).map_err(Interruption::sql(doing));
+            let (Ok(xid), Ok(now)) = (text("xid")?.parse::<u32>(), text("now")?.parse::<Snapshot>()) else { continue };
+            if !position.seen.sees(not_after(xid, now.xmax())) {
+                let reason = "the columns seq and xid were added after the relay's position: the log is followed until that is past them, then start the relay again";
+                return Ok(Self::Debezium { layout, log_only: Some(reason.into()) });
+            }
+        }
+        Ok(Self::Debezium { layout, log_only: None })
+    }
+}
+
+/// The largest whole id with these 32 bits that has been given out: at worst too late by a turn of the counter, which only waits longer.
+fn not_after(xid: u32, next: u64) -> u64 {
+    let same_turn = (next & !0xffff_ffff) | u64::from(xid);
+    if same_turn < next || same_turn < 1 << 32 { same_turn } else { same_turn - (1 << 32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_32_bits_is_taken_for_the_latest_that_it_may_be() {
+        assert_eq!(not_after(7, 100), 7);
+        assert_eq!(not_after(7, (3 << 32) + 100), (3 << 32) + 7);
+        assert_eq!(not_after(200, (3 << 32) + 100), (2 << 32) + 200);
+    }
+}

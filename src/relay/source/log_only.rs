@@ -1,0 +1,149 @@
+//! The log alone: the slot is the only place that knows what is still to be published.
+
+use super::{
+    selector::Drive,
+    slot::{self, Kept},
+};
+use crate::{
+    postgres::Lsn,
+    relay::{
+        DebeziumOutbox, ExistingRows,
+        error::Interruption,
+        pipeline::{checkpoint::Books, publisher::Forwarder},
+        position::{Position, Progress},
+        source::wal::StreamEnd,
+    },
+};
+
+/// What is done before the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// Nothing: the slot has everything after the position.
+    Stream,
+    /// The operator has moved the position: what the slot has is read, and skipped as far as the position says.
+    StreamFrom(Lsn),
+    /// A slot is made; the rows that are there are published, or not.
+    Begin(ExistingRows),
+    /// The slot is there, and everything before it is left.
+    BeginAtSlot,
+    /// A connector's place is taken.
+    TakeOver,
+    /// Events are lost to the log.
+    Refuse(Lost),
+}
+
+/// Why the log does not have what is still to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    Gone,
+    Unreadable,
+    /// The slot has been advanced to here, by somebody else.
+    Advanced(Lsn),
+}
+
+/// Decides from the slot, the position and what the operator wants.
+fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) -> First {
+    let fresh = position.is_start();
+    match kept {
+        _ if fresh && outbox.hand_over.is_some() && !moved => First::TakeOver,
+        // What an interrupted beginning has published of the rows nobody knows: it begins anew.
+        _ if fresh && (moved || outbox.existing == ExistingRows::Publish) => First::Begin(ExistingRows::Publish),
+        Kept::From(_) if fresh => First::BeginAtSlot,
+        Kept::None | Kept::Unreadable if fresh || moved => First::Begin(ExistingRows::Leave),
+        Kept::None => First::Refuse(Lost::Gone),
+        Kept::Unreadable => First::Refuse(Lost::Unreadable),
+        Kept::From(confirmed) if moved => First::StreamFrom(confirmed),
+        Kept::From(confirmed) if position.log < confirmed => First::Refuse(Lost::Advanced(confirmed)),
+        Kept::From(_) => First::Stream,
+    }
+}
+
+impl Drive<'_> {
+    /// Publishes what the log brings, until `shutdown`.
+    ///
+    /// # Errors
+    /// A refusal when the log does not have everything any more; whatever interrupts it.
+    pub(crate) async fn follow(&self, reason: &str, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
+        let outbox = self.options.debezium.as_ref().expect("only a Debezium outbox is read from the log alone");
+        if !self.server.logical {
+            return Err(Interruption::Refused(format!(
+                "wal_level is `{}`, and {reason}: run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or the like)",
+                self.server.wal_level
+            )));
+        }
+        let kept = match slot::kept(self.options, self.names, books.ledger.session()).await? {
+            Kept::From(_) if self.log_unusable => Kept::Unreadable,
+            kept => kept,
+        };
+        let position = books.progress.settled().clone();
+        let done = match first(kept, &position, self.moved, outbox) {
+            First::Stream => true,
+            First::StreamFrom(confirmed) => {
+                books.progress = Progress::new(Position { log: confirmed, ..position });
+                true
+            }
+            First::Begin(existing) => self.begin(existing, forwarder, books).await?,
+            First::BeginAtSlot => self.begin_at_slot(forwarder, books).await?,
+            First::TakeOver => self.take_over(outbox, forwarder, books).await?,
+            First::Refuse(lost) => return Err(self.lost(lost, reason, &position)),
+        };
+        if !done {
+            return Ok(());
+        }
+        match self.stream(forwarder, books).await? {
+            StreamEnd::Shutdown => Ok(()),
+            StreamEnd::Behind(_) => unreachable!("the table is not read"),
+        }
+    }
+
+    fn lost(&self, lost: Lost, reason: &str, position: &Position) -> Interruption {
+        let (name, slot) = (&self.options.name, &self.names.slot);
+        let (schema, table) = self.options.table();
+        let what = match lost {
+            Lost::Gone => format!("slot `{slot}` is gone"),
+            Lost::Unreadable => {
+                format!("slot `{slot}` cannot be read any more (the server has removed log that it needs, or its publication was dropped)")
+            }
+            Lost::Advanced(to) => format!("slot `{slot}` stands at {to}, beyond what the relay has published: somebody advanced it"),
+        };
+        let drop = if lost == Lost::Gone { String::new() } else { format!("`select pg_drop_replication_slot('{slot}')`, then ") };
+        Interruption::Refused(format!(
+            "{what}, and {reason}. What committed after {log} and was not published is in table {schema}.{table} at best. To go on: {drop}`tidings relay rewind --all --name {name}` publishes every row that the table still holds once more, and `tidings relay skip --all --name {name}` only what comes from now on; then start the relay, which makes a new slot. max_slot_wal_keep_size decides how much log the server keeps for a relay that is away",
+            log = position.log,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::{HandOver, position::Witness};
+
+    #[test]
+    fn a_relay_of_the_log_alone_begins_once_and_afterwards_needs_its_slot() {
+        let outbox = DebeziumOutbox::new("public", "outbox");
+        let leaving = DebeziumOutbox { existing: ExistingRows::Leave, ..outbox.clone() };
+        let taking = DebeziumOutbox { hand_over: Some(HandOver { slot: "debezium".into(), offset: None }), ..outbox.clone() };
+        let start = Position::start();
+        let witness = Some(Witness { id: uuid::Uuid::nil(), seq: 0, xid: 9 });
+        let later = Position { log: Lsn(50), witness, ..Position::start() };
+        for (kept, position, moved, outbox, expected) in [
+            (Kept::None, &start, false, &outbox, First::Begin(ExistingRows::Publish)),
+            (Kept::From(Lsn(9)), &start, false, &outbox, First::Begin(ExistingRows::Publish)),
+            (Kept::None, &start, false, &leaving, First::Begin(ExistingRows::Leave)),
+            (Kept::From(Lsn(9)), &start, false, &leaving, First::BeginAtSlot),
+            (Kept::None, &start, false, &taking, First::TakeOver),
+            (Kept::From(Lsn(9)), &start, false, &taking, First::TakeOver),
+            (Kept::From(Lsn(50)), &later, false, &taking, First::Stream),
+            (Kept::From(Lsn(51)), &later, false, &outbox, First::Refuse(Lost::Advanced(Lsn(51)))),
+            (Kept::None, &later, false, &outbox, First::Refuse(Lost::Gone)),
+            (Kept::Unreadable, &later, false, &leaving, First::Refuse(Lost::Unreadable)),
+            // Moved by the operator.
+            (Kept::None, &start, true, &leaving, First::Begin(ExistingRows::Publish)),
+            (Kept::None, &later, true, &outbox, First::Begin(ExistingRows::Leave)),
+            (Kept::From(Lsn(51)), &later, true, &outbox, First::StreamFrom(Lsn(51))),
+        ] {
+            assert_eq!(first(kept, position, moved, outbox), expected, "{kept:?} {position:?} {moved}");
+        }
+    }
+}
