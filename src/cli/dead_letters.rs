@@ -5,14 +5,20 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::config::{Config, parse_duration};
-use super::escape::{escaped, escaped_bytes, shortened};
-use super::exit::{DONE, Failure};
-use super::output;
-use super::table::{Align, aligned};
-use crate::kafka::Settings;
-use crate::subscriber::Bus;
-use crate::subscriber::redrive::{DeadLetter, DeadLetterBox, Filter, Origin, REPLAYS_MAX};
+use super::{
+    config::{Config, parse_duration},
+    escape::{escaped, escaped_bytes, shortened},
+    exit::{DONE, Failure},
+    output,
+    table::{Align, aligned},
+};
+use crate::{
+    kafka::Settings,
+    subscriber::{
+        Bus,
+        failure::redrive::{DeadLetter, DeadLetterBox, Filter, Origin, REPLAYS_MAX},
+    },
+};
 
 /// How much of a reason a list shows.
 const REASON_CHARACTERS_MAX: usize = 80;

@@ -8,6 +8,13 @@
 //!                                 dead letter      ─────────────────┴──────▶ retry topic, dead letter ─▶ finished
 //! ```
 
+pub(crate) mod escalation;
+pub(crate) mod failure_log;
+pub(crate) mod gate;
+pub(crate) mod outage;
+pub(crate) mod permit;
+pub(crate) mod probe;
+
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -20,63 +27,69 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tracing::Span;
 
-use super::clock::Clock;
-use super::companion::Companions;
-use super::dead_letters::{DUE, DeadLetters, Letterbox};
-use super::escalate::{Dead, REFUSED_PAUSE, retry_delay};
-use super::failure_log::FailureLog;
-use super::gate::Gate;
-use super::handler::{Called, HandlerError, Verdict};
-use super::kill_switch::Tally;
-use super::log_limit::LogLimit;
-use super::options::Options;
-use super::outage::Outage;
-use super::retry::{Next, Retry};
-use super::router::{Core, Handled, HandlerService, Work};
-use super::statistics::{Count, Counters, Statistics};
-use super::turn::Turn;
-use super::unknown_types::UnknownTypes;
-use super::{Delivery, Escalation, Order, SubscriberState};
-use crate::event::panic_text;
-use crate::kafka::Message;
-use crate::postgres::session_fault;
+use super::{
+    Delivery, Escalation, Order, SubscriberState,
+    clock::Clock,
+    companion::Companions,
+    deployment::unknown_types::UnknownTypes,
+    failure::dead_letter::{DUE, DeadLetters, Letterbox},
+    handler::{
+        Called, HandlerError, Verdict,
+        router::{Core, Handled, HandlerService, Work},
+    },
+    options::{
+        Options,
+        kill_switch::Tally,
+        retry::{Next, Retry},
+    },
+    telemetry::{
+        log_limit::LogLimit,
+        statistics::{Count, Counters, Statistics},
+    },
+};
+use crate::{event::panic_text, kafka::Message, postgres::session_fault};
+use escalation::{Dead, REFUSED_PAUSE, retry_delay};
+use failure_log::FailureLog;
+use gate::Gate;
+use outage::Outage;
+use permit::Turn;
 
 /// The pause of an event that waits in place for another version of the code.
 const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs attempts by the subscriber's rules. One a subscriber.
-pub(super) struct Runner {
-    pub(super) name: String,
-    pub(super) core: Arc<Core>,
-    pub(super) service: HandlerService,
-    pub(super) options: Options,
-    pub(super) escalation: Escalation,
-    pub(super) dead_letters: DeadLetters,
-    pub(super) letterbox: Box<dyn Letterbox>,
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) gate: Gate,
-    pub(super) statistics: Statistics,
-    pub(super) tally: Mutex<Tally>,
+pub(crate) struct Runner {
+    pub(crate) name: String,
+    pub(crate) core: Arc<Core>,
+    pub(crate) service: HandlerService,
+    pub(crate) options: Options,
+    pub(crate) escalation: Escalation,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) letterbox: Box<dyn Letterbox>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) gate: Gate,
+    pub(crate) statistics: Statistics,
+    pub(crate) tally: Mutex<Tally>,
     /// Whether the tally has a failure, so that what succeeds need not be counted otherwise.
-    pub(super) tallying: AtomicBool,
+    pub(crate) tallying: AtomicBool,
     /// Who probes while the kill switch has tripped.
-    pub(super) probe: tokio::sync::Mutex<()>,
+    pub(crate) probe: tokio::sync::Mutex<()>,
     /// How many events wait to be probed with, or are.
-    pub(super) probing: AtomicUsize,
-    pub(super) tripped: AtomicBool,
+    pub(crate) probing: AtomicUsize,
+    pub(crate) tripped: AtomicBool,
     /// Dead letters of records that cannot be read.
-    pub(super) unreadable: LogLimit,
-    pub(super) clock: Clock,
-    pub(super) failures: FailureLog,
-    pub(super) unknown_types: UnknownTypes,
+    pub(crate) unreadable: LogLimit,
+    pub(crate) clock: Clock,
+    pub(crate) failures: FailureLog,
+    pub(crate) unknown_types: UnknownTypes,
     /// Events that wait for another version of the code.
-    pub(super) waiting: LogLimit,
-    pub(super) companions: Companions,
+    pub(crate) waiting: LogLimit,
+    pub(crate) companions: Companions,
 }
 
 /// How an event ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Settled {
+pub(crate) enum Settled {
     /// It need not be seen again.
     Finished,
     /// It is to be set aside, with the later ones of its aggregate: after this many attempts, the last of which failed with this error.
@@ -91,7 +104,7 @@ pub(super) enum Settled {
 
 /// How a parked event ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Parked {
+pub(crate) enum Parked {
     /// It is handled or dead: the next of its aggregate follows.
     Done,
     /// It waits for another version of the code.
@@ -104,7 +117,7 @@ pub(super) enum Parked {
 
 impl Settled {
     /// The same of an event that is parked already, after this many attempts from there.
-    pub(super) fn parked(self, before: u32) -> Parked {
+    pub(crate) fn parked(self, before: u32) -> Parked {
         match self {
             Self::Finished | Self::Park { .. } => Parked::Done,
             Self::Waits { error } => Parked::Waits { error },
@@ -116,13 +129,13 @@ impl Settled {
 
 /// A batch whose events are to be handled one by one, after this many attempts that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BatchFailed {
-    pub(super) attempts: u32,
+pub(crate) struct BatchFailed {
+    pub(crate) attempts: u32,
 }
 
 impl Runner {
     /// Handles several messages of one type by one attempt. If it fails, they are to be handled one by one.
-    pub(super) async fn settle_together(&self, messages: &[Arc<Message>]) -> Result<(), BatchFailed> {
+    pub(crate) async fn settle_together(&self, messages: &[Arc<Message>]) -> Result<(), BatchFailed> {
         match self.attempt(Delivery::many(messages.to_vec(), 1)).await {
             Ok(handled) => {
                 self.handled(handled, messages[0].kind(), messages.len());
@@ -139,7 +152,7 @@ impl Runner {
     }
 
     /// Handles one message until it has ended, by these retry rules. Its first attempt may have begun already.
-    pub(super) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry, mut begun: Option<Attempt>) -> Settled {
+    pub(crate) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry, mut begun: Option<Attempt>) -> Settled {
         if begun.is_none()
             && let Some(time) = self.due_in(message)
             && !turn.pause(time).await
@@ -204,7 +217,7 @@ impl Runner {
 
     /// Handles one message that is parked and failed this often from there. If an earlier deployment parked it and this one
     /// parks nothing, it is handled as if it had just come, before the later ones of its aggregate.
-    pub(super) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
+    pub(crate) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
         let Escalation::Park(retry) = &self.escalation else {
             return self.settle(message, turn, &self.options.retry, None).await.parked(before);
         };
@@ -249,7 +262,7 @@ impl Runner {
     }
 
     /// One attempt.
-    pub(super) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
+    pub(crate) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
         self.end_of(self.begin(delivery, Instant::now(), &mut None), &first).await
     }
@@ -283,7 +296,7 @@ impl Runner {
 
     /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
     /// begun, and whoever settles the message goes on with it. `now` becomes the time at which it stopped.
-    pub(super) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant, spare: &mut Option<Called>) -> Result<(), Attempt> {
+    pub(crate) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant, spare: &mut Option<Called>) -> Result<(), Attempt> {
         let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now, spare);
         let polled = Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop()));
         *now = Instant::now();
@@ -305,7 +318,7 @@ impl Runner {
 
     /// The time until an event of a retry topic is due. The topic's own delay bounds it, because anyone who can write to the
     /// topic can set arbitrary headers.
-    pub(super) fn due_in(&self, message: &Message) -> Option<Duration> {
+    pub(crate) fn due_in(&self, message: &Message) -> Option<Duration> {
         let longest = retry_delay(&message.as_it_came().topic, &self.name)?;
         let due = message.header(DUE)?.parse::<i64>().ok()?;
         let wait = due.saturating_sub(self.clock.utc().timestamp_millis());
@@ -334,7 +347,7 @@ impl Runner {
         )
     }
 
-    pub(super) fn handled(&self, handled: Handled, event_type: &str, events: usize) {
+    pub(crate) fn handled(&self, handled: Handled, event_type: &str, events: usize) {
         self.handled_by(handled, self.statistics.of(event_type), events);
     }
 
@@ -363,24 +376,24 @@ impl Runner {
         }
     }
 
-    pub(super) fn skipped(&self, message: &Message, error: &HandlerError) {
+    pub(crate) fn skipped(&self, message: &Message, error: &HandlerError) {
         tracing::debug!(subscriber = self.name, %error, "an event is skipped");
         self.statistics.add(Count::Skipped, message.kind(), 1);
     }
 
     /// Closes idle sessions of the inbox if one of them failed by its session.
-    pub(super) fn close_sessions_after(&self, error: &sqlx::Error) {
+    pub(crate) fn close_sessions_after(&self, error: &sqlx::Error) {
         if let Some(inbox) = &self.core.inbox {
             session_fault::close_after(error, &inbox.pool);
         }
     }
 
-    pub(super) fn shut(&self, state: SubscriberState, reason: &str) {
+    pub(crate) fn shut(&self, state: SubscriberState, reason: &str) {
         self.gate.shut(&self.name, reason);
         self.statistics.paused(state, reason);
     }
 
-    pub(super) fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         // The end of an outage does not end what the kill switch has begun.
         if self.tripped.load(Ordering::Acquire) {
             return self.statistics.set_state(SubscriberState::PausedByKillSwitch);
@@ -391,7 +404,7 @@ impl Runner {
 }
 
 /// An attempt that has begun. A panic is a failed one.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     span: Span,
     began: Instant,
     state: AttemptState,
@@ -435,7 +448,7 @@ fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
 }
 
 /// A number from 0 to 1, different for each caller: the jitter of pauses.
-pub(super) fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     let bits = RandomState::new().hash_one(0u8) >> 11;
     bits as f64 / (1u64 << 53) as f64

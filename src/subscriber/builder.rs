@@ -10,18 +10,20 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
-use super::clock::Clock;
-use super::companion::{Companion, Companions};
-use super::handler::{
-    BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, Plain,
-    StateReady, erase,
+use super::{
+    Bus, ByType, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry,
+    clock::Clock,
+    companion::{Companion, Companions},
+    consume::topic_role::{Source, tombstone_of},
+    handler::{
+        BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, Plain,
+        StateReady, erase,
+        router::{Core, Handled, HandlerService, Route, Router},
+    },
+    options::Options,
+    run::{Plan, RunError},
+    telemetry::statistics::Statistics,
 };
-use super::options::Options;
-use super::router::{Core, Handled, HandlerService, Route, Router};
-use super::run::{Plan, RunError};
-use super::source::{Source, tombstone_of};
-use super::statistics::Statistics;
-use super::{Bus, ByType, DeadLetters, Delivery, Escalation, Inbox, KillSwitch, Order, Retry};
 use crate::event::{DomainEvent, check_topic_name};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -32,14 +34,14 @@ type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
 /// `S` is the state its handlers take from; `G` and `I` say whether it has its state and its inbox. All three are inferred.
 #[must_use = "a subscriber does nothing until `run` is called"]
 pub struct Subscriber<S, G = NoState, I = NoInbox> {
-    pub(super) parts: Parts<S>,
+    pub(crate) parts: Parts<S>,
     marker: PhantomData<(G, I)>,
 }
 
 /// What a subscriber is made of, whatever its type says.
-pub(super) struct Parts<S> {
-    pub(super) bus: Bus,
-    pub(super) name: String,
+pub(crate) struct Parts<S> {
+    pub(crate) bus: Bus,
+    pub(crate) name: String,
     handlers: Vec<Registered<S>>,
     companions: Vec<Arc<dyn Companion>>,
     faults: Vec<String>,
@@ -67,7 +69,7 @@ struct Registered<S> {
 }
 
 impl<S: Send + Sync + 'static> Subscriber<S> {
-    pub(super) fn new(bus: Bus, name: String) -> Self {
+    pub(crate) fn new(bus: Bus, name: String) -> Self {
         let parts = Parts {
             bus,
             statistics: Statistics::new(&name),

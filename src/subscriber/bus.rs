@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::Subscriber;
-use super::dead_letters::Letterbox;
-use crate::event::{DomainEvent, Envelope, EnvelopeError, EventId};
-use crate::kafka::{EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value, create_like};
+use super::{Subscriber, failure::dead_letter::Letterbox};
+use crate::{
+    event::{DomainEvent, Envelope, EnvelopeError, EventId},
+    kafka::{EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value, create_like},
+};
 
 /// How long a record may take to arrive before the caller hears of it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -164,11 +165,11 @@ impl Bus {
     }
 
     /// Sends a record made by hand; a missing topic is made like `like`.
-    pub(super) async fn send_letter(&self, letter: &Letter, like: &str) -> Result<(), BusError> {
+    pub(crate) async fn send_letter(&self, letter: &Letter, like: &str) -> Result<(), BusError> {
         Ok(Letterbox::send(self, letter, like).await?)
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
     }
 

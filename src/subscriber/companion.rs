@@ -12,12 +12,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::inbox::OpenInbox;
-use super::register::Entry;
-use super::run::{Plan, RunError};
-use super::{Meta, Statistics};
-use crate::kafka::Settings;
-use crate::postgres::SchemaName;
+use super::{
+    Meta, Statistics,
+    inbox::OpenInbox,
+    run::{Plan, RunError},
+    startup::registration::Entry,
+};
+use crate::{kafka::Settings, postgres::SchemaName};
 
 /// How many notices wait for a companion that is busy. One that misses some looks at everything.
 const NEWS: usize = 64;
@@ -91,13 +92,13 @@ pub(crate) trait Companion: Send + Sync {
 
 /// The companions of a subscriber. Without an inbox there are none.
 #[derive(Clone, Default)]
-pub(super) struct Companions {
+pub(crate) struct Companions {
     all: Vec<Arc<dyn Companion>>,
     ground: Option<Arc<Ground>>,
 }
 
 impl Companions {
-    pub(super) fn new(all: Vec<Arc<dyn Companion>>, inbox: Option<&OpenInbox>, plan: &Plan) -> Self {
+    pub(crate) fn new(all: Vec<Arc<dyn Companion>>, inbox: Option<&OpenInbox>, plan: &Plan) -> Self {
         let ground = inbox.filter(|_| !all.is_empty()).map(|inbox| {
             Arc::new(Ground {
                 pool: inbox.pool.clone(),
@@ -114,7 +115,7 @@ impl Companions {
     }
 
     /// True if an event without a handler may be skipped without a question to the companions: its correlation id is no saga's.
-    pub(super) fn may_skip(&self, correlation: Option<&str>) -> bool {
+    pub(crate) fn may_skip(&self, correlation: Option<&str>) -> bool {
         self.ground.is_none() || correlation.is_none_or(|id| Uuid::try_parse(id).is_err())
     }
 
@@ -122,7 +123,7 @@ impl Companions {
     ///
     /// # Errors
     /// What the server reports.
-    pub(super) async fn keep(&self, event: &Meta) -> Result<bool, sqlx::Error> {
+    pub(crate) async fn keep(&self, event: &Meta) -> Result<bool, sqlx::Error> {
         let Some(ground) = &self.ground else { return Ok(false) };
         for companion in &self.all {
             match companion.interest(ground, event).await? {
@@ -139,7 +140,7 @@ impl Companions {
     ///
     /// # Errors
     /// A companion may not run, or the database is not set up for it.
-    pub(super) async fn admit(&self, stop: &CancellationToken) -> Result<bool, RunError> {
+    pub(crate) async fn admit(&self, stop: &CancellationToken) -> Result<bool, RunError> {
         let Some(ground) = &self.ground else { return Ok(true) };
         for companion in &self.all {
             let entry = Entry {
@@ -156,7 +157,7 @@ impl Companions {
         Ok(true)
     }
 
-    pub(super) fn start(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+    pub(crate) fn start(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
         let Some(ground) = &self.ground else { return Vec::new() };
         let start = |companion: &Arc<dyn Companion>| tokio::spawn(companion.clone().run(ground.clone(), stop.clone()));
         self.all.iter().map(start).collect()
@@ -164,7 +165,7 @@ impl Companions {
 }
 
 /// Waits for each within the drain timeout. What has not ended by then is rolled back.
-pub(super) async fn end(running: Vec<JoinHandle<()>>, drain: Duration) {
+pub(crate) async fn end(running: Vec<JoinHandle<()>>, drain: Duration) {
     for mut task in running {
         if tokio::time::timeout(drain, &mut task).await.is_err() {
             task.abort();

@@ -4,6 +4,9 @@
 //! record ─▶ member of its group ─▶ lanes of its partition ─▶ unit: one event, or a batch ─▶ attempt … as in production
 //! ```
 
+pub(crate) mod inbox;
+pub(crate) mod simulation;
+
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -15,22 +18,27 @@ use sqlx::PgPool;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{BatchFailed, Parked, Runner, Settled};
-use super::clock::{Clock, VirtualClock};
-use super::dead_letters::{Letterbox, attempts_of, origin_of};
-use super::handler::CODE_PAUSE;
-use super::lanes::{LaneCounts, Lanes};
-use super::memory::MemoryInbox;
-use super::options::Order;
-use super::run::Plan;
-use super::simulation::Simulation;
-use super::source::Source;
-use super::statistics::Count;
-use super::turn::Turn;
-use super::unit::{share, tried};
-use super::{Escalation, Statistics, SubscriberState};
-use crate::kafka::{Incoming, Letter, LetterError, Message};
-use crate::postgres::SchemaName;
+use super::{
+    Escalation, Statistics, SubscriberState,
+    attempt::{BatchFailed, Parked, Runner, Settled, permit::Turn},
+    clock::{Clock, VirtualClock},
+    consume::{
+        lanes::{LaneCounts, Lanes},
+        topic_role::Source,
+        work_item::{share, tried},
+    },
+    failure::dead_letter::{Letterbox, attempts_of, origin_of},
+    handler::CODE_PAUSE,
+    options::Order,
+    run::Plan,
+    telemetry::statistics::Count,
+};
+use crate::{
+    kafka::{Incoming, Letter, LetterError, Message},
+    postgres::SchemaName,
+};
+use inbox::MemoryInbox;
+use simulation::Simulation;
 
 /// One member of a group of the in-memory bus.
 pub(crate) struct InMemory {

@@ -6,6 +6,12 @@
 //! The timeouts, the insert and `begin` are one message to the server: `insert …; begin`. Statements before a `begin` in one simple query belong to the transaction that it
 //! opens, and if the insert fails there is no transaction at all, so a duplicate costs one message.
 
+mod collision;
+pub(crate) mod database_watch;
+pub(crate) mod identity;
+pub(crate) mod pipelined_tx;
+mod sql_text;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -14,15 +20,17 @@ use std::time::Duration;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 
-use super::collision::{Collisions, Standing, standing_of};
 use super::handler::HandlerError;
-use super::identity::Identity;
-use super::literal::{Arrays, Columns, Literal, Rows};
-use super::pulse::Pulse;
-use super::sessions::{Begun, Form, Lease, Sessions, Statement};
-use crate::kafka::Message;
-use crate::outbox::Outbox;
-use crate::postgres::{SchemaName, SchemaNameError};
+use crate::{
+    kafka::Message,
+    outbox::Outbox,
+    postgres::{SchemaName, SchemaNameError},
+};
+use collision::{Collisions, Standing, standing_of};
+use database_watch::Pulse;
+use identity::Identity;
+use pipelined_tx::{Begun, Form, Lease, Sessions, Statement};
+use sql_text::{Arrays, Columns, Literal, Rows};
 
 /// Where a subscriber remembers what it has handled. `PgPool` turns into one with the defaults.
 ///
@@ -129,12 +137,12 @@ impl Inbox {
     }
 
     /// What is wrong with it, before anything runs.
-    pub(super) fn fault(&self) -> Option<String> {
+    pub(crate) fn fault(&self) -> Option<String> {
         self.schema.as_ref().err().map(ToString::to_string)
     }
 
     /// The statements of this inbox for a consumer.
-    pub(super) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
+    pub(crate) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
         let schema = self.schema.clone()?;
         let idle = format!("set local idle_in_transaction_session_timeout = {}", self.idle_timeout.as_millis());
         let timeout = |time: Duration| format!("set local lock_timeout = {}", time.as_millis());
@@ -199,15 +207,15 @@ struct Settings {
 
 /// An inbox of one consumer.
 #[derive(Debug)]
-pub(super) struct OpenInbox {
-    pub(super) pool: PgPool,
-    pub(super) schema: SchemaName,
-    pub(super) consumer: String,
-    pub(super) outbox: Outbox,
-    pub(super) keep: Duration,
-    pub(super) sessions: Arc<Sessions>,
-    pub(super) collisions: Collisions,
-    pub(super) pulse: Arc<Pulse>,
+pub(crate) struct OpenInbox {
+    pub(crate) pool: PgPool,
+    pub(crate) schema: SchemaName,
+    pub(crate) consumer: String,
+    pub(crate) outbox: Outbox,
+    pub(crate) keep: Duration,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) collisions: Collisions,
+    pub(crate) pulse: Arc<Pulse>,
     patient: Settings,
     impatient: Settings,
     /// The insert, up to the rows.
@@ -244,7 +252,7 @@ impl sqlx::FromRow<'_, sqlx::postgres::PgRow> for Stored {
 }
 
 /// What came of remembering events.
-pub(super) enum Remembered {
+pub(crate) enum Remembered {
     /// All of them were handled before.
     Duplicate,
     /// A transaction that holds the rows of these; `None` if that is all of them.
@@ -256,7 +264,7 @@ impl OpenInbox {
     ///
     /// # Cancel safety
     /// Dropping the future rolls back.
-    pub(super) async fn remember(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
+    pub(crate) async fn remember(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
         match messages {
             [message] => self.remember_one(message).await,
             _ => self.remember_many(messages).await,
@@ -315,7 +323,7 @@ impl OpenInbox {
     }
 
     /// The message that remembers by this statement and begins.
-    pub(super) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
+    pub(crate) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
         let Settings { before, after } = if form.waits { &self.patient } else { &self.impatient };
         format!("{before}{statement}{after}; begin")
     }
@@ -354,7 +362,7 @@ impl OpenInbox {
     }
 
     /// Forgets what is older than it is kept; how many rows.
-    pub(super) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
+    pub(crate) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
         let mut forgotten = 0;
         for delete in &self.delete {
             loop {
@@ -371,7 +379,7 @@ impl OpenInbox {
 }
 
 /// What an error of remembering means. No handler ran, so it is never the event's fault.
-pub(super) fn of_inbox(error: sqlx::Error) -> HandlerError {
+pub(crate) fn of_inbox(error: sqlx::Error) -> HandlerError {
     let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
     match code.as_deref() {
         // Another member handles it at this moment: look again soon.

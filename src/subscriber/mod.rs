@@ -25,92 +25,51 @@
 //! aggregate at once for a moment if one of them was cut off from the group; with an inbox each event still has its effect once.
 
 mod attempt;
-mod awaiting;
-mod beginning;
 mod builder;
 mod bus;
-mod catch_up;
 mod clock;
-mod collision;
 mod companion;
-mod counters;
-pub(crate) mod dead_letters;
-mod delivery;
-mod detour;
-mod escalate;
-mod examine;
-mod failure_log;
-pub(crate) mod finished;
-mod gate;
+mod consume;
+mod deployment;
+pub(crate) mod failure;
 mod handler;
-mod identity;
 mod in_memory;
 mod inbox;
-mod kill_switch;
-mod lanes;
-mod left_behind;
-mod literal;
-mod log_limit;
-mod memory;
-#[cfg(feature = "metrics")]
-mod metrics;
-mod missing;
+pub(crate) mod offsets;
 mod options;
-mod outage;
-mod owner;
-mod partition;
-mod probe;
-mod pulse;
-#[cfg_attr(not(feature = "cli"), allow(dead_code))]
-pub(crate) mod redrive;
-mod register;
-mod registry;
-mod retry;
-mod roster;
-mod router;
 mod run;
-mod sessions;
-mod simulation;
-mod source;
-mod spare;
-mod start;
-mod statistics;
-mod tenure;
-mod turn;
-mod unhandled;
-mod unit;
-mod unknown_types;
-mod watermark;
+mod startup;
+mod telemetry;
 
 /// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.
 type ByType<T> = std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
-pub(crate) use catch_up::CatchUp;
 pub(crate) use clock::VirtualClock;
 pub(crate) use companion::{Companion, Ground, Interest, NotAdmitted, Task};
-pub(crate) use counters::Times;
-pub use dead_letters::DeadLetters;
-pub use delivery::Delivery;
+pub use failure::dead_letter::DeadLetters;
+pub use handler::delivery::Delivery;
+pub use handler::router::{Handled, HandlerService};
 pub use handler::{
     Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState,
     IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx,
     Verdict, ViaDelivery, ViaTransaction,
 };
+pub(crate) use in_memory::inbox::MemoryInbox;
 pub(crate) use in_memory::{Ended, InMemory};
 pub use inbox::{Inbox, Isolation};
-pub use kill_switch::KillSwitch;
-pub(crate) use memory::MemoryInbox;
-#[cfg(feature = "metrics")]
-pub use metrics::SubscriberMetrics;
+pub(crate) use offsets::catch_up::CatchUp;
+pub use options::kill_switch::KillSwitch;
+pub use options::retry::Retry;
 pub use options::{Escalation, Order};
-pub use retry::Retry;
-pub use router::{Handled, HandlerService};
 pub use run::RunError;
-pub use statistics::{PartitionStatistics, Statistics, SubscriberState};
+pub(crate) use telemetry::counters::Times;
+#[cfg(feature = "metrics")]
+pub use telemetry::metrics::SubscriberMetrics;
+pub use telemetry::statistics::{PartitionStatistics, Statistics, SubscriberState};
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
-pub(crate) use {finished::fuzz_offset_metadata, redrive::fuzz_dead_letter};
+pub(crate) use {failure::redrive::fuzz_dead_letter, offsets::metadata::fuzz_offset_metadata};
 
 /// Checks a handler where it is written: the compiler then says which argument is none, and not only that the function is no handler.
 ///

@@ -1,5 +1,8 @@
 //! How a subscriber runs, with each default's reason.
 
+pub(crate) mod kill_switch;
+pub(crate) mod retry;
+
 use std::time::Duration;
 
 use super::{KillSwitch, Retry};
@@ -37,7 +40,7 @@ impl Escalation {
     }
 
     /// Its name for operators.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Park(_) => "park",
             Self::RetryTopics(_) => "retry topics",
@@ -53,43 +56,43 @@ impl Escalation {
 
 /// Everything that is a number or a choice.
 #[derive(Clone, Debug)]
-pub(super) struct Options {
-    pub(super) order: Order,
-    pub(super) retry: Retry,
-    pub(super) escalation: Option<Escalation>,
-    pub(super) kill_switch: Option<KillSwitch>,
+pub(crate) struct Options {
+    pub(crate) order: Order,
+    pub(crate) retry: Retry,
+    pub(crate) escalation: Option<Escalation>,
+    pub(crate) kill_switch: Option<KillSwitch>,
     /// Pause at an event of a version that this code does not know.
-    pub(super) wait_for_newer_code: bool,
+    pub(crate) wait_for_newer_code: bool,
     /// How many handlers run at once, over all partitions. Each with an inbox holds a connection.
-    pub(super) concurrency: Option<usize>,
+    pub(crate) concurrency: Option<usize>,
     /// How many events one transaction handles at most.
-    pub(super) batch: usize,
+    pub(crate) batch: usize,
     /// How many events of one partition are read and not finished.
-    pub(super) buffer: usize,
+    pub(crate) buffer: usize,
     /// How long what runs may take when the partition is given up or the subscriber ends.
-    pub(super) drain: Duration,
+    pub(crate) drain: Duration,
     /// What is finished is committed this often.
-    pub(super) commit_interval: Duration,
+    pub(crate) commit_interval: Duration,
 }
 
 impl Options {
     /// More than one, since one slow handler must not be the whole service; more help only handlers that wait.
-    pub(super) const CONCURRENCY: usize = 64;
+    pub(crate) const CONCURRENCY: usize = 64;
     /// With an inbox: what a Postgres of a few cores commits at once.
-    pub(super) const CONCURRENCY_WITH_INBOX: usize = 16;
+    pub(crate) const CONCURRENCY_WITH_INBOX: usize = 16;
     /// Enough aggregates to keep the handlers busy.
-    pub(super) const BUFFER: usize = 1_024;
+    pub(crate) const BUFFER: usize = 1_024;
     /// The same in bytes, for large events.
-    pub(super) const BUFFER_BYTES: usize = 16 << 20;
+    pub(crate) const BUFFER_BYTES: usize = 16 << 20;
     /// How far one unfinished record may be behind the last: what commits can tell is bounded.
-    pub(super) const SPAN: usize = 32_768;
+    pub(crate) const SPAN: usize = 32_768;
 
-    pub(super) fn concurrency(&self, inbox: bool) -> usize {
+    pub(crate) fn concurrency(&self, inbox: bool) -> usize {
         self.concurrency.unwrap_or(if inbox { Self::CONCURRENCY_WITH_INBOX } else { Self::CONCURRENCY }).max(1)
     }
 
     /// What becomes of an event that used up its attempts.
-    pub(super) fn escalation(&self, inbox: bool) -> Escalation {
+    pub(crate) fn escalation(&self, inbox: bool) -> Escalation {
         match &self.escalation {
             Some(escalation) => escalation.clone(),
             None if inbox && self.order == Order::Aggregate => Escalation::park(),

@@ -11,34 +11,31 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::Runner;
-use super::clock::Clock;
-use super::companion::{self, Companions};
-use super::dead_letters::Letterbox;
-use super::detour::Detour;
-use super::failure_log::FailureLog;
-use super::gate::Gate;
-use super::log_limit::LogLimit;
-use super::options::Options;
-use super::owner::Seat;
-use super::redrive::redrive_topic;
-use super::router::{Core, HandlerService};
-use super::source::Source;
-use super::tenure::serve;
-use super::unknown_types::UnknownTypes;
-use super::{Bus, DeadLetters, Statistics, SubscriberState};
-use crate::kafka::Membership;
-use crate::postgres::errors::with_causes;
-use crate::postgres::session_fault;
+use super::{
+    Bus, DeadLetters, Statistics, SubscriberState,
+    attempt::{Runner, failure_log::FailureLog, gate::Gate},
+    clock::Clock,
+    companion::{self, Companions},
+    consume::{group::Seat, supervision::serve, topic_role::Source},
+    deployment::unknown_types::UnknownTypes,
+    failure::{dead_letter::Letterbox, parked::Detour, redrive::redrive_topic},
+    handler::router::{Core, HandlerService},
+    options::Options,
+    telemetry::log_limit::LogLimit,
+};
+use crate::{
+    kafka::Membership,
+    postgres::{errors::with_causes, session_fault},
+};
 
 /// How often the inbox forgets what is old: small deletes often, so that their room is used again.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long between two tries at something the cluster must do before the subscriber can start.
-pub(super) const START_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// Waits that long. False if the subscriber is shut down meanwhile.
-pub(super) async fn pause(stop: &CancellationToken) -> bool {
+pub(crate) async fn pause(stop: &CancellationToken) -> bool {
     stop.run_until_cancelled(tokio::time::sleep(START_PAUSE)).await.is_some()
 }
 
@@ -65,28 +62,28 @@ impl Drop for Stopped {
 
 /// A subscriber whose parts are checked and bound.
 pub(crate) struct Plan {
-    pub(super) bus: Bus,
-    pub(super) name: String,
+    pub(crate) bus: Bus,
+    pub(crate) name: String,
     /// Each topic, and what it is read for.
-    pub(super) topics: HashMap<String, Source>,
+    pub(crate) topics: HashMap<String, Source>,
     /// The topics that were named for aggregates.
-    pub(super) named_topics: HashMap<&'static str, Vec<String>>,
+    pub(crate) named_topics: HashMap<&'static str, Vec<String>>,
     /// It has an inbox, in a database or on the in-memory bus.
-    pub(super) has_inbox: bool,
-    pub(super) core: Arc<Core>,
-    pub(super) service: HandlerService,
-    pub(super) options: Options,
-    pub(super) dead_letters: DeadLetters,
-    pub(super) code_version: Option<String>,
-    pub(super) instance: Option<String>,
-    pub(super) broker_side: bool,
-    pub(super) from_end: bool,
-    pub(super) statistics: Statistics,
+    pub(crate) has_inbox: bool,
+    pub(crate) core: Arc<Core>,
+    pub(crate) service: HandlerService,
+    pub(crate) options: Options,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) code_version: Option<String>,
+    pub(crate) instance: Option<String>,
+    pub(crate) broker_side: bool,
+    pub(crate) from_end: bool,
+    pub(crate) statistics: Statistics,
     /// Sagas.
-    pub(super) companions: Companions,
-    pub(super) clock: Clock,
+    pub(crate) companions: Companions,
+    pub(crate) clock: Clock,
     /// Who takes letters, if not Kafka.
-    pub(super) letterbox: Option<Box<dyn Letterbox>>,
+    pub(crate) letterbox: Option<Box<dyn Letterbox>>,
 }
 
 impl Plan {
@@ -94,7 +91,7 @@ impl Plan {
         &self.name
     }
 
-    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
         let faults: Vec<String> =
             self.bus.settings().faults().into_iter().map(|fault| format!("{}: {}", fault.property, fault.reason)).collect();
         if !faults.is_empty() {
@@ -153,7 +150,7 @@ impl Plan {
     }
 
     /// Everything that attempts need.
-    pub(super) fn into_runner(self) -> Runner {
+    pub(crate) fn into_runner(self) -> Runner {
         let has_inbox = self.has_inbox;
         let concurrency = self.options.concurrency(has_inbox);
         if let Some(inbox) = &self.core.inbox

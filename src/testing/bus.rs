@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::groups::Topics;
-use super::outboxes::Outboxes;
-use super::settle::Running;
-use crate::event::{AggregateId, DomainEvent, Envelope};
-use crate::kafka::{self, Letter};
-use crate::outbox::Outbox;
-use crate::subscriber::{Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone, VirtualClock};
+use super::{groups::Topics, outboxes::Outboxes, settle::Running};
+use crate::{
+    event::{AggregateId, DomainEvent, Envelope},
+    kafka::{self, Letter},
+    outbox::Outbox,
+    subscriber::{Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone, VirtualClock},
+};
 
 /// A bus in memory. See the [module](crate::testing).
 pub struct TestBus {
@@ -174,9 +174,11 @@ impl TestBus {
     /// Why events of this subscriber are dead, in order: what went wrong with each.
     pub fn dead_letters(&self, subscriber: &str) -> Vec<String> {
         let of = self.dead.iter().filter(|(name, _)| name == subscriber);
-        of.filter_map(|(_, letter)| letter.headers.iter().find(|(name, _)| name == crate::subscriber::dead_letters::EXCEPTION_MESSAGE))
-            .map(|(_, message)| String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned())
-            .collect()
+        of.filter_map(|(_, letter)| {
+            letter.headers.iter().find(|(name, _)| name == crate::subscriber::failure::dead_letter::EXCEPTION_MESSAGE)
+        })
+        .map(|(_, message)| String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned())
+        .collect()
     }
 
     /// What a subscriber has done; of several members of one name, the one that was added first. [`Subscriber::statistics`] has those of each.
@@ -260,7 +262,7 @@ pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
 }
 
 fn is_retry(letter: &Letter) -> bool {
-    letter.headers.iter().any(|(name, _)| name == crate::subscriber::dead_letters::DUE)
+    letter.headers.iter().any(|(name, _)| name == crate::subscriber::failure::dead_letter::DUE)
 }
 
 // === impl TestBus ===

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Argument, EventArgument, HandlerError, IntoOutcome, Need};
-use crate::event::{DomainEvent, Envelope};
-use crate::subscriber::Delivery;
+use crate::{
+    event::{DomainEvent, Envelope},
+    subscriber::Delivery,
+};
 
 /// An async function that handles events. Not to be implemented by hand: functions of up to eight arguments do it.
 #[diagnostic::on_unimplemented(
@@ -89,17 +91,17 @@ functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6);
 functions!(A1 V1, A2 V2, A3 V3, A4 V4, A5 V5, A6 V6, A7 V7);
 
 /// The future of a handler whose type is forgotten.
-pub(in crate::subscriber) type Called = ReusableBoxFuture<'static, Result<Vec<Envelope>, HandlerError>>;
+pub(crate) type Called = ReusableBoxFuture<'static, Result<Vec<Envelope>, HandlerError>>;
 
 /// A handler whose arguments are forgotten; it still needs the state.
-pub(in crate::subscriber) trait ErasedHandler<S>: Send + Sync {
+pub(crate) trait ErasedHandler<S>: Send + Sync {
     fn call(&self, delivery: Delivery, state: &Arc<S>, spare: Option<Called>) -> Called;
 
     fn name(&self) -> &'static str;
 }
 
 /// A handler together with the state.
-pub(in crate::subscriber) trait BoundHandler: Send + Sync {
+pub(crate) trait BoundHandler: Send + Sync {
     /// `spare` is the future of another call that has ended: this one's takes its place in memory, if there is room.
     fn call(&self, delivery: Delivery, spare: Option<Called>) -> Called;
 
@@ -110,7 +112,7 @@ pub(in crate::subscriber) trait BoundHandler: Send + Sync {
 struct Erased<H, Args>(H, PhantomData<fn() -> Args>);
 
 /// A function of deliveries that publishes by itself.
-pub(in crate::subscriber) struct Plain<F>(pub(in crate::subscriber) F);
+pub(crate) struct Plain<F>(pub(crate) F);
 
 impl<F, Fut, S> ErasedHandler<S> for Plain<Arc<F>>
 where
@@ -129,7 +131,7 @@ where
 }
 
 /// Forgets a handler's arguments.
-pub(in crate::subscriber) fn erase<H, Args, S>(handler: H) -> Box<dyn ErasedHandler<S>>
+pub(crate) fn erase<H, Args, S>(handler: H) -> Box<dyn ErasedHandler<S>>
 where
     H: Handler<Args, S>,
     Args: 'static,

@@ -4,11 +4,15 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::event::{CodecError, EnvelopeError, InvalidEvent, VersionError};
-use crate::outbox::PublishError;
-use crate::postgres::errors::{cleaned, with_causes};
-use crate::postgres::session_fault::{ends_session, is_session_fault};
-use crate::subscriber::identity::Conflicting;
+use crate::{
+    event::{CodecError, EnvelopeError, InvalidEvent, VersionError},
+    outbox::PublishError,
+    postgres::{
+        errors::{cleaned, with_causes},
+        session_fault::{ends_session, is_session_fault},
+    },
+    subscriber::inbox::identity::Conflicting,
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -33,7 +37,7 @@ pub struct HandlerError {
 
 /// Why a payload is no event of the handler's type.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::subscriber) enum Undecodable {
+pub(crate) enum Undecodable {
     /// The codec refuses it.
     #[error(transparent)]
     Codec(CodecError),
@@ -51,7 +55,7 @@ pub(in crate::subscriber) enum Undecodable {
 struct WaitsForCode(String);
 
 /// The time after which an event that waits for another version of the code is looked at again. That version does not wait for it.
-pub(in crate::subscriber) const CODE_PAUSE: Duration = Duration::from_secs(30);
+pub(crate) const CODE_PAUSE: Duration = Duration::from_secs(30);
 
 /// The event's version is newer than this code.
 fn is_newer(error: &(dyn Error + 'static)) -> bool {
@@ -116,27 +120,27 @@ impl HandlerError {
     }
 
     /// True if the event is of a version that newer code would read.
-    pub(in crate::subscriber) fn asks_for_newer_code(&self) -> bool {
+    pub(crate) fn asks_for_newer_code(&self) -> bool {
         is_newer(&*self.source)
     }
 
     /// A payload that is no such event, whatever handlers do.
-    pub(in crate::subscriber) fn undecodable(error: Undecodable) -> Self {
+    pub(crate) fn undecodable(error: Undecodable) -> Self {
         Self::dead_letter(error)
     }
 
     /// True if the payload cannot be decoded.
-    pub(in crate::subscriber) fn is_undecodable(&self) -> bool {
+    pub(crate) fn is_undecodable(&self) -> bool {
         self.source.is::<Undecodable>()
     }
 
     /// True if another event has the identity of this one.
-    pub(in crate::subscriber) fn is_conflicting(&self) -> bool {
+    pub(crate) fn is_conflicting(&self) -> bool {
         self.source.is::<Conflicting>()
     }
 
     /// True if the attempt was cut off after a time: by a layer, by the handler, or by the server.
-    pub(in crate::subscriber) fn ran_out_of_time(&self) -> bool {
+    pub(crate) fn ran_out_of_time(&self) -> bool {
         self.verdict == Verdict::Retry && is_time_out(&*self.source)
     }
 
@@ -146,12 +150,12 @@ impl HandlerError {
     }
 
     /// The same, to be waited out.
-    pub(in crate::subscriber) fn waited_out(self) -> Self {
+    pub(crate) fn waited_out(self) -> Self {
         Self { verdict: Verdict::Unavailable, ..self }
     }
 
     /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.
-    pub(in crate::subscriber) fn from_layer(error: BoxError) -> Self {
+    pub(crate) fn from_layer(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return *own,
             Err(error) => error,

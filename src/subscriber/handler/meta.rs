@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::error::Undecodable;
-use super::{FromDelivery, HandlerError};
-use crate::event::{DomainEvent, Envelope, VersionError, decode_version, headers};
-use crate::kafka::{Incoming, Malformed, Message, foreign_format};
-use crate::subscriber::Delivery;
+use super::{FromDelivery, HandlerError, error::Undecodable};
+use crate::{
+    event::{DomainEvent, Envelope, VersionError, decode_version, headers},
+    kafka::{Incoming, Malformed, Message, foreign_format},
+    subscriber::Delivery,
+};
 
 /// What travels beside an event's data: its id, what it is about, who caused it, where it stands. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub struct Meta {
 }
 
 impl Meta {
-    pub(in crate::subscriber) fn new(message: Arc<Message>, attempt: u32) -> Self {
+    pub(crate) fn new(message: Arc<Message>, attempt: u32) -> Self {
         Self { message, attempt }
     }
 
@@ -71,7 +72,7 @@ impl Meta {
         Self::correlation_of(&self.message)
     }
 
-    pub(in crate::subscriber) fn correlation_of(message: &Message) -> Option<&str> {
+    pub(crate) fn correlation_of(message: &Message) -> Option<&str> {
         message.header("ce_correlationid").or_else(|| message.header(headers::CORRELATION_ID))
     }
 
@@ -148,7 +149,7 @@ impl Meta {
 }
 
 /// A record's event, decoded.
-pub(in crate::subscriber) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
+pub(crate) fn decode<E: DomainEvent>(message: &Message) -> Result<E, HandlerError> {
     let no_data = || HandlerError::undecodable(Undecodable::NoData(std::any::type_name::<E>()));
     let data = message.data().ok_or_else(no_data)?;
     decode_version(message.version(), data).map_err(|error| match error {

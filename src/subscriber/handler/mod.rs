@@ -5,31 +5,33 @@
 //!
 //! What a handler needs of its subscriber is part of its type. `Tx`, and events to publish, need an inbox ([`Needed`]): a subscriber without one does not compile.
 
-mod argument;
 mod batch;
 mod call;
+pub(crate) mod delivery;
 mod error;
 mod event;
+mod extract;
 mod meta;
-mod need;
 mod outcome;
+pub(crate) mod router;
 mod savepoint;
 mod state;
 mod tombstone;
 mod tx;
+mod typestate;
 
-pub use argument::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
 pub use batch::Batch;
 pub use call::Handler;
-pub(super) use call::{BoundHandler, Called, ErasedHandler, Plain, erase};
-pub(super) use error::CODE_PAUSE;
+pub(crate) use call::{BoundHandler, Called, ErasedHandler, Plain, erase};
+pub(crate) use error::CODE_PAUSE;
 pub use error::{HandlerError, Verdict};
 pub use event::{Event, EventArgument};
+pub use extract::{Argument, FromDelivery, ViaDelivery, ViaTransaction};
 pub use meta::Meta;
-pub use need::{HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, StateReady};
 pub use outcome::{IntoEvents, IntoOutcome};
 pub use savepoint::Savepoint;
 pub use state::{FromRef, State};
 pub use tombstone::Tombstone;
 pub use tx::Tx;
-pub(super) use tx::TxSlot;
+pub(crate) use tx::TxSlot;
+pub use typestate::{HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, StateReady};

@@ -5,8 +5,10 @@ use std::ops::{Deref, DerefMut};
 use sqlx::{PgConnection, PgTransaction};
 
 use super::tx::Publisher;
-use crate::event::{DomainEvent, EventId};
-use crate::outbox::PublishError;
+use crate::{
+    event::{DomainEvent, EventId},
+    outbox::PublishError,
+};
 
 /// A savepoint of a handler's transaction, from [`Tx::savepoint`](super::Tx::savepoint). It is rolled back when it is dropped.
 ///
@@ -19,7 +21,7 @@ pub struct Savepoint<'t> {
 }
 
 impl<'t> Savepoint<'t> {
-    pub(super) fn new(savepoint: PgTransaction<'t>, publisher: Publisher) -> Self {
+    pub(crate) fn new(savepoint: PgTransaction<'t>, publisher: Publisher) -> Self {
         Self { savepoint, publisher }
     }
 

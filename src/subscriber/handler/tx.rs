@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::{Connection as _, PgConnection, PgTransaction};
 
 use super::{HandlerError, Meta, Savepoint};
-use crate::event::{DomainEvent, Envelope, EventId, Headers};
-use crate::outbox::{Outbox, PublishError};
-use crate::postgres::SchemaName;
+use crate::{
+    event::{DomainEvent, Envelope, EventId, Headers},
+    outbox::{Outbox, PublishError},
+    postgres::SchemaName,
+};
 
 /// The Postgres transaction that also holds the event's inbox row: what the handler does by it happens once.
 ///
@@ -40,9 +42,9 @@ pub struct Tx {
 
 /// Where the transaction is while no handler has it.
 #[derive(Clone, Debug)]
-pub(in crate::subscriber) struct TxSlot {
+pub(crate) struct TxSlot {
     transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
-    pub(in crate::subscriber) outbox: Outbox,
+    pub(crate) outbox: Outbox,
     schema: SchemaName,
     after_commit: AfterCommit,
 }
@@ -74,25 +76,25 @@ impl Lent {
 }
 
 impl TxSlot {
-    pub(in crate::subscriber) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
+    pub(crate) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
         let transaction = Arc::new(Mutex::new(Some(transaction)));
         Self { transaction, outbox, schema, after_commit: AfterCommit::default() }
     }
 
     /// Lends the transaction to a handler.
-    pub(in crate::subscriber) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
+    pub(crate) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
         let transaction =
             self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
         Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new(), is_over: false })
     }
 
     /// The transaction, if it is here: nobody kept it.
-    pub(in crate::subscriber) fn take(&self) -> Option<PgTransaction<'static>> {
+    pub(crate) fn take(&self) -> Option<PgTransaction<'static>> {
         self.transaction.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The transaction is committed.
-    pub(in crate::subscriber) fn committed(&self) {
+    pub(crate) fn committed(&self) {
         let all = std::mem::take(&mut *self.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner));
         all.into_iter().for_each(|then| then());
     }
@@ -203,14 +205,14 @@ impl Tx {
 
 /// Publishes as the handler's own: caused by the event that is handled.
 #[derive(Clone, Debug)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     outbox: Outbox,
     carried: Headers,
     meta: Option<Meta>,
 }
 
 impl Publisher {
-    pub(super) async fn publish<E: DomainEvent>(&self, connection: &mut PgConnection, event: &E) -> Result<EventId, PublishError> {
+    pub(crate) async fn publish<E: DomainEvent>(&self, connection: &mut PgConnection, event: &E) -> Result<EventId, PublishError> {
         let mut envelope = Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
         for (name, value) in self.carried.iter() {
             if envelope.headers.get(name).is_none() {

@@ -1,0 +1,346 @@
+//! One piece of work of a partition: what runs beside others, and what the partition learns from its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::topic_role::Source;
+use crate::{
+    kafka::{Incoming, Malformed, Message, Partition},
+    postgres::errors::with_causes,
+    subscriber::{
+        Escalation,
+        attempt::{Attempt, BatchFailed, Parked, Runner, Settled, escalation::REFUSED_PAUSE, permit::Turn},
+        deployment::{instances::Registry, unhandled::Room},
+        failure::{
+            dead_letter::attempts_of,
+            parked::{Detour, Head, Setback, detour_key},
+        },
+        handler::CODE_PAUSE,
+        offsets::watermark::Ticket,
+        options::{Order, retry::Next},
+        telemetry::statistics::Count,
+    },
+};
+
+/// How long until the database is asked again when it does not take or give an event of a detour.
+pub(crate) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What waits on a lane.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// An event that somebody handles.
+    Event(Ticket, Arc<Message>),
+    /// The same after it failed together with others: by itself now.
+    Single(Ticket, Arc<Message>),
+    /// A record that is no event, and why.
+    Malformed(Ticket, Box<Incoming>, String),
+    /// An event without a handler here, which another member may handle.
+    Unhandled(Ticket, Arc<Message>),
+    /// The oldest event of an aggregate that waits in the detour.
+    Detoured(Box<[u8]>),
+}
+
+impl Item {
+    /// How many bytes it holds.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.size(),
+            Self::Malformed(_, record, _) => record.size(),
+            Self::Detoured(_) => 0,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.as_it_came().key(),
+            Self::Malformed(..) | Self::Detoured(_) => None,
+        }
+    }
+
+    /// Whether one transaction can handle both: now, and not when one of them is due.
+    pub(crate) fn goes_with(&self, other: &Self, site: &Site) -> bool {
+        match (self, other) {
+            (Self::Event(_, one), Self::Event(_, other)) => share(one, other, |message| site.due_in(message)),
+            _ => false,
+        }
+    }
+}
+
+/// Whether one transaction can handle both: events of one kind, neither of which is due later.
+pub(crate) fn share(one: &Message, other: &Message, due_in: impl Fn(&Message) -> Option<Duration>) -> bool {
+    one.kind() == other.kind() && due_in(one).is_none() && due_in(other).is_none()
+}
+
+/// What the partition learns when a unit has ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    pub(crate) lanes: Vec<u64>,
+    pub(crate) finished: Vec<Ticket>,
+    pub(crate) bytes: usize,
+    /// What failed together, by lane, and is to be handled one by one.
+    pub(crate) singly: Vec<(u64, Vec<Item>)>,
+    /// Aggregates that wait from now on, or go on waiting, and how long.
+    pub(crate) parked: Vec<(Box<[u8]>, Duration)>,
+    /// An aggregate that waits no more.
+    pub(crate) rejoined: Option<Box<[u8]>>,
+}
+
+/// What all work of a partition has in common.
+pub(crate) struct Site {
+    pub(crate) runner: Arc<Runner>,
+    pub(crate) detour: Option<Arc<Detour>>,
+    pub(crate) registry: Option<Arc<Registry>>,
+    pub(crate) partition: Partition,
+    pub(crate) source: Source,
+    /// The topic is a retry or redrive topic of the group: its records have attempts behind them, and may be due later.
+    pub(crate) comes_back: bool,
+    /// The partition is given up.
+    pub(crate) drain: CancellationToken,
+}
+
+/// One piece of work: one item, or events that share a transaction.
+pub(crate) struct Unit {
+    pub(crate) items: Vec<Item>,
+    /// The lanes of its items, and how many of each.
+    pub(crate) lanes: Vec<(u64, usize)>,
+    /// The aggregate of these events waits: they go behind it.
+    pub(crate) detoured: bool,
+    /// More aggregates may wait for another member.
+    pub(crate) has_room: bool,
+}
+
+impl Site {
+    /// The record as an event.
+    ///
+    /// # Errors
+    /// Why it is none, and the record.
+    pub(crate) fn read(&self, record: Incoming) -> Result<Message, (Malformed, Box<Incoming>)> {
+        let message = self.source.read(record)?;
+        if !self.comes_back {
+            return Ok(message);
+        }
+        let attempts = attempts_of(message.as_it_came(), &self.runner.name);
+        Ok(message.with_attempts_before(attempts))
+    }
+
+    /// The time until an event is due.
+    pub(crate) fn due_in(&self, message: &Message) -> Option<Duration> {
+        if self.comes_back { self.runner.due_in(message) } else { None }
+    }
+
+    /// Works until everything has ended or the partition is given up.
+    pub(crate) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
+        let Unit { mut items, lanes, detoured, has_room } = unit;
+        let mut ended = Ended { lanes: lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
+        ended.bytes = items.iter().map(Item::size).sum();
+        if items.len() > 1 {
+            self.together(items, &lanes, &mut ended).await;
+            return ended;
+        }
+        let mut turn = Turn::new(&self.runner, permit, &self.drain);
+        match items.pop() {
+            Some(Item::Event(ticket, message) | Item::Single(ticket, message)) if detoured => {
+                let behind = Setback { pause: self.first_pause(), ..Setback::default() };
+                ended.finished.extend(self.park(&message, &behind, &mut turn).await.then_some(ticket));
+            }
+            Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
+                self.handle(ticket, &message, None, &mut turn, &mut ended).await;
+            }
+            Some(Item::Malformed(ticket, record, reason)) => {
+                let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
+                self.finish_malformed(ticket, &record, end, &mut turn, &mut ended).await;
+            }
+            Some(Item::Unhandled(ticket, message)) => {
+                let room = match detoured {
+                    true => Room::BehindOthers,
+                    false if has_room && self.runner.options.order == Order::Aggregate => Room::Free,
+                    false => Room::None,
+                };
+                self.settle_unhandled(ticket, &message, room, &mut turn, &mut ended).await;
+            }
+            Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
+            None => {}
+        }
+        ended
+    }
+
+    /// Goes on with an event of this lane whose first attempt has begun.
+    pub(crate) async fn go_on(
+        self: Arc<Self>,
+        lane: u64,
+        ticket: Ticket,
+        message: Arc<Message>,
+        begun: Attempt,
+        permit: OwnedSemaphorePermit,
+    ) -> Ended {
+        let mut ended = Ended { lanes: vec![lane], bytes: message.size(), ..Ended::default() };
+        let mut turn = Turn::new(&self.runner, permit, &self.drain);
+        self.handle(ticket, &message, Some(begun), &mut turn, &mut ended).await;
+        ended
+    }
+
+    /// Several events by one attempt. If it fails, they go back to the front of their lanes.
+    async fn together(&self, items: Vec<Item>, lanes: &[(u64, usize)], ended: &mut Ended) {
+        let events = items.into_iter().filter_map(|item| match item {
+            Item::Event(ticket, message) => Some((ticket, message)),
+            _ => None,
+        });
+        let (tickets, messages): (Vec<_>, Vec<_>) = events.unzip();
+        let BatchFailed { attempts } = match self.runner.settle_together(&messages).await {
+            Ok(()) => {
+                ended.finished = tickets;
+                return;
+            }
+            Err(failed) => failed,
+        };
+        ended.bytes = 0;
+        let mut items = tickets.into_iter().zip(messages).map(|(ticket, message)| Item::Single(ticket, tried(message, attempts)));
+        ended.singly = lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect();
+    }
+
+    async fn handle(&self, ticket: Ticket, message: &Arc<Message>, begun: Option<Attempt>, turn: &mut Turn<'_>, ended: &mut Ended) {
+        match self.runner.settle(message, turn, &self.runner.options.retry, begun).await {
+            Settled::Finished => ended.finished.push(ticket),
+            Settled::Abandoned => {}
+            Settled::Refused { attempts, error } => {
+                let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
+                self.set_refused_aside(ticket, message.as_it_came(), message.kind(), &setback, turn, ended).await;
+            }
+            Settled::Waits { error } => {
+                if self.park(message, &Setback { error: Some(error), ..Setback::default() }, turn).await {
+                    self.runner.statistics.held(message.kind());
+                    ended.finished.push(ticket);
+                    ended.parked.push((detour_key(message.as_it_came()).into(), CODE_PAUSE));
+                }
+            }
+            Settled::Park { attempts, error } => {
+                let setback = Setback { pause: self.first_pause(), attempts, error: Some(error) };
+                if !self.park(message, &setback, turn).await {
+                    return;
+                }
+                ended.finished.push(ticket);
+                ended.parked.push((detour_key(message.as_it_came()).into(), setback.pause));
+            }
+        }
+    }
+
+    /// A record that is no event has ended.
+    async fn finish_malformed(&self, ticket: Ticket, record: &Incoming, end: Settled, turn: &mut Turn<'_>, ended: &mut Ended) {
+        match end {
+            Settled::Finished => ended.finished.push(ticket),
+            Settled::Refused { attempts, error } | Settled::Park { attempts, error } => {
+                let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
+                self.set_refused_aside(ticket, record, "", &setback, turn, ended).await;
+            }
+            Settled::Abandoned | Settled::Waits { .. } => {}
+        }
+    }
+
+    /// Parks a record whose dead letter the broker refuses. Its attempts include those before this delivery.
+    async fn set_refused_aside(
+        &self,
+        ticket: Ticket,
+        record: &Incoming,
+        event_type: &str,
+        setback: &Setback,
+        turn: &mut Turn<'_>,
+        ended: &mut Ended,
+    ) {
+        if self.park_record(record, event_type, setback, turn).await {
+            ended.finished.push(ticket);
+            ended.parked.push((detour_key(record).into(), setback.pause));
+        }
+    }
+
+    /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
+    pub(crate) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
+        let attempts = setback.attempts.saturating_add(message.attempts_before());
+        let setback = Setback { attempts, ..setback.clone() };
+        self.park_record(message.as_it_came(), message.kind(), &setback, turn).await
+    }
+
+    async fn park_record(&self, record: &Incoming, event_type: &str, setback: &Setback, turn: &mut Turn<'_>) -> bool {
+        let Some(detour) = &self.detour else { return false };
+        while let Err(error) = detour.append(record, setback).await {
+            self.runner.close_sessions_after(&error);
+            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event cannot be set aside yet");
+            if !turn.pause(DATABASE_PAUSE).await {
+                return false;
+            }
+        }
+        self.runner.statistics.add(Count::Detoured, event_type, 1);
+        true
+    }
+
+    /// Handles the oldest event of an aggregate that waits.
+    async fn go_on_with(&self, key: Box<[u8]>, turn: &mut Turn<'_>, ended: &mut Ended) {
+        let Some(detour) = &self.detour else { return };
+        let later = match detour.head(&self.partition, &key).await {
+            Ok(None) => {
+                ended.rejoined = Some(key);
+                return;
+            }
+            Ok(Some(head)) => self.try_head(detour, &head, turn).await,
+            Err(error) => Err(error),
+        };
+        let pause = later.unwrap_or_else(|error| {
+            self.runner.close_sessions_after(&error);
+            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event that was set aside cannot be handled yet");
+            DATABASE_PAUSE
+        });
+        ended.parked.push((key, pause));
+    }
+
+    /// Tries the oldest event once; how long until the aggregate is looked at again.
+    async fn try_head(&self, detour: &Detour, head: &Head, turn: &mut Turn<'_>) -> Result<Duration, sqlx::Error> {
+        let message = match self.source.read(head.record(&self.partition)) {
+            Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
+            // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
+            Err((malformed, record)) => {
+                let end = self.runner.settle_malformed(&record, &malformed.to_string(), turn).await;
+                return after_head(detour, head, end.parked(head.attempts.cast_unsigned())).await;
+            }
+        };
+        if self.runner.core.router.route(&message).is_none() {
+            return self.try_unhandled_head(detour, head, &message).await;
+        }
+        let end = self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await;
+        after_head(detour, head, end).await
+    }
+
+    /// How long an event waits before it is tried from the detour. Without parking, an aggregate that waits from before does
+    /// so only until its turn.
+    fn first_pause(&self) -> Duration {
+        match &self.runner.escalation {
+            Escalation::Park(retry) => match retry.after(0, 0.0) {
+                Next::After(pause) => pause,
+                Next::GiveUp => Duration::ZERO,
+            },
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Writes how the oldest event of an aggregate ended. The time until the aggregate is looked at again.
+async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duration, sqlx::Error> {
+    match end {
+        Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
+        Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
+        // The time in the table stays: the next owner of the partition may be the code that it waits for.
+        Parked::Waits { .. } => Ok(CODE_PAUSE),
+        Parked::Abandoned => Ok(DATABASE_PAUSE),
+    }
+}
+
+/// The message after so many attempts more.
+pub(crate) fn tried(message: Arc<Message>, attempts: u32) -> Arc<Message> {
+    if attempts == 0 {
+        return message;
+    }
+    let message = Arc::unwrap_or_clone(message);
+    let before = message.attempts_before().saturating_add(attempts);
+    Arc::new(message.with_attempts_before(before))
+}

@@ -1,0 +1,135 @@
+//! Events without a handler in this version that another member of the group handles. They wait for it, in the order of their aggregate.
+//!
+//! With order per aggregate such an event is parked, with the later ones of its aggregate, and the next owner of the partition takes it
+//! up. Other orders, and more than [`HELD_AGGREGATES_MAX`] aggregates, wait in place: nothing behind them is
+//! committed, and the partition stops reading once its buffer is full.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::instances::Claim;
+use crate::{
+    kafka::Message,
+    postgres::errors::with_causes,
+    subscriber::{
+        Meta,
+        attempt::permit::Turn,
+        consume::work_item::{DATABASE_PAUSE, Ended, Site},
+        failure::parked::{Detour, Head, Setback, detour_key},
+        handler::CODE_PAUSE,
+        offsets::watermark::Ticket,
+    },
+};
+
+/// How many aggregates of a partition may wait parked for another member: each takes some hundred bytes of memory, and two statements a minute.
+pub(crate) const HELD_AGGREGATES_MAX: usize = 10_000;
+
+/// The same of an event that waits in place.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where an event that waits for another member can be parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Its aggregate waits already.
+    BehindOthers,
+    /// Its aggregate can begin to wait.
+    Free,
+    /// Nowhere: it waits in place.
+    None,
+}
+
+impl Site {
+    /// Skips an event that no member handles. One that another member handles is parked, or waits in place.
+    pub(crate) async fn settle_unhandled(
+        &self,
+        ticket: Ticket,
+        message: &Arc<Message>,
+        room: Room,
+        turn: &mut Turn<'_>,
+        ended: &mut Ended,
+    ) {
+        let key = (room != Room::None).then(|| detour_key(message.as_it_came()));
+        loop {
+            let pause = match self.claim(message).await {
+                Ok(Claim::Free) => {
+                    self.runner.unknown(message);
+                    ended.finished.push(ticket);
+                    return;
+                }
+                Ok(Claim::Held) => {
+                    self.report_held(message);
+                    if let Some(key) = &key {
+                        let setback = Setback { error: Some(waits(message)), ..Setback::default() };
+                        if self.park(message, &setback, turn).await {
+                            self.runner.statistics.held(message.kind());
+                            ended.finished.push(ticket);
+                            if room == Room::Free {
+                                ended.parked.push((key.clone().into(), CODE_PAUSE));
+                            }
+                        }
+                        return;
+                    }
+                    PAUSE
+                }
+                Err(error) => {
+                    self.runner.close_sessions_after(&error);
+                    tracing::warn!(
+                        subscriber = self.runner.name,
+                        error = with_causes(&error),
+                        "whether another member handles an event is not known yet"
+                    );
+                    DATABASE_PAUSE
+                }
+            };
+            if !turn.pause(pause).await {
+                return;
+            }
+        }
+    }
+
+    /// The oldest event of an aggregate has no handler here. The time until the aggregate is looked at again.
+    pub(crate) async fn try_unhandled_head(&self, detour: &Detour, head: &Head, message: &Arc<Message>) -> Result<Duration, sqlx::Error> {
+        if self.claim(message).await? == Claim::Held {
+            self.report_held(message);
+            return Ok(CODE_PAUSE);
+        }
+        let record = message.as_it_came();
+        tracing::warn!(
+            subscriber = self.runner.name,
+            event.id = &*message.id(),
+            event.r#type = message.kind(),
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            "a parked event has a type that no instance of the group handles any more, and is skipped"
+        );
+        self.runner.unknown(message);
+        detour.remove(head.seq).await.map(|()| Duration::ZERO)
+    }
+
+    async fn claim(&self, message: &Arc<Message>) -> Result<Claim, sqlx::Error> {
+        let claim = match &self.registry {
+            Some(registry) => registry.claim(message.kind()).await?,
+            None => Claim::Free,
+        };
+        if claim == Claim::Free && self.runner.companions.keep(&Meta::new(message.clone(), 1)).await? {
+            return Ok(Claim::Held);
+        }
+        Ok(claim)
+    }
+
+    fn report_held(&self, message: &Message) {
+        if self.registry.as_ref().is_some_and(|registry| registry.is_first_held(message.kind())) {
+            tracing::warn!(
+                subscriber = self.runner.name,
+                event.r#type = message.kind(),
+                topic = &*message.as_it_came().topic,
+                "events of a type without a handler in this version wait for the instances of the group that handle it: finish the deployment"
+            );
+        }
+    }
+}
+
+fn waits(message: &Message) -> String {
+    format!("waits for an instance that handles {}", message.kind())
+}

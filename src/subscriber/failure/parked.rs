@@ -1,0 +1,219 @@
+//! Where aggregates wait whose event failed too often: all SQL on the table `detour`.
+//!
+//! An event that used up its attempts, and every later one of its aggregate, goes here instead of to its handler, so that order holds and the partition goes on. The owner
+//! of the partition handles them from here, the oldest of each aggregate first, until none is left; then the aggregate is back on its way. Both happen on the
+//! aggregate's lane, one after the other, so no event is between the two.
+//!
+//! An event without a key belongs to no aggregate. It waits under a key of its own, so that no other event waits for it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgPool, Row};
+
+use crate::{
+    kafka::{Incoming, Partition, Place},
+    subscriber::inbox::OpenInbox,
+};
+
+/// Stands among the stored headers of a record whose timestamp is the broker's. It is never sent.
+const STAMPED_BY_BROKER: &str = "tidings_stamped_by_broker";
+
+/// Stands among the stored headers of a record without a key. It is never sent.
+const WITHOUT_KEY: &str = "tidings_without_key";
+
+/// The key under which a record waits: its own, or one that no other record of its partition has.
+pub(crate) fn detour_key(record: &Incoming) -> Cow<'_, [u8]> {
+    record.key().map_or_else(|| Cow::Owned(format!("\0without key, offset {}", record.offset).into_bytes()), Cow::Borrowed)
+}
+
+/// The table, for one consumer.
+pub(crate) struct Detour {
+    pool: PgPool,
+    consumer: String,
+    append: Arc<str>,
+    head: Arc<str>,
+    remove: Arc<str>,
+    again: Arc<str>,
+    keys: Arc<str>,
+}
+
+/// The oldest event of an aggregate that waits.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) seq: i64,
+    record_offset: i64,
+    record_timestamp: i64,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    header_names: Vec<String>,
+    header_values: Vec<Option<Vec<u8>>>,
+    /// Attempts from here.
+    pub(crate) attempts: i32,
+    /// Attempts before it was set aside.
+    attempts_before: i32,
+}
+
+/// Why and for how long an event is set aside.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setback {
+    /// Until it is tried from here.
+    pub(crate) pause: Duration,
+    /// The number of attempts so far, those of earlier deliveries included.
+    pub(crate) attempts: u32,
+    /// The error of the last one; `None` if it waits behind another event.
+    pub(crate) error: Option<String>,
+}
+
+impl Detour {
+    pub(crate) fn new(inbox: &OpenInbox) -> Self {
+        let table = format!(r#""{}".detour"#, inbox.schema);
+        let columns = "record_offset, record_timestamp, key, value, header_names, header_values";
+        Self {
+            pool: inbox.pool.clone(),
+            consumer: inbox.consumer.clone(),
+            append: format!(
+                "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at, attempts_before, error) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.now() + $10 * interval '1 second', $11, pg_catalog.left($12::text, 2000)) on conflict do nothing"
+            )
+            .into(),
+            head: format!(
+                "select seq, attempts, attempts_before, {columns} from {table} where consumer = $1 and topic = $2 and partition = $3 and key = $4 order by seq limit 1"
+            )
+            .into(),
+            remove: format!("delete from {table} where seq = $1").into(),
+            again: format!("update {table} set attempts = $2, next_attempt_at = pg_catalog.now() + $3 * interval '1 second', error = pg_catalog.left($4::text, 2000) where seq = $1").into(),
+            keys: format!(
+                "select distinct on (key) key, greatest(extract(epoch from next_attempt_at - pg_catalog.now()), 0)::float8 from {table} \
+                 where consumer = $1 and topic = $2 and partition = $3 order by key, seq"
+            )
+            .into(),
+        }
+    }
+
+    /// Adds an event behind those of its aggregate; one that is there already is fine.
+    pub(crate) async fn append(&self, record: &Incoming, setback: &Setback) -> Result<(), sqlx::Error> {
+        let marks = [(record.is_stamped_by_broker, STAMPED_BY_BROKER), (record.key().is_none(), WITHOUT_KEY)];
+        let marks = marks.into_iter().filter(|(applies, _)| *applies).map(|(_, mark)| (mark.to_owned(), None));
+        let headers = record.headers_with_nulls().filter(|(name, _)| !is_mark(name));
+        let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
+        let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(marks).unzip();
+        sqlx::query(AssertSqlSafe(self.append.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(&*record.topic)
+            .bind(record.partition)
+            .bind(record.offset)
+            .bind(record.timestamp)
+            .bind(&*detour_key(record))
+            .bind(record.value())
+            .bind(names)
+            .bind(values)
+            .bind(setback.pause.as_secs_f64())
+            .bind(i32::try_from(setback.attempts).unwrap_or(i32::MAX))
+            .bind(setback.error.as_ref().map(|error| error.replace('\0', "")))
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+
+    /// The oldest event of an aggregate.
+    pub(crate) async fn head(&self, partition: &Partition, key: &[u8]) -> Result<Option<Head>, sqlx::Error> {
+        let row = sqlx::query(AssertSqlSafe(self.head.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(&*partition.topic)
+            .bind(partition.number)
+            .bind(key)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| Head::of(&row)).transpose()
+    }
+
+    /// The event has ended.
+    pub(crate) async fn remove(&self, seq: i64) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(self.remove.clone())).persistent(false).bind(seq).execute(&self.pool).await.map(drop)
+    }
+
+    /// The event failed once more, and is tried again after this long.
+    pub(crate) async fn again(&self, seq: i64, attempts: u32, after: Duration, error: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(self.again.clone()))
+            .persistent(false)
+            .bind(seq)
+            .bind(i32::try_from(attempts).unwrap_or(i32::MAX))
+            .bind(after.as_secs_f64())
+            .bind(error.replace('\0', ""))
+            .execute(&self.pool)
+            .await
+            .map(drop)
+    }
+
+    /// The aggregates of a partition that wait, and how long until the oldest event of each is due.
+    pub(crate) async fn keys(&self, partition: &Partition) -> Result<Vec<(Vec<u8>, Duration)>, sqlx::Error> {
+        let rows: Vec<(Vec<u8>, f64)> = sqlx::query_as(AssertSqlSafe(self.keys.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(&*partition.topic)
+            .bind(partition.number)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows.into_iter().map(|(key, seconds)| (key, Duration::try_from_secs_f64(seconds).unwrap_or_default())).collect())
+    }
+}
+
+impl OpenInbox {
+    /// The parked events of this consumer that belong to none of these topics: topic, events, aggregates.
+    pub(crate) async fn parked_outside(&self, topics: &[&str]) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
+        let count = format!(
+            r#"select topic, pg_catalog.count(*), pg_catalog.count(distinct (partition, key)) from "{}".detour where consumer = $1 and not topic = any ($2)
+               group by topic order by topic"#,
+            self.schema
+        );
+        sqlx::query_as(AssertSqlSafe(count)).persistent(false).bind(&self.consumer).bind(topics).fetch_all(&self.pool).await
+    }
+}
+
+/// Whether a stored header is a mark of this table.
+fn is_mark(name: &[u8]) -> bool {
+    [STAMPED_BY_BROKER, WITHOUT_KEY].iter().any(|mark| mark.as_bytes() == name)
+}
+
+impl Head {
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            record_offset: row.try_get("record_offset")?,
+            record_timestamp: row.try_get("record_timestamp")?,
+            key: row.try_get("key")?,
+            value: row.try_get("value")?,
+            header_names: row.try_get("header_names")?,
+            header_values: row.try_get("header_values")?,
+            attempts: row.try_get("attempts")?,
+            attempts_before: row.try_get("attempts_before")?,
+        })
+    }
+
+    /// All attempts at the event so far.
+    pub(crate) fn attempts_in_all(&self) -> u32 {
+        self.attempts_before.max(0).unsigned_abs().saturating_add(self.attempts.max(0).unsigned_abs())
+    }
+
+    /// The record as it came.
+    pub(crate) fn record(&self, partition: &Partition) -> Incoming {
+        let place = Place {
+            topic: partition.topic.clone(),
+            partition: partition.number,
+            offset: self.record_offset,
+            timestamp: self.record_timestamp,
+        };
+        let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), value.as_deref()));
+        let headers = headers.filter(|(name, _)| !is_mark(name.as_bytes()));
+        let has = |mark| self.header_names.iter().any(|name| name == mark);
+        let key = (!has(WITHOUT_KEY)).then_some(&*self.key);
+        let mut record = Incoming::new(place, key, self.value.as_deref(), headers);
+        record.is_stamped_by_broker = has(STAMPED_BY_BROKER);
+        record
+    }
+}
