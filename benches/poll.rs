@@ -40,8 +40,7 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// An event whose transaction stays open.
-const OPEN: &str =
-    "begin; insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'open', 'OrderPlaced', '{}')";
+const OPEN: &str = "begin; insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'open', 'OrderPlaced', '{}')";
 
 const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
 
@@ -55,12 +54,20 @@ async fn main() -> Outcome<()> {
     topic::create(&servers.kafka.brokers(), "poll").await?;
     let mut open = PgConnection::connect(&outbox.url).await?;
     sqlx::raw_sql(OPEN).execute(&mut open).await?;
-    for sql in ["set synchronous_commit = off".to_owned(), format!("call load({}, 1000, 200, {KEYS})", options.events), "checkpoint".into()]
-    {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut outbox.session).await?;
+    for sql in [
+        "set synchronous_commit = off".to_owned(),
+        format!("call load({}, 1000, 200, {KEYS})", options.events),
+        "checkpoint".into(),
+    ] {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut outbox.session)
+            .await?;
     }
 
-    let mut statements = Statements { path: servers.postgres.data_folder().join("log/statements.log"), read: 0 };
+    let mut statements = Statements {
+        path: servers.postgres.data_folder().join("log/statements.log"),
+        read: 0,
+    };
     statements.pages()?;
     let relay = tidings.start(&outbox.url, "poll", Mode::Poll)?;
     topic::watch(&servers.kafka.brokers(), "poll", options.events, &relay)?;
@@ -107,8 +114,12 @@ impl Statements {
         self.read = log.len();
         let mut durations = Durations::default();
         for line in new.lines().filter(|line| line.contains("relay table]")) {
-            let Some((_, rest)) = line.split_once("duration: ") else { continue };
-            let Some((milliseconds, statement)) = rest.split_once(" ms ") else { continue };
+            let Some((_, rest)) = line.split_once("duration: ") else {
+                continue;
+            };
+            let Some((milliseconds, statement)) = rest.split_once(" ms ") else {
+                continue;
+            };
             let milliseconds = milliseconds.parse()?;
             if statement.contains(": copy (") {
                 durations.pages.push(milliseconds);
@@ -122,7 +133,15 @@ impl Statements {
 
 fn tell(name: &str, mut milliseconds: Vec<f64>) {
     milliseconds.sort_by(f64::total_cmp);
-    let Some(last) = milliseconds.len().checked_sub(1) else { return println!("| {name} | 0 | – | – | – |") };
+    let Some(last) = milliseconds.len().checked_sub(1) else {
+        return println!("| {name} | 0 | – | – | – |");
+    };
     let at = |quantile: f64| milliseconds[(last as f64 * quantile) as usize];
-    println!("| {name} | {} | {:.2} | {:.2} | {:.2} |", last + 1, at(0.5), at(0.99), at(1.0));
+    println!(
+        "| {name} | {} | {:.2} | {:.2} | {:.2} |",
+        last + 1,
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 }

@@ -45,7 +45,9 @@ fn event(number: usize) -> OrderPlaced {
         customer_id: Uuid::from_u128(7),
         total_cents: number as i64,
         currency: "EUR".into(),
-        note: "leave it with the neighbours on the ground floor, and ring twice please; beware of dog".into(),
+        note:
+            "leave it with the neighbours on the ground floor, and ring twice please; beware of dog"
+                .into(),
     }
 }
 
@@ -73,10 +75,14 @@ async fn copy(conn: &mut PgConnection, events: &[OrderPlaced]) -> Result<(), Fai
     for event in events {
         let json = serde_json::to_string(event)?.replace('\\', "\\\\");
         let (id, aggregate, time) = (Uuid::now_v7(), event.order_id, Utc::now().to_rfc3339());
-        text.push_str(&format!("{id}\torder\t{aggregate}\tOrderPlaced\t1\t{json}\t{{}}\t{time}\n"));
+        text.push_str(&format!(
+            "{id}\torder\t{aggregate}\tOrderPlaced\t1\t{json}\t{{}}\t{time}\n"
+        ));
     }
     let columns = "id, aggregatetype, aggregateid, type, version, payload, headers, occurred_at";
-    let mut copy = conn.copy_in_raw(&format!("copy tidings.outbox ({columns}) from stdin")).await?;
+    let mut copy = conn
+        .copy_in_raw(&format!("copy tidings.outbox ({columns}) from stdin"))
+        .await?;
     for chunk in text.as_bytes().chunks(COPY_CHUNK) {
         copy.send(chunk).await?;
     }
@@ -107,43 +113,84 @@ fn median(times: &mut [Duration]) -> Duration {
 fn report(name: &str, target: f64, ours: &mut [Duration], bare: &mut [Duration], bare_name: &str) {
     let (ours, bare) = (median(ours), median(bare));
     let ratio = ours.as_secs_f64() / bare.as_secs_f64();
-    println!("{name:<24} {ours:>10.1?}   {bare_name:<12} {bare:>10.1?}   ratio {ratio:.2} (at most {target})");
+    println!(
+        "{name:<24} {ours:>10.1?}   {bare_name:<12} {bare:>10.1?}   ratio {ratio:.2} (at most {target})"
+    );
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
-    let url = std::env::var("DATABASE_URL").map_err(|_| "set DATABASE_URL to a server on which a database can be created")?;
+    let url = std::env::var("DATABASE_URL")
+        .map_err(|_| "set DATABASE_URL to a server on which a database can be created")?;
     let mut admin = PgConnection::connect(&url).await?;
     let name = format!("tidings_bench_{}", Uuid::now_v7().simple());
-    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&mut admin).await?;
-    let options = url.parse::<sqlx::postgres::PgConnectOptions>()?.database(&name);
+    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}")))
+        .execute(&mut admin)
+        .await?;
+    let options = url
+        .parse::<sqlx::postgres::PgConnectOptions>()?
+        .database(&name);
     let result = measure(options).await;
-    sqlx::query(sqlx::AssertSqlSafe(format!("drop database {name} with (force)"))).execute(&mut admin).await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "drop database {name} with (force)"
+    )))
+    .execute(&mut admin)
+    .await?;
     result
 }
 
 async fn measure(options: sqlx::postgres::PgConnectOptions) -> Result<(), Failure> {
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await?;
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await?;
     tidings::migrate(&pool).await?;
     let mut conn = pool.acquire().await?;
     let outbox = Outbox::new();
     let events: Vec<_> = (0..BATCH).map(event).collect();
-    let (mut publish, mut insert, mut publish_all, mut copied) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut publish, mut insert, mut publish_all, mut copied) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        sqlx::query("truncate tidings.outbox").execute(&mut *conn).await?;
+        sqlx::query("truncate tidings.outbox")
+            .execute(&mut *conn)
+            .await?;
         // Who goes first alternates too.
         for side in [round % 2, (round + 1) % 2] {
             if side == 0 {
-                publish.push(time(&mut conn, SINGLES, async |tx, n| Ok(outbox.publish(tx, &events[n]).await.map(|_| ())?)).await?);
-                publish_all.push(time(&mut conn, BATCHES, async |tx, _| Ok(outbox.publish_all(tx, &events).await.map(|_| ())?)).await?);
+                publish.push(
+                    time(&mut conn, SINGLES, async |tx, n| {
+                        Ok(outbox.publish(tx, &events[n]).await.map(|_| ())?)
+                    })
+                    .await?,
+                );
+                publish_all.push(
+                    time(&mut conn, BATCHES, async |tx, _| {
+                        Ok(outbox.publish_all(tx, &events).await.map(|_| ())?)
+                    })
+                    .await?,
+                );
             } else {
-                insert.push(time(&mut conn, SINGLES, async |tx, n| bare_insert(tx, &events[n]).await).await?);
+                insert.push(
+                    time(&mut conn, SINGLES, async |tx, n| {
+                        bare_insert(tx, &events[n]).await
+                    })
+                    .await?,
+                );
                 copied.push(time(&mut conn, BATCHES, async |tx, _| copy(tx, &events).await).await?);
             }
         }
     }
-    println!("{ROUNDS} rounds; {} bytes of JSON an event; time of one transaction, median", serde_json::to_string(&events[0])?.len());
+    println!(
+        "{ROUNDS} rounds; {} bytes of JSON an event; time of one transaction, median",
+        serde_json::to_string(&events[0])?.len()
+    );
     report("publish", 1.1, &mut publish, &mut insert, "INSERT");
-    report("publish_all, 1,000", 1.5, &mut publish_all, &mut copied, "COPY");
+    report(
+        "publish_all, 1,000",
+        1.5,
+        &mut publish_all,
+        &mut copied,
+        "COPY",
+    );
     Ok(())
 }

@@ -63,7 +63,10 @@ async fn sizes(session: &mut PgConnection) -> Outcome<(i64, i64, i64)> {
 }
 
 async fn until(session: &mut PgConnection, sql: &'static str) -> Outcome<()> {
-    while !sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *session).await? {
+    while !sqlx::query_scalar::<_, bool>(sql)
+        .fetch_one(&mut *session)
+        .await?
+    {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
@@ -75,26 +78,42 @@ async fn main() -> Outcome<()> {
     let servers = Servers::start()?;
     println!("{}", servers.describe());
     let brokers = servers.kafka.brokers();
-    let mut outbox = Outbox::create(&servers, "retention", &Tidings::new(None, brokers.clone())).await?;
+    let mut outbox =
+        Outbox::create(&servers, "retention", &Tidings::new(None, brokers.clone())).await?;
     topic::create(&brokers, "retention").await?;
-    let load = format!("call load({}, {}, 200, 20000)", options.events, options.per_tx);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(load)).execute(&mut outbox.session).await?;
+    let load = format!(
+        "call load({}, {}, 200, 20000)",
+        options.events, options.per_tx
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(load))
+        .execute(&mut outbox.session)
+        .await?;
     let relay = Relay::start(&outbox.url, &brokers, &["--retention=false"])?;
     let all = "select not exists (select from tidings.outbox o, tidings.relay r
                                   where o.xid >= pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot) limit 1)";
     until(&mut outbox.session, all).await?;
     drop(relay);
-    sqlx::raw_sql("vacuum (analyze) tidings.outbox").execute(&mut outbox.session).await?;
-    sqlx::raw_sql("checkpoint").execute(&mut outbox.session).await?;
+    sqlx::raw_sql("vacuum (analyze) tidings.outbox")
+        .execute(&mut outbox.session)
+        .await?;
+    sqlx::raw_sql("checkpoint")
+        .execute(&mut outbox.session)
+        .await?;
 
     let before = sizes(&mut outbox.session).await?;
     let began = Instant::now();
     let relay = Relay::start(&outbox.url, &brokers, &["--retention-keep", "1s"])?;
-    until(&mut outbox.session, "select count(*) <= 1 from (select from tidings.outbox limit 2) left_over").await?;
+    until(
+        &mut outbox.session,
+        "select count(*) <= 1 from (select from tidings.outbox limit 2) left_over",
+    )
+    .await?;
     let took = began.elapsed();
     drop(relay);
     let deleted = sizes(&mut outbox.session).await?;
-    sqlx::raw_sql("vacuum tidings.outbox").execute(&mut outbox.session).await?;
+    sqlx::raw_sql("vacuum tidings.outbox")
+        .execute(&mut outbox.session)
+        .await?;
     let vacuumed = sizes(&mut outbox.session).await?;
 
     let mb = |bytes: i64| bytes as f64 / 1e6;

@@ -64,7 +64,10 @@ async fn main() -> Outcome<()> {
         move || {
             while !stop.load(Ordering::Acquire) {
                 if let Some(Ok(_)) = consumer.poll(Duration::from_millis(100)) {
-                    arrivals.lock().expect("nobody panics with it").push(Instant::now());
+                    arrivals
+                        .lock()
+                        .expect("nobody panics with it")
+                        .push(Instant::now());
                 }
             }
         }
@@ -81,7 +84,10 @@ async fn main() -> Outcome<()> {
     });
 
     println!("\n| delivery | kills | p50 s | max s |\n|---|---|---|---|");
-    for (name, mode) in [("exactly once", Mode::Default), ("at least once", Mode::WalAtLeastOnce)] {
+    for (name, mode) in [
+        ("exactly once", Mode::Default),
+        ("at least once", Mode::WalAtLeastOnce),
+    ] {
         let mut leader = tidings.start(&outbox.url, "takeover", mode)?;
         let mut gaps = Vec::new();
         for _ in 0..options.kills {
@@ -95,7 +101,12 @@ async fn main() -> Outcome<()> {
         }
         leader.stop()?;
         gaps.sort();
-        println!("| {name} | {} | {:.2} | {:.2} |", gaps.len(), gaps[gaps.len() / 2].as_secs_f64(), gaps[gaps.len() - 1].as_secs_f64());
+        println!(
+            "| {name} | {} | {:.2} | {:.2} |",
+            gaps.len(),
+            gaps[gaps.len() / 2].as_secs_f64(),
+            gaps[gaps.len() - 1].as_secs_f64()
+        );
     }
     stop.store(true, Ordering::Release);
     writing.await??;
@@ -110,11 +121,17 @@ async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duratio
         tokio::time::sleep(Duration::from_millis(100)).await;
         let after: Vec<Instant> = {
             let arrivals = arrivals.lock().map_err(|_| "the consumer panicked")?;
-            let from = arrivals.partition_point(|at| *at < killed).saturating_sub(1);
+            let from = arrivals
+                .partition_point(|at| *at < killed)
+                .saturating_sub(1);
             arrivals[from..].to_vec()
         };
         // What the broker had when the leader died still arrives for a moment.
-        let longest = after.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+        let longest = after
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default();
         if after.last().is_some_and(|last| *last > killed + SETTLED) {
             return Ok(longest);
         }
@@ -126,7 +143,10 @@ async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duratio
 
 fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("group.id", "takeover").set("enable.auto.commit", "false");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "takeover")
+        .set("enable.auto.commit", "false");
     let consumer: BaseConsumer = config.create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..topic::PARTITIONS {

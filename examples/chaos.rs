@@ -14,7 +14,10 @@ fn main() -> ExitCode {
     if words.first().is_some_and(|word| word == "relay") {
         return tidings::cli::main();
     }
-    match Plan::parse(words.iter().map(String::as_str)).map_err(Into::into).and_then(|plan| play(&plan)) {
+    match Plan::parse(words.iter().map(String::as_str))
+        .map_err(Into::into)
+        .and_then(|plan| play(&plan))
+    {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
@@ -25,8 +28,14 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn play(plan: &Plan) -> Result<ExitCode, history::Failure> {
-    let program = Program { path: std::env::current_exe()? };
+    let program = Program {
+        path: std::env::current_exe()?,
+    };
     let report = history::run(plan, &program, |step| println!("{step}")).await?;
     println!("\n{report}");
-    Ok(if report.broken().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.broken().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

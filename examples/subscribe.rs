@@ -26,17 +26,27 @@ struct StockReserved {
     order_id: i64,
 }
 
-async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<StockReserved, HandlerError> {
-    sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+async fn reserve(
+    Event(order): Event<OrderPlaced>,
+    mut tx: Tx,
+) -> Result<StockReserved, HandlerError> {
+    sqlx::query("insert into reservation (order_id) values ($1)")
+        .bind(order.order_id)
+        .execute(&mut *tx)
+        .await?;
     // Into the outbox of the same transaction, caused by the event it handled.
-    Ok(StockReserved { order_id: order.order_id })
+    Ok(StockReserved {
+        order_id: order.order_id,
+    })
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = PgPool::connect(&std::env::var("DATABASE_URL")?).await?;
     tidings::migrate(&pool).await?;
-    sqlx::query("create table if not exists reservation (order_id bigint primary key)").execute(&pool).await?;
+    sqlx::query("create table if not exists reservation (order_id bigint primary key)")
+        .execute(&pool)
+        .await?;
 
     let shutdown = CancellationToken::new();
     tokio::spawn({
@@ -48,8 +58,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
 
-    let bus = Bus::new(kafka::Settings { brokers: std::env::var("KAFKA_BROKERS")?, ..Default::default() });
+    let bus = Bus::new(kafka::Settings {
+        brokers: std::env::var("KAFKA_BROKERS")?,
+        ..Default::default()
+    });
     let retry = Retry::exponential(5, Duration::from_millis(50)..Duration::from_secs(5));
-    bus.subscriber("inventory").on(reserve).inbox(pool).retry(retry).run(shutdown).await?;
+    bus.subscriber("inventory")
+        .on(reserve)
+        .inbox(pool)
+        .retry(retry)
+        .run(shutdown)
+        .await?;
     Ok(())
 }

@@ -79,7 +79,10 @@ impl Wanted {
     fn of(variable: &str) -> Option<Self> {
         let text = std::env::var(variable).ok()?;
         let (place, times) = text.split_once(':').unwrap_or((&text, "1"));
-        Some(Self { place: place.to_owned(), times: times.parse().unwrap_or(1).into() })
+        Some(Self {
+            place: place.to_owned(),
+            times: times.parse().unwrap_or(1).into(),
+        })
     }
 
     fn is_now(&self, place: &str) -> bool {
@@ -90,8 +93,12 @@ impl Wanted {
 /// Ends the process if a test wants it to end here.
 #[cfg(debug_assertions)]
 pub(crate) fn reached(step: Step) {
-    static WANTED: std::sync::LazyLock<Option<Wanted>> = std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_DIE_AT"));
-    if WANTED.as_ref().is_some_and(|wanted| wanted.is_now(step.word())) {
+    static WANTED: std::sync::LazyLock<Option<Wanted>> =
+        std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_DIE_AT"));
+    if WANTED
+        .as_ref()
+        .is_some_and(|wanted| wanted.is_now(step.word()))
+    {
         // No handler runs, no buffer is flushed, no connection is closed in order.
         std::process::abort();
     }
@@ -103,7 +110,8 @@ pub(crate) fn reached(_: Step) {}
 /// Blocks this thread for ever if a test wants the Kafka client to hang in this call.
 #[cfg(debug_assertions)]
 pub(crate) fn called(call: &str) {
-    static WANTED: std::sync::LazyLock<Option<Wanted>> = std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_HANG_IN"));
+    static WANTED: std::sync::LazyLock<Option<Wanted>> =
+        std::sync::LazyLock::new(|| Wanted::of("TIDINGS_TEST_HANG_IN"));
     if WANTED.as_ref().is_some_and(|wanted| wanted.is_now(call)) {
         loop {
             std::thread::park();

@@ -37,7 +37,11 @@ pub(crate) fn read(brokers: &str, topic: &str, records: u64) -> Outcome<Measured
             Some(Err(error)) => return Err(error.into()),
             // A rebalance ends a poll too.
             None if last.elapsed() < PATIENCE => continue,
-            None => return Err(format!("no record within {PATIENCE:?} after {read} of {records}").into()),
+            None => {
+                return Err(
+                    format!("no record within {PATIENCE:?} after {read} of {records}").into(),
+                );
+            }
         }
         if read % 1_000 == 0 {
             last = Instant::now();
@@ -54,7 +58,11 @@ pub(crate) fn read(brokers: &str, topic: &str, records: u64) -> Outcome<Measured
 pub(crate) fn parse(brokers: &str, topic: &str, records: u64) -> Outcome<Measured> {
     let before = cpu_seconds();
     let consumer = Arc::new(consumer(brokers)?);
-    let queues = (0..PARTITIONS).map(|partition| consumer.split_partition_queue(topic, partition).ok_or("a partition has no queue"));
+    let queues = (0..PARTITIONS).map(|partition| {
+        consumer
+            .split_partition_queue(topic, partition)
+            .ok_or("a partition has no queue")
+    });
     let mut queues = queues.collect::<Result<Vec<_>, _>>()?;
     let mut from_the_beginning = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
@@ -74,10 +82,16 @@ pub(crate) fn parse(brokers: &str, topic: &str, records: u64) -> Outcome<Measure
                     let mut turn = 0;
                     for queue in &own {
                         for _ in 0..TURN {
-                            let Some(message) = queue.poll(Duration::ZERO) else { break };
+                            let Some(message) = queue.poll(Duration::ZERO) else {
+                                break;
+                            };
                             let message = message.map_err(|error| error.to_string())?;
-                            let text = std::str::from_utf8(message.payload().unwrap_or_default()).map_err(|error| error.to_string())?;
-                            std::hint::black_box(serde_json::from_str::<OrderPlaced>(text).map_err(|error| error.to_string())?);
+                            let text = std::str::from_utf8(message.payload().unwrap_or_default())
+                                .map_err(|error| error.to_string())?;
+                            std::hint::black_box(
+                                serde_json::from_str::<OrderPlaced>(text)
+                                    .map_err(|error| error.to_string())?,
+                            );
                             turn += 1;
                         }
                     }
@@ -101,7 +115,12 @@ pub(crate) fn parse(brokers: &str, topic: &str, records: u64) -> Outcome<Measure
                 began = Some(Instant::now());
             }
         }
-        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?.map_err(Into::into))
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .map_err(|_| "a thread panicked")?
+                .map_err(Into::into)
+        })
     })?;
     measured(records, began, before)
 }
@@ -110,7 +129,10 @@ fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
-        .set("group.id", format!("bench-{}", uuid::Uuid::now_v7().simple()))
+        .set(
+            "group.id",
+            format!("bench-{}", uuid::Uuid::now_v7().simple()),
+        )
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.commit", "false")
         // As the subscriber has them; the queue is as large as librdkafka likes it.
@@ -122,5 +144,10 @@ fn consumer(brokers: &str) -> Outcome<BaseConsumer> {
 
 fn measured(records: u64, began: Option<Instant>, cpu_before: f64) -> Outcome<Measured> {
     let seconds = began.map_or(f64::NAN, |began| began.elapsed().as_secs_f64());
-    Ok(Measured { records, seconds, cpu_seconds: cpu_seconds() - cpu_before, peak_megabytes: 0.0 })
+    Ok(Measured {
+        records,
+        seconds,
+        cpu_seconds: cpu_seconds() - cpu_before,
+        peak_megabytes: 0.0,
+    })
 }

@@ -12,8 +12,15 @@ use crate::harness::Outcome;
 /// A new topic of eight partitions with this many records over this many keys.
 pub(crate) async fn topic(brokers: &str, records: u64, keys: u64) -> Outcome<String> {
     let topic = format!("bench-consume-{}", uuid::Uuid::now_v7().simple());
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    admin.create_topics([&NewTopic::new(&topic, 8, TopicReplication::Fixed(1))], &AdminOptions::new()).await?;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()?;
+    admin
+        .create_topics(
+            [&NewTopic::new(&topic, 8, TopicReplication::Fixed(1))],
+            &AdminOptions::new(),
+        )
+        .await?;
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("partitioner", "murmur2_random")
@@ -35,7 +42,9 @@ pub(crate) async fn topic(brokers: &str, records: u64, keys: u64) -> Outcome<Str
         loop {
             match producer.send(record) {
                 Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => record = back,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back
+                }
                 Err((error, _)) => return Err(error.into()),
             }
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;

@@ -32,17 +32,39 @@ use report::{Path, Report};
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let options = Options::parse_from(harness::arguments());
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     if let (Some(database), [scenario]) = (&options.measure, &options.scenarios()[..]) {
-        let (brokers, topic) = (options.brokers.as_deref().unwrap_or_default(), options.topic.as_deref().unwrap_or_default());
-        let measured = scenarios::run(*scenario, brokers, database, topic, options.records.unwrap_or_default()).await?;
-        println!("{} {} {}", measured.seconds, measured.cpu_seconds, measured.peak_megabytes);
+        let (brokers, topic) = (
+            options.brokers.as_deref().unwrap_or_default(),
+            options.topic.as_deref().unwrap_or_default(),
+        );
+        let measured = scenarios::run(
+            *scenario,
+            brokers,
+            database,
+            topic,
+            options.records.unwrap_or_default(),
+        )
+        .await?;
+        println!(
+            "{} {} {}",
+            measured.seconds, measured.cpu_seconds, measured.peak_megabytes
+        );
         return Ok(());
     }
     let servers = Servers::start()?;
     println!("{}", servers.describe());
-    let brokers = options.brokers.clone().unwrap_or_else(|| servers.kafka.brokers());
-    println!("{:<10} {:<18} {:>9} {:>9} {:>12} {:>9} {:>9}", "scenario", "who", "records", "seconds", "records/s", "CPU s", "peak MB");
+    let brokers = options
+        .brokers
+        .clone()
+        .unwrap_or_else(|| servers.kafka.brokers());
+    println!(
+        "{:<10} {:<18} {:>9} {:>9} {:>12} {:>9} {:>9}",
+        "scenario", "who", "records", "seconds", "records/s", "CPU s", "peak MB"
+    );
     let mut report = Report::default();
     for scenario in options.scenarios() {
         let records = options.records.unwrap_or(scenario.records());
@@ -54,10 +76,22 @@ async fn main() -> Outcome<()> {
         tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?;
         for _ in 0..options.rounds {
             let database = servers.postgres.url();
-            report.add(scenario, Path::Tidings, scenarios::run_apart(scenario, &brokers, &database, &topic, records)?);
+            report.add(
+                scenario,
+                Path::Tidings,
+                scenarios::run_apart(scenario, &brokers, &database, &topic, records)?,
+            );
             if scenario == Scenario::NoWork {
-                report.add(scenario, Path::Bare, tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?);
-                report.add(scenario, Path::Parsed, tokio::task::block_in_place(|| bare::parse(&brokers, &topic, records))?);
+                report.add(
+                    scenario,
+                    Path::Bare,
+                    tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?,
+                );
+                report.add(
+                    scenario,
+                    Path::Parsed,
+                    tokio::task::block_in_place(|| bare::parse(&brokers, &topic, records))?,
+                );
             }
             if !options.no_peers {
                 beside(scenario, &brokers, &database, &topic, records, &mut report).await;
@@ -69,15 +103,30 @@ async fn main() -> Outcome<()> {
 }
 
 /// The peers of a scenario; one that is not to be had is left out, with its reason.
-async fn beside(scenario: Scenario, brokers: &str, database: &str, topic: &str, records: u64, report: &mut Report) {
+async fn beside(
+    scenario: Scenario,
+    brokers: &str,
+    database: &str,
+    topic: &str,
+    records: u64,
+    report: &mut Report,
+) {
     for peer in Peer::ALL {
         match tokio::task::block_in_place(|| peer.run(scenario, brokers, topic, records)) {
-            Ok(measured) => measured.into_iter().for_each(|measured| report.add(scenario, Path::Peer(peer), measured)),
-            Err(error) => println!("{:<10} {} is left out: {error}", scenario.name(), Path::Peer(peer)),
+            Ok(measured) => measured
+                .into_iter()
+                .for_each(|measured| report.add(scenario, Path::Peer(peer), measured)),
+            Err(error) => println!(
+                "{:<10} {} is left out: {error}",
+                scenario.name(),
+                Path::Peer(peer)
+            ),
         }
     }
     match pgbench::run(database, scenario, records).await {
-        Ok(measured) => measured.into_iter().for_each(|measured| report.add(scenario, Path::Pgbench, measured)),
+        Ok(measured) => measured
+            .into_iter()
+            .for_each(|measured| report.add(scenario, Path::Pgbench, measured)),
         Err(error) => println!("{:<10} pgbench is left out: {error}", scenario.name()),
     }
 }

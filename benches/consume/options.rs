@@ -65,7 +65,11 @@ pub(crate) struct Transactions {
 
 impl Options {
     pub(crate) fn scenarios(&self) -> Vec<Scenario> {
-        if self.scenarios.is_empty() { Scenario::value_variants().to_vec() } else { self.scenarios.clone() }
+        if self.scenarios.is_empty() {
+            Scenario::value_variants().to_vec()
+        } else {
+            self.scenarios.clone()
+        }
     }
 }
 
@@ -81,7 +85,9 @@ impl Scenario {
     }
 
     pub(crate) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
     }
 
     /// How many microseconds a handler without an inbox waits, and how many run at once.
@@ -103,7 +109,11 @@ impl Scenario {
             Self::SetBased => (8, 32, true),
             Self::NoWork | Self::OneMilli | Self::TenMilli | Self::FewKeys => return None,
         };
-        Some(Transactions { connections, events, at_once })
+        Some(Transactions {
+            connections,
+            events,
+            at_once,
+        })
     }
 
     pub(crate) fn keys(self) -> u64 {

@@ -34,9 +34,11 @@ impl Peer {
                 include_str!("../peers/parallel-consumer/pom.xml"),
                 include_str!("../peers/parallel-consumer/Peer.java"),
             ),
-            Self::SpringKafka => {
-                ("spring-kafka-4.1.0", include_str!("../peers/spring-kafka/pom.xml"), include_str!("../peers/spring-kafka/Peer.java"))
-            }
+            Self::SpringKafka => (
+                "spring-kafka-4.1.0",
+                include_str!("../peers/spring-kafka/pom.xml"),
+                include_str!("../peers/spring-kafka/Peer.java"),
+            ),
         }
     }
 
@@ -44,15 +46,24 @@ impl Peer {
     ///
     /// # Errors
     /// When it is not to be had, or takes too long.
-    pub(crate) fn run(self, scenario: Scenario, brokers: &str, topic: &str, records: u64) -> Outcome<Option<Measured>> {
-        let Some((wait_micros, concurrency)) = scenario.waits() else { return Ok(None) };
+    pub(crate) fn run(
+        self,
+        scenario: Scenario,
+        brokers: &str,
+        topic: &str,
+        records: u64,
+    ) -> Outcome<Option<Measured>> {
+        let Some((wait_micros, concurrency)) = scenario.waits() else {
+            return Ok(None);
+        };
         // A thread a partition waits for one record at a time: 8,000/s at best, which nobody need wait for.
         if self == Self::SpringKafka && wait_micros > 0 {
             return Ok(None);
         }
         let (name, pom, program) = self.files();
         let (java, jars) = (Java::newest()?, java::jars(name, pom)?);
-        let folder = std::env::temp_dir().join(format!("tidings-bench-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tidings-bench-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let source = folder.join("Peer.java");
         fs::write(&source, program)?;
@@ -60,7 +71,9 @@ impl Peer {
             "-Xmx1g".to_owned(),
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=error".to_owned(),
             "-cp".to_owned(),
-            java::class_path(&jars)?.into_string().map_err(|_| "a cache folder that is not UTF-8")?,
+            java::class_path(&jars)?
+                .into_string()
+                .map_err(|_| "a cache folder that is not UTF-8")?,
             // Java compiles a single file by itself; that needs a JDK.
             source.display().to_string(),
             brokers.to_owned(),
@@ -84,7 +97,10 @@ fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measure
     let (until, mut cpu_before) = (Instant::now() + PATIENCE, 0.0);
     loop {
         let text = fs::read_to_string(log)?;
-        let rounds: Vec<f64> = text.lines().filter_map(|line| line.strip_prefix("seconds ")?.trim().parse().ok()).collect();
+        let rounds: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("seconds ")?.trim().parse().ok())
+            .collect();
         let cost = process.cost();
         if rounds.len() < ROUNDS {
             process.still_runs()?;
@@ -98,6 +114,11 @@ fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measure
             continue;
         }
         let seconds = rounds[ROUNDS - 1];
-        return Ok(Measured { records, seconds, cpu_seconds: cost.cpu_seconds - cpu_before, peak_megabytes: cost.peak_megabytes });
+        return Ok(Measured {
+            records,
+            seconds,
+            cpu_seconds: cost.cpu_seconds - cpu_before,
+            peak_megabytes: cost.peak_megabytes,
+        });
     }
 }

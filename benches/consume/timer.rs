@@ -47,7 +47,10 @@ fn wake(waiting: &Waiting) -> ! {
     loop {
         let mut due = waiting.due.lock().unwrap_or_else(PoisonError::into_inner);
         while due.is_empty() {
-            due = waiting.somebody.wait(due).unwrap_or_else(PoisonError::into_inner);
+            due = waiting
+                .somebody
+                .wait(due)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let now = Instant::now();
         let count = due.partition_point(|(time, _)| *time <= now);

@@ -69,21 +69,33 @@ impl Debezium {
     /// The newest Java, and Debezium's jars, fetched once by Maven.
     fn find(brokers: String, port: u16) -> Outcome<Self> {
         let java = Java::newest()?;
-        let (_, rest) = POM.split_once("debezium-connector-postgres</artifactId><version>").ok_or("the pom names no Debezium")?;
+        let (_, rest) = POM
+            .split_once("debezium-connector-postgres</artifactId><version>")
+            .ok_or("the pom names no Debezium")?;
         let version = rest.split('<').next().unwrap_or_default();
         let jars = java::jars(&format!("debezium-{version}"), POM)?;
-        Ok(Self { java, jars, brokers, port })
+        Ok(Self {
+            java,
+            jars,
+            brokers,
+            port,
+        })
     }
 
     /// What it is, in a line.
     fn describe(&self) -> String {
         let version: Vec<String> = self.java.version.iter().map(u32::to_string).collect();
-        format!("{} (Java {})", self.jars.file_name().unwrap_or_default().display(), version.join("."))
+        format!(
+            "{} (Java {})",
+            self.jars.file_name().unwrap_or_default().display(),
+            version.join(".")
+        )
     }
 
     /// Starts it on the slot [`SLOT`] of `outbox`, with every event going to `topic`.
     pub(crate) fn start(&self, outbox: &Outbox, topic: &str, tuning: Tuning) -> Outcome<Process> {
-        let folder = std::env::temp_dir().join(format!("tidings-bench-debezium-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tidings-bench-debezium-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder)?;
         let folder_text = folder.display().to_string();
@@ -98,9 +110,15 @@ impl Debezium {
                 ("STATE", &folder_text),
                 ("REST_PORT", &rest),
             ];
-            values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
+            values.iter().fold(text.to_owned(), |text, (name, value)| {
+                text.replace(&format!("${{{name}}}"), value)
+            })
         };
-        for (name, text) in [("worker", fill(tuning.worker())), ("connector", fill(tuning.connector())), ("log4j2", LOG.to_owned())] {
+        for (name, text) in [
+            ("worker", fill(tuning.worker())),
+            ("connector", fill(tuning.connector())),
+            ("log4j2", LOG.to_owned()),
+        ] {
             fs::write(folder.join(format!("{name}.properties")), text)?;
         }
         let heap = tuning.heap();
@@ -110,7 +128,9 @@ impl Debezium {
             "-XX:+UseParallelGC".to_owned(),
             format!("-Dlog4j2.configurationFile={folder_text}/log4j2.properties"),
             "-cp".to_owned(),
-            java::class_path(&self.jars)?.into_string().map_err(|_| "a cache folder that is not UTF-8")?,
+            java::class_path(&self.jars)?
+                .into_string()
+                .map_err(|_| "a cache folder that is not UTF-8")?,
             "org.apache.kafka.connect.cli.ConnectStandalone".to_owned(),
             format!("{folder_text}/worker.properties"),
             format!("{folder_text}/connector.properties"),
@@ -121,6 +141,7 @@ impl Debezium {
 
 /// A port for Connect's REST interface, which nobody uses.
 fn free_port() -> String {
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    let port =
+        std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
     port.map_or_else(|_| "18083".to_owned(), |address| address.port().to_string())
 }

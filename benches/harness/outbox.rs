@@ -17,7 +17,8 @@ pub(crate) const BASE_SLOT: &str = "bench_base";
 const TIDINGS_SLOT: &str = "tidings";
 
 /// Publication and slot under a name that is known beforehand.
-const TIDINGS_PUBLICATION: &str = "create publication tidings for table tidings.outbox with (publish = 'insert')";
+const TIDINGS_PUBLICATION: &str =
+    "create publication tidings for table tidings.outbox with (publish = 'insert')";
 const MAKE_TIDINGS_SLOT: &str = "select pg_create_logical_replication_slot('tidings', 'pgoutput')";
 
 /// Keys of the events.
@@ -59,18 +60,33 @@ pub(crate) struct Backlog {
 
 impl Outbox {
     /// Creates the database and the tables, and lets Tidings begin in it: its first start publishes the table, not the log.
-    pub(crate) async fn create(servers: &Servers, database: &str, tidings: &Tidings) -> Outcome<Self> {
+    pub(crate) async fn create(
+        servers: &Servers,
+        database: &str,
+        tidings: &Tidings,
+    ) -> Outcome<Self> {
         let mut server = PgConnection::connect(&servers.postgres.url()).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("create database {database}"))).execute(&mut server).await?;
+        sqlx::raw_sql(AssertSqlSafe(format!("create database {database}")))
+            .execute(&mut server)
+            .await?;
         let url = servers.url(database);
         let pool = PgPool::connect(&url).await?;
         ::tidings::migrate(&pool).await?;
         pool.close().await;
         let mut session = PgConnection::connect(&url).await?;
-        for sql in [LOAD, DEBEZIUM_PUBLICATION, TIDINGS_PUBLICATION, MAKE_TIDINGS_SLOT] {
+        for sql in [
+            LOAD,
+            DEBEZIUM_PUBLICATION,
+            TIDINGS_PUBLICATION,
+            MAKE_TIDINGS_SLOT,
+        ] {
             sqlx::raw_sql(sql).execute(&mut session).await?;
         }
-        let mut outbox = Self { database: database.to_owned(), url, session };
+        let mut outbox = Self {
+            database: database.to_owned(),
+            url,
+            session,
+        };
         let relay = tidings.start(&outbox.url, "none", Mode::Default)?;
         outbox.until_active(TIDINGS_SLOT, &relay).await?;
         tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -80,23 +96,35 @@ impl Outbox {
 
     /// Loads the backlog behind the base slot.
     pub(crate) async fn load(&mut self, backlog: Backlog) -> Outcome<()> {
-        let Backlog { events, per_tx, pad } = backlog;
-        self.load_with(&format!("call load({events}, {per_tx}, {pad}, {KEYS})")).await
+        let Backlog {
+            events,
+            per_tx,
+            pad,
+        } = backlog;
+        self.load_with(&format!("call load({events}, {per_tx}, {pad}, {KEYS})"))
+            .await
     }
 
     /// Loads a backlog by a statement behind the base slot.
     pub(crate) async fn load_with(&mut self, load: &str) -> Outcome<()> {
-        let copy = format!("select pg_copy_logical_replication_slot('{TIDINGS_SLOT}', '{BASE_SLOT}')");
+        let copy =
+            format!("select pg_copy_logical_replication_slot('{TIDINGS_SLOT}', '{BASE_SLOT}')");
         let save = "create table saved as select * from tidings.relay";
         // Only the load skips the wait for the disk; the relays' side is not touched by it.
         let load = format!("set synchronous_commit = off; {load}");
         for sql in [copy.as_str(), save] {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.session).await?;
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&mut self.session)
+                .await?;
         }
         for sql in load.split("; ").map(str::to_owned) {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.session).await?;
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&mut self.session)
+                .await?;
         }
-        sqlx::raw_sql("checkpoint").execute(&mut self.session).await?;
+        sqlx::raw_sql("checkpoint")
+            .execute(&mut self.session)
+            .await?;
         Ok(())
     }
 
@@ -113,42 +141,59 @@ impl Outbox {
     pub(crate) async fn copy_slot(&mut self, slot: &str) -> Outcome<()> {
         self.drop_slot(slot).await?;
         let copy = format!("select pg_copy_logical_replication_slot('{BASE_SLOT}', '{slot}')");
-        sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut self.session).await?;
+        sqlx::raw_sql(AssertSqlSafe(copy))
+            .execute(&mut self.session)
+            .await?;
         Ok(())
     }
 
     /// Drops a slot if it is there, ending who uses it.
     pub(crate) async fn drop_slot(&mut self, slot: &str) -> Outcome<()> {
         let end = "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = $1 and active";
-        sqlx::query(end).bind(slot).execute(&mut self.session).await?;
+        sqlx::query(end)
+            .bind(slot)
+            .execute(&mut self.session)
+            .await?;
         let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
-        sqlx::query(drop).bind(slot).execute(&mut self.session).await?;
+        sqlx::query(drop)
+            .bind(slot)
+            .execute(&mut self.session)
+            .await?;
         Ok(())
     }
 
     /// Drops every slot of this database, so that the log may go.
     pub(crate) async fn finish(mut self) -> Outcome<()> {
-        let slots: Vec<String> = sqlx::query_scalar("select slot_name::text from pg_replication_slots where database = current_database()")
-            .fetch_all(&mut self.session)
-            .await?;
+        let slots: Vec<String> = sqlx::query_scalar(
+            "select slot_name::text from pg_replication_slots where database = current_database()",
+        )
+        .fetch_all(&mut self.session)
+        .await?;
         for slot in slots {
             self.drop_slot(&slot).await?;
         }
-        sqlx::raw_sql("truncate tidings.outbox; checkpoint").execute(&mut self.session).await?;
+        sqlx::raw_sql("truncate tidings.outbox; checkpoint")
+            .execute(&mut self.session)
+            .await?;
         Ok(())
     }
 
     /// The walsender of a slot, if somebody streams.
     pub(crate) async fn walsender(&mut self, slot: &str) -> Outcome<Option<u32>> {
-        let pid: Option<Option<i32>> = sqlx::query_scalar("select active_pid from pg_replication_slots where slot_name = $1")
-            .bind(slot)
-            .fetch_optional(&mut self.session)
-            .await?;
+        let pid: Option<Option<i32>> =
+            sqlx::query_scalar("select active_pid from pg_replication_slots where slot_name = $1")
+                .bind(slot)
+                .fetch_optional(&mut self.session)
+                .await?;
         Ok(pid.flatten().map(i32::cast_unsigned))
     }
 
     /// Waits until `relay` streams from `slot`.
-    pub(crate) async fn until_active(&mut self, slot: &str, relay: &super::process::Process) -> Outcome<()> {
+    pub(crate) async fn until_active(
+        &mut self,
+        slot: &str,
+        relay: &super::process::Process,
+    ) -> Outcome<()> {
         while self.walsender(slot).await?.is_none() {
             relay.still_runs()?;
             tokio::time::sleep(Duration::from_millis(100)).await;

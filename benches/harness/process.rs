@@ -39,12 +39,24 @@ impl Process {
     /// Starts `program`; what it prints goes to the file `log`.
     pub(crate) fn start(program: &Path, arguments: &[String], log: &Path) -> Outcome<Self> {
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "keeper"]).arg(program).args(arguments);
-        let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(log)?).spawn()?;
+        keeper
+            .args(["-c", KEEPER, "keeper"])
+            .arg(program)
+            .args(arguments);
+        let mut keeper = keeper
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(log)?)
+            .spawn()?;
         let leash = keeper.stdin.take();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        Ok(Self { keeper, leash, pid: line.trim().parse()?, log: log.to_owned() })
+        Ok(Self {
+            keeper,
+            leash,
+            pid: line.trim().parse()?,
+            log: log.to_owned(),
+        })
     }
 
     /// An error with the end of the log once it has ended.
@@ -54,17 +66,26 @@ impl Process {
         }
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        Err(format!("the relay ended by itself:\n{}", lines[lines.len().saturating_sub(15)..].join("\n")).into())
+        Err(format!(
+            "the relay ended by itself:\n{}",
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        )
+        .into())
     }
 
     /// What it has cost since its start.
     pub(crate) fn cost(&self) -> Cost {
-        Cost { cpu_seconds: cpu_seconds(self.pid), peak_megabytes: status_megabytes(self.pid, "VmHWM:") }
+        Cost {
+            cpu_seconds: cpu_seconds(self.pid),
+            peak_megabytes: status_megabytes(self.pid, "VmHWM:"),
+        }
     }
 
     /// Asks it to end and waits until it has.
     pub(crate) fn stop(mut self) -> Outcome<()> {
-        Command::new("kill").args(["-TERM", &self.pid.to_string()]).status()?;
+        Command::new("kill")
+            .args(["-TERM", &self.pid.to_string()])
+            .status()?;
         let until = Instant::now() + STOP_LIMIT;
         while !has_ended(self.pid) && Instant::now() < until {
             sleep(Duration::from_millis(20));
@@ -91,18 +112,33 @@ impl Drop for Process {
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold spaces. Fields 14 and 15 of proc_pid_stat(5).
-    let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>()).unwrap_or_default();
-    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    let fields = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.split(' ').collect::<Vec<_>>())
+        .unwrap_or_default();
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|ticks| ticks.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
 fn has_ended(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 fn status_megabytes(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix(field)?.split_ascii_whitespace().next()?.parse::<f64>().ok());
+    let kilobytes = status.lines().find_map(|line| {
+        line.strip_prefix(field)?
+            .split_ascii_whitespace()
+            .next()?
+            .parse::<f64>()
+            .ok()
+    });
     kilobytes.unwrap_or(0.0) / 1024.0
 }

@@ -24,9 +24,18 @@ impl Servers {
             .set("shared_buffers", "512MB")
             .set("autovacuum", "off")
             .set("jit", "off");
-        let postgres = settings.iter().fold(postgres, |postgres, (name, value)| postgres.set(*name, *value));
-        let kafka = KafkaOptions::new().jvm("-Xmx1g").jvm("-Xms1g").jvm("-XX:TieredStopAtLevel=4").set("log.segment.bytes", "1073741824");
-        Ok(Self { postgres: Postgres::start(postgres)?, kafka: Kafka::start(kafka)? })
+        let postgres = settings.iter().fold(postgres, |postgres, (name, value)| {
+            postgres.set(*name, *value)
+        });
+        let kafka = KafkaOptions::new()
+            .jvm("-Xmx1g")
+            .jvm("-Xms1g")
+            .jvm("-XX:TieredStopAtLevel=4")
+            .set("log.segment.bytes", "1073741824");
+        Ok(Self {
+            postgres: Postgres::start(postgres)?,
+            kafka: Kafka::start(kafka)?,
+        })
     }
 
     /// The URL of one database.

@@ -28,7 +28,11 @@ impl Tidings {
     /// The binary that cargo built for this benchmark, or another build of it.
     pub(crate) fn new(other: Option<PathBuf>, brokers: String) -> Self {
         let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_tidings").into());
-        Self { program, brokers, logs: std::env::temp_dir() }
+        Self {
+            program,
+            brokers,
+            logs: std::env::temp_dir(),
+        }
     }
 
     /// Starts it on `database`, with every event going to `topic`.
@@ -39,9 +43,35 @@ impl Tidings {
             Mode::WalAtLeastOnce => ("wal", "at-least-once"),
             Mode::Poll => ("poll", "exactly-once"),
         };
-        let kafka = ["--brokers", &self.brokers, "--topic", topic, "--delivery", delivery];
-        let arguments = [&["relay", "--database-url", database, "--listen", "off", "--source", source][..], &kafka].concat();
-        let log = self.logs.join(format!("tidings-bench-{}-{source}-{delivery}.log", std::process::id()));
-        Process::start(&self.program, &arguments.into_iter().map(str::to_owned).collect::<Vec<_>>(), &log)
+        let kafka = [
+            "--brokers",
+            &self.brokers,
+            "--topic",
+            topic,
+            "--delivery",
+            delivery,
+        ];
+        let arguments = [
+            &[
+                "relay",
+                "--database-url",
+                database,
+                "--listen",
+                "off",
+                "--source",
+                source,
+            ][..],
+            &kafka,
+        ]
+        .concat();
+        let log = self.logs.join(format!(
+            "tidings-bench-{}-{source}-{delivery}.log",
+            std::process::id()
+        ));
+        Process::start(
+            &self.program,
+            &arguments.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+            &log,
+        )
     }
 }

@@ -42,25 +42,42 @@ pub(crate) async fn create(brokers: &str, topic: &str) -> Outcome<()> {
 }
 
 /// Creates `topic` with settings of its own.
-pub(crate) async fn create_with(brokers: &str, topic: &str, settings: &[(&str, &str)]) -> Outcome<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+pub(crate) async fn create_with(
+    brokers: &str,
+    topic: &str,
+    settings: &[(&str, &str)],
+) -> Outcome<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()?;
     let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
-    let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+    let new = settings
+        .iter()
+        .fold(new, |new, (name, value)| new.set(name, value));
     let created = admin.create_topics(&[new], &AdminOptions::new()).await?;
-    created.into_iter().next().ok_or("no answer")?.map_err(|(topic, error)| format!("creating {topic}: {error}"))?;
+    created
+        .into_iter()
+        .next()
+        .ok_or("no answer")?
+        .map_err(|(topic, error)| format!("creating {topic}: {error}"))?;
     Ok(())
 }
 
 /// Removes `topic`, so that the disk holds one run at a time.
 pub(crate) async fn delete(brokers: &str, topic: &str) -> Outcome<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()?;
     admin.delete_topics(&[topic], &AdminOptions::new()).await?;
     Ok(())
 }
 
 /// Waits until `topic` holds `count` records of `relay`, which was started right before.
 pub(crate) fn watch(brokers: &str, topic: &str, count: u64, relay: &Process) -> Outcome<Drain> {
-    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "watch").create()?;
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "watch")
+        .create()?;
     let start = Instant::now();
     let (mut first, mut seen, mut grew) = (None, 0, start);
     loop {
@@ -74,7 +91,9 @@ pub(crate) fn watch(brokers: &str, topic: &str, count: u64, relay: &Process) -> 
         }
         relay.still_runs()?;
         if grew.elapsed() > PATIENCE {
-            return Err(format!("{topic} holds {seen} of {count} records and nothing arrives").into());
+            return Err(
+                format!("{topic} holds {seen} of {count} records and nothing arrives").into(),
+            );
         }
         sleep(LOOK);
     }
@@ -82,15 +101,25 @@ pub(crate) fn watch(brokers: &str, topic: &str, count: u64, relay: &Process) -> 
     let seconds = (grew - first_at).as_secs_f64().max(LOOK.as_secs_f64());
     // The marks that end transactions take offsets too.
     if seen > count + count / 100 {
-        eprintln!("note: {topic} holds {} records more than the backlog: repeats", seen - count);
+        eprintln!(
+            "note: {topic} holds {} records more than the backlog: repeats",
+            seen - count
+        );
     }
-    Ok(Drain { events_per_second: (seen - held_first) as f64 / seconds, first_after: first_at - start, cost: relay.cost() })
+    Ok(Drain {
+        events_per_second: (seen - held_first) as f64 / seconds,
+        first_after: first_at - start,
+        cost: relay.cost(),
+    })
 }
 
 fn held(consumer: &BaseConsumer, topic: &str) -> Outcome<u64> {
     let mut held = 0;
     for partition in 0..PARTITIONS {
-        held += consumer.fetch_watermarks(topic, partition, Duration::from_secs(10))?.1.cast_unsigned();
+        held += consumer
+            .fetch_watermarks(topic, partition, Duration::from_secs(10))?
+            .1
+            .cast_unsigned();
     }
     Ok(held)
 }

@@ -52,11 +52,17 @@ async fn main() -> Outcome<()> {
     let servers = Servers::start()?;
     println!("{}", servers.describe());
     let tidings = Tidings::new(options.tidings.clone(), servers.kafka.brokers());
-    println!("\n| relay | events/s | p50 ms | p95 ms | p99 ms | max ms | CPU s |\n|---|---|---|---|---|---|---|");
+    println!(
+        "\n| relay | events/s | p50 ms | p95 ms | p99 ms | max ms | CPU s |\n|---|---|---|---|---|---|---|"
+    );
 
     for (name, database, mode) in [
         ("Tidings, exactly once", "latency_tidings", Mode::Default),
-        ("Tidings, at least once", "latency_at_least_once", Mode::WalAtLeastOnce),
+        (
+            "Tidings, at least once",
+            "latency_at_least_once",
+            Mode::WalAtLeastOnce,
+        ),
     ] {
         let mut outbox = Outbox::create(&servers, database, &tidings).await?;
         topic::create(&servers.kafka.brokers(), database).await?;
@@ -71,22 +77,43 @@ async fn main() -> Outcome<()> {
     {
         let mut outbox = Outbox::create(&servers, "latency_debezium", &tidings).await?;
         topic::create(&servers.kafka.brokers(), "latency-debezium").await?;
-        let slot = format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", debezium::SLOT);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(slot)).execute(&mut outbox.session).await?;
+        let slot = format!(
+            "select pg_create_logical_replication_slot('{}', 'pgoutput')",
+            debezium::SLOT
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(slot))
+            .execute(&mut outbox.session)
+            .await?;
         let relay = debezium.start(&outbox, "latency-debezium", Tuning::Latency)?;
         outbox.until_active(debezium::SLOT, &relay).await?;
-        measure("Debezium, tuned", &options, &servers, &outbox.url, "latency-debezium", relay).await?;
+        measure(
+            "Debezium, tuned",
+            &options,
+            &servers,
+            &outbox.url,
+            "latency-debezium",
+            relay,
+        )
+        .await?;
         outbox.finish().await?;
     }
     Ok(())
 }
 
-async fn measure(name: &str, options: &Options, servers: &Servers, url: &str, topic: &str, relay: Process) -> Outcome<()> {
+async fn measure(
+    name: &str,
+    options: &Options,
+    servers: &Servers,
+    url: &str,
+    topic: &str,
+    relay: Process,
+) -> Outcome<()> {
     let brokers = servers.kafka.brokers();
     load::run(url, &brokers, topic, WARM_UP.0, WARM_UP.1).await?;
     for rate in &options.rates {
         let before = relay.cost().cpu_seconds;
-        let Latencies { p50, p95, p99, max } = load::run(url, &brokers, topic, *rate, options.seconds).await?;
+        let Latencies { p50, p95, p99, max } =
+            load::run(url, &brokers, topic, *rate, options.seconds).await?;
         let cost = relay.cost().cpu_seconds - before;
         println!("| {name} | {rate} | {p50:.2} | {p95:.2} | {p99:.2} | {max:.1} | {cost:.2} |");
     }

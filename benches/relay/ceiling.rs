@@ -32,13 +32,26 @@ pub(crate) enum Reading {
 }
 
 /// Events a second, from the first message to the last of `events` inserts.
-pub(crate) async fn measure(port: u16, database: &str, slot: &str, events: u64, reading: Reading) -> Outcome<f64> {
+pub(crate) async fn measure(
+    port: u16,
+    database: &str,
+    slot: &str,
+    events: u64,
+    reading: Reading,
+) -> Outcome<f64> {
     let mut socket = connect(port).await?;
     let mut out = BytesMut::new();
-    let parameters = [("user", "postgres"), ("database", database), ("replication", "database"), ("options", "-c wal_sender_timeout=0")];
+    let parameters = [
+        ("user", "postgres"),
+        ("database", database),
+        ("replication", "database"),
+        ("options", "-c wal_sender_timeout=0"),
+    ];
     frontend::startup_message(parameters, &mut out)?;
     // Trust authentication: the server asks for nothing, and answers the query once it is ready.
-    let start = format!(r#"START_REPLICATION SLOT "{slot}" LOGICAL 0/0 (proto_version '1', publication_names 'tidings', binary 'true')"#);
+    let start = format!(
+        r#"START_REPLICATION SLOT "{slot}" LOGICAL 0/0 (proto_version '1', publication_names 'tidings', binary 'true')"#
+    );
     frontend::query(&start, &mut out)?;
     socket.write_all(&out)?;
     let mut frames = Frames::default();
@@ -61,7 +74,10 @@ async fn connect(port: u16) -> Outcome<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
     socket.set_nodelay(true)?;
-    let stream = socket.connect(([127, 0, 0, 1], port).into()).await?.into_std()?;
+    let stream = socket
+        .connect(([127, 0, 0, 1], port).into())
+        .await?
+        .into_std()?;
     stream.set_nonblocking(false)?;
     Ok(stream)
 }
@@ -75,7 +91,11 @@ struct Frames {
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { buffer: vec![0; 1 << 20], end: 0, inserts: 0 }
+        Self {
+            buffer: vec![0; 1 << 20],
+            end: 0,
+            inserts: 0,
+        }
     }
 }
 

@@ -75,11 +75,31 @@ impl Scenario {
 
     fn backlog(self) -> Backlog {
         match self {
-            Self::Drain | Self::Poison => Backlog { events: 1_000_000, per_tx: 10, pad: 200 },
-            Self::Long => Backlog { events: 3_000_000, per_tx: 10, pad: 200 },
-            Self::Single => Backlog { events: 300_000, per_tx: 1, pad: 200 },
-            Self::Wide => Backlog { events: 500_000, per_tx: 10, pad: 490 },
-            Self::Huge => Backlog { events: 2_000_000, per_tx: u64::MAX, pad: 200 },
+            Self::Drain | Self::Poison => Backlog {
+                events: 1_000_000,
+                per_tx: 10,
+                pad: 200,
+            },
+            Self::Long => Backlog {
+                events: 3_000_000,
+                per_tx: 10,
+                pad: 200,
+            },
+            Self::Single => Backlog {
+                events: 300_000,
+                per_tx: 1,
+                pad: 200,
+            },
+            Self::Wide => Backlog {
+                events: 500_000,
+                per_tx: 10,
+                pad: 490,
+            },
+            Self::Huge => Backlog {
+                events: 2_000_000,
+                per_tx: u64::MAX,
+                pad: 200,
+            },
         }
     }
 }
@@ -95,7 +115,9 @@ impl Options {
     /// The ways of Tidings that the scenario compares.
     pub(crate) fn modes(scenario: Scenario) -> &'static [Mode] {
         match scenario {
-            Scenario::Drain | Scenario::Single => &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce],
+            Scenario::Drain | Scenario::Single => {
+                &[Mode::Default, Mode::WalOnce, Mode::WalAtLeastOnce]
+            }
             Scenario::Wide | Scenario::Long | Scenario::Poison => &[Mode::Default],
             Scenario::Huge => &[Mode::Default, Mode::WalOnce],
         }
@@ -106,6 +128,13 @@ impl Options {
         let own = scenario.backlog();
         let events = self.events.unwrap_or(own.events);
         let per_tx = self.per_tx.unwrap_or(own.per_tx).min(events);
-        Sized { scenario, backlog: Backlog { events, per_tx, pad: self.pad.unwrap_or(own.pad) } }
+        Sized {
+            scenario,
+            backlog: Backlog {
+                events,
+                per_tx,
+                pad: self.pad.unwrap_or(own.pad),
+            },
+        }
     }
 }

@@ -43,8 +43,16 @@ impl EventAttribute {
     /// Reads every `#[event(…)]` among the attributes; `keys` are those that may stand here.
     pub(crate) fn read(attributes: &[Attribute], keys: &[&str]) -> Result<Self> {
         let mut event = Self::default();
-        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("event")) {
-            event.span = Some(attribute.path().get_ident().map_or_else(Span::call_site, Ident::span));
+        for attribute in attributes
+            .iter()
+            .filter(|attribute| attribute.path().is_ident("event"))
+        {
+            event.span = Some(
+                attribute
+                    .path()
+                    .get_ident()
+                    .map_or_else(Span::call_site, Ident::span),
+            );
             attribute.parse_args_with(|input: ParseStream<'_>| {
                 while !input.is_empty() {
                     event.read_key(input, keys)?;
@@ -69,7 +77,10 @@ impl EventAttribute {
             return Ok(());
         }
         if !input.peek(Token![=]) {
-            return Err(Error::new(key.span(), format!("`{name}` needs a value: `{name} = …`")));
+            return Err(Error::new(
+                key.span(),
+                format!("`{name}` needs a value: `{name} = …`"),
+            ));
         }
         input.parse::<Token![=]>()?;
         match name.as_str() {
@@ -87,12 +98,18 @@ fn unknown_key(name: &str, keys: &[&str]) -> String {
     if KEYS.contains(&name) {
         return format!("`{name}` does not belong on a variant: put it on the enum");
     }
-    let known = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+    let known = keys
+        .iter()
+        .map(|key| format!("`{key}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     // What other libraries call it.
     let suggestion = match name {
         "aggregate_id" | "key" if keys.contains(&"id") => " (did you mean `id`?)".to_owned(),
         "name" | "ty" | "event_type" | "rename" => " (did you mean `type`?)".to_owned(),
-        "aggregate_type" | "topic" if keys.contains(&"aggregate") => " (did you mean `aggregate`?)".to_owned(),
+        "aggregate_type" | "topic" if keys.contains(&"aggregate") => {
+            " (did you mean `aggregate`?)".to_owned()
+        }
         _ => did_you_mean(name, keys.iter().copied()),
     };
     format!("unknown key `{name}`{suggestion}; known here are {known}")
@@ -100,7 +117,10 @@ fn unknown_key(name: &str, keys: &[&str]) -> String {
 
 fn once<T>(slot: &mut Option<T>, key: &Ident, value: T) -> Result<()> {
     if slot.replace(value).is_some() {
-        return Err(Error::new(key.span(), format!("`{}` is given twice", key.unraw())));
+        return Err(Error::new(
+            key.span(),
+            format!("`{}` is given twice", key.unraw()),
+        ));
     }
     Ok(())
 }
@@ -108,7 +128,10 @@ fn once<T>(slot: &mut Option<T>, key: &Ident, value: T) -> Result<()> {
 fn aggregate_name(input: ParseStream<'_>) -> Result<LitStr> {
     let name: LitStr = input.parse()?;
     let text = name.value();
-    let fits_a_topic = (1..=249).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let fits_a_topic = (1..=249).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if !fits_a_topic {
         let reason = "the aggregate becomes part of a Kafka topic name: use 1 to 249 letters, digits, `.`, `_` and `-`";
         return Err(Error::new(name.span(), reason));
@@ -120,7 +143,10 @@ fn type_name(input: ParseStream<'_>) -> Result<LitStr> {
     let name: LitStr = input.parse()?;
     let text = name.value();
     if !(1..=255).contains(&text.len()) || text.chars().any(char::is_control) {
-        return Err(Error::new(name.span(), "an event type is 1 to 255 bytes without control characters"));
+        return Err(Error::new(
+            name.span(),
+            "an event type is 1 to 255 bytes without control characters",
+        ));
     }
     Ok(name)
 }
@@ -161,15 +187,27 @@ fn upcast(key: &Ident, input: ParseStream<'_>) -> Result<Upcast> {
 
 fn id_source(input: ParseStream<'_>) -> Result<IdSource> {
     Ok(match input.parse()? {
-        Expr::Lit(ExprLit { lit: Lit::Str(field), .. }) => IdSource::Field(field),
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(field),
+            ..
+        }) => IdSource::Field(field),
         Expr::Lit(ExprLit { lit, .. }) => {
-            return Err(Error::new(lit.span(), "`id` is a field's name in quotes (`id = \"order_id\"`) or an expression over `self`"));
+            return Err(Error::new(
+                lit.span(),
+                "`id` is a field's name in quotes (`id = \"order_id\"`) or an expression over `self`",
+            ));
         }
         Expr::Path(path) if path.path.get_ident().is_some_and(|name| name != "self") => {
-            let name = path.path.get_ident().map(ToString::to_string).unwrap_or_default();
+            let name = path
+                .path
+                .get_ident()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             return Err(Error::new_spanned(
                 path,
-                format!("put the field's name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"),
+                format!(
+                    "put the field's name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"
+                ),
             ));
         }
         expression => IdSource::Expression(Box::new(expression)),

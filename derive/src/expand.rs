@@ -3,7 +3,10 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DataEnum, DeriveInput, Error, Fields, GenericParam, Ident, LitStr, Result, Variant, parse_quote};
+use syn::{
+    Attribute, Data, DataEnum, DeriveInput, Error, Fields, GenericParam, Ident, LitStr, Result,
+    Variant, parse_quote,
+};
 
 use crate::attribute::{EventAttribute, IdSource, KEYS, VARIANT_KEYS};
 use crate::id;
@@ -23,31 +26,66 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
         let example = "#[event(aggregate = \"order\", id = \"order_id\")]";
         match event.span {
             Some(span) => Error::new(span, format!("`{key} = …` is missing, as in `{example}`")),
-            None => Error::new(input.ident.span(), format!("say what `{}` is about: `{example}`", input.ident)),
+            None => Error::new(
+                input.ident.span(),
+                format!("say what `{}` is about: `{example}`", input.ident),
+            ),
         }
     };
-    let aggregate = event.aggregate.as_ref().ok_or_else(|| missing("aggregate"))?;
+    let aggregate = event
+        .aggregate
+        .as_ref()
+        .ok_or_else(|| missing("aggregate"))?;
     check_upcasts(&event)?;
     let shape = match &input.data {
-        Data::Struct(data) => struct_shape(&input.ident, &data.fields, &event, event.id.as_ref().ok_or_else(|| missing("id"))?)?,
+        Data::Struct(data) => struct_shape(
+            &input.ident,
+            &data.fields,
+            &event,
+            event.id.as_ref().ok_or_else(|| missing("id"))?,
+        )?,
         Data::Enum(data) => enum_shape(&input.ident, data, &event, &missing)?,
-        Data::Union(data) => return Err(Error::new(data.union_token.span, "a union cannot be a domain event: use a struct or an enum")),
+        Data::Union(data) => {
+            return Err(Error::new(
+                data.union_token.span,
+                "a union cannot be a domain event: use a struct or an enum",
+            ));
+        }
     };
     Ok(implementation(input, &event, aggregate, &shape))
 }
 
-fn implementation(input: &DeriveInput, event: &EventAttribute, aggregate: &LitStr, shape: &Shape) -> TokenStream {
-    let codec = event.codec.as_ref().map_or_else(|| quote!(::tidings::event::Json), |codec| quote!(#codec));
-    let version = event.version.as_ref().map(|version| quote!(const VERSION: u32 = #version;));
+fn implementation(
+    input: &DeriveInput,
+    event: &EventAttribute,
+    aggregate: &LitStr,
+    shape: &Shape,
+) -> TokenStream {
+    let codec = event
+        .codec
+        .as_ref()
+        .map_or_else(|| quote!(::tidings::event::Json), |codec| quote!(#codec));
+    let version = event
+        .version
+        .as_ref()
+        .map(|version| quote!(const VERSION: u32 = #version;));
     let upcast = upcast(event);
-    let Shape { types, event_type, aggregate_id } = shape;
+    let Shape {
+        types,
+        event_type,
+        aggregate_id,
+    } = shape;
     let name = &input.ident;
     let mut generics = input.generics.clone();
     if !generics.params.is_empty() {
         // What the trait asks for cannot be known of a type parameter, so the `impl` holds wherever it is so.
         let clause = generics.make_where_clause();
-        clause.predicates.push(parse_quote!(#codec: ::tidings::event::Codec<Self>));
-        clause.predicates.push(parse_quote!(Self: ::std::marker::Send + ::std::marker::Sync + 'static));
+        clause
+            .predicates
+            .push(parse_quote!(#codec: ::tidings::event::Codec<Self>));
+        clause
+            .predicates
+            .push(parse_quote!(Self: ::std::marker::Send + ::std::marker::Sync + 'static));
     }
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
@@ -87,15 +125,24 @@ fn upcast(event: &EventAttribute) -> Option<TokenStream> {
 }
 
 fn check_upcasts(event: &EventAttribute) -> Result<()> {
-    let version = event.version.as_ref().map_or(Ok(1), syn::LitInt::base10_parse::<u32>)?;
+    let version = event
+        .version
+        .as_ref()
+        .map_or(Ok(1), syn::LitInt::base10_parse::<u32>)?;
     let mut seen = Vec::new();
     for upcast in &event.upcasts {
         let from = upcast.from.base10_parse::<u32>()?;
         if from >= version {
-            return Err(Error::new(upcast.from.span(), format!("the event's version is {version}: an upcast is from an older one")));
+            return Err(Error::new(
+                upcast.from.span(),
+                format!("the event's version is {version}: an upcast is from an older one"),
+            ));
         }
         if seen.contains(&from) {
-            return Err(Error::new(upcast.from.span(), format!("there are two upcasts from version {from}")));
+            return Err(Error::new(
+                upcast.from.span(),
+                format!("there are two upcasts from version {from}"),
+            ));
         }
         seen.push(from);
     }
@@ -116,7 +163,12 @@ fn check_upcasts(event: &EventAttribute) -> Result<()> {
     Ok(())
 }
 
-fn struct_shape(name: &Ident, fields: &Fields, event: &EventAttribute, source: &IdSource) -> Result<Shape> {
+fn struct_shape(
+    name: &Ident,
+    fields: &Fields,
+    event: &EventAttribute,
+    source: &IdSource,
+) -> Result<Shape> {
     refuse_on_fields(fields)?;
     let event_type = event.event_type.clone().unwrap_or_else(|| name_of(name));
     let aggregate_id = match source {
@@ -126,30 +178,63 @@ fn struct_shape(name: &Ident, fields: &Fields, event: &EventAttribute, source: &
             quote!(match self { #arm })
         }
     };
-    Ok(Shape { types: vec![event_type.clone()], event_type: quote!(#event_type), aggregate_id })
+    Ok(Shape {
+        types: vec![event_type.clone()],
+        event_type: quote!(#event_type),
+        aggregate_id,
+    })
 }
 
-fn enum_shape(name: &Ident, data: &DataEnum, event: &EventAttribute, missing: &dyn Fn(&str) -> Error) -> Result<Shape> {
+fn enum_shape(
+    name: &Ident,
+    data: &DataEnum,
+    event: &EventAttribute,
+    missing: &dyn Fn(&str) -> Error,
+) -> Result<Shape> {
     if let Some(event_type) = &event.event_type {
-        return Err(Error::new(event_type.span(), "`type` does not belong on an enum: each variant is an event type, put it there"));
+        return Err(Error::new(
+            event_type.span(),
+            "`type` does not belong on an enum: each variant is an event type, put it there",
+        ));
     }
     if data.variants.is_empty() {
-        return Err(Error::new(name.span(), format!("`{name}` has no variants, so there is no event it could be")));
+        return Err(Error::new(
+            name.span(),
+            format!("`{name}` has no variants, so there is no event it could be"),
+        ));
     }
     let (mut types, mut type_arms, mut id_arms) = (Vec::<LitStr>::new(), Vec::new(), Vec::new());
     for variant in &data.variants {
         refuse_on_fields(&variant.fields)?;
         let attribute = EventAttribute::read(&variant.attrs, &VARIANT_KEYS)?;
-        let event_type = attribute.event_type.clone().unwrap_or_else(|| name_of(&variant.ident));
-        if types.iter().any(|other| other.value() == event_type.value()) {
-            return Err(Error::new(event_type.span(), format!("two variants are the event type {:?}", event_type.value())));
+        let event_type = attribute
+            .event_type
+            .clone()
+            .unwrap_or_else(|| name_of(&variant.ident));
+        if types
+            .iter()
+            .any(|other| other.value() == event_type.value())
+        {
+            return Err(Error::new(
+                event_type.span(),
+                format!("two variants are the event type {:?}", event_type.value()),
+            ));
         }
         let ident = &variant.ident;
         type_arms.push(quote!(Self::#ident { .. } => #event_type));
         types.push(event_type);
-        id_arms.push(variant_id_arm(variant, attribute.id.as_ref(), event.id.as_ref(), missing)?);
+        id_arms.push(variant_id_arm(
+            variant,
+            attribute.id.as_ref(),
+            event.id.as_ref(),
+            missing,
+        )?);
     }
-    Ok(Shape { types, event_type: quote!(match self { #(#type_arms),* }), aggregate_id: quote!(match self { #(#id_arms),* }) })
+    Ok(Shape {
+        types,
+        event_type: quote!(match self { #(#type_arms),* }),
+        aggregate_id: quote!(match self { #(#id_arms),* }),
+    })
 }
 
 fn variant_id_arm(
@@ -161,10 +246,13 @@ fn variant_id_arm(
     let ident = &variant.ident;
     let constructor = quote!(Self::#ident);
     match (own, shared) {
-        (Some(IdSource::Field(field)), _) => id::arm_from_field(ident, &constructor, &variant.fields, field, ""),
-        (Some(IdSource::Expression(expression)), _) => {
-            Err(Error::new_spanned(expression, "on a variant `id` is a field's name in quotes; an expression over `self` goes on the enum"))
+        (Some(IdSource::Field(field)), _) => {
+            id::arm_from_field(ident, &constructor, &variant.fields, field, "")
         }
+        (Some(IdSource::Expression(expression)), _) => Err(Error::new_spanned(
+            expression,
+            "on a variant `id` is a field's name in quotes; an expression over `self` goes on the enum",
+        )),
         (None, Some(IdSource::Expression(expression))) => {
             let id = id::from_expression(expression);
             Ok(quote!(#constructor { .. } => #id))
@@ -195,10 +283,16 @@ fn refuse_on_fields(fields: &Fields) -> Result<()> {
 }
 
 fn refuse_lifetimes(input: &DeriveInput) -> Result<()> {
-    match input.generics.params.iter().find(|parameter| matches!(parameter, GenericParam::Lifetime(_))) {
-        Some(lifetime) => {
-            Err(Error::new_spanned(lifetime, "a domain event owns its data: use `String` in place of `&str`, or `Cow<'static, str>`"))
-        }
+    match input
+        .generics
+        .params
+        .iter()
+        .find(|parameter| matches!(parameter, GenericParam::Lifetime(_)))
+    {
+        Some(lifetime) => Err(Error::new_spanned(
+            lifetime,
+            "a domain event owns its data: use `String` in place of `&str`, or `Cow<'static, str>`",
+        )),
         None => Ok(()),
     }
 }

@@ -4,7 +4,10 @@ use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, GenericArgument, Ident, ItemFn, PathArguments, Result, ReturnType, Token, Type, parse_quote};
+use syn::{
+    Error, FnArg, GenericArgument, Ident, ItemFn, PathArguments, Result, ReturnType, Token, Type,
+    parse_quote,
+};
 
 /// As many arguments as a handler may have.
 const ARGUMENTS_MAX: usize = 8;
@@ -21,7 +24,10 @@ impl Parse for Options {
         }
         let key: Ident = input.parse()?;
         if key != "state" {
-            return Err(Error::new(key.span(), "unknown key: only `state = YourState` can be said"));
+            return Err(Error::new(
+                key.span(),
+                "unknown key: only `state = YourState` can be said",
+            ));
         }
         input.parse::<Token![=]>()?;
         let state = input.parse()?;
@@ -33,7 +39,9 @@ impl Parse for Options {
 /// The function and its checks, or why it can be no handler at all.
 pub(crate) fn expand(options: Options, function: &ItemFn) -> TokenStream {
     let checks = arguments(function).and_then(|types| Ok((state(options, &types)?, types)));
-    let checks = checks.map_or_else(Error::into_compile_error, |(state, types)| checks_of(function, &types, &state));
+    let checks = checks.map_or_else(Error::into_compile_error, |(state, types)| {
+        checks_of(function, &types, &state)
+    });
     quote!(#function #checks)
 }
 
@@ -41,7 +49,10 @@ pub(crate) fn expand(options: Options, function: &ItemFn) -> TokenStream {
 fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
     let signature = &function.sig;
     if signature.asyncness.is_none() {
-        return Err(Error::new(signature.fn_token.span, "a handler is an async function: write `async fn`"));
+        return Err(Error::new(
+            signature.fn_token.span,
+            "a handler is an async function: write `async fn`",
+        ));
     }
     if !signature.generics.params.is_empty() {
         return Err(Error::new(
@@ -56,7 +67,10 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
         ));
     }
     if let Some(ninth) = signature.inputs.iter().nth(ARGUMENTS_MAX) {
-        return Err(Error::new(ninth.span(), "a handler has up to eight arguments: let one of yours hold several (`FromDelivery`)"));
+        return Err(Error::new(
+            ninth.span(),
+            "a handler has up to eight arguments: let one of yours hold several (`FromDelivery`)",
+        ));
     }
     signature.inputs.iter().map(argument_type).collect()
 }
@@ -64,7 +78,10 @@ fn arguments(function: &ItemFn) -> Result<Vec<&Type>> {
 fn argument_type(argument: &FnArg) -> Result<&Type> {
     match argument {
         FnArg::Typed(typed) => Ok(&typed.ty),
-        FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), "a handler is a plain function, without `self`")),
+        FnArg::Receiver(receiver) => Err(Error::new(
+            receiver.span(),
+            "a handler is a plain function, without `self`",
+        )),
     }
 }
 
@@ -73,22 +90,40 @@ fn state(options: Options, arguments: &[&Type]) -> Result<Type> {
     if let Some(state) = options.state {
         return Ok(state);
     }
-    let states: Vec<&Type> = arguments.iter().filter_map(|argument| state_of(argument)).collect();
+    let states: Vec<&Type> = arguments
+        .iter()
+        .filter_map(|argument| state_of(argument))
+        .collect();
     match states[..] {
         [] => Ok(parse_quote!(())),
         [state] => Ok(state.clone()),
-        [_, other, ..] => {
-            Err(Error::new(other.span(), "several states: say which one the subscriber is given, `#[debug_handler(state = YourState)]`"))
-        }
+        [_, other, ..] => Err(Error::new(
+            other.span(),
+            "several states: say which one the subscriber is given, `#[debug_handler(state = YourState)]`",
+        )),
     }
 }
 
 /// The `T` of a type that is written `State<T>`.
 fn state_of(argument: &Type) -> Option<&Type> {
-    let Type::Path(path) = argument else { return None };
-    let last = path.path.segments.last().filter(|segment| segment.ident == "State")?;
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
-    arguments.args.iter().find_map(|argument| if let GenericArgument::Type(state) = argument { Some(state) } else { None })
+    let Type::Path(path) = argument else {
+        return None;
+    };
+    let last = path
+        .path
+        .segments
+        .last()
+        .filter(|segment| segment.ident == "State")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        return None;
+    };
+    arguments.args.iter().find_map(|argument| {
+        if let GenericArgument::Type(state) = argument {
+            Some(state)
+        } else {
+            None
+        }
+    })
 }
 
 fn checks_of(function: &ItemFn, types: &[&Type], state: &Type) -> TokenStream {

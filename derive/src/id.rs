@@ -15,11 +15,26 @@ pub(crate) fn from_expression(expression: &Expr) -> TokenStream {
 }
 
 /// A match arm that takes the id from a field of `constructor`, a struct or a variant.
-pub(crate) fn arm_from_field(owner: &Ident, constructor: &TokenStream, fields: &Fields, name: &LitStr, help: &str) -> Result<TokenStream> {
+pub(crate) fn arm_from_field(
+    owner: &Ident,
+    constructor: &TokenStream,
+    fields: &Fields,
+    name: &LitStr,
+    help: &str,
+) -> Result<TokenStream> {
     let (member, ty) = find(fields, name).ok_or_else(|| {
-        let names = fields.members().map(|member| member_name(&member)).collect::<Vec<_>>();
+        let names = fields
+            .members()
+            .map(|member| member_name(&member))
+            .collect::<Vec<_>>();
         let suggestion = did_you_mean(&name.value(), names.iter().map(String::as_str));
-        Error::new(name.span(), format!("`{owner}` has no field `{}`{suggestion}{help}", name.value()))
+        Error::new(
+            name.span(),
+            format!(
+                "`{owner}` has no field `{}`{suggestion}{help}",
+                name.value()
+            ),
+        )
     })?;
     let id = format_ident!("__id", span = ty.span());
     let text = quote_spanned!(ty.span()=> ::std::string::ToString::to_string(#id));
@@ -28,7 +43,11 @@ pub(crate) fn arm_from_field(owner: &Ident, constructor: &TokenStream, fields: &
 
 fn find<'a>(fields: &'a Fields, name: &LitStr) -> Option<(Member, &'a Type)> {
     let wanted = name.value();
-    fields.members().zip(fields).find(|(member, _)| member_name(member) == wanted).map(|(member, field)| (member, &field.ty))
+    fields
+        .members()
+        .zip(fields)
+        .find(|(member, _)| member_name(member) == wanted)
+        .map(|(member, field)| (member, &field.ty))
 }
 
 fn member_name(member: &Member) -> String {

@@ -2,10 +2,15 @@
 
 /// ` (did you mean `order_id`?)`, or nothing if no known name is near.
 pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let nearest = known.into_iter().map(|name| (distance(word, name), name)).min();
+    let nearest = known
+        .into_iter()
+        .map(|name| (distance(word, name), name))
+        .min();
     match nearest {
         // A third of the letters may differ: beyond that a suggestion confuses.
-        Some((edits, name)) if edits <= word.len().max(3) / 3 => format!(" (did you mean `{name}`?)"),
+        Some((edits, name)) if edits <= word.len().max(3) / 3 => {
+            format!(" (did you mean `{name}`?)")
+        }
         _ => String::new(),
     }
 }
@@ -32,7 +37,10 @@ mod tests {
 
     #[test]
     fn a_near_name_is_suggested_and_a_far_one_is_not() {
-        assert_eq!(did_you_mean("agregate", ["id", "aggregate"]), " (did you mean `aggregate`?)");
+        assert_eq!(
+            did_you_mean("agregate", ["id", "aggregate"]),
+            " (did you mean `aggregate`?)"
+        );
         assert_eq!(did_you_mean("colour", ["id", "aggregate"]), "");
     }
 

@@ -39,7 +39,11 @@ pub(crate) struct Compose {
 pub(crate) fn answers() -> bool {
     let succeeds = |arguments: &[&str]| {
         let mut docker = Command::new("docker");
-        docker.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        docker
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         docker.status().is_ok_and(|status| status.success())
     };
     file().is_file() && succeeds(&["info"]) && succeeds(&["compose", "version"])
@@ -52,31 +56,48 @@ fn file() -> PathBuf {
 impl Compose {
     /// `None` when neither service is wanted.
     pub(crate) fn start(postgres: bool, kafka: bool) -> Result<Option<Self>, Error> {
-        let wanted: Vec<_> =
-            [("postgres", postgres), ("kafka", kafka)].iter().filter(|(_, wanted)| *wanted).map(|(name, _)| *name).collect();
+        let wanted: Vec<_> = [("postgres", postgres), ("kafka", kafka)]
+            .iter()
+            .filter(|(_, wanted)| *wanted)
+            .map(|(name, _)| *name)
+            .collect();
         if wanted.is_empty() {
             return Ok(None);
         }
         let (postgres_port, kafka_port) = (free_port(), free_port());
         let folder = new_folder("compose");
         let ready = folder.join("ready");
-        let ports = [format!("POSTGRES_PORT={postgres_port}"), format!("KAFKA_PORT={kafka_port}")];
+        let ports = [
+            format!("POSTGRES_PORT={postgres_port}"),
+            format!("KAFKA_PORT={kafka_port}"),
+        ];
         let project = format!("tidings-{}-{postgres_port}", std::process::id());
         let mut command: Vec<OsString> = vec!["env".into()];
         command.extend(ports.map(OsString::from));
         command.extend(["sh", "-c", RUN, "compose"].map(OsString::from));
-        command.extend([folder.clone().into_os_string(), project.into(), file().into_os_string()]);
+        command.extend([
+            folder.clone().into_os_string(),
+            project.into(),
+            file().into_os_string(),
+        ]);
         command.extend(wanted.iter().map(OsString::from));
 
         // Two minutes: taking containers down must not be cut short, or they stay.
         let mut keeper = Keeper::new(folder, None, "TERM", 120, command)?;
         eprintln!("starting {} with docker compose", wanted.join(" and "));
         keeper.start_until(SERVICE, START_LIMIT, || ready.exists())?;
-        Ok(Some(Self { keeper, postgres_port, kafka_port }))
+        Ok(Some(Self {
+            keeper,
+            postgres_port,
+            kafka_port,
+        }))
     }
 
     pub(crate) fn database_url(&self) -> String {
-        format!("postgres://postgres:postgres@127.0.0.1:{}/postgres", self.postgres_port)
+        format!(
+            "postgres://postgres:postgres@127.0.0.1:{}/postgres",
+            self.postgres_port
+        )
     }
 
     pub(crate) fn brokers(&self) -> String {

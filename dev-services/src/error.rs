@@ -39,20 +39,29 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn missing(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Missing { what: what.into(), remedy: remedy.into() }
+        Self::Missing {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
     }
 
     /// One message for two services that are missing, so that a newcomer needs one round of installing.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, &other) {
-            (Self::Missing { what, remedy }, Self::Missing { .. }) => Self::Missing { what, remedy: format!("{remedy}\n{other}") },
+            (Self::Missing { what, remedy }, Self::Missing { .. }) => Self::Missing {
+                what,
+                remedy: format!("{remedy}\n{other}"),
+            },
             (first, _) => first,
         }
     }
 
     /// `map_err(Error::system("create the folder"))`
     pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { doing: doing.into(), source }
+        move |source| Self::System {
+            doing: doing.into(),
+            source,
+        }
     }
 }
 
@@ -66,7 +75,14 @@ impl fmt::Display for Error {
                 f,
                 "{what} could not be downloaded by mvn; is the network there, and a mirror set in Maven's settings.xml if one is needed?\n{output}"
             ),
-            Self::Start { service, reason, log } => write!(f, "{service} did not start: {reason}; the end of its log:\n{log}"),
+            Self::Start {
+                service,
+                reason,
+                log,
+            } => write!(
+                f,
+                "{service} did not start: {reason}; the end of its log:\n{log}"
+            ),
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }
@@ -87,9 +103,21 @@ mod tests {
 
     #[test]
     fn two_missing_services_are_told_at_once() {
-        let both = Error::missing("Postgres", "install it").and(Error::missing("Java", "install that"));
-        assert_eq!(both.to_string(), "Postgres is missing: install it\nJava is missing: install that");
-        let refused = Error::System { doing: "fork".to_owned(), source: io::ErrorKind::OutOfMemory.into() };
-        assert!(refused.and(Error::missing("Java", "install that")).to_string().starts_with("cannot fork"));
+        let both =
+            Error::missing("Postgres", "install it").and(Error::missing("Java", "install that"));
+        assert_eq!(
+            both.to_string(),
+            "Postgres is missing: install it\nJava is missing: install that"
+        );
+        let refused = Error::System {
+            doing: "fork".to_owned(),
+            source: io::ErrorKind::OutOfMemory.into(),
+        };
+        assert!(
+            refused
+                .and(Error::missing("Java", "install that"))
+                .to_string()
+                .starts_with("cannot fork")
+        );
     }
 }

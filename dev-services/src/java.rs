@@ -36,7 +36,9 @@ impl Java {
     /// # Errors
     /// When there is none; the message says how to get one.
     pub fn find() -> Result<Self, Error> {
-        Self::all().next().ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
+        Self::all()
+            .next()
+            .ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
     }
 
     /// The newest of them.
@@ -44,20 +46,36 @@ impl Java {
     /// # Errors
     /// When there is none; the message says how to get one.
     pub fn newest() -> Result<Self, Error> {
-        Self::all().max_by(|a, b| a.version.cmp(&b.version)).ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
+        Self::all()
+            .max_by(|a, b| a.version.cmp(&b.version))
+            .ok_or_else(|| Error::missing("Java 17 or newer", REMEDY))
     }
 
     fn all() -> impl Iterator<Item = Self> {
         let home = env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
-        let installed = HOMES.iter().flat_map(|pattern| programs::folders(pattern)).map(|home| home.join("bin"));
-        home.into_iter().chain(programs::path()).chain(installed).filter_map(|folder| Self::at(&folder.join("java")))
+        let installed = HOMES
+            .iter()
+            .flat_map(|pattern| programs::folders(pattern))
+            .map(|home| home.join("bin"));
+        home.into_iter()
+            .chain(programs::path())
+            .chain(installed)
+            .filter_map(|folder| Self::at(&folder.join("java")))
     }
 
     fn at(program: &Path) -> Option<Self> {
         let program = program.canonicalize().ok()?;
         // Reading the file `release` takes no time; asking takes a JVM 50 ms.
-        let release = program.ancestors().nth(2).and_then(|home| fs::read_to_string(home.join("release")).ok());
-        let line = release.and_then(|release| release.lines().find(|line| line.starts_with("JAVA_VERSION=")).map(str::to_owned));
+        let release = program
+            .ancestors()
+            .nth(2)
+            .and_then(|home| fs::read_to_string(home.join("release")).ok());
+        let line = release.and_then(|release| {
+            release
+                .lines()
+                .find(|line| line.starts_with("JAVA_VERSION="))
+                .map(str::to_owned)
+        });
         let version = programs::version(&line.or_else(|| programs::ask(&program, &["-version"]))?);
         usable(&version).then_some(Self { program, version })
     }
@@ -73,7 +91,12 @@ pub fn jars(name: &str, pom: &str) -> Result<PathBuf, Error> {
         let file = part.join("pom.xml");
         fs::write(&file, pom).map_err(Error::system(format!("write {}", file.display())))?;
         let out = format!("-DoutputDirectory={}", part.display());
-        let arguments = ["--file".to_owned(), file.display().to_string(), "-DincludeScope=runtime".to_owned(), out];
+        let arguments = [
+            "--file".to_owned(),
+            file.display().to_string(),
+            "-DincludeScope=runtime".to_owned(),
+            out,
+        ];
         maven::run(name, part, "copy-dependencies", &arguments)
     })
 }
@@ -84,10 +107,18 @@ pub fn jars(name: &str, pom: &str) -> Result<PathBuf, Error> {
 /// When the folder cannot be read, or its name cannot be in a class path.
 pub fn class_path(jars: &Path) -> Result<OsString, Error> {
     let files = fs::read_dir(jars).map_err(Error::system(format!("read {}", jars.display())))?;
-    let mut paths: Vec<_> =
-        files.flatten().map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "jar")).collect();
+    let mut paths: Vec<_> = files
+        .flatten()
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "jar"))
+        .collect();
     paths.sort();
-    env::join_paths(paths).map_err(|error| Error::missing("a cache folder without `:` in its name", format!("set TIDINGS_CACHE ({error})")))
+    env::join_paths(paths).map_err(|error| {
+        Error::missing(
+            "a cache folder without `:` in its name",
+            format!("set TIDINGS_CACHE ({error})"),
+        )
+    })
 }
 
 /// Kafka 4 brokers need Java 17.

@@ -49,8 +49,13 @@ log.cleaner.dedupe.buffer.size=1048577
 ";
 
 /// A broker for tests: up in a second and 150 MB. The second compiler and a parallel collector cost more than they give here.
-const JVM: [&str; 5] =
-    ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"];
+const JVM: [&str; 5] = [
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Xshare:auto",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+];
 
 /// How to run a private Kafka broker.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +93,11 @@ impl KafkaOptions {
     }
 
     fn file(&self, node: &Node, data: &Path) -> String {
-        let mut file = format!("{PROPERTIES}{}log.dirs={}\n", node.properties(), data.display());
+        let mut file = format!(
+            "{PROPERTIES}{}log.dirs={}\n",
+            node.properties(),
+            data.display()
+        );
         for (name, value) in &self.properties {
             file.push_str(&format!("{name}={value}\n"));
         }
@@ -120,7 +129,11 @@ impl Parts {
         let jars = jars::fetch()?;
         let archive = jars::class_archive(&jars, &java)?;
         let archive = archive.map(|archive| format!("-XX:SharedArchiveFile={}", archive.display()));
-        Ok(Self { java, jars, archive })
+        Ok(Self {
+            java,
+            jars,
+            archive,
+        })
     }
 }
 
@@ -142,21 +155,50 @@ impl Kafka {
     }
 
     /// A broker with its folder and configuration, not started.
-    fn prepare(parts: &Parts, options: &KafkaOptions, node: &Node, proxy: Option<Proxy>) -> Result<Self, Error> {
-        let Parts { java, jars, archive } = parts;
+    fn prepare(
+        parts: &Parts,
+        options: &KafkaOptions,
+        node: &Node,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, Error> {
+        let Parts {
+            java,
+            jars,
+            archive,
+        } = parts;
         let folder = new_folder("kafka");
         let (data, properties) = (folder.join("data"), folder.join("server.properties"));
         let mut command = vec![java.program.as_os_str().to_owned()];
-        command.extend(JVM.iter().copied().chain(archive.as_deref()).chain(options.jvm.iter().map(String::as_str)).map(OsString::from));
-        command.extend(["-cp".into(), java::class_path(jars)?, "kafka.Kafka".into(), properties.clone().into_os_string()]);
+        command.extend(
+            JVM.iter()
+                .copied()
+                .chain(archive.as_deref())
+                .chain(options.jvm.iter().map(String::as_str))
+                .map(OsString::from),
+        );
+        command.extend([
+            "-cp".into(),
+            java::class_path(jars)?,
+            "kafka.Kafka".into(),
+            properties.clone().into_os_string(),
+        ]);
         // At the end nobody needs the data any more.
         let keeper = Keeper::new(folder, None, "KILL", 10, command)?;
         fs::create_dir(&data)
             .and_then(|()| fs::write(data.join("meta.properties"), node.identity()))
             .and_then(|()| fs::write(properties, options.file(node, &data)))
             .map_err(Error::system("write the broker's configuration"))?;
-        let description = format!("Kafka {} (fetched by mvn, Java {})", jars::version(), programs::dotted(&java.version));
-        Ok(Self { keeper, port: node.port, proxy, description })
+        let description = format!(
+            "Kafka {} (fetched by mvn, Java {})",
+            jars::version(),
+            programs::dotted(&java.version)
+        );
+        Ok(Self {
+            keeper,
+            port: node.port,
+            proxy,
+            description,
+        })
     }
 
     /// The address for `bootstrap.servers`.
@@ -179,7 +221,9 @@ impl Kafka {
     /// # Panics
     /// If [`KafkaOptions::proxied`] did not ask for it.
     pub fn proxy(&self) -> &Proxy {
-        self.proxy.as_ref().expect("KafkaOptions::proxied asks for a proxy")
+        self.proxy
+            .as_ref()
+            .expect("KafkaOptions::proxied asks for a proxy")
     }
 
     /// The address for `bootstrap.servers` of clients that come through [`proxy`](Self::proxy), always: it is also what the broker
@@ -198,7 +242,9 @@ impl Kafka {
 
     /// The process id of the broker, also of the last one that ran.
     pub fn pid(&self) -> u32 {
-        self.keeper.pid().expect("a server that was started has a process id")
+        self.keeper
+            .pid()
+            .expect("a server that was started has a process id")
     }
 
     /// Version and origin, for example `Kafka 4.2.2 (fetched by mvn, Java 17.0.15)`.
@@ -260,7 +306,8 @@ impl Kafka {
     /// When it does not answer within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
         let port = self.port;
-        self.keeper.start_until(SERVICE, START_LIMIT, || probe::answers(port))
+        self.keeper
+            .start_until(SERVICE, START_LIMIT, || probe::answers(port))
     }
 
     /// Whether its process runs.
@@ -280,7 +327,13 @@ mod tests {
     #[test]
     fn a_property_of_the_caller_comes_last() {
         let node = Node::alone(None);
-        let file = KafkaOptions::new().set("num.partitions", "1").file(&node, Path::new("/data"));
-        assert!(file.contains("num.partitions=8\n") && file.ends_with("log.dirs=/data\nnum.partitions=1\n"), "{file}");
+        let file = KafkaOptions::new()
+            .set("num.partitions", "1")
+            .file(&node, Path::new("/data"));
+        assert!(
+            file.contains("num.partitions=8\n")
+                && file.ends_with("log.dirs=/data\nnum.partitions=1\n"),
+            "{file}"
+        );
     }
 }

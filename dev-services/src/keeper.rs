@@ -44,9 +44,19 @@ impl Keeper {
         command: Vec<OsString>,
     ) -> Result<Self, Error> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", include_str!("keeper.sh"), "keeper"]).arg(&folder).arg(last_signal).arg(patience.to_string()).args(command);
+        shell
+            .args(["-c", include_str!("keeper.sh"), "keeper"])
+            .arg(&folder)
+            .arg(last_signal)
+            .arg(patience.to_string())
+            .args(command);
         // A group of its own: Ctrl-C in the terminal is for our owner, not for the servers.
-        shell.current_dir("/").process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        shell
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some(user) = user {
             shell.uid(user.uid).gid(user.gid);
         }
@@ -54,11 +64,22 @@ impl Keeper {
         let _ = fs::remove_dir_all(&folder);
         let mut shell = shell.spawn().map_err(Error::system("run `sh`"))?;
         let words = shell.stdin.take();
-        let mut keeper = Self { folder, shell, words, paused: false };
+        let mut keeper = Self {
+            folder,
+            shell,
+            words,
+            paused: false,
+        };
         while !keeper.folder.is_dir() {
             if !matches!(keeper.shell.try_wait(), Ok(None)) {
-                let doing = format!("create the folder {} (set TMPDIR to another place)", keeper.folder.display());
-                return Err(Error::System { doing, source: std::io::Error::other("`mkdir` refuses") });
+                let doing = format!(
+                    "create the folder {} (set TMPDIR to another place)",
+                    keeper.folder.display()
+                );
+                return Err(Error::System {
+                    doing,
+                    source: std::io::Error::other("`mkdir` refuses"),
+                });
             }
             sleep(Duration::from_millis(1));
         }
@@ -81,7 +102,11 @@ impl Keeper {
                 Some(pid) => return Ok(pid),
                 None if Instant::now() > until => {
                     let reason = "its keeper does not answer".to_owned();
-                    return Err(Error::Start { service, reason, log: self.log_end() });
+                    return Err(Error::Start {
+                        service,
+                        reason,
+                        log: self.log_end(),
+                    });
                 }
                 None => sleep(LOOK),
             }
@@ -89,7 +114,12 @@ impl Keeper {
     }
 
     /// Starts the server and returns once it answers.
-    pub(crate) fn start_until(&mut self, service: &'static str, limit: Duration, answers: impl Fn() -> bool) -> Result<(), Error> {
+    pub(crate) fn start_until(
+        &mut self,
+        service: &'static str,
+        limit: Duration,
+        answers: impl Fn() -> bool,
+    ) -> Result<(), Error> {
         self.start(service)?;
         let until = Instant::now() + limit;
         while !answers() {
@@ -101,13 +131,21 @@ impl Keeper {
     }
 
     /// An error once a server that is being started has ended, or took too long.
-    pub(crate) fn still_starting(&self, service: &'static str, until: Instant) -> Result<(), Error> {
+    pub(crate) fn still_starting(
+        &self,
+        service: &'static str,
+        until: Instant,
+    ) -> Result<(), Error> {
         let reason = match self.ended() {
             Some(code) => format!("it ended with code {code}"),
             None if Instant::now() > until => "it does not answer".to_owned(),
             None => return Ok(()),
         };
-        Err(Error::Start { service, reason, log: self.log_end() })
+        Err(Error::Start {
+            service,
+            reason,
+            log: self.log_end(),
+        })
     }
 
     /// Lets the process `pid` end before the server, for at most 10 s, once we are gone.
@@ -132,7 +170,11 @@ impl Keeper {
 
     fn number(&self, file: &str) -> Option<u32> {
         // Without its line end the shell is not done writing.
-        fs::read_to_string(self.folder.join(file)).ok()?.strip_suffix('\n')?.parse().ok()
+        fs::read_to_string(self.folder.join(file))
+            .ok()?
+            .strip_suffix('\n')?
+            .parse()
+            .ok()
     }
 
     /// The last lines that the server printed.
@@ -142,7 +184,12 @@ impl Keeper {
     }
 
     /// Sends `signal` to the server alone and waits until it has ended.
-    pub(crate) fn end_by(&self, signal: &str, limit: Duration, service: &'static str) -> Result<(), Error> {
+    pub(crate) fn end_by(
+        &self,
+        signal: &str,
+        limit: Duration,
+        service: &'static str,
+    ) -> Result<(), Error> {
         if let Some(pid) = self.pid().filter(|_| self.ended().is_none()) {
             process::signal(signal, &[pid])?;
         }
@@ -151,7 +198,9 @@ impl Keeper {
 
     /// Kills the server with every process it has started: what a power cut would do to it, except that the disk is kept.
     pub(crate) fn kill(&self, service: &'static str) -> Result<(), Error> {
-        let Some(pid) = self.pid().filter(|_| self.ended().is_none()) else { return Ok(()) };
+        let Some(pid) = self.pid().filter(|_| self.ended().is_none()) else {
+            return Ok(());
+        };
         let tree = process::freeze_tree(pid)?;
         process::signal("KILL", &tree)?;
         self.wait_for_end(Duration::from_secs(10), service)?;
@@ -162,21 +211,30 @@ impl Keeper {
     /// Stops the server with every process it has started, as a machine that hangs does.
     pub(crate) fn pause(&mut self) -> Result<(), Error> {
         self.paused = true;
-        self.pid().map_or(Ok(()), |pid| process::freeze_tree(pid).map(drop))
+        self.pid()
+            .map_or(Ok(()), |pid| process::freeze_tree(pid).map(drop))
     }
 
     /// Lets a paused server go on.
     pub(crate) fn resume(&mut self) -> Result<(), Error> {
         self.paused = false;
-        self.pid().map_or(Ok(()), |pid| process::signal("CONT", &process::tree(pid)))
+        self.pid()
+            .map_or(Ok(()), |pid| process::signal("CONT", &process::tree(pid)))
     }
 
     fn wait_for_end(&self, limit: Duration, service: &'static str) -> Result<(), Error> {
         let until = Instant::now() + limit;
         while self.pid().is_some() && self.ended().is_none() {
             if Instant::now() > until {
-                let reason = format!("it does not end within {} s (open connections, or paused?)", limit.as_secs());
-                return Err(Error::Start { service, reason, log: self.log_end() });
+                let reason = format!(
+                    "it does not end within {} s (open connections, or paused?)",
+                    limit.as_secs()
+                );
+                return Err(Error::Start {
+                    service,
+                    reason,
+                    log: self.log_end(),
+                });
             }
             sleep(LOOK);
         }
@@ -197,6 +255,9 @@ impl Drop for Keeper {
 
 /// As much of a log as fits an error message: the last lines that are not a Java stack trace.
 pub(crate) fn last_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("\tat ")).collect();
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with("\tat "))
+        .collect();
     lines[lines.len().saturating_sub(12)..].join("\n")
 }

@@ -42,11 +42,20 @@ fn main() -> ExitCode {
 fn run(command: &[&str]) -> Result<ExitCode, Error> {
     let mut services = Services::start()?;
     let mut child = Command::new(command[0]);
-    child.args(&command[1..]).env("DATABASE_URL", services.database_url()).env("KAFKA_BROKERS", services.brokers());
+    child
+        .args(&command[1..])
+        .env("DATABASE_URL", services.database_url())
+        .env("KAFKA_BROKERS", services.brokers());
     let run = || format!("run `{}`", command[0]);
-    let mut child = child.spawn().map_err(|source| Error::System { doing: run(), source })?;
+    let mut child = child.spawn().map_err(|source| Error::System {
+        doing: run(),
+        source,
+    })?;
     services.outlast(child.id())?;
-    let status = child.wait().map_err(|source| Error::System { doing: run(), source })?;
+    let status = child.wait().map_err(|source| Error::System {
+        doing: run(),
+        source,
+    })?;
     drop(services);
     Ok(ExitCode::from(code(status)))
 }
@@ -54,14 +63,20 @@ fn run(command: &[&str]) -> Result<ExitCode, Error> {
 /// As a shell reports it: 128 and the signal for a program that was killed.
 fn code(status: std::process::ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 fn up() -> Result<ExitCode, Error> {
     let services = Services::start()?;
     eprintln!("{}", services.describe());
-    println!("export DATABASE_URL='{}'\nexport KAFKA_BROKERS='{}'", services.database_url(), services.brokers());
+    println!(
+        "export DATABASE_URL='{}'\nexport KAFKA_BROKERS='{}'",
+        services.database_url(),
+        services.brokers()
+    );
     eprintln!("running until Ctrl-C or the end of the input");
     let mut input = std::io::stdin().lock();
     let mut buffer = [0; 256];

@@ -8,10 +8,18 @@ use crate::{Error, programs};
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 
 /// Runs a goal of Maven's dependency plugin in `folder`, where the plugin also leaves its marks, after telling the user what is fetched.
-pub(crate) fn run(what: &str, folder: &Path, goal: &str, arguments: &[String]) -> Result<(), Error> {
+pub(crate) fn run(
+    what: &str,
+    folder: &Path,
+    goal: &str,
+    arguments: &[String],
+) -> Result<(), Error> {
     if !programs::is_installed("mvn") {
         let remedy = "apt-get install maven (Debian, Ubuntu) or brew install maven (macOS); it is needed once, to download";
-        return Err(Error::missing(format!("`mvn`, which fetches {what},"), remedy));
+        return Err(Error::missing(
+            format!("`mvn`, which fetches {what},"),
+            remedy,
+        ));
     }
     eprintln!("fetching {what} with mvn, once");
     let mut mvn = Command::new("mvn");
@@ -24,10 +32,18 @@ pub(crate) fn run(what: &str, folder: &Path, goal: &str, arguments: &[String]) -
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::Fetch { what: what.to_owned(), output: errors(&String::from_utf8_lossy(&output.stdout)) })
+    Err(Error::Fetch {
+        what: what.to_owned(),
+        output: errors(&String::from_utf8_lossy(&output.stdout)),
+    })
 }
 
 /// What went wrong is at the top; what follows is about Maven.
 fn errors(output: &str) -> String {
-    output.lines().filter(|line| !line.trim().is_empty()).take(4).collect::<Vec<_>>().join("\n")
+    output
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .take(4)
+        .collect::<Vec<_>>()
+        .join("\n")
 }

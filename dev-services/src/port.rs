@@ -8,7 +8,10 @@ const RANGE: std::ops::Range<u16> = 17_000..32_000;
 
 /// A port of 127.0.0.1 on which nobody listens. Somebody else may take it before the server does; the callers then try another.
 pub(crate) fn free_port() -> u16 {
-    bind_free_port().local_addr().expect("a bound listener has an address").port()
+    bind_free_port()
+        .local_addr()
+        .expect("a bound listener has an address")
+        .port()
 }
 
 /// A listener on such a port.
@@ -16,7 +19,10 @@ pub(crate) fn bind_free_port() -> TcpListener {
     let span = u64::from(RANGE.end - RANGE.start);
     let random = RandomState::new().hash_one(std::process::id());
     let port = |step: u64| RANGE.start + ((random.wrapping_add(step)) % span) as u16;
-    (0..span).map(port).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).expect("one of 15,000 ports is free")
+    (0..span)
+        .map(port)
+        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+        .expect("one of 15,000 ports is free")
 }
 
 #[cfg(test)]
@@ -25,8 +31,16 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_not_chosen() {
-        let held: Vec<_> = (0..50).filter_map(|_| TcpListener::bind(("127.0.0.1", free_port())).ok()).collect();
+        let held: Vec<_> = (0..50)
+            .filter_map(|_| TcpListener::bind(("127.0.0.1", free_port())).ok())
+            .collect();
         assert_eq!(held.len(), 50);
-        assert!(held.iter().all(|l| RANGE.contains(&l.local_addr().expect("a bound listener has an address").port())));
+        assert!(held.iter().all(|l| {
+            RANGE.contains(
+                &l.local_addr()
+                    .expect("a bound listener has an address")
+                    .port(),
+            )
+        }));
     }
 }

@@ -88,7 +88,11 @@ impl PostgresOptions {
 
     fn file(&self, port: u16, socket_folder: &str) -> String {
         let socket_folder = if self.unix_socket { socket_folder } else { "" };
-        let mut file = format!("{SETTINGS}port = {port}\nfsync = {}\nunix_socket_directories = {}\n", self.fsync, quoted(socket_folder));
+        let mut file = format!(
+            "{SETTINGS}port = {port}\nfsync = {}\nunix_socket_directories = {}\n",
+            self.fsync,
+            quoted(socket_folder)
+        );
         for (name, value) in &self.settings {
             file.push_str(&format!("{name} = {}\n", quoted(value)));
         }
@@ -125,12 +129,22 @@ impl Postgres {
         let (user, port) = (User::to_become(), free_port());
         let folder = new_folder("postgres");
         let mut command: Vec<OsString> = ["sh", "-c", RUN, "postgres"].map(OsString::from).into();
-        command.extend([folder.as_os_str().to_owned(), binaries.folder.as_os_str().to_owned()]);
+        command.extend([
+            folder.as_os_str().to_owned(),
+            binaries.folder.as_os_str().to_owned(),
+        ]);
         command.push(options.file(port, &folder.to_string_lossy()).into());
         // At the end nobody needs the data any more: QUIT skips the checkpoint.
         let keeper = Keeper::new(folder, user, "QUIT", 10, command)?;
         let (bin, version) = (binaries.folder.clone(), binaries.major());
-        let mut server = Self { keeper, port, socket: options.unix_socket, bin, version, description: binaries.describe() };
+        let mut server = Self {
+            keeper,
+            port,
+            socket: options.unix_socket,
+            bin,
+            version,
+            description: binaries.describe(),
+        };
         server.start_again()?;
         Ok(server)
     }
@@ -167,7 +181,9 @@ impl Postgres {
 
     /// The process id of the postmaster, also of the last one that ran.
     pub fn pid(&self) -> u32 {
-        self.keeper.pid().expect("a server that was started has a process id")
+        self.keeper
+            .pid()
+            .expect("a server that was started has a process id")
     }
 
     /// The major version, for example 15.
@@ -218,7 +234,8 @@ impl Postgres {
     /// When it does not answer within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
         let port = self.port;
-        self.keeper.start_until(SERVICE, START_LIMIT, || probe::answers(port))
+        self.keeper
+            .start_until(SERVICE, START_LIMIT, || probe::answers(port))
     }
 
     pub(crate) fn keeper(&mut self) -> &mut Keeper {
@@ -245,11 +262,24 @@ mod tests {
 
     #[test]
     fn a_setting_of_the_caller_comes_last_and_is_quoted() {
-        let options = PostgresOptions::new().set("wal_level", "replica").set("log_line_prefix", "it's");
+        let options = PostgresOptions::new()
+            .set("wal_level", "replica")
+            .set("log_line_prefix", "it's");
         let file = options.file(5432, "/tmp/x");
-        assert!(file.contains("port = 5432\nfsync = false\nunix_socket_directories = ''\n"), "{file}");
-        assert!(file.ends_with("wal_level = 'replica'\nlog_line_prefix = 'it''s'\n"), "{file}");
-        assert!(options.unix_socket(true).file(1, "/tmp/x").contains("unix_socket_directories = '/tmp/x'"));
+        assert!(
+            file.contains("port = 5432\nfsync = false\nunix_socket_directories = ''\n"),
+            "{file}"
+        );
+        assert!(
+            file.ends_with("wal_level = 'replica'\nlog_line_prefix = 'it''s'\n"),
+            "{file}"
+        );
+        assert!(
+            options
+                .unix_socket(true)
+                .file(1, "/tmp/x")
+                .contains("unix_socket_directories = '/tmp/x'")
+        );
     }
 
     #[test]

@@ -58,12 +58,30 @@ impl Proxy {
     /// When the operating system refuses a socket or a thread.
     pub fn to(target: SocketAddr) -> Result<Self, Error> {
         let listener = bind_free_port();
-        let address = listener.local_addr().map_err(Error::system("read the proxy's address"))?;
-        let state = State { target, refusing: false, stalled: false, closing: false, next: 0, open: Vec::new() };
-        let wire = Arc::new(Wire { state: Mutex::new(state), changed: Condvar::new() });
+        let address = listener
+            .local_addr()
+            .map_err(Error::system("read the proxy's address"))?;
+        let state = State {
+            target,
+            refusing: false,
+            stalled: false,
+            closing: false,
+            next: 0,
+            open: Vec::new(),
+        };
+        let wire = Arc::new(Wire {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let accepting = Arc::clone(&wire);
-        let acceptor = thread::Builder::new().name("proxy".to_owned()).spawn(move || accepting.accept_all(&listener));
-        Ok(Self { address, wire, acceptor: Some(acceptor.map_err(Error::system("start a thread"))?) })
+        let acceptor = thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(move || accepting.accept_all(&listener));
+        Ok(Self {
+            address,
+            wire,
+            acceptor: Some(acceptor.map_err(Error::system("start a thread"))?),
+        })
     }
 
     /// Where to connect instead of to the server.
@@ -160,7 +178,9 @@ impl Wire {
             let mut state = self.state();
             state.next += 1;
             let number = state.next;
-            state.open.push((number, client.try_clone()?, server.try_clone()?));
+            state
+                .open
+                .push((number, client.try_clone()?, server.try_clone()?));
             number
         };
         self.pump(number, client.try_clone()?, server.try_clone()?)?;
@@ -169,7 +189,12 @@ impl Wire {
 
     /// Forwards one direction on a thread of its own until either end is closed, which closes both: half-open connections are no use
     /// to the protocols spoken here.
-    fn pump(self: &Arc<Self>, number: u64, mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
+    fn pump(
+        self: &Arc<Self>,
+        number: u64,
+        mut from: TcpStream,
+        mut to: TcpStream,
+    ) -> io::Result<()> {
         let wire = Arc::clone(self);
         let forward = move || {
             let mut bytes = vec![0; 1 << 16];
@@ -183,12 +208,17 @@ impl Wire {
             wire.wait_while_stalled(number);
             wire.state().close(number);
         };
-        thread::Builder::new().name("proxy".to_owned()).spawn(forward).map(drop)
+        thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(forward)
+            .map(drop)
     }
 
     /// Returns at once for a connection that was cut.
     fn wait_while_stalled(&self, number: u64) {
-        let stalled = |state: &mut State| state.stalled && state.open.iter().any(|(open, ..)| *open == number);
+        let stalled = |state: &mut State| {
+            state.stalled && state.open.iter().any(|(open, ..)| *open == number)
+        };
         drop(self.changed.wait_while(self.state(), stalled));
     }
 }
@@ -226,7 +256,9 @@ mod tests {
     /// A server that says each byte again.
     fn echo() -> SocketAddr {
         let listener = TcpListener::bind(local(0)).expect("a port is free");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        let address = listener
+            .local_addr()
+            .expect("a bound listener has an address");
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 thread::spawn(move || io::copy(&mut &client, &mut &client));
@@ -237,7 +269,9 @@ mod tests {
 
     fn connect(proxy: &Proxy) -> TcpStream {
         let client = TcpStream::connect(proxy.address()).expect("the proxy listens");
-        client.set_read_timeout(Some(Duration::from_millis(200))).expect("a limit");
+        client
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a limit");
         client
     }
 
@@ -252,7 +286,10 @@ mod tests {
     }
 
     fn is_silence(error: &io::Error) -> bool {
-        matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+        matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        )
     }
 
     #[test]
@@ -283,7 +320,9 @@ mod tests {
         proxy.stall();
         assert!(is_silence(&answer(&mut client, 4).expect_err("silence")));
         proxy.cut();
-        assert!(!is_silence(&hear(&mut client).expect_err("a stalled connection can be cut")));
+        assert!(!is_silence(
+            &hear(&mut client).expect_err("a stalled connection can be cut")
+        ));
     }
 
     #[test]
@@ -302,13 +341,21 @@ mod tests {
     #[test]
     fn it_leads_to_another_server_and_is_gone_when_it_is_dropped() {
         let proxy = Proxy::to(local(1)).expect("a proxy");
-        assert!(answer(&mut connect(&proxy), 1).is_err(), "nobody listens on port 1");
+        assert!(
+            answer(&mut connect(&proxy), 1).is_err(),
+            "nobody listens on port 1"
+        );
         proxy.point_to(echo());
         let mut client = connect(&proxy);
         assert_eq!(answer(&mut client, 2).expect("an answer"), 2);
         let address = proxy.address();
         drop(proxy);
-        assert!(!is_silence(&hear(&mut client).expect_err("the connection has ended")));
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        assert!(!is_silence(
+            &hear(&mut client).expect_err("the connection has ended")
+        ));
+        assert!(
+            TcpStream::connect(address).is_err(),
+            "nobody listens any more"
+        );
     }
 }

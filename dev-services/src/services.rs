@@ -25,14 +25,30 @@ impl Services {
     pub fn start() -> Result<Self, Error> {
         let wish = env::var("TIDINGS_DEV_SERVICES").ok();
         let docker = OnceCell::new();
-        let choose = |name| choose(env::var(name).ok(), wish.as_deref(), || *docker.get_or_init(compose::answers));
+        let choose = |name| {
+            choose(env::var(name).ok(), wish.as_deref(), || {
+                *docker.get_or_init(compose::answers)
+            })
+        };
         let (postgres, kafka) = (choose("DATABASE_URL"), choose("KAFKA_BROKERS"));
 
         let (own_postgres, own_kafka, compose) = thread::scope(|scope| {
-            let own_postgres = scope.spawn(|| (postgres == Choice::Programs).then(|| Postgres::start(PostgresOptions::new())).transpose());
-            let own_kafka = scope.spawn(|| (kafka == Choice::Programs).then(|| Kafka::start(KafkaOptions::new())).transpose());
+            let own_postgres = scope.spawn(|| {
+                (postgres == Choice::Programs)
+                    .then(|| Postgres::start(PostgresOptions::new()))
+                    .transpose()
+            });
+            let own_kafka = scope.spawn(|| {
+                (kafka == Choice::Programs)
+                    .then(|| Kafka::start(KafkaOptions::new()))
+                    .transpose()
+            });
             let compose = Compose::start(postgres == Choice::Compose, kafka == Choice::Compose);
-            (own_postgres.join().expect("starting does not panic"), own_kafka.join().expect("starting does not panic"), compose)
+            (
+                own_postgres.join().expect("starting does not panic"),
+                own_kafka.join().expect("starting does not panic"),
+                compose,
+            )
         });
         let (own_postgres, own_kafka) = match (own_postgres, own_kafka) {
             (Ok(postgres), Ok(kafka)) => (postgres, kafka),
@@ -40,20 +56,36 @@ impl Services {
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
         let compose = compose?;
-        let in_compose = || compose.as_ref().expect("compose was started when it was chosen");
+        let in_compose = || {
+            compose
+                .as_ref()
+                .expect("compose was started when it was chosen")
+        };
 
         let (database_url, postgres_is) = match (&own_postgres, postgres) {
             (Some(server), _) => (server.url(), server.describe().to_owned()),
             (None, Choice::Environment(url)) => (url, "Postgres (from DATABASE_URL)".to_owned()),
-            (None, _) => (in_compose().database_url(), "Postgres (docker compose)".to_owned()),
+            (None, _) => (
+                in_compose().database_url(),
+                "Postgres (docker compose)".to_owned(),
+            ),
         };
         let (brokers, kafka_is) = match (&own_kafka, kafka) {
             (Some(broker), _) => (broker.brokers(), broker.describe().to_owned()),
-            (None, Choice::Environment(brokers)) => (brokers, "Kafka (from KAFKA_BROKERS)".to_owned()),
+            (None, Choice::Environment(brokers)) => {
+                (brokers, "Kafka (from KAFKA_BROKERS)".to_owned())
+            }
             (None, _) => (in_compose().brokers(), "Kafka (docker compose)".to_owned()),
         };
         let description = format!("{postgres_is}\n{kafka_is}");
-        Ok(Self { postgres: own_postgres, kafka: own_kafka, compose, database_url, brokers, description })
+        Ok(Self {
+            postgres: own_postgres,
+            kafka: own_kafka,
+            compose,
+            database_url,
+            brokers,
+            description,
+        })
     }
 
     /// The URL of a superuser, for example `postgres://postgres@127.0.0.1:17012/postgres`.
@@ -80,6 +112,9 @@ impl Services {
         let postgres = self.postgres.iter_mut().map(Postgres::keeper);
         let kafka = self.kafka.iter_mut().map(Kafka::keeper);
         let compose = self.compose.iter_mut().map(Compose::keeper);
-        postgres.chain(kafka).chain(compose).try_for_each(|keeper| keeper.outlast(pid))
+        postgres
+            .chain(kafka)
+            .chain(compose)
+            .try_for_each(|keeper| keeper.outlast(pid))
     }
 }

@@ -9,7 +9,10 @@ use super::Failure;
 
 pub(crate) async fn main() -> Result<(), Failure> {
     super::service::end_with_parent();
-    let routes = Router::new().route("/orders", get(all)).route("/orders/{id}/invoice", get(invoice)).merge(Health::new().router());
+    let routes = Router::new()
+        .route("/orders", get(all))
+        .route("/orders/{id}/invoice", get(invoice))
+        .merge(Health::new().router());
     Ok(axum::serve(TcpListener::bind(std::env::var("LISTEN")?).await?, routes).await?)
 }
 

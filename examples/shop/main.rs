@@ -28,7 +28,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into()),
+        )
         .with_writer(std::io::stderr)
         .init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,7 +54,9 @@ async fn run(plan: plan::Plan) -> Result<(), Failure> {
     let gateway = gateway::start(&servers, processes.clone(), plan.port).await?;
     println!("the shop is open: http://{gateway}");
     let outcome = match plan.script {
-        Some(script) => script::play(&script, &servers, &processes, &format!("http://{gateway}")).await,
+        Some(script) => {
+            script::play(&script, &servers, &processes, &format!("http://{gateway}")).await
+        }
         None => Ok(tokio::signal::ctrl_c().await?),
     };
     processes.stop();

@@ -14,20 +14,46 @@ const TABLES: &str = "create table if not exists letter (order_id uuid not null,
 
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("notification", TABLES).await?;
-    let handling = service.subscriber::<()>().on(good_news).on(bad_news).run(CancellationToken::new());
+    let handling = service
+        .subscriber::<()>()
+        .on(good_news)
+        .on(bad_news)
+        .run(CancellationToken::new());
     service.run(Router::new(), handling).await
 }
 
 async fn good_news(Event(order): Event<OrderCompleted>, tx: Tx) -> Result<(), HandlerError> {
-    write(tx, order.order_id, order.customer, "It is on its way.".into()).await
+    write(
+        tx,
+        order.order_id,
+        order.customer,
+        "It is on its way.".into(),
+    )
+    .await
 }
 
 async fn bad_news(Event(order): Event<OrderCancelled>, tx: Tx) -> Result<(), HandlerError> {
-    write(tx, order.order_id, order.customer, format!("We are sorry: {}.", order.reason)).await
+    write(
+        tx,
+        order.order_id,
+        order.customer,
+        format!("We are sorry: {}.", order.reason),
+    )
+    .await
 }
 
-async fn write(mut tx: Tx, order: Uuid, customer: String, words: String) -> Result<(), HandlerError> {
+async fn write(
+    mut tx: Tx,
+    order: Uuid,
+    customer: String,
+    words: String,
+) -> Result<(), HandlerError> {
     let letter = "insert into letter (order_id, customer, words) values ($1, $2, $3)";
-    sqlx::query(letter).bind(order).bind(customer).bind(words).execute(&mut *tx).await?;
+    sqlx::query(letter)
+        .bind(order)
+        .bind(customer)
+        .bind(words)
+        .execute(&mut *tx)
+        .await?;
     Ok(())
 }

@@ -26,14 +26,22 @@ impl Plan {
                 "--port" => port = value()?.parse()?,
                 "--orders" => orders = Some(value()?.parse()?),
                 "--kill" => kill = Some(value()?.clone()),
-                other => return Err(format!("`{other}` is none of --port PORT, --orders COUNT, --kill SERVICE").into()),
+                other => {
+                    return Err(format!(
+                        "`{other}` is none of --port PORT, --orders COUNT, --kill SERVICE"
+                    )
+                    .into());
+                }
             }
         }
         let known = super::processes::NAMES;
         if let Some(name) = kill.as_deref().filter(|name| !known.contains(name)) {
             return Err(format!("`{name}` is none of {}", known.join(", ")).into());
         }
-        let script = (orders.is_some() || kill.is_some()).then(|| Script { orders: orders.unwrap_or(1_000), kill });
+        let script = (orders.is_some() || kill.is_some()).then(|| Script {
+            orders: orders.unwrap_or(1_000),
+            kill,
+        });
         Ok(Self { port, script })
     }
 }

@@ -9,7 +9,14 @@ use super::Failure;
 use super::servers::Servers;
 
 /// Every service there is; the last one is of before.
-pub(crate) const NAMES: [&str; 6] = ["order", "payment", "inventory", "shipping", "notification", "legacy"];
+pub(crate) const NAMES: [&str; 6] = [
+    "order",
+    "payment",
+    "inventory",
+    "shipping",
+    "notification",
+    "legacy",
+];
 
 /// Those that a button can break: what they are commanded they then refuse, and what they are asked they do not answer.
 pub(crate) const BREAKABLE: [&str; 3] = ["payment", "inventory", "shipping"];
@@ -32,14 +39,30 @@ impl Processes {
         let mut addresses = HashMap::new();
         for name in NAMES {
             // Free a moment ago.
-            addresses.insert(name, std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
+            addresses.insert(
+                name,
+                std::net::TcpListener::bind("127.0.0.1:0")?
+                    .local_addr()?
+                    .to_string(),
+            );
         }
         let environment = |name| {
             let listen = ("LISTEN", addresses[name].clone());
-            (name, vec![listen, ("DATABASE_URL", servers.database_url(name)), ("KAFKA_BROKERS", servers.brokers())])
+            (
+                name,
+                vec![
+                    listen,
+                    ("DATABASE_URL", servers.database_url(name)),
+                    ("KAFKA_BROKERS", servers.brokers()),
+                ],
+            )
         };
         let environment = NAMES.map(environment).to_vec();
-        let processes = Self { addresses, running: Mutex::default(), environment };
+        let processes = Self {
+            addresses,
+            running: Mutex::default(),
+            environment,
+        };
         for name in NAMES {
             processes.launch(name)?;
         }
@@ -48,10 +71,18 @@ impl Processes {
 
     /// Waits until each says that it is ready: by the routes that an orchestrator asks.
     pub(crate) async fn ready(&self) -> Result<(), Failure> {
-        let (http, patience) = (reqwest::Client::new(), Instant::now() + Duration::from_secs(60));
+        let (http, patience) = (
+            reqwest::Client::new(),
+            Instant::now() + Duration::from_secs(60),
+        );
         for name in NAMES {
             let url = format!("http://{}/health/ready", self.address(name));
-            while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            while !http
+                .get(&url)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
                 if !self.is_running(name) || Instant::now() > patience {
                     return Err(format!("{name} does not get ready").into());
                 }
@@ -67,19 +98,38 @@ impl Processes {
 
     /// Starts a service that does not run.
     pub(crate) fn launch(&self, name: &str) -> Result<(), Failure> {
-        let (name, environment) = self.environment.iter().find(|(known, _)| *known == name).ok_or("no such service")?;
+        let (name, environment) = self
+            .environment
+            .iter()
+            .find(|(known, _)| *known == name)
+            .ok_or("no such service")?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if !running.contains_key(name) {
             let environment = environment.iter().map(|(key, value)| (key, value));
-            let process = Command::new(std::env::current_exe()?).arg(name).envs(environment).stdin(Stdio::piped()).spawn()?;
-            running.insert(name, Running { process, broken: false });
+            let process = Command::new(std::env::current_exe()?)
+                .arg(name)
+                .envs(environment)
+                .stdin(Stdio::piped())
+                .spawn()?;
+            running.insert(
+                name,
+                Running {
+                    process,
+                    broken: false,
+                },
+            );
         }
         Ok(())
     }
 
     /// `kill -9`.
     pub(crate) fn kill(&self, name: &str) {
-        if let Some(mut running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+        if let Some(mut running) = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name)
+        {
             let _ = running.process.kill();
             let _ = running.process.wait();
         }
@@ -87,22 +137,41 @@ impl Processes {
 
     /// Puts a service that runs out of order, or right again. A process that is started anew works.
     pub(crate) async fn set_broken(&self, name: &str, broken: bool) -> Result<(), Failure> {
-        let address = self.addresses.get(name).filter(|_| BREAKABLE.contains(&name)).ok_or("no such service")?;
+        let address = self
+            .addresses
+            .get(name)
+            .filter(|_| BREAKABLE.contains(&name))
+            .ok_or("no such service")?;
         let switch = if broken { "break" } else { "mend" };
-        reqwest::Client::new().post(format!("http://{address}/{switch}")).send().await?.error_for_status()?;
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get_mut(name) {
+        reqwest::Client::new()
+            .post(format!("http://{address}/{switch}"))
+            .send()
+            .await?
+            .error_for_status()?;
+        if let Some(running) = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(name)
+        {
             running.broken = broken;
         }
         Ok(())
     }
 
     pub(crate) fn is_broken(&self, name: &str) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(name).is_some_and(|running| running.broken)
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .is_some_and(|running| running.broken)
     }
 
     pub(crate) fn is_running(&self, name: &str) -> bool {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get_mut(name).is_some_and(|running| matches!(running.process.try_wait(), Ok(None)))
+        running
+            .get_mut(name)
+            .is_some_and(|running| matches!(running.process.try_wait(), Ok(None)))
     }
 
     pub(crate) fn stop(&self) {

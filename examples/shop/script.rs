@@ -17,7 +17,12 @@ const CUSTOMERS: usize = 8;
 /// How long a killed service stays away.
 const AWAY: Duration = Duration::from_secs(3);
 
-pub(crate) async fn play(script: &Script, servers: &Servers, processes: &Processes, gateway: &str) -> Result<(), Failure> {
+pub(crate) async fn play(
+    script: &Script,
+    servers: &Servers,
+    processes: &Processes,
+    gateway: &str,
+) -> Result<(), Failure> {
     let (began, next, http) = (Instant::now(), AtomicUsize::new(0), reqwest::Client::new());
     let customer = || async {
         loop {
@@ -29,7 +34,9 @@ pub(crate) async fn play(script: &Script, servers: &Servers, processes: &Process
         }
     };
     let killing = async {
-        let Some(name) = &script.kill else { return Ok(()) };
+        let Some(name) = &script.kill else {
+            return Ok(());
+        };
         while next.load(Ordering::Relaxed) < script.orders / 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -41,19 +48,31 @@ pub(crate) async fn play(script: &Script, servers: &Servers, processes: &Process
     };
     let placing = futures_util::future::try_join_all((0..CUSTOMERS).map(|_| customer()));
     tokio::try_join!(placing, killing)?;
-    println!("{} orders are placed, after {:.1} s", script.orders, began.elapsed().as_secs_f64());
+    println!(
+        "{} orders are placed, after {:.1} s",
+        script.orders,
+        began.elapsed().as_secs_f64()
+    );
     verdict::wait_and_judge(script.orders, servers, began).await
 }
 
 /// Places the n-th order, and tries again with the same id for as long as it takes.
 async fn place(http: &reqwest::Client, gateway: &str, n: usize) -> Result<(), Failure> {
     let customer = ["ada", "grace", "alan", "ada", "grace", "alan", "pauper"][n % 7];
-    let article = ["teapot", "kettle", "spoon", "teapot", "kettle", "spoon", "spoon", "teapot", "unicorn"][n % 9];
-    let country = ["Norway", "Chile", "Japan", "Norway", "Chile", "Japan", "Norway", "Chile", "Japan", "Norway", "Atlantis"][n % 11];
+    let article = [
+        "teapot", "kettle", "spoon", "teapot", "kettle", "spoon", "spoon", "teapot", "unicorn",
+    ][n % 9];
+    let country = [
+        "Norway", "Chile", "Japan", "Norway", "Chile", "Japan", "Norway", "Chile", "Japan",
+        "Norway", "Atlantis",
+    ][n % 11];
     let order = json!({ "order_id": Uuid::now_v7(), "customer": customer, "country": country, "article": article, "quantity": 1 + n % 3 });
     let patience = Instant::now() + Duration::from_secs(120);
     loop {
-        let request = http.post(format!("{gateway}/api/orders/v2")).header("content-type", "application/json").body(order.to_string());
+        let request = http
+            .post(format!("{gateway}/api/orders/v2"))
+            .header("content-type", "application/json")
+            .body(order.to_string());
         let refusal = match request.send().await {
             Ok(answer) if answer.status().is_success() => return Ok(()),
             Ok(answer) => answer.text().await?,

@@ -25,10 +25,15 @@ impl Servers {
         let servers = Self { services, admin };
         servers.clear().await?; // what an earlier shop has left, on servers that are yours
         for name in NAMES {
-            sqlx::query(AssertSqlSafe(format!("create database shop_{name}"))).execute(&servers.admin).await?;
+            sqlx::query(AssertSqlSafe(format!("create database shop_{name}")))
+                .execute(&servers.admin)
+                .await?;
         }
-        let kafka: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", servers.brokers()).create()?;
-        let topics = TOPICS.map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)));
+        let kafka: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", servers.brokers())
+            .create()?;
+        let topics =
+            TOPICS.map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)));
         kafka.create_topics(&topics, &AdminOptions::new()).await?;
         Ok(servers)
     }
@@ -43,7 +48,11 @@ impl Servers {
 
     /// The database of a service.
     pub(crate) fn database_url(&self, name: &str) -> String {
-        let mut url: url::Url = self.services.database_url().parse().expect("the servers' address is a URL");
+        let mut url: url::Url = self
+            .services
+            .database_url()
+            .parse()
+            .expect("the servers' address is a URL");
         url.set_path(&format!("shop_{name}"));
         url.into()
     }
@@ -53,7 +62,11 @@ impl Servers {
         let slots = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'tidings_shop_%'";
         sqlx::query(slots).execute(&self.admin).await?;
         for name in NAMES {
-            sqlx::query(AssertSqlSafe(format!("drop database if exists shop_{name} with (force)"))).execute(&self.admin).await?;
+            sqlx::query(AssertSqlSafe(format!(
+                "drop database if exists shop_{name} with (force)"
+            )))
+            .execute(&self.admin)
+            .await?;
         }
         Ok(())
     }

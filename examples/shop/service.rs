@@ -50,32 +50,61 @@ impl Service {
     pub(crate) async fn start(name: &'static str, tables: &'static str) -> Result<Self, Failure> {
         end_with_parent();
         let database_url = std::env::var("DATABASE_URL")?;
-        let brokers = kafka::Settings { brokers: std::env::var("KAFKA_BROKERS")?, ..Default::default() };
-        let pool = PgPoolOptions::new().max_connections(8).connect(&database_url).await?;
+        let brokers = kafka::Settings {
+            brokers: std::env::var("KAFKA_BROKERS")?,
+            ..Default::default()
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(8)
+            .connect(&database_url)
+            .await?;
         tidings::migrate(&pool).await?;
         sqlx::raw_sql(tables).execute(&pool).await?;
-        Ok(Self { name, database_url, brokers, pool, broken: Broken::default() })
+        Ok(Self {
+            name,
+            database_url,
+            brokers,
+            pool,
+            broken: Broken::default(),
+        })
     }
 
     /// Give it handlers, and [`run`](Self::run) it. What a handler writes, what it publishes and that it was called are one transaction.
     pub(crate) fn subscriber<S: Send + Sync + 'static>(&self) -> Subscriber<S, NoState, HasInbox> {
         // With a name of its own a process that was killed gets its partitions back at once.
-        Bus::new(self.brokers.clone()).subscriber(self.name).inbox(self.pool.clone()).instance_id(self.name)
+        Bus::new(self.brokers.clone())
+            .subscriber(self.name)
+            .inbox(self.pool.clone())
+            .instance_id(self.name)
     }
 
     /// Answers, handles and relays until one of these ends, which is a fault.
-    pub(crate) async fn run(self, routes: Router, handling: impl Future<Output = Result<(), RunError>>) -> Result<(), Failure> {
+    pub(crate) async fn run(
+        self,
+        routes: Router,
+        handling: impl Future<Output = Result<(), RunError>>,
+    ) -> Result<(), Failure> {
         // In production `tidings relay` is a process of its own, with a standby.
-        let mut options = RelayOptions::new(postgres::Settings::parse(&self.database_url)?, self.brokers);
+        let mut options =
+            RelayOptions::new(postgres::Settings::parse(&self.database_url)?, self.brokers);
         options.name = format!("shop_{}", self.name);
         options.event_source = format!("/shop/{}", self.name);
-        options.topics = TopicOptions { create: true, partitions: Some(4), replication: None };
+        options.topics = TopicOptions {
+            create: true,
+            partitions: Some(4),
+            replication: None,
+        };
         let relaying = Relay::new(options)?.run(CancellationToken::new());
 
         let health = Health::new().check("database", DatabaseCheck::new(&self.pool));
-        let switch = |broken: bool| post(move |State(switch): State<Broken>| async move { switch.set(broken) });
+        let switch = |broken: bool| {
+            post(move |State(switch): State<Broken>| async move { switch.set(broken) })
+        };
         let routes = routes.layer(from_fn_with_state(self.broken.clone(), unless_broken));
-        let switches = Router::new().route("/break", switch(true)).route("/mend", switch(false)).with_state(self.broken);
+        let switches = Router::new()
+            .route("/break", switch(true))
+            .route("/mend", switch(false))
+            .with_state(self.broken);
         let listener = TcpListener::bind(std::env::var("LISTEN")?).await?;
         let ended: Result<(), Failure> = tokio::select! {
             ended = relaying => ended.map_err(Into::into),

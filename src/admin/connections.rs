@@ -40,12 +40,21 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 64, head: Duration::from_secs(5), connection: Duration::from_secs(30) }
+        Self {
+            connections_max: 64,
+            head: Duration::from_secs(5),
+            connection: Duration::from_secs(30),
+        }
     }
 }
 
 /// Answers requests until `shutdown` is cancelled.
-pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits, shutdown: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
     let mut open = Open::default();
     let mut is_refusing = false;
     loop {
@@ -60,7 +69,10 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits,
         match accepted {
             Ok((stream, _)) => {
                 is_refusing = false;
-                open.add(answer(stream, routes.clone(), limits), limits.connections_max);
+                open.add(
+                    answer(stream, routes.clone(), limits),
+                    limits.connections_max,
+                );
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -73,7 +85,10 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits,
         }
     }
     drop(listener);
-    let _ = timeout(LAST_ANSWERS, async { while open.tasks.join_next().await.is_some() {} }).await;
+    let _ = timeout(LAST_ANSWERS, async {
+        while open.tasks.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// Connections that are open, the oldest first.
@@ -84,7 +99,11 @@ struct Open {
 }
 
 impl Open {
-    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static, connections_max: usize) {
+    fn add(
+        &mut self,
+        connection: impl Future<Output = ()> + Send + 'static,
+        connections_max: usize,
+    ) {
         while self.oldest_first.len() >= connections_max {
             self.close_oldest();
         }
@@ -117,7 +136,10 @@ async fn answer(stream: TcpStream, routes: Router, limits: Limits) {
 
 /// The client has given up before its connection was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset
+    )
 }
 
 #[cfg(test)]
@@ -128,7 +150,10 @@ mod tests {
 
     async fn serving(limits: Limits) -> (std::net::SocketAddr, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (address, shutdown) = (listener.local_addr().expect("an address"), CancellationToken::new());
+        let (address, shutdown) = (
+            listener.local_addr().expect("an address"),
+            CancellationToken::new(),
+        );
         let routes = Router::new().route("/", axum::routing::get(async || "hello"));
         tokio::spawn(serve(listener, routes, limits, shutdown.clone()));
         (address, shutdown)
@@ -137,19 +162,33 @@ mod tests {
     async fn get(address: std::net::SocketAddr, more: &str) -> String {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         let request = format!("GET / HTTP/1.1\r\nhost: x\r\n{more}\r\n");
-        stream.write_all(request.as_bytes()).await.expect("it reads");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("it reads");
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("it answers and closes");
+        stream
+            .read_to_end(&mut answer)
+            .await
+            .expect("it answers and closes");
         String::from_utf8(answer).expect("text")
     }
 
     fn unhurried() -> Limits {
-        Limits { head: Duration::from_secs(600), connection: Duration::from_secs(600), ..Limits::default() }
+        Limits {
+            head: Duration::from_secs(600),
+            connection: Duration::from_secs(600),
+            ..Limits::default()
+        }
     }
 
     #[tokio::test]
     async fn a_probe_is_answered_however_many_idle_and_half_asked_connections_are_open() {
-        let (address, _shutdown) = serving(Limits { connections_max: 8, ..unhurried() }).await;
+        let (address, _shutdown) = serving(Limits {
+            connections_max: 8,
+            ..unhurried()
+        })
+        .await;
         let mut idle = Vec::new();
         for number in 0..100 {
             let mut stream = TcpStream::connect(address).await.expect("it listens");
@@ -164,25 +203,42 @@ mod tests {
         assert!(get(address, "").await.ends_with("hello"));
         // Whether it is closed with unread bytes or without.
         let ended = idle[0].read(&mut [0; 1]).await;
-        assert!(ended.is_err() || ended.is_ok_and(|count| count == 0), "the oldest made room");
+        assert!(
+            ended.is_err() || ended.is_ok_and(|count| count == 0),
+            "the oldest made room"
+        );
     }
 
     #[tokio::test]
     async fn a_client_that_sends_nothing_or_too_slowly_or_too_much_is_let_go() {
         let short = Duration::from_millis(50);
-        let (address, _shutdown) = serving(Limits { head: short, ..unhurried() }).await;
+        let (address, _shutdown) = serving(Limits {
+            head: short,
+            ..unhurried()
+        })
+        .await;
         for sent in ["", "GET / HTTP/1.1\r\nhost"] {
             let mut stream = TcpStream::connect(address).await.expect("it listens");
-            stream.write_all(sent.as_bytes()).await.expect("it is taken");
+            stream
+                .write_all(sent.as_bytes())
+                .await
+                .expect("it is taken");
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
         let (address, _shutdown) = serving(unhurried()).await;
         let mut stream = TcpStream::connect(address).await.expect("it listens");
-        let large = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(2 * HEAD_BYTES_MAX));
+        let large = format!(
+            "GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
+            "y".repeat(2 * HEAD_BYTES_MAX)
+        );
         let _ = stream.write_all(large.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!String::from_utf8_lossy(&answer).contains("hello"));
-        assert!(get(address, "connection: keep-alive\r\n").await.contains("connection: close"));
+        assert!(
+            get(address, "connection: keep-alive\r\n")
+                .await
+                .contains("connection: close")
+        );
     }
 }

@@ -20,7 +20,10 @@ use crate::relay::Observer;
 #[non_exhaustive]
 pub enum AdminError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address} for health and metrics: {source}; {}", remedy(source))]
+    #[error(
+        "cannot listen on {address} for health and metrics: {source}; {}",
+        remedy(source)
+    )]
     Listen {
         /// Where.
         address: String,
@@ -43,7 +46,10 @@ impl Server {
     ///
     /// [`AdminError::Listen`], naming the setting to change.
     pub async fn bind(address: &str) -> Result<Self, AdminError> {
-        let failed = |source| AdminError::Listen { address: address.to_owned(), source };
+        let failed = |source| AdminError::Listen {
+            address: address.to_owned(),
+            source,
+        };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
@@ -73,7 +79,13 @@ impl Server {
     }
 
     async fn serve_shown(self, health: Health, metrics: Metrics, shutdown: CancellationToken) {
-        connections::serve(self.listener, routes(&health, metrics), Limits::default(), shutdown).await;
+        connections::serve(
+            self.listener,
+            routes(&health, metrics),
+            Limits::default(),
+            shutdown,
+        )
+        .await;
     }
 }
 
@@ -81,7 +93,11 @@ impl Server {
 type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 fn routes(health: &Health, metrics: Metrics) -> Router {
-    Router::new().route("/", get(index)).route("/metrics", get(text_of)).with_state(metrics).merge(health.router())
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(text_of))
+        .with_state(metrics)
+        .merge(health.router())
 }
 
 async fn index() -> &'static str {
@@ -108,8 +124,12 @@ fn content_type(text: &str) -> &'static str {
 
 fn remedy(source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::AddrInUse => "another process has the port: choose another with --listen ADDRESS:PORT, or --listen off",
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose another with --listen ADDRESS:PORT",
+        std::io::ErrorKind::AddrInUse => {
+            "another process has the port: choose another with --listen ADDRESS:PORT, or --listen off"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need a privilege: choose another with --listen ADDRESS:PORT"
+        }
         _ => "choose an address of this machine with --listen ADDRESS:PORT, or --listen off",
     }
 }
@@ -132,11 +152,19 @@ mod tests {
         let server = Server::bind("127.0.0.1:0").await.expect("a free port");
         let (address, shutdown) = (server.address(), CancellationToken::new());
         let serving = tokio::spawn(server.serve_shown(health, metrics, shutdown.clone()));
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("it listens");
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("it reads");
+        stream
+            .write_all(request.as_bytes())
+            .await
+            .expect("it reads");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("it answers");
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("it answers");
         shutdown.cancel();
         serving.await.expect("no panic");
         answer
@@ -146,30 +174,56 @@ mod tests {
     async fn a_relay_is_ready_when_every_check_holds() {
         let answer = get(shown(Status::Ok("connected".into())), "/health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.contains(r#"{"name":"database","status":"ok","text":"connected"}"#), "{answer}");
+        assert!(
+            answer.contains(r#"{"name":"database","status":"ok","text":"connected"}"#),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
     async fn one_failing_check_makes_a_relay_not_ready_and_says_why() {
-        let answer = get(shown(Status::Failing("no answer from db:5432".into())), "/health/ready").await;
+        let answer = get(
+            shown(Status::Failing("no answer from db:5432".into())),
+            "/health/ready",
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-        assert!(answer.contains(r#""text":"no answer from db:5432"#) && answer.contains(r#""status":"not ready""#), "{answer}");
+        assert!(
+            answer.contains(r#""text":"no answer from db:5432"#)
+                && answer.contains(r#""status":"not ready""#),
+            "{answer}"
+        );
         let answer = get(shown(Status::Failing("no".into())), "/health/live").await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "alive is not ready: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200"),
+            "alive is not ready: {answer}"
+        );
     }
 
     #[tokio::test]
     async fn metrics_have_the_content_type_of_their_format() {
         let answer = get(shown(Status::Ok(String::new())), "/metrics").await;
-        assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
-        assert_eq!(content_type("x 1\n"), "text/plain; version=0.0.4; charset=utf-8");
+        assert!(
+            answer.contains("application/openmetrics-text; version=1.0.0"),
+            "{answer}"
+        );
+        assert_eq!(
+            content_type("x 1\n"),
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
     }
 
     #[tokio::test]
     async fn a_port_in_use_is_refused_with_the_flag_to_change() {
         let first = Server::bind("127.0.0.1:0").await.expect("a free port");
-        let text = Server::bind(&first.address().to_string()).await.expect_err("it is taken").to_string();
-        assert!(text.contains("--listen") && text.contains(&first.address().to_string()), "{text}");
+        let text = Server::bind(&first.address().to_string())
+            .await
+            .expect_err("it is taken")
+            .to_string();
+        assert!(
+            text.contains("--listen") && text.contains(&first.address().to_string()),
+            "{text}"
+        );
     }
 
     #[tokio::test]
@@ -182,12 +236,23 @@ mod tests {
         };
         let server = Server::bind("127.0.0.1:0").await.expect("a free port");
         let (address, shutdown) = (server.address(), CancellationToken::new());
-        let serving = tokio::spawn(server.serve_shown(Health::new(), Arc::new(metrics), shutdown.clone()));
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it reads");
-        tokio::task::spawn_blocking(move || was_asked.recv()).await.expect("no panic").expect("it is asked");
+        let serving =
+            tokio::spawn(server.serve_shown(Health::new(), Arc::new(metrics), shutdown.clone()));
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("it listens");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .expect("it reads");
+        tokio::task::spawn_blocking(move || was_asked.recv())
+            .await
+            .expect("no panic")
+            .expect("it is asked");
         shutdown.cancel();
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), serving).await.expect("it stops in time");
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), serving)
+            .await
+            .expect("it stops in time");
         ended.expect("no panic");
     }
 }

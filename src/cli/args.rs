@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, parser::ValueSource,
+};
 
 use super::config::{CONFIG_ENV, KEYS, Key, Kind, Layer, PROPERTY_FLAG, parse_duration};
 use super::dead_letters::DeadLettersCommand;
@@ -11,10 +13,17 @@ use super::parked::ParkedCommand;
 use super::sagas::SagasCommand;
 
 /// The end of the short help.
-const MORE: &str = "--help shows every setting and the exit codes. `tidings check` prints the values that hold.";
+const MORE: &str =
+    "--help shows every setting and the exit codes. `tidings check` prints the values that hold.";
 
 /// Settings that every command needs: the short help shows these.
-const USUAL: [&str; 5] = ["name", "schema", "database.url", "kafka.brokers", "log.level"];
+const USUAL: [&str; 5] = [
+    "name",
+    "schema",
+    "database.url",
+    "kafka.brokers",
+    "log.level",
+];
 
 /// Moves events from a transactional outbox in Postgres to Kafka.
 #[derive(Debug, Parser)]
@@ -200,7 +209,10 @@ impl Args for Settings {
             .help("Any librdkafka property; may be repeated. Passwords are safer in the environment or the file");
         let keys = KEYS.iter().map(|key| flag(key));
         let last = [property.help_heading(heading(&super::config::BROKERS))];
-        let args = [file.help_heading("Configuration")].into_iter().chain(keys).chain(last);
+        let args = [file.help_heading("Configuration")]
+            .into_iter()
+            .chain(keys)
+            .chain(last);
         args.fold(command, |command, arg| command.arg(arg.global(true)))
     }
 
@@ -212,10 +224,21 @@ impl Args for Settings {
 impl FromArgMatches for Settings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let typed = |key: &Key| matches.value_source(key.path) == Some(ValueSource::CommandLine);
-        let flags =
-            KEYS.iter().filter(|key| typed(key)).filter_map(|key| Some((*key, matches.get_one::<String>(key.path)?.clone()))).collect();
-        let properties = matches.get_many::<String>(PROPERTY_FLAG).unwrap_or_default().cloned().collect();
-        Ok(Self { config: matches.get_one::<PathBuf>("config").cloned(), flags, properties })
+        let flags = KEYS
+            .iter()
+            .filter(|key| typed(key))
+            .filter_map(|key| Some((*key, matches.get_one::<String>(key.path)?.clone())))
+            .collect();
+        let properties = matches
+            .get_many::<String>(PROPERTY_FLAG)
+            .unwrap_or_default()
+            .cloned()
+            .collect();
+        Ok(Self {
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            flags,
+            properties,
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -226,18 +249,32 @@ impl FromArgMatches for Settings {
 
 /// A flag takes any text: what it means is checked with the rest of the configuration, so that all faults come at once.
 fn flag(key: &'static Key) -> Arg {
-    let variables = key.env_shared.map_or_else(|| key.env(), |shared| format!("{shared}, {}", key.env()));
-    let default = key.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+    let variables = key
+        .env_shared
+        .map_or_else(|| key.env(), |shared| format!("{shared}, {}", key.env()));
+    let default = key
+        .default
+        .map(|default| format!(" [default: {default}]"))
+        .unwrap_or_default();
     let choices = match key.kind {
         Kind::Choice(words) => format!(" [one of: {}]", words.join(", ")),
         _ => String::new(),
     };
     let whole = format!("{}{choices}{default} [env: {variables}]", key.help);
     let first = key.help.split([':', ';']).next().unwrap_or(key.help);
-    let arg = Arg::new(key.path).long(key.flag).long_help(whole).help(format!("{first}{default}"));
-    let arg = arg.hide_short_help(!USUAL.contains(&key.path)).help_heading(heading(key)).value_name(value_name(key));
+    let arg = Arg::new(key.path)
+        .long(key.flag)
+        .long_help(whole)
+        .help(format!("{first}{default}"));
+    let arg = arg
+        .hide_short_help(!USUAL.contains(&key.path))
+        .help_heading(heading(key))
+        .value_name(value_name(key));
     match key.kind {
-        Kind::Boolean => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Boolean => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
         _ => arg,
     }
 }
@@ -293,9 +330,15 @@ mod tests {
 
     /// Calls with the help of the command and of each of its subcommands.
     fn each_help(command: &mut clap::Command, long: bool, seen: &mut impl FnMut(&str, &str)) {
-        let text = if long { command.render_long_help() } else { command.render_help() };
+        let text = if long {
+            command.render_long_help()
+        } else {
+            command.render_help()
+        };
         seen(command.get_name(), &text.to_string());
-        let commands = command.get_subcommands_mut().filter(|command| command.get_name() != "help");
+        let commands = command
+            .get_subcommands_mut()
+            .filter(|command| command.get_name() != "help");
         commands.for_each(|command| each_help(command, long, seen));
     }
 
@@ -308,26 +351,48 @@ mod tests {
 
     #[test]
     fn the_short_help_of_each_command_fits_a_screen() {
-        each_help(&mut built(), false, &mut |name, text| assert!(text.lines().count() <= 36, "{name}: {text}"));
+        each_help(&mut built(), false, &mut |name, text| {
+            assert!(text.lines().count() <= 36, "{name}: {text}")
+        });
     }
 
     #[test]
     fn the_long_help_of_each_command_has_every_setting_with_its_own_form_of_value() {
         each_help(&mut built(), true, &mut |name, text| {
-            assert!(KEYS.iter().all(|key| text.contains(&format!("--{}", key.flag))), "{name}");
-            assert_eq!((text.matches("<HOST:PORT").count(), text.matches("<TEXT").count()), (1, 1), "{name}: {text}");
+            assert!(
+                KEYS.iter()
+                    .all(|key| text.contains(&format!("--{}", key.flag))),
+                "{name}"
+            );
+            assert_eq!(
+                (
+                    text.matches("<HOST:PORT").count(),
+                    text.matches("<TEXT").count()
+                ),
+                (1, 1),
+                "{name}: {text}"
+            );
         });
     }
 
     #[test]
     fn a_flag_may_stand_before_or_after_the_command() {
-        for line in ["tidings --name a -X x=y --create-topics relay", "tidings relay --name a -X x=y --create-topics"] {
+        for line in [
+            "tidings --name a -X x=y --create-topics relay",
+            "tidings relay --name a -X x=y --create-topics",
+        ] {
             let cli = Cli::try_parse_from(line.split(' ')).expect(line);
-            let flags: Vec<_> = cli.settings.flags.iter().map(|(key, value)| (key.path, value.as_str())).collect();
+            let flags: Vec<_> = cli
+                .settings
+                .flags
+                .iter()
+                .map(|(key, value)| (key.path, value.as_str()))
+                .collect();
             assert_eq!(flags, [("name", "a"), ("topics.create", "true")], "{line}");
             assert_eq!(cli.settings.properties, ["x=y"], "{line}");
         }
-        let cli = Cli::try_parse_from(["tidings", "relay", "--create-topics=false"]).expect("a value");
+        let cli =
+            Cli::try_parse_from(["tidings", "relay", "--create-topics=false"]).expect("a value");
         assert_eq!(cli.settings.flags[0].1, "false");
     }
 }

@@ -13,7 +13,9 @@ const STATEMENT_TIMEOUT: &str = "30s";
 
 /// The settings of a command that cannot do without a database.
 pub(super) fn settings(config: &Config) -> Result<&Settings, Failure> {
-    config.database.as_ref().ok_or_else(|| Failure::Failed("no database is configured: give --database-url or DATABASE_URL".into()))
+    config.database.as_ref().ok_or_else(|| {
+        Failure::Failed("no database is configured: give --database-url or DATABASE_URL".into())
+    })
 }
 
 /// Connects once and keeps one connection; `role` is what `pg_stat_activity` shows.
@@ -25,12 +27,18 @@ pub(super) async fn connect(settings: &Settings, role: &str) -> Result<PgPool, s
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Connects, trying again for as long as `wait` says while nobody answers.
-pub(super) async fn connect_within(settings: &Settings, role: &str, wait: Duration) -> Result<PgPool, Failure> {
+pub(super) async fn connect_within(
+    settings: &Settings,
+    role: &str,
+    wait: Duration,
+) -> Result<PgPool, Failure> {
     let deadline = tokio::time::Instant::now() + wait;
     loop {
         match connect(settings, role).await {
             Ok(pool) => return Ok(pool),
-            Err(error) if is_absence(&error) && tokio::time::Instant::now() + PAUSE < deadline => tokio::time::sleep(PAUSE).await,
+            Err(error) if is_absence(&error) && tokio::time::Instant::now() + PAUSE < deadline => {
+                tokio::time::sleep(PAUSE).await
+            }
             Err(error) => return Err(Failure::Failed(unreachable(settings, &error))),
         }
     }
@@ -71,9 +79,15 @@ pub(super) fn unreachable(settings: &Settings, error: &sqlx::Error) -> String {
     };
     let reason = match error {
         sqlx::Error::PoolTimedOut | sqlx::Error::Io(_) if is_timeout(error) => {
-            format!("no answer within {} s", settings.connect_timeout().as_secs())
+            format!(
+                "no answer within {} s",
+                settings.connect_timeout().as_secs()
+            )
         }
         error => with_causes(error),
     };
-    format!("cannot connect to {}: {reason}\n  -> {remedy}", settings.redacted())
+    format!(
+        "cannot connect to {}: {reason}\n  -> {remedy}",
+        settings.redacted()
+    )
 }

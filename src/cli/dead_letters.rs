@@ -86,13 +86,21 @@ pub(super) struct Change {
 }
 
 /// Runs one of the commands.
-pub(super) async fn run(config: &Config, command: &DeadLettersCommand) -> Result<ExitCode, Failure> {
-    let settings =
-        config.kafka.as_ref().ok_or_else(|| Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into()))?;
+pub(super) async fn run(
+    config: &Config,
+    command: &DeadLettersCommand,
+) -> Result<ExitCode, Failure> {
+    let settings = config.kafka.as_ref().ok_or_else(|| {
+        Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into())
+    })?;
     match command {
         DeadLettersCommand::List(selection) => list(settings, selection).await,
         DeadLettersCommand::Show { topic, letter } => show(settings, topic, *letter).await,
-        DeadLettersCommand::Replay { change, again, group } => replay(settings, change, *again, group.as_deref()).await,
+        DeadLettersCommand::Replay {
+            change,
+            again,
+            group,
+        } => replay(settings, change, *again, group.as_deref()).await,
         DeadLettersCommand::Discard { change } => discard(settings, change).await,
     }?;
     Ok(ExitCode::from(DONE))
@@ -104,7 +112,13 @@ async fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure>
         output::line(format_args!("no dead letters in {}", selection.topic));
         return Ok(());
     }
-    let mut rows = vec![["letter", "type", "key", "died", "attempts", "replays", "reason"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        [
+            "letter", "type", "key", "died", "attempts", "replays", "reason",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
     rows.extend(letters.letters().map(|letter| {
         let reason = shortened(&letter.reason, REASON_CHARACTERS_MAX).into_owned();
         let died = letter.failed_at.format("%Y-%m-%d %H:%M:%SZ").to_string();
@@ -118,17 +132,36 @@ async fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure>
             reason,
         ]
     }));
-    let columns = [Align::Left, Align::Left, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left];
+    let columns = [
+        Align::Left,
+        Align::Left,
+        Align::Left,
+        Align::Left,
+        Align::Right,
+        Align::Right,
+        Align::Left,
+    ];
     output::lines(&aligned(&columns, &rows));
     Ok(())
 }
 
 async fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(), Failure> {
-    let selection = Selection { topic: topic.to_owned(), since: None, event_type: None, max: None };
+    let selection = Selection {
+        topic: topic.to_owned(),
+        since: None,
+        event_type: None,
+        max: None,
+    };
     let letters = read(settings, &selection, &[place]).await?;
     let letter = letters.letters().next();
-    let letter =
-        letter.ok_or_else(|| Failure::Refused(format!("there is no dead letter {}/{} in {}", place.0, place.1, escaped(topic))))?;
+    let letter = letter.ok_or_else(|| {
+        Failure::Refused(format!(
+            "there is no dead letter {}/{} in {}",
+            place.0,
+            place.1,
+            escaped(topic)
+        ))
+    })?;
     output::lines(&whole(topic, letter));
     Ok(())
 }
@@ -136,18 +169,42 @@ async fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(),
 /// One letter with its headers. All of it but numbers was written by somebody else.
 fn whole(topic: &str, letter: &DeadLetter) -> String {
     let (key, reason) = (escaped(&letter.key), escaped(&letter.reason));
-    let mut text = format!("letter   {} of {}\nkey      {key}\nreason   {reason}\n", name(letter), escaped(topic));
-    if let Some(Origin { topic, group, partition, offset }) = &letter.origin {
+    let mut text = format!(
+        "letter   {} of {}\nkey      {key}\nreason   {reason}\n",
+        name(letter),
+        escaped(topic)
+    );
+    if let Some(Origin {
+        topic,
+        group,
+        partition,
+        offset,
+    }) = &letter.origin
+    {
         let (topic, group) = (escaped(topic), escaped(group));
-        text.push_str(&format!("origin   {partition}/{offset} of {topic}, in {group}\n"));
+        text.push_str(&format!(
+            "origin   {partition}/{offset} of {topic}, in {group}\n"
+        ));
     }
     for (name, value) in letter.record.headers() {
-        text.push_str(&format!("header   {}: {}\n", escaped_bytes(name), escaped_bytes(value)));
+        text.push_str(&format!(
+            "header   {}: {}\n",
+            escaped_bytes(name),
+            escaped_bytes(value)
+        ));
     }
-    text + &format!("value    {}\n", letter.record.value().map_or("null".into(), escaped_bytes))
+    text + &format!(
+        "value    {}\n",
+        letter.record.value().map_or("null".into(), escaped_bytes)
+    )
 }
 
-async fn replay(settings: &Settings, change: &Change, again: bool, group: Option<&str>) -> Result<(), Failure> {
+async fn replay(
+    settings: &Settings,
+    change: &Change,
+    again: bool,
+    group: Option<&str>,
+) -> Result<(), Failure> {
     let mut letters = read(settings, &change.selection, &change.letters).await?;
     let bus = Bus::new(settings.clone());
     let (mut replayed, mut failure) = (0, None);
@@ -156,11 +213,17 @@ async fn replay(settings: &Settings, change: &Change, again: bool, group: Option
         let letter = letters.letters().nth(at).expect("within the letters");
         let name = name(letter);
         if letter.replays >= REPLAYS_MAX && !again {
-            output::line(format_args!("{name} was replayed {} times and died each time: --again replays it once more", letter.replays));
+            output::line(format_args!(
+                "{name} was replayed {} times and died each time: --again replays it once more",
+                letter.replays
+            ));
         } else {
             match letter.target(group) {
                 Err(reason) => output::line(format_args!("{name} {}; it stays", escaped(&reason))),
-                Ok(target) if change.dry_run => output::line(format_args!("{name} would be replayed to {}", escaped(&target))),
+                Ok(target) if change.dry_run => output::line(format_args!(
+                    "{name} would be replayed to {}",
+                    escaped(&target)
+                )),
                 Ok(target) => {
                     let shown = escaped(&target).into_owned();
                     if let Err(error) = letters.replay(&bus, at, target).await {
@@ -182,7 +245,9 @@ async fn discard(settings: &Settings, change: &Change) -> Result<(), Failure> {
     let mut letters = read(settings, &change.selection, &change.letters).await?;
     let count = letters.letters().len();
     if change.dry_run {
-        letters.letters().for_each(|letter| output::line(format_args!("{} would be discarded", name(letter))));
+        letters
+            .letters()
+            .for_each(|letter| output::line(format_args!("{} would be discarded", name(letter))));
         return Ok(());
     }
     (0..count).for_each(|at| letters.discard(at));
@@ -191,7 +256,11 @@ async fn discard(settings: &Settings, change: &Change) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn read(settings: &Settings, selection: &Selection, places: &[(i32, i64)]) -> Result<DeadLetterBox, Failure> {
+async fn read(
+    settings: &Settings,
+    selection: &Selection,
+    places: &[(i32, i64)],
+) -> Result<DeadLetterBox, Failure> {
     let filter = Filter {
         since: selection.since.map(|since| chrono::Utc::now() - since),
         event_type: selection.event_type.clone(),
@@ -199,17 +268,24 @@ async fn read(settings: &Settings, selection: &Selection, places: &[(i32, i64)])
         places: places.to_vec(),
     };
     let read = DeadLetterBox::read(settings, &selection.topic, filter).await;
-    read.map_err(|reason| Failure::Failed(format!("the dead letters cannot be read: {}", escaped(&reason))))
+    read.map_err(|reason| {
+        Failure::Failed(format!(
+            "the dead letters cannot be read: {}",
+            escaped(&reason)
+        ))
+    })
 }
 
 async fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure> {
     if change.dry_run {
         return Ok(());
     }
-    letters
-        .commit()
-        .await
-        .map_err(|reason| Failure::Failed(format!("what was done is not remembered, and is listed again: {}", escaped(&reason))))
+    letters.commit().await.map_err(|reason| {
+        Failure::Failed(format!(
+            "what was done is not remembered, and is listed again: {}",
+            escaped(&reason)
+        ))
+    })
 }
 
 fn name(letter: &DeadLetter) -> String {
@@ -217,6 +293,8 @@ fn name(letter: &DeadLetter) -> String {
 }
 
 fn place(text: &str) -> Result<(i32, i64), String> {
-    let parts = text.split_once('/').and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+    let parts = text
+        .split_once('/')
+        .and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
     parts.ok_or_else(|| "write PARTITION/OFFSET, e.g. 3/120".into())
 }

@@ -8,13 +8,17 @@ use std::fmt::Write as _;
 
 /// Returns one line of text in which every unprintable character is written as an escape.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
-    replaced(text, is_unprintable, |out, character| out.extend(character.escape_default()))
+    replaced(text, is_unprintable, |out, character| {
+        out.extend(character.escape_default())
+    })
 }
 
 /// Returns lines of text in which every unprintable character except the line break is written as an escape.
 pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
     let is_wanted = |character: char| character != '\n' && is_unprintable(character);
-    replaced(text, is_wanted, |out, character| out.extend(character.escape_default()))
+    replaced(text, is_wanted, |out, character| {
+        out.extend(character.escape_default())
+    })
 }
 
 /// Returns a JSON document in which every unprintable character except the line break is written as `\uXXXX`.
@@ -33,10 +37,12 @@ pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
 pub(crate) fn escaped_bytes(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => escaped(text).into_owned(),
-        _ => bytes.iter().fold(String::from("(binary) 0x"), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("a string takes any text");
-            hex
-        }),
+        _ => bytes
+            .iter()
+            .fold(String::from("(binary) 0x"), |mut hex, byte| {
+                write!(hex, "{byte:02x}").expect("a string takes any text");
+                hex
+            }),
     }
 }
 
@@ -48,7 +54,11 @@ pub(crate) fn shortened(text: &str, characters_max: usize) -> Cow<'_, str> {
     }
 }
 
-fn replaced(text: &str, is_wanted: impl Fn(char) -> bool, write: impl Fn(&mut String, char)) -> Cow<'_, str> {
+fn replaced(
+    text: &str,
+    is_wanted: impl Fn(char) -> bool,
+    write: impl Fn(&mut String, char),
+) -> Cow<'_, str> {
     if !text.contains(&is_wanted) {
         return Cow::Borrowed(text);
     }
@@ -108,12 +118,21 @@ mod tests {
     fn a_character_that_is_not_shown_as_itself_is_escaped() {
         for (text, expected) in [
             ("order-7", "order-7"),
-            ("längst 日本 👍 e\u{301} \\ \" '", "längst 日本 👍 e\u{301} \\ \" '"),
+            (
+                "längst 日本 👍 e\u{301} \\ \" '",
+                "längst 日本 👍 e\u{301} \\ \" '",
+            ),
             ("\u{1b}]0;x\u{7}", "\\u{1b}]0;x\\u{7}"),
             ("a\nb\r\tc\0", "a\\nb\\r\\tc\\u{0}"),
             ("\u{7f}\u{9b}31m", "\\u{7f}\\u{9b}31m"),
-            ("\u{202e}cod.exe\u{2066}\u{200f}", "\\u{202e}cod.exe\\u{2066}\\u{200f}"),
-            ("\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}", "\\u{2028}\\u{2029}\\u{200b}\\u{feff}\\u{ad}"),
+            (
+                "\u{202e}cod.exe\u{2066}\u{200f}",
+                "\\u{202e}cod.exe\\u{2066}\\u{200f}",
+            ),
+            (
+                "\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}",
+                "\\u{2028}\\u{2029}\\u{200b}\\u{feff}\\u{ad}",
+            ),
             ("\u{e0041}\u{e000}", "\\u{e0041}\\u{e000}"),
         ] {
             assert_eq!(escaped(text), expected);
@@ -126,7 +145,10 @@ mod tests {
         assert_eq!(escaped_bytes(b"a\x1bb"), "a\\u{1b}b");
         assert_eq!(escaped_bytes(&[0x61, 0x9b, 0xff]), "(binary) 0x619bff");
         assert_eq!(escaped_bytes(&7_i32.to_be_bytes()), "(binary) 0x00000007");
-        assert_eq!((shortened("häßlich", 3), shortened("abc", 3)), ("häß…".into(), "abc".into()));
+        assert_eq!(
+            (shortened("häßlich", 3), shortened("abc", 3)),
+            ("häß…".into(), "abc".into())
+        );
     }
 
     proptest! {

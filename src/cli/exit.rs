@@ -60,7 +60,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Configuration(faults) => write!(f, "{faults}"),
-            Failure::Options(text) | Failure::Failed(text) | Failure::Refused(text) | Failure::GraceExceeded(text) => f.write_str(text),
+            Failure::Options(text)
+            | Failure::Failed(text)
+            | Failure::Refused(text)
+            | Failure::GraceExceeded(text) => f.write_str(text),
         }
     }
 }

@@ -13,7 +13,11 @@ use crate::postgres::{MigrateError, Migrations};
 pub(super) async fn run(config: &Config, wait: Option<Duration>) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
     let pool = database::connect_within(settings, "migrate", wait.unwrap_or_default()).await?;
-    let applied = Migrations::new().schema(&config.schema).run(&pool).await.map_err(failure)?;
+    let applied = Migrations::new()
+        .schema(&config.schema)
+        .run(&pool)
+        .await
+        .map_err(failure)?;
     let place = format!("schema {} of {}", config.schema, settings.redacted());
     if applied.is_empty() {
         output::line(format_args!("{place} is up to date"));

@@ -32,7 +32,8 @@ pub(super) fn lines(text: &str) {
 /// # Errors
 /// When the value cannot be written as JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("cannot write JSON", &error))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::failed("cannot write JSON", &error))?;
     write(&format!("{}\n", escaped_json(&text)));
     Ok(())
 }
@@ -51,7 +52,9 @@ pub(super) fn failure(failure: &Failure) {
 pub(super) fn finish(code: ExitCode) -> ExitCode {
     match LOST.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(error) if error.kind() != ErrorKind::BrokenPipe => {
-            stderr::lines(&format!("error: cannot write the result to stdout: {error}"));
+            stderr::lines(&format!(
+                "error: cannot write the result to stdout: {error}"
+            ));
             ExitCode::from(FAILED)
         }
         _ => code,
@@ -62,6 +65,9 @@ fn write(text: &str) {
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
     if lost.is_none() {
         let mut out = io::stdout().lock();
-        *lost = out.write_all(text.as_bytes()).and_then(|()| out.flush()).err();
+        *lost = out
+            .write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .err();
     }
 }

@@ -90,7 +90,8 @@ pub(super) struct DisownArgs {
 
 /// Reads the word of a status; a wrong one is answered with all of them.
 fn status() -> impl TypedValueParser<Value = SagaStatus> {
-    PossibleValuesParser::new(SagaStatus::ALL.map(SagaStatus::word)).try_map(|word| word.parse::<SagaStatus>())
+    PossibleValuesParser::new(SagaStatus::ALL.map(SagaStatus::word))
+        .try_map(|word| word.parse::<SagaStatus>())
 }
 
 /// What `list` prints as JSON.
@@ -102,26 +103,49 @@ struct Listed<'a> {
 /// Runs one of the commands.
 pub(super) async fn run(config: &Config, command: &SagasCommand) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
-    let pool = database::connect(settings, "sagas").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
-    let sagas = Sagas::new(pool).schema(&config.schema).map_err(|error| Failure::Options(error.to_string()))?;
+    let pool = database::connect(settings, "sagas")
+        .await
+        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let sagas = Sagas::new(pool)
+        .schema(&config.schema)
+        .map_err(|error| Failure::Options(error.to_string()))?;
     match command {
         SagasCommand::List(args) => list(&sagas, args).await,
         SagasCommand::Show(args) => show(&sagas, args).await,
         SagasCommand::Retry(args) => decide(&sagas, args, Decision::Retry).await,
         SagasCommand::Disown(args) => disown(&sagas, args).await,
-        SagasCommand::Abort(args) => decide(&sagas, &args.decide, if args.force { Decision::End } else { Decision::Abort }).await,
+        SagasCommand::Abort(args) => {
+            decide(
+                &sagas,
+                &args.decide,
+                if args.force {
+                    Decision::End
+                } else {
+                    Decision::Abort
+                },
+            )
+            .await
+        }
     }?;
     Ok(ExitCode::from(DONE))
 }
 
 async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
-    let not_well = [SagaStatus::Waiting, SagaStatus::Running, SagaStatus::Compensating, SagaStatus::Failed];
+    let not_well = [
+        SagaStatus::Waiting,
+        SagaStatus::Running,
+        SagaStatus::Compensating,
+        SagaStatus::Failed,
+    ];
     let of: Vec<SagaStatus> = match (args.all, args.status.is_empty()) {
         (true, _) => Vec::new(),
         (false, true) => not_well.into(),
         (false, false) => args.status.clone(),
     };
-    let runs = sagas.list(args.saga.as_deref(), &of, args.limit).await.map_err(|error| unreadable(&error))?;
+    let runs = sagas
+        .list(args.saga.as_deref(), &of, args.limit)
+        .await
+        .map_err(|error| unreadable(&error))?;
     if args.json {
         return output::json(&Listed { sagas: &runs });
     }
@@ -130,8 +154,16 @@ async fn list(sagas: &Sagas, args: &ListArgs) -> Result<(), Failure> {
 }
 
 async fn show(sagas: &Sagas, args: &ShowArgs) -> Result<(), Failure> {
-    let run = sagas.get(args.saga).await.map_err(|error| unreadable(&error))?;
-    let run = run.ok_or_else(|| Failure::Refused(format!("there is no saga {}: `tidings sagas list --all` lists them", args.saga)))?;
+    let run = sagas
+        .get(args.saga)
+        .await
+        .map_err(|error| unreadable(&error))?;
+    let run = run.ok_or_else(|| {
+        Failure::Refused(format!(
+            "there is no saga {}: `tidings sagas list --all` lists them",
+            args.saga
+        ))
+    })?;
     if args.json {
         return output::json(&run);
     }
@@ -142,8 +174,14 @@ async fn show(sagas: &Sagas, args: &ShowArgs) -> Result<(), Failure> {
 async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<(), Failure> {
     let mut refused = Vec::new();
     for id in &args.sagas {
-        if sagas.decide(*id, decision).await.map_err(|error| unreadable(&error))? {
-            output::line(format_args!("{id} is marked: the service that runs it acts within seconds"));
+        if sagas
+            .decide(*id, decision)
+            .await
+            .map_err(|error| unreadable(&error))?
+        {
+            output::line(format_args!(
+                "{id} is marked: the service that runs it acts within seconds"
+            ));
         } else {
             refused.push(id.to_string());
         }
@@ -162,8 +200,14 @@ async fn decide(sagas: &Sagas, args: &DecideArgs, decision: Decision) -> Result<
 
 async fn disown(sagas: &Sagas, args: &DisownArgs) -> Result<(), Failure> {
     let DisownArgs { saga, subscriber } = args;
-    if sagas.disown(saga, subscriber).await.map_err(|error| unreadable(&error))? {
-        output::line(format_args!("{subscriber} has given up the name {saga}: the next subscriber that starts with such a saga has it"));
+    if sagas
+        .disown(saga, subscriber)
+        .await
+        .map_err(|error| unreadable(&error))?
+    {
+        output::line(format_args!(
+            "{subscriber} has given up the name {saga}: the next subscriber that starts with such a saga has it"
+        ));
         return Ok(());
     }
     Err(Failure::Refused(format!(
@@ -176,25 +220,58 @@ fn table(runs: &[SagaRun]) -> String {
     if runs.is_empty() {
         return "no sagas\n".into();
     }
-    let mut rows = vec![["saga", "name", "key", "status", "step", "age", "decided", "error"].map(String::from).to_vec()];
+    let mut rows = vec![
+        [
+            "saga", "name", "key", "status", "step", "age", "decided", "error",
+        ]
+        .map(String::from)
+        .to_vec(),
+    ];
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     rows.extend(runs.iter().map(|run| {
-        let error = run.obstacle.as_ref().map_or_else(|| text(&run.error), |obstacle| format!("cannot be continued: {obstacle}"));
+        let error = run.obstacle.as_ref().map_or_else(
+            || text(&run.error),
+            |obstacle| format!("cannot be continued: {obstacle}"),
+        );
         let error: String = error.chars().take(ERROR_CHARACTERS_MAX).collect();
         let age = (chrono::Utc::now() - run.started_at).as_seconds_f64();
         let status = run.status.word().to_owned();
-        vec![run.id.to_string(), run.name.clone(), run.key.clone(), status, text(&run.step), time(age), text(&run.action), error]
+        vec![
+            run.id.to_string(),
+            run.name.clone(),
+            run.key.clone(),
+            status,
+            text(&run.step),
+            time(age),
+            text(&run.action),
+            error,
+        ]
     }));
     let left = Align::Left;
-    aligned(&[left, left, left, left, left, Align::Right, left, left], &rows)
+    aligned(
+        &[left, left, left, left, left, Align::Right, left, left],
+        &rows,
+    )
 }
 
 fn whole(run: &SagaRun) -> String {
-    let list = |steps: &[String]| if steps.is_empty() { "-".to_owned() } else { steps.join(", ") };
-    let moment =
-        |time: &Option<chrono::DateTime<chrono::Utc>>| time.map_or("-".into(), |time| time.format("%Y-%m-%d %H:%M:%SZ").to_string());
+    let list = |steps: &[String]| {
+        if steps.is_empty() {
+            "-".to_owned()
+        } else {
+            steps.join(", ")
+        }
+    };
+    let moment = |time: &Option<chrono::DateTime<chrono::Utc>>| {
+        time.map_or("-".into(), |time| {
+            time.format("%Y-%m-%d %H:%M:%SZ").to_string()
+        })
+    };
     let mut lines = vec![
-        ("saga", format!("{} {}, version {}", run.name, run.id, run.version)),
+        (
+            "saga",
+            format!("{} {}, version {}", run.name, run.id, run.version),
+        ),
         ("key", run.key.clone()),
         ("status", run.status.word().into()),
         ("step", run.step.clone().unwrap_or_else(|| "-".into())),
@@ -208,11 +285,22 @@ fn whole(run: &SagaRun) -> String {
         ("ended", moment(&run.ended_at)),
         ("due", moment(&run.due_at)),
     ];
-    lines.extend(run.failed_compensations.iter().map(|failed| ("not undone", format!("{}: {}", failed.step, failed.error))));
-    lines.extend(run.obstacle.iter().map(|obstacle| ("blocked", obstacle.clone())));
+    lines.extend(
+        run.failed_compensations
+            .iter()
+            .map(|failed| ("not undone", format!("{}: {}", failed.step, failed.error))),
+    );
+    lines.extend(
+        run.obstacle
+            .iter()
+            .map(|obstacle| ("blocked", obstacle.clone())),
+    );
     lines.extend(run.action.iter().map(|action| ("decided", action.clone())));
     lines.push(("state", run.state.to_string()));
-    let rows: Vec<Vec<String>> = lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    let rows: Vec<Vec<String>> = lines
+        .into_iter()
+        .map(|(name, value)| vec![name.to_owned(), value])
+        .collect();
     let mut out = aligned_whole(&[Align::Left, Align::Left], &rows);
     if run.status == SagaStatus::Failed {
         out.push_str(&format!(
@@ -224,5 +312,8 @@ fn whole(run: &SagaRun) -> String {
 }
 
 fn unreadable(error: &sqlx::Error) -> Failure {
-    Failure::Failed(format!("the sagas cannot be read: {}\n  -> has `tidings migrate` been run?", super::exit::with_causes(error)))
+    Failure::Failed(format!(
+        "the sagas cannot be read: {}\n  -> has `tidings migrate` been run?",
+        super::exit::with_causes(error)
+    ))
 }

@@ -59,7 +59,11 @@ pub(super) fn lines(text: &str) {
 pub(super) fn flush() {
     let waiting = QUEUE.lock();
     let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.lines.is_empty();
-    drop(QUEUE.changed.wait_timeout_while(waiting, LAST_LINES, is_busy));
+    drop(
+        QUEUE
+            .changed
+            .wait_timeout_while(waiting, LAST_LINES, is_busy),
+    );
 }
 
 /// Returns the metrics of this module in OpenMetrics text without its end mark.
@@ -76,7 +80,9 @@ pub(super) fn metrics() -> String {
 pub(super) fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
-        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let place = panic
+            .location()
+            .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("a value that is not text");
         let backtrace = std::backtrace::Backtrace::capture();
         let name = thread.name().unwrap_or("unnamed");
@@ -96,7 +102,9 @@ impl Write for LogLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // The log's own JSON leaves everything but C0 controls as it is.
         match std::str::from_utf8(line) {
-            Ok(text) if JSON.load(Ordering::Relaxed) => QUEUE.push(escaped_json(text).into_owned().into_bytes()),
+            Ok(text) if JSON.load(Ordering::Relaxed) => {
+                QUEUE.push(escaped_json(text).into_owned().into_bytes())
+            }
             _ => QUEUE.push(line.to_vec()),
         }
         Ok(line.len())
@@ -110,10 +118,15 @@ impl Write for LogLines {
 impl Queue {
     fn start() -> Self {
         let queue = Self::default();
-        let writer = std::thread::Builder::new().name("stderr".into()).spawn(|| QUEUE.write_all_to(io::stderr()));
+        let writer = std::thread::Builder::new()
+            .name("stderr".into())
+            .spawn(|| QUEUE.write_all_to(io::stderr()));
         if let Err(error) = writer {
             // Later lines fill the queue and are counted.
-            let _ = writeln!(io::stderr(), "no thread for stderr, so nothing more is logged: {error}");
+            let _ = writeln!(
+                io::stderr(),
+                "no thread for stderr, so nothing more is logged: {error}"
+            );
         }
         queue
     }
@@ -130,7 +143,11 @@ impl Queue {
     }
 
     fn write_all_to(&self, out: impl Write) {
-        let mut writer = Writer { out, is_torn: false, reported: 0 };
+        let mut writer = Writer {
+            out,
+            is_torn: false,
+            reported: 0,
+        };
         loop {
             writer.write(&self.next(), &self.dropped);
             self.lock().is_writing = false;
@@ -170,8 +187,14 @@ impl<W: Write> Writer<W> {
         }
         let count = dropped.get();
         if count > self.reported {
-            let text = format!("{} log lines were dropped: stderr could not be written, or not in time", count - self.reported);
-            if self.put(entry("WARN", &text, JSON.load(Ordering::Relaxed)).as_bytes()).is_ok() {
+            let text = format!(
+                "{} log lines were dropped: stderr could not be written, or not in time",
+                count - self.reported
+            );
+            if self
+                .put(entry("WARN", &text, JSON.load(Ordering::Relaxed)).as_bytes())
+                .is_ok()
+            {
                 self.reported = count;
             }
         }
@@ -194,7 +217,9 @@ impl<W: Write> Writer<W> {
                     self.is_torn = !bytes.is_empty();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(FULL_PIPE),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(FULL_PIPE)
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -221,7 +246,11 @@ mod tests {
 
     impl Write for Script {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = self.0.pop_front().unwrap_or(Ok(bytes.len()))?.min(bytes.len());
+            let count = self
+                .0
+                .pop_front()
+                .unwrap_or(Ok(bytes.len()))?
+                .min(bytes.len());
             self.1.extend(&bytes[..count]);
             Ok(count)
         }
@@ -231,11 +260,26 @@ mod tests {
         }
     }
 
-    fn written(script: impl IntoIterator<Item = Result<usize, ErrorKind>>, lines: &[&str]) -> (String, u64) {
-        let (out, dropped) = (Script(script.into_iter().collect(), Vec::new()), Counter::default());
-        let mut writer = Writer { out, is_torn: false, reported: 0 };
-        lines.iter().for_each(|line| writer.write(line.as_bytes(), &dropped));
-        (String::from_utf8(writer.out.1).expect("text"), dropped.get())
+    fn written(
+        script: impl IntoIterator<Item = Result<usize, ErrorKind>>,
+        lines: &[&str],
+    ) -> (String, u64) {
+        let (out, dropped) = (
+            Script(script.into_iter().collect(), Vec::new()),
+            Counter::default(),
+        );
+        let mut writer = Writer {
+            out,
+            is_torn: false,
+            reported: 0,
+        };
+        lines
+            .iter()
+            .for_each(|line| writer.write(line.as_bytes(), &dropped));
+        (
+            String::from_utf8(writer.out.1).expect("text"),
+            dropped.get(),
+        )
     }
 
     #[test]
@@ -243,8 +287,15 @@ mod tests {
         let full = ErrorKind::StorageFull;
         let (text, dropped) = written([Err(full), Err(full)], &["a\n", "b\n", "c\n", "d\n"]);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!((lines.len(), lines[0], lines[2], dropped), (3, "c", "d", 2), "{text}");
-        assert!(lines[1].contains("WARN") && lines[1].contains("2 log lines were dropped"), "{text}");
+        assert_eq!(
+            (lines.len(), lines[0], lines[2], dropped),
+            (3, "c", "d", 2),
+            "{text}"
+        );
+        assert!(
+            lines[1].contains("WARN") && lines[1].contains("2 log lines were dropped"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -253,8 +304,15 @@ mod tests {
         assert!(text.starts_with("ab\ne\n"), "{text}");
         assert_eq!(dropped, 1);
         let full = ErrorKind::WouldBlock;
-        let whole = written([Ok(1), Err(full), Err(full), Err(ErrorKind::Interrupted)], &["ab\n"]);
-        assert_eq!(whole, ("ab\n".into(), 0), "a pipe in non-blocking mode is tried again");
+        let whole = written(
+            [Ok(1), Err(full), Err(full), Err(ErrorKind::Interrupted)],
+            &["ab\n"],
+        );
+        assert_eq!(
+            whole,
+            ("ab\n".into(), 0),
+            "a pipe in non-blocking mode is tried again"
+        );
     }
 
     #[test]

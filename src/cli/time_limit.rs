@@ -14,7 +14,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// Those of the command, or that the database has not answered.
-pub(super) async fn within<T>(settings: &Settings, command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) async fn within<T>(
+    settings: &Settings,
+    command: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     timeout(LIMIT, command).await.unwrap_or_else(|_| {
         let (server, seconds) = (settings.redacted(), LIMIT.as_secs());
         Err(Failure::Failed(format!(
@@ -27,7 +30,10 @@ pub(super) async fn within<T>(settings: &Settings, command: impl Future<Output =
 const REPORT_EVERY: Duration = Duration::from_secs(15);
 
 /// Runs a command that may take as long as its work does, and says every 15 s that it still runs.
-pub(super) async fn reported<T>(settings: Option<&Settings>, command: impl Future<Output = T>) -> T {
+pub(super) async fn reported<T>(
+    settings: Option<&Settings>,
+    command: impl Future<Output = T>,
+) -> T {
     let began = Instant::now();
     let mut reports = interval_at(began + REPORT_EVERY, REPORT_EVERY);
     let mut command = std::pin::pin!(command);
@@ -52,8 +58,15 @@ mod tests {
         let settings = Settings::parse("postgres://a:secret@localhost/b").expect("a URL");
         let ended = within(&settings, std::future::pending::<Result<(), Failure>>()).await;
         let text = ended.expect_err("no answer").to_string();
-        assert!(text.contains("within 120 s\n  ->") && !text.contains("secret"), "{text}");
-        assert!(within(&settings, async { Ok(7) }).await.is_ok_and(|seven| seven == 7));
+        assert!(
+            text.contains("within 120 s\n  ->") && !text.contains("secret"),
+            "{text}"
+        );
+        assert!(
+            within(&settings, async { Ok(7) })
+                .await
+                .is_ok_and(|seven| seven == 7)
+        );
     }
 
     /// A command without a time limit.

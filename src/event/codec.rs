@@ -92,12 +92,18 @@ pub enum CodecError {
 impl CodecError {
     /// The error of [`Codec::encode`], for events of type `T`.
     pub fn encode<T>(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Encode { event: std::any::type_name::<T>(), source: source.into() }
+        Self::Encode {
+            event: std::any::type_name::<T>(),
+            source: source.into(),
+        }
     }
 
     /// The error of [`Codec::decode`], for events of type `T`.
     pub fn decode<T>(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Decode { event: std::any::type_name::<T>(), source: source.into() }
+        Self::Decode {
+            event: std::any::type_name::<T>(),
+            source: source.into(),
+        }
     }
 }
 
@@ -172,17 +178,24 @@ mod tests {
             id: u8,
             note: Option<String>,
         }
-        let foreign: Placed = Json::decode(b"{\"id\":7,\"more\":\"\xff\"}").expect("nobody asks for `more`");
+        let foreign: Placed =
+            Json::decode(b"{\"id\":7,\"more\":\"\xff\"}").expect("nobody asks for `more`");
         assert_eq!((foreign.id, foreign.note), (7, None));
-        let error = <Json as Codec<Placed>>::decode(b"{\"id\":7,\"note\":\"\xff\"}").expect_err("a note is text");
+        let error = <Json as Codec<Placed>>::decode(b"{\"id\":7,\"note\":\"\xff\"}")
+            .expect_err("a note is text");
         let source = error.source().map(ToString::to_string).unwrap_or_default();
-        assert!(source.contains("invalid unicode code point at line 1 column 1"), "{source}");
+        assert!(
+            source.contains("invalid unicode code point at line 1 column 1"),
+            "{source}"
+        );
     }
 
     #[test]
     fn an_event_without_a_json_form_names_its_type() {
         let keys_are_not_strings = std::collections::BTreeMap::from([((1, 2), 3)]);
-        let error = Payload::json(&keys_are_not_strings).map_err(CodecError::encode::<u8>).expect_err("JSON keys are strings");
+        let error = Payload::json(&keys_are_not_strings)
+            .map_err(CodecError::encode::<u8>)
+            .expect_err("JSON keys are strings");
         assert_eq!(error.to_string(), "the event `u8` cannot be encoded");
     }
 
@@ -205,8 +218,19 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_such_event_are_an_error() {
-        assert!(matches!(<Json as Codec<u32>>::decode(b"\"x\""), Err(CodecError::Decode { event: "u32", .. })));
-        assert_eq!(<Raw as Codec<Pair>>::decode(b"xy").expect("two bytes are a pair").0, *b"xy");
-        assert!(matches!(<Raw as Codec<Pair>>::decode(b"xyz"), Err(CodecError::Decode { .. })));
+        assert!(matches!(
+            <Json as Codec<u32>>::decode(b"\"x\""),
+            Err(CodecError::Decode { event: "u32", .. })
+        ));
+        assert_eq!(
+            <Raw as Codec<Pair>>::decode(b"xy")
+                .expect("two bytes are a pair")
+                .0,
+            *b"xy"
+        );
+        assert!(matches!(
+            <Raw as Codec<Pair>>::decode(b"xyz"),
+            Err(CodecError::Decode { .. })
+        ));
     }
 }

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 
 use super::invalid::{TYPE_BYTES_MAX, name_is_topic_part};
 use super::reserved::refuse_reserved_topic;
-use super::{AggregateId, Codec, CodecError, DomainEvent, EventId, Headers, InvalidEvent, Payload, check_topic_name, headers};
+use super::{
+    AggregateId, Codec, CodecError, DomainEvent, EventId, Headers, InvalidEvent, Payload,
+    check_topic_name, headers,
+};
 
 /// One occurrence of an event: what the outbox stores and a record carries.
 ///
@@ -92,7 +95,9 @@ impl Envelope {
         let mut envelope = Self::new(E::AGGREGATE, aggregate_id, event.event_type(), payload);
         envelope.version = E::VERSION;
         if matches!(envelope.payload, Payload::Bytes(_)) {
-            envelope.headers.insert(headers::CONTENT_TYPE, E::Codec::CONTENT_TYPE);
+            envelope
+                .headers
+                .insert(headers::CONTENT_TYPE, E::Codec::CONTENT_TYPE);
         }
         Ok(envelope)
     }
@@ -100,8 +105,16 @@ impl Envelope {
     /// The tombstone of an aggregate: on a compacted topic it deletes what Kafka keeps for the key.
     ///
     /// Its type is [`TOMBSTONE`](Self::TOMBSTONE) and not that of an event, since no handler could read a payload from it.
-    pub fn tombstone(aggregate_type: impl Into<Cow<'static, str>>, aggregate_id: AggregateId) -> Self {
-        Self::new(aggregate_type, aggregate_id, Self::TOMBSTONE, Payload::Tombstone)
+    pub fn tombstone(
+        aggregate_type: impl Into<Cow<'static, str>>,
+        aggregate_id: AggregateId,
+    ) -> Self {
+        Self::new(
+            aggregate_type,
+            aggregate_id,
+            Self::TOMBSTONE,
+            Payload::Tombstone,
+        )
     }
 
     /// The event type of a tombstone, unless the publisher gives it another.
@@ -113,7 +126,9 @@ impl Envelope {
     ///
     /// [`EnvelopeError`] if the payload is not such an event, or a tombstone.
     pub fn decode<E: DomainEvent>(&self) -> Result<E, EnvelopeError> {
-        let bytes = self.payload.as_bytes().ok_or(EnvelopeError::Tombstone { event: std::any::type_name::<E>() })?;
+        let bytes = self.payload.as_bytes().ok_or(EnvelopeError::Tombstone {
+            event: std::any::type_name::<E>(),
+        })?;
         Ok(E::Codec::decode(bytes)?)
     }
 
@@ -131,7 +146,10 @@ impl Envelope {
     /// ```
     pub fn set_cause(&mut self, cause: &Envelope) {
         let id = cause.id.to_string();
-        self.headers.insert(headers::CORRELATION_ID, cause.headers.correlation_id().unwrap_or(&id));
+        self.headers.insert(
+            headers::CORRELATION_ID,
+            cause.headers.correlation_id().unwrap_or(&id),
+        );
         for name in [headers::TRACEPARENT, headers::TRACESTATE] {
             if let Some(value) = cause.headers.get(name) {
                 self.headers.insert(name, value);
@@ -147,14 +165,22 @@ impl Envelope {
     /// [`InvalidEvent`] names the first fault.
     pub fn check(&self) -> Result<(), InvalidEvent> {
         if !name_is_topic_part(&self.aggregate_type) {
-            return Err(InvalidEvent::AggregateType { name: self.aggregate_type.clone().into_owned() });
+            return Err(InvalidEvent::AggregateType {
+                name: self.aggregate_type.clone().into_owned(),
+            });
         }
         refuse_reserved_topic(&self.aggregate_type)?;
-        if !(1..=TYPE_BYTES_MAX).contains(&self.event_type.len()) || self.event_type.chars().any(char::is_control) {
-            return Err(InvalidEvent::EventType { name: self.event_type.clone().into_owned() });
+        if !(1..=TYPE_BYTES_MAX).contains(&self.event_type.len())
+            || self.event_type.chars().any(char::is_control)
+        {
+            return Err(InvalidEvent::EventType {
+                name: self.event_type.clone().into_owned(),
+            });
         }
         if i32::try_from(self.version).map_or(true, |version| version < 1) {
-            return Err(InvalidEvent::Version { version: self.version });
+            return Err(InvalidEvent::Version {
+                version: self.version,
+            });
         }
         if let Some(topic) = &self.topic {
             check_topic_name(topic)?;
@@ -182,41 +208,92 @@ mod tests {
     #[test]
     fn an_event_comes_out_of_its_envelope_as_it_went_in() {
         let envelope = valid();
-        assert_eq!((&*envelope.aggregate_type, envelope.aggregate_id.as_str(), &*envelope.event_type), ("order", "7", "Placed"));
+        assert_eq!(
+            (
+                &*envelope.aggregate_type,
+                envelope.aggregate_id.as_str(),
+                &*envelope.event_type
+            ),
+            ("order", "7", "Placed")
+        );
         assert_eq!(envelope.version, 3);
         assert_eq!(envelope.payload.as_json(), Some(r#"{"id":"7"}"#));
         assert!(envelope.headers.is_empty());
-        assert_eq!(envelope.decode::<Placed>().expect("it was just encoded"), Placed { id: "7".into() });
+        assert_eq!(
+            envelope.decode::<Placed>().expect("it was just encoded"),
+            Placed { id: "7".into() }
+        );
     }
 
     #[test]
     fn an_event_without_an_id_does_not_get_an_envelope() {
         let error = Envelope::of(&Placed { id: String::new() }).expect_err("no id");
-        assert!(matches!(error, EnvelopeError::Invalid(InvalidEvent::AggregateIdEmpty)));
+        assert!(matches!(
+            error,
+            EnvelopeError::Invalid(InvalidEvent::AggregateIdEmpty)
+        ));
     }
 
     #[test]
     fn an_event_is_not_read_from_a_tombstone() {
         let envelope = Envelope::tombstone("order", AggregateId::new("7").expect("a valid id"));
-        assert!(matches!(envelope.decode::<Placed>(), Err(EnvelopeError::Tombstone { .. })));
+        assert!(matches!(
+            envelope.decode::<Placed>(),
+            Err(EnvelopeError::Tombstone { .. })
+        ));
     }
 
     #[test]
     fn what_could_never_be_delivered_is_found() {
         type Fault = (fn(&mut Envelope), InvalidEvent);
         let faults: [Fault; 10] = [
-            (|e| e.aggregate_type = "or der".into(), InvalidEvent::AggregateType { name: "or der".into() }),
-            (|e| e.event_type = "".into(), InvalidEvent::EventType { name: "".into() }),
-            (|e| e.event_type = "a\0".into(), InvalidEvent::EventType { name: "a\0".into() }),
-            (|e| e.version = 0, InvalidEvent::Version { version: 0 }),
-            (|e| e.version = 1 << 31, InvalidEvent::Version { version: 1 << 31 }),
-            (|e| e.topic = Some("..".into()), InvalidEvent::TopicName { name: "..".into() }),
-            (|e| e.topic = Some("__x".into()), InvalidEvent::ReservedTopic { name: "__x".into() }),
-            (|e| e.aggregate_type = "tidings.position.a.b".into(), InvalidEvent::ReservedTopic { name: "tidings.position.a.b".into() }),
-            (|e| e.headers.insert("CE_id", ""), InvalidEvent::ReservedHeader { name: "CE_id".into() }),
             (
-                |e| e.headers.insert("content-type", "application/cloudevents+json"),
-                InvalidEvent::ReservedContentType { value: "application/cloudevents+json".into() },
+                |e| e.aggregate_type = "or der".into(),
+                InvalidEvent::AggregateType {
+                    name: "or der".into(),
+                },
+            ),
+            (
+                |e| e.event_type = "".into(),
+                InvalidEvent::EventType { name: "".into() },
+            ),
+            (
+                |e| e.event_type = "a\0".into(),
+                InvalidEvent::EventType { name: "a\0".into() },
+            ),
+            (|e| e.version = 0, InvalidEvent::Version { version: 0 }),
+            (
+                |e| e.version = 1 << 31,
+                InvalidEvent::Version { version: 1 << 31 },
+            ),
+            (
+                |e| e.topic = Some("..".into()),
+                InvalidEvent::TopicName { name: "..".into() },
+            ),
+            (
+                |e| e.topic = Some("__x".into()),
+                InvalidEvent::ReservedTopic { name: "__x".into() },
+            ),
+            (
+                |e| e.aggregate_type = "tidings.position.a.b".into(),
+                InvalidEvent::ReservedTopic {
+                    name: "tidings.position.a.b".into(),
+                },
+            ),
+            (
+                |e| e.headers.insert("CE_id", ""),
+                InvalidEvent::ReservedHeader {
+                    name: "CE_id".into(),
+                },
+            ),
+            (
+                |e| {
+                    e.headers
+                        .insert("content-type", "application/cloudevents+json")
+                },
+                InvalidEvent::ReservedContentType {
+                    value: "application/cloudevents+json".into(),
+                },
             ),
         ];
         assert_eq!(valid().check(), Ok(()));
@@ -230,12 +307,20 @@ mod tests {
     #[test]
     fn a_conversation_and_its_trace_go_on_from_the_cause() {
         let (mut cause, mut effect) = (valid(), valid());
-        cause.headers.extend([("correlationid", "c"), ("traceparent", "t"), ("tenant", "acme")]);
+        cause.headers.extend([
+            ("correlationid", "c"),
+            ("traceparent", "t"),
+            ("tenant", "acme"),
+        ]);
         effect.set_cause(&cause);
         let id = cause.id.to_string();
         assert_eq!(
             effect.headers.iter().collect::<Vec<_>>(),
-            [("causationid", id.as_str()), ("correlationid", "c"), ("traceparent", "t")],
+            [
+                ("causationid", id.as_str()),
+                ("correlationid", "c"),
+                ("traceparent", "t")
+            ],
             "headers of the application's own are not passed on"
         );
     }

@@ -64,7 +64,9 @@ impl Headers {
 
     /// Every name and value, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// How many headers there are.
@@ -79,7 +81,10 @@ impl Headers {
 
     /// How many bytes names and values have together.
     pub fn byte_len(&self) -> usize {
-        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
+        self.0
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
     }
 
     /// The id of the conversation, see [`CORRELATION_ID`].
@@ -111,13 +116,18 @@ impl Headers {
             return Err(InvalidEvent::HeaderCount { count: self.len() });
         }
         for (name, value) in self.iter() {
-            let well_formed = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+            let well_formed = (1..=NAME_BYTES_MAX).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_graphic());
             if !well_formed {
-                return Err(InvalidEvent::HeaderName { name: name.to_owned() });
+                return Err(InvalidEvent::HeaderName {
+                    name: name.to_owned(),
+                });
             }
             refuse_reserved_header(name, value)?;
             if value.chars().any(char::is_control) {
-                return Err(InvalidEvent::HeaderValue { name: name.to_owned() });
+                return Err(InvalidEvent::HeaderValue {
+                    name: name.to_owned(),
+                });
             }
         }
         Ok(())
@@ -128,13 +138,22 @@ impl Headers {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
-        Self(headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        Self(
+            headers
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
     }
 }
 
 impl<N: Into<String>, V: Into<String>> Extend<(N, V)> for Headers {
     fn extend<I: IntoIterator<Item = (N, V)>>(&mut self, headers: I) {
-        self.0.extend(headers.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self.0.extend(
+            headers
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        );
     }
 }
 
@@ -155,15 +174,24 @@ mod tests {
     fn a_name_that_no_record_should_carry_is_refused() {
         for name in ["", "a b", "naïve", "tab\t", &"n".repeat(129)] {
             let headers = Headers::from_iter([(name, "v")]);
-            assert_eq!(headers.check(), Err(InvalidEvent::HeaderName { name: name.into() }));
+            assert_eq!(
+                headers.check(),
+                Err(InvalidEvent::HeaderName { name: name.into() })
+            );
         }
-        assert_eq!(Headers::from_iter([("x-tenant", "Ünïcode"), ("traceparent", "")]).check(), Ok(()));
+        assert_eq!(
+            Headers::from_iter([("x-tenant", "Ünïcode"), ("traceparent", "")]).check(),
+            Ok(())
+        );
     }
 
     #[test]
     fn a_value_of_more_than_one_line_of_text_is_refused() {
         for value in ["\0", "a\nb", "\u{7f}"] {
-            assert_eq!(Headers::from_iter([("a", value)]).check(), Err(InvalidEvent::HeaderValue { name: "a".into() }));
+            assert_eq!(
+                Headers::from_iter([("a", value)]).check(),
+                Err(InvalidEvent::HeaderValue { name: "a".into() })
+            );
         }
     }
 
@@ -171,6 +199,9 @@ mod tests {
     fn more_headers_than_anybody_needs_are_refused() {
         let headers = |count: usize| Headers::from_iter((0..count).map(|n| (n.to_string(), "v")));
         assert_eq!(headers(COUNT_MAX).check(), Ok(()));
-        assert_eq!(headers(COUNT_MAX + 1).check(), Err(InvalidEvent::HeaderCount { count: 65 }));
+        assert_eq!(
+            headers(COUNT_MAX + 1).check(),
+            Err(InvalidEvent::HeaderCount { count: 65 })
+        );
     }
 }

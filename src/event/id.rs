@@ -24,7 +24,10 @@ pub struct EventId(Uuid);
 
 impl EventId {
     /// A new id.
-    #[allow(clippy::new_without_default, reason = "a default value that differs each time would surprise")]
+    #[allow(
+        clippy::new_without_default,
+        reason = "a default value that differs each time would surprise"
+    )]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -138,7 +141,10 @@ mod tests {
         assert_eq!(AggregateId::new(""), Err(InvalidEvent::AggregateIdEmpty));
         assert_eq!(AggregateId::new("a\0"), Err(InvalidEvent::AggregateIdNul));
         assert!(AggregateId::new("é".repeat(512)).is_ok());
-        assert_eq!(AggregateId::new("é".repeat(513)), Err(InvalidEvent::AggregateIdTooLong { bytes: 1026 }));
+        assert_eq!(
+            AggregateId::new("é".repeat(513)),
+            Err(InvalidEvent::AggregateIdTooLong { bytes: 1026 })
+        );
     }
 
     #[test]
@@ -149,6 +155,9 @@ mod tests {
     #[test]
     fn a_deserialized_aggregate_id_is_checked_too() {
         assert!(serde_json::from_str::<AggregateId>("\"\"").is_err());
-        assert_eq!(serde_json::from_str::<AggregateId>("\"a\"").expect("a valid id"), AggregateId::new("a").expect("a valid id"));
+        assert_eq!(
+            serde_json::from_str::<AggregateId>("\"a\"").expect("a valid id"),
+            AggregateId::new("a").expect("a valid id")
+        );
     }
 }

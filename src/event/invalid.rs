@@ -33,7 +33,9 @@ pub enum InvalidEvent {
         name: String,
     },
     /// The event type is a name.
-    #[error("the event type {name:?} is not usable: 1 to {TYPE_BYTES_MAX} bytes without control characters")]
+    #[error(
+        "the event type {name:?} is not usable: 1 to {TYPE_BYTES_MAX} bytes without control characters"
+    )]
     EventType {
         /// The type as given.
         name: String,
@@ -53,7 +55,9 @@ pub enum InvalidEvent {
         name: String,
     },
     /// The topic belongs to Kafka, or holds the positions of a relay.
-    #[error("the topic {name:?} is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays; choose another name")]
+    #[error(
+        "the topic {name:?} is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays; choose another name"
+    )]
     ReservedTopic {
         /// The name as given.
         name: String,
@@ -67,7 +71,9 @@ pub enum InvalidEvent {
         name: String,
     },
     /// The payload would be read as a whole CloudEvent, in place of the one that Tidings makes of the event.
-    #[error("the content-type {value:?} is reserved: Tidings makes the CloudEvent; publish its data, and give the type of the data")]
+    #[error(
+        "the content-type {value:?} is reserved: Tidings makes the CloudEvent; publish its data, and give the type of the data"
+    )]
     ReservedContentType {
         /// The media type as given.
         value: String,
@@ -79,7 +85,9 @@ pub enum InvalidEvent {
         name: String,
     },
     /// A header's value is text for one line.
-    #[error("the value of header {name:?} holds a control character: headers are single lines of text, data belongs into the payload")]
+    #[error(
+        "the value of header {name:?} holds a control character: headers are single lines of text, data belongs into the payload"
+    )]
     HeaderValue {
         /// The header's name.
         name: String,
@@ -108,7 +116,9 @@ pub fn check_topic_name(name: &str) -> Result<(), InvalidEvent> {
     if name_is_topic_part(name) && name != "." && name != ".." {
         return Ok(());
     }
-    Err(InvalidEvent::TopicName { name: name.to_owned() })
+    Err(InvalidEvent::TopicName {
+        name: name.to_owned(),
+    })
 }
 
 /// True if the name can be, or be part of, a topic's name.
@@ -131,7 +141,10 @@ mod tests {
             assert_eq!(check_topic_name(name), Ok(()), "{name}");
         }
         for name in ["", ".", "..", "a b", "a/b", "ü", "a\n", &"t".repeat(250)] {
-            assert_eq!(check_topic_name(name), Err(InvalidEvent::TopicName { name: name.into() }));
+            assert_eq!(
+                check_topic_name(name),
+                Err(InvalidEvent::TopicName { name: name.into() })
+            );
         }
     }
 }

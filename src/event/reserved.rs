@@ -30,7 +30,9 @@ pub(crate) fn is_reserved_topic(name: &str) -> bool {
 /// [`InvalidEvent::ReservedTopic`].
 pub(crate) fn refuse_reserved_topic(name: &str) -> Result<(), InvalidEvent> {
     if is_reserved_topic(name) {
-        return Err(InvalidEvent::ReservedTopic { name: name.to_owned() });
+        return Err(InvalidEvent::ReservedTopic {
+            name: name.to_owned(),
+        });
     }
     Ok(())
 }
@@ -41,17 +43,28 @@ pub(crate) fn refuse_reserved_topic(name: &str) -> Result<(), InvalidEvent> {
 ///
 /// [`InvalidEvent::ReservedHeader`] or [`InvalidEvent::ReservedContentType`].
 pub(crate) fn refuse_reserved_header(name: &str, value: &str) -> Result<(), InvalidEvent> {
-    if HEADERS.iter().any(|prefix| starts_with_ignoring_case(name, prefix)) {
-        return Err(InvalidEvent::ReservedHeader { name: name.to_owned() });
+    if HEADERS
+        .iter()
+        .any(|prefix| starts_with_ignoring_case(name, prefix))
+    {
+        return Err(InvalidEvent::ReservedHeader {
+            name: name.to_owned(),
+        });
     }
-    if name.eq_ignore_ascii_case(super::headers::CONTENT_TYPE) && starts_with_ignoring_case(value.trim_start(), CLOUD_EVENT) {
-        return Err(InvalidEvent::ReservedContentType { value: value.to_owned() });
+    if name.eq_ignore_ascii_case(super::headers::CONTENT_TYPE)
+        && starts_with_ignoring_case(value.trim_start(), CLOUD_EVENT)
+    {
+        return Err(InvalidEvent::ReservedContentType {
+            value: value.to_owned(),
+        });
     }
     Ok(())
 }
 
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
-    text.as_bytes().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    text.as_bytes()
+        .get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 #[cfg(test)]
@@ -60,27 +73,67 @@ mod tests {
 
     #[test]
     fn topics_of_kafka_and_of_relay_positions_are_reserved() {
-        for name in ["__consumer_offsets", "__x", "tidings.position.tidings.0123abcd", "tidings.position."] {
-            assert_eq!(refuse_reserved_topic(name), Err(InvalidEvent::ReservedTopic { name: name.into() }));
+        for name in [
+            "__consumer_offsets",
+            "__x",
+            "tidings.position.tidings.0123abcd",
+            "tidings.position.",
+        ] {
+            assert_eq!(
+                refuse_reserved_topic(name),
+                Err(InvalidEvent::ReservedTopic { name: name.into() })
+            );
         }
-        for name in ["order", "_order", "tidings.position", "tidings.positions", "Tidings.position.x", "x__"] {
+        for name in [
+            "order",
+            "_order",
+            "tidings.position",
+            "tidings.positions",
+            "Tidings.position.x",
+            "x__",
+        ] {
             assert_eq!(refuse_reserved_topic(name), Ok(()), "{name}");
         }
     }
 
     #[test]
     fn headers_of_the_envelope_are_reserved_in_any_letter_case() {
-        for name in ["ce_id", "CE_ID", "Ce_whatever", "ce_", "kafka_dlt-original-topic", "Kafka_DLT-x", "tidings_replays", "TIDINGS_X"] {
-            assert_eq!(refuse_reserved_header(name, ""), Err(InvalidEvent::ReservedHeader { name: name.into() }));
+        for name in [
+            "ce_id",
+            "CE_ID",
+            "Ce_whatever",
+            "ce_",
+            "kafka_dlt-original-topic",
+            "Kafka_DLT-x",
+            "tidings_replays",
+            "TIDINGS_X",
+        ] {
+            assert_eq!(
+                refuse_reserved_header(name, ""),
+                Err(InvalidEvent::ReservedHeader { name: name.into() })
+            );
         }
-        for value in ["application/cloudevents+json", " Application/CloudEvents-batch+json; charset=x", "application/cloudevents+avro"] {
+        for value in [
+            "application/cloudevents+json",
+            " Application/CloudEvents-batch+json; charset=x",
+            "application/cloudevents+avro",
+        ] {
             for name in ["content-type", "Content-Type"] {
-                assert_eq!(refuse_reserved_header(name, value), Err(InvalidEvent::ReservedContentType { value: value.into() }));
+                assert_eq!(
+                    refuse_reserved_header(name, value),
+                    Err(InvalidEvent::ReservedContentType {
+                        value: value.into()
+                    })
+                );
             }
         }
-        for (name, value) in
-            [("ce", ""), ("tenant", "ce_id"), ("content-type", "application/json"), ("x", "application/cloudevents+json"), ("é", "")]
-        {
+        for (name, value) in [
+            ("ce", ""),
+            ("tenant", "ce_id"),
+            ("content-type", "application/json"),
+            ("x", "application/cloudevents+json"),
+            ("é", ""),
+        ] {
             assert_eq!(refuse_reserved_header(name, value), Ok(()), "{name}");
         }
     }

@@ -45,7 +45,10 @@ pub enum VersionError {
 /// [`VersionError`].
 pub fn decode_version<E: DomainEvent>(version: u32, payload: &[u8]) -> Result<E, VersionError> {
     std::panic::catch_unwind(|| decode_steps(version, payload)).unwrap_or_else(|panic| {
-        let reason = format!("decoding version {version} panicked: {}", panic_text(&*panic));
+        let reason = format!(
+            "decoding version {version} panicked: {}",
+            panic_text(&*panic)
+        );
         Err(CodecError::decode::<E>(reason).into())
     })
 }
@@ -56,11 +59,18 @@ fn decode_steps<E: DomainEvent>(version: u32, payload: &[u8]) -> Result<E, Versi
         return Ok(E::Codec::decode(payload)?);
     }
     if version > E::VERSION {
-        return Err(VersionError::Newer { event, version, known: E::VERSION });
+        return Err(VersionError::Newer {
+            event,
+            version,
+            known: E::VERSION,
+        });
     }
     let mut lifted = payload.to_vec();
     for step in version..E::VERSION {
-        lifted = E::upcast(step, &lifted).ok_or(VersionError::NoUpcast { event, version: step })??;
+        lifted = E::upcast(step, &lifted).ok_or(VersionError::NoUpcast {
+            event,
+            version: step,
+        })??;
     }
     Ok(E::Codec::decode(&lifted)?)
 }
@@ -107,27 +117,56 @@ mod tests {
 
     #[test]
     fn an_old_payload_is_lifted_step_by_step() {
-        let expected = |currency: &str| Paid { id: "7".into(), amount: 5, currency: currency.into() };
-        let from = |version, payload: Value| decode_version::<Paid>(version, payload.to_string().as_bytes());
-        assert_eq!(from(1, json!({ "id": "7", "cents": 5 })).expect("two steps"), expected("EUR"));
-        assert_eq!(from(2, json!({ "id": "7", "cents": 5, "currency": "CHF" })).expect("one step"), expected("CHF"));
-        assert_eq!(from(3, json!({ "id": "7", "amount": 5, "currency": "CHF" })).expect("as it is"), expected("CHF"));
+        let expected = |currency: &str| Paid {
+            id: "7".into(),
+            amount: 5,
+            currency: currency.into(),
+        };
+        let from = |version, payload: Value| {
+            decode_version::<Paid>(version, payload.to_string().as_bytes())
+        };
+        assert_eq!(
+            from(1, json!({ "id": "7", "cents": 5 })).expect("two steps"),
+            expected("EUR")
+        );
+        assert_eq!(
+            from(2, json!({ "id": "7", "cents": 5, "currency": "CHF" })).expect("one step"),
+            expected("CHF")
+        );
+        assert_eq!(
+            from(3, json!({ "id": "7", "amount": 5, "currency": "CHF" })).expect("as it is"),
+            expected("CHF")
+        );
     }
 
     #[test]
     fn a_panic_of_an_upcast_is_a_payload_that_cannot_be_decoded() {
         for payload in ["[1]", "7", "\"x\"", "true"] {
             let error = decode_version::<Paid>(1, payload.as_bytes()).expect_err("no object");
-            let VersionError::Codec(error @ CodecError::Decode { .. }) = error else { panic!("{error:?}") };
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            assert!(source.starts_with("decoding version 1 panicked: cannot access key"), "{source}");
+            let VersionError::Codec(error @ CodecError::Decode { .. }) = error else {
+                panic!("{error:?}")
+            };
+            let source = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                source.starts_with("decoding version 1 panicked: cannot access key"),
+                "{source}"
+            );
         }
     }
 
     #[test]
     fn a_newer_payload_is_refused_even_if_it_could_be_read() {
         let newer = decode_version::<Paid>(4, br#"{"id":"7","amount":5,"currency":"CHF"}"#);
-        assert!(matches!(newer, Err(VersionError::Newer { version: 4, known: 3, .. })));
+        assert!(matches!(
+            newer,
+            Err(VersionError::Newer {
+                version: 4,
+                known: 3,
+                ..
+            })
+        ));
     }
 
     #[test]
@@ -137,7 +176,10 @@ mod tests {
         struct Bare {
             cents: i64,
         }
-        assert!(matches!(decode_version::<Bare>(1, b"{\"cents\":1}"), Err(VersionError::NoUpcast { version: 1, .. })));
+        assert!(matches!(
+            decode_version::<Bare>(1, b"{\"cents\":1}"),
+            Err(VersionError::NoUpcast { version: 1, .. })
+        ));
     }
 
     #[test]

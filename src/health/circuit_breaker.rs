@@ -22,7 +22,9 @@ pub struct CircuitBreakerCheck {
 impl CircuitBreakerCheck {
     /// Shows this breaker.
     pub fn new(breaker: &CircuitBreaker) -> Self {
-        Self { breaker: breaker.clone() }
+        Self {
+            breaker: breaker.clone(),
+        }
     }
 }
 
@@ -32,7 +34,11 @@ impl Check for CircuitBreakerCheck {
     fn check(&self) -> Checking<'_> {
         let state = self.breaker.state();
         let text = format!("circuit {state}");
-        Box::pin(std::future::ready(if state == State::Closed { Status::Ok(text) } else { Status::Degraded(text) }))
+        Box::pin(std::future::ready(if state == State::Closed {
+            Status::Ok(text)
+        } else {
+            Status::Degraded(text)
+        }))
     }
 }
 
@@ -44,12 +50,24 @@ mod tests {
 
     #[tokio::test]
     async fn an_open_circuit_is_shown_and_the_service_stays_ready() {
-        let breaker = CircuitBreaker::new("stock", CircuitBreakerPolicy { consecutive_failures: Some(1), ..Default::default() });
+        let breaker = CircuitBreaker::new(
+            "stock",
+            CircuitBreakerPolicy {
+                consecutive_failures: Some(1),
+                ..Default::default()
+            },
+        );
         let health = Health::new().check("stock", CircuitBreakerCheck::new(&breaker));
-        assert_eq!(health.report().await.checks[0].status, Status::Ok("circuit closed".into()));
+        assert_eq!(
+            health.report().await.checks[0].status,
+            Status::Ok("circuit closed".into())
+        );
         breaker.admit().expect("it is closed").failed();
         let report = health.report().await;
-        assert_eq!(report.checks[0].status, Status::Degraded("circuit open".into()));
+        assert_eq!(
+            report.checks[0].status,
+            Status::Degraded("circuit open".into())
+        );
         assert!(report.is_ready());
     }
 }

@@ -39,7 +39,10 @@ impl KafkaCheck {
     ///
     /// When librdkafka refuses a property, in its words.
     pub fn new(settings: &Settings) -> Result<Self, KafkaCheckError> {
-        Ok(Self { ping: Ping::new(settings).map_err(KafkaCheckError)?, brokers: settings.brokers.clone() })
+        Ok(Self {
+            ping: Ping::new(settings).map_err(KafkaCheckError)?,
+            brokers: settings.brokers.clone(),
+        })
     }
 
     async fn ask(&self) -> Status {
@@ -60,6 +63,9 @@ impl Check for KafkaCheck {
 
 impl std::fmt::Debug for KafkaCheck {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("KafkaCheck").field("brokers", &self.brokers).finish_non_exhaustive()
+        formatter
+            .debug_struct("KafkaCheck")
+            .field("brokers", &self.brokers)
+            .finish_non_exhaustive()
     }
 }

@@ -15,7 +15,12 @@ impl Health {
 }
 
 fn status(observer: &Observer, name: &str) -> Status {
-    match observer.checks().into_iter().find(|check| check.name == name).map(|check| check.state) {
+    match observer
+        .checks()
+        .into_iter()
+        .find(|check| check.name == name)
+        .map(|check| check.state)
+    {
         Some(CheckState::Ok(text)) => Status::Ok(text),
         Some(CheckState::Failing(text)) => Status::Failing(text),
         None => Status::Failing("the relay does not know this check".into()),

@@ -34,7 +34,12 @@ pub struct RelayLagCheck {
 impl RelayLagCheck {
     /// Asks by this pool about the relay of this name; `tidings` unless it was given another.
     pub fn new(pool: &PgPool, relay: impl Into<String>, limit: Duration) -> Self {
-        Self { pool: pool.clone(), relay: relay.into(), limit, schema: Ok(SchemaName::default()) }
+        Self {
+            pool: pool.clone(),
+            relay: relay.into(),
+            limit,
+            schema: Ok(SchemaName::default()),
+        }
     }
 
     /// Reads the tables of another schema, as given to [`Migrations::schema`](crate::Migrations::schema).
@@ -49,7 +54,11 @@ impl RelayLagCheck {
             Ok(schema) => schema,
             Err(error) => return Status::Failing(error.to_string()),
         };
-        match sqlx::query_as(AssertSqlSafe(statement(schema))).bind(&self.relay).fetch_optional(&self.pool).await {
+        match sqlx::query_as(AssertSqlSafe(statement(schema)))
+            .bind(&self.relay)
+            .fetch_optional(&self.pool)
+            .await
+        {
             Ok(row) => self.judge(row),
             Err(error) => Status::Failing(format!("the lag is not known: {}", with_causes(&error))),
         }
@@ -58,7 +67,10 @@ impl RelayLagCheck {
     /// From how long the oldest event has waited, and how long ago the leader was seen.
     fn judge(&self, row: Option<(Option<f64>, Option<f64>, Option<String>)>) -> Status {
         let Some((waits, seen, foreign)) = row else {
-            return Status::Failing(format!("no relay called {:?} has run in this database", self.relay));
+            return Status::Failing(format!(
+                "no relay called {:?} has run in this database",
+                self.relay
+            ));
         };
         if let Some(table) = foreign {
             return Status::Failing(format!(
@@ -66,11 +78,20 @@ impl RelayLagCheck {
                 self.relay
             ));
         }
-        let leader = seen.map_or_else(|| "no leader yet".into(), |seen| format!("leader seen {}s ago", seconds(seen).as_secs()));
+        let leader = seen.map_or_else(
+            || "no leader yet".into(),
+            |seen| format!("leader seen {}s ago", seconds(seen).as_secs()),
+        );
         match waits.map(seconds) {
             None => Status::Ok(format!("nothing waits, {leader}")),
-            Some(waits) if waits <= self.limit => Status::Ok(format!("an event waits for {}s, {leader}", waits.as_secs())),
-            Some(waits) => Status::Failing(format!("an event has waited for {}s, more than {:?}; {leader}", waits.as_secs(), self.limit)),
+            Some(waits) if waits <= self.limit => {
+                Status::Ok(format!("an event waits for {}s, {leader}", waits.as_secs()))
+            }
+            Some(waits) => Status::Failing(format!(
+                "an event has waited for {}s, more than {:?}; {leader}",
+                waits.as_secs(),
+                self.limit
+            )),
         }
     }
 }

@@ -13,7 +13,10 @@ use super::Health;
 impl Health {
     /// `/health/live` and `/health/ready`, to be merged into a service's own router, or served on a port of their own.
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
-        Router::new().route("/health/live", get(live)).route("/health/ready", get(ready)).with_state(self.clone())
+        Router::new()
+            .route("/health/live", get(live))
+            .route("/health/ready", get(ready))
+            .with_state(self.clone())
     }
 }
 
@@ -23,6 +26,10 @@ async fn live() -> Response {
 
 async fn ready(State(health): State<Health>) -> Response {
     let report = health.report().await;
-    let code = if report.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if report.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(report)).into_response()
 }

@@ -42,8 +42,17 @@ impl Health {
 
     /// Adds a check that has its own time to answer. Keep it below what the prober waits.
     #[must_use]
-    pub fn check_within(mut self, within: Duration, name: impl Into<Arc<str>>, check: impl Check) -> Self {
-        self.checks.push(Named { name: name.into(), within, check: Arc::new(check) });
+    pub fn check_within(
+        mut self,
+        within: Duration,
+        name: impl Into<Arc<str>>,
+        check: impl Check,
+    ) -> Self {
+        self.checks.push(Named {
+            name: name.into(),
+            within,
+            check: Arc::new(check),
+        });
         // What another set of checks said is not this one's.
         self.last = Arc::default();
         self
@@ -71,11 +80,21 @@ impl Health {
         let mut checks = self
             .checks
             .iter()
-            .map(|named| Checked { name: named.name.clone(), status: Status::Failing(PANICKED.into()) })
+            .map(|named| Checked {
+                name: named.name.clone(),
+                status: Status::Failing(PANICKED.into()),
+            })
             .collect::<Vec<_>>();
         let mut running = JoinSet::new();
         for (at, Named { within, check, .. }) in self.checks.iter().cloned().enumerate() {
-            running.spawn(async move { (at, timeout(within, check.check()).await.unwrap_or_else(|_| late(within))) });
+            running.spawn(async move {
+                (
+                    at,
+                    timeout(within, check.check())
+                        .await
+                        .unwrap_or_else(|_| late(within)),
+                )
+            });
         }
         while let Some(ended) = running.join_next().await {
             if let Ok((at, status)) = ended {
@@ -97,7 +116,10 @@ fn late(within: Duration) -> Status {
 
 impl fmt::Debug for Health {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_list().entries(self.checks.iter().map(|named| &named.name)).finish()
+        formatter
+            .debug_list()
+            .entries(self.checks.iter().map(|named| &named.name))
+            .finish()
     }
 }
 
@@ -118,16 +140,30 @@ mod tests {
                 Ok::<_, Infallible>("slow")
             }
         };
-        let health = Health::new().check("a", slow(800)).check("b", slow(800)).check("hangs", std::future::pending::<Status>).check_within(
-            Duration::from_secs(2),
-            "patient",
-            slow(1_000),
-        );
+        let health = Health::new()
+            .check("a", slow(800))
+            .check("b", slow(800))
+            .check("hangs", std::future::pending::<Status>)
+            .check_within(Duration::from_secs(2), "patient", slow(1_000));
         let began = Instant::now();
-        let statuses: Vec<_> = health.report().await.checks.into_iter().map(|check| check.status).collect();
+        let statuses: Vec<_> = health
+            .report()
+            .await
+            .checks
+            .into_iter()
+            .map(|check| check.status)
+            .collect();
         assert_eq!(began.elapsed().as_millis(), 1_000);
         let ok = Status::Ok("slow".into());
-        assert_eq!(statuses, [ok.clone(), ok.clone(), Status::Failing("no answer within 900ms".into()), ok]);
+        assert_eq!(
+            statuses,
+            [
+                ok.clone(),
+                ok.clone(),
+                Status::Failing("no answer within 900ms".into()),
+                ok
+            ]
+        );
     }
 
     #[tokio::test]
@@ -136,7 +172,11 @@ mod tests {
             assert!(std::hint::black_box(false), "it is thought to");
             Status::Ok("never".into())
         };
-        let report = Health::new().check("panics", panics).check("fine", || async { Status::Ok(String::new()) }).report().await;
+        let report = Health::new()
+            .check("panics", panics)
+            .check("fine", || async { Status::Ok(String::new()) })
+            .report()
+            .await;
         assert_eq!(report.checks[0].status, Status::Failing(PANICKED.into()));
         assert_eq!(report.checks[1].status, Status::Ok(String::new()));
     }

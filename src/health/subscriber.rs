@@ -28,38 +28,58 @@ pub struct SubscriberCheck {
 impl SubscriberCheck {
     /// Shows the subscriber with these statistics.
     pub fn new(statistics: &Statistics) -> Self {
-        Self { statistics: statistics.clone() }
+        Self {
+            statistics: statistics.clone(),
+        }
     }
 
     fn status(&self) -> Status {
         let state = self.statistics.state();
-        let because = self.statistics.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let because = self
+            .statistics
+            .reason()
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
         match state {
             SubscriberState::Running => self.running(),
             SubscriberState::Starting => Status::Degraded(format!("starting{because}")),
-            SubscriberState::PausedByKillSwitch => {
-                Status::Degraded(format!("{state}: too many events fail, and one at a time is tried; see its log"))
+            SubscriberState::PausedByKillSwitch => Status::Degraded(format!(
+                "{state}: too many events fail, and one at a time is tried; see its log"
+            )),
+            SubscriberState::PausedByOutage => Status::Degraded(format!(
+                "{state}{because}; every event needs it, and the subscriber continues when it is back"
+            )),
+            SubscriberState::Stopped => {
+                Status::Failing("stopped: it was shut down or could not go on; see its log".into())
             }
-            SubscriberState::PausedByOutage => {
-                Status::Degraded(format!("{state}{because}; every event needs it, and the subscriber continues when it is back"))
-            }
-            SubscriberState::Stopped => Status::Failing("stopped: it was shut down or could not go on; see its log".into()),
         }
     }
 
     fn running(&self) -> Status {
-        let text = format!("running, partitions: {}", self.statistics.partitions().len());
-        let (removed, concerns) = (self.statistics.removed_by_topic(), self.statistics.concerns());
+        let text = format!(
+            "running, partitions: {}",
+            self.statistics.partitions().len()
+        );
+        let (removed, concerns) = (
+            self.statistics.removed_by_topic(),
+            self.statistics.concerns(),
+        );
         if removed.is_empty() && concerns.is_empty() {
             return Status::Ok(text);
         }
-        let text = if concerns.is_empty() { text } else { format!("{text}; {}", concerns.join("; ")) };
+        let text = if concerns.is_empty() {
+            text
+        } else {
+            format!("{text}; {}", concerns.join("; "))
+        };
         if removed.is_empty() {
             return Status::Degraded(text);
         }
         let of = |(topic, records): (String, u64)| format!("{topic}: {records}");
         let removed = removed.into_iter().map(of).collect::<Vec<_>>().join(", ");
-        Status::Degraded(format!("{text}; records that were removed before they were read, since the start: {removed}"))
+        Status::Degraded(format!(
+            "{text}; records that were removed before they were read, since the start: {removed}"
+        ))
     }
 }
 

@@ -95,7 +95,9 @@ pub(crate) struct Ground {
 
 impl Acks {
     fn locked(&self) -> std::sync::MutexGuard<'_, AckState> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Counts a record as under way and gives it its tag, unless the window is full. To be called right before it is sent. `label` is
@@ -110,7 +112,9 @@ impl Acks {
         let tag = state.next;
         state.next += 1;
         state.bytes += bytes;
-        state.sizes.push_back((u32::try_from(bytes).unwrap_or(u32::MAX), label));
+        state
+            .sizes
+            .push_back((u32::try_from(bytes).unwrap_or(u32::MAX), label));
         if state.words.len() * 64 <= (tag - (state.floor & !63)) as usize {
             state.words.push_back(0);
         }
@@ -185,14 +189,19 @@ impl Acks {
     pub(super) fn mark(&self, tag: u64) {
         let (wake, since) = {
             let mut state = self.locked();
-            let since = state.timed.take_if(|(timed, _)| *timed == tag).map(|(_, since)| since);
+            let since = state
+                .timed
+                .take_if(|(timed, _)| *timed == tag)
+                .map(|(_, since)| since);
             (state.mark(tag), since)
         };
         if wake {
             self.changed.notify_waiters();
         }
         if let (Some(since), Some(watcher)) = (since, self.watcher.get()) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             watcher(now.saturating_sub(Duration::from_micros(since.try_into().unwrap_or(0))));
         }
     }
@@ -209,7 +218,9 @@ impl Acks {
 
     /// A topic does not take records, whoever sends them, though nothing is wrong with the records: the producer can go no further.
     pub(super) fn fail_for_topic(&self, topic: &str, reason: String) {
-        self.locked().topic_fault.get_or_insert_with(|| (topic.to_owned(), reason.clone()));
+        self.locked()
+            .topic_fault
+            .get_or_insert_with(|| (topic.to_owned(), reason.clone()));
         self.fail(Failure::Broken(reason));
     }
 
@@ -266,7 +277,10 @@ impl AckState {
         if let Some(word) = self.words.get_mut(at / 64) {
             *word |= 1 << (at % 64);
         }
-        let size = self.sizes.get((tag - self.floor) as usize).map_or(0, |(size, _)| *size as usize);
+        let size = self
+            .sizes
+            .get((tag - self.floor) as usize)
+            .map_or(0, |(size, _)| *size as usize);
         self.bytes = self.bytes.saturating_sub(size);
         self.reachable();
         if tag != self.floor {
@@ -281,15 +295,24 @@ impl AckState {
         if matches!(self.failure, None | Some(Failure::Broken(_))) {
             self.failure = Some(Failure::Refused(ground.reason.clone()));
         }
-        let record = tag.checked_sub(self.floor).and_then(|at| self.sizes.get(at as usize));
-        let Some((bytes, label)) = record.filter(|_| self.refused.records.len() < REFUSED_MAX) else { return };
+        let record = tag
+            .checked_sub(self.floor)
+            .and_then(|at| self.sizes.get(at as usize));
+        let Some((bytes, label)) = record.filter(|_| self.refused.records.len() < REFUSED_MAX)
+        else {
+            return;
+        };
         let Refused { records, grounds } = &mut self.refused;
         let known = grounds.iter().position(|known| *known == ground);
         let ground = known.unwrap_or_else(|| {
             grounds.push(ground);
             grounds.len() - 1
         });
-        records.push(RefusedRecord { label: *label, bytes: *bytes as usize, ground });
+        records.push(RefusedRecord {
+            label: *label,
+            bytes: *bytes as usize,
+            ground,
+        });
     }
 
     fn reachable(&mut self) {
@@ -354,15 +377,31 @@ mod tests {
     #[test]
     fn what_was_in_a_refused_batch_is_known_by_its_label_and_outranks_what_breaks_because_of_it() {
         let acks = Acks::default();
-        let window = Window { records: 10, bytes: 10 };
-        let tags: Vec<u64> = (0..3).map(|n| acks.admit(100 + n, 1, window).expect("room")).collect();
+        let window = Window {
+            records: 10,
+            bytes: 10,
+        };
+        let tags: Vec<u64> = (0..3)
+            .map(|n| acks.admit(100 + n, 1, window).expect("room"))
+            .collect();
         acks.mark(tags[0]);
         acks.fail(Failure::Broken("fatal".into()));
-        let ground = Ground { topic: "t".into(), too_large: true, reason: "too large".into() };
+        let ground = Ground {
+            topic: "t".into(),
+            too_large: true,
+            reason: "too large".into(),
+        };
         acks.refuse(tags[1], ground.clone());
         acks.refuse(tags[2], ground.clone());
-        let record = |label| RefusedRecord { label, bytes: 1, ground: 0 };
-        let refused = Refused { records: vec![record(101), record(102)], grounds: vec![ground.clone()] };
+        let record = |label| RefusedRecord {
+            label,
+            bytes: 1,
+            ground: 0,
+        };
+        let refused = Refused {
+            records: vec![record(101), record(102)],
+            grounds: vec![ground.clone()],
+        };
         assert_eq!((acks.refused(), acks.reports()), (refused, 3));
         assert_eq!(acks.failure(), Some(Failure::Refused("too large".into())));
         let fenced = Acks::default();

@@ -18,7 +18,11 @@ use super::{
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContext>>, TopicError> {
-    settings.client_config().create().map(Dropped::new).map_err(|error| TopicError::Unreachable(error.to_string()))
+    settings
+        .client_config()
+        .create()
+        .map(Dropped::new)
+        .map_err(|error| TopicError::Unreachable(error.to_string()))
 }
 
 /// Deletes a topic; false if it was not there.
@@ -27,11 +31,24 @@ fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContex
 /// The broker's refusal; a cluster that does not answer.
 pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<bool, TopicError> {
     let admin = client(settings)?;
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));
-    let answer = within_limit("delete_topics", admin.get().delete_topics(&[topic], &options)).await?;
-    match answer.map_err(|error| TopicError::Unreachable(error.to_string()))?.pop() {
+    let options = AdminOptions::new()
+        .operation_timeout(Some(TIMEOUT))
+        .request_timeout(Some(ADMIN_TIMEOUT));
+    let answer = within_limit(
+        "delete_topics",
+        admin.get().delete_topics(&[topic], &options),
+    )
+    .await?;
+    match answer
+        .map_err(|error| TopicError::Unreachable(error.to_string()))?
+        .pop()
+    {
         Some(Err((_, RDKafkaErrorCode::UnknownTopicOrPartition))) => Ok(false),
-        Some(Err((_, code))) => Err(TopicError::Change { topic: topic.to_owned(), doing: "deleted", reason: code.to_string() }),
+        Some(Err((_, code))) => Err(TopicError::Change {
+            topic: topic.to_owned(),
+            doing: "deleted",
+            reason: code.to_string(),
+        }),
         _ => Ok(true),
     }
 }
@@ -40,13 +57,33 @@ pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<boo
 ///
 /// # Errors
 /// The broker's refusal; a cluster that does not answer.
-pub(crate) async fn grow_topic(settings: &Settings, topic: &str, partitions: i32) -> Result<(), TopicError> {
-    let refused = |reason: String| TopicError::Change { topic: topic.to_owned(), doing: "grown", reason };
+pub(crate) async fn grow_topic(
+    settings: &Settings,
+    topic: &str,
+    partitions: i32,
+) -> Result<(), TopicError> {
+    let refused = |reason: String| TopicError::Change {
+        topic: topic.to_owned(),
+        doing: "grown",
+        reason,
+    };
     let admin = client(settings)?;
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(ADMIN_TIMEOUT));
-    let count = usize::try_from(partitions).map_err(|_| refused(format!("{partitions} is no number of partitions")))?;
-    let answer = within_limit("create_partitions", admin.get().create_partitions([&NewPartitions::new(topic, count)], &options)).await?;
-    if let Some(Err((_, code))) = answer.map_err(|error| TopicError::Unreachable(error.to_string()))?.pop() {
+    let options = AdminOptions::new()
+        .operation_timeout(Some(TIMEOUT))
+        .request_timeout(Some(ADMIN_TIMEOUT));
+    let count = usize::try_from(partitions)
+        .map_err(|_| refused(format!("{partitions} is no number of partitions")))?;
+    let answer = within_limit(
+        "create_partitions",
+        admin
+            .get()
+            .create_partitions([&NewPartitions::new(topic, count)], &options),
+    )
+    .await?;
+    if let Some(Err((_, code))) = answer
+        .map_err(|error| TopicError::Unreachable(error.to_string()))?
+        .pop()
+    {
         return Err(refused(code.to_string()));
     }
     let until = Instant::now() + TIMEOUT;

@@ -18,13 +18,29 @@ pub(crate) async fn broker_setting(settings: &Settings, name: &str) -> Option<St
     let asking = config.clone();
     let broker = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
         let client: Dropped<BaseConsumer> = Dropped::new(asking.create().ok()?);
-        let metadata = client.get().fetch_metadata(Some(ASKED_TOPIC), ASK_TIMEOUT).ok()?;
+        let metadata = client
+            .get()
+            .fetch_metadata(Some(ASKED_TOPIC), ASK_TIMEOUT)
+            .ok()?;
         metadata.brokers().first().map(|broker| broker.id())
     });
     let broker = broker.await.ok()??;
     let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(config.create().ok()?);
     let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-    let answer =
-        within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Broker(broker)], &options)).await.ok()?;
-    answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
+    let answer = within_limit(
+        "describe_configs",
+        admin
+            .get()
+            .describe_configs([&ResourceSpecifier::Broker(broker)], &options),
+    )
+    .await
+    .ok()?;
+    answer
+        .ok()?
+        .into_iter()
+        .next()?
+        .ok()?
+        .get(name)?
+        .value
+        .clone()
 }

@@ -90,7 +90,10 @@ pub(crate) async fn watched<T: Send + 'static>(
         failpoint::called(call);
         let _ = answer.send(work(&beat));
     };
-    std::thread::Builder::new().name("tidings-kafka-call".into()).spawn(work).map_err(|_| Unanswered::Thread(call))?;
+    std::thread::Builder::new()
+        .name("tidings-kafka-call".into())
+        .spawn(work)
+        .map_err(|_| Unanswered::Thread(call))?;
     let (mut count, mut heard) = (seen.count(), Instant::now());
     loop {
         let left = limit.saturating_sub(heard.elapsed());
@@ -102,7 +105,12 @@ pub(crate) async fn watched<T: Send + 'static>(
         } else if heard.elapsed() >= limit {
             return Err(Unanswered::Silent { call, limit });
         }
-        tracing::warn!(call, seconds = heard.elapsed().as_secs(), limit = limit.as_secs(), "waits for the Kafka client");
+        tracing::warn!(
+            call,
+            seconds = heard.elapsed().as_secs(),
+            limit = limit.as_secs(),
+            "waits for the Kafka client"
+        );
     }
 }
 
@@ -131,7 +139,10 @@ impl<T> Replaceable<T> {
     /// Forgets `client`, if it is still the present one.
     pub(crate) fn discard(&self, client: &Arc<T>) {
         let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, client)) {
+        if present
+            .as_ref()
+            .is_some_and(|present| Arc::ptr_eq(present, client))
+        {
             *present = None;
         }
     }
@@ -148,7 +159,13 @@ mod tests {
         let (_keeps, hangs) = mpsc::channel::<()>();
         let limit = Duration::from_millis(50);
         let given_up = bounded("a wait", limit, move || hangs.recv()).await;
-        assert_eq!(given_up.expect_err("no answer"), Unanswered::Silent { call: "a wait", limit });
+        assert_eq!(
+            given_up.expect_err("no answer"),
+            Unanswered::Silent {
+                call: "a wait",
+                limit
+            }
+        );
     }
 
     #[tokio::test]
@@ -181,6 +198,9 @@ mod tests {
         clients.discard(&first);
         let second = clients.get(&mut open).expect("made");
         clients.discard(&first);
-        assert_eq!((*first, *second, *clients.get(&mut open).expect("kept")), (1, 2, 2));
+        assert_eq!(
+            (*first, *second, *clients.get(&mut open).expect("kept")),
+            (1, 2, 2)
+        );
     }
 }

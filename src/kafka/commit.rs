@@ -53,31 +53,50 @@ mod tests {
     use super::*;
 
     /// Commits with these responses. Returns the number of attempts and the result.
-    fn run(responses: &[Option<RDKafkaErrorCode>], pauses: usize) -> (usize, Option<RDKafkaErrorCode>) {
+    fn run(
+        responses: &[Option<RDKafkaErrorCode>],
+        pauses: usize,
+    ) -> (usize, Option<RDKafkaErrorCode>) {
         let (mut attempts, mut paused) = (0, 0);
         let commit = || {
             attempts += 1;
-            responses[attempts - 1].map_or(Ok(()), |code| Err(KafkaError::ConsumerCommit(code).into()))
+            responses[attempts - 1]
+                .map_or(Ok(()), |code| Err(KafkaError::ConsumerCommit(code).into()))
         };
         let pause = || {
             paused += 1;
             paused <= pauses
         };
         let result = repeat_while_transient(commit, pause);
-        (attempts, result.err().and_then(|error| error.0.rdkafka_error_code()))
+        (
+            attempts,
+            result.err().and_then(|error| error.0.rdkafka_error_code()),
+        )
     }
 
     #[test]
     fn a_commit_that_a_rebalance_refuses_is_repeated_until_it_succeeds() {
         use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress};
-        assert_eq!(run(&[Some(RebalanceInProgress), Some(IllegalGeneration), None], 9), (3, None));
+        assert_eq!(
+            run(
+                &[Some(RebalanceInProgress), Some(IllegalGeneration), None],
+                9
+            ),
+            (3, None)
+        );
     }
 
     #[test]
     fn a_commit_that_is_refused_for_good_is_not_repeated() {
         use RDKafkaErrorCode::{GroupAuthorizationFailed, RebalanceInProgress, UnknownMemberId};
         assert_eq!(run(&[Some(UnknownMemberId)], 9), (1, Some(UnknownMemberId)));
-        assert_eq!(run(&[Some(GroupAuthorizationFailed)], 9), (1, Some(GroupAuthorizationFailed)));
-        assert_eq!(run(&[Some(RebalanceInProgress); 3], 2), (3, Some(RebalanceInProgress)));
+        assert_eq!(
+            run(&[Some(GroupAuthorizationFailed)], 9),
+            (1, Some(GroupAuthorizationFailed))
+        );
+        assert_eq!(
+            run(&[Some(RebalanceInProgress); 3], 2),
+            (3, Some(RebalanceInProgress))
+        );
     }
 }

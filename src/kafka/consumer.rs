@@ -157,7 +157,12 @@ impl Member {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn join(settings: &Settings, membership: &Membership, topics: &[&str], beat: Beat) -> Result<Self, String> {
+    pub(crate) fn join(
+        settings: &Settings,
+        membership: &Membership,
+        topics: &[&str],
+        beat: Beat,
+    ) -> Result<Self, String> {
         let mut config = settings.client_config_over(PREFERRED);
         for (name, value) in FIXED {
             config.set(*name, *value);
@@ -181,9 +186,14 @@ impl Member {
             config.set("group.instance.id", instance);
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
-        let inner: BaseConsumer<MemberContext> = config.create_with_context(MemberContext::default()).map_err(|error| error.to_string())?;
+        let inner: BaseConsumer<MemberContext> = config
+            .create_with_context(MemberContext::default())
+            .map_err(|error| error.to_string())?;
         inner.subscribe(topics).map_err(|error| error.to_string())?;
-        Ok(Self { inner: Arc::new(inner), beat })
+        Ok(Self {
+            inner: Arc::new(inner),
+            beat,
+        })
     }
 
     /// Looks for topics from another thread.
@@ -209,7 +219,11 @@ impl Member {
             None => {}
             Some(Ok(message)) => {
                 // Every partition is split before it is assigned, so this cannot be; its offset is not finished, so it comes again.
-                tracing::error!(topic = message.topic(), partition = message.partition(), "a record came past its partition's queue");
+                tracing::error!(
+                    topic = message.topic(),
+                    partition = message.partition(),
+                    "a record came past its partition's queue"
+                );
             }
             Some(Err(KafkaError::MessageConsumptionFatal(code))) => return Err(code.into()),
             Some(Err(error)) => self.inner.context().complain(&error),
@@ -222,14 +236,37 @@ impl Member {
     /// # Errors
     /// When the coordinator does not tell.
     pub(crate) fn committed(&self, partitions: &[Partition]) -> Result<Known, String> {
-        let list = list(partitions.iter().map(|partition| (partition, Offset::Invalid)));
-        let answer = self.call("committed", || self.inner.committed_offsets(list, ASK_TIMEOUT)).map_err(|error| error.to_string())?;
+        let list = list(
+            partitions
+                .iter()
+                .map(|partition| (partition, Offset::Invalid)),
+        );
+        let answer = self
+            .call("committed", || {
+                self.inner.committed_offsets(list, ASK_TIMEOUT)
+            })
+            .map_err(|error| error.to_string())?;
         let mut known = Known::default();
-        for element in answer.elements().into_iter().filter(|element| element.error().is_ok()) {
-            let partition = partitions.iter().find(|p| p.number == element.partition() && *p.topic == *element.topic());
-            let (Some(partition), offset) = (partition.cloned(), element.offset().to_raw().filter(|offset| *offset >= 0)) else { continue };
+        for element in answer
+            .elements()
+            .into_iter()
+            .filter(|element| element.error().is_ok())
+        {
+            let partition = partitions
+                .iter()
+                .find(|p| p.number == element.partition() && *p.topic == *element.topic());
+            let (Some(partition), offset) = (
+                partition.cloned(),
+                element.offset().to_raw().filter(|offset| *offset >= 0),
+            ) else {
+                continue;
+            };
             match offset {
-                Some(offset) => known.committed.push(Committed { partition, offset, metadata: element.metadata().to_owned() }),
+                Some(offset) => known.committed.push(Committed {
+                    partition,
+                    offset,
+                    metadata: element.metadata().to_owned(),
+                }),
                 None => known.never.push(partition),
             }
         }
@@ -253,8 +290,12 @@ impl Member {
     }
 
     fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
-        let fetch = || self.inner.fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT);
-        self.call("fetch_watermarks", fetch).map_err(|error| error.to_string())
+        let fetch = || {
+            self.inner
+                .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
+        };
+        self.call("fetch_watermarks", fetch)
+            .map_err(|error| error.to_string())
     }
 
     /// Reads a partition again that has no record at `next`: from its beginning if `next` does not exist any more, or is not
@@ -262,13 +303,21 @@ impl Member {
     ///
     /// # Errors
     /// When the partition's leader does not answer, or the client refuses.
-    pub(crate) fn restart(&self, partition: &Partition, next: Option<i64>) -> Result<Restarted, String> {
+    pub(crate) fn restart(
+        &self,
+        partition: &Partition,
+        next: Option<i64>,
+    ) -> Result<Restarted, String> {
         let (low, high) = self.watermarks(partition)?;
         let restarted = restarted(next, low, high);
         let one = |offset| list(std::iter::once((partition, offset)));
         // The client has stopped the partition and accepts no seek.
-        self.inner.incremental_unassign(&one(Offset::Invalid)).map_err(|error| error.to_string())?;
-        self.inner.incremental_assign(&one(Offset::Offset(restarted.from))).map_err(|error| error.to_string())?;
+        self.inner
+            .incremental_unassign(&one(Offset::Invalid))
+            .map_err(|error| error.to_string())?;
+        self.inner
+            .incremental_assign(&one(Offset::Offset(restarted.from)))
+            .map_err(|error| error.to_string())?;
         Ok(restarted)
     }
 
@@ -277,15 +326,34 @@ impl Member {
     ///
     /// # Errors
     /// When librdkafka refuses the assignment.
-    pub(crate) fn take(&self, partitions: &[Partition], known: &Known) -> Result<Vec<Feed>, String> {
-        let offset_of = |partition: &Partition| match known.committed.iter().find(|committed| committed.partition == *partition) {
+    pub(crate) fn take(
+        &self,
+        partitions: &[Partition],
+        known: &Known,
+    ) -> Result<Vec<Feed>, String> {
+        let offset_of = |partition: &Partition| match known
+            .committed
+            .iter()
+            .find(|committed| committed.partition == *partition)
+        {
             Some(committed) => Offset::Offset(committed.offset),
             None if known.never.contains(partition) => Offset::Beginning,
             None => Offset::Invalid,
         };
-        let feeds = partitions.iter().map(|partition| self.feed(partition)).collect::<Result<Vec<_>, _>>()?;
-        let list = list(partitions.iter().map(|partition| (partition, offset_of(partition))));
-        let done = if is_cooperative(&self.inner) { self.inner.incremental_assign(&list) } else { self.inner.assign(&list) };
+        let feeds = partitions
+            .iter()
+            .map(|partition| self.feed(partition))
+            .collect::<Result<Vec<_>, _>>()?;
+        let list = list(
+            partitions
+                .iter()
+                .map(|partition| (partition, offset_of(partition))),
+        );
+        let done = if is_cooperative(&self.inner) {
+            self.inner.incremental_assign(&list)
+        } else {
+            self.inner.assign(&list)
+        };
         done.map(|()| feeds).map_err(|error| error.to_string())
     }
 
@@ -294,8 +362,16 @@ impl Member {
     /// # Errors
     /// When librdkafka refuses.
     pub(crate) fn give_up(&self, partitions: &[Partition]) -> Result<(), String> {
-        let list = list(partitions.iter().map(|partition| (partition, Offset::Invalid)));
-        let done = if is_cooperative(&self.inner) { self.inner.incremental_unassign(&list) } else { self.inner.unassign() };
+        let list = list(
+            partitions
+                .iter()
+                .map(|partition| (partition, Offset::Invalid)),
+        );
+        let done = if is_cooperative(&self.inner) {
+            self.inner.incremental_unassign(&list)
+        } else {
+            self.inner.unassign()
+        };
         done.map_err(|error| error.to_string())
     }
 
@@ -308,12 +384,21 @@ impl Member {
         if commits.is_empty() {
             return Ok(());
         }
-        let list = list(commits.iter().map(|commit| (&commit.partition, Offset::Offset(commit.offset))));
+        let list = list(
+            commits
+                .iter()
+                .map(|commit| (&commit.partition, Offset::Offset(commit.offset))),
+        );
         for (mut element, commit) in list.elements().into_iter().zip(commits) {
             element.set_metadata(&commit.metadata);
         }
-        let mode = if wait { CommitMode::Sync } else { CommitMode::Async };
-        self.call("commit", || self.inner.commit(&list, mode)).map_err(CommitError::from)
+        let mode = if wait {
+            CommitMode::Sync
+        } else {
+            CommitMode::Async
+        };
+        self.call("commit", || self.inner.commit(&list, mode))
+            .map_err(CommitError::from)
     }
 
     /// Commits, waits for the coordinator's response, and repeats a refusal that may pass, until `patience` is over.
@@ -321,7 +406,11 @@ impl Member {
     /// # Errors
     ///
     /// Returns the coordinator's last refusal.
-    pub(crate) fn commit_within(&self, commits: &[Committed], patience: Duration) -> Result<(), CommitError> {
+    pub(crate) fn commit_within(
+        &self,
+        commits: &[Committed],
+        patience: Duration,
+    ) -> Result<(), CommitError> {
         let until = Instant::now() + patience;
         repeat_while_transient(
             || self.commit(commits, true),
@@ -336,12 +425,20 @@ impl Member {
     /// True if a commit that was not waited for has failed since the last call: during a rebalance, say. It has to be repeated, also for
     /// partitions in which nothing changes any more.
     pub(crate) fn has_failed_commit(&self) -> bool {
-        self.inner.context().commit_failed.swap(false, Ordering::AcqRel)
+        self.inner
+            .context()
+            .commit_failed
+            .swap(false, Ordering::AcqRel)
     }
 
     /// Where a partition ends, as of some seconds ago; `None` if that is not known yet.
     pub(crate) fn end_of(&self, partition: &Partition) -> Option<End> {
-        self.inner.context().ends().get(&*partition.topic)?.get(&partition.number).copied()
+        self.inner
+            .context()
+            .ends()
+            .get(&*partition.topic)?
+            .get(&partition.number)
+            .copied()
     }
 
     /// Leaves the group and destroys the client. Blocks for seconds: librdkafka waits for its own threads.
@@ -350,23 +447,43 @@ impl Member {
         self.inner.unsubscribe();
         // The last feed destroys the client, and whoever is stuck with one may have it for long: the group shall not wait for that.
         let until = Instant::now() + LEAVE_PATIENCE;
-        while Arc::strong_count(&self.inner) > 1 && Instant::now() < until && self.inner.assignment().is_ok_and(|left| left.count() > 0) {
+        while Arc::strong_count(&self.inner) > 1
+            && Instant::now() < until
+            && self.inner.assignment().is_ok_and(|left| left.count() > 0)
+        {
             let _ = self.call("member_poll", || self.inner.poll(Duration::from_millis(10)));
         }
         drop(self);
     }
 
     fn feed(&self, partition: &Partition) -> Result<Feed, String> {
-        let queue = self.inner.split_partition_queue(&partition.topic, partition.number);
-        let queue = queue.ok_or_else(|| format!("partition {} of topic {} has no queue", partition.number, partition.topic))?;
+        let queue = self
+            .inner
+            .split_partition_queue(&partition.topic, partition.number);
+        let queue = queue.ok_or_else(|| {
+            format!(
+                "partition {} of topic {} has no queue",
+                partition.number, partition.topic
+            )
+        })?;
         // A name of its own: each record has it, and threads that counted its owners in one place would wait for each other.
-        let partition = Partition { topic: Arc::from(&*partition.topic), number: partition.number };
-        Ok(Feed::new(partition, queue, self.inner.context().changes.clone()))
+        let partition = Partition {
+            topic: Arc::from(&*partition.topic),
+            number: partition.number,
+        };
+        Ok(Feed::new(
+            partition,
+            queue,
+            self.inner.context().changes.clone(),
+        ))
     }
 }
 
 /// As [`Member::partitions_of`], by any consumer.
-pub(super) fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<Partition>, String> {
+pub(super) fn partitions_of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<Vec<Partition>, String> {
     partitions_within(consumer, topic, ASK_TIMEOUT)
 }
 
@@ -375,25 +492,41 @@ pub(super) fn partitions_within<C: ConsumerContext>(
     topic: &str,
     within: Duration,
 ) -> Result<Vec<Partition>, String> {
-    let metadata = consumer.fetch_metadata(Some(topic), within).map_err(|error| error.to_string())?;
-    let told = metadata.topics().first().ok_or_else(|| format!("no broker tells of topic {topic}"))?;
+    let metadata = consumer
+        .fetch_metadata(Some(topic), within)
+        .map_err(|error| error.to_string())?;
+    let told = metadata
+        .topics()
+        .first()
+        .ok_or_else(|| format!("no broker tells of topic {topic}"))?;
     match told.error() {
         None => {}
         Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => return Ok(Vec::new()),
         Some(error) => return Err(format!("topic {topic}: {}", RDKafkaErrorCode::from(error))),
     }
     let topic: Arc<str> = topic.into();
-    Ok(told.partitions().iter().map(|partition| Partition { topic: topic.clone(), number: partition.id() }).collect())
+    Ok(told
+        .partitions()
+        .iter()
+        .map(|partition| Partition {
+            topic: topic.clone(),
+            number: partition.id(),
+        })
+        .collect())
 }
 
 pub(super) fn is_cooperative(consumer: &BaseConsumer<MemberContext>) -> bool {
-    matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
+    matches!(
+        consumer.rebalance_protocol(),
+        RebalanceProtocol::Cooperative
+    )
 }
 
 fn list<'p>(partitions: impl Iterator<Item = (&'p Partition, Offset)>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in partitions {
-        list.add_partition_offset(&partition.topic, partition.number, offset).expect("a partition that Kafka named, and an offset");
+        list.add_partition_offset(&partition.topic, partition.number, offset)
+            .expect("a partition that Kafka named, and an offset");
     }
     list
 }

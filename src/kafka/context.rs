@@ -35,14 +35,25 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) fn new(acks: Arc<Acks>, ending: Arc<AtomicBool>) -> Self {
-        Self { acks, ending, hint: Mutex::new(None) }
+        Self {
+            acks,
+            ending,
+            hint: Mutex::new(None),
+        }
     }
 
     /// The reason of a failed transaction: the client's log line if there is one, or else `otherwise`.
     pub(super) fn why(&self, otherwise: impl FnOnce() -> String) -> String {
-        let reason = self.hint.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(otherwise);
+        let reason = self
+            .hint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .unwrap_or_else(otherwise);
         if reason.contains("uthorization failed") {
-            return format!("{reason}; grant Write on it to the relay's principal (docs/operating.md)");
+            return format!(
+                "{reason}; grant Write on it to the relay's principal (docs/operating.md)"
+            );
         }
         reason
     }
@@ -50,7 +61,9 @@ impl Context {
     /// librdkafka has removed a record from its queue. It does so when a transaction fails, and reports nothing else.
     fn purged(&self, topic: &str) {
         if !self.ending.load(Ordering::Acquire) {
-            let reason = self.why(|| format!("the records for topic `{topic}` were removed from the client's queue"));
+            let reason = self.why(|| {
+                format!("the records for topic `{topic}` were removed from the client's queue")
+            });
             let reason = format!("the Kafka transaction failed: {reason}");
             match forbidden_topic(&reason) {
                 Some(topic) => self.acks.fail_for_topic(topic, reason.clone()),
@@ -70,11 +83,17 @@ fn forbidden_topic(reason: &str) -> Option<&str> {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
                 if TRANSACTION_FAILED.contains(&facility) && !message.contains(NOT_ATTEMPTED) {
                     // librdkafka holds its own locks here: it must not be asked anything.
-                    self.hint.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| message.to_owned());
+                    self.hint
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .get_or_insert_with(|| message.to_owned());
                 }
             }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
@@ -83,10 +102,16 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => self.acks.unreachable(reason),
-            Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => self.acks.fail(Failure::Fenced),
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => {
+                self.acks.unreachable(reason)
+            }
+            Some(RDKafkaErrorCode::Fatal) if reason.contains("fenced") => {
+                self.acks.fail(Failure::Fenced)
+            }
             // The report of the batch that was refused follows at once, and says which records were in it.
-            Some(RDKafkaErrorCode::Fatal) if reason.contains(GAPLESS) => tracing::debug!(reason, "kafka client"),
+            Some(RDKafkaErrorCode::Fatal) if reason.contains(GAPLESS) => {
+                tracing::debug!(reason, "kafka client")
+            }
             Some(RDKafkaErrorCode::Fatal) => self.acks.fail(Failure::Broken(reason.to_owned())),
             _ => tracing::warn!(%error, reason, "kafka client"),
         }
@@ -100,11 +125,20 @@ impl ProducerContext for Context {
         match result {
             Ok(_) => self.acks.mark(tag as u64),
             Err((error, message)) => {
-                let key = message.key().map(String::from_utf8_lossy).unwrap_or_default();
+                let key = message
+                    .key()
+                    .map(String::from_utf8_lossy)
+                    .unwrap_or_default();
                 match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => self.purged(message.topic()),
-                    Some(RDKafkaErrorCode::InvalidTimestamp) => self.acks.refuse_timestamps(message.topic()),
-                    Some(code) if refuses_the_record(code) => self.acks.refuse(tag as u64, ground(message.topic(), code)),
+                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {
+                        self.purged(message.topic())
+                    }
+                    Some(RDKafkaErrorCode::InvalidTimestamp) => {
+                        self.acks.refuse_timestamps(message.topic())
+                    }
+                    Some(code) if refuses_the_record(code) => {
+                        self.acks.refuse(tag as u64, ground(message.topic(), code))
+                    }
                     // Nothing is wrong with this one: another of its batch is refused, and told of.
                     Some(RDKafkaErrorCode::InvalidDifferentRecord) => {}
                     Some(code) if refuses_the_topic(code) => {
@@ -116,9 +150,10 @@ impl ProducerContext for Context {
                             ),
                         );
                     }
-                    _ => self
-                        .acks
-                        .fail(Failure::Broken(format!("topic `{}` does not take a record of aggregate `{key}`: {error}", message.topic()))),
+                    _ => self.acks.fail(Failure::Broken(format!(
+                        "topic `{}` does not take a record of aggregate `{key}`: {error}",
+                        message.topic()
+                    ))),
                 }
             }
         }
@@ -127,14 +162,30 @@ impl ProducerContext for Context {
 
 /// Why the topic refuses a record with this answer, and what to look at.
 fn ground(topic: &str, code: RDKafkaErrorCode) -> Ground {
-    let reason = format!("topic `{topic}` refuses it: {code}; compare the topic's max.message.bytes and cleanup.policy with the event");
-    Ground { topic: topic.to_owned(), too_large: code == RDKafkaErrorCode::MessageSizeTooLarge, reason }
+    let reason = format!(
+        "topic `{topic}` refuses it: {code}; compare the topic's max.message.bytes and cleanup.policy with the event"
+    );
+    Ground {
+        topic: topic.to_owned(),
+        too_large: code == RDKafkaErrorCode::MessageSizeTooLarge,
+        reason,
+    }
 }
 
 /// Whether the answer is about the topic, and not about the record or the cluster.
 fn refuses_the_topic(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode::{InvalidTopic, PolicyViolation, TopicAuthorizationFailed, UnknownTopic, UnknownTopicOrPartition};
-    matches!(code, InvalidTopic | PolicyViolation | TopicAuthorizationFailed | UnknownTopic | UnknownTopicOrPartition)
+    use RDKafkaErrorCode::{
+        InvalidTopic, PolicyViolation, TopicAuthorizationFailed, UnknownTopic,
+        UnknownTopicOrPartition,
+    };
+    matches!(
+        code,
+        InvalidTopic
+            | PolicyViolation
+            | TopicAuthorizationFailed
+            | UnknownTopic
+            | UnknownTopicOrPartition
+    )
 }
 
 /// Whether a broker would refuse the record again, whoever sends it.
@@ -150,10 +201,24 @@ mod tests {
     #[test]
     fn a_topic_that_a_transaction_may_not_have_is_known_from_the_log() {
         let reason = |topic: &str, why: &str| {
-            format!("it failed: [thrd:main]: Failed to add partition \"{topic}\" [3] to transaction: Broker: {why}")
+            format!(
+                "it failed: [thrd:main]: Failed to add partition \"{topic}\" [3] to transaction: Broker: {why}"
+            )
         };
-        assert_eq!(forbidden_topic(&reason("order", "Topic authorization failed")), Some("order"));
-        assert_eq!(forbidden_topic(&reason("order", "Unknown topic or partition")), None);
-        assert_eq!(forbidden_topic(&reason("tidings.position.a.0123abcd", "Topic authorization failed")), None);
+        assert_eq!(
+            forbidden_topic(&reason("order", "Topic authorization failed")),
+            Some("order")
+        );
+        assert_eq!(
+            forbidden_topic(&reason("order", "Unknown topic or partition")),
+            None
+        );
+        assert_eq!(
+            forbidden_topic(&reason(
+                "tidings.position.a.0123abcd",
+                "Topic authorization failed"
+            )),
+            None
+        );
     }
 }

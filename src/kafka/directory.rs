@@ -28,7 +28,11 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new(settings: &Settings) -> Self {
-        Self { settings: settings.clone(), asking: Replaceable::default(), admin: Replaceable::default() }
+        Self {
+            settings: settings.clone(),
+            asking: Replaceable::default(),
+            admin: Replaceable::default(),
+        }
     }
 
     /// The topic's number of partitions, at least one. The question does not create it.
@@ -39,7 +43,10 @@ impl Directory {
         let name = topic.to_owned();
         let answer = self.ask(move |client| {
             let metadata = client.fetch_metadata(Some(&name), ASK_TIMEOUT)?;
-            Ok(metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+            Ok(metadata
+                .topics()
+                .first()
+                .map(|topic| (topic.partitions().len(), topic.error())))
         });
         judged(topic, answer.await?)
     }
@@ -51,8 +58,16 @@ impl Directory {
     pub(crate) async fn all(&self) -> Result<HashMap<String, i32>, TopicError> {
         let answer = self.ask(|client| {
             let metadata = client.fetch_metadata(None, ASK_TIMEOUT)?;
-            let usable = metadata.topics().iter().filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
-            let counted = usable.filter_map(|topic| Some((topic.name().to_owned(), i32::try_from(topic.partitions().len()).ok()?)));
+            let usable = metadata
+                .topics()
+                .iter()
+                .filter(|topic| topic.error().is_none() && !topic.partitions().is_empty());
+            let counted = usable.filter_map(|topic| {
+                Some((
+                    topic.name().to_owned(),
+                    i32::try_from(topic.partitions().len()).ok()?,
+                ))
+            });
             Ok(counted.collect())
         });
         answer.await
@@ -64,7 +79,9 @@ impl Directory {
     /// [`TopicError::Compacted`].
     pub(crate) async fn refuse_compacted(&self, topic: &str) -> Result<(), TopicError> {
         match self.setting(topic, "cleanup.policy").await {
-            Some(policy) if policy.contains("compact") => Err(TopicError::Compacted(topic.to_owned())),
+            Some(policy) if policy.contains("compact") => {
+                Err(TopicError::Compacted(topic.to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -82,18 +99,36 @@ impl Directory {
                 answer => return answer,
             }
         }
-        Err(TopicError::Unreachable(format!("topic `{topic}` was created and does not appear")))
+        Err(TopicError::Unreachable(format!(
+            "topic `{topic}` was created and does not appear"
+        )))
     }
 
     async fn setting(&self, topic: &str, name: &str) -> Option<String> {
-        let admin = self.admin.get(|| self.settings.client_config().create().map(Dropped::new)).ok()?;
+        let admin = self
+            .admin
+            .get(|| self.settings.client_config().create().map(Dropped::new))
+            .ok()?;
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-        let asked = within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await;
+        let asked = within_limit(
+            "describe_configs",
+            admin
+                .get()
+                .describe_configs([&ResourceSpecifier::Topic(topic)], &options),
+        )
+        .await;
         let Ok(answer) = asked else {
             self.admin.discard(&admin);
             return None;
         };
-        answer.ok()?.into_iter().next()?.ok()?.get(name)?.value.clone()
+        answer
+            .ok()?
+            .into_iter()
+            .next()?
+            .ok()?
+            .get(name)?
+            .value
+            .clone()
     }
 
     async fn ask<T: Send + 'static>(

@@ -38,13 +38,23 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(partition: Partition, mut queue: PartitionQueue<MemberContext>, changes: Arc<Changes>) -> Self {
+    pub(super) fn new(
+        partition: Partition,
+        mut queue: PartitionQueue<MemberContext>,
+        changes: Arc<Changes>,
+    ) -> Self {
         let readable = Arc::new(Notify::new());
         let waker = readable.clone();
         queue.set_nonempty_callback(move || waker.notify_one());
         // Records that were there before the callback was set.
         readable.notify_one();
-        Self { partition, queue, readable, changes, next: AtomicI64::new(UNKNOWN) }
+        Self {
+            partition,
+            queue,
+            readable,
+            changes,
+            next: AtomicI64::new(UNKNOWN),
+        }
     }
 
     /// The next record, if one is here, copied into these buffers.
@@ -55,9 +65,15 @@ impl Feed {
                     self.next.store(message.offset() + 1, Ordering::Relaxed);
                     return Some(incoming(buffers(), self.partition.topic.clone(), &message));
                 }
-                Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
-                    let next = Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != UNKNOWN);
-                    self.changes.push(Change::OutOfRange { partition: self.partition.clone(), next });
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) =>
+                {
+                    let next =
+                        Some(self.next.load(Ordering::Relaxed)).filter(|next| *next != UNKNOWN);
+                    self.changes.push(Change::OutOfRange {
+                        partition: self.partition.clone(),
+                        next,
+                    });
                 }
                 Err(error) => self.queue_complains(&error),
             }
@@ -82,9 +98,17 @@ impl Feed {
 const UNREADABLE_HEADERS_MAX: u32 = 8;
 
 /// A message as a record of `topic`.
-pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMessage<'_>) -> Incoming {
-    let place =
-        Place { topic, partition: message.partition(), offset: message.offset(), timestamp: message.timestamp().to_millis().unwrap_or(-1) };
+pub(super) fn incoming(
+    buffers: Buffers,
+    topic: Arc<str>,
+    message: &BorrowedMessage<'_>,
+) -> Incoming {
+    let place = Place {
+        topic,
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+    };
     let headers = message.headers();
     let unreadable = Cell::new(0);
     let read = (0..headers.map_or(0, |headers| headers.count())).filter_map(|at| {
@@ -93,7 +117,9 @@ pub(super) fn incoming(buffers: Buffers, topic: Arc<str>, message: &BorrowedMess
         }
         // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
         let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at))));
-        let header = header.inspect_err(|_| unreadable.set(unreadable.get() + 1)).ok()??;
+        let header = header
+            .inspect_err(|_| unreadable.set(unreadable.get() + 1))
+            .ok()??;
         Some((header.key, header.value))
     });
     let mut incoming = Incoming::within(buffers, place, message.key(), message.payload(), read);

@@ -9,10 +9,16 @@ pub(crate) fn identity_by_place(record: &Incoming) -> Option<(String, String)> {
     if is_structured(record) || record.header("ce_specversion").is_some() {
         return None;
     }
-    let id = foreign_id_at(record).map(|at| String::from_utf8_lossy(record.header_at(at.into())).into_owned());
-    let source = record.header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned());
+    let id = foreign_id_at(record)
+        .map(|at| String::from_utf8_lossy(record.header_at(at.into())).into_owned());
+    let source = record
+        .header("ce_source")
+        .map(|source| String::from_utf8_lossy(source).into_owned());
     let by_place = || format!("{}/{}", record.partition, record.offset);
-    Some((id.unwrap_or_else(by_place), source.unwrap_or_else(|| format!("kafka:{}", record.topic))))
+    Some((
+        id.unwrap_or_else(by_place),
+        source.unwrap_or_else(|| format!("kafka:{}", record.topic)),
+    ))
 }
 
 /// The header with the id of a record that is no CloudEvent: `ce_id`, or `id` of Debezium's EventRouter.
@@ -39,8 +45,11 @@ pub(super) fn foreign_id_at(record: &Incoming) -> Option<u16> {
     let is_event_router = |at: &u16| {
         let id = record.header_at((*at).into());
         let is_uuid = id.len() == UUID_LENGTH && uuid::Uuid::try_parse_ascii(id).is_ok();
-        let is_quoted = record.value().is_some_and(|value| value.first() == Some(&b'"'));
-        record.key() != Some(id) && (named || is_quoted || is_uuid && (typed || record.headers().len() == 1))
+        let is_quoted = record
+            .value()
+            .is_some_and(|value| value.first() == Some(&b'"'));
+        record.key() != Some(id)
+            && (named || is_quoted || is_uuid && (typed || record.headers().len() == 1))
     };
     own.or(routed.filter(is_event_router))
 }
@@ -66,23 +75,60 @@ mod tests {
         const UUID: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10";
         const OTHER: &[u8] = b"0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e11";
         let id_of = |key: &[u8], headers: &[(&str, Option<&[u8]>)], value: &str| {
-            let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
-            let record = Incoming::new(place, Some(key), Some(value.as_bytes()), headers.iter().copied());
-            Message::read(record, Some("OrderPlaced")).expect("a type is assumed").id().into_owned()
+            let place = Place {
+                topic: "order".into(),
+                partition: 3,
+                offset: 9,
+                timestamp: 0,
+            };
+            let record = Incoming::new(
+                place,
+                Some(key),
+                Some(value.as_bytes()),
+                headers.iter().copied(),
+            );
+            Message::read(record, Some("OrderPlaced"))
+                .expect("a type is assumed")
+                .id()
+                .into_owned()
         };
         let long = [b'x'; 513];
         for (key, headers) in [
             (&b"7"[..], &[("id", Some(&b"7"[..]))][..]),
             (b"7", &[("id", Some(b"order-7"))]),
-            (b"7", &[("id", Some(b"order-7")), ("type", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(b"\xff\xfe")), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(b"\0\0\0\x07")), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(b"")), ("eventType", Some(b"OrderPlaced"))]),
+            (
+                b"7",
+                &[("id", Some(b"order-7")), ("type", Some(b"OrderPlaced"))],
+            ),
+            (
+                b"7",
+                &[
+                    ("id", Some(b"\xff\xfe")),
+                    ("eventType", Some(b"OrderPlaced")),
+                ],
+            ),
+            (
+                b"7",
+                &[
+                    ("id", Some(b"\0\0\0\x07")),
+                    ("eventType", Some(b"OrderPlaced")),
+                ],
+            ),
+            (
+                b"7",
+                &[("id", Some(b"")), ("eventType", Some(b"OrderPlaced"))],
+            ),
             (b"7", &[("id", None), ("eventType", Some(b"OrderPlaced"))]),
-            (b"7", &[("id", Some(&long)), ("eventType", Some(b"OrderPlaced"))]),
+            (
+                b"7",
+                &[("id", Some(&long)), ("eventType", Some(b"OrderPlaced"))],
+            ),
             (b"7", &[("id", Some(UUID)), ("tenant", Some(b"acme"))]),
             (UUID, &[("id", Some(UUID))]),
-            (b"7", &[("id", Some(b"7")), ("eventType", Some(b"OrderPlaced"))]),
+            (
+                b"7",
+                &[("id", Some(b"7")), ("eventType", Some(b"OrderPlaced"))],
+            ),
             (b"7", &[("ce_id", Some(b"\xff"))]),
             (b"7", &[("ce_id", Some(b""))]),
         ] {
@@ -90,8 +136,29 @@ mod tests {
         }
         let uuid = String::from_utf8_lossy(UUID);
         assert_eq!(id_of(b"7", &[("id", Some(UUID))], "{}"), uuid);
-        assert_eq!(id_of(b"7", &[("id", Some(UUID)), ("type", Some(b"OrderPlaced"))], "{}"), uuid);
-        assert_eq!(id_of(OTHER, &[("id", Some(UUID)), ("eventType", Some(b"OrderPlaced")), ("x", Some(b"y"))], "{}"), uuid);
-        assert_eq!(id_of(b"7", &[("id", Some(b"12")), ("x", Some(b"y"))], r#""{}""#), "12");
+        assert_eq!(
+            id_of(
+                b"7",
+                &[("id", Some(UUID)), ("type", Some(b"OrderPlaced"))],
+                "{}"
+            ),
+            uuid
+        );
+        assert_eq!(
+            id_of(
+                OTHER,
+                &[
+                    ("id", Some(UUID)),
+                    ("eventType", Some(b"OrderPlaced")),
+                    ("x", Some(b"y"))
+                ],
+                "{}"
+            ),
+            uuid
+        );
+        assert_eq!(
+            id_of(b"7", &[("id", Some(b"12")), ("x", Some(b"y"))], r#""{}""#),
+            "12"
+        );
     }
 }

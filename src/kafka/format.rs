@@ -13,7 +13,10 @@ const STRUCTURED: &str = "application/cloudevents+json";
 /// The record's media type without parameters. Header names and media types have no letter case.
 fn media_type(record: &Incoming) -> Option<&str> {
     let is_content_type = |name: &[u8]| name.eq_ignore_ascii_case(b"content-type");
-    let (_, value) = record.headers().filter(|(name, _)| is_content_type(name)).last()?;
+    let (_, value) = record
+        .headers()
+        .filter(|(name, _)| is_content_type(name))
+        .last()?;
     let text = std::str::from_utf8(value).ok()?;
     Some(text.split_once(';').map_or(text, |(media, _)| media).trim())
 }
@@ -21,7 +24,9 @@ fn media_type(record: &Incoming) -> Option<&str> {
 /// True if the value holds a whole CloudEvent. Attributes in headers (`ce_specversion`: binary mode) take precedence over
 /// the value. Without a content type of CloudEvents, a JSON object with the four required attributes is one.
 pub(super) fn is_structured(record: &Incoming) -> bool {
-    let Some(value) = record.value() else { return false };
+    let Some(value) = record.value() else {
+        return false;
+    };
     if record.header("ce_specversion").is_some() {
         return false;
     }
@@ -36,11 +41,19 @@ pub(super) fn is_structured(record: &Incoming) -> bool {
 fn has_attributes(value: &[u8]) -> bool {
     const MARK: &[u8] = b"\"specversion\"";
     const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
-    if value.trim_ascii_start().first() != Some(&b'{') || !value.windows(MARK.len()).any(|part| part == MARK) {
+    if value.trim_ascii_start().first() != Some(&b'{')
+        || !value.windows(MARK.len()).any(|part| part == MARK)
+    {
         return false;
     }
-    let Some(fields) = fields(value) else { return false };
-    REQUIRED.iter().all(|name| fields.get(*name).is_some_and(|value| value.get().starts_with('"')))
+    let Some(fields) = fields(value) else {
+        return false;
+    };
+    REQUIRED.iter().all(|name| {
+        fields
+            .get(*name)
+            .is_some_and(|value| value.get().starts_with('"'))
+    })
 }
 
 /// What the record is, if its headers declare a format that is not read.
@@ -52,11 +65,19 @@ pub(super) fn declared_foreign_format(record: &Incoming) -> Option<String> {
     if media.eq_ignore_ascii_case(STRUCTURED) {
         return None;
     }
-    let media: String = media.chars().filter(|character| !character.is_control()).take(MEDIA_CHARACTERS_MAX).collect();
-    Some(match starts_with_ignoring_case(&media, "application/cloudevents-batch") {
-        true => format!("a batch of CloudEvents (`{media}`); send each event in a record of its own"),
-        false => format!("`{media}`; send CloudEvents in binary mode or as {STRUCTURED}"),
-    })
+    let media: String = media
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(MEDIA_CHARACTERS_MAX)
+        .collect();
+    Some(
+        match starts_with_ignoring_case(&media, "application/cloudevents-batch") {
+            true => format!(
+                "a batch of CloudEvents (`{media}`); send each event in a record of its own"
+            ),
+            false => format!("`{media}`; send CloudEvents in binary mode or as {STRUCTURED}"),
+        },
+    )
 }
 
 /// Longest media type in a message.
@@ -73,7 +94,9 @@ pub(super) fn probable_format(record: &Incoming) -> Option<String> {
         (false, true) => "Spring Cloud Stream (header `contentType`)",
         (false, false) => return None,
     };
-    Some(format!("a record of {spring}; send the type as `ce_type` or `eventType`, or assume one for the topic"))
+    Some(format!(
+        "a record of {spring}; send the type as `ce_type` or `eventType`, or assume one for the topic"
+    ))
 }
 
 /// The format that a value's first bytes are the mark of. For messages about values that could not be decoded: a binary
@@ -83,8 +106,12 @@ pub(crate) fn foreign_format(value: &[u8]) -> Option<&'static str> {
         [0x1f, 0x8b, ..] => Some("gzip data"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("Zstandard data"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16 text"),
-        [b'{' | b'[' | b'"', 0, ..] | [0, b'{' | b'[' | b'"', ..] => Some("UTF-16 text without a byte order mark"),
-        [0, _, _, _, _, ..] => Some("data in the wire format of Confluent's schema registry (magic byte 0)"),
+        [b'{' | b'[' | b'"', 0, ..] | [0, b'{' | b'[' | b'"', ..] => {
+            Some("UTF-16 text without a byte order mark")
+        }
+        [0, _, _, _, _, ..] => {
+            Some("data in the wire format of Confluent's schema registry (magic byte 0)")
+        }
         _ => None,
     }
 }
@@ -93,16 +120,30 @@ pub(crate) fn foreign_format(value: &[u8]) -> Option<&'static str> {
 /// those of the event.
 pub(super) fn is_connect_envelope(value: &[u8]) -> bool {
     let text = value.trim_ascii_start();
-    let Some(inner) = text.strip_prefix(b"{").map(<[u8]>::trim_ascii_start) else { return false };
+    let Some(inner) = text.strip_prefix(b"{").map(<[u8]>::trim_ascii_start) else {
+        return false;
+    };
     if !inner.starts_with(b"\"schema\"") && !inner.starts_with(b"\"payload\"") {
         return false;
     }
-    let Some(fields) = fields(value).filter(|fields| fields.len() == 2 && fields.contains_key("payload")) else { return false };
-    fields.get("schema").is_some_and(|schema| is_connect_schema(schema.get()))
+    let Some(fields) =
+        fields(value).filter(|fields| fields.len() == 2 && fields.contains_key("payload"))
+    else {
+        return false;
+    };
+    fields
+        .get("schema")
+        .is_some_and(|schema| is_connect_schema(schema.get()))
 }
 
 fn is_connect_schema(schema: &str) -> bool {
-    let typed = || self::fields(schema.as_bytes()).is_some_and(|fields| fields.get("type").is_some_and(|name| name.get().starts_with('"')));
+    let typed = || {
+        self::fields(schema.as_bytes()).is_some_and(|fields| {
+            fields
+                .get("type")
+                .is_some_and(|name| name.get().starts_with('"'))
+        })
+    };
     schema == "null" || typed()
 }
 
@@ -111,7 +152,9 @@ fn fields(value: &[u8]) -> Option<BTreeMap<Cow<'_, str>, &RawValue>> {
 }
 
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
-    text.as_bytes().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    text.as_bytes()
+        .get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 #[cfg(test)]
@@ -120,8 +163,20 @@ mod tests {
     use crate::kafka::incoming::Place;
 
     fn record(headers: &[(&str, &str)], value: &[u8]) -> Incoming {
-        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
-        Incoming::new(place, Some(b"7"), Some(value), headers.iter().map(|(name, value)| (*name, Some(value.as_bytes()))))
+        let place = Place {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 0,
+        };
+        Incoming::new(
+            place,
+            Some(b"7"),
+            Some(value),
+            headers
+                .iter()
+                .map(|(name, value)| (*name, Some(value.as_bytes()))),
+        )
     }
 
     const EVENT: &[u8] = br#"{"specversion":"1.0","id":"1","type":"T","source":"/s","data":{}}"#;
@@ -129,32 +184,95 @@ mod tests {
     #[test]
     fn the_mode_is_that_of_the_headers_then_of_the_content_type_then_of_the_value() {
         for (headers, value, structured) in [
-            (&[("content-type", "application/cloudevents+json")][..], &b"{}"[..], true),
-            (&[("Content-Type", " Application/CloudEvents+JSON ;charset=UTF-8")], b"{}", true),
-            (&[("content-type", "application/cloudevents+json"), ("ce_specversion", "1.0")], EVENT, false),
-            (&[("content-type", "application/cloudevents-batch+json")], EVENT, false),
-            (&[("content-type", "application/cloudevents+jsonx")], b"{}", false),
+            (
+                &[("content-type", "application/cloudevents+json")][..],
+                &b"{}"[..],
+                true,
+            ),
+            (
+                &[(
+                    "Content-Type",
+                    " Application/CloudEvents+JSON ;charset=UTF-8",
+                )],
+                b"{}",
+                true,
+            ),
+            (
+                &[
+                    ("content-type", "application/cloudevents+json"),
+                    ("ce_specversion", "1.0"),
+                ],
+                EVENT,
+                false,
+            ),
+            (
+                &[("content-type", "application/cloudevents-batch+json")],
+                EVENT,
+                false,
+            ),
+            (
+                &[("content-type", "application/cloudevents+jsonx")],
+                b"{}",
+                false,
+            ),
             (&[("content-type", "application/json")], EVENT, true),
             (&[], EVENT, true),
-            (&[], b"  {\"specversion\":\"1.0\",\"id\":\"1\",\"type\":\"T\"}", false),
-            (&[], br#"{"text":"\"specversion\"","id":"1","type":"T","source":"/s"}"#, false),
-            (&[], br#"{"data":{"specversion":"1.0","id":"1","type":"T","source":"/s"}}"#, false),
-            (&[], br#"{"specversion":1,"id":"1","type":"T","source":"/s"}"#, false),
+            (
+                &[],
+                b"  {\"specversion\":\"1.0\",\"id\":\"1\",\"type\":\"T\"}",
+                false,
+            ),
+            (
+                &[],
+                br#"{"text":"\"specversion\"","id":"1","type":"T","source":"/s"}"#,
+                false,
+            ),
+            (
+                &[],
+                br#"{"data":{"specversion":"1.0","id":"1","type":"T","source":"/s"}}"#,
+                false,
+            ),
+            (
+                &[],
+                br#"{"specversion":1,"id":"1","type":"T","source":"/s"}"#,
+                false,
+            ),
         ] {
-            assert_eq!(is_structured(&record(headers, value)), structured, "{headers:?} {}", String::from_utf8_lossy(value));
+            assert_eq!(
+                is_structured(&record(headers, value)),
+                structured,
+                "{headers:?} {}",
+                String::from_utf8_lossy(value)
+            );
         }
     }
 
     #[test]
     fn formats_that_are_not_read_are_named() {
         for (media, named) in [
-            ("application/cloudevents-batch+json", "a batch of CloudEvents"),
-            ("Application/CloudEvents+Avro; x=y", "Application/CloudEvents+Avro"),
-            ("application/cloudevents+protobuf", "application/cloudevents+protobuf"),
+            (
+                "application/cloudevents-batch+json",
+                "a batch of CloudEvents",
+            ),
+            (
+                "Application/CloudEvents+Avro; x=y",
+                "Application/CloudEvents+Avro",
+            ),
+            (
+                "application/cloudevents+protobuf",
+                "application/cloudevents+protobuf",
+            ),
         ] {
-            let format = declared_foreign_format(&record(&[("content-type", media)], b"[]")).unwrap_or_default();
+            let format = declared_foreign_format(&record(&[("content-type", media)], b"[]"))
+                .unwrap_or_default();
             assert!(format.contains(named), "{format}");
-            assert_eq!(declared_foreign_format(&record(&[("content-type", media), ("ce_specversion", "1.0")], b"[]")), None);
+            assert_eq!(
+                declared_foreign_format(&record(
+                    &[("content-type", media), ("ce_specversion", "1.0")],
+                    b"[]"
+                )),
+                None
+            );
         }
         for (value, named) in [
             (&b"\0\0\0\0\x07abc"[..], "Confluent"),
@@ -164,18 +282,37 @@ mod tests {
             (b"\0{\0\"\0", "UTF-16"),
             (b"\x28\xb5\x2f\xfd", "Zstandard"),
         ] {
-            assert!(probable_format(&record(&[], value)).unwrap_or_default().contains(named), "{named}");
+            assert!(
+                probable_format(&record(&[], value))
+                    .unwrap_or_default()
+                    .contains(named),
+                "{named}"
+            );
         }
-        let spring = |name| probable_format(&record(&[(name, "com.example.Placed")], b"{}")).unwrap_or_default();
-        assert!(spring("__TypeId__").contains("JsonSerializer") && spring("contentType").contains("Cloud Stream"));
-        assert_eq!(probable_format(&record(&[("content-type", "application/json")], b"{}")), None);
+        let spring = |name| {
+            probable_format(&record(&[(name, "com.example.Placed")], b"{}")).unwrap_or_default()
+        };
+        assert!(
+            spring("__TypeId__").contains("JsonSerializer")
+                && spring("contentType").contains("Cloud Stream")
+        );
+        assert_eq!(
+            probable_format(&record(&[("content-type", "application/json")], b"{}")),
+            None
+        );
     }
 
     #[test]
     fn an_envelope_of_connect_has_a_schema_and_a_payload_and_nothing_else() {
         for (value, envelope) in [
-            (r#"{"schema":{"type":"struct","fields":[]},"payload":{"a":1}}"#, true),
-            (r#" { "payload" : "x", "schema" : {"type":"string","optional":false} }"#, true),
+            (
+                r#"{"schema":{"type":"struct","fields":[]},"payload":{"a":1}}"#,
+                true,
+            ),
+            (
+                r#" { "payload" : "x", "schema" : {"type":"string","optional":false} }"#,
+                true,
+            ),
             (r#"{"schema":null,"payload":{}}"#, true),
             (r#"{"schema":"v1","payload":{}}"#, false),
             (r#"{"schema":{"type":"struct"},"payload":{},"id":1}"#, false),

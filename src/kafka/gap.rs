@@ -21,10 +21,22 @@ pub(crate) enum Gap {
 /// The offset at which a partition is read again whose next offset is `next` and whose records are `low..high`, and the gap.
 pub(super) fn restarted(next: Option<i64>, low: i64, high: i64) -> Restarted {
     match next {
-        Some(next) if next < low => Restarted { from: low, gap: Gap::Removed(low - next) },
-        Some(next) if next > high => Restarted { from: low, gap: Gap::CutOff(next - high) },
-        Some(next) => Restarted { from: next, gap: Gap::None },
-        None => Restarted { from: low, gap: Gap::None },
+        Some(next) if next < low => Restarted {
+            from: low,
+            gap: Gap::Removed(low - next),
+        },
+        Some(next) if next > high => Restarted {
+            from: low,
+            gap: Gap::CutOff(next - high),
+        },
+        Some(next) => Restarted {
+            from: next,
+            gap: Gap::None,
+        },
+        None => Restarted {
+            from: low,
+            gap: Gap::None,
+        },
     }
 }
 
@@ -41,7 +53,11 @@ mod tests {
             (Some(40), 0, 5, 0, Gap::CutOff(35)),
             (None, 18, 30, 18, Gap::None),
         ] {
-            assert_eq!(restarted(next, low, high), Restarted { from, gap }, "{next:?} of {low}..{high}");
+            assert_eq!(
+                restarted(next, low, high),
+                Restarted { from, gap },
+                "{next:?} of {low}..{high}"
+            );
         }
     }
 }

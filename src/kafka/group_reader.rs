@@ -52,8 +52,13 @@ impl GroupReader {
             // It looks at the first records of a partition only.
             .set("queued.min.messages", "1")
             .set("queued.max.messages.kbytes", "1024");
-        let consumer = config.create_with_context(Quiet).map_err(|error| error.to_string())?;
-        Ok(Self { group: group.to_owned(), consumer: Dropped::new(consumer) })
+        let consumer = config
+            .create_with_context(Quiet)
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            group: group.to_owned(),
+            consumer: Dropped::new(consumer),
+        })
     }
 
     /// Runs a question on a thread of its own.
@@ -65,8 +70,12 @@ impl GroupReader {
         question: impl FnOnce(&Self, &Beat) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let reader = self.clone();
-        let asked = watched("fetch_group_progress", ASK_TIMEOUT + OVERDUE, move |beat| question(&reader, beat));
-        asked.await.unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
+        let asked = watched("fetch_group_progress", ASK_TIMEOUT + OVERDUE, move |beat| {
+            question(&reader, beat)
+        });
+        asked
+            .await
+            .unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
     }
 
     /// Where the partitions of the topics end at this moment. A topic that does not exist has none.
@@ -101,12 +110,21 @@ impl GroupReader {
         for partition in ends.keys() {
             list.add_partition(&partition.topic, partition.number);
         }
-        let answer = self.consumer.get().committed_offsets(list, ASK_TIMEOUT).map_err(|error| self.failed(&error))?;
+        let answer = self
+            .consumer
+            .get()
+            .committed_offsets(list, ASK_TIMEOUT)
+            .map_err(|error| self.failed(&error))?;
         let mut doubtful: BTreeMap<&str, Vec<(&Partition, i64, Committed)>> = BTreeMap::new();
         for element in answer.elements() {
             beat.touch();
-            let asked = Partition { topic: element.topic().into(), number: element.partition() };
-            let Some((partition, end)) = ends.get_key_value(&asked) else { continue };
+            let asked = Partition {
+                topic: element.topic().into(),
+                number: element.partition(),
+            };
+            let Some((partition, end)) = ends.get_key_value(&asked) else {
+                continue;
+            };
             element.error().map_err(|error| self.failed(&error))?;
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
@@ -114,8 +132,15 @@ impl GroupReader {
                 _ => self.watermarks(partition)?.0,
             };
             if offset < *end {
-                let committed = Committed { partition: partition.clone(), offset, metadata: element.metadata().to_owned() };
-                doubtful.entry(&partition.topic).or_default().push((partition, *end, committed));
+                let committed = Committed {
+                    partition: partition.clone(),
+                    offset,
+                    metadata: element.metadata().to_owned(),
+                };
+                doubtful
+                    .entry(&partition.topic)
+                    .or_default()
+                    .push((partition, *end, committed));
             }
         }
         let mut unhandled = Vec::new();
@@ -136,28 +161,43 @@ impl GroupReader {
         let mut list = TopicPartitionList::new();
         for (partition, _, committed) in of_topic {
             let from = Offset::Offset(committed.offset);
-            list.add_partition_offset(&partition.topic, partition.number, from).map_err(|error| self.failed(&error))?;
+            list.add_partition_offset(&partition.topic, partition.number, from)
+                .map_err(|error| self.failed(&error))?;
         }
         let consumer = self.consumer.get();
-        consumer.assign(&list).map_err(|error| self.failed(&error))?;
-        let mut open: BTreeMap<i32, &(&Partition, i64, Committed)> = of_topic.iter().map(|one| (one.0.number, one)).collect();
+        consumer
+            .assign(&list)
+            .map_err(|error| self.failed(&error))?;
+        let mut open: BTreeMap<i32, &(&Partition, i64, Committed)> =
+            of_topic.iter().map(|one| (one.0.number, one)).collect();
         let (mut found, until) = (Vec::new(), Instant::now() + ASK_TIMEOUT);
         while !open.is_empty() {
             beat.touch();
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(record)) => {
-                    let Some((partition, end, committed)) = open.get(&record.partition()) else { continue };
+                    let Some((partition, end, committed)) = open.get(&record.partition()) else {
+                        continue;
+                    };
                     if record.offset() >= *end {
                         open.remove(&record.partition());
                     } else if !is_finished(committed, record.offset()) {
                         let (partition, committed) = ((*partition).clone(), committed.offset);
-                        found.push(Unhandled { partition, committed, offset: record.offset() });
+                        found.push(Unhandled {
+                            partition,
+                            committed,
+                            offset: record.offset(),
+                        });
                         open.remove(&record.partition());
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
                 Some(Err(error)) if Instant::now() > until => return Err(self.failed(&error)),
-                None if Instant::now() > until => return Err(format!("group {}: no record within {ASK_TIMEOUT:?}", self.group)),
+                None if Instant::now() > until => {
+                    return Err(format!(
+                        "group {}: no record within {ASK_TIMEOUT:?}",
+                        self.group
+                    ));
+                }
                 Some(Err(_)) | None => {}
             }
         }
@@ -166,7 +206,10 @@ impl GroupReader {
     }
 
     fn watermarks(&self, partition: &Partition) -> Result<(i64, i64), String> {
-        self.consumer.get().fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT).map_err(|error| self.failed(&error))
+        self.consumer
+            .get()
+            .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
+            .map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &KafkaError) -> String {

@@ -8,7 +8,10 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, group_reader::be_outsider, quiet::Quiet, watched};
+use super::{
+    Beat, OVERDUE, Settings, TopicError, dropped::Dropped, group_reader::be_outsider, quiet::Quiet,
+    watched,
+};
 
 /// How long the cluster may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,28 +48,49 @@ pub(crate) async fn groups_behind(
     let (settings, topic, except) = (settings.clone(), topic.to_owned(), except.to_vec());
     // The end of one partition after the other is asked for.
     let limit = TIMEOUT * u32::try_from(partitions).unwrap_or(1).saturating_add(2) + OVERDUE;
-    watched("fetch_group_list", limit, move |beat| ask(&settings, &topic, partitions, &except, read, beat)).await?
+    watched("fetch_group_list", limit, move |beat| {
+        ask(&settings, &topic, partitions, &except, read, beat)
+    })
+    .await?
 }
 
 /// The same, blocking.
-fn ask(settings: &Settings, topic: &str, partitions: i32, except: &[String], read: Read, beat: &Beat) -> Result<Vec<Behind>, TopicError> {
-    let failed = |error: KafkaError| TopicError::Unreachable(format!("asking for consumer groups: {error}"));
+fn ask(
+    settings: &Settings,
+    topic: &str,
+    partitions: i32,
+    except: &[String],
+    read: Read,
+    beat: &Beat,
+) -> Result<Vec<Behind>, TopicError> {
+    let failed =
+        |error: KafkaError| TopicError::Unreachable(format!("asking for consumer groups: {error}"));
     let asking = consumer(settings, "tidings-topics").map_err(failed)?;
-    let groups = asking.get().fetch_group_list(None, TIMEOUT).map_err(failed)?;
+    let groups = asking
+        .get()
+        .fetch_group_list(None, TIMEOUT)
+        .map_err(failed)?;
     let names = groups.groups().iter().map(|group| group.name().to_owned());
-    let names: Vec<String> = names.filter(|name| !name.is_empty() && !except.contains(name)).collect();
+    let names: Vec<String> = names
+        .filter(|name| !name.is_empty() && !except.contains(name))
+        .collect();
     let mut behind = Vec::new();
     for group in names {
         beat.touch();
         let consumer = consumer(settings, &group).map_err(failed)?;
-        let Some(committed) = committed(consumer.get(), topic, partitions).map_err(failed)? else { continue };
+        let Some(committed) = committed(consumer.get(), topic, partitions).map_err(failed)? else {
+            continue;
+        };
         let left = match read {
             Read::ToTheEnd => not_consumed(consumer.get(), &committed),
             Read::NearlyToTheEnd(offsets) => far_from_the_end(consumer.get(), &committed, offsets),
         };
         let left = left.map_err(failed)?;
         if !left.is_empty() {
-            behind.push(Behind { group, partitions: left });
+            behind.push(Behind {
+                group,
+                partitions: left,
+            });
         }
     }
     Ok(behind)
@@ -80,14 +104,21 @@ fn consumer(settings: &Settings, group: &str) -> Result<Dropped<BaseConsumer<Qui
 }
 
 /// Where the group goes on, by partition; none if it never committed anything on the topic. Where it committed nothing it has read nothing.
-fn committed(consumer: &BaseConsumer<Quiet>, topic: &str, partitions: i32) -> Result<Option<TopicPartitionList>, KafkaError> {
+fn committed(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+    partitions: i32,
+) -> Result<Option<TopicPartitionList>, KafkaError> {
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
         list.add_partition(topic, partition);
     }
     let committed = consumer.committed_offsets(list, TIMEOUT)?;
     let elements = committed.elements();
-    if !elements.iter().any(|element| matches!(element.offset(), Offset::Offset(_))) {
+    if !elements
+        .iter()
+        .any(|element| matches!(element.offset(), Offset::Offset(_)))
+    {
         return Ok(None);
     }
     let mut list = TopicPartitionList::new();
@@ -102,10 +133,15 @@ fn committed(consumer: &BaseConsumer<Quiet>, topic: &str, partitions: i32) -> Re
 }
 
 /// The partitions that end more than so many offsets after there.
-fn far_from_the_end(consumer: &BaseConsumer<Quiet>, from: &TopicPartitionList, offsets: i64) -> Result<Vec<i32>, KafkaError> {
+fn far_from_the_end(
+    consumer: &BaseConsumer<Quiet>,
+    from: &TopicPartitionList,
+    offsets: i64,
+) -> Result<Vec<i32>, KafkaError> {
     let mut far = Vec::new();
     for element in from.elements() {
-        let (first, end) = consumer.fetch_watermarks(element.topic(), element.partition(), TIMEOUT)?;
+        let (first, end) =
+            consumer.fetch_watermarks(element.topic(), element.partition(), TIMEOUT)?;
         let at = match element.offset() {
             Offset::Offset(at) => at.max(first),
             _ => first,
@@ -118,7 +154,10 @@ fn far_from_the_end(consumer: &BaseConsumer<Quiet>, from: &TopicPartitionList, o
 }
 
 /// The partitions that hold a committed record from there on.
-fn not_consumed(consumer: &BaseConsumer<Quiet>, from: &TopicPartitionList) -> Result<Vec<i32>, KafkaError> {
+fn not_consumed(
+    consumer: &BaseConsumer<Quiet>,
+    from: &TopicPartitionList,
+) -> Result<Vec<i32>, KafkaError> {
     consumer.assign(from)?;
     let (mut ended, mut left) = (Vec::new(), Vec::new());
     let until = Instant::now() + TIMEOUT;
@@ -131,7 +170,9 @@ fn not_consumed(consumer: &BaseConsumer<Quiet>, from: &TopicPartitionList) -> Re
                     ended.retain(|one| *one != partition);
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) if !left.contains(&partition) && !ended.contains(&partition) => {
+            Some(Err(KafkaError::PartitionEOF(partition)))
+                if !left.contains(&partition) && !ended.contains(&partition) =>
+            {
                 ended.push(partition)
             }
             Some(Err(KafkaError::PartitionEOF(_))) | None if Instant::now() < until => {}

@@ -34,7 +34,10 @@ struct Span {
 }
 
 /// Stands for a header without a value, beside one whose value is empty.
-const NULL: Span = Span { start: u32::MAX, end: u32::MAX };
+const NULL: Span = Span {
+    start: u32::MAX,
+    end: u32::MAX,
+};
 
 /// Where a record stands.
 #[derive(Clone, Debug)]
@@ -58,21 +61,29 @@ impl Incoming {
 
     /// Copies a record into what another one was copied into.
     pub(crate) fn within<'h>(
-        Buffers { mut bytes, headers: mut spans }: Buffers,
+        Buffers {
+            mut bytes,
+            headers: mut spans,
+        }: Buffers,
         place: Place,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
     ) -> Self {
         let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| (n + 1, bytes + name.len() + length(value)));
+        let (count, header_bytes) = headers.clone().fold((0, 0), |(n, bytes), (name, value)| {
+            (n + 1, bytes + name.len() + length(value))
+        });
         bytes.clear();
         bytes.reserve_exact(length(key) + length(value) + header_bytes);
         let put = |bytes: &mut Vec<u8>, part: &[u8]| {
             // A record is smaller than 2 GiB: the protocol counts with 32 bits.
             let start = bytes.len() as u32;
             bytes.extend_from_slice(part);
-            Span { start, end: bytes.len() as u32 }
+            Span {
+                start,
+                end: bytes.len() as u32,
+            }
         };
         let key = key.map(|key| put(&mut bytes, key));
         let value = value.map(|value| put(&mut bytes, value));
@@ -82,7 +93,12 @@ impl Incoming {
             let name = put(&mut bytes, name.as_bytes());
             (name, value.map_or(NULL, |value| put(&mut bytes, value)))
         }));
-        let Place { topic, partition, offset, timestamp } = place;
+        let Place {
+            topic,
+            partition,
+            offset,
+            timestamp,
+        } = place;
         Self {
             topic,
             partition,
@@ -92,7 +108,10 @@ impl Incoming {
             lacks_headers: false,
             key,
             value,
-            buffers: Buffers { bytes, headers: spans },
+            buffers: Buffers {
+                bytes,
+                headers: spans,
+            },
         }
     }
 
@@ -113,39 +132,65 @@ impl Incoming {
     }
 
     /// Every header, in the record's order, with `None` for one that has no value.
-    pub(crate) fn headers_with_nulls(&self) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> + Clone {
+    pub(crate) fn headers_with_nulls(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (&[u8], Option<&[u8]>)> + Clone {
         let value = |span: Span| (span.start != NULL.start).then(|| self.at(span));
-        self.buffers.headers.iter().map(move |(name, span)| (self.at(*name), value(*span)))
+        self.buffers
+            .headers
+            .iter()
+            .map(move |(name, span)| (self.at(*name), value(*span)))
     }
 
     /// Every header, in the record's order. One without a value is read as empty.
     pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
-        self.buffers.headers.iter().map(|(name, value)| (self.at(*name), self.at(*value)))
+        self.buffers
+            .headers
+            .iter()
+            .map(|(name, value)| (self.at(*name), self.at(*value)))
     }
 
     /// The value of the last header of this name: what Kafka's clients take where a name is there twice.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        self.buffers.headers.iter().rev().find(|(key, _)| self.at(*key) == name.as_bytes()).map(|(_, value)| self.at(*value))
+        self.buffers
+            .headers
+            .iter()
+            .rev()
+            .find(|(key, _)| self.at(*key) == name.as_bytes())
+            .map(|(_, value)| self.at(*value))
     }
 
     /// The value of the header at this place.
     pub(crate) fn header_at(&self, at: usize) -> &[u8] {
-        self.buffers.headers.get(at).map_or(&[], |(_, value)| self.at(*value))
+        self.buffers
+            .headers
+            .get(at)
+            .map_or(&[], |(_, value)| self.at(*value))
     }
 
     /// How many bytes the record has in memory.
     pub(crate) fn size(&self) -> usize {
-        self.buffers.bytes.capacity() + self.buffers.headers.capacity() * size_of::<(Span, Span)>() + size_of::<Self>()
+        self.buffers.bytes.capacity()
+            + self.buffers.headers.capacity() * size_of::<(Span, Span)>()
+            + size_of::<Self>()
     }
 
     /// Where the record stands.
     pub(crate) fn place(&self) -> Place {
-        Place { topic: self.topic.clone(), partition: self.partition, offset: self.offset, timestamp: self.timestamp }
+        Place {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
+            timestamp: self.timestamp,
+        }
     }
 
     /// The bytes of a part; none of one that is null.
     fn at(&self, span: Span) -> &[u8] {
-        self.buffers.bytes.get(span.start as usize..span.end as usize).unwrap_or_default()
+        self.buffers
+            .bytes
+            .get(span.start as usize..span.end as usize)
+            .unwrap_or_default()
     }
 }
 
@@ -155,19 +200,46 @@ mod tests {
 
     #[test]
     fn a_record_gives_back_its_parts() {
-        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let place = Place {
+            topic: "t".into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
         let headers = [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"2"))];
         let record = Incoming::new(place, Some(b"key"), None, headers.into_iter());
         assert_eq!((record.key(), record.value()), (Some(&b"key"[..]), None));
-        assert_eq!((record.header("a"), record.header("b"), record.header("c")), (Some(&b"2"[..]), Some(&b""[..]), None));
-        assert_eq!(record.headers().collect::<Vec<_>>(), [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]);
+        assert_eq!(
+            (record.header("a"), record.header("b"), record.header("c")),
+            (Some(&b"2"[..]), Some(&b""[..]), None)
+        );
+        assert_eq!(
+            record.headers().collect::<Vec<_>>(),
+            [(&b"a"[..], &b"1"[..]), (b"b", b""), (b"a", b"2")]
+        );
     }
 
     #[test]
     fn a_header_without_a_value_is_not_one_with_an_empty_value() {
-        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
-        let record = Incoming::new(place, None, None, [("null", None), ("empty", Some(&b""[..]))].into_iter());
-        assert_eq!(record.headers_with_nulls().collect::<Vec<_>>(), [(&b"null"[..], None), (b"empty", Some(&b""[..]))]);
-        assert_eq!((record.header("null"), record.header_at(0)), (Some(&b""[..]), &b""[..]));
+        let place = Place {
+            topic: "t".into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
+        let record = Incoming::new(
+            place,
+            None,
+            None,
+            [("null", None), ("empty", Some(&b""[..]))].into_iter(),
+        );
+        assert_eq!(
+            record.headers_with_nulls().collect::<Vec<_>>(),
+            [(&b"null"[..], None), (b"empty", Some(&b""[..]))]
+        );
+        assert_eq!(
+            (record.header("null"), record.header_at(0)),
+            (Some(&b""[..]), &b""[..])
+        );
     }
 }

@@ -38,19 +38,31 @@ pub(crate) async fn read_to_the_end<S: Send + 'static>(
 ) -> Result<(S, i64), TopicError> {
     let (settings, topic) = (settings.clone(), topic.to_owned());
     watched("consumer_poll", SILENCE_MAX + OVERDUE, move |beat| {
-        read_all(&settings, &topic, extent, beat, |offset, value| read(&mut state, offset, value)).map(|end| (state, end))
+        read_all(&settings, &topic, extent, beat, |offset, value| {
+            read(&mut state, offset, value)
+        })
+        .map(|end| (state, end))
     })
     .await?
 }
 
 /// The same, blocking.
-fn read_all(settings: &Settings, topic: &str, extent: Extent, beat: &Beat, mut read: impl FnMut(i64, &[u8])) -> Result<i64, TopicError> {
+fn read_all(
+    settings: &Settings,
+    topic: &str,
+    extent: Extent,
+    beat: &Beat,
+    mut read: impl FnMut(i64, &[u8]),
+) -> Result<i64, TopicError> {
     let (isolation, from) = match extent {
         Extent::Committed => ("read_committed", Offset::Beginning),
         Extent::Uncommitted(from) => ("read_uncommitted", Offset::Offset(from)),
     };
     let failed = |error: KafkaError| match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicError::Denied { topic: topic.to_owned(), reason: error.to_string() },
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicError::Denied {
+            topic: topic.to_owned(),
+            reason: error.to_string(),
+        },
         _ => TopicError::Unreachable(format!("reading `{topic}`: {error}")),
     };
     let mut config = settings.client_config();
@@ -62,12 +74,18 @@ fn read_all(settings: &Settings, topic: &str, extent: Extent, beat: &Beat, mut r
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
         .set("fetch.wait.max.ms", "10");
-    let owned: Dropped<BaseConsumer<Quiet>> = Dropped::new(config.create_with_context(Quiet).map_err(failed)?);
+    let owned: Dropped<BaseConsumer<Quiet>> =
+        Dropped::new(config.create_with_context(Quiet).map_err(failed)?);
     let consumer = owned.get();
     let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(topic, 0, from).and_then(|()| consumer.assign(&partitions)).map_err(failed)?;
+    partitions
+        .add_partition_offset(topic, 0, from)
+        .and_then(|()| consumer.assign(&partitions))
+        .map_err(failed)?;
     // As the isolation level sees it: before the first record of a transaction that has not ended, or behind the last record.
-    let (_, end) = consumer.fetch_watermarks(topic, 0, SILENCE_MAX).map_err(failed)?;
+    let (_, end) = consumer
+        .fetch_watermarks(topic, 0, SILENCE_MAX)
+        .map_err(failed)?;
     let mut heard = Instant::now();
     loop {
         match consumer.poll(Duration::from_millis(100)) {
@@ -78,9 +96,16 @@ fn read_all(settings: &Settings, topic: &str, extent: Extent, beat: &Beat, mut r
             }
             Some(Err(KafkaError::PartitionEOF(_))) => break Ok(end),
             // It is told once, and then there is silence.
-            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => break Err(failed(error)),
+            Some(Err(error))
+                if error.rdkafka_error_code()
+                    == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>
+            {
+                break Err(failed(error));
+            }
             Some(Err(error)) if heard.elapsed() > SILENCE_MAX => break Err(failed(error)),
-            None if heard.elapsed() > SILENCE_MAX => break Err(failed(KafkaError::NoMessageReceived)),
+            None if heard.elapsed() > SILENCE_MAX => {
+                break Err(failed(KafkaError::NoMessageReceived));
+            }
             Some(Err(_)) | None => {}
         }
     }

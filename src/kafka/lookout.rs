@@ -20,7 +20,9 @@ impl Lookout {
 
     /// True once after the client reported a subscribed topic as missing.
     pub(crate) fn lacks_topic(&self) -> bool {
-        self.0.upgrade().is_some_and(|member| member.context().lacks_topic.swap(false, Ordering::AcqRel))
+        self.0
+            .upgrade()
+            .is_some_and(|member| member.context().lacks_topic.swap(false, Ordering::AcqRel))
     }
 
     /// True if the topic exists. Creates none. Blocks for up to this time.
@@ -28,7 +30,9 @@ impl Lookout {
     /// # Errors
     /// When no broker answers, or the topic may not be described.
     pub(crate) fn exists(&self, topic: &str, within: Duration) -> Result<bool, String> {
-        let Some(member) = self.0.upgrade() else { return Err("the member has left".into()) };
+        let Some(member) = self.0.upgrade() else {
+            return Err("the member has left".into());
+        };
         partitions_within(&member, topic, within).map(|partitions| !partitions.is_empty())
     }
 
@@ -37,8 +41,13 @@ impl Lookout {
     /// # Errors
     /// When no broker answers.
     pub(crate) fn refresh(&self, within: Duration) -> Result<(), String> {
-        let Some(member) = self.0.upgrade() else { return Ok(()) };
+        let Some(member) = self.0.upgrade() else {
+            return Ok(());
+        };
         // Of all topics: the client does not apply a shorter answer to its subscription.
-        member.fetch_metadata(None, within).map(drop).map_err(|error| error.to_string())
+        member
+            .fetch_metadata(None, within)
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 }

@@ -47,11 +47,18 @@ pub(super) struct Changes(Mutex<VecDeque<Change>>);
 
 impl Changes {
     pub(super) fn push(&self, change: Change) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(change);
     }
 
     pub(super) fn take(&self) -> Vec<Change> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect()
     }
 }
 
@@ -78,14 +85,23 @@ impl MemberContext {
     pub(super) fn complain(&self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
         // Topics may be created later, for instance those of replayed events.
-        if matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
+        if matches!(
+            code,
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+        ) {
             self.lacks_topic.store(true, Ordering::Release);
             return tracing::debug!(%error, "kafka consumer");
         }
-        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .complained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if code != *last || last.is_none() {
             match code {
-                Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => tracing::warn!(
+                Some(
+                    RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::TopicAuthorizationFailed,
+                ) => tracing::warn!(
                     %error,
                     "the principal of this subscriber needs Read on its group and Read and Describe on its topics"
                 ),
@@ -99,7 +115,10 @@ impl MemberContext {
 impl ClientContext for MemberContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => {
                 tracing::warn!(target: "librdkafka", facility, "{message}");
             }
             _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
@@ -109,12 +128,20 @@ impl ClientContext for MemberContext {
     fn stats(&self, statistics: Statistics) {
         let ends = |partitions: HashMap<i32, PartitionStatistics>| {
             // Offsets below zero stand for what is not known.
-            let known = partitions.into_iter().filter(|(_, partition)| partition.ls_offset >= 0);
-            let end =
-                |at: PartitionStatistics| End { offset: at.ls_offset, is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset };
+            let known = partitions
+                .into_iter()
+                .filter(|(_, partition)| partition.ls_offset >= 0);
+            let end = |at: PartitionStatistics| End {
+                offset: at.ls_offset,
+                is_reached: at.fetchq_cnt == 0 && at.next_offset >= at.ls_offset,
+            };
             known.map(|(number, at)| (number, end(at))).collect()
         };
-        *self.ends() = statistics.topics.into_iter().map(|(name, topic)| (name, ends(topic.partitions))).collect();
+        *self.ends() = statistics
+            .topics
+            .into_iter()
+            .map(|(name, topic)| (name, ends(topic.partitions)))
+            .collect();
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -124,18 +151,36 @@ impl ClientContext for MemberContext {
 
 impl ConsumerContext for MemberContext {
     /// Notes the change for the owner of the partitions: draining takes time and needs more than this callback has.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
         let elements = list.elements();
-        let partitions = elements.iter().map(|element| Partition { topic: element.topic().into(), number: element.partition() }).collect();
+        let partitions = elements
+            .iter()
+            .map(|element| Partition {
+                topic: element.topic().into(),
+                number: element.partition(),
+            })
+            .collect();
         if self.leaving.load(Ordering::Acquire) {
             // Everything is drained and committed already.
             let revoked = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
-            let _ = if revoked && is_cooperative(consumer) { consumer.incremental_unassign(list) } else { consumer.unassign() };
+            let _ = if revoked && is_cooperative(consumer) {
+                consumer.incremental_unassign(list)
+            } else {
+                consumer.unassign()
+            };
             return;
         }
         self.changes.push(match err {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Change::Assigned(partitions),
-            _ => Change::Revoked { partitions, lost: consumer.assignment_lost() },
+            _ => Change::Revoked {
+                partitions,
+                lost: consumer.assignment_lost(),
+            },
         });
     }
 

@@ -8,7 +8,10 @@
 //! `publisher` sends single records and waits for each.
 
 // Without the relay or without subscribers, half of this is not called.
-#![cfg_attr(not(all(feature = "relay", feature = "subscriber")), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(all(feature = "relay", feature = "subscriber")),
+    allow(dead_code, unused_imports)
+)]
 
 mod acks;
 #[cfg(feature = "cli")]
@@ -55,7 +58,9 @@ pub(crate) use acks::{Ground, RefusedRecord};
 pub(crate) use admin::{delete_topic, grow_topic};
 pub(crate) use broker::broker_setting;
 pub(crate) use call::{Beat, OVERDUE, Replaceable, Unanswered, bounded, watched};
-pub(crate) use consumer::{ASK_TIMEOUT, Committed, Known, Member, MemberError, Membership, Partition};
+pub(crate) use consumer::{
+    ASK_TIMEOUT, Committed, Known, Member, MemberError, Membership, Partition,
+};
 pub(crate) use create::{Creation, create_like};
 pub(crate) use directory::Directory;
 pub use envelope::EnvelopeFormat;
@@ -85,5 +90,7 @@ pub(crate) use reader::Message;
 pub(crate) use reader::fuzz_record;
 pub use settings::{PropertyFault, Settings};
 pub(crate) use shelf::{READ_TIMEOUT, Shelf};
-pub(crate) use topics::{TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names};
+pub(crate) use topics::{
+    TopicError, Topics, answers, message_bytes_max, partitions_of, retention, topic_names,
+};
 pub(crate) use transaction::FenceError;

@@ -47,7 +47,10 @@ impl Ping {
     pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
         let client = Replaceable::default();
         client.get(|| Client::new(settings))?;
-        Ok(Self(Arc::new(Inner { settings: settings.clone(), client })))
+        Ok(Self(Arc::new(Inner {
+            settings: settings.clone(),
+            client,
+        })))
     }
 
     /// The number of brokers that answer for the cluster. Takes up to `timeout`.
@@ -59,12 +62,20 @@ impl Ping {
     /// Dropping the future abandons a thread. If its client hangs, a later question replaces it.
     pub(crate) async fn ask(&self, timeout: Duration) -> Result<usize, String> {
         let mut client = self.0.client.get(|| Client::new(&self.0.settings))?;
-        if client.asked().is_some_and(|asked| asked.elapsed() > timeout + HANG_LIMIT) {
-            tracing::warn!("the Kafka client of a health check has not returned (was the clock set back?): it is replaced");
+        if client
+            .asked()
+            .is_some_and(|asked| asked.elapsed() > timeout + HANG_LIMIT)
+        {
+            tracing::warn!(
+                "the Kafka client of a health check has not returned (was the clock set back?): it is replaced"
+            );
             self.0.client.discard(&client);
             client = self.0.client.get(|| Client::new(&self.0.settings))?;
         }
-        let asked = bounded("fetch_metadata", timeout + HANG_LIMIT, move || client.ask(timeout)).await;
+        let asked = bounded("fetch_metadata", timeout + HANG_LIMIT, move || {
+            client.ask(timeout)
+        })
+        .await;
         asked.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
     }
 }
@@ -73,10 +84,17 @@ impl Client {
     fn new(settings: &Settings) -> Result<Self, String> {
         // A consumer: a producer's question makes a broker with `auto.create.topics.enable` (the default) create the topic.
         let mut config = settings.client_config();
-        config.set("allow.auto.create.topics", "false").set_log_level(RDKafkaLogLevel::Emerg);
+        config
+            .set("allow.auto.create.topics", "false")
+            .set_log_level(RDKafkaLogLevel::Emerg);
         config.remove("group.id");
-        let consumer = config.create_with_context(LastComplaint::default()).map_err(|error| error.to_string())?;
-        Ok(Self { consumer: Dropped::new(consumer), asked: Mutex::default() })
+        let consumer = config
+            .create_with_context(LastComplaint::default())
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            consumer: Dropped::new(consumer),
+            asked: Mutex::default(),
+        })
     }
 
     fn asked(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -95,13 +113,20 @@ impl Client {
                 break;
             }
         }
-        let complaint = client.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let complaint = client
+            .context()
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         match answer {
             Ok(metadata) => Ok(metadata.brokers().len()),
             Err(error) => Err(match complaint {
                 // Without the number of repetitions.
                 Some(text) => text.split(" (after ").next().unwrap_or(&text).to_owned(),
-                None => error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string()),
+                None => error
+                    .rdkafka_error_code()
+                    .map_or_else(|| error.to_string(), |code| code.to_string()),
             }),
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier,
+};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProducer};
@@ -54,25 +56,48 @@ impl Cluster {
     /// # Errors
     ///
     /// Why nobody answers, in the client's words: refused, not resolved, wrong password, wrong certificate. Or that the client hangs.
-    pub(crate) async fn ask(settings: &Settings, topics: &[String], timeout: Duration) -> Result<Self, String> {
+    pub(crate) async fn ask(
+        settings: &Settings,
+        topics: &[String],
+        timeout: Duration,
+    ) -> Result<Self, String> {
         let (settings, topics) = (settings.clone(), topics.to_vec());
-        let asked = bounded("fetch_metadata", timeout * 3 + OVERDUE, move || Self::ask_blocking(&settings, &topics, timeout));
-        asked.await.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        let asked = bounded("fetch_metadata", timeout * 3 + OVERDUE, move || {
+            Self::ask_blocking(&settings, &topics, timeout)
+        });
+        asked
+            .await
+            .unwrap_or_else(|unanswered| Err(unanswered.to_string()))
     }
 
-    fn ask_blocking(settings: &Settings, topics: &[String], timeout: Duration) -> Result<Self, String> {
+    fn ask_blocking(
+        settings: &Settings,
+        topics: &[String],
+        timeout: Duration,
+    ) -> Result<Self, String> {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Error);
-        let client: ThreadedProducer<Complaints> = config.create_with_context(Complaints::default()).map_err(|error| error.to_string())?;
+        let client: ThreadedProducer<Complaints> = config
+            .create_with_context(Complaints::default())
+            .map_err(|error| error.to_string())?;
         let client = Dropped::new(client);
         let client = client.get();
         // Without a topic's name: the answer for a name could create the topic.
-        let metadata = client.client().fetch_metadata(None, timeout).map_err(|error| client.context().why(&error))?;
+        let metadata = client
+            .client()
+            .fetch_metadata(None, timeout)
+            .map_err(|error| client.context().why(&error))?;
         let brokers = metadata.brokers().len();
-        let mut cluster = Self { id: client.client().fetch_cluster_id(timeout), brokers, ..Self::default() };
+        let mut cluster = Self {
+            id: client.client().fetch_cluster_id(timeout),
+            brokers,
+            ..Self::default()
+        };
         for name in topics {
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-            cluster.topics.insert(name.clone(), topic.map_or(Topic::Missing, of_metadata));
+            cluster
+                .topics
+                .insert(name.clone(), topic.map_or(Topic::Missing, of_metadata));
         }
         if let Some(broker) = metadata.brokers().first() {
             cluster.read_settings(settings, broker.id(), timeout);
@@ -84,21 +109,34 @@ impl Cluster {
     fn read_settings(&mut self, settings: &Settings, broker: i32, timeout: Duration) {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Emerg);
-        let Ok(admin) = config.create_with_context::<_, AdminClient<Complaints>>(Complaints::default()) else { return };
+        let Ok(admin) =
+            config.create_with_context::<_, AdminClient<Complaints>>(Complaints::default())
+        else {
+            return;
+        };
         let admin = Dropped::new(admin);
-        let there: Vec<String> =
-            self.topics.iter().filter(|(_, topic)| matches!(topic, Topic::There { .. })).map(|(name, _)| name.clone()).collect();
+        let there: Vec<String> = self
+            .topics
+            .iter()
+            .filter(|(_, topic)| matches!(topic, Topic::There { .. }))
+            .map(|(name, _)| name.clone())
+            .collect();
         let mut resources = vec![ResourceSpecifier::Broker(broker)];
         resources.extend(there.iter().map(|name| ResourceSpecifier::Topic(name)));
         let options = AdminOptions::new().request_timeout(Some(timeout));
         let asked = admin.get().describe_configs(&resources, &options);
-        let Ok(answers) = tokio::runtime::Handle::current().block_on(asked) else { return };
+        let Ok(answers) = tokio::runtime::Handle::current().block_on(asked) else {
+            return;
+        };
         for resource in answers.into_iter().flatten() {
             let settings = of_resource(&resource);
             match resource.specifier {
                 OwnedResourceSpecifier::Broker(_) => self.defaults = settings,
                 OwnedResourceSpecifier::Topic(name) => {
-                    if let Some(Topic::There { settings: empty, .. }) = self.topics.get_mut(&name) {
+                    if let Some(Topic::There {
+                        settings: empty, ..
+                    }) = self.topics.get_mut(&name)
+                    {
                         *empty = settings;
                     }
                 }
@@ -112,7 +150,12 @@ fn of_metadata(topic: &rdkafka::metadata::MetadataTopic) -> Topic {
     match topic.error() {
         None => Topic::There {
             partitions: topic.partitions().len(),
-            replicas: topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
+            replicas: topic
+                .partitions()
+                .iter()
+                .map(|partition| partition.replicas().len())
+                .min()
+                .unwrap_or_default(),
             settings: BTreeMap::new(),
         },
         Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Topic::Missing,
@@ -138,12 +181,18 @@ impl Complaints {
     fn why(&self, error: &KafkaError) -> String {
         let deadline = Instant::now() + COMPLAINT_TIMEOUT;
         loop {
-            let complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            let complaints = self
+                .0
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clone();
             if let Some(text) = complaints.last() {
                 return text.split(" (after ").next().unwrap_or(text).to_owned();
             }
             if Instant::now() > deadline {
-                return error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string());
+                return error
+                    .rdkafka_error_code()
+                    .map_or_else(|| error.to_string(), |code| code.to_string());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -158,7 +207,10 @@ impl ClientContext for Complaints {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        let mut complaints = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut complaints = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if complaints.len() == COMPLAINTS_MAX {
             complaints.remove(0);
         }

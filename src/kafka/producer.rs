@@ -79,17 +79,26 @@ impl Headers {
     }
 
     pub(crate) fn put(self, key: &str, value: &[u8]) -> Self {
-        Self(self.0.insert(Header { key, value: Some(value) }))
+        Self(self.0.insert(Header {
+            key,
+            value: Some(value),
+        }))
     }
 
     pub(crate) fn put_null(self, key: &str) -> Self {
-        Self(self.0.insert(Header { key, value: None::<&[u8]> }))
+        Self(self.0.insert(Header {
+            key,
+            value: None::<&[u8]>,
+        }))
     }
 
     /// Out of librdkafka's memory, with `None` for a header without a value.
     pub(crate) fn to_owned(&self) -> Vec<(String, Option<Vec<u8>>)> {
         use rdkafka::message::Headers as _;
-        self.0.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+        self.0
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+            .collect()
     }
 }
 
@@ -150,29 +159,48 @@ impl Producer {
             config.set("message.timeout.ms", milliseconds);
             // librdkafka refuses a request time-out that is longer than a transaction.
             let longest = timeout.as_millis();
-            if config.get("socket.timeout.ms").and_then(|given| given.parse().ok()).is_some_and(|given: u128| given > longest) {
+            if config
+                .get("socket.timeout.ms")
+                .and_then(|given| given.parse().ok())
+                .is_some_and(|given: u128| given > longest)
+            {
                 config.set("socket.timeout.ms", longest.to_string());
             }
         }
         config.set("message.max.bytes", message_bytes_max.to_string());
-        if config.get("batch.size").and_then(|size| size.parse().ok()).is_none_or(|size: usize| size > batch_bytes_max) {
+        if config
+            .get("batch.size")
+            .and_then(|size| size.parse().ok())
+            .is_none_or(|size: usize| size > batch_bytes_max)
+        {
             config.set("batch.size", batch_bytes_max.max(1).to_string());
         }
         config.set_log_level(RDKafkaLogLevel::Warning);
         let stop = Arc::new(AtomicBool::new(false));
         let context = Context::new(acks.clone(), stop.clone());
         let inner: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
-        let thread = std::thread::Builder::new().name("tidings-kafka".into()).spawn({
-            let (inner, stop) = (inner.clone(), stop.clone());
-            move || {
-                while !stop.load(Ordering::Acquire) {
-                    inner.poll(POLL);
+        let thread = std::thread::Builder::new()
+            .name("tidings-kafka".into())
+            .spawn({
+                let (inner, stop) = (inner.clone(), stop.clone());
+                move || {
+                    while !stop.load(Ordering::Acquire) {
+                        inner.poll(POLL);
+                    }
                 }
-            }
-        });
-        let thread = thread.map_err(|_| KafkaError::ClientCreation("no thread for the producer".into()))?;
-        let transaction_timeout = transactional.map_or(Duration::ZERO, |transactional| transactional.timeout);
-        Ok(Self { inner, stop, thread: Some(thread), acks, open: Mutex::new(false), transaction_timeout })
+            });
+        let thread =
+            thread.map_err(|_| KafkaError::ClientCreation("no thread for the producer".into()))?;
+        let transaction_timeout =
+            transactional.map_or(Duration::ZERO, |transactional| transactional.timeout);
+        Ok(Self {
+            inner,
+            stop,
+            thread: Some(thread),
+            acks,
+            open: Mutex::new(false),
+            transaction_timeout,
+        })
     }
 
     /// Takes a record; `tag` comes back in [`Acks`]. Tags count up by one ([`Acks::admit`]).
@@ -188,11 +216,13 @@ impl Producer {
         if let Some(value) = record.value {
             base = base.payload(value);
         }
-        self.inner.send(base).map_err(|(error, _)| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => SendError::Full,
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => SendError::TooLarge,
-            _ => SendError::Kafka(error),
-        })
+        self.inner
+            .send(base)
+            .map_err(|(error, _)| match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => SendError::Full,
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => SendError::TooLarge,
+                _ => SendError::Kafka(error),
+            })
     }
 
     /// What was acknowledged.
@@ -222,6 +252,8 @@ impl Drop for Producer {
             }
             drop(inner);
         };
-        let _ = std::thread::Builder::new().name("tidings-kafka-end".into()).spawn(destroy);
+        let _ = std::thread::Builder::new()
+            .name("tidings-kafka-end".into())
+            .spawn(destroy);
     }
 }

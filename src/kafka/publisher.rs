@@ -74,8 +74,15 @@ impl Publisher {
     /// # Errors
     /// A property that librdkafka refuses.
     pub(crate) fn open(settings: &Settings, timeout: Duration) -> Result<Self, String> {
-        let publisher = Self { client: Replaceable::default(), settings: settings.clone(), timeout };
-        publisher.client.get(|| publisher.connect()).map_err(|error| error.to_string())?;
+        let publisher = Self {
+            client: Replaceable::default(),
+            settings: settings.clone(),
+            timeout,
+        };
+        publisher
+            .client
+            .get(|| publisher.connect())
+            .map_err(|error| error.to_string())?;
         Ok(publisher)
     }
 
@@ -84,7 +91,10 @@ impl Publisher {
         for (name, value) in FIXED {
             config.set(*name, *value);
         }
-        config.set("message.max.bytes", self.settings.letter_bytes_max().to_string());
+        config.set(
+            "message.max.bytes",
+            self.settings.letter_bytes_max().to_string(),
+        );
         config.set("message.timeout.ms", self.timeout.as_millis().to_string());
         config.set_log_level(RDKafkaLogLevel::Error);
         config.create_with_context(Quiet).map(Dropped::new)
@@ -97,13 +107,24 @@ impl Publisher {
     pub(crate) async fn send(&self, letter: &Letter) -> Result<(), LetterError> {
         let mut headers = OwnedHeaders::new_with_capacity(letter.headers.len());
         for (key, value) in &letter.headers {
-            headers = headers.insert(Header { key, value: value.as_ref() });
+            headers = headers.insert(Header {
+                key,
+                value: value.as_ref(),
+            });
         }
         let mut record = FutureRecord::<[u8], [u8]>::to(&letter.topic).headers(headers);
         (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
-        let client = self.client.get(|| self.connect()).map_err(|error| LetterError::of(&letter.topic, &error))?;
+        let client = self
+            .client
+            .get(|| self.connect())
+            .map_err(|error| LetterError::of(&letter.topic, &error))?;
         let limit = self.timeout + OVERDUE;
-        match timeout(limit, client.get().send(record, Timeout::After(self.timeout))).await {
+        match timeout(
+            limit,
+            client.get().send(record, Timeout::After(self.timeout)),
+        )
+        .await
+        {
             Ok(Ok(_)) => Ok(()),
             Ok(Err((error, _))) => {
                 if self.has_failed(&client, &error) {
@@ -114,8 +135,15 @@ impl Publisher {
             }
             Err(_) => {
                 self.client.discard(&client);
-                let reason = Unanswered::Silent { call: "produce", limit }.to_string();
-                Err(LetterError::Unavailable { topic: letter.topic.clone(), reason })
+                let reason = Unanswered::Silent {
+                    call: "produce",
+                    limit,
+                }
+                .to_string();
+                Err(LetterError::Unavailable {
+                    topic: letter.topic.clone(),
+                    reason,
+                })
             }
         }
     }
@@ -124,19 +152,26 @@ impl Publisher {
     /// met a missing topic remembers that for minutes, also if the topic is created in the meantime.
     fn has_failed(&self, client: &Client, error: &KafkaError) -> bool {
         use RDKafkaErrorCode::{MessageTimedOut, UnknownTopic, UnknownTopicOrPartition};
-        matches!(error.rdkafka_error_code(), Some(MessageTimedOut | UnknownTopic | UnknownTopicOrPartition))
-            || client.get().client().fatal_error().is_some()
+        matches!(
+            error.rdkafka_error_code(),
+            Some(MessageTimedOut | UnknownTopic | UnknownTopicOrPartition)
+        ) || client.get().client().fatal_error().is_some()
     }
 }
 
 impl LetterError {
     fn of(topic: &str, error: &KafkaError) -> Self {
-        use RDKafkaErrorCode::{InvalidMessage, InvalidRecord, MessageSizeTooLarge, UnknownTopic, UnknownTopicOrPartition};
+        use RDKafkaErrorCode::{
+            InvalidMessage, InvalidRecord, MessageSizeTooLarge, UnknownTopic,
+            UnknownTopicOrPartition,
+        };
         let (topic, reason) = (topic.to_owned(), error.to_string());
         match error.rdkafka_error_code() {
             Some(UnknownTopic | UnknownTopicOrPartition) => Self::UnknownTopic(topic),
             // `InvalidTimestamp` is a fault of a clock: the record is stamped with the time of its sending.
-            Some(MessageSizeTooLarge | InvalidRecord | InvalidMessage) => Self::Refused { topic, reason },
+            Some(MessageSizeTooLarge | InvalidRecord | InvalidMessage) => {
+                Self::Refused { topic, reason }
+            }
             _ => Self::Unavailable { topic, reason },
         }
     }

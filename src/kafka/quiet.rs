@@ -1,6 +1,8 @@
 //! A client that leaves it to its user to say what went wrong.
 
-use rdkafka::{ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
+use rdkafka::{
+    ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+};
 
 /// A connection that fails is reported by the call that fails for it. (rdkafka logs even the end of a partition as an error.)
 #[derive(Clone, Copy, Debug)]

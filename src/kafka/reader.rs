@@ -73,7 +73,9 @@ pub enum Malformed {
     #[error("the value is in a format that is not supported: {0}")]
     Format(String),
     /// Nothing says what happened.
-    #[error("nothing says which event this is: neither `ce_type` nor a header `eventType`, and no type is assumed for this topic")]
+    #[error(
+        "nothing says which event this is: neither `ce_type` nor a header `eventType`, and no type is assumed for this topic"
+    )]
     NoType,
 }
 
@@ -87,11 +89,23 @@ impl Message {
     ///
     /// # Errors
     /// [`Malformed`], and the record.
-    pub(crate) fn read(incoming: Incoming, assumed_type: Option<&'static str>) -> Result<Self, (Malformed, Box<Incoming>)> {
+    pub(crate) fn read(
+        incoming: Incoming,
+        assumed_type: Option<&'static str>,
+    ) -> Result<Self, (Malformed, Box<Incoming>)> {
         if incoming.value().is_none() {
-            let (at, version) = Self::look(&incoming, Some(Envelope::TOMBSTONE)).unwrap_or((Attributes::default(), 1));
+            let (at, version) = Self::look(&incoming, Some(Envelope::TOMBSTONE))
+                .unwrap_or((Attributes::default(), 1));
             let assumed_type = Some(Envelope::TOMBSTONE);
-            return Ok(Self { incoming, original: None, at, version, assumed_type, attempts_before: 0, kind: None });
+            return Ok(Self {
+                incoming,
+                original: None,
+                at,
+                version,
+                assumed_type,
+                attempts_before: 0,
+                kind: None,
+            });
         }
         if incoming.lacks_headers {
             return Err((Malformed::HeaderNames, Box::new(incoming)));
@@ -108,12 +122,23 @@ impl Message {
             (incoming, None)
         };
         match Self::look(&incoming, assumed_type) {
-            Ok((at, version)) => Ok(unwrap_text(Self { incoming, original, at, version, assumed_type, attempts_before: 0, kind: None })),
+            Ok((at, version)) => Ok(unwrap_text(Self {
+                incoming,
+                original,
+                at,
+                version,
+                assumed_type,
+                attempts_before: 0,
+                kind: None,
+            })),
             Err(malformed) => Err((malformed, original.unwrap_or_else(|| Box::new(incoming)))),
         }
     }
 
-    fn look(incoming: &Incoming, assumed_type: Option<&'static str>) -> Result<(Attributes, u32), Malformed> {
+    fn look(
+        incoming: &Incoming,
+        assumed_type: Option<&'static str>,
+    ) -> Result<(Attributes, u32), Malformed> {
         let (mut at, mut version, mut cloud_event) = (Attributes::default(), 1, false);
         let mut foreign_type = None;
         for (place, (name, value)) in incoming.headers().enumerate() {
@@ -137,7 +162,8 @@ impl Message {
         }
         if cloud_event {
             let id = at.id.ok_or(Malformed::Missing("id"))?;
-            std::str::from_utf8(incoming.header_at(id.into())).map_err(|_| Malformed::NotText("id"))?;
+            std::str::from_utf8(incoming.header_at(id.into()))
+                .map_err(|_| Malformed::NotText("id"))?;
             if at.event_type.is_none() {
                 return Err(Malformed::Missing("type"));
             }
@@ -160,7 +186,9 @@ impl Message {
 
     /// What happened.
     pub(crate) fn event_type(&self) -> &str {
-        self.at.event_type.map_or(self.assumed_type.unwrap_or_default(), |at| self.text_at(at))
+        self.at
+            .event_type
+            .map_or(self.assumed_type.unwrap_or_default(), |at| self.text_at(at))
     }
 
     /// What decides which handlers it has: its type, or the aggregate of a tombstone.
@@ -171,7 +199,10 @@ impl Message {
     /// The same message as one of this kind.
     #[must_use]
     pub(crate) fn with_kind(self, kind: String) -> Self {
-        Self { kind: Some(kind.into()), ..self }
+        Self {
+            kind: Some(kind.into()),
+            ..self
+        }
     }
 
     /// True if the record has a null value. An event without data that is a CloudEvent in structured mode has a value.
@@ -188,7 +219,10 @@ impl Message {
     pub(crate) fn id(&self) -> Cow<'_, str> {
         match self.at.id {
             Some(at) => Cow::Borrowed(self.text_at(at)),
-            None => Cow::Owned(format!("{}/{}", self.incoming.partition, self.incoming.offset)),
+            None => Cow::Owned(format!(
+                "{}/{}",
+                self.incoming.partition, self.incoming.offset
+            )),
         }
     }
 
@@ -231,7 +265,9 @@ impl Message {
 
     /// A header's value, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.incoming.header(name).and_then(|value| std::str::from_utf8(value).ok())
+        self.incoming
+            .header(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// The record as it came.
@@ -247,7 +283,10 @@ impl Message {
     /// The same message after this many attempts.
     #[must_use]
     pub(crate) fn with_attempts_before(self, attempts_before: u32) -> Self {
-        Self { attempts_before, ..self }
+        Self {
+            attempts_before,
+            ..self
+        }
     }
 
     /// How many bytes it takes in memory.
@@ -262,14 +301,23 @@ impl Message {
 
 /// Accepts the version of CloudEvents that is read here; 1.0.1 and 1.0.2 of the specification are written 1.0 too.
 fn check_specversion(text: &str) -> Result<(), Malformed> {
-    if text == "1.0" { Ok(()) } else { Err(Malformed::SpecVersion(text.chars().take(VERSION_CHARACTERS_MAX).collect())) }
+    if text == "1.0" {
+        Ok(())
+    } else {
+        Err(Malformed::SpecVersion(
+            text.chars().take(VERSION_CHARACTERS_MAX).collect(),
+        ))
+    }
 }
 
 /// Longest version in a message.
 const VERSION_CHARACTERS_MAX: usize = 40;
 
 fn number(text: &str) -> Result<u32, Malformed> {
-    text.parse().ok().filter(|version| *version > 0).ok_or_else(|| Malformed::Version(text.to_owned()))
+    text.parse()
+        .ok()
+        .filter(|version| *version > 0)
+        .ok_or_else(|| Malformed::Version(text.to_owned()))
 }
 
 /// From structured mode to binary mode: attributes become headers, `data` or `data_base64` becomes the value.
@@ -277,13 +325,21 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
     use base64::Engine as _;
     let malformed = |error: &dyn std::fmt::Display| Malformed::Structured(error.to_string());
     let attributes: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_slice(record.value().unwrap_or_default()).map_err(|error| malformed(&error))?;
-    let mut headers: Vec<(String, Cow<'_, [u8]>)> = Vec::with_capacity(attributes.len() + record.headers().len());
+        serde_json::from_slice(record.value().unwrap_or_default())
+            .map_err(|error| malformed(&error))?;
+    let mut headers: Vec<(String, Cow<'_, [u8]>)> =
+        Vec::with_capacity(attributes.len() + record.headers().len());
     if !attributes.contains_key("specversion") {
         return Err(Malformed::Missing("specversion"));
     }
-    for (name, value) in record.headers().filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-type")) {
-        headers.push((String::from_utf8_lossy(name).into_owned(), Cow::Borrowed(value)));
+    for (name, value) in record
+        .headers()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case(b"content-type"))
+    {
+        headers.push((
+            String::from_utf8_lossy(name).into_owned(),
+            Cow::Borrowed(value),
+        ));
     }
     let mut data: Option<Cow<'_, [u8]>> = None;
     for (name, raw) in &attributes {
@@ -295,7 +351,9 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
         match &**name {
             "data" => data = (raw.get() != "null").then(|| Cow::Borrowed(raw.get().as_bytes())),
             "data_base64" => {
-                let bytes = base64::engine::general_purpose::STANDARD.decode(&*text()).map_err(|error| malformed(&error))?;
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(&*text())
+                    .map_err(|error| malformed(&error))?;
                 data = Some(Cow::Owned(bytes));
             }
             "datacontenttype" => headers.push(("content-type".into(), text())),
@@ -303,38 +361,91 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
             _ => headers.push((format!("{PREFIX}{name}"), text())),
         }
     }
-    let borrowed = headers.iter().map(|(name, value)| (name.as_str(), Some(&**value)));
-    Ok(Incoming::new(record.place(), record.key(), data.as_deref(), borrowed))
+    let borrowed = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), Some(&**value)));
+    Ok(Incoming::new(
+        record.place(),
+        record.key(),
+        data.as_deref(),
+        borrowed,
+    ))
 }
 
 /// Debezium writes a JSON payload as one JSON string unless it was told to expand it: takes the text out of it.
 fn unwrap_text(message: Message) -> Message {
     let is_cloud_event = message.incoming.header("ce_specversion").is_some();
-    let quoted = message.data().filter(|data| !is_cloud_event && data.first() == Some(&b'"'));
-    let Some(text) = quoted.and_then(|data| serde_json::from_slice::<String>(data).ok()) else { return message };
-    let headers = message.incoming.headers().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), Some(value)));
-    let incoming = Incoming::new(message.incoming.place(), message.incoming.key(), Some(text.as_bytes()), headers);
-    Message { original: Some(Box::new(message.incoming)), incoming, ..message }
+    let quoted = message
+        .data()
+        .filter(|data| !is_cloud_event && data.first() == Some(&b'"'));
+    let Some(text) = quoted.and_then(|data| serde_json::from_slice::<String>(data).ok()) else {
+        return message;
+    };
+    let headers = message
+        .incoming
+        .headers()
+        .map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), Some(value)));
+    let incoming = Incoming::new(
+        message.incoming.place(),
+        message.incoming.key(),
+        Some(text.as_bytes()),
+        headers,
+    );
+    Message {
+        original: Some(Box::new(message.incoming)),
+        incoming,
+        ..message
+    }
 }
 
 /// Reads any bytes as a record: lines `name: value` are headers, the value follows an empty line. For the fuzz target.
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) fn fuzz_record(bytes: &[u8]) {
-    let end = bytes.windows(2).position(|pair| pair == b"\n\n").unwrap_or(bytes.len());
+    let end = bytes
+        .windows(2)
+        .position(|pair| pair == b"\n\n")
+        .unwrap_or(bytes.len());
     let value = bytes.get(end + 2..);
     let headers: Vec<(String, &[u8])> = bytes[..end]
         .split(|byte| *byte == b'\n')
         .filter_map(|line| {
             let colon = line.windows(2).position(|pair| pair == b": ")?;
-            Some((String::from_utf8_lossy(&line[..colon]).into_owned(), &line[colon + 2..]))
+            Some((
+                String::from_utf8_lossy(&line[..colon]).into_owned(),
+                &line[colon + 2..],
+            ))
         })
         .collect();
-    let place = super::incoming::Place { topic: "t".into(), partition: 0, offset: 1, timestamp: 2 };
-    let incoming = Incoming::new(place, Some(b"k"), value, headers.iter().map(|(name, value)| (name.as_str(), Some(*value))));
+    let place = super::incoming::Place {
+        topic: "t".into(),
+        partition: 0,
+        offset: 1,
+        timestamp: 2,
+    };
+    let incoming = Incoming::new(
+        place,
+        Some(b"k"),
+        value,
+        headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), Some(*value))),
+    );
     for assumed in [None, Some("Assumed")] {
         if let Ok(message) = Message::read(incoming.clone(), assumed) {
-            let _ = (message.event_type(), message.version(), message.id(), message.source(), message.aggregate_id());
-            let _ = (message.aggregate_type(), message.time(), message.data(), message.header("traceparent"), message.size());
+            let _ = (
+                message.event_type(),
+                message.version(),
+                message.id(),
+                message.source(),
+                message.aggregate_id(),
+            );
+            let _ = (
+                message.aggregate_type(),
+                message.time(),
+                message.data(),
+                message.header("traceparent"),
+                message.size(),
+            );
         }
     }
     #[cfg(feature = "subscriber")]
@@ -346,105 +457,264 @@ mod tests {
     use super::*;
     use crate::kafka::incoming::Place;
 
-    fn read(headers: &[(&str, &str)], value: Option<&str>, assumed: Option<&'static str>) -> Result<Message, Malformed> {
-        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
-        let headers = headers.iter().map(|(name, value)| (*name, Some(value.as_bytes())));
-        Message::read(Incoming::new(place, Some(b"7"), value.map(str::as_bytes), headers), assumed).map_err(|(malformed, _)| malformed)
+    fn read(
+        headers: &[(&str, &str)],
+        value: Option<&str>,
+        assumed: Option<&'static str>,
+    ) -> Result<Message, Malformed> {
+        let place = Place {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 0,
+        };
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, Some(value.as_bytes())));
+        Message::read(
+            Incoming::new(place, Some(b"7"), value.map(str::as_bytes), headers),
+            assumed,
+        )
+        .map_err(|(malformed, _)| malformed)
     }
 
-    const BINARY: [(&str, &str); 5] =
-        [("ce_specversion", "1.0"), ("ce_id", "e-1"), ("ce_type", "OrderPlaced"), ("ce_source", "/shop"), ("ce_dataversion", "2")];
+    const BINARY: [(&str, &str); 5] = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", "e-1"),
+        ("ce_type", "OrderPlaced"),
+        ("ce_source", "/shop"),
+        ("ce_dataversion", "2"),
+    ];
 
     #[test]
     fn binary_and_structured_mode_say_the_same() {
         let structured = r#"{"specversion":"1.0","id":"e-1","type":"OrderPlaced","source":"/shop","dataversion":2,"traceparent":"00-a","data":{"n": 1}}"#;
-        let binary = read(&[&BINARY[..], &[("traceparent", "00-a")]].concat(), Some(r#"{"n": 1}"#), None).expect("a CloudEvent");
-        let structured = read(&[("content-type", "application/cloudevents+json; charset=UTF-8")], Some(structured), None).expect("another");
+        let binary = read(
+            &[&BINARY[..], &[("traceparent", "00-a")]].concat(),
+            Some(r#"{"n": 1}"#),
+            None,
+        )
+        .expect("a CloudEvent");
+        let structured = read(
+            &[(
+                "content-type",
+                "application/cloudevents+json; charset=UTF-8",
+            )],
+            Some(structured),
+            None,
+        )
+        .expect("another");
         for message in [&binary, &structured] {
-            assert_eq!((&*message.id(), &*message.source(), message.event_type(), message.version()), ("e-1", "/shop", "OrderPlaced", 2));
-            assert_eq!((message.data(), message.header("traceparent")), (Some(&br#"{"n": 1}"#[..]), Some("00-a")));
+            assert_eq!(
+                (
+                    &*message.id(),
+                    &*message.source(),
+                    message.event_type(),
+                    message.version()
+                ),
+                ("e-1", "/shop", "OrderPlaced", 2)
+            );
+            assert_eq!(
+                (message.data(), message.header("traceparent")),
+                (Some(&br#"{"n": 1}"#[..]), Some("00-a"))
+            );
         }
-        assert!(structured.as_it_came().value().is_some_and(|value| value.starts_with(br#"{"specversion"#)));
+        assert!(
+            structured
+                .as_it_came()
+                .value()
+                .is_some_and(|value| value.starts_with(br#"{"specversion"#))
+        );
     }
 
     #[test]
     fn bytes_in_structured_mode_are_decoded() {
-        let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","data_base64":"AP8="}"#;
-        let message = read(&[("content-type", "application/cloudevents+json")], Some(value), None).expect("a CloudEvent");
+        let value =
+            r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","data_base64":"AP8="}"#;
+        let message = read(
+            &[("content-type", "application/cloudevents+json")],
+            Some(value),
+            None,
+        )
+        .expect("a CloudEvent");
         assert_eq!(message.data(), Some(&[0, 255][..]));
     }
 
     #[test]
     fn records_of_the_event_router_have_their_type_in_a_header_or_are_told_one() {
-        let debezium = read(&[("id", "e-2"), ("eventType", "OrderPlaced")], Some(r#"{"n":1}"#), None).expect("a type in a header");
-        assert_eq!((&*debezium.id(), debezium.event_type()), ("e-2", "OrderPlaced"));
-        let told = read(&[("id", "e-2")], Some(r#""{\"n\":1}""#), Some("OrderPlaced")).expect("a type that is assumed");
-        assert_eq!((told.event_type(), told.data()), ("OrderPlaced", Some(&br#"{"n":1}"#[..])));
+        let debezium = read(
+            &[("id", "e-2"), ("eventType", "OrderPlaced")],
+            Some(r#"{"n":1}"#),
+            None,
+        )
+        .expect("a type in a header");
+        assert_eq!(
+            (&*debezium.id(), debezium.event_type()),
+            ("e-2", "OrderPlaced")
+        );
+        let told = read(
+            &[("id", "e-2")],
+            Some(r#""{\"n\":1}""#),
+            Some("OrderPlaced"),
+        )
+        .expect("a type that is assumed");
+        assert_eq!(
+            (told.event_type(), told.data()),
+            ("OrderPlaced", Some(&br#"{"n":1}"#[..]))
+        );
     }
 
     #[test]
     fn plain_json_is_known_by_its_place() {
         let plain = read(&[], Some("{}"), Some("OrderPlaced")).expect("a type that is assumed");
-        assert_eq!((&*plain.id(), &*plain.source(), &*plain.aggregate_id()), ("3/9", "kafka:order", "7"));
+        assert_eq!(
+            (&*plain.id(), &*plain.source(), &*plain.aggregate_id()),
+            ("3/9", "kafka:order", "7")
+        );
     }
 
     #[test]
     fn attributes_in_headers_win_over_a_value_that_claims_to_be_another_event() {
-        let forged = r#"{"specversion":"1.0","id":"forged","type":"Forged","source":"/evil","data":{}}"#;
-        let claims = [&BINARY[..], &[("content-type", "application/cloudevents+json")]].concat();
+        let forged =
+            r#"{"specversion":"1.0","id":"forged","type":"Forged","source":"/evil","data":{}}"#;
+        let claims = [
+            &BINARY[..],
+            &[("content-type", "application/cloudevents+json")],
+        ]
+        .concat();
         let message = read(&claims, Some(forged), None).expect("a CloudEvent in binary mode");
-        assert_eq!((&*message.id(), &*message.source(), message.event_type()), ("e-1", "/shop", "OrderPlaced"));
+        assert_eq!(
+            (&*message.id(), &*message.source(), message.event_type()),
+            ("e-1", "/shop", "OrderPlaced")
+        );
         assert_eq!(message.data(), Some(forged.as_bytes()));
     }
 
     #[test]
     fn other_versions_of_cloud_events_and_envelopes_of_connect_are_no_events() {
         for version in ["2.0", "0.3", "1.1", "1", ""] {
-            let headers = [("ce_specversion", version), ("ce_id", "1"), ("ce_type", "T"), ("ce_source", "/s")];
-            assert!(matches!(read(&headers, Some("{}"), None), Err(Malformed::SpecVersion(_))), "{version}");
-            let structured = format!(r#"{{"specversion":"{version}","id":"1","type":"T","source":"/s"}}"#);
-            assert!(matches!(read(&[], Some(&structured), Some("T")), Err(Malformed::SpecVersion(_))), "{version}");
+            let headers = [
+                ("ce_specversion", version),
+                ("ce_id", "1"),
+                ("ce_type", "T"),
+                ("ce_source", "/s"),
+            ];
+            assert!(
+                matches!(
+                    read(&headers, Some("{}"), None),
+                    Err(Malformed::SpecVersion(_))
+                ),
+                "{version}"
+            );
+            let structured =
+                format!(r#"{{"specversion":"{version}","id":"1","type":"T","source":"/s"}}"#);
+            assert!(
+                matches!(
+                    read(&[], Some(&structured), Some("T")),
+                    Err(Malformed::SpecVersion(_))
+                ),
+                "{version}"
+            );
         }
         let envelope = r#"{"schema":{"type":"struct"},"payload":{}}"#;
-        assert!(matches!(read(&[], Some(envelope), Some("T")), Err(Malformed::ConnectEnvelope)));
-        assert!(matches!(read(&[("eventType", "T")], Some(envelope), None), Err(Malformed::ConnectEnvelope)));
-        assert!(read(&BINARY, Some(envelope), None).is_ok(), "the data of a CloudEvent may look like it");
+        assert!(matches!(
+            read(&[], Some(envelope), Some("T")),
+            Err(Malformed::ConnectEnvelope)
+        ));
+        assert!(matches!(
+            read(&[("eventType", "T")], Some(envelope), None),
+            Err(Malformed::ConnectEnvelope)
+        ));
+        assert!(
+            read(&BINARY, Some(envelope), None).is_ok(),
+            "the data of a CloudEvent may look like it"
+        );
     }
 
     #[test]
     fn a_structured_event_needs_no_content_type() {
         let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","tenant":"acme","data":{"n":1}}"#;
         let message = read(&[], Some(value), None).expect("a CloudEvent");
-        assert_eq!((&*message.id(), message.event_type(), message.data()), ("1", "T", Some(&br#"{"n":1}"#[..])));
+        assert_eq!(
+            (&*message.id(), message.event_type(), message.data()),
+            ("1", "T", Some(&br#"{"n":1}"#[..]))
+        );
         assert_eq!(message.header("ce_tenant"), Some("acme"));
     }
 
     #[test]
     fn a_record_without_its_headers_is_no_event_whatever_its_value() {
-        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
+        let place = Place {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 0,
+        };
         let mut record = Incoming::new(place, Some(b"7"), Some(b"{}"), std::iter::empty());
         record.lacks_headers = true;
-        assert!(matches!(Message::read(record, Some("T")), Err((Malformed::HeaderNames, _))));
+        assert!(matches!(
+            Message::read(record, Some("T")),
+            Err((Malformed::HeaderNames, _))
+        ));
     }
 
     #[test]
     fn a_format_that_is_not_read_is_named_also_for_an_assumed_type() {
         let batch = [("content-type", "application/cloudevents-batch+json")];
-        assert!(matches!(read(&batch, Some("[]"), Some("T")), Err(Malformed::Format(_))));
-        assert!(matches!(read(&[("__TypeId__", "x.Y")], Some("{}"), None), Err(Malformed::Format(_))));
+        assert!(matches!(
+            read(&batch, Some("[]"), Some("T")),
+            Err(Malformed::Format(_))
+        ));
+        assert!(matches!(
+            read(&[("__TypeId__", "x.Y")], Some("{}"), None),
+            Err(Malformed::Format(_))
+        ));
         assert!(read(&[("__TypeId__", "x.Y")], Some("{}"), Some("T")).is_ok());
-        assert!(read(&batch, None, None).expect("a tombstone, whatever its headers say").is_tombstone());
+        assert!(
+            read(&batch, None, None)
+                .expect("a tombstone, whatever its headers say")
+                .is_tombstone()
+        );
     }
 
     #[test]
     fn what_is_no_event_says_why() {
-        assert!(matches!(read(&[], Some("{}"), None), Err(Malformed::NoType)));
-        assert!(matches!(read(&BINARY[..1], Some("{}"), None), Err(Malformed::Missing("id"))));
-        assert!(matches!(read(&BINARY[..2], Some("{}"), None), Err(Malformed::Missing("type"))));
-        assert!(matches!(read(&[&BINARY[..4], &[("ce_dataversion", "x")]].concat(), Some("{}"), None), Err(Malformed::Version(_))));
+        assert!(matches!(
+            read(&[], Some("{}"), None),
+            Err(Malformed::NoType)
+        ));
+        assert!(matches!(
+            read(&BINARY[..1], Some("{}"), None),
+            Err(Malformed::Missing("id"))
+        ));
+        assert!(matches!(
+            read(&BINARY[..2], Some("{}"), None),
+            Err(Malformed::Missing("type"))
+        ));
+        assert!(matches!(
+            read(
+                &[&BINARY[..4], &[("ce_dataversion", "x")]].concat(),
+                Some("{}"),
+                None
+            ),
+            Err(Malformed::Version(_))
+        ));
         let structured = [("content-type", "application/cloudevents+json")];
-        assert!(matches!(read(&structured, Some("{"), None), Err(Malformed::Structured(_))));
-        assert!(matches!(read(&structured, Some(r#"{"id":"1","type":"T"}"#), Some("T")), Err(Malformed::Missing("specversion"))));
-        assert!(matches!(read(&structured, Some(r#"{"specversion":"1.0","type":"T"}"#), None), Err(Malformed::Missing("id"))));
+        assert!(matches!(
+            read(&structured, Some("{"), None),
+            Err(Malformed::Structured(_))
+        ));
+        assert!(matches!(
+            read(&structured, Some(r#"{"id":"1","type":"T"}"#), Some("T")),
+            Err(Malformed::Missing("specversion"))
+        ));
+        assert!(matches!(
+            read(
+                &structured,
+                Some(r#"{"specversion":"1.0","type":"T"}"#),
+                None
+            ),
+            Err(Malformed::Missing("id"))
+        ));
     }
 }

@@ -36,12 +36,18 @@ impl Shelf {
     pub(crate) fn open(settings: &Settings, group: &str, topic: &str) -> Result<Self, String> {
         let mut config = settings.client_config_over(&[("fetch.wait.max.ms", "50")]);
         be_outsider(&mut config, group);
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error: KafkaError| error.to_string())?;
+        let consumer: BaseConsumer<Quiet> = config
+            .create_with_context(Quiet)
+            .map_err(|error: KafkaError| error.to_string())?;
         let partitions = partitions_of(&consumer, topic)?;
         if partitions.is_empty() {
             return Err(format!("topic `{topic}` does not exist"));
         }
-        Ok(Self { consumer: Dropped::new(consumer), topic: topic.into(), partitions })
+        Ok(Self {
+            consumer: Dropped::new(consumer),
+            topic: topic.into(),
+            partitions,
+        })
     }
 
     /// What is committed.
@@ -49,11 +55,22 @@ impl Shelf {
     /// # Errors
     /// What the cluster says.
     pub(crate) fn committed(&self) -> Result<Vec<Committed>, String> {
-        let list = self.consumer.get().committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT).map_err(|error| error.to_string())?;
+        let list = self
+            .consumer
+            .get()
+            .committed_offsets(self.list(|_| Offset::Invalid), ASK_TIMEOUT)
+            .map_err(|error| error.to_string())?;
         let committed = list.elements().into_iter().filter_map(|element| {
             let offset = element.offset().to_raw().filter(|offset| *offset >= 0)?;
-            let partition = Partition { topic: self.topic.clone(), number: element.partition() };
-            Some(Committed { partition, offset, metadata: element.metadata().to_owned() })
+            let partition = Partition {
+                topic: self.topic.clone(),
+                number: element.partition(),
+            };
+            Some(Committed {
+                partition,
+                offset,
+                metadata: element.metadata().to_owned(),
+            })
         });
         Ok(committed.collect())
     }
@@ -62,14 +79,27 @@ impl Shelf {
     ///
     /// # Errors
     /// What the cluster says.
-    pub(crate) fn read(&self, committed: &[Committed], beat: &Beat, mut each: impl FnMut(Incoming)) -> Result<(), String> {
+    pub(crate) fn read(
+        &self,
+        committed: &[Committed],
+        beat: &Beat,
+        mut each: impl FnMut(Incoming),
+    ) -> Result<(), String> {
         for partition in &self.partitions {
             beat.touch();
-            let from = committed.iter().find(|committed| committed.partition == *partition);
+            let from = committed
+                .iter()
+                .find(|committed| committed.partition == *partition);
             let mut only = TopicPartitionList::new();
-            let offset = from.map_or(Offset::Beginning, |committed| Offset::Offset(committed.offset));
-            only.add_partition_offset(&partition.topic, partition.number, offset).map_err(|error| error.to_string())?;
-            self.consumer.get().assign(&only).map_err(|error| error.to_string())?;
+            let offset = from.map_or(Offset::Beginning, |committed| {
+                Offset::Offset(committed.offset)
+            });
+            only.add_partition_offset(&partition.topic, partition.number, offset)
+                .map_err(|error| error.to_string())?;
+            self.consumer
+                .get()
+                .assign(&only)
+                .map_err(|error| error.to_string())?;
             loop {
                 match self.consumer.get().poll(READ_TIMEOUT) {
                     Some(Ok(message)) => {
@@ -78,7 +108,9 @@ impl Shelf {
                     }
                     Some(Err(KafkaError::PartitionEOF(_))) => break,
                     Some(Err(error)) => return Err(error.to_string()),
-                    None => return Err(format!("topic `{}` cannot be read to its end", self.topic)),
+                    None => {
+                        return Err(format!("topic `{}` cannot be read to its end", self.topic));
+                    }
                 }
             }
         }
@@ -96,16 +128,22 @@ impl Shelf {
         let mut list = TopicPartitionList::new();
         for commit in commits {
             let mut element = list.add_partition(&commit.partition.topic, commit.partition.number);
-            element.set_offset(Offset::Offset(commit.offset)).map_err(|error| error.to_string())?;
+            element
+                .set_offset(Offset::Offset(commit.offset))
+                .map_err(|error| error.to_string())?;
             element.set_metadata(&commit.metadata);
         }
-        self.consumer.get().commit(&list, CommitMode::Sync).map_err(|error| error.to_string())
+        self.consumer
+            .get()
+            .commit(&list, CommitMode::Sync)
+            .map_err(|error| error.to_string())
     }
 
     fn list(&self, offset: impl Fn(&Partition) -> Offset) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in &self.partitions {
-            list.add_partition_offset(&partition.topic, partition.number, offset(partition)).expect("a partition that Kafka named");
+            list.add_partition_offset(&partition.topic, partition.number, offset(partition))
+                .expect("a partition that Kafka named");
         }
         list
     }

@@ -13,7 +13,8 @@ use rdkafka::{
 use tokio::time::timeout;
 
 use super::{
-    Acks, Creation, Failure, OVERDUE, Producer, Settings, Unanswered, bounded, context::Context, create::create_topic, dropped::Dropped,
+    Acks, Creation, Failure, OVERDUE, Producer, Settings, Unanswered, bounded, context::Context,
+    create::create_topic, dropped::Dropped,
 };
 
 /// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
@@ -56,7 +57,11 @@ pub(crate) enum TopicError {
     Invalid { topic: String, reason: String },
     #[cfg(feature = "cli")]
     #[error("topic `{topic}` cannot be {doing}: {reason}")]
-    Change { topic: String, doing: &'static str, reason: String },
+    Change {
+        topic: String,
+        doing: &'static str,
+        reason: String,
+    },
 }
 
 impl From<Unanswered> for TopicError {
@@ -75,7 +80,11 @@ pub(crate) struct Topics {
 
 impl Topics {
     pub(crate) fn new(producer: &Producer, settings: &Settings) -> Self {
-        Self { client: producer.client(), acks: producer.acks().clone(), settings: settings.clone() }
+        Self {
+            client: producer.client(),
+            acks: producer.acks().clone(),
+            settings: settings.clone(),
+        }
     }
 
     /// Asks the cluster for its id; the proof that it can be reached.
@@ -84,8 +93,16 @@ impl Topics {
     /// When it cannot.
     pub(crate) async fn cluster_id(&self) -> Result<String, TopicError> {
         let client = self.client.clone();
-        let asked = bounded("fetch_cluster_id", ASK_TIMEOUT + OVERDUE, move || client.client().fetch_cluster_id(ASK_TIMEOUT)).await?;
-        asked.ok_or_else(|| TopicError::Unreachable(format!("no answer from {} within ten seconds", self.settings.brokers)))
+        let asked = bounded("fetch_cluster_id", ASK_TIMEOUT + OVERDUE, move || {
+            client.client().fetch_cluster_id(ASK_TIMEOUT)
+        })
+        .await?;
+        asked.ok_or_else(|| {
+            TopicError::Unreachable(format!(
+                "no answer from {} within ten seconds",
+                self.settings.brokers
+            ))
+        })
     }
 
     /// Asks whether the cluster answers again, and has the producer's acknowledgements know if it does. A producer with nothing to
@@ -98,17 +115,26 @@ impl Topics {
             }
             return;
         };
-        if self.reaches(&topic).await || !answers(&self.settings).await || self.reaches(&topic).await {
+        if self.reaches(&topic).await
+            || !answers(&self.settings).await
+            || self.reaches(&topic).await
+        {
             return;
         }
-        self.acks.fail(Failure::Broken("the Kafka client does not reach the cluster, which answers another client".into()));
+        self.acks.fail(Failure::Broken(
+            "the Kafka client does not reach the cluster, which answers another client".into(),
+        ));
     }
 
     /// Whether the producer's client gets an answer.
     async fn reaches(&self, topic: &str) -> bool {
         let (client, topic) = (self.client.clone(), topic.to_owned());
-        let asked =
-            bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || client.client().fetch_metadata(Some(&topic), ASK_TIMEOUT).is_ok());
+        let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
+            client
+                .client()
+                .fetch_metadata(Some(&topic), ASK_TIMEOUT)
+                .is_ok()
+        });
         match asked.await {
             Ok(true) => {
                 self.acks.reachable();
@@ -151,31 +177,56 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
     let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
         let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
         let metadata = asking.get().fetch_metadata(Some(&name), ASK_TIMEOUT);
-        metadata.map(|metadata| metadata.topics().first().map(|topic| (topic.partitions().len(), topic.error())))
+        metadata.map(|metadata| {
+            metadata
+                .topics()
+                .first()
+                .map(|topic| (topic.partitions().len(), topic.error()))
+        })
     });
     let answer = asked.await?;
-    judged(topic, answer.map_err(|error| TopicError::Unreachable(error.to_string()))?)
+    judged(
+        topic,
+        answer.map_err(|error| TopicError::Unreachable(error.to_string()))?,
+    )
 }
 
 /// What the cluster's answer about a topic means: the number of its partitions, and an error.
-pub(super) fn judged(topic: &str, answer: Option<(usize, Option<RDKafkaRespErr>)>) -> Result<i32, TopicError> {
+pub(super) fn judged(
+    topic: &str,
+    answer: Option<(usize, Option<RDKafkaRespErr>)>,
+) -> Result<i32, TopicError> {
     use RDKafkaRespErr::{
-        RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE as NO_LEADER, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED,
+        RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE as NO_LEADER,
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED,
         RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION as INVALID,
     };
     let topic = topic.to_owned();
     match answer {
-        Some((count @ 1.., None | Some(NO_LEADER))) => i32::try_from(count).map_err(|_| TopicError::Unknown(topic)),
-        Some((0, Some(NO_LEADER))) => Err(TopicError::Unreachable(format!("no partition of topic `{topic}` has a leader yet"))),
-        Some((_, Some(DENIED))) => Err(TopicError::Denied { topic, reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into() }),
-        Some((_, Some(INVALID))) => Err(TopicError::Invalid { topic, reason: "INVALID_TOPIC_EXCEPTION".into() }),
+        Some((count @ 1.., None | Some(NO_LEADER))) => {
+            i32::try_from(count).map_err(|_| TopicError::Unknown(topic))
+        }
+        Some((0, Some(NO_LEADER))) => Err(TopicError::Unreachable(format!(
+            "no partition of topic `{topic}` has a leader yet"
+        ))),
+        Some((_, Some(DENIED))) => Err(TopicError::Denied {
+            topic,
+            reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into(),
+        }),
+        Some((_, Some(INVALID))) => Err(TopicError::Invalid {
+            topic,
+            reason: "INVALID_TOPIC_EXCEPTION".into(),
+        }),
         _ => Err(TopicError::Unknown(topic)),
     }
 }
 
 /// Whether the cluster answers a new client.
 pub(crate) async fn answers(settings: &Settings) -> bool {
-    !matches!(partitions_of(settings, ASKED_TOPIC).await, Err(TopicError::Unreachable(_)))
+    !matches!(
+        partitions_of(settings, ASKED_TOPIC).await,
+        Err(TopicError::Unreachable(_))
+    )
 }
 
 /// The names of all topics that this client may see.
@@ -188,29 +239,48 @@ pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, Topi
     let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
         let asking: Dropped<BaseConsumer> = Dropped::new(config.create()?);
         let metadata = asking.get().fetch_metadata(None, ASK_TIMEOUT)?;
-        Ok::<_, KafkaError>(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+        Ok::<_, KafkaError>(
+            metadata
+                .topics()
+                .iter()
+                .map(|topic| topic.name().to_owned())
+                .collect(),
+        )
     });
-    asked.await?.map_err(|error| TopicError::Unreachable(error.to_string()))
+    asked
+        .await?
+        .map_err(|error| TopicError::Unreachable(error.to_string()))
 }
 
 /// How long a topic keeps its records; `None` if for ever, or if that may not be read.
 pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
-    let milliseconds = setting(settings, topic, "retention.ms").await?.parse::<i64>().ok()?;
+    let milliseconds = setting(settings, topic, "retention.ms")
+        .await?
+        .parse::<i64>()
+        .ok()?;
     u64::try_from(milliseconds).ok().map(Duration::from_millis)
 }
 
 /// The largest batch that a topic takes, compressed; `None` if that may not be read.
 pub(crate) async fn message_bytes_max(settings: &Settings, topic: &str) -> Option<usize> {
-    setting(settings, topic, MAX_MESSAGE_BYTES).await?.parse().ok()
+    setting(settings, topic, MAX_MESSAGE_BYTES)
+        .await?
+        .parse()
+        .ok()
 }
 
 /// The answer to a request of an admin client, if it comes within the longest time that one of them is given.
 ///
 /// # Errors
 /// When the client is silent: it does not keep its own time-out.
-pub(super) async fn within_limit<T>(call: &'static str, answer: impl Future<Output = T>) -> Result<T, Unanswered> {
+pub(super) async fn within_limit<T>(
+    call: &'static str,
+    answer: impl Future<Output = T>,
+) -> Result<T, Unanswered> {
     let limit = ADMIN_TIMEOUT + OVERDUE;
-    timeout(limit, answer).await.map_err(|_| Unanswered::Silent { call, limit })
+    timeout(limit, answer)
+        .await
+        .map_err(|_| Unanswered::Silent { call, limit })
 }
 
 /// One setting of a topic, its own or the broker's. `None` if it may not be read.
@@ -222,12 +292,23 @@ async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String>
 pub(super) async fn own_setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
     let described = describe(settings, topic).await?;
     let entry = described.get(name)?;
-    entry.value.clone().filter(|_| entry.source == ConfigSource::DynamicTopic)
+    entry
+        .value
+        .clone()
+        .filter(|_| entry.source == ConfigSource::DynamicTopic)
 }
 
 async fn describe(settings: &Settings, topic: &str) -> Option<ConfigResource> {
-    let admin: Dropped<AdminClient<DefaultClientContext>> = Dropped::new(settings.client_config().create().ok()?);
+    let admin: Dropped<AdminClient<DefaultClientContext>> =
+        Dropped::new(settings.client_config().create().ok()?);
     let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
-    let answer = within_limit("describe_configs", admin.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options)).await.ok()?;
+    let answer = within_limit(
+        "describe_configs",
+        admin
+            .get()
+            .describe_configs([&ResourceSpecifier::Topic(topic)], &options),
+    )
+    .await
+    .ok()?;
     answer.ok()?.into_iter().next()?.ok()
 }

@@ -52,7 +52,9 @@ impl Producer {
     /// When the producer has failed.
     pub(crate) fn begin(&self) -> Result<(), Failure> {
         let mut open = self.is_open();
-        self.inner.begin_transaction().map_err(|error| failure("beginning a transaction", &error))?;
+        self.inner
+            .begin_transaction()
+            .map_err(|error| failure("beginning a transaction", &error))?;
         *open = true;
         Ok(())
     }
@@ -60,7 +62,11 @@ impl Producer {
     /// Asks the client whether it can go no further; nothing is asked of the cluster. While a transaction is committed, its end reports that.
     pub(crate) fn fault(&self) -> Option<Failure> {
         if let Some((code, reason)) = self.inner.client().fatal_error() {
-            return Some(if is_fencing(code) { Failure::Fenced } else { Failure::Broken(reason) });
+            return Some(if is_fencing(code) {
+                Failure::Fenced
+            } else {
+                Failure::Broken(reason)
+            });
         }
         let open = self.is_open();
         if !*open {
@@ -68,10 +74,16 @@ impl Producer {
         }
         // It refuses a second transaction, by the error of the open one if that has failed.
         match self.inner.begin_transaction() {
-            Err(KafkaError::Transaction(cause)) if is_fencing(cause.code()) => Some(Failure::Fenced),
-            Err(KafkaError::Transaction(cause)) if cause.is_fatal() || cause.txn_requires_abort() => {
+            Err(KafkaError::Transaction(cause)) if is_fencing(cause.code()) => {
+                Some(Failure::Fenced)
+            }
+            Err(KafkaError::Transaction(cause))
+                if cause.is_fatal() || cause.txn_requires_abort() =>
+            {
                 let reason = self.inner.context().why(|| cause.to_string());
-                Some(Failure::Broken(format!("the Kafka transaction failed: {reason}")))
+                Some(Failure::Broken(format!(
+                    "the Kafka transaction failed: {reason}"
+                )))
             }
             _ => None,
         }
@@ -82,11 +94,17 @@ impl Producer {
     /// # Errors
     /// [`FenceError`].
     pub(crate) fn fence(&self) -> Result<(), FenceError> {
-        self.inner.init_transactions(COORDINATOR_TIMEOUT).map_err(|error| match &error {
-            KafkaError::Transaction(cause) if cause.code() == RDKafkaErrorCode::InvalidTransactionTimeout => FenceError::TimeoutTooLong,
-            KafkaError::Transaction(cause) if cause.is_retriable() => FenceError::NoAnswer,
-            _ => FenceError::Failed(failure("fencing off earlier producers", &error)),
-        })
+        self.inner
+            .init_transactions(COORDINATOR_TIMEOUT)
+            .map_err(|error| match &error {
+                KafkaError::Transaction(cause)
+                    if cause.code() == RDKafkaErrorCode::InvalidTransactionTimeout =>
+                {
+                    FenceError::TimeoutTooLong
+                }
+                KafkaError::Transaction(cause) if cause.is_retriable() => FenceError::NoAnswer,
+                _ => FenceError::Failed(failure("fencing off earlier producers", &error)),
+            })
     }
 
     /// Commits the transaction. Everything sent must be acknowledged: rdkafka waits in steps of 100 ms for what is not. Blocks.
@@ -108,7 +126,9 @@ impl Producer {
             match self.inner.commit_transaction(COORDINATOR_TIMEOUT) {
                 Ok(()) => return Ok(()),
                 // Asked again it goes on waiting for the same answer, until the coordinator has aborted the transaction by itself.
-                Err(KafkaError::Transaction(cause)) if cause.is_retriable() && begun.elapsed() < self.transaction_timeout => {
+                Err(KafkaError::Transaction(cause))
+                    if cause.is_retriable() && begun.elapsed() < self.transaction_timeout =>
+                {
                     tracing::warn!("kafka has not committed yet: {cause}; asks again");
                     self.acks.unreachable(&cause.to_string());
                 }
@@ -132,5 +152,10 @@ fn failure(doing: &str, error: &KafkaError) -> Failure {
 }
 
 fn is_fencing(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
+    matches!(
+        code,
+        RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
+    )
 }

@@ -33,8 +33,16 @@ pub(super) struct Adoption<'a> {
 ///
 /// # Errors
 /// A refusal with the reason; a lost connection.
-pub(super) async fn adopt(session: &mut PgConnection, adoption: &Adoption<'_>) -> Result<Moved, OperatorError> {
-    let Adoption { schema, now, dry_run, .. } = adoption;
+pub(super) async fn adopt(
+    session: &mut PgConnection,
+    adoption: &Adoption<'_>,
+) -> Result<Moved, OperatorError> {
+    let Adoption {
+        schema,
+        now,
+        dry_run,
+        ..
+    } = adoption;
     let (identity, position) = position_elsewhere(adoption)?;
     refuse_copy(session, adoption, identity).await?;
     if position.end() <= now.snapshot.xmax() && !has_rows_of_the_future(session, schema).await? {
@@ -49,12 +57,24 @@ pub(super) async fn adopt(session: &mut PgConnection, adoption: &Adoption<'_>) -
     if !dry_run {
         renumber(session, adoption, position).await?;
     }
-    Ok(Moved { repeats: 0, skips: 0, is_lower_bound: false, elsewhere: false, some_are_gone: false })
+    Ok(Moved {
+        repeats: 0,
+        skips: 0,
+        is_lower_bound: false,
+        elsewhere: false,
+        some_are_gone: false,
+    })
 }
 
-fn position_elsewhere<'a>(adoption: &Adoption<'a>) -> Result<(&'a Identity, &'a Position), OperatorError> {
+fn position_elsewhere<'a>(
+    adoption: &Adoption<'a>,
+) -> Result<(&'a Identity, &'a Position), OperatorError> {
     let (name, stood) = (adoption.name, adoption.stood);
-    let refused = |why: &str| Err(OperatorError::Refused(format!("relay `{name}` has nothing to adopt: {why}")));
+    let refused = |why: &str| {
+        Err(OperatorError::Refused(format!(
+            "relay `{name}` has nothing to adopt: {why}"
+        )))
+    };
     let (Some(identity), Some(position)) = (&stood.identity, &stood.position) else {
         return refused("it has no position; start it");
     };
@@ -65,13 +85,24 @@ fn position_elsewhere<'a>(adoption: &Adoption<'a>) -> Result<(&'a Identity, &'a 
 }
 
 /// A copy beside its original would publish the same events a second time.
-async fn refuse_copy(session: &mut PgConnection, adoption: &Adoption<'_>, identity: &Identity) -> Result<(), OperatorError> {
+async fn refuse_copy(
+    session: &mut PgConnection,
+    adoption: &Adoption<'_>,
+    identity: &Identity,
+) -> Result<(), OperatorError> {
     if identity.system != adoption.now.identity.system {
         return Ok(());
     }
-    let original = sqlx::query_scalar("select datname::text from pg_database where oid::bigint = $1").bind(identity.database);
+    let original =
+        sqlx::query_scalar("select datname::text from pg_database where oid::bigint = $1")
+            .bind(identity.database);
     let original: Option<String> =
-        original.fetch_optional(session).await.map_err(OperatorError::sql("looking for the database of the position"))?;
+        original
+            .fetch_optional(session)
+            .await
+            .map_err(OperatorError::sql(
+                "looking for the database of the position",
+            ))?;
     let name = adoption.name;
     original.map_or(Ok(()), |original| {
         Err(OperatorError::Refused(format!(
@@ -80,17 +111,33 @@ async fn refuse_copy(session: &mut PgConnection, adoption: &Adoption<'_>, identi
     })
 }
 
-async fn has_rows_of_the_future(session: &mut PgConnection, schema: &str) -> Result<bool, OperatorError> {
-    let sql = format!("select exists (select from \"{schema}\".outbox where xid >= pg_snapshot_xmax(pg_current_snapshot()))");
-    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(session).await.map_err(OperatorError::sql("looking at the outbox"))
+async fn has_rows_of_the_future(
+    session: &mut PgConnection,
+    schema: &str,
+) -> Result<bool, OperatorError> {
+    let sql = format!(
+        "select exists (select from \"{schema}\".outbox where xid >= pg_snapshot_xmax(pg_current_snapshot()))"
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(session)
+        .await
+        .map_err(OperatorError::sql("looking at the outbox"))
 }
 
 /// New transaction ids keep for one relay what is published.
-async fn refuse_others(session: &mut PgConnection, adoption: &Adoption<'_>) -> Result<(), OperatorError> {
+async fn refuse_others(
+    session: &mut PgConnection,
+    adoption: &Adoption<'_>,
+) -> Result<(), OperatorError> {
     let Adoption { schema, name, .. } = adoption;
-    let sql = format!("select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay where name <> $1");
-    let others: Vec<String> =
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).fetch_one(session).await.map_err(OperatorError::sql("looking for relays"))?;
+    let sql = format!(
+        "select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay where name <> $1"
+    );
+    let others: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(name)
+        .fetch_one(session)
+        .await
+        .map_err(OperatorError::sql("looking for relays"))?;
     if others.is_empty() {
         return Ok(());
     }
@@ -106,32 +153,66 @@ async fn store_adoption(
     identity: &Identity,
     after: &Position,
 ) -> Result<(), OperatorError> {
-    let Adoption { schema, name, from_kafka, .. } = adoption;
+    let Adoption {
+        schema,
+        name,
+        from_kafka,
+        ..
+    } = adoption;
     if !from_kafka {
         return store(session, schema, name, after).await;
     }
-    let sql = format!("update \"{schema}\".relay set adopts = $2, moved_to = null, epoch = epoch + 1, updated_at = now() where name = $1");
-    let stored = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(Json(identity)).execute(session).await;
-    stored.map(|_| ()).map_err(OperatorError::sql("storing the adoption"))
+    let sql = format!(
+        "update \"{schema}\".relay set adopts = $2, moved_to = null, epoch = epoch + 1, updated_at = now() where name = $1"
+    );
+    let stored = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(Json(identity))
+        .execute(session)
+        .await;
+    stored
+        .map(|_| ())
+        .map_err(OperatorError::sql("storing the adoption"))
 }
 
 /// Gives every row a transaction id of this server.
-async fn renumber(session: &mut PgConnection, adoption: &Adoption<'_>, position: &Position) -> Result<(), OperatorError> {
+async fn renumber(
+    session: &mut PgConnection,
+    adoption: &Adoption<'_>,
+    position: &Position,
+) -> Result<(), OperatorError> {
     let doing = "giving the outbox's rows transaction ids of this server";
     let Adoption { schema, name, .. } = adoption;
     // No transaction that has written to the outbox is open behind it.
     let lock = format!("lock table \"{schema}\".outbox in share row exclusive mode");
-    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *session).await.map_err(OperatorError::sql(doing))?;
-    let own: String =
-        sqlx::query_scalar("select pg_current_xact_id()::text").fetch_one(&mut *session).await.map_err(OperatorError::sql(doing))?;
-    let first = own.parse().map_err(|_| OperatorError::Refused(format!("the server answers with a strange transaction id: {own}")))?;
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
+    let own: String = sqlx::query_scalar("select pg_current_xact_id()::text")
+        .fetch_one(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
+    let first = own.parse().map_err(|_| {
+        OperatorError::Refused(format!(
+            "the server answers with a strange transaction id: {own}"
+        ))
+    })?;
     let rows = format!(
         "update \"{schema}\".outbox
          set xid = case when \"{schema}\".is_published($1, xid, seq) then '{SEEN_BY_ALL}'::xid8 else pg_current_xact_id() end"
     );
-    sqlx::query(AssertSqlSafe(rows)).bind(Json(position)).execute(&mut *session).await.map_err(OperatorError::sql(doing))?;
+    sqlx::query(AssertSqlSafe(rows))
+        .bind(Json(position))
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     let floor = format!("update \"{schema}\".retention set floor = $1::text::xid8");
-    sqlx::query(AssertSqlSafe(floor)).bind(&own).execute(&mut *session).await.map_err(OperatorError::sql(doing))?;
+    sqlx::query(AssertSqlSafe(floor))
+        .bind(&own)
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     store(session, schema, name, &position.clone().renumbered(first)).await
 }
 
@@ -140,9 +221,21 @@ async fn renumber(session: &mut PgConnection, adoption: &Adoption<'_>, position:
 ///
 /// # Errors
 /// A lost connection.
-pub(super) async fn renumber_foreign(session: &mut PgConnection, schema: &str, left_out: bool) -> Result<(), OperatorError> {
-    let id = if left_out { format!("'{SEEN_BY_ALL}'::xid8") } else { "pg_current_xact_id()".to_owned() };
-    let sql = format!("update \"{schema}\".outbox set xid = {id} where xid >= pg_snapshot_xmax(pg_current_snapshot())");
+pub(super) async fn renumber_foreign(
+    session: &mut PgConnection,
+    schema: &str,
+    left_out: bool,
+) -> Result<(), OperatorError> {
+    let id = if left_out {
+        format!("'{SEEN_BY_ALL}'::xid8")
+    } else {
+        "pg_current_xact_id()".to_owned()
+    };
+    let sql = format!(
+        "update \"{schema}\".outbox set xid = {id} where xid >= pg_snapshot_xmax(pg_current_snapshot())"
+    );
     let renumbered = sqlx::query(AssertSqlSafe(sql)).execute(session).await;
-    renumbered.map(|_| ()).map_err(OperatorError::sql("giving the outbox's rows transaction ids of this server"))
+    renumbered.map(|_| ()).map_err(OperatorError::sql(
+        "giving the outbox's rows transaction ids of this server",
+    ))
 }

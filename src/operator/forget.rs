@@ -24,23 +24,55 @@ pub(crate) struct Forgotten {
 ///
 /// # Errors
 /// A refusal with the reason; a lost connection.
-pub(crate) async fn forget(session: &mut PgConnection, schema: &str, name: &str) -> Result<Forgotten, OperatorError> {
+pub(crate) async fn forget(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> Result<Forgotten, OperatorError> {
     let doing = "forgetting the relay";
-    sqlx::raw_sql("begin isolation level read committed").execute(&mut *session).await.map_err(OperatorError::sql(doing))?;
+    sqlx::raw_sql("begin isolation level read committed")
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     let forgotten = remove(session, schema, name).await;
-    let end = if forgotten.is_ok() { "commit" } else { "rollback" };
-    sqlx::raw_sql(end).execute(session).await.map_err(OperatorError::sql(doing))?;
+    let end = if forgotten.is_ok() {
+        "commit"
+    } else {
+        "rollback"
+    };
+    sqlx::raw_sql(end)
+        .execute(session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     forgotten
 }
 
-async fn remove(session: &mut PgConnection, schema: &str, name: &str) -> Result<Forgotten, OperatorError> {
+async fn remove(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> Result<Forgotten, OperatorError> {
     lease::take(session, schema, name).await?;
-    let Deleted { identity, known, table } = delete_row(session, schema, name).await?;
-    let table = table.as_ref().map_or((schema, "outbox"), |(schema, table)| (schema, table));
-    let here = server::identity(session).await.map_err(OperatorError::sql("asking the server what it is"))?;
-    let subject = Subject { relay: name, schema, table, publication: None };
+    let Deleted {
+        identity,
+        known,
+        table,
+    } = delete_row(session, schema, name).await?;
+    let table = table
+        .as_ref()
+        .map_or((schema, "outbox"), |(schema, table)| (schema, table));
+    let here = server::identity(session)
+        .await
+        .map_err(OperatorError::sql("asking the server what it is"))?;
+    let subject = Subject {
+        relay: name,
+        schema,
+        table,
+        publication: None,
+    };
     let names = log_names(subject, session, &here, &known).await;
-    let LogNames { slot, publication } = names.map_err(OperatorError::sql("looking for slot and publication"))?;
+    let LogNames { slot, publication } =
+        names.map_err(OperatorError::sql("looking for slot and publication"))?;
     let dropped_publication = drop_publication(session, &publication, table).await?;
     // Last: this is not undone by a rollback. A walsender that is left over would keep it.
     let dropped_slot = drop_slot(session, &slot).await?;
@@ -59,18 +91,33 @@ struct Deleted {
     table: Option<(String, String)>,
 }
 
-async fn delete_row(session: &mut PgConnection, schema: &str, name: &str) -> Result<Deleted, OperatorError> {
+async fn delete_row(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> Result<Deleted, OperatorError> {
     let doing = "deleting the relay's row";
     let sql = format!(
         "delete from \"{schema}\".relay where name = $1
          returning identity, slot, publication, position is not null as has_run, table_schema, table_name"
     );
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_one(session).await.map_err(OperatorError::sql(doing))?;
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .fetch_one(session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     let read = || -> Result<Deleted, sqlx::Error> {
-        let table: (Option<String>, Option<String>) = (row.try_get("table_schema")?, row.try_get("table_name")?);
+        let table: (Option<String>, Option<String>) =
+            (row.try_get("table_schema")?, row.try_get("table_name")?);
         Ok(Deleted {
-            identity: row.try_get::<Option<Json<Identity>>, _>("identity")?.map(|Json(identity)| identity),
-            known: KnownNames { slot: row.try_get("slot")?, publication: row.try_get("publication")?, has_run: row.try_get("has_run")? },
+            identity: row
+                .try_get::<Option<Json<Identity>>, _>("identity")?
+                .map(|Json(identity)| identity),
+            known: KnownNames {
+                slot: row.try_get("slot")?,
+                publication: row.try_get("publication")?,
+                has_run: row.try_get("has_run")?,
+            },
             table: table.0.zip(table.1),
         })
     };
@@ -78,24 +125,45 @@ async fn delete_row(session: &mut PgConnection, schema: &str, name: &str) -> Res
 }
 
 /// Drops the publication if the relay's table is in it; whether it was there.
-async fn drop_publication(session: &mut PgConnection, name: &str, (schema, table): (&str, &str)) -> Result<bool, OperatorError> {
+async fn drop_publication(
+    session: &mut PgConnection,
+    name: &str,
+    (schema, table): (&str, &str),
+) -> Result<bool, OperatorError> {
     let ours = "select exists (select from pg_publication_tables where pubname = $1 and schemaname = $2 and tablename = $3)";
-    let ours = sqlx::query_scalar(ours).bind(name).bind(schema).bind(table).fetch_one(&mut *session);
-    if !ours.await.map_err(OperatorError::sql("looking for the publication"))? {
+    let ours = sqlx::query_scalar(ours)
+        .bind(name)
+        .bind(schema)
+        .bind(table)
+        .fetch_one(&mut *session);
+    if !ours
+        .await
+        .map_err(OperatorError::sql("looking for the publication"))?
+    {
         return Ok(false);
     }
     let sql = format!("drop publication \"{}\"", name.replace('"', "\"\""));
     let dropped = sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await;
-    dropped.map(|_| true).map_err(OperatorError::sql("dropping the publication (its owner may)"))
+    dropped.map(|_| true).map_err(OperatorError::sql(
+        "dropping the publication (its owner may)",
+    ))
 }
 
 /// Drops the slot if this database has it; whether it was there.
 async fn drop_slot(session: &mut PgConnection, slot: &str) -> Result<bool, OperatorError> {
     let ended = "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots
                  where slot_name = $1 and database = current_database() and active_pid is not null";
-    sqlx::query(ended).bind(slot).execute(&mut *session).await.map_err(OperatorError::sql("ending the slot's walsender"))?;
+    sqlx::query(ended)
+        .bind(slot)
+        .execute(&mut *session)
+        .await
+        .map_err(OperatorError::sql("ending the slot's walsender"))?;
     let sql = "select pg_drop_replication_slot(slot_name) from pg_replication_slots
                where slot_name = $1 and database = current_database() and plugin = 'pgoutput'";
-    let dropped = sqlx::query(sql).bind(slot).execute(session).await.map_err(OperatorError::sql("dropping the slot"))?;
+    let dropped = sqlx::query(sql)
+        .bind(slot)
+        .execute(session)
+        .await
+        .map_err(OperatorError::sql("dropping the slot"))?;
     Ok(dropped.rows_affected() > 0)
 }

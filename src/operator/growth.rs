@@ -50,22 +50,29 @@ pub(crate) struct PinnedTopic {
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub(crate) async fn topics(session: &mut PgConnection, schema: &str) -> Result<Vec<PinnedTopic>, OperatorError> {
+pub(crate) async fn topics(
+    session: &mut PgConnection,
+    schema: &str,
+) -> Result<Vec<PinnedTopic>, OperatorError> {
     let sql = format!(
         "select topic, relay, partitions, published, hold_acknowledged,
                 case when hold is not null then greatest(extract(epoch from hold_until - now()), 0)::float8 end as held_seconds
          from \"{schema}\".relay_topic order by topic, relay"
     );
     let doing = "reading the topics";
-    let rows = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(session).await.map_err(OperatorError::sql(doing))?;
-    let read = |(topic, relay, partitions, published, hold_acknowledged, held_seconds)| PinnedTopic {
-        topic,
-        relay,
-        partitions,
-        published,
-        held_seconds,
-        hold_acknowledged,
-    };
+    let rows = sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_all(session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
+    let read =
+        |(topic, relay, partitions, published, hold_acknowledged, held_seconds)| PinnedTopic {
+            topic,
+            relay,
+            partitions,
+            published,
+            held_seconds,
+            hold_acknowledged,
+        };
     Ok(rows.into_iter().map(read).collect())
 }
 
@@ -80,7 +87,11 @@ pub(crate) async fn hold(
     partitions: i32,
     time: Duration,
 ) -> Result<Hold, OperatorError> {
-    let known: Vec<PinnedTopic> = topics(session, schema).await?.into_iter().filter(|one| one.topic == topic).collect();
+    let known: Vec<PinnedTopic> = topics(session, schema)
+        .await?
+        .into_iter()
+        .filter(|one| one.topic == topic)
+        .collect();
     if known.is_empty() {
         return Err(OperatorError::Refused(format!(
             "no relay of schema {schema} has published to topic `{topic}`: nobody has placed keys there, so give it partitions with kafka-topics.sh"
@@ -106,9 +117,19 @@ pub(crate) async fn hold(
          select hold, array_agg(relay order by relay) from held group by hold"
     );
     let ours = Uuid::now_v7();
-    let held = sqlx::query_as(AssertSqlSafe(sql)).bind(topic).bind(ours).bind(time.as_secs_f64()).fetch_one(session).await;
-    let (id, relays): (Uuid, Vec<String>) = held.map_err(OperatorError::sql("holding the topic"))?;
-    Ok(Hold { id, relays, taken_up: id != ours })
+    let held = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(topic)
+        .bind(ours)
+        .bind(time.as_secs_f64())
+        .fetch_one(session)
+        .await;
+    let (id, relays): (Uuid, Vec<String>) =
+        held.map_err(OperatorError::sql("holding the topic"))?;
+    Ok(Hold {
+        id,
+        relays,
+        taken_up: id != ours,
+    })
 }
 
 /// The relays that may still publish to the topic.
@@ -124,19 +145,34 @@ pub(crate) async fn not_acknowledged(
     let sql = format!(
         "select relay, hold is not distinct from $2 and hold_until > now(), hold_acknowledged from \"{schema}\".relay_topic where topic = $1 order by relay"
     );
-    let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(topic).bind(hold.id).fetch_all(session).await;
-    let rows: Vec<(String, bool, bool)> = rows.map_err(OperatorError::sql("looking at the hold"))?;
+    let rows = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(topic)
+        .bind(hold.id)
+        .fetch_all(session)
+        .await;
+    let rows: Vec<(String, bool, bool)> =
+        rows.map_err(OperatorError::sql("looking at the hold"))?;
     if rows.iter().any(|(_, held, _)| !held) || rows.is_empty() {
         return Err(over(topic));
     }
-    Ok(rows.into_iter().filter(|(.., acknowledged)| !acknowledged).map(|(relay, ..)| relay).collect())
+    Ok(rows
+        .into_iter()
+        .filter(|(.., acknowledged)| !acknowledged)
+        .map(|(relay, ..)| relay)
+        .collect())
 }
 
 /// Spreads keys over `partitions` from now on, and ends the hold.
 ///
 /// # Errors
 /// When the hold is over, or a relay has met the topic since: nothing is changed then.
-pub(crate) async fn pin(session: &mut PgConnection, schema: &str, topic: &str, hold: &Hold, partitions: i32) -> Result<(), OperatorError> {
+pub(crate) async fn pin(
+    session: &mut PgConnection,
+    schema: &str,
+    topic: &str,
+    hold: &Hold,
+    partitions: i32,
+) -> Result<(), OperatorError> {
     // One statement: all of the topic's relays, or none.
     let sql = format!(
         "with ready as (
@@ -150,16 +186,29 @@ pub(crate) async fn pin(session: &mut PgConnection, schema: &str, topic: &str, h
          )
          select count(*) from pinned"
     );
-    let pinned = sqlx::query_scalar(AssertSqlSafe(sql)).bind(topic).bind(hold.id).bind(partitions).fetch_one(session).await;
+    let pinned = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(topic)
+        .bind(hold.id)
+        .bind(partitions)
+        .fetch_one(session)
+        .await;
     let pinned: i64 = pinned.map_err(OperatorError::sql("pinning the partitions"))?;
-    if pinned == 0 { Err(over(topic)) } else { Ok(()) }
+    if pinned == 0 {
+        Err(over(topic))
+    } else {
+        Ok(())
+    }
 }
 
 /// Ends a hold; whether there was one. Keys stay where they are.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub(crate) async fn release(session: &mut PgConnection, schema: &str, topic: &str) -> Result<bool, OperatorError> {
+pub(crate) async fn release(
+    session: &mut PgConnection,
+    schema: &str,
+    topic: &str,
+) -> Result<bool, OperatorError> {
     let sql = format!(
         "with released as (
              update \"{schema}\".relay_topic set hold = null, hold_until = null, hold_acknowledged = false
@@ -169,8 +218,13 @@ pub(crate) async fn release(session: &mut PgConnection, schema: &str, topic: &st
          )
          select count(*) from released"
     );
-    let released = sqlx::query_scalar(AssertSqlSafe(sql)).bind(topic).fetch_one(session).await;
-    released.map(|count: i64| count > 0).map_err(OperatorError::sql("ending the hold"))
+    let released = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(topic)
+        .fetch_one(session)
+        .await;
+    released
+        .map(|count: i64| count > 0)
+        .map_err(OperatorError::sql("ending the hold"))
 }
 
 fn over(topic: &str) -> OperatorError {

@@ -9,26 +9,57 @@ use crate::relay::leadership::lease::lock_name;
 ///
 /// # Errors
 /// A refusal that says who leads, or which relays there are if none of this name is.
-pub(super) async fn take(session: &mut PgConnection, schema: &str, name: &str) -> Result<(), OperatorError> {
+pub(super) async fn take(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> Result<(), OperatorError> {
     let doing = "looking for the relay";
-    let known = format!("select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay");
-    let known: Vec<String> = sqlx::query_scalar(AssertSqlSafe(known)).fetch_one(&mut *session).await.map_err(OperatorError::sql(doing))?;
+    let known =
+        format!("select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay");
+    let known: Vec<String> = sqlx::query_scalar(AssertSqlSafe(known))
+        .fetch_one(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     if !known.iter().any(|one| one == name) {
-        let known = if known.is_empty() { "none has run yet".to_owned() } else { format!("there are {}", known.join(", ")) };
-        return Err(OperatorError::Refused(format!("no relay `{name}` has run on schema {schema}: {known}; name one with --name")));
+        let known = if known.is_empty() {
+            "none has run yet".to_owned()
+        } else {
+            format!("there are {}", known.join(", "))
+        };
+        return Err(OperatorError::Refused(format!(
+            "no relay `{name}` has run on schema {schema}: {known}; name one with --name"
+        )));
     }
     let doing = "taking the relay's lease";
-    let locked = sqlx::query_scalar("select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))")
-        .bind(lock_name(schema, name));
-    if locked.fetch_one(&mut *session).await.map_err(OperatorError::sql(doing))? {
+    let locked = sqlx::query_scalar(
+        "select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))",
+    )
+    .bind(lock_name(schema, name));
+    if locked
+        .fetch_one(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?
+    {
         return Ok(());
     }
-    let leader = sessions(session).await.map_err(OperatorError::sql(doing))?.into_iter().find(|one| one.relay == name && one.leads);
+    let leader = sessions(session)
+        .await
+        .map_err(OperatorError::sql(doing))?
+        .into_iter()
+        .find(|one| one.relay == name && one.leads);
     let sql = format!("select coalesce(leader, '?') from \"{schema}\".relay where name = $1");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_one(session).await.map_err(OperatorError::sql(doing))?;
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .fetch_one(session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     let (process, pid) = match leader {
         Some(leader) => (leader.process, format!(" (session {})", leader.pid)),
-        None => (row.try_get(0).map_err(OperatorError::sql(doing))?, String::new()),
+        None => (
+            row.try_get(0).map_err(OperatorError::sql(doing))?,
+            String::new(),
+        ),
     };
     Err(OperatorError::Refused(format!(
         "relay `{name}` runs: {process}{pid} leads, and only it knows where it is. Stop every relay of this name, then try again"

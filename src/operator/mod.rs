@@ -41,6 +41,9 @@ pub(crate) enum OperatorError {
 
 impl OperatorError {
     fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self::Sql { doing, source: crate::postgres::errors::cleaned(source) }
+        move |source| Self::Sql {
+            doing,
+            source: crate::postgres::errors::cleaned(source),
+        }
     }
 }

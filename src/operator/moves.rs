@@ -75,12 +75,25 @@ pub(crate) async fn move_relay(
     let doing = "moving the relay";
     begin(session).await?;
     let moved = plan(session, schema, name, to, dry_run).await;
-    let end = if moved.is_ok() && !dry_run { "commit" } else { "rollback" };
-    sqlx::raw_sql(end).execute(session).await.map_err(OperatorError::sql(doing))?;
+    let end = if moved.is_ok() && !dry_run {
+        "commit"
+    } else {
+        "rollback"
+    };
+    sqlx::raw_sql(end)
+        .execute(session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     moved
 }
 
-async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dry_run: bool) -> Result<Moved, OperatorError> {
+async fn plan(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    to: Move,
+    dry_run: bool,
+) -> Result<Moved, OperatorError> {
     if let Move::SkipEvent(id) = to {
         // Before it is asked whether the relay runs: what is to be done instead needs it to.
         refuse_parked(session, schema, name, id).await?;
@@ -88,11 +101,25 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
     lease::take(session, schema, name).await?;
     let stood = read(session, schema, name).await?;
     let now = look(session).await?;
-    let elsewhere = stood.identity.as_ref().is_some_and(|identity| identity.change(&now.identity) == Change::Database);
+    let elsewhere = stood
+        .identity
+        .as_ref()
+        .is_some_and(|identity| identity.change(&now.identity) == Change::Database);
     let before = stood.position.clone().unwrap_or_else(Position::start);
     if to == Move::Adopt || (to == Move::RewindToMirror && elsewhere) {
         let from_kafka = to == Move::Adopt;
-        return adopt::adopt(session, &adopt::Adoption { schema, name, stood: &stood, now: &now, from_kafka, dry_run }).await;
+        return adopt::adopt(
+            session,
+            &adopt::Adoption {
+                schema,
+                name,
+                stood: &stood,
+                now: &now,
+                from_kafka,
+                dry_run,
+            },
+        )
+        .await;
     }
     let after = match to {
         Move::SkipEvent(id) => {
@@ -110,21 +137,39 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
             after
         }
         Move::RewindToMirror if stood.position.is_none() => {
-            return Err(OperatorError::Refused(format!("the database has no position of relay `{name}`: it has not begun")));
+            return Err(OperatorError::Refused(format!(
+                "the database has no position of relay `{name}`: it has not begun"
+            )));
         }
         Move::RewindToMirror | Move::Adopt => before.clone(),
         // What is released of parked events is off their table soon.
-        Move::RewindAll => Position { released: before.released.clone(), ..Position::rewound_to_the_start(stood.floor) },
+        Move::RewindAll => Position {
+            released: before.released.clone(),
+            ..Position::rewound_to_the_start(stood.floor)
+        },
         Move::RewindSince(time) => {
             let first = first_younger(session, schema, time, &now.snapshot).await?;
-            let unchanged = stood.identity.as_ref().is_some_and(|identity| identity.change(&now.identity) == Change::None);
-            if unchanged { before.rewound_to(first, stood.floor) } else { Position::of_all_below(first, stood.floor) }
+            let unchanged = stood
+                .identity
+                .as_ref()
+                .is_some_and(|identity| identity.change(&now.identity) == Change::None);
+            if unchanged {
+                before.rewound_to(first, stood.floor)
+            } else {
+                Position::of_all_below(first, stood.floor)
+            }
         }
-        Move::SkipAll if elsewhere => Position::start().skipped_to(now.snapshot, now.insert, stood.floor),
+        Move::SkipAll if elsewhere => {
+            Position::start().skipped_to(now.snapshot, now.insert, stood.floor)
+        }
         Move::SkipAll => before.skipped_to(now.snapshot, now.insert, stood.floor),
     };
     // Of another database's transactions everything may be in Kafka, or nothing.
-    let known = if elsewhere { Position::of_all_below(u64::MAX >> 2, 0) } else { before };
+    let known = if elsewhere {
+        Position::of_all_below(u64::MAX >> 2, 0)
+    } else {
+        before
+    };
     let moved = count(session, schema, &known, &after).await?;
     if !dry_run && elsewhere && matches!(to, Move::SkipAll | Move::RewindAll) {
         adopt::renumber_foreign(session, schema, to == Move::SkipAll).await?;
@@ -132,33 +177,62 @@ async fn plan(session: &mut PgConnection, schema: &str, name: &str, to: Move, dr
     if !dry_run && !matches!(to, Move::SkipEvent(_)) {
         store(session, schema, name, &after).await?;
     }
-    let some_are_gone = stood.floor > 0 && matches!(to, Move::RewindAll | Move::RewindSince(_)) && {
-        let needed = Position { forgone: 0, ..after };
-        needed.needs_below(stood.floor)
-    };
-    Ok(Moved { elsewhere, some_are_gone, ..moved })
+    let some_are_gone =
+        stood.floor > 0 && matches!(to, Move::RewindAll | Move::RewindSince(_)) && {
+            let needed = Position {
+                forgone: 0,
+                ..after
+            };
+            needed.needs_below(stood.floor)
+        };
+    Ok(Moved {
+        elsewhere,
+        some_are_gone,
+        ..moved
+    })
 }
 
 async fn begin(session: &mut PgConnection) -> Result<(), OperatorError> {
     // Each statement sees what the ones before it waited for. Counting a large outbox takes its time.
     let begin = "begin isolation level read committed; set local statement_timeout = '10min'";
-    sqlx::raw_sql(begin).execute(session).await.map(|_| ()).map_err(OperatorError::sql("beginning"))
+    sqlx::raw_sql(begin)
+        .execute(session)
+        .await
+        .map(|_| ())
+        .map_err(OperatorError::sql("beginning"))
 }
 
-async fn read(session: &mut PgConnection, schema: &str, name: &str) -> Result<Stood, OperatorError> {
+async fn read(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> Result<Stood, OperatorError> {
     let doing = "reading the relay's position";
     // Retention does not delete what is needed from here on.
     let floor = format!("select floor::text from \"{schema}\".retention for update");
-    let floor: Option<String> =
-        sqlx::query_scalar(AssertSqlSafe(floor)).fetch_optional(&mut *session).await.map_err(OperatorError::sql(doing))?;
-    let sql =
-        format!("select coalesce(moved_to, position) as position, identity, given_up from \"{schema}\".relay where name = $1 for update");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_one(session).await.map_err(OperatorError::sql(doing))?;
+    let floor: Option<String> = sqlx::query_scalar(AssertSqlSafe(floor))
+        .fetch_optional(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
+    let sql = format!(
+        "select coalesce(moved_to, position) as position, identity, given_up from \"{schema}\".relay where name = $1 for update"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .fetch_one(session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
     let read = || -> Result<Stood, sqlx::Error> {
         Ok(Stood {
-            position: row.try_get::<Option<Json<Position>>, _>("position")?.map(|Json(position)| position),
-            identity: row.try_get::<Option<Json<Identity>>, _>("identity")?.map(|Json(identity)| identity),
-            given_up: row.try_get::<Option<Json<Vec<GivenUp>>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
+            position: row
+                .try_get::<Option<Json<Position>>, _>("position")?
+                .map(|Json(position)| position),
+            identity: row
+                .try_get::<Option<Json<Identity>>, _>("identity")?
+                .map(|Json(identity)| identity),
+            given_up: row
+                .try_get::<Option<Json<Vec<GivenUp>>>, _>("given_up")?
+                .map_or_else(Vec::new, |Json(events)| events),
             floor: floor.and_then(|floor| floor.parse().ok()).unwrap_or(0),
         })
     };
@@ -169,38 +243,88 @@ async fn look(session: &mut PgConnection) -> Result<Now, OperatorError> {
     let doing = "taking a snapshot";
     // One statement: its snapshot is taken before any of its functions runs.
     let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text";
-    let (snapshot, insert): (String, String) = sqlx::query_as(sql).fetch_one(&mut *session).await.map_err(OperatorError::sql(doing))?;
-    let snapshot =
-        snapshot.parse().map_err(|error| OperatorError::Refused(format!("the server answers with a strange snapshot: {error}")))?;
-    let identity = crate::relay::startup::server::identity(session).await.map_err(OperatorError::sql("asking the server what it is"))?;
-    Ok(Now { snapshot, insert: insert.parse().unwrap_or_default(), identity })
+    let (snapshot, insert): (String, String) = sqlx::query_as(sql)
+        .fetch_one(&mut *session)
+        .await
+        .map_err(OperatorError::sql(doing))?;
+    let snapshot = snapshot.parse().map_err(|error| {
+        OperatorError::Refused(format!(
+            "the server answers with a strange snapshot: {error}"
+        ))
+    })?;
+    let identity = crate::relay::startup::server::identity(session)
+        .await
+        .map_err(OperatorError::sql("asking the server what it is"))?;
+    Ok(Now {
+        snapshot,
+        insert: insert.parse().unwrap_or_default(),
+        identity,
+    })
 }
 
 /// The first transaction whose events, and those of all after it, are not all older than `time`: one event of it happened later, or (if the
 /// server keeps commit timestamps) it committed later. One that is open may still commit.
-async fn first_younger(session: &mut PgConnection, schema: &str, time: DateTime<Utc>, now: &Snapshot) -> Result<u64, OperatorError> {
+async fn first_younger(
+    session: &mut PgConnection,
+    schema: &str,
+    time: DateTime<Utc>,
+    now: &Snapshot,
+) -> Result<u64, OperatorError> {
     let doing = "looking for younger events";
-    let tracked: bool = sqlx::query_scalar("select current_setting('track_commit_timestamp')::boolean")
-        .fetch_one(&mut *session)
+    let tracked: bool =
+        sqlx::query_scalar("select current_setting('track_commit_timestamp')::boolean")
+            .fetch_one(&mut *session)
+            .await
+            .map_err(OperatorError::sql(doing))?;
+    let committed = if tracked {
+        " or pg_xact_commit_timestamp(xid::xid) >= $1"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "select min(xid)::text from \"{schema}\".outbox where occurred_at >= $1{committed}"
+    );
+    let first = sqlx::query_scalar::<_, Option<String>>(AssertSqlSafe(sql))
+        .bind(time)
+        .fetch_one(session);
+    let first = first
         .await
-        .map_err(OperatorError::sql(doing))?;
-    let committed = if tracked { " or pg_xact_commit_timestamp(xid::xid) >= $1" } else { "" };
-    let sql = format!("select min(xid)::text from \"{schema}\".outbox where occurred_at >= $1{committed}");
-    let first = sqlx::query_scalar::<_, Option<String>>(AssertSqlSafe(sql)).bind(time).fetch_one(session);
-    let first = first.await.map_err(OperatorError::sql(doing))?.and_then(|xid| xid.parse().ok());
+        .map_err(OperatorError::sql(doing))?
+        .and_then(|xid| xid.parse().ok());
     Ok(first.unwrap_or(now.xmin()).min(now.xmin()))
 }
 
-async fn find(session: &mut PgConnection, schema: &str, id: Uuid) -> Result<GivenUp, OperatorError> {
+async fn find(
+    session: &mut PgConnection,
+    schema: &str,
+    id: Uuid,
+) -> Result<GivenUp, OperatorError> {
     let sql = format!("select xid::text, seq from \"{schema}\".outbox where id = $1");
-    let found: Option<(String, i64)> =
-        sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(session).await.map_err(OperatorError::sql("looking for the event"))?;
-    let found = found.and_then(|(xid, seq)| Some(GivenUp { xid: xid.parse().ok()?, seq }));
-    found.ok_or_else(|| OperatorError::Refused(format!("event {id} is not in the outbox of schema {schema}")))
+    let found: Option<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(id)
+        .fetch_optional(session)
+        .await
+        .map_err(OperatorError::sql("looking for the event"))?;
+    let found = found.and_then(|(xid, seq)| {
+        Some(GivenUp {
+            xid: xid.parse().ok()?,
+            seq,
+        })
+    });
+    found.ok_or_else(|| {
+        OperatorError::Refused(format!(
+            "event {id} is not in the outbox of schema {schema}"
+        ))
+    })
 }
 
 /// An event that is parked is behind the relay's position: leaving it out there would change nothing, and its aggregate would wait on.
-async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id: Uuid) -> Result<(), OperatorError> {
+async fn refuse_parked(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    id: Uuid,
+) -> Result<(), OperatorError> {
     let sql = format!(
         "select aggregatetype || '/' || aggregateid from \"{schema}\".parked p
          where relay = $1 and (id = $2 or (to_seq is not null and exists (
@@ -208,8 +332,13 @@ async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id:
                  and o.aggregatetype = p.aggregatetype and o.aggregateid = p.aggregateid)))
          limit 1"
     );
-    let parked = sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).bind(id).fetch_optional(session).await;
-    let parked: Option<String> = parked.map_err(OperatorError::sql("looking whether the event is parked"))?;
+    let parked = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(id)
+        .fetch_optional(session)
+        .await;
+    let parked: Option<String> =
+        parked.map_err(OperatorError::sql("looking whether the event is parked"))?;
     match parked {
         None => Ok(()),
         Some(aggregate) => Err(OperatorError::Refused(format!(
@@ -218,7 +347,12 @@ async fn refuse_parked(session: &mut PgConnection, schema: &str, name: &str, id:
     }
 }
 
-pub(super) async fn count(session: &mut PgConnection, schema: &str, before: &Position, after: &Position) -> Result<Moved, OperatorError> {
+pub(super) async fn count(
+    session: &mut PgConnection,
+    schema: &str,
+    before: &Position,
+    after: &Position,
+) -> Result<Moved, OperatorError> {
     let sql = format!(
         "select count(*) filter (where was), count(*) filter (where not was) from (
              select was from \"{schema}\".outbox o
@@ -226,22 +360,49 @@ pub(super) async fn count(session: &mut PgConnection, schema: &str, before: &Pos
              where was <> will_be limit $3
          ) differing"
     );
-    let row = sqlx::query_as(AssertSqlSafe(sql)).bind(Json(before)).bind(Json(after)).bind(COUNTED_MAX).fetch_one(session);
+    let row = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(Json(before))
+        .bind(Json(after))
+        .bind(COUNTED_MAX)
+        .fetch_one(session);
     let (repeats, skips): (i64, i64) = row.await.map_err(OperatorError::sql("counting events"))?;
-    Ok(Moved { repeats, skips, is_lower_bound: repeats + skips >= COUNTED_MAX, elsewhere: false, some_are_gone: false })
+    Ok(Moved {
+        repeats,
+        skips,
+        is_lower_bound: repeats + skips >= COUNTED_MAX,
+        elsewhere: false,
+        some_are_gone: false,
+    })
 }
 
-pub(super) async fn store(session: &mut PgConnection, schema: &str, name: &str, to: &Position) -> Result<(), OperatorError> {
+pub(super) async fn store(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    to: &Position,
+) -> Result<(), OperatorError> {
     // The epoch: whoever led before writes nothing any more.
     let sql = format!(
         "update \"{schema}\".relay set moved_to = $2, adopts = null, given_up = null, epoch = epoch + 1, updated_at = now() where name = $1"
     );
-    let stored = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(Json(to)).execute(session).await;
-    stored.map(|_| ()).map_err(OperatorError::sql("storing the move"))
+    let stored = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(Json(to))
+        .execute(session)
+        .await;
+    stored
+        .map(|_| ())
+        .map_err(OperatorError::sql("storing the move"))
 }
 
 /// A move that the relay has not taken over yet takes the event in; otherwise the event is added to whatever the relay finds.
-async fn give_up(session: &mut PgConnection, schema: &str, name: &str, stood: &Stood, event: GivenUp) -> Result<(), OperatorError> {
+async fn give_up(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+    stood: &Stood,
+    event: GivenUp,
+) -> Result<(), OperatorError> {
     let sql = format!(
         "update \"{schema}\".relay set epoch = epoch + 1, updated_at = now(),
                 given_up = case when moved_to is null then $2 end,
@@ -252,6 +413,13 @@ async fn give_up(session: &mut PgConnection, schema: &str, name: &str, stood: &S
     if !given_up.contains(&event) {
         given_up.push(event);
     }
-    let stored = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(Json(given_up)).bind(Json([event])).execute(session).await;
-    stored.map(|_| ()).map_err(OperatorError::sql("giving the event up"))
+    let stored = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(Json(given_up))
+        .bind(Json([event]))
+        .execute(session)
+        .await;
+    stored
+        .map(|_| ())
+        .map_err(OperatorError::sql("giving the event up"))
 }

@@ -29,12 +29,20 @@ pub(crate) async fn sessions(session: &mut PgConnection) -> Result<Vec<Session>,
     .bind(SESSION_PREFIX)
     .fetch_all(session)
     .await?;
-    Ok(rows.into_iter().filter_map(|(pid, name, leads)| read(pid, &name, leads)).collect())
+    Ok(rows
+        .into_iter()
+        .filter_map(|(pid, name, leads)| read(pid, &name, leads))
+        .collect())
 }
 
 fn read(pid: i32, application: &str, leads: bool) -> Option<Session> {
     let (relay, process) = application.strip_prefix(SESSION_PREFIX)?.split_once(' ')?;
-    Some(Session { relay: relay.to_owned(), process: process.to_owned(), pid, leads })
+    Some(Session {
+        relay: relay.to_owned(),
+        process: process.to_owned(),
+        pid,
+        leads,
+    })
 }
 
 #[cfg(test)]
@@ -47,9 +55,16 @@ mod tests {
         let ours = session_name("orders", "relay-7d9f", 4711);
         assert_eq!(ours, "tidings lease orders relay-7d9f:4711");
         let session = read(1, &ours, true).expect("one of ours");
-        assert_eq!((session.relay.as_str(), session.process.as_str()), ("orders", "relay-7d9f:4711"));
+        assert_eq!(
+            (session.relay.as_str(), session.process.as_str()),
+            ("orders", "relay-7d9f:4711")
+        );
         let name = "r".repeat(40);
-        let long = session_name(&name, "a-host-with-a-name-of-its-own.example.com", 4_194_304);
+        let long = session_name(
+            &name,
+            "a-host-with-a-name-of-its-own.example.com",
+            4_194_304,
+        );
         assert!(long.len() <= 63 && long.ends_with(":4194304"), "{long}");
         assert_eq!(read(1, &long, false).expect("one of ours").relay, name);
         assert_eq!(read(1, "psql", false), None);

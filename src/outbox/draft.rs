@@ -41,7 +41,11 @@ pub struct Draft<'o> {
 
 impl<'o> Draft<'o> {
     pub(super) fn new(outbox: &'o Outbox, envelope: Result<Envelope, PublishError>) -> Self {
-        Self { outbox, envelope, dated: false }
+        Self {
+            outbox,
+            envelope,
+            dated: false,
+        }
     }
 
     /// Sets a header.
@@ -50,7 +54,10 @@ impl<'o> Draft<'o> {
     }
 
     /// Sets several headers.
-    pub fn headers<N: Into<String>, V: Into<String>>(self, headers: impl IntoIterator<Item = (N, V)>) -> Self {
+    pub fn headers<N: Into<String>, V: Into<String>>(
+        self,
+        headers: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
         self.with(|envelope| envelope.headers.extend(headers))
     }
 
@@ -131,7 +138,11 @@ impl<'o> Draft<'o> {
     /// # Cancel safety
     ///
     /// As [`Outbox::publish`].
-    pub async fn publish_at(self, conn: &mut PgConnection, when: DateTime<Utc>) -> Result<EventId, PublishError> {
+    pub async fn publish_at(
+        self,
+        conn: &mut PgConnection,
+        when: DateTime<Utc>,
+    ) -> Result<EventId, PublishError> {
         self.schedule(conn, Due::At(when)).await
     }
 
@@ -144,14 +155,20 @@ impl<'o> Draft<'o> {
     /// # Cancel safety
     ///
     /// As [`Outbox::publish`].
-    pub async fn publish_after(self, conn: &mut PgConnection, delay: Duration) -> Result<EventId, PublishError> {
+    pub async fn publish_after(
+        self,
+        conn: &mut PgConnection,
+        delay: Duration,
+    ) -> Result<EventId, PublishError> {
         self.schedule(conn, Due::After(delay)).await
     }
 
     async fn schedule(self, conn: &mut PgConnection, due: Due) -> Result<EventId, PublishError> {
         let envelope = self.envelope?;
         let occurred_at = self.dated.then_some(envelope.occurred_at);
-        self.outbox.schedule(conn, &envelope, Terms { due, occurred_at }).await
+        self.outbox
+            .schedule(conn, &envelope, Terms { due, occurred_at })
+            .await
     }
 
     fn with(mut self, change: impl FnOnce(&mut Envelope)) -> Self {

@@ -37,7 +37,9 @@ pub enum PublishError {
         max: usize,
     },
     /// The headers are larger than headers should be.
-    #[error("event {event_type:?} has {bytes} bytes of headers, more than {max}: put data into the payload")]
+    #[error(
+        "event {event_type:?} has {bytes} bytes of headers, more than {max}: put data into the payload"
+    )]
     HeadersTooLarge {
         /// The event's type.
         event_type: String,
@@ -72,7 +74,9 @@ pub enum PublishError {
     )]
     NoTransaction,
     /// The table is not there.
-    #[error("the table {schema}.{table} does not exist in this database: call `tidings::migrate` at start, or run `tidings migrate`")]
+    #[error(
+        "the table {schema}.{table} does not exist in this database: call `tidings::migrate` at start, or run `tidings migrate`"
+    )]
     MissingTable {
         /// The schema of the outbox.
         schema: String,
@@ -88,7 +92,10 @@ pub enum PublishError {
 
 impl PublishError {
     pub(super) fn invalid(event_type: &str, source: InvalidEvent) -> Self {
-        Self::Invalid { event_type: event_type.to_owned(), source }
+        Self::Invalid {
+            event_type: event_type.to_owned(),
+            source,
+        }
     }
 
     pub(crate) fn envelope(event_type: &str, error: EnvelopeError) -> Self {
@@ -104,7 +111,11 @@ impl PublishError {
         // undefined_table, and invalid_schema_name where the whole schema is missing
         let code = source.as_database_error().and_then(|error| error.code());
         if matches!(code.as_deref(), Some("42P01" | "3F000")) {
-            return Self::MissingTable { schema: schema.to_owned(), table, source };
+            return Self::MissingTable {
+                schema: schema.to_owned(),
+                table,
+                source,
+            };
         }
         Self::Database(source)
     }

@@ -54,10 +54,16 @@ impl Statements {
         // `with ordinality … order by`: rows get their `seq` in the order given.
         let events = "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::text[], $9::timestamptz[], $10::text[]) \
             with ordinality as e (id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, occurred_at, topic, position)";
-        let key = |ty: &str, id: &str| format!("pg_catalog.hashtextextended({id}, pg_catalog.hashtextextended({ty}, {LOCK_SEED}::bigint))");
+        let key = |ty: &str, id: &str| {
+            format!(
+                "pg_catalog.hashtextextended({id}, pg_catalog.hashtextextended({ty}, {LOCK_SEED}::bigint))"
+            )
+        };
         // Always in ascending order, so that two batches cannot wait for each other.
-        let keys =
-            format!("select distinct {} as key from unnest($2::text[], $3::text[]) as a (type, id) order by key", key("a.type", "a.id"));
+        let keys = format!(
+            "select distinct {} as key from unnest($2::text[], $3::text[]) as a (type, id) order by key",
+            key("a.type", "a.id")
+        );
         Self {
             one: format!("{insert} values ({one})").into(),
             one_locked: format!(
@@ -94,7 +100,11 @@ impl Statements {
         defaults: &Headers,
         lock: Lock,
     ) -> Result<EventId, PublishError> {
-        let sql = if lock == Lock::None { &self.one } else { &self.one_locked };
+        let sql = if lock == Lock::None {
+            &self.one
+        } else {
+            &self.one_locked
+        };
         let query = sqlx::query(AssertSqlSafe(Arc::clone(sql))).persistent(self.prepared);
         bind(query, envelope, defaults, Some(envelope.occurred_at))
             .execute(conn)
@@ -114,7 +124,11 @@ impl Statements {
         if envelopes.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = if lock == Lock::None { &self.many } else { &self.many_locked };
+        let sql = if lock == Lock::None {
+            &self.many
+        } else {
+            &self.many_locked
+        };
         sqlx::query(AssertSqlSafe(Arc::clone(sql)))
             .persistent(self.prepared)
             .bind(column(envelopes, |e| e.id.as_uuid()))
@@ -192,7 +206,10 @@ mod tests {
     fn a_default_header_gives_way_to_the_events_own() {
         let defaults = Headers::from_iter([("region", "eu"), ("tenant", "none")]);
         let own = Headers::from_iter([("tenant", "acme")]);
-        assert_eq!(headers_text(&own, &defaults), r#"{"region":"eu","tenant":"acme"}"#);
+        assert_eq!(
+            headers_text(&own, &defaults),
+            r#"{"region":"eu","tenant":"acme"}"#
+        );
         assert_eq!(headers_text(&own, &Headers::new()), r#"{"tenant":"acme"}"#);
         assert_eq!(headers_text(&Headers::new(), &Headers::new()), "{}");
     }

@@ -79,7 +79,10 @@ impl Outbox {
     #[must_use]
     pub fn schema(mut self, name: impl AsRef<str>) -> Self {
         let prepared = self.prepared;
-        self.statements = name.as_ref().parse().map(|schema| Arc::new(Statements::new(schema).prepared(prepared)));
+        self.statements = name
+            .as_ref()
+            .parse()
+            .map(|schema| Arc::new(Statements::new(schema).prepared(prepared)));
         self
     }
 
@@ -90,7 +93,9 @@ impl Outbox {
     #[must_use]
     pub fn unprepared(mut self) -> Self {
         self.prepared = false;
-        self.statements = self.statements.map(|statements| Arc::new(Arc::unwrap_or_clone(statements).prepared(false)));
+        self.statements = self
+            .statements
+            .map(|statements| Arc::new(Arc::unwrap_or_clone(statements).prepared(false)));
         self
     }
 
@@ -160,7 +165,11 @@ impl Outbox {
     /// # Cancel safety
     ///
     /// If the future is dropped, the event may or may not be part of the transaction: roll it back.
-    pub async fn publish<E: DomainEvent>(&self, conn: &mut PgConnection, event: &E) -> Result<EventId, PublishError> {
+    pub async fn publish<E: DomainEvent>(
+        &self,
+        conn: &mut PgConnection,
+        event: &E,
+    ) -> Result<EventId, PublishError> {
         self.publish_envelope(conn, &seal(event)?).await
     }
 
@@ -180,7 +189,10 @@ impl Outbox {
         conn: &mut PgConnection,
         events: impl IntoIterator<Item = &'e E>,
     ) -> Result<Vec<EventId>, PublishError> {
-        let envelopes = events.into_iter().map(seal).collect::<Result<Vec<_>, _>>()?;
+        let envelopes = events
+            .into_iter()
+            .map(seal)
+            .collect::<Result<Vec<_>, _>>()?;
         self.publish_envelopes(conn, &envelopes).await
     }
 
@@ -225,11 +237,17 @@ impl Outbox {
     /// outbox.publish_envelope(&mut tx, &envelope).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn publish_envelope(&self, conn: &mut PgConnection, envelope: &Envelope) -> Result<EventId, PublishError> {
+    pub async fn publish_envelope(
+        &self,
+        conn: &mut PgConnection,
+        envelope: &Envelope,
+    ) -> Result<EventId, PublishError> {
         let statements = self.statements.as_ref().map_err(Clone::clone)?;
         self.check(envelope)?;
         self.require_transaction(conn).await?;
-        statements.insert(conn, envelope, &self.default_headers, self.lock).await
+        statements
+            .insert(conn, envelope, &self.default_headers, self.lock)
+            .await
     }
 
     /// Publishes any number of envelopes by one statement: of different types, with headers of their own.
@@ -241,12 +259,24 @@ impl Outbox {
     /// # Cancel safety
     ///
     /// As [`publish`](Self::publish).
-    pub async fn publish_envelopes(&self, conn: &mut PgConnection, envelopes: &[Envelope]) -> Result<Vec<EventId>, PublishError> {
+    pub async fn publish_envelopes(
+        &self,
+        conn: &mut PgConnection,
+        envelopes: &[Envelope],
+    ) -> Result<Vec<EventId>, PublishError> {
         let statements = self.statements.as_ref().map_err(Clone::clone)?;
-        envelopes.iter().try_for_each(|envelope| self.check(envelope))?;
-        let bytes = envelopes.iter().map(|envelope| envelope.payload.len() + envelope.headers.byte_len()).sum();
+        envelopes
+            .iter()
+            .try_for_each(|envelope| self.check(envelope))?;
+        let bytes = envelopes
+            .iter()
+            .map(|envelope| envelope.payload.len() + envelope.headers.byte_len())
+            .sum();
         if bytes > Self::MAX_BATCH_BYTES {
-            return Err(PublishError::BatchTooLarge { bytes, max: Self::MAX_BATCH_BYTES });
+            return Err(PublishError::BatchTooLarge {
+                bytes,
+                max: Self::MAX_BATCH_BYTES,
+            });
         }
         if self.lock == Lock::Aggregate {
             check_aggregate_count(envelopes)?;
@@ -254,11 +284,18 @@ impl Outbox {
         if !envelopes.is_empty() {
             self.require_transaction(conn).await?;
         }
-        statements.insert_all(conn, envelopes, &self.default_headers, self.lock).await
+        statements
+            .insert_all(conn, envelopes, &self.default_headers, self.lock)
+            .await
     }
 
     /// Stores an envelope for later.
-    pub(super) async fn schedule(&self, conn: &mut PgConnection, envelope: &Envelope, terms: Terms) -> Result<EventId, PublishError> {
+    pub(super) async fn schedule(
+        &self,
+        conn: &mut PgConnection,
+        envelope: &Envelope,
+        terms: Terms,
+    ) -> Result<EventId, PublishError> {
         let place = self.schema_and_preparation()?;
         self.check(envelope)?;
         self.require_transaction(conn).await?;
@@ -266,18 +303,34 @@ impl Outbox {
     }
 
     pub(super) fn schema_and_preparation(&self) -> Result<(&SchemaName, bool), PublishError> {
-        Ok(self.statements.as_ref().map_err(Clone::clone)?.schema_and_preparation())
+        Ok(self
+            .statements
+            .as_ref()
+            .map_err(Clone::clone)?
+            .schema_and_preparation())
     }
 
     /// Refuses a connection that is in no transaction. sqlx knows of those that it has begun, which costs nothing. Others begin by SQL, so the
     /// server is asked: it refuses a savepoint outside a transaction, and nothing else happens.
-    pub(super) async fn require_transaction(&self, conn: &mut PgConnection) -> Result<(), PublishError> {
+    pub(super) async fn require_transaction(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<(), PublishError> {
         if self.autocommit || conn.is_in_transaction() {
             return Ok(());
         }
-        match conn.execute("savepoint tidings_publish; release savepoint tidings_publish").await {
+        match conn
+            .execute("savepoint tidings_publish; release savepoint tidings_publish")
+            .await
+        {
             Ok(_) => Ok(()),
-            Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some(NO_TRANSACTION) => {
+            Err(error)
+                if error
+                    .as_database_error()
+                    .and_then(|error| error.code())
+                    .as_deref()
+                    == Some(NO_TRANSACTION) =>
+            {
                 Err(PublishError::NoTransaction)
             }
             Err(error) => Err(PublishError::Database(cleaned(error))),
@@ -287,16 +340,30 @@ impl Outbox {
     /// Refuses what could never be delivered.
     pub(crate) fn check(&self, envelope: &Envelope) -> Result<(), PublishError> {
         let event_type = || envelope.event_type.clone().into_owned();
-        let invalid = |source| PublishError::Invalid { event_type: event_type(), source };
+        let invalid = |source| PublishError::Invalid {
+            event_type: event_type(),
+            source,
+        };
         envelope.check().map_err(invalid)?;
         self.default_headers.check().map_err(invalid)?;
         let (bytes, max) = (envelope.payload.len(), self.max_event_bytes);
         if bytes > max {
-            return Err(PublishError::PayloadTooLarge { event_type: event_type(), bytes, max });
+            return Err(PublishError::PayloadTooLarge {
+                event_type: event_type(),
+                bytes,
+                max,
+            });
         }
-        let (bytes, max) = (envelope.headers.byte_len() + self.default_headers.byte_len(), Self::MAX_HEADER_BYTES);
+        let (bytes, max) = (
+            envelope.headers.byte_len() + self.default_headers.byte_len(),
+            Self::MAX_HEADER_BYTES,
+        );
         if bytes > max {
-            return Err(PublishError::HeadersTooLarge { event_type: event_type(), bytes, max });
+            return Err(PublishError::HeadersTooLarge {
+                event_type: event_type(),
+                bytes,
+                max,
+            });
         }
         Ok(())
     }
@@ -315,7 +382,10 @@ fn seal<E: DomainEvent>(event: &E) -> Result<Envelope, PublishError> {
 }
 
 fn check_aggregate_count(envelopes: &[Envelope]) -> Result<(), PublishError> {
-    let aggregates: HashSet<_> = envelopes.iter().map(|envelope| (&envelope.aggregate_type, &envelope.aggregate_id)).collect();
+    let aggregates: HashSet<_> = envelopes
+        .iter()
+        .map(|envelope| (&envelope.aggregate_type, &envelope.aggregate_id))
+        .collect();
     let (count, max) = (aggregates.len(), Outbox::MAX_LOCKED_AGGREGATES);
     if count > max {
         return Err(PublishError::TooManyAggregates { count, max });
@@ -329,15 +399,32 @@ mod tests {
     use crate::event::{InvalidEvent, Payload};
 
     fn envelope(payload: Payload) -> Envelope {
-        Envelope::new("order", AggregateId::new("7").expect("a valid id"), "OrderPlaced", payload)
+        Envelope::new(
+            "order",
+            AggregateId::new("7").expect("a valid id"),
+            "OrderPlaced",
+            payload,
+        )
     }
 
     #[test]
     fn an_event_larger_than_a_record_may_be_is_refused() {
         let outbox = Outbox::new().max_event_bytes(3);
         assert!(outbox.check(&envelope(Payload::Bytes(vec![0; 3]))).is_ok());
-        let error = outbox.check(&envelope(Payload::Bytes(vec![0; 4]))).expect_err("four bytes of three");
-        assert!(matches!(error, PublishError::PayloadTooLarge { bytes: 4, max: 3, .. }), "{error}");
+        let error = outbox
+            .check(&envelope(Payload::Bytes(vec![0; 4])))
+            .expect_err("four bytes of three");
+        assert!(
+            matches!(
+                error,
+                PublishError::PayloadTooLarge {
+                    bytes: 4,
+                    max: 3,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
@@ -345,24 +432,47 @@ mod tests {
         let outbox = Outbox::new().header("h", "x".repeat(Outbox::MAX_HEADER_BYTES / 2));
         let mut event = envelope(Payload::Tombstone);
         assert!(outbox.check(&event).is_ok());
-        event.headers.insert("i", "x".repeat(Outbox::MAX_HEADER_BYTES / 2));
-        assert!(matches!(outbox.check(&event), Err(PublishError::HeadersTooLarge { .. })));
+        event
+            .headers
+            .insert("i", "x".repeat(Outbox::MAX_HEADER_BYTES / 2));
+        assert!(matches!(
+            outbox.check(&event),
+            Err(PublishError::HeadersTooLarge { .. })
+        ));
     }
 
     #[test]
     fn a_default_header_is_checked_like_the_events_own() {
-        let error = Outbox::new().header("ce_id", "").check(&envelope(Payload::Tombstone)).expect_err("a reserved name");
-        assert!(matches!(error, PublishError::Invalid { source: InvalidEvent::ReservedHeader { .. }, .. }), "{error}");
+        let error = Outbox::new()
+            .header("ce_id", "")
+            .check(&envelope(Payload::Tombstone))
+            .expect_err("a reserved name");
+        assert!(
+            matches!(
+                error,
+                PublishError::Invalid {
+                    source: InvalidEvent::ReservedHeader { .. },
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     #[test]
     fn locks_are_counted_by_aggregate_and_not_by_event() {
         let of = |count: usize| {
             let id = |n: usize| AggregateId::new(n.to_string()).expect("a valid id");
-            (0..2 * count).map(|n| Envelope::tombstone("order", id(n % count))).collect::<Vec<_>>()
+            (0..2 * count)
+                .map(|n| Envelope::tombstone("order", id(n % count)))
+                .collect::<Vec<_>>()
         };
         assert!(check_aggregate_count(&of(Outbox::MAX_LOCKED_AGGREGATES)).is_ok());
-        let error = check_aggregate_count(&of(Outbox::MAX_LOCKED_AGGREGATES + 1)).expect_err("one too many");
-        assert!(matches!(error, PublishError::TooManyAggregates { count: 1_001, .. }), "{error}");
+        let error = check_aggregate_count(&of(Outbox::MAX_LOCKED_AGGREGATES + 1))
+            .expect_err("one too many");
+        assert!(
+            matches!(error, PublishError::TooManyAggregates { count: 1_001, .. }),
+            "{error}"
+        );
     }
 }

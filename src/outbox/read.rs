@@ -23,7 +23,12 @@ impl Seen {
     /// Everything that is there is left alone.
     pub(crate) async fn all(pool: &PgPool, schema: &SchemaName) -> Result<Self, sqlx::Error> {
         let sql = format!(r#"select coalesce(pg_catalog.max(seq), 0) from "{schema}".outbox"#);
-        Ok(Self { floor: sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?, beyond: HashSet::new() })
+        Ok(Self {
+            floor: sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(pool)
+                .await?,
+            beyond: HashSet::new(),
+        })
     }
 
     /// Remembers one; false if it was seen before.
@@ -37,28 +42,47 @@ impl Seen {
 }
 
 /// The events that were not seen, in the order of `seq`.
-pub(crate) async fn published_since(pool: &PgPool, schema: &SchemaName, seen: &mut Seen) -> Result<Vec<Envelope>, sqlx::Error> {
+pub(crate) async fn published_since(
+    pool: &PgPool,
+    schema: &SchemaName,
+    seen: &mut Seen,
+) -> Result<Vec<Envelope>, sqlx::Error> {
     let sql = format!(
         r#"select seq, id, aggregatetype, aggregateid, type, version, payload::text as payload, payload_bytes, headers::text as headers, occurred_at, topic
            from "{schema}".outbox where seq > $1 order by seq"#
     );
     let mut envelopes = Vec::new();
-    for row in sqlx::query(AssertSqlSafe(sql)).bind(seen.floor).fetch_all(pool).await? {
+    for row in sqlx::query(AssertSqlSafe(sql))
+        .bind(seen.floor)
+        .fetch_all(pool)
+        .await?
+    {
         if !seen.insert(row.try_get("seq")?) {
             continue;
         }
         let decode = |source: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(source);
-        let payload = match (row.try_get::<Option<String>, _>("payload")?, row.try_get::<Option<Vec<u8>>, _>("payload_bytes")?) {
-            (Some(json), _) => Payload::Json(RawValue::from_string(json).map_err(|error| decode(error.into()))?),
+        let payload = match (
+            row.try_get::<Option<String>, _>("payload")?,
+            row.try_get::<Option<Vec<u8>>, _>("payload_bytes")?,
+        ) {
+            (Some(json), _) => {
+                Payload::Json(RawValue::from_string(json).map_err(|error| decode(error.into()))?)
+            }
             (None, Some(bytes)) => Payload::Bytes(bytes),
             (None, None) => Payload::Tombstone,
         };
-        let aggregate_id = AggregateId::new(row.try_get::<String, _>("aggregateid")?).map_err(|error| decode(error.into()))?;
-        let mut envelope =
-            Envelope::new(row.try_get::<String, _>("aggregatetype")?, aggregate_id, row.try_get::<String, _>("type")?, payload);
+        let aggregate_id = AggregateId::new(row.try_get::<String, _>("aggregateid")?)
+            .map_err(|error| decode(error.into()))?;
+        let mut envelope = Envelope::new(
+            row.try_get::<String, _>("aggregatetype")?,
+            aggregate_id,
+            row.try_get::<String, _>("type")?,
+            payload,
+        );
         envelope.id = EventId::from(row.try_get::<Uuid, _>("id")?);
         envelope.version = row.try_get::<i32, _>("version")?.cast_unsigned();
-        envelope.headers = serde_json::from_str::<Headers>(&row.try_get::<String, _>("headers")?).map_err(|error| decode(error.into()))?;
+        envelope.headers = serde_json::from_str::<Headers>(&row.try_get::<String, _>("headers")?)
+            .map_err(|error| decode(error.into()))?;
         envelope.occurred_at = row.try_get("occurred_at")?;
         envelope.topic = row.try_get("topic")?;
         envelopes.push(envelope);
@@ -80,7 +104,10 @@ pub(crate) struct Scheduled {
 }
 
 /// The events that are scheduled.
-pub(crate) async fn scheduled(pool: &PgPool, schema: &SchemaName) -> Result<Vec<Scheduled>, sqlx::Error> {
+pub(crate) async fn scheduled(
+    pool: &PgPool,
+    schema: &SchemaName,
+) -> Result<Vec<Scheduled>, sqlx::Error> {
     let sql = format!(
         r#"select id, number, greatest(extract(epoch from due_at - pg_catalog.clock_timestamp()), 0)::float8 from "{schema}".scheduled order by due_at, number"#
     );
@@ -88,20 +115,30 @@ pub(crate) async fn scheduled(pool: &PgPool, schema: &SchemaName) -> Result<Vec<
     let scheduled = |(id, number, due_in)| Scheduled {
         id,
         number,
-        due_in: Duration::try_from_secs_f64(due_in).unwrap_or(Duration::MAX).min(DUE_IN_MAX),
+        due_in: Duration::try_from_secs_f64(due_in)
+            .unwrap_or(Duration::MAX)
+            .min(DUE_IN_MAX),
     };
     Ok(rows.into_iter().map(scheduled).collect())
 }
 
 /// Moves a scheduled event to the outbox, as a relay does when it is due. One that was cancelled is not there any more.
-pub(crate) async fn move_scheduled(pool: &PgPool, schema: &SchemaName, id: Uuid) -> Result<(), sqlx::Error> {
+pub(crate) async fn move_scheduled(
+    pool: &PgPool,
+    schema: &SchemaName,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
     let sql = format!(
         r#"with moved as (delete from "{schema}".scheduled where id = $1 returning *)
            insert into "{schema}".outbox ({COLUMNS})
            select id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, coalesce(occurred_at, due_at), topic from moved
            on conflict (id) do nothing"#
     );
-    sqlx::query(AssertSqlSafe(sql)).bind(id).execute(pool).await.map(drop)
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(id)
+        .execute(pool)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -110,8 +147,14 @@ mod tests {
 
     #[test]
     fn an_earlier_event_that_is_committed_later_is_still_new() {
-        let mut seen = Seen { floor: 4, beyond: HashSet::new() };
-        assert_eq!([7, 5, 7, 6, 8].map(|seq| seen.insert(seq)), [true, true, false, true, true]);
+        let mut seen = Seen {
+            floor: 4,
+            beyond: HashSet::new(),
+        };
+        assert_eq!(
+            [7, 5, 7, 6, 8].map(|seq| seen.insert(seq)),
+            [true, true, false, true, true]
+        );
         assert_eq!((seen.floor, seen.beyond.len()), (8, 0));
     }
 }

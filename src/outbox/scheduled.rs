@@ -112,8 +112,13 @@ impl Outbox {
         let (schema, prepared) = self.schema_and_preparation()?;
         self.require_transaction(conn).await?;
         let sql = format!(r#"delete from "{schema}".scheduled where id = $1"#);
-        let deleted = sqlx::query(AssertSqlSafe(sql)).persistent(prepared).bind(id.as_uuid()).execute(conn).await;
-        let deleted = deleted.map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;
+        let deleted = sqlx::query(AssertSqlSafe(sql))
+            .persistent(prepared)
+            .bind(id.as_uuid())
+            .execute(conn)
+            .await;
+        let deleted =
+            deleted.map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;
         Ok(deleted.rows_affected() > 0)
     }
 }
@@ -134,11 +139,16 @@ pub(super) async fn insert(
         Due::At(when) => (Some(when), None),
         Due::After(delay) => (None, Some(delay.as_secs_f64())),
     };
-    bind(sqlx::query(AssertSqlSafe(sql)).persistent(prepared), envelope, defaults, terms.occurred_at)
-        .bind(at)
-        .bind(after)
-        .execute(conn)
-        .await
-        .map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;
+    bind(
+        sqlx::query(AssertSqlSafe(sql)).persistent(prepared),
+        envelope,
+        defaults,
+        terms.occurred_at,
+    )
+    .bind(at)
+    .bind(after)
+    .execute(conn)
+    .await
+    .map_err(|error| PublishError::database(schema.as_str(), "scheduled", error))?;
     Ok(envelope.id)
 }

@@ -14,7 +14,14 @@ mod tests {
 
     #[test]
     fn any_number_of_seconds_is_a_duration() {
-        for none in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX, 1e20] {
+        for none in [
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            -1.0,
+            f64::MAX,
+            1e20,
+        ] {
             assert_eq!(seconds(none), Duration::ZERO, "{none}");
         }
         assert_eq!(seconds(1.5), Duration::from_millis(1_500));

@@ -21,8 +21,12 @@ pub(crate) fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
     let mut next = Some(error);
     while let Some(error) = next {
         // `io::Error` displays the error that it wraps and does not return it as a source.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        let found = wrapped
+            .and_then(|inner| inner.downcast_ref())
+            .or_else(|| error.downcast_ref::<rustls::Error>());
         if let Some(rustls::Error::InvalidCertificate(error)) = found {
             return Some(judge(error));
         }
@@ -32,22 +36,29 @@ pub(crate) fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
 }
 
 fn judge(error: &CertificateError) -> Refusal {
-    let lasting = |text| Refusal { text, passes: false };
+    let lasting = |text| Refusal {
+        text,
+        passes: false,
+    };
     let passing = |text| Refusal { text, passes: true };
     match error {
         CertificateError::UnknownIssuer => lasting(
             "no trusted authority has signed the server's certificate: name the PEM file of the authority that has, sslrootcert=FILE (managed services offer it for download)",
         ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => lasting(
-            "the server's certificate is for another host name: write a name that the certificate lists into the URL, or use sslmode=verify-ca, which checks the authority and not the name",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            lasting(
+                "the server's certificate is for another host name: write a name that the certificate lists into the URL, or use sslmode=verify-ca, which checks the authority and not the name",
+            )
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => passing(
+            "the server's certificate has expired: renew it on the server; if it is still valid, set this machine's clock",
         ),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            passing("the server's certificate has expired: renew it on the server; if it is still valid, set this machine's clock")
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => passing(
+            "the server's certificate is not valid yet: compare the clocks of this machine and of the server",
+        ),
+        CertificateError::Revoked => {
+            lasting("the server's certificate has been revoked: install a new one on the server")
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            passing("the server's certificate is not valid yet: compare the clocks of this machine and of the server")
-        }
-        CertificateError::Revoked => lasting("the server's certificate has been revoked: install a new one on the server"),
         CertificateError::BadSignature => lasting(
             "a trusted authority has the name of the one that signed the server's certificate, and another key: name the current file, sslrootcert=FILE",
         ),
@@ -58,7 +69,9 @@ fn judge(error: &CertificateError) -> Refusal {
         other if format!("{other:?}").contains("UnsupportedCertVersion") => lasting(
             "the server's certificate is of X.509 version 1, which cannot be verified: make one of version 3 (with a subjectAltName)",
         ),
-        _ => lasting("the server's certificate cannot be verified: compare it with sslrootcert, or see the message before this one"),
+        _ => lasting(
+            "the server's certificate cannot be verified: compare it with sslrootcert, or see the message before this one",
+        ),
     }
 }
 
@@ -67,7 +80,10 @@ mod tests {
     use super::*;
 
     fn through_sqlx(error: CertificateError) -> sqlx::Error {
-        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error)))
+        sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            rustls::Error::InvalidCertificate(error),
+        ))
     }
 
     #[test]
@@ -82,7 +98,10 @@ mod tests {
             let tls: Box<dyn Error> = Box::new(rustls::Error::InvalidCertificate(error.clone()));
             for found in [refusal(&through_sqlx(error.clone())), refusal(&*tls)] {
                 let found = found.unwrap_or_else(|| panic!("{error:?}"));
-                assert!(found.text.contains(remedy) && found.passes == passes, "{error:?}: {found:?}");
+                assert!(
+                    found.text.contains(remedy) && found.passes == passes,
+                    "{error:?}: {found:?}"
+                );
             }
         }
         assert_eq!(refusal(&sqlx::Error::PoolTimedOut), None);

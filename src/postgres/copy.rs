@@ -30,10 +30,16 @@ impl<'a, const N: usize> CopyRows<'a, N> {
     /// When it is not a binary COPY's.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, CopyError> {
         if bytes.is_empty() {
-            return Ok(Self { rest: bytes, ended: true });
+            return Ok(Self {
+                rest: bytes,
+                ended: true,
+            });
         }
         let rest = bytes.strip_prefix(SIGNATURE).ok_or(CopyError)?;
-        let extension = rest.get(4..8).map(|len| u32::from_be_bytes([len[0], len[1], len[2], len[3]])).ok_or(CopyError)?;
+        let extension = rest
+            .get(4..8)
+            .map(|len| u32::from_be_bytes([len[0], len[1], len[2], len[3]]))
+            .ok_or(CopyError)?;
         let rest = rest.get(8 + extension as usize..).ok_or(CopyError)?;
         Ok(Self { rest, ended: false })
     }
@@ -92,7 +98,11 @@ mod tests {
         for row in rows {
             out.extend(2i16.to_be_bytes());
             for cell in row {
-                out.extend(cell.as_ref().map_or(-1, |bytes| bytes.len() as i32).to_be_bytes());
+                out.extend(
+                    cell.as_ref()
+                        .map_or(-1, |bytes| bytes.len() as i32)
+                        .to_be_bytes(),
+                );
                 out.extend(cell.iter().flatten());
             }
         }
@@ -122,6 +132,9 @@ mod tests {
     fn a_copy_cut_within_a_row_is_an_error_and_not_a_short_row() {
         let bytes = copy(&[[Some(vec![1, 2, 3]), None]]);
         let short = &bytes[..SIGNATURE.len() + 8 + 5];
-        assert_eq!(CopyRows::<2>::new(short).expect("a header").next(), Some(Err(CopyError)));
+        assert_eq!(
+            CopyRows::<2>::new(short).expect("a header").next(),
+            Some(Err(CopyError))
+        );
     }
 }

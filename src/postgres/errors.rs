@@ -152,15 +152,32 @@ mod tests {
     #[cfg(any(feature = "relay", feature = "subscriber", feature = "health"))]
     #[test]
     fn the_line_of_the_servers_source_is_in_no_text() {
-        assert!(server().to_string().ends_with("at line 948"), "sqlx appends it");
-        for error in [Wrapping::Source(server()), Wrapping::Quoting(server()), Wrapping::Source(cleaned(server()))] {
+        assert!(
+            server().to_string().ends_with("at line 948"),
+            "sqlx appends it"
+        );
+        for error in [
+            Wrapping::Source(server()),
+            Wrapping::Quoting(server()),
+            Wrapping::Source(cleaned(server())),
+        ] {
             let text = with_causes(&error);
-            assert_eq!(text, "doing something: error returned from database: relation \"a\" at line 2 does not exist", "{error:?}");
+            assert_eq!(
+                text,
+                "doing something: error returned from database: relation \"a\" at line 2 does not exist",
+                "{error:?}"
+            );
         }
         let cleaned = cleaned(server());
         assert!(cleaned.to_string().ends_with("does not exist"));
-        let inner = cleaned.as_database_error().expect("the server's").try_downcast_ref::<Server>();
+        let inner = cleaned
+            .as_database_error()
+            .expect("the server's")
+            .try_downcast_ref::<Server>();
         assert!(inner.is_some(), "callers still find the server's own error");
-        assert_eq!(with_causes(&sqlx::Error::PoolTimedOut), sqlx::Error::PoolTimedOut.to_string());
+        assert_eq!(
+            with_causes(&sqlx::Error::PoolTimedOut),
+            sqlx::Error::PoolTimedOut.to_string()
+        );
     }
 }

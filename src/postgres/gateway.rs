@@ -36,7 +36,9 @@ pub(super) fn directory(settings: &Settings) -> PathBuf {
             folder
         }
         Err(error) => {
-            tracing::error!("the gateway for channel_binding and require_auth cannot be started: {error}; sessions fail until it can");
+            tracing::error!(
+                "the gateway for channel_binding and require_auth cannot be started: {error}; sessions fail until it can"
+            );
             PathBuf::from("/nonexistent")
         }
     }
@@ -47,17 +49,25 @@ fn start(settings: Settings) -> io::Result<PathBuf> {
     let (listener, folder) = listen(&format!("tidings-{id}"), settings.port())?;
     listener.set_nonblocking(true)?;
     // A thread of its own: runtimes of the process come and go.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("tidings-gateway".into()).spawn(move || runtime.block_on(serve(listener, settings)))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("tidings-gateway".into())
+        .spawn(move || runtime.block_on(serve(listener, settings)))?;
     Ok(folder)
 }
 
 #[cfg(target_os = "linux")]
 fn listen(name: &str, port: u16) -> io::Result<(StdListener, PathBuf)> {
     use std::os::linux::net::SocketAddrExt as _;
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(format!("{name}/.s.PGSQL.{port}"))?;
+    let address =
+        std::os::unix::net::SocketAddr::from_abstract_name(format!("{name}/.s.PGSQL.{port}"))?;
     // A path that starts with a NUL is how tokio names an abstract socket.
-    Ok((StdListener::bind_addr(&address)?, PathBuf::from(format!("\0{name}"))))
+    Ok((
+        StdListener::bind_addr(&address)?,
+        PathBuf::from(format!("\0{name}")),
+    ))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -65,11 +75,16 @@ fn listen(name: &str, port: u16) -> io::Result<(StdListener, PathBuf)> {
     use std::os::unix::fs::DirBuilderExt as _;
     let folder = std::env::temp_dir().join(name);
     std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-    Ok((StdListener::bind(folder.join(format!(".s.PGSQL.{port}")))?, folder))
+    Ok((
+        StdListener::bind(folder.join(format!(".s.PGSQL.{port}")))?,
+        folder,
+    ))
 }
 
 async fn serve(listener: StdListener, settings: Settings) {
-    let Ok(listener) = UnixListener::from_std(listener) else { return };
+    let Ok(listener) = UnixListener::from_std(listener) else {
+        return;
+    };
     loop {
         match listener.accept().await {
             Ok((client, _)) if is_own(&client) => {
@@ -84,5 +99,7 @@ async fn serve(listener: StdListener, settings: Settings) {
 }
 
 fn is_own(client: &UnixStream) -> bool {
-    client.peer_cred().is_ok_and(|peer| peer.pid() == i32::try_from(std::process::id()).ok())
+    client
+        .peer_cred()
+        .is_ok_and(|peer| peer.pid() == i32::try_from(std::process::id()).ok())
 }

@@ -23,7 +23,10 @@ impl FromStr for Lsn {
     fn from_str(text: &str) -> Result<Self, LsnError> {
         let parse = || {
             let (high, low) = text.split_once('/')?;
-            Some((u64::from(u32::from_str_radix(high, 16).ok()?) << 32) | u64::from(u32::from_str_radix(low, 16).ok()?))
+            Some(
+                (u64::from(u32::from_str_radix(high, 16).ok()?) << 32)
+                    | u64::from(u32::from_str_radix(low, 16).ok()?),
+            )
         };
         parse().map(Self).ok_or_else(|| LsnError(text.to_owned()))
     }
@@ -37,7 +40,9 @@ impl serde::Serialize for Lsn {
 
 impl<'de> serde::Deserialize<'de> for Lsn {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <String as serde::Deserialize>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        <String as serde::Deserialize>::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -143,14 +143,18 @@ impl From<sqlx::Error> for MigrateError {
 impl Migrations {
     /// The migrations for the schema `tidings`.
     pub fn new() -> Self {
-        Self { schema: Ok(SchemaName::default()) }
+        Self {
+            schema: Ok(SchemaName::default()),
+        }
     }
 
     /// Uses another schema; it is created if it is missing.
     ///
     /// A name that is not usable is reported by [`run`](Self::run) and [`pending`](Self::pending).
     pub fn schema(self, name: impl AsRef<str>) -> Self {
-        Self { schema: name.as_ref().parse() }
+        Self {
+            schema: name.as_ref().parse(),
+        }
     }
 
     /// Applies what is pending and returns it; an empty list means the schema was up to date.
@@ -167,7 +171,10 @@ impl Migrations {
     pub async fn run(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
         let schema = self.schema.clone()?;
         let mut tx = pool.begin().await?;
-        sqlx::query("select pg_catalog.pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
+        sqlx::query("select pg_catalog.pg_advisory_xact_lock($1)")
+            .bind(LOCK)
+            .execute(&mut *tx)
+            .await?;
         let pending = pending_steps(&mut tx, &schema).await?;
         if !pending.is_empty()
             && let Err(error) = apply(&mut tx, &schema, &pending).await
@@ -207,100 +214,233 @@ impl std::fmt::Display for MigrationStep {
 /// Every migration there is, in order. They are compiled in: a published crate has no `migrations/` to read at run time.
 fn steps() -> Vec<(MigrationStep, Migration)> {
     const ALL: &[(i64, &str, &str)] = &[
-        (1, "outbox", include_str!("../../migrations/0001_outbox.sql")),
+        (
+            1,
+            "outbox",
+            include_str!("../../migrations/0001_outbox.sql"),
+        ),
         (2, "relay", include_str!("../../migrations/0002_relay.sql")),
         (3, "inbox", include_str!("../../migrations/0003_inbox.sql")),
-        (10, "parked", include_str!("../../migrations/0010_parked.sql")),
-        (11, "operation", include_str!("../../migrations/0011_operation.sql")),
-        (12, "relay table", include_str!("../../migrations/0012_relay_table.sql")),
+        (
+            10,
+            "parked",
+            include_str!("../../migrations/0010_parked.sql"),
+        ),
+        (
+            11,
+            "operation",
+            include_str!("../../migrations/0011_operation.sql"),
+        ),
+        (
+            12,
+            "relay table",
+            include_str!("../../migrations/0012_relay_table.sql"),
+        ),
         (20, "sagas", include_str!("../../migrations/0020_sagas.sql")),
-        (21, "scheduled", include_str!("../../migrations/0021_scheduled.sql")),
-        (22, "open sagas", include_str!("../../migrations/0022_open_sagas.sql")),
-        (23, "inbox collation", include_str!("../../migrations/0023_inbox_collation.sql")),
-        (24, "reserved", include_str!("../../migrations/0024_reserved.sql")),
-        (25, "relay secret", include_str!("../../migrations/0025_relay_secret.sql")),
-        (26, "outbox guards", include_str!("../../migrations/0026_outbox_guards.sql")),
-        (28, "relay names", include_str!("../../migrations/0028_relay_names.sql")),
-        (32, "parked ranges", include_str!("../../migrations/0032_parked_ranges.sql")),
-        (35, "detour attempts", include_str!("../../migrations/0035_detour_attempts.sql")),
-        (36, "inbox topic", include_str!("../../migrations/0036_inbox_topic.sql")),
-        (37, "subscriber", include_str!("../../migrations/0037_subscriber.sql")),
-        (38, "relay event source", include_str!("../../migrations/0038_relay_event_source.sql")),
-        (39, "saga code", include_str!("../../migrations/0039_saga_code.sql")),
-        (40, "detour correlation", include_str!("../../migrations/0040_detour_correlation.sql")),
+        (
+            21,
+            "scheduled",
+            include_str!("../../migrations/0021_scheduled.sql"),
+        ),
+        (
+            22,
+            "open sagas",
+            include_str!("../../migrations/0022_open_sagas.sql"),
+        ),
+        (
+            23,
+            "inbox collation",
+            include_str!("../../migrations/0023_inbox_collation.sql"),
+        ),
+        (
+            24,
+            "reserved",
+            include_str!("../../migrations/0024_reserved.sql"),
+        ),
+        (
+            25,
+            "relay secret",
+            include_str!("../../migrations/0025_relay_secret.sql"),
+        ),
+        (
+            26,
+            "outbox guards",
+            include_str!("../../migrations/0026_outbox_guards.sql"),
+        ),
+        (
+            28,
+            "relay names",
+            include_str!("../../migrations/0028_relay_names.sql"),
+        ),
+        (
+            32,
+            "parked ranges",
+            include_str!("../../migrations/0032_parked_ranges.sql"),
+        ),
+        (
+            35,
+            "detour attempts",
+            include_str!("../../migrations/0035_detour_attempts.sql"),
+        ),
+        (
+            36,
+            "inbox topic",
+            include_str!("../../migrations/0036_inbox_topic.sql"),
+        ),
+        (
+            37,
+            "subscriber",
+            include_str!("../../migrations/0037_subscriber.sql"),
+        ),
+        (
+            38,
+            "relay event source",
+            include_str!("../../migrations/0038_relay_event_source.sql"),
+        ),
+        (
+            39,
+            "saga code",
+            include_str!("../../migrations/0039_saga_code.sql"),
+        ),
+        (
+            40,
+            "detour correlation",
+            include_str!("../../migrations/0040_detour_correlation.sql"),
+        ),
     ];
     ALL.iter()
         .map(|&(version, description, sql)| {
-            let migration = Migration::new(version, description.into(), MigrationType::Simple, SqlStr::from_static(sql), false);
-            (MigrationStep { version, description }, migration)
+            let migration = Migration::new(
+                version,
+                description.into(),
+                MigrationType::Simple,
+                SqlStr::from_static(sql),
+                false,
+            );
+            (
+                MigrationStep {
+                    version,
+                    description,
+                },
+                migration,
+            )
         })
         .collect()
 }
 
-async fn pending_steps(conn: &mut PgConnection, schema: &SchemaName) -> Result<Vec<MigrationStep>, MigrateError> {
-    let exists: bool = sqlx::query_scalar("select exists (select from pg_catalog.pg_tables where schemaname = $1 and tablename = $2)")
-        .bind(schema.as_str())
-        .bind(TABLE)
-        .fetch_one(&mut *conn)
-        .await?;
+async fn pending_steps(
+    conn: &mut PgConnection,
+    schema: &SchemaName,
+) -> Result<Vec<MigrationStep>, MigrateError> {
+    let exists: bool = sqlx::query_scalar(
+        "select exists (select from pg_catalog.pg_tables where schemaname = $1 and tablename = $2)",
+    )
+    .bind(schema.as_str())
+    .bind(TABLE)
+    .fetch_one(&mut *conn)
+    .await?;
     if !exists {
         return Ok(steps().into_iter().map(|(step, _)| step).collect());
     }
-    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(r#"select version, checksum from "{schema}"."{TABLE}""#)))
-        .fetch_all(conn)
-        .await
-        .map_err(cleaned)
-        .map_err(|source| match source.as_database_error().and_then(|error| error.code()).as_deref() {
-            Some(INSUFFICIENT_PRIVILEGE) => MigrateError::Unreadable { schema: schema.to_string(), source },
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(
+        r#"select version, checksum from "{schema}"."{TABLE}""#
+    )))
+    .fetch_all(conn)
+    .await
+    .map_err(cleaned)
+    .map_err(|source| {
+        match source
+            .as_database_error()
+            .and_then(|error| error.code())
+            .as_deref()
+        {
+            Some(INSUFFICIENT_PRIVILEGE) => MigrateError::Unreadable {
+                schema: schema.to_string(),
+                source,
+            },
             _ => MigrateError::Database(source),
-        })?;
+        }
+    })?;
     let mut pending = Vec::new();
     for (step, migration) in steps() {
         match applied.iter().find(|(version, _)| *version == step.version) {
             None => pending.push(step),
             Some((_, checksum)) if *checksum == *migration.checksum => {}
-            Some(_) => return Err(MigrateError::Changed { version: step.version, schema: schema.to_string() }),
+            Some(_) => {
+                return Err(MigrateError::Changed {
+                    version: step.version,
+                    schema: schema.to_string(),
+                });
+            }
         }
     }
     Ok(pending)
 }
 
-async fn apply(tx: &mut PgConnection, schema: &SchemaName, pending: &[MigrationStep]) -> Result<(), SqlxMigrateError> {
+async fn apply(
+    tx: &mut PgConnection,
+    schema: &SchemaName,
+    pending: &[MigrationStep],
+) -> Result<(), SqlxMigrateError> {
     // `create schema if not exists` wants the permission to create even when the schema is there.
-    let missing: bool =
-        sqlx::query_scalar("select pg_catalog.to_regnamespace($1) is null").bind(schema.as_str()).fetch_one(&mut *tx).await?;
-    if missing {
-        sqlx::query(AssertSqlSafe(format!(r#"create schema "{schema}""#))).execute(&mut *tx).await?;
-    }
-    sqlx::query("select pg_catalog.set_config('search_path'::text, pg_catalog.quote_ident($1), true)")
+    let missing: bool = sqlx::query_scalar("select pg_catalog.to_regnamespace($1) is null")
         .bind(schema.as_str())
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
+    if missing {
+        sqlx::query(AssertSqlSafe(format!(r#"create schema "{schema}""#)))
+            .execute(&mut *tx)
+            .await?;
+    }
+    sqlx::query(
+        "select pg_catalog.set_config('search_path'::text, pg_catalog.quote_ident($1), true)",
+    )
+    .bind(schema.as_str())
+    .execute(&mut *tx)
+    .await?;
     tx.ensure_migrations_table(TABLE).await?;
-    for (_, migration) in steps().into_iter().filter(|(step, _)| pending.contains(step)) {
+    for (_, migration) in steps()
+        .into_iter()
+        .filter(|(step, _)| pending.contains(step))
+    {
         tx.apply(TABLE, &migration).await?;
     }
     Ok(())
 }
 
 /// Turns what Postgres refused into what the reader can do about it.
-async fn explain(error: SqlxMigrateError, schema: &SchemaName, conn: &mut PgConnection) -> MigrateError {
+async fn explain(
+    error: SqlxMigrateError,
+    schema: &SchemaName,
+    conn: &mut PgConnection,
+) -> MigrateError {
     let schema = schema.to_string();
     let code = match &error {
-        SqlxMigrateError::Execute(source) | SqlxMigrateError::ExecuteMigration(source, _) => {
-            source.as_database_error().and_then(|e| e.code()).map(|code| code.into_owned())
-        }
+        SqlxMigrateError::Execute(source) | SqlxMigrateError::ExecuteMigration(source, _) => source
+            .as_database_error()
+            .and_then(|e| e.code())
+            .map(|code| code.into_owned()),
         _ => None,
     };
     let source = Box::new(match error {
         SqlxMigrateError::Execute(source) => SqlxMigrateError::Execute(cleaned(source)),
-        SqlxMigrateError::ExecuteMigration(source, version) => SqlxMigrateError::ExecuteMigration(cleaned(source), version),
+        SqlxMigrateError::ExecuteMigration(source, version) => {
+            SqlxMigrateError::ExecuteMigration(cleaned(source), version)
+        }
         error => error,
     });
     match code.as_deref() {
         Some(INSUFFICIENT_PRIVILEGE) => {
-            match sqlx::query_as("select current_user::text, pg_catalog.current_database()::text").fetch_one(conn).await {
-                Ok((role, database)) => MigrateError::Permission { role, database, schema, source },
+            match sqlx::query_as("select current_user::text, pg_catalog.current_database()::text")
+                .fetch_one(conn)
+                .await
+            {
+                Ok((role, database)) => MigrateError::Permission {
+                    role,
+                    database,
+                    schema,
+                    source,
+                },
                 Err(error) => error.into(),
             }
         }

@@ -32,7 +32,9 @@ pub enum SchemaNameError {
     #[error("the schema name {0:?} is longer than {max} bytes, where Postgres cuts names off: choose a shorter one", max = SchemaName::BYTES_MAX)]
     Length(String),
     /// `pg_…` is Postgres's own.
-    #[error("the schema name {0:?} starts with `pg_`, which Postgres keeps for itself: choose another")]
+    #[error(
+        "the schema name {0:?} starts with `pg_`, which Postgres keeps for itself: choose another"
+    )]
     Reserved(String),
 }
 
@@ -59,7 +61,11 @@ impl FromStr for SchemaName {
 
     fn from_str(name: &str) -> Result<Self, SchemaNameError> {
         let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-        if !starts_well || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+        if !starts_well
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
             return Err(SchemaNameError::Characters(name.to_owned()));
         }
         if name.len() > Self::BYTES_MAX {
@@ -84,15 +90,27 @@ mod tests {
 
     #[test]
     fn a_name_that_would_need_quoting_is_refused() {
-        for name in ["", "1st", "Tidings", "a-b", "a.b", "a b", "a\"b", "ä", "x;drop"] {
-            assert_eq!(name.parse::<SchemaName>(), Err(SchemaNameError::Characters(name.into())), "{name}");
+        for name in [
+            "", "1st", "Tidings", "a-b", "a.b", "a b", "a\"b", "ä", "x;drop",
+        ] {
+            assert_eq!(
+                name.parse::<SchemaName>(),
+                Err(SchemaNameError::Characters(name.into())),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_name_postgres_would_cut_off_or_keeps_for_itself_is_refused() {
         assert!("a".repeat(63).parse::<SchemaName>().is_ok());
-        assert!(matches!("a".repeat(64).parse::<SchemaName>(), Err(SchemaNameError::Length(_))));
-        assert!(matches!("pg_mine".parse::<SchemaName>(), Err(SchemaNameError::Reserved(_))));
+        assert!(matches!(
+            "a".repeat(64).parse::<SchemaName>(),
+            Err(SchemaNameError::Length(_))
+        ));
+        assert!(matches!(
+            "pg_mine".parse::<SchemaName>(),
+            Err(SchemaNameError::Reserved(_))
+        ));
     }
 }

@@ -37,7 +37,10 @@ pub(crate) async fn open(settings: &Settings, role: &str) -> Result<PgConnection
 ///
 /// # Errors
 /// When the server cannot be reached within the settings' `connect_timeout`, or refuses.
-pub(crate) async fn unprepared(settings: &Settings, role: &str) -> Result<PgConnection, sqlx::Error> {
+pub(crate) async fn unprepared(
+    settings: &Settings,
+    role: &str,
+) -> Result<PgConnection, sqlx::Error> {
     within(settings, settings.connect_options_as(role).connect()).await
 }
 
@@ -51,17 +54,23 @@ pub(crate) fn pool(settings: &Settings, role: &str) -> PgPool {
 /// # Errors
 /// When the server cannot be reached within the settings' `connect_timeout`, or refuses; a pooler that shares sessions and drops their settings.
 #[cfg(feature = "cli")]
-pub(crate) async fn command(settings: &Settings, role: &str, options: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
+pub(crate) async fn command(
+    settings: &Settings,
+    role: &str,
+    options: &[(&str, &str)],
+) -> Result<PgPool, sqlx::Error> {
     let options = [options, &[("search_path", "pg_catalog")]].concat();
     // Not by the pool, which tries again until its time-out and then reports the time-out alone.
-    let connect = settings.connect_options_as(role).options(options.iter().copied()).disable_statement_logging();
+    let connect = settings
+        .connect_options_as(role)
+        .options(options.iter().copied())
+        .disable_statement_logging();
     let mut first = within(settings, connect.connect()).await?;
     let row = sqlx::Executor::fetch_one(&mut first, sqlx::raw_sql("show search_path")).await?;
     let kept = row.try_get::<String, _>(0)? == "pg_catalog";
     first.close().await?;
     if !kept && is_shared(settings).await? {
-        let text =
-            "a pooler that shares sessions drops their settings: name Postgres itself in the database URL (docs/managed-postgres.md)";
+        let text = "a pooler that shares sessions drops their settings: name Postgres itself in the database URL (docs/managed-postgres.md)";
         return Err(sqlx::Error::Configuration(text.into()));
     }
     Ok(pool_of(settings, role, &options))
@@ -78,7 +87,10 @@ async fn is_shared(settings: &Settings) -> Result<bool, sqlx::Error> {
     for _ in 0..LOOKS {
         let mut session = unprepared(settings, "look").await?;
         // The simple protocol: nothing is prepared that another session could meet.
-        let asking = sqlx::Executor::fetch_one(&mut session, sqlx::raw_sql("select pg_catalog.pg_backend_pid()"));
+        let asking = sqlx::Executor::fetch_one(
+            &mut session,
+            sqlx::raw_sql("select pg_catalog.pg_backend_pid()"),
+        );
         let backend = within(settings, asking).await?.try_get(0)?;
         if backends.contains(&backend) {
             return Ok(true);
@@ -93,7 +105,10 @@ async fn is_shared(settings: &Settings) -> Result<bool, sqlx::Error> {
 }
 
 fn pool_of(settings: &Settings, role: &str, options: &[(&str, &str)]) -> PgPool {
-    let connect = settings.connect_options_as(role).options(options.iter().copied()).disable_statement_logging();
+    let connect = settings
+        .connect_options_as(role)
+        .options(options.iter().copied())
+        .disable_statement_logging();
     PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(settings.connect_timeout())
@@ -106,6 +121,11 @@ fn pool_of(settings: &Settings, role: &str, options: &[(&str, &str)]) -> PgPool 
         .connect_lazy_with(connect)
 }
 
-async fn within<T>(settings: &Settings, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(settings.connect_timeout(), work).await.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
+async fn within<T>(
+    settings: &Settings,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    timeout(settings.connect_timeout(), work)
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }

@@ -18,7 +18,10 @@ const TERMINATE: &str = "select pg_catalog.pg_terminate_backend(pg_catalog.pg_ba
 /// Whether a session that reported this SQLSTATE is to be closed: the transaction is read-only, the server ended the session or
 /// does not accept it, or the connection failed.
 pub(crate) fn is_session_fault(code: &str) -> bool {
-    matches!(code, "25006" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05") || code.starts_with("08")
+    matches!(
+        code,
+        "25006" | "57P01" | "57P02" | "57P03" | "57P04" | "57P05"
+    ) || code.starts_with("08")
 }
 
 /// Whether the error, or a cause of it, is one of a session that is to be closed.
@@ -56,7 +59,9 @@ pub(crate) fn close_after(error: &(dyn Error + 'static), pool: &PgPool) {
 fn close_idle(pool: &PgPool) {
     // Bounded: sessions that return in the meantime are for others.
     for _ in 0..pool.num_idle() {
-        let Some(mut session) = pool.try_acquire() else { return };
+        let Some(mut session) = pool.try_acquire() else {
+            return;
+        };
         session.close_on_drop();
     }
 }
@@ -67,10 +72,14 @@ mod tests {
 
     #[test]
     fn a_session_that_is_read_only_or_was_ended_is_closed_and_no_other() {
-        for code in ["25006", "57P01", "57P02", "57P03", "57P05", "08006", "08P01"] {
+        for code in [
+            "25006", "57P01", "57P02", "57P03", "57P05", "08006", "08P01",
+        ] {
             assert!(is_session_fault(code), "{code}");
         }
-        for code in ["23505", "25P02", "25P03", "40001", "42501", "53300", "57014"] {
+        for code in [
+            "23505", "25P02", "25P03", "40001", "42501", "53300", "57014",
+        ] {
             assert!(!is_session_fault(code), "{code}");
         }
         assert!(!ends_session(&sqlx::Error::PoolTimedOut));

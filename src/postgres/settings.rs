@@ -80,7 +80,9 @@ impl Settings {
     ///
     /// Everything that is wrong with the URL, in one text.
     pub fn parse(url: &str) -> Result<Self, SettingsError> {
-        resolve(url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        resolve(url, |name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
     }
 
     /// The URL with the password replaced by `***`, for people to read.
@@ -91,7 +93,13 @@ impl Settings {
             None if self.host.contains(':') => format!("[{}]", self.host),
             None => self.host.clone(),
         };
-        format!("postgres://{}{password}@{host}:{}/{}?sslmode={}", self.user, self.port, self.database, self.ssl_mode.name())
+        format!(
+            "postgres://{}{password}@{host}:{}/{}?sslmode={}",
+            self.user,
+            self.port,
+            self.database,
+            self.ssl_mode.name()
+        )
     }
 
     /// The same settings for sqlx, under the application name `tidings` unless the URL gives one. The session's `search_path` is the role's.
@@ -122,7 +130,9 @@ impl Settings {
             options = options.ssl_client_cert(certificate).ssl_client_key(key);
         }
         if self.needs_gateway() {
-            options = options.socket(gateway::directory(self)).ssl_mode(PgSslMode::Disable);
+            options = options
+                .socket(gateway::directory(self))
+                .ssl_mode(PgSslMode::Disable);
         }
         options
     }
@@ -142,7 +152,10 @@ impl Settings {
     /// Where the server is, as messages name it: `host:port`, or the socket.
     pub(crate) fn address(&self) -> String {
         match &self.socket_dir {
-            Some(directory) => directory.join(format!(".s.PGSQL.{}", self.port)).display().to_string(),
+            Some(directory) => directory
+                .join(format!(".s.PGSQL.{}", self.port))
+                .display()
+                .to_string(),
             None if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
             None => format!("{}:{}", self.host, self.port),
         }
@@ -176,7 +189,9 @@ impl Settings {
 
     /// The PEM files of the client's certificate and of its key.
     pub(crate) fn ssl_client_identity(&self) -> Option<(&Path, &Path)> {
-        self.ssl_client_identity.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()))
+        self.ssl_client_identity
+            .as_ref()
+            .map(|(certificate, key)| (certificate.as_path(), key.as_path()))
     }
 
     pub(crate) fn ssl_negotiation(&self) -> SslNegotiation {
@@ -204,21 +219,28 @@ impl Settings {
     /// Whether a server that asks for the password, or for an MD5 hash of it, is sent it.
     #[cfg(feature = "cli")]
     pub(crate) fn may_send_password(&self) -> bool {
-        let accepted = self.require_auth.accepts(Method::Password) || self.require_auth.accepts(Method::Md5);
+        let accepted =
+            self.require_auth.accepts(Method::Password) || self.require_auth.accepts(Method::Md5);
         accepted && self.channel_binding != ChannelBinding::Require
     }
 
     /// Whether the server is on this machine.
     #[cfg(feature = "cli")]
     pub(crate) fn is_local(&self) -> bool {
-        let loopback = self.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let loopback = self
+            .host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
         self.socket_dir.is_some() || self.host == "localhost" || loopback
     }
 
     /// Whether the URL asks for what sqlx does not have: its sessions then go through the [gateway].
     pub(crate) fn needs_gateway(&self) -> bool {
         let binds = self.channel_binding == ChannelBinding::Require;
-        binds || self.require_auth.is_set() || self.ssl_negotiation == SslNegotiation::Direct || !self.ssl_sni
+        binds
+            || self.require_auth.is_set()
+            || self.ssl_negotiation == SslNegotiation::Direct
+            || !self.ssl_sni
     }
 
     /// Server settings for the session, as given by `options=-c name=value`.
@@ -232,7 +254,9 @@ impl Settings {
 
     /// What the server calls us: the URL's `application_name`, else `tidings <role>`.
     pub(crate) fn application_name(&self, role: &str) -> String {
-        self.application_name.clone().unwrap_or_else(|| format!("tidings {role}").trim_end().to_owned())
+        self.application_name
+            .clone()
+            .unwrap_or_else(|| format!("tidings {role}").trim_end().to_owned())
     }
 }
 
@@ -251,9 +275,17 @@ impl SslMode {
     fn parse(name: &str) -> Result<Self, String> {
         // libpq's `allow` tries without TLS first. To try with TLS first encrypts no less.
         let name = if name == "allow" { "prefer" } else { name };
-        let modes = [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull];
+        let modes = [
+            SslMode::Disable,
+            SslMode::Prefer,
+            SslMode::Require,
+            SslMode::VerifyCa,
+            SslMode::VerifyFull,
+        ];
         let found = modes.into_iter().find(|mode| mode.name() == name);
-        found.ok_or_else(|| format!("sslmode is {name:?}; use disable, prefer, require, verify-ca or verify-full"))
+        found.ok_or_else(|| {
+            format!("sslmode is {name:?}; use disable, prefer, require, verify-ca or verify-full")
+        })
     }
 }
 
@@ -327,34 +359,56 @@ fn resolve(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Settings, 
     if let Some(options) = env("PGOPTIONS") {
         given.options = format!("{options} {}", given.options);
     }
-    for (name, variable) in [("gssencmode", "PGGSSENCMODE"), ("target_session_attrs", "PGTARGETSESSIONATTRS")] {
+    for (name, variable) in [
+        ("gssencmode", "PGGSSENCMODE"),
+        ("target_session_attrs", "PGTARGETSESSIONATTRS"),
+    ] {
         faults.extend(env(variable).and_then(|value| parameters::fault(name, &value)));
     }
     let default_passfile = env("HOME").map(|home| Path::new(&home).join(".pgpass"));
     let settings = given.into_settings(&mut faults, default_passfile.as_deref());
-    if faults.is_empty() { Ok(settings) } else { Err(SettingsError(faults.join("; "))) }
+    if faults.is_empty() {
+        Ok(settings)
+    } else {
+        Err(SettingsError(faults.join("; ")))
+    }
 }
 
 /// Takes the URL apart. Nothing of it is quoted unless it cannot be part of a password.
 fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
-    const ENCODE: &str = "write @ : / ? # % in a user name or password percent-encoded (%40 %3A %2F %3F %23 %25)";
+    const ENCODE: &str =
+        "write @ : / ? # % in a user name or password percent-encoded (%40 %3A %2F %3F %23 %25)";
     let url = match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => url,
         Ok(_) | Err(url::ParseError::RelativeUrlWithoutBase) => {
-            return Err("not a database URL; write postgres://user:password@host:5432/database".into());
+            return Err(
+                "not a database URL; write postgres://user:password@host:5432/database".into(),
+            );
         }
         Err(url::ParseError::EmptyHost) => {
             return Err("the URL has a user and no host; write postgres://user@host/database, or for a socket postgres:///database?host=/directory&user=…".into());
         }
-        Err(error) => return Err(format!("not a valid URL ({error}); {ENCODE}; several hosts are not supported")),
+        Err(error) => {
+            return Err(format!(
+                "not a valid URL ({error}); {ENCODE}; several hosts are not supported"
+            ));
+        }
     };
     // Such a URL has a password with a character that ended it too early, so that part of it would pass for something else.
     let path = url.path().strip_prefix('/').unwrap_or(url.path());
-    if url.fragment().is_some() || path.contains(['/', '@']) || url.query().is_some_and(|query| query.contains('@')) {
-        return Err(format!("the URL has a character in the wrong place; {ENCODE}"));
+    if url.fragment().is_some()
+        || path.contains(['/', '@'])
+        || url.query().is_some_and(|query| query.contains('@'))
+    {
+        return Err(format!(
+            "the URL has a character in the wrong place; {ENCODE}"
+        ));
     }
     let mut given = Given {
-        host: decoded(url.host_str().unwrap_or_default().trim_matches(['[', ']']), faults),
+        host: decoded(
+            url.host_str().unwrap_or_default().trim_matches(['[', ']']),
+            faults,
+        ),
         port: url.port().map(|port| port.to_string()),
         user: decoded(url.username(), faults),
         password: decoded(url.password().unwrap_or_default(), faults),
@@ -362,7 +416,12 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
         ..Given::default()
     };
     let mut has_password = false;
-    for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+    for pair in url
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+    {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decoded(value, faults);
         match name {
@@ -384,7 +443,9 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
             "require_auth" => given.require_auth = value,
             "passfile" => given.passfile = value,
             "application_name" => given.application_name = value,
-            "fallback_application_name" => given.application_name = given.application_name.or(value),
+            "fallback_application_name" => {
+                given.application_name = given.application_name.or(value)
+            }
             "options" => given.options = value.unwrap_or_default(),
             "connect_timeout" => given.connect_timeout = value,
             known if parameters::KNOWN.contains(&known) => {
@@ -395,7 +456,8 @@ fn read_url(text: &str, faults: &mut Vec<String>) -> Result<Given, String> {
                 }
             }
             // What follows the password may be the rest of it, so it is not quoted.
-            _ if has_password => faults.push("an unknown parameter follows password; write & in a password as %26".into()),
+            _ if has_password => faults
+                .push("an unknown parameter follows password; write & in a password as %26".into()),
             unknown => faults.push(parameters::unknown(unknown)),
         }
     }
@@ -413,7 +475,11 @@ fn decoded(text: &str, faults: &mut Vec<String>) -> Option<String> {
 }
 
 impl Given {
-    fn into_settings(mut self, faults: &mut Vec<String>, default_passfile: Option<&Path>) -> Settings {
+    fn into_settings(
+        mut self,
+        faults: &mut Vec<String>,
+        default_passfile: Option<&Path>,
+    ) -> Settings {
         let mut settings = self.places(faults);
         self.secure(&mut settings, faults);
         if settings.password.is_none() {
@@ -442,10 +508,15 @@ impl Given {
         match self.ssl_negotiation.as_deref() {
             None | Some("postgres") => {}
             Some("direct") if matches!(settings.ssl_mode, SslMode::Disable | SslMode::Prefer) => {
-                fault(format!("sslnegotiation=direct needs sslmode=require or stronger, not {}", settings.ssl_mode.name()));
+                fault(format!(
+                    "sslnegotiation=direct needs sslmode=require or stronger, not {}",
+                    settings.ssl_mode.name()
+                ));
             }
             Some("direct") => settings.ssl_negotiation = SslNegotiation::Direct,
-            Some(other) => fault(format!("sslnegotiation is {other:?}; use postgres or direct")),
+            Some(other) => fault(format!(
+                "sslnegotiation is {other:?}; use postgres or direct"
+            )),
         }
         match self.ssl_sni.as_deref() {
             None | Some("1") => {}
@@ -456,9 +527,24 @@ impl Given {
     }
 
     /// The password from the password file. A file that was not asked for and cannot be used is passed over.
-    fn filed_password(&self, settings: &Settings, faults: &mut Vec<String>, default: Option<&Path>) -> Option<String> {
-        let (host, port, database, user) = (&*settings.host, settings.port, &*settings.database, &*settings.user);
-        let wanted = passfile::Wanted { host, port, database, user };
+    fn filed_password(
+        &self,
+        settings: &Settings,
+        faults: &mut Vec<String>,
+        default: Option<&Path>,
+    ) -> Option<String> {
+        let (host, port, database, user) = (
+            &*settings.host,
+            settings.port,
+            &*settings.database,
+            &*settings.user,
+        );
+        let wanted = passfile::Wanted {
+            host,
+            port,
+            database,
+            user,
+        };
         match &self.passfile {
             None => default.and_then(|file| passfile::lookup(file, wanted).ok()?),
             Some(file) => passfile::lookup(Path::new(file), wanted).unwrap_or_else(|text| {
@@ -473,15 +559,27 @@ impl Given {
         let mut fault = |text: String| faults.push(text);
         // sqlx's choice where nothing is said: the machine's socket directory if a server listens there, and the account's name.
         let otherwise = PgConnectOptions::new_without_pgpass();
-        let host = self.host.take().unwrap_or_else(|| otherwise.get_host().to_owned());
+        let host = self
+            .host
+            .take()
+            .unwrap_or_else(|| otherwise.get_host().to_owned());
         if host.contains(',') {
             fault("several hosts are not supported; name the one that is the primary, or a name that follows it".into());
         }
-        let port = self.port.as_deref().map_or(Ok(5432), str::parse::<u16>).ok().filter(|port| *port > 0).unwrap_or_else(|| {
-            fault("the port is not a number between 1 and 65535".into());
-            5432
-        });
-        let user = self.user.take().unwrap_or_else(|| otherwise.get_username().to_owned());
+        let port = self
+            .port
+            .as_deref()
+            .map_or(Ok(5432), str::parse::<u16>)
+            .ok()
+            .filter(|port| *port > 0)
+            .unwrap_or_else(|| {
+                fault("the port is not a number between 1 and 65535".into());
+                5432
+            });
+        let user = self
+            .user
+            .take()
+            .unwrap_or_else(|| otherwise.get_username().to_owned());
         let system_roots = self.ssl_root_cert.as_deref() == Some("system");
         // As libpq does: trusting every public authority makes sense only when the host name is checked too.
         let ssl_mode = match self.ssl_mode.as_deref() {
@@ -493,7 +591,10 @@ impl Given {
             }),
         };
         if system_roots && ssl_mode != SslMode::VerifyFull {
-            fault(format!("sslrootcert=system needs sslmode=verify-full, not {}", ssl_mode.name()));
+            fault(format!(
+                "sslrootcert=system needs sslmode=verify-full, not {}",
+                ssl_mode.name()
+            ));
         }
         // As libpq does: who names the authority wants it checked.
         let ssl_mode = match ssl_mode {
@@ -526,13 +627,21 @@ impl Given {
         });
         Settings {
             socket_dir: host.starts_with('/').then(|| PathBuf::from(&host)),
-            host: if host.starts_with('/') { "localhost".into() } else { host },
+            host: if host.starts_with('/') {
+                "localhost".into()
+            } else {
+                host
+            },
             port,
             database: self.database.take().unwrap_or_else(|| user.clone()),
             user,
             password: self.password.take(),
             ssl_mode,
-            ssl_root_cert: self.ssl_root_cert.take().filter(|_| !system_roots).map(PathBuf::from),
+            ssl_root_cert: self
+                .ssl_root_cert
+                .take()
+                .filter(|_| !system_roots)
+                .map(PathBuf::from),
             ssl_client_identity,
             ssl_negotiation: SslNegotiation::default(),
             ssl_sni: true,
@@ -568,7 +677,9 @@ fn session_options(text: &str) -> Result<Vec<(String, String)>, String> {
             None if word.starts_with("endpoint=") || word.starts_with("project=") => continue,
             None => return Err("options is not of the form -c name=value".into()),
         };
-        let (name, value) = assignment.split_once('=').ok_or("options is not of the form -c name=value")?;
+        let (name, value) = assignment
+            .split_once('=')
+            .ok_or("options is not of the form -c name=value")?;
         options.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(options)

@@ -23,7 +23,9 @@ pub enum RelayError {
     #[error("{0}")]
     Options(String),
     /// The grace period was over before everything sent was acknowledged. Nothing is lost: what was in flight is sent again.
-    #[error("{under_way} records were not acknowledged within the shutdown grace of {grace:?}; they will be sent again by the next run")]
+    #[error(
+        "{under_way} records were not acknowledged within the shutdown grace of {grace:?}; they will be sent again by the next run"
+    )]
     GraceExceeded {
         /// Records that Kafka had not acknowledged.
         under_way: u64,
@@ -73,7 +75,9 @@ pub(crate) enum Interruption {
     /// Every record that was under suspicion was sent, or is known to be refused.
     #[error("the records for which a batch was refused are found: sends full batches again")]
     Isolated,
-    #[error("the lease is lost: another relay of this name leads, or the database ended the session that held it")]
+    #[error(
+        "the lease is lost: another relay of this name leads, or the database ended the session that held it"
+    )]
     LeaseLost,
     #[error("the session did not move any more while {0}, and was dropped")]
     Hung(String),
@@ -81,13 +85,19 @@ pub(crate) enum Interruption {
     #[error(
         "only {had} of the {needed} connections to the database that a relay needs can be open at once ({reason}): raise the pooler's pool_size, max_connections, or the CONNECTION LIMIT of the role or the database; docs/operating.md lists them"
     )]
-    Connections { had: usize, needed: usize, reason: String },
+    Connections {
+        had: usize,
+        needed: usize,
+        reason: String,
+    },
     #[error("the publication is looked at again")]
     Publication,
     /// It does not pass on what is inserted into the outbox: somebody altered it.
     #[error("{0}")]
     PublicationUnfit(String),
-    #[error("a command has changed over how many partitions a topic's keys are spread, or holds a topic back: begins anew")]
+    #[error(
+        "a command has changed over how many partitions a topic's keys are spread, or holds a topic back: begins anew"
+    )]
     TopicsChanged,
     #[error("this server is a standby: waiting for a primary")]
     Standby,
@@ -114,11 +124,17 @@ pub(crate) enum Meaning {
 
 impl Interruption {
     pub(crate) fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self::Sql { doing, source: cleaned(source) }
+        move |source| Self::Sql {
+            doing,
+            source: cleaned(source),
+        }
     }
 
     pub(crate) fn connecting(database: &Settings) -> impl FnOnce(sqlx::Error) -> Self {
-        move |source| Self::Connecting { address: database.address(), source: cleaned(source) }
+        move |source| Self::Connecting {
+            address: database.address(),
+            source: cleaned(source),
+        }
     }
 
     pub(crate) fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> Self {
@@ -126,7 +142,10 @@ impl Interruption {
     }
 
     pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         Self::Panicked(text.unwrap_or("no text").to_owned())
     }
 
@@ -136,7 +155,9 @@ impl Interruption {
         }
         match self {
             // With a table to read instead nobody is needed: see `drive`.
-            Self::Refused(text) | Self::PublicationUnfit(text) => Meaning::NeedsPerson(text.clone()),
+            Self::Refused(text) | Self::PublicationUnfit(text) => {
+                Meaning::NeedsPerson(text.clone())
+            }
             // What a producer knows of a topic's partitions it knows for long.
             Self::Kafka(_)
             | Self::TransactionTimeout(_)
@@ -152,42 +173,55 @@ impl Interruption {
             | Self::Hung(_)
             | Self::Connections { .. }
             | Self::Panicked(_) => Meaning::Transient,
-            Self::Connecting { .. } | Self::ConnectingForReplication(_) | Self::Sql { .. } | Self::Replication { .. } => {
-                match self.remedy() {
-                    Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
-                    None if self.is_refused_by_settings() => Meaning::NeedsPerson(self.full()),
-                    None => Meaning::Transient,
-                }
-            }
+            Self::Connecting { .. }
+            | Self::ConnectingForReplication(_)
+            | Self::Sql { .. }
+            | Self::Replication { .. } => match self.remedy() {
+                Some(remedy) => Meaning::NeedsPerson(format!("{}; {remedy}", self.full())),
+                None if self.is_refused_by_settings() => Meaning::NeedsPerson(self.full()),
+                None => Meaning::Transient,
+            },
         }
     }
 
     /// Whether the server, or its certificate, is not what the database URL demands, and stays so until a person acts.
     fn is_refused_by_settings(&self) -> bool {
-        matches!(self, Self::ConnectingForReplication(ReplicationError::Auth(_)))
-            || certificate::refusal(self).is_some_and(|refusal| !refusal.passes)
+        matches!(
+            self,
+            Self::ConnectingForReplication(ReplicationError::Auth(_))
+        ) || certificate::refusal(self).is_some_and(|refusal| !refusal.passes)
     }
 
     /// The remedy for an SQLSTATE that does not pass by itself. The same code means one thing while a connection is made and
     /// another in a session.
     fn remedy(&self) -> Option<&'static str> {
         let (code, message) = self.server_error()?;
-        if self.is_of_connecting() { sqlstate::remedy_of_connecting(&code, &message) } else { sqlstate::remedy(&code, &message) }
+        if self.is_of_connecting() {
+            sqlstate::remedy_of_connecting(&code, &message)
+        } else {
+            sqlstate::remedy(&code, &message)
+        }
     }
 
     /// Whether the server refused a connection, or could not be connected to.
     pub(crate) fn is_of_connecting(&self) -> bool {
-        matches!(self, Self::Connecting { .. } | Self::ConnectingForReplication(_))
+        matches!(
+            self,
+            Self::Connecting { .. } | Self::ConnectingForReplication(_)
+        )
     }
 
     /// Whether it may be the passing effect of a change of access: a rotated password, a database that is renamed or recreated.
     pub(crate) fn may_be_a_change_of_access(&self) -> bool {
-        self.is_of_connecting() && matches!(self.code().as_deref(), Some("28P01" | "28000" | "3D000"))
+        self.is_of_connecting()
+            && matches!(self.code().as_deref(), Some("28P01" | "28000" | "3D000"))
     }
 
     /// The error with all its sources, and what helps if it does not pass by itself.
     pub(crate) fn explained(&self) -> String {
-        let hint = self.server_error().and_then(|(code, _)| sqlstate::hint(&code, self.is_of_connecting()));
+        let hint = self
+            .server_error()
+            .and_then(|(code, _)| sqlstate::hint(&code, self.is_of_connecting()));
         let hint = self.remedy().or(hint);
         hint.map_or_else(|| self.full(), |hint| format!("{}; {hint}", self.full()))
     }
@@ -195,17 +229,30 @@ impl Interruption {
     /// Whether the log that the slot keeps cannot be decoded any more: its publication was dropped (`undefined_object`), or what it needs is
     /// gone. The slot is of no use then; the table has what is missing.
     pub(crate) fn log_is_unusable(&self) -> bool {
-        matches!(self, Self::Replication { .. }) && matches!(self.code().as_deref(), Some("42704" | "55000" | "58P01"))
+        matches!(self, Self::Replication { .. })
+            && matches!(self.code().as_deref(), Some("42704" | "55000" | "58P01"))
     }
 
     /// Whether the server accepted a replication connection and did not stream.
     pub(crate) fn log_is_silent(&self) -> bool {
-        matches!(self, Self::Replication { source: ReplicationError::Unanswered(_), .. })
+        matches!(
+            self,
+            Self::Replication {
+                source: ReplicationError::Unanswered(_),
+                ..
+            }
+        )
     }
 
     /// Whether the database did not answer a statement in time.
     pub(crate) fn is_timed_out(&self) -> bool {
-        let Self::Sql { source: sqlx::Error::Io(error), .. } = self else { return false };
+        let Self::Sql {
+            source: sqlx::Error::Io(error),
+            ..
+        } = self
+        else {
+            return false;
+        };
         error.kind() == std::io::ErrorKind::TimedOut
     }
 
@@ -244,7 +291,9 @@ impl From<RowError> for Interruption {
     fn from(error: RowError) -> Self {
         match error {
             RowError::Decode(error) => error.into(),
-            error => Self::Refused(format!("{error}; the relay stops before this event, so that nothing is skipped")),
+            error => Self::Refused(format!(
+                "{error}; the relay stops before this event, so that nothing is skipped"
+            )),
         }
     }
 }
@@ -252,7 +301,10 @@ impl From<RowError> for Interruption {
 impl From<DecodeError> for Interruption {
     /// Bytes that are no message of the protocol say nothing about the events: the position stays, and a new connection reads the same events again.
     fn from(error: DecodeError) -> Self {
-        Self::Replication { doing: "decoding the stream", source: ReplicationError::Protocol(error.to_string()) }
+        Self::Replication {
+            doing: "decoding the stream",
+            source: ReplicationError::Protocol(error.to_string()),
+        }
     }
 }
 
@@ -261,28 +313,47 @@ mod tests {
     use super::*;
 
     fn server(code: &str) -> Interruption {
-        let source = ReplicationError::Server { code: code.into(), message: "no".into(), hint: None };
-        Interruption::Replication { doing: "starting to stream", source }
+        let source = ReplicationError::Server {
+            code: code.into(),
+            message: "no".into(),
+            hint: None,
+        };
+        Interruption::Replication {
+            doing: "starting to stream",
+            source,
+        }
     }
 
     fn refused(code: &str, message: &str) -> Interruption {
-        Interruption::ConnectingForReplication(ReplicationError::Server { code: code.into(), message: message.into(), hint: None })
+        Interruption::ConnectingForReplication(ReplicationError::Server {
+            code: code.into(),
+            message: message.into(),
+            hint: None,
+        })
     }
 
     /// Bytes that break the protocol end the connection rather than the process.
     #[test]
     fn bytes_that_are_no_message_are_read_again_by_the_next_session() {
         let decode = crate::postgres::replication::decode(b"I").expect_err("too short");
-        for interruption in [Interruption::from(decode.clone()), Interruption::from(RowError::Decode(decode))] {
+        for interruption in [
+            Interruption::from(decode.clone()),
+            Interruption::from(RowError::Decode(decode)),
+        ] {
             assert_eq!(interruption.meaning(), Meaning::Transient);
             let text = interruption.full();
-            assert!(text.starts_with("decoding the stream: unexpected answer from Postgres: malformed"), "{text}");
+            assert!(
+                text.starts_with("decoding the stream: unexpected answer from Postgres: malformed"),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_passes_by_itself_is_told_apart_from_what_needs_a_person() {
-        for code in ["57P01", "57P03", "08006", "53300", "55006", "40001", "25006"] {
+        for code in [
+            "57P01", "57P03", "08006", "53300", "55006", "40001", "25006",
+        ] {
             assert_eq!(server(code).meaning(), Meaning::Transient, "{code}");
         }
         for code in ["42501", "42P01", "53400"] {
@@ -291,33 +362,60 @@ mod tests {
                 "{code}"
             );
         }
-        assert_eq!(Interruption::Kafka("fatal".into()).meaning(), Meaning::ProducerBroken);
-        let closed = Interruption::Replication { doing: "reading", source: ReplicationError::Closed };
+        assert_eq!(
+            Interruption::Kafka("fatal".into()).meaning(),
+            Meaning::ProducerBroken
+        );
+        let closed = Interruption::Replication {
+            doing: "reading",
+            source: ReplicationError::Closed,
+        };
         assert_eq!(closed.meaning(), Meaning::Transient);
     }
 
     #[test]
     fn a_database_that_takes_no_connections_is_waited_for_and_its_slot_is_kept() {
-        let refused = refused("55000", "database \"shop\" is not currently accepting connections");
+        let refused = refused(
+            "55000",
+            "database \"shop\" is not currently accepting connections",
+        );
         assert_eq!(refused.meaning(), Meaning::Transient);
         assert!(!refused.log_is_unusable());
-        assert!(refused.explained().contains("ALLOW_CONNECTIONS"), "{}", refused.explained());
+        assert!(
+            refused.explained().contains("ALLOW_CONNECTIONS"),
+            "{}",
+            refused.explained()
+        );
         assert!(server("55000").log_is_unusable());
     }
 
     #[test]
     fn a_refused_connection_needs_a_person_only_if_waiting_cannot_help() {
-        for code in ["55000", "53300", "57P03", "57P01", "57P02", "25006", "08P01", "58P01", "XX000"] {
+        for code in [
+            "55000", "53300", "57P03", "57P01", "57P02", "25006", "08P01", "58P01", "XX000",
+        ] {
             let refused = refused(code, "no");
             assert_eq!(refused.meaning(), Meaning::Transient, "{code}");
-            assert!(!refused.log_is_unusable() && !refused.may_be_a_change_of_access(), "{code}");
+            assert!(
+                !refused.log_is_unusable() && !refused.may_be_a_change_of_access(),
+                "{code}"
+            );
         }
         for code in ["28P01", "28000", "3D000", "42501"] {
             let refused = refused(code, "no");
-            assert!(matches!(refused.meaning(), Meaning::NeedsPerson(_)), "{code}");
-            assert_eq!(refused.may_be_a_change_of_access(), code != "42501", "{code}");
+            assert!(
+                matches!(refused.meaning(), Meaning::NeedsPerson(_)),
+                "{code}"
+            );
+            assert_eq!(
+                refused.may_be_a_change_of_access(),
+                code != "42501",
+                "{code}"
+            );
         }
         let pooler = refused("08P01", "unsupported startup parameter: replication");
-        assert!(matches!(pooler.meaning(), Meaning::NeedsPerson(text) if text.contains("docs/managed-postgres.md")));
+        assert!(
+            matches!(pooler.meaning(), Meaning::NeedsPerson(text) if text.contains("docs/managed-postgres.md"))
+        );
     }
 }

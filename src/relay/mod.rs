@@ -50,8 +50,13 @@ pub use maintenance::retention::RetentionOptions;
 pub use monitor::metrics::{Check, CheckState, Observer};
 #[cfg(feature = "cli")]
 pub(crate) use options::debezium::ADDITIONAL_MAX;
-pub use options::debezium::{AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, OutboxField, OutboxRows, Placement};
-pub use options::{Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions, UndeliverableOptions};
+pub use options::debezium::{
+    AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, OutboxField, OutboxRows, Placement,
+};
+pub use options::{
+    Delivery, OnUndeliverable, RelayOptions, SourceKind, TopicLimits, TopicOptions,
+    UndeliverableOptions,
+};
 #[cfg(feature = "cli")]
 pub(crate) use options::{is_dead_letter_topic, is_relay_name};
 pub use routing::rewrite::{RewriteError, TopicRewrite};

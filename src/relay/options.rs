@@ -66,7 +66,10 @@ pub struct TopicLimits {
 
 impl Default for TopicLimits {
     fn default() -> Self {
-        Self { give_up_after: Duration::from_secs(30), create_max_per_minute: 100 }
+        Self {
+            give_up_after: Duration::from_secs(30),
+            create_max_per_minute: 100,
+        }
     }
 }
 
@@ -161,21 +164,33 @@ pub struct RelayOptions {
 
 /// Whether this can be a relay's name: it becomes part of a slot's, for which Postgres allows lower case letters, digits and `_`.
 pub(crate) fn is_relay_name(name: &str) -> bool {
-    (1..=40).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    (1..=40).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 /// Whether dead letters can go there: with a topic's name for `{topic}` it must be the name of another topic.
 pub(crate) fn is_dead_letter_topic(template: &str) -> bool {
     let sample = template.replace("{topic}", "t");
-    template != "{topic}" && crate::event::check_topic_name(&sample).is_ok() && !crate::event::is_reserved_topic(&sample)
+    template != "{topic}"
+        && crate::event::check_topic_name(&sample).is_ok()
+        && !crate::event::is_reserved_topic(&sample)
 }
 
 /// The source of events of a database, if nothing else is configured.
 pub(super) fn default_event_source(database: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
     /// What a segment of a URI's path has as it is (RFC 3986, unreserved characters).
-    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    format!("{SOURCE_BEFORE_DATABASES}/{}", utf8_percent_encode(database, ENCODED))
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    format!(
+        "{SOURCE_BEFORE_DATABASES}/{}",
+        utf8_percent_encode(database, ENCODED)
+    )
 }
 
 /// The default from before the database became part of it.
@@ -184,18 +199,28 @@ pub(super) const SOURCE_BEFORE_DATABASES: &str = "/tidings";
 impl RelayOptions {
     /// The table that events are read from: schema and name.
     pub(super) fn table(&self) -> (&str, &str) {
-        self.debezium.as_ref().map_or((&self.schema, "outbox"), |outbox| (&outbox.schema, &outbox.table))
+        self.debezium
+            .as_ref()
+            .map_or((&self.schema, "outbox"), |outbox| {
+                (&outbox.schema, &outbox.table)
+            })
     }
 
     /// The same for SQL, in quotes.
     pub(super) fn quoted_table(&self) -> String {
         let (schema, table) = self.table();
-        format!("\"{}\".\"{}\"", schema.replace('"', "\"\""), table.replace('"', "\"\""))
+        format!(
+            "\"{}\".\"{}\"",
+            schema.replace('"', "\"\""),
+            table.replace('"', "\"\"")
+        )
     }
 
     /// The publication that the operator names, instead of the relay's own.
     pub(super) fn configured_publication(&self) -> Option<&str> {
-        self.debezium.as_ref().and_then(|outbox| outbox.publication.as_deref())
+        self.debezium
+            .as_ref()
+            .and_then(|outbox| outbox.publication.as_deref())
     }
 
     /// The defaults for this database and these brokers.
@@ -212,7 +237,11 @@ impl RelayOptions {
             topic: "{aggregatetype}".into(),
             topic_rewrite: None,
             event_source: String::new(),
-            topics: TopicOptions { create: false, partitions: None, replication: None },
+            topics: TopicOptions {
+                create: false,
+                partitions: None,
+                replication: None,
+            },
             topic_limits: TopicLimits::default(),
             undeliverable: UndeliverableOptions::default(),
             retention: RetentionOptions::default(),
@@ -231,9 +260,12 @@ mod tests {
 
     #[test]
     fn the_default_source_names_the_database() {
-        for (database, source) in
-            [("shop", "/tidings/shop"), ("Shop 2", "/tidings/Shop%202"), ("a/b", "/tidings/a%2Fb"), ("ä", "/tidings/%C3%A4")]
-        {
+        for (database, source) in [
+            ("shop", "/tidings/shop"),
+            ("Shop 2", "/tidings/Shop%202"),
+            ("a/b", "/tidings/a%2Fb"),
+            ("ä", "/tidings/%C3%A4"),
+        ] {
             assert_eq!(default_event_source(database), source);
         }
     }

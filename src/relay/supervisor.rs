@@ -86,10 +86,13 @@ impl Relay {
     pub fn new(options: RelayOptions) -> Result<Self, RelayError> {
         let name = &options.name;
         if !is_relay_name(name) {
-            return Err(RelayError::Options(format!("`{name}` is no name for a relay: lower case letters, digits and `_`, 40 at most")));
+            return Err(RelayError::Options(format!(
+                "`{name}` is no name for a relay: lower case letters, digits and `_`, 40 at most"
+            )));
         }
-        TopicTemplate::parse(&options.topic)
-            .map_err(|error| RelayError::Options(format!("topic template `{}`: {error}", options.topic)))?;
+        TopicTemplate::parse(&options.topic).map_err(|error| {
+            RelayError::Options(format!("topic template `{}`: {error}", options.topic))
+        })?;
         let dead = &options.undeliverable.dead_letter_topic;
         if !is_dead_letter_topic(dead) {
             return Err(RelayError::Options(format!(
@@ -115,8 +118,15 @@ impl Relay {
     /// # Errors
     /// [`RelayError::Refused`] says what happened and what to do; [`RelayError::GraceExceeded`] if draining took too long.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let relay = Arc::new(Self { options: self.options.clone(), observer: self.observer.clone() });
-        let mut watchdog = Watchdog::new(&self.observer, hang_limit(&self.options), self.options.shutdown_grace);
+        let relay = Arc::new(Self {
+            options: self.options.clone(),
+            observer: self.observer.clone(),
+        });
+        let mut watchdog = Watchdog::new(
+            &self.observer,
+            hang_limit(&self.options),
+            self.options.shutdown_grace,
+        );
         let (mut carried, mut refusals) = (Carried::default(), Refusals::default());
         let backoff = ExponentialBuilder::default()
             .with_min_delay(RETRY.0)
@@ -127,9 +137,12 @@ impl Relay {
         let mut waits = backoff.build();
         loop {
             let began = Instant::now();
-            let (epoch, direct, transaction_timeout) = (carried.epoch, carried.direct, carried.transaction_timeout);
+            let (epoch, direct, transaction_timeout) =
+                (carried.epoch, carried.direct, carried.transaction_timeout);
             let dropped = CancellationToken::new();
-            let session = relay.clone().run_session(carried, dropped.clone(), shutdown.clone());
+            let session = relay
+                .clone()
+                .run_session(carried, dropped.clone(), shutdown.clone());
             let interruption = match watchdog.supervise(session, &dropped, &shutdown).await {
                 Supervised::Ended((_, Ok(None))) => return Ok(()),
                 Supervised::Ended((_, Ok(Some(exceeded)))) => return Err(exceeded),
@@ -138,14 +151,22 @@ impl Relay {
                     interruption
                 }
                 Supervised::Hung(step) => {
-                    carried = Carried { epoch, direct, transaction_timeout, ..Carried::default() };
+                    carried = Carried {
+                        epoch,
+                        direct,
+                        transaction_timeout,
+                        ..Carried::default()
+                    };
                     Interruption::Hung(step)
                 }
                 Supervised::Overdue => return self.overdue(),
             };
             let text = interruption.explained();
             // A command waits for it, or everybody.
-            let at_once = matches!(interruption, Interruption::TopicsChanged | Interruption::Isolated);
+            let at_once = matches!(
+                interruption,
+                Interruption::TopicsChanged | Interruption::Isolated
+            );
             carried.log_unusable = interruption.log_is_unusable();
             if let Interruption::TransactionTimeout(refused) = interruption {
                 match transaction_timeout::shorter(&self.options.kafka, refused).await {
@@ -156,7 +177,9 @@ impl Relay {
             carried.log_silent = interruption.log_is_silent();
             match interruption.meaning() {
                 Meaning::NeedsPerson(_)
-                    if carried.direct && interruption.may_be_a_change_of_access() && refusals.may_retry(Instant::now()) =>
+                    if carried.direct
+                        && interruption.may_be_a_change_of_access()
+                        && refusals.may_retry(Instant::now()) =>
                 {
                     self.observer.interrupted(part(&interruption), text.clone());
                     self.observer.reconnected("postgres");
@@ -174,7 +197,11 @@ impl Relay {
                 Meaning::Transient => {
                     let part = part(&interruption);
                     self.observer.interrupted(part, text.clone());
-                    self.observer.reconnected(if part == Part::Kafka { "kafka" } else { "postgres" });
+                    self.observer.reconnected(if part == Part::Kafka {
+                        "kafka"
+                    } else {
+                        "postgres"
+                    });
                 }
             }
             if interruption.is_timed_out() {
@@ -200,7 +227,10 @@ impl Relay {
         tracing::warn!("the session did not respond within the shutdown grace, and is left");
         match self.observer.pulse().under_way() {
             0 => Ok(()),
-            under_way => Err(RelayError::GraceExceeded { under_way, grace: self.options.shutdown_grace }),
+            under_way => Err(RelayError::GraceExceeded {
+                under_way,
+                grace: self.options.shutdown_grace,
+            }),
         }
     }
 
@@ -211,10 +241,16 @@ impl Relay {
         dropped: CancellationToken,
         shutdown: CancellationToken,
     ) -> (Carried, Result<Option<RelayError>, Interruption>) {
-        let led = AssertUnwindSafe(self.lead(&mut carried, &dropped, &shutdown)).catch_unwind().await;
+        let led = AssertUnwindSafe(self.lead(&mut carried, &dropped, &shutdown))
+            .catch_unwind()
+            .await;
         let outcome = led.unwrap_or_else(|panic| {
             // What the session had taken out to work on is not whole any more.
-            carried = Carried { epoch: carried.epoch, direct: carried.direct, ..Carried::default() };
+            carried = Carried {
+                epoch: carried.epoch,
+                direct: carried.direct,
+                ..Carried::default()
+            };
             Err(Interruption::panicked(&*panic))
         });
         (carried, outcome)
@@ -271,10 +307,27 @@ impl Relay {
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
             () = shutdown.cancelled() => return Ok(None),
         };
-        let Ready { server, names, shape, mut forwarder, mut books, moved } = ready;
+        let Ready {
+            server,
+            names,
+            shape,
+            mut forwarder,
+            mut books,
+            moved,
+        } = ready;
         let (log_unusable, log_silent) = (carried.log_unusable, carried.log_silent);
         let (server, names, shape) = (&server, &names, &shape);
-        let drive = Drive { options, server, names, shape, moved, observer, shutdown, log_unusable, log_silent };
+        let drive = Drive {
+            options,
+            server,
+            names,
+            shape,
+            moved,
+            observer,
+            shutdown,
+            log_unusable,
+            log_silent,
+        };
         observer.pulse().step("reading the outbox");
         let mut broken_off = false;
         let outcome = tokio::select! {
@@ -289,11 +342,16 @@ impl Relay {
                 Ok(())
             }
         };
-        self.settle(outcome, broken_off, forwarder, books, carried).await
+        self.settle(outcome, broken_off, forwarder, books, carried)
+            .await
     }
 
     /// Everything that a session needs before it reads.
-    async fn prepare(&self, carried: &mut Carried, lost: &CancellationToken) -> Result<Ready, Interruption> {
+    async fn prepare(
+        &self,
+        carried: &mut Carried,
+        lost: &CancellationToken,
+    ) -> Result<Ready, Interruption> {
         let (options, observer) = (&self.options, &self.observer);
         observer.pulse().step("looking whether a relay may start");
         preflight::require(options).await?;
@@ -308,17 +366,33 @@ impl Relay {
         observer.pulse().step("looking at the database");
         let shape = table_layout::examine(options, ledger.session()).await?;
         let server = server::examine(ledger.session()).await?;
-        let names = names::log_names(options.subject(), ledger.session(), &server.identity, &saved.names);
+        let names = names::log_names(
+            options.subject(),
+            ledger.session(),
+            &server.identity,
+            &saved.names,
+        );
         let names = within("looking for the relay's slot and publication", names).await?;
         ledger.keep_names(options, &names).await?;
         carried.learn(&options.kafka).await?;
-        let settled = carried.settled.take().filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
-        let settled = settled.filter(|_| ledger.topic_changes() == carried.topic_changes && !carried.isolation.wants_trial());
+        let settled = carried
+            .settled
+            .take()
+            .filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
+        let settled = settled.filter(|_| {
+            ledger.topic_changes() == carried.topic_changes && !carried.isolation.wants_trial()
+        });
         carried.topic_changes = ledger.topic_changes();
-        observer.pulse().step("starting the producers and reading the position");
-        let (mut forwarder, mut start) = self.start(&server, saved, &mut ledger, settled, carried, lost).await?;
+        observer
+            .pulse()
+            .step("starting the producers and reading the position");
+        let (mut forwarder, mut start) = self
+            .start(&server, saved, &mut ledger, settled, carried, lost)
+            .await?;
         observer.pulse().step("reading what is parked");
-        let shape = shape.judge(options, ledger.session(), &start.position).await?;
+        let shape = shape
+            .judge(options, ledger.session(), &start.position)
+            .await?;
         // Released before the last session ended, and still on the table.
         let released = std::mem::take(&mut start.position.released);
         if !released.is_empty() {
@@ -342,7 +416,14 @@ impl Relay {
         books.show_parked(&forwarder);
         // Last: from here on the end of the session gives it back.
         forwarder.isolate(std::mem::take(&mut carried.isolation));
-        Ok(Ready { server, names, shape, forwarder, books, moved })
+        Ok(Ready {
+            server,
+            names,
+            shape,
+            forwarder,
+            books,
+            moved,
+        })
     }
 
     /// A producer, and where the relay goes on.
@@ -359,7 +440,14 @@ impl Relay {
         let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
         if let Some((mut forwarder, position, number)) = settled {
             forwarder.go_on(&names, server, ledger, number);
-            return Ok((forwarder, Start { position, number, moved: false }));
+            return Ok((
+                forwarder,
+                Start {
+                    position,
+                    number,
+                    moved: false,
+                },
+            ));
         }
         let (batch_bytes_max, transaction_timeout) = carried.limits();
         let transactional = match options.delivery {
@@ -367,11 +455,31 @@ impl Relay {
             Delivery::AtLeastOnce => Vec::new(),
         };
         let stamps = (ledger.clock(), carried.stamping);
-        let mut forwarder = Forwarder::open(options, &saved.event_source, observer, batch_bytes_max, &transactional, stamps)?;
+        let mut forwarder = Forwarder::open(
+            options,
+            &saved.event_source,
+            observer,
+            batch_bytes_max,
+            &transactional,
+            stamps,
+        )?;
         let cluster = forwarder.reach_cluster().await?;
-        let session = recovery::Session { options, server, names: &names, cluster: &cluster, observer, lost };
+        let session = recovery::Session {
+            options,
+            server,
+            names: &names,
+            cluster: &cluster,
+            observer,
+            lost,
+        };
         let start = recovery::resume(session, saved, ledger, &mut forwarder).await?;
-        tracing::info!(relay = options.name, epoch = ledger.epoch(), cluster, delivery = options.delivery.word(), "leads");
+        tracing::info!(
+            relay = options.name,
+            epoch = ledger.epoch(),
+            cluster,
+            delivery = options.delivery.word(),
+            "leads"
+        );
         Ok((forwarder, start))
     }
 
@@ -386,7 +494,8 @@ impl Relay {
         carried: &mut Carried,
     ) -> Result<Option<RelayError>, Interruption> {
         if let Err(interruption) = &outcome {
-            self.observer.interrupted(part(interruption), interruption.explained());
+            self.observer
+                .interrupted(part(interruption), interruption.explained());
         }
         self.observer.pulse().step("waiting for what is under way");
         let grace = match &outcome {
@@ -396,25 +505,45 @@ impl Relay {
         };
         let deadline = Instant::now() + grace;
         if outcome.is_ok() {
-            tracing::info!(under_way = forwarder.sink().acks().under_way().0, "stops reading and waits for what is under way");
+            tracing::info!(
+                under_way = forwarder.sink().acks().under_way().0,
+                "stops reading and waits for what is under way"
+            );
         }
         // A leader that is none any more commits nothing further: it would be fenced off if it tried.
         let deposed = matches!(outcome, Err(Interruption::LeaseLost));
         // What was broken off may have sent an event and not taken note of it: the batch is left for the next session to send again.
-        let drained = !deposed && !broken_off && matches!(timeout(grace, books.drain(&mut forwarder)).await, Ok(true));
+        let drained = !deposed
+            && !broken_off
+            && matches!(timeout(grace, books.drain(&mut forwarder)).await, Ok(true));
         match outcome {
             Ok(()) => {
-                match timeout_at(deadline.max(Instant::now() + STORE_LAST), books.store(&mut forwarder)).await {
+                match timeout_at(
+                    deadline.max(Instant::now() + STORE_LAST),
+                    books.store(&mut forwarder),
+                )
+                .await
+                {
                     Ok(stored) => stored?,
-                    Err(_) => tracing::warn!("the database does not answer: the position is not stored, and is read from Kafka again"),
+                    Err(_) => tracing::warn!(
+                        "the database does not answer: the position is not stored, and is read from Kafka again"
+                    ),
                 }
                 books.stream_ends().await;
                 let under_way = forwarder.sink().acks().under_way().0;
                 let safe = drained || (under_way == 0 && forwarder.sink().is_settled());
                 if drained {
-                    books.leave(&self.options, deadline.saturating_duration_since(Instant::now())).await;
+                    books
+                        .leave(
+                            &self.options,
+                            deadline.saturating_duration_since(Instant::now()),
+                        )
+                        .await;
                 }
-                Ok((!safe).then_some(RelayError::GraceExceeded { under_way, grace: self.options.shutdown_grace }))
+                Ok((!safe).then_some(RelayError::GraceExceeded {
+                    under_way,
+                    grace: self.options.shutdown_grace,
+                }))
             }
             Err(interruption) => {
                 if matches!(interruption, Interruption::BatchRefused(_)) {

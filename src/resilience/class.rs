@@ -51,7 +51,10 @@ pub trait Classify<Response, Error> {
 pub struct EveryError;
 
 /// The class of an outcome, the rejections of the layers below recognised first.
-pub(super) fn class_of<Response, E: 'static>(classify: &impl Classify<Response, E>, outcome: &Result<Response, E>) -> Class {
+pub(super) fn class_of<Response, E: 'static>(
+    classify: &impl Classify<Response, E>,
+    outcome: &Result<Response, E>,
+) -> Class {
     match outcome {
         Err(error) if is_rejection(error) => Class::Rejected,
         outcome => classify.classify(outcome.as_ref()),
@@ -86,7 +89,11 @@ where
 
 impl<Response, Error> Classify<Response, Error> for EveryError {
     fn classify(&self, outcome: Result<&Response, &Error>) -> Class {
-        if outcome.is_ok() { Class::Success } else { Class::Transient }
+        if outcome.is_ok() {
+            Class::Success
+        } else {
+            Class::Transient
+        }
     }
 }
 
@@ -95,7 +102,10 @@ mod tests {
     use super::*;
 
     fn open() -> CircuitOpen {
-        CircuitOpen { name: "stock".into(), retry_after: Duration::from_secs(3) }
+        CircuitOpen {
+            name: "stock".into(),
+            retry_after: Duration::from_secs(3),
+        }
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -105,11 +115,17 @@ mod tests {
     #[test]
     fn a_rejection_is_recognised_bare_boxed_and_as_a_cause() {
         let boxed = |error: BoxError| class_of(&EveryError, &Err::<(), BoxError>(error));
-        assert_eq!(class_of(&EveryError, &Err::<(), _>(open())), Class::Rejected);
+        assert_eq!(
+            class_of(&EveryError, &Err::<(), _>(open())),
+            Class::Rejected
+        );
         assert_eq!(boxed(open().into()), Class::Rejected);
         assert_eq!(boxed(Reserving(open()).into()), Class::Rejected);
         assert_eq!(boxed("connection refused".into()), Class::Transient);
-        assert_eq!(class_of(&EveryError, &Ok::<_, BoxError>(())), Class::Success);
+        assert_eq!(
+            class_of(&EveryError, &Ok::<_, BoxError>(())),
+            Class::Success
+        );
     }
 
     #[test]

@@ -67,43 +67,88 @@ impl ResilienceMetrics {
 
 impl Collector for ResilienceMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut metric = encoder.encode_descriptor("circuit_breaker_state", "1 for the state it is in", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "circuit_breaker_state",
+            "1 for the state it is in",
+            None,
+            MetricType::Gauge,
+        )?;
         for breaker in &self.breakers {
             for state in [State::Closed, State::Open, State::HalfOpen] {
-                let labels = [("name", breaker.name().to_owned()), ("state", state.to_string())];
-                ConstGauge::new(i64::from(breaker.state() == state)).encode(metric.encode_family(&labels)?)?;
+                let labels = [
+                    ("name", breaker.name().to_owned()),
+                    ("state", state.to_string()),
+                ];
+                ConstGauge::new(i64::from(breaker.state() == state))
+                    .encode(metric.encode_family(&labels)?)?;
             }
         }
-        let mut metric = encoder.encode_descriptor("circuit_breaker_calls", "Calls by what came of them", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "circuit_breaker_calls",
+            "Calls by what came of them",
+            None,
+            MetricType::Counter,
+        )?;
         for breaker in &self.breakers {
             let counts = breaker.counts();
-            let by_outcome =
-                [("succeeded", counts.succeeded), ("failed", counts.failed), ("ignored", counts.ignored), ("rejected", counts.rejected)];
+            let by_outcome = [
+                ("succeeded", counts.succeeded),
+                ("failed", counts.failed),
+                ("ignored", counts.ignored),
+                ("rejected", counts.rejected),
+            ];
             for (outcome, calls) in by_outcome {
                 let labels = [("name", breaker.name()), ("outcome", outcome)];
                 ConstCounter::new(calls).encode(metric.encode_family(&labels)?)?;
             }
         }
         let help = "Times it came to be in a state";
-        let mut metric = encoder.encode_descriptor("circuit_breaker_transitions", help, None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "circuit_breaker_transitions",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
         for breaker in &self.breakers {
             let counts = breaker.counts();
-            for (to, times) in [(State::Open, counts.opened), (State::HalfOpen, counts.half_opened), (State::Closed, counts.closed)] {
+            for (to, times) in [
+                (State::Open, counts.opened),
+                (State::HalfOpen, counts.half_opened),
+                (State::Closed, counts.closed),
+            ] {
                 let labels = [("name", breaker.name().to_owned()), ("to", to.to_string())];
                 ConstCounter::new(times).encode(metric.encode_family(&labels)?)?;
             }
         }
-        let mut metric = encoder.encode_descriptor("bulkhead_running", "Calls that run", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "bulkhead_running",
+            "Calls that run",
+            None,
+            MetricType::Gauge,
+        )?;
         for bulkhead in &self.bulkheads {
-            ConstGauge::new(bulkhead.running() as i64).encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
+            ConstGauge::new(bulkhead.running() as i64)
+                .encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
         }
-        let mut metric = encoder.encode_descriptor("bulkhead_waiting", "Calls that wait", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "bulkhead_waiting",
+            "Calls that wait",
+            None,
+            MetricType::Gauge,
+        )?;
         for bulkhead in &self.bulkheads {
-            ConstGauge::new(bulkhead.waiting() as i64).encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
+            ConstGauge::new(bulkhead.waiting() as i64)
+                .encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
         }
-        let mut metric = encoder.encode_descriptor("bulkhead_rejected", "Calls turned away", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "bulkhead_rejected",
+            "Calls turned away",
+            None,
+            MetricType::Counter,
+        )?;
         for bulkhead in &self.bulkheads {
-            ConstCounter::new(bulkhead.rejected()).encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
+            ConstCounter::new(bulkhead.rejected())
+                .encode(metric.encode_family(&[("name", bulkhead.name())])?)?;
         }
         Ok(())
     }
@@ -118,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_shown_by_name() {
-        let breakers = ["stock", "payment"].map(|name| CircuitBreaker::new(name, CircuitBreakerPolicy::default()));
+        let breakers = ["stock", "payment"]
+            .map(|name| CircuitBreaker::new(name, CircuitBreakerPolicy::default()));
         for _ in 0..5 {
             breakers[0].admit().expect("it is closed").failed();
         }
@@ -126,7 +172,9 @@ mod tests {
         breakers[1].admit().expect("it is closed").succeeded();
         let bulkhead = Bulkhead::new("stock", BulkheadPolicy::default());
         let mut registry = Registry::default();
-        let metrics = breakers.iter().fold(ResilienceMetrics::default(), ResilienceMetrics::breaker);
+        let metrics = breakers
+            .iter()
+            .fold(ResilienceMetrics::default(), ResilienceMetrics::breaker);
         metrics.bulkhead(&bulkhead).register(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry).expect("a string takes any text");
@@ -144,7 +192,10 @@ mod tests {
             r#"bulkhead_waiting{name="stock"} 0"#,
             r#"bulkhead_rejected_total{name="stock"} 0"#,
         ] {
-            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is not in\n{text}"
+            );
         }
     }
 }

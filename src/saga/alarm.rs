@@ -58,11 +58,19 @@ mod tests {
             setting.set(began + 2 * SECOND);
         });
         alarm.ring(began + 60 * SECOND).await;
-        assert_eq!(began.elapsed().as_secs(), 2, "set to an earlier time while it was waited for");
+        assert_eq!(
+            began.elapsed().as_secs(),
+            2,
+            "set to an earlier time while it was waited for"
+        );
         alarm.ring(began + 60 * SECOND).await;
         assert_eq!(began.elapsed().as_secs(), 60, "and unset once it has rung");
         alarm.set(began);
         alarm.ring(began + 99 * SECOND).await;
-        assert_eq!(began.elapsed().as_secs(), 60, "a time that has passed is now");
+        assert_eq!(
+            began.elapsed().as_secs(),
+            60,
+            "a time that has passed is now"
+        );
     }
 }

@@ -38,13 +38,24 @@ pub(super) struct Chores<S> {
 }
 
 impl<S: SagaState> Chores<S> {
-    pub(super) fn new(engine: Arc<Engine<S>>, ground: Arc<Ground>, registration: Registration) -> Self {
-        Self { engine, ground, registration }
+    pub(super) fn new(
+        engine: Arc<Engine<S>>,
+        ground: Arc<Ground>,
+        registration: Registration,
+    ) -> Self {
+        Self {
+            engine,
+            ground,
+            registration,
+        }
     }
 
     /// Runs until it is told to stop.
     pub(super) async fn run(&self, stop: &CancellationToken) {
-        let (mut retention, mut standing) = (tokio::time::interval(RETENTION_INTERVAL), tokio::time::interval(STANDING_INTERVAL));
+        let (mut retention, mut standing) = (
+            tokio::time::interval(RETENTION_INTERVAL),
+            tokio::time::interval(STANDING_INTERVAL),
+        );
         let mut is_examined = false;
         loop {
             let (what, done) = tokio::select! {
@@ -62,7 +73,11 @@ impl<S: SagaState> Chores<S> {
             };
             if let Err(error) = done {
                 session_fault::close_after(&error, &self.ground.pool);
-                tracing::warn!(saga = self.engine.saga.name, error = with_causes(&error), "{what}");
+                tracing::warn!(
+                    saga = self.engine.saga.name,
+                    error = with_causes(&error),
+                    "{what}"
+                );
             }
         }
     }
@@ -75,12 +90,17 @@ impl<S: SagaState> Chores<S> {
         let (mut after, mut examined) = (Uuid::nil(), 0);
         while examined < EXAMINED_MAX {
             let mut conn = self.ground.pool.acquire().await?;
-            let page = store.open_after(&mut conn, &mine, after, PAGE, only_blocked).await?;
+            let page = store
+                .open_after(&mut conn, &mine, after, PAGE, only_blocked)
+                .await?;
             let Some((last, _)) = page.last() else { break };
             (after, examined) = (last.id, examined + page.len());
             let (mut ids, mut obstacles) = (Vec::new(), Vec::new());
             for (stored, marked) in &page {
-                let obstacle = self.engine.obstacle(stored).map(|obstacle| obstacle.to_string());
+                let obstacle = self
+                    .engine
+                    .obstacle(stored)
+                    .map(|obstacle| obstacle.to_string());
                 if let Some(obstacle) = &obstacle {
                     *found.entry(obstacle.clone()).or_default() += 1;
                 }
@@ -104,7 +124,9 @@ impl<S: SagaState> Chores<S> {
                 "sagas cannot be continued by this code, and are left as they are: `tidings sagas list` shows them"
             );
         }
-        let (newer, version) = store.newer(&mut *self.ground.pool.acquire().await?, &mine).await?;
+        let (newer, version) = store
+            .newer(&mut *self.ground.pool.acquire().await?, &mine)
+            .await?;
         if newer > 0 {
             tracing::warn!(
                 saga = mine.name,
@@ -126,7 +148,12 @@ impl<S: SagaState> Chores<S> {
         let (saga, mut conn) = (&self.engine.saga, self.ground.pool.acquire().await?);
         self.registration.beat(&mut conn).await?;
         let (standing, obstacle) = self.store().standing(&mut conn, &saga.name).await?;
-        let concern = obstacle.map(|obstacle| format!("{} sagas {} cannot be continued: {obstacle}", standing.blocked, saga.name));
+        let concern = obstacle.map(|obstacle| {
+            format!(
+                "{} sagas {} cannot be continued: {obstacle}",
+                standing.blocked, saga.name
+            )
+        });
         self.ground.statistics.set_concern(&saga.name, concern);
         saga.statistics.stand(standing);
         Ok(())

@@ -115,7 +115,11 @@ struct Step<S> {
 #[derive(Clone)]
 pub(super) enum Action<S> {
     Nothing,
-    Remote { sends: &'static [&'static str], make: Make<S>, replies: Vec<Reply<S>> },
+    Remote {
+        sends: &'static [&'static str],
+        make: Make<S>,
+        replies: Vec<Reply<S>>,
+    },
     Local(Local<S>),
 }
 
@@ -127,7 +131,10 @@ pub(super) struct Reply<S> {
 
 impl Kind {
     fn of<E: DomainEvent>() -> Self {
-        Self { aggregate: E::AGGREGATE, types: E::TYPES }
+        Self {
+            aggregate: E::AGGREGATE,
+            types: E::TYPES,
+        }
     }
 }
 
@@ -178,8 +185,14 @@ impl<S: SagaState> Saga<S> {
     }
 
     /// Such an event starts a saga with this state, by the transaction that handles it.
-    pub fn starts_on<E: DomainEvent>(mut self, state: impl Fn(E) -> S + Send + Sync + 'static) -> Self {
-        self.starts.push(Start { kind: Kind::of::<E>(), begin: Arc::new(move |meta| Ok(state(meta.decode()?))) });
+    pub fn starts_on<E: DomainEvent>(
+        mut self,
+        state: impl Fn(E) -> S + Send + Sync + 'static,
+    ) -> Self {
+        self.starts.push(Start {
+            kind: Kind::of::<E>(),
+            begin: Arc::new(move |meta| Ok(state(meta.decode()?))),
+        });
         self
     }
 
@@ -197,7 +210,11 @@ impl<S: SagaState> Saga<S> {
 
     /// Holds this aggregate while it runs: a later saga that locks it, of whatever name, waits until this one has ended. Nothing else is kept from the aggregate; code that shall
     /// respect the lock asks [`Sagas::holder_of`](super::Sagas::holder_of). A saga that has failed keeps its locks until a person has dealt with it.
-    pub fn locks(mut self, aggregate: impl Into<String>, id: impl Fn(&S) -> String + Send + Sync + 'static) -> Self {
+    pub fn locks(
+        mut self,
+        aggregate: impl Into<String>,
+        id: impl Fn(&S) -> String + Send + Sync + 'static,
+    ) -> Self {
         self.locks.push((aggregate.into(), Arc::new(id)));
         self
     }
@@ -243,12 +260,23 @@ impl<S: SagaState> Saga<S> {
             self.faults.push(format!("two steps are called `{name}`"));
         }
         let (forth, back) = (Action::Nothing, Action::Nothing);
-        self.steps.push(Step { name, forth, back, timeout: None, retry: None, pivot: false, retired: false });
+        self.steps.push(Step {
+            name,
+            forth,
+            back,
+            timeout: None,
+            retry: None,
+            pivot: false,
+            retired: false,
+        });
         self
     }
 
     /// The step sends this event. Without a reply named by [`on`](Self::on) it is done once the event is in the outbox.
-    pub fn command<C: DomainEvent>(self, command: impl Fn(&S) -> C + Send + Sync + 'static) -> Self {
+    pub fn command<C: DomainEvent>(
+        self,
+        command: impl Fn(&S) -> C + Send + Sync + 'static,
+    ) -> Self {
         self.with("command", |step, _| step.forth = remote(command))
     }
 
@@ -259,7 +287,9 @@ impl<S: SagaState> Saga<S> {
         F: Fn(S, Tx) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
     {
-        self.with("local", |step, _| step.forth = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx)))))
+        self.with("local", |step, _| {
+            step.forth = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
+        })
     }
 
     /// This reply says that the step is done.
@@ -268,13 +298,22 @@ impl<S: SagaState> Saga<S> {
     }
 
     /// This reply refuses the step: it did nothing, and why. What was done before is compensated.
-    pub fn fails_on<E: DomainEvent>(self, reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static) -> Self {
-        self.reply(false, reply::<S, E>(move |state, event| Some(reason(state, event))))
+    pub fn fails_on<E: DomainEvent>(
+        self,
+        reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.reply(
+            false,
+            reply::<S, E>(move |state, event| Some(reason(state, event))),
+        )
     }
 
     /// Undoes the step, if a later one fails, by this event. It is also sent if the step itself got no answer, so its receiver must bear to undo what was not done. Without a reply
     /// named by [`compensated_on`](Self::compensated_on) the step is undone once the event is in the outbox.
-    pub fn compensate<C: DomainEvent>(self, command: impl Fn(&S) -> C + Send + Sync + 'static) -> Self {
+    pub fn compensate<C: DomainEvent>(
+        self,
+        command: impl Fn(&S) -> C + Send + Sync + 'static,
+    ) -> Self {
         self.with("compensate", |step, _| step.back = remote(command))
     }
 
@@ -284,17 +323,28 @@ impl<S: SagaState> Saga<S> {
         F: Fn(S, Tx) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<S, HandlerError>> + Send + 'static,
     {
-        self.with("compensate_local", |step, _| step.back = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx)))))
+        self.with("compensate_local", |step, _| {
+            step.back = Action::Local(Arc::new(move |state, tx| Box::pin(function(state, tx))))
+        })
     }
 
     /// This reply says that the step is undone.
-    pub fn compensated_on<E: DomainEvent>(self, take: impl Fn(&mut S, E) + Send + Sync + 'static) -> Self {
+    pub fn compensated_on<E: DomainEvent>(
+        self,
+        take: impl Fn(&mut S, E) + Send + Sync + 'static,
+    ) -> Self {
         self.reply(true, done(take))
     }
 
     /// This reply says that the step could not be undone: the compensation is tried again, then recorded as failed, and the others still run.
-    pub fn compensation_fails_on<E: DomainEvent>(self, reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static) -> Self {
-        self.reply(true, reply::<S, E>(move |state, event| Some(reason(state, event))))
+    pub fn compensation_fails_on<E: DomainEvent>(
+        self,
+        reason: impl Fn(&mut S, E) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.reply(
+            true,
+            reply::<S, E>(move |state, event| Some(reason(state, event))),
+        )
     }
 
     /// How long the step waits for a reply, or a local one runs. Otherwise a step waits for as long as the saga, a compensation and a local step 60 s.
@@ -321,27 +371,38 @@ impl<S: SagaState> Saga<S> {
     fn with(mut self, what: &str, change: impl FnOnce(&mut Step<S>, &mut Vec<String>)) -> Self {
         match self.steps.last_mut() {
             Some(step) => change(step, &mut self.faults),
-            None => self.faults.push(format!("`.{what}(…)` stands before the first step")),
+            None => self
+                .faults
+                .push(format!("`.{what}(…)` stands before the first step")),
         }
         self
     }
 
     fn reply(self, back: bool, reply: Reply<S>) -> Self {
         let what = if back { "compensated_on" } else { "on" };
-        self.with(what, |step, faults| match if back { &mut step.back } else { &mut step.forth } {
-            Action::Remote { replies, .. } => {
-                let known: Vec<_> = replies.iter().flat_map(|reply| reply.kind.types).collect();
-                faults.extend(
-                    reply
-                        .kind
-                        .types
-                        .iter()
-                        .filter(|name| known.contains(name))
-                        .map(|name| format!("step `{}` takes `{name}` twice", step.name)),
-                );
-                replies.push(reply);
+        self.with(what, |step, faults| {
+            match if back {
+                &mut step.back
+            } else {
+                &mut step.forth
+            } {
+                Action::Remote { replies, .. } => {
+                    let known: Vec<_> = replies.iter().flat_map(|reply| reply.kind.types).collect();
+                    faults.extend(
+                        reply
+                            .kind
+                            .types
+                            .iter()
+                            .filter(|name| known.contains(name))
+                            .map(|name| format!("step `{}` takes `{name}` twice", step.name)),
+                    );
+                    replies.push(reply);
+                }
+                _ => faults.push(format!(
+                    "step `{}` has a reply and no command before it",
+                    step.name
+                )),
             }
-            _ => faults.push(format!("step `{}` has a reply and no command before it", step.name)),
         })
     }
 }
@@ -358,7 +419,10 @@ impl<S> Saga<S> {
             pivot: step.pivot,
             retired: step.retired,
         });
-        Shape { steps: steps.collect(), within: self.within }
+        Shape {
+            steps: steps.collect(),
+            within: self.within,
+        }
     }
 
     pub(super) fn step_names(&self) -> impl Iterator<Item = &str> {
@@ -377,13 +441,24 @@ impl<S> Saga<S> {
         if i32::try_from(self.version).map_or(true, |version| version < 1) {
             faults.push("its version is a positive int".into());
         }
-        faults.into_iter().map(|fault| format!("saga `{}`: {fault}", self.name)).collect()
+        faults
+            .into_iter()
+            .map(|fault| format!("saga `{}`: {fault}", self.name))
+            .collect()
     }
 
     /// Every kind of event that it starts on or waits for.
     pub(super) fn kinds(&self) -> Vec<Kind> {
-        let replies = self.steps.iter().flat_map(|step| [&step.forth, &step.back]).flat_map(Action::replies);
-        let all = self.starts.iter().map(|start| start.kind).chain(replies.map(|reply| reply.kind));
+        let replies = self
+            .steps
+            .iter()
+            .flat_map(|step| [&step.forth, &step.back])
+            .flat_map(Action::replies);
+        let all = self
+            .starts
+            .iter()
+            .map(|start| start.kind)
+            .chain(replies.map(|reply| reply.kind));
         all.fold(Vec::new(), |mut kinds, kind| {
             if !kinds.contains(&kind) {
                 kinds.push(kind);
@@ -394,7 +469,10 @@ impl<S> Saga<S> {
 
     /// The aggregates whose events answer a step.
     pub(super) fn reply_aggregates(&self) -> Vec<&'static str> {
-        let replies = self.steps.iter().flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
+        let replies = self
+            .steps
+            .iter()
+            .flat_map(|step| step.forth.replies().iter().chain(step.back.replies()));
         let mut all: Vec<_> = replies.map(|reply| reply.kind.aggregate).collect();
         all.sort_unstable();
         all.dedup();
@@ -410,8 +488,16 @@ impl<S> Saga<S> {
             pivot: step.pivot,
             retired: step.retired,
         });
-        let starts = self.starts.iter().flat_map(|start| start.kind.types).map(|start| (*start).to_owned());
-        Signature { version: self.version, starts: starts.collect(), steps: steps.collect() }
+        let starts = self
+            .starts
+            .iter()
+            .flat_map(|start| start.kind.types)
+            .map(|start| (*start).to_owned());
+        Signature {
+            version: self.version,
+            starts: starts.collect(),
+            steps: steps.collect(),
+        }
     }
 
     pub(super) fn action(&self, step: &str, back: bool) -> Option<&Action<S>> {
@@ -420,7 +506,10 @@ impl<S> Saga<S> {
     }
 
     pub(super) fn timeout_of(&self, step: &str) -> Option<Duration> {
-        self.steps.iter().find(|candidate| candidate.name == step)?.timeout
+        self.steps
+            .iter()
+            .find(|candidate| candidate.name == step)?
+            .timeout
     }
 }
 
@@ -428,14 +517,20 @@ impl<S: SagaState> Saga<S> {
     /// Reads a state that this version has stored, or an older one.
     pub(super) fn read_state(&self, version: u32, text: &str) -> Result<S, serde_json::Error> {
         match &self.lift {
-            Some(lift) if version < self.version => serde_json::from_value(lift(version, serde_json::from_str(text)?)),
+            Some(lift) if version < self.version => {
+                serde_json::from_value(lift(version, serde_json::from_str(text)?))
+            }
             _ => serde_json::from_str(text),
         }
     }
 
     /// What it locks, each once, in one order.
     pub(super) fn resources(&self, state: &S) -> Vec<String> {
-        let mut all: Vec<_> = self.locks.iter().map(|(aggregate, id)| format!("{aggregate}/{}", id(state))).collect();
+        let mut all: Vec<_> = self
+            .locks
+            .iter()
+            .map(|(aggregate, id)| format!("{aggregate}/{}", id(state)))
+            .collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -445,7 +540,9 @@ impl<S: SagaState> Saga<S> {
 impl<S> Action<S> {
     /// Whether such an event answers it.
     pub(super) fn takes(&self, event_type: &str) -> bool {
-        self.replies().iter().any(|reply| reply.kind.types.contains(&event_type))
+        self.replies()
+            .iter()
+            .any(|reply| reply.kind.types.contains(&event_type))
     }
 
     fn replies(&self) -> &[Reply<S>] {
@@ -456,13 +553,29 @@ impl<S> Action<S> {
     }
 
     fn signature(&self) -> ActionSignature {
-        let owned = |types: &[&str]| types.iter().map(|event_type| (*event_type).to_owned()).collect();
+        let owned = |types: &[&str]| {
+            types
+                .iter()
+                .map(|event_type| (*event_type).to_owned())
+                .collect()
+        };
         match self {
             Self::Nothing => ActionSignature::default(),
-            Self::Local(_) => ActionSignature { local: true, ..ActionSignature::default() },
+            Self::Local(_) => ActionSignature {
+                local: true,
+                ..ActionSignature::default()
+            },
             Self::Remote { sends, replies, .. } => {
-                let types: Vec<&str> = replies.iter().flat_map(|reply| reply.kind.types).copied().collect();
-                ActionSignature { local: false, sends: owned(sends), replies: owned(&types) }
+                let types: Vec<&str> = replies
+                    .iter()
+                    .flat_map(|reply| reply.kind.types)
+                    .copied()
+                    .collect();
+                ActionSignature {
+                    local: false,
+                    sends: owned(sends),
+                    replies: owned(&types),
+                }
             }
         }
     }
@@ -470,14 +583,24 @@ impl<S> Action<S> {
     fn shape(&self) -> ActionShape {
         match self {
             Self::Nothing => ActionShape::Nothing,
-            Self::Remote { replies, .. } => ActionShape::Remote(replies.iter().flat_map(|reply| reply.kind.types).copied().collect()),
+            Self::Remote { replies, .. } => ActionShape::Remote(
+                replies
+                    .iter()
+                    .flat_map(|reply| reply.kind.types)
+                    .copied()
+                    .collect(),
+            ),
             Self::Local(_) => ActionShape::Local,
         }
     }
 }
 
 fn remote<S, C: DomainEvent>(command: impl Fn(&S) -> C + Send + Sync + 'static) -> Action<S> {
-    Action::Remote { sends: C::TYPES, make: Arc::new(move |state| Envelope::of(&command(state))), replies: Vec::new() }
+    Action::Remote {
+        sends: C::TYPES,
+        make: Arc::new(move |state| Envelope::of(&command(state))),
+        replies: Vec::new(),
+    }
 }
 
 /// A reply that refuses nothing.
@@ -488,8 +611,13 @@ fn done<S, E: DomainEvent>(take: impl Fn(&mut S, E) + Send + Sync + 'static) -> 
     })
 }
 
-fn reply<S, E: DomainEvent>(take: impl Fn(&mut S, E) -> Option<String> + Send + Sync + 'static) -> Reply<S> {
-    Reply { kind: Kind::of::<E>(), take: Arc::new(move |state, meta| Ok(take(state, meta.decode()?))) }
+fn reply<S, E: DomainEvent>(
+    take: impl Fn(&mut S, E) -> Option<String> + Send + Sync + 'static,
+) -> Reply<S> {
+    Reply {
+        kind: Kind::of::<E>(),
+        take: Arc::new(move |state, meta| Ok(take(state, meta.decode()?))),
+    }
 }
 
 // === impl Saga ===
@@ -518,6 +646,10 @@ impl<S: SagaState> Clone for Saga<S> {
 impl<S> std::fmt::Debug for Saga<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let steps: Vec<_> = self.steps.iter().map(|step| &step.name).collect();
-        f.debug_struct("Saga").field("name", &self.name).field("version", &self.version).field("steps", &steps).finish_non_exhaustive()
+        f.debug_struct("Saga")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("steps", &steps)
+            .finish_non_exhaustive()
     }
 }

@@ -35,8 +35,13 @@ pub struct SagaEnded {
 
 impl SagaEnded {
     pub(super) fn of(saga: &str, saga_id: Uuid, key: &str, progress: &Progress) -> Self {
-        let failure = progress.failure.clone().filter(|_| progress.status != SagaStatus::Completed);
-        let (step, error) = failure.map_or((String::new(), None), |failure| (failure.step, Some(failure.error)));
+        let failure = progress
+            .failure
+            .clone()
+            .filter(|_| progress.status != SagaStatus::Completed);
+        let (step, error) = failure.map_or((String::new(), None), |failure| {
+            (failure.step, Some(failure.error))
+        });
         Self {
             saga_id,
             saga: saga.to_owned(),

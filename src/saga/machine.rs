@@ -114,7 +114,12 @@ impl Shape {
     pub(crate) fn plan(&self) -> Progress {
         Progress {
             status: SagaStatus::Waiting,
-            ahead: self.steps.iter().filter(|step| !step.retired).map(|step| step.name.clone()).collect(),
+            ahead: self
+                .steps
+                .iter()
+                .filter(|step| !step.retired)
+                .map(|step| step.name.clone())
+                .collect(),
             current: None,
             done: Vec::new(),
             undone: Vec::new(),
@@ -134,16 +139,37 @@ impl Shape {
             return None;
         }
         let step = progress.current.as_ref().and_then(|current| current.due);
-        let deadline = progress.deadline.filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
+        let deadline = progress
+            .deadline
+            .filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
         // Of a step that this code does not know nothing can be undone either: code that does will find the deadline passed.
-        let deadline = deadline.map(|deadline| if self.knows(progress) { deadline } else { deadline.max(now + UNKNOWN_PAUSE) });
+        let deadline = deadline.map(|deadline| {
+            if self.knows(progress) {
+                deadline
+            } else {
+                deadline.max(now + UNKNOWN_PAUSE)
+            }
+        });
         step.into_iter().chain(deadline).min()
     }
 
     /// Whether the saga waits for such an event: its type answers the present step, and it was not caused by a command of another one.
-    pub(crate) fn awaits(&self, progress: &Progress, event_type: &str, cause: Option<Uuid>) -> bool {
-        let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return false };
-        let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else { return false };
+    pub(crate) fn awaits(
+        &self,
+        progress: &Progress,
+        event_type: &str,
+        cause: Option<Uuid>,
+    ) -> bool {
+        let Some(current) = progress
+            .current
+            .as_ref()
+            .filter(|_| !progress.status.is_end())
+        else {
+            return false;
+        };
+        let Some(ActionShape::Remote(types)) = self.action(&current.step, current.back) else {
+            return false;
+        };
         types.contains(&event_type) && !progress.is_of_another_step(cause)
     }
 
@@ -159,9 +185,17 @@ impl Shape {
             return None;
         }
         if let Some(current) = &progress.current {
-            return self.step(&current.step).is_none().then(|| Unknown::Step(current.step.clone()));
+            return self
+                .step(&current.step)
+                .is_none()
+                .then(|| Unknown::Step(current.step.clone()));
         }
-        let planned: Vec<&String> = progress.ahead.iter().chain(&progress.done).chain(&progress.undone).collect();
+        let planned: Vec<&String> = progress
+            .ahead
+            .iter()
+            .chain(&progress.done)
+            .chain(&progress.undone)
+            .collect();
         let foreign = !planned.is_empty() && planned.iter().all(|step| self.step(step).is_none());
         foreign.then(|| Unknown::Plan(planned.into_iter().cloned().collect()))
     }
@@ -178,14 +212,23 @@ impl Shape {
             Input::Sent(id) => self.sent(progress, id, now),
             Input::Called(Ok(())) | Input::Reply(None) => self.succeeded(progress, now),
             Input::Called(Err(failed)) => self.call_failed(progress, failed, now),
-            Input::Reply(Some(reason)) if self.must_go_on(progress) => self.again_or_give_up(progress, reason, now),
+            Input::Reply(Some(reason)) if self.must_go_on(progress) => {
+                self.again_or_give_up(progress, reason, now)
+            }
             Input::Reply(Some(reason)) => self.give_up(progress, reason, 1, now),
             Input::Due => self.due(progress, now),
             Input::Retry => self.retry(progress, now),
             Input::Abort => self.abort(progress, now),
             Input::End if !progress.status.is_end() => {
-                let step = progress.current.as_ref().map(|current| current.step.clone()).unwrap_or_default();
-                progress.failure.get_or_insert(StepFailure { step, error: "ended by hand where it stood".into() });
+                let step = progress
+                    .current
+                    .as_ref()
+                    .map(|current| current.step.clone())
+                    .unwrap_or_default();
+                progress.failure.get_or_insert(StepFailure {
+                    step,
+                    error: "ended by hand where it stood".into(),
+                });
                 Self::end(progress, SagaStatus::Failed)
             }
             Input::Start | Input::End => Next::Wait,
@@ -209,18 +252,36 @@ impl Shape {
             }
         }
         let failed = !progress.failed_compensations.is_empty();
-        Self::end(progress, if failed { SagaStatus::Failed } else { SagaStatus::Compensated })
+        Self::end(
+            progress,
+            if failed {
+                SagaStatus::Failed
+            } else {
+                SagaStatus::Compensated
+            },
+        )
     }
 
     fn begin(&self, progress: &mut Progress, step: String, back: bool, now: DateTime<Utc>) -> Next {
         let began = Some(now);
-        progress.current = Some(Current { step, back, attempts: 0, sent: 0, paused: false, due: None, began, error: None });
+        progress.current = Some(Current {
+            step,
+            back,
+            attempts: 0,
+            sent: 0,
+            paused: false,
+            due: None,
+            began,
+            error: None,
+        });
         self.attempt(progress, now)
     }
 
     /// Does what the present step does.
     fn attempt(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let Some(current) = &mut progress.current else { return Next::Wait };
+        let Some(current) = &mut progress.current else {
+            return Next::Wait;
+        };
         let (step, back) = (current.step.clone(), current.back);
         let Some(action) = self.action(&step, back) else {
             current.paused = true;
@@ -230,7 +291,10 @@ impl Shape {
         };
         current.attempts += 1;
         if current.attempts > 1 {
-            progress.happened.push(Happened::Retried { step: step.clone(), back });
+            progress.happened.push(Happened::Retried {
+                step: step.clone(),
+                back,
+            });
         }
         current.paused = false;
         current.due = None;
@@ -242,22 +306,42 @@ impl Shape {
     }
 
     fn sent(&self, progress: &mut Progress, id: Uuid, now: DateTime<Utc>) -> Next {
-        let Some(current) = &mut progress.current else { return Next::Wait };
+        let Some(current) = &mut progress.current else {
+            return Next::Wait;
+        };
         current.sent += 1;
-        progress.commands.push(Command { id, step: current.step.clone(), back: current.back });
+        progress.commands.push(Command {
+            id,
+            step: current.step.clone(),
+            back: current.back,
+        });
         if self.action(&current.step, current.back) == Some(&ActionShape::Remote(Vec::new())) {
             return self.succeeded(progress, now);
         }
         let timeout = self.step(&current.step).and_then(|step| step.timeout);
-        current.due = timeout.or(current.back.then_some(COMPENSATION_TIMEOUT)).map(|time| now + time);
+        current.due = timeout
+            .or(current.back.then_some(COMPENSATION_TIMEOUT))
+            .map(|time| now + time);
         Next::Wait
     }
 
     fn succeeded(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let Some(Current { step, back, began, .. }) = progress.current.take() else { return Next::Wait };
-        if self.action(&step, back).is_some_and(|action| *action != ActionShape::Nothing) {
+        let Some(Current {
+            step, back, began, ..
+        }) = progress.current.take()
+        else {
+            return Next::Wait;
+        };
+        if self
+            .action(&step, back)
+            .is_some_and(|action| *action != ActionShape::Nothing)
+        {
             let took = began.map_or_else(TimeDelta::zero, |began| now - began);
-            progress.happened.push(Happened::Done { step: step.clone(), back, took });
+            progress.happened.push(Happened::Done {
+                step: step.clone(),
+                back,
+                took,
+            });
         }
         if back {
             progress.undone.push(step);
@@ -268,7 +352,12 @@ impl Shape {
         self.forward(progress, now)
     }
 
-    fn call_failed(&self, progress: &mut Progress, CallFailed { error, last, late }: CallFailed, now: DateTime<Utc>) -> Next {
+    fn call_failed(
+        &self,
+        progress: &mut Progress,
+        CallFailed { error, last, late }: CallFailed,
+        now: DateTime<Utc>,
+    ) -> Next {
         if late {
             Self::timed_out(progress);
         }
@@ -280,14 +369,19 @@ impl Shape {
 
     fn timed_out(progress: &mut Progress) {
         if let Some(Current { step, back, .. }) = &progress.current {
-            progress.happened.push(Happened::TimedOut { step: step.clone(), back: *back });
+            progress.happened.push(Happened::TimedOut {
+                step: step.clone(),
+                back: *back,
+            });
         }
     }
 
     /// A failed attempt is followed by another, as long as the step's retry says so.
     fn again_or_give_up(&self, progress: &mut Progress, error: String, now: DateTime<Utc>) -> Next {
         let must_go_on = self.must_go_on(progress);
-        let Some(current) = &mut progress.current else { return Next::Wait };
+        let Some(current) = &mut progress.current else {
+            return Next::Wait;
+        };
         let retry = self.retry_of(&current.step, must_go_on);
         if current.attempts >= retry.attempts() {
             return self.give_up(progress, error, 0, now);
@@ -299,9 +393,20 @@ impl Shape {
     }
 
     /// The present step has failed; of its commands this many are known to have done nothing.
-    fn give_up(&self, progress: &mut Progress, error: String, refused: u32, now: DateTime<Utc>) -> Next {
-        let Some(current) = &progress.current else { return Next::Wait };
-        let failure = StepFailure { step: current.step.clone(), error };
+    fn give_up(
+        &self,
+        progress: &mut Progress,
+        error: String,
+        refused: u32,
+        now: DateTime<Utc>,
+    ) -> Next {
+        let Some(current) = &progress.current else {
+            return Next::Wait;
+        };
+        let failure = StepFailure {
+            step: current.step.clone(),
+            error,
+        };
         if current.back {
             progress.failed_compensations.push(failure);
             progress.current = None;
@@ -321,27 +426,52 @@ impl Shape {
     }
 
     fn due(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        let late = progress.status == SagaStatus::Running && !progress.pivoted && progress.deadline.is_some_and(|deadline| deadline <= now);
+        let late = progress.status == SagaStatus::Running
+            && !progress.pivoted
+            && progress.deadline.is_some_and(|deadline| deadline <= now);
         if late && self.knows(progress) {
             Self::timed_out(progress);
             let time = self.within.unwrap_or_default();
-            return self.give_up(progress, format!("the saga had not come this far within {time:?}"), 0, now);
+            return self.give_up(
+                progress,
+                format!("the saga had not come this far within {time:?}"),
+                0,
+                now,
+            );
         }
         let due = |current: &&Current| current.due.is_some_and(|due| due <= now);
-        let Some(current) = progress.current.as_ref().filter(due).filter(|_| !progress.status.is_end()) else { return Next::Wait };
+        let Some(current) = progress
+            .current
+            .as_ref()
+            .filter(due)
+            .filter(|_| !progress.status.is_end())
+        else {
+            return Next::Wait;
+        };
         if current.paused || !self.knows(progress) {
             return self.attempt(progress, now);
         }
-        let timeout = self.step(&current.step).and_then(|step| step.timeout).unwrap_or(COMPENSATION_TIMEOUT);
+        let timeout = self
+            .step(&current.step)
+            .and_then(|step| step.timeout)
+            .unwrap_or(COMPENSATION_TIMEOUT);
         Self::timed_out(progress);
         self.again_or_give_up(progress, format!("no reply within {timeout:?}"), now)
     }
 
     /// Once more from where it stands, with all attempts before it.
     fn retry(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        if let Some(current) = progress.current.as_mut().filter(|_| !matches!(progress.status, SagaStatus::Completed)) {
+        if let Some(current) = progress
+            .current
+            .as_mut()
+            .filter(|_| !matches!(progress.status, SagaStatus::Completed))
+        {
             current.attempts = 0;
-            progress.status = if current.back { SagaStatus::Compensating } else { SagaStatus::Running };
+            progress.status = if current.back {
+                SagaStatus::Compensating
+            } else {
+                SagaStatus::Running
+            };
             if !current.back {
                 progress.failure = None;
                 progress.deadline = self.within.map(|time| now + time);
@@ -349,7 +479,12 @@ impl Shape {
             return self.attempt(progress, now);
         }
         if progress.status == SagaStatus::Failed && !progress.failed_compensations.is_empty() {
-            progress.done = progress.failed_compensations.drain(..).rev().map(|failed| failed.step).collect();
+            progress.done = progress
+                .failed_compensations
+                .drain(..)
+                .rev()
+                .map(|failed| failed.step)
+                .collect();
             progress.status = SagaStatus::Compensating;
             return self.backward(progress, now);
         }
@@ -359,9 +494,14 @@ impl Shape {
     fn abort(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
         const ABORTED: &str = "aborted by hand";
         match progress.status {
-            SagaStatus::Running if !progress.pivoted => self.give_up(progress, ABORTED.into(), 0, now),
+            SagaStatus::Running if !progress.pivoted => {
+                self.give_up(progress, ABORTED.into(), 0, now)
+            }
             SagaStatus::Waiting => {
-                progress.failure.get_or_insert(StepFailure { step: String::new(), error: ABORTED.into() });
+                progress.failure.get_or_insert(StepFailure {
+                    step: String::new(),
+                    error: ABORTED.into(),
+                });
                 Self::end(progress, SagaStatus::Compensated)
             }
             _ => Next::Wait,
@@ -376,7 +516,11 @@ impl Shape {
 
     /// A refusal is no way out: the step is behind the pivot, or a compensation.
     fn must_go_on(&self, progress: &Progress) -> bool {
-        progress.pivoted || progress.current.as_ref().is_some_and(|current| current.back)
+        progress.pivoted
+            || progress
+                .current
+                .as_ref()
+                .is_some_and(|current| current.back)
     }
 
     fn retry_of(&self, step: &str, must_go_on: bool) -> Retry {
@@ -397,7 +541,8 @@ impl Shape {
     }
 
     fn action(&self, step: &str, back: bool) -> Option<&ActionShape> {
-        self.step(step).map(|step| if back { &step.back } else { &step.forth })
+        self.step(step)
+            .map(|step| if back { &step.back } else { &step.forth })
     }
 }
 

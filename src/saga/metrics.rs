@@ -72,15 +72,31 @@ impl SagaMetrics {
     }
 
     fn encode_ends(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor("tidings_saga_begun", "Sagas that began", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_begun",
+            "Sagas that began",
+            None,
+            MetricType::Counter,
+        )?;
         for statistics in &self.0 {
-            ConstCounter::new(statistics.begun()).encode(metric.encode_family(&[("saga", statistics.name())])?)?;
+            ConstCounter::new(statistics.begun())
+                .encode(metric.encode_family(&[("saga", statistics.name())])?)?;
         }
-        let mut metric = encoder.encode_descriptor("tidings_saga_ended", "Sagas by how they ended", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_ended",
+            "Sagas by how they ended",
+            None,
+            MetricType::Counter,
+        )?;
         for statistics in &self.0 {
-            for outcome in [SagaStatus::Completed, SagaStatus::Compensated, SagaStatus::Failed] {
+            for outcome in [
+                SagaStatus::Completed,
+                SagaStatus::Compensated,
+                SagaStatus::Failed,
+            ] {
                 let labels = [("saga", statistics.name()), ("outcome", outcome.word())];
-                ConstCounter::new(statistics.ended(outcome)).encode(metric.encode_family(&labels)?)?;
+                ConstCounter::new(statistics.ended(outcome))
+                    .encode(metric.encode_family(&labels)?)?;
             }
         }
         Ok(())
@@ -88,58 +104,102 @@ impl SagaMetrics {
 
     fn encode_steps(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "From a step's beginning until it was done or undone";
-        let mut metric = encoder.encode_descriptor("tidings_saga_step", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_step",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
         for (labels, counters) in self.each_step() {
             let (sum, buckets) = counters.times.read();
             let count = buckets.iter().map(|(_, count)| count).sum();
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            metric
+                .encode_family(&labels)?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
-        let mut metric = encoder.encode_descriptor("tidings_saga_retries", "Attempts after the first", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_retries",
+            "Attempts after the first",
+            None,
+            MetricType::Counter,
+        )?;
         for (labels, counters) in self.each_step() {
-            ConstCounter::new(counters.retries.load(Ordering::Relaxed)).encode(metric.encode_family(&labels)?)?;
+            ConstCounter::new(counters.retries.load(Ordering::Relaxed))
+                .encode(metric.encode_family(&labels)?)?;
         }
         let help = "Steps without a reply, or that had not ended, in time";
-        let mut metric = encoder.encode_descriptor("tidings_saga_timeouts", help, None, MetricType::Counter)?;
+        let mut metric =
+            encoder.encode_descriptor("tidings_saga_timeouts", help, None, MetricType::Counter)?;
         for (labels, counters) in self.each_step() {
-            ConstCounter::new(counters.timeouts.load(Ordering::Relaxed)).encode(metric.encode_family(&labels)?)?;
+            ConstCounter::new(counters.timeouts.load(Ordering::Relaxed))
+                .encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }
 
     fn each_step(&self) -> impl Iterator<Item = ([(&'static str, &str); 3], &StepCounters)> {
         self.0.iter().flat_map(|statistics| {
-            statistics.steps().into_iter().flat_map(move |(step, both)| {
-                let labels = move |direction| [("saga", statistics.name()), ("step", step), ("direction", direction)];
-                DIRECTIONS.into_iter().map(labels).zip(both)
-            })
+            statistics
+                .steps()
+                .into_iter()
+                .flat_map(move |(step, both)| {
+                    let labels = move |direction| {
+                        [
+                            ("saga", statistics.name()),
+                            ("step", step),
+                            ("direction", direction),
+                        ]
+                    };
+                    DIRECTIONS.into_iter().map(labels).zip(both)
+                })
         })
     }
 
     fn encode_standing(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor("tidings_saga_current", "Sagas in the database", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_current",
+            "Sagas in the database",
+            None,
+            MetricType::Gauge,
+        )?;
         for statistics in &self.0 {
             for (status, of) in STATUSES {
                 let labels = [("saga", statistics.name()), ("status", status)];
-                ConstGauge::new(of(&statistics.standing()).cast_signed()).encode(metric.encode_family(&labels)?)?;
+                ConstGauge::new(of(&statistics.standing()).cast_signed())
+                    .encode(metric.encode_family(&labels)?)?;
             }
         }
         let help = "Sagas in the database that the code that runs cannot continue";
-        let mut metric = encoder.encode_descriptor("tidings_saga_blocked", help, None, MetricType::Gauge)?;
+        let mut metric =
+            encoder.encode_descriptor("tidings_saga_blocked", help, None, MetricType::Gauge)?;
         for statistics in &self.0 {
             let labels = [("saga", statistics.name())];
-            ConstGauge::new(statistics.standing().blocked.cast_signed()).encode(metric.encode_family(&labels)?)?;
+            ConstGauge::new(statistics.standing().blocked.cast_signed())
+                .encode(metric.encode_family(&labels)?)?;
         }
         let help = "For how long the one that has stood still for the longest has not gone on";
-        let mut metric = encoder.encode_descriptor("tidings_saga_idle_seconds_max", help, None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_idle_seconds_max",
+            help,
+            None,
+            MetricType::Gauge,
+        )?;
         for statistics in &self.0 {
             let labels = [("saga", statistics.name())];
-            ConstGauge::new(statistics.standing().idle_seconds_max).encode(metric.encode_family(&labels)?)?;
+            ConstGauge::new(statistics.standing().idle_seconds_max)
+                .encode(metric.encode_family(&labels)?)?;
         }
         let help = "For how long the one that has been due for the longest is due";
-        let mut metric = encoder.encode_descriptor("tidings_saga_overdue_seconds_max", help, None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_saga_overdue_seconds_max",
+            help,
+            None,
+            MetricType::Gauge,
+        )?;
         for statistics in &self.0 {
             let labels = [("saga", statistics.name())];
-            ConstGauge::new(statistics.standing().overdue_seconds_max).encode(metric.encode_family(&labels)?)?;
+            ConstGauge::new(statistics.standing().overdue_seconds_max)
+                .encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -30,10 +30,19 @@ pub(super) fn notice(schema: &SchemaName, saga: &str) -> String {
 ///
 /// # Errors
 /// What the server reports.
-pub(super) async fn notify(executor: impl PgExecutor<'_>, schema: &SchemaName, sagas: &[String]) -> Result<(), sqlx::Error> {
+pub(super) async fn notify(
+    executor: impl PgExecutor<'_>,
+    schema: &SchemaName,
+    sagas: &[String],
+) -> Result<(), sqlx::Error> {
     let notices: Vec<String> = sagas.iter().map(|saga| notice(schema, saga)).collect();
-    let sql = format!("select pg_catalog.pg_notify('{CHANNEL}', n) from pg_catalog.unnest($1::text[]) n");
-    sqlx::query(AssertSqlSafe(sql)).bind(notices).execute(executor).await.map(drop)
+    let sql =
+        format!("select pg_catalog.pg_notify('{CHANNEL}', n) from pg_catalog.unnest($1::text[]) n");
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(notices)
+        .execute(executor)
+        .await
+        .map(drop)
 }
 
 /// Passes notices on to the timers of a subscriber until it is told to stop. Holds one session beside those of the inbox's pool.
@@ -45,11 +54,22 @@ pub(super) async fn listen(ground: Arc<Ground>, stop: CancellationToken) {
 }
 
 async fn pass_on(ground: &Ground) {
-    let options = ground.pool.connect_options().as_ref().clone().application_name("tidings saga notices");
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LISTEN_WITHIN).connect_lazy_with(options);
+    let options = ground
+        .pool
+        .connect_options()
+        .as_ref()
+        .clone()
+        .application_name("tidings saga notices");
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(LISTEN_WITHIN)
+        .connect_lazy_with(options);
     loop {
         if let Ok(Ok(mut listener)) = timeout(LISTEN_WITHIN, PgListener::connect_with(&pool)).await
-            && matches!(timeout(LISTEN_WITHIN, listener.listen(CHANNEL)).await, Ok(Ok(())))
+            && matches!(
+                timeout(LISTEN_WITHIN, listener.listen(CHANNEL)).await,
+                Ok(Ok(()))
+            )
         {
             // What was committed before it listened is found by a look.
             let _ = ground.news.send(String::new());
@@ -57,7 +77,10 @@ async fn pass_on(ground: &Ground) {
                 let _ = ground.news.send(news.payload().to_owned());
             }
         }
-        tracing::debug!(subscriber = ground.consumer, "no notices of sagas: they are looked for twice a second");
+        tracing::debug!(
+            subscriber = ground.consumer,
+            "no notices of sagas: they are looked for twice a second"
+        );
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -40,7 +40,14 @@ pub struct UnknownSagaStatus {
 
 impl SagaStatus {
     /// Each of them.
-    pub const ALL: [Self; 6] = [Self::Waiting, Self::Running, Self::Compensating, Self::Completed, Self::Compensated, Self::Failed];
+    pub const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Compensating,
+        Self::Completed,
+        Self::Compensated,
+        Self::Failed,
+    ];
 
     /// The word in the table and in `tidings sagas`.
     pub fn word(self) -> &'static str {
@@ -169,18 +176,34 @@ pub(crate) struct Command {
 impl Progress {
     /// True if a command of another step than the present one caused the event.
     pub(crate) fn is_of_another_step(&self, cause: Option<Uuid>) -> bool {
-        let command = cause.and_then(|cause| self.commands.iter().find(|command| command.id == cause));
-        let Some((command, current)) = command.zip(self.current.as_ref()) else { return false };
+        let command =
+            cause.and_then(|cause| self.commands.iter().find(|command| command.id == cause));
+        let Some((command, current)) = command.zip(self.current.as_ref()) else {
+            return false;
+        };
         command.step != current.step || command.back != current.back
     }
 
     /// Why it is where it is, in one line.
     pub(crate) fn error(&self) -> Option<String> {
-        let attempt = self.current.as_ref().and_then(|current| Some(format!("{}: {}", current.step, current.error.as_ref()?)));
-        let compensations = self.failed_compensations.iter().map(|failed| format!("compensation of {}: {}", failed.step, failed.error));
-        let failure = self.failure.iter().map(|failure| format!("{}: {}", failure.step, failure.error));
+        let attempt = self
+            .current
+            .as_ref()
+            .and_then(|current| Some(format!("{}: {}", current.step, current.error.as_ref()?)));
+        let compensations = self
+            .failed_compensations
+            .iter()
+            .map(|failed| format!("compensation of {}: {}", failed.step, failed.error));
+        let failure = self
+            .failure
+            .iter()
+            .map(|failure| format!("{}: {}", failure.step, failure.error));
         let all: Vec<String> = failure.chain(compensations).collect();
-        if all.is_empty() { attempt } else { Some(all.join("; ")) }
+        if all.is_empty() {
+            attempt
+        } else {
+            Some(all.join("; "))
+        }
     }
 }
 
@@ -196,10 +219,17 @@ impl Cause {
 
     /// What an event that it causes, in this conversation, bears.
     pub(crate) fn headers(&self, correlation_id: String) -> Headers {
-        let caused =
-            [(headers::CAUSATION_ID, &self.event), (headers::TRACEPARENT, &self.traceparent), (headers::TRACESTATE, &self.tracestate)];
-        let caused = caused.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
-        caused.chain([(headers::CORRELATION_ID, correlation_id)]).collect()
+        let caused = [
+            (headers::CAUSATION_ID, &self.event),
+            (headers::TRACEPARENT, &self.traceparent),
+            (headers::TRACESTATE, &self.tracestate),
+        ];
+        let caused = caused
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.clone()?)));
+        caused
+            .chain([(headers::CORRELATION_ID, correlation_id)])
+            .collect()
     }
 }
 
@@ -215,6 +245,11 @@ impl FromStr for SagaStatus {
     type Err = UnknownSagaStatus;
 
     fn from_str(word: &str) -> Result<Self, UnknownSagaStatus> {
-        Self::ALL.into_iter().find(|status| status.word() == word).ok_or_else(|| UnknownSagaStatus { word: word.to_owned() })
+        Self::ALL
+            .into_iter()
+            .find(|status| status.word() == word)
+            .ok_or_else(|| UnknownSagaStatus {
+                word: word.to_owned(),
+            })
     }
 }

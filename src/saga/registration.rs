@@ -28,9 +28,20 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    pub(super) fn new(schema: &SchemaName, name: &str, consumer: &str, signature: Signature) -> Self {
+    pub(super) fn new(
+        schema: &SchemaName,
+        name: &str,
+        consumer: &str,
+        signature: Signature,
+    ) -> Self {
         let definition = signature.hash();
-        Self { schema: schema.clone(), name: name.to_owned(), consumer: consumer.to_owned(), definition, signature }
+        Self {
+            schema: schema.clone(),
+            name: name.to_owned(),
+            consumer: consumer.to_owned(),
+            definition,
+            signature,
+        }
     }
 
     /// Registers the code, unless another subscriber has the name with another definition.
@@ -58,7 +69,12 @@ impl Registration {
                  select definition from "{0}".saga_code where name = $1 and consumer = $2 order by seen_at desc limit {KEEP})"#,
             self.schema
         );
-        sqlx::query(AssertSqlSafe(tidy)).persistent(false).bind(&self.name).bind(&self.consumer).execute(&mut *transaction).await?;
+        sqlx::query(AssertSqlSafe(tidy))
+            .persistent(false)
+            .bind(&self.name)
+            .bind(&self.consumer)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -73,8 +89,17 @@ impl Registration {
                on conflict (name, consumer, definition) do update set seen_at = pg_catalog.now()"#,
             self.schema
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(&self.name).bind(&self.consumer).bind(&self.definition);
-        query.bind(self.signature.version.cast_signed()).bind(Json(&self.signature.steps)).execute(conn).await.map(drop)
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(&self.name)
+            .bind(&self.consumer)
+            .bind(&self.definition);
+        query
+            .bind(self.signature.version.cast_signed())
+            .bind(Json(&self.signature.steps))
+            .execute(conn)
+            .await
+            .map(drop)
     }
 
     fn refusal(&self, other: &Registered) -> String {
@@ -94,7 +119,9 @@ impl Registration {
 
     /// Reports code that runs at this moment and differs where it should not.
     fn warn_of(&self, registered: &[Registered]) {
-        for other in registered.iter().filter(|other| other.seen_seconds < LIVE_SECONDS && other.definition != self.definition) {
+        for other in registered.iter().filter(|other| {
+            other.seen_seconds < LIVE_SECONDS && other.definition != self.definition
+        }) {
             if other.consumer != self.consumer {
                 tracing::warn!(
                     saga = self.name,
@@ -120,12 +147,20 @@ impl Registration {
 ///
 /// # Errors
 /// What the server reports.
-pub(super) async fn registered(conn: &mut PgConnection, schema: &SchemaName, name: &str) -> Result<Vec<Registered>, sqlx::Error> {
+pub(super) async fn registered(
+    conn: &mut PgConnection,
+    schema: &SchemaName,
+    name: &str,
+) -> Result<Vec<Registered>, sqlx::Error> {
     let sql = format!(
         r#"select consumer, definition, version, steps, extract(epoch from pg_catalog.clock_timestamp() - seen_at)::float8 as seen_seconds
            from "{schema}".saga_code where name = $1 order by seen_at desc"#
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(name).fetch_all(conn).await?;
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .persistent(false)
+        .bind(name)
+        .fetch_all(conn)
+        .await?;
     let of = |row: &PgRow| {
         Ok(Registered {
             consumer: row.try_get("consumer")?,

@@ -69,12 +69,23 @@ impl State {
 
 impl Replies {
     /// `None` if no event answers a step, or timers shall not wait.
-    pub(super) fn new(ground: &Ground, saga: &str, aggregates: &[&'static str], limit: Duration) -> Option<Self> {
+    pub(super) fn new(
+        ground: &Ground,
+        saga: &str,
+        aggregates: &[&'static str],
+        limit: Duration,
+    ) -> Option<Self> {
         let catch_up = CatchUp::new(ground, aggregates);
         if catch_up.is_empty() || limit.is_zero() {
             return None;
         }
-        Some(Self { saga: saga.to_owned(), catch_up, limit, began: Instant::now(), state: Mutex::default() })
+        Some(Self {
+            saga: saga.to_owned(),
+            catch_up,
+            limit,
+            began: Instant::now(),
+            state: Mutex::default(),
+        })
     }
 
     pub(super) fn hold(&self) -> Hold {
@@ -82,7 +93,12 @@ impl Replies {
     }
 
     /// Begins a round for all timers that are due by `now`, unless one goes on.
-    pub(super) fn want(self: &Arc<Self>, now: DateTime<Utc>, alarm: &Arc<Alarm>, stop: &CancellationToken) {
+    pub(super) fn want(
+        self: &Arc<Self>,
+        now: DateTime<Utc>,
+        alarm: &Arc<Alarm>,
+        stop: &CancellationToken,
+    ) {
         {
             let mut state = self.state();
             if state.waiting_since.is_some() {
@@ -123,11 +139,21 @@ impl Replies {
                 Ok(behind) if behind.is_empty() => break,
                 Ok(behind) => {
                     let first = |one: &Unhandled| {
-                        let Unhandled { partition, committed, offset } = one;
-                        format!("{}/{} at offset {offset} (committed: {committed})", partition.topic, partition.number)
+                        let Unhandled {
+                            partition,
+                            committed,
+                            offset,
+                        } = one;
+                        format!(
+                            "{}/{} at offset {offset} (committed: {committed})",
+                            partition.topic, partition.number
+                        )
                     };
                     let all: Vec<String> = behind.iter().map(first).collect();
-                    (format!("events are not handled yet: {}", all.join(", ")), LOOK_PAUSE)
+                    (
+                        format!("events are not handled yet: {}", all.join(", ")),
+                        LOOK_PAUSE,
+                    )
                 }
                 Err(error) => (error, FAILED_PAUSE),
             };
@@ -165,13 +191,40 @@ mod tests {
     fn timers_are_held_until_replies_are_handled_and_no_longer_than_the_limit() {
         let (limit, began) = (Duration::from_secs(60), Instant::now());
         let at = |seconds| began + Duration::from_secs(seconds);
-        let mut state = State { waiting_since: Some(at(10)), ..State::default() };
-        assert_eq!(state.hold(limit, began, at(20)), Hold { handled_as_of: None, limit: None, parked_limit: None });
+        let mut state = State {
+            waiting_since: Some(at(10)),
+            ..State::default()
+        };
+        assert_eq!(
+            state.hold(limit, began, at(20)),
+            Hold {
+                handled_as_of: None,
+                limit: None,
+                parked_limit: None
+            }
+        );
         let given_up = state.hold(limit, began, at(70));
-        assert_eq!(given_up, Hold { handled_as_of: None, limit: Some(limit), parked_limit: Some(limit) });
+        assert_eq!(
+            given_up,
+            Hold {
+                handled_as_of: None,
+                limit: Some(limit),
+                parked_limit: Some(limit)
+            }
+        );
         let handled = Some(DateTime::UNIX_EPOCH);
-        state = State { handled_as_of: handled, waiting_since: None };
-        assert_eq!(state.hold(limit, began, at(80)), Hold { handled_as_of: handled, limit: None, parked_limit: Some(limit) });
+        state = State {
+            handled_as_of: handled,
+            waiting_since: None,
+        };
+        assert_eq!(
+            state.hold(limit, began, at(80)),
+            Hold {
+                handled_as_of: handled,
+                limit: None,
+                parked_limit: Some(limit)
+            }
+        );
         // The next round waits anew.
         state.waiting_since = Some(at(90));
         assert_eq!(state.hold(limit, began, at(100)).limit, None);

@@ -101,7 +101,9 @@ impl Decision {
     fn filter(self) -> &'static str {
         match self {
             Self::Retry => "status not in ('completed', 'compensated')",
-            Self::Abort => "(status = 'waiting' or status = 'running' and not coalesce((progress ->> 'pivoted')::boolean, false))",
+            Self::Abort => {
+                "(status = 'waiting' or status = 'running' and not coalesce((progress ->> 'pivoted')::boolean, false))"
+            }
             Self::End => "status not in ('completed', 'compensated')",
         }
     }
@@ -110,7 +112,10 @@ impl Decision {
 impl Sagas {
     /// The sagas in the schema `tidings` of this database.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, schema: SchemaName::default() }
+        Self {
+            pool,
+            schema: SchemaName::default(),
+        }
     }
 
     /// Uses the tables of another schema.
@@ -129,7 +134,10 @@ impl Sagas {
     ///
     /// What the database says.
     pub async fn get(&self, id: Uuid) -> Result<Option<SagaRun>, sqlx::Error> {
-        sqlx::query_as(AssertSqlSafe(self.select("where id = $1"))).bind(id).fetch_optional(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(self.select("where id = $1")))
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await
     }
 
     /// The saga of this name and key, see [`Saga::key`](super::Saga::key).
@@ -138,7 +146,11 @@ impl Sagas {
     ///
     /// What the database says.
     pub async fn find(&self, name: &str, key: &str) -> Result<Option<SagaRun>, sqlx::Error> {
-        sqlx::query_as(AssertSqlSafe(self.select("where name = $1 and key = $2"))).bind(name).bind(key).fetch_optional(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(self.select("where name = $1 and key = $2")))
+            .bind(name)
+            .bind(key)
+            .fetch_optional(&self.pool)
+            .await
     }
 
     /// Sagas, the latest first: of this name or of all, of these states or of all, and so many at most.
@@ -146,11 +158,21 @@ impl Sagas {
     /// # Errors
     ///
     /// What the database says.
-    pub async fn list(&self, name: Option<&str>, of: &[SagaStatus], limit: u32) -> Result<Vec<SagaRun>, sqlx::Error> {
+    pub async fn list(
+        &self,
+        name: Option<&str>,
+        of: &[SagaStatus],
+        limit: u32,
+    ) -> Result<Vec<SagaRun>, sqlx::Error> {
         let words: Vec<&str> = of.iter().map(|status| status.word()).collect();
         let sql = self
             .select("where ($1::text is null or name = $1) and (pg_catalog.cardinality($2::text[]) = 0 or status = any ($2)) order by started_at desc limit $3");
-        sqlx::query_as(AssertSqlSafe(sql)).bind(name).bind(words).bind(i64::from(limit)).fetch_all(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(words)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
     }
 
     /// Marks a saga, for those that run it to act on; false if there is none of which that can be decided.
@@ -164,7 +186,11 @@ impl Sagas {
             self.schema,
             decision.filter()
         );
-        let name: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).bind(decision.word()).fetch_optional(&self.pool).await?;
+        let name: Option<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(id)
+            .bind(decision.word())
+            .fetch_optional(&self.pool)
+            .await?;
         let Some(name) = name else { return Ok(false) };
         // A hint: the timers find the decision without it.
         let _ = notify(&self.pool, &self.schema, &[name]).await;
@@ -184,7 +210,11 @@ impl Sagas {
                    and seen_at > pg_catalog.now() - {LIVE_SECONDS} * interval '1 second')"#,
             self.schema
         );
-        let done = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(subscriber).execute(&self.pool).await?;
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(subscriber)
+            .execute(&self.pool)
+            .await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -193,9 +223,20 @@ impl Sagas {
     /// # Errors
     ///
     /// What the database says.
-    pub async fn holder_of(&self, conn: &mut PgConnection, aggregate: &str, id: &str) -> Result<Option<Uuid>, sqlx::Error> {
-        let sql = format!(r#"select saga from "{}".saga_lock where resource = $1 order by seq limit 1"#, self.schema);
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(format!("{aggregate}/{id}")).fetch_optional(conn).await
+    pub async fn holder_of(
+        &self,
+        conn: &mut PgConnection,
+        aggregate: &str,
+        id: &str,
+    ) -> Result<Option<Uuid>, sqlx::Error> {
+        let sql = format!(
+            r#"select saga from "{}".saga_lock where resource = $1 order by seq limit 1"#,
+            self.schema
+        );
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(format!("{aggregate}/{id}"))
+            .fetch_optional(conn)
+            .await
     }
 
     fn select(&self, rest: &str) -> String {
@@ -213,12 +254,23 @@ impl Sagas {
 impl FromRow<'_, PgRow> for SagaRun {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let (state, stored): (String, String) = (row.try_get("state")?, row.try_get("progress")?);
-        let status: SagaStatus = row.try_get::<String, _>("status")?.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let status: SagaStatus = row
+            .try_get::<String, _>("status")?
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         let mut obstacle: Option<String> = row.try_get("obstacle")?;
         // Another version of the library may have written it. The others shall be listed all the same.
         let progress = serde_json::from_str::<Progress>(&stored).unwrap_or_else(|error| {
-            obstacle = Some(Obstacle::Progress { error: error.to_string() }.to_string());
-            Progress { status, ..Shape::default().plan() }
+            obstacle = Some(
+                Obstacle::Progress {
+                    error: error.to_string(),
+                }
+                .to_string(),
+            );
+            Progress {
+                status,
+                ..Shape::default().plan()
+            }
         });
         Ok(Self {
             id: row.try_get("id")?,
@@ -234,7 +286,8 @@ impl FromRow<'_, PgRow> for SagaRun {
             undone: progress.undone,
             ahead: progress.ahead.into(),
             failed_compensations: progress.failed_compensations,
-            state: serde_json::from_str(&state).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            state: serde_json::from_str(&state)
+                .map_err(|error| sqlx::Error::Decode(error.into()))?,
             due_at: row.try_get("due_at")?,
             action: row.try_get("action")?,
             locks: row.try_get("locks")?,

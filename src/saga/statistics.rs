@@ -60,7 +60,10 @@ pub struct SagaStanding {
 
 impl SagaStatistics {
     pub(super) fn new(name: &str) -> Self {
-        Self(Arc::new(Inner { name: name.to_owned(), ..Inner::default() }))
+        Self(Arc::new(Inner {
+            name: name.to_owned(),
+            ..Inner::default()
+        }))
     }
 
     /// The saga's name.
@@ -75,12 +78,17 @@ impl SagaStatistics {
 
     /// How many ended in this way. One that failed, was retried by a person and ended again counts again.
     pub fn ended(&self, outcome: SagaStatus) -> u64 {
-        self.of(outcome).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.of(outcome)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
     /// How they stood at most a quarter of a minute ago. All zero before a subscriber runs the saga.
     pub fn standing(&self) -> SagaStanding {
-        *self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .0
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of(&self, outcome: SagaStatus) -> Option<&AtomicU64> {
@@ -95,11 +103,19 @@ impl SagaStatistics {
     // === what the saga tells ===
 
     pub(super) fn know_steps<'n>(&self, names: impl Iterator<Item = &'n str>) {
-        let _ = self.0.steps.set(names.map(|name| (name.to_owned(), Default::default())).collect());
+        let _ = self.0.steps.set(
+            names
+                .map(|name| (name.to_owned(), Default::default()))
+                .collect(),
+        );
     }
 
     pub(super) fn stand(&self, standing: SagaStanding) {
-        *self.0.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+        *self
+            .0
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     pub(super) fn count(&self, happened: &[Happened]) {
@@ -107,10 +123,16 @@ impl SagaStatistics {
             match one {
                 Happened::Begun => add(&self.0.begun),
                 Happened::Done { step, back, took } => {
-                    self.of_step(step, *back, |counters| counters.times.observe(took.to_std().unwrap_or_default()));
+                    self.of_step(step, *back, |counters| {
+                        counters.times.observe(took.to_std().unwrap_or_default())
+                    });
                 }
-                Happened::Retried { step, back } => self.of_step(step, *back, |counters| add(&counters.retries)),
-                Happened::TimedOut { step, back } => self.of_step(step, *back, |counters| add(&counters.timeouts)),
+                Happened::Retried { step, back } => {
+                    self.of_step(step, *back, |counters| add(&counters.retries))
+                }
+                Happened::TimedOut { step, back } => {
+                    self.of_step(step, *back, |counters| add(&counters.timeouts))
+                }
                 Happened::Ended(outcome) => self.of(*outcome).map_or((), add),
             }
         }
@@ -128,7 +150,14 @@ impl SagaStatistics {
     /// Each step with what was counted of it, forth and back, in the order of their names.
     #[cfg(feature = "metrics")]
     pub(super) fn steps(&self) -> Vec<(&str, &[StepCounters; 2])> {
-        let mut all: Vec<_> = self.0.steps.get().into_iter().flatten().map(|(name, both)| (name.as_str(), both)).collect();
+        let mut all: Vec<_> = self
+            .0
+            .steps
+            .get()
+            .into_iter()
+            .flatten()
+            .map(|(name, both)| (name.as_str(), both))
+            .collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         all
     }

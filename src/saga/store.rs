@@ -110,10 +110,17 @@ pub(super) struct Kept<'k> {
 }
 
 /// A query with the parameters `$1` to `$8` of [`AT_KNOWN_STEP`] and [`HELD`].
-fn of_due<'q, O: for<'r> FromRow<'r, PgRow>>(sql: String, of: &'q Mine<'_>, held: &'q Held<'_>) -> QueryAs<'q, Postgres, O, PgArguments> {
+fn of_due<'q, O: for<'r> FromRow<'r, PgRow>>(
+    sql: String,
+    of: &'q Mine<'_>,
+    held: &'q Held<'_>,
+) -> QueryAs<'q, Postgres, O, PgArguments> {
     let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
     let hold = held.hold.as_ref();
-    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(of.steps);
+    let query = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(of.name)
+        .bind(of.version.cast_signed())
+        .bind(of.steps);
     query
         .bind(hold.is_some())
         .bind(hold.and_then(|hold| hold.handled_as_of))
@@ -136,20 +143,44 @@ impl Store {
     }
 
     /// Locks a saga; none if there is none of this name and id.
-    pub(super) async fn lock(&self, conn: &mut PgConnection, name: &str, id: Uuid) -> Result<Option<Stored>, sqlx::Error> {
-        let sql = format!(r#"select {COLUMNS} from "{}".saga where id = $1 and name = $2 for update"#, self.0);
-        sqlx::query_as(AssertSqlSafe(sql)).bind(id).bind(name).fetch_optional(conn).await
+    pub(super) async fn lock(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        id: Uuid,
+    ) -> Result<Option<Stored>, sqlx::Error> {
+        let sql = format!(
+            r#"select {COLUMNS} from "{}".saga where id = $1 and name = $2 for update"#,
+            self.0
+        );
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(id)
+            .bind(name)
+            .fetch_optional(conn)
+            .await
     }
 
     /// Reads a saga of whatever name, without locking it.
-    pub(super) async fn read(&self, conn: &mut PgConnection, id: Uuid) -> Result<Option<Stored>, sqlx::Error> {
+    pub(super) async fn read(
+        &self,
+        conn: &mut PgConnection,
+        id: Uuid,
+    ) -> Result<Option<Stored>, sqlx::Error> {
         let sql = format!(r#"select {COLUMNS} from "{}".saga where id = $1"#, self.0);
-        sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(conn).await
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(id)
+            .fetch_optional(conn)
+            .await
     }
 
     /// Locks one that is due and that nobody else looks at. Those of newer code, those at steps that this code does not have, and those
     /// whose timer is held back are left alone.
-    pub(super) async fn lock_due(&self, conn: &mut PgConnection, of: &Mine<'_>, held: &Held<'_>) -> Result<Option<Stored>, sqlx::Error> {
+    pub(super) async fn lock_due(
+        &self,
+        conn: &mut PgConnection,
+        of: &Mine<'_>,
+        held: &Held<'_>,
+    ) -> Result<Option<Stored>, sqlx::Error> {
         let sql = format!(
             r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
                and {AT_KNOWN_STEP} and not {} order by due_at limit 1 for update skip locked"#,
@@ -183,7 +214,10 @@ impl Store {
             self.0,
             self.held()
         );
-        of_due(sql, of, held).bind(i64::try_from(count_max).unwrap_or(i64::MAX)).fetch_one(conn).await
+        of_due(sql, of, held)
+            .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
+            .fetch_one(conn)
+            .await
     }
 
     fn held(&self) -> String {
@@ -193,7 +227,11 @@ impl Store {
     /// How those stand that have not ended well.
     ///
     /// With one of the reasons for which some cannot be continued.
-    pub(super) async fn standing(&self, conn: &mut PgConnection, name: &str) -> Result<(SagaStanding, Option<String>), sqlx::Error> {
+    pub(super) async fn standing(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+    ) -> Result<(SagaStanding, Option<String>), sqlx::Error> {
         // The condition on the status is that of the index `saga_open`.
         let sql = format!(
             r#"select pg_catalog.count(*) filter (where status = 'waiting') as waiting, pg_catalog.count(*) filter (where status = 'running') as running,
@@ -204,18 +242,29 @@ impl Store {
                from "{}".saga where name = $1 and status in ('waiting', 'running', 'compensating', 'failed')"#,
             self.0
         );
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_one(conn).await?;
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_one(conn)
+            .await?;
         Ok((SagaStanding::from_row(&row)?, row.try_get("obstacle")?))
     }
 
     /// The number of open sagas that newer code has written, and its version.
-    pub(super) async fn newer(&self, conn: &mut PgConnection, of: &Mine<'_>) -> Result<(i64, Option<i32>), sqlx::Error> {
+    pub(super) async fn newer(
+        &self,
+        conn: &mut PgConnection,
+        of: &Mine<'_>,
+    ) -> Result<(i64, Option<i32>), sqlx::Error> {
         let sql = format!(
             r#"select pg_catalog.count(*), pg_catalog.max(version) from "{}".saga
                where name = $1 and version > $2 and status in ('waiting', 'running', 'compensating')"#,
             self.0
         );
-        sqlx::query_as(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).fetch_one(conn).await
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(of.name)
+            .bind(of.version.cast_signed())
+            .fetch_one(conn)
+            .await
     }
 
     /// Stores a new saga, due at once; the database's time, or none if one of its name and key is there already.
@@ -236,14 +285,32 @@ impl Store {
                select due_at, case when $9 then pg_catalog.pg_notify('{CHANNEL}', $10)::text end from stored"#,
             self.0
         );
-        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(instance.id).bind(&saga.name).bind(saga.version.cast_signed());
-        let query = query.bind(&instance.key).bind(instance.progress.status.word()).bind(text(&instance.state)?);
-        let query = query.bind(sqlx::types::Json(&instance.progress)).bind(&instance.correlation_id);
-        Ok(query.bind(wake == Wake::Timers).bind(notice(&self.0, &saga.name)).fetch_optional(conn).await?)
+        let query = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(instance.id)
+            .bind(&saga.name)
+            .bind(saga.version.cast_signed());
+        let query = query
+            .bind(&instance.key)
+            .bind(instance.progress.status.word())
+            .bind(text(&instance.state)?);
+        let query = query
+            .bind(sqlx::types::Json(&instance.progress))
+            .bind(&instance.correlation_id);
+        Ok(query
+            .bind(wake == Wake::Timers)
+            .bind(notice(&self.0, &saga.name))
+            .fetch_optional(conn)
+            .await?)
     }
 
     /// Stores how far a saga has come. What a person has decided stays until it is done, unless there is nothing left to decide.
-    pub(super) async fn save(&self, conn: &mut PgConnection, version: u32, kept: &Kept<'_>, decided: Decided) -> Result<(), HandlerError> {
+    pub(super) async fn save(
+        &self,
+        conn: &mut PgConnection,
+        version: u32,
+        kept: &Kept<'_>,
+        decided: Decided,
+    ) -> Result<(), HandlerError> {
         let sql = format!(
             r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7::text::jsonb,
                  due_at = case when $10 or action is null then $8 else pg_catalog.clock_timestamp() end, obstacle = $11,
@@ -252,24 +319,50 @@ impl Store {
             self.0
         );
         let progress = kept.progress;
-        let step = progress.current.as_ref().map(|current| &current.step).or(progress.failure.as_ref().map(|failure| &failure.step));
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(kept.id).bind(version.cast_signed()).bind(progress.status.word());
-        let query = query.bind(step.filter(|_| progress.status != SagaStatus::Completed)).bind(progress.error());
-        let query = query.bind(&kept.state).bind(&kept.stored_progress).bind(kept.due).bind(progress.status.is_end());
-        let nothing_to_decide = matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated);
+        let step = progress
+            .current
+            .as_ref()
+            .map(|current| &current.step)
+            .or(progress.failure.as_ref().map(|failure| &failure.step));
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(kept.id)
+            .bind(version.cast_signed())
+            .bind(progress.status.word());
+        let query = query
+            .bind(step.filter(|_| progress.status != SagaStatus::Completed))
+            .bind(progress.error());
+        let query = query
+            .bind(&kept.state)
+            .bind(&kept.stored_progress)
+            .bind(kept.due)
+            .bind(progress.status.is_end());
+        let nothing_to_decide = matches!(
+            progress.status,
+            SagaStatus::Completed | SagaStatus::Compensated
+        );
         let query = query.bind(decided == Decided::Done || nothing_to_decide);
         query.bind(&kept.obstacle).execute(conn).await?;
         Ok(())
     }
 
     /// Writes why this code cannot continue sagas.
-    pub(super) async fn mark(&self, conn: &mut PgConnection, ids: &[Uuid], obstacles: &[Option<String>]) -> Result<(), sqlx::Error> {
+    pub(super) async fn mark(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[Uuid],
+        obstacles: &[Option<String>],
+    ) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"update "{}".saga s set obstacle = m.obstacle from unnest($1::uuid[], $2::text[]) as m (id, obstacle)
                where s.id = m.id and s.obstacle is distinct from m.obstacle"#,
             self.0
         );
-        sqlx::query(AssertSqlSafe(sql)).bind(ids).bind(obstacles).execute(conn).await.map(drop)
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(ids)
+            .bind(obstacles)
+            .execute(conn)
+            .await
+            .map(drop)
     }
 
     /// Some sagas that have not ended well, after `after` in the order of their ids. Those of newer code are left out.
@@ -286,13 +379,25 @@ impl Store {
                and status in ('waiting', 'running', 'compensating', 'failed') order by id limit $4"#,
             self.0
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(of.name).bind(of.version.cast_signed()).bind(after).bind(limit);
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(of.name)
+            .bind(of.version.cast_signed())
+            .bind(after)
+            .bind(limit);
         let rows = query.bind(only_blocked).fetch_all(conn).await?;
-        rows.iter().map(|row| Ok((Stored::from_row(row)?, row.try_get("obstacle")?))).collect()
+        rows.iter()
+            .map(|row| Ok((Stored::from_row(row)?, row.try_get("obstacle")?)))
+            .collect()
     }
 
     /// Looks at it again after this long, for this reason; if it is due, since it may have been gone on with meanwhile.
-    pub(super) async fn postpone(&self, conn: &mut PgConnection, id: Uuid, time: Duration, why: Why<'_>) -> Result<(), sqlx::Error> {
+    pub(super) async fn postpone(
+        &self,
+        conn: &mut PgConnection,
+        id: Uuid,
+        time: Duration,
+        why: Why<'_>,
+    ) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"update "{}".saga set due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error),
                  obstacle = coalesce($4, obstacle)
@@ -304,59 +409,124 @@ impl Store {
             Why::Error(error) => (Some(error), None),
             Why::Obstacle(obstacle) => (None, Some(obstacle)),
         };
-        sqlx::query(AssertSqlSafe(sql)).bind(id).bind(time.as_secs_f64()).bind(error).bind(obstacle).execute(conn).await.map(drop)
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(id)
+            .bind(time.as_secs_f64())
+            .bind(error)
+            .bind(obstacle)
+            .execute(conn)
+            .await
+            .map(drop)
     }
 
     /// Joins the queue of each of these resources.
     ///
     /// The advisory locks, taken in one order and kept until the end of the transaction, let two sagas stand in the same order in every queue that they share: otherwise each might
     /// wait for the other.
-    pub(super) async fn queue(&self, conn: &mut PgConnection, id: Uuid, resources: &[String]) -> Result<(), sqlx::Error> {
+    pub(super) async fn queue(
+        &self,
+        conn: &mut PgConnection,
+        id: Uuid,
+        resources: &[String],
+    ) -> Result<(), sqlx::Error> {
         self.serialize(conn, resources).await?;
-        let sql = format!(r#"insert into "{}".saga_lock (resource, saga) select pg_catalog.unnest($1::text[]), $2"#, self.0);
-        sqlx::query(AssertSqlSafe(sql)).bind(resources).bind(id).execute(conn).await.map(drop)
+        let sql = format!(
+            r#"insert into "{}".saga_lock (resource, saga) select pg_catalog.unnest($1::text[]), $2"#,
+            self.0
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(resources)
+            .bind(id)
+            .execute(conn)
+            .await
+            .map(drop)
     }
 
     /// A resource that another saga holds before this one, and who.
-    pub(super) async fn blocked(&self, conn: &mut PgConnection, id: Uuid) -> Result<Option<(String, Uuid)>, sqlx::Error> {
+    pub(super) async fn blocked(
+        &self,
+        conn: &mut PgConnection,
+        id: Uuid,
+    ) -> Result<Option<(String, Uuid)>, sqlx::Error> {
         let sql = format!(
             r#"select o.resource, o.saga from "{0}".saga_lock m join "{0}".saga_lock o on o.resource = m.resource and o.seq < m.seq
                where m.saga = $1 order by o.seq limit 1"#,
             self.0
         );
-        sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(conn).await
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(id)
+            .fetch_optional(conn)
+            .await
     }
 
     /// Who holds one of these resources, asked under the locks that let nobody else join its queue.
-    pub(super) async fn holder(&self, conn: &mut PgConnection, resources: &[String]) -> Result<Option<(String, Uuid)>, sqlx::Error> {
+    pub(super) async fn holder(
+        &self,
+        conn: &mut PgConnection,
+        resources: &[String],
+    ) -> Result<Option<(String, Uuid)>, sqlx::Error> {
         self.serialize(&mut *conn, resources).await?;
-        let sql = format!(r#"select resource, saga from "{}".saga_lock where resource = any ($1) order by seq limit 1"#, self.0);
-        sqlx::query_as(AssertSqlSafe(sql)).bind(resources).fetch_optional(conn).await
+        let sql = format!(
+            r#"select resource, saga from "{}".saga_lock where resource = any ($1) order by seq limit 1"#,
+            self.0
+        );
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(resources)
+            .fetch_optional(conn)
+            .await
     }
 
     /// The saga of this name and key.
-    pub(super) async fn id_of(&self, conn: &mut PgConnection, name: &str, key: &str) -> Result<Option<Uuid>, sqlx::Error> {
-        let sql = format!(r#"select id from "{}".saga where name = $1 and key = $2"#, self.0);
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).bind(key).fetch_optional(conn).await
+    pub(super) async fn id_of(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        key: &str,
+    ) -> Result<Option<Uuid>, sqlx::Error> {
+        let sql = format!(
+            r#"select id from "{}".saga where name = $1 and key = $2"#,
+            self.0
+        );
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(key)
+            .fetch_optional(conn)
+            .await
     }
 
     /// Gives up what a saga holds or waits for; who waits for it is due. Whether anybody is.
-    pub(super) async fn release(&self, conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
-        let sql = format!(r#"select resource from "{}".saga_lock where saga = $1"#, self.0);
-        let resources: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(id).fetch_all(&mut *conn).await?;
+    pub(super) async fn release(
+        &self,
+        conn: &mut PgConnection,
+        id: Uuid,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = format!(
+            r#"select resource from "{}".saga_lock where saga = $1"#,
+            self.0
+        );
+        let resources: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(id)
+            .fetch_all(&mut *conn)
+            .await?;
         if resources.is_empty() {
             return Ok(false);
         }
         // Who joins the queue at this moment either sees that it is free, or is seen here.
         self.serialize(&mut *conn, &resources).await?;
         let delete = format!(r#"delete from "{}".saga_lock where saga = $1"#, self.0);
-        sqlx::query(AssertSqlSafe(delete)).bind(id).execute(&mut *conn).await?;
+        sqlx::query(AssertSqlSafe(delete))
+            .bind(id)
+            .execute(&mut *conn)
+            .await?;
         let wake = format!(
             r#"update "{0}".saga set due_at = pg_catalog.clock_timestamp()
                where status = 'waiting' and id in (select saga from "{0}".saga_lock where resource = any ($1)) returning name"#,
             self.0
         );
-        let mut woken: Vec<String> = sqlx::query_scalar(AssertSqlSafe(wake)).bind(&resources).fetch_all(&mut *conn).await?;
+        let mut woken: Vec<String> = sqlx::query_scalar(AssertSqlSafe(wake))
+            .bind(&resources)
+            .fetch_all(&mut *conn)
+            .await?;
         woken.sort_unstable();
         woken.dedup();
         if woken.is_empty() {
@@ -366,40 +536,72 @@ impl Store {
     }
 
     /// Deletes some that ended well and are old.
-    pub(super) async fn forget(&self, conn: &mut PgConnection, name: &str, keep: Duration) -> Result<(), sqlx::Error> {
+    pub(super) async fn forget(
+        &self,
+        conn: &mut PgConnection,
+        name: &str,
+        keep: Duration,
+    ) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"delete from "{0}".saga where id = any (array(
                  select id from "{0}".saga where name = $1 and ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 second'
                    and status in ('completed', 'compensated') order by ended_at limit {DELETE_ROWS} for update skip locked))"#,
             self.0
         );
-        sqlx::query(AssertSqlSafe(sql)).bind(name).bind(keep.as_secs_f64()).execute(conn).await.map(drop)
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(keep.as_secs_f64())
+            .execute(conn)
+            .await
+            .map(drop)
     }
 
-    async fn serialize(&self, conn: &mut PgConnection, resources: &[String]) -> Result<(), sqlx::Error> {
+    async fn serialize(
+        &self,
+        conn: &mut PgConnection,
+        resources: &[String],
+    ) -> Result<(), sqlx::Error> {
         let sql = format!(
             "select pg_catalog.pg_advisory_xact_lock(k.key) from (select distinct pg_catalog.hashtextextended(r, {LOCK_SEED}::bigint) as key from pg_catalog.unnest($1::text[]) r order by key) k"
         );
-        sqlx::query(AssertSqlSafe(sql)).bind(resources).execute(conn).await.map(drop)
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(resources)
+            .execute(conn)
+            .await
+            .map(drop)
     }
 }
 
 impl Stored {
     /// Where it stands.
     pub(super) fn progress(&self) -> Result<Progress, Obstacle> {
-        serde_json::from_str(&self.progress).map_err(|error| Obstacle::Progress { error: error.to_string() })
+        serde_json::from_str(&self.progress).map_err(|error| Obstacle::Progress {
+            error: error.to_string(),
+        })
     }
 
     /// The instance, read by this code.
-    pub(super) fn instance<S: SagaState>(&self, saga: &Saga<S>, progress: Progress) -> Result<Instance<S>, Obstacle> {
+    pub(super) fn instance<S: SagaState>(
+        &self,
+        saga: &Saga<S>,
+        progress: Progress,
+    ) -> Result<Instance<S>, Obstacle> {
         let correlation_id = self.correlation_id.clone();
         let stored_by = self.version.cast_unsigned();
-        let state = saga.read_state(stored_by, &self.state).map_err(|error| Obstacle::State {
-            stored_by,
-            version: saga.version,
-            error: error.to_string(),
-        })?;
-        Ok(Instance { id: self.id, key: self.key.clone(), state, progress, correlation_id })
+        let state = saga
+            .read_state(stored_by, &self.state)
+            .map_err(|error| Obstacle::State {
+                stored_by,
+                version: saga.version,
+                error: error.to_string(),
+            })?;
+        Ok(Instance {
+            id: self.id,
+            key: self.key.clone(),
+            state,
+            progress,
+            correlation_id,
+        })
     }
 
     /// What happens to it when it is due.
@@ -422,19 +624,33 @@ impl<'k> Kept<'k> {
     ) -> Result<Self, HandlerError> {
         let (id, progress, state) = (instance.id, &instance.progress, text(&instance.state)?);
         let stored_progress = serde_json::to_string(progress)?;
-        Ok(Self { id, state, progress, stored_progress, due, obstacle: obstacle.map(|obstacle| obstacle.to_string()) })
+        Ok(Self {
+            id,
+            state,
+            progress,
+            stored_progress,
+            due,
+            obstacle: obstacle.map(|obstacle| obstacle.to_string()),
+        })
     }
 }
 
 fn text<S: SagaState>(state: &S) -> Result<String, HandlerError> {
-    serde_json::to_string(state).map_err(|error| HandlerError::dead_letter(format!("the saga's state has no JSON form: {error}")))
+    serde_json::to_string(state).map_err(|error| {
+        HandlerError::dead_letter(format!("the saga's state has no JSON form: {error}"))
+    })
 }
 
 // === impl FromRow ===
 
 impl FromRow<'_, PgRow> for Due {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { due: row.try_get("due")?, held: row.try_get("held")?, next: row.try_get("next")?, now: row.try_get("now")? })
+        Ok(Self {
+            due: row.try_get("due")?,
+            held: row.try_get("held")?,
+            next: row.try_get("next")?,
+            now: row.try_get("now")?,
+        })
     }
 }
 

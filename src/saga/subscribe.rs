@@ -51,7 +51,9 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
                 engine.handle(delivery.transaction()?, &meta).await
             }
         };
-        self.on_each(subscriptions, handle).beside(Arc::new(Driver(engine))).faulty(faults)
+        self.on_each(subscriptions, handle)
+            .beside(Arc::new(Driver(engine)))
+            .faulty(faults)
     }
 }
 
@@ -67,7 +69,8 @@ impl<T: SagaState> Saga<T> {
     ///
     /// If the future is dropped, the saga may or may not be part of the transaction: roll it back.
     pub async fn start(&self, conn: &mut PgConnection, state: T) -> Result<Uuid, StartError> {
-        self.start_in(SchemaName::default().as_str(), conn, state).await
+        self.start_in(SchemaName::default().as_str(), conn, state)
+            .await
     }
 
     /// Starts a saga whose tables are in another schema, as given to [`Inbox::schema`](crate::subscriber::Inbox::schema).
@@ -79,28 +82,60 @@ impl<T: SagaState> Saga<T> {
     /// # Cancel safety
     ///
     /// As [`start`](Self::start).
-    pub async fn start_in(&self, schema: &str, conn: &mut PgConnection, state: T) -> Result<Uuid, StartError> {
+    pub async fn start_in(
+        &self,
+        schema: &str,
+        conn: &mut PgConnection,
+        state: T,
+    ) -> Result<Uuid, StartError> {
         let failed = |error: HandlerError| StartError::Store(error.chain());
-        let store = Store::new(schema.parse().map_err(|error: SchemaNameError| StartError::Store(error.to_string()))?);
+        let store = Store::new(
+            schema
+                .parse()
+                .map_err(|error: SchemaNameError| StartError::Store(error.to_string()))?,
+        );
         let engine = Engine::new(self.clone());
         let resources = self.resources(&state);
         let key = self.key.as_ref().map(|key| key(&state));
         let mut instance = engine.instance(String::new(), state, None);
         instance.key = key.unwrap_or_else(|| instance.id.to_string());
-        if let Some(id) = store.id_of(conn, &self.name, &instance.key).await.map_err(|error| failed(error.into()))? {
+        if let Some(id) = store
+            .id_of(conn, &self.name, &instance.key)
+            .await
+            .map_err(|error| failed(error.into()))?
+        {
             return Ok(id);
         }
         if self.refuse_locked
-            && let Some((resource, holder)) = store.holder(conn, &resources).await.map_err(|error| failed(error.into()))?
+            && let Some((resource, holder)) = store
+                .holder(conn, &resources)
+                .await
+                .map_err(|error| failed(error.into()))?
         {
             return Err(StartError::Locked { resource, holder });
         }
-        if store.insert(conn, self, &instance, Wake::Timers).await.map_err(failed)?.is_none() {
-            let id = store.id_of(conn, &self.name, &instance.key).await.map_err(|error| failed(error.into()))?;
-            return id.ok_or_else(|| StartError::Store(format!("saga {} {} was deleted at this moment", self.name, instance.key)));
+        if store
+            .insert(conn, self, &instance, Wake::Timers)
+            .await
+            .map_err(failed)?
+            .is_none()
+        {
+            let id = store
+                .id_of(conn, &self.name, &instance.key)
+                .await
+                .map_err(|error| failed(error.into()))?;
+            return id.ok_or_else(|| {
+                StartError::Store(format!(
+                    "saga {} {} was deleted at this moment",
+                    self.name, instance.key
+                ))
+            });
         }
         if !resources.is_empty() {
-            store.queue(conn, instance.id, &resources).await.map_err(|error| failed(error.into()))?;
+            store
+                .queue(conn, instance.id, &resources)
+                .await
+                .map_err(|error| failed(error.into()))?;
         }
         Ok(instance.id)
     }

@@ -41,7 +41,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long its statements wait for a lock, and how long the server lets it sit idle within a transaction.
-const TIMEOUTS: &str = "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
+const TIMEOUTS: &str =
+    "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
 
 /// The timer of one saga in one process.
 pub(super) struct Timer<S> {
@@ -67,13 +68,23 @@ enum Turn {
 }
 
 impl<S: SagaState> Timer<S> {
-    pub(super) fn new(engine: Arc<Engine<S>>, ground: Arc<Ground>, registration: Registration) -> Self {
+    pub(super) fn new(
+        engine: Arc<Engine<S>>,
+        ground: Arc<Ground>,
+        registration: Registration,
+    ) -> Self {
         let saga = &engine.saga;
         Self {
             pool: ground.pool.clone(),
             schema: ground.schema.clone(),
             consumer: ground.consumer.clone(),
-            replies: Replies::new(&ground, &saga.name, &saga.reply_aggregates(), saga.wait_for_replies).map(Arc::new),
+            replies: Replies::new(
+                &ground,
+                &saga.name,
+                &saga.reply_aggregates(),
+                saga.wait_for_replies,
+            )
+            .map(Arc::new),
             news: ground.news.clone(),
             chores: Chores::new(engine.clone(), ground, registration),
             engine,
@@ -93,7 +104,8 @@ impl<S: SagaState> Timer<S> {
                 Ok(rest) => rest,
                 Err(error) => self.rest_after(&error),
             };
-            self.rest(&mut turns, &mut news, Instant::now() + rest, stop).await;
+            self.rest(&mut turns, &mut news, Instant::now() + rest, stop)
+                .await;
         }
         while turns.join_next().await.is_some() {}
     }
@@ -110,7 +122,15 @@ impl<S: SagaState> Timer<S> {
             return Ok(POLL);
         }
         let mut conn = self.pool.acquire().await?;
-        let Due { due, held, next, now } = self.store().count_due(&mut conn, &self.engine.mine(), &self.held(), room).await?;
+        let Due {
+            due,
+            held,
+            next,
+            now,
+        } = self
+            .store()
+            .count_due(&mut conn, &self.engine.mine(), &self.held(), room)
+            .await?;
         if let Some(replies) = self.replies.as_ref().filter(|_| held) {
             replies.want(now, &self.engine.alarm, stop);
         }
@@ -118,12 +138,17 @@ impl<S: SagaState> Timer<S> {
             let timer = self.clone();
             turns.spawn(async move { timer.turn().await });
         }
-        Ok(next.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map_or(POLL, |next| next.min(POLL)))
+        Ok(next
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .map_or(POLL, |next| next.min(POLL)))
     }
 
     /// The timers that wait for replies.
     fn held(&self) -> Held<'_> {
-        Held { hold: self.replies.as_ref().map(|replies| replies.hold()), consumer: &self.consumer }
+        Held {
+            hold: self.replies.as_ref().map(|replies| replies.hold()),
+            consumer: &self.consumer,
+        }
     }
 
     /// Waits until there is a reason to look again.
@@ -157,7 +182,11 @@ impl<S: SagaState> Timer<S> {
 
     fn rest_after(&self, error: &(dyn std::error::Error + 'static)) -> Duration {
         session_fault::close_after(error, &self.pool);
-        tracing::warn!(saga = self.engine.saga.name, error = with_causes(error), "due sagas cannot be looked at yet");
+        tracing::warn!(
+            saga = self.engine.saga.name,
+            error = with_causes(error),
+            "due sagas cannot be looked at yet"
+        );
         PAUSE
     }
 
@@ -166,7 +195,10 @@ impl<S: SagaState> Timer<S> {
         let (saga, store) = (&self.engine.saga, self.store());
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(TIMEOUTS).execute(&mut *transaction).await?;
-        let Some(stored) = store.lock_due(&mut transaction, &self.engine.mine(), &self.held()).await? else {
+        let Some(stored) = store
+            .lock_due(&mut transaction, &self.engine.mine(), &self.held())
+            .await?
+        else {
             transaction.rollback().await?;
             return Ok(Turn::Nothing);
         };
@@ -174,15 +206,25 @@ impl<S: SagaState> Timer<S> {
         let tx = Tx::of(transaction, &self.schema);
         let lent = tx.lent_again();
         // A definition's own functions may panic, which must not stop the sagas behind it.
-        let done = AssertUnwindSafe(self.go_on(stored, tx)).catch_unwind().await;
-        let done = done.unwrap_or_else(|panic| Err(HandlerError::retry(format!("it panicked: {}", panic_text(&*panic)))));
+        let done = AssertUnwindSafe(self.go_on(stored, tx))
+            .catch_unwind()
+            .await;
+        let done = done.unwrap_or_else(|panic| {
+            Err(HandlerError::retry(format!(
+                "it panicked: {}",
+                panic_text(&*panic)
+            )))
+        });
         let transaction = lent.take().and_then(Tx::into_inner);
         match (done, transaction) {
             (Ok(()), Some(transaction)) => {
                 transaction.commit().await?;
                 lent.committed();
             }
-            (Ok(()), None) => self.postpone(id, Why::Error("a local step kept its `Tx`")).await?,
+            (Ok(()), None) => {
+                self.postpone(id, Why::Error("a local step kept its `Tx`"))
+                    .await?
+            }
             (Err(error), transaction) if error.ends_session() => {
                 tracing::warn!(saga = saga.name, %id, error = error.chain(), "a saga waits until the database is available");
                 if let Some(transaction) = transaction {
@@ -195,19 +237,31 @@ impl<S: SagaState> Timer<S> {
                     let _ = transaction.rollback().await;
                 }
                 let text = error.chain();
-                self.postpone(id, if error.waits_for_code() { Why::Obstacle(&text) } else { Why::Error(&text) }).await?;
+                self.postpone(
+                    id,
+                    if error.waits_for_code() {
+                        Why::Obstacle(&text)
+                    } else {
+                        Why::Error(&text)
+                    },
+                )
+                .await?;
             }
         }
         Ok(Turn::Taken)
     }
 
     async fn go_on(&self, stored: Stored, tx: Tx) -> Result<(), HandlerError> {
-        self.engine.due(stored, &mut InTransaction::new(tx, &self.engine.saga)).await
+        self.engine
+            .due(stored, &mut InTransaction::new(tx, &self.engine.saga))
+            .await
     }
 
     async fn postpone(&self, id: Uuid, why: Why<'_>) -> Result<(), sqlx::Error> {
         tracing::warn!(saga = self.engine.saga.name, %id, ?why, "a saga cannot be gone on with yet");
-        self.store().postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, why).await
+        self.store()
+            .postpone(&mut *self.pool.acquire().await?, id, FAILED_PAUSE, why)
+            .await
     }
 
     fn store(&self) -> Store {

@@ -75,17 +75,30 @@ impl<S: SagaState> Engine<S> {
     pub(super) fn new(saga: Saga<S>) -> Self {
         saga.statistics.know_steps(saga.step_names());
         let steps = saga.step_names().map(str::to_owned).collect();
-        Self { shape: saga.shape(), saga, alarm: Arc::default(), steps, here: OnceLock::new() }
+        Self {
+            shape: saga.shape(),
+            saga,
+            alarm: Arc::default(),
+            steps,
+            here: OnceLock::new(),
+        }
     }
 
     /// A subscriber of this name runs it, beside the other sagas among `names`.
     pub(super) fn run_here(&self, consumer: &str, names: &[String]) {
-        let _ = self.here.set(Here { consumer: consumer.to_owned(), names: names.to_vec() });
+        let _ = self.here.set(Here {
+            consumer: consumer.to_owned(),
+            names: names.to_vec(),
+        });
     }
 
     /// The sagas that this code can continue.
     pub(super) fn mine(&self) -> Mine<'_> {
-        Mine { name: &self.saga.name, version: self.saga.version, steps: &self.steps }
+        Mine {
+            name: &self.saga.name,
+            version: self.saga.version,
+            steps: &self.steps,
+        }
     }
 
     /// Why this code cannot continue a saga of its name.
@@ -100,7 +113,12 @@ impl<S: SagaState> Engine<S> {
     }
 
     fn unknown(&self, progress: &Progress) -> Option<Obstacle> {
-        self.shape.unknown(progress).map(|unknown| Obstacle::Unknown { unknown, version: self.saga.version })
+        self.shape
+            .unknown(progress)
+            .map(|unknown| Obstacle::Unknown {
+                unknown,
+                version: self.saga.version,
+            })
     }
 
     /// An event comes: a reply, or one that starts a saga.
@@ -116,52 +134,104 @@ impl<S: SagaState> Engine<S> {
                     }
                 }
                 None => {
-                    if let Elsewhere::Awaited(reason) = self.awaited_elsewhere(&store, world.tx()?, id, meta).await? {
+                    if let Elsewhere::Awaited(reason) = self
+                        .awaited_elsewhere(&store, world.tx()?, id, meta)
+                        .await?
+                    {
                         return Err(HandlerError::wait_for_code(reason));
                     }
                 }
             }
         }
-        let start = self.saga.starts.iter().find(|start| start.kind.types.contains(&meta.event_type()));
+        let start = self
+            .saga
+            .starts
+            .iter()
+            .find(|start| start.kind.types.contains(&meta.event_type()));
         let Some(start) = start else { return Ok(()) };
         let state = (start.begin)(meta)?;
-        let key = self.saga.key.as_ref().map_or_else(|| meta.event_id().into_owned(), |key| key(&state));
+        let key = self
+            .saga
+            .key
+            .as_ref()
+            .map_or_else(|| meta.event_id().into_owned(), |key| key(&state));
         // An event that belongs to no conversation begins one, as for any handler.
-        let conversation = meta.correlation_id().map_or_else(|| meta.event_id().into_owned(), str::to_owned);
+        let conversation = meta
+            .correlation_id()
+            .map_or_else(|| meta.event_id().into_owned(), str::to_owned);
         let mut instance = self.instance(key, state, Some(conversation));
         instance.progress.cause.moved_by(meta);
         self.start(instance, &mut world).await
     }
 
     /// A saga that has not begun.
-    pub(super) fn instance(&self, key: String, state: S, correlation_id: Option<String>) -> Instance<S> {
-        Instance { id: Uuid::now_v7(), key, state, progress: self.shape.plan(), correlation_id }
+    pub(super) fn instance(
+        &self,
+        key: String,
+        state: S,
+        correlation_id: Option<String>,
+    ) -> Instance<S> {
+        Instance {
+            id: Uuid::now_v7(),
+            key,
+            state,
+            progress: self.shape.plan(),
+            correlation_id,
+        }
     }
 
     /// A reply comes; false if the saga does not wait for it.
-    async fn reply(&self, stored: Stored, meta: &Meta, world: &mut InTransaction<'_, S>) -> Result<bool, HandlerError> {
+    async fn reply(
+        &self,
+        stored: Stored,
+        meta: &Meta,
+        world: &mut InTransaction<'_, S>,
+    ) -> Result<bool, HandlerError> {
         let (id, name) = (stored.id, &self.saga.name);
         if stored.version.cast_unsigned() > self.saga.version {
-            let reason = format!("saga {name} {id} was written by version {}, and this is version {}", stored.version, self.saga.version);
+            let reason = format!(
+                "saga {name} {id} was written by version {}, and this is version {}",
+                stored.version, self.saga.version
+            );
             return Err(HandlerError::wait_for_code(reason));
         }
-        let waits = |obstacle: &Obstacle| HandlerError::wait_for_code(format!("saga {name} {id} waits: {obstacle}"));
+        let waits = |obstacle: &Obstacle| {
+            HandlerError::wait_for_code(format!("saga {name} {id} waits: {obstacle}"))
+        };
         let progress = stored.progress().map_err(|obstacle| waits(&obstacle))?;
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
         if !self.shape.awaits(&progress, meta.event_type(), cause) {
             let store = world.store.clone();
-            if self.answers_other_code(&store, world.tx()?, &stored, &progress, meta).await? {
-                let error = format!("`{}` answers saga {name} {id} by another version of its definition", meta.event_type());
-                return Err(self.unknown(&progress).map_or_else(|| HandlerError::wait_for_code(error), |obstacle| waits(&obstacle)));
+            if self
+                .answers_other_code(&store, world.tx()?, &stored, &progress, meta)
+                .await?
+            {
+                let error = format!(
+                    "`{}` answers saga {name} {id} by another version of its definition",
+                    meta.event_type()
+                );
+                return Err(self.unknown(&progress).map_or_else(
+                    || HandlerError::wait_for_code(error),
+                    |obstacle| waits(&obstacle),
+                ));
             }
             tracing::debug!(saga = name, %id, event_type = meta.event_type(), "a late or repeated reply is left out");
             return Ok(false);
         }
-        let (now, mut instance) = (stored.now, stored.instance(&self.saga, progress).map_err(|obstacle| waits(&obstacle))?);
+        let (now, mut instance) = (
+            stored.now,
+            stored
+                .instance(&self.saga, progress)
+                .map_err(|obstacle| waits(&obstacle))?,
+        );
         instance.progress.cause.moved_by(meta);
         let input = self.saga.take(&mut instance, meta)?;
-        self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
-        self.keep(instance, Decided::Not, now, world).await.map(|()| true)
+        self.saga
+            .drive(&self.shape, &mut instance, input, now, world)
+            .await?;
+        self.keep(instance, Decided::Not, now, world)
+            .await
+            .map(|()| true)
     }
 
     /// Checks whether other code waits for an event: an open saga of this name at a step that this code does not have, or an
@@ -177,8 +247,12 @@ impl<S: SagaState> Engine<S> {
         id: Uuid,
         meta: &Meta,
     ) -> Result<Elsewhere, sqlx::Error> {
-        let Some(here) = self.here.get() else { return Ok(Elsewhere::NotAwaited) };
-        let Some(stored) = store.read(conn, id).await? else { return Ok(Elsewhere::NoSaga) };
+        let Some(here) = self.here.get() else {
+            return Ok(Elsewhere::NotAwaited);
+        };
+        let Some(stored) = store.read(conn, id).await? else {
+            return Ok(Elsewhere::NoSaga);
+        };
         let is_mine = stored.name == self.saga.name;
         if !is_mine && here.names.contains(&stored.name) {
             return Ok(Elsewhere::NotAwaited);
@@ -186,21 +260,32 @@ impl<S: SagaState> Engine<S> {
         if !is_mine {
             let code = registered(conn, store.schema(), &stored.name).await?;
             let was_here = code.iter().any(|code| code.consumer == here.consumer);
-            let is_run = code.iter().any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
+            let is_run = code
+                .iter()
+                .any(|code| code.consumer != here.consumer && code.seen_seconds < LIVE_SECONDS);
             if !was_here || is_run {
                 return Ok(Elsewhere::NotAwaited);
             }
         }
         let name = &stored.name;
-        let waits = |obstacle: Obstacle| Elsewhere::Awaited(format!("saga {name} {id} waits: {obstacle}"));
+        let waits =
+            |obstacle: Obstacle| Elsewhere::Awaited(format!("saga {name} {id} waits: {obstacle}"));
         let progress = match stored.progress() {
             Ok(progress) => progress,
             Err(obstacle) => return Ok(waits(obstacle)),
         };
-        if !self.answers_other_code(store, conn, &stored, &progress, meta).await? {
+        if !self
+            .answers_other_code(store, conn, &stored, &progress, meta)
+            .await?
+        {
             return Ok(Elsewhere::NotAwaited);
         }
-        let reason = || format!("`{}` answers saga {name} {id}, which this code does not run", meta.event_type());
+        let reason = || {
+            format!(
+                "`{}` answers saga {name} {id}, which this code does not run",
+                meta.event_type()
+            )
+        };
         let unknown = self.unknown(&progress).filter(|_| is_mine);
         Ok(unknown.map_or_else(|| Elsewhere::Awaited(reason()), waits))
     }
@@ -215,14 +300,26 @@ impl<S: SagaState> Engine<S> {
         meta: &Meta,
     ) -> Result<bool, sqlx::Error> {
         let cause = meta.causation_id().and_then(|id| id.parse().ok());
-        let Some(current) = progress.current.as_ref().filter(|_| !progress.status.is_end()) else { return Ok(false) };
-        if progress.is_of_another_step(cause) || self.is_reply_here(stored, current, meta.event_type()) {
+        let Some(current) = progress
+            .current
+            .as_ref()
+            .filter(|_| !progress.status.is_end())
+        else {
+            return Ok(false);
+        };
+        if progress.is_of_another_step(cause)
+            || self.is_reply_here(stored, current, meta.event_type())
+        {
             return Ok(false);
         }
         let code = registered(conn, store.schema(), &stored.name).await?;
         // Code that registered nothing ran before this version of the library: what answers it is unknown.
         let is_known = stored.name == self.saga.name && self.shape.knows(progress);
-        Ok(replies(&code, &current.step, current.back).map_or(!is_known, |types| types.iter().any(|one| one == meta.event_type())))
+        Ok(
+            replies(&code, &current.step, current.back).map_or(!is_known, |types| {
+                types.iter().any(|one| one == meta.event_type())
+            }),
+        )
     }
 
     /// Whether this code takes such an event as a reply to the present step: then it decides alone.
@@ -231,45 +328,77 @@ impl<S: SagaState> Engine<S> {
         stored.name == self.saga.name && action.is_some_and(|action| action.takes(event_type))
     }
 
-    async fn start(&self, mut instance: Instance<S>, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
+    async fn start(
+        &self,
+        mut instance: Instance<S>,
+        world: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
         let (store, resources) = (world.store.clone(), self.saga.resources(&instance.state));
-        let Some(now) = store.insert(world.tx()?, &self.saga, &instance, Wake::Nobody).await? else { return Ok(()) };
+        let Some(now) = store
+            .insert(world.tx()?, &self.saga, &instance, Wake::Nobody)
+            .await?
+        else {
+            return Ok(());
+        };
         if !resources.is_empty() {
             store.queue(world.tx()?, instance.id, &resources).await?;
         }
         match store.blocked(world.tx()?, instance.id).await? {
             Some((resource, holder)) if self.saga.refuse_locked => {
                 let error = format!("{resource} is held by saga {holder}");
-                instance.progress.failure = Some(StepFailure { step: String::new(), error });
-                self.saga.drive(&self.shape, &mut instance, Input::Abort, now, world).await?;
+                instance.progress.failure = Some(StepFailure {
+                    step: String::new(),
+                    error,
+                });
+                self.saga
+                    .drive(&self.shape, &mut instance, Input::Abort, now, world)
+                    .await?;
                 self.keep(instance, Decided::Not, now, world).await
             }
-            Some(_) => Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock).await?),
+            Some(_) => Ok(store
+                .postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
+                .await?),
             None => {
-                self.saga.drive(&self.shape, &mut instance, Input::Start, now, world).await?;
+                self.saga
+                    .drive(&self.shape, &mut instance, Input::Start, now, world)
+                    .await?;
                 self.keep(instance, Decided::Not, now, world).await
             }
         }
     }
 
     /// Its time has come.
-    pub(super) async fn due(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
+    pub(super) async fn due(
+        &self,
+        stored: Stored,
+        world: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
         let (now, mut input) = (stored.now, stored.input());
         let mut instance = match self.read(&stored) {
             Ok(instance) => instance,
             Err(_) if input == Input::End => return self.end_as_it_is(stored, world).await,
             Err(obstacle) => return Err(HandlerError::wait_for_code(obstacle.to_string())),
         };
-        let decided = if stored.action.is_some() { Decided::Done } else { Decided::Not };
-        if instance.progress.status == SagaStatus::Waiting && matches!(input, Input::Due | Input::Retry) {
+        let decided = if stored.action.is_some() {
+            Decided::Done
+        } else {
+            Decided::Not
+        };
+        if instance.progress.status == SagaStatus::Waiting
+            && matches!(input, Input::Due | Input::Retry)
+        {
             let store = world.store.clone();
             if store.blocked(world.tx()?, instance.id).await?.is_some() {
-                return Ok(store.postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock).await?);
+                return Ok(store
+                    .postpone(world.tx()?, instance.id, LOCK_PAUSE, Why::Lock)
+                    .await?);
             }
             input = Input::Start;
         }
         let let_go = input == Input::End;
-        self.saga.drive(&self.shape, &mut instance, input, now, world).await?;
+        self.saga
+            .drive(&self.shape, &mut instance, input, now, world)
+            .await?;
         if let_go {
             let store = world.store.clone();
             store.release(world.tx()?, instance.id).await?;
@@ -278,19 +407,49 @@ impl<S: SagaState> Engine<S> {
     }
 
     /// A person ends a saga that this code cannot read or does not know. Its state stays as it is.
-    async fn end_as_it_is(&self, stored: Stored, world: &mut InTransaction<'_, S>) -> Result<(), HandlerError> {
+    async fn end_as_it_is(
+        &self,
+        stored: Stored,
+        world: &mut InTransaction<'_, S>,
+    ) -> Result<(), HandlerError> {
         let (read, store) = (stored.progress(), world.store.clone());
         let is_readable = read.is_ok();
         let mut progress = read.unwrap_or_else(|_| self.shape.plan());
         self.shape.next(&mut progress, Input::End, stored.now);
-        let correlation = stored.correlation_id.clone().unwrap_or_else(|| stored.id.to_string());
-        let ended = self.saga.ended(stored.id, &stored.key, correlation, &progress)?;
-        world.send(ended).await?.map_err(HandlerError::dead_letter)?;
+        let correlation = stored
+            .correlation_id
+            .clone()
+            .unwrap_or_else(|| stored.id.to_string());
+        let ended = self
+            .saga
+            .ended(stored.id, &stored.key, correlation, &progress)?;
+        world
+            .send(ended)
+            .await?
+            .map_err(HandlerError::dead_letter)?;
         store.release(world.tx()?, stored.id).await?;
-        let stored_progress = if is_readable { serde_json::to_string(&progress)? } else { stored.progress };
-        let kept = Kept { id: stored.id, state: stored.state, progress: &progress, stored_progress, due: None, obstacle: None };
+        let stored_progress = if is_readable {
+            serde_json::to_string(&progress)?
+        } else {
+            stored.progress
+        };
+        let kept = Kept {
+            id: stored.id,
+            state: stored.state,
+            progress: &progress,
+            stored_progress,
+            due: None,
+            obstacle: None,
+        };
         // By the version that wrote it, since its state is still of that version.
-        store.save(world.tx()?, stored.version.cast_unsigned(), &kept, Decided::Done).await
+        store
+            .save(
+                world.tx()?,
+                stored.version.cast_unsigned(),
+                &kept,
+                Decided::Done,
+            )
+            .await
     }
 
     /// Stores how far it has come, and tells once that is committed.
@@ -301,20 +460,33 @@ impl<S: SagaState> Engine<S> {
         now: DateTime<Utc>,
         world: &mut InTransaction<'_, S>,
     ) -> Result<(), HandlerError> {
-        let (store, happened) = (world.store.clone(), std::mem::take(&mut instance.progress.happened));
+        let (store, happened) = (
+            world.store.clone(),
+            std::mem::take(&mut instance.progress.happened),
+        );
         let progress = &instance.progress;
         let mut wake = None;
-        if matches!(progress.status, SagaStatus::Completed | SagaStatus::Compensated) && store.release(world.tx()?, instance.id).await? {
+        if matches!(
+            progress.status,
+            SagaStatus::Completed | SagaStatus::Compensated
+        ) && store.release(world.tx()?, instance.id).await?
+        {
             wake = Some(Duration::ZERO);
         }
         if progress.status == SagaStatus::Failed {
-            let (saga, id, error) = (&self.saga.name, instance.id, progress.error().unwrap_or_default());
+            let (saga, id, error) = (
+                &self.saga.name,
+                instance.id,
+                progress.error().unwrap_or_default(),
+            );
             tracing::error!(saga, %id, error, "a saga has failed: look with `tidings sagas show`, then retry or end it");
         }
         let now = now + world.elapsed();
         let due = self.shape.due_at(progress, now);
         let kept = Kept::of(&instance, due, self.unknown(progress))?;
-        store.save(world.tx()?, self.saga.version, &kept, decided).await?;
+        store
+            .save(world.tx()?, self.saga.version, &kept, decided)
+            .await?;
         let wake = wake.or(due.map(|due| (due - now).to_std().unwrap_or_default()));
         let (alarm, statistics) = (self.alarm.clone(), self.saga.statistics.clone());
         world.tx()?.after_commit(move || {
@@ -337,7 +509,12 @@ pub(super) struct InTransaction<'s, S> {
 
 impl<'s, S> InTransaction<'s, S> {
     pub(super) fn new(tx: Tx, saga: &'s Saga<S>) -> Self {
-        Self { store: Store::new(tx.schema().clone()), tx: Some(tx), saga, began: Instant::now() }
+        Self {
+            store: Store::new(tx.schema().clone()),
+            tx: Some(tx),
+            saga,
+            began: Instant::now(),
+        }
     }
 
     fn tx(&mut self) -> Result<&mut Tx, HandlerError> {
@@ -345,7 +522,9 @@ impl<'s, S> InTransaction<'s, S> {
     }
 
     async fn execute(&mut self, sql: String) -> Result<(), HandlerError> {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **self.tx()?).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut **self.tx()?)
+            .await?;
         Ok(())
     }
 }
@@ -358,17 +537,30 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
     async fn send(&mut self, envelope: Envelope) -> Result<Result<(), String>, HandlerError> {
         match self.tx()?.publish_as_it_is(&envelope).await {
             Ok(_) => Ok(Ok(())),
-            Err(error @ (PublishError::Database(_) | PublishError::MissingTable { .. } | PublishError::Schema(_))) => Err(error.into()),
+            Err(
+                error @ (PublishError::Database(_)
+                | PublishError::MissingTable { .. }
+                | PublishError::Schema(_)),
+            ) => Err(error.into()),
             // Found before a statement was sent, so the transaction can continue.
             Err(error) => Ok(Err(with_causes(&error))),
         }
     }
 
-    async fn call(&mut self, run: &Instance<S>, step: &str, _: bool, local: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {
+    async fn call(
+        &mut self,
+        run: &Instance<S>,
+        step: &str,
+        _: bool,
+        local: &Local<S>,
+    ) -> Result<Result<S, CallFailed>, HandlerError> {
         let timeout = self.saga.timeout_of(step).unwrap_or(LOCAL_TIMEOUT);
         // Nothing can be rolled back before the server has ended what the step has asked for.
         let millis = (timeout + SERVER_LATER).as_millis().min(i32::MAX as u128);
-        self.execute(format!("savepoint {SAVEPOINT}; set local statement_timeout = {millis}")).await?;
+        self.execute(format!(
+            "savepoint {SAVEPOINT}; set local statement_timeout = {millis}"
+        ))
+        .await?;
         let mut tx = self.tx.take().ok_or_else(kept)?;
         tx.carry(run.headers());
         let (lent, state) = (tx.lent_again(), run.state.clone());
@@ -377,21 +569,37 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
         self.tx = lent.take();
         let failed = match result {
             Ok(Ok(Ok(state))) => {
-                self.execute(format!("release savepoint {SAVEPOINT}; set local statement_timeout to default")).await?;
+                self.execute(format!(
+                    "release savepoint {SAVEPOINT}; set local statement_timeout to default"
+                ))
+                .await?;
                 return Ok(Ok(state));
             }
             // The database is away: that is not the step's fault.
             Ok(Ok(Err(error))) if error.verdict() == Verdict::Unavailable => return Err(error),
-            Ok(Ok(Err(error))) => CallFailed { last: error.verdict() == Verdict::DeadLetter, error: error.chain(), late: false },
-            Ok(Err(panic)) => CallFailed { last: false, error: format!("it panicked: {}", panic_text(&*panic)), late: false },
-            Err(_) => CallFailed { last: false, error: format!("it had not ended after {timeout:?}"), late: true },
+            Ok(Ok(Err(error))) => CallFailed {
+                last: error.verdict() == Verdict::DeadLetter,
+                error: error.chain(),
+                late: false,
+            },
+            Ok(Err(panic)) => CallFailed {
+                last: false,
+                error: format!("it panicked: {}", panic_text(&*panic)),
+                late: false,
+            },
+            Err(_) => CallFailed {
+                last: false,
+                error: format!("it had not ended after {timeout:?}"),
+                late: true,
+            },
         };
         let roll_back = format!("rollback to savepoint {SAVEPOINT}");
         if failed.late {
             // The first answer that is read is the one to the statement that was left alone: that it was ended.
             let _ = self.execute(roll_back.clone()).await;
         }
-        self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}")).await?;
+        self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}"))
+            .await?;
         Ok(Err(failed))
     }
 

@@ -110,7 +110,11 @@ pub(crate) enum Parked {
     /// It waits for another version of the code.
     Waits { error: String },
     /// It is tried again after this long.
-    Again { after: Duration, attempts: u32, error: String },
+    Again {
+        after: Duration,
+        attempts: u32,
+        error: String,
+    },
     /// The partition is given up.
     Abandoned,
 }
@@ -121,7 +125,11 @@ impl Settled {
         match self {
             Self::Finished | Self::Park { .. } => Parked::Done,
             Self::Waits { error } => Parked::Waits { error },
-            Self::Refused { error, .. } => Parked::Again { after: REFUSED_PAUSE, attempts: before, error },
+            Self::Refused { error, .. } => Parked::Again {
+                after: REFUSED_PAUSE,
+                attempts: before,
+                error,
+            },
             Self::Abandoned => Parked::Abandoned,
         }
     }
@@ -135,7 +143,10 @@ pub(crate) struct BatchFailed {
 
 impl Runner {
     /// Handles several messages of one type by one attempt. If it fails, they are to be handled one by one.
-    pub(crate) async fn settle_together(&self, messages: &[Arc<Message>]) -> Result<(), BatchFailed> {
+    pub(crate) async fn settle_together(
+        &self,
+        messages: &[Arc<Message>],
+    ) -> Result<(), BatchFailed> {
         match self.attempt(Delivery::many(messages.to_vec(), 1)).await {
             Ok(handled) => {
                 self.handled(handled, messages[0].kind(), messages.len());
@@ -146,13 +157,21 @@ impl Runner {
                 if counts {
                     self.report_batch(&messages[0], &error);
                 }
-                Err(BatchFailed { attempts: u32::from(counts) })
+                Err(BatchFailed {
+                    attempts: u32::from(counts),
+                })
             }
         }
     }
 
     /// Handles one message until it has ended, by these retry rules. Its first attempt may have begun already.
-    pub(crate) async fn settle(&self, message: &Arc<Message>, turn: &mut Turn<'_>, retry: &Retry, mut begun: Option<Attempt>) -> Settled {
+    pub(crate) async fn settle(
+        &self,
+        message: &Arc<Message>,
+        turn: &mut Turn<'_>,
+        retry: &Retry,
+        mut begun: Option<Attempt>,
+    ) -> Settled {
         if begun.is_none()
             && let Some(time) = self.due_in(message)
             && !turn.pause(time).await
@@ -161,7 +180,13 @@ impl Runner {
         }
         let (mut failed, mut outage) = (0, Outage::none(self));
         loop {
-            let attempt = begun.take().unwrap_or_else(|| self.begin(Delivery::one(message.clone(), failed + 1), Instant::now(), &mut None));
+            let attempt = begun.take().unwrap_or_else(|| {
+                self.begin(
+                    Delivery::one(message.clone(), failed + 1),
+                    Instant::now(),
+                    &mut None,
+                )
+            });
             let error = match self.end_of(attempt, message).await {
                 Ok(handled) => {
                     self.handled(handled, message.kind(), 1);
@@ -178,7 +203,9 @@ impl Runner {
             if error.waits_for_code() {
                 self.report_waiting(message, &error);
                 if self.options.order == Order::Aggregate {
-                    return Settled::Waits { error: error.chain() };
+                    return Settled::Waits {
+                        error: error.chain(),
+                    };
                 }
                 // Nowhere to set it aside.
                 if !turn.pause(WAIT_PAUSE).await {
@@ -195,16 +222,23 @@ impl Runner {
                 Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
                     failed += 1;
-                    self.statistics.add(Count::FailedAttempts, message.kind(), 1);
+                    self.statistics
+                        .add(Count::FailedAttempts, message.kind(), 1);
                     self.report_attempt(message, failed, &error);
-                    let next = if error.verdict() == Verdict::DeadLetter { Next::GiveUp } else { retry.after(failed, chance()) };
+                    let next = if error.verdict() == Verdict::DeadLetter {
+                        Next::GiveUp
+                    } else {
+                        retry.after(failed, chance())
+                    };
                     match next {
                         Next::After(pause) => pause,
                         // Malformed input of one producer does not pause the events of others.
-                        Next::GiveUp if !error.is_undecodable() && self.trips() => match self.probe(message, turn).await {
-                            Some(end) => return end,
-                            None => continue,
-                        },
+                        Next::GiveUp if !error.is_undecodable() && self.trips() => {
+                            match self.probe(message, turn).await {
+                                Some(end) => return end,
+                                None => continue,
+                            }
+                        }
                         Next::GiveUp => return self.end(message, &error, failed, turn).await,
                     }
                 }
@@ -217,9 +251,17 @@ impl Runner {
 
     /// Handles one message that is parked and failed this often from there. If an earlier deployment parked it and this one
     /// parks nothing, it is handled as if it had just come, before the later ones of its aggregate.
-    pub(crate) async fn settle_parked(&self, message: &Arc<Message>, turn: &mut Turn<'_>, before: u32) -> Parked {
+    pub(crate) async fn settle_parked(
+        &self,
+        message: &Arc<Message>,
+        turn: &mut Turn<'_>,
+        before: u32,
+    ) -> Parked {
         let Escalation::Park(retry) = &self.escalation else {
-            return self.settle(message, turn, &self.options.retry, None).await.parked(before);
+            return self
+                .settle(message, turn, &self.options.retry, None)
+                .await
+                .parked(before);
         };
         let mut outage = Outage::none(self);
         loop {
@@ -231,28 +273,49 @@ impl Runner {
                 Err(error) => error,
             };
             if error.is_conflicting() {
-                return self.end_conflicting(message, &error, 0, turn).await.parked(before);
+                return self
+                    .end_conflicting(message, &error, 0, turn)
+                    .await
+                    .parked(before);
             }
             if error.waits_for_code() {
                 self.report_waiting(message, &error);
-                return Parked::Waits { error: error.chain() };
+                return Parked::Waits {
+                    error: error.chain(),
+                };
             }
             let pause = match error.verdict() {
                 Verdict::Skip => {
                     self.skipped(message, &error);
                     return Parked::Done;
                 }
-                Verdict::Snooze(time) => return Parked::Again { after: time, attempts: before, error: error.chain() },
+                Verdict::Snooze(time) => {
+                    return Parked::Again {
+                        after: time,
+                        attempts: before,
+                        error: error.chain(),
+                    };
+                }
                 Verdict::Unavailable => outage.goes_on(&error),
                 Verdict::Retry | Verdict::DeadLetter => {
-                    self.statistics.add(Count::FailedAttempts, message.kind(), 1);
+                    self.statistics
+                        .add(Count::FailedAttempts, message.kind(), 1);
                     self.report_attempt(message, 1, &error);
                     let is_dead = error.verdict() == Verdict::DeadLetter;
                     match retry.after(before + 1, chance()) {
-                        Next::After(after) if !is_dead => return Parked::Again { after, attempts: before + 1, error: error.chain() },
+                        Next::After(after) if !is_dead => {
+                            return Parked::Again {
+                                after,
+                                attempts: before + 1,
+                                error: error.chain(),
+                            };
+                        }
                         _ => {}
                     }
-                    return self.bury_at_last(&Dead::event(message, 1), &error, turn).await.parked(before);
+                    return self
+                        .bury_at_last(&Dead::event(message, 1), &error, turn)
+                        .await
+                        .parked(before);
                 }
             };
             if !turn.pause(pause).await {
@@ -264,39 +327,62 @@ impl Runner {
     /// One attempt.
     pub(crate) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
-        self.end_of(self.begin(delivery, Instant::now(), &mut None), &first).await
+        self.end_of(self.begin(delivery, Instant::now(), &mut None), &first)
+            .await
     }
 
     /// Begins an attempt, in a span of its own.
     fn begin(&self, delivery: Delivery, began: Instant, spare: &mut Option<Called>) -> Attempt {
         let span = self.span(&delivery);
         // Handlers and layers are cloned for it, and what they hold may panic at that.
-        let work = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, spare)));
-        let state = work.map_or_else(|panic| AttemptState::Ended(Some(Err(panicked(&*panic)))), AttemptState::Runs);
+        let work =
+            std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, spare)));
+        let state = work.map_or_else(
+            |panic| AttemptState::Ended(Some(Err(panicked(&*panic)))),
+            AttemptState::Runs,
+        );
         Attempt { span, began, state }
     }
 
     /// What comes of an attempt at an event.
-    async fn end_of(&self, mut attempt: Attempt, message: &Message) -> Result<Handled, HandlerError> {
+    async fn end_of(
+        &self,
+        mut attempt: Attempt,
+        message: &Message,
+    ) -> Result<Handled, HandlerError> {
         let result = (&mut attempt).await;
-        self.statistics.of(message.kind()).attempted(attempt.began.elapsed());
+        self.statistics
+            .of(message.kind())
+            .attempted(attempt.began.elapsed());
         let Err(error) = result else { return result };
         let waits_for_code = self.options.wait_for_newer_code && error.asks_for_newer_code();
-        let met_silence = error.ran_out_of_time() && self.was_database_silent_since(attempt.began).await;
+        let met_silence =
+            error.ran_out_of_time() && self.was_database_silent_since(attempt.began).await;
         if let Some(simulation) = self.core.simulation() {
             simulation.failed(message, &error);
         }
-        Err(if waits_for_code || met_silence { error.waited_out() } else { error })
+        Err(if waits_for_code || met_silence {
+            error.waited_out()
+        } else {
+            error
+        })
     }
 
     async fn was_database_silent_since(&self, began: Instant) -> bool {
-        let Some(inbox) = &self.core.inbox else { return false };
+        let Some(inbox) = &self.core.inbox else {
+            return false;
+        };
         inbox.pulse.was_silent_since(began.into()).await
     }
 
     /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
     /// begun, and whoever settles the message goes on with it. `now` becomes the time at which it stopped.
-    pub(crate) fn handle_now(&self, message: &Arc<Message>, now: &mut Instant, spare: &mut Option<Called>) -> Result<(), Attempt> {
+    pub(crate) fn handle_now(
+        &self,
+        message: &Arc<Message>,
+        now: &mut Instant,
+        spare: &mut Option<Called>,
+    ) -> Result<(), Attempt> {
         let mut attempt = self.begin(Delivery::one(message.clone(), 1), *now, spare);
         let polled = Pin::new(&mut attempt).poll(&mut Context::from_waker(Waker::noop()));
         *now = Instant::now();
@@ -310,7 +396,10 @@ impl Runner {
                 }
                 Ok(())
             }
-            Poll::Ready(Err(error)) => Err(Attempt { state: AttemptState::Ended(Some(Err(error))), ..attempt }),
+            Poll::Ready(Err(error)) => Err(Attempt {
+                state: AttemptState::Ended(Some(Err(error))),
+                ..attempt
+            }),
             // That waker wakes nobody: a task that goes on with it polls it at once.
             Poll::Pending => Err(attempt),
         }
@@ -322,7 +411,10 @@ impl Runner {
         let longest = retry_delay(&message.as_it_came().topic, &self.name)?;
         let due = message.header(DUE)?.parse::<i64>().ok()?;
         let wait = due.saturating_sub(self.clock.utc().timestamp_millis());
-        u64::try_from(wait).ok().filter(|wait| *wait > 0).map(|wait| Duration::from_millis(wait).min(longest))
+        u64::try_from(wait)
+            .ok()
+            .filter(|wait| *wait > 0)
+            .map(|wait| Duration::from_millis(wait).min(longest))
     }
 
     /// What everything that is logged during an attempt belongs to.
@@ -352,13 +444,23 @@ impl Runner {
     }
 
     fn handled_by(&self, handled: Handled, counters: &Counters, events: usize) {
-        counters.add(if handled == Handled::Done { Count::Handled } else { Count::Duplicates }, events);
+        counters.add(
+            if handled == Handled::Done {
+                Count::Handled
+            } else {
+                Count::Duplicates
+            },
+            events,
+        );
         if !self.gate.is_open() {
             self.reopen();
         }
         if self.tallying.load(Ordering::Relaxed) {
             let now = self.clock.instant();
-            self.tally.lock().unwrap_or_else(PoisonError::into_inner).handled(now);
+            self.tally
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .handled(now);
         }
     }
 
@@ -396,7 +498,9 @@ impl Runner {
     pub(crate) fn reopen(&self) {
         // The end of an outage does not end what the kill switch has begun.
         if self.tripped.load(Ordering::Acquire) {
-            return self.statistics.set_state(SubscriberState::PausedByKillSwitch);
+            return self
+                .statistics
+                .set_state(SubscriberState::PausedByKillSwitch);
         }
         self.gate.reopen(&self.name);
         self.statistics.set_state(SubscriberState::Running);
@@ -423,8 +527,10 @@ impl Future for Attempt {
         let this = self.get_mut();
         let _entered = this.span.enter();
         let polled = match &mut this.state {
-            AttemptState::Runs(work) => std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
-                .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic)))),
+            AttemptState::Runs(work) => {
+                std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
+                    .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
+            }
             AttemptState::Ended(end) => Poll::Ready(end.take().expect("nobody asks twice")),
         };
         if let Poll::Ready(Err(error)) = &polled {
@@ -436,7 +542,11 @@ impl Future for Attempt {
 
 /// Marks the span of an attempt that failed. An event that is skipped or put off is no failure.
 fn mark_failed(span: &Span, error: &HandlerError) {
-    if matches!(error.verdict(), Verdict::Retry | Verdict::DeadLetter | Verdict::Unavailable) && !span.is_disabled() {
+    if matches!(
+        error.verdict(),
+        Verdict::Retry | Verdict::DeadLetter | Verdict::Unavailable
+    ) && !span.is_disabled()
+    {
         span.record("otel.status_code", "ERROR");
         span.record("error", error.chain());
     }

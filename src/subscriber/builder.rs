@@ -16,8 +16,8 @@ use super::{
     companion::{Companion, Companions},
     consume::topic_role::{Source, tombstone_of},
     handler::{
-        BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState, Need, NoInbox, NoState, Plain,
-        StateReady, erase,
+        BoundHandler, ErasedHandler, Handler, HandlerError, HasInbox, HasState, InboxReady,
+        InboxState, Need, NoInbox, NoState, Plain, StateReady, erase,
         router::{Core, Handled, HandlerService, Route, Router},
     },
     options::Options,
@@ -89,7 +89,10 @@ impl<S: Send + Sync + 'static> Subscriber<S> {
             broker_side: false,
             from_end: false,
         };
-        Self { parts, marker: PhantomData }
+        Self {
+            parts,
+            marker: PhantomData,
+        }
     }
 }
 
@@ -129,13 +132,20 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
             tombstone: false,
             handler: Box::new(Plain(handle.clone())) as Box<_>,
         };
-        self.parts.handlers.extend(kinds.into_iter().map(registered));
+        self.parts
+            .handlers
+            .extend(kinds.into_iter().map(registered));
         self.with_type()
     }
 
     /// Runs this beside the subscriber.
     pub(crate) fn beside(mut self, companion: Arc<dyn Companion>) -> Self {
-        if self.parts.companions.iter().any(|other| other.name() == companion.name()) {
+        if self
+            .parts
+            .companions
+            .iter()
+            .any(|other| other.name() == companion.name())
+        {
             let name = companion.name();
             self.parts
                 .faults
@@ -194,10 +204,16 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     pub fn layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<HandlerService> + Send + 'static,
-        L::Service: Service<Delivery, Response = Handled, Future: Send + 'static> + Clone + Send + Sync + 'static,
+        L::Service: Service<Delivery, Response = Handled, Future: Send + 'static>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         <L::Service as Service<Delivery>>::Error: Into<BoxError>,
     {
-        self.parts.layers.push(Box::new(move |inner| HandlerService::layered(layer.layer(inner))));
+        self.parts.layers.push(Box::new(move |inner| {
+            HandlerService::layered(layer.layer(inner))
+        }));
         self
     }
 
@@ -254,7 +270,11 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
 
     /// Reads events of `E`'s aggregate from this topic and not from the one of the aggregate's name. Called several times: from several.
     pub fn topic<E: DomainEvent>(mut self, topic: impl Into<String>) -> Self {
-        self.parts.topics.entry(E::AGGREGATE).or_default().push(topic.into());
+        self.parts
+            .topics
+            .entry(E::AGGREGATE)
+            .or_default()
+            .push(topic.into());
         self
     }
 
@@ -295,7 +315,10 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     }
 
     fn with_type<G2, I2>(self) -> Subscriber<S, G2, I2> {
-        Subscriber { parts: self.parts, marker: PhantomData }
+        Subscriber {
+            parts: self.parts,
+            marker: PhantomData,
+        }
     }
 }
 
@@ -332,10 +355,29 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
     where
         G: StateReady<S>,
     {
-        let Parts { name, handlers, companions, mut faults, state, inbox, layers, options, .. } = self.parts;
-        faults.extend(check_topic_name(&name).err().map(|error| format!("the subscriber's name becomes part of topic names: {error}")));
+        let Parts {
+            name,
+            handlers,
+            companions,
+            mut faults,
+            state,
+            inbox,
+            layers,
+            options,
+            ..
+        } = self.parts;
+        faults.extend(
+            check_topic_name(&name)
+                .err()
+                .map(|error| format!("the subscriber's name becomes part of topic names: {error}")),
+        );
         faults.extend(inbox.as_ref().and_then(Inbox::fault));
-        if self.parts.code_version.as_ref().is_some_and(|version| version.len() > 200 || version.contains('\0')) {
+        if self
+            .parts
+            .code_version
+            .as_ref()
+            .is_some_and(|version| version.len() > 200 || version.contains('\0'))
+        {
             faults.push("the code version is longer than 200 bytes or has a NUL".into());
         }
         if handlers.is_empty() && companions.is_empty() {
@@ -348,7 +390,11 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
                 .push("`Escalation::Park` keeps an aggregate's order in the database: it needs `.inbox(…)` and `Order::Aggregate`".into());
         }
         let topics = topics(&handlers, &self.parts.topics);
-        faults.extend(topics.iter().flat_map(|(topic, _)| check_topic_name(topic).err().map(|error| error.to_string())));
+        faults.extend(
+            topics.iter().flat_map(|(topic, _)| {
+                check_topic_name(topic).err().map(|error| error.to_string())
+            }),
+        );
         let state = Arc::new(G::ready(state));
         let (routes, tombstones) = routes(handlers, &state, &mut faults);
         let opened = inbox.as_ref().map(|inbox| inbox.open(&name)).transpose();
@@ -359,9 +405,18 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
-        self.parts.statistics.know_types(routes.keys().chain(tombstones.keys()).cloned());
-        let core = Arc::new(Core::new(Router::new(routes, tombstones), inbox.map(Arc::new)));
-        let service = layers.into_iter().fold(HandlerService::new(core.clone()), |service, wrap| wrap(service));
+        self.parts
+            .statistics
+            .know_types(routes.keys().chain(tombstones.keys()).cloned());
+        let core = Arc::new(Core::new(
+            Router::new(routes, tombstones),
+            inbox.map(Arc::new),
+        ));
+        let service = layers
+            .into_iter()
+            .fold(HandlerService::new(core.clone()), |service, wrap| {
+                wrap(service)
+            });
         let mut plan = Plan {
             bus: self.parts.bus,
             name,
@@ -387,21 +442,45 @@ impl<S: Send + Sync + 'static, G, I: InboxState> Subscriber<S, G, I> {
 }
 
 /// Every topic to read, and the aggregate it is read for.
-fn topics<S>(handlers: &[Registered<S>], named: &HashMap<&'static str, Vec<String>>) -> BTreeSet<(String, &'static str)> {
-    let of = |aggregate: &'static str| named.get(aggregate).cloned().unwrap_or_else(|| vec![aggregate.to_owned()]);
-    handlers.iter().flat_map(|handler| of(handler.aggregate).into_iter().map(|topic| (topic, handler.aggregate))).collect()
+fn topics<S>(
+    handlers: &[Registered<S>],
+    named: &HashMap<&'static str, Vec<String>>,
+) -> BTreeSet<(String, &'static str)> {
+    let of = |aggregate: &'static str| {
+        named
+            .get(aggregate)
+            .cloned()
+            .unwrap_or_else(|| vec![aggregate.to_owned()])
+    };
+    handlers
+        .iter()
+        .flat_map(|handler| {
+            of(handler.aggregate)
+                .into_iter()
+                .map(|topic| (topic, handler.aggregate))
+        })
+        .collect()
 }
 
 /// What each topic is read for.
-fn sources(topics: BTreeSet<(String, &'static str)>, assumed: &HashMap<&'static str, &'static str>) -> HashMap<String, Source> {
+fn sources(
+    topics: BTreeSet<(String, &'static str)>,
+    assumed: &HashMap<&'static str, &'static str>,
+) -> HashMap<String, Source> {
     let mut sources = HashMap::<String, Source>::new();
     for (topic, aggregate) in topics {
         let assumed_type = assumed.get(aggregate).copied();
         match sources.entry(topic) {
-            Entry::Vacant(entry) => drop(entry.insert(Source { assumed_type, aggregate: Some(aggregate) })),
+            Entry::Vacant(entry) => drop(entry.insert(Source {
+                assumed_type,
+                aggregate: Some(aggregate),
+            })),
             Entry::Occupied(mut entry) => {
                 let assumed_type = assumed_type.or(entry.get().assumed_type);
-                entry.insert(Source { assumed_type, aggregate: None });
+                entry.insert(Source {
+                    assumed_type,
+                    aggregate: None,
+                });
             }
         }
     }
@@ -415,10 +494,21 @@ fn routes<S: Send + Sync + 'static>(
     faults: &mut Vec<String>,
 ) -> (ByType<Route>, ByType<Route>) {
     let (mut routes, mut tombstones) = (ByType::<Route>::default(), ByType::<Route>::default());
-    for Registered { aggregate, types, batch, tombstone, handler } in handlers {
+    for Registered {
+        aggregate,
+        types,
+        batch,
+        tombstone,
+        handler,
+    } in handlers
+    {
         let bound: Arc<dyn BoundHandler> = Arc::new((handler, state.clone()));
         if tombstone {
-            tombstones.entry(tombstone_of(aggregate).into()).or_default().handlers.push(bound);
+            tombstones
+                .entry(tombstone_of(aggregate).into())
+                .or_default()
+                .handlers
+                .push(bound);
             continue;
         }
         for event_type in types {
@@ -439,6 +529,9 @@ fn routes<S: Send + Sync + 'static>(
 
 impl<S, G, I> std::fmt::Debug for Subscriber<S, G, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscriber").field("name", &self.parts.name).field("options", &self.parts.options).finish_non_exhaustive()
+        f.debug_struct("Subscriber")
+            .field("name", &self.parts.name)
+            .field("options", &self.parts.options)
+            .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 use super::{Subscriber, failure::dead_letter::Letterbox};
 use crate::{
     event::{DomainEvent, Envelope, EnvelopeError, EventId},
-    kafka::{EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value, create_like},
+    kafka::{
+        EnvelopeFormat, EnvelopeWriter, Letter, LetterError, Outgoing, Publisher, Settings, Value,
+        create_like,
+    },
 };
 
 /// How long a record may take to arrive before the caller hears of it.
@@ -50,7 +53,12 @@ struct Inner {
 
 impl Inner {
     fn new(settings: Settings, source: String) -> Self {
-        Self { settings, source, publisher: OnceLock::new(), letter_topics: Mutex::default() }
+        Self {
+            settings,
+            source,
+            publisher: OnceLock::new(),
+            letter_topics: Mutex::default(),
+        }
     }
 }
 
@@ -138,14 +146,16 @@ impl Bus {
 
     /// The record of an event.
     pub(crate) fn letter(&self, envelope: &Envelope) -> Letter {
-        let headers = serde_json::to_string(&envelope.headers).expect("a map of strings has a JSON form");
+        let headers =
+            serde_json::to_string(&envelope.headers).expect("a map of strings has a JSON form");
         let bytes = envelope.payload.as_bytes();
         let outgoing = Outgoing {
             id: envelope.id.as_uuid(),
             aggregate_type: &envelope.aggregate_type,
             aggregate_id: envelope.aggregate_id.as_str(),
             event_type: &envelope.event_type,
-            version: i32::try_from(envelope.version).expect("a checked envelope's version fits an int"),
+            version: i32::try_from(envelope.version)
+                .expect("a checked envelope's version fits an int"),
             value: match bytes {
                 Some(json) if envelope.payload.as_json().is_some() => Value::Json(json),
                 Some(bytes) => Value::Bytes(bytes),
@@ -155,9 +165,13 @@ impl Bus {
             occurred_at: envelope.occurred_at.timestamp_micros(),
             topic: envelope.topic.as_deref(),
         };
-        let headers = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, self.0.source.clone()).owned_headers(&outgoing);
+        let headers = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, self.0.source.clone())
+            .owned_headers(&outgoing);
         Letter {
-            topic: envelope.topic.clone().unwrap_or_else(|| envelope.aggregate_type.clone().into_owned()),
+            topic: envelope
+                .topic
+                .clone()
+                .unwrap_or_else(|| envelope.aggregate_type.clone().into_owned()),
             key: Some(envelope.aggregate_id.as_str().as_bytes().to_vec()),
             value: bytes.map(<[u8]>::to_vec),
             headers,
@@ -181,7 +195,10 @@ impl Bus {
     }
 
     fn letter_topics(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.0.letter_topics.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .letter_topics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publisher(&self) -> Result<&Publisher, BusError> {
@@ -197,7 +214,10 @@ impl Bus {
 
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bus").field("settings", &self.0.settings).field("source", &self.0.source).finish_non_exhaustive()
+        f.debug_struct("Bus")
+            .field("settings", &self.0.settings)
+            .field("source", &self.0.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -212,10 +232,19 @@ impl From<LetterError> for BusError {
 }
 
 impl Letterbox for Bus {
-    fn send<'l>(&'l self, letter: &'l Letter, like: &'l str) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
+    fn send<'l>(
+        &'l self,
+        letter: &'l Letter,
+        like: &'l str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
         Box::pin(async move {
-            let unavailable = |reason: String| LetterError::Unavailable { topic: letter.topic.clone(), reason };
-            let publisher = self.publisher().map_err(|error| unavailable(error.to_string()))?;
+            let unavailable = |reason: String| LetterError::Unavailable {
+                topic: letter.topic.clone(),
+                reason,
+            };
+            let publisher = self
+                .publisher()
+                .map_err(|error| unavailable(error.to_string()))?;
             // Created before the first letter, because the client reports a missing topic only after seconds.
             let is_known = self.letter_topics().contains(&letter.topic);
             if !is_known {
@@ -223,7 +252,10 @@ impl Letterbox for Bus {
             }
             let mut sent = publisher.send(letter).await;
             if is_known && matches!(sent, Err(LetterError::UnknownTopic(_))) {
-                tracing::warn!(topic = letter.topic, "a topic of retries or dead letters was deleted: it is created again");
+                tracing::warn!(
+                    topic = letter.topic,
+                    "a topic of retries or dead letters was deleted: it is created again"
+                );
                 self.make_letter_topic(&letter.topic, like).await;
                 sent = publisher.send(letter).await;
             }

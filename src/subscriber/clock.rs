@@ -75,7 +75,9 @@ impl VirtualClock {
         let mut sleepers = self.locked();
         // Who gave up sleeping is not waited for.
         sleepers.due.retain(|_, wake| !wake.is_closed());
-        let Some(((due, _), wake)) = sleepers.due.pop_first() else { return false };
+        let Some(((due, _), wake)) = sleepers.due.pop_first() else {
+            return false;
+        };
         sleepers.now = due;
         let _ = wake.send(());
         true
@@ -83,7 +85,11 @@ impl VirtualClock {
 
     /// When the next sleeper is due; `None` if nobody sleeps.
     pub(crate) fn next_due(&self) -> Option<Duration> {
-        self.locked().due.iter().find(|(_, wake)| !wake.is_closed()).map(|((due, _), _)| *due)
+        self.locked()
+            .due
+            .iter()
+            .find(|(_, wake)| !wake.is_closed())
+            .map(|((due, _), _)| *due)
     }
 
     /// Passes to this time, before which no sleeper is due.
@@ -99,7 +105,11 @@ impl VirtualClock {
 
     /// How many sleep.
     pub(crate) fn sleepers(&self) -> usize {
-        self.locked().due.values().filter(|wake| !wake.is_closed()).count()
+        self.locked()
+            .due
+            .values()
+            .filter(|wake| !wake.is_closed())
+            .count()
     }
 
     /// How much time has passed.
@@ -116,7 +126,11 @@ impl VirtualClock {
 
 impl Default for VirtualClock {
     fn default() -> Self {
-        Self { sleepers: Mutex::default(), began: Instant::now(), began_utc: Utc::now() }
+        Self {
+            sleepers: Mutex::default(),
+            began: Instant::now(),
+            began_utc: Utc::now(),
+        }
     }
 }
 
@@ -147,6 +161,9 @@ mod tests {
             task.await.expect("no panic");
         }
         assert_eq!(*woken.lock().expect("no panic"), [10, 20, 30]);
-        assert_eq!((clock.now(), clock.sleepers()), (Duration::from_secs(30), 0));
+        assert_eq!(
+            (clock.now(), clock.sleepers()),
+            (Duration::from_secs(30), 0)
+        );
     }
 }

@@ -45,7 +45,10 @@ pub(crate) struct Ground {
 impl Ground {
     /// The topics from which events of an aggregate are read.
     pub(crate) fn topics_of(&self, aggregate: &'static str) -> Vec<String> {
-        self.topics.get(aggregate).cloned().unwrap_or_else(|| vec![aggregate.to_owned()])
+        self.topics
+            .get(aggregate)
+            .cloned()
+            .unwrap_or_else(|| vec![aggregate.to_owned()])
     }
 }
 
@@ -84,7 +87,11 @@ pub(crate) trait Companion: Send + Sync {
     fn admit<'t>(&'t self, ground: &'t Ground) -> Task<'t, Result<(), NotAdmitted>>;
 
     /// Whether an event without a handler must be kept for another version of the code.
-    fn interest<'t>(&'t self, ground: &'t Ground, event: &'t Meta) -> Task<'t, Result<Interest, sqlx::Error>>;
+    fn interest<'t>(
+        &'t self,
+        ground: &'t Ground,
+        event: &'t Meta,
+    ) -> Task<'t, Result<Interest, sqlx::Error>>;
 
     /// Runs until `stop` is cancelled.
     fn run(self: Arc<Self>, ground: Arc<Ground>, stop: CancellationToken) -> Task<'static, ()>;
@@ -98,7 +105,11 @@ pub(crate) struct Companions {
 }
 
 impl Companions {
-    pub(crate) fn new(all: Vec<Arc<dyn Companion>>, inbox: Option<&OpenInbox>, plan: &Plan) -> Self {
+    pub(crate) fn new(
+        all: Vec<Arc<dyn Companion>>,
+        inbox: Option<&OpenInbox>,
+        plan: &Plan,
+    ) -> Self {
         let ground = inbox.filter(|_| !all.is_empty()).map(|inbox| {
             Arc::new(Ground {
                 pool: inbox.pool.clone(),
@@ -107,7 +118,10 @@ impl Companions {
                 statistics: plan.statistics.clone(),
                 kafka: plan.bus.settings().clone(),
                 topics: plan.named_topics.clone(),
-                names: all.iter().map(|companion| companion.name().to_owned()).collect(),
+                names: all
+                    .iter()
+                    .map(|companion| companion.name().to_owned())
+                    .collect(),
                 news: broadcast::channel(NEWS).0,
             })
         });
@@ -124,7 +138,9 @@ impl Companions {
     /// # Errors
     /// What the server reports.
     pub(crate) async fn keep(&self, event: &Meta) -> Result<bool, sqlx::Error> {
-        let Some(ground) = &self.ground else { return Ok(false) };
+        let Some(ground) = &self.ground else {
+            return Ok(false);
+        };
         for companion in &self.all {
             match companion.interest(ground, event).await? {
                 Interest::Waits => return Ok(true),
@@ -141,7 +157,9 @@ impl Companions {
     /// # Errors
     /// A companion may not run, or the database is not set up for it.
     pub(crate) async fn admit(&self, stop: &CancellationToken) -> Result<bool, RunError> {
-        let Some(ground) = &self.ground else { return Ok(true) };
+        let Some(ground) = &self.ground else {
+            return Ok(true);
+        };
         for companion in &self.all {
             let entry = Entry {
                 subscriber: &ground.consumer,
@@ -150,7 +168,11 @@ impl Companions {
                 pool: &ground.pool,
                 tables: &["saga_code", "saga"],
             };
-            if entry.until_registered(stop, || companion.admit(ground)).await?.is_none() {
+            if entry
+                .until_registered(stop, || companion.admit(ground))
+                .await?
+                .is_none()
+            {
                 return Ok(false);
             }
         }
@@ -158,8 +180,12 @@ impl Companions {
     }
 
     pub(crate) fn start(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let Some(ground) = &self.ground else { return Vec::new() };
-        let start = |companion: &Arc<dyn Companion>| tokio::spawn(companion.clone().run(ground.clone(), stop.clone()));
+        let Some(ground) = &self.ground else {
+            return Vec::new();
+        };
+        let start = |companion: &Arc<dyn Companion>| {
+            tokio::spawn(companion.clone().run(ground.clone(), stop.clone()))
+        };
         self.all.iter().map(start).collect()
     }
 }

@@ -82,15 +82,25 @@ pub(crate) type Dies = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl InMemory {
     /// A member whose group remembers and publishes in `memory` unless it has a database.
-    pub(crate) fn new(mut plan: Plan, clock: &Arc<VirtualClock>, memory: &Arc<MemoryInbox>, dies: Dies) -> Self {
+    pub(crate) fn new(
+        mut plan: Plan,
+        clock: &Arc<VirtualClock>,
+        memory: &Arc<MemoryInbox>,
+        dies: Dies,
+    ) -> Self {
         let letters = Arc::<Letters>::default();
         plan.clock = Clock::Virtual(clock.clone());
         plan.letterbox = Some(Box::new(LettersBox(letters.clone())));
-        let inbox = plan.core.inbox.as_ref().map(|inbox| (inbox.pool.clone(), inbox.schema.clone()));
+        let inbox = plan
+            .core
+            .inbox
+            .as_ref()
+            .map(|inbox| (inbox.pool.clone(), inbox.schema.clone()));
         let topics = std::mem::take(&mut plan.topics);
         let named = std::mem::take(&mut plan.named_topics);
         let has_inbox = plan.has_inbox;
-        plan.core.simulate(Simulation::new(&plan.name, memory.clone(), has_inbox, dies));
+        plan.core
+            .simulate(Simulation::new(&plan.name, memory.clone(), has_inbox, dies));
         plan.statistics.set_state(SubscriberState::Running);
         Self {
             runner: Arc::new(plan.into_runner()),
@@ -117,11 +127,16 @@ impl InMemory {
 
     /// The topic in which it expects events of an aggregate that name no topic.
     pub(crate) fn topic_of<'a>(&'a self, aggregate: &'a str) -> &'a str {
-        self.named.get(aggregate).and_then(|topics| topics.first()).map_or(aggregate, String::as_str)
+        self.named
+            .get(aggregate)
+            .and_then(|topics| topics.first())
+            .map_or(aggregate, String::as_str)
     }
 
     fn source_of(&self, topic: &str) -> Option<Source> {
-        self.topics.get(origin_of(topic, &self.runner.name)).copied()
+        self.topics
+            .get(origin_of(topic, &self.runner.name))
+            .copied()
     }
 
     /// Whether it reads this topic.
@@ -131,26 +146,41 @@ impl InMemory {
 
     /// Whether it has a handler for this record, or a dead letter. Without an inbox members do not know of each other, and each skips what it has no handler for.
     pub(crate) fn takes(&self, record: &Incoming) -> bool {
-        let Some(source) = self.source_of(&record.topic) else { return false };
-        !self.has_inbox || source.read(record.clone()).map_or(true, |message| self.runner.core.router.route(&message).is_some())
+        let Some(source) = self.source_of(&record.topic) else {
+            return false;
+        };
+        !self.has_inbox
+            || source.read(record.clone()).map_or(true, |message| {
+                self.runner.core.router.route(&message).is_some()
+            })
     }
 
     /// A record comes.
     pub(crate) fn push(&mut self, record: &Incoming) {
-        let Some(source) = self.source_of(&record.topic) else { return };
+        let Some(source) = self.source_of(&record.topic) else {
+            return;
+        };
         let lane = match (self.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
             (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
         };
         let attempts = attempts_of(record, &self.runner.name);
-        let item = match source.read(record.clone()).map(|message| message.with_attempts_before(attempts)) {
-            Ok(message) if self.runner.core.router.route(&message).is_none() => return self.runner.unknown(&message),
+        let item = match source
+            .read(record.clone())
+            .map(|message| message.with_attempts_before(attempts))
+        {
+            Ok(message) if self.runner.core.router.route(&message).is_none() => {
+                return self.runner.unknown(&message);
+            }
             Ok(message) => Item::Event(Arc::new(message)),
             Err((malformed, record)) => Item::Malformed(record, malformed.to_string()),
         };
         let partition = (record.topic.clone(), record.partition);
-        self.partitions.entry(partition).or_insert_with(Lanes::new).push(lane, item);
+        self.partitions
+            .entry(partition)
+            .or_insert_with(Lanes::new)
+            .push(lane, item);
     }
 
     /// The next work that may start.
@@ -158,13 +188,24 @@ impl InMemory {
         if !self.runner.gate.is_open() {
             return None;
         }
-        let (partition, lanes) = self.partitions.iter_mut().find(|(_, lanes)| lanes.has_ready())?;
+        let (partition, lanes) = self
+            .partitions
+            .iter_mut()
+            .find(|(_, lanes)| lanes.has_ready())?;
         let permit = self.runner.permits.clone().try_acquire_owned().ok()?;
         let (items, of_lanes) = take(lanes, self.runner.options.batch, &self.runner)?;
         self.started += 1;
         let number = self.started;
-        self.under_way.insert(number, items.iter().filter_map(Item::message).cloned().collect());
-        let unit = Unit { runner: self.runner.clone(), number, partition: partition.clone(), lanes: of_lanes };
+        self.under_way.insert(
+            number,
+            items.iter().filter_map(Item::message).cloned().collect(),
+        );
+        let unit = Unit {
+            runner: self.runner.clone(),
+            number,
+            partition: partition.clone(),
+            lanes: of_lanes,
+        };
         Some(Box::pin(unit.work(items, permit)))
     }
 
@@ -175,7 +216,9 @@ impl InMemory {
                 simulation.ended(&message);
             }
         }
-        let Some(lanes) = self.partitions.get_mut(&ended.partition) else { return };
+        let Some(lanes) = self.partitions.get_mut(&ended.partition) else {
+            return;
+        };
         for (lane, items) in ended.singly {
             lanes.put_back(lane, items);
         }
@@ -184,7 +227,13 @@ impl InMemory {
 
     /// What was sent to retry topics and dead letters since the last call.
     pub(crate) fn take_letters(&self) -> Vec<Letter> {
-        std::mem::take(&mut self.letters.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut self
+                .letters
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// A pause counts from now on.
@@ -198,13 +247,25 @@ impl InMemory {
             self.paused_since = None;
             return None;
         }
-        let probes = self.runner.options.kill_switch.as_ref().map_or(Duration::ZERO, |switch| switch.pause.saturating_mul(20));
+        let probes = self
+            .runner
+            .options
+            .kill_switch
+            .as_ref()
+            .map_or(Duration::ZERO, |switch| switch.pause.saturating_mul(20));
         let paused = now.saturating_sub(*self.paused_since.get_or_insert(now));
         let why = match self.runner.statistics.state() {
-            SubscriberState::PausedByKillSwitch => "its kill switch: too many events fail, and none that is tried is handled",
+            SubscriberState::PausedByKillSwitch => {
+                "its kill switch: too many events fail, and none that is tried is handled"
+            }
             _ => "an outage that does not end",
         };
-        (paused > PAUSED_MAX.max(probes)).then(|| format!("subscriber {:?} is paused for {paused:?} by {why}", self.name()))
+        (paused > PAUSED_MAX.max(probes)).then(|| {
+            format!(
+                "subscriber {:?} is paused for {paused:?} by {why}",
+                self.name()
+            )
+        })
     }
 
     /// What is under way, each with the error of its last attempt.
@@ -212,9 +273,17 @@ impl InMemory {
         let simulation = self.runner.core.simulation();
         let describe = |message: &Arc<Message>| {
             let failed = simulation.and_then(|simulation| simulation.last_error(message));
-            let failed = failed.map_or_else(|| "no attempt has ended".to_owned(), |error| format!("the last attempt failed: {error}"));
+            let failed = failed.map_or_else(
+                || "no attempt has ended".to_owned(),
+                |error| format!("the last attempt failed: {error}"),
+            );
             let topic = &message.as_it_came().topic;
-            format!("{} {} of {:?} in topic {topic:?} ({failed})", message.event_type(), message.aggregate_id(), self.name())
+            format!(
+                "{} {} of {:?} in topic {topic:?} ({failed})",
+                message.event_type(),
+                message.aggregate_id(),
+                self.name()
+            )
         };
         self.under_way.values().flatten().map(describe).collect()
     }
@@ -239,7 +308,9 @@ impl Item {
 
     fn goes_with(&self, other: &Self, runner: &Runner) -> bool {
         match (self, other) {
-            (Self::Event(one), Self::Event(other)) => share(one, other, |message| runner.due_in(message)),
+            (Self::Event(one), Self::Event(other)) => {
+                share(one, other, |message| runner.due_in(message))
+            }
             _ => false,
         }
     }
@@ -260,8 +331,14 @@ impl Unit {
                 let drain = CancellationToken::new();
                 let mut turn = Turn::new(&self.runner, permit, &drain);
                 match items.pop() {
-                    Some(Item::Event(message) | Item::Single(message)) => handle(&self.runner, &message, &mut turn).await,
-                    Some(Item::Malformed(record, reason)) => drop(self.runner.settle_malformed(&record, &reason, &mut turn).await),
+                    Some(Item::Event(message) | Item::Single(message)) => {
+                        handle(&self.runner, &message, &mut turn).await
+                    }
+                    Some(Item::Malformed(record, reason)) => drop(
+                        self.runner
+                            .settle_malformed(&record, &reason, &mut turn)
+                            .await,
+                    ),
                     None => {}
                 }
                 Vec::new()
@@ -269,32 +346,55 @@ impl Unit {
             _ => self.together(items).await,
         };
         let lanes = self.lanes.iter().map(|(lane, _)| *lane).collect();
-        Ended { number: self.number, partition: self.partition, lanes, singly }
+        Ended {
+            number: self.number,
+            partition: self.partition,
+            lanes,
+            singly,
+        }
     }
 
     /// Several events by one attempt. If it fails, they go back to the front of their lanes.
     async fn together(&self, items: Vec<Item>) -> Vec<(u64, Vec<Item>)> {
         let messages: Vec<Arc<Message>> = items.iter().filter_map(Item::message).cloned().collect();
-        let Err(BatchFailed { attempts }) = self.runner.settle_together(&messages).await else { return Vec::new() };
-        let mut items = messages.into_iter().map(|message| Item::Single(tried(message, attempts)));
-        self.lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect()
+        let Err(BatchFailed { attempts }) = self.runner.settle_together(&messages).await else {
+            return Vec::new();
+        };
+        let mut items = messages
+            .into_iter()
+            .map(|message| Item::Single(tried(message, attempts)));
+        self.lanes
+            .iter()
+            .map(|(lane, count)| (*lane, items.by_ref().take(*count).collect()))
+            .collect()
     }
 }
 
 /// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    let (attempts, first_pause) = match (runner.settle(message, turn, &runner.options.retry, None).await, &runner.escalation) {
-        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => (attempts, retry.pause(0, 0.0)),
+    let (attempts, first_pause) = match (
+        runner
+            .settle(message, turn, &runner.options.retry, None)
+            .await,
+        &runner.escalation,
+    ) {
+        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => {
+            (attempts, retry.pause(0, 0.0))
+        }
         (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
         _ => return,
     };
     runner.statistics.add(Count::Detoured, message.kind(), 1);
     let (mut pause, mut before) = (first_pause, 0);
     while turn.pause(pause).await {
-        let attempts = attempts.saturating_add(before).saturating_add(message.attempts_before());
+        let attempts = attempts
+            .saturating_add(before)
+            .saturating_add(message.attempts_before());
         let message = Arc::new(Message::clone(message).with_attempts_before(attempts));
         match runner.settle_parked(&message, turn, before).await {
-            Parked::Again { after, attempts, .. } => (pause, before) = (after, attempts),
+            Parked::Again {
+                after, attempts, ..
+            } => (pause, before) = (after, attempts),
             Parked::Waits { .. } => pause = CODE_PAUSE,
             Parked::Done | Parked::Abandoned => return,
         }
@@ -307,8 +407,16 @@ struct Letters(Mutex<Vec<Letter>>);
 struct LettersBox(Arc<Letters>);
 
 impl Letterbox for LettersBox {
-    fn send<'l>(&'l self, letter: &'l Letter, _: &'l str) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(letter.clone());
+    fn send<'l>(
+        &'l self,
+        letter: &'l Letter,
+        _: &'l str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>> {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(letter.clone());
         Box::pin(std::future::ready(Ok(())))
     }
 }

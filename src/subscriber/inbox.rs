@@ -144,17 +144,38 @@ impl Inbox {
     /// The statements of this inbox for a consumer.
     pub(crate) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
         let schema = self.schema.clone()?;
-        let idle = format!("set local idle_in_transaction_session_timeout = {}", self.idle_timeout.as_millis());
+        let idle = format!(
+            "set local idle_in_transaction_session_timeout = {}",
+            self.idle_timeout.as_millis()
+        );
         let timeout = |time: Duration| format!("set local lock_timeout = {}", time.as_millis());
         // Zero would be for ever.
-        let moment = if self.lock_timeout.is_zero() { Self::MOMENT } else { self.lock_timeout.min(Self::MOMENT) };
+        let moment = if self.lock_timeout.is_zero() {
+            Self::MOMENT
+        } else {
+            self.lock_timeout.min(Self::MOMENT)
+        };
         // Before any query of its transaction, as Postgres asks for.
-        let isolation = self.isolation.map(|level| format!("set transaction isolation level {}; ", level.sql())).unwrap_or_default();
+        let isolation = self
+            .isolation
+            .map(|level| format!("set transaction isolation level {}; ", level.sql()))
+            .unwrap_or_default();
         let idle = isolation + &idle;
-        let patient = Settings { before: format!("{idle}; {}; ", timeout(self.lock_timeout)), after: String::new() };
-        let impatient = Settings { before: format!("{idle}; {}; ", timeout(moment)), after: format!("; {}", timeout(self.lock_timeout)) };
-        let insert = format!(r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#);
-        let one = Statement::new("text, text, text, bigint", format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)));
+        let patient = Settings {
+            before: format!("{idle}; {}; ", timeout(self.lock_timeout)),
+            after: String::new(),
+        };
+        let impatient = Settings {
+            before: format!("{idle}; {}; ", timeout(moment)),
+            after: format!("; {}", timeout(self.lock_timeout)),
+        };
+        let insert = format!(
+            r#"insert into "{schema}".inbox (consumer, source, event_id, topic, fingerprint)"#
+        );
+        let one = Statement::new(
+            "text, text, text, bigint",
+            format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)),
+        );
         let many = format!(
             "{insert} select {}, source, event_id, topic, fingerprint from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as e (source, event_id, topic, fingerprint)",
             Literal(consumer)
@@ -264,7 +285,10 @@ impl OpenInbox {
     ///
     /// # Cancel safety
     /// Dropping the future rolls back.
-    pub(crate) async fn remember(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
+    pub(crate) async fn remember(
+        &self,
+        messages: &[Arc<Message>],
+    ) -> Result<Remembered, HandlerError> {
         match messages {
             [message] => self.remember_one(message).await,
             _ => self.remember_many(messages).await,
@@ -275,11 +299,23 @@ impl OpenInbox {
         let identity = Identity::of(message, &self.consumer)?;
         loop {
             let begun = self.sessions.begin(|form| match form.prepared {
-                true => self.message(form, format_args!("execute {} ({})", self.one, Columns(&identity))),
-                false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &[&identity]))),
+                true => self.message(
+                    form,
+                    format_args!("execute {} ({})", self.one, Columns(&identity)),
+                ),
+                false => self.message(
+                    form,
+                    format_args!(
+                        "{} values {}",
+                        self.insert,
+                        Rows(&self.consumer, &[&identity])
+                    ),
+                ),
             });
             match begun.await {
-                Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
+                Ok(Begun {
+                    transaction, lease, ..
+                }) => return Ok(Remembered::New(transaction, lease, None)),
                 Err(error) if self.knows(&error) => {}
                 Err(error) => return Err(of_inbox(error)),
             }
@@ -291,48 +327,88 @@ impl OpenInbox {
     }
 
     async fn remember_many(&self, messages: &[Arc<Message>]) -> Result<Remembered, HandlerError> {
-        let identities = messages.iter().map(|message| Identity::of(message, &self.consumer)).collect::<Result<Vec<_>, _>>()?;
+        let identities = messages
+            .iter()
+            .map(|message| Identity::of(message, &self.consumer))
+            .collect::<Result<Vec<_>, _>>()?;
         // In one order everywhere, so that members with the same events wait for each other in turn.
         let mut ordered: Vec<_> = identities.iter().collect();
         ordered.sort_unstable();
         let begun = self.sessions.begin(|form| match form.prepared {
-            true => self.message(form, format_args!("execute {} ({})", self.many, Arrays(&ordered))),
-            false => self.message(form, format_args!("{} values {}", self.insert, Rows(&self.consumer, &ordered))),
+            true => self.message(
+                form,
+                format_args!("execute {} ({})", self.many, Arrays(&ordered)),
+            ),
+            false => self.message(
+                form,
+                format_args!("{} values {}", self.insert, Rows(&self.consumer, &ordered)),
+            ),
         });
         match begun.await {
-            Ok(Begun { transaction, lease, .. }) => return Ok(Remembered::New(transaction, lease, None)),
+            Ok(Begun {
+                transaction, lease, ..
+            }) => return Ok(Remembered::New(transaction, lease, None)),
             Err(error) if self.knows(&error) => {}
             Err(error) => return Err(of_inbox(error)),
         }
         // To pass over what is there costs half as much again for each row, so it is asked for only when something is.
         let begun = self.sessions.begin(|form| {
-            self.message(form, format_args!("{} values {} on conflict do nothing", self.insert, Rows(&self.consumer, &ordered)))
+            self.message(
+                form,
+                format_args!(
+                    "{} values {} on conflict do nothing",
+                    self.insert,
+                    Rows(&self.consumer, &ordered)
+                ),
+            )
         });
-        let Begun { mut transaction, lease, rows } = begun.await.map_err(of_inbox)?;
-        let Some(mut new) = self.new_of(&mut transaction, &identities).await.map_err(of_inbox)? else {
+        let Begun {
+            mut transaction,
+            lease,
+            rows,
+        } = begun.await.map_err(of_inbox)?;
+        let Some(mut new) = self
+            .new_of(&mut transaction, &identities)
+            .await
+            .map_err(of_inbox)?
+        else {
             lease.roll_back(transaction).await;
-            return Err(HandlerError::snooze(Duration::ZERO, "an event of the batch shares its id with another one"));
+            return Err(HandlerError::snooze(
+                Duration::ZERO,
+                "an event of the batch shares its id with another one",
+            ));
         };
         if rows == 0 {
             lease.roll_back(transaction).await;
             return Ok(Remembered::Duplicate);
         }
         // The same event twice in one batch: the first counts.
-        let kept = messages.iter().zip(&identities).filter(|(_, identity)| new.remove(identity)).map(|(message, _)| message.clone());
+        let kept = messages
+            .iter()
+            .zip(&identities)
+            .filter(|(_, identity)| new.remove(identity))
+            .map(|(message, _)| message.clone());
         Ok(Remembered::New(transaction, lease, Some(kept.collect())))
     }
 
     /// The message that remembers by this statement and begins.
     pub(crate) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
-        let Settings { before, after } = if form.waits { &self.patient } else { &self.impatient };
+        let Settings { before, after } = if form.waits {
+            &self.patient
+        } else {
+            &self.impatient
+        };
         format!("{before}{statement}{after}; begin")
     }
 
     /// Whether it is this inbox that knows an event already.
     fn knows(&self, error: &sqlx::Error) -> bool {
-        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        let error = error
+            .as_database_error()
+            .and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
         error.is_some_and(|error| {
-            (error.code(), error.constraint()) == ("23505", Some("inbox_pkey")) && error.schema() == Some(self.schema.as_str())
+            (error.code(), error.constraint()) == ("23505", Some("inbox_pkey"))
+                && error.schema() == Some(self.schema.as_str())
         })
     }
 
@@ -342,14 +418,31 @@ impl OpenInbox {
         transaction: &mut PgConnection,
         identities: &'i [Identity],
     ) -> Result<Option<HashSet<&'i Identity>>, sqlx::Error> {
-        let (sources, ids): (Vec<&str>, Vec<&str>) = identities.iter().map(|event| (event.source.as_str(), event.id.as_str())).unzip();
+        let (sources, ids): (Vec<&str>, Vec<&str>) = identities
+            .iter()
+            .map(|event| (event.source.as_str(), event.id.as_str()))
+            .unzip();
         // Not prepared: in the next transaction a pooler may have another connection.
-        let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone())).persistent(false).bind(&self.consumer).bind(sources).bind(ids);
+        let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(sources)
+            .bind(ids);
         let stored: Vec<Stored> = stored.fetch_all(transaction).await?;
         let mut new = HashSet::new();
-        for Stored { source, event_id, topic, fingerprint, is_new } in stored {
+        for Stored {
+            source,
+            event_id,
+            topic,
+            fingerprint,
+            is_new,
+        } in stored
+        {
             let row = (topic, fingerprint);
-            for event in identities.iter().filter(|event| event.source == source && event.id == event_id) {
+            for event in identities
+                .iter()
+                .filter(|event| event.source == source && event.id == event_id)
+            {
                 if standing_of(&row, event) != Standing::Duplicate {
                     return Ok(None);
                 }
@@ -366,7 +459,9 @@ impl OpenInbox {
         let mut forgotten = 0;
         for delete in &self.delete {
             loop {
-                let delete = sqlx::query(AssertSqlSafe(delete.clone())).bind(&self.consumer).bind(self.keep.as_secs_f64());
+                let delete = sqlx::query(AssertSqlSafe(delete.clone()))
+                    .bind(&self.consumer)
+                    .bind(self.keep.as_secs_f64());
                 let deleted = delete.execute(&self.pool).await?.rows_affected();
                 forgotten += deleted;
                 if deleted < Inbox::DELETE_ROWS.cast_unsigned() {
@@ -380,10 +475,15 @@ impl OpenInbox {
 
 /// What an error of remembering means. No handler ran, so it is never the event's fault.
 pub(crate) fn of_inbox(error: sqlx::Error) -> HandlerError {
-    let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .map(|code| code.into_owned());
     match code.as_deref() {
         // Another member handles it at this moment: look again soon.
-        Some("55P03" | "40001" | "40P01") => HandlerError::snooze(Duration::from_millis(100), error),
+        Some("55P03" | "40001" | "40P01") => {
+            HandlerError::snooze(Duration::from_millis(100), error)
+        }
         _ => HandlerError::unavailable(error),
     }
 }

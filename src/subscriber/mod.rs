@@ -42,7 +42,8 @@ mod startup;
 mod telemetry;
 
 /// Something of each event type. Whose names they are the code says, so that nobody chooses them to collide.
-type ByType<T> = std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
+type ByType<T> =
+    std::collections::HashMap<std::borrow::Cow<'static, str>, T, foldhash::fast::RandomState>;
 
 pub use builder::Subscriber;
 pub use bus::{Bus, BusError};
@@ -52,9 +53,10 @@ pub use failure::dead_letter::DeadLetters;
 pub use handler::delivery::Delivery;
 pub use handler::router::{Handled, HandlerService};
 pub use handler::{
-    Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox, HasState, InboxReady, InboxState,
-    IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx,
-    Verdict, ViaDelivery, ViaTransaction,
+    Argument, Batch, Event, EventArgument, FromDelivery, FromRef, Handler, HandlerError, HasInbox,
+    HasState, InboxReady, InboxState, IntoEvents, IntoOutcome, Meta, MissingInbox, Need, Needed,
+    NoInbox, NoState, NotNeeded, Savepoint, State, StateReady, Tombstone, Tx, Verdict, ViaDelivery,
+    ViaTransaction,
 };
 pub(crate) use in_memory::inbox::MemoryInbox;
 pub(crate) use in_memory::{Ended, InMemory};

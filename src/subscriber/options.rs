@@ -36,7 +36,10 @@ pub enum Escalation {
 impl Escalation {
     /// [`Park`](Self::Park) with ten attempts from ten seconds to ten minutes apart: three quarters of an hour.
     pub fn park() -> Self {
-        Self::Park(Retry::exponential(10, Duration::from_secs(10)..Duration::from_secs(600)))
+        Self::Park(Retry::exponential(
+            10,
+            Duration::from_secs(10)..Duration::from_secs(600),
+        ))
     }
 
     /// Its name for operators.
@@ -88,7 +91,13 @@ impl Options {
     pub(crate) const SPAN: usize = 32_768;
 
     pub(crate) fn concurrency(&self, inbox: bool) -> usize {
-        self.concurrency.unwrap_or(if inbox { Self::CONCURRENCY_WITH_INBOX } else { Self::CONCURRENCY }).max(1)
+        self.concurrency
+            .unwrap_or(if inbox {
+                Self::CONCURRENCY_WITH_INBOX
+            } else {
+                Self::CONCURRENCY
+            })
+            .max(1)
     }
 
     /// What becomes of an event that used up its attempts.

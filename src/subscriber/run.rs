@@ -36,7 +36,9 @@ pub(crate) const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// Waits that long. False if the subscriber is shut down meanwhile.
 pub(crate) async fn pause(stop: &CancellationToken) -> bool {
-    stop.run_until_cancelled(tokio::time::sleep(START_PAUSE)).await.is_some()
+    stop.run_until_cancelled(tokio::time::sleep(START_PAUSE))
+        .await
+        .is_some()
 }
 
 /// Why a subscriber does not run.
@@ -92,8 +94,13 @@ impl Plan {
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let faults: Vec<String> =
-            self.bus.settings().faults().into_iter().map(|fault| format!("{}: {}", fault.property, fault.reason)).collect();
+        let faults: Vec<String> = self
+            .bus
+            .settings()
+            .faults()
+            .into_iter()
+            .map(|fault| format!("{}: {}", fault.property, fault.reason))
+            .collect();
         if !faults.is_empty() {
             return Err(RunError::Settings(faults));
         }
@@ -108,11 +115,22 @@ impl Plan {
             self.run_companions(&stop).await;
             return Ok(());
         }
-        let Some(names) = self.wait_for_topic_names(&stop).await else { return Ok(()) };
+        let Some(names) = self.wait_for_topic_names(&stop).await else {
+            return Ok(());
+        };
         let found = self.look_for_topics(&names).await;
         // Not of its own ones: what is sent there is meant for it, whenever it finds them.
-        let from_end: Vec<String> = self.topics.keys().filter(|_| self.from_end).cloned().collect();
-        let redriven: Vec<_> = self.topics.iter().map(|(topic, source)| (redrive_topic(topic, &self.name), *source)).collect();
+        let from_end: Vec<String> = self
+            .topics
+            .keys()
+            .filter(|_| self.from_end)
+            .cloned()
+            .collect();
+        let redriven: Vec<_> = self
+            .topics
+            .iter()
+            .map(|(topic, source)| (redrive_topic(topic, &self.name), *source))
+            .collect();
         if !self.make_retry_topics(&stop).await {
             return Ok(());
         }
@@ -120,17 +138,43 @@ impl Plan {
         self.topics.extend(redriven);
         let abandoned = self.read_earlier_retry_topics(&names);
         self.report_parked_elsewhere().await;
-        let Some(registry) = self.register(&stop).await? else { return Ok(()) };
-        let registered = registry.clone().map(|registry| tokio::spawn(registry.keep(stop.clone())));
-        let membership = Membership { group: self.name.clone(), instance: self.instance.clone(), broker_side: self.broker_side };
-        let retention = self.core.inbox.clone().map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
-        let detour = self.core.inbox.as_ref().map(|inbox| Arc::new(Detour::new(inbox)));
+        let Some(registry) = self.register(&stop).await? else {
+            return Ok(());
+        };
+        let registered = registry
+            .clone()
+            .map(|registry| tokio::spawn(registry.keep(stop.clone())));
+        let membership = Membership {
+            group: self.name.clone(),
+            instance: self.instance.clone(),
+            broker_side: self.broker_side,
+        };
+        let retention = self
+            .core
+            .inbox
+            .clone()
+            .map(|inbox| tokio::spawn(forget_old(inbox, stop.clone())));
+        let detour = self
+            .core
+            .inbox
+            .as_ref()
+            .map(|inbox| Arc::new(Detour::new(inbox)));
         let companions = self.companions.start(&stop);
         let settings = self.bus.settings().clone();
         let (topics, drain) = (std::mem::take(&mut self.topics), self.options.drain);
         let runner = Arc::new(self.into_runner());
         runner.statistics.starting("it joins its group".into());
-        let seat = Seat { settings, membership, runner, detour, registry, topics, found, abandoned, from_end };
+        let seat = Seat {
+            settings,
+            membership,
+            runner,
+            detour,
+            registry,
+            topics,
+            found,
+            abandoned,
+            from_end,
+        };
         let result = serve(Arc::new(seat), &stop).await;
         if let Some(retention) = retention {
             retention.abort();
@@ -197,10 +241,18 @@ async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken
     loop {
         match inbox.forget_old().await {
             Ok(0) => {}
-            Ok(rows) => tracing::debug!(consumer = inbox.consumer, rows, "the inbox forgot what is old"),
+            Ok(rows) => tracing::debug!(
+                consumer = inbox.consumer,
+                rows,
+                "the inbox forgot what is old"
+            ),
             Err(error) => {
                 session_fault::close_after(&error, &inbox.pool);
-                tracing::warn!(consumer = inbox.consumer, error = with_causes(&error), "the inbox does not forget what is old");
+                tracing::warn!(
+                    consumer = inbox.consumer,
+                    error = with_causes(&error),
+                    "the inbox does not forget what is old"
+                );
             }
         }
         tokio::select! {

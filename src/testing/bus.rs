@@ -9,7 +9,10 @@ use crate::{
     event::{AggregateId, DomainEvent, Envelope},
     kafka::{self, Letter},
     outbox::Outbox,
-    subscriber::{Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone, VirtualClock},
+    subscriber::{
+        Bus, InMemory, InboxState, Meta, StateReady, Statistics, Subscriber, Tombstone,
+        VirtualClock,
+    },
 };
 
 /// A bus in memory. See the [module](crate::testing).
@@ -59,15 +62,33 @@ impl TestBus {
     /// # Panics
     ///
     /// If the subscriber cannot work, or its database does not answer.
-    pub async fn add<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState>(&mut self, subscriber: Subscriber<S, G, I>) {
-        let plan = subscriber.into_simulated_plan().unwrap_or_else(|error| panic!("{error}"));
+    pub async fn add<S: Send + Sync + 'static, G: StateReady<S>, I: InboxState>(
+        &mut self,
+        subscriber: Subscriber<S, G, I>,
+    ) {
+        let plan = subscriber
+            .into_simulated_plan()
+            .unwrap_or_else(|error| panic!("{error}"));
         let deaths = self.deaths.clone();
-        let dies = move || deaths.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        let group = self.topics.groups.entry(plan.name().to_owned()).or_default();
+        let dies = move || {
+            deaths
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok()
+        };
+        let group = self
+            .topics
+            .groups
+            .entry(plan.name().to_owned())
+            .or_default();
         let member = InMemory::new(plan, &self.clock, &group.memory, Box::new(dies));
         group.members.push(self.members.len());
         if let Some((pool, schema)) = &member.inbox {
-            self.outboxes.add(pool, schema).await.unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
+            self.outboxes
+                .add(pool, schema)
+                .await
+                .unwrap_or_else(|error| panic!("the outbox cannot be read: {error}"));
         }
         self.members.push(member);
     }
@@ -130,8 +151,11 @@ impl TestBus {
     /// If an outbox would refuse the event.
     #[track_caller]
     pub fn publish_envelope(&mut self, envelope: &Envelope) {
-        self.limits.check(envelope).unwrap_or_else(|error| panic!("{error}"));
-        self.topics.publish(&self.bus, envelope, self.clock.utc().timestamp_millis());
+        self.limits
+            .check(envelope)
+            .unwrap_or_else(|error| panic!("{error}"));
+        self.topics
+            .publish(&self.bus, envelope, self.clock.utc().timestamp_millis());
     }
 
     /// The events of type `E` that handlers have published, in order.
@@ -140,8 +164,13 @@ impl TestBus {
     ///
     /// If one cannot be decoded.
     pub fn published<E: DomainEvent>(&self) -> Vec<E> {
-        let of_type = self.published.iter().filter(|envelope| E::TYPES.contains(&&*envelope.event_type));
-        of_type.map(|envelope| envelope.decode().unwrap_or_else(|error| panic!("{error}"))).collect()
+        let of_type = self
+            .published
+            .iter()
+            .filter(|envelope| E::TYPES.contains(&&*envelope.event_type));
+        of_type
+            .map(|envelope| envelope.decode().unwrap_or_else(|error| panic!("{error}")))
+            .collect()
     }
 
     /// The envelopes that handlers have published, in order.
@@ -157,7 +186,11 @@ impl TestBus {
     #[track_caller]
     pub fn assert_published<E: DomainEvent>(&self, such: impl Fn(&E) -> bool) {
         if !self.published::<E>().iter().any(such) {
-            panic!("no such {} is published; published are {}", std::any::type_name::<E>(), self.list());
+            panic!(
+                "no such {} is published; published are {}",
+                std::any::type_name::<E>(),
+                self.list()
+            );
         }
     }
 
@@ -168,16 +201,25 @@ impl TestBus {
     /// That is how it fails.
     #[track_caller]
     pub fn assert_not_published<E: DomainEvent>(&self) {
-        assert!(self.published::<E>().is_empty(), "{} is published; published are {}", std::any::type_name::<E>(), self.list());
+        assert!(
+            self.published::<E>().is_empty(),
+            "{} is published; published are {}",
+            std::any::type_name::<E>(),
+            self.list()
+        );
     }
 
     /// Why events of this subscriber are dead, in order: what went wrong with each.
     pub fn dead_letters(&self, subscriber: &str) -> Vec<String> {
         let of = self.dead.iter().filter(|(name, _)| name == subscriber);
         of.filter_map(|(_, letter)| {
-            letter.headers.iter().find(|(name, _)| name == crate::subscriber::failure::dead_letter::EXCEPTION_MESSAGE)
+            letter.headers.iter().find(|(name, _)| {
+                name == crate::subscriber::failure::dead_letter::EXCEPTION_MESSAGE
+            })
         })
-        .map(|(_, message)| String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned())
+        .map(|(_, message)| {
+            String::from_utf8_lossy(message.as_deref().unwrap_or_default()).into_owned()
+        })
         .collect()
     }
 
@@ -187,8 +229,13 @@ impl TestBus {
     ///
     /// If there is none of this name.
     pub fn statistics(&self, subscriber: &str) -> &Statistics {
-        let found = self.members.iter().find(|candidate| candidate.name() == subscriber);
-        found.unwrap_or_else(|| panic!("no subscriber is called {subscriber:?}")).statistics()
+        let found = self
+            .members
+            .iter()
+            .find(|candidate| candidate.name() == subscriber);
+        found
+            .unwrap_or_else(|| panic!("no subscriber is called {subscriber:?}"))
+            .statistics()
     }
 
     /// How much time the pauses have taken, had they been waited for.
@@ -199,7 +246,11 @@ impl TestBus {
     /// What handlers have published goes to the subscribers, and so do retries.
     pub(super) fn take(&mut self, published: Vec<Envelope>) {
         let now = self.clock.utc().timestamp_millis();
-        let in_memory = self.topics.groups.values().flat_map(|group| group.memory.take_published());
+        let in_memory = self
+            .topics
+            .groups
+            .values()
+            .flat_map(|group| group.memory.take_published());
         for envelope in in_memory.collect::<Vec<_>>().into_iter().chain(published) {
             self.topics.publish(&self.bus, &envelope, now);
             self.published.push(envelope);
@@ -226,9 +277,19 @@ impl TestBus {
         let list: Vec<_> = self
             .published
             .iter()
-            .map(|envelope| format!("{} {}", envelope.event_type, envelope.payload.as_json().unwrap_or("…")))
+            .map(|envelope| {
+                format!(
+                    "{} {}",
+                    envelope.event_type,
+                    envelope.payload.as_json().unwrap_or("…")
+                )
+            })
             .collect();
-        if list.is_empty() { "none".into() } else { list.join(", ") }
+        if list.is_empty() {
+            "none".into()
+        } else {
+            list.join(", ")
+        }
     }
 }
 
@@ -251,7 +312,10 @@ pub fn tombstone<E: DomainEvent>(aggregate_id: impl Into<String>) -> Tombstone<E
 }
 
 fn tombstone_envelope<E: DomainEvent>(aggregate_id: impl Into<String>) -> Envelope {
-    Envelope::tombstone(E::AGGREGATE, AggregateId::new(aggregate_id).unwrap_or_else(|error| panic!("{error}")))
+    Envelope::tombstone(
+        E::AGGREGATE,
+        AggregateId::new(aggregate_id).unwrap_or_else(|error| panic!("{error}")),
+    )
 }
 
 pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
@@ -262,7 +326,10 @@ pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
 }
 
 fn is_retry(letter: &Letter) -> bool {
-    letter.headers.iter().any(|(name, _)| name == crate::subscriber::failure::dead_letter::DUE)
+    letter
+        .headers
+        .iter()
+        .any(|(name, _)| name == crate::subscriber::failure::dead_letter::DUE)
 }
 
 // === impl TestBus ===
@@ -275,6 +342,8 @@ impl Default for TestBus {
 
 impl std::fmt::Debug for TestBus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TestBus").field("published", &self.published).finish_non_exhaustive()
+        f.debug_struct("TestBus")
+            .field("published", &self.published)
+            .finish_non_exhaustive()
     }
 }

@@ -38,7 +38,10 @@ pub(super) struct Topics {
 impl Topics {
     /// An event is published.
     pub(super) fn publish(&mut self, bus: &Bus, envelope: &Envelope, timestamp: i64) {
-        let aggregate = envelope.topic.is_none().then(|| envelope.aggregate_type.clone().into_owned());
+        let aggregate = envelope
+            .topic
+            .is_none()
+            .then(|| envelope.aggregate_type.clone().into_owned());
         self.enqueue(bus.letter(envelope), aggregate, timestamp, self.twice);
     }
 
@@ -48,7 +51,12 @@ impl Topics {
     }
 
     fn enqueue(&mut self, letter: Letter, aggregate: Option<String>, timestamp: i64, twice: bool) {
-        let pending = Pending { letter, aggregate, offset: self.offset, timestamp };
+        let pending = Pending {
+            letter,
+            aggregate,
+            offset: self.offset,
+            timestamp,
+        };
         self.offset += 1;
         self.pending.extend(twice.then(|| pending.clone()));
         self.pending.push_back(pending);
@@ -62,7 +70,10 @@ impl Topics {
     /// Gives each record to one member of each group that reads its topic. Repetitions come behind all others.
     pub(super) fn distribute(&mut self, members: &mut [InMemory]) {
         let mut known = HashSet::new();
-        let (mut first, again): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(|record| known.insert(record.offset));
+        let (mut first, again): (Vec<_>, Vec<_>) = self
+            .pending
+            .drain(..)
+            .partition(|record| known.insert(record.offset));
         first.extend(again);
         if let Some(seed) = &mut self.shuffle {
             shuffle(&mut first, seed);
@@ -77,8 +88,15 @@ impl Topics {
 
     /// The partitions of each topic: as many as the largest group has members, unless a number is set.
     fn partition_count(&self) -> i32 {
-        let largest = self.groups.values().map(|group| group.members.len()).max().unwrap_or(1);
-        self.partitions.unwrap_or_else(|| i32::try_from(largest).unwrap_or(i32::MAX)).max(1)
+        let largest = self
+            .groups
+            .values()
+            .map(|group| group.members.len())
+            .max()
+            .unwrap_or(1);
+        self.partitions
+            .unwrap_or_else(|| i32::try_from(largest).unwrap_or(i32::MAX))
+            .max(1)
     }
 
     /// The record as a subscriber would read it that reads its aggregate's topic.
@@ -89,17 +107,35 @@ impl Topics {
 }
 
 fn deliver(record: &Pending, group: &Group, members: &mut [InMemory], partitions: i32) {
-    let Some(first) = group.members.first() else { return };
+    let Some(first) = group.members.first() else {
+        return;
+    };
     let topic = match &record.aggregate {
         Some(aggregate) => members[*first].topic_of(aggregate).to_owned(),
         None => record.letter.topic.clone(),
     };
-    let readers: Vec<usize> = group.members.iter().copied().filter(|member| members[*member].reads(&topic)).collect();
+    let readers: Vec<usize> = group
+        .members
+        .iter()
+        .copied()
+        .filter(|member| members[*member].reads(&topic))
+        .collect();
     let incoming = record.in_topic(&topic, partitions);
-    let Some(owner) = readers.get(incoming.partition.unsigned_abs() as usize % readers.len().max(1)).copied() else { return };
+    let Some(owner) = readers
+        .get(incoming.partition.unsigned_abs() as usize % readers.len().max(1))
+        .copied()
+    else {
+        return;
+    };
     // During a deployment a type waits for the members that handle it.
-    let able =
-        if members[owner].takes(&incoming) { None } else { readers.iter().copied().find(|member| members[*member].takes(&incoming)) };
+    let able = if members[owner].takes(&incoming) {
+        None
+    } else {
+        readers
+            .iter()
+            .copied()
+            .find(|member| members[*member].takes(&incoming))
+    };
     members[able.unwrap_or(owner)].push(&incoming);
 }
 
@@ -109,9 +145,23 @@ impl Pending {
             Some(key) => partition_of(key, partitions),
             None => i32::try_from(self.offset % i64::from(partitions)).unwrap_or_default(),
         };
-        let place = Place { topic: topic.into(), partition, offset: self.offset, timestamp: self.timestamp };
-        let headers = self.letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        Incoming::new(place, self.letter.key.as_deref(), self.letter.value.as_deref(), headers)
+        let place = Place {
+            topic: topic.into(),
+            partition,
+            offset: self.offset,
+            timestamp: self.timestamp,
+        };
+        let headers = self
+            .letter
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()));
+        Incoming::new(
+            place,
+            self.letter.key.as_deref(),
+            self.letter.value.as_deref(),
+            headers,
+        )
     }
 }
 

@@ -30,21 +30,40 @@ struct One {
 
 impl Outboxes {
     /// Adds the outbox of a database. What is in it already is left alone.
-    pub(super) async fn add(&mut self, pool: &PgPool, schema: &SchemaName) -> Result<(), sqlx::Error> {
-        let same = |one: &One| Arc::ptr_eq(&one.pool.connect_options(), &pool.connect_options()) && one.schema == *schema;
+    pub(super) async fn add(
+        &mut self,
+        pool: &PgPool,
+        schema: &SchemaName,
+    ) -> Result<(), sqlx::Error> {
+        let same = |one: &One| {
+            Arc::ptr_eq(&one.pool.connect_options(), &pool.connect_options())
+                && one.schema == *schema
+        };
         if self.all.iter().any(same) {
             return Ok(());
         }
         let seen = Seen::all(pool, schema).await?;
-        let before = scheduled(pool, schema).await?.into_iter().map(|event| event.id).collect();
-        self.all.push(One { pool: pool.clone(), schema: schema.clone(), seen, scheduled: before });
+        let before = scheduled(pool, schema)
+            .await?
+            .into_iter()
+            .map(|event| event.id)
+            .collect();
+        self.all.push(One {
+            pool: pool.clone(),
+            schema: schema.clone(),
+            seen,
+            scheduled: before,
+        });
         Ok(())
     }
 
     /// What was published since the last call.
     pub(super) async fn published(&mut self) -> Result<Vec<Envelope>, sqlx::Error> {
         let mut published = Vec::new();
-        for One { pool, schema, seen, .. } in &mut self.all {
+        for One {
+            pool, schema, seen, ..
+        } in &mut self.all
+        {
             published.append(&mut published_since(pool, schema, seen).await?);
         }
         Ok(published)
@@ -55,7 +74,10 @@ impl Outboxes {
         for (at, one) in self.all.iter_mut().enumerate() {
             for event in scheduled(&one.pool, &one.schema).await? {
                 if one.scheduled.insert(event.id) {
-                    self.due.insert((now.saturating_add(event.due_in), at, event.number), event.id);
+                    self.due.insert(
+                        (now.saturating_add(event.due_in), at, event.number),
+                        event.id,
+                    );
                 }
             }
         }

@@ -8,7 +8,9 @@ use futures_util::FutureExt;
 
 use super::meta_of;
 use crate::event::{DomainEvent, Envelope, headers};
-use crate::saga::{CallFailed, Input, Instance, Local, Saga, SagaEnded, SagaState, SagaStatus, Shape, World};
+use crate::saga::{
+    CallFailed, Input, Instance, Local, Saga, SagaEnded, SagaState, SagaStatus, Shape, World,
+};
 use crate::subscriber::HandlerError;
 
 type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
@@ -72,22 +74,51 @@ impl<S: SagaState> Saga<S> {
     #[must_use]
     pub fn given(&self, state: S) -> SagaTest<S> {
         let shape = self.shape();
-        let instance = Instance { id: uuid::Uuid::now_v7(), key: "test".into(), state, progress: shape.plan(), correlation_id: None };
-        let world = Stage { sent: Vec::new(), ended: Vec::new(), locals: HashMap::new() };
-        SagaTest { saga: self.clone(), shape, instance, now: DateTime::UNIX_EPOCH, world, expected: 0 }
+        let instance = Instance {
+            id: uuid::Uuid::now_v7(),
+            key: "test".into(),
+            state,
+            progress: shape.plan(),
+            correlation_id: None,
+        };
+        let world = Stage {
+            sent: Vec::new(),
+            ended: Vec::new(),
+            locals: HashMap::new(),
+        };
+        SagaTest {
+            saga: self.clone(),
+            shape,
+            instance,
+            now: DateTime::UNIX_EPOCH,
+            world,
+            expected: 0,
+        }
     }
 }
 
 impl<S: SagaState> SagaTest<S> {
     /// What a local step does in place of its function: without a database, none can be called. Otherwise it does nothing and succeeds. Before anything is expected.
-    pub fn local(mut self, step: &str, stand_in: impl Fn(S) -> Result<S, String> + Send + 'static) -> Self {
-        self.world.locals.insert((step.to_owned(), false), Box::new(stand_in));
+    pub fn local(
+        mut self,
+        step: &str,
+        stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
+    ) -> Self {
+        self.world
+            .locals
+            .insert((step.to_owned(), false), Box::new(stand_in));
         self
     }
 
     /// What a local compensation does in place of its function.
-    pub fn local_compensation(mut self, step: &str, stand_in: impl Fn(S) -> Result<S, String> + Send + 'static) -> Self {
-        self.world.locals.insert((step.to_owned(), true), Box::new(stand_in));
+    pub fn local_compensation(
+        mut self,
+        step: &str,
+        stand_in: impl Fn(S) -> Result<S, String> + Send + 'static,
+    ) -> Self {
+        self.world
+            .locals
+            .insert((step.to_owned(), true), Box::new(stand_in));
         self
     }
 
@@ -111,11 +142,25 @@ impl<S: SagaState> SagaTest<S> {
         self.begin();
         let name = std::any::type_name::<C>();
         let Some(envelope) = self.world.sent.get(self.expected) else {
-            panic!("{name} is expected, and nothing more is sent: {}", self.story())
+            panic!(
+                "{name} is expected, and nothing more is sent: {}",
+                self.story()
+            )
         };
-        assert!(C::TYPES.contains(&&*envelope.event_type), "{name} is expected, and `{}` is sent: {}", envelope.event_type, self.story());
-        let command = envelope.decode::<C>().unwrap_or_else(|error| panic!("{error}"));
-        assert!(such(&command), "{name} is sent, but not such: {}", self.story());
+        assert!(
+            C::TYPES.contains(&&*envelope.event_type),
+            "{name} is expected, and `{}` is sent: {}",
+            envelope.event_type,
+            self.story()
+        );
+        let command = envelope
+            .decode::<C>()
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(
+            such(&command),
+            "{name} is sent, but not such: {}",
+            self.story()
+        );
         self.expected += 1;
         self
     }
@@ -128,7 +173,12 @@ impl<S: SagaState> SagaTest<S> {
     #[track_caller]
     pub fn expect_nothing(mut self) -> Self {
         self.begin();
-        assert_eq!(self.world.sent.len(), self.expected, "nothing more is expected: {}", self.story());
+        assert_eq!(
+            self.world.sent.len(),
+            self.expected,
+            "nothing more is expected: {}",
+            self.story()
+        );
         self
     }
 
@@ -139,7 +189,10 @@ impl<S: SagaState> SagaTest<S> {
     /// If nothing was expected yet, or the reply cannot be read.
     #[track_caller]
     pub fn reply<E: DomainEvent>(self, event: E) -> Self {
-        let last = self.expected.checked_sub(1).unwrap_or_else(|| panic!("a reply answers what was expected before"));
+        let last = self
+            .expected
+            .checked_sub(1)
+            .unwrap_or_else(|| panic!("a reply answers what was expected before"));
         self.reply_by(last, &event)
     }
 
@@ -150,8 +203,18 @@ impl<S: SagaState> SagaTest<S> {
     /// If no `C` was sent, or the reply cannot be read.
     #[track_caller]
     pub fn reply_to<C: DomainEvent>(self, event: impl DomainEvent) -> Self {
-        let last = self.world.sent.iter().rposition(|envelope| C::TYPES.contains(&&*envelope.event_type));
-        let last = last.unwrap_or_else(|| panic!("no {} is sent: {}", std::any::type_name::<C>(), self.story()));
+        let last = self
+            .world
+            .sent
+            .iter()
+            .rposition(|envelope| C::TYPES.contains(&&*envelope.event_type));
+        let last = last.unwrap_or_else(|| {
+            panic!(
+                "no {} is sent: {}",
+                std::any::type_name::<C>(),
+                self.story()
+            )
+        });
         self.reply_by(last, &event)
     }
 
@@ -164,7 +227,11 @@ impl<S: SagaState> SagaTest<S> {
     pub fn advance(mut self, time: Duration) -> Self {
         self.begin();
         let end = self.now + time;
-        while let Some(due) = self.shape.due_at(&self.instance.progress, self.now).filter(|due| *due <= end) {
+        while let Some(due) = self
+            .shape
+            .due_at(&self.instance.progress, self.now)
+            .filter(|due| *due <= end)
+        {
             self.now = self.now.max(due);
             self.drive(Input::Due);
         }
@@ -191,7 +258,12 @@ impl<S: SagaState> SagaTest<S> {
     pub fn expect_compensated<'s>(self, steps: impl IntoIterator<Item = &'s str>) -> Self {
         let test = self.expect_ended(SagaStatus::Compensated);
         let steps: Vec<&str> = steps.into_iter().collect();
-        assert_eq!(test.instance.progress.undone, steps, "the steps that are undone: {}", test.story());
+        assert_eq!(
+            test.instance.progress.undone,
+            steps,
+            "the steps that are undone: {}",
+            test.story()
+        );
         test
     }
 
@@ -224,7 +296,12 @@ impl<S: SagaState> SagaTest<S> {
     fn expect_ended(mut self, status: SagaStatus) -> Self {
         self.begin();
         assert_eq!(self.status(), status, "{}", self.story());
-        assert_eq!(self.ended().map(|ended| ended.outcome), Some(status), "{}", self.story());
+        assert_eq!(
+            self.ended().map(|ended| ended.outcome),
+            Some(status),
+            "{}",
+            self.story()
+        );
         self
     }
 
@@ -239,10 +316,19 @@ impl<S: SagaState> SagaTest<S> {
     fn reply_by<E: DomainEvent>(mut self, command: usize, event: &E) -> Self {
         let mut envelope = Envelope::of(event).unwrap_or_else(|error| panic!("{error}"));
         envelope.set_cause(&self.world.sent[command]);
-        debug_assert_eq!(envelope.headers.get(headers::CORRELATION_ID), Some(&*self.instance.id.to_string()));
+        debug_assert_eq!(
+            envelope.headers.get(headers::CORRELATION_ID),
+            Some(&*self.instance.id.to_string())
+        );
         let (meta, cause) = (meta_of(&envelope), self.world.sent[command].id.as_uuid());
-        if self.shape.awaits(&self.instance.progress, meta.event_type(), Some(cause)) {
-            let input = self.saga.take(&mut self.instance, &meta).unwrap_or_else(|error| panic!("the reply cannot be read: {error}"));
+        if self
+            .shape
+            .awaits(&self.instance.progress, meta.event_type(), Some(cause))
+        {
+            let input = self
+                .saga
+                .take(&mut self.instance, &meta)
+                .unwrap_or_else(|error| panic!("the reply cannot be read: {error}"));
             self.drive(input);
         }
         self
@@ -250,12 +336,28 @@ impl<S: SagaState> SagaTest<S> {
 
     #[track_caller]
     fn drive(&mut self, input: Input) {
-        let driven = self.saga.drive(&self.shape, &mut self.instance, input, self.now, &mut self.world).now_or_never();
-        driven.expect("nothing here waits").unwrap_or_else(|error| panic!("the saga cannot go on: {error}"));
+        let driven = self
+            .saga
+            .drive(
+                &self.shape,
+                &mut self.instance,
+                input,
+                self.now,
+                &mut self.world,
+            )
+            .now_or_never();
+        driven
+            .expect("nothing here waits")
+            .unwrap_or_else(|error| panic!("the saga cannot go on: {error}"));
     }
 
     fn story(&self) -> String {
-        let sent: Vec<_> = self.world.sent.iter().map(|envelope| &*envelope.event_type).collect();
+        let sent: Vec<_> = self
+            .world
+            .sent
+            .iter()
+            .map(|envelope| &*envelope.event_type)
+            .collect();
         let progress = &self.instance.progress;
         format!(
             "{} at {:?}, sent {sent:?}, done {:?}, undone {:?}, error {:?}",
@@ -278,10 +380,20 @@ impl<S: SagaState> World<S> for Stage<S> {
         Ok(Ok(()))
     }
 
-    async fn call(&mut self, run: &Instance<S>, step: &str, back: bool, _: &Local<S>) -> Result<Result<S, CallFailed>, HandlerError> {
+    async fn call(
+        &mut self,
+        run: &Instance<S>,
+        step: &str,
+        back: bool,
+        _: &Local<S>,
+    ) -> Result<Result<S, CallFailed>, HandlerError> {
         let (stand_in, state) = (self.locals.get(&(step.to_owned(), back)), run.state.clone());
         let done = stand_in.map_or_else(|| Ok(state.clone()), |stand_in| stand_in(state.clone()));
-        Ok(done.map_err(|error| CallFailed { error, last: false, late: false }))
+        Ok(done.map_err(|error| CallFailed {
+            error,
+            last: false,
+            late: false,
+        }))
     }
 
     fn elapsed(&self) -> Duration {

@@ -42,7 +42,12 @@ impl fmt::Display for Unsettled {
             return Ok(());
         }
         let more = self.under_way.len().saturating_sub(NAMED_MAX);
-        let named: Vec<&str> = self.under_way.iter().take(NAMED_MAX).map(String::as_str).collect();
+        let named: Vec<&str> = self
+            .under_way
+            .iter()
+            .take(NAMED_MAX)
+            .map(String::as_str)
+            .collect();
         write!(f, "; under way: {}", named.join(", "))?;
         if more > 0 {
             write!(f, " and {more} more")?;
@@ -96,13 +101,21 @@ impl Used {
             return Some("five years of virtual time have passed".into());
         }
         if self.pauses > PAUSES_MAX * under_way.max(1) {
-            return Some(format!("nothing has ended within {} pauses: an event is tried again and again", self.pauses));
+            return Some(format!(
+                "nothing has ended within {} pauses: an event is tried again and again",
+                self.pauses
+            ));
         }
         if self.events > self.events_max {
-            return Some(format!("{} events were handled: each publishes another one", self.events));
+            return Some(format!(
+                "{} events were handled: each publishes another one",
+                self.events
+            ));
         }
         if under_way > 0 && self.quiet_since.elapsed() > REAL_TIME_MAX {
-            return Some(format!("handlers have not ended for {REAL_TIME_MAX:?} of real time"));
+            return Some(format!(
+                "handlers have not ended for {REAL_TIME_MAX:?} of real time"
+            ));
         }
         None
     }
@@ -175,18 +188,29 @@ impl TestBus {
     fn start(&mut self) {
         for (at, member) in self.members.iter_mut().enumerate() {
             let works = std::iter::from_fn(|| member.start());
-            self.running.extend(works.map(|work| Box::pin(async move { (at, work.await) }) as Pin<Box<_>>));
+            self.running
+                .extend(works.map(|work| Box::pin(async move { (at, work.await) }) as Pin<Box<_>>));
         }
     }
 
     fn stuck(&mut self, used: &Used) -> Option<String> {
         let now = self.clock.now();
-        let paused = self.members.iter_mut().find_map(|member| member.paused_too_long(now));
+        let paused = self
+            .members
+            .iter_mut()
+            .find_map(|member| member.paused_too_long(now));
         paused.or_else(|| used.exceeded(now, self.running.len()))
     }
 
     fn unsettled(&self, reason: String) -> Unsettled {
-        Unsettled { reason, under_way: self.members.iter().flat_map(|member| member.describe()).collect() }
+        Unsettled {
+            reason,
+            under_way: self
+                .members
+                .iter()
+                .flat_map(|member| member.describe())
+                .collect(),
+        }
     }
 
     fn unreadable(&self, error: &sqlx::Error) -> Unsettled {
@@ -200,7 +224,9 @@ impl TestBus {
         }
         self.look_for_scheduled().await?;
         match self.outboxes.next_due() {
-            Some(due) if self.clock.next_due().is_none_or(|next| due < next) => self.pass_to(due).await.map(|()| true),
+            Some(due) if self.clock.next_due().is_none_or(|next| due < next) => {
+                self.pass_to(due).await.map(|()| true)
+            }
             _ => Ok(self.clock.advance()),
         }
     }
@@ -218,14 +244,24 @@ impl TestBus {
         self.clock.pass_to(due);
         let now = self.clock.now();
         let mut ended = Vec::new();
-        let published = beside(&mut self.running, &mut ended, self.outboxes.publish_due(now)).await;
+        let published = beside(
+            &mut self.running,
+            &mut ended,
+            self.outboxes.publish_due(now),
+        )
+        .await;
         self.finish(ended);
         published.map_err(|error| self.unreadable(&error))
     }
 
     async fn look_for_scheduled(&mut self) -> Result<(), Unsettled> {
         let mut ended = Vec::new();
-        let looked = beside(&mut self.running, &mut ended, self.outboxes.look_for_scheduled(self.clock.now())).await;
+        let looked = beside(
+            &mut self.running,
+            &mut ended,
+            self.outboxes.look_for_scheduled(self.clock.now()),
+        )
+        .await;
         self.finish(ended);
         looked.map_err(|error| self.unreadable(&error))
     }
@@ -242,12 +278,18 @@ impl TestBus {
     }
 
     fn finish(&mut self, ended: Vec<(usize, Ended)>) {
-        ended.into_iter().for_each(|(member, ended)| self.members[member].finish(ended));
+        ended
+            .into_iter()
+            .for_each(|(member, ended)| self.members[member].finish(ended));
     }
 }
 
 /// Waits for `work` while what is under way continues: it may hold all connections of the pool that `work` needs.
-async fn beside<T>(running: &mut Running, ended: &mut Vec<(usize, Ended)>, work: impl Future<Output = T>) -> T {
+async fn beside<T>(
+    running: &mut Running,
+    ended: &mut Vec<(usize, Ended)>,
+    work: impl Future<Output = T>,
+) -> T {
     let mut work = pin!(work);
     loop {
         tokio::select! {
@@ -266,18 +308,46 @@ mod tests {
         let used = || Used::new(&VirtualClock::default(), 0);
         let exceeded = |used: &Used| used.exceeded(Duration::ZERO, 2);
         assert!(exceeded(&used()).is_none());
-        assert!(used().exceeded(VIRTUAL_TIME_MAX + Duration::from_secs(1), 0).is_some_and(|reason| reason.contains("five years")));
-        let pauses = Used { pauses: 2 * PAUSES_MAX + 1, ..used() };
+        assert!(
+            used()
+                .exceeded(VIRTUAL_TIME_MAX + Duration::from_secs(1), 0)
+                .is_some_and(|reason| reason.contains("five years"))
+        );
+        let pauses = Used {
+            pauses: 2 * PAUSES_MAX + 1,
+            ..used()
+        };
         assert!(exceeded(&pauses).is_some_and(|reason| reason.contains("again and again")));
         let mut pauses = pauses;
         pauses.ended(1);
         assert!(exceeded(&pauses).is_none());
-        let events = Used { events: EVENTS_MAX + 1, ..used() };
-        assert!(exceeded(&events).is_some_and(|reason| reason.contains("each publishes another one")));
-        assert!(exceeded(&Used { events_max: EVENTS_MAX + 10, ..events }).is_none(), "events that waited do not count");
-        let Some(long_ago) = Instant::now().checked_sub(REAL_TIME_MAX + Duration::from_secs(1)) else { return };
-        let quiet = Used { quiet_since: long_ago, ..used() };
+        let events = Used {
+            events: EVENTS_MAX + 1,
+            ..used()
+        };
+        assert!(
+            exceeded(&events).is_some_and(|reason| reason.contains("each publishes another one"))
+        );
+        assert!(
+            exceeded(&Used {
+                events_max: EVENTS_MAX + 10,
+                ..events
+            })
+            .is_none(),
+            "events that waited do not count"
+        );
+        let Some(long_ago) = Instant::now().checked_sub(REAL_TIME_MAX + Duration::from_secs(1))
+        else {
+            return;
+        };
+        let quiet = Used {
+            quiet_since: long_ago,
+            ..used()
+        };
         assert!(exceeded(&quiet).is_some_and(|reason| reason.contains("real time")));
-        assert!(quiet.exceeded(Duration::ZERO, 0).is_none(), "nothing is under way");
+        assert!(
+            quiet.exceeded(Duration::ZERO, 0).is_none(),
+            "nothing is under way"
+        );
     }
 }

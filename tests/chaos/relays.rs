@@ -35,7 +35,10 @@ exit $code
 "#;
 
 /// Libraries that fake the clock of a process (Debian: `apt-get install faketime`).
-const FAKETIME: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+const FAKETIME: [&str; 2] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+];
 
 /// Steps of the clock, in the library's notation.
 const CLOCK_STEPS: [&str; 4] = ["+1h", "-1h", "+2d", "-2d"];
@@ -77,15 +80,37 @@ impl Relays {
     ///
     /// # Errors
     /// When there is no place for logs.
-    pub(crate) fn new(program: &Program, plan: &Plan, settings: RelaySettings) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        program: &Program,
+        plan: &Plan,
+        settings: RelaySettings,
+    ) -> Result<Self, Failure> {
         static HISTORIES: AtomicU32 = AtomicU32::new(0);
         let number = HISTORIES.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("tidings-chaos-{}-{number}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tidings-chaos-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let (source, delivery) = (plan.source.clone(), plan.delivery.clone());
-        let (windows, slots) = (Random::new(plan.seed, u64::MAX), (0..plan.relays).map(|_| None).collect());
-        let faketime = plan.faults.contains(&Kind::ClockSteps).then(faketime).transpose()?;
-        let relays = Self { program: program.clone(), settings, source, delivery, folder, windows, slots, refusal: None, faketime };
+        let (windows, slots) = (
+            Random::new(plan.seed, u64::MAX),
+            (0..plan.relays).map(|_| None).collect(),
+        );
+        let faketime = plan
+            .faults
+            .contains(&Kind::ClockSteps)
+            .then(faketime)
+            .transpose()?;
+        let relays = Self {
+            program: program.clone(),
+            settings,
+            source,
+            delivery,
+            folder,
+            windows,
+            slots,
+            refusal: None,
+            faketime,
+        };
         relays.restore_clock()?;
         Ok(relays)
     }
@@ -106,33 +131,81 @@ impl Relays {
         keeper.args(["-c", KEEPER, "keeper"]);
         if let Some(library) = self.faketime {
             // `env` becomes the relay: the process id stays the same.
-            keeper.args(["env", &format!("LD_PRELOAD={library}"), &format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display())]);
+            keeper.args([
+                "env",
+                &format!("LD_PRELOAD={library}"),
+                &format!("FAKETIME_TIMESTAMP_FILE={}", self.clock().display()),
+            ]);
             keeper.args(["FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"]);
         }
-        keeper.arg(&self.program.path).args(["relay", "--listen", "off", "--log-level", "info"]);
-        keeper.args(["--name", NAME, "--topic", TEMPLATE, "--source", &self.source, "--delivery", &self.delivery]);
-        keeper.args(["--in-flight-events", *self.windows.pick(&["8192", "8192", "1000", "30"])]);
+        keeper
+            .arg(&self.program.path)
+            .args(["relay", "--listen", "off", "--log-level", "info"]);
+        keeper.args([
+            "--name",
+            NAME,
+            "--topic",
+            TEMPLATE,
+            "--source",
+            &self.source,
+            "--delivery",
+            &self.delivery,
+        ]);
+        keeper.args([
+            "--in-flight-events",
+            *self.windows.pick(&["8192", "8192", "1000", "30"]),
+        ]);
         // Half of all changes are one account's: while a topic refuses one of its events for some seconds, more of them wait than the default allows.
-        keeper.args(["--parked-events-per-aggregate", "1000000", "--parked-events", "1000000"]);
-        keeper.env("DATABASE_URL", &self.settings.database_url).env("KAFKA_BROKERS", &self.settings.brokers).env("NO_COLOR", "1");
+        keeper.args([
+            "--parked-events-per-aggregate",
+            "1000000",
+            "--parked-events",
+            "1000000",
+        ]);
+        keeper
+            .env("DATABASE_URL", &self.settings.database_url)
+            .env("KAFKA_BROKERS", &self.settings.brokers)
+            .env("NO_COLOR", "1");
         let log_file = File::options().create(true).append(true).open(log)?;
-        let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).spawn()?;
+        let mut keeper = keeper
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .spawn()?;
         let leash = keeper.stdin.take();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        Ok(Relay { keeper, leash, pid: line.trim().parse()?, log: log.to_owned() })
+        Ok(Relay {
+            keeper,
+            leash,
+            pid: line.trim().parse()?,
+            log: log.to_owned(),
+        })
     }
 
     /// Starts those again that have ended by themselves, as a supervisor does, unless one of them wants a person.
     pub(crate) fn revive(&mut self) -> Result<(), Failure> {
         for slot in &mut self.slots {
-            let Some(status) = slot.as_mut().and_then(|relay| relay.keeper.try_wait().transpose()).transpose()? else { continue };
+            let Some(status) = slot
+                .as_mut()
+                .and_then(|relay| relay.keeper.try_wait().transpose())
+                .transpose()?
+            else {
+                continue;
+            };
             let ended = slot.take().expect("it has just been looked at");
             if status.code().is_some_and(|code| REFUSED.contains(&code)) && self.refusal.is_none() {
-                self.refusal = Some(format!("a relay stopped and wants a person: {}", ended.last_words()));
+                self.refusal = Some(format!(
+                    "a relay stopped and wants a person: {}",
+                    ended.last_words()
+                ));
             }
         }
-        if self.refusal.is_none() { self.start_all() } else { Ok(()) }
+        if self.refusal.is_none() {
+            self.start_all()
+        } else {
+            Ok(())
+        }
     }
 
     /// What a relay said that stopped for good.
@@ -173,7 +246,10 @@ impl Relays {
 
     /// The relay with this process id, or else the one of this number.
     fn choose(&self, pid: Option<u32>, which: usize) -> usize {
-        let named = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|relay| Some(relay.pid) == pid));
+        let named = self
+            .slots
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(|relay| Some(relay.pid) == pid));
         named.unwrap_or(which % self.slots.len())
     }
 
@@ -186,9 +262,16 @@ impl Relays {
     }
 
     /// SIGSTOP or SIGCONT; which one it was.
-    pub(crate) fn signal(&self, pid: Option<u32>, which: usize, signal: &str) -> Result<Option<u32>, Failure> {
+    pub(crate) fn signal(
+        &self,
+        pid: Option<u32>,
+        which: usize,
+        signal: &str,
+    ) -> Result<Option<u32>, Failure> {
         let relay = self.slots[self.choose(pid, which)].as_ref();
-        relay.map(|relay| send(signal, relay.pid).map(|()| relay.pid)).transpose()
+        relay
+            .map(|relay| send(signal, relay.pid).map(|()| relay.pid))
+            .transpose()
     }
 
     /// SIGTERM to one, which drains, and a new one in its place.
@@ -213,7 +296,8 @@ impl Relays {
     /// The end of every log.
     pub(crate) fn log_ends(&self) -> String {
         let logs = (0..self.slots.len()).map(|at| self.folder.join(format!("relay-{at}.log")));
-        logs.map(|log| format!("{}:\n{}\n", log.display(), end_of(&log))).collect()
+        logs.map(|log| format!("{}:\n{}\n", log.display(), end_of(&log)))
+            .collect()
     }
 }
 
@@ -234,7 +318,11 @@ impl Relay {
     }
 
     fn last_words(&self) -> String {
-        end_of(&self.log).lines().last().unwrap_or_default().to_owned()
+        end_of(&self.log)
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -256,7 +344,9 @@ impl Drop for Relays {
 }
 
 fn faketime() -> Result<&'static str, Failure> {
-    let found = FAKETIME.into_iter().find(|library| Path::new(library).exists());
+    let found = FAKETIME
+        .into_iter()
+        .find(|library| Path::new(library).exists());
     found.ok_or_else(|| "clock-steps needs libfaketime (Debian: apt-get install faketime)".into())
 }
 
@@ -268,6 +358,9 @@ fn end_of(log: &Path) -> String {
 
 pub(crate) fn send(signal: &str, pid: u32) -> Result<(), Failure> {
     // A process that has just ended is no error.
-    Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()]).stderr(Stdio::null()).status()?;
+    Command::new("sh")
+        .args(["-c", r#"kill -s "$0" "$1""#, signal, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()?;
     Ok(())
 }

@@ -112,7 +112,10 @@ impl Kind {
     }
 
     fn weight(self) -> u64 {
-        KINDS.iter().find(|(kind, ..)| *kind == self).map_or(0, |(.., weight)| *weight)
+        KINDS
+            .iter()
+            .find(|(kind, ..)| *kind == self)
+            .map_or(0, |(.., weight)| *weight)
     }
 }
 
@@ -146,14 +149,27 @@ pub(crate) struct Schedule {
 impl Schedule {
     pub(crate) fn new(plan: &Plan) -> Self {
         let zombies = !plan.repeats();
-        let kinds = plan.faults.iter().filter(|kind| zombies || **kind != Kind::AbortTransactions);
-        let all = kinds.flat_map(|kind| (0..kind.weight()).map(|_| *kind)).collect();
-        Self { random: Random::new(plan.seed, 0), all, urn: Vec::new(), zombies }
+        let kinds = plan
+            .faults
+            .iter()
+            .filter(|kind| zombies || **kind != Kind::AbortTransactions);
+        let all = kinds
+            .flat_map(|kind| (0..kind.weight()).map(|_| *kind))
+            .collect();
+        Self {
+            random: Random::new(plan.seed, 0),
+            all,
+            urn: Vec::new(),
+            zombies,
+        }
     }
 
     /// What answers a dead leader's requests later, or is one: a stalled wire drops what it holds when the leader is killed.
     fn holds_requests(kind: Kind) -> bool {
-        matches!(kind, Kind::FreezeBroker | Kind::Freeze | Kind::AbortTransactions)
+        matches!(
+            kind,
+            Kind::FreezeBroker | Kind::Freeze | Kind::AbortTransactions
+        )
     }
 }
 
@@ -161,10 +177,23 @@ impl Schedule {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, lasts, kill_meanwhile, .. } = self;
+        let Self {
+            kind,
+            lasts,
+            kill_meanwhile,
+            ..
+        } = self;
         write!(f, "{kind}")?;
         if !lasts.is_zero() {
-            write!(f, " for {lasts:?}{}", if *kill_meanwhile { ", and a kill in it" } else { "" })?;
+            write!(
+                f,
+                " for {lasts:?}{}",
+                if *kill_meanwhile {
+                    ", and a kill in it"
+                } else {
+                    ""
+                }
+            )?;
         }
         Ok(())
     }
@@ -181,17 +210,33 @@ impl Iterator for Schedule {
         let at = random.below(self.urn.len() as u64) as usize;
         let kind = self.urn.swap_remove(at);
         // Now and then longer than a lease (10 s), a session timeout or a broker's session.
-        let lasts = if self.zombies && random.one_in(4) { random.millis(11_000, 15_000) } else { random.millis(100, 4_000) };
+        let lasts = if self.zombies && random.one_in(4) {
+            random.millis(11_000, 15_000)
+        } else {
+            random.millis(100, 4_000)
+        };
         let lasts = lasts.max(kind.lasts_at_least());
         let (after, which) = (random.millis(50, 2_500), random.below(1_000) as usize);
-        let kill_meanwhile = !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
-        Some(Step { after, kind, lasts: if kind.lasts() { lasts } else { Duration::ZERO }, which, kill_meanwhile })
+        let kill_meanwhile =
+            !random.one_in(3) && kind.lasts() && (self.zombies || !Self::holds_requests(kind));
+        Some(Step {
+            after,
+            kind,
+            lasts: if kind.lasts() { lasts } else { Duration::ZERO },
+            which,
+            kill_meanwhile,
+        })
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(KINDS.iter().find(|(kind, ..)| kind == self).map_or("", |(_, word, _)| word))
+        f.write_str(
+            KINDS
+                .iter()
+                .find(|(kind, ..)| kind == self)
+                .map_or("", |(_, word, _)| word),
+        )
     }
 }
 
@@ -199,9 +244,17 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = || KINDS.iter().map(|(_, word, _)| *word).collect::<Vec<_>>().join(", ");
+        let known = || {
+            KINDS
+                .iter()
+                .map(|(_, word, _)| *word)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let found = KINDS.iter().find(|(_, word, _)| *word == text);
-        found.map(|(kind, ..)| *kind).ok_or_else(|| format!("`{text}` is none of {}", known()))
+        found
+            .map(|(kind, ..)| *kind)
+            .ok_or_else(|| format!("`{text}` is none of {}", known()))
     }
 }
 
@@ -215,24 +268,36 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_steps_again() {
-        let steps = |seed| Schedule::new(&plan(&format!("--seed {seed}"))).take(50).collect::<Vec<_>>();
+        let steps = |seed| {
+            Schedule::new(&plan(&format!("--seed {seed}")))
+                .take(50)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(steps(1), steps(1));
         assert_ne!(steps(1), steps(2));
     }
 
     #[test]
     fn every_fault_that_is_asked_for_comes_and_no_other() {
-        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3")).take(1_000).map(|step| step.kind).collect();
+        let mut seen: Vec<_> = Schedule::new(&plan("--seed 3"))
+            .take(1_000)
+            .map(|step| step.kind)
+            .collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, Kind::SURVIVABLE);
-        assert!(Schedule::new(&plan("--faults cut-kafka")).take(100).all(|step| step.kind == Kind::CutKafka));
+        assert!(
+            Schedule::new(&plan("--faults cut-kafka"))
+                .take(100)
+                .all(|step| step.kind == Kind::CutKafka)
+        );
     }
 
     #[test]
     fn only_exactly_once_is_asked_to_survive_a_leader_that_wakes_up_after_its_lease() {
         let longest = |delivery| {
-            let steps = Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
+            let steps =
+                Schedule::new(&plan(&format!("--seed 5 --delivery {delivery}"))).take(1_000);
             // Nothing being published is no leader that wakes up.
             let steps = steps.filter(|step| step.kind != Kind::ExpireProducers);
             steps.map(|step| step.lasts).max().expect("steps")

@@ -43,12 +43,30 @@ pub(crate) fn start(plan: &Plan, url: &str) -> Writers {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for number in 0..plan.writers.max(2) {
-        let contract = if number % 3 == 1 { Contract::Broken } else { Contract::Kept };
+        let contract = if number % 3 == 1 {
+            Contract::Broken
+        } else {
+            Contract::Kept
+        };
         let random = Random::new(plan.seed, number + 1);
         let wait_for_slot = contract == Contract::Broken && plan.source == "wal";
-        tasks.spawn(Writer { number, contract, random, url: url.to_owned(), wait_for_slot, prepared: 0 }.run(stop.clone()));
+        tasks.spawn(
+            Writer {
+                number,
+                contract,
+                random,
+                url: url.to_owned(),
+                wait_for_slot,
+                prepared: 0,
+            }
+            .run(stop.clone()),
+        );
     }
-    Writers { stop, tasks, url: url.to_owned() }
+    Writers {
+        stop,
+        tasks,
+        url: url.to_owned(),
+    }
 }
 
 impl Writers {
@@ -84,7 +102,11 @@ impl Writer {
                 Some(mut open) => self.transact(&mut open).await.then_some(open),
                 None => self.connect().await,
             };
-            let pause = if worked.is_some() { self.random.millis(0, 40) } else { CONNECT_EVERY };
+            let pause = if worked.is_some() {
+                self.random.millis(0, 40)
+            } else {
+                CONNECT_EVERY
+            };
             session = worked;
             tokio::time::sleep(pause).await;
         }
@@ -95,11 +117,16 @@ impl Writer {
         let transaction = Transaction::draw(&mut self.random, self.contract);
         self.prepared += 1;
         let name = format!("chaos-{}-{}", self.number, self.prepared);
-        let run = tokio::time::timeout(ANSWER_LIMIT, transaction.run(session, self.contract, &name)).await;
+        let run =
+            tokio::time::timeout(ANSWER_LIMIT, transaction.run(session, self.contract, &name))
+                .await;
         match run {
             Ok(Ok(())) => true,
             // Conflicts are as good as rollbacks; a session that is broken does not roll back.
-            Ok(Err(_)) => matches!(tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await, Ok(Ok(()))),
+            Ok(Err(_)) => matches!(
+                tokio::time::timeout(ANSWER_LIMIT, execute(session, "rollback")).await,
+                Ok(Ok(()))
+            ),
             Err(_) => false,
         }
     }
@@ -111,22 +138,40 @@ impl Writer {
             // Nobody else knows how they were to end.
             forget_prepared(&mut session, &format!("chaos-{}-%", self.number)).await?;
             let slot = "select exists (select from pg_replication_slots where confirmed_flush_lsn is not null)";
-            if self.wait_for_slot && !sqlx::query_scalar::<_, bool>(slot).fetch_one(&mut session).await? {
+            if self.wait_for_slot
+                && !sqlx::query_scalar::<_, bool>(slot)
+                    .fetch_one(&mut session)
+                    .await?
+            {
                 return Err("there is no slot yet".into());
             }
             self.wait_for_slot = false;
             Ok::<_, Failure>(session)
         };
-        tokio::time::timeout(ANSWER_LIMIT, connecting).await.ok()?.ok()
+        tokio::time::timeout(ANSWER_LIMIT, connecting)
+            .await
+            .ok()?
+            .ok()
     }
 }
 
 async fn forget_prepared(session: &mut PgConnection, names: &str) -> Result<(), Failure> {
-    let forgotten = "select gid from pg_prepared_xacts where gid like $1 and database = current_database()";
-    for name in sqlx::query_scalar::<_, String>(forgotten).bind(names).fetch_all(&mut *session).await? {
+    let forgotten =
+        "select gid from pg_prepared_xacts where gid like $1 and database = current_database()";
+    for name in sqlx::query_scalar::<_, String>(forgotten)
+        .bind(names)
+        .fetch_all(&mut *session)
+        .await?
+    {
         // Another session may be about to end it.
-        let ending = if name.ends_with(['1', '3', '5', '7', '9']) { "commit" } else { "rollback" };
-        let _ = sqlx::raw_sql(AssertSqlSafe(format!("{ending} prepared '{name}'"))).execute(&mut *session).await;
+        let ending = if name.ends_with(['1', '3', '5', '7', '9']) {
+            "commit"
+        } else {
+            "rollback"
+        };
+        let _ = sqlx::raw_sql(AssertSqlSafe(format!("{ending} prepared '{name}'")))
+            .execute(&mut *session)
+            .await;
     }
     Ok(())
 }

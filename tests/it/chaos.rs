@@ -8,7 +8,9 @@ use history::{Plan, Program};
 /// Plays the history that these words describe; a failure says how to replay it.
 async fn holds(words: &str) {
     let plan = Plan::parse(words.split(' ')).expect("good words");
-    let program = Program { path: env!("CARGO_BIN_EXE_tidings").into() };
+    let program = Program {
+        path: env!("CARGO_BIN_EXE_tidings").into(),
+    };
     let mut steps = Vec::new();
     let report = history::run(&plan, &program, |step| steps.push(step.to_owned())).await;
     let report = report.unwrap_or_else(|error| panic!("{}\n{error}", steps.join("\n")));

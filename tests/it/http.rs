@@ -6,15 +6,26 @@ use std::net::TcpStream;
 /// Asks, and waits for status and body.
 pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n");
-    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("the request is sent");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    );
+    write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len())
+        .expect("the request is sent");
     let (mut answer, mut head) = (BufReader::new(stream), String::new());
     // The head ends with an empty line.
     while answer.read_line(&mut head).expect("it answers") > 2 {}
-    let named = head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let named = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     // Not every server closes the connection when it is asked to.
-    let length = named.map_or(u64::MAX, |(_, length)| length.trim().parse().expect("a length"));
+    let length = named.map_or(u64::MAX, |(_, length)| {
+        length.trim().parse().expect("a length")
+    });
     let mut body = String::new();
-    answer.take(length).read_to_string(&mut body).expect("it answers");
+    answer
+        .take(length)
+        .read_to_string(&mut body)
+        .expect("it answers");
     (head[9..12].parse().expect("a status"), body)
 }

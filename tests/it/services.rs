@@ -12,7 +12,10 @@ use uuid::Uuid;
 /// One Postgres and one Kafka for all tests of this process; gone with it.
 static SERVICES: LazyLock<Services> = LazyLock::new(|| {
     // RUST_LOG=info shows what the relays under test say.
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(false)
+        .init();
     Services::start().unwrap_or_else(|error| panic!("{error}"))
 });
 
@@ -25,15 +28,23 @@ const ALL: &str = "TIDINGS_TEST_ALL";
 /// If `TIDINGS_TEST_ALL` is 1.
 pub(crate) fn skipped(what: &str, remedy: &str) {
     let line = format!("\nSKIPPED: {what}; {remedy}\n");
-    assert!(std::env::var_os(ALL).is_none_or(|value| value != "1"), "{ALL}=1, but {line}");
+    assert!(
+        std::env::var_os(ALL).is_none_or(|value| value != "1"),
+        "{ALL}=1, but {line}"
+    );
     // Not by `eprintln!`, whose text the test harness shows for failed tests alone.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Sends a signal. By the shell, because a small machine has no program `kill`.
 pub(crate) fn signal(process: u32, name: &str) {
-    let sent = std::process::Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &process.to_string()]).status();
-    assert!(sent.expect("sh runs").success(), "{name} is sent to {process}");
+    let sent = std::process::Command::new("sh")
+        .args(["-c", r#"kill -s "$0" "$1""#, name, &process.to_string()])
+        .status();
+    assert!(
+        sent.expect("sh runs").success(),
+        "{name} is sent to {process}"
+    );
 }
 
 /// A database of one test, gone when this is dropped.
@@ -53,12 +64,18 @@ pub(crate) fn brokers() -> String {
 
 /// A broker of one test's own, which it may break.
 pub(crate) async fn own_kafka(options: KafkaOptions) -> Kafka {
-    tokio::task::spawn_blocking(|| Kafka::start(options)).await.expect("no panic").expect("a broker of its own")
+    tokio::task::spawn_blocking(|| Kafka::start(options))
+        .await
+        .expect("no panic")
+        .expect("a broker of its own")
 }
 
 /// A server of one test's own, which it may break.
 pub(crate) async fn own_postgres(options: PostgresOptions) -> Postgres {
-    tokio::task::spawn_blocking(|| Postgres::start(options)).await.expect("no panic").expect("a server of its own")
+    tokio::task::spawn_blocking(|| Postgres::start(options))
+        .await
+        .expect("no panic")
+        .expect("a server of its own")
 }
 
 /// An empty database on the shared server.
@@ -76,33 +93,51 @@ async fn made_of(server_url: &str, template: &str) -> TestDatabase {
     let server: PgConnectOptions = server_url.parse().expect("a postgres:// URL");
     let name = format!("tidings_test_{}", Uuid::now_v7().simple());
     let mut admin = server.connect().await.expect("the server answers");
-    sqlx::query(AssertSqlSafe(format!("create database {name} template {template}")))
-        .execute(&mut admin)
-        .await
-        .expect("a database can be created");
+    sqlx::query(AssertSqlSafe(format!(
+        "create database {name} template {template}"
+    )))
+    .execute(&mut admin)
+    .await
+    .expect("a database can be created");
     admin.close().await.expect("the connection closes");
     let options = server.clone().database(&name);
     let mut url: url::Url = server_url.parse().expect("a URL");
     url.set_path(&name);
-    let pool = PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("the new database answers");
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .connect_with(options)
+        .await
+        .expect("the new database answers");
     let mark = mark(&pool, "tidings").await;
-    TestDatabase { pool, url: url.to_string(), mark, name, server }
+    TestDatabase {
+        pool,
+        url: url.to_string(),
+        mark,
+        name,
+        server,
+    }
 }
 
 /// The mark of this database: FNV-1a of 64 bits over system identifier, database and schema, folded to 32.
 pub(crate) async fn mark(pool: &PgPool, schema: &str) -> String {
-    let sql =
-        "select system_identifier || '/' || (select oid from pg_database where datname = current_database()) from pg_control_system()";
-    let identity: String = sqlx::query_scalar(sql).fetch_one(pool).await.expect("the server tells its identity");
+    let sql = "select system_identifier || '/' || (select oid from pg_database where datname = current_database()) from pg_control_system()";
+    let identity: String = sqlx::query_scalar(sql)
+        .fetch_one(pool)
+        .await
+        .expect("the server tells its identity");
     let byte = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let hash = format!("{identity}/{schema}").bytes().fold(0xcbf2_9ce4_8422_2325, byte);
+    let hash = format!("{identity}/{schema}")
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, byte);
     format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
 }
 
 /// A database with the tables of Tidings.
 pub(crate) async fn migrated_database() -> TestDatabase {
     let database = database().await;
-    tidings::migrate(&database.pool).await.expect("an empty database can be migrated");
+    tidings::migrate(&database.pool)
+        .await
+        .expect("an empty database can be migrated");
     database
 }
 
@@ -113,35 +148,54 @@ pub(crate) async fn restored(original: &TestDatabase) -> Option<TestDatabase> {
 
 /// The same on the server of this URL.
 pub(crate) async fn restored_on(original: &TestDatabase, server_url: &str) -> Option<TestDatabase> {
-    let dump = Command::new("pg_dump").arg(&original.url).output().ok().filter(|output| output.status.success())?;
+    let dump = Command::new("pg_dump")
+        .arg(&original.url)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     let copy = database_on(server_url).await;
     let mut restore = Command::new("psql");
-    restore.args(["-v", "ON_ERROR_STOP=1", "-q", &copy.url]).stdin(Stdio::piped()).stdout(Stdio::null());
+    restore
+        .args(["-v", "ON_ERROR_STOP=1", "-q", &copy.url])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
     let mut restoring = restore.spawn().ok()?;
-    restoring.stdin.take().expect("a pipe").write_all(&dump.stdout).expect("it reads");
+    restoring
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(&dump.stdout)
+        .expect("it reads");
     assert!(restoring.wait().expect("it ends").success());
     Some(copy)
 }
 
 /// A database with the tables of Tidings whose text has this encoding.
 pub(crate) async fn encoded_database(encoding: &str) -> TestDatabase {
-    let database = made_of(&SERVICES.database_url(), &format!("template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'")).await;
-    tidings::migrate(&database.pool).await.expect("an empty database can be migrated");
+    let database = made_of(
+        &SERVICES.database_url(),
+        &format!("template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"),
+    )
+    .await;
+    tidings::migrate(&database.pool)
+        .await
+        .expect("an empty database can be migrated");
     database
 }
 
 /// A database with the tables of Tidings on the server of this URL.
 pub(crate) async fn migrated_database_on(server_url: &str) -> TestDatabase {
     let database = database_on(server_url).await;
-    tidings::migrate(&database.pool).await.expect("an empty database can be migrated");
+    tidings::migrate(&database.pool)
+        .await
+        .expect("an empty database can be migrated");
     database
 }
 
 impl TestDatabase {
     /// A copy of it on the same server. Ends its pool's sessions, since a template must have none.
     pub(crate) async fn copy(&self) -> TestDatabase {
-        let sql =
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
         let mut session = self.pool.acquire().await.expect("a session").detach();
         sqlx::query(sql).execute(&mut session).await.expect("ended");
         session.close().await.expect("closed");
@@ -150,8 +204,17 @@ impl TestDatabase {
 
     /// A pool of another role on this database, for what the owner may do and others may not.
     pub(crate) async fn pool_as(&self, role: &str) -> PgPool {
-        let options = self.server.clone().database(&self.name).username(role).password("secret");
-        PgPoolOptions::new().max_connections(2).connect_with(options).await.expect("the role may connect")
+        let options = self
+            .server
+            .clone()
+            .database(&self.name)
+            .username(role)
+            .password("secret");
+        PgPoolOptions::new()
+            .max_connections(2)
+            .connect_with(options)
+            .await
+            .expect("the role may connect")
     }
 }
 
@@ -160,7 +223,10 @@ impl Drop for TestDatabase {
         let (name, server) = (self.name.clone(), self.server.clone());
         // A thread of its own: a runtime cannot be entered from within the test's.
         let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(sqlx::Error::Io)?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(sqlx::Error::Io)?;
             runtime.block_on(async {
                 let mut admin = server.connect().await?;
                 // A slot would keep its database.

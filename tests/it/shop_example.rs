@@ -14,10 +14,20 @@ pub(crate) async fn shop() -> Command {
     let database = crate::services::database().await;
     // …/deps/it-… is this test; cargo builds examples beside `deps`.
     let test = std::env::current_exe().expect("the test has a path");
-    let mut command = Command::new(test.ancestors().nth(2).expect("it is in deps/").join("examples/shop"));
+    let mut command = Command::new(
+        test.ancestors()
+            .nth(2)
+            .expect("it is in deps/")
+            .join("examples/shop"),
+    );
     // Any database of the server will do: the shop makes its own.
-    let server = url::Url::parse(&database.url).expect("a URL").join("/postgres").expect("a URL");
-    command.env("DATABASE_URL", server.as_str()).env("KAFKA_BROKERS", crate::services::brokers());
+    let server = url::Url::parse(&database.url)
+        .expect("a URL")
+        .join("/postgres")
+        .expect("a URL");
+    command
+        .env("DATABASE_URL", server.as_str())
+        .env("KAFKA_BROKERS", crate::services::brokers());
     command
 }
 
@@ -26,14 +36,30 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     let _one = ONE.lock().await;
     let mut command = shop().await;
     command.args(["--orders", "200", "--kill", "payment"]);
-    let done = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("cargo test builds it");
+    let done = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .expect("no panic")
+        .expect("cargo test builds it");
     let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     let count = |word: &str| -> u64 {
-        let line = said.lines().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("{word}: {said}"));
-        line.rsplit(' ').next().and_then(|count| count.parse().ok()).expect("a count")
+        let line = said
+            .lines()
+            .find(|line| line.starts_with(word))
+            .unwrap_or_else(|| panic!("{word}: {said}"));
+        line.rsplit(' ')
+            .next()
+            .and_then(|count| count.parse().ok())
+            .expect("a count")
     };
-    assert!(count("completed") > 100 && count("cancelled") > 20, "both ways are gone: {said}");
+    assert!(
+        count("completed") > 100 && count("cancelled") > 20,
+        "both ways are gone: {said}"
+    );
     assert_eq!(count("completed") + count("cancelled"), 200);
     assert!(said.contains("payment is killed (-9)"), "{said}");
 }
@@ -46,10 +72,18 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) fn open(mut command: Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).spawn().expect("cargo test builds it");
+        let mut process = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo test builds it");
         let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
         let mut said = lines.map(|line| line.expect("text"));
-        let address = said.find_map(|line| line.strip_prefix("the shop is open: http://").map(str::to_owned)).expect("it opens");
+        let address = said
+            .find_map(|line| {
+                line.strip_prefix("the shop is open: http://")
+                    .map(str::to_owned)
+            })
+            .expect("it opens");
         Self { process, address }
     }
 
@@ -64,8 +98,12 @@ impl Shop {
 
     fn place(&self) -> String {
         let id = uuid::Uuid::now_v7().to_string();
-        let order = format!(r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway", "article": "teapot", "quantity": 1}}"#);
-        self.until("the order is placed", || self.ask("POST", "/api/orders/v2", &order).0 == 201);
+        let order = format!(
+            r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway", "article": "teapot", "quantity": 1}}"#
+        );
+        self.until("the order is placed", || {
+            self.ask("POST", "/api/orders/v2", &order).0 == 201
+        });
         id
     }
 
@@ -80,7 +118,13 @@ impl Shop {
     fn circuit(&self, service: &str) -> String {
         let state = self.json("/play/state");
         let services = state["services"].as_array().expect("a list").clone();
-        services.iter().find(|one| one["name"] == service).expect("it is there")["circuit"].as_str().expect("a word").to_owned()
+        services
+            .iter()
+            .find(|one| one["name"] == service)
+            .expect("it is there")["circuit"]
+            .as_str()
+            .expect("a word")
+            .to_owned()
     }
 }
 
@@ -92,30 +136,51 @@ impl Drop for Shop {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a_dead_service_alone() {
+async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a_dead_service_alone()
+ {
     let _one = ONE.lock().await;
     let command = shop().await;
     let playing = tokio::task::spawn_blocking(move || {
         let shop = Shop::open(command);
         let first = shop.place();
-        let completed = |id: &str| shop.json(&format!("/api/orders/{id}"))["order"]["status"] == "completed";
+        let completed =
+            |id: &str| shop.json(&format!("/api/orders/{id}"))["order"]["status"] == "completed";
         shop.until("an order is completed", || completed(&first));
-        shop.until("all of it is shown", || shop.json(&format!("/api/orders/{first}"))["missing"] == serde_json::json!([]));
+        shop.until("all of it is shown", || {
+            shop.json(&format!("/api/orders/{first}"))["missing"] == serde_json::json!([])
+        });
         let whole = shop.json(&format!("/api/orders/{first}"));
-        assert_eq!((&whole["missing"], &whole["shipping"]["country"]), (&serde_json::json!([]), &"Norway".into()), "{whole}");
+        assert_eq!(
+            (&whole["missing"], &whole["shipping"]["country"]),
+            (&serde_json::json!([]), &"Norway".into()),
+            "{whole}"
+        );
         assert_eq!(whole["payment"]["cents"], 1_000);
 
         // Route by route: what the new service does not do yet is the legacy system's.
-        assert!(shop.ask("GET", "/api/orders", "").1.contains("the legacy system"));
-        assert!(shop.ask("GET", "/api/orders/1/invoice", "").1.contains("abacus"));
+        assert!(
+            shop.ask("GET", "/api/orders", "")
+                .1
+                .contains("the legacy system")
+        );
+        assert!(
+            shop.ask("GET", "/api/orders/1/invoice", "")
+                .1
+                .contains("abacus")
+        );
         assert!(shop.ask("GET", "/api/orders/v2", "").1.contains(&first));
 
         assert_eq!(shop.ask("POST", "/play/payment/kill", "").0, 200);
         let second = shop.place();
         let part = shop.json(&format!("/api/orders/{second}"));
-        assert_eq!((&part["missing"], &part["order"]["status"]), (&serde_json::json!(["payment"]), &"placed".into()), "{part}");
+        assert_eq!(
+            (&part["missing"], &part["order"]["status"]),
+            (&serde_json::json!(["payment"]), &"placed".into()),
+            "{part}"
+        );
         shop.until("its saga waits for the payment", || {
-            shop.json(&format!("/api/orders/{second}"))["order"]["checkout"]["step"] == "take-payment"
+            shop.json(&format!("/api/orders/{second}"))["order"]["checkout"]["step"]
+                == "take-payment"
         });
         shop.until("the circuit opens", || {
             let (status, said) = shop.ask("GET", &format!("/api/payments/{second}"), "");

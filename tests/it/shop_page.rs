@@ -7,13 +7,14 @@ use crate::shop_example::{ONE, Shop, shop};
 const NEWEST: &str = "document.querySelector('#orders .order')";
 
 /// The steps of the newest order's saga, each with how it stands: `done accept`.
-const STEPS: &str =
-    "[...document.querySelectorAll('#orders .order:first-child .steps li')].map(step => `${step.className} ${step.dataset.step}`)";
+const STEPS: &str = "[...document.querySelectorAll('#orders .order:first-child .steps li')].map(step => `${step.className} ${step.dataset.step}`)";
 
 /// An order, told apart from those before by its number.
 fn order_a_teapot(browser: &Browser, number: usize) {
     browser.click("button[data-order*=teapot]");
-    browser.until_true(&format!("document.querySelectorAll('#orders .order').length === {number}"));
+    browser.until_true(&format!(
+        "document.querySelectorAll('#orders .order').length === {number}"
+    ));
 }
 
 fn until_newest_is(browser: &Browser, status: &str) {
@@ -21,7 +22,9 @@ fn until_newest_is(browser: &Browser, status: &str) {
 }
 
 fn until_circuit_is(browser: &Browser, state: &str) {
-    browser.until_true(&format!("document.querySelector('[data-service=payment]').dataset.circuit === '{state}'"));
+    browser.until_true(&format!(
+        "document.querySelector('[data-service=payment]').dataset.circuit === '{state}'"
+    ));
 }
 
 fn events_are_listed(browser: &Browser, types: &[&str]) {
@@ -31,7 +34,8 @@ fn events_are_listed(browser: &Browser, types: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_back_and_the_circuit_open() {
+async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_back_and_the_circuit_open()
+ {
     if !browser::is_installed() {
         return;
     }
@@ -46,21 +50,39 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
         order_a_teapot(&browser, 1);
         until_newest_is(&browser, "completed");
         browser.until_true(&format!("{STEPS}.join() === 'done accept,done reserve-stock,done take-payment,done ship,done complete'"));
-        browser.until_true(&format!("{NEWEST}.innerText.includes('on its way to Norway')"));
+        browser.until_true(&format!(
+            "{NEWEST}.innerText.includes('on its way to Norway')"
+        ));
         events_are_listed(
             &browser,
-            &["OrderPlaced", "ReserveStock", "StockReserved", "TakePayment", "PaymentTaken", "ShipOrder", "OrderShipped", "OrderCompleted"],
+            &[
+                "OrderPlaced",
+                "ReserveStock",
+                "StockReserved",
+                "TakePayment",
+                "PaymentTaken",
+                "ShipOrder",
+                "OrderShipped",
+                "OrderCompleted",
+            ],
         );
         browser.picture("completed.png");
 
         browser.click("button[aria-label='Break payment']");
-        browser.until_true("document.querySelector('[data-service=payment]').innerText.includes('out of order')");
+        browser.until_true(
+            "document.querySelector('[data-service=payment]').innerText.includes('out of order')",
+        );
         order_a_teapot(&browser, 2);
         until_newest_is(&browser, "cancelled");
-        browser.until_true(&format!("{NEWEST}.innerText.includes('the card terminal is out of order')"));
+        browser.until_true(&format!(
+            "{NEWEST}.innerText.includes('the card terminal is out of order')"
+        ));
         browser
             .until_true(&format!("{STEPS}.join() === 'undone accept,undone reserve-stock,refused take-payment,ahead ship,ahead complete'"));
-        events_are_listed(&browser, &["PaymentRefused", "ReleaseStock", "OrderCancelled"]);
+        events_are_listed(
+            &browser,
+            &["PaymentRefused", "ReleaseStock", "OrderCancelled"],
+        );
         // The page goes on asking for the order, and so for its payment.
         until_circuit_is(&browser, "open");
         events_are_listed(&browser, &["CircuitChanged"]);
@@ -75,7 +97,11 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
         browser.picture("mended.png");
 
         browser.resize(360, 740);
-        assert_eq!(browser.value("document.documentElement.scrollWidth <= 360"), true, "nothing is beside a phone's screen");
+        assert_eq!(
+            browser.value("document.documentElement.scrollWidth <= 360"),
+            true,
+            "nothing is beside a phone's screen"
+        );
         browser.picture("phone.png");
         assert_eq!(browser.errors(), Vec::<String>::new());
     });

@@ -84,7 +84,9 @@ impl Acl {
         };
         match exchange() {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::system("change an access-control entry")(std::io::Error::other(format!("{self:?}")))),
+            Ok(false) => Err(Error::system("change an access-control entry")(
+                std::io::Error::other(format!("{self:?}")),
+            )),
             Err(error) => Err(Error::system("change an access-control entry")(error)),
         }
     }
@@ -130,7 +132,13 @@ mod tests {
             allow: false,
         };
         let bytes = acl.encode(CREATE);
-        assert_eq!(bytes[..4], u32::try_from(bytes.len() - 4).expect("short").to_be_bytes());
-        assert!(bytes.ends_with(b"\x02\x00\x01t\x03\x00\x06User:a\x00\x01*\x04\x02"), "{bytes:?}");
+        assert_eq!(
+            bytes[..4],
+            u32::try_from(bytes.len() - 4).expect("short").to_be_bytes()
+        );
+        assert!(
+            bytes.ends_with(b"\x02\x00\x01t\x03\x00\x06User:a\x00\x01*\x04\x02"),
+            "{bytes:?}"
+        );
     }
 }

@@ -39,8 +39,13 @@ impl KafkaCluster {
     pub fn start(options: KafkaOptions) -> Result<Self, Error> {
         let parts = Parts::find()?;
         let given = options.properties;
-        let replication = REPLICATION.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let options = KafkaOptions { properties: replication.chain(given).collect(), ..options };
+        let replication = REPLICATION
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let options = KafkaOptions {
+            properties: replication.chain(given).collect(),
+            ..options
+        };
         crate::retry_if_port_is_taken(|| Self::launch(&parts, &options))
     }
 
@@ -48,8 +53,13 @@ impl KafkaCluster {
         let proxies = (0..Self::BROKERS).map(|_| options.proxied.then(node::proxy).transpose());
         let proxies = proxies.collect::<Result<Vec<_>, _>>()?;
         let nodes = Node::cluster(proxies.iter().map(Option::as_ref));
-        let brokers = nodes.iter().zip(proxies).map(|(node, proxy)| Kafka::prepare(parts, options, node, proxy));
-        let mut cluster = Self { brokers: brokers.collect::<Result<_, _>>()? };
+        let brokers = nodes
+            .iter()
+            .zip(proxies)
+            .map(|(node, proxy)| Kafka::prepare(parts, options, node, proxy));
+        let mut cluster = Self {
+            brokers: brokers.collect::<Result<_, _>>()?,
+        };
         cluster.start_again()?;
         Ok(cluster)
     }
@@ -68,7 +78,11 @@ impl KafkaCluster {
     }
 
     fn list(&self, address: impl Fn(&Kafka) -> String) -> String {
-        self.brokers.iter().map(address).collect::<Vec<_>>().join(",")
+        self.brokers
+            .iter()
+            .map(address)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// One of them, from 0, to be killed, stopped or paused. Its own [`Kafka::start_again`] needs a majority of the brokers to run.
@@ -84,7 +98,11 @@ impl KafkaCluster {
     /// # Errors
     /// When one of them does not answer within a minute.
     pub fn start_again(&mut self) -> Result<(), Error> {
-        for broker in self.brokers.iter_mut().filter(|broker| !broker.is_running()) {
+        for broker in self
+            .brokers
+            .iter_mut()
+            .filter(|broker| !broker.is_running())
+        {
             broker.keeper.start(SERVICE)?;
         }
         let until = Instant::now() + START_LIMIT;

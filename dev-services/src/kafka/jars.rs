@@ -12,7 +12,9 @@ const POM: &str = include_str!("../../kafka/pom.xml");
 
 /// The version that `kafka/pom.xml` names.
 pub(super) fn version() -> &'static str {
-    let (_, rest) = POM.split_once("<kafka.version>").expect("the pom names Kafka's version");
+    let (_, rest) = POM
+        .split_once("<kafka.version>")
+        .expect("the pom names Kafka's version");
     rest.split_once('<').expect("the pom is well-formed").0
 }
 
@@ -24,13 +26,23 @@ pub(super) fn fetch() -> Result<PathBuf, Error> {
 /// The classes that a broker loads, parsed once (JEP 350). Made by the first broker that ever runs; `None` when that fails, as a broker
 /// without it is slower and nothing else.
 pub(super) fn class_archive(jars: &Path, java: &Java) -> Result<Option<PathBuf>, Error> {
-    let name = format!("kafka-{}-java-{}.jsa", version(), programs::dotted(&java.version));
+    let name = format!(
+        "kafka-{}-java-{}.jsa",
+        version(),
+        programs::dotted(&java.version)
+    );
     let made = cache::entry(&name, |part| {
         let record = format!("-XX:ArchiveClassesAtExit={}", part.display());
-        let parts = Parts { java: java.clone(), jars: jars.to_owned(), archive: Some(record) };
+        let parts = Parts {
+            java: java.clone(),
+            jars: jars.to_owned(),
+            archive: Some(record),
+        };
         let launch = || Kafka::launch(&parts, &KafkaOptions::new());
         let broker = crate::retry_if_port_is_taken(launch)?;
-        broker.keeper.end_by("TERM", Duration::from_secs(120), SERVICE)
+        broker
+            .keeper
+            .end_by("TERM", Duration::from_secs(120), SERVICE)
     });
     match made {
         Ok(archive) => Ok(Some(archive)),
@@ -46,6 +58,10 @@ mod tests {
     #[test]
     fn docker_compose_runs_the_same_kafka() {
         let compose = include_str!("../../../docker-compose.yml");
-        assert!(compose.contains(&format!("image: apache/kafka:{}\n", version())), "{} is not in docker-compose.yml", version());
+        assert!(
+            compose.contains(&format!("image: apache/kafka:{}\n", version())),
+            "{} is not in docker-compose.yml",
+            version()
+        );
     }
 }

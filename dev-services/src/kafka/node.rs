@@ -43,7 +43,10 @@ impl Node {
             proxied: proxy.map(|proxy| (proxy.target().port(), proxy.port())),
         };
         let mut nodes: Vec<_> = proxies.into_iter().enumerate().map(node).collect();
-        let voters: Vec<_> = nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller_port)).collect();
+        let voters: Vec<_> = nodes
+            .iter()
+            .map(|node| format!("{}@127.0.0.1:{}", node.id, node.controller_port))
+            .collect();
         for node in &mut nodes {
             node.voters = voters.join(",");
         }
@@ -52,13 +55,25 @@ impl Node {
 
     /// What `kafka-storage.sh format` would write, without starting a JVM for it.
     pub(super) fn identity(&self) -> String {
-        format!("version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n", self.cluster, self.id, random_id())
+        format!(
+            "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
+            self.cluster,
+            self.id,
+            random_id()
+        )
     }
 
     /// Its lines of `server.properties`.
     pub(super) fn properties(&self) -> String {
-        let Self { id, voters, port, controller_port, .. } = self;
-        let mut listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
+        let Self {
+            id,
+            voters,
+            port,
+            controller_port,
+            ..
+        } = self;
+        let mut listeners =
+            format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
         let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
         if let Some((behind, proxy)) = self.proxied {
             listeners.push_str(&format!(",PROXIED://127.0.0.1:{behind}"));
@@ -75,7 +90,8 @@ impl Node {
 fn random_id() -> String {
     const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let random = RandomState::new();
-    let digit = |n: u32| char::from(DIGITS[(random.hash_one((n, std::process::id())) % 32) as usize]);
+    let digit =
+        |n: u32| char::from(DIGITS[(random.hash_one((n, std::process::id())) % 32) as usize]);
     (0..21).map(digit).chain(['A']).collect()
 }
 
@@ -86,23 +102,53 @@ mod tests {
     #[test]
     fn the_brokers_of_a_cluster_know_each_other_and_differ() {
         let nodes = Node::cluster([None, None, None]);
-        let [one, two, three] = nodes.as_slice() else { panic!("three brokers") };
+        let [one, two, three] = nodes.as_slice() else {
+            panic!("three brokers")
+        };
         let voters = format!(
             "controller.quorum.voters=1@127.0.0.1:{},2@127.0.0.1:{},3@127.0.0.1:{}\n",
             one.controller_port, two.controller_port, three.controller_port
         );
-        assert!(nodes.iter().all(|node| node.properties().contains(&voters) && node.cluster == one.cluster));
-        let listeners = format!("listeners=PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}\n", two.port, two.controller_port);
-        assert!(two.properties().contains(&listeners) && two.identity().contains("node.id=2\n"), "{}", two.properties());
-        assert_ne!(two.identity(), Node { id: 2, ..three.clone() }.identity(), "each folder has an id of its own");
+        assert!(
+            nodes
+                .iter()
+                .all(|node| node.properties().contains(&voters) && node.cluster == one.cluster)
+        );
+        let listeners = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}\n",
+            two.port, two.controller_port
+        );
+        assert!(
+            two.properties().contains(&listeners) && two.identity().contains("node.id=2\n"),
+            "{}",
+            two.properties()
+        );
+        assert_ne!(
+            two.identity(),
+            Node {
+                id: 2,
+                ..three.clone()
+            }
+            .identity(),
+            "each folder has an id of its own"
+        );
     }
 
     #[test]
     fn clients_behind_the_proxy_are_told_the_proxys_address() {
         let proxy = proxy().expect("a proxy");
         let properties = Node::alone(Some(&proxy)).properties();
-        assert!(properties.contains(&format!("PROXIED://127.0.0.1:{}\nadvertised", proxy.target().port())), "{properties}");
-        assert!(properties.contains(&format!("PROXIED://127.0.0.1:{}\nlistener.", proxy.port())), "{properties}");
+        assert!(
+            properties.contains(&format!(
+                "PROXIED://127.0.0.1:{}\nadvertised",
+                proxy.target().port()
+            )),
+            "{properties}"
+        );
+        assert!(
+            properties.contains(&format!("PROXIED://127.0.0.1:{}\nlistener.", proxy.port())),
+            "{properties}"
+        );
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub(crate) fn answers(port: u16) -> bool {
 /// Sends a start-up message (Postgres manual, "Message Formats") and returns the type of the answer: `R` asks to authenticate (or says
 /// that there is no need to), `E` is an error.
 fn ask(port: u16) -> std::io::Result<u8> {
-    let mut connection = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), LIMIT)?;
+    let mut connection =
+        TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), LIMIT)?;
     connection.set_read_timeout(Some(LIMIT))?;
     let parameters = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
     let mut message = (parameters.len() as u32 + 4).to_be_bytes().to_vec();

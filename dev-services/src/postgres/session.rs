@@ -18,7 +18,9 @@ const MESSAGE_BYTES_MAX: u32 = 1 << 20;
 /// Runs statements as the superuser, in a session of their own; the first value of the last row.
 pub(super) fn ask(port: u16, statements: &str) -> Result<Option<String>, Error> {
     let doing = || format!("run `{statements}` on the Postgres at port {port}");
-    exchange(port, statements).map_err(Error::system(doing()))?.map_err(|said| Error::system(doing())(io::Error::other(said)))
+    exchange(port, statements)
+        .map_err(Error::system(doing()))?
+        .map_err(|said| Error::system(doing())(io::Error::other(said)))
 }
 
 /// The inner error is the server's.
@@ -75,7 +77,9 @@ fn first_column(row: &[u8]) -> Option<String> {
 
 /// The field `M` of an ErrorResponse.
 fn text_of_error(body: &[u8]) -> String {
-    let message = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&b'M'));
+    let message = body
+        .split(|byte| *byte == 0)
+        .find(|field| field.first() == Some(&b'M'));
     String::from_utf8_lossy(message.map_or(body, |field| &field[1..])).into_owned()
 }
 
@@ -85,8 +89,14 @@ mod tests {
 
     #[test]
     fn a_rows_first_value_and_an_errors_text_are_found() {
-        assert_eq!(first_column(b"\0\x02\0\0\0\x02on\xff\xff\xff\xff").as_deref(), Some("on"));
+        assert_eq!(
+            first_column(b"\0\x02\0\0\0\x02on\xff\xff\xff\xff").as_deref(),
+            Some("on")
+        );
         assert_eq!(first_column(b"\0\x01\xff\xff\xff\xff"), None);
-        assert_eq!(text_of_error(b"SERROR\0C42601\0Msyntax error\0\0"), "syntax error");
+        assert_eq!(
+            text_of_error(b"SERROR\0C42601\0Msyntax error\0\0"),
+            "syntax error"
+        );
     }
 }

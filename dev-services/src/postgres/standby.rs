@@ -71,17 +71,42 @@ impl Postgres {
         let (user, port) = (User::to_become(), free_port());
         let folder = new_folder("postgres");
         let mut command: Vec<OsString> = ["sh", "-c", RUN, "postgres"].map(OsString::from).into();
-        command.extend([folder.as_os_str().to_owned(), self.bin.as_os_str().to_owned()]);
-        command.extend([self.standby_settings(port, &folder).into(), self.data_folder().into_os_string()]);
+        command.extend([
+            folder.as_os_str().to_owned(),
+            self.bin.as_os_str().to_owned(),
+        ]);
+        command.extend([
+            self.standby_settings(port, &folder).into(),
+            self.data_folder().into_os_string(),
+        ]);
         let keeper = Keeper::new(folder, user, "QUIT", 10, command)?;
-        Ok(Self { keeper, port, socket: self.socket, bin: self.bin.clone(), version: self.version, description: self.description.clone() })
+        Ok(Self {
+            keeper,
+            port,
+            socket: self.socket,
+            bin: self.bin.clone(),
+            version: self.version,
+            description: self.description.clone(),
+        })
     }
 
     /// Behind the first server's own settings, so that they win.
     fn standby_settings(&self, port: u16, folder: &Path) -> String {
-        let (name, primary, failover) = (Self::STANDBY_SLOT, self.port, self.version >= FAILOVER_SLOTS);
-        let sockets = if self.socket { super::quoted(&folder.to_string_lossy()) } else { "''".to_owned() };
-        let synchronize = if failover { "sync_replication_slots = on\n" } else { "" };
+        let (name, primary, failover) = (
+            Self::STANDBY_SLOT,
+            self.port,
+            self.version >= FAILOVER_SLOTS,
+        );
+        let sockets = if self.socket {
+            super::quoted(&folder.to_string_lossy())
+        } else {
+            "''".to_owned()
+        };
+        let synchronize = if failover {
+            "sync_replication_slots = on\n"
+        } else {
+            ""
+        };
         format!(
             "port = {port}\nunix_socket_directories = {sockets}\nprimary_slot_name = '{name}'\nhot_standby_feedback = on\n\
              primary_conninfo = 'host=127.0.0.1 port={primary} user=postgres dbname=postgres'\n\
@@ -100,7 +125,10 @@ impl Postgres {
         ask(self.port, "alter system reset primary_conninfo")?;
         // It waits for itself no more: `synchronized_standby_slots` was for the standby of the server that is gone.
         if self.version >= FAILOVER_SLOTS {
-            ask(self.port, "alter system set synchronized_standby_slots = ''")?;
+            ask(
+                self.port,
+                "alter system set synchronized_standby_slots = ''",
+            )?;
             ask(self.port, "select pg_reload_conf()")?;
         }
         match promoted.as_deref() {
@@ -135,7 +163,10 @@ impl Postgres {
     /// When it does not within a minute, or either cannot be asked.
     pub fn catch_up_with(&self, primary: &Self) -> Result<(), Error> {
         let target = ask(primary.port, "select pg_current_wal_flush_lsn()")?.unwrap_or_default();
-        self.wait_for(&format!("select pg_last_wal_replay_lsn() >= '{target}'::pg_lsn"), "it does not catch up with its primary")
+        self.wait_for(
+            &format!("select pg_last_wal_replay_lsn() >= '{target}'::pg_lsn"),
+            "it does not catch up with its primary",
+        )
     }
 
     /// Waits until this standby keeps a logical slot of `primary` that it could go on with. Postgres 17 and newer.
@@ -148,8 +179,9 @@ impl Postgres {
     pub fn wait_for_slot(&self, primary: &Self, slot: &str) -> Result<(), Error> {
         let slot = super::quoted(slot);
         // Temporary until it is synchronized for the first time.
-        let kept =
-            format!("select coalesce(bool_or(synced and not temporary), false) from pg_replication_slots where slot_name like {slot}");
+        let kept = format!(
+            "select coalesce(bool_or(synced and not temporary), false) from pg_replication_slots where slot_name like {slot}"
+        );
         let until = Instant::now() + FOLLOW_LIMIT;
         while ask(self.port, &kept)?.as_deref() != Some("t") {
             if Instant::now() > until {
@@ -164,7 +196,10 @@ impl Postgres {
 
     fn wait_until_streaming(&self, streaming: bool) -> Result<(), Error> {
         let receiver = "coalesce((select status = 'streaming' from pg_stat_wal_receiver), false)";
-        self.wait_for(&format!("select {receiver} = {streaming}"), "its WAL receiver does not do as it is told")
+        self.wait_for(
+            &format!("select {receiver} = {streaming}"),
+            "its WAL receiver does not do as it is told",
+        )
     }
 
     fn wait_for(&self, holds: &str, otherwise: &str) -> Result<(), Error> {
@@ -179,6 +214,10 @@ impl Postgres {
     }
 
     fn refusal(&self, reason: &str) -> Error {
-        Error::Start { service: "Postgres standby", reason: reason.to_owned(), log: self.log_end() }
+        Error::Start {
+            service: "Postgres standby",
+            reason: reason.to_owned(),
+            log: self.log_end(),
+        }
     }
 }

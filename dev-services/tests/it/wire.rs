@@ -41,7 +41,10 @@ pub(crate) fn until_ready(server: &mut TcpStream) -> Result<bool> {
         let mut head = [0; 5];
         server.read_exact(&mut head)?;
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) - 4;
-        std::io::copy(&mut (&*server).take(u64::from(length)), &mut std::io::sink())?;
+        std::io::copy(
+            &mut (&*server).take(u64::from(length)),
+            &mut std::io::sink(),
+        )?;
         no_error &= head[0] != b'E';
         if head[0] == b'Z' {
             return Ok(no_error);
@@ -61,7 +64,11 @@ fn kafka(port: u16, api_key: u8, version: u8, body: &[u8]) -> Result<Vec<u8>> {
     broker.read_exact(&mut length)?;
     let mut answer = vec![0; u32::from_be_bytes(length) as usize];
     broker.read_exact(&mut answer)?;
-    assert_eq!(answer[..4], [0, 0, 0, 7], "the answer carries the request's correlation id");
+    assert_eq!(
+        answer[..4],
+        [0, 0, 0, 7],
+        "the answer carries the request's correlation id"
+    );
     Ok(answer.split_off(4))
 }
 
@@ -74,7 +81,17 @@ pub(crate) fn create_topic(port: u16, topic: &str) -> Result<i16> {
 pub(crate) fn create_replicated_topic(port: u16, topic: &str, replicas: u8) -> Result<i16> {
     let one = [0, 0, 0, 1];
     let (no_assignments, no_configs, timeout) = ([0; 4], [0; 4], [0, 0, 0x27, 0x10]);
-    let body = [&one[..], &text(topic), &one, &[0, replicas], &no_assignments, &no_configs, &timeout, &[0]].concat();
+    let body = [
+        &one[..],
+        &text(topic),
+        &one,
+        &[0, replicas],
+        &no_assignments,
+        &no_configs,
+        &timeout,
+        &[0],
+    ]
+    .concat();
     let answer = kafka(port, 19, 2, &body)?;
     // Throttle time, the number of topics, the name.
     let code = 4 + 4 + 2 + topic.len();
@@ -84,7 +101,10 @@ pub(crate) fn create_replicated_topic(port: u16, topic: &str, replicas: u8) -> R
 /// How many partitions a topic has by Metadata, version 1; `None` when the broker does not know it.
 pub(crate) fn partitions(port: u16, topic: &str) -> Result<Option<u32>> {
     let answer = kafka(port, 3, 1, &[&[0, 0, 0, 1][..], &text(topic)].concat())?;
-    let at = answer.windows(topic.len()).rposition(|window| window == topic.as_bytes()).expect("the answer names the topic");
+    let at = answer
+        .windows(topic.len())
+        .rposition(|window| window == topic.as_bytes())
+        .expect("the answer names the topic");
     let (error, after) = (&answer[at - 4..at - 2], &answer[at + topic.len() + 1..]);
     Ok((error == [0, 0]).then(|| u32::from_be_bytes([after[0], after[1], after[2], after[3]])))
 }

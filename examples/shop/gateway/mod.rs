@@ -48,14 +48,36 @@ pub(crate) struct Gateway {
 }
 
 /// Where it listens.
-pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u16) -> Result<SocketAddr, Failure> {
-    let upstreams: HashMap<_, _> = NAMES.map(|name| (name, Upstream::new(name, processes.address(name)))).into();
-    let bus = Bus::new(kafka::Settings { brokers: servers.brokers(), ..Default::default() }).source("/shop/gateway");
-    upstreams.values().for_each(|upstream| drop(tokio::spawn(publish_transitions(bus.clone(), upstream.breaker().clone()))));
-    let health = upstreams
-        .values()
-        .fold(Health::new(), |health, upstream| health.check(upstream.breaker().name(), CircuitBreakerCheck::new(upstream.breaker())));
-    let gateway = Gateway { upstreams: Arc::new(upstreams), processes, feed: feed::Feed::start(servers.brokers())? };
+pub(crate) async fn start(
+    servers: &Servers,
+    processes: Arc<Processes>,
+    port: u16,
+) -> Result<SocketAddr, Failure> {
+    let upstreams: HashMap<_, _> = NAMES
+        .map(|name| (name, Upstream::new(name, processes.address(name))))
+        .into();
+    let bus = Bus::new(kafka::Settings {
+        brokers: servers.brokers(),
+        ..Default::default()
+    })
+    .source("/shop/gateway");
+    upstreams.values().for_each(|upstream| {
+        drop(tokio::spawn(publish_transitions(
+            bus.clone(),
+            upstream.breaker().clone(),
+        )))
+    });
+    let health = upstreams.values().fold(Health::new(), |health, upstream| {
+        health.check(
+            upstream.breaker().name(),
+            CircuitBreakerCheck::new(upstream.breaker()),
+        )
+    });
+    let gateway = Gateway {
+        upstreams: Arc::new(upstreams),
+        processes,
+        feed: feed::Feed::start(servers.brokers())?,
+    };
     let routes = Router::new()
         .route("/api/orders/v2", any(order))
         .route("/api/orders/v2/{*rest}", any(order))
@@ -77,33 +99,77 @@ pub(crate) async fn start(servers: &Servers, processes: Arc<Processes>, port: u1
 async fn publish_transitions(bus: Bus, breaker: CircuitBreaker) {
     let mut transitions = breaker.transitions();
     while let Some(transition) = transitions.next().await {
-        let (from, to, cause) = (transition.from.to_string(), transition.to.to_string(), transition.cause.to_string());
-        if let Err(error) = bus.publish(&CircuitChanged { service: breaker.name().to_owned(), from, to, cause }).await {
+        let (from, to, cause) = (
+            transition.from.to_string(),
+            transition.to.to_string(),
+            transition.cause.to_string(),
+        );
+        if let Err(error) = bus
+            .publish(&CircuitChanged {
+                service: breaker.name().to_owned(),
+                from,
+                to,
+                cause,
+            })
+            .await
+        {
             tracing::warn!("{error}");
         }
     }
 }
 
 async fn order(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("order", method, uri.path().replacen("/api/orders/v2", "/orders", 1), body).await
+    gateway
+        .forward(
+            "order",
+            method,
+            uri.path().replacen("/api/orders/v2", "/orders", 1),
+            body,
+        )
+        .await
 }
 
 async fn legacy(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("legacy", method, uri.path().replacen("/api", "", 1), body).await
+    gateway
+        .forward("legacy", method, uri.path().replacen("/api", "", 1), body)
+        .await
 }
 
-async fn payment(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("payment", method, uri.path().replacen("/api", "", 1), body).await
+async fn payment(
+    State(gateway): State<Gateway>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    gateway
+        .forward("payment", method, uri.path().replacen("/api", "", 1), body)
+        .await
 }
 
-async fn shipping(State(gateway): State<Gateway>, method: Method, uri: Uri, body: Bytes) -> Response {
-    gateway.forward("shipping", method, uri.path().replacen("/api", "", 1), body).await
+async fn shipping(
+    State(gateway): State<Gateway>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> Response {
+    gateway
+        .forward("shipping", method, uri.path().replacen("/api", "", 1), body)
+        .await
 }
 
 impl Gateway {
     /// What the service says, or why it says nothing.
-    async fn forward(&self, service: &'static str, method: Method, path: String, body: Bytes) -> Response {
-        match self.upstreams[service].ask(Ask { method, path, body }).await {
+    async fn forward(
+        &self,
+        service: &'static str,
+        method: Method,
+        path: String,
+        body: Bytes,
+    ) -> Response {
+        match self.upstreams[service]
+            .ask(Ask { method, path, body })
+            .await
+        {
             Ok(answer) => answer.into_response(),
             Err(error) => refusal(service, &error),
         }
@@ -116,7 +182,11 @@ fn refusal(service: &str, error: &BoxError) -> Response {
     if let Some(open) = error.downcast_ref::<CircuitOpen>() {
         headers.insert(RETRY_AFTER, (open.retry_after.as_secs() + 1).into());
     }
-    let status = if error.is::<Elapsed>() { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if error.is::<Elapsed>() {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, headers, format!("{service}: {error}")).into_response()
 }
 

@@ -7,11 +7,22 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 
-pub(super) async fn show(State(gateway): State<Gateway>, Path(id): Path<String>) -> (StatusCode, Json<Value>) {
+pub(super) async fn show(
+    State(gateway): State<Gateway>,
+    Path(id): Path<String>,
+) -> (StatusCode, Json<Value>) {
     let ask = |service, path| part(&gateway, service, format!("/{path}/{id}"));
-    let (order, payment, parcel) = tokio::join!(ask("order", "orders"), ask("payment", "payments"), ask("shipping", "parcels"));
+    let (order, payment, parcel) = tokio::join!(
+        ask("order", "orders"),
+        ask("payment", "payments"),
+        ask("shipping", "parcels")
+    );
     let parts = [("order", order), ("payment", payment), ("shipping", parcel)];
-    let missing: Vec<&str> = parts.iter().filter(|(_, part)| part.is_none()).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = parts
+        .iter()
+        .filter(|(_, part)| part.is_none())
+        .map(|(name, _)| *name)
+        .collect();
     let status = match (missing.len(), &parts[0].1) {
         (3, _) => StatusCode::SERVICE_UNAVAILABLE,
         (_, Some(Value::Null)) => StatusCode::NOT_FOUND,

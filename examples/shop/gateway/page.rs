@@ -16,14 +16,23 @@ pub(super) fn routes() -> Router<Gateway> {
         .route("/play/state", get(state))
         .route("/play/{service}/kill", post(kill))
         .route("/play/{service}/start", post(launch))
-        .route("/play/{service}/break", post(|gateway, service| set_broken(gateway, service, true)))
-        .route("/play/{service}/mend", post(|gateway, service| set_broken(gateway, service, false)))
+        .route(
+            "/play/{service}/break",
+            post(|gateway, service| set_broken(gateway, service, true)),
+        )
+        .route(
+            "/play/{service}/mend",
+            post(|gateway, service| set_broken(gateway, service, false)),
+        )
 }
 
 /// Each service with its circuit, the newest orders, the newest events.
 async fn state(State(gateway): State<Gateway>) -> Json<Value> {
     let service = |name: &&'static str| {
-        let (circuit, processes) = (gateway.upstreams[*name].breaker().state().to_string(), &gateway.processes);
+        let (circuit, processes) = (
+            gateway.upstreams[*name].breaker().state().to_string(),
+            &gateway.processes,
+        );
         let (running, broken) = (processes.is_running(name), processes.is_broken(name));
         json!({ "name": name, "running": running, "broken": broken, "breakable": BREAKABLE.contains(name), "circuit": circuit })
     };
@@ -37,10 +46,21 @@ async fn kill(State(gateway): State<Gateway>, Path(service): Path<String>) {
     gateway.processes.kill(&service);
 }
 
-async fn launch(State(gateway): State<Gateway>, Path(service): Path<String>) -> Result<(), (StatusCode, String)> {
+async fn launch(
+    State(gateway): State<Gateway>,
+    Path(service): Path<String>,
+) -> Result<(), (StatusCode, String)> {
     gateway.processes.launch(&service).map_err(internal)
 }
 
-async fn set_broken(State(gateway): State<Gateway>, Path(service): Path<String>, broken: bool) -> Result<(), (StatusCode, String)> {
-    gateway.processes.set_broken(&service, broken).await.map_err(internal)
+async fn set_broken(
+    State(gateway): State<Gateway>,
+    Path(service): Path<String>,
+    broken: bool,
+) -> Result<(), (StatusCode, String)> {
+    gateway
+        .processes
+        .set_broken(&service, broken)
+        .await
+        .map_err(internal)
 }

@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tidings::resilience::circuit_breaker::CircuitBreakerPolicy;
 use tidings::resilience::{
-    Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, Class, Retry, RetryLayer, TimeoutLayer,
+    Bulkhead, BulkheadLayer, BulkheadPolicy, CircuitBreaker, CircuitBreakerLayer, Class, Retry,
+    RetryLayer, TimeoutLayer,
 };
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
@@ -38,16 +39,31 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Breaker and bulkhead are the service's own: one that is down takes nothing from the others.
     pub(super) fn new(name: &'static str, address: &str) -> Self {
-        let breaker = CircuitBreaker::new(name, CircuitBreakerPolicy { open: Duration::from_secs(2), ..Default::default() });
+        let breaker = CircuitBreaker::new(
+            name,
+            CircuitBreakerPolicy {
+                open: Duration::from_secs(2),
+                ..Default::default()
+            },
+        );
         let bulkhead = Bulkhead::new(name, BulkheadPolicy::default());
         let (http, base) = (reqwest::Client::new(), format!("http://{address}"));
         let client = ServiceBuilder::new()
-            .layer(RetryLayer::new(Retry::exponential(3, Duration::from_millis(50)..Duration::from_millis(500))).classify(judge))
+            .layer(
+                RetryLayer::new(Retry::exponential(
+                    3,
+                    Duration::from_millis(50)..Duration::from_millis(500),
+                ))
+                .classify(judge),
+            )
             .layer(CircuitBreakerLayer::new(&breaker).classify(judge))
             .layer(BulkheadLayer::new(&bulkhead))
             .layer(TimeoutLayer::new(Duration::from_secs(2)))
             .service(service_fn(move |ask| send(http.clone(), base.clone(), ask)));
-        Self { client: BoxCloneSyncService::new(client), breaker }
+        Self {
+            client: BoxCloneSyncService::new(client),
+            breaker,
+        }
     }
 
     pub(super) async fn ask(&self, ask: Ask) -> Result<Answer, BoxError> {
@@ -56,7 +72,12 @@ impl Upstream {
 
     /// What it has of this path.
     pub(super) async fn get(&self, path: String) -> Result<Answer, BoxError> {
-        self.ask(Ask { method: Method::GET, path, body: Bytes::new() }).await
+        self.ask(Ask {
+            method: Method::GET,
+            path,
+            body: Bytes::new(),
+        })
+        .await
     }
 
     pub(super) fn breaker(&self) -> &CircuitBreaker {
@@ -75,10 +96,20 @@ fn judge(outcome: Result<&Answer, &BoxError>) -> Class {
 }
 
 async fn send(http: reqwest::Client, base: String, ask: Ask) -> Result<Answer, BoxError> {
-    let request = http.request(ask.method, base + &ask.path).header(CONTENT_TYPE, "application/json").body(ask.body);
+    let request = http
+        .request(ask.method, base + &ask.path)
+        .header(CONTENT_TYPE, "application/json")
+        .body(ask.body);
     let response = request.send().await?;
-    let (status, content_type) = (response.status(), response.headers().get(CONTENT_TYPE).cloned());
-    Ok(Answer { status, content_type, body: response.bytes().await? })
+    let (status, content_type) = (
+        response.status(),
+        response.headers().get(CONTENT_TYPE).cloned(),
+    );
+    Ok(Answer {
+        status,
+        content_type,
+        body: response.bytes().await?,
+    })
 }
 
 impl IntoResponse for Answer {

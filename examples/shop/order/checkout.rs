@@ -16,8 +16,9 @@ use tidings::subscriber::{HandlerError, Tx};
 use uuid::Uuid;
 
 use crate::events::{
-    OrderCancelled, OrderCompleted, OrderPlaced, OrderShipped, PaymentRefused, PaymentTaken, RefundPayment, ReleaseStock, ReserveStock,
-    ShipOrder, ShippingRefused, StockRefused, StockReserved, TakePayment,
+    OrderCancelled, OrderCompleted, OrderPlaced, OrderShipped, PaymentRefused, PaymentTaken,
+    RefundPayment, ReleaseStock, ReserveStock, ShipOrder, ShippingRefused, StockRefused,
+    StockReserved, TakePayment,
 };
 
 /// What the saga carries from step to step.
@@ -33,23 +34,37 @@ pub(super) const NAME: &str = "checkout";
 
 pub(super) fn checkout() -> Saga<Checkout> {
     Saga::new(NAME)
-        .starts_on::<OrderPlaced>(|order| Checkout { order, refused: None })
+        .starts_on::<OrderPlaced>(|order| Checkout {
+            order,
+            refused: None,
+        })
         .key(|s| s.order.order_id.to_string())
         // Nothing to do, but to undo: what is compensated last.
         .step("accept")
         .compensate_local(cancel)
         .step("reserve-stock")
-        .command(|s| ReserveStock { order_id: s.id(), article: s.order.article.clone(), quantity: s.order.quantity })
+        .command(|s| ReserveStock {
+            order_id: s.id(),
+            article: s.order.article.clone(),
+            quantity: s.order.quantity,
+        })
         .on::<StockReserved>(|_, _| ())
         .fails_on::<StockRefused>(|s, refusal| s.refuse(refusal.reason))
         .compensate(|s| ReleaseStock { order_id: s.id() })
         .step("take-payment")
-        .command(|s| TakePayment { order_id: s.id(), customer: s.order.customer.clone(), cents: s.order.cents })
+        .command(|s| TakePayment {
+            order_id: s.id(),
+            customer: s.order.customer.clone(),
+            cents: s.order.cents,
+        })
         .on::<PaymentTaken>(|_, _| ())
         .fails_on::<PaymentRefused>(|s, refusal| s.refuse(refusal.reason))
         .compensate(|s| RefundPayment { order_id: s.id() })
         .step("ship")
-        .command(|s| ShipOrder { order_id: s.id(), country: s.order.country.clone() })
+        .command(|s| ShipOrder {
+            order_id: s.id(),
+            country: s.order.country.clone(),
+        })
         .on::<OrderShipped>(|_, _| ())
         .fails_on::<ShippingRefused>(|s, refusal| s.refuse(refusal.reason))
         .pivot() // what is sent does not come back: from here on only forward
@@ -69,15 +84,34 @@ impl Checkout {
 }
 
 async fn complete(state: Checkout, mut tx: Tx) -> Result<Checkout, HandlerError> {
-    sqlx::query("update orders set status = 'completed' where id = $1").bind(state.id()).execute(&mut *tx).await?;
-    tx.publish(&OrderCompleted { order_id: state.id(), customer: state.order.customer.clone() }).await?;
+    sqlx::query("update orders set status = 'completed' where id = $1")
+        .bind(state.id())
+        .execute(&mut *tx)
+        .await?;
+    tx.publish(&OrderCompleted {
+        order_id: state.id(),
+        customer: state.order.customer.clone(),
+    })
+    .await?;
     Ok(state)
 }
 
 async fn cancel(state: Checkout, mut tx: Tx) -> Result<Checkout, HandlerError> {
-    let reason = state.refused.clone().unwrap_or_else(|| "it was aborted".into());
+    let reason = state
+        .refused
+        .clone()
+        .unwrap_or_else(|| "it was aborted".into());
     let cancel = "update orders set status = 'cancelled', reason = $2 where id = $1";
-    sqlx::query(cancel).bind(state.id()).bind(&reason).execute(&mut *tx).await?;
-    tx.publish(&OrderCancelled { order_id: state.id(), customer: state.order.customer.clone(), reason }).await?;
+    sqlx::query(cancel)
+        .bind(state.id())
+        .bind(&reason)
+        .execute(&mut *tx)
+        .await?;
+    tx.publish(&OrderCancelled {
+        order_id: state.id(),
+        customer: state.order.customer.clone(),
+        reason,
+    })
+    .await?;
     Ok(state)
 }

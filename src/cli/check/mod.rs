@@ -51,19 +51,50 @@ struct Findings {
 
 impl Findings {
     fn of(end: &'static str) -> Self {
-        Self { end, list: Vec::new() }
+        Self {
+            end,
+            list: Vec::new(),
+        }
     }
 
     fn ok(&mut self, name: impl Into<String>, text: impl Into<String>) {
-        self.list.push(Finding { end: self.end, name: name.into(), state: State::Ok, text: text.into(), remedy: None });
+        self.list.push(Finding {
+            end: self.end,
+            name: name.into(),
+            state: State::Ok,
+            text: text.into(),
+            remedy: None,
+        });
     }
 
-    fn warn(&mut self, name: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) {
-        self.list.push(Finding { end: self.end, name: name.into(), state: State::Warn, text: text.into(), remedy: Some(remedy.into()) });
+    fn warn(
+        &mut self,
+        name: impl Into<String>,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.list.push(Finding {
+            end: self.end,
+            name: name.into(),
+            state: State::Warn,
+            text: text.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 
-    fn fail(&mut self, name: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) {
-        self.list.push(Finding { end: self.end, name: name.into(), state: State::Fail, text: text.into(), remedy: Some(remedy.into()) });
+    fn fail(
+        &mut self,
+        name: impl Into<String>,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.list.push(Finding {
+            end: self.end,
+            name: name.into(),
+            state: State::Fail,
+            text: text.into(),
+            remedy: Some(remedy.into()),
+        });
     }
 }
 
@@ -77,9 +108,16 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
     findings.extend(cluster::look(config, &topics).await?);
     // One that the database refuses already has nothing to look for in Kafka.
     if let Some(options) = config.relay_options()
-        && findings.iter().all(|finding| finding.state != State::Fail || finding.end != "postgres")
+        && findings
+            .iter()
+            .all(|finding| finding.state != State::Fail || finding.end != "postgres")
     {
-        findings.extend(examine_positions(&options).await.into_iter().map(|condition| database::finding("kafka", condition)));
+        findings.extend(
+            examine_positions(&options)
+                .await
+                .into_iter()
+                .map(|condition| database::finding("kafka", condition)),
+        );
     }
     if json {
         output::json(&report::json(config, &findings))?;

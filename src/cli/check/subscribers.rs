@@ -39,18 +39,32 @@ pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
 }
 
 fn judge(parked: &[Parked], findings: &mut Findings) {
-    for Parked { consumer, topic, events, aggregates, runs, is_read } in parked {
-        let waiting = format!("{consumer}: {events} parked events of {aggregates} aggregates of topic {topic}");
+    for Parked {
+        consumer,
+        topic,
+        events,
+        aggregates,
+        runs,
+        is_read,
+    } in parked
+    {
+        let waiting = format!(
+            "{consumer}: {events} parked events of {aggregates} aggregates of topic {topic}"
+        );
         match (runs, is_read) {
             (_, true) => findings.ok("subscribers", waiting),
             (true, false) => findings.warn(
                 "subscribers",
                 format!("{waiting} are not handled: no instance that runs subscribes to it"),
-                format!("run a version of {consumer} that subscribes to {topic} until they are handled"),
+                format!(
+                    "run a version of {consumer} that subscribes to {topic} until they are handled"
+                ),
             ),
-            (false, _) => {
-                findings.warn("subscribers", format!("{waiting} wait, and no instance of the subscriber runs"), format!("start {consumer}"))
-            }
+            (false, _) => findings.warn(
+                "subscribers",
+                format!("{waiting} wait, and no instance of the subscriber runs"),
+                format!("start {consumer}"),
+            ),
         }
     }
 }
@@ -62,13 +76,33 @@ mod tests {
 
     #[test]
     fn parked_events_that_no_instance_handles_are_a_warning() {
-        let parked = |runs, is_read| Parked { consumer: "stock".into(), topic: "order".into(), events: 3, aggregates: 2, runs, is_read };
-        for (runs, is_read, state) in [(true, true, State::Ok), (true, false, State::Warn), (false, false, State::Warn)] {
+        let parked = |runs, is_read| Parked {
+            consumer: "stock".into(),
+            topic: "order".into(),
+            events: 3,
+            aggregates: 2,
+            runs,
+            is_read,
+        };
+        for (runs, is_read, state) in [
+            (true, true, State::Ok),
+            (true, false, State::Warn),
+            (false, false, State::Warn),
+        ] {
             let mut findings = Findings::of("postgres");
             judge(&[parked(runs, is_read)], &mut findings);
             let found = &findings.list[0];
-            assert_eq!((found.state, found.remedy.is_some()), (state, state == State::Warn));
-            assert!(found.text.contains("stock: 3 parked events of 2 aggregates of topic order"), "{}", found.text);
+            assert_eq!(
+                (found.state, found.remedy.is_some()),
+                (state, state == State::Warn)
+            );
+            assert!(
+                found
+                    .text
+                    .contains("stock: 3 parked events of 2 aggregates of topic order"),
+                "{}",
+                found.text
+            );
         }
     }
 }

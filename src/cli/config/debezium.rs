@@ -4,7 +4,8 @@ use super::key::{self, Key};
 use super::settle::Settled;
 use super::value::Meant;
 use crate::relay::{
-    ADDITIONAL_MAX, AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OutboxField, OutboxRows, Placement, TopicRewrite,
+    ADDITIONAL_MAX, AdditionalColumn, DebeziumOutbox, ExistingRows, HandOver, Offset, OutboxField,
+    OutboxRows, Placement, TopicRewrite,
 };
 
 /// EventRouter's defaults.
@@ -27,7 +28,11 @@ impl Settled {
     /// The Debezium table, if one is named.
     pub(super) fn debezium(&mut self) -> Option<DebeziumOutbox> {
         let Some(table) = self.given(&key::OUTBOX_TABLE) else {
-            for key in OF_TABLE.into_iter().filter(|key| self.written.contains_key(key.path)).collect::<Vec<_>>() {
+            for key in OF_TABLE
+                .into_iter()
+                .filter(|key| self.written.contains_key(key.path))
+                .collect::<Vec<_>>()
+            {
                 self.wrong(
                     key,
                     "is about a Debezium outbox, and none is named".into(),
@@ -36,7 +41,10 @@ impl Settled {
             }
             return None;
         };
-        let Some((schema, table)) = table.split_once('.').filter(|(schema, table)| is_identifier(schema) && is_identifier(table)) else {
+        let Some((schema, table)) = table
+            .split_once('.')
+            .filter(|(schema, table)| is_identifier(schema) && is_identifier(table))
+        else {
             self.wrong(
                 &key::OUTBOX_TABLE,
                 "is not a table's name".into(),
@@ -46,8 +54,11 @@ impl Settled {
         };
         let mut outbox = DebeziumOutbox::new(schema, table);
         outbox.columns = self.items(&key::OUTBOX_COLUMNS, "write field=column, for instance aggregateid=order_id; the fields are id, aggregatetype, aggregateid, type, payload, timestamp", column);
-        outbox.additional =
-            self.items(&key::OUTBOX_ADDITIONAL, "write column:header or column:envelope, and :alias for another name there", additional);
+        outbox.additional = self.items(
+            &key::OUTBOX_ADDITIONAL,
+            "write column:header or column:envelope, and :alias for another name there",
+            additional,
+        );
         if outbox.additional.len() > ADDITIONAL_MAX {
             self.wrong(
                 &key::OUTBOX_ADDITIONAL,
@@ -55,9 +66,18 @@ impl Settled {
                 format!("name {ADDITIONAL_MAX} at most"),
             );
         }
-        outbox.expand_json = self.meant.get(key::OUTBOX_EXPAND_JSON.path) == Some(&Meant::Boolean(true));
-        outbox.rows = if self.text(&key::OUTBOX_ROWS) == "deleted" { OutboxRows::Deleted } else { OutboxRows::Kept };
-        outbox.existing = if self.text(&key::OUTBOX_EXISTING) == "leave" { ExistingRows::Leave } else { ExistingRows::Publish };
+        outbox.expand_json =
+            self.meant.get(key::OUTBOX_EXPAND_JSON.path) == Some(&Meant::Boolean(true));
+        outbox.rows = if self.text(&key::OUTBOX_ROWS) == "deleted" {
+            OutboxRows::Deleted
+        } else {
+            OutboxRows::Kept
+        };
+        outbox.existing = if self.text(&key::OUTBOX_EXISTING) == "leave" {
+            ExistingRows::Leave
+        } else {
+            ExistingRows::Publish
+        };
         outbox.publication = self.given(&key::OUTBOX_PUBLICATION);
         outbox.hand_over = self.hand_over();
         self.park_nothing();
@@ -71,15 +91,25 @@ impl Settled {
             self.meant.insert(key.path, Meant::Text("stop".into()));
         } else if self.text(key) == "park" {
             let remedy = "write stop or dead-letter, or leave it out, which is stop";
-            self.wrong(key, "is not for a Debezium outbox, whose rows nobody keeps for the relay".into(), remedy.into());
+            self.wrong(
+                key,
+                "is not for a Debezium outbox, whose rows nobody keeps for the relay".into(),
+                remedy.into(),
+            );
         }
     }
 
     fn hand_over(&mut self) -> Option<HandOver> {
-        let offset = self.given(&key::OUTBOX_TAKEN_OFFSET).map(|text| Offset::parse(&text));
+        let offset = self
+            .given(&key::OUTBOX_TAKEN_OFFSET)
+            .map(|text| Offset::parse(&text));
         let slot = self.given(&key::OUTBOX_TAKES_OVER);
         if let Some(Err(error)) = offset {
-            self.wrong(&key::OUTBOX_TAKEN_OFFSET, format!("is {error}"), "copy the whole answer, with one offset in it".into());
+            self.wrong(
+                &key::OUTBOX_TAKEN_OFFSET,
+                format!("is {error}"),
+                "copy the whole answer, with one offset in it".into(),
+            );
             return None;
         }
         if slot.is_none() && offset.is_some() {
@@ -89,7 +119,10 @@ impl Settled {
                 "name its slot.name in outbox.takes_over".into(),
             );
         }
-        Some(HandOver { slot: slot?, offset: offset.and_then(Result::ok) })
+        Some(HandOver {
+            slot: slot?,
+            offset: offset.and_then(Result::ok),
+        })
     }
 
     /// How the topic is made of the aggregate type, if not by the template.
@@ -98,8 +131,15 @@ impl Settled {
         if regex.is_none() && replacement.is_none() {
             return None;
         }
-        let wrong = if regex.is_some() { &key::REGEX } else { &key::REPLACEMENT };
-        match TopicRewrite::parse(regex.as_deref().unwrap_or(REGEX), replacement.as_deref().unwrap_or(REPLACEMENT)) {
+        let wrong = if regex.is_some() {
+            &key::REGEX
+        } else {
+            &key::REPLACEMENT
+        };
+        match TopicRewrite::parse(
+            regex.as_deref().unwrap_or(REGEX),
+            replacement.as_deref().unwrap_or(REPLACEMENT),
+        ) {
             Ok(rewrite) => Some(rewrite),
             Err(error) => {
                 let remedy = "write a regular expression of https://docs.rs/regex and a replacement with its groups as $1 or ${name}";
@@ -114,14 +154,27 @@ impl Settled {
     }
 
     /// The items of a list; the first that cannot be read is reported.
-    fn items<T>(&mut self, key: &'static Key, remedy: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
+    fn items<T>(
+        &mut self,
+        key: &'static Key,
+        remedy: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
         let text = self.text(key);
         let mut items = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             match parse(item) {
                 Some(item) => items.push(item),
                 None => {
-                    self.wrong(key, format!("has an item that cannot be read: {item:?}"), remedy.to_owned());
+                    self.wrong(
+                        key,
+                        format!("has an item that cannot be read: {item:?}"),
+                        remedy.to_owned(),
+                    );
                     break;
                 }
             }
@@ -132,7 +185,9 @@ impl Settled {
 
 fn column(item: &str) -> Option<(OutboxField, String)> {
     let (field, column) = item.split_once('=')?;
-    let field = OutboxField::ALL.into_iter().find(|known| known.name() == field.trim())?;
+    let field = OutboxField::ALL
+        .into_iter()
+        .find(|known| known.name() == field.trim())?;
     Some((field, column.trim().to_owned())).filter(|(_, column)| is_identifier(column))
 }
 
@@ -146,7 +201,11 @@ fn additional(item: &str) -> Option<AdditionalColumn> {
         _ => return None,
     };
     let sound = is_identifier(column) && !alias.is_empty() && parts.next().is_none();
-    sound.then(|| AdditionalColumn { column: column.to_owned(), placement, alias: alias.to_owned() })
+    sound.then(|| AdditionalColumn {
+        column: column.to_owned(),
+        placement,
+        alias: alias.to_owned(),
+    })
 }
 
 /// What Postgres takes for a name, if quoted; without what this configuration uses to separate names.

@@ -67,7 +67,10 @@ impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
             1 => writeln!(f, "the configuration has a fault; nothing was started")?,
-            count => writeln!(f, "the configuration has {count} faults; nothing was started")?,
+            count => writeln!(
+                f,
+                "the configuration has {count} faults; nothing was started"
+            )?,
         }
         for fault in &self.0 {
             write!(f, "\n  {}", fault.to_string().replace('\n', "\n  "))?;

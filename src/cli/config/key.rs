@@ -149,7 +149,10 @@ impl Key {
 
     /// Its own variable: `TIDINGS_KAFKA_BROKERS` for `kafka.brokers`.
     pub(crate) fn env(&self) -> String {
-        format!("TIDINGS_{}", self.path.replace('.', "_").to_ascii_uppercase())
+        format!(
+            "TIDINGS_{}",
+            self.path.replace('.', "_").to_ascii_uppercase()
+        )
     }
 }
 

@@ -31,7 +31,9 @@ const TEN_YEARS: u64 = 10 * 365 * 86_400_000;
 pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let kind = Kind::Duration(0, TEN_YEARS);
     match value::read(kind, &value::Written::Word(text.into())) {
-        Ok(value::Meant::Number(milliseconds)) => Ok(std::time::Duration::from_millis(milliseconds)),
+        Ok(value::Meant::Number(milliseconds)) => {
+            Ok(std::time::Duration::from_millis(milliseconds))
+        }
         _ => Err(format!("write {}", kind.expected())),
     }
 }
@@ -41,18 +43,31 @@ pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> 
 /// # Errors
 ///
 /// Every fault there is.
-pub(crate) fn load(file: Option<&Path>, environment: &[(String, String)], flags: Layer, needs: Needs) -> Result<Config, Faults> {
-    let named = environment.iter().find(|(name, value)| name == CONFIG_ENV && !value.is_empty());
+pub(crate) fn load(
+    file: Option<&Path>,
+    environment: &[(String, String)],
+    flags: Layer,
+    needs: Needs,
+) -> Result<Config, Faults> {
+    let named = environment
+        .iter()
+        .find(|(name, value)| name == CONFIG_ENV && !value.is_empty());
     let (file, place) = match (file, named) {
         (Some(file), _) => (Some(file.to_owned()), Some(Place::Flag("config"))),
-        (None, Some((name, value))) => (Some(PathBuf::from(value)), Some(Place::Environment(name.clone()))),
+        (None, Some((name, value))) => (
+            Some(PathBuf::from(value)),
+            Some(Place::Environment(name.clone())),
+        ),
         (None, None) => (None, None),
     };
     let mut layers = Vec::new();
     if let Some(path) = file {
         layers.push(match std::fs::read_to_string(&path) {
             Ok(text) => Layer::of_file(&path, &text),
-            Err(error) => Layer { faults: vec![unreadable(&path, place, &error)], ..Layer::default() },
+            Err(error) => Layer {
+                faults: vec![unreadable(&path, place, &error)],
+                ..Layer::default()
+            },
         });
     }
     layers.push(Layer::of_environment(environment));

@@ -12,16 +12,32 @@ fn broken(problem: impl Into<String>, remedy: impl Into<String>) -> Broken {
 
 /// A relay's name.
 pub(crate) fn relay_name(name: &str) -> Broken {
-    if is_relay_name(name) { None } else { broken("is not a name for a relay", "use 1 to 40 lower case letters, digits and _") }
+    if is_relay_name(name) {
+        None
+    } else {
+        broken(
+            "is not a name for a relay",
+            "use 1 to 40 lower case letters, digits and _",
+        )
+    }
 }
 
 /// A schema that needs no quotes, as the migrations have it.
 pub(crate) fn schema(name: &str) -> Broken {
     match name.parse::<SchemaName>() {
         Ok(_) => None,
-        Err(SchemaNameError::Reserved(_)) => broken("starts with pg_, which Postgres keeps for itself", "choose another name"),
-        Err(SchemaNameError::Length(_)) => broken("is longer than 63 bytes, where Postgres cuts names off", "choose a shorter name"),
-        Err(_) => broken("is not a usable schema name", "use lower case letters, digits and _, not starting with a digit"),
+        Err(SchemaNameError::Reserved(_)) => broken(
+            "starts with pg_, which Postgres keeps for itself",
+            "choose another name",
+        ),
+        Err(SchemaNameError::Length(_)) => broken(
+            "is longer than 63 bytes, where Postgres cuts names off",
+            "choose a shorter name",
+        ),
+        Err(_) => broken(
+            "is not a usable schema name",
+            "use lower case letters, digits and _, not starting with a digit",
+        ),
     }
 }
 
@@ -49,13 +65,20 @@ pub(crate) fn dead_letter_topic(template: &str) -> Broken {
 /// `ce_source` is a non-empty URI reference (CloudEvents 1.0).
 pub(crate) fn event_source(text: &str) -> Broken {
     let fits = !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"' | b'{' | b'}' | b'\\' | b'^' | b'`' | b'|'));
+        && text.bytes().all(|byte| {
+            byte.is_ascii_graphic()
+                && !matches!(
+                    byte,
+                    b'<' | b'>' | b'"' | b'{' | b'}' | b'\\' | b'^' | b'`' | b'|'
+                )
+        });
     if fits {
         None
     } else {
-        broken("is not a URI reference", "write for instance /orders or https://example.com/orders, percent-encoding the rest")
+        broken(
+            "is not a URI reference",
+            "write for instance /orders or https://example.com/orders, percent-encoding the rest",
+        )
     }
 }
 
@@ -64,7 +87,13 @@ pub(crate) fn listen(text: &str) -> Broken {
     const REMEDY: &str = "write ADDRESS:PORT, for instance 127.0.0.1:9464, or off";
     match text.rsplit_once(':') {
         _ if text == "off" => None,
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() && (!host.contains(':') || host.starts_with('[')) => None,
+        Some((host, port))
+            if !host.is_empty()
+                && port.parse::<u16>().is_ok()
+                && (!host.contains(':') || host.starts_with('[')) =>
+        {
+            None
+        }
         Some(_) => broken("is not an address and a port", REMEDY),
         None => broken("has no port", REMEDY),
     }
@@ -74,12 +103,25 @@ pub(crate) fn listen(text: &str) -> Broken {
 pub(crate) fn log_level(text: &str) -> Broken {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
-    let fits = text.split(',').map(str::trim).all(|directive| match directive.rsplit_once('=') {
-        Some((target, word)) => !target.is_empty() && level(word),
-        None => level(directive),
-    });
+    let fits = text
+        .split(',')
+        .map(str::trim)
+        .all(|directive| match directive.rsplit_once('=') {
+            Some((target, word)) => !target.is_empty() && level(word),
+            None => level(directive),
+        });
     let parses = tracing_subscriber::EnvFilter::try_new(text).is_ok();
-    if fits && parses { None } else { broken("is not a level", format!("use {}, or per target: info,librdkafka=debug", LEVELS.join(", "))) }
+    if fits && parses {
+        None
+    } else {
+        broken(
+            "is not a level",
+            format!(
+                "use {}, or per target: info,librdkafka=debug",
+                LEVELS.join(", ")
+            ),
+        )
+    }
 }
 
 #[cfg(test)]
@@ -98,16 +140,46 @@ mod tests {
     #[test]
     fn each_text_has_its_rule() {
         let long = "a".repeat(41);
-        check(relay_name, &["a", "orders_2", &long[..40]], &["", "Orders", "a-b", &long, "ä"]);
-        check(schema, &["tidings", "_x1"], &["", "1x", "A", "pg_x", "a b", &"a".repeat(64)]);
+        check(
+            relay_name,
+            &["a", "orders_2", &long[..40]],
+            &["", "Orders", "a-b", &long, "ä"],
+        );
+        check(
+            schema,
+            &["tidings", "_x1"],
+            &["", "1x", "A", "pg_x", "a b", &"a".repeat(64)],
+        );
         check(
             topic_template,
-            &["{aggregatetype}", "outbox.event.{aggregatetype}", "a-{type}_b", "orders", "{aggregatetype}{type}"],
+            &[
+                "{aggregatetype}",
+                "outbox.event.{aggregatetype}",
+                "a-{type}_b",
+                "orders",
+                "{aggregatetype}{type}",
+            ],
             &["", "{aggregate}", "{", "a{type", "a}b", "a b", "{}", "é"],
         );
-        check(dead_letter_topic, &["{topic}.dead", "dead", "dead-{topic}"], &["", "{topic}", "{type}.dead", "a b", "."]);
-        check(event_source, &["/tidings", "https://a.example/b?c#d", "urn:x:y"], &["", "a b", "<x>", "é"]);
-        check(listen, &["off", "127.0.0.1:9464", "[::1]:80", "localhost:0"], &["", "9464", ":9464", "a:b", "::1", "a:99999"]);
-        check(log_level, &["info", "WARN", "off", "info,librdkafka=debug"], &["", "inf", "info,x", "x=loud", "info,=debug"]);
+        check(
+            dead_letter_topic,
+            &["{topic}.dead", "dead", "dead-{topic}"],
+            &["", "{topic}", "{type}.dead", "a b", "."],
+        );
+        check(
+            event_source,
+            &["/tidings", "https://a.example/b?c#d", "urn:x:y"],
+            &["", "a b", "<x>", "é"],
+        );
+        check(
+            listen,
+            &["off", "127.0.0.1:9464", "[::1]:80", "localhost:0"],
+            &["", "9464", ":9464", "a:b", "::1", "a:99999"],
+        );
+        check(
+            log_level,
+            &["info", "WARN", "off", "info,librdkafka=debug"],
+            &["", "inf", "info,x", "x=loud", "info,=debug"],
+        );
     }
 }

@@ -9,8 +9,8 @@ use super::layer::Layer;
 use super::rule::{self, Broken};
 use super::value::{self, Meant, Written};
 use crate::relay::{
-    DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions, SourceKind, TopicLimits, TopicOptions,
-    TopicRewrite, UndeliverableOptions,
+    DebeziumOutbox, Delivery, EnvelopeFormat, OnUndeliverable, RelayOptions, RetentionOptions,
+    SourceKind, TopicLimits, TopicOptions, TopicRewrite, UndeliverableOptions,
 };
 use crate::{kafka, postgres};
 
@@ -120,8 +120,18 @@ pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fau
     let mut settled = Settled::default();
     for layer in layers {
         settled.faults.extend(layer.faults);
-        settled.written.extend(layer.values.into_iter().map(|(key, written, place)| (key.path, (written, place))));
-        settled.properties.extend(layer.properties.into_iter().map(|(name, value, place)| (name, (value, place))));
+        settled.written.extend(
+            layer
+                .values
+                .into_iter()
+                .map(|(key, written, place)| (key.path, (written, place))),
+        );
+        settled.properties.extend(
+            layer
+                .properties
+                .into_iter()
+                .map(|(name, value, place)| (name, (value, place))),
+        );
     }
     settled.read();
     let database = settled.database(needs.database);
@@ -148,7 +158,14 @@ impl Settled {
     fn read(&mut self) {
         for key in KEYS {
             let default = key.default.map(|text| Written::Word(text.into()));
-            let Some(written) = self.written.get(key.path).map(|(written, _)| written).or(default.as_ref()) else { continue };
+            let Some(written) = self
+                .written
+                .get(key.path)
+                .map(|(written, _)| written)
+                .or(default.as_ref())
+            else {
+                continue;
+            };
             match value::read(key.kind, written) {
                 Ok(meant) => drop(self.meant.insert(key.path, meant)),
                 Err(problem) => self.wrong(key, problem, remedy(key.kind, written)),
@@ -179,11 +196,20 @@ impl Settled {
 
     /// What no value shows alone.
     fn check_together(&mut self) {
-        let (record, in_flight) = (self.number(&key::MAX_MESSAGE_BYTES), self.number(&key::IN_FLIGHT_BYTES));
+        let (record, in_flight) = (
+            self.number(&key::MAX_MESSAGE_BYTES),
+            self.number(&key::IN_FLIGHT_BYTES),
+        );
         if record > in_flight && in_flight > 0 {
-            let problem =
-                format!("is less than kafka.max_message_bytes ({}), so the largest record could never be sent", value::show_bytes(record));
-            self.wrong(&key::IN_FLIGHT_BYTES, problem, format!("set it to {} at least", value::show_bytes(record)));
+            let problem = format!(
+                "is less than kafka.max_message_bytes ({}), so the largest record could never be sent",
+                value::show_bytes(record)
+            );
+            self.wrong(
+                &key::IN_FLIGHT_BYTES,
+                problem,
+                format!("set it to {} at least", value::show_bytes(record)),
+            );
         }
     }
 
@@ -208,27 +234,54 @@ impl Settled {
     /// Refuses `message.max.bytes`, which the relay sets from its own key. True if it was given.
     fn refuse_message_limit(&mut self) -> bool {
         const LIMIT: &str = "message.max.bytes";
-        let Some((value, place)) = self.properties.get(LIMIT).cloned() else { return false };
-        let (problem, remedy) = ("set by Tidings".to_owned(), "use kafka.max_message_bytes".to_owned());
+        let Some((value, place)) = self.properties.get(LIMIT).cloned() else {
+            return false;
+        };
+        let (problem, remedy) = (
+            "set by Tidings".to_owned(),
+            "use kafka.max_message_bytes".to_owned(),
+        );
         let key = format!("{PROPERTIES}.{LIMIT}");
-        self.faults.push(Fault { key, value: Some(format!("{value:?}")), place: Some(place), problem, remedy });
+        self.faults.push(Fault {
+            key,
+            value: Some(format!("{value:?}")),
+            place: Some(place),
+            problem,
+            remedy,
+        });
         true
     }
 
     fn kafka(&mut self, needed: bool) -> Option<kafka::Settings> {
-        let properties = self.properties.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect();
-        let settings = kafka::Settings { brokers: self.text(&key::BROKERS), properties };
+        let properties = self
+            .properties
+            .iter()
+            .map(|(name, (value, _))| (name.clone(), value.clone()))
+            .collect();
+        let settings = kafka::Settings {
+            brokers: self.text(&key::BROKERS),
+            properties,
+        };
         let faults = settings.faults();
         let limited = self.refuse_message_limit();
         let sound = faults.is_empty() && !limited;
         for fault in faults {
-            let place = self.properties.get(&fault.property).map(|(_, place)| place.clone());
+            let place = self
+                .properties
+                .get(&fault.property)
+                .map(|(_, place)| place.clone());
             let (problem, remedy) = match fault.reason.rsplit_once("; ") {
                 Some((problem, remedy)) => (problem.to_owned(), remedy.to_owned()),
                 None => (fault.reason, "change it or remove it".to_owned()),
             };
             let key = format!("{PROPERTIES}.{}", fault.property);
-            self.faults.push(Fault { key, value: Some(format!("{:?}", fault.value)), place, problem, remedy });
+            self.faults.push(Fault {
+                key,
+                value: Some(format!("{:?}", fault.value)),
+                place,
+                problem,
+                remedy,
+            });
         }
         if !needed {
             return None;
@@ -238,7 +291,11 @@ impl Settled {
             return None;
         }
         if let Some(problem) = settings.brokers_fault() {
-            self.wrong(&key::BROKERS, problem, "write host:port, several separated by commas".into());
+            self.wrong(
+                &key::BROKERS,
+                problem,
+                "write host:port, several separated by commas".into(),
+            );
         }
         if let Some(problem) = sound.then(|| settings.combination_fault()).flatten() {
             let remedy = "change the property it names".to_owned();
@@ -259,8 +316,17 @@ impl Settled {
             return;
         }
         let variable = key.env_shared.map_or_else(|| key.env(), str::to_owned);
-        let remedy = format!("give --{}, the variable {variable}, or {} in the configuration file", key.flag, key.path);
-        self.faults.push(Fault { key: key.path.into(), value: None, place: None, problem: "is not set".into(), remedy });
+        let remedy = format!(
+            "give --{}, the variable {variable}, or {} in the configuration file",
+            key.flag, key.path
+        );
+        self.faults.push(Fault {
+            key: key.path.into(),
+            value: None,
+            place: None,
+            problem: "is not set".into(),
+            remedy,
+        });
     }
 
     pub(super) fn wrong(&mut self, key: &'static Key, problem: String, remedy: String) {
@@ -268,7 +334,13 @@ impl Settled {
             Some((written, place)) => (shown(key.kind, written), place.clone()),
             None => (key.default.unwrap_or_default().to_owned(), Place::Default),
         };
-        self.faults.push(Fault { key: key.path.into(), value: Some(value), place: Some(place), problem, remedy });
+        self.faults.push(Fault {
+            key: key.path.into(),
+            value: Some(value),
+            place: Some(place),
+            problem,
+            remedy,
+        });
     }
 
     pub(super) fn text(&self, key: &'static Key) -> String {
@@ -290,7 +362,9 @@ impl Settled {
     }
 
     fn small(&self, key: &'static Key) -> Option<i32> {
-        self.meant.contains_key(key.path).then(|| i32::try_from(self.number(key)).unwrap_or(i32::MAX))
+        self.meant
+            .contains_key(key.path)
+            .then(|| i32::try_from(self.number(key)).unwrap_or(i32::MAX))
     }
 
     fn config(
@@ -315,20 +389,29 @@ impl Settled {
             },
             topic_limits: TopicLimits {
                 give_up_after: Duration::from_millis(self.number(&key::TOPICS_GIVE_UP_AFTER)),
-                create_max_per_minute: u32::try_from(self.number(&key::TOPICS_CREATE_MAX)).unwrap_or(u32::MAX),
+                create_max_per_minute: u32::try_from(self.number(&key::TOPICS_CREATE_MAX))
+                    .unwrap_or(u32::MAX),
             },
             message_bytes_max: self.count(&key::MAX_MESSAGE_BYTES),
             listen: Some(self.text(&key::LISTEN)).filter(|address| address != "off"),
             shutdown_grace: Duration::from_millis(self.number(&key::SHUTDOWN_GRACE)),
             stall_after: Duration::from_millis(self.number(&key::STALL_AFTER)),
-            log_format: if self.text(&key::LOG_FORMAT) == "json" { LogFormat::Json } else { LogFormat::Human },
+            log_format: if self.text(&key::LOG_FORMAT) == "json" {
+                LogFormat::Json
+            } else {
+                LogFormat::Human
+            },
             log_level: self.text(&key::LOG_LEVEL),
             source: match self.text(&key::SOURCE).as_str() {
                 "wal" => SourceKind::Wal,
                 "poll" => SourceKind::Poll,
                 _ => SourceKind::Auto,
             },
-            delivery: if self.text(&key::DELIVERY) == "at-least-once" { Delivery::AtLeastOnce } else { Delivery::ExactlyOnce },
+            delivery: if self.text(&key::DELIVERY) == "at-least-once" {
+                Delivery::AtLeastOnce
+            } else {
+                Delivery::ExactlyOnce
+            },
             envelope: match self.text(&key::ENVELOPE).as_str() {
                 "cloudevents-structured" => EnvelopeFormat::CloudEventsStructured,
                 "debezium" => EnvelopeFormat::Debezium,
@@ -357,21 +440,35 @@ impl Settled {
 
     fn entries(&self, database: Option<&postgres::Settings>) -> Vec<Entry> {
         let keys = KEYS.iter().map(|key| {
-            let place = self.written.get(key.path).map_or(Place::Default, |(_, place)| place.clone());
-            let value = self.meant.get(key.path).map(|meant| match (key.kind, meant) {
-                (Kind::Url, _) => database.map_or("***".into(), postgres::Settings::redacted),
-                (Kind::Duration(..), Meant::Number(number)) => value::show_duration(*number),
-                (Kind::Bytes(..), Meant::Number(number)) => value::show_bytes(*number),
-                (_, Meant::Number(number)) => number.to_string(),
-                (_, Meant::Boolean(value)) => value.to_string(),
-                (_, Meant::Text(text)) if text.contains('@') => "***".into(),
-                (_, Meant::Text(text)) => text.clone(),
-            });
-            Entry { key: key.path.into(), value, place }
+            let place = self
+                .written
+                .get(key.path)
+                .map_or(Place::Default, |(_, place)| place.clone());
+            let value = self
+                .meant
+                .get(key.path)
+                .map(|meant| match (key.kind, meant) {
+                    (Kind::Url, _) => database.map_or("***".into(), postgres::Settings::redacted),
+                    (Kind::Duration(..), Meant::Number(number)) => value::show_duration(*number),
+                    (Kind::Bytes(..), Meant::Number(number)) => value::show_bytes(*number),
+                    (_, Meant::Number(number)) => number.to_string(),
+                    (_, Meant::Boolean(value)) => value.to_string(),
+                    (_, Meant::Text(text)) if text.contains('@') => "***".into(),
+                    (_, Meant::Text(text)) => text.clone(),
+                });
+            Entry {
+                key: key.path.into(),
+                value,
+                place,
+            }
         });
         let properties = self.properties.iter().map(|(name, (value, place))| {
             let value = kafka::Settings::shown(name, value);
-            Entry { key: format!("{PROPERTIES}.{name}"), value: Some(value.into()), place: place.clone() }
+            Entry {
+                key: format!("{PROPERTIES}.{name}"),
+                value: Some(value.into()),
+                place: place.clone(),
+            }
         });
         keys.chain(properties).collect()
     }
@@ -380,7 +477,11 @@ impl Settled {
 /// A value as it may be shown. Credentials end up in the wrong key, too: what looks like them is hidden.
 fn shown(kind: Kind, written: &Written) -> String {
     let text = written.to_string();
-    if kind == Kind::Url || looks_secret(&text) { "\"***\"".into() } else { text }
+    if kind == Kind::Url || looks_secret(&text) {
+        "\"***\"".into()
+    } else {
+        text
+    }
 }
 
 /// A text with a user and a password as URLs have them, or with a word that names a secret, as connection strings do.
@@ -395,7 +496,9 @@ fn remedy(kind: Kind, written: &Written) -> String {
         return format!("write {}", kind.expected());
     };
     match super::layer::nearest(&text.to_ascii_lowercase(), words.iter().copied()) {
-        Some(word) if words.len() > 1 => format!("did you mean {word:?}? It is {}", kind.expected()),
+        Some(word) if words.len() > 1 => {
+            format!("did you mean {word:?}? It is {}", kind.expected())
+        }
         _ => format!("write {}", kind.expected()),
     }
 }

@@ -9,7 +9,19 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere])
     if waiting.is_empty() {
         return nothing(relay, elsewhere);
     }
-    let mut rows = vec![["aggregate", "events", "waits", "tries", "decided", "topic", "event in the way"].map(String::from).to_vec()];
+    let mut rows = vec![
+        [
+            "aggregate",
+            "events",
+            "waits",
+            "tries",
+            "decided",
+            "topic",
+            "event in the way",
+        ]
+        .map(String::from)
+        .to_vec(),
+    ];
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     rows.extend(waiting.iter().map(|one| {
         vec![
@@ -22,10 +34,24 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere])
             one.event.map_or("-".into(), |id| id.to_string()),
         ]
     }));
-    let mut out = aligned(&[Align::Left, Align::Right, Align::Right, Align::Right, Align::Left, Align::Left, Align::Left], &rows);
+    let mut out = aligned(
+        &[
+            Align::Left,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+            Align::Left,
+            Align::Left,
+            Align::Left,
+        ],
+        &rows,
+    );
     out.push('\n');
     for one in waiting {
-        let reason = one.reason.as_deref().unwrap_or("nothing is in its way any more: the relay releases it");
+        let reason = one
+            .reason
+            .as_deref()
+            .unwrap_or("nothing is in its way any more: the relay releases it");
         let aggregate = format!("{}/{}", one.aggregate_type, one.aggregate_id);
         out.push_str(&format!("{}: {}\n", escaped(&aggregate), escaped(reason)));
     }
@@ -40,10 +66,25 @@ pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> 
     if events.is_empty() {
         return nothing(relay, elsewhere);
     }
-    let mut rows = vec![["seq", "event", "aggregate", "payload", "waits", "decided", "why"].map(String::from).to_vec()];
+    let mut rows = vec![
+        [
+            "seq",
+            "event",
+            "aggregate",
+            "payload",
+            "waits",
+            "decided",
+            "why",
+        ]
+        .map(String::from)
+        .to_vec(),
+    ];
     rows.extend(events.iter().map(|event| {
         vec![
-            event.to_seq.map_or_else(|| event.seq.to_string(), |to| format!("{}..{to}", event.seq)),
+            event.to_seq.map_or_else(
+                || event.seq.to_string(),
+                |to| format!("{}..{to}", event.seq),
+            ),
             event.id.to_string(),
             format!("{}/{}", event.aggregate_type, event.aggregate_id),
             event.payload_bytes.map_or("row is gone".into(), size),
@@ -52,12 +93,26 @@ pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> 
             why(event),
         ]
     }));
-    aligned(&[Align::Right, Align::Left, Align::Left, Align::Right, Align::Right, Align::Left, Align::Left], &rows)
+    aligned(
+        &[
+            Align::Right,
+            Align::Left,
+            Align::Left,
+            Align::Right,
+            Align::Right,
+            Align::Left,
+            Align::Left,
+        ],
+        &rows,
+    )
 }
 
 fn why(event: &Event) -> String {
     let behind = match event.to_seq {
-        Some(_) => format!("{} events that wait behind an earlier one", grouped(event.events)),
+        Some(_) => format!(
+            "{} events that wait behind an earlier one",
+            grouped(event.events)
+        ),
         None => "waits behind an earlier one".into(),
     };
     let reason = event.reason.clone().unwrap_or(behind);
@@ -73,7 +128,9 @@ pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
     for Elsewhere { relay, events } in elsewhere {
         let s = if *events == 1 { "" } else { "s" };
         let (events, name) = (grouped(*events), escaped(relay));
-        out.push_str(&format!("relay {name} has parked {events} event{s}\n  -> `tidings parked list --name {name}`\n"));
+        out.push_str(&format!(
+            "relay {name} has parked {events} event{s}\n  -> `tidings parked list --name {name}`\n"
+        ));
     }
     out
 }
@@ -82,10 +139,19 @@ pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
 const SHOWN: usize = 100;
 
 /// What was marked.
-pub(super) fn decided(relay: &str, events: &[Event], elsewhere: &[Elsewhere], decision: Decision, dry_run: bool) -> String {
+pub(super) fn decided(
+    relay: &str,
+    events: &[Event],
+    elsewhere: &[Elsewhere],
+    decision: Decision,
+    dry_run: bool,
+) -> String {
     let count: i64 = events.iter().map(|event| event.events).sum();
     let (s, verb) = (if count == 1 { "" } else { "s" }, decision.word());
-    let (shown, more) = (&events[..events.len().min(SHOWN)], events.len().saturating_sub(SHOWN));
+    let (shown, more) = (
+        &events[..events.len().min(SHOWN)],
+        events.len().saturating_sub(SHOWN),
+    );
     if count == 0 {
         return match elsewhere {
             [] => format!("nothing is parked by relay {relay} that there is to {verb}\n"),
@@ -136,13 +202,23 @@ order/7: too large
   -> put the cause right, then `tidings parked retry TYPE/ID --name shop`; or `tidings parked discard EVENT --name shop` gives the event in the way up
 ";
         let text = waiting("shop", &[one], &[]);
-        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), expected.split_whitespace().collect::<Vec<_>>(), "{text}");
-        assert_eq!(waiting("shop", &[], &[]), "nothing is parked by relay shop\n");
+        assert_eq!(
+            text.split_whitespace().collect::<Vec<_>>(),
+            expected.split_whitespace().collect::<Vec<_>>(),
+            "{text}"
+        );
+        assert_eq!(
+            waiting("shop", &[], &[]),
+            "nothing is parked by relay shop\n"
+        );
     }
 
     #[test]
     fn what_other_relays_have_parked_is_named_with_the_command_that_lists_it() {
-        let elsewhere = [Elsewhere { relay: "orders".into(), events: 1_200 }];
+        let elsewhere = [Elsewhere {
+            relay: "orders".into(),
+            events: 1_200,
+        }];
         let expected = "nothing is parked by relay shop\nrelay orders has parked 1,200 events\n  -> `tidings parked list --name orders`\n";
         assert_eq!(waiting("shop", &[], &elsewhere), expected);
         assert_eq!(events("shop", &[], &elsewhere), expected);

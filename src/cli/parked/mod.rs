@@ -93,7 +93,9 @@ struct Decided<'a> {
 /// Runs one of the commands on the relay that the configuration names.
 pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
-    let pool = database::connect(settings, "parked").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let pool = database::connect(settings, "parked")
+        .await
+        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
     match command {
         ParkedCommand::List(args) => list(config, &pool, args).await,
         ParkedCommand::Show(args) => show(config, &pool, args).await,
@@ -103,10 +105,16 @@ pub(super) async fn run(config: &Config, command: &ParkedCommand) -> Result<Exit
 }
 
 async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCode, Failure> {
-    let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    let waiting: Vec<Waiting> = rows::waiting(pool, config, args.limit)
+        .await
+        .map_err(|error| unreadable(config, &error))?;
     let elsewhere = elsewhere(config, pool, waiting.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &waiting, elsewhere: &elsewhere })?;
+        output::json(&Listed {
+            relay: &config.name,
+            parked: &waiting,
+            elsewhere: &elsewhere,
+        })?;
     } else {
         output::lines(&human::waiting(&config.name, &waiting, &elsewhere));
     }
@@ -115,24 +123,39 @@ async fn list(config: &Config, pool: &PgPool, args: &ListArgs) -> Result<ExitCod
 
 async fn show(config: &Config, pool: &PgPool, args: &ShowArgs) -> Result<ExitCode, Failure> {
     let what = what(args.what.as_deref())?;
-    let events = rows::events(pool, config, &what, args.limit).await.map_err(|error| unreadable(config, &error))?;
+    let events = rows::events(pool, config, &what, args.limit)
+        .await
+        .map_err(|error| unreadable(config, &error))?;
     if events.is_empty() && what != What::All {
         return Err(nothing(config, args.what.as_deref()));
     }
     let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
     if args.json {
-        output::json(&Listed { relay: &config.name, parked: &events, elsewhere: &elsewhere })?;
+        output::json(&Listed {
+            relay: &config.name,
+            parked: &events,
+            elsewhere: &elsewhere,
+        })?;
     } else {
         output::lines(&human::events(&config.name, &events, &elsewhere));
     }
     Ok(ExitCode::from(DONE))
 }
 
-async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Decision) -> Result<ExitCode, Failure> {
+async fn decide(
+    config: &Config,
+    pool: &PgPool,
+    args: &DecideArgs,
+    decision: Decision,
+) -> Result<ExitCode, Failure> {
     let what = what(args.what.as_deref())?;
-    let events = rows::decide(pool, config, &what, decision, args.dry_run).await.map_err(|error| unreadable(config, &error))?;
+    let events = rows::decide(pool, config, &what, decision, args.dry_run)
+        .await
+        .map_err(|error| unreadable(config, &error))?;
     if events.is_empty() && decision == Decision::Discard && matches!(what, What::Event(_)) {
-        let around = rows::events(pool, config, &what, 1).await.map_err(|error| unreadable(config, &error))?;
+        let around = rows::events(pool, config, &what, 1)
+            .await
+            .map_err(|error| unreadable(config, &error))?;
         if let Some(range) = around.first() {
             return Err(part_of_range(config, range));
         }
@@ -141,24 +164,43 @@ async fn decide(config: &Config, pool: &PgPool, args: &DecideArgs, decision: Dec
         return Err(nothing(config, args.what.as_deref()));
     }
     if args.json {
-        output::json(&Decided { relay: &config.name, decision: decision.word(), dry_run: args.dry_run, events: &events })?;
+        output::json(&Decided {
+            relay: &config.name,
+            decision: decision.word(),
+            dry_run: args.dry_run,
+            events: &events,
+        })?;
     } else {
         let elsewhere = elsewhere(config, pool, events.is_empty()).await?;
-        output::lines(&human::decided(&config.name, &events, &elsewhere, decision, args.dry_run));
+        output::lines(&human::decided(
+            &config.name,
+            &events,
+            &elsewhere,
+            decision,
+            args.dry_run,
+        ));
         let marked: i64 = events.iter().map(|event| event.events).sum();
         if decision == Decision::Discard && !args.dry_run {
-            progress::watch(config, pool, decision, marked).await.map_err(|error| unreadable(config, &error))?;
+            progress::watch(config, pool, decision, marked)
+                .await
+                .map_err(|error| unreadable(config, &error))?;
         }
     }
     Ok(ExitCode::from(DONE))
 }
 
 /// What other relays have parked, if this one has `nothing`.
-async fn elsewhere(config: &Config, pool: &PgPool, nothing: bool) -> Result<Vec<Elsewhere>, Failure> {
+async fn elsewhere(
+    config: &Config,
+    pool: &PgPool,
+    nothing: bool,
+) -> Result<Vec<Elsewhere>, Failure> {
     if !nothing {
         return Ok(Vec::new());
     }
-    rows::elsewhere(pool, config).await.map_err(|error| unreadable(config, &error))
+    rows::elsewhere(pool, config)
+        .await
+        .map_err(|error| unreadable(config, &error))
 }
 
 /// What was named on the command line.
@@ -184,14 +226,22 @@ fn part_of_range(config: &Config, range: &Event) -> Failure {
 
 fn nothing(config: &Config, what: Option<&str>) -> Failure {
     let (what, name) = (escaped(what.unwrap_or_default()), &config.name);
-    Failure::Refused(format!("nothing of {what} is parked by relay {name}\n  -> `tidings parked list --name {name}` shows what is"))
+    Failure::Refused(format!(
+        "nothing of {what} is parked by relay {name}\n  -> `tidings parked list --name {name}` shows what is"
+    ))
 }
 
 fn unreadable(config: &Config, error: &sqlx::Error) -> Failure {
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .unwrap_or_default();
     match &*code {
         // undefined_table, invalid_schema_name
-        "42P01" | "3F000" => Failure::Refused(format!("there is no table {}.parked\n  -> run `tidings migrate`", config.schema)),
+        "42P01" | "3F000" => Failure::Refused(format!(
+            "there is no table {}.parked\n  -> run `tidings migrate`",
+            config.schema
+        )),
         // insufficient_privilege
         "42501" => Failure::Refused(format!(
             "the role may not read or mark what is parked\n  -> grant select, update on {}.parked, and select on the relay's tables, to it",

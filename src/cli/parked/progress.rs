@@ -17,7 +17,12 @@ const EVERY: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Shows how many of `marked` events the relay is done with, until it is done with all of them or makes no progress.
-pub(super) async fn watch(config: &Config, pool: &PgPool, decision: Decision, marked: i64) -> Result<(), sqlx::Error> {
+pub(super) async fn watch(
+    config: &Config,
+    pool: &PgPool,
+    decision: Decision,
+    marked: i64,
+) -> Result<(), sqlx::Error> {
     if marked <= FEW {
         return Ok(());
     }
@@ -27,11 +32,18 @@ pub(super) async fn watch(config: &Config, pool: &PgPool, decision: Decision, ma
         let now = rows::undone(pool, config, decision).await?;
         if now != left {
             (left, since) = (now, Instant::now());
-            output::line(format_args!("{} of {marked} events: {}", marked.saturating_sub(left), decision.done()));
+            output::line(format_args!(
+                "{} of {marked} events: {}",
+                marked.saturating_sub(left),
+                decision.done()
+            ));
         }
     }
     if left > 0 {
-        output::line(format_args!("{left} events are still marked: the relay {} acts on them when it leads", config.name));
+        output::line(format_args!(
+            "{left} events are still marked: the relay {} acts on them when it leads",
+            config.name
+        ));
     }
     Ok(())
 }

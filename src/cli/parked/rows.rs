@@ -17,7 +17,8 @@ pub(super) enum What {
 }
 
 /// What was named: an aggregate, or everything.
-const OF_AGGREGATE: &str = "and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))";
+const OF_AGGREGATE: &str =
+    "and ($3::text is null or (p.aggregatetype = $3 and p.aggregateid = $4))";
 
 /// The row that is the named event, or the range that it is part of.
 fn of_event(schema: &str, row: &str) -> String {
@@ -99,14 +100,30 @@ pub(super) struct Elsewhere {
 }
 
 /// What the other relays of the schema have parked. Asked when this one has parked nothing: it may not be the one that is meant.
-pub(super) async fn elsewhere(pool: &PgPool, config: &Config) -> Result<Vec<Elsewhere>, sqlx::Error> {
-    let sql = format!(r#"select relay, count(*) from "{}".parked where relay <> $1 group by relay order by relay"#, config.schema);
-    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).fetch_all(pool).await?;
-    Ok(rows.into_iter().map(|(relay, events)| Elsewhere { relay, events }).collect())
+pub(super) async fn elsewhere(
+    pool: &PgPool,
+    config: &Config,
+) -> Result<Vec<Elsewhere>, sqlx::Error> {
+    let sql = format!(
+        r#"select relay, count(*) from "{}".parked where relay <> $1 group by relay order by relay"#,
+        config.schema
+    );
+    let rows: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(relay, events)| Elsewhere { relay, events })
+        .collect())
 }
 
 /// Every aggregate that waits, the longest first.
-pub(super) async fn waiting(pool: &PgPool, config: &Config, limit: u32) -> Result<Vec<Waiting>, sqlx::Error> {
+pub(super) async fn waiting(
+    pool: &PgPool,
+    config: &Config,
+    limit: u32,
+) -> Result<Vec<Waiting>, sqlx::Error> {
     let sql = format!(
         r#"select a.aggregatetype, a.aggregateid, a.events::bigint as events, extract(epoch from clock_timestamp() - a.since)::float8 as waits_seconds,
                   w.id as event, w.topic, w.reason, w.action, w.tries
@@ -118,15 +135,31 @@ pub(super) async fn waiting(pool: &PgPool, config: &Config, limit: u32) -> Resul
            order by a.since, a.aggregatetype, a.aggregateid limit $2"#,
         config.schema
     );
-    sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).bind(i64::from(limit)).fetch_all(pool).await
+    sqlx::query_as(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .bind(i64::from(limit))
+        .fetch_all(pool)
+        .await
 }
 
 /// Parked events in the order in which they would be published.
-pub(super) async fn events(pool: &PgPool, config: &Config, what: &What, limit: u32) -> Result<Vec<Event>, sqlx::Error> {
-    let filter = format!("and ($2::uuid is null or {}) {OF_AGGREGATE}", of_event(&config.schema, "p"));
+pub(super) async fn events(
+    pool: &PgPool,
+    config: &Config,
+    what: &What,
+    limit: u32,
+) -> Result<Vec<Event>, sqlx::Error> {
+    let filter = format!(
+        "and ($2::uuid is null or {}) {OF_AGGREGATE}",
+        of_event(&config.schema, "p")
+    );
     let sql = select(&config.schema, &filter, "limit $5");
     let (id, kind, aggregate) = what.parts();
-    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(&config.name).bind(id).bind(kind).bind(aggregate);
+    let query = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .bind(id)
+        .bind(kind)
+        .bind(aggregate);
     query.bind(i64::from(limit)).fetch_all(pool).await
 }
 
@@ -144,7 +177,9 @@ pub(super) async fn decide(
     let schema = &config.schema;
     let filter = match decision {
         // One event of a range cannot be given up by itself.
-        Decision::Discard => format!("and ($2::uuid is null or (p.id = $2 and p.to_seq is null)) {OF_AGGREGATE}"),
+        Decision::Discard => {
+            format!("and ($2::uuid is null or (p.id = $2 and p.to_seq is null)) {OF_AGGREGATE}")
+        }
         Decision::Retry => format!(
             "and p.reason is not null {OF_AGGREGATE}
              and ($2::uuid is null or exists (
@@ -156,20 +191,40 @@ pub(super) async fn decide(
     let (id, kind, aggregate) = what.parts();
     let mut tx = pool.begin().await?;
     if !dry_run {
-        let update = format!("update \"{schema}\".parked p set action = $5 where p.relay = $1 {filter}");
-        let update = sqlx::query(AssertSqlSafe(update)).bind(&config.name).bind(id).bind(&kind).bind(&aggregate);
+        let update =
+            format!("update \"{schema}\".parked p set action = $5 where p.relay = $1 {filter}");
+        let update = sqlx::query(AssertSqlSafe(update))
+            .bind(&config.name)
+            .bind(id)
+            .bind(&kind)
+            .bind(&aggregate);
         update.bind(decision.word()).execute(&mut *tx).await?;
     }
-    let query = sqlx::query_as(AssertSqlSafe(select(schema, &filter, ""))).bind(&config.name).bind(id).bind(kind).bind(aggregate);
+    let query = sqlx::query_as(AssertSqlSafe(select(schema, &filter, "")))
+        .bind(&config.name)
+        .bind(id)
+        .bind(kind)
+        .bind(aggregate);
     let events = query.fetch_all(&mut *tx).await?;
     tx.commit().await?;
     Ok(events)
 }
 
 /// How many rows are marked and not acted on.
-pub(super) async fn undone(pool: &PgPool, config: &Config, decision: Decision) -> Result<i64, sqlx::Error> {
-    let sql = format!("select coalesce(sum(events), 0)::bigint from \"{}\".parked where relay = $1 and action = $2", config.schema);
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(&config.name).bind(decision.word()).fetch_one(pool).await
+pub(super) async fn undone(
+    pool: &PgPool,
+    config: &Config,
+    decision: Decision,
+) -> Result<i64, sqlx::Error> {
+    let sql = format!(
+        "select coalesce(sum(events), 0)::bigint from \"{}\".parked where relay = $1 and action = $2",
+        config.schema
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(&config.name)
+        .bind(decision.word())
+        .fetch_one(pool)
+        .await
 }
 
 fn select(schema: &str, filter: &str, limit: &str) -> String {
@@ -239,7 +294,10 @@ impl FromStr for What {
         if let Ok(id) = text.parse() {
             return Ok(Self::Event(id));
         }
-        let (kind, id) = text.split_once('/').filter(|(kind, id)| !kind.is_empty() && !id.is_empty()).ok_or(())?;
+        let (kind, id) = text
+            .split_once('/')
+            .filter(|(kind, id)| !kind.is_empty() && !id.is_empty())
+            .ok_or(())?;
         Ok(Self::Aggregate(kind.to_owned(), id.to_owned()))
     }
 }
@@ -252,8 +310,18 @@ mod tests {
     fn an_event_is_a_uuid_and_an_aggregate_a_type_and_an_id() {
         let id = Uuid::now_v7();
         assert_eq!(id.to_string().parse(), Ok(What::Event(id)));
-        assert_eq!(format!("order/{id}").parse(), Ok(What::Aggregate("order".into(), id.to_string())));
-        assert_eq!("order/a/b".parse(), Ok(What::Aggregate("order".into(), "a/b".into())));
-        assert!(["order", "/a", "order/", ""].iter().all(|text| text.parse::<What>().is_err()));
+        assert_eq!(
+            format!("order/{id}").parse(),
+            Ok(What::Aggregate("order".into(), id.to_string()))
+        );
+        assert_eq!(
+            "order/a/b".parse(),
+            Ok(What::Aggregate("order".into(), "a/b".into()))
+        );
+        assert!(
+            ["order", "/a", "order/", ""]
+                .iter()
+                .all(|text| text.parse::<What>().is_err())
+        );
     }
 }

@@ -31,11 +31,19 @@ pub(super) async fn adopt(config: &Config, args: &AdoptArgs) -> Result<ExitCode,
 
 /// Has events left out.
 pub(super) async fn skip(config: &Config, args: &SkipArgs) -> Result<ExitCode, Failure> {
-    run(config, args.event.map_or(Move::SkipAll, Move::SkipEvent), args.dry_run).await
+    run(
+        config,
+        args.event.map_or(Move::SkipAll, Move::SkipEvent),
+        args.dry_run,
+    )
+    .await
 }
 
 async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failure> {
-    let foreign = config.debezium.as_ref().map(|outbox| format!("{}.{}", outbox.schema, outbox.table));
+    let foreign = config
+        .debezium
+        .as_ref()
+        .map(|outbox| format!("{}.{}", outbox.schema, outbox.table));
     if let Some(table) = &foreign
         && matches!(to, Move::RewindSince(_) | Move::SkipEvent(_) | Move::Adopt)
     {
@@ -44,13 +52,25 @@ async fn run(config: &Config, to: Move, dry_run: bool) -> Result<ExitCode, Failu
         )));
     }
     let mut session = session(config, "relay move").await?;
-    let moved = move_relay(&mut session, &config.schema, &config.name, to, dry_run).await.map_err(|error| failure(config, error))?;
+    let moved = move_relay(&mut session, &config.schema, &config.name, to, dry_run)
+        .await
+        .map_err(|error| failure(config, error))?;
     output::lines(&text(&config.name, foreign.as_deref(), to, moved, dry_run));
     Ok(ExitCode::from(DONE))
 }
 
 fn text(name: &str, foreign: Option<&str>, to: Move, moved: Moved, dry_run: bool) -> String {
-    let count = |events: i64| format!("{}{}", if moved.is_lower_bound { "at least " } else { "" }, grouped(events));
+    let count = |events: i64| {
+        format!(
+            "{}{}",
+            if moved.is_lower_bound {
+                "at least "
+            } else {
+                ""
+            },
+            grouped(events)
+        )
+    };
     let table = foreign.unwrap_or("the outbox");
     let effect = match (to, moved.elsewhere) {
         // What was counted are the rows of the outbox.
@@ -73,7 +93,11 @@ fn text(name: &str, foreign: Option<&str>, to: Move, moved: Moved, dry_run: bool
     } else {
         ""
     };
-    let end = if dry_run { "nothing is changed: this was a dry run" } else { "it holds from the relay's next start on" };
+    let end = if dry_run {
+        "nothing is changed: this was a dry run"
+    } else {
+        "it holds from the relay's next start on"
+    };
     format!("{name}: {effect}\n{gone}  -> {end}\n")
 }
 
@@ -83,14 +107,54 @@ mod tests {
 
     #[test]
     fn what_a_move_does_is_said_in_numbers() {
-        let moved = Moved { repeats: 1_200, skips: 3, is_lower_bound: false, elsewhere: false, some_are_gone: true };
+        let moved = Moved {
+            repeats: 1_200,
+            skips: 3,
+            is_lower_bound: false,
+            elsewhere: false,
+            some_are_gone: true,
+        };
         let said = text("orders", None, Move::RewindAll, moved.clone(), true);
-        assert!(said.starts_with("orders: 1,200 events are published once more, 3 that"), "{said}");
-        assert!(said.contains("retention has deleted older events") && said.contains("dry run"), "{said}");
-        let said = text("orders", None, Move::SkipAll, Moved { is_lower_bound: true, some_are_gone: false, ..moved }, false);
-        assert!(said.contains("at least 3 that") && said.contains("next start"), "{said}");
-        let moved = Moved { repeats: 0, skips: 0, is_lower_bound: false, elsewhere: false, some_are_gone: true };
-        let said = text("orders", Some("public.outboxevent"), Move::RewindAll, moved, false);
-        assert!(said.contains("every row that public.outboxevent holds") && !said.contains("retention"), "{said}");
+        assert!(
+            said.starts_with("orders: 1,200 events are published once more, 3 that"),
+            "{said}"
+        );
+        assert!(
+            said.contains("retention has deleted older events") && said.contains("dry run"),
+            "{said}"
+        );
+        let said = text(
+            "orders",
+            None,
+            Move::SkipAll,
+            Moved {
+                is_lower_bound: true,
+                some_are_gone: false,
+                ..moved
+            },
+            false,
+        );
+        assert!(
+            said.contains("at least 3 that") && said.contains("next start"),
+            "{said}"
+        );
+        let moved = Moved {
+            repeats: 0,
+            skips: 0,
+            is_lower_bound: false,
+            elsewhere: false,
+            some_are_gone: true,
+        };
+        let said = text(
+            "orders",
+            Some("public.outboxevent"),
+            Move::RewindAll,
+            moved,
+            false,
+        );
+        assert!(
+            said.contains("every row that public.outboxevent holds") && !said.contains("retention"),
+            "{said}"
+        );
     }
 }

@@ -20,25 +20,41 @@ pub(super) fn reload(settings: &Settings, running: &Config) {
         Err(faults) => {
             let text = |fault: &Fault| format!("{}: {}", fault.key, fault.problem);
             let faults = faults.0.iter().map(text).collect::<Vec<_>>().join("; ");
-            tracing::warn!(faults, "the configuration has faults; the relay keeps the one it runs with");
+            tracing::warn!(
+                faults,
+                "the configuration has faults; the relay keeps the one it runs with"
+            );
             return;
         }
     };
     logging::set_level(&config.log_level);
-    let waiting: Vec<_> = changed(&running.entries, &config.entries).into_iter().collect();
+    let waiting: Vec<_> = changed(&running.entries, &config.entries)
+        .into_iter()
+        .collect();
     if waiting.is_empty() {
         tracing::info!(level = config.log_level, "read the configuration again");
     } else {
         let keys = waiting.join(", ");
-        tracing::warn!(level = config.log_level, keys, "read the configuration again; changes of these keys need a restart");
+        tracing::warn!(
+            level = config.log_level,
+            keys,
+            "read the configuration again; changes of these keys need a restart"
+        );
     }
 }
 
 /// The keys that differ and are not applied. Secrets are masked in entries, so a changed secret is not noticed.
 fn changed(before: &[Entry], after: &[Entry]) -> BTreeSet<String> {
     let lacking = |some: &[Entry], others: &[Entry]| -> Vec<String> {
-        let has = |entry: &&Entry| others.iter().any(|other| (&other.key, &other.value) == (&entry.key, &entry.value));
-        some.iter().filter(|entry| !has(entry)).map(|entry| entry.key.clone()).collect()
+        let has = |entry: &&Entry| {
+            others
+                .iter()
+                .any(|other| (&other.key, &other.value) == (&entry.key, &entry.value))
+        };
+        some.iter()
+            .filter(|entry| !has(entry))
+            .map(|entry| entry.key.clone())
+            .collect()
     };
     let keys = [lacking(before, after), lacking(after, before)].concat();
     keys.into_iter().filter(|key| key != APPLIED).collect()
@@ -51,9 +67,21 @@ mod tests {
 
     #[test]
     fn keys_that_need_a_restart_are_named() {
-        let entry = |key: &str, value: Option<&str>| Entry { key: key.into(), value: value.map(str::to_owned), place: Place::Default };
-        let before = [entry("name", Some("a")), entry("log.level", Some("info")), entry("kafka.properties.linger.ms", Some("1"))];
-        let after = [entry("name", Some("b")), entry("log.level", Some("debug")), entry("source", Some("poll"))];
+        let entry = |key: &str, value: Option<&str>| Entry {
+            key: key.into(),
+            value: value.map(str::to_owned),
+            place: Place::Default,
+        };
+        let before = [
+            entry("name", Some("a")),
+            entry("log.level", Some("info")),
+            entry("kafka.properties.linger.ms", Some("1")),
+        ];
+        let after = [
+            entry("name", Some("b")),
+            entry("log.level", Some("debug")),
+            entry("source", Some("poll")),
+        ];
         let keys: Vec<_> = changed(&before, &after).into_iter().collect();
         assert_eq!(keys, ["kafka.properties.linger.ms", "name", "source"]);
         assert!(changed(&before, &before).is_empty());

@@ -33,15 +33,21 @@ enum Ended {
 
 /// Runs until a signal, then drains.
 pub(in crate::cli) async fn run(config: &Config, settings: &Settings) -> Result<ExitCode, Failure> {
-    let options = config.relay_options().ok_or_else(|| Failure::Failed("a relay needs a database and brokers".into()))?;
+    let options = config
+        .relay_options()
+        .ok_or_else(|| Failure::Failed("a relay needs a database and brokers".into()))?;
     let relay = Relay::new(options).map_err(ended_by)?;
-    let mut signals = Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
+    let mut signals =
+        Signals::new().map_err(|error| Failure::failed("cannot listen for signals", &error))?;
     let admin_shutdown = CancellationToken::new();
     let admin = match &config.listen {
         Some(address) => {
-            let server = Server::bind(address).await.map_err(|error| Failure::Failed(with_causes(&error)))?;
+            let server = Server::bind(address)
+                .await
+                .map_err(|error| Failure::Failed(with_causes(&error)))?;
             let address = server.address();
-            let serving = server.serve_with(relay.observer(), stderr::metrics, admin_shutdown.clone());
+            let serving =
+                server.serve_with(relay.observer(), stderr::metrics, admin_shutdown.clone());
             Some((address, tokio::spawn(serving)))
         }
         None => None,
@@ -111,7 +117,9 @@ fn ended_by(error: RelayError) -> Failure {
     match error {
         RelayError::Refused(text) => Failure::Refused(escaped(&text).into_owned()),
         RelayError::Options(text) => Failure::Options(escaped(&text).into_owned()),
-        RelayError::GraceExceeded { .. } => Failure::GraceExceeded(format!("{error}\n  -> give it longer with --shutdown-grace")),
+        RelayError::GraceExceeded { .. } => Failure::GraceExceeded(format!(
+            "{error}\n  -> give it longer with --shutdown-grace"
+        )),
     }
 }
 
@@ -120,7 +128,10 @@ fn announce(config: &Config, admin: Option<std::net::SocketAddr>) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         name = config.name,
-        database = config.database.as_ref().map(crate::postgres::Settings::redacted),
+        database = config
+            .database
+            .as_ref()
+            .map(crate::postgres::Settings::redacted),
         brokers = config.kafka.as_ref().map(|kafka| kafka.brokers.clone()),
         admin,
         "relay starts"

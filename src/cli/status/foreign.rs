@@ -18,14 +18,22 @@ impl ForeignTable {
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub(super) async fn waiting(&self, session: &mut PgConnection, tidings: &str, relay: &str) -> Result<Option<i64>, sqlx::Error> {
+    pub(super) async fn waiting(
+        &self,
+        session: &mut PgConnection,
+        tidings: &str,
+        relay: &str,
+    ) -> Result<Option<i64>, sqlx::Error> {
         // By the catalog, which everybody may read: `to_regclass` fails without USAGE on the schema.
         let countable = "select has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') and 2 = (
                 select count(*) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
                     and (a.attname, a.atttypid) in (('seq', 'bigint'::regtype), ('xid', 'xid8'::regtype)))
             from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
-        let countable: Option<bool> =
-            sqlx::query_scalar(countable).bind(&self.schema).bind(&self.name).fetch_optional(&mut *session).await?;
+        let countable: Option<bool> = sqlx::query_scalar(countable)
+            .bind(&self.schema)
+            .bind(&self.name)
+            .fetch_optional(&mut *session)
+            .await?;
         if countable != Some(true) {
             return Ok(None);
         }
@@ -38,12 +46,19 @@ impl ForeignTable {
              ) bounded",
             self.quoted()
         );
-        let count = sqlx::query_scalar(AssertSqlSafe(sql)).bind(relay).bind(COUNTED_MAX + 1).fetch_one(session);
+        let count = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(relay)
+            .bind(COUNTED_MAX + 1)
+            .fetch_one(session);
         count.await.map(Some)
     }
 
     fn quoted(&self) -> String {
-        format!("\"{}\".\"{}\"", self.schema.replace('"', "\"\""), self.name.replace('"', "\"\""))
+        format!(
+            "\"{}\".\"{}\"",
+            self.schema.replace('"', "\"\""),
+            self.name.replace('"', "\"\"")
+        )
     }
 }
 

@@ -12,19 +12,42 @@ const OVERDUE_SECONDS_MAX: f64 = 5.0;
 
 /// Every relay in a row: who leads, who waits, and since when nothing was heard.
 pub(super) fn list(status: &Status) -> String {
-    let head = ["relay", "leader", "stands by", "last heard of", "delivery", "reads", "position", "slot"];
+    let head = [
+        "relay",
+        "leader",
+        "stands by",
+        "last heard of",
+        "delivery",
+        "reads",
+        "position",
+        "slot",
+    ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in &status.relays {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         rows.push(vec![
             relay.name.clone(),
             text(&relay.leader),
-            if relay.standbys.is_empty() { "-".into() } else { relay.standbys.join(", ") },
-            relay.heartbeat_age_seconds.map_or("never".to_owned(), |age| format!("{} ago", time(age))),
+            if relay.standbys.is_empty() {
+                "-".into()
+            } else {
+                relay.standbys.join(", ")
+            },
+            relay
+                .heartbeat_age_seconds
+                .map_or("never".to_owned(), |age| format!("{} ago", time(age))),
             text(&relay.delivery),
             text(&relay.source),
-            if relay.position.seen.is_some() { format!("{} old", time(relay.position_age_seconds)) } else { "none".into() },
-            if relay.slot.exists { relay.slot.name.clone() } else { "-".into() },
+            if relay.position.seen.is_some() {
+                format!("{} old", time(relay.position_age_seconds))
+            } else {
+                "none".into()
+            },
+            if relay.slot.exists {
+                relay.slot.name.clone()
+            } else {
+                "-".into()
+            },
         ]);
     }
     match rows.len() {
@@ -38,7 +61,10 @@ pub(super) fn text(status: &Status) -> String {
     if status.relays.is_empty() {
         let waiting = status.waiting_events.unwrap_or_default();
         let count = bounded(waiting);
-        return format!("no relay has run on schema {} yet; {count} events wait in the outbox\n  -> run `tidings relay`\n", status.schema);
+        return format!(
+            "no relay has run on schema {} yet; {count} events wait in the outbox\n  -> run `tidings relay`\n",
+            status.schema
+        );
     }
     let mut text = relays(&status.relays);
     text.push('\n');
@@ -54,8 +80,21 @@ pub(super) fn text(status: &Status) -> String {
 
 fn relays(relays: &[RelayStatus]) -> String {
     use Align::{Left, Right};
-    let head =
-        ["relay", "leader", "stands by", "epoch", "delivery", "reads", "published", "lag", "oldest", "slot", "WAL", "behind", "kept"];
+    let head = [
+        "relay",
+        "leader",
+        "stands by",
+        "epoch",
+        "delivery",
+        "reads",
+        "published",
+        "lag",
+        "oldest",
+        "slot",
+        "WAL",
+        "behind",
+        "kept",
+    ];
     let mut rows = vec![head.map(String::from).to_vec()];
     for relay in relays {
         let bytes = |bytes: Option<i64>| bytes.map_or("-".to_owned(), size);
@@ -68,12 +107,19 @@ fn relays(relays: &[RelayStatus]) -> String {
         rows.push(vec![
             relay.name.clone(),
             text(&relay.leader),
-            if relay.standbys.is_empty() { "-".into() } else { relay.standbys.join(", ") },
+            if relay.standbys.is_empty() {
+                "-".into()
+            } else {
+                relay.standbys.join(", ")
+            },
             relay.epoch.to_string(),
             text(&relay.delivery),
             text(&relay.source),
             grouped(relay.published),
-            relay.lag.events.map_or("?".to_owned(), |events| lag(events, &relay.lag)),
+            relay
+                .lag
+                .events
+                .map_or("?".to_owned(), |events| lag(events, &relay.lag)),
             relay.lag.seconds.map_or("-".to_owned(), time),
             slot.to_owned(),
             text(&relay.slot.wal_status),
@@ -81,7 +127,12 @@ fn relays(relays: &[RelayStatus]) -> String {
             bytes(relay.slot.retained_bytes),
         ]);
     }
-    aligned(&[Left, Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right], &rows)
+    aligned(
+        &[
+            Left, Left, Left, Right, Left, Left, Right, Right, Right, Left, Left, Right, Right,
+        ],
+        &rows,
+    )
 }
 
 /// How many events wait: counted, or about.
@@ -95,21 +146,37 @@ fn lag(events: i64, lag: &LagStatus) -> String {
 
 /// A count that stops one beyond [`COUNTED_MAX`].
 fn bounded(events: i64) -> String {
-    if events > COUNTED_MAX { format!("more than {}", grouped(COUNTED_MAX)) } else { grouped(events) }
+    if events > COUNTED_MAX {
+        format!("more than {}", grouped(COUNTED_MAX))
+    } else {
+        grouped(events)
+    }
 }
 
 fn topics(relays: &[RelayStatus]) -> String {
-    let mut rows = vec![["topic", "relay", "partitions", "published"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["topic", "relay", "partitions", "published"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for relay in relays {
         let topics = relay.topics.iter();
-        rows.extend(
-            topics.map(|topic| vec![topic.topic.clone(), relay.name.clone(), topic.partitions.to_string(), grouped(topic.published)]),
-        );
+        rows.extend(topics.map(|topic| {
+            vec![
+                topic.topic.clone(),
+                relay.name.clone(),
+                topic.partitions.to_string(),
+                grouped(topic.published),
+            ]
+        }));
     }
     if rows.len() == 1 {
         return "no topic yet\n".into();
     }
-    aligned(&[Align::Left, Align::Left, Align::Right, Align::Right], &rows)
+    aligned(
+        &[Align::Left, Align::Left, Align::Right, Align::Right],
+        &rows,
+    )
 }
 
 /// What waits until it is due, and whether it should not wait any more.
@@ -129,13 +196,23 @@ fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
 fn notes(relay: &RelayStatus) -> Vec<String> {
     let (name, slot) = (escaped(&relay.name), &relay.slot);
     let mut notes = Vec::new();
-    let mut note = |what: String, remedy: String| notes.push(format!("{name}: {}\n  -> {}\n", escaped(&what), escaped(&remedy)));
+    let mut note = |what: String, remedy: String| {
+        notes.push(format!(
+            "{name}: {}\n  -> {}\n",
+            escaped(&what),
+            escaped(&remedy)
+        ))
+    };
     if relay.source.as_deref() == Some("table")
-        && let Some(reason) = relay.source_reason.as_ref().filter(|reason| !reason.is_empty())
+        && let Some(reason) = relay
+            .source_reason
+            .as_ref()
+            .filter(|reason| !reason.is_empty())
     {
         note(
             format!("reads the table: {reason}"),
-            "events arrive in order and none is lost; at the head the log is the quicker source".into(),
+            "events arrive in order and none is lost; at the head the log is the quicker source"
+                .into(),
         );
     }
     if let (Some(table), None) = (&relay.table, relay.lag.events) {
@@ -146,18 +223,26 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
         );
     }
     for topic in &relay.topics {
-        let Some(seconds) = topic.held_seconds else { continue };
+        let Some(seconds) = topic.held_seconds else {
+            continue;
+        };
         note(
             format!(
                 "topic {} is being grown: what goes to it is held back, and every event that comes after such a one, for {} at most",
                 topic.topic,
                 time(seconds)
             ),
-            format!("run `tidings topics grow` to its end, or `tidings topics grow {} --abort`", topic.topic),
+            format!(
+                "run `tidings topics grow` to its end, or `tidings topics grow {} --abort`",
+                topic.topic
+            ),
         );
     }
     if relay.parked.events > 0 {
-        let (events, aggregates) = (grouped(relay.parked.events), grouped(relay.parked.aggregates));
+        let (events, aggregates) = (
+            grouped(relay.parked.events),
+            grouped(relay.parked.aggregates),
+        );
         note(
             format!(
                 "events parked: {events}, of aggregates: {aggregates}; each waits because it, or an earlier event of its aggregate, cannot be delivered"
@@ -167,13 +252,19 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     }
     match slot.wal_status.as_deref() {
         Some("lost") => note(
-            format!("the server removed WAL that its slot {} had not read", slot.name),
+            format!(
+                "the server removed WAL that its slot {} had not read",
+                slot.name
+            ),
             format!(
                 "run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"
             ),
         ),
         Some("unreserved") => note(
-            format!("the server is about to remove WAL that its slot {} has not read", slot.name),
+            format!(
+                "the server is about to remove WAL that its slot {} has not read",
+                slot.name
+            ),
             "see that the relay catches up, or raise max_slot_wal_keep_size now".into(),
         ),
         _ => {}
@@ -185,12 +276,27 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
                 .into(),
         );
     }
-    let silent = relay.heartbeat_age_seconds.is_none_or(|age| age > HEARTBEAT_SECONDS_MAX);
+    let silent = relay
+        .heartbeat_age_seconds
+        .is_none_or(|age| age > HEARTBEAT_SECONDS_MAX);
     if silent && !slot.active && relay.lock_held_by.is_none() {
-        let since = relay.heartbeat_age_seconds.map_or("it never led".to_owned(), |age| format!("last heard of {} ago", time(age)));
+        let since = relay
+            .heartbeat_age_seconds
+            .map_or("it never led".to_owned(), |age| {
+                format!("last heard of {} ago", time(age))
+            });
         note(
-            format!("not running ({since}){}", if slot.exists { "; its slot keeps WAL on the server's disk meanwhile" } else { "" }),
-            format!("run `tidings relay --name {name}`; if it is gone for good, `tidings relay forget {name}`"),
+            format!(
+                "not running ({since}){}",
+                if slot.exists {
+                    "; its slot keeps WAL on the server's disk meanwhile"
+                } else {
+                    ""
+                }
+            ),
+            format!(
+                "run `tidings relay --name {name}`; if it is gone for good, `tidings relay forget {name}`"
+            ),
         );
     }
     notes
@@ -219,7 +325,10 @@ mod tests {
             source: Some("wal".into()),
             source_reason: Some("streams the log".into()),
             delivery: Some("exactly-once".into()),
-            position: PositionStatus { log: Some("0/16B3748".into()), seen: Some("7:7:".into()) },
+            position: PositionStatus {
+                log: Some("0/16B3748".into()),
+                seen: Some("7:7:".into()),
+            },
             lag: LagStatus {
                 events: Some(12),
                 events_is_lower_bound: false,
@@ -227,7 +336,10 @@ mod tests {
                 bytes: Some(2_048),
                 seconds: Some(0.25),
             },
-            parked: ParkedStatus { events: 0, aggregates: 0 },
+            parked: ParkedStatus {
+                events: 0,
+                aggregates: 0,
+            },
             slot: SlotStatus {
                 name: "tidings_orders".into(),
                 exists: true,
@@ -237,14 +349,27 @@ mod tests {
                 retained_bytes: Some(16 << 20),
                 safe_wal_size: None,
             },
-            topics: vec![TopicStatus { topic: "order".into(), partitions: 6, published: 1_234, held_seconds: None }],
+            topics: vec![TopicStatus {
+                topic: "order".into(),
+                partitions: 6,
+                published: 1_234,
+                held_seconds: None,
+            }],
         }
     }
 
-    const NONE_SCHEDULED: ScheduledStatus = ScheduledStatus { events: 0, overdue_seconds: None };
+    const NONE_SCHEDULED: ScheduledStatus = ScheduledStatus {
+        events: 0,
+        overdue_seconds: None,
+    };
 
     fn shown(relay: RelayStatus) -> String {
-        text(&Status { schema: "tidings".into(), relays: vec![relay], waiting_events: None, scheduled: NONE_SCHEDULED })
+        text(&Status {
+            schema: "tidings".into(),
+            relays: vec![relay],
+            waiting_events: None,
+            scheduled: NONE_SCHEDULED,
+        })
     }
 
     #[test]
@@ -267,18 +392,35 @@ order  orders           6      1,234
         assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
         let mut begins = relay();
         (begins.source, begins.source_reason) = (Some("table".into()), Some(String::new()));
-        assert!(!shown(begins).contains("reads the table"), "no note without a reason");
+        assert!(
+            !shown(begins).contains("reads the table"),
+            "no note without a reason"
+        );
         let mut foreign = relay();
-        foreign.table = Some(ForeignTable { schema: "public".into(), name: "outboxevent".into() });
+        foreign.table = Some(ForeignTable {
+            schema: "public".into(),
+            name: "outboxevent".into(),
+        });
         (foreign.lag.events, foreign.lag.seconds) = (None, None);
         let text = shown(foreign);
-        assert!(text.contains(" ?       -  active") && text.contains("cannot be counted in table public.outboxevent\n  ->"), "{text}");
+        assert!(
+            text.contains(" ?       -  active")
+                && text.contains("cannot be counted in table public.outboxevent\n  ->"),
+            "{text}"
+        );
         let mut held = relay();
         held.topics[0].held_seconds = Some(90.0);
         let text = shown(held);
-        assert!(text.contains("topic order is being grown") && text.contains("1 min 30 s at most\n  ->"), "{text}");
+        assert!(
+            text.contains("topic order is being grown")
+                && text.contains("1 min 30 s at most\n  ->"),
+            "{text}"
+        );
         let mut parked = relay();
-        parked.parked = ParkedStatus { events: 1_200, aggregates: 3 };
+        parked.parked = ParkedStatus {
+            events: 1_200,
+            aggregates: 3,
+        };
         assert!(shown(parked).contains("events parked: 1,200, of aggregates: 3"));
         let mut lost = relay();
         lost.slot.wal_status = Some("lost".into());
@@ -288,23 +430,45 @@ order  orders           6      1,234
         locked.heartbeat_age_seconds = Some(250.0);
         locked.lock_held_by = Some("session 7 (role app, application `psql`)".into());
         let text = shown(locked);
-        assert!(text.contains("session 7 (role app, application `psql`) holds the lock") && !text.contains("not running"), "{text}");
+        assert!(
+            text.contains("session 7 (role app, application `psql`) holds the lock")
+                && !text.contains("not running"),
+            "{text}"
+        );
         let mut streaming = relay();
         streaming.heartbeat_age_seconds = Some(250.0);
-        assert!(!shown(streaming).contains("->"), "a relay that holds its slot is running, however late its heartbeat");
+        assert!(
+            !shown(streaming).contains("->"),
+            "a relay that holds its slot is running, however late its heartbeat"
+        );
         let mut stopped = relay();
         stopped.slot.active = false;
         stopped.heartbeat_age_seconds = Some(250.0);
         let text = shown(stopped);
-        assert!(text.contains("not running (last heard of 4 min 10 s ago)") && text.contains("`tidings relay forget orders`"), "{text}");
+        assert!(
+            text.contains("not running (last heard of 4 min 10 s ago)")
+                && text.contains("`tidings relay forget orders`"),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_is_scheduled_is_counted_and_said_to_be_late_only_when_it_is() {
-        let note = |events, overdue_seconds| scheduled(&ScheduledStatus { events, overdue_seconds });
+        let note = |events, overdue_seconds| {
+            scheduled(&ScheduledStatus {
+                events,
+                overdue_seconds,
+            })
+        };
         assert_eq!(note(0, None), None);
-        assert_eq!(note(1_200, Some(0.4)).as_deref(), Some("events scheduled: 1,200\n"));
-        assert!(note(3, Some(65.0)).is_some_and(|text| text.contains("has been due for 1 min 5 s\n  ->")));
+        assert_eq!(
+            note(1_200, Some(0.4)).as_deref(),
+            Some("events scheduled: 1,200\n")
+        );
+        assert!(
+            note(3, Some(65.0))
+                .is_some_and(|text| text.contains("has been due for 1 min 5 s\n  ->"))
+        );
     }
 
     #[test]
@@ -318,7 +482,10 @@ order  orders           6      1,234
             seconds: Some(4_000.0),
         };
         let text = shown(behind);
-        assert!(text.contains("> 10,000") && text.contains("1 h 6 min"), "{text}");
+        assert!(
+            text.contains("> 10,000") && text.contains("1 h 6 min"),
+            "{text}"
+        );
         let mut estimated = relay();
         estimated.lag = LagStatus {
             events: Some(COUNTED_MAX),
@@ -328,8 +495,15 @@ order  orders           6      1,234
             seconds: None,
         };
         assert!(shown(estimated).contains("~ 2,999,001"));
-        let none =
-            super::text(&Status { schema: "tidings".into(), relays: Vec::new(), waiting_events: Some(5), scheduled: NONE_SCHEDULED });
-        assert!(none.contains("no relay has run") && none.contains("5 events wait"), "{none}");
+        let none = super::text(&Status {
+            schema: "tidings".into(),
+            relays: Vec::new(),
+            waiting_events: Some(5),
+            scheduled: NONE_SCHEDULED,
+        });
+        assert!(
+            none.contains("no relay has run") && none.contains("5 events wait"),
+            "{none}"
+        );
     }
 }

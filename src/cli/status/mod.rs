@@ -25,7 +25,11 @@ pub(super) async fn list(config: &Config, json: bool) -> Result<ExitCode, Failur
     print(config, json, human::list).await
 }
 
-async fn print(config: &Config, json: bool, text: fn(&Status) -> String) -> Result<ExitCode, Failure> {
+async fn print(
+    config: &Config,
+    json: bool,
+    text: fn(&Status) -> String,
+) -> Result<ExitCode, Failure> {
     let settings = database::settings(config)?;
     let status = time_limit::within(settings, read(config, settings)).await?;
     if json {
@@ -37,7 +41,9 @@ async fn print(config: &Config, json: bool, text: fn(&Status) -> String) -> Resu
 }
 
 async fn read(config: &Config, settings: &Settings) -> Result<Status, Failure> {
-    let pool = database::connect(settings, "status").await.map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
+    let pool = database::connect(settings, "status")
+        .await
+        .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
     Status::read(&pool, &config.schema).await.map_err(|error| match error {
         StatusError::Missing => Failure::Refused(format!(
             "the tables of Tidings are not in schema {} of {}\n  -> run `tidings migrate`, or name another schema with --schema",

@@ -127,27 +127,46 @@ pub(super) enum StatusError {
 impl Status {
     /// Reads it in one snapshot.
     pub(super) async fn read(pool: &PgPool, schema: &str) -> Result<Self, StatusError> {
-        let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
+        let mut tx = pool
+            .begin_with("begin isolation level repeatable read read only")
+            .await?;
         sqlx::raw_sql(PLAN).execute(&mut *tx).await?;
         let relays = include_str!("relays.sql").replace("{schema}", schema);
-        let mut relays: Vec<RelayStatus> = sqlx::query_as(AssertSqlSafe(relays)).bind(COUNTED_MAX + 1).fetch_all(&mut *tx).await?;
+        let mut relays: Vec<RelayStatus> = sqlx::query_as(AssertSqlSafe(relays))
+            .bind(COUNTED_MAX + 1)
+            .fetch_all(&mut *tx)
+            .await?;
         let topics = format!(
             r#"select relay, topic, partitions, published,
                       case when hold is not null then greatest(extract(epoch from hold_until - now()), 0)::float8 end
                from "{schema}".relay_topic order by relay, topic"#
         );
-        let topics: Vec<(String, String, i32, i64, Option<f64>)> = sqlx::query_as(AssertSqlSafe(topics)).fetch_all(&mut *tx).await?;
+        let topics: Vec<(String, String, i32, i64, Option<f64>)> =
+            sqlx::query_as(AssertSqlSafe(topics))
+                .fetch_all(&mut *tx)
+                .await?;
         for (name, topic, partitions, published, held_seconds) in topics {
             if let Some(relay) = relays.iter_mut().find(|relay| relay.name == name) {
-                relay.topics.push(TopicStatus { topic, partitions, published, held_seconds });
+                relay.topics.push(TopicStatus {
+                    topic,
+                    partitions,
+                    published,
+                    held_seconds,
+                });
             }
         }
         for relay in &mut relays {
             if let Some(table) = &relay.table {
-                relay.lag.count(table.waiting(&mut tx, schema, &relay.name).await?);
+                relay
+                    .lag
+                    .count(table.waiting(&mut tx, schema, &relay.name).await?);
             }
         }
-        for session in sessions(&mut tx).await?.into_iter().filter(|session| !session.leads) {
+        for session in sessions(&mut tx)
+            .await?
+            .into_iter()
+            .filter(|session| !session.leads)
+        {
             if let Some(relay) = relays.iter_mut().find(|relay| relay.name == session.relay) {
                 relay.standbys.push(session.process);
             }
@@ -159,18 +178,35 @@ impl Status {
         }
         let mut waiting_events = None;
         if relays.is_empty() {
-            let waiting = format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
-            waiting_events = Some(sqlx::query_scalar(AssertSqlSafe(waiting)).bind(COUNTED_MAX + 1).fetch_one(&mut *tx).await?);
+            let waiting =
+                format!(r#"select count(*) from (select from "{schema}".outbox limit $1) bounded"#);
+            waiting_events = Some(
+                sqlx::query_scalar(AssertSqlSafe(waiting))
+                    .bind(COUNTED_MAX + 1)
+                    .fetch_one(&mut *tx)
+                    .await?,
+            );
         }
         let scheduled = format!(
             r#"select (select count(*) from (select from "{schema}".scheduled limit $1) bounded) as events,
                       (select extract(epoch from clock_timestamp() - min(due_at)) from "{schema}".scheduled where due_at < clock_timestamp())::float8
                           as overdue_seconds"#
         );
-        let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled)).bind(COUNTED_MAX + 1).fetch_one(&mut *tx).await?;
-        let scheduled = ScheduledStatus { events, overdue_seconds };
+        let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled))
+            .bind(COUNTED_MAX + 1)
+            .fetch_one(&mut *tx)
+            .await?;
+        let scheduled = ScheduledStatus {
+            events,
+            overdue_seconds,
+        };
         tx.commit().await?;
-        Ok(Self { schema: schema.to_owned(), relays, waiting_events, scheduled })
+        Ok(Self {
+            schema: schema.to_owned(),
+            relays,
+            waiting_events,
+            scheduled,
+        })
     }
 }
 
@@ -194,8 +230,12 @@ impl FromRow<'_, PgRow> for RelayStatus {
             seconds: row.try_get("lag_seconds")?,
         };
         lag.count(row.try_get("lag_events")?);
-        lag.events_estimate = row.try_get::<Option<i64>, _>("lag_estimate")?.filter(|_| lag.events_is_lower_bound);
-        let table = row.try_get::<Option<String>, _>("table_schema")?.zip(row.try_get("table_name")?);
+        lag.events_estimate = row
+            .try_get::<Option<i64>, _>("lag_estimate")?
+            .filter(|_| lag.events_is_lower_bound);
+        let table = row
+            .try_get::<Option<String>, _>("table_schema")?
+            .zip(row.try_get("table_name")?);
         Ok(Self {
             name: row.try_get("name")?,
             table: table.map(|(schema, name)| ForeignTable { schema, name }),
@@ -210,9 +250,15 @@ impl FromRow<'_, PgRow> for RelayStatus {
             source: row.try_get("source")?,
             source_reason: row.try_get("source_reason")?,
             delivery: row.try_get("delivery")?,
-            position: PositionStatus { log: row.try_get("log")?, seen: row.try_get("seen")? },
+            position: PositionStatus {
+                log: row.try_get("log")?,
+                seen: row.try_get("seen")?,
+            },
             lag,
-            parked: ParkedStatus { events: row.try_get("parked_events")?, aggregates: row.try_get("parked_aggregates")? },
+            parked: ParkedStatus {
+                events: row.try_get("parked_events")?,
+                aggregates: row.try_get("parked_aggregates")?,
+            },
             slot: SlotStatus {
                 name: row.try_get("slot_name")?,
                 exists: row.try_get("slot_exists")?,
@@ -229,12 +275,21 @@ impl FromRow<'_, PgRow> for RelayStatus {
 
 impl From<sqlx::Error> for StatusError {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        let code = error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .unwrap_or_default()
+            .into_owned();
         match code.as_str() {
             // undefined_table, invalid_schema_name, undefined_column (tables of an older version).
             "42P01" | "3F000" | "42703" => StatusError::Missing,
             // insufficient_privilege
-            "42501" => StatusError::Denied(error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default()),
+            "42501" => StatusError::Denied(
+                error
+                    .as_database_error()
+                    .map(|error| error.message().to_owned())
+                    .unwrap_or_default(),
+            ),
             _ => StatusError::Database(error),
         }
     }

@@ -33,16 +33,31 @@ struct Listed {
 /// Prints every topic of every relay.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     let mut session = session(config, "topics").await?;
-    let pinned = topics(&mut session, &config.schema).await.map_err(|error| failure(config, error))?;
-    let names = pinned.iter().map(|one| one.topic.clone()).collect::<Vec<_>>();
+    let pinned = topics(&mut session, &config.schema)
+        .await
+        .map_err(|error| failure(config, error))?;
+    let names = pinned
+        .iter()
+        .map(|one| one.topic.clone())
+        .collect::<Vec<_>>();
     let cluster = Cluster::ask(brokers(config)?, &names, TIMEOUT).await;
-    let cluster =
-        cluster.map_err(|reason| Failure::Failed(format!("Kafka does not answer: {}\n  -> check --brokers", escaped(&reason))))?;
+    let cluster = cluster.map_err(|reason| {
+        Failure::Failed(format!(
+            "Kafka does not answer: {}\n  -> check --brokers",
+            escaped(&reason)
+        ))
+    })?;
     let in_kafka = |topic: &str| match cluster.topics.get(topic) {
         Some(Topic::There { partitions, .. }) => i32::try_from(*partitions).ok(),
         _ => None,
     };
-    let listed: Vec<Listed> = pinned.into_iter().map(|pinned| Listed { partitions_in_kafka: in_kafka(&pinned.topic), pinned }).collect();
+    let listed: Vec<Listed> = pinned
+        .into_iter()
+        .map(|pinned| Listed {
+            partitions_in_kafka: in_kafka(&pinned.topic),
+            pinned,
+        })
+        .collect();
     if json {
         output::json(&listed)?;
     } else {
@@ -55,15 +70,40 @@ fn text(topics: &[Listed]) -> String {
     if topics.is_empty() {
         return "no relay has published to a topic yet\n".into();
     }
-    let mut rows = vec![["topic", "relay", "keys over", "in Kafka", "published"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["topic", "relay", "keys over", "in Kafka", "published"]
+            .map(String::from)
+            .to_vec(),
+    ];
     let mut notes = String::new();
-    for Listed { pinned, partitions_in_kafka } in topics {
-        let PinnedTopic { partitions, published, .. } = pinned;
-        let (topic, relay) = (escaped(&pinned.topic).into_owned(), escaped(&pinned.relay).into_owned());
+    for Listed {
+        pinned,
+        partitions_in_kafka,
+    } in topics
+    {
+        let PinnedTopic {
+            partitions,
+            published,
+            ..
+        } = pinned;
+        let (topic, relay) = (
+            escaped(&pinned.topic).into_owned(),
+            escaped(&pinned.relay).into_owned(),
+        );
         let there = partitions_in_kafka.map_or("missing".to_owned(), |count| count.to_string());
-        rows.push(vec![topic.clone(), relay.clone(), partitions.to_string(), there, grouped(*published)]);
+        rows.push(vec![
+            topic.clone(),
+            relay.clone(),
+            partitions.to_string(),
+            there,
+            grouped(*published),
+        ]);
         if let Some(seconds) = pinned.held_seconds {
-            let state = if pinned.hold_acknowledged { "holds back what goes to it" } else { "has not acknowledged the hold yet" };
+            let state = if pinned.hold_acknowledged {
+                "holds back what goes to it"
+            } else {
+                "has not acknowledged the hold yet"
+            };
             notes.push_str(&format!(
                 "{topic}: is being grown; relay {relay} {state}, for {} at most\n  -> run the command to its end, or `tidings topics grow {topic} --abort`\n",
                 time(seconds)
@@ -74,8 +114,21 @@ fn text(topics: &[Listed]) -> String {
             ));
         }
     }
-    let table = aligned(&[Align::Left, Align::Left, Align::Right, Align::Right, Align::Right], &rows);
-    if notes.is_empty() { table } else { format!("{table}\n{notes}") }
+    let table = aligned(
+        &[
+            Align::Left,
+            Align::Left,
+            Align::Right,
+            Align::Right,
+            Align::Right,
+        ],
+        &rows,
+    );
+    if notes.is_empty() {
+        table
+    } else {
+        format!("{table}\n{notes}")
+    }
 }
 
 #[cfg(test)]
@@ -92,11 +145,32 @@ mod tests {
             held_seconds: None,
             hold_acknowledged: false,
         };
-        let same = text(&[Listed { pinned: pinned.clone(), partitions_in_kafka: Some(4) }]);
-        assert_eq!(same, "topic  relay    keys over  in Kafka  published\norder  tidings          4         4      1,200\n");
-        let grown = text(&[Listed { pinned: pinned.clone(), partitions_in_kafka: Some(8) }]);
-        assert!(grown.contains("`tidings topics grow order --partitions 8`"), "{grown}");
-        let held = text(&[Listed { pinned: PinnedTopic { held_seconds: Some(90.0), ..pinned }, partitions_in_kafka: Some(4) }]);
-        assert!(held.contains("has not acknowledged") && held.contains("--abort"), "{held}");
+        let same = text(&[Listed {
+            pinned: pinned.clone(),
+            partitions_in_kafka: Some(4),
+        }]);
+        assert_eq!(
+            same,
+            "topic  relay    keys over  in Kafka  published\norder  tidings          4         4      1,200\n"
+        );
+        let grown = text(&[Listed {
+            pinned: pinned.clone(),
+            partitions_in_kafka: Some(8),
+        }]);
+        assert!(
+            grown.contains("`tidings topics grow order --partitions 8`"),
+            "{grown}"
+        );
+        let held = text(&[Listed {
+            pinned: PinnedTopic {
+                held_seconds: Some(90.0),
+                ..pinned
+            },
+            partitions_in_kafka: Some(4),
+        }]);
+        assert!(
+            held.contains("has not acknowledged") && held.contains("--abort"),
+            "{held}"
+        );
     }
 }

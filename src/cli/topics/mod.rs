@@ -11,7 +11,10 @@ use super::exit::Failure;
 use crate::kafka;
 
 /// Does what was asked for.
-pub(super) async fn dispatch(config: &Config, command: &TopicsCommand) -> Result<ExitCode, Failure> {
+pub(super) async fn dispatch(
+    config: &Config,
+    command: &TopicsCommand,
+) -> Result<ExitCode, Failure> {
     match command {
         TopicsCommand::List(args) => list::run(config, args.json).await,
         TopicsCommand::Grow(args) => grow::run(config, args).await,
@@ -19,5 +22,7 @@ pub(super) async fn dispatch(config: &Config, command: &TopicsCommand) -> Result
 }
 
 fn brokers(config: &Config) -> Result<&kafka::Settings, Failure> {
-    config.kafka.as_ref().ok_or_else(|| Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into()))
+    config.kafka.as_ref().ok_or_else(|| {
+        Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into())
+    })
 }

@@ -23,7 +23,11 @@ use crate::postgres::{
 ///
 /// # Errors
 /// The server's error, or a request that the settings exclude: nothing is sent in answer to that.
-pub(super) async fn authenticate(wire: &mut Wire, settings: &Settings, channel: &Channel) -> Result<Method, ReplicationError> {
+pub(super) async fn authenticate(
+    wire: &mut Wire,
+    settings: &Settings,
+    channel: &Channel,
+) -> Result<Method, ReplicationError> {
     let mut used = Method::None;
     loop {
         match wire.message().await? {
@@ -39,17 +43,35 @@ pub(super) async fn authenticate(wire: &mut Wire, settings: &Settings, channel: 
             Message::AuthenticationMd5Password(body) => {
                 used = Method::Md5;
                 permit(settings, used)?;
-                let hash = md5_hash(settings.user().as_bytes(), password(settings)?.as_bytes(), body.salt());
+                let hash = md5_hash(
+                    settings.user().as_bytes(),
+                    password(settings)?.as_bytes(),
+                    body.salt(),
+                );
                 send_password(wire, hash.as_bytes()).await?;
             }
             Message::AuthenticationSasl(body) => {
                 let plus = chooses_plus(&body, settings, channel)?;
-                used = if plus { Method::ScramPlus } else { Method::Scram };
+                used = if plus {
+                    Method::ScramPlus
+                } else {
+                    Method::Scram
+                };
                 permit(settings, used)?;
-                scram(wire, binding(plus, settings, channel), plus, password(settings)?).await?;
+                scram(
+                    wire,
+                    binding(plus, settings, channel),
+                    plus,
+                    password(settings)?,
+                )
+                .await?;
             }
             Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
-            _ => return Err(ReplicationError::Auth("the server asks for a method that is not supported (GSSAPI, SSPI)".into())),
+            _ => {
+                return Err(ReplicationError::Auth(
+                    "the server asks for a method that is not supported (GSSAPI, SSPI)".into(),
+                ));
+            }
         }
     }
 }
@@ -64,7 +86,10 @@ fn permit(settings: &Settings, method: Method) -> Result<(), ReplicationError> {
         Method::Scram | Method::ScramPlus => "asks for SCRAM-SHA-256",
     };
     if !settings.require_auth().accepts(method) {
-        return refused(format!("the server {asks}, and require_auth accepts {} only: nothing was sent", settings.require_auth().list()));
+        return refused(format!(
+            "the server {asks}, and require_auth accepts {} only: nothing was sent",
+            settings.require_auth().list()
+        ));
     }
     if settings.channel_binding() == ChannelBinding::Require && method != Method::ScramPlus {
         return refused(format!(
@@ -75,7 +100,11 @@ fn permit(settings: &Settings, method: Method) -> Result<(), ReplicationError> {
 }
 
 /// Whether SCRAM is bound to the TLS channel.
-fn chooses_plus(offer: &AuthenticationSaslBody, settings: &Settings, channel: &Channel) -> Result<bool, ReplicationError> {
+fn chooses_plus(
+    offer: &AuthenticationSaslBody,
+    settings: &Settings,
+    channel: &Channel,
+) -> Result<bool, ReplicationError> {
     let (mut plain, mut plus) = (false, false);
     let mut mechanisms = offer.mechanisms();
     while let Some(mechanism) = mechanisms.next()? {
@@ -83,19 +112,29 @@ fn chooses_plus(offer: &AuthenticationSaslBody, settings: &Settings, channel: &C
         plus |= mechanism == SCRAM_SHA_256_PLUS;
     }
     if plus && !channel.encrypted {
-        return Err(ReplicationError::Auth("the server offers channel binding on a connection without TLS".into()));
+        return Err(ReplicationError::Auth(
+            "the server offers channel binding on a connection without TLS".into(),
+        ));
     }
     if plus && channel.binding.is_some() && settings.channel_binding() != ChannelBinding::Disable {
         return Ok(true);
     }
-    if plain { Ok(false) } else { Err(ReplicationError::Auth("the server offers no SCRAM-SHA-256".into())) }
+    if plain {
+        Ok(false)
+    } else {
+        Err(ReplicationError::Auth(
+            "the server offers no SCRAM-SHA-256".into(),
+        ))
+    }
 }
 
 /// What SCRAM says of channel binding: that it is used, that the server offered none although it could have been used, or that it cannot be.
 fn binding(plus: bool, settings: &Settings, channel: &Channel) -> sasl::ChannelBinding {
     match &channel.binding {
         Some(hash) if plus => sasl::ChannelBinding::tls_server_end_point(hash.clone()),
-        Some(_) if settings.channel_binding() != ChannelBinding::Disable => sasl::ChannelBinding::unrequested(),
+        Some(_) if settings.channel_binding() != ChannelBinding::Disable => {
+            sasl::ChannelBinding::unrequested()
+        }
         _ => sasl::ChannelBinding::unsupported(),
     }
 }
@@ -112,16 +151,33 @@ async fn send_password(wire: &mut Wire, password: &[u8]) -> Result<(), Replicati
     wire.send(&out).await
 }
 
-async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, password: &str) -> Result<(), ReplicationError> {
+async fn scram(
+    wire: &mut Wire,
+    binding: sasl::ChannelBinding,
+    plus: bool,
+    password: &str,
+) -> Result<(), ReplicationError> {
     // The library bounds the iterations that a server may ask for.
     let mut scram = ScramSha256::new(password.as_bytes(), binding);
     let mut out = BytesMut::new();
-    frontend::sasl_initial_response(if plus { SCRAM_SHA_256_PLUS } else { SCRAM_SHA_256 }, scram.message(), &mut out)?;
+    frontend::sasl_initial_response(
+        if plus {
+            SCRAM_SHA_256_PLUS
+        } else {
+            SCRAM_SHA_256
+        },
+        scram.message(),
+        &mut out,
+    )?;
     wire.send(&out).await?;
     match wire.message().await? {
         Message::AuthenticationSaslContinue(body) => scram.update(body.data())?,
         Message::ErrorResponse(body) => return Err(ReplicationError::from_response(&body)),
-        _ => return Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
+        _ => {
+            return Err(ReplicationError::Protocol(
+                "the server broke off the SCRAM exchange".into(),
+            ));
+        }
     }
     out.clear();
     frontend::sasl_response(scram.message(), &mut out)?;
@@ -129,6 +185,8 @@ async fn scram(wire: &mut Wire, binding: sasl::ChannelBinding, plus: bool, passw
     match wire.message().await? {
         Message::AuthenticationSaslFinal(body) => Ok(scram.finish(body.data())?),
         Message::ErrorResponse(body) => Err(ReplicationError::from_response(&body)),
-        _ => Err(ReplicationError::Protocol("the server broke off the SCRAM exchange".into())),
+        _ => Err(ReplicationError::Protocol(
+            "the server broke off the SCRAM exchange".into(),
+        )),
     }
 }

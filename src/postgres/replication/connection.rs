@@ -27,7 +27,10 @@ impl Connection {
     ///
     /// # Errors
     /// When the server cannot be reached within the settings' `connect_timeout`, TLS fails, or the role is refused.
-    pub(crate) async fn open(settings: &Settings, application_name: &str) -> Result<Self, ReplicationError> {
+    pub(crate) async fn open(
+        settings: &Settings,
+        application_name: &str,
+    ) -> Result<Self, ReplicationError> {
         let mut startup = BytesMut::new();
         let fixed = [
             ("user", settings.user()),
@@ -39,10 +42,15 @@ impl Connection {
             ("DateStyle", "ISO"),
             ("TimeZone", "UTC"),
         ];
-        let options = settings.options().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = settings
+            .options()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         frontend::startup_message(fixed.into_iter().chain(options), &mut startup)?;
         let Dialled { mut wire, .. } = dial(settings, &startup).await?;
-        timeout(ANSWER_WITHIN, wire.until_ready()).await.unwrap_or(Err(ReplicationError::Unanswered("its parameters")))?;
+        timeout(ANSWER_WITHIN, wire.until_ready())
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("its parameters")))?;
         let mut connection = Self { wire };
         connection.query(session::PREPARE).await?;
         Ok(connection)
@@ -53,14 +61,19 @@ impl Connection {
     /// # Errors
     /// The server's error, no answer in time, or a lost connection.
     pub(crate) async fn query(&mut self, command: &str) -> Result<TextRows, ReplicationError> {
-        timeout(ANSWER_WITHIN, self.query_unbounded(command)).await.unwrap_or(Err(ReplicationError::Unanswered("a result")))
+        timeout(ANSWER_WITHIN, self.query_unbounded(command))
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("a result")))
     }
 
     /// The same for a command that may wait for transactions of others. The caller must bound or watch the wait.
     ///
     /// # Errors
     /// The server's error, or a lost connection.
-    pub(crate) async fn query_unbounded(&mut self, command: &str) -> Result<TextRows, ReplicationError> {
+    pub(crate) async fn query_unbounded(
+        &mut self,
+        command: &str,
+    ) -> Result<TextRows, ReplicationError> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;
         self.wire.send(&out).await?;
@@ -71,9 +84,19 @@ impl Connection {
     ///
     /// # Errors
     /// The server's error (slot missing or active), no answer in time, or a lost connection.
-    pub(crate) async fn stream(self, slot: &str, publication: &str, from: Lsn) -> Result<(FrameReader, StatusWriter), ReplicationError> {
-        let starting = timeout(ANSWER_WITHIN, self.start_replication(slot, publication, from));
-        starting.await.unwrap_or(Err(ReplicationError::Unanswered("a stream")))
+    pub(crate) async fn stream(
+        self,
+        slot: &str,
+        publication: &str,
+        from: Lsn,
+    ) -> Result<(FrameReader, StatusWriter), ReplicationError> {
+        let starting = timeout(
+            ANSWER_WITHIN,
+            self.start_replication(slot, publication, from),
+        );
+        starting
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("a stream")))
     }
 
     async fn start_replication(

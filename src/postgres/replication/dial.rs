@@ -47,9 +47,15 @@ pub(crate) struct Channel {
 /// An authenticated connection, before the server has sent its parameters.
 pub(super) struct Dialled {
     pub(super) wire: Wire,
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "for `tidings check`"))]
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "for `tidings check`")
+    )]
     pub(super) channel: Channel,
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "for `tidings check`"))]
+    #[cfg_attr(
+        not(feature = "cli"),
+        expect(dead_code, reason = "for `tidings check`")
+    )]
     pub(super) method: Method,
 }
 
@@ -66,11 +72,18 @@ pub(super) async fn dial(settings: &Settings, startup: &[u8]) -> Result<Dialled,
         wire.send(startup).await?;
         let method = auth::authenticate(&mut wire, settings, &channel).await?;
         wire.accepted();
-        Ok(Dialled { wire, channel, method })
+        Ok(Dialled {
+            wire,
+            channel,
+            method,
+        })
     };
     match timeout(settings.connect_timeout(), dialling).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(ReplicationError::Connect { address: address.clone(), source: std::io::ErrorKind::TimedOut.into() }),
+        Err(_) => Err(ReplicationError::Connect {
+            address: address.clone(),
+            source: std::io::ErrorKind::TimedOut.into(),
+        }),
     }
 }
 
@@ -81,20 +94,37 @@ pub(super) async fn dial(settings: &Settings, startup: &[u8]) -> Result<Dialled,
 #[cfg(feature = "cli")]
 pub(crate) async fn probe(settings: &Settings) -> Result<(Method, Channel), ReplicationError> {
     let mut startup = BytesMut::new();
-    let parameters = [("user", settings.user()), ("database", settings.database()), ("application_name", "tidings check")];
+    let parameters = [
+        ("user", settings.user()),
+        ("database", settings.database()),
+        ("application_name", "tidings check"),
+    ];
     frontend::startup_message(parameters, &mut startup)?;
-    let Dialled { mut wire, channel, method } = dial(settings, &startup).await?;
+    let Dialled {
+        mut wire,
+        channel,
+        method,
+    } = dial(settings, &startup).await?;
     let mut end = BytesMut::new();
     frontend::terminate(&mut end);
     let _ = wire.send(&end).await;
     Ok((method, channel))
 }
 
-async fn open_socket(settings: &Settings, address: &str) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
-    let failed = |source| ReplicationError::Connect { address: address.to_owned(), source };
+async fn open_socket(
+    settings: &Settings,
+    address: &str,
+) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
+    let failed = |source| ReplicationError::Connect {
+        address: address.to_owned(),
+        source,
+    };
     if let Some(dir) = settings.socket_dir() {
         let path = dir.join(format!(".s.PGSQL.{}", settings.port()));
-        return Ok((Box::new(UnixStream::connect(path).await.map_err(failed)?), Channel::default()));
+        return Ok((
+            Box::new(UnixStream::connect(path).await.map_err(failed)?),
+            Channel::default(),
+        ));
     }
     let mut tcp = open_tcp(settings).await.map_err(failed)?;
     if settings.ssl_mode() == SslMode::Disable {
@@ -109,15 +139,28 @@ async fn open_socket(settings: &Settings, address: &str) -> Result<(Box<dyn Sock
     match tcp.read_u8().await.map_err(failed)? {
         b'S' => encrypt(settings, address, tcp).await,
         b'N' if settings.ssl_mode() == SslMode::Prefer => Ok((Box::new(tcp), Channel::default())),
-        b'N' => Err(ReplicationError::Tls(format!("the server at {address} offers no TLS: set ssl = on there, or sslmode=disable here"))),
-        other => Err(ReplicationError::Protocol(format!("`{}` in answer to a request for TLS", other.escape_ascii()))),
+        b'N' => Err(ReplicationError::Tls(format!(
+            "the server at {address} offers no TLS: set ssl = on there, or sslmode=disable here"
+        ))),
+        other => Err(ReplicationError::Protocol(format!(
+            "`{}` in answer to a request for TLS",
+            other.escape_ascii()
+        ))),
     }
 }
 
-async fn encrypt(settings: &Settings, address: &str, tcp: TcpStream) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
-    let name = ServerName::try_from(settings.host().to_owned()).map_err(|error| ReplicationError::Tls(error.to_string()))?;
+async fn encrypt(
+    settings: &Settings,
+    address: &str,
+    tcp: TcpStream,
+) -> Result<(Box<dyn Socket>, Channel), ReplicationError> {
+    let name = ServerName::try_from(settings.host().to_owned())
+        .map_err(|error| ReplicationError::Tls(error.to_string()))?;
     let tls = tls::connector(settings)?.connect(name, tcp).await;
-    let tls = tls.map_err(|source| ReplicationError::Handshake { address: address.to_owned(), source })?;
+    let tls = tls.map_err(|source| ReplicationError::Handshake {
+        address: address.to_owned(),
+        source,
+    })?;
     let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let channel = Channel {
         encrypted: true,
@@ -130,7 +173,11 @@ async fn encrypt(settings: &Settings, address: &str, tcp: TcpStream) -> Result<(
 async fn open_tcp(settings: &Settings) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
     for address in lookup_host((settings.host(), settings.port())).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
         socket.set_nodelay(true)?;
         match socket.connect(address).await {
@@ -150,7 +197,12 @@ async fn open_tcp(settings: &Settings) -> std::io::Result<TcpStream> {
 fn watch_peer(stream: &TcpStream) -> std::io::Result<()> {
     let (time, interval, retries) = KEEPALIVE;
     let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries))?;
+    socket.set_tcp_keepalive(
+        &socket2::TcpKeepalive::new()
+            .with_time(time)
+            .with_interval(interval)
+            .with_retries(retries),
+    )?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())

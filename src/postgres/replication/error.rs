@@ -8,18 +8,28 @@ use postgres_protocol::message::backend::ErrorResponseBody;
 #[non_exhaustive]
 pub(crate) enum ReplicationError {
     #[error("connecting to Postgres at {address}")]
-    Connect { address: String, source: std::io::Error },
+    Connect {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("talking to Postgres")]
     Io(#[from] std::io::Error),
     #[error("setting up TLS to Postgres at {address}")]
-    Handshake { address: String, source: std::io::Error },
+    Handshake {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("setting up TLS to Postgres: {0}")]
     Tls(String),
     #[error("authenticating to Postgres: {0}")]
     Auth(String),
     /// The server's own answer, with its SQLSTATE.
     #[error("Postgres answers {code}: {message}{}", .hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
-    Server { code: String, message: String, hint: Option<String> },
+    Server {
+        code: String,
+        message: String,
+        hint: Option<String>,
+    },
     /// Not within the time in which a server that works does.
     #[error("Postgres does not answer with {0}; it accepts the connection and may hang")]
     Unanswered(&'static str),
@@ -50,7 +60,11 @@ impl ReplicationError {
                 _ => {}
             }
         }
-        Self::Server { code, message, hint }
+        Self::Server {
+            code,
+            message,
+            hint,
+        }
     }
 }
 
@@ -60,5 +74,8 @@ const TEXT_MAX: usize = 1_000;
 /// A server's text for a log line: bounded, and without control characters.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * TEXT_MAX)]);
-    text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .take(TEXT_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

@@ -38,11 +38,15 @@ pub(crate) enum Frame<'a> {
 /// # Errors
 /// A length that does not count itself, or one above `max`.
 pub(super) fn message_len(bytes: &[u8], max: usize) -> Result<Option<usize>, ReplicationError> {
-    let Some((&[tag, a, b, c, d], _)) = bytes.split_first_chunk() else { return Ok(None) };
+    let Some((&[tag, a, b, c, d], _)) = bytes.split_first_chunk() else {
+        return Ok(None);
+    };
     let len = u32::from_be_bytes([a, b, c, d]) as usize;
     if len < 4 || len >= max {
         let tag = tag.escape_ascii();
-        return Err(ReplicationError::Protocol(format!("a message `{tag}` with a length of {len} bytes; 4 to {max} are possible here")));
+        return Err(ReplicationError::Protocol(format!(
+            "a message `{tag}` with a length of {len} bytes; 4 to {max} are possible here"
+        )));
     }
     Ok(Some(len + 1))
 }
@@ -60,7 +64,11 @@ impl FrameBuffer {
     pub(crate) fn new(already_read: &[u8]) -> Self {
         let mut bytes = vec![0; READ_BYTES.max(already_read.len())];
         bytes[..already_read.len()].copy_from_slice(already_read);
-        Self { bytes, start: 0, end: already_read.len() }
+        Self {
+            bytes,
+            start: 0,
+            end: already_read.len(),
+        }
     }
 
     /// Returns room for the next read, never empty. Moves an incomplete message to the front first.
@@ -93,7 +101,14 @@ impl FrameBuffer {
     /// Whole length of the message at the front, once its header is complete.
     fn front_len(&self) -> Result<Option<usize>, ReplicationError> {
         let front = &self.bytes[self.start..self.end];
-        message_len(front, if front.first() == Some(&b'd') { STREAM_BYTES_MAX } else { ANSWER_BYTES_MAX })
+        message_len(
+            front,
+            if front.first() == Some(&b'd') {
+                STREAM_BYTES_MAX
+            } else {
+                ANSWER_BYTES_MAX
+            },
+        )
     }
 
     /// Returns the next frame that is wholly in the buffer.
@@ -102,7 +117,12 @@ impl FrameBuffer {
     /// The server's error, the end of the stream, or a message that breaks the protocol.
     pub(crate) fn next(&mut self) -> Result<Option<Frame<'_>>, ReplicationError> {
         loop {
-            let Some(len) = self.front_len()?.filter(|len| self.end - self.start >= *len) else { return Ok(None) };
+            let Some(len) = self
+                .front_len()?
+                .filter(|len| self.end - self.start >= *len)
+            else {
+                return Ok(None);
+            };
             let (from, to) = (self.start, self.start + len);
             self.start = to;
             match self.bytes[from] {
@@ -112,7 +132,12 @@ impl FrameBuffer {
                 b'c' | b'C' => return Err(ReplicationError::Closed),
                 // Notices and parameter changes may come at any time.
                 b'N' | b'S' => {}
-                other => return Err(ReplicationError::Protocol(format!("message `{}` in a stream", other.escape_ascii()))),
+                other => {
+                    return Err(ReplicationError::Protocol(format!(
+                        "message `{}` in a stream",
+                        other.escape_ascii()
+                    )));
+                }
             }
         }
     }
@@ -125,13 +150,27 @@ impl FrameBuffer {
 }
 
 fn frame(body: &[u8]) -> Result<Frame<'_>, ReplicationError> {
-    let word = |at: usize| body.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    let word = |at: usize| {
+        body.get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes)
+    };
     match body.first() {
-        Some(b'w') => word(17).map(|sent_at| Frame::Data { sent_at: sent_at.cast_signed(), message: &body[25..] }),
-        Some(b'k') => word(1).zip(body.get(17)).map(|(end, reply)| Frame::Keepalive { end: Lsn(end), reply: *reply != 0 }),
+        Some(b'w') => word(17).map(|sent_at| Frame::Data {
+            sent_at: sent_at.cast_signed(),
+            message: &body[25..],
+        }),
+        Some(b'k') => word(1)
+            .zip(body.get(17))
+            .map(|(end, reply)| Frame::Keepalive {
+                end: Lsn(end),
+                reply: *reply != 0,
+            }),
         _ => None,
     }
-    .ok_or_else(|| ReplicationError::Protocol("a replication frame that is neither data nor keepalive".into()))
+    .ok_or_else(|| {
+        ReplicationError::Protocol("a replication frame that is neither data nor keepalive".into())
+    })
 }
 
 fn server_error(message: &[u8]) -> ReplicationError {
@@ -148,7 +187,12 @@ mod tests {
     use super::*;
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-        [&[tag], &(u32::try_from(body.len()).expect("short") + 4).to_be_bytes()[..], body].concat()
+        [
+            &[tag],
+            &(u32::try_from(body.len()).expect("short") + 4).to_be_bytes()[..],
+            body,
+        ]
+        .concat()
     }
 
     fn data(payload: &[u8]) -> Vec<u8> {
@@ -186,13 +230,20 @@ mod tests {
     #[test]
     fn a_length_that_no_message_has_is_an_error_before_anything_is_allocated_for_it() {
         let lengths = [0u32, 1, 3, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, u32::MAX];
-        for (tag, length) in lengths.into_iter().flat_map(|length| [(b'd', length), (b'E', length), (b'N', length), (0, length)]) {
+        for (tag, length) in lengths
+            .into_iter()
+            .flat_map(|length| [(b'd', length), (b'E', length), (b'N', length), (0, length)])
+        {
             let mut bytes = [&[tag][..], &length.to_be_bytes()].concat();
             bytes.extend([b'x'; 100_000]);
             for piece in [1, 5, 7, 100_000] {
                 let (frames, error, most) = feed(&bytes, piece);
-                let error = error.unwrap_or_else(|| panic!("{tag} {length:x} in pieces of {piece}"));
-                assert!(error.contains("a length of") && frames.is_empty() && most <= READ_BYTES, "{error}: {most} bytes");
+                let error =
+                    error.unwrap_or_else(|| panic!("{tag} {length:x} in pieces of {piece}"));
+                assert!(
+                    error.contains("a length of") && frames.is_empty() && most <= READ_BYTES,
+                    "{error}: {most} bytes"
+                );
             }
         }
         let (_, error, most) = feed(&[&b"E\x01\x00\x00\x01"[..], &[b'x'; 1000]].concat(), 100);
@@ -228,7 +279,10 @@ mod tests {
             (message(b'E', b"\x01"), "cannot be decoded"),
         ] {
             let error = feed(&bytes, 3).1.expect("an error");
-            assert!(error.contains(expected) || error.contains("Postgres"), "{error}");
+            assert!(
+                error.contains(expected) || error.contains("Postgres"),
+                "{error}"
+            );
         }
     }
 

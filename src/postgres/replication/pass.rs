@@ -24,7 +24,9 @@ const REFUSED: &str = "08004";
 
 /// Opens a connection of these settings for one client and copies until either side ends.
 pub(crate) async fn relay_session(settings: &Settings, mut client: UnixStream) {
-    let Ok(startup) = startup(&mut client).await else { return };
+    let Ok(startup) = startup(&mut client).await else {
+        return;
+    };
     match dial(settings, &startup).await {
         Ok(Dialled { wire, .. }) => {
             let (mut server, read) = wire.into_parts();
@@ -43,7 +45,10 @@ pub(crate) async fn relay_session(settings: &Settings, mut client: UnixStream) {
 /// Reads the start-up message, whose length comes first.
 async fn startup(client: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     let len = client.read_u32().await?;
-    let rest = usize::try_from(len).ok().filter(|len| (8..HANDSHAKE_BYTES_MAX).contains(len)).ok_or(std::io::ErrorKind::InvalidData)?;
+    let rest = usize::try_from(len)
+        .ok()
+        .filter(|len| (8..HANDSHAKE_BYTES_MAX).contains(len))
+        .ok_or(std::io::ErrorKind::InvalidData)?;
     let mut message = len.to_be_bytes().to_vec();
     message.resize(rest, 0);
     client.read_exact(&mut message[4..]).await?;
@@ -59,10 +64,17 @@ fn refusal(error: &ReplicationError) -> Vec<u8> {
         _ if refused.is_some_and(|refusal| !refusal.passes) => REFUSED,
         _ => CONNECTION_FAILED,
     };
-    let remedy = refused.map(|refusal| format!("; {}", refusal.text)).unwrap_or_default();
+    let remedy = refused
+        .map(|refusal| format!("; {}", refusal.text))
+        .unwrap_or_default();
     let message = format!("{}{remedy}", with_causes(error)).replace('\0', " ");
     let mut body = BytesMut::new();
-    for (field, text) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', &message)] {
+    for (field, text) in [
+        (b'S', "FATAL"),
+        (b'V', "FATAL"),
+        (b'C', code),
+        (b'M', &message),
+    ] {
         body.put_u8(field);
         body.put_slice(text.as_bytes());
         body.put_u8(0);

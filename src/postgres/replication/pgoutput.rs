@@ -86,15 +86,30 @@ pub(crate) struct DecodeError {
 /// # Errors
 /// When the bytes end before the message does, or a tag or a string is not what the protocol allows.
 pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
-    let (&tag, rest) = message.split_first().ok_or(DecodeError { tag: b'?', what: "empty message" })?;
+    let (&tag, rest) = message.split_first().ok_or(DecodeError {
+        tag: b'?',
+        what: "empty message",
+    })?;
     let mut read = Reader { tag, rest };
     match tag {
         b'B' => {
-            let (commit_lsn, committed_at, xid) = (Lsn(read.u64("commit lsn")?), read.i64("commit time")?, read.u32("xid")?);
-            Ok(Message::Begin { commit_lsn, committed_at, xid })
+            let (commit_lsn, committed_at, xid) = (
+                Lsn(read.u64("commit lsn")?),
+                read.i64("commit time")?,
+                read.u32("xid")?,
+            );
+            Ok(Message::Begin {
+                commit_lsn,
+                committed_at,
+                xid,
+            })
         }
         b'C' => {
-            let (_flags, _commit, end) = (read.u8("flags")?, read.u64("commit lsn")?, read.u64("end lsn")?);
+            let (_flags, _commit, end) = (
+                read.u8("flags")?,
+                read.u64("commit lsn")?,
+                read.u64("end lsn")?,
+            );
             Ok(Message::Commit { end_lsn: Lsn(end) })
         }
         b'R' => read.relation().map(Message::Relation),
@@ -103,7 +118,13 @@ pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
             if read.u8("tuple kind")? != b'N' {
                 return Err(read.error("an insert without a new row"));
             }
-            Ok(Message::Insert { relation, row: Tuple { cells: read.u16("column count")?, bytes: read.rest } })
+            Ok(Message::Insert {
+                relation,
+                row: Tuple {
+                    cells: read.u16("column count")?,
+                    bytes: read.rest,
+                },
+            })
         }
         b'T' => Ok(Message::Truncate),
         other => Ok(Message::Other(other)),
@@ -113,7 +134,10 @@ pub(crate) fn decode(message: &[u8]) -> Result<Message<'_>, DecodeError> {
 impl<'a> Tuple<'a> {
     /// The values in column order. Ends after the first malformed one.
     pub(crate) fn cells(&self) -> impl Iterator<Item = Result<Cell<'a>, DecodeError>> + use<'a> {
-        let mut read = Reader { tag: b'I', rest: self.bytes };
+        let mut read = Reader {
+            tag: b'I',
+            rest: self.bytes,
+        };
         let mut left = self.cells;
         std::iter::from_fn(move || {
             left = left.checked_sub(1)?;
@@ -133,7 +157,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn error(&self, what: &'static str) -> DecodeError {
-        DecodeError { tag: self.tag, what }
+        DecodeError {
+            tag: self.tag,
+            what,
+        }
     }
 
     fn take(&mut self, len: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
@@ -169,7 +196,11 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&mut self, what: &'static str) -> Result<String, DecodeError> {
-        let end = self.rest.iter().position(|&byte| byte == 0).ok_or(self.error(what))?;
+        let end = self
+            .rest
+            .iter()
+            .position(|&byte| byte == 0)
+            .ok_or(self.error(what))?;
         let text = std::str::from_utf8(self.take(end, what)?).map_err(|_| self.error(what))?;
         self.take(1, what)?;
         Ok(text.to_owned())
@@ -181,8 +212,15 @@ impl<'a> Reader<'a> {
         let table = self.string("table name")?;
         self.u8("replica identity")?;
         let count = self.u16("column count")?;
-        let columns = (0..count).map(|_| self.column()).collect::<Result<_, _>>()?;
-        Ok(Relation { id, schema, table, columns })
+        let columns = (0..count)
+            .map(|_| self.column())
+            .collect::<Result<_, _>>()?;
+        Ok(Relation {
+            id,
+            schema,
+            table,
+            columns,
+        })
     }
 
     fn column(&mut self) -> Result<Column, DecodeError> {
@@ -246,9 +284,24 @@ mod tests {
             bytes.extend(oid.to_be_bytes());
             bytes.extend((-1i32).to_be_bytes());
         }
-        let Ok(Message::Relation(relation)) = decode(&bytes) else { panic!("a relation") };
-        assert_eq!((relation.id, relation.schema.as_str(), relation.table.as_str()), (9, "tidings", "outbox"));
-        assert_eq!(relation.columns[1], Column { name: "payload".into(), type_oid: 114 });
+        let Ok(Message::Relation(relation)) = decode(&bytes) else {
+            panic!("a relation")
+        };
+        assert_eq!(
+            (
+                relation.id,
+                relation.schema.as_str(),
+                relation.table.as_str()
+            ),
+            (9, "tidings", "outbox")
+        );
+        assert_eq!(
+            relation.columns[1],
+            Column {
+                name: "payload".into(),
+                type_oid: 114
+            }
+        );
     }
 
     #[test]

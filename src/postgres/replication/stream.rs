@@ -27,7 +27,10 @@ pub(crate) struct FrameReader {
 
 impl FrameReader {
     pub(super) fn new(socket: ReadHalf<Box<dyn Socket>>, already_read: &[u8]) -> Self {
-        Self { socket, buffer: FrameBuffer::new(already_read) }
+        Self {
+            socket,
+            buffer: FrameBuffer::new(already_read),
+        }
     }
 
     /// Reads once from the socket; the bytes read.
@@ -70,7 +73,11 @@ impl StatusWriter {
     /// # Errors
     /// A lost connection.
     pub(crate) async fn confirm(&mut self, safe: Lsn, reply: bool) -> Result<(), ReplicationError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| {
+                i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+            });
         let mut out = [0u8; 39];
         out[0] = b'd';
         out[1..5].copy_from_slice(&38u32.to_be_bytes());
@@ -88,7 +95,10 @@ impl StatusWriter {
     pub(crate) async fn finish(mut self) {
         // CopyDone, then Terminate; the connection is closed either way.
         let finishing = async {
-            let _ = self.socket.write_all(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4]).await;
+            let _ = self
+                .socket
+                .write_all(&[b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4])
+                .await;
             let _ = self.socket.flush().await;
             let _ = self.socket.shutdown().await;
         };

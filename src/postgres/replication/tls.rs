@@ -37,10 +37,14 @@ pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, Replication
     let config = match settings.ssl_client_identity() {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let chain = CertificateDer::pem_file_iter(certificate)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             let chain = chain.map_err(|error| unreadable("sslcert", certificate, error))?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("sslkey", key, error))?;
-            builder.with_client_auth_cert(chain, key).map_err(describe)?
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| unreadable("sslkey", key, error))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(describe)?
         }
     };
     let mut config = config;
@@ -51,27 +55,43 @@ pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, Replication
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, ReplicationError> {
+fn verifier(
+    settings: &Settings,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, ReplicationError> {
     let mut roots = RootCertStore::empty();
     match settings.ssl_root_cert() {
         Some(file) => {
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|error| unreadable("sslrootcert", file, error))? {
-                roots.add(certificate.map_err(|error| unreadable("sslrootcert", file, error))?).map_err(describe)?;
+            for certificate in CertificateDer::pem_file_iter(file)
+                .map_err(|error| unreadable("sslrootcert", file, error))?
+            {
+                roots
+                    .add(certificate.map_err(|error| unreadable("sslrootcert", file, error))?)
+                    .map_err(describe)?;
             }
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(describe)
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(describe)
 }
 
 fn describe(error: impl std::fmt::Display) -> ReplicationError {
     ReplicationError::Tls(error.to_string())
 }
 
-fn unreadable(option: &str, file: &std::path::Path, error: impl std::fmt::Display) -> ReplicationError {
-    ReplicationError::Tls(format!("{option} {} cannot be read: {error}", file.display()))
+fn unreadable(
+    option: &str,
+    file: &std::path::Path,
+    error: impl std::fmt::Display,
+) -> ReplicationError {
+    ReplicationError::Tls(format!(
+        "{option} {} cannot be read: {error}",
+        file.display()
+    ))
 }
 
 /// How much of the server's certificate is checked.
@@ -107,7 +127,8 @@ impl ServerCertVerifier for Verifier {
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The chain is checked before the name, so this error says that the chain is good.
             Err(rustls::Error::InvalidCertificate(
-                rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+                rustls::CertificateError::NotValidForName
+                | rustls::CertificateError::NotValidForNameContext { .. },
             )) if !name_matters => Ok(ServerCertVerified::assertion()),
             verdict => verdict,
         }
@@ -119,7 +140,12 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -128,10 +154,17 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

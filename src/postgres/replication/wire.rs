@@ -28,7 +28,11 @@ pub(super) struct Wire {
 impl Wire {
     /// A connection that is not authenticated yet.
     pub(super) fn new(socket: Box<dyn Socket>) -> Self {
-        Self { socket, read: BytesMut::with_capacity(8 * 1024), bytes_max: HANDSHAKE_BYTES_MAX }
+        Self {
+            socket,
+            read: BytesMut::with_capacity(8 * 1024),
+            bytes_max: HANDSHAKE_BYTES_MAX,
+        }
     }
 
     /// Accepts the longer messages of a server that has accepted the connection.
@@ -68,14 +72,20 @@ impl Wire {
         loop {
             match self.message().await {
                 Ok(Message::ReadyForQuery(_)) => return failure.map_or(Ok(rows), Err),
-                Ok(Message::ErrorResponse(body)) => failure = Some(ReplicationError::from_response(&body)),
+                Ok(Message::ErrorResponse(body)) => {
+                    failure = Some(ReplicationError::from_response(&body))
+                }
                 Ok(Message::DataRow(body)) => {
                     // A row without values counts too: it takes memory.
                     bytes += body.buffer().len() + size_of::<Option<String>>();
                     if bytes > ANSWER_BYTES_MAX {
-                        return Err(ReplicationError::Protocol(format!("an answer of more than {ANSWER_BYTES_MAX} bytes")));
+                        return Err(ReplicationError::Protocol(format!(
+                            "an answer of more than {ANSWER_BYTES_MAX} bytes"
+                        )));
                     }
-                    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&body.buffer()[range]).into_owned();
+                    let text = |range: std::ops::Range<usize>| {
+                        String::from_utf8_lossy(&body.buffer()[range]).into_owned()
+                    };
                     rows.push(body.ranges().map(|range| Ok(range.map(text))).collect()?);
                 }
                 Ok(_) => {}
@@ -88,7 +98,9 @@ impl Wire {
     pub(super) async fn copy_both(&mut self) -> Result<(), ReplicationError> {
         loop {
             if self.read.first() == Some(&b'W') {
-                if let Some(len) = message_len(&self.read, self.bytes_max)?.filter(|len| self.read.len() >= *len) {
+                if let Some(len) =
+                    message_len(&self.read, self.bytes_max)?.filter(|len| self.read.len() >= *len)
+                {
                     let _ = self.read.split_to(len);
                     return Ok(());
                 }
@@ -96,9 +108,13 @@ impl Wire {
                 continue;
             }
             match parse(&mut self.read, self.bytes_max)? {
-                Some(Message::ErrorResponse(body)) => return Err(ReplicationError::from_response(&body)),
+                Some(Message::ErrorResponse(body)) => {
+                    return Err(ReplicationError::from_response(&body));
+                }
                 Some(Message::ReadyForQuery(_)) => {
-                    return Err(ReplicationError::Protocol("START_REPLICATION did not start a stream".into()));
+                    return Err(ReplicationError::Protocol(
+                        "START_REPLICATION did not start a stream".into(),
+                    ));
                 }
                 Some(_) => {}
                 None => self.fill().await?,
@@ -119,7 +135,9 @@ pub(super) fn parse(read: &mut BytesMut, max: usize) -> Result<Option<Message>, 
 /// Any bytes as a stream's frames, in pieces whose size the first byte gives, and as messages before the stream: for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_framing(bytes: &[u8]) {
-    let Some((piece, bytes)) = bytes.split_first() else { return };
+    let Some((piece, bytes)) = bytes.split_first() else {
+        return;
+    };
     let mut buffer = super::framing::FrameBuffer::new(&[]);
     let before = buffer.allocated();
     'stream: for part in bytes.chunks(usize::from(*piece) + 1) {
@@ -135,7 +153,12 @@ pub(crate) fn fuzz_framing(bytes: &[u8]) {
             }
         }
     }
-    assert!(buffer.allocated() <= before + 2 * bytes.len(), "{} bytes of memory for {}", buffer.allocated(), bytes.len());
+    assert!(
+        buffer.allocated() <= before + 2 * bytes.len(),
+        "{} bytes of memory for {}",
+        buffer.allocated(),
+        bytes.len()
+    );
     let mut read = BytesMut::from(bytes);
     while let Ok(Some(message)) = parse(&mut read, HANDSHAKE_BYTES_MAX) {
         fuzz_message(&message);
@@ -147,7 +170,11 @@ fn fuzz_message(message: &Message) {
     match message {
         Message::ErrorResponse(body) => drop(ReplicationError::from_response(body)),
         Message::DataRow(body) => drop(body.ranges().collect::<Vec<_>>()),
-        Message::AuthenticationSasl(body) => drop(body.mechanisms().map(|name| Ok(name.to_owned())).collect::<Vec<_>>()),
+        Message::AuthenticationSasl(body) => drop(
+            body.mechanisms()
+                .map(|name| Ok(name.to_owned()))
+                .collect::<Vec<_>>(),
+        ),
         Message::AuthenticationSaslContinue(body) => {
             // The client's nonce is random, so this ends at the nonce: what comes before it is decoded.
             let mut scram = postgres_protocol::authentication::sasl::ScramSha256::new(

@@ -28,7 +28,15 @@ pub(crate) enum Method {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequireAuth(Option<Vec<String>>);
 
-const METHODS: [&str; 7] = ["password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none"];
+const METHODS: [&str; 7] = [
+    "password",
+    "md5",
+    "gss",
+    "sspi",
+    "scram-sha-256",
+    "oauth",
+    "none",
+];
 
 impl ChannelBinding {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
@@ -36,7 +44,9 @@ impl ChannelBinding {
             "disable" => Ok(Self::Disable),
             "prefer" => Ok(Self::Prefer),
             "require" => Ok(Self::Require),
-            other => Err(format!("channel_binding is {other:?}; use disable, prefer or require")),
+            other => Err(format!(
+                "channel_binding is {other:?}; use disable, prefer or require"
+            )),
         }
     }
 }
@@ -59,19 +69,32 @@ impl RequireAuth {
         let words: Vec<&str> = text.split(',').map(str::trim).collect();
         let negated = words.iter().filter(|word| word.starts_with('!')).count();
         if negated != 0 && negated != words.len() {
-            return Err("require_auth mixes methods with and without !; write all of them in one way".into());
+            return Err(
+                "require_auth mixes methods with and without !; write all of them in one way"
+                    .into(),
+            );
         }
-        let named: Vec<&str> = words.iter().map(|word| word.trim_start_matches('!')).collect();
+        let named: Vec<&str> = words
+            .iter()
+            .map(|word| word.trim_start_matches('!'))
+            .collect();
         if let Some(unknown) = named.iter().find(|word| !METHODS.contains(word)) {
-            return Err(format!("require_auth has {unknown:?}; use {}", METHODS.join(", ")));
+            return Err(format!(
+                "require_auth has {unknown:?}; use {}",
+                METHODS.join(", ")
+            ));
         }
-        let accepted = METHODS.into_iter().filter(|method| named.contains(method) == (negated == 0));
+        let accepted = METHODS
+            .into_iter()
+            .filter(|method| named.contains(method) == (negated == 0));
         Ok(Self(Some(accepted.map(str::to_owned).collect())))
     }
 
     /// Whether a server may use this method.
     pub(crate) fn accepts(&self, method: Method) -> bool {
-        self.0.as_ref().is_none_or(|accepted| accepted.iter().any(|name| name == method.name()))
+        self.0
+            .as_ref()
+            .is_none_or(|accepted| accepted.iter().any(|name| name == method.name()))
     }
 
     /// Whether anything is excluded.
@@ -94,14 +117,20 @@ mod tests {
         use Method::{Md5, None, Password, Scram, ScramPlus};
         let all = [None, Password, Md5, Scram, ScramPlus];
         let accepted = |text: &str| {
-            let require = RequireAuth::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            all.into_iter().filter(|method| require.accepts(*method)).collect::<Vec<_>>()
+            let require =
+                RequireAuth::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            all.into_iter()
+                .filter(|method| require.accepts(*method))
+                .collect::<Vec<_>>()
         };
         assert_eq!(accepted("scram-sha-256"), [Scram, ScramPlus]);
         assert_eq!(accepted("scram-sha-256, none"), [None, Scram, ScramPlus]);
         assert_eq!(accepted("!password,!md5"), [None, Scram, ScramPlus]);
         assert_eq!(accepted("gss"), []);
-        assert!(all.into_iter().all(|method| RequireAuth::default().accepts(method)));
+        assert!(
+            all.into_iter()
+                .all(|method| RequireAuth::default().accepts(method))
+        );
         for text in ["scram", "password,!md5", "", "scram-sha-256,"] {
             assert!(RequireAuth::parse(text).is_err(), "{text}");
         }

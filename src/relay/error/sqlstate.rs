@@ -34,7 +34,9 @@ pub(crate) fn remedy_of_connecting(code: &str, message: &str) -> Option<&'static
         }
         "08P01" if is_about_the_protocol(message) => POOLER,
         // The gateway's own, for a server that is not what the URL demands.
-        "08004" => "the database URL's sslmode, channel_binding and require_auth name what is demanded (docs/configuration.md)",
+        "08004" => {
+            "the database URL's sslmode, channel_binding and require_auth name what is demanded (docs/configuration.md)"
+        }
         "3D000" => "check the database's name in the database URL",
         "42501" => {
             "grant the role CONNECT on the database, and for the stream the attribute REPLICATION (ALTER ROLE … REPLICATION); see `tidings check`"
@@ -49,17 +51,28 @@ pub(crate) fn hint(code: &str, connecting: bool) -> Option<&'static str> {
         "53300" => {
             "no connection is left: see max_connections, and the limits of the role and the database (ALTER ROLE … CONNECTION LIMIT); docs/operating.md lists the connections of a relay"
         }
-        "55000" if connecting => "the database takes no connections at present: ALTER DATABASE … ALLOW_CONNECTIONS true",
+        "55000" if connecting => {
+            "the database takes no connections at present: ALTER DATABASE … ALLOW_CONNECTIONS true"
+        }
         "25006" => {
             "the database is read-only at present: see default_transaction_read_only of the database and the role, and whether the server is a standby"
         }
         "57P03" => "the server starts, stops or recovers",
-        "08P01" => "a pooler in between may have no server connection left: docs/operating.md lists the connections of a relay",
+        "08P01" => {
+            "a pooler in between may have no server connection left: docs/operating.md lists the connections of a relay"
+        }
         _ => return None,
     })
 }
 
 /// Whether a pooler or server does not support what was sent, as opposed to having no room for it.
 fn is_about_the_protocol(message: &str) -> bool {
-    ["startup parameter", "prepared statement", "bind message", "unsupported"].iter().any(|part| message.contains(part))
+    [
+        "startup parameter",
+        "prepared statement",
+        "bind message",
+        "unsupported",
+    ]
+    .iter()
+    .any(|part| message.contains(part))
 }

@@ -29,7 +29,11 @@ pub(crate) enum Holder {
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub(crate) async fn holder(session: &mut PgConnection, schema: &str, relay: &str) -> Result<Holder, sqlx::Error> {
+pub(crate) async fn holder(
+    session: &mut PgConnection,
+    schema: &str,
+    relay: &str,
+) -> Result<Holder, sqlx::Error> {
     // A bigint key is two halves of 32 bits, and 1 as objsubid (PostgreSQL manual, pg_locks). A shared lock keeps a relay out too.
     let sql = "with lock as (
             select pg_catalog.hashtextextended($1, 0) as key
@@ -46,13 +50,18 @@ pub(crate) async fn holder(session: &mut PgConnection, schema: &str, relay: &str
         where l.locktype = 'advisory' and l.granted and l.objsubid = 1
             and l.database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
             and l.classid::bigint = (lock.key >> 32) & 4294967295 and l.objid::bigint = lock.key & 4294967295";
-    let query = sqlx::query_as(sql).bind(lock_name(schema, relay)).bind(schema).bind(APPLICATION_PREFIX);
+    let query = sqlx::query_as(sql)
+        .bind(lock_name(schema, relay))
+        .bind(schema)
+        .bind(APPLICATION_PREFIX);
     let holders: Vec<(i32, String, String, bool)> = query.fetch_all(session).await?;
     let foreign = holders.iter().find(|(.., is_relay)| !is_relay);
     Ok(match foreign {
-        Some((pid, role, application, _)) => {
-            Holder::Foreign(ForeignHolder { pid: *pid, role: role.clone(), application: application.clone() })
-        }
+        Some((pid, role, application, _)) => Holder::Foreign(ForeignHolder {
+            pid: *pid,
+            role: role.clone(),
+            application: application.clone(),
+        }),
         None if holders.is_empty() => Holder::None,
         None => Holder::Relay,
     })
@@ -60,7 +69,16 @@ pub(crate) async fn holder(session: &mut PgConnection, schema: &str, relay: &str
 
 impl std::fmt::Display for ForeignHolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { pid, role, application } = self;
-        write!(f, "session {pid} (role {}, application `{}`)", role.escape_debug(), application.escape_debug())
+        let Self {
+            pid,
+            role,
+            application,
+        } = self;
+        write!(
+            f,
+            "session {pid} (role {}, application `{}`)",
+            role.escape_debug(),
+            application.escape_debug()
+        )
     }
 }

@@ -62,18 +62,39 @@ impl Lease {
     ///
     /// # Errors
     /// When the database cannot be reached or asked.
-    pub(crate) async fn acquire(options: &RelayOptions, observer: &Observer, dropped: &CancellationToken) -> Result<Self, Interruption> {
+    pub(crate) async fn acquire(
+        options: &RelayOptions,
+        observer: &Observer,
+        dropped: &CancellationToken,
+    ) -> Result<Self, Interruption> {
         observer.pulse().step("connecting to the database");
-        let mut session = crate::relay::leadership::relay_store::connect(options, "relay lease").await?;
+        let mut session =
+            crate::relay::leadership::relay_store::connect(options, "relay lease").await?;
         // By this name a standby is seen, whatever name the URL gives to sessions.
-        let name = session_name(&options.name, &crate::relay::leadership::relay_store::hostname(), std::process::id());
-        let named = sqlx::query("select set_config('application_name', $1, false)").bind(name).execute(&mut session);
+        let name = session_name(
+            &options.name,
+            &crate::relay::leadership::relay_store::hostname(),
+            std::process::id(),
+        );
+        let named = sqlx::query("select set_config('application_name', $1, false)")
+            .bind(name)
+            .execute(&mut session);
         crate::relay::leadership::relay_store::within("preparing the session", named).await?;
         observer.note(Part::Database, "connected");
         let mut standby = Standby::default();
-        while !crate::relay::leadership::relay_store::within("trying for the lease", try_lock(&mut session, options)).await? {
+        while !crate::relay::leadership::relay_store::within(
+            "trying for the lease",
+            try_lock(&mut session, options),
+        )
+        .await?
+        {
             let looked = holder(&mut session, &options.schema, &options.name);
-            match crate::relay::leadership::relay_store::within("looking for the holder of the lease", looked).await? {
+            match crate::relay::leadership::relay_store::within(
+                "looking for the holder of the lease",
+                looked,
+            )
+            .await?
+            {
                 Holder::Relay => standby.behind_a_relay(options, observer),
                 Holder::Foreign(foreign) => standby.behind(&foreign, options, observer),
                 // It was given back in between.
@@ -87,7 +108,11 @@ impl Lease {
         observer.pulse().leads();
         let (lost, released) = (CancellationToken::new(), dropped.child_token());
         let task = tokio::spawn(hold(session, lost.clone(), released.clone()));
-        Ok(Self { lost, released, task: Some(task) })
+        Ok(Self {
+            lost,
+            released,
+            task: Some(task),
+        })
     }
 
     /// Cancelled once the lease is not certain any more.
@@ -122,7 +147,10 @@ impl Standby {
     fn behind_a_relay(&mut self, options: &RelayOptions, observer: &Observer) {
         observer.stands_by();
         if !std::mem::replace(&mut self.reported, true) {
-            tracing::info!(relay = options.name, "standing by: another relay of this name leads");
+            tracing::info!(
+                relay = options.name,
+                "standing by: another relay of this name leads"
+            );
         }
         self.warned = None;
     }
@@ -158,20 +186,30 @@ const SESSION_NAME_MAX: usize = 63;
 pub(crate) fn session_name(relay: &str, host: &str, pid: u32) -> String {
     let (head, tail) = (format!("{SESSION_PREFIX}{relay} "), format!(":{pid}"));
     // The server replaces what is not ASCII.
-    let host: String = host.chars().filter(char::is_ascii_graphic).take(SESSION_NAME_MAX.saturating_sub(head.len() + tail.len())).collect();
+    let host: String = host
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(SESSION_NAME_MAX.saturating_sub(head.len() + tail.len()))
+        .collect();
     format!("{head}{host}{tail}")
 }
 
 /// One try: opens the transaction and asks for the lock; closes it again if another holds it.
 async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
     // Read committed holds no snapshot between statements, whatever the role's default: a lease must not keep vacuum from its work.
-    let begin = format!("begin isolation level read committed; set local idle_in_transaction_session_timeout = '{SILENCE}'");
-    sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session).await?;
+    let begin = format!(
+        "begin isolation level read committed; set local idle_in_transaction_session_timeout = '{SILENCE}'"
+    );
+    sqlx::raw_sql(AssertSqlSafe(begin))
+        .execute(&mut *session)
+        .await?;
     // 17 and later: a role's transaction_timeout would end the lease again and again.
     let untimed = "select set_config('transaction_timeout', '0', true) where current_setting('server_version_num')::int >= 170000";
     sqlx::query(untimed).execute(&mut *session).await?;
-    let lock = sqlx::query_scalar("select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))")
-        .bind(lock_name(&options.schema, &options.name));
+    let lock = sqlx::query_scalar(
+        "select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))",
+    )
+    .bind(lock_name(&options.schema, &options.name));
     let locked: bool = lock.fetch_one(&mut *session).await?;
     if !locked {
         sqlx::raw_sql("rollback").execute(session).await?;

@@ -70,20 +70,38 @@ const SAVED: &str = "identity, position, position_epoch, number, kafka_cluster_i
 
 impl Saved {
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let position = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<Json<Position>>, _>(column)?.map(|Json(position)| position));
-        let identity = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<Json<Identity>>, _>(column)?.map(|Json(identity)| identity));
+        let position = |column| {
+            Ok::<_, sqlx::Error>(
+                row.try_get::<Option<Json<Position>>, _>(column)?
+                    .map(|Json(position)| position),
+            )
+        };
+        let identity = |column| {
+            Ok::<_, sqlx::Error>(
+                row.try_get::<Option<Json<Identity>>, _>(column)?
+                    .map(|Json(identity)| identity),
+            )
+        };
         let stored = position("position")?;
         Ok(Self {
             identity: identity("identity")?,
             number: row.try_get::<i64, _>("number")?.cast_unsigned(),
             epoch: row.try_get("position_epoch")?,
             cluster: row.try_get("kafka_cluster_id")?,
-            names: KnownNames { slot: row.try_get("slot")?, publication: row.try_get("publication")?, has_run: stored.is_some() },
+            names: KnownNames {
+                slot: row.try_get("slot")?,
+                publication: row.try_get("publication")?,
+                has_run: stored.is_some(),
+            },
             position: stored,
             moved_to: position("moved_to")?,
             adopts: identity("adopts")?,
-            given_up: row.try_get::<Option<Json<_>>, _>("given_up")?.map_or_else(Vec::new, |Json(events)| events),
-            event_source: row.try_get::<Option<String>, _>("event_source")?.unwrap_or_default(),
+            given_up: row
+                .try_get::<Option<Json<_>>, _>("given_up")?
+                .map_or_else(Vec::new, |Json(events)| events),
+            event_source: row
+                .try_get::<Option<String>, _>("event_source")?
+                .unwrap_or_default(),
         })
     }
 }
@@ -142,27 +160,61 @@ impl Ledger {
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
              returning epoch, topic_changes, current_database()::text as database, {CLOCK} as clock, {SAVED}"
         );
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(&options.name).bind(leader).fetch_one(&mut session);
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(&options.name)
+            .bind(leader)
+            .fetch_one(&mut session);
         let doing = "taking over the relay's row";
         let row = within(doing, row).await?;
         let read = || -> Result<_, sqlx::Error> {
             let clock = Clock::showing(row.try_get("clock")?);
-            Ok((row.try_get("epoch")?, row.try_get("topic_changes")?, clock, row.try_get::<String, _>("database")?, Saved::of(&row)?))
+            Ok((
+                row.try_get("epoch")?,
+                row.try_get("topic_changes")?,
+                clock,
+                row.try_get::<String, _>("database")?,
+                Saved::of(&row)?,
+            ))
         };
-        let (epoch, changes, clock, database, mut saved) = read().map_err(Interruption::sql(doing))?;
+        let (epoch, changes, clock, database, mut saved) =
+            read().map_err(Interruption::sql(doing))?;
         if !options.event_source.is_empty() {
             saved.event_source.clone_from(&options.event_source);
         } else if saved.event_source.is_empty() {
             saved.event_source = saved.first_source(&database);
-            let keep = format!("update {schema}.relay set event_source = $3 where name = $1 and epoch = $2");
-            let keep = sqlx::query(AssertSqlSafe(keep)).bind(&options.name).bind(epoch).bind(&saved.event_source);
-            within("storing the source of its events", keep.execute(&mut session)).await?;
+            let keep = format!(
+                "update {schema}.relay set event_source = $3 where name = $1 and epoch = $2"
+            );
+            let keep = sqlx::query(AssertSqlSafe(keep))
+                .bind(&options.name)
+                .bind(epoch)
+                .bind(&saved.event_source);
+            within(
+                "storing the source of its events",
+                keep.execute(&mut session),
+            )
+            .await?;
         }
         let (seal, signs) = seal(&mut session, &schema, &options.name).await?;
         // From here on: losing the last position in a crash costs repeats with delivery at least once, and nothing otherwise.
         set_synchronous_commit(&mut session, "off").await?;
-        let topics = TopicChanges { began: changes, now: changes };
-        Ok((Self { session, schema, name: options.name.clone(), epoch, topics, seal, signs, clock }, saved))
+        let topics = TopicChanges {
+            began: changes,
+            now: changes,
+        };
+        Ok((
+            Self {
+                session,
+                schema,
+                name: options.name.clone(),
+                epoch,
+                topics,
+                seal,
+                signs,
+                clock,
+            },
+            saved,
+        ))
     }
 
     /// The database's clock.
@@ -186,8 +238,13 @@ impl Ledger {
     /// When the database cannot be reached.
     pub(crate) async fn note_signed(&mut self) -> Result<(), Interruption> {
         if !self.signs {
-            let sql = format!("update {}.relay_secret set signs = true where relay = $1", self.schema);
-            let stored = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).execute(&mut self.session);
+            let sql = format!(
+                "update {}.relay_secret set signs = true where relay = $1",
+                self.schema
+            );
+            let stored = sqlx::query(AssertSqlSafe(sql))
+                .bind(&self.name)
+                .execute(&mut self.session);
             within("storing that positions are signed", stored).await?;
             self.signs = true;
         }
@@ -219,9 +276,17 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be reached.
     pub(crate) async fn pinned(&mut self) -> Result<HashMap<String, i32>, Interruption> {
-        let sql = format!("select topic, partitions from {}.relay_topic where relay = $1", self.schema);
-        let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
-        Ok(within("reading the topics", rows).await?.into_iter().collect())
+        let sql = format!(
+            "select topic, partitions from {}.relay_topic where relay = $1",
+            self.schema
+        );
+        let rows = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(&self.name)
+            .fetch_all(&mut self.session);
+        Ok(within("reading the topics", rows)
+            .await?
+            .into_iter()
+            .collect())
     }
 
     /// Whether rows of the outbox are still inserted with the numbers of their transactions.
@@ -236,23 +301,55 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(crate) async fn begin(&mut self, options: &RelayOptions, identity: &Identity, cluster: &str) -> Result<(), Interruption> {
+    pub(crate) async fn begin(
+        &mut self,
+        options: &RelayOptions,
+        identity: &Identity,
+        cluster: &str,
+    ) -> Result<(), Interruption> {
         let sql = "identity = $3, kafka_cluster_id = $4, delivery = $5, table_schema = $6, table_name = $7";
         let (schema, table) = options.debezium.as_ref().map(|_| options.table()).unzip();
         let delivery = options.delivery.word();
         let doing = "storing where the relay begins";
-        self.write(sql, |query| query.bind(Json(identity)).bind(cluster).bind(delivery).bind(schema).bind(table), doing).await
+        self.write(
+            sql,
+            |query| {
+                query
+                    .bind(Json(identity))
+                    .bind(cluster)
+                    .bind(delivery)
+                    .bind(schema)
+                    .bind(table)
+            },
+            doing,
+        )
+        .await
     }
 
     /// Stores the names of slot and publication, which the relay keeps from now on.
     ///
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
-    pub(crate) async fn keep_names(&mut self, options: &RelayOptions, names: &LogNames) -> Result<(), Interruption> {
+    pub(crate) async fn keep_names(
+        &mut self,
+        options: &RelayOptions,
+        names: &LogNames,
+    ) -> Result<(), Interruption> {
         // One that is configured is not the relay's own.
-        let (slot, publication) = (&names.slot, options.configured_publication().is_none().then_some(&names.publication));
+        let (slot, publication) = (
+            &names.slot,
+            options
+                .configured_publication()
+                .is_none()
+                .then_some(&names.publication),
+        );
         let doing = "storing the names of slot and publication";
-        self.write("slot = $3, publication = $4", |query| query.bind(slot).bind(publication), doing).await
+        self.write(
+            "slot = $3, publication = $4",
+            |query| query.bind(slot).bind(publication),
+            doing,
+        )
+        .await
     }
 
     /// Stores how far the relay is. Everything before it is in Kafka.
@@ -262,10 +359,25 @@ impl Ledger {
     pub(crate) async fn checkpoint(&mut self, at: Checkpoint<'_>) -> Result<(), Interruption> {
         let sql = "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = $6, published = published + $7,
                    moved_to = null, given_up = null, adopts = null, updated_at = now()";
-        let (number, source, published) = (at.number.cast_signed(), at.source.word(), at.published.cast_signed());
+        let (number, source, published) = (
+            at.number.cast_signed(),
+            at.source.word(),
+            at.published.cast_signed(),
+        );
         let position = Json(at.position);
-        self.write(sql, |query| query.bind(position).bind(number).bind(source).bind(at.reason).bind(published), "storing the position")
-            .await
+        self.write(
+            sql,
+            |query| {
+                query
+                    .bind(position)
+                    .bind(number)
+                    .bind(source)
+                    .bind(at.reason)
+                    .bind(published)
+            },
+            "storing the position",
+        )
+        .await
     }
 
     /// Has the server flush its log: a commit that waits for its own flush flushes everything before it. (A logical message would do too, but every
@@ -284,7 +396,12 @@ impl Ledger {
     /// # Errors
     /// [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn heartbeat(&mut self) -> Result<(), Interruption> {
-        self.write("updated_at = updated_at", |query| query, "storing the heartbeat").await
+        self.write(
+            "updated_at = updated_at",
+            |query| query,
+            "storing the heartbeat",
+        )
+        .await
     }
 
     /// Takes note of topics that are being grown, and says so: nothing that this relay has sent to them is under way, and nothing more will be
@@ -298,9 +415,14 @@ impl Ledger {
              returning topic, extract(epoch from hold_until - now())::float8",
             self.schema
         );
-        let held = sqlx::query_as(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        let held = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(&self.name)
+            .fetch_all(&mut self.session);
         let held: Vec<(String, f64)> = within("taking up holds on topics", held).await?;
-        Ok(held.into_iter().map(|(topic, seconds)| (topic, crate::postgres::seconds(seconds))).collect())
+        Ok(held
+            .into_iter()
+            .map(|(topic, seconds)| (topic, crate::postgres::seconds(seconds)))
+            .collect())
     }
 
     /// Ends the holds whose time is over; the topics.
@@ -318,7 +440,9 @@ impl Ledger {
              select topic from ended",
             schema = self.schema
         );
-        let ended = sqlx::query_scalar(AssertSqlSafe(sql)).bind(&self.name).fetch_all(&mut self.session);
+        let ended = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(&self.name)
+            .fetch_all(&mut self.session);
         within("ending holds on topics", ended).await
     }
 
@@ -340,29 +464,61 @@ impl Ledger {
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub(crate) async fn count_topics(&mut self, counts: &[(&Route, u64)]) -> Result<(), Interruption> {
+    pub(crate) async fn count_topics(
+        &mut self,
+        counts: &[(&Route, u64)],
+    ) -> Result<(), Interruption> {
         let sql = format!(
             "insert into {}.relay_topic as t (relay, topic, partitions, published)
              select $1, c.topic, c.partitions, c.published from unnest($2::text[], $3::int[], $4::bigint[]) as c (topic, partitions, published)
              on conflict (relay, topic) do update set published = t.published + excluded.published",
             self.schema
         );
-        let topics: Vec<&str> = counts.iter().map(|(route, _)| route.topic.as_str()).collect();
+        let topics: Vec<&str> = counts
+            .iter()
+            .map(|(route, _)| route.topic.as_str())
+            .collect();
         let partitions: Vec<i32> = counts.iter().map(|(route, _)| route.partitions).collect();
-        let published: Vec<i64> = counts.iter().map(|(_, published)| published.cast_signed()).collect();
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(topics).bind(partitions).bind(published);
-        within("counting published events", query.execute(&mut self.session)).await.map(|_| ())
+        let published: Vec<i64> = counts
+            .iter()
+            .map(|(_, published)| published.cast_signed())
+            .collect();
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(&self.name)
+            .bind(topics)
+            .bind(partitions)
+            .bind(published);
+        within(
+            "counting published events",
+            query.execute(&mut self.session),
+        )
+        .await
+        .map(|_| ())
     }
 
-    async fn write(&mut self, sql: &str, bind: impl FnOnce(RowQuery<'_>) -> RowQuery<'_>, doing: &'static str) -> Result<(), Interruption> {
+    async fn write(
+        &mut self,
+        sql: &str,
+        bind: impl FnOnce(RowQuery<'_>) -> RowQuery<'_>,
+        doing: &'static str,
+    ) -> Result<(), Interruption> {
         let sql = format!(
             "update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes, {CLOCK}",
             self.schema
         );
-        let query = bind(sqlx::query(AssertSqlSafe(sql)).bind(&self.name).bind(self.epoch));
-        let row = within(doing, query.fetch_optional(&mut self.session)).await?.ok_or(Interruption::LeaseLost)?;
+        let query = bind(
+            sqlx::query(AssertSqlSafe(sql))
+                .bind(&self.name)
+                .bind(self.epoch),
+        );
+        let row = within(doing, query.fetch_optional(&mut self.session))
+            .await?
+            .ok_or(Interruption::LeaseLost)?;
         let shown;
-        (self.topics.now, shown) = row.try_get(0).and_then(|changes| Ok((changes, row.try_get(1)?))).map_err(Interruption::sql(doing))?;
+        (self.topics.now, shown) = row
+            .try_get(0)
+            .and_then(|changes| Ok((changes, row.try_get(1)?)))
+            .map_err(Interruption::sql(doing))?;
         self.clock = Clock::showing(shown);
         Ok(())
     }
@@ -382,29 +538,56 @@ impl Reading {
 ///
 /// # Errors
 /// When the database cannot be reached, or the tables are not there.
-pub(crate) async fn saved(options: &RelayOptions, session: &mut PgConnection) -> Result<Option<Saved>, Interruption> {
+pub(crate) async fn saved(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+) -> Result<Option<Saved>, Interruption> {
     let doing = "reading the relay's row";
-    let sql = format!("select {SAVED} from \"{}\".relay where name = $1", options.schema);
-    let row = within(doing, sqlx::query(AssertSqlSafe(sql)).bind(&options.name).fetch_optional(session)).await?;
-    row.as_ref().map(Saved::of).transpose().map_err(Interruption::sql(doing))
+    let sql = format!(
+        "select {SAVED} from \"{}\".relay where name = $1",
+        options.schema
+    );
+    let row = within(
+        doing,
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(&options.name)
+            .fetch_optional(session),
+    )
+    .await?;
+    row.as_ref()
+        .map(Saved::of)
+        .transpose()
+        .map_err(Interruption::sql(doing))
 }
 
 /// Events of transactions below it may be gone from the outbox of this schema, which is in quotes.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub(crate) async fn floor(session: &mut PgConnection, schema: &str, lock: &str) -> Result<u64, Interruption> {
+pub(crate) async fn floor(
+    session: &mut PgConnection,
+    schema: &str,
+    lock: &str,
+) -> Result<u64, Interruption> {
     let sql = format!("select floor::text from {schema}.retention{lock}");
     let floor = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_optional(session);
-    Ok(within("reading what retention has deleted", floor).await?.and_then(|floor| floor.parse().ok()).unwrap_or(0))
+    Ok(within("reading what retention has deleted", floor)
+        .await?
+        .and_then(|floor| floor.parse().ok())
+        .unwrap_or(0))
 }
 
 /// A session of the relay on its database.
 ///
 /// # Errors
 /// When the server cannot be reached within the settings' `connect_timeout`.
-pub(crate) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConnection, Interruption> {
-    session::open(&options.database, role).await.map_err(Interruption::connecting(&options.database))
+pub(crate) async fn connect(
+    options: &RelayOptions,
+    role: &str,
+) -> Result<PgConnection, Interruption> {
+    session::open(&options.database, role)
+        .await
+        .map_err(Interruption::connecting(&options.database))
 }
 
 /// The relay's secret, if it has one, and whether it has signed all of its records. Nothing is made.
@@ -412,45 +595,95 @@ pub(crate) async fn connect(options: &RelayOptions, role: &str) -> Result<PgConn
 /// # Errors
 /// When the database cannot be reached.
 #[cfg(feature = "cli")]
-pub(crate) async fn known_seal(options: &RelayOptions, session: &mut PgConnection) -> Result<(Seal, bool), Interruption> {
-    let read = format!("select secret, signs from \"{}\".relay_secret where relay = $1", options.schema);
-    let known = sqlx::query_as(AssertSqlSafe(read)).bind(&options.name).fetch_optional(session);
-    let known: Option<(Vec<u8>, bool)> = within("reading the secret that positions are signed with", known).await?;
-    Ok(known.map_or_else(|| (Seal::new(&[]), false), |(secret, signs)| (Seal::new(&secret), signs)))
+pub(crate) async fn known_seal(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+) -> Result<(Seal, bool), Interruption> {
+    let read = format!(
+        "select secret, signs from \"{}\".relay_secret where relay = $1",
+        options.schema
+    );
+    let known = sqlx::query_as(AssertSqlSafe(read))
+        .bind(&options.name)
+        .fetch_optional(session);
+    let known: Option<(Vec<u8>, bool)> =
+        within("reading the secret that positions are signed with", known).await?;
+    Ok(known.map_or_else(
+        || (Seal::new(&[]), false),
+        |(secret, signs)| (Seal::new(&secret), signs),
+    ))
 }
 
 /// The relay's secret, which is made at its first start, and whether it has signed all of its records.
-async fn seal(session: &mut PgConnection, schema: &str, name: &str) -> Result<(Seal, bool), Interruption> {
+async fn seal(
+    session: &mut PgConnection,
+    schema: &str,
+    name: &str,
+) -> Result<(Seal, bool), Interruption> {
     let doing = "reading the secret that positions are signed with";
     let read = format!("select secret, signs from {schema}.relay_secret where relay = $1");
-    let known: Option<(Vec<u8>, bool)> =
-        within(doing, sqlx::query_as(AssertSqlSafe(read.clone())).bind(name).fetch_optional(&mut *session)).await?;
+    let known: Option<(Vec<u8>, bool)> = within(
+        doing,
+        sqlx::query_as(AssertSqlSafe(read.clone()))
+            .bind(name)
+            .fetch_optional(&mut *session),
+    )
+    .await?;
     let (secret, signs) = match known {
         Some(known) => known,
         None => {
-            let make = format!("insert into {schema}.relay_secret (relay) values ($1) on conflict do nothing");
-            within(doing, sqlx::query(AssertSqlSafe(make)).bind(name).execute(&mut *session)).await?;
-            within(doing, sqlx::query_as(AssertSqlSafe(read)).bind(name).fetch_one(session)).await?
+            let make = format!(
+                "insert into {schema}.relay_secret (relay) values ($1) on conflict do nothing"
+            );
+            within(
+                doing,
+                sqlx::query(AssertSqlSafe(make))
+                    .bind(name)
+                    .execute(&mut *session),
+            )
+            .await?;
+            within(
+                doing,
+                sqlx::query_as(AssertSqlSafe(read))
+                    .bind(name)
+                    .fetch_one(session),
+            )
+            .await?
         }
     };
     Ok((Seal::new(&secret), signs))
 }
 
-async fn set_synchronous_commit(session: &mut PgConnection, level: &'static str) -> Result<(), Interruption> {
+async fn set_synchronous_commit(
+    session: &mut PgConnection,
+    level: &'static str,
+) -> Result<(), Interruption> {
     let sql = AssertSqlSafe(format!("set synchronous_commit = {level}"));
-    within("preparing the session", sqlx::raw_sql(sql).execute(session)).await.map(|_| ())
+    within("preparing the session", sqlx::raw_sql(sql).execute(session))
+        .await
+        .map(|_| ())
 }
 
 /// Waits for a statement, but not for ever: a connection that was cut without a word never answers.
-pub(crate) async fn within<T>(doing: &'static str, statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Interruption> {
+pub(crate) async fn within<T>(
+    doing: &'static str,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Interruption> {
     match timeout(STATEMENT_TIMEOUT, statement).await {
         Ok(done) => done.map_err(Interruption::sql(doing)),
-        Err(_) => Err(Interruption::sql(doing)(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+        Err(_) => Err(Interruption::sql(doing)(sqlx::Error::Io(
+            std::io::ErrorKind::TimedOut.into(),
+        ))),
     }
 }
 
 /// The machine's name, for people who look for the leader.
 pub(crate) fn hostname() -> String {
-    let named = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
-    named.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".into())
+    let named = std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    named
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".into())
 }

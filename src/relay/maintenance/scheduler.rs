@@ -67,9 +67,14 @@ pub(crate) async fn run(options: &RelayOptions, observer: &Observer) -> Interrup
 
 /// Says that what is scheduled is not moved by a relay that reads another table. One that has no rights on `scheduled` has nothing to say.
 async fn warn_of_waiting(options: &RelayOptions) {
-    let Ok(mut session) = connect(options, "relay scheduled").await else { return };
+    let Ok(mut session) = connect(options, "relay scheduled").await else {
+        return;
+    };
     if let Ok(Some(_)) = due_in(options, &mut session, &[]).await {
-        tracing::warn!("events wait in {}.scheduled: this relay reads a Debezium table, and moves none", options.schema);
+        tracing::warn!(
+            "events wait in {}.scheduled: this relay reads a Debezium table, and moves none",
+            options.schema
+        );
     }
 }
 
@@ -81,7 +86,11 @@ async fn work(
 ) -> Result<std::convert::Infallible, Interruption> {
     let mut session = connect(options, "relay scheduled").await?;
     // A crash that loses a move loses both halves of it, and a relay publishes only what is on disk; a standby need not have it.
-    within("preparing the session", sqlx::raw_sql("set synchronous_commit = local").execute(&mut session)).await?;
+    within(
+        "preparing the session",
+        sqlx::raw_sql("set synchronous_commit = local").execute(&mut session),
+    )
+    .await?;
     let mut refused = Vec::new();
     // Whatever is due: a right that is missing is told now, and not when the first event is late.
     move_due(options, &mut session, observer, &mut refused).await?;
@@ -106,12 +115,22 @@ async fn work(
 }
 
 /// In how many seconds the first event is due; none if nothing is scheduled. Those that the outbox refuses do not count.
-async fn due_in(options: &RelayOptions, session: &mut PgConnection, refused: &[Uuid]) -> Result<Option<f64>, Interruption> {
+async fn due_in(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    refused: &[Uuid],
+) -> Result<Option<f64>, Interruption> {
     let sql = format!(
         r#"select extract(epoch from min(due_at) - clock_timestamp())::float8 from "{}".scheduled where id <> all ($1)"#,
         options.schema
     );
-    within("looking for scheduled events", sqlx::query_scalar(AssertSqlSafe(sql)).bind(refused).fetch_one(session)).await
+    within(
+        "looking for scheduled events",
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(refused)
+            .fetch_one(session),
+    )
+    .await
 }
 
 /// Moves a batch of what is due, the first ones first; how many. An event that the outbox refuses (a row from before a rule
@@ -152,16 +171,28 @@ async fn move_due(
 
 /// Whether an error is about the data of a row: a violated constraint, or a value that its column does not take.
 fn refuses_a_row(error: &Interruption) -> bool {
-    error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    error
+        .code()
+        .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// The event that is moved next.
-async fn first_due(options: &RelayOptions, session: &mut PgConnection, refused: &[Uuid]) -> Result<Option<Uuid>, Interruption> {
+async fn first_due(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    refused: &[Uuid],
+) -> Result<Option<Uuid>, Interruption> {
     let sql = format!(
         r#"select id from "{}".scheduled where due_at <= now() and id <> all ($1) order by due_at, number limit 1"#,
         options.schema
     );
-    within("looking for scheduled events", sqlx::query_scalar(AssertSqlSafe(sql)).bind(refused).fetch_optional(session)).await
+    within(
+        "looking for scheduled events",
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(refused)
+            .fetch_optional(session),
+    )
+    .await
 }
 
 /// Moves a batch of events that are due, or only this one, by one statement; how many.
@@ -190,13 +221,19 @@ async fn move_batch(
            )
            select (select count(*) from moved), (select count(*) from published)"#
     );
-    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(format!("tidings scheduled {schema}")).bind(refused).bind(only);
+    let query = sqlx::query_as(AssertSqlSafe(sql))
+        .bind(format!("tidings scheduled {schema}"))
+        .bind(refused)
+        .bind(only);
     // All of the answer: the row comes before the commit.
     let answer: Vec<(i64, i64)> = within(doing, query.fetch_all(session)).await?;
     let (moved, published) = answer.first().copied().unwrap_or_default();
     failpoint::reached(Step::ScheduledMoved);
     if moved > published {
-        tracing::warn!(events = moved - published, "dropped scheduled events whose id was published already");
+        tracing::warn!(
+            events = moved - published,
+            "dropped scheduled events whose id was published already"
+        );
     }
     observer.scheduled_moved(published.cast_unsigned());
     Ok(moved)

@@ -91,9 +91,17 @@ impl Observer {
     pub(crate) fn new(stall_after: Duration) -> Self {
         let mut registry = Registry::with_prefix("tidings_relay");
         let published = Family::<TopicLabel, Counter>::default();
-        registry.register("published", "Records that Kafka has acknowledged, by topic", published.clone());
+        registry.register(
+            "published",
+            "Records that Kafka has acknowledged, by topic",
+            published.clone(),
+        );
         let reconnects = Family::<SideLabel, Counter>::default();
-        registry.register("reconnects", "Times a session was started again, by the side that interrupted it", reconnects.clone());
+        registry.register(
+            "reconnects",
+            "Times a session was started again, by the side that interrupted it",
+            reconnects.clone(),
+        );
         // 0.25 ms to 16 s: from a commit at the head of the log to a long outage's first minutes.
         let latency = Histogram::new(exponential_buckets(0.000_25, 2.0, 17));
         registry.register_with_unit(
@@ -103,7 +111,11 @@ impl Observer {
             latency.clone(),
         );
         let batch = Histogram::new(exponential_buckets(1.0, 4.0, 8));
-        registry.register("batch_events", "Events handled between two waits for input", batch.clone());
+        registry.register(
+            "batch_events",
+            "Events handled between two waits for input",
+            batch.clone(),
+        );
         let lag_seconds = Gauge::default();
         registry.register_with_unit(
             "lag",
@@ -119,19 +131,48 @@ impl Observer {
             lag_bytes.clone(),
         );
         let slot_retained = Gauge::default();
-        registry.register_with_unit("slot_retained", "Write-ahead log the server keeps for the slot", Unit::Bytes, slot_retained.clone());
+        registry.register_with_unit(
+            "slot_retained",
+            "Write-ahead log the server keeps for the slot",
+            Unit::Bytes,
+            slot_retained.clone(),
+        );
         let in_flight = Gauge::default();
-        registry.register("in_flight_events", "Records sent and not yet acknowledged", in_flight.clone());
+        registry.register(
+            "in_flight_events",
+            "Records sent and not yet acknowledged",
+            in_flight.clone(),
+        );
         let leader = Gauge::default();
-        registry.register("leader", "1 if this process leads, 0 if it stands by", leader.clone());
+        registry.register(
+            "leader",
+            "1 if this process leads, 0 if it stands by",
+            leader.clone(),
+        );
         let undeliverable = Family::<OutcomeLabel, Counter>::default();
-        registry.register("undeliverable", "Events found to be undeliverable, by what became of them", undeliverable.clone());
+        registry.register(
+            "undeliverable",
+            "Events found to be undeliverable, by what became of them",
+            undeliverable.clone(),
+        );
         let parked_events = Gauge::default();
-        registry.register("parked_events", "Events that wait for somebody's decision, as far as the leader knows", parked_events.clone());
+        registry.register(
+            "parked_events",
+            "Events that wait for somebody's decision, as far as the leader knows",
+            parked_events.clone(),
+        );
         let parked_aggregates = Gauge::default();
-        registry.register("parked_aggregates", "Aggregates these are of", parked_aggregates.clone());
+        registry.register(
+            "parked_aggregates",
+            "Aggregates these are of",
+            parked_aggregates.clone(),
+        );
         let deleted = Counter::default();
-        registry.register("deleted_events", "Published events that retention has deleted from the outbox", deleted.clone());
+        registry.register(
+            "deleted_events",
+            "Published events that retention has deleted from the outbox",
+            deleted.clone(),
+        );
         let oldest_event = Gauge::default();
         registry.register_with_unit(
             "oldest_event",
@@ -140,7 +181,11 @@ impl Observer {
             oldest_event.clone(),
         );
         let scheduled_moved = Counter::default();
-        registry.register("scheduled_moved", "Scheduled events that this relay has moved to the outbox when due", scheduled_moved.clone());
+        registry.register(
+            "scheduled_moved",
+            "Scheduled events that this relay has moved to the outbox when due",
+            scheduled_moved.clone(),
+        );
         let scheduled_overdue = Gauge::default();
         registry.register_with_unit(
             "scheduled_overdue",
@@ -181,7 +226,12 @@ impl Observer {
 
     /// The metrics in OpenMetrics text format, which Prometheus reads.
     pub fn metrics_text(&self) -> String {
-        self.0.stalled.set(self.0.pulse.stall().map_or(0.0, |stall| stall.lasted.as_secs_f64()));
+        self.0.stalled.set(
+            self.0
+                .pulse
+                .stall()
+                .map_or(0.0, |stall| stall.lasted.as_secs_f64()),
+        );
         let mut text = String::new();
         encode(&mut text, &self.0.registry).expect("a string takes any text");
         text
@@ -222,7 +272,11 @@ impl Observer {
         let mut board = self.board();
         let cause = board.next_held();
         board.raise(part, cause, text.into());
-        Reason { observer: self.clone(), part, cause }
+        Reason {
+            observer: self.clone(),
+            part,
+            cause,
+        }
     }
 
     /// A session was interrupted: the reason stands until a later session delivers, or has nothing to deliver.
@@ -252,13 +306,21 @@ impl Observer {
         for cause in [Cause::Interrupted, Cause::Cluster, Cause::LockHolder] {
             board.clear_everywhere(cause);
         }
-        board.note(Part::Lease, "standing by: another relay of this name leads".into());
+        board.note(
+            Part::Lease,
+            "standing by: another relay of this name leads".into(),
+        );
         board.note(Part::Stream, "standing by".into());
         board.note(Part::Kafka, "standing by".into());
     }
 
     pub(crate) fn published(&self, topic: &str, records: u64) {
-        self.0.published.get_or_create(&TopicLabel { topic: topic.to_owned() }).inc_by(records);
+        self.0
+            .published
+            .get_or_create(&TopicLabel {
+                topic: topic.to_owned(),
+            })
+            .inc_by(records);
     }
 
     pub(crate) fn reconnected(&self, side: &'static str) {
@@ -287,7 +349,10 @@ impl Observer {
     }
 
     pub(crate) fn undeliverable(&self, outcome: &'static str) {
-        self.0.undeliverable.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.0
+            .undeliverable
+            .get_or_create(&OutcomeLabel { outcome })
+            .inc();
     }
 
     pub(crate) fn parked(&self, events: u64, aggregates: u64) {
@@ -344,12 +409,21 @@ mod tests {
     #[test]
     fn a_held_reason_stands_until_it_is_dropped() {
         let observer = Observer::new(Duration::from_secs(60));
-        let kafka = || observer.checks().into_iter().find(|check| check.name == "kafka").map(|check| check.state);
+        let kafka = || {
+            observer
+                .checks()
+                .into_iter()
+                .find(|check| check.name == "kafka")
+                .map(|check| check.state)
+        };
         observer.note(Part::Kafka, "connected");
         let reason = observer.hold(Part::Kafka, "topic `a` does not exist");
         reason.set("topic `a` may not be used");
         observer.note(Part::Kafka, "connected");
-        assert_eq!(kafka(), Some(CheckState::Failing("topic `a` may not be used".into())));
+        assert_eq!(
+            kafka(),
+            Some(CheckState::Failing("topic `a` may not be used".into()))
+        );
         drop(reason);
         assert_eq!(kafka(), Some(CheckState::Ok("connected".into())));
     }
@@ -357,8 +431,16 @@ mod tests {
     #[test]
     fn an_interruption_stands_until_delivery_is_well() {
         let observer = Observer::new(Duration::from_secs(60));
-        let failing = || observer.checks().into_iter().filter(|check| matches!(check.state, CheckState::Failing(_))).count();
-        Part::ALL.into_iter().for_each(|part| observer.note(part, "fine"));
+        let failing = || {
+            observer
+                .checks()
+                .into_iter()
+                .filter(|check| matches!(check.state, CheckState::Failing(_)))
+                .count()
+        };
+        Part::ALL
+            .into_iter()
+            .for_each(|part| observer.note(part, "fine"));
         assert_eq!(failing(), 0);
         observer.interrupted(Part::Kafka, "fenced");
         observer.interrupted(Part::Stream, "connection reset");
@@ -374,10 +456,29 @@ mod tests {
         let observer = Observer::new(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(20));
         let metrics = observer.metrics_text();
-        let line = metrics.lines().find(|line| line.starts_with("tidings_relay_stalled_seconds ")).expect("the metric");
-        assert!(line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).is_some_and(|value| value > 0.0), "{line}");
-        assert!(observer.checks().iter().any(|check| check.name == "progress" && matches!(check.state, CheckState::Failing(_))));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("tidings_relay_stalled_seconds "))
+            .expect("the metric");
+        assert!(
+            line.rsplit(' ')
+                .next()
+                .and_then(|value| value.parse::<f64>().ok())
+                .is_some_and(|value| value > 0.0),
+            "{line}"
+        );
+        assert!(
+            observer
+                .checks()
+                .iter()
+                .any(|check| check.name == "progress"
+                    && matches!(check.state, CheckState::Failing(_)))
+        );
         observer.stands_by();
-        assert!(observer.metrics_text().contains("tidings_relay_stalled_seconds 0.0"));
+        assert!(
+            observer
+                .metrics_text()
+                .contains("tidings_relay_stalled_seconds 0.0")
+        );
     }
 }

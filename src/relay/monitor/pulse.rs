@@ -45,8 +45,15 @@ pub(crate) struct Stall {
 
 impl Pulse {
     pub(crate) fn new(stall_after: Duration) -> Self {
-        let vitals = Vitals { step: "starting".into(), ..Vitals::default() };
-        Self { origin: Instant::now(), stall_after, vitals: Mutex::new(vitals) }
+        let vitals = Vitals {
+            step: "starting".into(),
+            ..Vitals::default()
+        };
+        Self {
+            origin: Instant::now(),
+            stall_after,
+            vitals: Mutex::new(vitals),
+        }
     }
 
     fn vitals(&self) -> MutexGuard<'_, Vitals> {
@@ -105,7 +112,10 @@ impl Pulse {
 
     /// Records that Kafka has not acknowledged.
     pub(crate) fn under_way(&self) -> u64 {
-        self.vitals().acks.as_ref().map_or(0, |acks| acks.under_way().0)
+        self.vitals()
+            .acks
+            .as_ref()
+            .map_or(0, |acks| acks.under_way().0)
     }
 
     /// The stall, if delivery has stalled.
@@ -113,7 +123,10 @@ impl Pulse {
         let now = self.now();
         let vitals = self.vitals();
         let lasted = vitals.stalled_for(now, self.stall_after)?;
-        Some(Stall { lasted, text: vitals.describe(lasted) })
+        Some(Stall {
+            lasted,
+            text: vitals.describe(lasted),
+        })
     }
 
     /// The last step of a session that has not moved for longer than `limit`.
@@ -137,7 +150,9 @@ impl Vitals {
             (Some(held), _) => format!("an event waits for {held}"),
             (None, 0) => "events may be waiting".to_owned(),
             (None, records) => {
-                format!("{records} records are under way: see that the brokers answer and that min.insync.replicas replicas are in sync")
+                format!(
+                    "{records} records are under way: see that the brokers answer and that min.insync.replicas replicas are in sync"
+                )
             }
         };
         format!("nothing was acknowledged for {seconds} s, and {pending}; the session is {step}")
@@ -156,7 +171,10 @@ mod tests {
 
     #[test]
     fn a_relay_that_confirms_nothing_stalls_whatever_it_does() {
-        let mut vitals = Vitals { moved_at: at(40), ..Vitals::default() };
+        let mut vitals = Vitals {
+            moved_at: at(40),
+            ..Vitals::default()
+        };
         assert_eq!(vitals.stalled_for(at(14), AFTER), None);
         assert_eq!(vitals.stalled_for(at(15), AFTER), Some(at(15)));
         vitals.well_at = at(30);
@@ -184,14 +202,31 @@ mod tests {
 
     #[test]
     fn the_text_names_what_is_pending_and_the_last_step() {
-        let mut vitals = Vitals { step: "fencing the producers".into(), ..Vitals::default() };
+        let mut vitals = Vitals {
+            step: "fencing the producers".into(),
+            ..Vitals::default()
+        };
         let text = vitals.describe(at(20));
-        assert_eq!(text, "nothing was acknowledged for 20 s, and events may be waiting; the session is fencing the producers");
+        assert_eq!(
+            text,
+            "nothing was acknowledged for 20 s, and events may be waiting; the session is fencing the producers"
+        );
         let acks = Arc::new(Acks::default());
-        acks.admit(1, 1, crate::kafka::Window { records: 9, bytes: 9 });
+        acks.admit(
+            1,
+            1,
+            crate::kafka::Window {
+                records: 9,
+                bytes: 9,
+            },
+        );
         vitals.acks = Some(acks);
         assert!(vitals.describe(at(20)).contains("1 records are under way"));
         vitals.held = Some("topic `orders`".into());
-        assert!(vitals.describe(at(20)).contains("an event waits for topic `orders`"));
+        assert!(
+            vitals
+                .describe(at(20))
+                .contains("an event waits for topic `orders`")
+        );
     }
 }

@@ -18,7 +18,13 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 5] = [Self::Database, Self::Lease, Self::Kafka, Self::Stream, Self::Progress];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Database,
+        Self::Lease,
+        Self::Kafka,
+        Self::Stream,
+        Self::Progress,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -57,7 +63,11 @@ pub(crate) struct Board {
 impl Board {
     /// A board on which nothing but progress has a good note yet.
     pub(crate) fn new() -> Self {
-        let mut board = Self { notes: BTreeMap::new(), reasons: BTreeMap::new(), held: 0 };
+        let mut board = Self {
+            notes: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            held: 0,
+        };
         for part in Part::ALL.into_iter().filter(|part| *part != Part::Progress) {
             board.raise(part, Cause::NotTried, "not tried yet".into());
         }
@@ -91,11 +101,20 @@ impl Board {
 
     /// Every check. `stalled` is the reason why delivery does not progress, if it does not.
     pub(crate) fn checks(&self, stalled: Option<String>) -> Vec<Check> {
-        Part::ALL.into_iter().map(|part| Check { name: part.name(), state: self.state(part, stalled.as_deref()) }).collect()
+        Part::ALL
+            .into_iter()
+            .map(|part| Check {
+                name: part.name(),
+                state: self.state(part, stalled.as_deref()),
+            })
+            .collect()
     }
 
     fn state(&self, part: Part, stalled: Option<&str>) -> CheckState {
-        let mut texts: Vec<&str> = stalled.filter(|_| part == Part::Progress).into_iter().collect();
+        let mut texts: Vec<&str> = stalled
+            .filter(|_| part == Part::Progress)
+            .into_iter()
+            .collect();
         let mut not_tried = None;
         for ((_, cause), text) in self.reasons.iter().filter(|((of, _), _)| *of == part) {
             match cause {
@@ -130,13 +149,25 @@ mod tests {
     #[test]
     fn a_part_is_failing_until_it_was_tried() {
         let mut board = Board::new();
-        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("not tried yet"));
+        assert_eq!(
+            failing(&board, Part::Kafka).as_deref(),
+            Some("not tried yet")
+        );
         board.raise(Part::Kafka, Cause::Cluster, "no broker answers".into());
-        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("no broker answers"));
+        assert_eq!(
+            failing(&board, Part::Kafka).as_deref(),
+            Some("no broker answers")
+        );
         board.clear(Part::Kafka, Cause::Cluster);
-        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("not tried yet"));
+        assert_eq!(
+            failing(&board, Part::Kafka).as_deref(),
+            Some("not tried yet")
+        );
         board.note(Part::Kafka, "connected".into());
-        assert_eq!(board.state(Part::Kafka, None), CheckState::Ok("connected".into()));
+        assert_eq!(
+            board.state(Part::Kafka, None),
+            CheckState::Ok("connected".into())
+        );
         assert!(failing(&board, Part::Stream).is_some());
         assert_eq!(failing(&board, Part::Progress), None);
     }
@@ -149,18 +180,31 @@ mod tests {
         board.raise(Part::Kafka, Cause::Cluster, "no broker answers".into());
         board.raise(Part::Kafka, bills, "no broker answers".into());
         board.note(Part::Kafka, "connected".into());
-        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("no broker answers; topic `orders` does not exist"));
+        assert_eq!(
+            failing(&board, Part::Kafka).as_deref(),
+            Some("no broker answers; topic `orders` does not exist")
+        );
         board.clear(Part::Kafka, Cause::Cluster);
         board.clear(Part::Kafka, bills);
-        assert_eq!(failing(&board, Part::Kafka).as_deref(), Some("topic `orders` does not exist"));
+        assert_eq!(
+            failing(&board, Part::Kafka).as_deref(),
+            Some("topic `orders` does not exist")
+        );
         board.clear(Part::Kafka, orders);
-        assert_eq!(board.state(Part::Kafka, None), CheckState::Ok("connected".into()));
+        assert_eq!(
+            board.state(Part::Kafka, None),
+            CheckState::Ok("connected".into())
+        );
     }
 
     #[test]
     fn a_stall_fails_progress_and_no_other_check() {
         let board = Board::new();
-        let failing: Vec<_> = board.checks(Some("stalled".into())).into_iter().map(|check| (check.name, check.state)).collect();
+        let failing: Vec<_> = board
+            .checks(Some("stalled".into()))
+            .into_iter()
+            .map(|check| (check.name, check.state))
+            .collect();
         assert!(failing.contains(&("progress", CheckState::Failing("stalled".into()))));
         assert!(!failing.contains(&("stream", CheckState::Failing("stalled".into()))));
     }
@@ -175,7 +219,14 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         let part = || proptest::sample::select(Part::ALL.to_vec());
-        let cause = || proptest::sample::select(vec![Cause::Interrupted, Cause::Cluster, Cause::Held(1), Cause::Held(2)]);
+        let cause = || {
+            proptest::sample::select(vec![
+                Cause::Interrupted,
+                Cause::Cluster,
+                Cause::Held(1),
+                Cause::Held(2),
+            ])
+        };
         prop_oneof![
             part().prop_map(Step::Note),
             (part(), cause()).prop_map(|(part, cause)| Step::Raise(part, cause)),

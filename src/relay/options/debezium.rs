@@ -120,7 +120,11 @@ impl DebeziumOutbox {
 
     /// The column that serves as `field`; none if the field is optional and no column was named.
     pub(crate) fn column(&self, field: OutboxField) -> Option<&str> {
-        let named = self.columns.iter().find(|(named, _)| *named == field).map(|(_, column)| column.as_str());
+        let named = self
+            .columns
+            .iter()
+            .find(|(named, _)| *named == field)
+            .map(|(_, column)| column.as_str());
         named.or(match field {
             // Debezium has no default either: a column of this name may be anything.
             OutboxField::OccurredAt => None,
@@ -131,7 +135,14 @@ impl DebeziumOutbox {
 
 impl OutboxField {
     /// Every field.
-    pub(crate) const ALL: [Self; 6] = [Self::Id, Self::AggregateType, Self::AggregateId, Self::Type, Self::Payload, Self::OccurredAt];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Id,
+        Self::AggregateType,
+        Self::AggregateId,
+        Self::Type,
+        Self::Payload,
+        Self::OccurredAt,
+    ];
 
     /// Its name: that of Debezium's default column.
     pub(crate) fn name(self) -> &'static str {

@@ -17,13 +17,29 @@ const OF_RESERVED: &str = "reserved.";
 /// The result is never a reserved topic, whatever the row asked for.
 pub(crate) fn dead_letter_topic(template: &str, topic: &str) -> String {
     let room = TOPIC_BYTES_MAX.saturating_sub(template.replace("{topic}", "").len());
-    let legal = |topic: &str| topic.chars().map(|c| if is_topic_character(c) { c } else { '_' }).take(room).collect::<String>();
+    let legal = |topic: &str| {
+        topic
+            .chars()
+            .map(|c| if is_topic_character(c) { c } else { '_' })
+            .take(room)
+            .collect::<String>()
+    };
     let name = template.replace("{topic}", &legal(topic));
-    if is_reserved_topic(&name) { template.replace("{topic}", &legal(&format!("{OF_RESERVED}{topic}"))) } else { name }
+    if is_reserved_topic(&name) {
+        template.replace("{topic}", &legal(&format!("{OF_RESERVED}{topic}")))
+    } else {
+        name
+    }
 }
 
 /// Headers that say why it is here.
-pub(crate) fn explain(headers: Headers, topic: &str, reason: &str, id: Uuid, seq: Option<i64>) -> Headers {
+pub(crate) fn explain(
+    headers: Headers,
+    topic: &str,
+    reason: &str,
+    id: Uuid,
+    seq: Option<i64>,
+) -> Headers {
     let headers = headers
         .put("tidings_original_topic", topic.as_bytes())
         .put("tidings_reason", reason.as_bytes())
@@ -44,7 +60,9 @@ pub(crate) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<
     if table != "outbox" {
         row["table"] = table.into();
     }
-    serde_json::json!({ "outbox": row }).to_string().into_bytes()
+    serde_json::json!({ "outbox": row })
+        .to_string()
+        .into_bytes()
 }
 
 #[cfg(test)]
@@ -56,7 +74,10 @@ mod tests {
         assert_eq!(dead_letter_topic("{topic}.dead", "order"), "order.dead");
         assert_eq!(dead_letter_topic("{topic}.dead", "or dér"), "or_d_r.dead");
         assert_eq!(dead_letter_topic("dead", "order"), "dead");
-        assert_eq!(dead_letter_topic("{topic}.dead", "tidings.position.a.b"), "reserved.tidings.position.a.b.dead");
+        assert_eq!(
+            dead_letter_topic("{topic}.dead", "tidings.position.a.b"),
+            "reserved.tidings.position.a.b.dead"
+        );
         assert_eq!(dead_letter_topic("_{topic}", "_x"), "_reserved._x");
         for topic in ["ü".repeat(300), ".".into(), String::new()] {
             let dead = dead_letter_topic("{topic}.dead", &topic);

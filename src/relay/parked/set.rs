@@ -80,11 +80,20 @@ const PENDING_MAX: usize = 2_000;
 
 impl Waits {
     fn first(&self) -> Option<i64> {
-        self.listed.first().copied().into_iter().chain(self.range.as_ref().map(|range| range.from)).min()
+        self.listed
+            .first()
+            .copied()
+            .into_iter()
+            .chain(self.range.as_ref().map(|range| range.from))
+            .min()
     }
 
     fn has(&self, seq: i64) -> bool {
-        self.listed.contains(&seq) || self.range.as_ref().is_some_and(|range| (range.from..=range.to).contains(&seq))
+        self.listed.contains(&seq)
+            || self
+                .range
+                .as_ref()
+                .is_some_and(|range| (range.from..=range.to).contains(&seq))
     }
 }
 
@@ -103,14 +112,28 @@ impl ParkedSet {
     }
 
     /// An aggregate of the table: its events, and whether nothing is in the way of the first.
-    pub(crate) fn load(&mut self, aggregate: Aggregate, events: Vec<i64>, range: Option<Range>, ready: bool) {
+    pub(crate) fn load(
+        &mut self,
+        aggregate: Aggregate,
+        events: Vec<i64>,
+        range: Option<Range>,
+        ready: bool,
+    ) {
         if ready {
             self.ready.push_back(aggregate.clone());
         }
         self.total += events.len() as u64 + u64::from(range.is_some());
-        self.ranged += range.as_ref().map_or(0, |range| range.events.saturating_sub(1));
-        let waits = Waits { listed: events.into_iter().collect(), range };
-        self.aggregates.entry(aggregate.kind).or_default().insert(aggregate.id, waits);
+        self.ranged += range
+            .as_ref()
+            .map_or(0, |range| range.events.saturating_sub(1));
+        let waits = Waits {
+            listed: events.into_iter().collect(),
+            range,
+        };
+        self.aggregates
+            .entry(aggregate.kind)
+            .or_default()
+            .insert(aggregate.id, waits);
     }
 
     /// So many events of the table wait for a topic.
@@ -126,13 +149,18 @@ impl ParkedSet {
     /// How many events are parked, and of how many aggregates, as far as these are known.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let waiting: u64 = self.waiting.values().sum();
-        (self.total + self.ranged + waiting, self.aggregates.values().map(|ids| ids.len() as u64).sum())
+        (
+            self.total + self.ranged + waiting,
+            self.aggregates.values().map(|ids| ids.len() as u64).sum(),
+        )
     }
 
     /// Whether an event has to wait with its aggregate.
     pub(crate) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
         let waits = self.aggregates.get(kind).and_then(|ids| ids.get(id));
-        waits.and_then(Waits::first).is_some_and(|first| seq >= first)
+        waits
+            .and_then(Waits::first)
+            .is_some_and(|first| seq >= first)
     }
 
     /// Whether more may be met before what was is stored.
@@ -148,8 +176,14 @@ impl ParkedSet {
     /// # Errors
     /// When there are as many as may be.
     pub(crate) fn park(&mut self, event: Reference) -> Result<(), Full> {
-        let Limits { per_aggregate, total } = self.limits;
-        let waits = self.aggregates.get_mut(&event.aggregate.kind).and_then(|ids| ids.get_mut(&event.aggregate.id));
+        let Limits {
+            per_aggregate,
+            total,
+        } = self.limits;
+        let waits = self
+            .aggregates
+            .get_mut(&event.aggregate.kind)
+            .and_then(|ids| ids.get_mut(&event.aggregate.id));
         if let Some(waits) = waits {
             if waits.has(event.seq) {
                 return Ok(());
@@ -164,9 +198,26 @@ impl ParkedSet {
             }
             let last = waits.listed.last().copied().unwrap_or_default();
             let many = waits.listed.len() as u64 >= per_aggregate || self.total >= total / 2;
-            if many && self.total < total && event.reason.is_none() && event.seq > last && waits.range.is_none() {
-                let Reference { seq, id, aggregate, topic, .. } = event;
-                waits.range = Some(Range { from: seq, id, to: seq, events: 1, topic });
+            if many
+                && self.total < total
+                && event.reason.is_none()
+                && event.seq > last
+                && waits.range.is_none()
+            {
+                let Reference {
+                    seq,
+                    id,
+                    aggregate,
+                    topic,
+                    ..
+                } = event;
+                waits.range = Some(Range {
+                    from: seq,
+                    id,
+                    to: seq,
+                    events: 1,
+                    topic,
+                });
                 self.total += 1;
                 self.grown.insert(aggregate);
                 return Ok(());
@@ -182,7 +233,12 @@ impl ParkedSet {
 
     fn insert(&mut self, aggregate: &Aggregate, seq: i64) {
         let ids = self.aggregates.entry(aggregate.kind.clone()).or_default();
-        self.total += u64::from(ids.entry(aggregate.id.clone()).or_default().listed.insert(seq));
+        self.total += u64::from(
+            ids.entry(aggregate.id.clone())
+                .or_default()
+                .listed
+                .insert(seq),
+        );
     }
 
     /// An event waits for its topic.
@@ -222,12 +278,18 @@ impl ParkedSet {
     /// The ranges that are to be stored.
     pub(crate) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
         let range = |aggregate: &Aggregate| self.range(aggregate);
-        self.grown.iter().filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
+        self.grown
+            .iter()
+            .filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
     }
 
     /// The range of an aggregate.
     pub(crate) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
-        self.aggregates.get(&aggregate.kind)?.get(&aggregate.id)?.range.as_ref()
+        self.aggregates
+            .get(&aggregate.kind)?
+            .get(&aggregate.id)?
+            .range
+            .as_ref()
     }
 
     /// Whether everything that is to be stored is.
@@ -250,11 +312,20 @@ impl ParkedSet {
     }
 
     fn set_range(&mut self, aggregate: &Aggregate, range: Option<Range>) {
-        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else { return };
-        let Some(waits) = ids.get_mut(&aggregate.id) else { return };
-        let beyond = |range: &Option<Range>| range.as_ref().map_or(0, |range| range.events.saturating_sub(1));
+        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else {
+            return;
+        };
+        let Some(waits) = ids.get_mut(&aggregate.id) else {
+            return;
+        };
+        let beyond = |range: &Option<Range>| {
+            range
+                .as_ref()
+                .map_or(0, |range| range.events.saturating_sub(1))
+        };
         self.ranged = (self.ranged + beyond(&range)).saturating_sub(beyond(&waits.range));
-        self.total = (self.total + u64::from(range.is_some())).saturating_sub(u64::from(waits.range.is_some()));
+        self.total = (self.total + u64::from(range.is_some()))
+            .saturating_sub(u64::from(waits.range.is_some()));
         waits.range = range;
         self.grown.remove(aggregate);
     }
@@ -262,11 +333,18 @@ impl ParkedSet {
     /// These events of an aggregate wait no more, and nor does its range if it begins with one of them. An aggregate without any is
     /// forgotten: its next event goes straight on.
     pub(crate) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
-        if self.range(aggregate).is_some_and(|range| seqs.contains(&range.from)) {
+        if self
+            .range(aggregate)
+            .is_some_and(|range| seqs.contains(&range.from))
+        {
             self.set_range(aggregate, None);
         }
-        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else { return };
-        let Some(waits) = ids.get_mut(&aggregate.id) else { return };
+        let Some(ids) = self.aggregates.get_mut(&aggregate.kind) else {
+            return;
+        };
+        let Some(waits) = ids.get_mut(&aggregate.id) else {
+            return;
+        };
         self.total -= seqs.iter().filter(|seq| waits.listed.remove(seq)).count() as u64;
         if waits.first().is_none() {
             ids.remove(&aggregate.id);
@@ -278,9 +356,17 @@ impl ParkedSet {
 
     /// The table has nothing of this aggregate, whatever was thought.
     pub(crate) fn free(&mut self, aggregate: &Aggregate) {
-        let waits = self.aggregates.get(&aggregate.kind).and_then(|ids| ids.get(&aggregate.id));
+        let waits = self
+            .aggregates
+            .get(&aggregate.kind)
+            .and_then(|ids| ids.get(&aggregate.id));
         let Some(waits) = waits else { return };
-        let all: Vec<i64> = waits.listed.iter().copied().chain(waits.range.as_ref().map(|range| range.from)).collect();
+        let all: Vec<i64> = waits
+            .listed
+            .iter()
+            .copied()
+            .chain(waits.range.as_ref().map(|range| range.from))
+            .collect();
         self.released(aggregate, &all);
     }
 
@@ -306,9 +392,19 @@ mod tests {
     use super::*;
 
     fn reference(id: u8, seq: i64, reason: bool) -> Reference {
-        let aggregate = Aggregate { kind: "order".into(), id: id.to_string() };
+        let aggregate = Aggregate {
+            kind: "order".into(),
+            id: id.to_string(),
+        };
         let reason = reason.then(|| "no".to_owned());
-        Reference { seq, id: uuid::Uuid::nil(), aggregate, topic: "order".into(), reason, waits_for: None }
+        Reference {
+            seq,
+            id: uuid::Uuid::nil(),
+            aggregate,
+            topic: "order".into(),
+            reason,
+            waits_for: None,
+        }
     }
 
     /// What a plain list of events would hold, and which of them are part of a range.
@@ -381,12 +477,18 @@ mod tests {
 
     #[test]
     fn what_waits_behind_many_is_a_range_that_is_unfolded_in_order() {
-        let mut set = ParkedSet::new(Limits { per_aggregate: 2, total: 100 });
+        let mut set = ParkedSet::new(Limits {
+            per_aggregate: 2,
+            total: 100,
+        });
         let aggregate = reference(1, 0, false).aggregate;
         for seq in 1..=9 {
             assert_eq!(set.park(reference(1, seq, seq == 1)), Ok(()));
         }
-        assert_eq!((set.counts(), set.total, set.pending().len()), ((9, 1), 3, 2));
+        assert_eq!(
+            (set.counts(), set.total, set.pending().len()),
+            ((9, 1), 3, 2)
+        );
         let range = set.range(&aggregate).cloned().expect("a range");
         assert_eq!((range.from, range.to, range.events), (3, 9, 7));
         assert_eq!(set.grown().count(), 1);
@@ -394,7 +496,15 @@ mod tests {
         assert!(set.grown().next().is_none());
         set.released(&aggregate, &[1, 2]);
         assert!(set.holds("order", "1", 3) && !set.holds("order", "1", 2));
-        set.unfold(&aggregate, &[3, 4], Some(Range { from: 5, events: 5, ..range }));
+        set.unfold(
+            &aggregate,
+            &[3, 4],
+            Some(Range {
+                from: 5,
+                events: 5,
+                ..range
+            }),
+        );
         assert_eq!((set.counts(), set.total), ((7, 1), 3));
         set.unfold(&aggregate, &[5, 6, 7, 8, 9], None);
         set.released(&aggregate, &[3, 4, 5, 6, 7, 8, 9]);
@@ -403,21 +513,47 @@ mod tests {
 
     #[test]
     fn an_aggregate_of_which_the_table_has_nothing_is_forgotten() {
-        let mut set = ParkedSet::new(Limits { per_aggregate: 10, total: 10 });
+        let mut set = ParkedSet::new(Limits {
+            per_aggregate: 10,
+            total: 10,
+        });
         let aggregate = reference(1, 0, false).aggregate;
-        let range = Range { from: 8, id: uuid::Uuid::nil(), to: 20, events: 5, topic: "order".into() };
+        let range = Range {
+            from: 8,
+            id: uuid::Uuid::nil(),
+            to: 20,
+            events: 5,
+            topic: "order".into(),
+        };
         set.load(aggregate.clone(), vec![5, 7], Some(range), true);
-        assert!(set.holds("order", "1", 5) && !set.holds("order", "1", 4) && !set.holds("order", "2", 6));
-        assert_eq!((set.next_ready(), set.counts()), (Some(aggregate.clone()), (7, 1)));
+        assert!(
+            set.holds("order", "1", 5)
+                && !set.holds("order", "1", 4)
+                && !set.holds("order", "2", 6)
+        );
+        assert_eq!(
+            (set.next_ready(), set.counts()),
+            (Some(aggregate.clone()), (7, 1))
+        );
         set.free(&aggregate);
         assert!(set.is_empty() && set.counts() == (0, 0));
     }
 
     #[test]
     fn what_waits_for_a_topic_is_counted_until_the_table_has_none() {
-        let mut set = ParkedSet::new(Limits { per_aggregate: 1, total: 1 });
+        let mut set = ParkedSet::new(Limits {
+            per_aggregate: 1,
+            total: 1,
+        });
         (1..=3).for_each(|seq| set.wait_for_topic(reference(1, seq, true), "t"));
-        assert_eq!((set.counts(), set.pending().len(), set.holds("order", "1", 9)), ((3, 0), 3, false));
+        assert_eq!(
+            (
+                set.counts(),
+                set.pending().len(),
+                set.holds("order", "1", 9)
+            ),
+            ((3, 0), 3, false)
+        );
         set.waited_for("t", 3);
         assert!(!set.is_empty(), "more may have come");
         set.nothing_waits_for("t");

@@ -3,7 +3,9 @@
 //! A row is one event, or a *range*: with `to_seq` it stands for the aggregate's `events` events of the outbox from `seq` on. With
 //! `waits_for` it waits for a topic, and not with its aggregate.
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow,
+};
 
 use super::set::{Aggregate, ParkedSet, Range};
 use crate::relay::{
@@ -13,7 +15,8 @@ use crate::relay::{
 };
 
 /// Why an event whose row was deleted cannot be released.
-pub(crate) const MISSING: &str = "its row is not in the outbox any more: somebody deleted it; discard it";
+pub(crate) const MISSING: &str =
+    "its row is not in the outbox any more: somebody deleted it; discard it";
 
 /// Events of a range that are listed at once.
 const UNFOLDED_AT_ONCE: usize = 1_000;
@@ -76,24 +79,37 @@ pub(crate) struct Loaded {
 impl Parked {
     /// Whether the relay has passed it. One whose row is not visible yet is not missing.
     pub(crate) fn is_passed(&self, position: &Position) -> bool {
-        self.xid.map_or(!self.lately, |xid| position.covers(xid, self.seq))
+        self.xid
+            .map_or(!self.lately, |xid| position.covers(xid, self.seq))
     }
 }
 
 impl Converted {
     /// There is something wrong with the event itself.
     pub(crate) fn wrong(seq: i64, reason: String) -> Self {
-        Self { seq, reason: Some(reason), waits_for: None }
+        Self {
+            seq,
+            reason: Some(reason),
+            waits_for: None,
+        }
     }
 
     /// It waits behind another one of its aggregate.
     pub(crate) fn behind(seq: i64) -> Self {
-        Self { seq, reason: None, waits_for: None }
+        Self {
+            seq,
+            reason: None,
+            waits_for: None,
+        }
     }
 
     /// It goes to another topic now, which cannot be used either.
     pub(crate) fn other_topic(seq: i64, topic: String, reason: String) -> Self {
-        Self { seq, reason: Some(reason), waits_for: Some(topic) }
+        Self {
+            seq,
+            reason: Some(reason),
+            waits_for: Some(topic),
+        }
     }
 }
 
@@ -112,20 +128,45 @@ pub(crate) async fn load(ledger: &mut Ledger) -> Result<Loaded, Interruption> {
          from {schema}.parked where relay = $1 and waits_for is null group by 1, 2"
     );
     let read = |row: &PgRow| -> Result<_, sqlx::Error> {
-        let aggregate = Aggregate { kind: row.try_get(0)?, id: row.try_get(1)? };
+        let aggregate = Aggregate {
+            kind: row.try_get(0)?,
+            id: row.try_get(1)?,
+        };
         let (id, topic) = (row.try_get(7)?, row.try_get(8)?);
         let events = row.try_get::<i64, _>(6)?.cast_unsigned();
         let (from, to): (Option<i64>, Option<i64>) = (row.try_get(4)?, row.try_get(5)?);
-        let range = from.zip(to).map(|(from, to)| Range { from, id, to, events, topic });
+        let range = from.zip(to).map(|(from, to)| Range {
+            from,
+            id,
+            to,
+            events,
+            topic,
+        });
         Ok((aggregate, row.try_get(2)?, range, row.try_get(3)?))
     };
-    let rows = within(doing, sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_all(&mut *session)).await?;
-    let aggregates = rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))?;
+    let rows = within(
+        doing,
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_all(&mut *session),
+    )
+    .await?;
+    let aggregates = rows
+        .iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map_err(Interruption::sql(doing))?;
     let sql = format!(
         "select waits_for, coalesce(max(reason), ''), count(*), extract(epoch from clock_timestamp() - min(parked_at))::float8
          from {schema}.parked where relay = $1 and waits_for is not null group by 1"
     );
-    let topics = within(doing, sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_all(session)).await?;
+    let topics = within(
+        doing,
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_all(session),
+    )
+    .await?;
     Ok(Loaded { aggregates, topics })
 }
 
@@ -149,11 +190,36 @@ pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), In
         .bind(name)
         .bind(events.iter().map(|event| event.seq).collect::<Vec<_>>())
         .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.aggregate.kind.as_str()).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.aggregate.id.as_str()).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.topic.as_str()).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.reason.as_deref()).collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.waits_for.as_deref()).collect::<Vec<_>>());
+        .bind(
+            events
+                .iter()
+                .map(|event| event.aggregate.kind.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|event| event.aggregate.id.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|event| event.topic.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|event| event.reason.as_deref())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            events
+                .iter()
+                .map(|event| event.waits_for.as_deref())
+                .collect::<Vec<_>>(),
+        );
     within(doing, insert.execute(&mut *tx)).await?;
     let grown: Vec<(&Aggregate, &Range)> = set.grown().collect();
     if !grown.is_empty() {
@@ -164,13 +230,38 @@ pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), In
         );
         let insert = sqlx::query(AssertSqlSafe(sql))
             .bind(name)
-            .bind(grown.iter().map(|(_, range)| range.from).collect::<Vec<_>>())
+            .bind(
+                grown
+                    .iter()
+                    .map(|(_, range)| range.from)
+                    .collect::<Vec<_>>(),
+            )
             .bind(grown.iter().map(|(_, range)| range.id).collect::<Vec<_>>())
-            .bind(grown.iter().map(|(aggregate, _)| aggregate.kind.as_str()).collect::<Vec<_>>())
-            .bind(grown.iter().map(|(aggregate, _)| aggregate.id.as_str()).collect::<Vec<_>>())
-            .bind(grown.iter().map(|(_, range)| range.topic.as_str()).collect::<Vec<_>>())
+            .bind(
+                grown
+                    .iter()
+                    .map(|(aggregate, _)| aggregate.kind.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                grown
+                    .iter()
+                    .map(|(aggregate, _)| aggregate.id.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                grown
+                    .iter()
+                    .map(|(_, range)| range.topic.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .bind(grown.iter().map(|(_, range)| range.to).collect::<Vec<_>>())
-            .bind(grown.iter().map(|(_, range)| range.events.cast_signed()).collect::<Vec<_>>());
+            .bind(
+                grown
+                    .iter()
+                    .map(|(_, range)| range.events.cast_signed())
+                    .collect::<Vec<_>>(),
+            );
         within(doing, insert.execute(&mut *tx)).await?;
     }
     within(doing, tx.commit()).await
@@ -185,7 +276,14 @@ pub(crate) async fn delete(ledger: &mut Ledger, seqs: &[i64]) -> Result<(), Inte
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!("delete from {schema}.parked where relay = $1 and seq = any ($2)");
     let mut tx = begin(session, schema, name, epoch).await?;
-    within(doing, sqlx::query(AssertSqlSafe(sql)).bind(name).bind(seqs).execute(&mut *tx)).await?;
+    within(
+        doing,
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(seqs)
+            .execute(&mut *tx),
+    )
+    .await?;
     within(doing, tx.commit()).await
 }
 
@@ -200,21 +298,35 @@ pub(crate) async fn decisions(ledger: &mut Ledger) -> Result<(bool, bool), Inter
         "select coalesce(bool_or(action = 'discard'), false), coalesce(bool_or(action = 'retry' and waits_for is not null), false)
          from {schema}.parked where relay = $1 and action is not null"
     );
-    within(doing, sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_one(session)).await
+    within(
+        doing,
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_one(session),
+    )
+    .await
 }
 
 /// The first events that wait for a topic wait for another reason now: these are the ones that are read.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub(crate) async fn restate(ledger: &mut Ledger, topic: &str, reason: &str) -> Result<(), Interruption> {
+pub(crate) async fn restate(
+    ledger: &mut Ledger,
+    topic: &str,
+    reason: &str,
+) -> Result<(), Interruption> {
     let doing = "storing why a topic is waited for";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "update {schema}.parked set reason = $3 where relay = $1 and seq in (
              select seq from {schema}.parked where relay = $1 and waits_for = $2 order by seq limit {UNFOLDED_AT_ONCE})"
     );
-    let update = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(topic).bind(reason).execute(session);
+    let update = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(topic)
+        .bind(reason)
+        .execute(session);
     within(doing, update).await.map(|_| ())
 }
 
@@ -239,23 +351,40 @@ pub(crate) async fn discard(ledger: &mut Ledger) -> Result<Vec<Discarded>, Inter
         Ok(Discarded {
             seq: row.try_get(0)?,
             id: row.try_get(1)?,
-            aggregate: Aggregate { kind: row.try_get(2)?, id: row.try_get(3)? },
+            aggregate: Aggregate {
+                kind: row.try_get(2)?,
+                id: row.try_get(3)?,
+            },
             reason: row.try_get(4)?,
             events: row.try_get(5)?,
             waits_for: row.try_get(6)?,
         })
     };
     let mut tx = begin(session, schema, name, epoch).await?;
-    let rows = within(doing, sqlx::query(AssertSqlSafe(sql)).bind(name).fetch_all(&mut *tx)).await?;
+    let rows = within(
+        doing,
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_all(&mut *tx),
+    )
+    .await?;
     within(doing, tx.commit()).await?;
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))
+    rows.iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map_err(Interruption::sql(doing))
 }
 
 /// An event of the aggregate is undeliverable still, or newly: it waits again, and so does what was to follow it.
 ///
 /// # Errors
 /// [`Interruption::LeaseLost`] if another relay has taken over.
-pub(crate) async fn failed(ledger: &mut Ledger, aggregate: &Aggregate, seq: i64, reason: &str) -> Result<(), Interruption> {
+pub(crate) async fn failed(
+    ledger: &mut Ledger,
+    aggregate: &Aggregate,
+    seq: i64,
+    reason: &str,
+) -> Result<(), Interruption> {
     let doing = "parking an event again";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
@@ -264,7 +393,12 @@ pub(crate) async fn failed(ledger: &mut Ledger, aggregate: &Aggregate, seq: i64,
          where relay = $1 and aggregatetype = $2 and aggregateid = $3 and waits_for is null and (seq = $4 or action = 'retry')"
     );
     let mut tx = begin(session, schema, name, epoch).await?;
-    let update = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(&aggregate.kind).bind(&aggregate.id).bind(seq).bind(reason);
+    let update = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(&aggregate.kind)
+        .bind(&aggregate.id)
+        .bind(seq)
+        .bind(reason);
     within(doing, update.execute(&mut *tx)).await?;
     within(doing, tx.commit()).await
 }
@@ -273,7 +407,10 @@ pub(crate) async fn failed(ledger: &mut Ledger, aggregate: &Aggregate, seq: i64,
 ///
 /// # Errors
 /// [`Interruption::LeaseLost`] if another relay has taken over.
-pub(crate) async fn convert(ledger: &mut Ledger, converted: &[Converted]) -> Result<(), Interruption> {
+pub(crate) async fn convert(
+    ledger: &mut Ledger,
+    converted: &[Converted],
+) -> Result<(), Interruption> {
     let doing = "parking events that waited for a topic";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
@@ -284,8 +421,18 @@ pub(crate) async fn convert(ledger: &mut Ledger, converted: &[Converted]) -> Res
     let update = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
         .bind(converted.iter().map(|one| one.seq).collect::<Vec<_>>())
-        .bind(converted.iter().map(|one| one.reason.as_deref()).collect::<Vec<_>>())
-        .bind(converted.iter().map(|one| one.waits_for.as_deref()).collect::<Vec<_>>());
+        .bind(
+            converted
+                .iter()
+                .map(|one| one.reason.as_deref())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            converted
+                .iter()
+                .map(|one| one.waits_for.as_deref())
+                .collect::<Vec<_>>(),
+        );
     within(doing, update.execute(&mut *tx)).await?;
     within(doing, tx.commit()).await
 }
@@ -301,8 +448,17 @@ pub(crate) async fn decided(ledger: &mut Ledger) -> Result<Vec<Aggregate>, Inter
         "select distinct aggregatetype, aggregateid from {schema}.parked
          where relay = $1 and action = 'retry' and waits_for is null limit 1000"
     );
-    let rows: Vec<(String, String)> = within(doing, sqlx::query_as(AssertSqlSafe(sql)).bind(name).fetch_all(session)).await?;
-    Ok(rows.into_iter().map(|(kind, id)| Aggregate { kind, id }).collect())
+    let rows: Vec<(String, String)> = within(
+        doing,
+        sqlx::query_as(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_all(session),
+    )
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(kind, id)| Aggregate { kind, id })
+        .collect())
 }
 
 /// Topics that a person wants to be looked at, because events wait for them. Each is told once.
@@ -318,57 +474,110 @@ pub(crate) async fn topics_to_look_at(ledger: &mut Ledger) -> Result<Vec<String>
          )
          select distinct waits_for from decided"
     );
-    within(doing, sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).fetch_all(session)).await
+    within(
+        doing,
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_all(session),
+    )
+    .await
 }
 
-const PARKED: &str =
-    "p.seq, p.reason, p.action, o.xid::text, p.parked_at > clock_timestamp() - interval '10 minutes', p.to_seq is not null";
+const PARKED: &str = "p.seq, p.reason, p.action, o.xid::text, p.parked_at > clock_timestamp() - interval '10 minutes', p.to_seq is not null";
 
 fn parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
     let action = row.try_get::<Option<String>, _>(2)?;
-    let action = action.map(|word| if word == "discard" { Action::Discard } else { Action::Retry });
-    let xid = row.try_get::<Option<String>, _>(3)?.and_then(|xid| xid.parse().ok());
-    Ok(Parked { seq: row.try_get(0)?, reason: row.try_get(1)?, action, xid, lately: row.try_get(4)?, is_range: row.try_get(5)? })
+    let action = action.map(|word| {
+        if word == "discard" {
+            Action::Discard
+        } else {
+            Action::Retry
+        }
+    });
+    let xid = row
+        .try_get::<Option<String>, _>(3)?
+        .and_then(|xid| xid.parse().ok());
+    Ok(Parked {
+        seq: row.try_get(0)?,
+        reason: row.try_get(1)?,
+        action,
+        xid,
+        lately: row.try_get(4)?,
+        is_range: row.try_get(5)?,
+    })
 }
 
 /// The first events of an aggregate that wait, in their order.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub(crate) async fn first(ledger: &mut Ledger, aggregate: &Aggregate, limit: usize) -> Result<Vec<Parked>, Interruption> {
+pub(crate) async fn first(
+    ledger: &mut Ledger,
+    aggregate: &Aggregate,
+    limit: usize,
+) -> Result<Vec<Parked>, Interruption> {
     let doing = "reading an aggregate's parked events";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "select {PARKED} from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
          where p.relay = $1 and p.aggregatetype = $2 and p.aggregateid = $3 and p.waits_for is null order by p.seq limit $4"
     );
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(&aggregate.kind).bind(&aggregate.id).bind(limit as i64);
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(&aggregate.kind)
+        .bind(&aggregate.id)
+        .bind(limit as i64);
     let rows = within(doing, query.fetch_all(session)).await?;
-    rows.iter().map(parked).collect::<Result<_, _>>().map_err(Interruption::sql(doing))
+    rows.iter()
+        .map(parked)
+        .collect::<Result<_, _>>()
+        .map_err(Interruption::sql(doing))
 }
 
 /// The first events that wait for a topic, in their order.
 ///
 /// # Errors
 /// When the database cannot be reached.
-pub(crate) async fn first_of_topic(ledger: &mut Ledger, topic: &str, limit: usize) -> Result<Vec<(Aggregate, Parked)>, Interruption> {
+pub(crate) async fn first_of_topic(
+    ledger: &mut Ledger,
+    topic: &str,
+    limit: usize,
+) -> Result<Vec<(Aggregate, Parked)>, Interruption> {
     let doing = "reading the events that wait for a topic";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "select {PARKED}, p.aggregatetype, p.aggregateid from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
          where p.relay = $1 and p.waits_for = $2 order by p.seq limit $3"
     );
-    let read = |row: &PgRow| -> Result<_, sqlx::Error> { Ok((Aggregate { kind: row.try_get(6)?, id: row.try_get(7)? }, parked(row)?)) };
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(name).bind(topic).bind(limit as i64);
+    let read = |row: &PgRow| -> Result<_, sqlx::Error> {
+        Ok((
+            Aggregate {
+                kind: row.try_get(6)?,
+                id: row.try_get(7)?,
+            },
+            parked(row)?,
+        ))
+    };
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(topic)
+        .bind(limit as i64);
     let rows = within(doing, query.fetch_all(session)).await?;
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))
+    rows.iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map_err(Interruption::sql(doing))
 }
 
 /// Lists the first events of a range one by one: their numbers, and what is left of the range.
 ///
 /// # Errors
 /// [`Interruption::LeaseLost`] if another relay has taken over.
-pub(crate) async fn unfold(ledger: &mut Ledger, aggregate: &Aggregate, range: &Range) -> Result<(Vec<i64>, Option<Range>), Interruption> {
+pub(crate) async fn unfold(
+    ledger: &mut Ledger,
+    aggregate: &Aggregate,
+    range: &Range,
+) -> Result<(Vec<i64>, Option<Range>), Interruption> {
     let doing = "listing the events of a range";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
@@ -390,19 +599,39 @@ pub(crate) async fn unfold(ledger: &mut Ledger, aggregate: &Aggregate, range: &R
         low = through + 1;
     }
     // The rest begins with an event of its own: another number may be that of another parked one.
-    let next = if found.len() > UNFOLDED_AT_ONCE { found.pop() } else { None };
+    let next = if found.len() > UNFOLDED_AT_ONCE {
+        found.pop()
+    } else {
+        None
+    };
     let events = range.events.saturating_sub(found.len() as u64).max(1);
-    let rest = next.map(|(from, id)| Range { from, id, events, ..range.clone() });
-    let sql = format!("delete from {schema}.parked where relay = $1 and seq = $2 and to_seq is not null returning action");
-    let gone = sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).bind(range.from).fetch_optional(&mut *tx);
+    let rest = next.map(|(from, id)| Range {
+        from,
+        id,
+        events,
+        ..range.clone()
+    });
+    let sql = format!(
+        "delete from {schema}.parked where relay = $1 and seq = $2 and to_seq is not null returning action"
+    );
+    let gone = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(name)
+        .bind(range.from)
+        .fetch_optional(&mut *tx);
     let action: Option<Option<String>> = within(doing, gone).await?;
     let sql = format!(
         "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, action, to_seq, events)
          select $1, e.seq, e.id, $4, $5, $6, $7, e.to_seq, e.events
          from unnest($2::bigint[], $3::uuid[], $8::bigint[], $9::bigint[]) as e (seq, id, to_seq, events) on conflict do nothing"
     );
-    let tail = rest.iter().map(|rest| (rest.from, rest.id, Some(rest.to), rest.events.cast_signed()));
-    let all: Vec<_> = found.iter().map(|(seq, id)| (*seq, *id, None, 1)).chain(tail).collect();
+    let tail = rest
+        .iter()
+        .map(|rest| (rest.from, rest.id, Some(rest.to), rest.events.cast_signed()));
+    let all: Vec<_> = found
+        .iter()
+        .map(|(seq, id)| (*seq, *id, None, 1))
+        .chain(tail)
+        .collect();
     let insert = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
         .bind(all.iter().map(|row| row.0).collect::<Vec<_>>())
@@ -420,11 +649,32 @@ pub(crate) async fn unfold(ledger: &mut Ledger, aggregate: &Aggregate, range: &R
 
 /// A transaction that is on disk, and on a synchronous standby, when it has committed: what is lost here is lost for good, since the
 /// position passes it. Holds the relay's row, so that no other relay takes over in between.
-async fn begin<'s>(session: &'s mut PgConnection, schema: &str, name: &str, epoch: i64) -> Result<Transaction<'s, Postgres>, Interruption> {
+async fn begin<'s>(
+    session: &'s mut PgConnection,
+    schema: &str,
+    name: &str,
+    epoch: i64,
+) -> Result<Transaction<'s, Postgres>, Interruption> {
     let doing = "checking that this relay leads";
     let mut tx = within(doing, session.begin()).await?;
-    within(doing, sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *tx)).await?;
-    let sql = format!("update {schema}.relay set heartbeat_at = now() where name = $1 and epoch = $2");
-    let held = within(doing, sqlx::query(AssertSqlSafe(sql)).bind(name).bind(epoch).execute(&mut *tx)).await?;
-    if held.rows_affected() == 1 { Ok(tx) } else { Err(Interruption::LeaseLost) }
+    within(
+        doing,
+        sqlx::raw_sql("set local synchronous_commit = on").execute(&mut *tx),
+    )
+    .await?;
+    let sql =
+        format!("update {schema}.relay set heartbeat_at = now() where name = $1 and epoch = $2");
+    let held = within(
+        doing,
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(name)
+            .bind(epoch)
+            .execute(&mut *tx),
+    )
+    .await?;
+    if held.rows_affected() == 1 {
+        Ok(tx)
+    } else {
+        Err(Interruption::LeaseLost)
+    }
 }

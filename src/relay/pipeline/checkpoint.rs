@@ -93,7 +93,11 @@ impl Books {
         observer: &Observer,
         lost: CancellationToken,
     ) -> Self {
-        let Start { position: safe, number, moved } = start;
+        let Start {
+            position: safe,
+            number,
+            moved,
+        } = start;
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -129,8 +133,12 @@ impl Books {
     fn report_progress(&mut self, forwarder: &Forwarder, is_durable: bool) {
         let acks = forwarder.sink().acks();
         let (floor, (under_way, _)) = (acks.floor(), acks.under_way());
-        let acknowledged = self.acknowledged.replace(floor).is_some_and(|before| floor > before);
-        let nothing_pending = std::mem::take(&mut self.caught_up) && !self.holding && under_way == 0;
+        let acknowledged = self
+            .acknowledged
+            .replace(floor)
+            .is_some_and(|before| floor > before);
+        let nothing_pending =
+            std::mem::take(&mut self.caught_up) && !self.holding && under_way == 0;
         if is_durable || acknowledged || nothing_pending {
             self.observer.well();
         }
@@ -148,7 +156,15 @@ impl Books {
     pub(crate) fn reads(&mut self, reading: Reading, reason: impl Into<String>) {
         let reason = reason.into();
         if self.reading != (reading, reason.clone()) {
-            tracing::info!(source = reading.word(), "reads {}: {reason}", if reading == Reading::Wal { "the log" } else { "the table" });
+            tracing::info!(
+                source = reading.word(),
+                "reads {}: {reason}",
+                if reading == Reading::Wal {
+                    "the log"
+                } else {
+                    "the table"
+                }
+            );
             self.reading = (reading, reason);
             self.stored = false;
         }
@@ -156,7 +172,10 @@ impl Books {
 
     /// A stream has begun whose server is to be told what is safe.
     pub(crate) fn stream_begins(&mut self, status: StatusWriter) {
-        self.stream = Some(Stream { status, heard: Instant::now() });
+        self.stream = Some(Stream {
+            status,
+            heard: Instant::now(),
+        });
     }
 
     /// Ends the stream politely.
@@ -199,7 +218,11 @@ impl Books {
     ///
     /// # Errors
     /// As [`Books::cut`].
-    pub(crate) async fn cut_if_wanted(&mut self, forwarder: &mut Forwarder, idle: bool) -> Result<(), Interruption> {
+    pub(crate) async fn cut_if_wanted(
+        &mut self,
+        forwarder: &mut Forwarder,
+        idle: bool,
+    ) -> Result<(), Interruption> {
         if forwarder.sink().wants_cut(idle) {
             self.cut(forwarder).await?;
         }
@@ -225,7 +248,10 @@ impl Books {
     ///
     /// # Errors
     /// A lost connection or lease.
-    pub(crate) async fn park_pending(&mut self, forwarder: &mut Forwarder) -> Result<(), Interruption> {
+    pub(crate) async fn park_pending(
+        &mut self,
+        forwarder: &mut Forwarder,
+    ) -> Result<(), Interruption> {
         if forwarder.parked().is_stored() {
             return Ok(());
         }
@@ -250,7 +276,11 @@ impl Books {
         self.stored_at = Instant::now();
         self.observer.pulse().moved();
         let moved = self.progress.settled().log > self.cut_log;
-        let every = if forwarder.sink().cuts_cost() { IDLE_CUT_EVERY } else { EVERY };
+        let every = if forwarder.sink().cuts_cost() {
+            IDLE_CUT_EVERY
+        } else {
+            EVERY
+        };
         if moved && self.cut_at.elapsed() >= every {
             self.cut(forwarder).await?;
         }
@@ -261,7 +291,13 @@ impl Books {
             Some((Durable { batch, number }, counts)) => {
                 (self.safe, self.number) = (*batch.position, number);
                 let published = counts.iter().map(|(_, records)| records).sum();
-                let at = Checkpoint { position: &self.safe, number, source: self.reading.0, reason: &self.reading.1, published };
+                let at = Checkpoint {
+                    position: &self.safe,
+                    number,
+                    source: self.reading.0,
+                    reason: &self.reading.1,
+                    published,
+                };
                 self.ledger.checkpoint(at).await?;
                 if number > 0 {
                     self.ledger.note_signed().await?;
@@ -280,8 +316,13 @@ impl Books {
                 failpoint::reached(Step::Mirrored);
             }
             None if !self.stored && !self.moving => {
-                let at =
-                    Checkpoint { position: &self.safe, number: self.number, source: self.reading.0, reason: &self.reading.1, published: 0 };
+                let at = Checkpoint {
+                    position: &self.safe,
+                    number: self.number,
+                    source: self.reading.0,
+                    reason: &self.reading.1,
+                    published: 0,
+                };
                 self.ledger.checkpoint(at).await?;
                 self.stored = true;
             }
@@ -290,8 +331,13 @@ impl Books {
         forwarder.set_clock(self.ledger.clock());
         self.confirm().await?;
         self.report_progress(forwarder, is_durable);
-        if self.slot_seen.is_none_or(|seen| seen.elapsed() > SLOT_EVERY) {
-            if let Some((lag_bytes, retained_bytes)) = slot::log_kept(self.ledger.session(), &self.names.slot).await? {
+        if self
+            .slot_seen
+            .is_none_or(|seen| seen.elapsed() > SLOT_EVERY)
+        {
+            if let Some((lag_bytes, retained_bytes)) =
+                slot::log_kept(self.ledger.session(), &self.names.slot).await?
+            {
                 self.observer.slot(lag_bytes, retained_bytes);
             }
             if self.own_outbox {
@@ -307,18 +353,33 @@ impl Books {
                 );
             }
         }
-        if self.ledger.topics_have_changed() { Err(Interruption::TopicsChanged) } else { Ok(()) }
+        if self.ledger.topics_have_changed() {
+            Err(Interruption::TopicsChanged)
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells the server what is safe. A server that was not heard for long is asked to show that it is there.
     async fn confirm(&mut self) -> Result<(), Interruption> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let Some(stream) = &mut self.stream else {
+            return Ok(());
+        };
         let silence = stream.heard.elapsed();
         if silence > SILENCE_MAX {
-            return Err(Interruption::replication("waiting for Postgres")(ReplicationError::Unanswered("a keepalive")));
+            return Err(Interruption::replication("waiting for Postgres")(
+                ReplicationError::Unanswered("a keepalive"),
+            ));
         }
-        let confirming = timeout(CONFIRM_WITHIN, stream.status.confirm(self.safe.log, silence > SILENCE_MAX / 3));
-        let confirmed = confirming.await.unwrap_or(Err(ReplicationError::Unanswered("a confirmation")));
+        let confirming = timeout(
+            CONFIRM_WITHIN,
+            stream
+                .status
+                .confirm(self.safe.log, silence > SILENCE_MAX / 3),
+        );
+        let confirmed = confirming
+            .await
+            .unwrap_or(Err(ReplicationError::Unanswered("a confirmation")));
         confirmed.map_err(Interruption::replication("confirming to Postgres"))?;
         failpoint::reached(Step::Confirmed);
         Ok(())

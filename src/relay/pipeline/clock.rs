@@ -20,7 +20,10 @@ use tokio::time::Instant;
 const OLDEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// The first step back, which is how far ahead of its own clock a broker takes a record by default; and the last one.
-const BEHIND: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_secs(7 * 24 * 3_600));
+const BEHIND: (Duration, Duration) = (
+    Duration::from_secs(3_600),
+    Duration::from_secs(7 * 24 * 3_600),
+);
 
 /// Clocks that differ by less are in order.
 pub(crate) const TOLERANCE: Duration = Duration::from_secs(60);
@@ -35,7 +38,10 @@ pub(crate) struct Clock {
 impl Clock {
     /// The database's clock has just shown this: milliseconds since the Unix epoch.
     pub(crate) fn showing(millis: i64) -> Self {
-        Self { millis, read: Instant::now() }
+        Self {
+            millis,
+            read: Instant::now(),
+        }
     }
 
     /// What it shows now.
@@ -46,7 +52,11 @@ impl Clock {
 
     /// By how much this machine's clock differs, and whether it is ahead; `None` if the two agree.
     pub(crate) fn disagreement(&self) -> Option<(Duration, bool)> {
-        let here = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+        let here = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| {
+                i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+            });
         disagreement(here, self.now())
     }
 }
@@ -72,7 +82,8 @@ pub(crate) enum Stamping {
 impl Stamping {
     /// A record's timestamp, milliseconds.
     pub(crate) fn stamp(self, occurred_at: i64, now: i64) -> i64 {
-        let before = |by: Duration| now.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
+        let before =
+            |by: Duration| now.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
         match self {
             Self::Own => occurred_at.clamp(before(OLDEST), now),
             Self::Sending => now,
@@ -98,7 +109,11 @@ impl std::fmt::Display for Stamping {
         match self {
             Self::Own => f.write_str("with their events' times"),
             Self::Sending => f.write_str("with the time of their sending by the database's clock"),
-            Self::Behind(by) => write!(f, "with a time {} h before their sending by the database's clock", by.as_secs() / 3_600),
+            Self::Behind(by) => write!(
+                f,
+                "with a time {} h before their sending by the database's clock",
+                by.as_secs() / 3_600
+            ),
         }
     }
 }
@@ -149,8 +164,14 @@ mod tests {
     #[test]
     fn clocks_that_differ_are_told() {
         assert_eq!(disagreement(5_000, 64_000), None);
-        assert_eq!(disagreement(2 * DAY, 0), Some((Duration::from_secs(2 * 24 * 3_600), true)));
+        assert_eq!(
+            disagreement(2 * DAY, 0),
+            Some((Duration::from_secs(2 * 24 * 3_600), true))
+        );
         assert_eq!(disagreement(0, DAY).map(|(_, ahead)| ahead), Some(false));
-        assert_eq!(Clock::showing(0).disagreement().map(|(_, ahead)| ahead), Some(true));
+        assert_eq!(
+            Clock::showing(0).disagreement().map(|(_, ahead)| ahead),
+            Some(true)
+        );
     }
 }

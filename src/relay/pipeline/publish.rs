@@ -31,7 +31,9 @@ pub(crate) async fn publish(
         } else {
             false
         };
-        if !books.attend(forwarder, hold, shutdown).await? || (releases && !release(forwarder, books, shutdown).await?) {
+        if !books.attend(forwarder, hold, shutdown).await?
+            || (releases && !release(forwarder, books, shutdown).await?)
+        {
             return Ok(None);
         }
     }

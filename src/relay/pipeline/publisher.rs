@@ -108,14 +108,16 @@ impl Forwarder {
         transactional: &[Transactional<'_>],
         (clock, stamping): (Clock, Stamping),
     ) -> Result<Self, Interruption> {
-        let template = TopicTemplate::parse(&options.topic).map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
+        let template = TopicTemplate::parse(&options.topic)
+            .map_err(|error| Interruption::Refused(format!("topic template: {error}")))?;
         let sink = Sink::open(options, batch_bytes_max, transactional)?;
         let told = observer.clone();
         sink.acks().watch(move |latency| told.end_to_end(latency));
         observer.pulse().watch(sink.acks());
         Ok(Self {
             routes: Routes::new(template, options.topic_rewrite.clone()),
-            envelope: EnvelopeWriter::new(options.envelope, event_source.to_owned()).with_own_headers(options.debezium.is_some()),
+            envelope: EnvelopeWriter::new(options.envelope, event_source.to_owned())
+                .with_own_headers(options.debezium.is_some()),
             topics: Topics::new(&sink.producers()[0], &options.kafka),
             lookup: TopicLookup::new(options),
             sink,
@@ -142,10 +144,17 @@ impl Forwarder {
     ///
     /// # Errors
     /// An event at which the relay has to stop, or a producer that has failed.
-    pub(crate) fn forward(&mut self, row: &Row<'_>) -> Result<Result<Forwarded, Hold>, Interruption> {
+    pub(crate) fn forward(
+        &mut self,
+        row: &Row<'_>,
+    ) -> Result<Result<Forwarded, Hold>, Interruption> {
         let Row { seq, event, .. } = row;
         let seq = *seq;
-        if !self.parked.is_empty() && self.parked.holds(event.aggregate_type, event.aggregate_id, seq) {
+        if !self.parked.is_empty()
+            && self
+                .parked
+                .holds(event.aggregate_type, event.aggregate_id, seq)
+        {
             return self.park(seq, event, None);
         }
         match self.deliver(row, true)? {
@@ -161,7 +170,11 @@ impl Forwarder {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub(crate) fn deliver(&mut self, row: &Row<'_>, queues: bool) -> Result<Result<Delivery, Hold>, Interruption> {
+    pub(crate) fn deliver(
+        &mut self,
+        row: &Row<'_>,
+        queues: bool,
+    ) -> Result<Result<Delivery, Hold>, Interruption> {
         let (seq, event) = (number(row.seq, &row.event), &row.event);
         if !self.isolation.is_idle() {
             if self.isolation.watches_acknowledgements() {
@@ -185,7 +198,12 @@ impl Forwarder {
         }
     }
 
-    fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Result<Attempt, Hold>, Interruption> {
+    fn send(
+        &mut self,
+        seq: i64,
+        event: &Outgoing<'_>,
+        queues: bool,
+    ) -> Result<Result<Attempt, Hold>, Interruption> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(unmet) => {
@@ -198,7 +216,10 @@ impl Forwarder {
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
             return Ok(Err(Hold::Growing(route.topic.clone())));
         }
-        if queues && !self.lookup.faults.is_idle() && self.lookup.faults.reason(&route.topic).is_some() {
+        if queues
+            && !self.lookup.faults.is_idle()
+            && self.lookup.faults.reason(&route.topic).is_some()
+        {
             return Ok(Ok(Attempt::TopicWaits(route.topic.clone())));
         }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
@@ -211,10 +232,19 @@ impl Forwarder {
             Err(error) => return Ok(Ok(Attempt::Impossible(error.to_string()))),
         };
         // Of a record that is larger than the relay's own limit, this limit is the reason.
-        if self.isolation.has_limits() && value.is_none_or(|value| value.len() <= self.options.message_bytes_max) {
+        if self.isolation.has_limits()
+            && value.is_none_or(|value| value.len() <= self.options.message_bytes_max)
+        {
             let rest = event.aggregate_id.len() + event.headers.len() + ENVELOPE_BYTES;
-            let weight = Weight { value: value.unwrap_or_default(), rest, compression: self.compression };
-            match self.isolation.weigh(&route.topic, seq, weight, self.sink.tags()) {
+            let weight = Weight {
+                value: value.unwrap_or_default(),
+                rest,
+                compression: self.compression,
+            };
+            match self
+                .isolation
+                .weigh(&route.topic, seq, weight, self.sink.tags())
+            {
                 Weighed::MayGo => {}
                 Weighed::TooLarge(reason) => return Ok(Ok(Attempt::Impossible(reason))),
                 Weighed::GoesAlone => return Ok(Err(Hold::Alone)),
@@ -227,7 +257,9 @@ impl Forwarder {
             key: event.aggregate_id.as_bytes(),
             value,
             headers,
-            timestamp: self.stamping.stamp(event.occurred_at / 1000, self.clock.now()),
+            timestamp: self
+                .stamping
+                .stamp(event.occurred_at / 1000, self.clock.now()),
             label: seq,
         };
         match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES) {
@@ -293,7 +325,9 @@ impl Forwarder {
         }
         for (topic, reason, events, seconds) in loaded.topics {
             self.parked.load_waiting(&topic, events.cast_unsigned());
-            self.lookup.faults.waits(&topic, reason, seconds >= give_up_after);
+            self.lookup
+                .faults
+                .waits(&topic, reason, seconds >= give_up_after);
         }
     }
 
@@ -323,16 +357,31 @@ impl Forwarder {
     }
 
     /// Takes up a new epoch with a producer whose records are all safe.
-    pub(crate) fn go_on(&mut self, names: &KafkaNames, server: &Server, ledger: &Ledger, number: u64) {
+    pub(crate) fn go_on(
+        &mut self,
+        names: &KafkaNames,
+        server: &Server,
+        ledger: &Ledger,
+        number: u64,
+    ) {
         self.clock = ledger.clock();
-        let journal = Journal::new(server.identity.clone(), ledger.epoch(), number, ledger.seal().clone());
+        let journal = Journal::new(
+            server.identity.clone(),
+            ledger.epoch(),
+            number,
+            ledger.seal().clone(),
+        );
         self.sink.write_positions(names.topic.clone(), journal);
     }
 
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
     pub(crate) fn cut(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch { position: Box::new(position), counts, at: self.stamping.stamp(i64::MAX, self.clock.now()) }) {
+        match self.sink.cut(Batch {
+            position: Box::new(position),
+            counts,
+            at: self.stamping.stamp(i64::MAX, self.clock.now()),
+        }) {
             Ok(()) => {
                 self.isolation.cut();
                 true
@@ -365,9 +414,18 @@ impl Forwarder {
             return Err(Interruption::Isolated);
         }
         Ok(durable.map(|durable| {
-            let counts = durable.batch.counts.iter().enumerate().filter(|(_, records)| **records > 0);
-            let counts: Vec<_> = counts.map(|(at, records)| (&self.routes.all()[at], *records)).collect();
-            counts.iter().for_each(|(route, records)| self.observer.published(&route.topic, *records));
+            let counts = durable
+                .batch
+                .counts
+                .iter()
+                .enumerate()
+                .filter(|(_, records)| **records > 0);
+            let counts: Vec<_> = counts
+                .map(|(at, records)| (&self.routes.all()[at], *records))
+                .collect();
+            counts
+                .iter()
+                .for_each(|(route, records)| self.observer.published(&route.topic, *records));
             (durable, counts)
         }))
     }
@@ -377,12 +435,23 @@ impl Forwarder {
 fn number(seq: i64, event: &Outgoing<'_>) -> i64 {
     let id = event.id.as_u128();
     // Zero is the relay's own position.
-    if seq > 0 { seq } else { ((id ^ (id >> 64)) as u64 | 1 << 63).cast_signed() }
+    if seq > 0 {
+        seq
+    } else {
+        ((id ^ (id >> 64)) as u64 | 1 << 63).cast_signed()
+    }
 }
 
 fn limits(options: &RelayOptions) -> Limits {
-    let UndeliverableOptions { parked_per_aggregate_max, parked_max, .. } = options.undeliverable;
-    Limits { per_aggregate: parked_per_aggregate_max as u64, total: parked_max as u64 }
+    let UndeliverableOptions {
+        parked_per_aggregate_max,
+        parked_max,
+        ..
+    } = options.undeliverable;
+    Limits {
+        per_aggregate: parked_per_aggregate_max as u64,
+        total: parked_max as u64,
+    }
 }
 
 fn not_taken(error: &SendError) -> Interruption {

@@ -18,7 +18,11 @@ pub(crate) struct Coverage {
 impl Coverage {
     /// `insert` was read, then `snapshot` was taken.
     pub(crate) fn note(&mut self, insert: Lsn, snapshot: &Snapshot) {
-        if self.pairs.back().is_some_and(|(_, xmax)| *xmax == snapshot.xmax()) {
+        if self
+            .pairs
+            .back()
+            .is_some_and(|(_, xmax)| *xmax == snapshot.xmax())
+        {
             // Nothing began in between: the later position covers as much.
             self.pairs.pop_back();
         }
@@ -29,10 +33,17 @@ impl Coverage {
 
     /// The furthest position of which `snapshot` sees every commit before it.
     pub(crate) fn covered_by(&mut self, snapshot: &Snapshot) -> Option<Lsn> {
-        while self.pairs.get(1).is_some_and(|(_, xmax)| *xmax <= snapshot.xmin()) {
+        while self
+            .pairs
+            .get(1)
+            .is_some_and(|(_, xmax)| *xmax <= snapshot.xmin())
+        {
             self.pairs.pop_front();
         }
-        self.pairs.front().filter(|(_, xmax)| *xmax <= snapshot.xmin()).map(|(insert, _)| *insert)
+        self.pairs
+            .front()
+            .filter(|(_, xmax)| *xmax <= snapshot.xmin())
+            .map(|(insert, _)| *insert)
     }
 }
 
@@ -54,11 +65,18 @@ mod tests {
 
     impl Server {
         fn snapshot(&self) -> Snapshot {
-            let mut in_progress: Vec<u64> = self.open.iter().copied().chain(self.committing.iter().map(|(xid, _)| *xid)).collect();
+            let mut in_progress: Vec<u64> = self
+                .open
+                .iter()
+                .copied()
+                .chain(self.committing.iter().map(|(xid, _)| *xid))
+                .collect();
             in_progress.sort_unstable();
             let xmin = in_progress.first().copied().unwrap_or(self.next_xid);
             let list: Vec<String> = in_progress.iter().map(u64::to_string).collect();
-            format!("{xmin}:{}:{}", self.next_xid, list.join(",")).parse().expect("a snapshot")
+            format!("{xmin}:{}:{}", self.next_xid, list.join(","))
+                .parse()
+                .expect("a snapshot")
         }
 
         fn act(&mut self, action: u8, pick: usize) {
@@ -117,7 +135,10 @@ mod tests {
         coverage.note(Lsn(50), &snapshot);
         assert_eq!(coverage.covered_by(&snapshot), Some(Lsn(50)));
         coverage.note(Lsn(60), &snapshot);
-        assert_eq!(coverage.covered_by(&"5:7:5".parse().expect("a snapshot")), None);
+        assert_eq!(
+            coverage.covered_by(&"5:7:5".parse().expect("a snapshot")),
+            None
+        );
         assert_eq!(coverage.covered_by(&snapshot), Some(Lsn(60)));
     }
 }

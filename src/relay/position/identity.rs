@@ -41,7 +41,9 @@ impl Identity {
     pub(crate) fn mark(&self, schema: &str) -> String {
         // FNV-1a, 64 bits, folded: names, not secrets. Stable across builds, which the standard library's hasher is not.
         let text = format!("{}/{}/{schema}", self.system, self.database);
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
     }
 }
@@ -52,12 +54,42 @@ mod tests {
 
     #[test]
     fn a_promotion_is_told_apart_from_another_database() {
-        let ours = Identity { system: "7".into(), database: 5, timeline: 1 };
+        let ours = Identity {
+            system: "7".into(),
+            database: 5,
+            timeline: 1,
+        };
         assert_eq!(ours.change(&ours.clone()), Change::None);
-        assert_eq!(ours.change(&Identity { timeline: 2, ..ours.clone() }), Change::Timeline);
-        assert_eq!(ours.change(&Identity { database: 6, ..ours.clone() }), Change::Database);
-        assert_eq!(ours.mark("tidings"), Identity { timeline: 2, ..ours.clone() }.mark("tidings"));
-        assert_ne!(ours.mark("tidings"), Identity { database: 6, ..ours.clone() }.mark("tidings"));
+        assert_eq!(
+            ours.change(&Identity {
+                timeline: 2,
+                ..ours.clone()
+            }),
+            Change::Timeline
+        );
+        assert_eq!(
+            ours.change(&Identity {
+                database: 6,
+                ..ours.clone()
+            }),
+            Change::Database
+        );
+        assert_eq!(
+            ours.mark("tidings"),
+            Identity {
+                timeline: 2,
+                ..ours.clone()
+            }
+            .mark("tidings")
+        );
+        assert_ne!(
+            ours.mark("tidings"),
+            Identity {
+                database: 6,
+                ..ours.clone()
+            }
+            .mark("tidings")
+        );
         assert_ne!(ours.mark("tidings"), ours.mark("other"));
     }
 }

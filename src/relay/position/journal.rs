@@ -37,7 +37,9 @@ struct Entry {
 pub(crate) enum JournalError {
     #[error("record {0} is not one of a position: {1}")]
     Foreign(i64, String),
-    #[error("record {0} has format {1}, which this version of tidings does not know: run the newer one")]
+    #[error(
+        "record {0} has format {1}, which this version of tidings does not know: run the newer one"
+    )]
     Newer(i64, u32),
     #[error("record {number} follows record {before}: records in between are gone")]
     Gap { before: u64, number: u64 },
@@ -57,7 +59,14 @@ pub(crate) struct Journal {
 impl Journal {
     /// Goes on after record `number`, and signs with `seal`.
     pub(crate) fn new(identity: Identity, epoch: i64, number: u64, seal: Seal) -> Self {
-        Self { identity, epoch, number, chain: 0, last: None, seal }
+        Self {
+            identity,
+            epoch,
+            number,
+            chain: 0,
+            last: None,
+            seal,
+        }
     }
 
     /// The number of the last record.
@@ -71,14 +80,22 @@ impl Journal {
         let chained = self
             .last
             .as_ref()
-            .filter(|last| ranges(position) > WHOLE_RANGES && self.chain + 1 < CHAIN_MAX && last.seen == position.seen)
+            .filter(|last| {
+                ranges(position) > WHOLE_RANGES
+                    && self.chain + 1 < CHAIN_MAX
+                    && last.seen == position.seen
+            })
             .filter(|last| last.streamed.is_some() == position.streamed.is_some());
         let mut written = position.clone();
         match chained {
             Some(last) => {
                 self.chain += 1;
                 written.also = position.also.without(&last.also);
-                written.streamed = position.streamed.as_ref().zip(last.streamed.as_ref()).map(|(now, then)| now.without(then));
+                written.streamed = position
+                    .streamed
+                    .as_ref()
+                    .zip(last.streamed.as_ref())
+                    .map(|(now, then)| now.without(then));
             }
             None => self.chain = 0,
         }
@@ -91,7 +108,11 @@ impl Journal {
             identity: self.identity.clone(),
             position: written,
         };
-        (self.chain.to_string(), self.seal.sign(serde_json::to_vec(&entry).expect("a position is plain data")))
+        (
+            self.chain.to_string(),
+            self.seal
+                .sign(serde_json::to_vec(&entry).expect("a position is plain data")),
+        )
     }
 }
 
@@ -148,7 +169,13 @@ pub(crate) struct Replay {
 impl Replay {
     /// Nothing is read yet.
     pub(crate) fn new(trust: Trust) -> Self {
-        Self { trust, state: None, signed: false, damage: None, foreign: Foreign::default() }
+        Self {
+            trust,
+            state: None,
+            signed: false,
+            damage: None,
+            foreign: Foreign::default(),
+        }
     }
 
     /// Takes the next record.
@@ -158,9 +185,14 @@ impl Replay {
             // From here on this relay signs.
             self.trust.unsigned = false;
         } else if !self.is_plausible(value) {
-            let claims = serde_json::from_slice::<Entry>(value).is_ok_and(|entry| entry.number == self.trust.known);
+            let claims = serde_json::from_slice::<Entry>(value)
+                .is_ok_and(|entry| entry.number == self.trust.known);
             let Foreign { records, known, .. } = self.foreign;
-            self.foreign = Foreign { records: records + 1, last: offset, known: known || claims };
+            self.foreign = Foreign {
+                records: records + 1,
+                last: offset,
+                known: known || claims,
+            };
             return;
         }
         match self.take(offset, value, signed) {
@@ -172,9 +204,17 @@ impl Replay {
 
     /// Whether a record without our signature is one of a version that did not sign.
     fn is_plausible(&self, value: &[u8]) -> bool {
-        let Some(entry) = self.trust.unsigned.then(|| serde_json::from_slice::<Entry>(value).ok()).flatten() else { return false };
-        let follows =
-            self.state.as_ref().is_some_and(|state| state.number.checked_add(1) == Some(entry.number) && state.epoch <= entry.epoch);
+        let Some(entry) = self
+            .trust
+            .unsigned
+            .then(|| serde_json::from_slice::<Entry>(value).ok())
+            .flatten()
+        else {
+            return false;
+        };
+        let follows = self.state.as_ref().is_some_and(|state| {
+            state.number.checked_add(1) == Some(entry.number) && state.epoch <= entry.epoch
+        });
         entry.version == VERSION && (entry.number <= self.trust.known || follows)
     }
 
@@ -193,12 +233,17 @@ impl Replay {
         if entry.chain >= CHAIN_MAX || entry.number > NUMBER_MAX {
             return Err(JournalError::Foreign(
                 offset,
-                format!("its number {} or its place {} in its chain is impossible", entry.number, entry.chain),
+                format!(
+                    "its number {} or its place {} in its chain is impossible",
+                    entry.number, entry.chain
+                ),
             ));
         }
         match (&mut self.state, entry.chain) {
             // A copy of an earlier record, which anyone who can write to the topic can append.
-            (Some(state), chain) if entry.number <= state.number && (chain > 0 || !signed || entry.epoch <= state.epoch) => {}
+            (Some(state), chain)
+                if entry.number <= state.number
+                    && (chain > 0 || !signed || entry.epoch <= state.epoch) => {}
             (state, 0) => {
                 *state = Some(entry);
                 self.signed = signed;
@@ -210,11 +255,19 @@ impl Replay {
                 let mut also = std::mem::take(&mut state.position.also);
                 also.extend(&entry.position.also);
                 let mut streamed = state.position.streamed.take();
-                streamed.iter_mut().zip(&entry.position.streamed).for_each(|(all, new)| all.extend(new));
+                streamed
+                    .iter_mut()
+                    .zip(&entry.position.streamed)
+                    .for_each(|(all, new)| all.extend(new));
                 *state = entry;
                 (state.position.also, state.position.streamed) = (also, streamed);
             }
-            (Some(state), _) => return Err(JournalError::Gap { before: state.number, number: entry.number }),
+            (Some(state), _) => {
+                return Err(JournalError::Gap {
+                    before: state.number,
+                    number: entry.number,
+                });
+            }
         }
         Ok(false)
     }
@@ -228,7 +281,19 @@ impl Replay {
             return Err(damage);
         }
         let signed = self.signed;
-        let recorded = |Entry { position, identity, epoch, number, .. }| Recorded { position, identity, epoch, number, signed };
+        let recorded = |Entry {
+                            position,
+                            identity,
+                            epoch,
+                            number,
+                            ..
+                        }| Recorded {
+            position,
+            identity,
+            epoch,
+            number,
+            signed,
+        };
         Ok((self.state.map(recorded), self.foreign))
     }
 }
@@ -237,12 +302,40 @@ impl Replay {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_position_journal(bytes: &[u8]) {
     // Bytes that a fuzzer makes are never signed.
-    let trust = Trust { seal: Seal::new(b"fuzzing"), known: u64::MAX, unsigned: true };
+    let trust = Trust {
+        seal: Seal::new(b"fuzzing"),
+        known: u64::MAX,
+        unsigned: true,
+    };
     let mut replay = Replay::new(trust.clone());
-    bytes.split(|byte| *byte == b'\n').enumerate().for_each(|(offset, line)| replay.read(offset as i64, line));
-    let Ok((Some(Recorded { position, identity, epoch, number, .. }), _)) = replay.end() else { return };
-    let _ = (position.covers(21, 5), position.is_start(), position.needs_below(30), position.rewound_to(25, 3));
-    let _ = position.skipped_to("50:60:55".parse().expect("a snapshot"), crate::postgres::Lsn(9), 0);
+    bytes
+        .split(|byte| *byte == b'\n')
+        .enumerate()
+        .for_each(|(offset, line)| replay.read(offset as i64, line));
+    let Ok((
+        Some(Recorded {
+            position,
+            identity,
+            epoch,
+            number,
+            ..
+        }),
+        _,
+    )) = replay.end()
+    else {
+        return;
+    };
+    let _ = (
+        position.covers(21, 5),
+        position.is_start(),
+        position.needs_below(30),
+        position.rewound_to(25, 3),
+    );
+    let _ = position.skipped_to(
+        "50:60:55".parse().expect("a snapshot"),
+        crate::postgres::Lsn(9),
+        0,
+    );
     let mut progress = super::Progress::new(position.clone());
     for xid in [0, 21, 30, u32::MAX] {
         progress.begin(xid);
@@ -251,10 +344,20 @@ pub(crate) fn fuzz_position_journal(bytes: &[u8]) {
         }
         progress.end(crate::postgres::Lsn(100));
     }
-    let (_, record) = Journal::new(identity, epoch, number.min(NUMBER_MAX - 1), trust.seal.clone()).write(&progress.position());
+    let (_, record) = Journal::new(
+        identity,
+        epoch,
+        number.min(NUMBER_MAX - 1),
+        trust.seal.clone(),
+    )
+    .write(&progress.position());
     let mut replay = Replay::new(trust);
     replay.read(0, &record);
-    let read = replay.end().expect("a record that was just written").0.map(|recorded| recorded.position);
+    let read = replay
+        .end()
+        .expect("a record that was just written")
+        .0
+        .map(|recorded| recorded.position);
     assert_eq!(read, Some(progress.position()));
 }
 
@@ -273,7 +376,11 @@ mod tests {
     }
 
     fn identity() -> Identity {
-        Identity { system: "1".into(), database: 2, timeline: 1 }
+        Identity {
+            system: "1".into(),
+            database: 2,
+            timeline: 1,
+        }
     }
 
     fn seal() -> Seal {
@@ -286,13 +393,22 @@ mod tests {
 
     /// Reads as a relay that signs.
     fn replay() -> Replay {
-        Replay::new(Trust { seal: seal(), known: 7, unsigned: false })
+        Replay::new(Trust {
+            seal: seal(),
+            known: 7,
+            unsigned: false,
+        })
     }
 
     /// The number that records lead to, and how many do not count.
     fn number(mut replay: Replay, records: &[&[u8]]) -> Result<(Option<u64>, u64), JournalError> {
-        records.iter().enumerate().for_each(|(at, value)| replay.read(at as i64, value));
-        replay.end().map(|(recorded, foreign)| (recorded.map(|recorded| recorded.number), foreign.records))
+        records
+            .iter()
+            .enumerate()
+            .for_each(|(at, value)| replay.read(at as i64, value));
+        replay
+            .end()
+            .map(|(recorded, foreign)| (recorded.map(|recorded| recorded.number), foreign.records))
     }
 
     /// A record as a version wrote it that did not sign, with another number and epoch.
@@ -336,19 +452,38 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_with_a_hole_and_a_record_of_a_newer_version_are_refused_until_a_whole_position_follows() {
+    fn a_chain_with_a_hole_and_a_record_of_a_newer_version_are_refused_until_a_whole_position_follows()
+     {
         let mut journal = journal(0);
-        let mut position = Position { also: spread(100), ..Position::start() };
+        let mut position = Position {
+            also: spread(100),
+            ..Position::start()
+        };
         let mut records = vec![journal.write(&position)];
         for xid in [1_000, 1_010] {
             position.also.insert(xid);
             records.push(journal.write(&position));
         }
         let newer = seal().sign(br#"{"version":9}"#.to_vec());
-        assert_eq!(number(replay(), &[&records[0].1, &records[2].1]), Err(JournalError::Gap { before: 1, number: 3 }));
-        assert_eq!(number(replay(), &[&records[0].1, &newer]), Err(JournalError::Newer(1, 9)));
+        assert_eq!(
+            number(replay(), &[&records[0].1, &records[2].1]),
+            Err(JournalError::Gap {
+                before: 1,
+                number: 3
+            })
+        );
+        assert_eq!(
+            number(replay(), &[&records[0].1, &newer]),
+            Err(JournalError::Newer(1, 9))
+        );
         assert_eq!(number(replay(), &[&newer, &records[0].1]), Ok((Some(1), 0)));
-        assert_eq!(records.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["0", "1", "2"]);
+        assert_eq!(
+            records
+                .iter()
+                .map(|(key, _)| key.as_str())
+                .collect::<Vec<_>>(),
+            ["0", "1", "2"]
+        );
     }
 
     #[test]
@@ -356,8 +491,17 @@ mod tests {
         let mut journal = journal(6);
         let ours = journal.write(&Position::start()).1;
         let next = journal.write(&Position::start()).1;
-        let theirs = Journal::new(identity(), 9, 99, Seal::new(b"another secret..")).write(&Position::start()).1;
-        for forged in [unsigned(&ours, 100, 9), unsigned(&ours, 8, 1), theirs, b"{}".to_vec(), br#"{"version":9}"#.to_vec(), Vec::new()] {
+        let theirs = Journal::new(identity(), 9, 99, Seal::new(b"another secret.."))
+            .write(&Position::start())
+            .1;
+        for forged in [
+            unsigned(&ours, 100, 9),
+            unsigned(&ours, 8, 1),
+            theirs,
+            b"{}".to_vec(),
+            br#"{"version":9}"#.to_vec(),
+            Vec::new(),
+        ] {
             assert_eq!(number(replay(), &[&ours, &forged]), Ok((Some(7), 1)));
             assert_eq!(number(replay(), &[&ours, &forged, &next]), Ok((Some(8), 1)));
             assert_eq!(number(replay(), &[&forged]), Ok((None, 1)));
@@ -368,19 +512,41 @@ mod tests {
 
     /// An installation whose records are not signed yet.
     #[test]
-    fn unsigned_records_count_until_the_relay_signs_and_only_as_far_as_they_follow_from_the_database() {
+    fn unsigned_records_count_until_the_relay_signs_and_only_as_far_as_they_follow_from_the_database()
+     {
         let first = journal(4).write(&Position::start()).1;
         let old = |number, epoch| unsigned(&first, number, epoch);
-        let upgraded = || Replay::new(Trust { seal: seal(), known: 6, unsigned: true });
-        assert_eq!(number(upgraded(), &[&old(5, 1), &old(6, 1)]), Ok((Some(6), 0)));
+        let upgraded = || {
+            Replay::new(Trust {
+                seal: seal(),
+                known: 6,
+                unsigned: true,
+            })
+        };
+        assert_eq!(
+            number(upgraded(), &[&old(5, 1), &old(6, 1)]),
+            Ok((Some(6), 0))
+        );
         // Killed before the last ones were in the database.
-        assert_eq!(number(upgraded(), &[&old(6, 1), &old(7, 1), &old(8, 2)]), Ok((Some(8), 0)));
+        assert_eq!(
+            number(upgraded(), &[&old(6, 1), &old(7, 1), &old(8, 2)]),
+            Ok((Some(8), 0))
+        );
         // Not one that leaves a gap, or goes back to an earlier leader.
-        assert_eq!(number(upgraded(), &[&old(6, 1), &old(8, 1)]), Ok((Some(6), 1)));
-        assert_eq!(number(upgraded(), &[&old(6, 2), &old(7, 1)]), Ok((Some(6), 1)));
+        assert_eq!(
+            number(upgraded(), &[&old(6, 1), &old(8, 1)]),
+            Ok((Some(6), 1))
+        );
+        assert_eq!(
+            number(upgraded(), &[&old(6, 2), &old(7, 1)]),
+            Ok((Some(6), 1))
+        );
         assert_eq!(number(upgraded(), &[&old(9, 1)]), Ok((None, 1)));
         assert_eq!(number(upgraded(), &[b"{}", &old(6, 1)]), Ok((Some(6), 1)));
         let signed = journal(6).write(&Position::start()).1;
-        assert_eq!(number(upgraded(), &[&old(6, 1), &signed, &old(8, 1)]), Ok((Some(7), 1)));
+        assert_eq!(
+            number(upgraded(), &[&old(6, 1), &signed, &old(8, 1)]),
+            Ok((Some(7), 1))
+        );
     }
 }

@@ -124,7 +124,13 @@ pub(crate) struct Witness {
 /// Reads a transaction's id that the server can have written.
 fn transaction_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let xid = u64::deserialize(deserializer)?;
-    if xid < xids::XID_MAX { Ok(xid) } else { Err(serde::de::Error::custom(format_args!("no transaction has the id {xid}"))) }
+    if xid < xids::XID_MAX {
+        Ok(xid)
+    } else {
+        Err(serde::de::Error::custom(format_args!(
+            "no transaction has the id {xid}"
+        )))
+    }
 }
 
 impl Position {
@@ -133,14 +139,20 @@ impl Position {
     pub(crate) fn covers(&self, xid: u64, seq: i64) -> bool {
         self.seen.sees(xid)
             || self.has_streamed(xid, seq)
-            || self.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || self
+                .window
+                .as_ref()
+                .is_some_and(|window| seq <= window.after && window.to.sees(xid))
             || self.gave_up(seq)
     }
 
     /// Whether the log has brought the event that transaction `xid` inserted as `seq`.
     pub(crate) fn has_streamed(&self, xid: u64, seq: i64) -> bool {
         // By its number alone it cannot be told: an outbox that is truncated may have its numbers begin anew.
-        let (also, partial) = (self.also.contains(xid), self.partial.filter(|partial| partial.xid == xid));
+        let (also, partial) = (
+            self.also.contains(xid),
+            self.partial.filter(|partial| partial.xid == xid),
+        );
         match &self.streamed {
             Some(streamed) => (also || partial.is_some()) && streamed.contains(seq),
             None => also || partial.is_some_and(|partial| seq <= partial.seq),
@@ -150,7 +162,9 @@ impl Position {
     /// The transactions of which the log has brought events that `seen` may not see.
     fn brought(&self) -> XidSet {
         let mut brought = self.also.clone();
-        self.partial.iter().for_each(|partial| brought.insert(partial.xid));
+        self.partial
+            .iter()
+            .for_each(|partial| brought.insert(partial.xid));
         brought
     }
 
@@ -173,7 +187,10 @@ impl Position {
 
     /// Whether it is [`start`](Self::start), before which nothing was streamed, whether that is known or not.
     pub(crate) fn is_start(&self) -> bool {
-        Self { streamed: None, ..self.clone() } == Self::start()
+        Self {
+            streamed: None,
+            ..self.clone()
+        } == Self::start()
     }
 }
 
@@ -183,10 +200,20 @@ mod tests {
 
     #[test]
     fn an_event_is_covered_by_any_part_of_a_position() {
-        let mut position = Position { seen: "10:10:".parse().expect("a snapshot"), ..Position::start() };
+        let mut position = Position {
+            seen: "10:10:".parse().expect("a snapshot"),
+            ..Position::start()
+        };
         position.also.insert(20);
-        position.partial = Some(Partial { xid: 30, events: 2, seq: 5 });
-        position.window = Some(Window { to: "40:42:41".parse().expect("a snapshot"), after: 7 });
+        position.partial = Some(Partial {
+            xid: 30,
+            events: 2,
+            seq: 5,
+        });
+        position.window = Some(Window {
+            to: "40:42:41".parse().expect("a snapshot"),
+            after: 7,
+        });
         for (xid, seq) in [(9, 99), (20, 99), (30, 5), (40, 7)] {
             assert!(position.covers(xid, seq), "{xid} {seq}");
         }
@@ -205,13 +232,25 @@ mod tests {
 
     #[test]
     fn a_position_that_an_earlier_version_wrote_is_read_and_does_not_know_single_events() {
-        let mut position = Position { streamed: Some(SeqSet::default()), ..Position::start() };
+        let mut position = Position {
+            streamed: Some(SeqSet::default()),
+            ..Position::start()
+        };
         position.also.insert(20);
         let mut written = serde_json::to_value(&position).expect("plain data");
         assert_eq!(written["streamed"], "{}");
-        written.as_object_mut().expect("an object").remove("streamed");
+        written
+            .as_object_mut()
+            .expect("an object")
+            .remove("streamed");
         let read: Position = serde_json::from_value(written).expect("read");
-        assert_eq!(read, Position { streamed: None, ..position });
+        assert_eq!(
+            read,
+            Position {
+                streamed: None,
+                ..position
+            }
+        );
         assert!(read.covers(20, 1));
     }
 }

@@ -9,7 +9,10 @@ pub(crate) const GIVEN_UP_MAX: usize = 1_000;
 impl Position {
     /// Everything that the outbox still holds is to be published. Events of transactions below `floor` may be missing from it.
     pub(crate) fn rewound_to_the_start(floor: u64) -> Self {
-        Self { forgone: floor, ..Self::start() }
+        Self {
+            forgone: floor,
+            ..Self::start()
+        }
     }
 
     /// Of what is published, only what transactions below `first` wrote stays so: everything younger is to be published again, and what was
@@ -21,7 +24,12 @@ impl Position {
             // By `seq` it cannot be told which of them are to be published again.
             streamed: None,
             partial: self.partial.filter(|partial| partial.xid < first),
-            given_up: self.given_up.iter().copied().filter(|event| event.xid < first).collect(),
+            given_up: self
+                .given_up
+                .iter()
+                .copied()
+                .filter(|event| event.xid < first)
+                .collect(),
             released: self.released.clone(),
             forgone: self.forgone.max(floor),
             ..Self::start()
@@ -31,7 +39,11 @@ impl Position {
     /// Everything that transactions below `first` wrote counts as published, and nothing else: for a database in which the position's
     /// transaction ids mean nothing any more.
     pub(crate) fn of_all_below(first: u64, floor: u64) -> Self {
-        Self { seen: Snapshot::of_all_below(first), forgone: floor, ..Self::start() }
+        Self {
+            seen: Snapshot::of_all_below(first),
+            forgone: floor,
+            ..Self::start()
+        }
     }
 
     /// Everything that `snapshot` sees counts as published. `insert` is the log's insert position read after it.
@@ -40,7 +52,12 @@ impl Position {
             also: self.also.unseen_by(&snapshot),
             streamed: self.streamed.clone(),
             partial: self.partial.filter(|partial| !snapshot.sees(partial.xid)),
-            given_up: self.given_up.iter().copied().filter(|event| !snapshot.sees(event.xid)).collect(),
+            given_up: self
+                .given_up
+                .iter()
+                .copied()
+                .filter(|event| !snapshot.sees(event.xid))
+                .collect(),
             window: None,
             log: self.log,
             reach: self.reach.max(insert),
@@ -53,13 +70,20 @@ impl Position {
 
     /// The same in another database that continues this one: its transaction ids mean the same, its places of the log do not.
     pub(crate) fn adopted(self) -> Self {
-        Self { log: Lsn::default(), reach: Lsn::default(), ..self }
+        Self {
+            log: Lsn::default(),
+            reach: Lsn::default(),
+            ..self
+        }
     }
 
     /// Everything that the transactions below `first` wrote is published, in a database whose rows were given new transaction
     /// ids. Parked events keep their numbers.
     pub(crate) fn renumbered(self, first: u64) -> Self {
-        Self { released: self.released, ..Self::of_all_below(first, first) }
+        Self {
+            released: self.released,
+            ..Self::of_all_below(first, first)
+        }
     }
 
     /// No transaction that it names has this id or a later one.
@@ -68,7 +92,10 @@ impl Position {
         let partial = self.partial.map_or(0, |partial| partial.xid + 1);
         let also = self.also.last().map_or(0, |xid| xid + 1);
         let witness = self.witness.map_or(0, |witness| witness.xid + 1);
-        [self.seen.xmax(), window, partial, also, witness].into_iter().max().unwrap_or_default()
+        [self.seen.xmax(), window, partial, also, witness]
+            .into_iter()
+            .max()
+            .unwrap_or_default()
     }
 
     /// This event is not to be published. False if there are too many already.
@@ -92,7 +119,12 @@ impl Position {
 
     /// No transaction below it is unpublished.
     fn first_unpublished(&self) -> u64 {
-        let in_progress = self.seen.in_progress().iter().copied().find(|xid| !self.also.contains(*xid));
+        let in_progress = self
+            .seen
+            .in_progress()
+            .iter()
+            .copied()
+            .find(|xid| !self.also.contains(*xid));
         in_progress.unwrap_or_else(|| self.also.first_absent(self.seen.xmax()))
     }
 }
@@ -111,30 +143,68 @@ mod tests {
         let seq = i64::try_from(xid).expect("small");
         position.seen.sees(xid)
             || position.also.contains(xid)
-            || position.partial.is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
-            || position.window.as_ref().is_some_and(|window| seq <= window.after && window.to.sees(xid))
+            || position
+                .partial
+                .is_some_and(|partial| partial.xid == xid && seq <= partial.seq)
+            || position
+                .window
+                .as_ref()
+                .is_some_and(|window| seq <= window.after && window.to.sees(xid))
             || position.gave_up(seq)
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
-        (3u64..40, 0u64..20, proptest::collection::btree_set(0u64..20, 0..5)).prop_map(|(xmin, span, open)| {
-            let open: Vec<String> = open.iter().filter(|xid| **xid < span).map(|xid| (xmin + xid).to_string()).collect();
-            format!("{xmin}:{}:{}", xmin + span, open.join(",")).parse().expect("a snapshot")
-        })
+        (
+            3u64..40,
+            0u64..20,
+            proptest::collection::btree_set(0u64..20, 0..5),
+        )
+            .prop_map(|(xmin, span, open)| {
+                let open: Vec<String> = open
+                    .iter()
+                    .filter(|xid| **xid < span)
+                    .map(|xid| (xmin + xid).to_string())
+                    .collect();
+                format!("{xmin}:{}:{}", xmin + span, open.join(","))
+                    .parse()
+                    .expect("a snapshot")
+            })
     }
 
     fn positions() -> impl Strategy<Value = Position> {
         let ids = proptest::collection::vec(3u64..70, 0..20);
-        (snapshots(), ids, 3u64..70, 0i64..70, proptest::collection::vec(3u64..70, 0..3)).prop_map(
-            |(seen, ids, partial, after, given_up)| {
+        (
+            snapshots(),
+            ids,
+            3u64..70,
+            0i64..70,
+            proptest::collection::vec(3u64..70, 0..3),
+        )
+            .prop_map(|(seen, ids, partial, after, given_up)| {
                 let mut also = XidSet::default();
                 ids.iter().for_each(|xid| also.insert(*xid));
                 let to = Snapshot::of_all_below(seen.xmax() + 10);
-                let partial = Some(Partial { xid: partial, events: 1, seq: partial.cast_signed() });
-                let given_up = given_up.iter().map(|xid| GivenUp { xid: *xid, seq: xid.cast_signed() }).collect();
-                Position { seen, also, partial, window: Some(Window { to, after }), given_up, ..Position::start() }
-            },
-        )
+                let partial = Some(Partial {
+                    xid: partial,
+                    events: 1,
+                    seq: partial.cast_signed(),
+                });
+                let given_up = given_up
+                    .iter()
+                    .map(|xid| GivenUp {
+                        xid: *xid,
+                        seq: xid.cast_signed(),
+                    })
+                    .collect();
+                Position {
+                    seen,
+                    also,
+                    partial,
+                    window: Some(Window { to, after }),
+                    given_up,
+                    ..Position::start()
+                }
+            })
     }
 
     proptest! {
@@ -168,11 +238,22 @@ mod tests {
 
     #[test]
     fn after_a_rewind_nothing_of_the_log_is_known_and_deleted_rows_are_forgone() {
-        let position = Position { seen: Snapshot::of_all_below(50), log: Lsn(9), reach: Lsn(9), ..Position::start() };
+        let position = Position {
+            seen: Snapshot::of_all_below(50),
+            log: Lsn(9),
+            reach: Lsn(9),
+            ..Position::start()
+        };
         let all = Position::rewound_to_the_start(20);
-        assert_eq!((all.log, all.reach, all.seen.clone(), all.forgone), (Lsn(0), Lsn(0), Snapshot::of_nothing(), 20));
+        assert_eq!(
+            (all.log, all.reach, all.seen.clone(), all.forgone),
+            (Lsn(0), Lsn(0), Snapshot::of_nothing(), 20)
+        );
         assert!(!all.needs_below(20) && all.needs_below(21));
         assert!(!position.needs_below(50) && position.needs_below(51));
-        assert_eq!(Position::of_all_below(30, 20).rewound_to(25, 22).forgone, 22);
+        assert_eq!(
+            Position::of_all_below(30, 20).rewound_to(25, 22).forgone,
+            22
+        );
     }
 }

@@ -60,7 +60,15 @@ impl Progress {
             // Of nothing it is known what was streamed of it.
             position.streamed.get_or_insert_default();
         }
-        Self { position, open: None, pair: None, generation: Generation { elders, young: SeqSet::default() } }
+        Self {
+            position,
+            open: None,
+            pair: None,
+            generation: Generation {
+                elders,
+                young: SeqSet::default(),
+            },
+        }
     }
 
     /// The position after what has been sent so far.
@@ -71,7 +79,11 @@ impl Progress {
             // As long as it brings what is published already, the partial one is as it was.
             && !open.skip.covers(open.events)
         {
-            position.partial = Some(Partial { xid: open.xid, events: open.events, seq: open.last_seq });
+            position.partial = Some(Partial {
+                xid: open.xid,
+                events: open.events,
+                seq: open.last_seq,
+            });
         }
         position
     }
@@ -101,15 +113,29 @@ impl Progress {
         let skip = if self.position.seen.sees(xid) || self.position.also.contains(xid) {
             Skip::All
         } else {
-            self.position.partial.filter(|partial| partial.xid == xid).map_or(Skip::None, |partial| Skip::First(partial.events))
+            self.position
+                .partial
+                .filter(|partial| partial.xid == xid)
+                .map_or(Skip::None, |partial| Skip::First(partial.events))
         };
-        let last_seq = self.position.partial.filter(|partial| partial.xid == xid).map_or(0, |partial| partial.seq);
-        self.open = Some(Open { xid, skip, events: 0, last_seq });
+        let last_seq = self
+            .position
+            .partial
+            .filter(|partial| partial.xid == xid)
+            .map_or(0, |partial| partial.seq);
+        self.open = Some(Open {
+            xid,
+            skip,
+            events: 0,
+            last_seq,
+        });
     }
 
     /// Whether the transaction's next event is to be published; one that is not is counted here.
     pub(crate) fn wants_event(&mut self) -> bool {
-        let Some(open) = &mut self.open else { return false };
+        let Some(open) = &mut self.open else {
+            return false;
+        };
         let wanted = !open.skip.covers(open.events + 1);
         if !wanted {
             open.events += 1;
@@ -133,7 +159,11 @@ impl Progress {
         let Some(open) = &mut self.open else { return };
         open.events += 1;
         open.last_seq = open.last_seq.max(seq);
-        self.position.witness = Some(Witness { id, seq, xid: open.xid });
+        self.position.witness = Some(Witness {
+            id,
+            seq,
+            xid: open.xid,
+        });
         self.note(seq);
     }
 
@@ -148,7 +178,13 @@ impl Progress {
 
     fn note(&mut self, seq: i64) {
         let Generation { elders, young } = &mut self.generation;
-        if self.position.streamed.as_mut().is_none_or(|streamed| streamed.insert(seq)) && young.insert(seq) {
+        if self
+            .position
+            .streamed
+            .as_mut()
+            .is_none_or(|streamed| streamed.insert(seq))
+            && young.insert(seq)
+        {
             return;
         }
         // From here on it is not known, until a settled snapshot sees all that this concerns.
@@ -165,7 +201,11 @@ impl Progress {
             self.position.also.insert(open.xid);
             self.position.reach = self.position.reach.max(end_lsn);
         }
-        if self.position.partial.is_some_and(|partial| partial.xid == open.xid) {
+        if self
+            .position
+            .partial
+            .is_some_and(|partial| partial.xid == open.xid)
+        {
             self.position.partial = None;
         }
         self.position.log = self.position.log.max(end_lsn);
@@ -188,23 +228,36 @@ impl Progress {
         if self.open.is_some() {
             return None;
         }
-        let (to, _) = self.pair.take_if(|(_, insert)| self.position.log >= *insert)?;
+        let (to, _) = self
+            .pair
+            .take_if(|(_, insert)| self.position.log >= *insert)?;
         let Generation { elders, young } = &self.generation;
         let (streamed, unknown) = match &self.position.streamed {
             Some(streamed) => (Some(streamed.clone()), XidSet::default()),
             None => ((!elders.is_full()).then(|| young.clone()), elders.clone()),
         };
-        Some(Pair { seen: self.position.seen.clone(), to, streamed, unknown })
+        Some(Pair {
+            seen: self.position.seen.clone(),
+            to,
+            streamed,
+            unknown,
+        })
     }
 
     /// Everything that `snapshot` sees is published.
     pub(crate) fn settle(&mut self, snapshot: Snapshot) {
         self.position.also = self.position.also.unseen_by(&snapshot);
         self.generation.elders = self.generation.elders.unseen_by(&snapshot);
-        if self.position.partial.is_some_and(|partial| snapshot.sees(partial.xid)) {
+        if self
+            .position
+            .partial
+            .is_some_and(|partial| snapshot.sees(partial.xid))
+        {
             self.position.partial = None;
         }
-        self.position.given_up.retain(|event| !snapshot.sees(event.xid));
+        self.position
+            .given_up
+            .retain(|event| !snapshot.sees(event.xid));
         self.position.seen = snapshot;
         if self.generation.elders.is_empty() {
             self.position.streamed = Some(std::mem::take(&mut self.generation.young));
@@ -238,7 +291,9 @@ impl Progress {
 
     /// The window is read to its end. `covered` is the furthest log position of which its snapshot sees every commit before it.
     pub(crate) fn close_window(&mut self, covered: Option<Lsn>) {
-        let Some(window) = self.position.window.take() else { return };
+        let Some(window) = self.position.window.take() else {
+            return;
+        };
         self.settle(window.to);
         self.position.log = self.position.log.max(covered.unwrap_or_default());
     }
@@ -282,7 +337,9 @@ mod tests {
 
     #[test]
     fn a_relay_that_has_published_nothing_stands_at_the_start() {
-        assert!(Position::start().is_start() && Progress::new(Position::start()).settled().is_start());
+        assert!(
+            Position::start().is_start() && Progress::new(Position::start()).settled().is_start()
+        );
         let mut progress = Progress::new(Position::start());
         stream(&mut progress, 11, &[1]);
         assert!(!progress.settled().is_start());
@@ -290,7 +347,10 @@ mod tests {
 
     #[test]
     fn what_an_earlier_session_streamed_is_compared_event_by_event() {
-        let mut earlier = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut earlier = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         stream(&mut earlier, 11, &[1]);
         earlier.begin(12);
         earlier.sent(uuid::Uuid::nil(), 3);
@@ -300,9 +360,14 @@ mod tests {
         stream(&mut progress, 13, &[6]);
         let pair = progress.reached().expect("passed");
         // So 2 of transaction 11 and 5 of transaction 12, which the publication left out, are missing.
-        assert_eq!((pair.streamed, pair.unknown), (Some(seqs(&[1, 3, 4, 6])), XidSet::default()));
+        assert_eq!(
+            (pair.streamed, pair.unknown),
+            (Some(seqs(&[1, 3, 4, 6])), XidSet::default())
+        );
         // A window of the table would find them, too.
-        let wanted = |progress: &Progress| [(11, 1), (11, 2), (12, 4), (12, 5)].map(|(xid, seq)| progress.wants_row(xid, seq));
+        let wanted = |progress: &Progress| {
+            [(11, 1), (11, 2), (12, 4), (12, 5)].map(|(xid, seq)| progress.wants_row(xid, seq))
+        };
         assert_eq!(wanted(&progress), [false, true, false, true]);
         // One that was published late is not published again, should the session end before the pair is settled.
         progress.sent_late(11, 2);
@@ -313,25 +378,40 @@ mod tests {
     }
 
     #[test]
-    fn of_a_position_that_does_not_know_single_events_whole_transactions_are_left_out_of_the_comparison_until_a_snapshot_sees_them() {
-        let mut position = Position { seen: snapshot("10:10:"), ..Position::start() };
+    fn of_a_position_that_does_not_know_single_events_whole_transactions_are_left_out_of_the_comparison_until_a_snapshot_sees_them()
+     {
+        let mut position = Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        };
         position.also.insert(11);
-        position.partial = Some(Partial { xid: 12, events: 2, seq: 2 });
+        position.partial = Some(Partial {
+            xid: 12,
+            events: 2,
+            seq: 2,
+        });
         let mut progress = Progress::new(position);
-        assert!(!progress.wants_row(11, 9) && !progress.wants_row(12, 2) && progress.wants_row(12, 3));
+        assert!(
+            !progress.wants_row(11, 9) && !progress.wants_row(12, 2) && progress.wants_row(12, 3)
+        );
         progress.pair(snapshot("13:13:"), Lsn(13));
         stream(&mut progress, 12, &[1, 2, 3]);
         stream(&mut progress, 13, &[4]);
         let pair = progress.reached().expect("passed");
         assert_eq!(pair.streamed, Some(seqs(&[3, 4])));
-        assert!(pair.unknown.contains(11) && pair.unknown.contains(12) && !pair.unknown.contains(13));
+        assert!(
+            pair.unknown.contains(11) && pair.unknown.contains(12) && !pair.unknown.contains(13)
+        );
         progress.settle(pair.to);
         assert_eq!(progress.position().streamed, Some(seqs(&[3, 4])));
     }
 
     #[test]
     fn events_are_forgotten_once_a_settled_snapshot_sees_their_transactions_and_not_before() {
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         stream(&mut progress, 11, &[1]);
         stream(&mut progress, 12, &[2]);
         // 11 is committed, and not visible yet.
@@ -349,10 +429,15 @@ mod tests {
 
     #[test]
     fn a_stream_without_numbers_and_one_of_too_many_pieces_count_whole_transactions() {
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         stream(&mut progress, 11, &[1]);
         stream(&mut progress, 12, &[0]);
-        assert!(!progress.wants_row(11, 7) && !progress.wants_row(12, 8) && progress.wants_row(13, 9));
+        assert!(
+            !progress.wants_row(11, 7) && !progress.wants_row(12, 8) && progress.wants_row(13, 9)
+        );
         progress.settle(snapshot("13:13:"));
         assert_eq!(progress.position().streamed, Some(SeqSet::default()));
         progress.begin(14);
@@ -365,24 +450,45 @@ mod tests {
         assert!(
             pair.unknown.contains(14)
                 && !pair.unknown.contains(15)
-                && pair.streamed.is_some_and(|streamed| streamed.contains(9) && !streamed.contains(10))
+                && pair
+                    .streamed
+                    .is_some_and(|streamed| streamed.contains(9) && !streamed.contains(10))
         );
     }
 
     #[test]
     fn a_transaction_of_which_the_stream_brought_a_part_is_not_repeated_from_the_table() {
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), ..Position::start() });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            ..Position::start()
+        });
         progress.begin(11);
         progress.sent(uuid::Uuid::nil(), 1);
         progress.open_window(snapshot("12:12:"), Lsn(90));
         assert!(!progress.wants_row(11, 1) && progress.wants_row(11, 2));
-        assert_eq!(progress.settled().partial, Some(Partial { xid: 11, events: 1, seq: 1 }));
+        assert_eq!(
+            progress.settled().partial,
+            Some(Partial {
+                xid: 11,
+                events: 1,
+                seq: 1
+            })
+        );
     }
 
     #[test]
-    fn a_position_does_not_go_back_while_the_stream_brings_once_more_what_is_published_of_a_transaction() {
-        let partial = Some(Partial { xid: 11, events: 2, seq: 2 });
-        let mut progress = Progress::new(Position { seen: snapshot("10:10:"), partial, ..Position::start() });
+    fn a_position_does_not_go_back_while_the_stream_brings_once_more_what_is_published_of_a_transaction()
+     {
+        let partial = Some(Partial {
+            xid: 11,
+            events: 2,
+            seq: 2,
+        });
+        let mut progress = Progress::new(Position {
+            seen: snapshot("10:10:"),
+            partial,
+            ..Position::start()
+        });
         progress.begin(11);
         for _ in 0..2 {
             assert!(!progress.wants_event());
@@ -390,6 +496,13 @@ mod tests {
         }
         assert!(progress.wants_event());
         progress.sent(uuid::Uuid::nil(), 3);
-        assert_eq!(progress.position().partial, Some(Partial { xid: 11, events: 3, seq: 3 }));
+        assert_eq!(
+            progress.position().partial,
+            Some(Partial {
+                xid: 11,
+                events: 3,
+                seq: 3
+            })
+        );
     }
 }

@@ -37,7 +37,9 @@ impl Seal {
 
     /// Whether this relay signed the record.
     pub(crate) fn signed(&self, record: &[u8]) -> bool {
-        let Some((object, signature)) = split(record) else { return false };
+        let Some((object, signature)) = split(record) else {
+            return false;
+        };
         let object = [object, b"}"].concat();
         hmac::verify(&self.0, &object, &signature).is_ok()
     }
@@ -72,9 +74,17 @@ mod tests {
         let ours = Seal::new(b"0123456789abcdef");
         let record = ours.sign(br#"{"number":7}"#.to_vec());
         assert!(ours.signed(&record));
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&record).expect("JSON")["number"], 7);
-        assert!(!Seal::new(b"fedcba9876543210").signed(&record), "another relay's");
-        assert!(!ours.signed(br#"{"number":7}"#) && !ours.signed(b"") && !ours.signed(&record[1..]));
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&record).expect("JSON")["number"],
+            7
+        );
+        assert!(
+            !Seal::new(b"fedcba9876543210").signed(&record),
+            "another relay's"
+        );
+        assert!(
+            !ours.signed(br#"{"number":7}"#) && !ours.signed(b"") && !ours.signed(&record[1..])
+        );
     }
 
     proptest! {

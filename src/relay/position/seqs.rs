@@ -19,7 +19,9 @@ impl SeqSet {
 
     /// Adds one. False if the set is full, or if it is no event's number: a table made for Debezium may have none, and all its events say zero.
     pub(crate) fn insert(&mut self, seq: i64) -> bool {
-        let Some(seq) = u64::try_from(seq).ok().filter(|seq| *seq > 0) else { return false };
+        let Some(seq) = u64::try_from(seq).ok().filter(|seq| *seq > 0) else {
+            return false;
+        };
         if self.0.ranges() == RANGES_MAX {
             return false;
         }
@@ -66,6 +68,11 @@ mod tests {
         assert!(!set.insert(0) && !set.insert(-1) && !set.contains(0) && !set.contains(-1));
         let most = i64::try_from(RANGES_MAX).expect("few");
         assert!((0..most).all(|n| set.insert(1 + 2 * n)));
-        assert!(!set.insert(3 * most) && set.contains(1) && set.contains(2 * most - 1) && !set.contains(2));
+        assert!(
+            !set.insert(3 * most)
+                && set.contains(1)
+                && set.contains(2 * most - 1)
+                && !set.contains(2)
+        );
     }
 }

@@ -24,7 +24,11 @@ pub(crate) struct SnapshotError(String);
 impl Snapshot {
     /// Sees no transaction at all.
     pub(crate) fn of_nothing() -> Self {
-        Self { xmin: FIRST_NORMAL, xmax: FIRST_NORMAL, in_progress: Vec::new() }
+        Self {
+            xmin: FIRST_NORMAL,
+            xmax: FIRST_NORMAL,
+            in_progress: Vec::new(),
+        }
     }
 
     /// Whether the transaction had ended.
@@ -35,14 +39,27 @@ impl Snapshot {
     /// Sees what this one sees of the transactions below `first`.
     pub(crate) fn below(&self, first: u64) -> Self {
         let xmax = self.xmax.min(first);
-        let in_progress = self.in_progress.iter().copied().filter(|xid| *xid < xmax).collect();
-        Self { xmin: self.xmin.min(xmax), xmax, in_progress }
+        let in_progress = self
+            .in_progress
+            .iter()
+            .copied()
+            .filter(|xid| *xid < xmax)
+            .collect();
+        Self {
+            xmin: self.xmin.min(xmax),
+            xmax,
+            in_progress,
+        }
     }
 
     /// Sees every transaction below `first`.
     pub(crate) fn of_all_below(first: u64) -> Self {
         let first = first.max(FIRST_NORMAL);
-        Self { xmin: first, xmax: first, in_progress: Vec::new() }
+        Self {
+            xmin: first,
+            xmax: first,
+            in_progress: Vec::new(),
+        }
     }
 
     /// Every transaction below it had ended.
@@ -76,16 +93,30 @@ impl FromStr for Snapshot {
     fn from_str(text: &str) -> Result<Self, SnapshotError> {
         let parse = || {
             let mut parts = text.splitn(3, ':');
-            let (xmin, xmax) = (parts.next()?.parse().ok()?, parts.next()?.parse::<u64>().ok()?);
+            let (xmin, xmax) = (
+                parts.next()?.parse().ok()?,
+                parts.next()?.parse::<u64>().ok()?,
+            );
             let list = parts.next()?;
-            let mut in_progress =
-                list.split(',').filter(|xid| !xid.is_empty()).map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
+            let mut in_progress = list
+                .split(',')
+                .filter(|xid| !xid.is_empty())
+                .map(|xid| xid.parse().ok())
+                .collect::<Option<Vec<u64>>>()?;
             in_progress.sort_unstable();
-            if xmax.max(xmin).max(in_progress.last().copied().unwrap_or_default()) >= super::xids::XID_MAX {
+            if xmax
+                .max(xmin)
+                .max(in_progress.last().copied().unwrap_or_default())
+                >= super::xids::XID_MAX
+            {
                 return None;
             }
             // A snapshot that a new slot exports may have its xmin above its xmax, which the server writes and refuses to read.
-            Some(Self { xmin, xmax: xmax.max(xmin), in_progress })
+            Some(Self {
+                xmin,
+                xmax: xmax.max(xmin),
+                in_progress,
+            })
         };
         parse().ok_or_else(|| SnapshotError(text.to_owned()))
     }
@@ -109,7 +140,9 @@ impl serde::Serialize for Snapshot {
 
 impl<'de> serde::Deserialize<'de> for Snapshot {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -121,11 +154,22 @@ mod tests {
     fn a_snapshot_sees_what_had_ended() {
         let snapshot: Snapshot = "10:20:12,15".parse().expect("a snapshot");
         assert!(snapshot.sees(9) && snapshot.sees(10) && snapshot.sees(19));
-        assert!(!snapshot.sees(12) && !snapshot.sees(15) && !snapshot.sees(20) && !snapshot.sees(21));
+        assert!(
+            !snapshot.sees(12) && !snapshot.sees(15) && !snapshot.sees(20) && !snapshot.sees(21)
+        );
         assert!(!Snapshot::of_nothing().sees(3));
         assert_eq!(snapshot.to_string(), "10:20:12,15");
-        assert_eq!("13929:13928:".parse::<Snapshot>().expect("put right").to_string(), "13929:13929:");
-        assert!("1:9223372036854775807:".parse::<Snapshot>().is_err() && "1:2:18446744073709551615".parse::<Snapshot>().is_err());
+        assert_eq!(
+            "13929:13928:"
+                .parse::<Snapshot>()
+                .expect("put right")
+                .to_string(),
+            "13929:13929:"
+        );
+        assert!(
+            "1:9223372036854775807:".parse::<Snapshot>().is_err()
+                && "1:2:18446744073709551615".parse::<Snapshot>().is_err()
+        );
         assert!("10:20".parse::<Snapshot>().is_err() && "a:b:".parse::<Snapshot>().is_err());
     }
 

@@ -35,7 +35,10 @@ impl XidSet {
             return;
         }
         let joins_left = at > 0 && self.ranges[at - 1].1 + 1 == xid;
-        let joins_right = self.ranges.get(at).is_some_and(|(first, _)| *first == xid + 1);
+        let joins_right = self
+            .ranges
+            .get(at)
+            .is_some_and(|(first, _)| *first == xid + 1);
         match (joins_left, joins_right) {
             (true, true) => {
                 self.ranges[at - 1].1 = self.ranges[at].1;
@@ -70,9 +73,17 @@ impl XidSet {
     /// Those that the snapshot does not see.
     pub(crate) fn unseen_by(&self, snapshot: &Snapshot) -> Self {
         let mut unseen = Self::default();
-        snapshot.in_progress().iter().filter(|xid| self.contains(**xid)).for_each(|xid| unseen.insert(*xid));
+        snapshot
+            .in_progress()
+            .iter()
+            .filter(|xid| self.contains(**xid))
+            .for_each(|xid| unseen.insert(*xid));
         let from = snapshot.xmax();
-        let tail = self.ranges.iter().filter(|(_, last)| *last >= from).map(|(first, last)| ((*first).max(from), *last));
+        let tail = self
+            .ranges
+            .iter()
+            .filter(|(_, last)| *last >= from)
+            .map(|(first, last)| ((*first).max(from), *last));
         for (first, last) in tail {
             match unseen.ranges.last_mut() {
                 Some(before) if before.1 + 1 == first => before.1 = last,
@@ -88,7 +99,10 @@ impl XidSet {
         for &(first, last) in &self.ranges {
             let mut from = first;
             let at = other.ranges.partition_point(|(_, end)| *end < first);
-            for &(taken, end) in other.ranges[at..].iter().take_while(|(taken, _)| *taken <= last) {
+            for &(taken, end) in other.ranges[at..]
+                .iter()
+                .take_while(|(taken, _)| *taken <= last)
+            {
                 if taken > from {
                     left.ranges.push((from, taken - 1));
                 }
@@ -104,13 +118,20 @@ impl XidSet {
     /// Those below `first`.
     pub(crate) fn below(&self, first: u64) -> Self {
         let kept = self.ranges.iter().filter(|(from, _)| *from < first);
-        Self { ranges: kept.map(|(from, last)| (*from, (*last).min(first - 1))).collect() }
+        Self {
+            ranges: kept
+                .map(|(from, last)| (*from, (*last).min(first - 1)))
+                .collect(),
+        }
     }
 
     /// The first one from `xid` on that the set does not have.
     pub(crate) fn first_absent(&self, xid: u64) -> u64 {
         let at = self.ranges.partition_point(|(_, last)| *last < xid);
-        self.ranges.get(at).filter(|(first, _)| *first <= xid).map_or(xid, |(_, last)| last + 1)
+        self.ranges
+            .get(at)
+            .filter(|(first, _)| *first <= xid)
+            .map_or(xid, |(_, last)| last + 1)
     }
 
     /// The last one.
@@ -141,16 +162,34 @@ impl FromStr for XidSet {
     /// As Postgres writes an `int8multirange`, or with closed bounds as here.
     fn from_str(text: &str) -> Result<Self, XidSetError> {
         let wrong = || XidSetError(text.to_owned());
-        let mut rest = text.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or_else(wrong)?;
+        let mut rest = text
+            .trim()
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .ok_or_else(wrong)?;
         let mut set = Self::default();
         while !rest.is_empty() {
             let end = rest.find([']', ')']).ok_or_else(wrong)?;
-            let (first, last) = rest[..end].strip_prefix('[').and_then(|pair| pair.split_once(',')).ok_or_else(wrong)?;
+            let (first, last) = rest[..end]
+                .strip_prefix('[')
+                .and_then(|pair| pair.split_once(','))
+                .ok_or_else(wrong)?;
             let first: u64 = first.parse().map_err(|_| wrong())?;
-            let last =
-                last.parse::<u64>().ok().and_then(|last| if rest[end..].starts_with(')') { last.checked_sub(1) } else { Some(last) });
-            let last = last.filter(|last| *last >= first && *last < XID_MAX).ok_or_else(wrong)?;
-            if set.ranges.last().is_some_and(|(_, before)| *before >= first) {
+            let last = last.parse::<u64>().ok().and_then(|last| {
+                if rest[end..].starts_with(')') {
+                    last.checked_sub(1)
+                } else {
+                    Some(last)
+                }
+            });
+            let last = last
+                .filter(|last| *last >= first && *last < XID_MAX)
+                .ok_or_else(wrong)?;
+            if set
+                .ranges
+                .last()
+                .is_some_and(|(_, before)| *before >= first)
+            {
                 return Err(wrong());
             }
             set.ranges.push((first, last));
@@ -178,7 +217,9 @@ impl serde::Serialize for XidSet {
 
 impl<'de> serde::Deserialize<'de> for XidSet {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -230,10 +271,20 @@ mod tests {
         assert_eq!(set, wide);
         assert_eq!(set.without(&wide), XidSet::default());
         assert_eq!(set.first_absent(5), XID_MAX);
-        for text in ["{[1,9223372036854775807]}", "{[18446744073709551615,18446744073709551615]}", "{[9,1]}", "{[1,0)}", "{[0,0)}"] {
+        for text in [
+            "{[1,9223372036854775807]}",
+            "{[18446744073709551615,18446744073709551615]}",
+            "{[9,1]}",
+            "{[1,0)}",
+            "{[0,0)}",
+        ] {
             assert!(text.parse::<XidSet>().is_err(), "{text}");
         }
-        let many = XidSet { ranges: (0..RANGES_MAX as u64 + 9).map(|n| (10 * n, 10 * n + 1)).collect() };
+        let many = XidSet {
+            ranges: (0..RANGES_MAX as u64 + 9)
+                .map(|n| (10 * n, 10 * n + 1))
+                .collect(),
+        };
         let mut set = XidSet::default();
         set.extend(&many);
         assert_eq!(set.ranges(), RANGES_MAX);

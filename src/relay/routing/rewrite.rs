@@ -41,20 +41,33 @@ impl TopicRewrite {
     pub fn parse(regex: &str, replacement: &str) -> Result<Self, RewriteError> {
         let wrong = |error: regex::Error| {
             let text = error.to_string();
-            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let reason = text
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned();
             RewriteError::Regex(regex.to_owned(), reason)
         };
         let compiled = Regex::new(&format!("^(?:{regex})$")).map_err(wrong)?;
         let parts = parts(&compiled, replacement)?;
-        Ok(Self { regex: compiled, parts })
+        Ok(Self {
+            regex: compiled,
+            parts,
+        })
     }
 
     /// The topic of an aggregate type.
     pub(crate) fn apply(&self, aggregate_type: &str) -> String {
-        let Some(found) = self.regex.captures(aggregate_type) else { return aggregate_type.to_owned() };
+        let Some(found) = self.regex.captures(aggregate_type) else {
+            return aggregate_type.to_owned();
+        };
         let text = |part: &Part| match part {
             Part::Text(text) => text.clone(),
-            Part::Group(group) => found.get(*group).map(|group| group.as_str().to_owned()).unwrap_or_default(),
+            Part::Group(group) => found
+                .get(*group)
+                .map(|group| group.as_str().to_owned())
+                .unwrap_or_default(),
         };
         self.parts.iter().map(text).collect()
     }
@@ -77,10 +90,15 @@ fn parts(regex: &Regex, replacement: &str) -> Result<Vec<Part>, RewriteError> {
                     Some(inner) => {
                         let (name, after) = inner.split_once('}').ok_or_else(broken)?;
                         let group = regex.capture_names().position(|known| known == Some(name));
-                        (group.ok_or_else(|| RewriteError::Group(name.to_owned()))?, after)
+                        (
+                            group.ok_or_else(|| RewriteError::Group(name.to_owned()))?,
+                            after,
+                        )
                     }
                     None => numbered(regex, rest).ok_or_else(|| match rest.chars().next() {
-                        Some(digit) if digit.is_ascii_digit() => RewriteError::Group(digit.to_string()),
+                        Some(digit) if digit.is_ascii_digit() => {
+                            RewriteError::Group(digit.to_string())
+                        }
                         _ => broken(),
                     })?,
                 };
@@ -99,7 +117,10 @@ fn parts(regex: &Regex, replacement: &str) -> Result<Vec<Part>, RewriteError> {
 fn numbered<'a>(regex: &Regex, text: &'a str) -> Option<(usize, &'a str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     (1..=digits).rev().find_map(|len| {
-        let group = text[..len].parse().ok().filter(|group| *group < regex.captures_len())?;
+        let group = text[..len]
+            .parse()
+            .ok()
+            .filter(|group| *group < regex.captures_len())?;
         Some((group, &text[len..]))
     })
 }
@@ -121,12 +142,21 @@ mod tests {
     use super::*;
 
     fn topic(regex: &str, replacement: &str, aggregate_type: &str) -> String {
-        TopicRewrite::parse(regex, replacement).expect("a rewriting").apply(aggregate_type)
+        TopicRewrite::parse(regex, replacement)
+            .expect("a rewriting")
+            .apply(aggregate_type)
     }
 
     #[test]
     fn topics_are_rewritten_as_connects_regex_router_does() {
-        assert_eq!(topic("(?<routedByValue>.*)", "outbox.event.${routedByValue}", "order"), "outbox.event.order");
+        assert_eq!(
+            topic(
+                "(?<routedByValue>.*)",
+                "outbox.event.${routedByValue}",
+                "order"
+            ),
+            "outbox.event.order"
+        );
         assert_eq!(topic("(.*)\\.(.*)", "$2-$1", "a.b"), "b-a");
         assert_eq!(topic("(.*)", "$10", "a"), "a0");
         assert_eq!(topic("(.*)", "\\$1.$1", "a"), "$1.a");
@@ -137,11 +167,26 @@ mod tests {
 
     #[test]
     fn a_rewriting_that_is_none_says_why() {
-        assert!(matches!(TopicRewrite::parse("(", "x"), Err(RewriteError::Regex(..))));
-        assert!(matches!(TopicRewrite::parse("(?=x)", "x"), Err(RewriteError::Regex(..))));
-        assert_eq!(TopicRewrite::parse("x", "${name}"), Err(RewriteError::Group("name".into())));
-        assert_eq!(TopicRewrite::parse("x", "$1"), Err(RewriteError::Group("1".into())));
-        assert_eq!(TopicRewrite::parse("x", "a$"), Err(RewriteError::Broken("a$".into())));
+        assert!(matches!(
+            TopicRewrite::parse("(", "x"),
+            Err(RewriteError::Regex(..))
+        ));
+        assert!(matches!(
+            TopicRewrite::parse("(?=x)", "x"),
+            Err(RewriteError::Regex(..))
+        ));
+        assert_eq!(
+            TopicRewrite::parse("x", "${name}"),
+            Err(RewriteError::Group("name".into()))
+        );
+        assert_eq!(
+            TopicRewrite::parse("x", "$1"),
+            Err(RewriteError::Group("1".into()))
+        );
+        assert_eq!(
+            TopicRewrite::parse("x", "a$"),
+            Err(RewriteError::Broken("a$".into()))
+        );
     }
 
     proptest! {

@@ -38,7 +38,9 @@ pub enum TemplateError {
     #[error("the template is empty")]
     Empty,
     /// No event may go to any of its topics.
-    #[error("`{0}` is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays")]
+    #[error(
+        "`{0}` is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays"
+    )]
     Reserved(String),
 }
 
@@ -48,7 +50,9 @@ pub enum TemplateError {
 /// dead letters. A name that was refused is never remembered.
 pub(crate) fn unusable(topic: &str) -> Option<String> {
     if check_topic_name(topic).is_err() {
-        return Some(format!("`{topic}` is no name for a topic; change the topic template"));
+        return Some(format!(
+            "`{topic}` is no name for a topic; change the topic template"
+        ));
     }
     is_reserved_topic(topic).then(|| {
         format!(
@@ -78,7 +82,10 @@ impl TopicTemplate {
             if rest.is_empty() {
                 break;
             }
-            let (name, after) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).ok_or(TemplateError::Brace)?;
+            let (name, after) = rest
+                .strip_prefix('{')
+                .and_then(|rest| rest.split_once('}'))
+                .ok_or(TemplateError::Brace)?;
             parts.push(match name {
                 "aggregatetype" => Part::AggregateType,
                 "type" => Part::EventType,
@@ -88,7 +95,9 @@ impl TopicTemplate {
         }
         match parts.first() {
             None => Err(TemplateError::Empty),
-            Some(Part::Text(start)) if is_reserved_topic(start) => Err(TemplateError::Reserved(text.to_owned())),
+            Some(Part::Text(start)) if is_reserved_topic(start) => {
+                Err(TemplateError::Reserved(text.to_owned()))
+            }
             Some(_) => Ok(Self { parts }),
         }
     }
@@ -135,8 +144,15 @@ enum FirstContact {
 
 impl Route {
     /// Whether the producer `turn` may send a record to `partition`, everything below `durable` being acknowledged.
-    pub(crate) fn may_send(&mut self, partition: i32, turn: usize, durable: impl FnOnce() -> u64) -> bool {
-        let Some(contact) = self.contact(partition, turn) else { return true };
+    pub(crate) fn may_send(
+        &mut self,
+        partition: i32,
+        turn: usize,
+        durable: impl FnOnce() -> u64,
+    ) -> bool {
+        let Some(contact) = self.contact(partition, turn) else {
+            return true;
+        };
         if let FirstContact::Tried(tag) = *contact {
             if durable() <= tag {
                 return false;
@@ -154,7 +170,9 @@ impl Route {
     }
 
     fn contact(&mut self, partition: i32, turn: usize) -> Option<&mut FirstContact> {
-        self.first_contacts.get_mut(partition as usize)?.get_mut(turn)
+        self.first_contacts
+            .get_mut(partition as usize)?
+            .get_mut(turn)
     }
 }
 
@@ -173,13 +191,23 @@ const REMEMBERED_PAIRS_MAX: usize = 10_000;
 impl Routes {
     /// Names topics by the rewriting, or by the template if there is none.
     pub(crate) fn new(template: TopicTemplate, rewrite: Option<TopicRewrite>) -> Self {
-        Self { template, rewrite, by_event: HashMap::new(), by_topic: HashMap::new(), routes: Vec::new() }
+        Self {
+            template,
+            rewrite,
+            by_event: HashMap::new(),
+            by_topic: HashMap::new(),
+            routes: Vec::new(),
+        }
     }
 
     /// The event's route and its number, or the name of the topic that must be looked up first.
     pub(crate) fn find(&mut self, event: &Outgoing<'_>) -> Result<(usize, &mut Route), String> {
         let at = match event.topic {
-            Some(topic) => self.by_topic.get(topic).copied().ok_or_else(|| topic.to_owned())?,
+            Some(topic) => self
+                .by_topic
+                .get(topic)
+                .copied()
+                .ok_or_else(|| topic.to_owned())?,
             None => self.find_by_template(event)?,
         };
         Ok((at, &mut self.routes[at]))
@@ -192,27 +220,45 @@ impl Routes {
     }
 
     fn find_by_template(&mut self, event: &Outgoing<'_>) -> Result<usize, String> {
-        let event_type = if self.rewrite.is_none() && self.template.uses_event_type() { event.event_type } else { "" };
-        if let Some(at) = self.by_event.get(event.aggregate_type).and_then(|types| types.get(event_type)) {
+        let event_type = if self.rewrite.is_none() && self.template.uses_event_type() {
+            event.event_type
+        } else {
+            ""
+        };
+        if let Some(at) = self
+            .by_event
+            .get(event.aggregate_type)
+            .and_then(|types| types.get(event_type))
+        {
             return Ok(*at);
         }
         let topic = match &self.rewrite {
             Some(rewrite) => rewrite.apply(event.aggregate_type),
             None => self.template.render(event.aggregate_type, event_type),
         };
-        let Some(&at) = self.by_topic.get(&topic) else { return Err(topic) };
+        let Some(&at) = self.by_topic.get(&topic) else {
+            return Err(topic);
+        };
         if self.by_event.values().map(HashMap::len).sum::<usize>() >= REMEMBERED_PAIRS_MAX {
             self.by_event.clear();
         }
-        self.by_event.entry(event.aggregate_type.to_owned()).or_default().insert(event_type.to_owned(), at);
+        self.by_event
+            .entry(event.aggregate_type.to_owned())
+            .or_default()
+            .insert(event_type.to_owned(), at);
         Ok(at)
     }
 
     /// Remembers a topic that was looked up.
     pub(crate) fn learn(&mut self, topic: String, partitions: i32) {
         self.by_topic.entry(topic.clone()).or_insert_with(|| {
-            let first_contacts = vec![[FirstContact::None; PRODUCERS]; usize::try_from(partitions).unwrap_or(0)];
-            self.routes.push(Route { topic, partitions, first_contacts });
+            let first_contacts =
+                vec![[FirstContact::None; PRODUCERS]; usize::try_from(partitions).unwrap_or(0)];
+            self.routes.push(Route {
+                topic,
+                partitions,
+                first_contacts,
+            });
             self.routes.len() - 1
         });
     }
@@ -228,17 +274,37 @@ mod tests {
     use super::*;
     use crate::kafka::Value;
 
-    fn event<'a>(aggregate_type: &'a str, event_type: &'a str, topic: Option<&'a str>) -> Outgoing<'a> {
+    fn event<'a>(
+        aggregate_type: &'a str,
+        event_type: &'a str,
+        topic: Option<&'a str>,
+    ) -> Outgoing<'a> {
         let (id, value) = (uuid::Uuid::nil(), Value::Tombstone);
-        Outgoing { id, aggregate_type, aggregate_id: "1", event_type, version: 1, value, headers: "{}", occurred_at: 0, topic }
+        Outgoing {
+            id,
+            aggregate_type,
+            aggregate_id: "1",
+            event_type,
+            version: 1,
+            value,
+            headers: "{}",
+            occurred_at: 0,
+            topic,
+        }
     }
 
     #[test]
     fn templates_say_what_is_wrong_with_them() {
-        assert_eq!(TopicTemplate::parse("{aggregate}"), Err(TemplateError::Placeholder("aggregate".into())));
+        assert_eq!(
+            TopicTemplate::parse("{aggregate}"),
+            Err(TemplateError::Placeholder("aggregate".into()))
+        );
         assert_eq!(TopicTemplate::parse("a{type"), Err(TemplateError::Brace));
         assert_eq!(TopicTemplate::parse("type}"), Err(TemplateError::Brace));
-        assert_eq!(TopicTemplate::parse("a b"), Err(TemplateError::Character(' ')));
+        assert_eq!(
+            TopicTemplate::parse("a b"),
+            Err(TemplateError::Character(' '))
+        );
         assert_eq!(TopicTemplate::parse(""), Err(TemplateError::Empty));
     }
 
@@ -262,31 +328,63 @@ mod tests {
     #[test]
     fn no_row_template_or_rewriting_leads_to_a_reserved_topic() {
         for name in ["__consumer_offsets", "tidings.position.other.0123abcd"] {
-            assert!(unusable(name).is_some_and(|reason| reason.contains("reserved")), "{name}");
+            assert!(
+                unusable(name).is_some_and(|reason| reason.contains("reserved")),
+                "{name}"
+            );
         }
         assert_eq!((unusable("order"), unusable("tidings.order")), (None, None));
         assert!(unusable("or der").is_some_and(|reason| reason.contains("no name for a topic")));
         for template in ["__{type}", "tidings.position.{aggregatetype}.0123abcd"] {
-            assert_eq!(TopicTemplate::parse(template), Err(TemplateError::Reserved(template.into())));
+            assert_eq!(
+                TopicTemplate::parse(template),
+                Err(TemplateError::Reserved(template.into()))
+            );
         }
         // Those that the columns complete are found at the event.
-        let mut routes = Routes::new(TopicTemplate::parse("tidings.{aggregatetype}").expect("a template"), None);
-        let routed = routes.find(&event("position.x.0123abcd", "T", None)).map(|_| ()).expect_err("not met");
+        let mut routes = Routes::new(
+            TopicTemplate::parse("tidings.{aggregatetype}").expect("a template"),
+            None,
+        );
+        let routed = routes
+            .find(&event("position.x.0123abcd", "T", None))
+            .map(|_| ())
+            .expect_err("not met");
         assert!(unusable(&routed).is_some());
         let rewrite = TopicRewrite::parse("(.*)", "tidings.position.$1").expect("a rewriting");
-        let mut routes = Routes::new(TopicTemplate::parse("{type}").expect("a template"), Some(rewrite));
-        let routed = routes.find(&event("x.0123abcd", "T", None)).map(|_| ()).expect_err("not met");
+        let mut routes = Routes::new(
+            TopicTemplate::parse("{type}").expect("a template"),
+            Some(rewrite),
+        );
+        let routed = routes
+            .find(&event("x.0123abcd", "T", None))
+            .map(|_| ())
+            .expect_err("not met");
         assert!(unusable(&routed).is_some());
     }
 
     #[test]
     fn an_event_finds_its_topic_once_the_topic_is_known() {
-        let mut routes = Routes::new(TopicTemplate::parse("outbox.{aggregatetype}.{type}").expect("a template"), None);
+        let mut routes = Routes::new(
+            TopicTemplate::parse("outbox.{aggregatetype}.{type}").expect("a template"),
+            None,
+        );
         let placed = event("order", "Placed", None);
-        assert_eq!(routes.find(&placed).map(|_| ()), Err("outbox.order.Placed".into()));
+        assert_eq!(
+            routes.find(&placed).map(|_| ()),
+            Err("outbox.order.Placed".into())
+        );
         routes.learn("outbox.order.Placed".into(), 3);
         assert_eq!(routes.find(&placed).expect("known").1.partitions, 3);
-        assert_eq!(routes.find(&event("order", "Paid", None)).map(|_| ()), Err("outbox.order.Paid".into()));
-        assert_eq!(routes.find(&event("order", "Placed", Some("own"))).map(|_| ()), Err("own".into()));
+        assert_eq!(
+            routes.find(&event("order", "Paid", None)).map(|_| ()),
+            Err("outbox.order.Paid".into())
+        );
+        assert_eq!(
+            routes
+                .find(&event("order", "Placed", Some("own")))
+                .map(|_| ()),
+            Err("own".into())
+        );
     }
 }

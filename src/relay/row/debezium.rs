@@ -85,7 +85,14 @@ impl Kind {
     fn is_plain(self) -> bool {
         matches!(
             self,
-            Self::Text | Self::Json | Self::Jsonb | Self::Uuid | Self::Boolean | Self::Integer2 | Self::Integer4 | Self::Integer8
+            Self::Text
+                | Self::Json
+                | Self::Jsonb
+                | Self::Uuid
+                | Self::Boolean
+                | Self::Integer2
+                | Self::Integer4
+                | Self::Integer8
         )
     }
 }
@@ -97,26 +104,45 @@ impl Layout {
     /// When one is missing or of a type that cannot be read; with the remedy.
     pub(crate) fn of(outbox: &DebeziumOutbox, columns: &[Column]) -> Result<Self, RowError> {
         let table = format!("{}.{}", outbox.schema, outbox.table);
-        let mut layout =
-            Self { outbox: outbox.clone(), places: vec![None; columns.len()], copies: Vec::new(), columns: vec![None; FOREIGN_CELLS] };
-        let additional = outbox.additional.iter().enumerate().map(|(at, one)| (ADDITIONAL + at, one.column.as_str(), true));
-        let fields = OutboxField::ALL
-            .into_iter()
-            .filter_map(|field| Some((FIELDS + field as usize, outbox.column(field)?, is_needed(outbox, field))));
+        let mut layout = Self {
+            outbox: outbox.clone(),
+            places: vec![None; columns.len()],
+            copies: Vec::new(),
+            columns: vec![None; FOREIGN_CELLS],
+        };
+        let additional = outbox
+            .additional
+            .iter()
+            .enumerate()
+            .map(|(at, one)| (ADDITIONAL + at, one.column.as_str(), true));
+        let fields = OutboxField::ALL.into_iter().filter_map(|field| {
+            Some((
+                FIELDS + field as usize,
+                outbox.column(field)?,
+                is_needed(outbox, field),
+            ))
+        });
         let own = [(SEQ, "seq", false), (XID, "xid", false)];
         let mut selected: Vec<(usize, usize)> = Vec::new();
         for (place, name, needed) in own.into_iter().chain(fields).chain(additional) {
             match columns.iter().position(|column| column.name == name) {
                 Some(at) => {
                     let kind = Kind::of(columns[at].type_oid);
-                    if place < FIELDS && !matches!((place, kind), (SEQ, Kind::Integer8) | (XID, Kind::Xid8)) {
+                    if place < FIELDS
+                        && !matches!((place, kind), (SEQ, Kind::Integer8) | (XID, Kind::Xid8))
+                    {
                         // Something of its own that has this name.
                         continue;
                     }
                     layout.columns[place] = Some((name.to_owned(), kind));
                     selected.push((at, place));
                 }
-                None if needed => return Err(RowError::MissingOutboxColumn { table, column: name.to_owned() }),
+                None if needed => {
+                    return Err(RowError::MissingOutboxColumn {
+                        table,
+                        column: name.to_owned(),
+                    });
+                }
                 None => {}
             }
         }
@@ -133,23 +159,41 @@ impl Layout {
     fn require_types(&self, table: &str) -> Result<(), RowError> {
         for (place, column) in self.columns.iter().enumerate() {
             let Some((name, kind)) = column else { continue };
-            let (fits, expected) = match place.checked_sub(FIELDS).and_then(|at| OutboxField::ALL.get(at)) {
+            let (fits, expected) = match place
+                .checked_sub(FIELDS)
+                .and_then(|at| OutboxField::ALL.get(at))
+            {
                 _ if place < FIELDS => (true, ""),
                 Some(OutboxField::Id) => (*kind == Kind::Uuid, "uuid"),
-                Some(OutboxField::AggregateType | OutboxField::Type) => (*kind == Kind::Text, "text"),
-                Some(OutboxField::AggregateId) => {
-                    (matches!(kind, Kind::Text | Kind::Uuid | Kind::Integer2 | Kind::Integer4 | Kind::Integer8), "text, uuid or an integer")
+                Some(OutboxField::AggregateType | OutboxField::Type) => {
+                    (*kind == Kind::Text, "text")
                 }
-                Some(OutboxField::Payload) => {
-                    (matches!(kind, Kind::Text | Kind::Json | Kind::Jsonb | Kind::Bytes), "json, jsonb, text or bytea")
-                }
-                Some(OutboxField::OccurredAt) => {
-                    (matches!(kind, Kind::Timestamp | Kind::Integer8), "timestamptz, timestamp (UTC) or bigint (milliseconds)")
-                }
-                None => (kind.is_plain(), "text, json, jsonb, uuid, boolean or an integer"),
+                Some(OutboxField::AggregateId) => (
+                    matches!(
+                        kind,
+                        Kind::Text | Kind::Uuid | Kind::Integer2 | Kind::Integer4 | Kind::Integer8
+                    ),
+                    "text, uuid or an integer",
+                ),
+                Some(OutboxField::Payload) => (
+                    matches!(kind, Kind::Text | Kind::Json | Kind::Jsonb | Kind::Bytes),
+                    "json, jsonb, text or bytea",
+                ),
+                Some(OutboxField::OccurredAt) => (
+                    matches!(kind, Kind::Timestamp | Kind::Integer8),
+                    "timestamptz, timestamp (UTC) or bigint (milliseconds)",
+                ),
+                None => (
+                    kind.is_plain(),
+                    "text, json, jsonb, uuid, boolean or an integer",
+                ),
             };
             if !fits {
-                return Err(RowError::OutboxColumnType { table: table.to_owned(), column: name.clone(), expected });
+                return Err(RowError::OutboxColumnType {
+                    table: table.to_owned(),
+                    column: name.clone(),
+                    expected,
+                });
             }
         }
         Ok(())
@@ -163,13 +207,22 @@ impl Layout {
     /// The values of a row in the order of places, for a select list.
     pub(crate) fn select_list(&self) -> String {
         let column = |(place, column): (usize, &Option<(String, Kind)>)| {
-            let alias = if place == SEQ { "seq".to_owned() } else { format!("c{place}") };
+            let alias = if place == SEQ {
+                "seq".to_owned()
+            } else {
+                format!("c{place}")
+            };
             match column {
                 Some((name, _)) => format!("\"{}\" as {alias}", name.replace('"', "\"\"")),
                 None => format!("null::text as {alias}"),
             }
         };
-        self.columns.iter().enumerate().map(column).collect::<Vec<_>>().join(", ")
+        self.columns
+            .iter()
+            .enumerate()
+            .map(column)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// What existing rows are ordered by when they have no `seq`: their time if they have one; else where they lie.
@@ -185,7 +238,12 @@ impl Layout {
     ///
     /// # Errors
     /// When a value is missing or is not what its column's type says.
-    pub(crate) fn read<'a>(&'a self, tuple: &Tuple<'a>, committed_at: i64, scratch: &'a mut Scratch) -> Result<Row<'a>, RowError> {
+    pub(crate) fn read<'a>(
+        &'a self,
+        tuple: &Tuple<'a>,
+        committed_at: i64,
+        scratch: &'a mut Scratch,
+    ) -> Result<Row<'a>, RowError> {
         let mut cells = [Cell::Null; FOREIGN_CELLS];
         for (cell, place) in tuple.cells().zip(&self.places) {
             let cell = cell?;
@@ -203,7 +261,12 @@ impl Layout {
     ///
     /// # Errors
     /// As [`Layout::read`].
-    pub(crate) fn table_row<'a>(&'a self, cells: &[Cell<'a>], now: i64, scratch: &'a mut Scratch) -> Result<TableRow<'a>, RowError> {
+    pub(crate) fn table_row<'a>(
+        &'a self,
+        cells: &[Cell<'a>],
+        now: i64,
+        scratch: &'a mut Scratch,
+    ) -> Result<TableRow<'a>, RowError> {
         let row = self.row(cells, now, scratch)?;
         let xid = match self.columns[XID] {
             Some(_) => self.cell(cells, XID, integer8)?.cast_unsigned(),
@@ -217,17 +280,28 @@ impl Layout {
     /// # Errors
     /// As [`Layout::read`].
     pub(crate) fn seq(&self, cells: &[Cell<'_>]) -> Result<i64, RowError> {
-        if self.columns[SEQ].is_some() { self.cell(cells, SEQ, integer8) } else { Ok(0) }
+        if self.columns[SEQ].is_some() {
+            self.cell(cells, SEQ, integer8)
+        } else {
+            Ok(0)
+        }
     }
 
-    fn row<'a>(&'a self, cells: &[Cell<'a>], otherwise: i64, scratch: &'a mut Scratch) -> Result<Row<'a>, RowError> {
+    fn row<'a>(
+        &'a self,
+        cells: &[Cell<'a>],
+        otherwise: i64,
+        scratch: &'a mut Scratch,
+    ) -> Result<Row<'a>, RowError> {
         let seq = self.seq(cells)?;
         self.write_headers(cells, &mut scratch.headers)?;
         let wrapped = self.write_envelope(cells, &mut scratch.value)?;
         let key = FIELDS + OutboxField::AggregateId as usize;
         let borrowed_key = self.kind(key) == Some(Kind::Text);
         if !borrowed_key && cells[key] != Cell::Null {
-            self.cell(cells, key, |cell| plain(self.kind(key), cell, &mut scratch.key))?;
+            self.cell(cells, key, |cell| {
+                plain(self.kind(key), cell, &mut scratch.key)
+            })?;
         }
         let scratch: &'a Scratch = scratch;
         let payload = FIELDS + OutboxField::Payload as usize;
@@ -242,8 +316,12 @@ impl Layout {
         let occurred_at = match self.kind(field(OutboxField::OccurredAt)) {
             None => otherwise,
             Some(_) if cells[field(OutboxField::OccurredAt)] == Cell::Null => otherwise,
-            Some(Kind::Integer8) => self.cell(cells, field(OutboxField::OccurredAt), integer8)?.saturating_mul(1_000),
-            Some(_) => self.cell(cells, field(OutboxField::OccurredAt), integer8)?.saturating_add(POSTGRES_EPOCH_MICROS),
+            Some(Kind::Integer8) => self
+                .cell(cells, field(OutboxField::OccurredAt), integer8)?
+                .saturating_mul(1_000),
+            Some(_) => self
+                .cell(cells, field(OutboxField::OccurredAt), integer8)?
+                .saturating_add(POSTGRES_EPOCH_MICROS),
         };
         let event = Outgoing {
             id: self.cell(cells, field(OutboxField::Id), uuid)?,
@@ -257,7 +335,9 @@ impl Layout {
                 _ => &scratch.key,
             },
             event_type: match self.kind(field(OutboxField::Type)) {
-                Some(_) if cells[field(OutboxField::Type)] != Cell::Null => self.cell(cells, field(OutboxField::Type), text)?,
+                Some(_) if cells[field(OutboxField::Type)] != Cell::Null => {
+                    self.cell(cells, field(OutboxField::Type), text)?
+                }
                 _ => "",
             },
             version: 1,
@@ -266,20 +346,36 @@ impl Layout {
             occurred_at,
             topic: None,
         };
-        Ok(Row { seq, event, fault: self.fault(cells) })
+        Ok(Row {
+            seq,
+            event,
+            fault: self.fault(cells),
+        })
     }
 
     /// What such a table may let in, and no event can do without: its topic or its key.
     fn fault(&self, cells: &[Cell<'_>]) -> Option<Fault<'_>> {
-        let needed = [OutboxField::AggregateType, OutboxField::AggregateId].map(|field| FIELDS + field as usize);
-        let missing = needed.into_iter().find(|place| cells[*place] == Cell::Null)?;
-        self.columns[missing].as_ref().map(|(column, _)| Fault { column, problem: NULL })
+        let needed = [OutboxField::AggregateType, OutboxField::AggregateId]
+            .map(|field| FIELDS + field as usize);
+        let missing = needed
+            .into_iter()
+            .find(|place| cells[*place] == Cell::Null)?;
+        self.columns[missing].as_ref().map(|(column, _)| Fault {
+            column,
+            problem: NULL,
+        })
     }
 
     /// The additional headers, as a JSON object in the order in which they are configured.
     fn write_headers(&self, cells: &[Cell<'_>], out: &mut String) -> Result<(), RowError> {
         let mut between = '{';
-        for (at, one) in self.outbox.additional.iter().enumerate().filter(|(_, one)| one.placement == Placement::Header) {
+        for (at, one) in self
+            .outbox
+            .additional
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| one.placement == Placement::Header)
+        {
             out.push(between);
             between = ',';
             quote(&one.alias, out);
@@ -288,7 +384,9 @@ impl Layout {
             if cells[place] == Cell::Null {
                 out.push_str("null");
             } else {
-                self.cell(cells, place, |cell| plain(self.kind(place), cell, &mut value))?;
+                self.cell(cells, place, |cell| {
+                    plain(self.kind(place), cell, &mut value)
+                })?;
                 quote(&value, out);
             }
         }
@@ -298,12 +396,23 @@ impl Layout {
 
     /// The payload and the additional columns beside it, as EventRouter's envelope has them; false if there are none.
     fn write_envelope(&self, cells: &[Cell<'_>], out: &mut String) -> Result<bool, RowError> {
-        let in_envelope = || self.outbox.additional.iter().enumerate().filter(|(_, one)| one.placement == Placement::Envelope);
+        let in_envelope = || {
+            self.outbox
+                .additional
+                .iter()
+                .enumerate()
+                .filter(|(_, one)| one.placement == Placement::Envelope)
+        };
         if in_envelope().next().is_none() {
             return Ok(false);
         }
         out.push_str("{\"payload\":");
-        self.member(cells, FIELDS + OutboxField::Payload as usize, self.outbox.expand_json, out)?;
+        self.member(
+            cells,
+            FIELDS + OutboxField::Payload as usize,
+            self.outbox.expand_json,
+            out,
+        )?;
         for (at, one) in in_envelope() {
             out.push(',');
             quote(&one.alias, out);
@@ -315,7 +424,13 @@ impl Layout {
     }
 
     /// One value of the envelope, as Connect's JsonConverter writes it without schemas.
-    fn member(&self, cells: &[Cell<'_>], place: usize, expand: bool, out: &mut String) -> Result<(), RowError> {
+    fn member(
+        &self,
+        cells: &[Cell<'_>],
+        place: usize,
+        expand: bool,
+        out: &mut String,
+    ) -> Result<(), RowError> {
         let kind = self.kind(place);
         if cells[place] == Cell::Null {
             out.push_str("null");
@@ -326,12 +441,15 @@ impl Layout {
             match kind {
                 Some(Kind::Bytes) => {
                     use base64::Engine as _;
-                    base64::engine::general_purpose::STANDARD.encode_string(bytes_of(cell)?, &mut value);
+                    base64::engine::general_purpose::STANDARD
+                        .encode_string(bytes_of(cell)?, &mut value);
                 }
                 _ => plain(kind, cell, &mut value)?,
             }
             match kind {
-                Some(Kind::Boolean | Kind::Integer2 | Kind::Integer4 | Kind::Integer8) => out.push_str(&value),
+                Some(Kind::Boolean | Kind::Integer2 | Kind::Integer4 | Kind::Integer8) => {
+                    out.push_str(&value)
+                }
                 Some(Kind::Json | Kind::Jsonb) if expand => out.push_str(&value),
                 _ => quote(&value, out),
             }
@@ -352,7 +470,10 @@ impl Layout {
     ) -> Result<T, RowError> {
         parse(cells[place]).map_err(|problem| RowError::OutboxColumn {
             table: format!("{}.{}", self.outbox.schema, self.outbox.table),
-            column: self.columns[place].as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
+            column: self.columns[place]
+                .as_ref()
+                .map(|(name, _)| name.clone())
+                .unwrap_or_default(),
             id: uuid(cells[FIELDS + OutboxField::Id as usize]).ok(),
             problem,
         })
@@ -361,14 +482,22 @@ impl Layout {
 
 /// Whether a table without the field cannot be read.
 fn is_needed(outbox: &DebeziumOutbox, field: OutboxField) -> bool {
-    field != OutboxField::Type || outbox.columns.iter().any(|(named, _)| *named == OutboxField::Type)
+    field != OutboxField::Type
+        || outbox
+            .columns
+            .iter()
+            .any(|(named, _)| *named == OutboxField::Type)
 }
 
 /// A value's text: as it is, or as Java would write it.
 fn plain(kind: Option<Kind>, cell: Cell<'_>, out: &mut String) -> Result<(), &'static str> {
     let number = match kind {
         Some(Kind::Boolean) => {
-            out.push_str(if fixed::<1>(cell)? == [0] { "false" } else { "true" });
+            out.push_str(if fixed::<1>(cell)? == [0] {
+                "false"
+            } else {
+                "true"
+            });
             return Ok(());
         }
         Some(Kind::Uuid) => {

@@ -31,21 +31,36 @@ pub(crate) struct Fault<'a> {
 /// A row of which it is not known what event it is, or a table whose rows are none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RowError {
-    #[error("table {table} has no column `{column}`: run `tidings migrate`, or name the right schema")]
+    #[error(
+        "table {table} has no column `{column}`: run `tidings migrate`, or name the right schema"
+    )]
     MissingColumn { table: String, column: &'static str },
     #[error(
         "column `{column}` of event seq {} is {problem}: somebody has altered the table. Put column and row right, and have the row read from the table (drop the relay's slot: it makes a new one); or `tidings relay skip --event ID`",
         .seq.map_or_else(|| "?".to_owned(), |seq| seq.to_string())
     )]
-    Column { seq: Option<i64>, column: &'static str, problem: &'static str },
+    Column {
+        seq: Option<i64>,
+        column: &'static str,
+        problem: &'static str,
+    },
     #[error("table {table} has no column `{column}`: name the one it has in outbox.columns")]
     MissingOutboxColumn { table: String, column: String },
     #[error(
         "column `{column}` of table {table} is not of a type that can be sent as it is: expected {expected}; name another column, or add a generated one that casts it"
     )]
-    OutboxColumnType { table: String, column: String, expected: &'static str },
+    OutboxColumnType {
+        table: String,
+        column: String,
+        expected: &'static str,
+    },
     #[error("column `{column}` of event {} of table {table} is {problem}: `tidings relay skip --all` goes on with what comes from now on", .id.map_or_else(|| "?".to_owned(), |id| id.to_string()))]
-    OutboxColumn { table: String, column: String, id: Option<Uuid>, problem: &'static str },
+    OutboxColumn {
+        table: String,
+        column: String,
+        id: Option<Uuid>,
+        problem: &'static str,
+    },
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }
@@ -113,7 +128,12 @@ impl TableColumns {
     ///
     /// # Errors
     /// When a value is missing or is not what its column's type says.
-    pub(crate) fn read<'a>(&'a self, tuple: &Tuple<'a>, committed_at: i64, scratch: &'a mut Scratch) -> Result<Row<'a>, RowError> {
+    pub(crate) fn read<'a>(
+        &'a self,
+        tuple: &Tuple<'a>,
+        committed_at: i64,
+        scratch: &'a mut Scratch,
+    ) -> Result<Row<'a>, RowError> {
         match self {
             Self::Own(columns) => columns.read(tuple),
             Self::Debezium(layout) => layout.read(tuple, committed_at, scratch),
@@ -127,11 +147,19 @@ impl Columns {
     /// # Errors
     /// When one is missing.
     pub(crate) fn of(relation: &Relation) -> Result<Self, RowError> {
-        let field = |column: &Column| NAMES.iter().find(|(name, _)| *name == column.name).map(|(_, field)| *field);
+        let field = |column: &Column| {
+            NAMES
+                .iter()
+                .find(|(name, _)| *name == column.name)
+                .map(|(_, field)| *field)
+        };
         let fields: Vec<_> = relation.columns.iter().map(field).collect();
         for (name, field) in NAMES {
             if !fields.contains(&Some(field)) {
-                return Err(RowError::MissingColumn { table: format!("{}.{}", relation.schema, relation.table), column: name });
+                return Err(RowError::MissingColumn {
+                    table: format!("{}.{}", relation.schema, relation.table),
+                    column: name,
+                });
             }
         }
         Ok(Self { fields })
@@ -140,7 +168,9 @@ impl Columns {
     /// Every column, in the order of [`NAMES`]: for the fuzz target.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn in_order() -> Self {
-        Self { fields: NAMES.iter().map(|(_, field)| Some(*field)).collect() }
+        Self {
+            fields: NAMES.iter().map(|(_, field)| Some(*field)).collect(),
+        }
     }
 
     /// The event in a streamed row.
@@ -184,8 +214,15 @@ impl<'a> TableRow<'a> {
         let mut rest = [Cell::Null; CELLS];
         rest.copy_from_slice(&cells[1..]);
         let row = Row::from_cells(&rest)?;
-        let xid = integer8(cells[0]).map_err(|problem| RowError::Column { seq: Some(row.seq), column: "xid", problem })?;
-        Ok(Self { xid: xid.cast_unsigned(), row })
+        let xid = integer8(cells[0]).map_err(|problem| RowError::Column {
+            seq: Some(row.seq),
+            column: "xid",
+            problem,
+        })?;
+        Ok(Self {
+            xid: xid.cast_unsigned(),
+            row,
+        })
     }
 }
 
@@ -206,11 +243,17 @@ impl<'a> Row<'a> {
         let mut there = |field: Field| {
             let there = cells[field as usize] != Cell::Null;
             if !there {
-                fault.get_or_insert(Fault { column: NAMES[field as usize].0, problem: NULL });
+                fault.get_or_insert(Fault {
+                    column: NAMES[field as usize].0,
+                    problem: NULL,
+                });
             }
             there
         };
-        let value = match (cells[Field::Payload as usize], cells[Field::PayloadBytes as usize]) {
+        let value = match (
+            cells[Field::Payload as usize],
+            cells[Field::PayloadBytes as usize],
+        ) {
             (Cell::Null, Cell::Null) => Value::Tombstone,
             (Cell::Null, _) => Value::Bytes(read(at, cells, Field::PayloadBytes, binary)?),
             _ => Value::Json(read(at, cells, Field::Payload, json)?.as_bytes()),
@@ -219,11 +262,27 @@ impl<'a> Row<'a> {
             id: read(at, cells, Field::Id, uuid)?,
             aggregate_type: read(at, cells, Field::AggregateType, text)?,
             aggregate_id: read(at, cells, Field::AggregateId, text)?,
-            event_type: if there(Field::Type) { read(at, cells, Field::Type, text)? } else { "" },
-            version: if there(Field::Version) { read(at, cells, Field::Version, integer4)? } else { 1 },
+            event_type: if there(Field::Type) {
+                read(at, cells, Field::Type, text)?
+            } else {
+                ""
+            },
+            version: if there(Field::Version) {
+                read(at, cells, Field::Version, integer4)?
+            } else {
+                1
+            },
             value,
-            headers: if there(Field::Headers) { read(at, cells, Field::Headers, json)? } else { "{}" },
-            occurred_at: if there(Field::OccurredAt) { read(at, cells, Field::OccurredAt, timestamp)? } else { 0 },
+            headers: if there(Field::Headers) {
+                read(at, cells, Field::Headers, json)?
+            } else {
+                "{}"
+            },
+            occurred_at: if there(Field::OccurredAt) {
+                read(at, cells, Field::OccurredAt, timestamp)?
+            } else {
+                0
+            },
             topic: match cells[Field::Topic as usize] {
                 Cell::Null => None,
                 _ => Some(read(at, cells, Field::Topic, text)?),
@@ -241,7 +300,11 @@ fn read<'a, T>(
     parse: impl FnOnce(Cell<'a>) -> Result<T, &'static str>,
 ) -> Result<T, RowError> {
     let column = NAMES[field as usize].0;
-    parse(cells[field as usize]).map_err(|problem| RowError::Column { seq, column, problem })
+    parse(cells[field as usize]).map_err(|problem| RowError::Column {
+        seq,
+        column,
+        problem,
+    })
 }
 
 pub(crate) const NULL: &str = "null where a value is needed";

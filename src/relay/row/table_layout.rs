@@ -35,7 +35,10 @@ pub(crate) enum Shape {
 
 /// The values of a row that was copied out of the table.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "Tidings' own rows are the many, and are not allocated")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "Tidings' own rows are the many, and are not allocated"
+)]
 pub(crate) enum CopiedRow<'a> {
     Own([Cell<'a>; TABLE_CELLS]),
     Debezium(Box<[Cell<'a>]>),
@@ -83,12 +86,16 @@ impl Shape {
     pub(crate) fn rows<'a>(
         &self,
         bytes: &'a [u8],
-    ) -> Result<Box<dyn Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a>, CopyError> {
+    ) -> Result<Box<dyn Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a>, CopyError>
+    {
         Ok(match self {
-            Self::Own => Box::new(CopyRows::<TABLE_CELLS>::new(bytes)?.map(|row| row.map(CopiedRow::Own))),
-            Self::Debezium { .. } => {
-                Box::new(CopyRows::<FOREIGN_CELLS>::new(bytes)?.map(|row| row.map(|cells| CopiedRow::Debezium(Box::new(cells)))))
+            Self::Own => {
+                Box::new(CopyRows::<TABLE_CELLS>::new(bytes)?.map(|row| row.map(CopiedRow::Own)))
             }
+            Self::Debezium { .. } => Box::new(
+                CopyRows::<FOREIGN_CELLS>::new(bytes)?
+                    .map(|row| row.map(|cells| CopiedRow::Debezium(Box::new(cells)))),
+            ),
         })
     }
 
@@ -96,11 +103,20 @@ impl Shape {
     ///
     /// # Errors
     /// When a value is missing or is not what its column's type says.
-    pub(crate) fn event<'a>(&'a self, row: &CopiedRow<'a>, now: i64, scratch: &'a mut Scratch) -> Result<TableRow<'a>, RowError> {
+    pub(crate) fn event<'a>(
+        &'a self,
+        row: &CopiedRow<'a>,
+        now: i64,
+        scratch: &'a mut Scratch,
+    ) -> Result<TableRow<'a>, RowError> {
         match (self, row) {
             (_, CopiedRow::Own(cells)) => TableRow::from_cells(cells),
-            (Self::Debezium { layout, .. }, CopiedRow::Debezium(cells)) => layout.table_row(cells, now, scratch),
-            (Self::Own, CopiedRow::Debezium(_)) => unreachable!("rows are copied in the shape in which they are read"),
+            (Self::Debezium { layout, .. }, CopiedRow::Debezium(cells)) => {
+                layout.table_row(cells, now, scratch)
+            }
+            (Self::Own, CopiedRow::Debezium(_)) => {
+                unreachable!("rows are copied in the shape in which they are read")
+            }
         }
     }
 }
@@ -109,8 +125,13 @@ impl Shape {
 ///
 /// # Errors
 /// A table that is not there or cannot be read, with the remedy; a lost connection.
-pub(crate) async fn examine(options: &RelayOptions, session: &mut PgConnection) -> Result<Shape, Interruption> {
-    let Some(outbox) = &options.debezium else { return Ok(Shape::Own) };
+pub(crate) async fn examine(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+) -> Result<Shape, Interruption> {
+    let Some(outbox) = &options.debezium else {
+        return Ok(Shape::Own);
+    };
     let doing = "looking at the outbox's columns";
     let (schema, table) = options.table();
     let rows = sqlx::query(
@@ -118,13 +139,27 @@ pub(crate) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
          from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
          where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped order by a.attnum",
     );
-    let rows = within(doing, rows.bind(schema).bind(table).fetch_all(&mut *session)).await?;
+    let rows = within(
+        doing,
+        rows.bind(schema).bind(table).fetch_all(&mut *session),
+    )
+    .await?;
     let column = |row: &sqlx::postgres::PgRow| -> Result<Column, sqlx::Error> {
         let type_oid = u32::try_from(row.try_get::<i64, _>("type_oid")?).unwrap_or_default();
-        Ok(Column { name: row.try_get("name")?, type_oid })
+        Ok(Column {
+            name: row.try_get("name")?,
+            type_oid,
+        })
     };
-    let columns = rows.iter().map(column).collect::<Result<Vec<_>, _>>().map_err(Interruption::sql(doing))?;
-    let kind: String = rows.first().map_or(Ok(String::new()), |row| row.try_get("kind")).map_err(Interruption::sql(doing))?;
+    let columns = rows
+        .iter()
+        .map(column)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(Interruption::sql(doing))?;
+    let kind: String = rows
+        .first()
+        .map_or(Ok(String::new()), |row| row.try_get("kind"))
+        .map_err(Interruption::sql(doing))?;
     match kind.as_str() {
         "r" => {}
         "" => {
@@ -153,7 +188,9 @@ pub(crate) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
     if let Some(reason) = &log_only
         && options.source == SourceKind::Poll
     {
-        return Err(Interruption::Refused(format!("source is poll, and {reason}: use source = \"auto\" or \"wal\"")));
+        return Err(Interruption::Refused(format!(
+            "source is poll, and {reason}: use source = \"auto\" or \"wal\""
+        )));
     }
     Ok(Shape::Debezium { layout, log_only })
 }
@@ -164,10 +201,24 @@ impl Shape {
     ///
     /// # Errors
     /// A lost connection.
-    pub(crate) async fn judge(self, options: &RelayOptions, session: &mut PgConnection, position: &Position) -> Result<Self, Interruption> {
-        let Self::Debezium { layout, log_only: None } = self else { return Ok(self) };
+    pub(crate) async fn judge(
+        self,
+        options: &RelayOptions,
+        session: &mut PgConnection,
+        position: &Position,
+    ) -> Result<Self, Interruption> {
+        let Self::Debezium {
+            layout,
+            log_only: None,
+        } = self
+        else {
+            return Ok(self);
+        };
         if position.is_start() {
-            let leaves = options.debezium.as_ref().is_some_and(|outbox| outbox.existing == ExistingRows::Leave);
+            let leaves = options
+                .debezium
+                .as_ref()
+                .is_some_and(|outbox| outbox.existing == ExistingRows::Leave);
             if leaves && options.source == SourceKind::Poll {
                 return Err(Interruption::Refused(format!(
                     "outbox.existing is leave, and source is poll: rows that are there are left by beginning with the log. Run `tidings relay skip --all --name {}`, or begin with source = \"auto\"",
@@ -176,9 +227,15 @@ impl Shape {
             }
             if leaves {
                 let reason = "outbox.existing is leave: the relay begins with the log; from its next start on the table is read too";
-                return Ok(Self::Debezium { layout, log_only: Some(reason.into()) });
+                return Ok(Self::Debezium {
+                    layout,
+                    log_only: Some(reason.into()),
+                });
             }
-            return Ok(Self::Debezium { layout, log_only: None });
+            return Ok(Self::Debezium {
+                layout,
+                log_only: None,
+            });
         }
         let doing = "looking when the outbox's columns were added";
         // A catalog row's xmin is whoever wrote it last: the statement that added the column, or a later one, which is as good.
@@ -188,21 +245,39 @@ impl Shape {
         );
         let rows = within(doing, sqlx::query(AssertSqlSafe(sql)).fetch_all(session)).await?;
         for row in &rows {
-            let text = |column: &str| row.try_get::<String, _>(column).map_err(Interruption::sql(doing));
-            let (Ok(xid), Ok(now)) = (text("xid")?.parse::<u32>(), text("now")?.parse::<Snapshot>()) else { continue };
+            let text = |column: &str| {
+                row.try_get::<String, _>(column)
+                    .map_err(Interruption::sql(doing))
+            };
+            let (Ok(xid), Ok(now)) = (
+                text("xid")?.parse::<u32>(),
+                text("now")?.parse::<Snapshot>(),
+            ) else {
+                continue;
+            };
             if !position.seen.sees(not_after(xid, now.xmax())) {
                 let reason = "the columns seq and xid were added after the relay's position: the log is followed until that is past them, then start the relay again";
-                return Ok(Self::Debezium { layout, log_only: Some(reason.into()) });
+                return Ok(Self::Debezium {
+                    layout,
+                    log_only: Some(reason.into()),
+                });
             }
         }
-        Ok(Self::Debezium { layout, log_only: None })
+        Ok(Self::Debezium {
+            layout,
+            log_only: None,
+        })
     }
 }
 
 /// The largest whole id with these 32 bits that has been given out: at worst too late by a turn of the counter, which only waits longer.
 fn not_after(xid: u32, next: u64) -> u64 {
     let same_turn = (next & !0xffff_ffff) | u64::from(xid);
-    if same_turn < next || same_turn < 1 << 32 { same_turn } else { same_turn - (1 << 32) }
+    if same_turn < next || same_turn < 1 << 32 {
+        same_turn
+    } else {
+        same_turn - (1 << 32)
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,11 @@ const CUT_RECORDS: u64 = 4_096;
 
 impl Marks {
     pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
-        let cut = self.waiting.back().map_or(0, |(tag, _)| *tag).max(sender.acks().floor());
+        let cut = self
+            .waiting
+            .back()
+            .map_or(0, |(tag, _)| *tag)
+            .max(sender.acks().floor());
         let since = sender.next().saturating_sub(cut);
         since >= if idle { 1 } else { CUT_RECORDS }
     }
@@ -58,6 +62,9 @@ impl Batch {
         if self.counts.len() < next.counts.len() {
             self.counts.resize(next.counts.len(), 0);
         }
-        self.counts.iter_mut().zip(&next.counts).for_each(|(count, more)| *count += more);
+        self.counts
+            .iter_mut()
+            .zip(&next.counts)
+            .for_each(|(count, more)| *count += more);
     }
 }

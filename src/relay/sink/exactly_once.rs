@@ -102,7 +102,11 @@ impl Transactions {
             // The record that follows is refused by the producer too; the failure is what is reported.
             self.fail(failure);
         }
-        self.open = Some(Open { since: Instant::now(), tag: sender.next(), bytes: sender.bytes() });
+        self.open = Some(Open {
+            since: Instant::now(),
+            tag: sender.next(),
+            bytes: sender.bytes(),
+        });
     }
 
     fn fail(&self, failure: Failure) {
@@ -110,9 +114,15 @@ impl Transactions {
     }
 
     pub(super) fn wants_cut(&self, sender: &Sender, idle: bool) -> bool {
-        let Some(Open { since, tag, bytes }) = &self.open else { return false };
+        let Some(Open { since, tag, bytes }) = &self.open else {
+            return false;
+        };
         let records = sender.next() - tag;
-        records > 0 && (idle || records >= CUT_RECORDS || sender.bytes() - bytes >= CUT_BYTES || since.elapsed() >= CUT_AFTER)
+        records > 0
+            && (idle
+                || records >= CUT_RECORDS
+                || sender.bytes() - bytes >= CUT_BYTES
+                || since.elapsed() >= CUT_AFTER)
     }
 
     /// Ends the batch with its position and has it committed.
@@ -120,13 +130,30 @@ impl Transactions {
         if !self.ready(sender) {
             return Err(batch);
         }
-        let Some(Open { since: opened, tag: first, .. }) = self.open.take() else { unreachable!("ready") };
-        let journal = self.journal.as_mut().expect("positions are written before the first record");
+        let Some(Open {
+            since: opened,
+            tag: first,
+            ..
+        }) = self.open.take()
+        else {
+            unreachable!("ready")
+        };
+        let journal = self
+            .journal
+            .as_mut()
+            .expect("positions are written before the first record");
         let (key, value) = journal.write(&batch.position);
         let number = journal.number();
         let headers = Headers::with_capacity(0);
-        let record =
-            Record { topic: &self.topic, partition: 0, key: key.as_bytes(), value: Some(&value), headers, timestamp: batch.at, label: 0 };
+        let record = Record {
+            topic: &self.topic,
+            partition: 0,
+            key: key.as_bytes(),
+            value: Some(&value),
+            headers,
+            timestamp: batch.at,
+            label: 0,
+        };
         let problem = match sender.send_now(record) {
             Ok(Sent::Tag(_)) => None,
             Ok(Sent::Full(_) | Sent::Committing) => Some("the producer's queue is full".to_owned()),
@@ -135,12 +162,22 @@ impl Transactions {
         self.cut += 1;
         self.under_way.push_back(Durable { batch, number });
         if let Some(problem) = problem {
-            self.fail(Failure::Broken(format!("sending a position to `{}`: {problem}", self.topic)));
+            self.fail(Failure::Broken(format!(
+                "sending a position to `{}`: {problem}",
+                self.topic
+            )));
             return Ok(());
         }
         let (records, cut) = (sender.next() - first, Instant::now());
-        let (reached, committing) =
-            (self.reached.clone(), commit(sender.producer().clone(), sender.acks().clone(), self.reached.clone(), self.cut));
+        let (reached, committing) = (
+            self.reached.clone(),
+            commit(
+                sender.producer().clone(),
+                sender.acks().clone(),
+                self.reached.clone(),
+                self.cut,
+            ),
+        );
         tokio::spawn(async move {
             if let Err(failure) = committing.await {
                 reached.send_modify(|reached| reached.fail(failure));
@@ -186,11 +223,16 @@ impl Transactions {
         self.reached(move |reached| reached.committed == cut)
     }
 
-    fn reached<F: Fn(&Reached) -> bool + Send + Sync>(&self, enough: F) -> impl Future<Output = ()> + Send + use<F> {
+    fn reached<F: Fn(&Reached) -> bool + Send + Sync>(
+        &self,
+        enough: F,
+    ) -> impl Future<Output = ()> + Send + use<F> {
         let mut reached = self.reached.subscribe();
         async move {
             // An error would say that the sink is gone, and with it whoever waits.
-            let _ = reached.wait_for(|reached| enough(reached) || reached.failure.is_some()).await;
+            let _ = reached
+                .wait_for(|reached| enough(reached) || reached.failure.is_some())
+                .await;
         }
     }
 
@@ -200,14 +242,22 @@ impl Transactions {
 }
 
 /// Commits a batch once everything of it is acknowledged and the one before is committed.
-async fn commit(producer: Arc<Producer>, acks: Arc<Acks>, reached: watch::Sender<Reached>, batch: u64) -> Result<(), Failure> {
+async fn commit(
+    producer: Arc<Producer>,
+    acks: Arc<Acks>,
+    reached: watch::Sender<Reached>,
+    batch: u64,
+) -> Result<(), Failure> {
     acks.settle(Window::default()).await;
     failpoint::reached(Step::PositionSent);
     if let Some(failure) = acks.failure() {
         return Err(failure);
     }
     reached.send_modify(|reached| reached.acknowledged = batch);
-    if let Ok(before) = reached.subscribe().wait_for(|reached| reached.committed + 1 == batch || reached.failure.is_some()).await
+    if let Ok(before) = reached
+        .subscribe()
+        .wait_for(|reached| reached.committed + 1 == batch || reached.failure.is_some())
+        .await
         && let Some(failure) = &before.failure
     {
         return Err(failure.clone());

@@ -83,11 +83,27 @@ impl Sink {
     ///
     /// # Errors
     /// A property that librdkafka refuses.
-    pub(crate) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
+    pub(crate) fn open(
+        options: &RelayOptions,
+        batch_bytes_max: usize,
+        transactional: &[Transactional<'_>],
+    ) -> Result<Self, Interruption> {
         let sender = Sender::open(options, batch_bytes_max, transactional)?;
-        let commits = if transactional.is_empty() { Commits::AtLeastOnce(Marks::default()) } else { Commits::ExactlyOnce(Box::default()) };
-        let watch = watch::watch(sender.producers().to_vec(), sender.acks().clone(), options.kafka.clone());
-        Ok(Self { sender, commits, _watch: Watch(tokio::spawn(watch)) })
+        let commits = if transactional.is_empty() {
+            Commits::AtLeastOnce(Marks::default())
+        } else {
+            Commits::ExactlyOnce(Box::default())
+        };
+        let watch = watch::watch(
+            sender.producers().to_vec(),
+            sender.acks().clone(),
+            options.kafka.clone(),
+        );
+        Ok(Self {
+            sender,
+            commits,
+            _watch: Watch(tokio::spawn(watch)),
+        })
     }
 
     /// The producers, which take turns with exactly once.
@@ -115,7 +131,11 @@ impl Sink {
     ///
     /// # Errors
     /// When the producer refuses it for another reason than a full window.
-    pub(crate) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+    pub(crate) fn send(
+        &mut self,
+        record: Record<'_>,
+        header_bytes: usize,
+    ) -> Result<Sent, SendError> {
         if let Commits::ExactlyOnce(transactions) = &mut self.commits
             && !transactions.ready(&self.sender)
         {

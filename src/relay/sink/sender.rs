@@ -35,7 +35,11 @@ pub(crate) enum Sent {
 
 impl Sender {
     /// One producer for each transactional id, or one without.
-    pub(super) fn open(options: &RelayOptions, batch_bytes_max: usize, transactional: &[Transactional<'_>]) -> Result<Self, Interruption> {
+    pub(super) fn open(
+        options: &RelayOptions,
+        batch_bytes_max: usize,
+        transactional: &[Transactional<'_>],
+    ) -> Result<Self, Interruption> {
         let acks = Arc::<Acks>::default();
         let open = |id: Option<Transactional<'_>>| match Producer::open(
             &options.kafka,
@@ -45,14 +49,30 @@ impl Sender {
             acks.clone(),
         ) {
             Ok(producer) => Ok(Arc::new(producer)),
-            Err(error) => Err(Interruption::Refused(format!("the Kafka client cannot be made: {error}; see [kafka.properties]"))),
+            Err(error) => Err(Interruption::Refused(format!(
+                "the Kafka client cannot be made: {error}; see [kafka.properties]"
+            ))),
         };
         let producers = match transactional {
             [] => vec![open(None)?],
-            ids => ids.iter().map(|id| open(Some(*id))).collect::<Result<_, _>>()?,
+            ids => ids
+                .iter()
+                .map(|id| open(Some(*id)))
+                .collect::<Result<_, _>>()?,
         };
-        let window = Window { records: options.in_flight_events_max as u64, bytes: options.in_flight_bytes_max };
-        Ok(Self { producers, turn: 0, acks, window, queue_is_full: false, next: 0, bytes: 0 })
+        let window = Window {
+            records: options.in_flight_events_max as u64,
+            bytes: options.in_flight_bytes_max,
+        };
+        Ok(Self {
+            producers,
+            turn: 0,
+            acks,
+            window,
+            queue_is_full: false,
+            next: 0,
+            bytes: 0,
+        })
     }
 
     /// The producer whose turn it is.
@@ -93,16 +113,32 @@ impl Sender {
     ///
     /// # Errors
     /// When the producer refuses it for another reason than a full window.
-    pub(super) fn send(&mut self, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+    pub(super) fn send(
+        &mut self,
+        record: Record<'_>,
+        header_bytes: usize,
+    ) -> Result<Sent, SendError> {
         self.send_within(self.window, record, header_bytes)
     }
 
     /// Sends a record whatever is under way: for the one that ends a batch.
     pub(super) fn send_now(&mut self, record: Record<'_>) -> Result<Sent, SendError> {
-        self.send_within(Window { records: u64::MAX, bytes: usize::MAX }, record, 0)
+        self.send_within(
+            Window {
+                records: u64::MAX,
+                bytes: usize::MAX,
+            },
+            record,
+            0,
+        )
     }
 
-    fn send_within(&mut self, window: Window, record: Record<'_>, header_bytes: usize) -> Result<Sent, SendError> {
+    fn send_within(
+        &mut self,
+        window: Window,
+        record: Record<'_>,
+        header_bytes: usize,
+    ) -> Result<Sent, SendError> {
         let bytes = record.key.len() + record.value.map_or(0, <[u8]>::len) + header_bytes;
         let Some(tag) = self.acks.admit(record.label, bytes, window) else {
             return Ok(Sent::Full(bytes));
@@ -131,8 +167,10 @@ impl Sender {
     pub(super) fn room(&self, bytes: usize) -> impl Future<Output = ()> + Send + use<> {
         // librdkafka's own queue may be full although the window is not: it has nobody to wake us.
         let retry = self.queue_is_full;
-        let below =
-            Window { records: self.window.records / 2, bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)) };
+        let below = Window {
+            records: self.window.records / 2,
+            bytes: (self.window.bytes / 2).min(self.window.bytes.saturating_sub(bytes)),
+        };
         let acks = self.acks.clone();
         async move {
             if retry {
@@ -156,12 +194,26 @@ mod tests {
 
     #[test]
     fn a_record_for_which_the_client_has_no_room_is_not_under_way() {
-        let database = crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");
-        let kafka = crate::kafka::Settings { brokers: "127.0.0.1:1".into(), ..Default::default() };
-        let options = RelayOptions { in_flight_events_max: 1_000_000, ..RelayOptions::new(database, kafka) };
+        let database =
+            crate::postgres::Settings::parse("postgres://localhost/none").expect("an address");
+        let kafka = crate::kafka::Settings {
+            brokers: "127.0.0.1:1".into(),
+            ..Default::default()
+        };
+        let options = RelayOptions {
+            in_flight_events_max: 1_000_000,
+            ..RelayOptions::new(database, kafka)
+        };
         let mut sender = Sender::open(&options, 1_000_000, &[]).expect("a producer");
-        let record =
-            || Record { topic: "t", partition: 0, key: b"k", value: None, headers: Headers::with_capacity(0), timestamp: 0, label: 1 };
+        let record = || Record {
+            topic: "t",
+            partition: 0,
+            key: b"k",
+            value: None,
+            headers: Headers::with_capacity(0),
+            timestamp: 0,
+            label: 1,
+        };
         while matches!(sender.send(record(), 0), Ok(Sent::Tag(_))) {}
         assert!(matches!(sender.send(record(), 0), Ok(Sent::Full(_))));
         assert_eq!(sender.acks().under_way().0, sender.next());

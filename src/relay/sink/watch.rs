@@ -47,7 +47,8 @@ impl Silence {
 
 /// Fails `acks` once one of the producers has failed, or has been silent for too long. Does not end before.
 pub(super) async fn watch(producers: Vec<Arc<Producer>>, acks: Arc<Acks>, settings: Settings) {
-    let (mut silence, mut looked, mut reported) = (Silence::default(), Instant::now(), Duration::ZERO);
+    let (mut silence, mut looked, mut reported) =
+        (Silence::default(), Instant::now(), Duration::ZERO);
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -60,7 +61,11 @@ pub(super) async fn watch(producers: Vec<Arc<Producer>>, acks: Arc<Acks>, settin
         let report = length >= reported + REPORT_EVERY;
         if report {
             reported = length;
-            tracing::warn!(records = acks.under_way().0, seconds = length.as_secs(), "kafka has acknowledged nothing");
+            tracing::warn!(
+                records = acks.under_way().0,
+                seconds = length.as_secs(),
+                "kafka has acknowledged nothing"
+            );
         }
         let failure = match fault(&producers).await {
             Some(failure) => Some(failure),
@@ -78,23 +83,40 @@ pub(super) async fn watch(producers: Vec<Arc<Producer>>, acks: Arc<Acks>, settin
 /// The failure that one of the producers knows of.
 async fn fault(producers: &[Arc<Producer>]) -> Option<Failure> {
     let producers = producers.to_vec();
-    let asked = bounded("begin_transaction", FAULT_LIMIT, move || producers.iter().find_map(|producer| producer.fault()));
-    asked.await.unwrap_or_else(|unanswered| Some(Failure::Broken(unanswered.to_string())))
+    let asked = bounded("begin_transaction", FAULT_LIMIT, move || {
+        producers.iter().find_map(|producer| producer.fault())
+    });
+    asked
+        .await
+        .unwrap_or_else(|unanswered| Some(Failure::Broken(unanswered.to_string())))
 }
 
 /// The failure that a silence of this length amounts to.
-async fn too_long(producers: &[Arc<Producer>], settings: &Settings, length: Duration, ask: bool) -> Option<Failure> {
-    let transaction = producers.iter().map(|producer| producer.transaction_timeout()).max().unwrap_or_default();
+async fn too_long(
+    producers: &[Arc<Producer>],
+    settings: &Settings,
+    length: Duration,
+    ask: bool,
+) -> Option<Failure> {
+    let transaction = producers
+        .iter()
+        .map(|producer| producer.transaction_timeout())
+        .max()
+        .unwrap_or_default();
     let seconds = length.as_secs();
     if !transaction.is_zero() {
         // The coordinator has aborted it by now.
-        let text = format!("nothing was acknowledged for {seconds} s, which is longer than a transaction may take");
+        let text = format!(
+            "nothing was acknowledged for {seconds} s, which is longer than a transaction may take"
+        );
         return (length > transaction + OVERDUE).then_some(Failure::Broken(text));
     }
     if length < SILENCE_MAX || !ask || !answers(settings).await {
         return None;
     }
-    Some(Failure::Broken(format!("nothing was acknowledged for {seconds} s although the cluster answers")))
+    Some(Failure::Broken(format!(
+        "nothing was acknowledged for {seconds} s although the cluster answers"
+    )))
 }
 
 #[cfg(test)]
@@ -108,7 +130,11 @@ mod tests {
         assert_eq!(silence.observe(0, 3, second), Some(second));
         assert_eq!(silence.observe(0, 5, second), Some(2 * second));
         assert_eq!(silence.observe(1, 4, second), None, "one was acknowledged");
-        assert_eq!(silence.observe(1, 4, 3600 * second), Some(LOOK_MAX), "the process was suspended");
+        assert_eq!(
+            silence.observe(1, 4, 3600 * second),
+            Some(LOOK_MAX),
+            "the process was suspended"
+        );
         assert_eq!(silence.observe(5, 0, second), None);
     }
 }

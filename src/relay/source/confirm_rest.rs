@@ -26,23 +26,53 @@ const LOOK: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Confirms what is left in the slot after `safe`, within `time`. A failure costs nothing: the next start confirms it.
-pub(crate) async fn confirm_rest(options: &RelayOptions, names: &LogNames, safe: Lsn, time: Duration) {
+pub(crate) async fn confirm_rest(
+    options: &RelayOptions,
+    names: &LogNames,
+    safe: Lsn,
+    time: Duration,
+) {
     let time = time.min(LIMIT);
     match timeout(time, confirm(options, names, safe, time)).await {
-        Ok(Ok(true)) => tracing::info!(slot = names.slot, "the slot is confirmed up to the end of the log"),
-        Ok(Ok(false)) => tracing::debug!(slot = names.slot, "the slot is confirmed up to the last published event"),
-        Ok(Err(error)) => tracing::debug!("{}; the next start confirms the rest of the slot", error.full()),
-        Err(_) => tracing::debug!("the server does not answer in time; the next start confirms the rest of the slot"),
+        Ok(Ok(true)) => tracing::info!(
+            slot = names.slot,
+            "the slot is confirmed up to the end of the log"
+        ),
+        Ok(Ok(false)) => tracing::debug!(
+            slot = names.slot,
+            "the slot is confirmed up to the last published event"
+        ),
+        Ok(Err(error)) => tracing::debug!(
+            "{}; the next start confirms the rest of the slot",
+            error.full()
+        ),
+        Err(_) => tracing::debug!(
+            "the server does not answer in time; the next start confirms the rest of the slot"
+        ),
     }
 }
 
 /// Whether everything is confirmed.
-async fn confirm(options: &RelayOptions, names: &LogNames, safe: Lsn, time: Duration) -> Result<bool, Interruption> {
+async fn confirm(
+    options: &RelayOptions,
+    names: &LogNames,
+    safe: Lsn,
+    time: Duration,
+) -> Result<bool, Interruption> {
     let mut session = connect(options, "relay slot").await?;
     // A client that goes away does not end a statement.
-    let limit = AssertSqlSafe(format!("set statement_timeout = {}", time.as_millis().max(1)));
-    within("preparing the session", sqlx::raw_sql(limit).execute(&mut session)).await?;
-    let Some(confirmed) = free_slot(&mut session, &names.slot).await? else { return Ok(false) };
+    let limit = AssertSqlSafe(format!(
+        "set statement_timeout = {}",
+        time.as_millis().max(1)
+    ));
+    within(
+        "preparing the session",
+        sqlx::raw_sql(limit).execute(&mut session),
+    )
+    .await?;
+    let Some(confirmed) = free_slot(&mut session, &names.slot).await? else {
+        return Ok(false);
+    };
     own_work_ended(options, &mut session).await?;
     let end = flushed_end(&mut session).await?;
     if safe > confirmed {
@@ -78,11 +108,22 @@ async fn free_slot(session: &mut PgConnection, slot: &str) -> Result<Option<Lsn>
 }
 
 /// Waits until the server has ended what the relay has left: a statement outlives its client by a moment.
-async fn own_work_ended(options: &RelayOptions, session: &mut PgConnection) -> Result<(), Interruption> {
-    let names = ["relay retention", "relay scheduled", "relay table"].map(|role| options.database.application_name(role));
+async fn own_work_ended(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+) -> Result<(), Interruption> {
+    let names = ["relay retention", "relay scheduled", "relay table"]
+        .map(|role| options.database.application_name(role));
     let sql = "select exists (select from pg_stat_activity where datname = current_database() and usename = current_user
                    and backend_xid is not null and pid <> pg_backend_pid() and application_name = any ($1))";
-    while within("waiting for the relay's own sessions", sqlx::query_scalar(sql).bind(names.as_slice()).fetch_one(&mut *session)).await? {
+    while within(
+        "waiting for the relay's own sessions",
+        sqlx::query_scalar(sql)
+            .bind(names.as_slice())
+            .fetch_one(&mut *session),
+    )
+    .await?
+    {
         sleep(LOOK).await;
     }
     Ok(())
@@ -91,27 +132,46 @@ async fn own_work_ended(options: &RelayOptions, session: &mut PgConnection) -> R
 /// The end of the log, once it is on disk: the relay's own commits do not wait for that, and a slot is not advanced beyond it.
 async fn flushed_end(session: &mut PgConnection) -> Result<Lsn, Interruption> {
     let doing = "asking where the log ends";
-    let end = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text").fetch_one(&mut *session);
+    let end =
+        sqlx::query_scalar("select pg_current_wal_insert_lsn()::text").fetch_one(&mut *session);
     let end: String = within(doing, end).await?;
     let flushed = "select pg_current_wal_flush_lsn() >= $1::pg_lsn";
-    while !within(doing, sqlx::query_scalar::<_, bool>(flushed).bind(&end).fetch_one(&mut *session)).await? {
+    while !within(
+        doing,
+        sqlx::query_scalar::<_, bool>(flushed)
+            .bind(&end)
+            .fetch_one(&mut *session),
+    )
+    .await?
+    {
         sleep(LOOK).await;
     }
     Ok(end.parse().unwrap_or_default())
 }
 
 /// Whether the slot has an event, or that the outbox was truncated (message types `I` and `T` of pgoutput).
-async fn holds_events(session: &mut PgConnection, names: &LogNames, end: Lsn) -> Result<bool, Interruption> {
+async fn holds_events(
+    session: &mut PgConnection,
+    names: &LogNames,
+    end: Lsn,
+) -> Result<bool, Interruption> {
     let sql = "select exists (
                    select from pg_logical_slot_peek_binary_changes($1, $2::text::pg_lsn, null, 'proto_version', '1', 'publication_names', $3)
                    where get_byte(data, 0) in (ascii('I'), ascii('T')))";
     let publication = format!("\"{}\"", names.publication.replace('"', "\"\""));
-    let peek = sqlx::query_scalar(sql).bind(&names.slot).bind(end.to_string()).bind(publication).fetch_one(session);
+    let peek = sqlx::query_scalar(sql)
+        .bind(&names.slot)
+        .bind(end.to_string())
+        .bind(publication)
+        .fetch_one(session);
     within("looking at what the slot holds", peek).await
 }
 
 async fn advance(session: &mut PgConnection, slot: &str, to: Lsn) -> Result<(), Interruption> {
     let sql = "select pg_replication_slot_advance($1, $2::text::pg_lsn)::text";
-    let advanced = sqlx::query(sql).bind(slot).bind(to.to_string()).execute(session);
+    let advanced = sqlx::query(sql)
+        .bind(slot)
+        .bind(to.to_string())
+        .execute(session);
     within("confirming the slot", advanced).await.map(|_| ())
 }

@@ -28,7 +28,9 @@ pub struct Offset {
 
 /// Text that is no connector's offset.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no stored offset of a Postgres connector: expected JSON with a number `lsn`, as GET /connectors/NAME/offsets answers")]
+#[error(
+    "no stored offset of a Postgres connector: expected JSON with a number `lsn`, as GET /connectors/NAME/offsets answers"
+)]
 pub struct OffsetError;
 
 /// What the slot would stream of one transaction.
@@ -55,24 +57,45 @@ impl Offset {
             transaction: Option<u64>,
         }
         let json: serde_json::Value = serde_json::from_str(text).map_err(|_| OffsetError)?;
-        let inner = match json.get("offsets").and_then(serde_json::Value::as_array).map(Vec::as_slice) {
+        let inner = match json
+            .get("offsets")
+            .and_then(serde_json::Value::as_array)
+            .map(Vec::as_slice)
+        {
             Some([one]) => one.get("offset").cloned().ok_or(OffsetError)?,
             Some(_) => return Err(OffsetError),
             None => json,
         };
         let stored: Stored = serde_json::from_value(inner).map_err(|_| OffsetError)?;
         // Debezium keeps the 32 bits that the log tells.
-        Ok(Self { lsn: stored.lsn, transaction: stored.transaction.map(|xid| xid as u32) })
+        Ok(Self {
+            lsn: stored.lsn,
+            transaction: stored.transaction.map(|xid| xid as u32),
+        })
     }
 }
 
 /// The transactions that were published whole, and the one that was published in part, with how many of its events.
-fn published(transactions: &[Transaction], offset: Option<Offset>) -> (Vec<u32>, Option<(u32, u64)>) {
-    let Some(offset) = offset else { return (Vec::new(), None) };
-    let last = transactions.iter().position(|one| Some(one.xid) == offset.transaction && one.commit >= offset.lsn);
+fn published(
+    transactions: &[Transaction],
+    offset: Option<Offset>,
+) -> (Vec<u32>, Option<(u32, u64)>) {
+    let Some(offset) = offset else {
+        return (Vec::new(), None);
+    };
+    let last = transactions
+        .iter()
+        .position(|one| Some(one.xid) == offset.transaction && one.commit >= offset.lsn);
     let Some(last) = last else {
         // Before the slot's confirmed position, or a transaction without events.
-        return (transactions.iter().take_while(|one| one.commit <= offset.lsn).map(|one| one.xid).collect(), None);
+        return (
+            transactions
+                .iter()
+                .take_while(|one| one.commit <= offset.lsn)
+                .map(|one| one.xid)
+                .collect(),
+            None,
+        );
     };
     let mut whole: Vec<u32> = transactions[..last].iter().map(|one| one.xid).collect();
     let one = transactions[last];
@@ -99,11 +122,25 @@ pub(crate) async fn take_over(
     let name = &names.slot;
     let slots = "select slot_name::text as name, active, plugin::text, confirmed_flush_lsn::text as confirmed from pg_replication_slots
                  where slot_name = any (array[$1, $2]) and database = current_database()";
-    let rows = within(doing, sqlx::query(slots).bind(name).bind(&from.slot).fetch_all(&mut *session)).await?;
+    let rows = within(
+        doing,
+        sqlx::query(slots)
+            .bind(name)
+            .bind(&from.slot)
+            .fetch_all(&mut *session),
+    )
+    .await?;
     let confirmed = |wanted: &str| -> Option<(bool, Lsn)> {
-        let row = rows.iter().find(|row| row.try_get::<String, _>("name").is_ok_and(|name| name == wanted))?;
+        let row = rows.iter().find(|row| {
+            row.try_get::<String, _>("name")
+                .is_ok_and(|name| name == wanted)
+        })?;
         let pgoutput = row.try_get::<Option<String>, _>("plugin").ok()??;
-        let confirmed = row.try_get::<Option<String>, _>("confirmed").ok()??.parse().ok()?;
+        let confirmed = row
+            .try_get::<Option<String>, _>("confirmed")
+            .ok()??
+            .parse()
+            .ok()?;
         (pgoutput == "pgoutput").then(|| Some((row.try_get("active").ok()?, confirmed)))?
     };
     match (confirmed(name), confirmed(&from.slot)) {
@@ -126,9 +163,16 @@ pub(crate) async fn take_over(
             )));
         }
         (None, Some(_)) => {
-            let copy = sqlx::query("select pg_copy_logical_replication_slot($1, $2, false, 'pgoutput')").bind(&from.slot).bind(name);
+            let copy =
+                sqlx::query("select pg_copy_logical_replication_slot($1, $2, false, 'pgoutput')")
+                    .bind(&from.slot)
+                    .bind(name);
             within(doing, copy.execute(&mut *session)).await?;
-            tracing::info!(slot = name, from = from.slot, "has copied the connector's slot");
+            tracing::info!(
+                slot = name,
+                from = from.slot,
+                "has copied the connector's slot"
+            );
         }
         (Some(_), _) => {}
     }
@@ -137,29 +181,62 @@ pub(crate) async fn take_over(
     let (whole, partial) = published(&transactions, from.offset);
     tracing::info!(transactions = whole.len(), in_part = partial.map(|(xid, _)| xid), from = %start.log, "goes on after the connector");
     let mut also = XidSet::default();
-    whole.into_iter().for_each(|xid| also.insert(start.seen.widen(xid)));
-    let partial = partial.map(|(xid, events)| Partial { xid: start.seen.widen(xid), events, seq: 0 });
-    Ok(Position { also, partial, ..start })
+    whole
+        .into_iter()
+        .for_each(|xid| also.insert(start.seen.widen(xid)));
+    let partial = partial.map(|(xid, events)| Partial {
+        xid: start.seen.widen(xid),
+        events,
+        seq: 0,
+    });
+    Ok(Position {
+        also,
+        partial,
+        ..start
+    })
 }
 
 /// Everything that committed before the relay's slot begins is published, or left.
 ///
 /// # Errors
 /// A slot that is gone; a lost connection.
-pub(crate) async fn at_slot(names: &LogNames, session: &mut PgConnection) -> Result<Position, Interruption> {
+pub(crate) async fn at_slot(
+    names: &LogNames,
+    session: &mut PgConnection,
+) -> Result<Position, Interruption> {
     let doing = "looking where the slot begins";
     let row = sqlx::query(
         "select catalog_xmin::text as xmin, confirmed_flush_lsn::text as confirmed, pg_current_snapshot()::text as now from pg_replication_slots where slot_name = $1",
     );
     let row = within(doing, row.bind(&names.slot).fetch_one(session)).await?;
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(Interruption::sql(doing));
-    let strange = |error: String| Interruption::Refused(format!("the server describes the slot strangely: {error}"));
-    let now: Snapshot = text("now")?.parse().map_err(|error| strange(format!("{error}")))?;
-    let confirmed: Lsn = text("confirmed")?.parse().map_err(|_| strange("its position".into()))?;
+    let text = |column: &str| {
+        row.try_get::<String, _>(column)
+            .map_err(Interruption::sql(doing))
+    };
+    let strange = |error: String| {
+        Interruption::Refused(format!("the server describes the slot strangely: {error}"))
+    };
+    let now: Snapshot = text("now")?
+        .parse()
+        .map_err(|error| strange(format!("{error}")))?;
+    let confirmed: Lsn = text("confirmed")?
+        .parse()
+        .map_err(|_| strange("its position".into()))?;
     // Every transaction below it had ended when what the slot has confirmed was written.
-    let xmin = now.widen(text("xmin")?.parse().map_err(|_| strange("its catalog_xmin".into()))?);
-    let seen = format!("{xmin}:{xmin}:").parse().map_err(|error| strange(format!("{error}")))?;
-    Ok(Position { seen, log: confirmed, reach: confirmed, ..Position::start() })
+    let xmin = now.widen(
+        text("xmin")?
+            .parse()
+            .map_err(|_| strange("its catalog_xmin".into()))?,
+    );
+    let seen = format!("{xmin}:{xmin}:")
+        .parse()
+        .map_err(|error| strange(format!("{error}")))?;
+    Ok(Position {
+        seen,
+        log: confirmed,
+        reach: confirmed,
+        ..Position::start()
+    })
 }
 
 /// What the relay's slot would stream, in order; nothing of it is consumed.
@@ -170,7 +247,9 @@ async fn transactions(
     offset: Option<Offset>,
 ) -> Result<Vec<Transaction>, Interruption> {
     let doing = "looking at what the slot holds";
-    let Some(offset) = offset else { return Ok(Vec::new()) };
+    let Some(offset) = offset else {
+        return Ok(Vec::new());
+    };
     // Insert: tag, the table's oid, … Commit: tag, flags, the commit's place, … (PostgreSQL manual, Logical Replication Message Formats).
     let sql = format!(
         "select xid, count(*) filter (where is_event) as events, count(*) filter (where is_event and lsn < $3::pg_lsn) as before,
@@ -184,9 +263,16 @@ async fn transactions(
         options.quoted_table().replace('\'', "''")
     );
     let publication = format!("\"{}\"", names.publication.replace('"', "\"\""));
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(&names.slot).bind(publication).bind(Lsn(offset.lsn).to_string());
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(&names.slot)
+        .bind(publication)
+        .bind(Lsn(offset.lsn).to_string());
     let backend = backend(session).await?;
-    let refused = |error: sqlx::Error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+    let refused = |error: sqlx::Error| match error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .as_deref()
+    {
         Some("42704") => Interruption::Refused(format!(
             "publication `{}` was made after the place at which the connector's slot stands, so the slot cannot be read by it: name the connector's publication.name in outbox.publication",
             names.publication
@@ -199,9 +285,18 @@ async fn transactions(
     let read = |row: &sqlx::postgres::PgRow| -> Result<Transaction, sqlx::Error> {
         let number = |column: &str| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
         let (events, before, at) = (number("events")?, number("before")?, number("at")?);
-        Ok(Transaction { xid: number("xid")? as u32, events, before, at, commit: number("commit")? })
+        Ok(Transaction {
+            xid: number("xid")? as u32,
+            events,
+            before,
+            at,
+            commit: number("commit")?,
+        })
     };
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(Interruption::sql(doing))
+    rows.iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map_err(Interruption::sql(doing))
 }
 
 #[cfg(test)]
@@ -213,9 +308,16 @@ mod tests {
     #[test]
     fn an_offset_is_read_as_connect_shows_it_and_as_it_stores_it() {
         let stored = r#"{"transaction_id":null,"lsn_proc":24023128,"messageType":"INSERT","lsn_commit":24022000,"lsn":24023128,"txId":742,"ts_usec":1}"#;
-        let shown = format!(r#"{{"offsets":[{{"partition":{{"server":"shop"}},"offset":{stored}}}]}}"#);
-        let offset = Offset { lsn: 24_023_128, transaction: Some(742) };
-        assert_eq!((Offset::parse(stored), Offset::parse(&shown)), (Ok(offset), Ok(offset)));
+        let shown =
+            format!(r#"{{"offsets":[{{"partition":{{"server":"shop"}},"offset":{stored}}}]}}"#);
+        let offset = Offset {
+            lsn: 24_023_128,
+            transaction: Some(742),
+        };
+        assert_eq!(
+            (Offset::parse(stored), Offset::parse(&shown)),
+            (Ok(offset), Ok(offset))
+        );
         for wrong in ["", "{}", r#"{"offsets":[]}"#, "[1]", r#"{"lsn":"0/1"}"#] {
             assert_eq!(Offset::parse(wrong), Err(OffsetError), "{wrong}");
         }
@@ -259,7 +361,22 @@ mod tests {
 
     #[test]
     fn rows_at_one_place_of_the_log_come_again_rather_than_never() {
-        let bulk = Transaction { xid: 7, events: 10, before: 4, at: 6, commit: 100 };
-        assert_eq!(published(&[bulk], Some(Offset { lsn: 50, transaction: Some(7) })), (vec![], Some((7, 4))));
+        let bulk = Transaction {
+            xid: 7,
+            events: 10,
+            before: 4,
+            at: 6,
+            commit: 100,
+        };
+        assert_eq!(
+            published(
+                &[bulk],
+                Some(Offset {
+                    lsn: 50,
+                    transaction: Some(7)
+                })
+            ),
+            (vec![], Some((7, 4)))
+        );
     }
 }

@@ -22,7 +22,12 @@ impl Drive<'_> {
     ///
     /// # Errors
     /// Whatever interrupts it.
-    pub(crate) async fn begin(&self, existing: ExistingRows, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+    pub(crate) async fn begin(
+        &self,
+        existing: ExistingRows,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<bool, Interruption> {
         slot::forget(self.names, books.ledger.session()).await?;
         let mut making = slot::make_exporting(self.options, self.names, self.server);
         let waiting = self.observer.hold(
@@ -41,11 +46,20 @@ impl Drive<'_> {
         };
         drop(waiting);
         tracing::info!(slot = self.names.slot, from = %seam.from, ?existing, "has made the slot");
-        if existing == ExistingRows::Publish && !self.publish_existing(&seam.exported, forwarder, books).await? {
+        if existing == ExistingRows::Publish
+            && !self
+                .publish_existing(&seam.exported, forwarder, books)
+                .await?
+        {
             return Ok(false);
         }
         drop(seam.connection);
-        let start = Position { seen: seam.snapshot, log: seam.from, reach: seam.from, ..Position::start() };
+        let start = Position {
+            seen: seam.snapshot,
+            log: seam.from,
+            reach: seam.from,
+            ..Position::start()
+        };
         self.go_on_from(start, forwarder, books).await
     }
 
@@ -53,7 +67,11 @@ impl Drive<'_> {
     ///
     /// # Errors
     /// Whatever interrupts it.
-    pub(crate) async fn begin_at_slot(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+    pub(crate) async fn begin_at_slot(
+        &self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<bool, Interruption> {
         let start = connector_handover::at_slot(self.names, books.ledger.session()).await?;
         self.go_on_from(start, forwarder, books).await
     }
@@ -69,34 +87,55 @@ impl Drive<'_> {
         books: &mut Books,
     ) -> Result<bool, Interruption> {
         let from = outbox.hand_over.as_ref().expect("decided by it");
-        let start = connector_handover::take_over(self.options, self.names, books.ledger.session(), from).await?;
+        let start =
+            connector_handover::take_over(self.options, self.names, books.ledger.session(), from)
+                .await?;
         self.go_on_from(start, forwarder, books).await
     }
 
     /// Stores the position before anything is published after it; false if `shutdown` came first.
-    async fn go_on_from(&self, start: Position, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
+    async fn go_on_from(
+        &self,
+        start: Position,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<bool, Interruption> {
         books.progress = Progress::new(start);
         let drained = tokio::select! {
             drained = books.drain(forwarder) => drained,
             () = self.shutdown.cancelled() => return Ok(false),
         };
         if !drained {
-            return Err(forwarder.sink().failure().unwrap_or_else(|| Interruption::Kafka("the producer has failed".into())));
+            return Err(forwarder
+                .sink()
+                .failure()
+                .unwrap_or_else(|| Interruption::Kafka("the producer has failed".into())));
         }
         books.store(forwarder).await?;
         Ok(true)
     }
 
-    async fn publish_existing(&self, snapshot: &str, forwarder: &mut Forwarder, books: &mut Books) -> Result<bool, Interruption> {
-        self.observer.note(Part::Stream, "reading the rows that are there");
+    async fn publish_existing(
+        &self,
+        snapshot: &str,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<bool, Interruption> {
+        self.observer
+            .note(Part::Stream, "reading the rows that are there");
         let (send, mut pages) = mpsc::channel(1);
-        let reading = tokio::spawn(Reader::new(self.options, self.shape).read_existing(snapshot.to_owned(), send));
+        let reading = tokio::spawn(
+            Reader::new(self.options, self.shape).read_existing(snapshot.to_owned(), send),
+        );
         let (mut events, now) = (0u64, chrono::Utc::now().timestamp_micros());
         while let Some(page) = pages.recv().await {
             for cells in page.rows(self.shape)? {
                 let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
                 let row = self.shape.event(&cells, now, &mut scratch)?;
-                if publish(&row.row, forwarder, books, self.shutdown).await?.is_none() {
+                if publish(&row.row, forwarder, books, self.shutdown)
+                    .await?
+                    .is_none()
+                {
                     return Ok(false);
                 }
                 events += 1;
@@ -106,7 +145,11 @@ impl Drive<'_> {
                 books.store(forwarder).await?;
             }
         }
-        reading.await.map_err(|error| Interruption::Refused(format!("reading the rows that are there broke off: {error}")))??;
+        reading.await.map_err(|error| {
+            Interruption::Refused(format!(
+                "reading the rows that are there broke off: {error}"
+            ))
+        })??;
         tracing::info!(events, "has published the rows that were there");
         Ok(true)
     }

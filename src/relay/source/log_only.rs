@@ -47,13 +47,17 @@ fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) 
     match kept {
         _ if fresh && outbox.hand_over.is_some() && !moved => First::TakeOver,
         // What an interrupted beginning has published of the rows nobody knows: it begins anew.
-        _ if fresh && (moved || outbox.existing == ExistingRows::Publish) => First::Begin(ExistingRows::Publish),
+        _ if fresh && (moved || outbox.existing == ExistingRows::Publish) => {
+            First::Begin(ExistingRows::Publish)
+        }
         Kept::From(_) if fresh => First::BeginAtSlot,
         Kept::None | Kept::Unreadable if fresh || moved => First::Begin(ExistingRows::Leave),
         Kept::None => First::Refuse(Lost::Gone),
         Kept::Unreadable => First::Refuse(Lost::Unreadable),
         Kept::From(confirmed) if moved => First::StreamFrom(confirmed),
-        Kept::From(confirmed) if position.log < confirmed => First::Refuse(Lost::Advanced(confirmed)),
+        Kept::From(confirmed) if position.log < confirmed => {
+            First::Refuse(Lost::Advanced(confirmed))
+        }
         Kept::From(_) => First::Stream,
     }
 }
@@ -63,8 +67,17 @@ impl Drive<'_> {
     ///
     /// # Errors
     /// A refusal when the log does not have everything any more; whatever interrupts it.
-    pub(crate) async fn follow(&self, reason: &str, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
-        let outbox = self.options.debezium.as_ref().expect("only a Debezium outbox is read from the log alone");
+    pub(crate) async fn follow(
+        &self,
+        reason: &str,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<(), Interruption> {
+        let outbox = self
+            .options
+            .debezium
+            .as_ref()
+            .expect("only a Debezium outbox is read from the log alone");
         if !self.server.logical {
             return Err(Interruption::Refused(format!(
                 "wal_level is `{}`, and {reason}: run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or the like)",
@@ -79,7 +92,10 @@ impl Drive<'_> {
         let done = match first(kept, &position, self.moved, outbox) {
             First::Stream => true,
             First::StreamFrom(confirmed) => {
-                books.progress = Progress::new(Position { log: confirmed, ..position });
+                books.progress = Progress::new(Position {
+                    log: confirmed,
+                    ..position
+                });
                 true
             }
             First::Begin(existing) => self.begin(existing, forwarder, books).await?,
@@ -102,11 +118,19 @@ impl Drive<'_> {
         let what = match lost {
             Lost::Gone => format!("slot `{slot}` is gone"),
             Lost::Unreadable => {
-                format!("slot `{slot}` cannot be read any more (the server has removed log that it needs, or its publication was dropped)")
+                format!(
+                    "slot `{slot}` cannot be read any more (the server has removed log that it needs, or its publication was dropped)"
+                )
             }
-            Lost::Advanced(to) => format!("slot `{slot}` stands at {to}, beyond what the relay has published: somebody advanced it"),
+            Lost::Advanced(to) => format!(
+                "slot `{slot}` stands at {to}, beyond what the relay has published: somebody advanced it"
+            ),
         };
-        let drop = if lost == Lost::Gone { String::new() } else { format!("`select pg_drop_replication_slot('{slot}')`, then ") };
+        let drop = if lost == Lost::Gone {
+            String::new()
+        } else {
+            format!("`select pg_drop_replication_slot('{slot}')`, then ")
+        };
         Interruption::Refused(format!(
             "{what}, and {reason}. What committed after {log} and was not published is in table {schema}.{table} at best. To go on: {drop}`tidings relay rewind --all --name {name}` publishes every row that the table still holds once more, and `tidings relay skip --all --name {name}` only what comes from now on; then start the relay, which makes a new slot. max_slot_wal_keep_size decides how much log the server keeps for a relay that is away",
             log = position.log,
@@ -122,28 +146,109 @@ mod tests {
     #[test]
     fn a_relay_of_the_log_alone_begins_once_and_afterwards_needs_its_slot() {
         let outbox = DebeziumOutbox::new("public", "outbox");
-        let leaving = DebeziumOutbox { existing: ExistingRows::Leave, ..outbox.clone() };
-        let taking = DebeziumOutbox { hand_over: Some(HandOver { slot: "debezium".into(), offset: None }), ..outbox.clone() };
+        let leaving = DebeziumOutbox {
+            existing: ExistingRows::Leave,
+            ..outbox.clone()
+        };
+        let taking = DebeziumOutbox {
+            hand_over: Some(HandOver {
+                slot: "debezium".into(),
+                offset: None,
+            }),
+            ..outbox.clone()
+        };
         let start = Position::start();
-        let witness = Some(Witness { id: uuid::Uuid::nil(), seq: 0, xid: 9 });
-        let later = Position { log: Lsn(50), witness, ..Position::start() };
+        let witness = Some(Witness {
+            id: uuid::Uuid::nil(),
+            seq: 0,
+            xid: 9,
+        });
+        let later = Position {
+            log: Lsn(50),
+            witness,
+            ..Position::start()
+        };
         for (kept, position, moved, outbox, expected) in [
-            (Kept::None, &start, false, &outbox, First::Begin(ExistingRows::Publish)),
-            (Kept::From(Lsn(9)), &start, false, &outbox, First::Begin(ExistingRows::Publish)),
-            (Kept::None, &start, false, &leaving, First::Begin(ExistingRows::Leave)),
-            (Kept::From(Lsn(9)), &start, false, &leaving, First::BeginAtSlot),
+            (
+                Kept::None,
+                &start,
+                false,
+                &outbox,
+                First::Begin(ExistingRows::Publish),
+            ),
+            (
+                Kept::From(Lsn(9)),
+                &start,
+                false,
+                &outbox,
+                First::Begin(ExistingRows::Publish),
+            ),
+            (
+                Kept::None,
+                &start,
+                false,
+                &leaving,
+                First::Begin(ExistingRows::Leave),
+            ),
+            (
+                Kept::From(Lsn(9)),
+                &start,
+                false,
+                &leaving,
+                First::BeginAtSlot,
+            ),
             (Kept::None, &start, false, &taking, First::TakeOver),
             (Kept::From(Lsn(9)), &start, false, &taking, First::TakeOver),
             (Kept::From(Lsn(50)), &later, false, &taking, First::Stream),
-            (Kept::From(Lsn(51)), &later, false, &outbox, First::Refuse(Lost::Advanced(Lsn(51)))),
-            (Kept::None, &later, false, &outbox, First::Refuse(Lost::Gone)),
-            (Kept::Unreadable, &later, false, &leaving, First::Refuse(Lost::Unreadable)),
+            (
+                Kept::From(Lsn(51)),
+                &later,
+                false,
+                &outbox,
+                First::Refuse(Lost::Advanced(Lsn(51))),
+            ),
+            (
+                Kept::None,
+                &later,
+                false,
+                &outbox,
+                First::Refuse(Lost::Gone),
+            ),
+            (
+                Kept::Unreadable,
+                &later,
+                false,
+                &leaving,
+                First::Refuse(Lost::Unreadable),
+            ),
             // Moved by the operator.
-            (Kept::None, &start, true, &leaving, First::Begin(ExistingRows::Publish)),
-            (Kept::None, &later, true, &outbox, First::Begin(ExistingRows::Leave)),
-            (Kept::From(Lsn(51)), &later, true, &outbox, First::StreamFrom(Lsn(51))),
+            (
+                Kept::None,
+                &start,
+                true,
+                &leaving,
+                First::Begin(ExistingRows::Publish),
+            ),
+            (
+                Kept::None,
+                &later,
+                true,
+                &outbox,
+                First::Begin(ExistingRows::Leave),
+            ),
+            (
+                Kept::From(Lsn(51)),
+                &later,
+                true,
+                &outbox,
+                First::StreamFrom(Lsn(51)),
+            ),
         ] {
-            assert_eq!(first(kept, position, moved, outbox), expected, "{kept:?} {position:?} {moved}");
+            assert_eq!(
+                first(kept, position, moved, outbox),
+                expected,
+                "{kept:?} {position:?} {moved}"
+            );
         }
     }
 }

@@ -24,7 +24,11 @@ const IDLE_MAX: u32 = 4;
 /// # Errors
 /// A lost connection.
 pub(crate) async fn backend(session: &mut PgConnection) -> Result<i32, Interruption> {
-    within("asking for the session's process", sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(session)).await
+    within(
+        "asking for the session's process",
+        sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(session),
+    )
+    .await
 }
 
 /// Waits for `work` of the server's process `backend`. With `blocked`, reports each open transaction that may keep it waiting,
@@ -65,7 +69,10 @@ pub(crate) async fn watched<T>(
         };
         idle = if looked == Some(true) { 0 } else { idle + 1 };
         if idle >= IDLE_MAX {
-            let gone = std::io::Error::new(std::io::ErrorKind::TimedOut, "the server does not work on it any more and has not answered");
+            let gone = std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "the server does not work on it any more and has not answered",
+            );
             return Err(Interruption::sql(doing)(sqlx::Error::Io(gone)));
         }
     }
@@ -74,17 +81,34 @@ pub(crate) async fn watched<T>(
 /// Whether the process is busy. The state of another role's process may be hidden: then it counts as busy while it exists.
 async fn is_working(session: &mut PgConnection, backend: i32) -> Result<bool, Interruption> {
     let sql = "select exists (select from pg_catalog.pg_stat_activity where pid = $1 and coalesce(state, 'active') = 'active')";
-    within("looking whether the server works", sqlx::query_scalar(sql).bind(backend).fetch_one(session)).await
+    within(
+        "looking whether the server works",
+        sqlx::query_scalar(sql).bind(backend).fetch_one(session),
+    )
+    .await
 }
 
 /// Says which transactions something waits for.
 async fn say_what_blocks(session: &mut PgConnection, blocked: &'static str) {
     let sql = "select pid, coalesce(usename, '?')::text as role, coalesce(application_name, '')::text as application, (now() - xact_start)::text as age
                from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 5";
-    let Ok(rows) = within("looking for what blocks", sqlx::query(sql).fetch_all(session)).await else { return };
+    let Ok(rows) = within(
+        "looking for what blocks",
+        sqlx::query(sql).fetch_all(session),
+    )
+    .await
+    else {
+        return;
+    };
     for row in rows {
         let text = |column: &str| row.try_get::<String, _>(column).unwrap_or_default();
         let pid: i32 = row.try_get("pid").unwrap_or_default();
-        tracing::warn!(pid, role = text("role"), application = text("application"), open_for = text("age"), "{blocked}");
+        tracing::warn!(
+            pid,
+            role = text("role"),
+            application = text("application"),
+            open_for = text("age"),
+            "{blocked}"
+        );
     }
 }

@@ -33,7 +33,9 @@ use super::row::native::{Columns, TABLE_CELLS, TableRow};
 /// Decodes any bytes as a binary COPY of the outbox: for the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_copy(bytes: &[u8]) {
-    let Ok(rows) = crate::postgres::CopyRows::<TABLE_CELLS>::new(bytes) else { return };
+    let Ok(rows) = crate::postgres::CopyRows::<TABLE_CELLS>::new(bytes) else {
+        return;
+    };
     for row in rows {
         let _ = row.map(|cells| TableRow::from_cells(&cells).is_ok());
     }

@@ -27,8 +27,12 @@ pub(crate) fn listen(options: &RelayOptions) -> Arc<Notify> {
         tokio::spawn(async move {
             let pool = session::pool(&database, "relay news");
             while weak.strong_count() > 0 {
-                if let Ok(Ok(mut listener)) = timeout(LISTEN_WITHIN, PgListener::connect_with(&pool)).await
-                    && matches!(timeout(LISTEN_WITHIN, listener.listen(CHANNEL)).await, Ok(Ok(())))
+                if let Ok(Ok(mut listener)) =
+                    timeout(LISTEN_WITHIN, PgListener::connect_with(&pool)).await
+                    && matches!(
+                        timeout(LISTEN_WITHIN, listener.listen(CHANNEL)).await,
+                        Ok(Ok(()))
+                    )
                 {
                     // The timeout only looks whether anybody is still interested.
                     while let Some(news) = weak.upgrade() {

@@ -32,13 +32,11 @@ const BYTES_MAX: usize = 2 << 20;
 
 /// Has a page read in the order of the primary key. Without statistics (a table just loaded) the planner would rather sort all that is left
 /// for each page, which makes a drain quadratic.
-const PLAN: &str =
-    "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
+const PLAN: &str = "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
 
 /// A database without an encoding sends text as it is stored. Otherwise one text that is not UTF-8 would end each reading of the
 /// table or the log, and it would not be known which event has it.
-pub(crate) const UNCHECKED_TEXT: &str =
-    "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'";
+pub(crate) const UNCHECKED_TEXT: &str = "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// A connection that reads the outbox.
 pub(crate) struct Reader {
@@ -68,19 +66,40 @@ struct Bounds {
 
 impl Reader {
     pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
-        Self { options: options.clone(), shape: shape.clone(), session: None, rows: ROWS_FIRST, spares: Spares::default() }
+        Self {
+            options: options.clone(),
+            shape: shape.clone(),
+            session: None,
+            rows: ROWS_FIRST,
+            spares: Spares::default(),
+        }
     }
 
     /// Sends the pages of a window in order, and ends; comes back for the next window.
     ///
     /// # Errors
     /// A lost connection.
-    pub(super) async fn read(mut self, seen: Snapshot, window: Window, pages: mpsc::Sender<Page>) -> Result<Self, Interruption> {
-        let Some(bounds) = self.bounds(&seen, &window.to).await? else { return Ok(self) };
+    pub(super) async fn read(
+        mut self,
+        seen: Snapshot,
+        window: Window,
+        pages: mpsc::Sender<Page>,
+    ) -> Result<Self, Interruption> {
+        let Some(bounds) = self.bounds(&seen, &window.to).await? else {
+            return Ok(self);
+        };
         let mut after = window.after;
         loop {
             let limit = self.rows;
-            let query = page_query(&self.options.quoted_table(), &self.shape.select_list(), &seen, &window.to, after, bounds, limit);
+            let query = page_query(
+                &self.options.quoted_table(),
+                &self.shape.select_list(),
+                &seen,
+                &window.to,
+                after,
+                bounds,
+                limit,
+            );
             let (page, whole) = self.copy(&query).await?;
             let (rows, last) = page.measure(&self.shape)?;
             self.rows = rows_for(rows, page.bytes.len());
@@ -99,7 +118,10 @@ impl Reader {
     pub(crate) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
         let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
-        let query = format!("select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq", list.join(","));
+        let query = format!(
+            "select {columns} from {table} where seq = any (array[{}]::bigint[]) order by seq",
+            list.join(",")
+        );
         let (page, whole) = self.copy(&query).await?;
         let done = match page.measure(&self.shape)?.1 {
             Some(last) if !whole => seqs.partition_point(|seq| *seq <= last),
@@ -112,19 +134,38 @@ impl Reader {
     ///
     /// # Errors
     /// A lost connection.
-    pub(crate) async fn read_existing(mut self, snapshot: String, pages: mpsc::Sender<Page>) -> Result<(), Interruption> {
+    pub(crate) async fn read_existing(
+        mut self,
+        snapshot: String,
+        pages: mpsc::Sender<Page>,
+    ) -> Result<(), Interruption> {
         let doing = "reading the rows that are there";
-        let (columns, table, order) = (self.shape.select_list(), self.options.quoted_table(), self.shape.natural_order());
+        let (columns, table, order) = (
+            self.shape.select_list(),
+            self.options.quoted_table(),
+            self.shape.natural_order(),
+        );
         let (spares, options) = (self.spares.clone(), self.options.clone());
         let session = self.session().await?;
-        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
-        within(doing, sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session)).await?;
+        let begin = format!(
+            "begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'"
+        );
+        within(
+            doing,
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session),
+        )
+        .await?;
         // The order is the table's, whatever it selects.
-        let query = format!("copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)");
+        let query = format!(
+            "copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)"
+        );
         let backend = backend(session).await?;
         // The first row comes once all of them are sorted.
         let sorting = async {
-            let mut rows = session.copy_out_raw(&query).await.map_err(Interruption::sql(doing))?;
+            let mut rows = session
+                .copy_out_raw(&query)
+                .await
+                .map_err(Interruption::sql(doing))?;
             let first = rows.try_next().await.map_err(Interruption::sql(doing))?;
             Ok((rows, first))
         };
@@ -134,8 +175,13 @@ impl Reader {
             page.bytes.extend_from_slice(&row);
             if page.bytes.len() >= BYTES_MAX {
                 let mut next = spares.page();
-                next.bytes.extend_from_slice(&crate::postgres::copy_header());
-                if pages.send(std::mem::replace(&mut page, next)).await.is_err() {
+                next.bytes
+                    .extend_from_slice(&crate::postgres::copy_header());
+                if pages
+                    .send(std::mem::replace(&mut page, next))
+                    .await
+                    .is_err()
+                {
                     return Ok(());
                 }
             }
@@ -155,13 +201,25 @@ impl Reader {
             return Ok(session);
         }
         let mut session = connect(&self.options, "relay table").await?;
-        within("preparing the session", sqlx::raw_sql(PLAN).execute(&mut session)).await?;
-        within("preparing the session", sqlx::raw_sql(UNCHECKED_TEXT).execute(&mut session)).await?;
+        within(
+            "preparing the session",
+            sqlx::raw_sql(PLAN).execute(&mut session),
+        )
+        .await?;
+        within(
+            "preparing the session",
+            sqlx::raw_sql(UNCHECKED_TEXT).execute(&mut session),
+        )
+        .await?;
         Ok(session)
     }
 
     /// None if the window holds no row at all.
-    async fn bounds(&mut self, seen: &Snapshot, to: &Snapshot) -> Result<Option<Bounds>, Interruption> {
+    async fn bounds(
+        &mut self,
+        seen: &Snapshot,
+        to: &Snapshot,
+    ) -> Result<Option<Bounds>, Interruption> {
         let sql = format!(
             // Without `offset 0` the planner may look for the least seq along the primary key, past millions of older rows.
             "select min(seq), max(seq) from (select seq from {} where xid >= '{}'::xid8 and xid < '{}'::xid8
@@ -175,9 +233,17 @@ impl Reader {
         let session = self.session().await?;
         let backend = backend(session).await?;
         // Not bounded in time: the first window of a large outbox is counted once, about half a second for five million rows.
-        let counting = async { sqlx::query(AssertSqlSafe(sql)).fetch_one(session).await.map_err(Interruption::sql(doing)) };
+        let counting = async {
+            sqlx::query(AssertSqlSafe(sql))
+                .fetch_one(session)
+                .await
+                .map_err(Interruption::sql(doing))
+        };
         let row = watched(&options, doing, backend, counting, None).await?;
-        let bound = |at: usize| row.try_get::<Option<i64>, _>(at).map_err(Interruption::sql(doing));
+        let bound = |at: usize| {
+            row.try_get::<Option<i64>, _>(at)
+                .map_err(Interruption::sql(doing))
+        };
         Ok(match bound(0)?.zip(bound(1)?) {
             Some((low, high)) => Some(Bounds { low, high }),
             None if seen.in_progress().is_empty() => None,
@@ -209,7 +275,10 @@ impl Spares {
     /// An empty page.
     fn page(&self) -> Page {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Page { bytes: spare.unwrap_or_default(), spares: self.clone() }
+        Page {
+            bytes: spare.unwrap_or_default(),
+            spares: self.clone(),
+        }
     }
 }
 
@@ -221,7 +290,8 @@ impl Page {
     pub(crate) fn rows<'a>(
         &'a self,
         shape: &Shape,
-    ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption> {
+    ) -> Result<impl Iterator<Item = Result<CopiedRow<'a>, CopyError>> + Send + 'a, Interruption>
+    {
         shape.rows(&self.bytes).map_err(damaged)
     }
 
@@ -244,7 +314,11 @@ impl Drop for Page {
         let mut bytes = std::mem::take(&mut self.bytes);
         if bytes.capacity() <= 2 * BYTES_MAX {
             bytes.clear();
-            self.spares.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            self.spares
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(bytes);
         }
     }
 }
@@ -260,7 +334,15 @@ fn rows_for(rows: usize, bytes: usize) -> usize {
     fitting.clamp(1, ROWS_MAX)
 }
 
-fn page_query(table: &str, columns: &str, seen: &Snapshot, to: &Snapshot, after: i64, bounds: Bounds, limit: usize) -> String {
+fn page_query(
+    table: &str,
+    columns: &str,
+    seen: &Snapshot,
+    to: &Snapshot,
+    after: i64,
+    bounds: Bounds,
+    limit: usize,
+) -> String {
     let from = after.max(bounds.low - 1);
     let settled = format!(
         "(select {columns} from {table} where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8

@@ -34,8 +34,11 @@ const AT_A_TIME: Duration = Duration::from_secs(1);
 /// The events of an aggregate that go now: discarded ones are left out, the others go in order, up to the first one with which something
 /// is wrong and of which nothing is decided.
 fn free(events: &[Parked]) -> Vec<i64> {
-    let rest = events.iter().filter(|event| event.action != Some(Action::Discard));
-    let free = rest.take_while(|event| event.reason.is_none() || event.action == Some(Action::Retry));
+    let rest = events
+        .iter()
+        .filter(|event| event.action != Some(Action::Discard));
+    let free =
+        rest.take_while(|event| event.reason.is_none() || event.action == Some(Action::Retry));
     free.map(|event| event.seq).collect()
 }
 
@@ -50,8 +53,17 @@ struct Batch {
 
 impl Batch {
     /// Waits until it is durable; false if `shutdown` came first.
-    async fn finish(&mut self, forwarder: &mut Forwarder, books: &mut Books, shutdown: &CancellationToken) -> Result<bool, Interruption> {
-        let Self { released, events, again } = std::mem::take(self);
+    async fn finish(
+        &mut self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, Interruption> {
+        let Self {
+            released,
+            events,
+            again,
+        } = std::mem::take(self);
         failpoint::reached(Step::ReleaseSent);
         if !durable(forwarder, books, shutdown).await? {
             return Ok(false);
@@ -59,9 +71,15 @@ impl Batch {
         for (aggregate, seqs) in &released {
             forwarder.parked_mut().released(aggregate, seqs);
         }
-        again.into_iter().for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
+        again
+            .into_iter()
+            .for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
         if events > 0 {
-            tracing::info!(events, aggregates = released.len(), "parked events are released");
+            tracing::info!(
+                events,
+                aggregates = released.len(),
+                "parked events are released"
+            );
         }
         Ok(true)
     }
@@ -71,7 +89,11 @@ impl Batch {
 ///
 /// # Errors
 /// Whatever interrupts the session.
-pub(crate) async fn release(forwarder: &mut Forwarder, books: &mut Books, shutdown: &CancellationToken) -> Result<bool, Interruption> {
+pub(crate) async fn release(
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+    shutdown: &CancellationToken,
+) -> Result<bool, Interruption> {
     if forwarder.parked().is_empty() {
         return Ok(true);
     }
@@ -99,7 +121,11 @@ pub(crate) async fn release(forwarder: &mut Forwarder, books: &mut Books, shutdo
 }
 
 /// Gives up what a person has decided to give up.
-async fn give_up(began: Instant, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
+async fn give_up(
+    began: Instant,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+) -> Result<(), Interruption> {
     books.park_pending(forwarder).await?;
     loop {
         let discarded = store::discard(&mut books.ledger).await?;
@@ -177,7 +203,9 @@ async fn release_aggregates(
         }
     }
     let done = batch.finish(forwarder, books, shutdown).await?;
-    later.into_iter().for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
+    later
+        .into_iter()
+        .for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
     Ok(done)
 }
 
@@ -209,36 +237,61 @@ async fn send_some(
     if events[0].is_range {
         return unfold(aggregate, forwarder, books).await;
     }
-    events.truncate(events.iter().position(|event| event.is_range).unwrap_or(events.len()));
+    events.truncate(
+        events
+            .iter()
+            .position(|event| event.is_range)
+            .unwrap_or(events.len()),
+    );
     // An event that was parked when the relay died, and is met once more, must not be gone by then.
     let position = books.progress.position();
-    let passed = events.iter().take_while(|event| event.is_passed(&position)).count();
+    let passed = events
+        .iter()
+        .take_while(|event| event.is_passed(&position))
+        .count();
     let unpassed = events.split_off(passed);
     let free = free(&events);
     if free.is_empty() {
-        return Ok(if unpassed.is_empty() { Ended::Waits } else { Ended::Later });
+        return Ok(if unpassed.is_empty() {
+            Ended::Waits
+        } else {
+            Ended::Later
+        });
     }
     // What was refused before is likely to be refused again: alone, so that it is known at once.
-    let retried = events.iter().filter(|event| event.action == Some(Action::Retry) && event.reason.is_some());
+    let retried = events
+        .iter()
+        .filter(|event| event.action == Some(Action::Retry) && event.reason.is_some());
     retried.for_each(|event| forwarder.suspect(event.seq));
     let (stopped_at, ended) = match publish(&free, reader, forwarder, books, shutdown).await? {
         Published::Shutdown => return Ok(Ended::Shutdown),
         Published::All => (None, Ended::More),
         Published::BeforeTopic(seq) => (Some(seq), Ended::Later),
         Published::UpTo(seq, reason) => {
-            tracing::error!(seq, aggregate = format!("{}/{}", aggregate.kind, aggregate.id), "cannot be delivered after all: {reason}");
+            tracing::error!(
+                seq,
+                aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
+                "cannot be delivered after all: {reason}"
+            );
             store::failed(&mut books.ledger, aggregate, seq, &reason).await?;
             (Some(seq), Ended::Waits)
         }
     };
-    let released: Vec<i64> = free.into_iter().take_while(|seq| stopped_at != Some(*seq)).collect();
+    let released: Vec<i64> = free
+        .into_iter()
+        .take_while(|seq| stopped_at != Some(*seq))
+        .collect();
     batch.events += released.len();
     batch.released.push((aggregate.clone(), released));
     Ok(ended)
 }
 
 /// Lists the first events of an aggregate's range one by one.
-async fn unfold(aggregate: &Aggregate, forwarder: &mut Forwarder, books: &mut Books) -> Result<Ended, Interruption> {
+async fn unfold(
+    aggregate: &Aggregate,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+) -> Result<Ended, Interruption> {
     let Some(range) = forwarder.parked().range(aggregate).cloned() else {
         return Err(Interruption::Refused(format!(
             "the table of parked events has a range of {}/{} that this relay did not store: see tidings parked show {0}/{1}",
@@ -287,7 +340,9 @@ async fn publish(
                         books.progress.released(row.seq);
                         break;
                     }
-                    Ok(Delivery::Undeliverable(reason)) => return Ok(Published::UpTo(row.seq, reason)),
+                    Ok(Delivery::Undeliverable(reason)) => {
+                        return Ok(Published::UpTo(row.seq, reason));
+                    }
                     Ok(Delivery::TopicWaits(_)) => return Ok(Published::BeforeTopic(row.seq)),
                     Err(hold) => {
                         if !books.attend(forwarder, hold, shutdown).await? {
@@ -306,7 +361,11 @@ async fn publish(
 }
 
 /// Waits until what was released is durable and off the table; false if `shutdown` came first.
-pub(crate) async fn durable(forwarder: &mut Forwarder, books: &mut Books, shutdown: &CancellationToken) -> Result<bool, Interruption> {
+pub(crate) async fn durable(
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+    shutdown: &CancellationToken,
+) -> Result<bool, Interruption> {
     if books.progress.settled().released.is_empty() {
         return Ok(true);
     }
@@ -332,7 +391,14 @@ mod tests {
 
     fn event(seq: i64, wrong: bool, action: u8) -> Parked {
         let action = [None, Some(Action::Retry), Some(Action::Discard)][usize::from(action)];
-        Parked { seq, reason: wrong.then(|| "too large".into()), action, is_range: false, xid: None, lately: false }
+        Parked {
+            seq,
+            reason: wrong.then(|| "too large".into()),
+            action,
+            is_range: false,
+            xid: None,
+            lately: false,
+        }
     }
 
     proptest! {
@@ -351,7 +417,13 @@ mod tests {
 
     #[test]
     fn giving_up_the_event_in_the_way_lets_those_behind_it_go() {
-        let events = [event(1, true, 2), event(2, false, 0), event(3, true, 0), event(4, false, 0), event(5, false, 2)];
+        let events = [
+            event(1, true, 2),
+            event(2, false, 0),
+            event(3, true, 0),
+            event(4, false, 0),
+            event(5, false, 2),
+        ];
         assert_eq!(free(&events), [2]);
     }
 }

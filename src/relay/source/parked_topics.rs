@@ -57,14 +57,23 @@ pub(crate) async fn release_topic(
         return Ok(Ended::Waits);
     }
     let position = books.progress.position();
-    let passed = events.iter().take_while(|(_, event)| event.is_passed(&position)).count();
+    let passed = events
+        .iter()
+        .take_while(|(_, event)| event.is_passed(&position))
+        .count();
     let unpassed = events.split_off(passed).len();
     // Those that were given up are removed together, elsewhere.
     events.retain(|(_, event)| event.action != Some(Action::Discard));
     if events.is_empty() {
-        return Ok(if unpassed > 0 { Ended::Later } else { Ended::More });
+        return Ok(if unpassed > 0 {
+            Ended::Later
+        } else {
+            Ended::More
+        });
     }
-    let Some(outcome) = publish(topic, &events, reader, forwarder, books, shutdown).await? else { return Ok(Ended::Shutdown) };
+    let Some(outcome) = publish(topic, &events, reader, forwarder, books, shutdown).await? else {
+        return Ok(Ended::Shutdown);
+    };
     if !outcome.converted.is_empty() {
         store::convert(&mut books.ledger, &outcome.converted).await?;
     }
@@ -72,9 +81,19 @@ pub(crate) async fn release_topic(
     if !durable(forwarder, books, shutdown).await? {
         return Ok(Ended::Shutdown);
     }
-    forwarder.parked_mut().waited_for(topic, outcome.released.len() + outcome.converted.len());
-    tracing::info!(topic, events = outcome.released.len(), "events that waited for the topic are released");
-    Ok(if outcome.stopped { Ended::Waits } else { Ended::More })
+    forwarder
+        .parked_mut()
+        .waited_for(topic, outcome.released.len() + outcome.converted.len());
+    tracing::info!(
+        topic,
+        events = outcome.released.len(),
+        "events that waited for the topic are released"
+    );
+    Ok(if outcome.stopped {
+        Ended::Waits
+    } else {
+        Ended::More
+    })
 }
 
 /// Sends these events; `None` if `shutdown` came first.
@@ -96,11 +115,18 @@ async fn publish(
         for cells in page.rows(&Shape::Own)? {
             let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
             let TableRow { row, .. } = Shape::Own.event(&cells, 0, &mut scratch)?;
-            for (aggregate, missing) in expected.by_ref().take_while(|(_, event)| event.seq != row.seq) {
-                outcome.converted.push(Converted::wrong(missing.seq, store::MISSING.into()));
+            for (aggregate, missing) in expected
+                .by_ref()
+                .take_while(|(_, event)| event.seq != row.seq)
+            {
+                outcome
+                    .converted
+                    .push(Converted::wrong(missing.seq, store::MISSING.into()));
                 forwarder.parked_mut().adopt(aggregate, missing.seq);
             }
-            let Some(converted) = send(topic, &row, forwarder, books, shutdown).await? else { return Ok(None) };
+            let Some(converted) = send(topic, &row, forwarder, books, shutdown).await? else {
+                return Ok(None);
+            };
             match converted {
                 Sent::Released => outcome.released.push(row.seq),
                 Sent::Converted(converted) => outcome.converted.push(converted),
@@ -112,7 +138,9 @@ async fn publish(
             books.cut_if_wanted(forwarder, false).await?;
         }
         for (aggregate, missing) in expected {
-            outcome.converted.push(Converted::wrong(missing.seq, store::MISSING.into()));
+            outcome
+                .converted
+                .push(Converted::wrong(missing.seq, store::MISSING.into()));
             forwarder.parked_mut().adopt(aggregate, missing.seq);
         }
     }
@@ -133,8 +161,14 @@ async fn send(
     books: &mut Books,
     shutdown: &tokio_util::sync::CancellationToken,
 ) -> Result<Option<Sent>, Interruption> {
-    let aggregate = Aggregate { kind: row.event.aggregate_type.to_owned(), id: row.event.aggregate_id.to_owned() };
-    if forwarder.parked().holds(&aggregate.kind, &aggregate.id, row.seq) {
+    let aggregate = Aggregate {
+        kind: row.event.aggregate_type.to_owned(),
+        id: row.event.aggregate_id.to_owned(),
+    };
+    if forwarder
+        .parked()
+        .holds(&aggregate.kind, &aggregate.id, row.seq)
+    {
         forwarder.parked_mut().adopt(&aggregate, row.seq);
         return Ok(Some(Sent::Converted(Converted::behind(row.seq))));
     }
@@ -145,15 +179,24 @@ async fn send(
                 return Ok(Some(Sent::Released));
             }
             Ok(Delivery::Undeliverable(reason)) => {
-                tracing::error!(seq = row.seq, "cannot be delivered although its topic can be used: {reason}");
+                tracing::error!(
+                    seq = row.seq,
+                    "cannot be delivered although its topic can be used: {reason}"
+                );
                 forwarder.parked_mut().adopt(&aggregate, row.seq);
                 return Ok(Some(Sent::Converted(Converted::wrong(row.seq, reason))));
             }
             Ok(Delivery::TopicWaits(other)) if other == topic => return Ok(Some(Sent::Stopped)),
             Ok(Delivery::TopicWaits(other)) => {
-                let reason = forwarder.topic_faults().reason(&other).unwrap_or_default().to_owned();
+                let reason = forwarder
+                    .topic_faults()
+                    .reason(&other)
+                    .unwrap_or_default()
+                    .to_owned();
                 forwarder.parked_mut().waits_for(&other);
-                return Ok(Some(Sent::Converted(Converted::other_topic(row.seq, other, reason))));
+                return Ok(Some(Sent::Converted(Converted::other_topic(
+                    row.seq, other, reason,
+                ))));
             }
             Err(hold) => {
                 if !books.attend(forwarder, hold, shutdown).await? {

@@ -11,10 +11,19 @@ use crate::relay::{error::Interruption, leadership::relay_store::within, positio
 ///
 /// # Errors
 /// A lost connection.
-pub(super) async fn missing(session: &mut PgConnection, table: &str, pair: &Pair) -> Result<Vec<i64>, Interruption> {
-    let Some(streamed) = &pair.streamed else { return Ok(Vec::new()) };
+pub(super) async fn missing(
+    session: &mut PgConnection,
+    table: &str,
+    pair: &Pair,
+) -> Result<Vec<i64>, Interruption> {
+    let Some(streamed) = &pair.streamed else {
+        return Ok(Vec::new());
+    };
     // Fewer rows than were streamed is somebody's delete, and no loss. Sorted here: told to sort, the planner may walk the whole primary key.
-    let listed = format!("select seq from {table} where {} and not '{streamed}'::int8multirange @> seq", filter(pair));
+    let listed = format!(
+        "select seq from {table} where {} and not '{streamed}'::int8multirange @> seq",
+        filter(pair)
+    );
     let listed = sqlx::query_scalar(AssertSqlSafe(listed)).fetch_all(session);
     let mut missing: Vec<i64> = within("comparing the stream with the table", listed).await?;
     missing.sort_unstable();
@@ -23,7 +32,12 @@ pub(super) async fn missing(session: &mut PgConnection, table: &str, pair: &Pair
 
 /// What the second snapshot sees and the first does not, without what is not known of.
 fn filter(pair: &Pair) -> String {
-    let in_progress: Vec<String> = pair.seen.in_progress().iter().map(|xid| format!("'{xid}'")).collect();
+    let in_progress: Vec<String> = pair
+        .seen
+        .in_progress()
+        .iter()
+        .map(|xid| format!("'{xid}'"))
+        .collect();
     format!(
         "((xid >= '{first}'::xid8 and xid < '{last}'::xid8) or xid = any (array[{in_progress}]::xid8[]))
          and pg_visible_in_snapshot(xid, '{to}') and not '{unknown}'::int8multirange @> xid::text::bigint",

@@ -85,7 +85,11 @@ impl Drive<'_> {
     ///
     /// # Errors
     /// Whatever interrupts it.
-    pub(crate) async fn run(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<(), Interruption> {
+    pub(crate) async fn run(
+        &self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<(), Interruption> {
         if let Some(reason) = self.shape.log_only() {
             return self.follow(reason, forwarder, books).await;
         }
@@ -95,7 +99,10 @@ impl Drive<'_> {
         }
         let mut log = self.look(books, self.log_unusable).await?;
         if self.log_silent && self.options.source == SourceKind::Auto {
-            log = LogSide::Unavailable { reason: "the server accepts a stream and does not answer".into(), tried: Instant::now() };
+            log = LogSide::Unavailable {
+                reason: "the server accepts a stream and does not answer".into(),
+                tried: Instant::now(),
+            };
         }
         let mut table = TableSource::new(self.options, self.shape);
         let mut behind = self.behind(books).await? > BEHIND_BYTES;
@@ -110,14 +117,23 @@ impl Drive<'_> {
                     // Only what is safe: until then the table is read on.
                     let safe = books.safe().0.log;
                     if safe > confirmed {
-                        tracing::info!(bytes = lag, "has the slot forget the log that the table stood in for");
+                        tracing::info!(
+                            bytes = lag,
+                            "has the slot forget the log that the table stood in for"
+                        );
                         log = LogSide::Advancing(slot::advance(self.options, self.names, safe));
                     }
                 } else {
                     match self.stream(forwarder, books).await? {
                         StreamEnd::Shutdown => return Ok(()),
                         StreamEnd::Behind(bytes) => {
-                            books.reads(Reading::Table, format!("behind by {} MB of log, which the table is faster for", bytes >> 20));
+                            books.reads(
+                                Reading::Table,
+                                format!(
+                                    "behind by {} MB of log, which the table is faster for",
+                                    bytes >> 20
+                                ),
+                            );
                             behind = true;
                             // The stream's connection is gone, what it had confirmed is not.
                             log = self.look(books, false).await?;
@@ -128,7 +144,10 @@ impl Drive<'_> {
             }
             books.reads(Reading::Table, log.reason(behind));
             self.observer.pulse().step("reading the table");
-            match table.window(forwarder, books, self.observer, self.shutdown).await? {
+            match table
+                .window(forwarder, books, self.observer, self.shutdown)
+                .await?
+            {
                 WindowEnd::Shutdown => return Ok(()),
                 WindowEnd::Done(events) => {
                     behind &= events >= LITTLE;
@@ -160,7 +179,11 @@ impl Drive<'_> {
         }
         match slot::examine(self.options, self.names, session, unusable).await {
             Ok(Log::From(confirmed)) => Ok(LogSide::From(confirmed)),
-            Ok(Log::None) => Ok(LogSide::Making(slot::make(self.options, self.names, self.server))),
+            Ok(Log::None) => Ok(LogSide::Making(slot::make(
+                self.options,
+                self.names,
+                self.server,
+            ))),
             Err(error) if cannot_be_had(&error) => self.unavailable(error),
             Err(error) => Err(error),
         }
@@ -178,7 +201,10 @@ impl Drive<'_> {
         tracing::warn!(
             "no logical replication: {reason}; reads the table only, which is slower to notice new events (source = \"poll\" says that this is meant)"
         );
-        Ok(LogSide::Unavailable { reason, tried: Instant::now() })
+        Ok(LogSide::Unavailable {
+            reason,
+            tried: Instant::now(),
+        })
     }
 
     /// Takes note of what has come of the work on the log.
@@ -191,17 +217,27 @@ impl Drive<'_> {
                 }
                 Ok(Err(error)) if cannot_be_had(&error) => self.unavailable(error),
                 Ok(Err(error)) => Err(error),
-                Err(error) => Err(Interruption::Refused(format!("creating the slot broke off: {error}"))),
+                Err(error) => Err(Interruption::Refused(format!(
+                    "creating the slot broke off: {error}"
+                ))),
             },
             LogSide::Advancing(task) if task.is_finished() => {
                 match task.await {
                     Ok(Ok(())) => failpoint::reached(Step::SlotAdvanced),
-                    Ok(Err(error)) => tracing::warn!("{}; the log is decoded instead", error.full()),
-                    Err(error) => return Err(Interruption::Refused(format!("advancing the slot broke off: {error}"))),
+                    Ok(Err(error)) => {
+                        tracing::warn!("{}; the log is decoded instead", error.full())
+                    }
+                    Err(error) => {
+                        return Err(Interruption::Refused(format!(
+                            "advancing the slot broke off: {error}"
+                        )));
+                    }
                 }
                 self.look(books, false).await
             }
-            LogSide::Unavailable { tried, .. } if tried.elapsed() > TRY_AGAIN => self.look(books, false).await,
+            LogSide::Unavailable { tried, .. } if tried.elapsed() > TRY_AGAIN => {
+                self.look(books, false).await
+            }
             other => Ok(other),
         }
     }
@@ -209,7 +245,10 @@ impl Drive<'_> {
     /// Bytes of log after the position.
     async fn behind(&self, books: &mut Books) -> Result<u64, Interruption> {
         let log = books.progress.settled().log;
-        Ok(slot::insert_position(books.ledger.session()).await?.0.saturating_sub(log.0))
+        Ok(slot::insert_position(books.ledger.session())
+            .await?
+            .0
+            .saturating_sub(log.0))
     }
 
     /// A stream that starts at `confirmed` may follow if everything before that is published, and nothing is left half read.
@@ -219,35 +258,68 @@ impl Drive<'_> {
         covered && (!behind || self.options.source == SourceKind::Wal)
     }
 
-    pub(crate) async fn stream(&self, forwarder: &mut Forwarder, books: &mut Books) -> Result<StreamEnd, Interruption> {
+    pub(crate) async fn stream(
+        &self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+    ) -> Result<StreamEnd, Interruption> {
         let application = self.options.database.application_name("relay stream");
         let LogNames { slot, publication } = self.names;
         let from = books.progress.settled().log;
-        self.observer.pulse().step("asking the server to stream the log");
+        self.observer
+            .pulse()
+            .step("asking the server to stream the log");
         let opening = async {
-            let mut connection =
-                Connection::open(&self.options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
+            let mut connection = Connection::open(&self.options.database, &application)
+                .await
+                .map_err(Interruption::ConnectingForReplication)?;
             let starting = "starting the stream";
-            connection.query(UNCHECKED_TEXT).await.map_err(Interruption::replication(starting))?;
-            connection.stream(slot, publication, from).await.map_err(Interruption::replication(starting))
+            connection
+                .query(UNCHECKED_TEXT)
+                .await
+                .map_err(Interruption::replication(starting))?;
+            connection
+                .stream(slot, publication, from)
+                .await
+                .map_err(Interruption::replication(starting))
         };
         let (reader, status) = tokio::select! {
             opened = opening => opened?,
             () = self.shutdown.cancelled() => return Ok(StreamEnd::Shutdown),
         };
-        let alone = self.shape.log_only().map(|reason| format!("streams the log alone: {reason}"));
-        books.reads(Reading::Wal, alone.unwrap_or_else(|| "streams the log".into()));
+        let alone = self
+            .shape
+            .log_only()
+            .map(|reason| format!("streams the log alone: {reason}"));
+        books.reads(
+            Reading::Wal,
+            alone.unwrap_or_else(|| "streams the log".into()),
+        );
         tracing::info!(slot, %from, "streams the log");
         books.stream_begins(status);
         let mut source = WalSource::new(reader, self.options, self.shape);
-        let leave_when_behind = self.options.source == SourceKind::Auto && self.shape.log_only().is_none();
-        let end = source.run(forwarder, books, self.observer, leave_when_behind, self.shutdown).await?;
+        let leave_when_behind =
+            self.options.source == SourceKind::Auto && self.shape.log_only().is_none();
+        let end = source
+            .run(
+                forwarder,
+                books,
+                self.observer,
+                leave_when_behind,
+                self.shutdown,
+            )
+            .await?;
         books.stream_ends().await;
         Ok(end)
     }
 
     /// Waits until there may be something new; false if `shutdown` came first.
-    async fn wait(&self, forwarder: &mut Forwarder, books: &mut Books, news: &Notify) -> Result<bool, Interruption> {
+    async fn wait(
+        &self,
+        forwarder: &mut Forwarder,
+        books: &mut Books,
+        news: &Notify,
+    ) -> Result<bool, Interruption> {
         let lost = books.lost().clone();
         tokio::select! {
             () = self.shutdown.cancelled() => return Ok(false),
@@ -280,5 +352,6 @@ impl LogSide {
 /// Whether it says that logical replication cannot be had here: a publication that was altered, no privilege (insufficient_privilege), no slot left
 /// (configuration_limit_exceeded), no logical log (object_not_in_prerequisite_state).
 fn cannot_be_had(error: &Interruption) -> bool {
-    matches!(error, Interruption::PublicationUnfit(_)) || matches!(error.code().as_deref(), Some("42501" | "53400" | "55000"))
+    matches!(error, Interruption::PublicationUnfit(_))
+        || matches!(error.code().as_deref(), Some("42501" | "53400" | "55000"))
 }

@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// What is said of each transaction that a new slot waits for.
-const SLOT_WAITS: &str = "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
+const SLOT_WAITS: &str =
+    "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
 
 /// What can be read of the log.
 pub(crate) enum Log {
@@ -70,7 +71,9 @@ pub(crate) async fn examine(
 ) -> Result<Log, Interruption> {
     ensure_publication(options, &names.publication, session).await?;
     let name = &names.slot;
-    let Some(slot) = find(session, name).await? else { return Ok(Log::None) };
+    let Some(slot) = find(session, name).await? else {
+        return Ok(Log::None);
+    };
     require_ours(name, &slot)?;
     end_walsender(session, &slot).await?;
     match slot.confirmed.filter(|_| slot.usable && !unusable) {
@@ -90,21 +93,35 @@ pub(crate) async fn examine(
 ///
 /// # Errors
 /// What only a person can put right, or a lost connection.
-pub(crate) async fn kept(options: &RelayOptions, names: &LogNames, session: &mut PgConnection) -> Result<Kept, Interruption> {
+pub(crate) async fn kept(
+    options: &RelayOptions,
+    names: &LogNames,
+    session: &mut PgConnection,
+) -> Result<Kept, Interruption> {
     ensure_publication(options, &names.publication, session).await?;
-    let Some(slot) = find(session, &names.slot).await? else { return Ok(Kept::None) };
+    let Some(slot) = find(session, &names.slot).await? else {
+        return Ok(Kept::None);
+    };
     require_ours(&names.slot, &slot)?;
     end_walsender(session, &slot).await?;
-    Ok(slot.confirmed.filter(|_| slot.usable).map_or(Kept::Unreadable, Kept::From))
+    Ok(slot
+        .confirmed
+        .filter(|_| slot.usable)
+        .map_or(Kept::Unreadable, Kept::From))
 }
 
 /// Drops the relay's slot if it has one: a relay that reads the table only must not keep the server's log.
 ///
 /// # Errors
 /// A slot that belongs to somebody else; a lost connection.
-pub(crate) async fn forget(names: &LogNames, session: &mut PgConnection) -> Result<(), Interruption> {
+pub(crate) async fn forget(
+    names: &LogNames,
+    session: &mut PgConnection,
+) -> Result<(), Interruption> {
     let name = &names.slot;
-    let Some(slot) = find(session, name).await? else { return Ok(()) };
+    let Some(slot) = find(session, name).await? else {
+        return Ok(());
+    };
     if require_ours(name, &slot).is_err() {
         return Ok(());
     }
@@ -115,17 +132,44 @@ pub(crate) async fn forget(names: &LogNames, session: &mut PgConnection) -> Resu
 
 /// Makes the slot, on a session of its own: that waits for every transaction that is writing when it is asked for, and
 /// statement_timeout does not end the wait.
-pub(crate) fn make(options: &RelayOptions, names: &LogNames, server: &Server) -> JoinHandle<Result<(), Interruption>> {
+pub(crate) fn make(
+    options: &RelayOptions,
+    names: &LogNames,
+    server: &Server,
+) -> JoinHandle<Result<(), Interruption>> {
     // A failover slot (17 and later) is carried over to a standby that asks for it.
-    let failover = if server.version >= 170_000 { ", failover => true" } else { "" };
-    let sql = format!("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'{failover})");
-    aside(options.clone(), names.slot.clone(), "creating the slot", sql, Some(SLOT_WAITS))
+    let failover = if server.version >= 170_000 {
+        ", failover => true"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'{failover})"
+    );
+    aside(
+        options.clone(),
+        names.slot.clone(),
+        "creating the slot",
+        sql,
+        Some(SLOT_WAITS),
+    )
 }
 
 /// Makes the slot together with the snapshot of what committed before it. Waits as [`make`] does.
-pub(crate) fn make_exporting(options: &RelayOptions, names: &LogNames, server: &Server) -> JoinHandle<Result<Seam, Interruption>> {
-    let failover = if server.version >= 170_000 { ", FAILOVER true" } else { "" };
-    let create = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})", names.slot);
+pub(crate) fn make_exporting(
+    options: &RelayOptions,
+    names: &LogNames,
+    server: &Server,
+) -> JoinHandle<Result<Seam, Interruption>> {
+    let failover = if server.version >= 170_000 {
+        ", FAILOVER true"
+    } else {
+        ""
+    };
+    let create = format!(
+        "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput (SNAPSHOT 'use'{failover})",
+        names.slot
+    );
     let options = options.clone();
     tokio::spawn(async move { export(&options, &create).await })
 }
@@ -133,27 +177,64 @@ pub(crate) fn make_exporting(options: &RelayOptions, names: &LogNames, server: &
 async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interruption> {
     let doing = "creating the slot";
     let application = options.database.application_name("relay slot");
-    let mut connection = Connection::open(&options.database, &application).await.map_err(Interruption::ConnectingForReplication)?;
+    let mut connection = Connection::open(&options.database, &application)
+        .await
+        .map_err(Interruption::ConnectingForReplication)?;
     let failed = || Interruption::replication(doing);
-    let backend = connection.query("SELECT pg_catalog.pg_backend_pid()").await.map_err(failed())?;
-    let backend = backend.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or_default();
-    connection.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed())?;
+    let backend = connection
+        .query("SELECT pg_catalog.pg_backend_pid()")
+        .await
+        .map_err(failed())?;
+    let backend = backend
+        .first()
+        .and_then(|row| row.first()?.as_ref()?.parse().ok())
+        .unwrap_or_default();
+    connection
+        .query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await
+        .map_err(failed())?;
     let creating = async { connection.query_unbounded(create).await.map_err(failed()) };
     let mut rows = watched(options, doing, backend, creating, Some(SLOT_WAITS)).await?;
-    rows.extend(connection.query("SELECT pg_current_snapshot()::text, pg_export_snapshot()").await.map_err(failed())?);
-    let text = |row: usize, column: usize| rows.get(row).and_then(|row: &Vec<Option<String>>| row.get(column)?.clone()).unwrap_or_default();
+    rows.extend(
+        connection
+            .query("SELECT pg_current_snapshot()::text, pg_export_snapshot()")
+            .await
+            .map_err(failed())?,
+    );
+    let text = |row: usize, column: usize| {
+        rows.get(row)
+            .and_then(|row: &Vec<Option<String>>| row.get(column)?.clone())
+            .unwrap_or_default()
+    };
     // slot_name, consistent_point, snapshot_name, output_plugin.
     let (from, snapshot, exported) = (text(0, 1).parse(), text(1, 0).parse(), text(1, 1));
     match (from, snapshot) {
-        (Ok(from), Ok(snapshot)) => Ok(Seam { connection, snapshot, exported, from }),
-        _ => Err(Interruption::Refused(format!("the server describes the new slot strangely: {rows:?}"))),
+        (Ok(from), Ok(snapshot)) => Ok(Seam {
+            connection,
+            snapshot,
+            exported,
+            from,
+        }),
+        _ => Err(Interruption::Refused(format!(
+            "the server describes the new slot strangely: {rows:?}"
+        ))),
     }
 }
 
 /// Has the slot forget the log up to `to`, which is published, without decoding what it held.
-pub(crate) fn advance(options: &RelayOptions, names: &LogNames, to: Lsn) -> JoinHandle<Result<(), Interruption>> {
+pub(crate) fn advance(
+    options: &RelayOptions,
+    names: &LogNames,
+    to: Lsn,
+) -> JoinHandle<Result<(), Interruption>> {
     let sql = format!("select end_lsn::text from pg_replication_slot_advance($1, '{to}')");
-    aside(options.clone(), names.slot.clone(), "advancing the slot", sql, None)
+    aside(
+        options.clone(),
+        names.slot.clone(),
+        "advancing the slot",
+        sql,
+        None,
+    )
 }
 
 fn aside(
@@ -166,8 +247,16 @@ fn aside(
     tokio::spawn(async move {
         let mut session = connect(&options, "relay slot").await?;
         let backend = backend(&mut session).await?;
-        let work = async { sqlx::query(AssertSqlSafe(sql)).bind(name).execute(&mut session).await.map_err(Interruption::sql(doing)) };
-        watched(&options, doing, backend, work, blocked).await.map(|_| ())
+        let work = async {
+            sqlx::query(AssertSqlSafe(sql))
+                .bind(name)
+                .execute(&mut session)
+                .await
+                .map_err(Interruption::sql(doing))
+        };
+        watched(&options, doing, backend, work, blocked)
+            .await
+            .map(|_| ())
     })
 }
 
@@ -175,7 +264,11 @@ fn aside(
 ///
 /// # Errors
 /// One that is not fit, with the remedy; a lost connection.
-pub(crate) async fn fit_publication(options: &RelayOptions, name: &str, session: &mut PgConnection) -> Result<bool, Interruption> {
+pub(crate) async fn fit_publication(
+    options: &RelayOptions,
+    name: &str,
+    session: &mut PgConnection,
+) -> Result<bool, Interruption> {
     let doing = "looking for the publication";
     let (schema, table) = options.table();
     let found = sqlx::query_as(
@@ -186,7 +279,11 @@ pub(crate) async fn fit_publication(options: &RelayOptions, name: &str, session:
          ) t on true
          where p.pubname = $1 group by p.oid, p.pubinsert, p.puballtables",
     );
-    let found = found.bind(name).bind(schema).bind(table).fetch_optional(session);
+    let found = found
+        .bind(name)
+        .bind(schema)
+        .bind(table)
+        .fetch_optional(session);
     let found: Option<(bool, bool, bool)> = within(doing, found).await?;
     match found {
         Some((true, true, _)) => Ok(true),
@@ -201,7 +298,9 @@ pub(crate) async fn fit_publication(options: &RelayOptions, name: &str, session:
                     options.quoted_table()
                 )
             } else {
-                format!("leaves inserts out: run ALTER PUBLICATION \"{name}\" SET (publish = 'insert')")
+                format!(
+                    "leaves inserts out: run ALTER PUBLICATION \"{name}\" SET (publish = 'insert')"
+                )
             },
         ))),
         None if options.configured_publication().is_some() => Err(Interruption::Refused(format!(
@@ -211,13 +310,23 @@ pub(crate) async fn fit_publication(options: &RelayOptions, name: &str, session:
     }
 }
 
-async fn ensure_publication(options: &RelayOptions, name: &str, session: &mut PgConnection) -> Result<(), Interruption> {
+async fn ensure_publication(
+    options: &RelayOptions,
+    name: &str,
+    session: &mut PgConnection,
+) -> Result<(), Interruption> {
     if fit_publication(options, name, session).await? {
         return Ok(());
     }
-    let sql =
-        format!("create publication \"{}\" for table {} with (publish = 'insert')", name.replace('"', "\"\""), options.quoted_table());
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await.map_err(Interruption::sql("creating the publication"))?;
+    let sql = format!(
+        "create publication \"{}\" for table {} with (publish = 'insert')",
+        name.replace('"', "\"\""),
+        options.quoted_table()
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(session)
+        .await
+        .map_err(Interruption::sql("creating the publication"))?;
     Ok(())
 }
 
@@ -232,10 +341,18 @@ pub(crate) struct State {
 ///
 /// # Errors
 /// One of another database or plugin, with the remedy; a lost connection.
-pub(crate) async fn look(name: &str, session: &mut PgConnection) -> Result<Option<State>, Interruption> {
-    let Some(slot) = find(session, name).await? else { return Ok(None) };
+pub(crate) async fn look(
+    name: &str,
+    session: &mut PgConnection,
+) -> Result<Option<State>, Interruption> {
+    let Some(slot) = find(session, name).await? else {
+        return Ok(None);
+    };
     require_ours(name, &slot)?;
-    Ok(Some(State { usable: slot.usable, wal_status: slot.wal_status.unwrap_or_else(|| "unknown".into()) }))
+    Ok(Some(State {
+        usable: slot.usable,
+        wal_status: slot.wal_status.unwrap_or_else(|| "unknown".into()),
+    }))
 }
 
 async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, Interruption> {
@@ -245,7 +362,9 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, In
                 coalesce(wal_status, 'lost') <> 'lost' and to_jsonb(s) ->> 'invalidation_reason' is null as usable, confirmed_flush_lsn::text as confirmed
          from pg_replication_slots s where slot_name = $1",
     );
-    let Some(row) = within(doing, row.bind(name).fetch_optional(session)).await? else { return Ok(None) };
+    let Some(row) = within(doing, row.bind(name).fetch_optional(session)).await? else {
+        return Ok(None);
+    };
     let read = || -> Result<_, sqlx::Error> {
         Ok(Slot {
             plugin: row.try_get("plugin")?,
@@ -254,7 +373,9 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, In
             active_pid: row.try_get("active_pid")?,
             usable: row.try_get("usable")?,
             wal_status: row.try_get("wal_status")?,
-            confirmed: row.try_get::<Option<String>, _>("confirmed")?.and_then(|text| text.parse().ok()),
+            confirmed: row
+                .try_get::<Option<String>, _>("confirmed")?
+                .and_then(|text| text.parse().ok()),
         })
     };
     read().map(Some).map_err(Interruption::sql(doing))
@@ -262,10 +383,14 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, In
 
 async fn drop_slot(session: &mut PgConnection, name: &str) -> Result<(), Interruption> {
     // One whose making was interrupted vanishes by itself.
-    let dropped = sqlx::query("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1")
-        .bind(name)
-        .execute(session);
-    within("dropping a slot that cannot be used", dropped).await.map(|_| ())
+    let dropped = sqlx::query(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1",
+    )
+    .bind(name)
+    .execute(session);
+    within("dropping a slot that cannot be used", dropped)
+        .await
+        .map(|_| ())
 }
 
 /// Slots belong to the whole server. The name of another database's relay has another mark, so only a slot made by hand has this one.
@@ -282,22 +407,35 @@ fn require_ours(name: &str, slot: &Slot) -> Result<(), Interruption> {
 
 /// Ends the walsender of an earlier leader: whoever holds the lease owns the slot.
 async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), Interruption> {
-    let Some(pid) = slot.active_pid else { return Ok(()) };
+    let Some(pid) = slot.active_pid else {
+        return Ok(());
+    };
     tracing::info!(pid, "ends the walsender of an earlier leader");
-    let ended = sqlx::query("select pg_terminate_backend($1, 5000)").bind(pid).execute(session);
-    within("ending the walsender of an earlier leader", ended).await.map(|_| ())
+    let ended = sqlx::query("select pg_terminate_backend($1, 5000)")
+        .bind(pid)
+        .execute(session);
+    within("ending the walsender of an earlier leader", ended)
+        .await
+        .map(|_| ())
 }
 
 /// Bytes of log that the server keeps for a slot: what is not confirmed, and all of it. `None` without such a slot.
 ///
 /// # Errors
 /// A lost connection.
-pub(crate) async fn log_kept(session: &mut PgConnection, slot: &str) -> Result<Option<(i64, i64)>, Interruption> {
+pub(crate) async fn log_kept(
+    session: &mut PgConnection,
+    slot: &str,
+) -> Result<Option<(i64, i64)>, Interruption> {
     let kept = sqlx::query_as(
         "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
          from pg_replication_slots where slot_name = $1",
     );
-    within("looking at the slot", kept.bind(slot).fetch_optional(session)).await
+    within(
+        "looking at the slot",
+        kept.bind(slot).fetch_optional(session),
+    )
+    .await
 }
 
 /// Where the server's log ends.
@@ -305,6 +443,10 @@ pub(crate) async fn log_kept(session: &mut PgConnection, slot: &str) -> Result<O
 /// # Errors
 /// A lost connection.
 pub(crate) async fn insert_position(session: &mut PgConnection) -> Result<Lsn, Interruption> {
-    let insert = sqlx::query_scalar::<_, String>("select pg_current_wal_insert_lsn()::text").fetch_one(session);
-    Ok(within("asking where the log ends", insert).await?.parse().unwrap_or_default())
+    let insert = sqlx::query_scalar::<_, String>("select pg_current_wal_insert_lsn()::text")
+        .fetch_one(session);
+    Ok(within("asking where the log ends", insert)
+        .await?
+        .parse()
+        .unwrap_or_default())
 }

@@ -57,7 +57,12 @@ pub(crate) enum WindowEnd {
 
 impl TableSource {
     pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
-        Self { shape: shape.clone(), reader: Some(Reader::new(options, shape)), coverage: Coverage::default(), insert: None }
+        Self {
+            shape: shape.clone(),
+            reader: Some(Reader::new(options, shape)),
+            coverage: Coverage::default(),
+            insert: None,
+        }
     }
 
     /// Publishes what has become visible since the last window, or what is left of one that was interrupted.
@@ -99,15 +104,20 @@ impl TableSource {
                     None => return Ok(WindowEnd::Shutdown),
                 }
             }
-            let reader =
-                reading.await.map_err(|error| Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(error))))?;
+            let reader = reading.await.map_err(|error| {
+                Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(
+                    error,
+                )))
+            })?;
             self.reader = Some(reader?);
             events
         };
         if events > 0 {
             failpoint::reached(Step::WindowSent);
         }
-        books.progress.close_window(self.coverage.covered_by(&window.to));
+        books
+            .progress
+            .close_window(self.coverage.covered_by(&window.to));
         if events > 0 {
             observer.batch(events);
         }
@@ -116,7 +126,11 @@ impl TableSource {
 }
 
 /// The next page, once it is read; `None` after the last. A window may take long to count, and the books are kept meanwhile.
-async fn next_page(pages: &mut mpsc::Receiver<Page>, forwarder: &mut Forwarder, books: &mut Books) -> Result<Option<Page>, Interruption> {
+async fn next_page(
+    pages: &mut mpsc::Receiver<Page>,
+    forwarder: &mut Forwarder,
+    books: &mut Books,
+) -> Result<Option<Page>, Interruption> {
     let lost = books.lost().clone();
     loop {
         tokio::select! {
@@ -140,7 +154,11 @@ async fn publish_page(
     for cells in page.rows(shape)? {
         let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
         let TableRow { xid, row } = match shape.event(&cells, now, &mut scratch) {
-            Err(error) if error.seq().is_some_and(|seq| books.progress.settled().gave_up(seq)) => {
+            Err(error)
+                if error
+                    .seq()
+                    .is_some_and(|seq| books.progress.settled().gave_up(seq)) =>
+            {
                 books.progress.passed(error.seq().unwrap_or_default(), None);
                 continue;
             }
@@ -150,11 +168,21 @@ async fn publish_page(
             books.progress.passed(row.seq, None);
             continue;
         }
-        if publish::publish(&row, forwarder, books, shutdown).await?.is_none() {
+        if publish::publish(&row, forwarder, books, shutdown)
+            .await?
+            .is_none()
+        {
             return Ok(None);
         }
         events += 1;
-        books.progress.passed(row.seq, Some(Witness { id: row.event.id, seq: row.seq, xid }));
+        books.progress.passed(
+            row.seq,
+            Some(Witness {
+                id: row.event.id,
+                seq: row.seq,
+                xid,
+            }),
+        );
         books.cut_if_wanted(forwarder, false).await?;
     }
     if shutdown.is_cancelled() {
@@ -187,12 +215,17 @@ pub(super) async fn publish_missed(
     let mut reader = Reader::new(options, shape);
     let (mut rest, now) = (seqs, chrono::Utc::now().timestamp_micros());
     while !rest.is_empty() {
-        let (page, done) = reader.read_these(&rest[..rest.len().min(MISSED_A_PAGE)]).await?;
+        let (page, done) = reader
+            .read_these(&rest[..rest.len().min(MISSED_A_PAGE)])
+            .await?;
         rest = &rest[done..];
         for cells in page.rows(shape)? {
             let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
             let row = shape.event(&cells, now, &mut scratch)?;
-            if publish::publish(&row.row, forwarder, books, shutdown).await?.is_none() {
+            if publish::publish(&row.row, forwarder, books, shutdown)
+                .await?
+                .is_none()
+            {
                 return Ok(false);
             }
             books.progress.sent_late(row.xid, row.row.seq);
@@ -205,8 +238,14 @@ pub(super) async fn publish_missed(
 async fn wait_for_flush(books: &mut Books, insert: Lsn) -> Result<(), Interruption> {
     let doing = "waiting for the log to be flushed";
     for polls in 0.. {
-        let flushed = sqlx::query_scalar::<_, String>("select pg_current_wal_flush_lsn()::text").fetch_one(books.ledger.session());
-        if within(doing, flushed).await?.parse::<Lsn>().unwrap_or_default() >= insert {
+        let flushed = sqlx::query_scalar::<_, String>("select pg_current_wal_flush_lsn()::text")
+            .fetch_one(books.ledger.session());
+        if within(doing, flushed)
+            .await?
+            .parse::<Lsn>()
+            .unwrap_or_default()
+            >= insert
+        {
             break;
         }
         if polls == FLUSH_POLLS {

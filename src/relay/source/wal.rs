@@ -15,7 +15,9 @@ use super::{
 use crate::{
     postgres::{
         Lsn,
-        replication::{Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, ReplicationError, decode},
+        replication::{
+            Frame, FrameReader, Message, POSTGRES_EPOCH_MICROS, Relation, ReplicationError, decode,
+        },
     },
     relay::{
         RelayOptions,
@@ -73,7 +75,16 @@ pub(crate) enum StreamEnd {
 impl WalSource {
     pub(crate) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
         let (options, shape) = (options.clone(), shape.clone());
-        Self { reader, pace: Pace::default(), tables: HashMap::new(), options, shape, committed_at: 0, events: 0, seen: Lsn::default() }
+        Self {
+            reader,
+            pace: Pace::default(),
+            tables: HashMap::new(),
+            options,
+            shape,
+            committed_at: 0,
+            events: 0,
+            seen: Lsn::default(),
+        }
     }
 
     /// Reads and forwards until `shutdown`, or, if `leave_when_behind`, until the table is the faster source; what was sent may then still be
@@ -104,7 +115,9 @@ impl WalSource {
                 continue;
             }
             // Far behind, the buffer is empty between two reads and not because there is nothing more.
-            books.cut_if_wanted(forwarder, !self.pace.is_far_behind()).await?;
+            books
+                .cut_if_wanted(forwarder, !self.pace.is_far_behind())
+                .await?;
             observer.lag(self.pace.lag());
             if self.events > 0 {
                 observer.batch(std::mem::take(&mut self.events));
@@ -142,7 +155,9 @@ impl WalSource {
         }
         match self.reader.fill().now_or_never() {
             None => Ok(false),
-            Some(read) => read.map(|_| true).map_err(Interruption::replication("reading the stream")),
+            Some(read) => read
+                .map(|_| true)
+                .map_err(Interruption::replication("reading the stream")),
         }
     }
 
@@ -155,7 +170,10 @@ impl WalSource {
     ) -> Result<Option<u64>, Interruption> {
         if let Some(pair) = books.progress.reached() {
             let mut missing = match self.shape.log_only() {
-                None => reconcile::missing(books.ledger.session(), &self.options.quoted_table(), &pair).await?,
+                None => {
+                    reconcile::missing(books.ledger.session(), &self.options.quoted_table(), &pair)
+                        .await?
+                }
                 // There is nothing to compare with.
                 Some(_) => Vec::new(),
             };
@@ -166,7 +184,16 @@ impl WalSource {
                     first = missing[0],
                     "the stream left events out that the outbox holds: the publication was altered or made anew while the relay ran. They are published from the table, after later events of their aggregates"
                 );
-                if !publish_missed(&self.options, &self.shape, &missing, forwarder, books, shutdown).await? {
+                if !publish_missed(
+                    &self.options,
+                    &self.shape,
+                    &missing,
+                    forwarder,
+                    books,
+                    shutdown,
+                )
+                .await?
+                {
                     return Ok(None);
                 }
             }
@@ -175,7 +202,11 @@ impl WalSource {
                 return Err(Interruption::Publication);
             }
         }
-        let Look { snapshot, insert, flushed } = look(books.ledger.session()).await?;
+        let Look {
+            snapshot,
+            insert,
+            flushed,
+        } = look(books.ledger.session()).await?;
         let log = books.progress.settled().log;
         let behind = insert.0.saturating_sub(log.0);
         // What is not flushed yet is not streamed either.
@@ -194,7 +225,11 @@ impl WalSource {
         books: &mut Books,
         shutdown: &CancellationToken,
     ) -> Result<bool, Interruption> {
-        while let Some(frame) = self.reader.next().map_err(Interruption::replication("reading the stream"))? {
+        while let Some(frame) = self
+            .reader
+            .next()
+            .map_err(Interruption::replication("reading the stream"))?
+        {
             let (sent_at, message) = match frame {
                 Frame::Data { sent_at, message } => (sent_at, decode(message)?),
                 Frame::Keepalive { end, reply } => {
@@ -207,7 +242,9 @@ impl WalSource {
                 }
             };
             match message {
-                Message::Begin { committed_at, xid, .. } => {
+                Message::Begin {
+                    committed_at, xid, ..
+                } => {
                     self.pace.saw_commit(sent_at, committed_at);
                     self.committed_at = committed_at;
                     books.progress.begin(xid);
@@ -215,27 +252,44 @@ impl WalSource {
                 Message::Commit { end_lsn } => books.progress.end(end_lsn),
                 Message::Relation(relation) => self.meet(&relation)?,
                 Message::Insert { relation, row } => {
-                    let Some(columns) = self.tables.get(&relation) else { continue };
+                    let Some(columns) = self.tables.get(&relation) else {
+                        continue;
+                    };
                     if !books.progress.wants_event() {
                         continue;
                     }
                     self.events += 1;
                     let mut scratch = Scratch::default();
-                    let row = match columns.read(&row, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS), &mut scratch) {
-                        Err(error) if error.seq().is_some_and(|seq| books.progress.gives_up(seq)) => continue,
+                    let row = match columns.read(
+                        &row,
+                        self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS),
+                        &mut scratch,
+                    ) {
+                        Err(error)
+                            if error.seq().is_some_and(|seq| books.progress.gives_up(seq)) =>
+                        {
+                            continue;
+                        }
                         row => row?,
                     };
                     if books.progress.gives_up(row.seq) {
                         continue;
                     }
-                    let Some(forwarded) = publish(&row, forwarder, books, shutdown).await? else { return Ok(false) };
+                    let Some(forwarded) = publish(&row, forwarder, books, shutdown).await? else {
+                        return Ok(false);
+                    };
                     books.progress.sent(row.event.id, row.seq);
                     if let Forwarded::Sent(tag) = forwarded {
-                        forwarder.sink().acks().time(tag, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS));
+                        forwarder
+                            .sink()
+                            .acks()
+                            .time(tag, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS));
                     }
                     books.cut_if_wanted(forwarder, false).await?;
                 }
-                Message::Truncate => tracing::error!("the outbox was truncated: events that were not published before are gone"),
+                Message::Truncate => tracing::error!(
+                    "the outbox was truncated: events that were not published before are gone"
+                ),
                 Message::Other(_) => {}
             }
         }
@@ -252,11 +306,14 @@ impl WalSource {
             None => Columns::of(relation).map(TableColumns::Own),
             // Any table may be in its publication.
             Some(_) if !is_outbox && !self.tables.contains_key(&relation.id) => return Ok(()),
-            Some(outbox) => Layout::of(outbox, &relation.columns).map(|layout| TableColumns::Debezium(Box::new(layout))),
+            Some(outbox) => Layout::of(outbox, &relation.columns)
+                .map(|layout| TableColumns::Debezium(Box::new(layout))),
         };
         if is_outbox {
             if self.tables.len() >= TABLES_MAX && !self.tables.contains_key(&relation.id) {
-                let many = ReplicationError::Protocol(format!("more than {TABLES_MAX} tables called {schema}.{table} in one stream"));
+                let many = ReplicationError::Protocol(format!(
+                    "more than {TABLES_MAX} tables called {schema}.{table} in one stream"
+                ));
                 return Err(Interruption::replication("reading the stream")(many));
             }
             self.tables.insert(relation.id, columns?);

@@ -29,7 +29,11 @@ pub(crate) async fn require_same_database(
     server: &Server,
     saved: &Saved,
 ) -> Result<(), Interruption> {
-    let Some(identity) = saved.identity.as_ref().filter(|identity| identity.change(&server.identity) == Change::Database) else {
+    let Some(identity) = saved
+        .identity
+        .as_ref()
+        .filter(|identity| identity.change(&server.identity) == Change::Database)
+    else {
         return Ok(());
     };
     if saved.moved_to.is_some() || saved.adopts.is_some() {
@@ -38,35 +42,59 @@ pub(crate) async fn require_same_database(
     let original = original_of(session, server, identity).await?;
     let position = saved.position.clone().unwrap_or_else(Position::start);
     let counts = Counts::of(options, session, &position).await?;
-    Err(other_database(options, server, identity, original.as_deref(), &counts))
+    Err(other_database(
+        options,
+        server,
+        identity,
+        original.as_deref(),
+        &counts,
+    ))
 }
 
 /// The name of the database `identity` if this server has it besides the one that it is asked in.
 ///
 /// # Errors
 /// A lost connection.
-pub(crate) async fn original_of(session: &mut PgConnection, server: &Server, identity: &Identity) -> Result<Option<String>, Interruption> {
+pub(crate) async fn original_of(
+    session: &mut PgConnection,
+    server: &Server,
+    identity: &Identity,
+) -> Result<Option<String>, Interruption> {
     if identity.system != server.identity.system {
         return Ok(None);
     }
-    let name = sqlx::query_scalar("select datname::text from pg_database where oid::bigint = $1").bind(identity.database);
-    within("looking for the database of the position", name.fetch_optional(session)).await
+    let name = sqlx::query_scalar("select datname::text from pg_database where oid::bigint = $1")
+        .bind(identity.database);
+    within(
+        "looking for the database of the position",
+        name.fetch_optional(session),
+    )
+    .await
 }
 
-fn other_database(options: &RelayOptions, server: &Server, identity: &Identity, original: Option<&str>, counts: &Counts) -> Interruption {
+fn other_database(
+    options: &RelayOptions,
+    server: &Server,
+    identity: &Identity,
+    original: Option<&str>,
+    counts: &Counts,
+) -> Interruption {
     let (name, here) = (&options.name, &server.identity);
     let what = format!(
         "relay `{name}` has a position in another database (system {}, oid {}; this one is system {}, oid {})",
         identity.system, identity.database, here.system, here.database
     );
-    let adopt =
-        format!("`tidings relay adopt --name {name}` continues after the last published event: nothing repeats, nothing is left out");
+    let adopt = format!(
+        "`tidings relay adopt --name {name}` continues after the last published event: nothing repeats, nothing is left out"
+    );
     let skip = format!(
         "`tidings relay skip --all --name {name}` publishes only what is inserted from now on, and leaves out {} that the position has not published",
         counts.unpublished
     );
-    let rewind =
-        format!("`tidings relay rewind --all --name {name}` publishes everything that the outbox holds, {} of it again", counts.published);
+    let rewind = format!(
+        "`tidings relay rewind --all --name {name}` publishes everything that the outbox holds, {} of it again",
+        counts.published
+    );
     let (cause, remedies) = match original {
         Some(original) => (
             format!("this database is a copy of database `{original}` of the same server, whose relay keeps its slot and its positions"),
@@ -108,10 +136,16 @@ pub(crate) async fn require_kept_commits(
     }
     if server.insert < position.reach {
         let (end, reach) = (server.insert, position.reach);
-        return refused(session, format!("its log ends at {end}, before {reach}, where the last published event was")).await;
+        return refused(
+            session,
+            format!("its log ends at {end}, before {reach}, where the last published event was"),
+        )
+        .await;
     }
     // The rows of another table are not the relay's to keep.
-    let Some(witness) = position.witness.filter(|_| options.debezium.is_none()) else { return Ok(position) };
+    let Some(witness) = position.witness.filter(|_| options.debezium.is_none()) else {
+        return Ok(position);
+    };
     if is_there(options, session, witness).await? {
         return Ok(position);
     }
@@ -123,7 +157,10 @@ pub(crate) async fn require_kept_commits(
             "the last published event was deleted from the outbox by another program than the relay. Published events may be deleted; \
              events that were deleted before they were published are lost. Leave deleting to the relay ([retention])"
         );
-        return Ok(Position { witness: None, ..position });
+        return Ok(Position {
+            witness: None,
+            ..position
+        });
     }
     let evidence = format!(
         "event {} (seq {}), the last one published, is not in the outbox. Either the database lost commits (a fail-over, or a restore), \
@@ -134,10 +171,24 @@ pub(crate) async fn require_kept_commits(
     Err(not_there(options, &evidence, &counts))
 }
 
-async fn is_there(options: &RelayOptions, session: &mut PgConnection, witness: Witness) -> Result<bool, Interruption> {
-    let sql = format!("select exists (select from \"{}\".outbox where seq = $1 and id = $2 and xid = $3::text::xid8)", options.schema);
-    let there = sqlx::query_scalar(AssertSqlSafe(sql)).bind(witness.seq).bind(witness.id).bind(witness.xid.to_string());
-    within("looking for the last published event", there.fetch_one(session)).await
+async fn is_there(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    witness: Witness,
+) -> Result<bool, Interruption> {
+    let sql = format!(
+        "select exists (select from \"{}\".outbox where seq = $1 and id = $2 and xid = $3::text::xid8)",
+        options.schema
+    );
+    let there = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(witness.seq)
+        .bind(witness.id)
+        .bind(witness.xid.to_string());
+    within(
+        "looking for the last published event",
+        there.fetch_one(session),
+    )
+    .await
 }
 
 /// What shows that a promoted standby lacks something that was published: its timeline left the old one before that.
@@ -149,11 +200,19 @@ async fn left_before(
 ) -> Result<Option<String>, Interruption> {
     let (old, new) = (identity.timeline, server.identity.timeline);
     let history = async {
-        let mut connection = Connection::open(&options.database, &options.database.application_name("relay history")).await?;
+        let mut connection = Connection::open(
+            &options.database,
+            &options.database.application_name("relay history"),
+        )
+        .await?;
         connection.query(&format!("TIMELINE_HISTORY {new}")).await
     };
     let switch = match history.await {
-        Ok(rows) => rows.into_iter().next().and_then(|row| row.into_iter().nth(1).flatten()).and_then(|text| left_at(&text, old)),
+        Ok(rows) => rows
+            .into_iter()
+            .next()
+            .and_then(|row| row.into_iter().nth(1).flatten())
+            .and_then(|text| left_at(&text, old)),
         Err(error) => {
             tracing::warn!(
                 "the timeline's history cannot be read ({error}): whether the fail-over lost commits is judged by the last published event alone"
@@ -166,10 +225,13 @@ async fn left_before(
             tracing::warn!(old, new, at = %switch, "the database was promoted to a new timeline after everything that was published: goes on");
             None
         }
-        Some(switch) => {
-            Some(format!("timeline {new} left timeline {old} at {switch}, before {}, where the last published event was", position.reach))
-        }
-        None => Some(format!("timeline {new} does not descend from timeline {old}, in which it published")),
+        Some(switch) => Some(format!(
+            "timeline {new} left timeline {old} at {switch}, before {}, where the last published event was",
+            position.reach
+        )),
+        None => Some(format!(
+            "timeline {new} does not descend from timeline {old}, in which it published"
+        )),
     })
 }
 
@@ -177,7 +239,9 @@ async fn left_before(
 fn left_at(history: &str, timeline: i64) -> Option<Lsn> {
     history.lines().find_map(|line| {
         let mut words = line.split_whitespace();
-        (words.next()?.parse::<i64>().ok()? == timeline).then(|| words.next()?.parse().ok()).flatten()
+        (words.next()?.parse::<i64>().ok()? == timeline)
+            .then(|| words.next()?.parse().ok())
+            .flatten()
     })
 }
 
@@ -195,7 +259,13 @@ fn not_there(options: &RelayOptions, evidence: &str, counts: &Counts) -> Interru
 
 /// The remedies, the one that loses and repeats least first.
 fn remedies(options: &RelayOptions, counts: &Counts) -> String {
-    let (name, Counts { published, unpublished }) = (&options.name, counts);
+    let (
+        name,
+        Counts {
+            published,
+            unpublished,
+        },
+    ) = (&options.name, counts);
     format!(
         "`tidings relay rewind --to-mirror --name {name}` goes on from the position that the database has: it publishes the {unpublished} that are not published, and what was published in the last second before the relay ended may repeat; `tidings relay rewind --all --name {name}` publishes everything that the outbox holds once more, {published} of it again, `tidings relay rewind --since TIME --name {name}` what is younger; `tidings relay skip --all --name {name}` goes on with what comes from now on, and leaves out the {unpublished} that are not published (each has --dry-run)"
     )
@@ -216,10 +286,20 @@ pub(crate) struct Count {
 
 impl Counts {
     /// Counts up to a bound. Of a Debezium table nothing is counted: it does not record transactions.
-    async fn of(options: &RelayOptions, session: &mut PgConnection, position: &Position) -> Result<Self, Interruption> {
-        let unknown = Count { events: 0, more: true };
+    async fn of(
+        options: &RelayOptions,
+        session: &mut PgConnection,
+        position: &Position,
+    ) -> Result<Self, Interruption> {
+        let unknown = Count {
+            events: 0,
+            more: true,
+        };
         if options.debezium.is_some() {
-            return Ok(Self { published: unknown, unpublished: unknown });
+            return Ok(Self {
+                published: unknown,
+                unpublished: unknown,
+            });
         }
         let schema = &options.schema;
         // The rows before the first transaction that is not published whole need no look at each, and of the others so many.
@@ -232,16 +312,26 @@ impl Counts {
                     count(*) filter (where not \"{schema}\".is_published($1, xid, seq))
              from rest"
         );
-        let counts = sqlx::query_as(AssertSqlSafe(sql)).bind(Json(position)).bind(COUNTED_MAX + 1).fetch_one(session);
-        let (before, published, unpublished): (i64, i64, i64) = within("counting events", counts).await?;
+        let counts = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(Json(position))
+            .bind(COUNTED_MAX + 1)
+            .fetch_one(session);
+        let (before, published, unpublished): (i64, i64, i64) =
+            within("counting events", counts).await?;
         let is_cut = published + unpublished > COUNTED_MAX;
-        Ok(Self { published: Count::of(before + published, is_cut || before > COUNTED_MAX), unpublished: Count::of(unpublished, is_cut) })
+        Ok(Self {
+            published: Count::of(before + published, is_cut || before > COUNTED_MAX),
+            unpublished: Count::of(unpublished, is_cut),
+        })
     }
 }
 
 impl Count {
     fn of(events: i64, more: bool) -> Self {
-        Self { events: events.min(COUNTED_MAX), more: more || events > COUNTED_MAX }
+        Self {
+            events: events.min(COUNTED_MAX),
+            more: more || events > COUNTED_MAX,
+        }
     }
 }
 
@@ -273,10 +363,27 @@ mod tests {
     fn refused(original: Option<&str>, system: &str) -> String {
         let database = crate::postgres::Settings::parse("postgres://a@localhost/b").expect("a URL");
         let options = RelayOptions::new(database, crate::kafka::Settings::default());
-        let here = Identity { system: "1".into(), database: 2, timeline: 1 };
-        let server = Server { version: 170_000, logical: true, wal_level: "logical".into(), identity: here, insert: Lsn(1) };
-        let theirs = Identity { system: system.into(), database: 7, timeline: 1 };
-        let counts = Counts { published: Count::of(3, false), unpublished: Count::of(COUNTED_MAX + 1, false) };
+        let here = Identity {
+            system: "1".into(),
+            database: 2,
+            timeline: 1,
+        };
+        let server = Server {
+            version: 170_000,
+            logical: true,
+            wal_level: "logical".into(),
+            identity: here,
+            insert: Lsn(1),
+        };
+        let theirs = Identity {
+            system: system.into(),
+            database: 7,
+            timeline: 1,
+        };
+        let counts = Counts {
+            published: Count::of(3, false),
+            unpublished: Count::of(COUNTED_MAX + 1, false),
+        };
         other_database(&options, &server, &theirs, original, &counts).full()
     }
 
@@ -284,10 +391,20 @@ mod tests {
     #[test]
     fn another_database_is_refused_with_its_cause_and_the_remedy_that_loses_nothing_first() {
         let copy = refused(Some("shop"), "1");
-        assert!(copy.contains("copy of database `shop`") && !copy.contains("adopt"), "{copy}");
-        assert!(copy.contains("leaves out more than 10000 events") && copy.contains("3 events of it again"), "{copy}");
+        assert!(
+            copy.contains("copy of database `shop`") && !copy.contains("adopt"),
+            "{copy}"
+        );
+        assert!(
+            copy.contains("leaves out more than 10000 events")
+                && copy.contains("3 events of it again"),
+            "{copy}"
+        );
         let upgraded = refused(None, "9");
-        assert!(upgraded.contains("pg_upgrade") && upgraded.find("adopt") < upgraded.find("skip --all"), "{upgraded}");
+        assert!(
+            upgraded.contains("pg_upgrade") && upgraded.find("adopt") < upgraded.find("skip --all"),
+            "{upgraded}"
+        );
         assert!(refused(None, "1").contains("was dropped"));
     }
 }

@@ -23,13 +23,19 @@ pub(crate) struct KafkaNames {
 impl KafkaNames {
     /// The transactional ids, with transactions that may stay open this long.
     pub(crate) fn transactional(&self, timeout: Duration) -> Vec<Transactional<'_>> {
-        self.transactional_ids.iter().map(|id| Transactional { id, timeout }).collect()
+        self.transactional_ids
+            .iter()
+            .map(|id| Transactional { id, timeout })
+            .collect()
     }
 
     /// The names of relay `relay` in database `identity` and schema `schema`.
     pub(crate) fn new(relay: &str, identity: &Identity, schema: &str) -> Self {
         let id = format!("tidings.relay.{relay}.{}", identity.mark(schema));
-        Self { transactional_ids: [id.clone(), format!("{id}-2"), format!("{id}-3")], topic: position_topic_name(relay, identity, schema) }
+        Self {
+            transactional_ids: [id.clone(), format!("{id}-2"), format!("{id}-3")],
+            topic: position_topic_name(relay, identity, schema),
+        }
     }
 }
 
@@ -97,13 +103,21 @@ struct Found {
 
 /// The name that earlier versions gave to slot and publication: the same in every database.
 pub(crate) fn unmarked(relay: &str) -> String {
-    if relay == "tidings" { relay.to_owned() } else { format!("tidings_{relay}") }
+    if relay == "tidings" {
+        relay.to_owned()
+    } else {
+        format!("tidings_{relay}")
+    }
 }
 
 /// The name of slot and publication of a relay that has neither yet.
 fn marked(relay: &str, identity: &Identity, schema: &str) -> String {
     let mark = identity.mark(schema);
-    if relay == "tidings" { format!("tidings_{mark}") } else { format!("tidings_{relay}_{mark}") }
+    if relay == "tidings" {
+        format!("tidings_{mark}")
+    } else {
+        format!("tidings_{relay}_{mark}")
+    }
 }
 
 /// The names that the relay uses in this database.
@@ -116,16 +130,26 @@ pub(crate) async fn log_names(
     identity: &Identity,
     known: &KnownNames,
 ) -> Result<LogNames, sqlx::Error> {
-    let own = Own { marked: marked(subject.relay, identity, subject.schema), unmarked: unmarked(subject.relay) };
+    let own = Own {
+        marked: marked(subject.relay, identity, subject.schema),
+        unmarked: unmarked(subject.relay),
+    };
     let stored = [known.slot.as_deref(), known.publication.as_deref()];
     let mut candidates: Vec<String> = stored.into_iter().flatten().map(str::to_owned).collect();
     candidates.extend([own.marked.clone(), own.unmarked.clone()]);
     let found = find(subject.table, session, &candidates).await?;
     let publication = subject.publication.map(str::to_owned);
-    Ok(LogNames { slot: own.slot(&found, known), publication: publication.unwrap_or_else(|| own.publication(&found, known)) })
+    Ok(LogNames {
+        slot: own.slot(&found, known),
+        publication: publication.unwrap_or_else(|| own.publication(&found, known)),
+    })
 }
 
-async fn find((schema, table): (&str, &str), session: &mut PgConnection, names: &[String]) -> Result<Vec<Found>, sqlx::Error> {
+async fn find(
+    (schema, table): (&str, &str),
+    session: &mut PgConnection,
+    names: &[String],
+) -> Result<Vec<Found>, sqlx::Error> {
     let sql = "select n.name,
                 exists (select from pg_replication_slots s where s.slot_name = n.name and s.database = current_database()) as slot,
                 exists (select from pg_publication p where p.pubname = n.name) as publication,
@@ -134,7 +158,12 @@ async fn find((schema, table): (&str, &str), session: &mut PgConnection, names: 
          from unnest($1::text[]) with ordinality n (name, place)
          left join pg_publication_tables t on t.pubname = n.name
          group by n.name, n.place order by n.place";
-    let rows = sqlx::query(sql).bind(names).bind(schema).bind(table).fetch_all(session).await?;
+    let rows = sqlx::query(sql)
+        .bind(names)
+        .bind(schema)
+        .bind(table)
+        .fetch_all(session)
+        .await?;
     let read = |row: &sqlx::postgres::PgRow| -> Result<Found, sqlx::Error> {
         Ok(Found {
             name: row.try_get("name")?,
@@ -150,7 +179,12 @@ async fn find((schema, table): (&str, &str), session: &mut PgConnection, names: 
 impl RelayOptions {
     /// The relay that these options describe.
     pub(crate) fn subject(&self) -> Subject<'_> {
-        Subject { relay: &self.name, schema: &self.schema, table: self.table(), publication: self.configured_publication() }
+        Subject {
+            relay: &self.name,
+            schema: &self.schema,
+            table: self.table(),
+            publication: self.configured_publication(),
+        }
     }
 }
 
@@ -169,7 +203,8 @@ impl Own {
     /// The first publication that is the relay's own, whether it is fit or not.
     fn publication(&self, found: &[Found], known: &KnownNames) -> String {
         let is_ours = |one: &&Found| {
-            let is_named = one.name == self.marked || known.publication.as_deref() == Some(&one.name);
+            let is_named =
+                one.name == self.marked || known.publication.as_deref() == Some(&one.name);
             one.publication && (is_named || (one.name == self.unmarked && one.publishes_outbox))
         };
         self.or_marked(found.iter().find(is_ours))
@@ -185,12 +220,22 @@ mod tests {
     use super::*;
 
     fn identity(database: i64) -> Identity {
-        Identity { system: "7311223344556677889".into(), database, timeline: 1 }
+        Identity {
+            system: "7311223344556677889".into(),
+            database,
+            timeline: 1,
+        }
     }
 
     fn found(name: &str, slot: bool, tables: Option<(bool, bool)>) -> Found {
         let (publishes_outbox, publishes_others) = tables.unwrap_or_default();
-        Found { name: name.into(), slot, publication: tables.is_some(), publishes_outbox, publishes_others }
+        Found {
+            name: name.into(),
+            slot,
+            publication: tables.is_some(),
+            publishes_outbox,
+            publishes_others,
+        }
     }
 
     #[test]
@@ -198,43 +243,141 @@ mod tests {
         const NAMEDATALEN: usize = 64;
         let longest = "r".repeat(40);
         for relay in ["tidings", "orders", longest.as_str()] {
-            let (one, other) = (marked(relay, &identity(1), "tidings"), marked(relay, &identity(2), "tidings"));
+            let (one, other) = (
+                marked(relay, &identity(1), "tidings"),
+                marked(relay, &identity(2), "tidings"),
+            );
             assert_ne!(one, other);
             assert_ne!(one, marked(relay, &identity(1), "other"));
-            assert!(one.len() < NAMEDATALEN && one.starts_with("tidings_"), "{one}");
+            assert!(
+                one.len() < NAMEDATALEN && one.starts_with("tidings_"),
+                "{one}"
+            );
             assert_ne!(one, unmarked(relay));
-            let (one, other) = (KafkaNames::new(relay, &identity(1), "s"), KafkaNames::new(relay, &identity(2), "s"));
-            assert_ne!((one.topic, &one.transactional_ids), (other.topic, &other.transactional_ids));
+            let (one, other) = (
+                KafkaNames::new(relay, &identity(1), "s"),
+                KafkaNames::new(relay, &identity(2), "s"),
+            );
+            assert_ne!(
+                (one.topic, &one.transactional_ids),
+                (other.topic, &other.transactional_ids)
+            );
         }
-        assert_ne!(marked("a", &identity(1), "s"), marked("b", &identity(1), "s"));
+        assert_ne!(
+            marked("a", &identity(1), "s"),
+            marked("b", &identity(1), "s")
+        );
     }
 
     /// An existing installation keeps its slot, a relay of another schema or another database does not take it.
     #[test]
     fn a_slot_under_another_name_is_kept_only_by_the_relay_that_it_belongs_to() {
-        let (ours, theirs, both, empty) = ((true, false), (false, true), (true, true), (false, false));
-        let own = Own { marked: "new".into(), unmarked: "tidings".into() };
-        let ran = KnownNames { has_run: true, ..KnownNames::default() };
+        let (ours, theirs, both, empty) =
+            ((true, false), (false, true), (true, true), (false, false));
+        let own = Own {
+            marked: "new".into(),
+            unmarked: "tidings".into(),
+        };
+        let ran = KnownNames {
+            has_run: true,
+            ..KnownNames::default()
+        };
         let fresh = KnownNames::default();
-        let stored = KnownNames { slot: Some("old".into()), publication: Some("old".into()), has_run: true };
-        let by_connector = KnownNames { publication: Some("dbz".into()), ..ran.clone() };
+        let stored = KnownNames {
+            slot: Some("old".into()),
+            publication: Some("old".into()),
+            has_run: true,
+        };
+        let by_connector = KnownNames {
+            publication: Some("dbz".into()),
+            ..ran.clone()
+        };
         for (found, known, expected) in [
-            (vec![found("new", false, None), found("tidings", true, Some(ours))], &ran, ("tidings", "tidings")),
-            (vec![found("new", false, None), found("tidings", true, Some(both))], &fresh, ("tidings", "tidings")),
-            (vec![found("new", false, None), found("tidings", true, Some(theirs))], &ran, ("new", "new")),
-            (vec![found("new", false, None), found("tidings", true, Some(empty))], &ran, ("tidings", "new")),
-            (vec![found("new", false, None), found("tidings", true, None)], &ran, ("tidings", "new")),
-            (vec![found("new", false, None), found("tidings", true, None)], &fresh, ("new", "new")),
+            (
+                vec![
+                    found("new", false, None),
+                    found("tidings", true, Some(ours)),
+                ],
+                &ran,
+                ("tidings", "tidings"),
+            ),
+            (
+                vec![
+                    found("new", false, None),
+                    found("tidings", true, Some(both)),
+                ],
+                &fresh,
+                ("tidings", "tidings"),
+            ),
+            (
+                vec![
+                    found("new", false, None),
+                    found("tidings", true, Some(theirs)),
+                ],
+                &ran,
+                ("new", "new"),
+            ),
+            (
+                vec![
+                    found("new", false, None),
+                    found("tidings", true, Some(empty)),
+                ],
+                &ran,
+                ("tidings", "new"),
+            ),
+            (
+                vec![found("new", false, None), found("tidings", true, None)],
+                &ran,
+                ("tidings", "new"),
+            ),
+            (
+                vec![found("new", false, None), found("tidings", true, None)],
+                &fresh,
+                ("new", "new"),
+            ),
             // The slot of another database: this one has none under the name.
-            (vec![found("new", false, None), found("tidings", false, Some(ours))], &ran, ("new", "tidings")),
-            (vec![found("new", true, Some(ours)), found("tidings", true, Some(ours))], &ran, ("new", "new")),
-            (vec![found("old", true, Some(empty)), found("new", true, Some(ours))], &stored, ("old", "old")),
-            (vec![found("old", false, None), found("new", false, None)], &stored, ("new", "new")),
+            (
+                vec![
+                    found("new", false, None),
+                    found("tidings", false, Some(ours)),
+                ],
+                &ran,
+                ("new", "tidings"),
+            ),
+            (
+                vec![
+                    found("new", true, Some(ours)),
+                    found("tidings", true, Some(ours)),
+                ],
+                &ran,
+                ("new", "new"),
+            ),
+            (
+                vec![
+                    found("old", true, Some(empty)),
+                    found("new", true, Some(ours)),
+                ],
+                &stored,
+                ("old", "old"),
+            ),
+            (
+                vec![found("old", false, None), found("new", false, None)],
+                &stored,
+                ("new", "new"),
+            ),
             // A connector's slot that has the name of the publication that the relay reads by.
-            (vec![found("dbz", true, Some(ours)), found("new", false, None)], &by_connector, ("new", "dbz")),
+            (
+                vec![found("dbz", true, Some(ours)), found("new", false, None)],
+                &by_connector,
+                ("new", "dbz"),
+            ),
         ] {
             let chosen = (own.slot(&found, known), own.publication(&found, known));
-            assert_eq!((chosen.0.as_str(), chosen.1.as_str()), expected, "{found:?} {known:?}");
+            assert_eq!(
+                (chosen.0.as_str(), chosen.1.as_str()),
+                expected,
+                "{found:?} {known:?}"
+            );
         }
     }
 }

@@ -67,11 +67,17 @@ pub(crate) async fn require_connections(options: &RelayOptions) -> Result<(), In
 /// published ones and listens for new ones. Making a slot takes up to two more for a while.
 fn needed(options: &RelayOptions) -> usize {
     let own_table = options.debezium.is_none();
-    3 + usize::from(own_table) + usize::from(own_table && options.retention.enabled) + usize::from(options.source == SourceKind::Poll)
+    3 + usize::from(own_table)
+        + usize::from(own_table && options.retention.enabled)
+        + usize::from(options.source == SourceKind::Poll)
 }
 
 fn too_few(options: &RelayOptions, had: usize, error: &Interruption) -> Interruption {
-    Interruption::Connections { had, needed: needed(options), reason: error.full() }
+    Interruption::Connections {
+        had,
+        needed: needed(options),
+        reason: error.full(),
+    }
 }
 
 /// A session, and the server's process that serves it.
@@ -81,10 +87,17 @@ async fn look(options: &RelayOptions) -> Result<(PgConnection, i32), Interruptio
     let session = session::unprepared(&options.database, "relay look").await;
     let mut session = session.map_err(Interruption::connecting(&options.database))?;
     // The simple protocol: nothing is prepared that another session could meet.
-    let row = sqlx::Executor::fetch_one(&mut session, sqlx::raw_sql("select pg_catalog.pg_backend_pid()"));
+    let row = sqlx::Executor::fetch_one(
+        &mut session,
+        sqlx::raw_sql("select pg_catalog.pg_backend_pid()"),
+    );
     let row = match timeout(ANSWER_WITHIN, row).await {
         Ok(row) => row.map_err(Interruption::sql(doing))?,
-        Err(_) => return Err(Interruption::sql(doing)(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+        Err(_) => {
+            return Err(Interruption::sql(doing)(sqlx::Error::Io(
+                std::io::ErrorKind::TimedOut.into(),
+            )));
+        }
     };
     let backend = row.try_get(0).map_err(Interruption::sql(doing))?;
     Ok((session, backend))

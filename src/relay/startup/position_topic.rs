@@ -34,9 +34,17 @@ const POSITION_TOPIC: &[(&str, &str)] = &[
 ];
 
 /// Makes sure of the topic of positions; whether it was there.
-pub(crate) async fn find_or_create(options: &RelayOptions, names: &KafkaNames, forwarder: &Forwarder) -> Result<bool, Interruption> {
+pub(crate) async fn find_or_create(
+    options: &RelayOptions,
+    names: &KafkaNames,
+    forwarder: &Forwarder,
+) -> Result<bool, Interruption> {
     let topics = forwarder.topics();
-    let how = Creation { partitions: Some(1), replication: options.topics.replication, config: POSITION_TOPIC };
+    let how = Creation {
+        partitions: Some(1),
+        replication: options.topics.replication,
+        config: POSITION_TOPIC,
+    };
     match topics.partitions(&names.topic).await {
         Ok(1) => Ok(true),
         Ok(more) => Err(wrong_partitions(names, more)),
@@ -75,7 +83,13 @@ pub(crate) async fn read_after_fencing(
     signing: (&Seal, bool),
     transaction_timeout: Duration,
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
-    let Session { options, names, observer, lost, .. } = session;
+    let Session {
+        options,
+        names,
+        observer,
+        lost,
+        ..
+    } = session;
     let (began, mut standing) = (Instant::now(), None);
     loop {
         let (recorded, foreign, end) = read_committed(options, names, saved, signing).await?;
@@ -111,10 +125,23 @@ pub(crate) async fn read_after_fencing(
 }
 
 /// How many positions of the relay are behind the offset, whether or not their transactions have ended.
-async fn hidden(options: &RelayOptions, names: &KafkaNames, seal: &Seal, end: i64) -> Result<u64, Interruption> {
+async fn hidden(
+    options: &RelayOptions,
+    names: &KafkaNames,
+    seal: &Seal,
+    end: i64,
+) -> Result<u64, Interruption> {
     let ours = seal.clone();
-    let count = move |count: &mut u64, _: i64, value: &[u8]| *count += u64::from(ours.signed(value));
-    let (count, _) = read_to_the_end(&options.kafka, &names.topic, Extent::Uncommitted(end), 0, count).await?;
+    let count =
+        move |count: &mut u64, _: i64, value: &[u8]| *count += u64::from(ours.signed(value));
+    let (count, _) = read_to_the_end(
+        &options.kafka,
+        &names.topic,
+        Extent::Uncommitted(end),
+        0,
+        count,
+    )
+    .await?;
     Ok(count)
 }
 
@@ -125,15 +152,29 @@ async fn read_committed(
     (seal, signs): (&Seal, bool),
 ) -> Result<(Option<Recorded>, Foreign, i64), Interruption> {
     let unsigned = !signs && saved.position.is_some();
-    let trust = Trust { seal: seal.clone(), known: saved.number, unsigned };
-    let (replay, end) = read_to_the_end(&options.kafka, &names.topic, Extent::Committed, Replay::new(trust), Replay::read).await?;
+    let trust = Trust {
+        seal: seal.clone(),
+        known: saved.number,
+        unsigned,
+    };
+    let (replay, end) = read_to_the_end(
+        &options.kafka,
+        &names.topic,
+        Extent::Committed,
+        Replay::new(trust),
+        Replay::read,
+    )
+    .await?;
     match replay.end() {
         Ok((recorded, foreign)) => {
             warn_of(&foreign, names);
             Ok((recorded, foreign, end))
         }
         Err(error) if saved.moved_to.is_some() => {
-            tracing::warn!(topic = names.topic, "the positions in the topic cannot be read: {error}");
+            tracing::warn!(
+                topic = names.topic,
+                "the positions in the topic cannot be read: {error}"
+            );
             Ok((None, Foreign::default(), end))
         }
         Err(error) => Err(Interruption::Refused(format!(
@@ -156,7 +197,10 @@ fn warn_of(foreign: &Foreign, names: &KafkaNames) {
 }
 
 /// A refusal: positions of one relay need one partition.
-pub(crate) fn wrong_partitions(names: &KafkaNames, partitions: impl std::fmt::Display) -> Interruption {
+pub(crate) fn wrong_partitions(
+    names: &KafkaNames,
+    partitions: impl std::fmt::Display,
+) -> Interruption {
     Interruption::Refused(format!(
         "topic `{}` has {partitions} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
         names.topic

@@ -70,7 +70,13 @@ pub(crate) async fn resume(
     ledger: &mut Ledger,
     forwarder: &mut Forwarder,
 ) -> Result<Start, Interruption> {
-    let Session { options, server, names, cluster, .. } = session;
+    let Session {
+        options,
+        server,
+        names,
+        cluster,
+        ..
+    } = session;
     continuity::require_same_database(options, ledger.session(), server, &saved).await?;
     let nothing = (None, Foreign::default());
     let (recorded, foreign) = match options.delivery {
@@ -79,8 +85,20 @@ pub(crate) async fn resume(
             failpoint::reached(Step::Fenced);
             let exists = position_topic::find_or_create(options, names, forwarder).await?;
             if exists {
-                let limit = forwarder.sink().producers().iter().map(|producer| producer.transaction_timeout()).max().unwrap_or_default();
-                position_topic::read_after_fencing(&session, &saved, (ledger.seal(), ledger.signs()), limit).await?
+                let limit = forwarder
+                    .sink()
+                    .producers()
+                    .iter()
+                    .map(|producer| producer.transaction_timeout())
+                    .max()
+                    .unwrap_or_default();
+                position_topic::read_after_fencing(
+                    &session,
+                    &saved,
+                    (ledger.seal(), ledger.signs()),
+                    limit,
+                )
+                .await?
             } else {
                 nothing
             }
@@ -94,50 +112,105 @@ pub(crate) async fn resume(
     let (recorded, foreign, adopted) = match &saved.adopts {
         // It has published here since.
         Some(before) if recorded.is_none() && saved.moved_to.is_none() => {
-            let (recorded, foreign) = before_adoption(&session, before, &saved, ledger, forwarder).await?;
+            let (recorded, foreign) =
+                before_adoption(&session, before, &saved, ledger, forwarder).await?;
             (recorded, foreign, true)
         }
         _ => (recorded, foreign, false),
     };
-    let number = recorded.as_ref().map_or(0, |recorded| recorded.number).max(saved.number);
+    let number = recorded
+        .as_ref()
+        .map_or(0, |recorded| recorded.number)
+        .max(saved.number);
     let start = match saved.moved_to {
         Some(position) => {
             tracing::warn!("goes on from where the operator has moved it to");
             // What was released stays released.
             let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
             // What retention has deleted was the outbox's.
-            let forgone = if options.debezium.is_none() { position.forgone } else { 0 };
-            let position = Position { released, forgone, ..position };
-            Start { position, number, moved: true }
+            let forgone = if options.debezium.is_none() {
+                position.forgone
+            } else {
+                0
+            };
+            let position = Position {
+                released,
+                forgone,
+                ..position
+            };
+            Start {
+                position,
+                number,
+                moved: true,
+            }
         }
         None => {
-            let (given_up, floor) = (saved.given_up.clone(), if options.debezium.is_none() { ledger.floor().await? } else { 0 });
+            let (given_up, floor) = (
+                saved.given_up.clone(),
+                if options.debezium.is_none() {
+                    ledger.floor().await?
+                } else {
+                    0
+                },
+            );
             let mirror = saved.position.clone();
             let (position, identity) = choose(options, names, cluster, saved, recorded, &foreign)?;
             match identity {
                 Some(_) if adopted => {
                     let position = position.adopted();
                     let (here, session) = (&server.identity, ledger.session());
-                    let position = continuity::require_kept_commits(options, session, server, here, position, mirror.as_ref()).await?;
+                    let position = continuity::require_kept_commits(
+                        options,
+                        session,
+                        server,
+                        here,
+                        position,
+                        mirror.as_ref(),
+                    )
+                    .await?;
                     require_kept(options, &position, floor)?;
-                    tracing::warn!("continues the outbox of another database, as the operator has confirmed");
-                    Start { moved: true, ..give_up(position, number, given_up) }
+                    tracing::warn!(
+                        "continues the outbox of another database, as the operator has confirmed"
+                    );
+                    Start {
+                        moved: true,
+                        ..give_up(position, number, given_up)
+                    }
                 }
                 Some(identity) => {
                     let session = ledger.session();
-                    let position = continuity::require_kept_commits(options, session, server, &identity, position, mirror.as_ref()).await?;
+                    let position = continuity::require_kept_commits(
+                        options,
+                        session,
+                        server,
+                        &identity,
+                        position,
+                        mirror.as_ref(),
+                    )
+                    .await?;
                     require_kept(options, &position, floor)?;
                     give_up(position, number, given_up)
                 }
                 // It begins: with what the outbox still holds.
-                None => Start { position: Position::rewound_to_the_start(floor), number, moved: false },
+                None => Start {
+                    position: Position::rewound_to_the_start(floor),
+                    number,
+                    moved: false,
+                },
             }
         }
     };
     ledger.begin(options, &server.identity, cluster).await?;
     if options.delivery == Delivery::ExactlyOnce {
-        let journal = Journal::new(server.identity.clone(), ledger.epoch(), start.number, ledger.seal().clone());
-        forwarder.sink_mut().write_positions(names.topic.clone(), journal);
+        let journal = Journal::new(
+            server.identity.clone(),
+            ledger.epoch(),
+            start.number,
+            ledger.seal().clone(),
+        );
+        forwarder
+            .sink_mut()
+            .write_positions(names.topic.clone(), journal);
     }
     Ok(start)
 }
@@ -150,14 +223,18 @@ async fn before_adoption(
     ledger: &Ledger,
     forwarder: &Forwarder,
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
-    let Session { options, cluster, .. } = session;
+    let Session {
+        options, cluster, ..
+    } = session;
     let nothing = Ok((None, Foreign::default()));
     if saved.number == 0 || saved.cluster.as_deref() != Some(*cluster) {
         return nothing;
     }
     let names = KafkaNames::new(&options.name, before, &options.schema);
     match forwarder.topics().partitions(&names.topic).await {
-        Ok(_) => position_topic::read(options, &names, saved, (ledger.seal(), ledger.signs())).await,
+        Ok(_) => {
+            position_topic::read(options, &names, saved, (ledger.seal(), ledger.signs())).await
+        }
         Err(TopicError::Unknown(_)) => nothing,
         Err(error) => Err(error.into()),
     }
@@ -186,11 +263,18 @@ fn choose(
                 names.topic, foreign.records
             )));
         }
-        return Ok(recorded.map_or((Position::start(), None), |recorded| (recorded.position, Some(recorded.identity))));
+        return Ok(recorded.map_or((Position::start(), None), |recorded| {
+            (recorded.position, Some(recorded.identity))
+        }));
     };
     // Only a position that came from the topic says anything about the topic.
     let from_topic = saved.number > 0 && options.delivery == Delivery::ExactlyOnce;
-    if from_topic && saved.cluster.as_deref().is_some_and(|before| before != cluster) {
+    if from_topic
+        && saved
+            .cluster
+            .as_deref()
+            .is_some_and(|before| before != cluster)
+    {
         return refused(format!(
             "relay `{name}` published to Kafka cluster {} before, and this one is {cluster}",
             saved.cluster.as_deref().unwrap_or("?")
@@ -198,8 +282,17 @@ fn choose(
     }
     match recorded {
         // The database's own copy needs no signature. Read where an earlier version ran in between, or never signed.
-        Some(Recorded { signed: false, number, .. }) if from_topic && number == saved.number => Ok((mirror, saved.identity)),
-        _ if from_topic && foreign.known && recorded.as_ref().is_none_or(|recorded| recorded.number < saved.number) => {
+        Some(Recorded {
+            signed: false,
+            number,
+            ..
+        }) if from_topic && number == saved.number => Ok((mirror, saved.identity)),
+        _ if from_topic
+            && foreign.known
+            && recorded
+                .as_ref()
+                .is_none_or(|recorded| recorded.number < saved.number) =>
+        {
             Ok((mirror, saved.identity))
         }
         None if from_topic => refused(format!(
@@ -211,7 +304,9 @@ fn choose(
             "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
             names.topic, recorded.number, saved.number
         )),
-        Some(recorded) if from_topic || (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) => {
+        Some(recorded)
+            if from_topic || (recorded.epoch, recorded.number) >= (saved.epoch, saved.number) =>
+        {
             Ok((recorded.position, Some(recorded.identity)))
         }
         Some(_) | None => Ok((mirror, saved.identity)),
@@ -219,7 +314,11 @@ fn choose(
 }
 
 /// Every event that the position has not published must still be in the outbox.
-pub(crate) fn require_kept(options: &RelayOptions, position: &Position, floor: u64) -> Result<(), Interruption> {
+pub(crate) fn require_kept(
+    options: &RelayOptions,
+    position: &Position,
+    floor: u64,
+) -> Result<(), Interruption> {
     if !position.needs_below(floor) {
         return Ok(());
     }
@@ -233,20 +332,35 @@ pub(crate) fn require_kept(options: &RelayOptions, position: &Position, floor: u
 fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
     let moved = !events.is_empty();
     for event in events {
-        tracing::warn!(seq = event.seq, "leaves out an event that the operator has given up");
+        tracing::warn!(
+            seq = event.seq,
+            "leaves out an event that the operator has given up"
+        );
         position.give_up(event);
     }
-    Start { position, number, moved }
+    Start {
+        position,
+        number,
+        moved,
+    }
 }
 
 /// Makes this relay the only producer of its transactional ids.
 async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(), Interruption> {
     let ids = session.names.transactional_ids.iter();
-    try_join_all(ids.zip(producers).map(|(id, producer)| fence_one(session, id, producer))).await?;
+    try_join_all(
+        ids.zip(producers)
+            .map(|(id, producer)| fence_one(session, id, producer)),
+    )
+    .await?;
     Ok(())
 }
 
-async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) -> Result<(), Interruption> {
+async fn fence_one(
+    session: &Session<'_>,
+    id: &str,
+    producer: &Arc<Producer>,
+) -> Result<(), Interruption> {
     let Session { observer, lost, .. } = session;
     let (mut asked, mut standing) = (0, None);
     loop {
@@ -267,11 +381,19 @@ async fn fence_one(session: &Session<'_>, id: &str, producer: &Arc<Producer>) ->
                     return Err(Interruption::Kafka(text.into()));
                 }
             }
-            Ok(Err(FenceError::TimeoutTooLong)) => return Err(Interruption::TransactionTimeout(producer.transaction_timeout())),
-            Ok(Err(FenceError::Failed(Failure::Fenced))) => {
-                return Err(Interruption::Kafka(format!("another relay has begun to produce as `{id}` at the same time")));
+            Ok(Err(FenceError::TimeoutTooLong)) => {
+                return Err(Interruption::TransactionTimeout(
+                    producer.transaction_timeout(),
+                ));
             }
-            Ok(Err(FenceError::Failed(Failure::Broken(reason) | Failure::Refused(reason) | Failure::Untimely(reason)))) => {
+            Ok(Err(FenceError::Failed(Failure::Fenced))) => {
+                return Err(Interruption::Kafka(format!(
+                    "another relay has begun to produce as `{id}` at the same time"
+                )));
+            }
+            Ok(Err(FenceError::Failed(
+                Failure::Broken(reason) | Failure::Refused(reason) | Failure::Untimely(reason),
+            ))) => {
                 return Err(Interruption::Kafka(format!(
                     "cannot produce as the only one of transactional id `{id}`: {reason}. If the cluster asks for rights: grant Write on it to the relay's principal, see docs/operating.md"
                 )));
@@ -294,23 +416,41 @@ pub(crate) async fn preview(
 ) -> Result<String, Interruption> {
     let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
     let topics = std::slice::from_ref(&names.topic);
-    let cluster = Cluster::ask(&options.kafka, topics, PREVIEW_TIMEOUT).await.map_err(Interruption::Kafka)?;
+    let cluster = Cluster::ask(&options.kafka, topics, PREVIEW_TIMEOUT)
+        .await
+        .map_err(Interruption::Kafka)?;
     let (recorded, foreign) = match cluster.topics.get(&names.topic) {
         Some(Topic::There { partitions: 1, .. }) => {
             let (seal, signs) = relay_store::known_seal(options, session).await?;
             position_topic::read(options, &names, &saved, (&seal, signs)).await?
         }
-        Some(Topic::There { partitions, .. }) => return Err(position_topic::wrong_partitions(&names, partitions)),
+        Some(Topic::There { partitions, .. }) => {
+            return Err(position_topic::wrong_partitions(&names, partitions));
+        }
         Some(Topic::Refused(reason)) => return Err(Interruption::Kafka(reason.clone())),
         Some(Topic::Missing) | None => (None, Foreign::default()),
     };
-    let id = cluster.id.or_else(|| saved.cluster.clone()).unwrap_or_default();
+    let id = cluster
+        .id
+        .or_else(|| saved.cluster.clone())
+        .unwrap_or_default();
     let mirror = saved.position.clone();
     if let (position, Some(identity)) = choose(options, &names, &id, saved, recorded, &foreign)? {
-        let kept = continuity::require_kept_commits(options, session, server, &identity, position, mirror.as_ref());
+        let kept = continuity::require_kept_commits(
+            options,
+            session,
+            server,
+            &identity,
+            position,
+            mirror.as_ref(),
+        );
         let position = kept.await?;
         let schema = format!("\"{}\"", options.schema);
-        let floor = if options.debezium.is_none() { relay_store::floor(session, &schema, "").await? } else { 0 };
+        let floor = if options.debezium.is_none() {
+            relay_store::floor(session, &schema, "").await?
+        } else {
+            0
+        };
         require_kept(options, &position, floor)?;
     }
     Ok(names.topic)
@@ -327,16 +467,32 @@ mod tests {
     }
 
     fn at(log: u64) -> Position {
-        Position { log: crate::postgres::Lsn(log), ..Position::start() }
+        Position {
+            log: crate::postgres::Lsn(log),
+            ..Position::start()
+        }
     }
 
     fn identity() -> Identity {
-        Identity { system: "1".into(), database: 2, timeline: 1 }
+        Identity {
+            system: "1".into(),
+            database: 2,
+            timeline: 1,
+        }
     }
 
     /// Row and topic as (epoch, number), each with or without; what is gone on from, `R`ow or `T`opic, or a refusal.
-    fn chosen(row: Option<(i64, u64)>, topic: Option<(i64, u64)>, cluster: &str) -> Result<&'static str, String> {
-        chosen_of(row, topic.map(|(epoch, number)| (epoch, number, true)), &Foreign::default(), cluster)
+    fn chosen(
+        row: Option<(i64, u64)>,
+        topic: Option<(i64, u64)>,
+        cluster: &str,
+    ) -> Result<&'static str, String> {
+        chosen_of(
+            row,
+            topic.map(|(epoch, number)| (epoch, number, true)),
+            &Foreign::default(),
+            cluster,
+        )
     }
 
     /// The same of a topic's record that is signed or not, with others that do not count.
@@ -358,8 +514,17 @@ mod tests {
             given_up: Vec::new(),
             event_source: String::new(),
         });
-        let recorded = topic.map(|(epoch, number, signed)| Recorded { position: at(2), identity: identity(), epoch, number, signed });
-        let names = KafkaNames { transactional_ids: ["t".into(), "t-2".into(), "t-3".into()], topic: "p".into() };
+        let recorded = topic.map(|(epoch, number, signed)| Recorded {
+            position: at(2),
+            identity: identity(),
+            epoch,
+            number,
+            signed,
+        });
+        let names = KafkaNames {
+            transactional_ids: ["t".into(), "t-2".into(), "t-3".into()],
+            topic: "p".into(),
+        };
         match choose(&options(), &names, cluster, saved, recorded, foreign) {
             Ok((position, _)) if position == at(1) => Ok("row"),
             Ok((position, _)) if position == at(2) => Ok("topic"),
@@ -383,27 +548,67 @@ mod tests {
         // A leader that stored its epoch and was killed before its first record.
         assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
         // Lost.
-        assert!(chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty")));
-        assert!(chosen(Some((3, 7)), Some((3, 6)), "ours").is_err_and(|text| text.contains("ends with record 6")));
-        assert!(chosen(Some((3, 7)), Some((3, 7)), "theirs").is_err_and(|text| text.contains("this one is theirs")));
+        assert!(
+            chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty"))
+        );
+        assert!(
+            chosen(Some((3, 7)), Some((3, 6)), "ours")
+                .is_err_and(|text| text.contains("ends with record 6"))
+        );
+        assert!(
+            chosen(Some((3, 7)), Some((3, 7)), "theirs")
+                .is_err_and(|text| text.contains("this one is theirs"))
+        );
     }
 
     #[test]
     fn what_another_program_wrote_is_not_gone_on_from() {
-        let foreign = |known| Foreign { records: 2, last: 9, known };
+        let foreign = |known| Foreign {
+            records: 2,
+            last: 9,
+            known,
+        };
         // The relay has not begun, and somebody wrote to its topic.
         assert!(
             chosen_of(None, None, &foreign(false), "ours")
                 .is_err_and(|text| text.contains("has not signed") && text.contains("rewind --all"))
         );
-        assert_eq!(chosen_of(Some((3, 7)), Some((3, 7, true)), &foreign(true), "ours"), Ok("topic"));
-        assert_eq!(chosen_of(Some((3, 7)), Some((3, 9, true)), &foreign(false), "ours"), Ok("topic"));
+        assert_eq!(
+            chosen_of(Some((3, 7)), Some((3, 7, true)), &foreign(true), "ours"),
+            Ok("topic")
+        );
+        assert_eq!(
+            chosen_of(Some((3, 7)), Some((3, 9, true)), &foreign(false), "ours"),
+            Ok("topic")
+        );
         // Kafka has lost what the relay signed, and others wrote something else.
-        assert!(chosen_of(Some((3, 7)), None, &foreign(false), "ours").is_err_and(|text| text.contains("missing or empty")));
+        assert!(
+            chosen_of(Some((3, 7)), None, &foreign(false), "ours")
+                .is_err_and(|text| text.contains("missing or empty"))
+        );
         // An earlier version ran since, and wrote the position that the database knows.
-        assert_eq!(chosen_of(Some((3, 7)), Some((2, 5, true)), &foreign(true), "ours"), Ok("row"));
+        assert_eq!(
+            chosen_of(Some((3, 7)), Some((2, 5, true)), &foreign(true), "ours"),
+            Ok("row")
+        );
         // An earlier version wrote all of it.
-        assert_eq!(chosen_of(Some((3, 7)), Some((3, 7, false)), &Foreign::default(), "ours"), Ok("row"));
-        assert_eq!(chosen_of(Some((3, 7)), Some((3, 9, false)), &Foreign::default(), "ours"), Ok("topic"));
+        assert_eq!(
+            chosen_of(
+                Some((3, 7)),
+                Some((3, 7, false)),
+                &Foreign::default(),
+                "ours"
+            ),
+            Ok("row")
+        );
+        assert_eq!(
+            chosen_of(
+                Some((3, 7)),
+                Some((3, 9, false)),
+                &Foreign::default(),
+                "ours"
+            ),
+            Ok("topic")
+        );
     }
 }

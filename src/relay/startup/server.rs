@@ -37,8 +37,17 @@ pub(crate) async fn examine(session: &mut PgConnection) -> Result<Server, Interr
     let identity = within(asking, identity(session)).await?;
     let read = || -> Result<_, sqlx::Error> {
         let wal_level: String = row.try_get("wal_level")?;
-        let insert = row.try_get::<String, _>("insert")?.parse().unwrap_or_default();
-        Ok(Server { version: row.try_get("version")?, logical: wal_level == "logical", wal_level, identity, insert })
+        let insert = row
+            .try_get::<String, _>("insert")?
+            .parse()
+            .unwrap_or_default();
+        Ok(Server {
+            version: row.try_get("version")?,
+            logical: wal_level == "logical",
+            wal_level,
+            identity,
+            insert,
+        })
     };
     read().map_err(Interruption::sql(asking))
 }
@@ -54,5 +63,9 @@ pub(crate) async fn identity(session: &mut PgConnection) -> Result<Identity, sql
                 (select oid::bigint from pg_database where datname = current_database()) as database_oid",
     );
     let row = row.fetch_one(session).await?;
-    Ok(Identity { system: row.try_get("system_identifier")?, database: row.try_get("database_oid")?, timeline: row.try_get("timeline")? })
+    Ok(Identity {
+        system: row.try_get("system_identifier")?,
+        database: row.try_get("database_oid")?,
+        timeline: row.try_get("timeline")?,
+    })
 }

@@ -22,7 +22,10 @@ pub(crate) const LIMIT: &str = "transaction.max.timeout.ms";
 /// # Errors
 /// A refusal when even the shortest one is too long.
 pub(crate) async fn shorter(kafka: &Settings, refused: Duration) -> Result<Duration, Interruption> {
-    let told = broker_setting(kafka, LIMIT).await.and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let told = broker_setting(kafka, LIMIT)
+        .await
+        .and_then(|text| text.parse().ok())
+        .map(Duration::from_millis);
     let next = next(refused, told).ok_or_else(|| {
         Interruption::Refused(format!(
             "the brokers allow no transaction of {} ms, the shortest that the relay can use: raise {LIMIT} on every broker ({} ms is enough), or run with --delivery at-least-once",
@@ -43,7 +46,11 @@ pub(crate) async fn shorter(kafka: &Settings, refused: Duration) -> Result<Durat
 fn next(refused: Duration, told: Option<Duration>) -> Option<Duration> {
     let next = told.filter(|limit| *limit < refused).unwrap_or(refused / 2);
     // What is halved ends at the least; a limit that was read does not.
-    let next = if told.is_none() && refused > LEAST { next.max(LEAST) } else { next };
+    let next = if told.is_none() && refused > LEAST {
+        next.max(LEAST)
+    } else {
+        next
+    };
     (next >= LEAST).then_some(next)
 }
 
@@ -59,6 +66,10 @@ mod tests {
         assert_eq!(next(Duration::from_millis(1_500), None), Some(LEAST));
         assert_eq!(next(LEAST, None), None);
         assert_eq!(next(seconds(60), Some(Duration::from_millis(500))), None);
-        assert_eq!(next(seconds(10), Some(seconds(10))), Some(seconds(5)), "brokers that disagree");
+        assert_eq!(
+            next(seconds(10), Some(seconds(10))),
+            Some(seconds(5)),
+            "brokers that disagree"
+        );
     }
 }

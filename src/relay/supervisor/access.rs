@@ -45,7 +45,11 @@ mod tests {
     fn refusals_in_a_row_are_retried_for_a_while_and_each_row_anew() {
         let (mut refusals, start) = (Refusals::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!([0, 5, 60, 119].into_iter().all(|seconds| refusals.may_retry(at(seconds))));
+        assert!(
+            [0, 5, 60, 119]
+                .into_iter()
+                .all(|seconds| refusals.may_retry(at(seconds)))
+        );
         assert!(!refusals.may_retry(at(121)));
         assert!(refusals.may_retry(at(3_600)));
     }

@@ -50,21 +50,54 @@ pub(crate) struct Carried {
 impl Carried {
     /// What is left when the producers are replaced.
     pub(crate) fn without_producer(self) -> Self {
-        let Self { epoch, direct, has_connections, isolation, topic_faults, failed, transaction_timeout, .. } = self;
-        let Self { stamping, clocks_reported, .. } = self;
-        let kept = Self { epoch, direct, has_connections, isolation, topic_faults, failed, transaction_timeout, ..Self::default() };
-        Self { stamping, clocks_reported, ..kept }
+        let Self {
+            epoch,
+            direct,
+            has_connections,
+            isolation,
+            topic_faults,
+            failed,
+            transaction_timeout,
+            ..
+        } = self;
+        let Self {
+            stamping,
+            clocks_reported,
+            ..
+        } = self;
+        let kept = Self {
+            epoch,
+            direct,
+            has_connections,
+            isolation,
+            topic_faults,
+            failed,
+            transaction_timeout,
+            ..Self::default()
+        };
+        Self {
+            stamping,
+            clocks_reported,
+            ..kept
+        }
     }
 
     /// The largest batch and the longest transaction.
     pub(crate) fn limits(&mut self) -> (usize, Duration) {
-        (self.isolation.begin_session(), self.transaction_timeout.unwrap_or(transaction_timeout::WANTED))
+        (
+            self.isolation.begin_session(),
+            self.transaction_timeout
+                .unwrap_or(transaction_timeout::WANTED),
+        )
     }
 
     /// Takes note of what a producer that failed knows of refused batches.
     pub(crate) async fn learn(&mut self, kafka: &Settings) -> Result<(), Interruption> {
-        let Some(acks) = self.failed.take() else { return Ok(()) };
-        if let (Some((topic, reason)), Some(faults)) = (acks.topic_fault(), &mut self.topic_faults) {
+        let Some(acks) = self.failed.take() else {
+            return Ok(());
+        };
+        if let (Some((topic, reason)), Some(faults)) = (acks.topic_fault(), &mut self.topic_faults)
+        {
             faults.refused_records(&topic, reason);
         }
         let reason = match acks.failure() {
@@ -75,7 +108,9 @@ impl Carried {
         let mut refused = acks.refused();
         refused.records.retain(|record| record.label != POSITION);
         if refused.records.is_empty() {
-            return Err(Interruption::Refused(format!("the relay's own position cannot be stored: {reason}")));
+            return Err(Interruption::Refused(format!(
+                "the relay's own position cannot be stored: {reason}"
+            )));
         }
         let mut limits = HashMap::new();
         for ground in refused.grounds.iter().filter(|ground| ground.too_large) {
@@ -83,7 +118,10 @@ impl Carried {
                 limits.insert(ground.topic.clone(), SizeLimit::new(bytes));
             }
         }
-        tracing::warn!(records = refused.records.len(), "looks for what is wrong with records of refused batches");
+        tracing::warn!(
+            records = refused.records.len(),
+            "looks for what is wrong with records of refused batches"
+        );
         self.isolation.refused(&refused, limits);
         Ok(())
     }
@@ -101,7 +139,13 @@ impl Carried {
         let Some(next) = refused.after_refusal() else {
             self.stamping = Stamping::default();
             let reason = Interruption::Untimely(topic.to_owned());
-            let Some(faults) = self.topic_faults.as_mut().filter(|_| !names::is_of_positions(topic)) else { return Err(reason) };
+            let Some(faults) = self
+                .topic_faults
+                .as_mut()
+                .filter(|_| !names::is_of_positions(topic))
+            else {
+                return Err(reason);
+            };
             faults.refused_records(topic, reason.to_string());
             return Ok(());
         };
@@ -134,23 +178,44 @@ mod tests {
     /// A fault of one topic concerns that topic alone.
     #[test]
     fn a_topic_that_refuses_every_timestamp_is_left_alone_and_others_keep_their_own() {
-        let mut carried = Carried { topic_faults: Some(TopicFaults::default()), ..Carried::default() };
+        let mut carried = Carried {
+            topic_faults: Some(TopicFaults::default()),
+            ..Carried::default()
+        };
         let mut tried = 0;
-        while carried.topic_faults.as_ref().is_some_and(TopicFaults::is_idle) {
+        while carried
+            .topic_faults
+            .as_ref()
+            .is_some_and(TopicFaults::is_idle)
+        {
             carried.stamp_otherwise("order").expect("others continue");
             tried += 1;
         }
         assert_eq!((carried.stamping, tried > 2), (Stamping::Own, true));
-        let reason = carried.topic_faults.as_ref().and_then(|faults| faults.reason("order")).unwrap_or_default();
-        assert!(reason.contains("`order` refuses the timestamps"), "{reason}");
+        let reason = carried
+            .topic_faults
+            .as_ref()
+            .and_then(|faults| faults.reason("order"))
+            .unwrap_or_default();
+        assert!(
+            reason.contains("`order` refuses the timestamps"),
+            "{reason}"
+        );
     }
 
     /// No position can be stored.
     #[test]
     fn a_topic_of_positions_that_refuses_every_timestamp_keeps_the_relay() {
-        let mut carried = Carried { topic_faults: Some(TopicFaults::default()), ..Carried::default() };
-        let refused = (0..100).find_map(|_| carried.stamp_otherwise("tidings.position.a.0123abcd").err());
-        assert!(matches!(refused, Some(Interruption::Untimely(_))), "{refused:?}");
+        let mut carried = Carried {
+            topic_faults: Some(TopicFaults::default()),
+            ..Carried::default()
+        };
+        let refused =
+            (0..100).find_map(|_| carried.stamp_otherwise("tidings.position.a.0123abcd").err());
+        assert!(
+            matches!(refused, Some(Interruption::Untimely(_))),
+            "{refused:?}"
+        );
         assert!(carried.topic_faults.is_some_and(|faults| faults.is_idle()));
     }
 }

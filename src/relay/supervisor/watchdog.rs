@@ -65,7 +65,12 @@ impl<T> Drop for Aborting<T> {
 
 impl Watchdog {
     pub(crate) fn new(observer: &Observer, limit: Duration, grace: Duration) -> Self {
-        Self { observer: observer.clone(), limit, grace, warned: None }
+        Self {
+            observer: observer.clone(),
+            limit,
+            grace,
+            warned: None,
+        }
     }
 
     /// Runs a session to its end, unless it hangs or does not stop in time. `dropped` is cancelled for whatever outlives a
@@ -99,14 +104,18 @@ impl Watchdog {
                 _ = looks.tick() => {}
             }
             self.report_stall();
-            let Some(step) = self.observer.pulse().hung_in(self.limit) else { continue };
+            let Some(step) = self.observer.pulse().hung_in(self.limit) else {
+                continue;
+            };
             tracing::error!(step, limit = ?self.limit, "the session does not move any more: it is dropped and started again");
             dropped.cancel();
             session.0.abort();
             match timeout(ABORT_WITHIN, &mut session.0).await {
                 Ok(Ok(ended)) => return Supervised::Ended(ended),
                 Ok(Err(_)) => {}
-                Err(_) => tracing::error!(step, "the session does not end either: it is left behind"),
+                Err(_) => {
+                    tracing::error!(step, "the session does not end either: it is left behind")
+                }
             }
             return Supervised::Hung(step);
         }
@@ -154,7 +163,9 @@ mod tests {
         let (mut watchdog, observer) = watchdog(LIMIT);
         observer.pulse().step("fencing the producers");
         let (dropped, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        let ended = watchdog.supervise(std::future::pending::<()>(), &dropped, &shutdown).await;
+        let ended = watchdog
+            .supervise(std::future::pending::<()>(), &dropped, &shutdown)
+            .await;
         assert!(matches!(ended, Supervised::Hung(step) if step == "fencing the producers"));
         assert!(dropped.is_cancelled());
     }
@@ -169,8 +180,12 @@ mod tests {
         };
         let (dropped, shutdown) = (CancellationToken::new(), CancellationToken::new());
         // In a task, so that the session has the other thread.
-        let supervised = tokio::spawn(async move { watchdog.supervise(session, &dropped, &shutdown).await });
-        assert!(matches!(supervised.await.expect("no panic"), Supervised::Hung(_)));
+        let supervised =
+            tokio::spawn(async move { watchdog.supervise(session, &dropped, &shutdown).await });
+        assert!(matches!(
+            supervised.await.expect("no panic"),
+            Supervised::Hung(_)
+        ));
         drop(free);
     }
 
@@ -185,7 +200,10 @@ mod tests {
             7
         };
         let (dropped, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        assert!(matches!(watchdog.supervise(session, &dropped, &shutdown).await, Supervised::Ended(7)));
+        assert!(matches!(
+            watchdog.supervise(session, &dropped, &shutdown).await,
+            Supervised::Ended(7)
+        ));
         assert!(!dropped.is_cancelled());
     }
 
@@ -194,7 +212,12 @@ mod tests {
         let (mut watchdog, _observer) = watchdog(Duration::from_secs(60));
         let (dropped, shutdown) = (CancellationToken::new(), CancellationToken::new());
         shutdown.cancel();
-        assert!(matches!(watchdog.supervise(std::future::pending::<()>(), &dropped, &shutdown).await, Supervised::Overdue));
+        assert!(matches!(
+            watchdog
+                .supervise(std::future::pending::<()>(), &dropped, &shutdown)
+                .await,
+            Supervised::Overdue
+        ));
     }
 
     #[tokio::test]
@@ -202,13 +225,18 @@ mod tests {
     async fn a_panic_of_the_session_goes_on() {
         let (mut watchdog, _observer) = watchdog(Duration::from_secs(60));
         let (dropped, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        watchdog.supervise(async { panic!("the session panics") }, &dropped, &shutdown).await;
+        watchdog
+            .supervise(async { panic!("the session panics") }, &dropped, &shutdown)
+            .await;
     }
 
     #[test]
     fn the_limit_leaves_time_for_a_connection_and_for_several_stalls() {
         let database = |url| crate::postgres::Settings::parse(url).expect("a URL");
-        let mut options = RelayOptions::new(database("postgres://a@b/c?connect_timeout=7"), crate::kafka::Settings::default());
+        let mut options = RelayOptions::new(
+            database("postgres://a@b/c?connect_timeout=7"),
+            crate::kafka::Settings::default(),
+        );
         assert_eq!(hang_limit(&options), Duration::from_secs(67));
         options.stall_after = Duration::from_secs(100);
         assert_eq!(hang_limit(&options), Duration::from_secs(407));

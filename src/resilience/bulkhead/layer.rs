@@ -16,7 +16,9 @@ pub struct BulkheadLayer {
 impl BulkheadLayer {
     /// Calls take their places from this bulkhead.
     pub fn new(bulkhead: &Bulkhead) -> Self {
-        Self { bulkhead: bulkhead.clone() }
+        Self {
+            bulkhead: bulkhead.clone(),
+        }
     }
 }
 

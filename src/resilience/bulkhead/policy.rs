@@ -23,6 +23,10 @@ pub struct BulkheadPolicy {
 
 impl Default for BulkheadPolicy {
     fn default() -> Self {
-        Self { concurrent_max: 10, queue_max: 10, wait_max: Duration::from_secs(1) }
+        Self {
+            concurrent_max: 10,
+            queue_max: 10,
+            wait_max: Duration::from_secs(1),
+        }
     }
 }

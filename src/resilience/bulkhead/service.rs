@@ -63,7 +63,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A bulkhead around a service that takes as long as it is told to.
-    fn sleeper(policy: BulkheadPolicy) -> (Bulkhead, impl Service<Duration, Response = (), Error = BoxError, Future: Send> + Clone + Send) {
+    fn sleeper(
+        policy: BulkheadPolicy,
+    ) -> (
+        Bulkhead,
+        impl Service<Duration, Response = (), Error = BoxError, Future: Send> + Clone + Send,
+    ) {
         let bulkhead = Bulkhead::new("stock", policy);
         let sleeps = service_fn(|time| async move {
             sleep(time).await;
@@ -83,27 +88,50 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (10, 10));
         let error = service.oneshot(SECOND / 2).await.expect_err("it is full");
-        assert_eq!(error.downcast_ref(), Some(&BulkheadError::Full { name: "stock".into(), concurrent_max: 10, queue_max: 10 }));
-        assert_eq!(error.to_string(), "the bulkhead `stock` is full: 10 calls run and 10 wait");
+        assert_eq!(
+            error.downcast_ref(),
+            Some(&BulkheadError::Full {
+                name: "stock".into(),
+                concurrent_max: 10,
+                queue_max: 10
+            })
+        );
+        assert_eq!(
+            error.to_string(),
+            "the bulkhead `stock` is full: 10 calls run and 10 wait"
+        );
         let ended = calls.join_all().await;
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
-        assert_eq!((bulkhead.running(), bulkhead.waiting(), bulkhead.rejected()), (0, 0, 1));
+        assert_eq!(
+            (bulkhead.running(), bulkhead.waiting(), bulkhead.rejected()),
+            (0, 0, 1)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_longer_than_the_longest_wait() {
-        let (bulkhead, service) = sleeper(BulkheadPolicy { concurrent_max: 1, ..Default::default() });
+        let (bulkhead, service) = sleeper(BulkheadPolicy {
+            concurrent_max: 1,
+            ..Default::default()
+        });
         let _long = tokio::spawn(service.clone().oneshot(60 * SECOND));
         tokio::task::yield_now().await;
         let began = Instant::now();
         let error = service.oneshot(SECOND).await.expect_err("no place");
-        assert!(matches!(error.downcast_ref(), Some(BulkheadError::Waited { .. })), "{error}");
+        assert!(
+            matches!(error.downcast_ref(), Some(BulkheadError::Waited { .. })),
+            "{error}"
+        );
         assert_eq!((began.elapsed().as_secs(), bulkhead.waiting()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_that_are_dropped_give_back_their_place_and_their_turn() {
-        let (bulkhead, service) = sleeper(BulkheadPolicy { concurrent_max: 1, queue_max: 1, wait_max: 60 * SECOND });
+        let (bulkhead, service) = sleeper(BulkheadPolicy {
+            concurrent_max: 1,
+            queue_max: 1,
+            wait_max: 60 * SECOND,
+        });
         let running = tokio::spawn(service.clone().oneshot(60 * SECOND));
         let waiting = tokio::spawn(service.clone().oneshot(60 * SECOND));
         tokio::task::yield_now().await;
@@ -122,7 +150,12 @@ mod tests {
         // Ends of those that run; arrivals and durations of those that wait, in order.
         let (mut running, mut served) = (Vec::<u64>::new(), vec![false; calls.len()]);
         let mut waiting: Vec<usize> = Vec::new();
-        for now in 0..=calls.iter().map(|(arrival, duration)| arrival + duration + wait_max).max().unwrap_or(0) {
+        for now in 0..=calls
+            .iter()
+            .map(|(arrival, duration)| arrival + duration + wait_max)
+            .max()
+            .unwrap_or(0)
+        {
             running.retain(|end| *end > now);
             while running.len() < policy.concurrent_max && !waiting.is_empty() {
                 let call = waiting.remove(0);
@@ -130,7 +163,11 @@ mod tests {
                 served[call] = true;
             }
             waiting.retain(|call| calls[*call].0 + wait_max > now);
-            for (call, (_, duration)) in calls.iter().enumerate().filter(|(_, (arrival, _))| *arrival == now) {
+            for (call, (_, duration)) in calls
+                .iter()
+                .enumerate()
+                .filter(|(_, (arrival, _))| *arrival == now)
+            {
                 if running.len() < policy.concurrent_max {
                     running.push(now + duration);
                     served[call] = true;

@@ -36,8 +36,17 @@ impl Bulkhead {
             queue_max: policy.queue_max.min(Semaphore::MAX_PERMITS),
             ..policy
         };
-        let (running, waiting) = (Arc::new(Semaphore::new(policy.concurrent_max)), Semaphore::new(policy.queue_max));
-        Self(Arc::new(Inner { name: name.into(), policy, running, waiting, rejected: AtomicU64::new(0) }))
+        let (running, waiting) = (
+            Arc::new(Semaphore::new(policy.concurrent_max)),
+            Semaphore::new(policy.queue_max),
+        );
+        Self(Arc::new(Inner {
+            name: name.into(),
+            policy,
+            running,
+            waiting,
+            rejected: AtomicU64::new(0),
+        }))
     }
 
     /// Its name.
@@ -47,12 +56,22 @@ impl Bulkhead {
 
     /// How many calls run now.
     pub fn running(&self) -> usize {
-        self.0.policy.concurrent_max - self.0.running.available_permits().min(self.0.policy.concurrent_max)
+        self.0.policy.concurrent_max
+            - self
+                .0
+                .running
+                .available_permits()
+                .min(self.0.policy.concurrent_max)
     }
 
     /// How many wait now.
     pub fn waiting(&self) -> usize {
-        self.0.policy.queue_max - self.0.waiting.available_permits().min(self.0.policy.queue_max)
+        self.0.policy.queue_max
+            - self
+                .0
+                .waiting
+                .available_permits()
+                .min(self.0.policy.queue_max)
     }
 
     /// How many were turned away so far.
@@ -70,21 +89,38 @@ impl Bulkhead {
     ///
     /// A dropped future leaves the queue.
     pub async fn enter(&self) -> Result<Slot, BulkheadError> {
-        let Inner { name, policy, running, waiting, .. } = &*self.0;
-        let (concurrent_max, queue_max, wait_max) = (policy.concurrent_max, policy.queue_max, policy.wait_max);
+        let Inner {
+            name,
+            policy,
+            running,
+            waiting,
+            ..
+        } = &*self.0;
+        let (concurrent_max, queue_max, wait_max) =
+            (policy.concurrent_max, policy.queue_max, policy.wait_max);
         // Whoever waits comes first: a place that becomes free is theirs before it is there to be taken.
         if let Ok(permit) = running.clone().try_acquire_owned() {
             return Ok(Slot { _permit: permit });
         }
         let Ok(_queued) = waiting.try_acquire() else {
             self.0.rejected.fetch_add(1, Ordering::Relaxed);
-            return Err(BulkheadError::Full { name: name.clone(), concurrent_max, queue_max });
+            return Err(BulkheadError::Full {
+                name: name.clone(),
+                concurrent_max,
+                queue_max,
+            });
         };
         let Ok(turn) = timeout(wait_max, running.clone().acquire_owned()).await else {
             self.0.rejected.fetch_add(1, Ordering::Relaxed);
-            return Err(BulkheadError::Waited { name: name.clone(), concurrent_max, waited: wait_max });
+            return Err(BulkheadError::Waited {
+                name: name.clone(),
+                concurrent_max,
+                waited: wait_max,
+            });
         };
-        Ok(Slot { _permit: turn.expect("the semaphore is never closed") })
+        Ok(Slot {
+            _permit: turn.expect("the semaphore is never closed"),
+        })
     }
 }
 
@@ -93,6 +129,11 @@ impl Bulkhead {
 impl fmt::Debug for Bulkhead {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (running, waiting) = (self.running(), self.waiting());
-        formatter.debug_struct("Bulkhead").field("name", &self.name()).field("running", &running).field("waiting", &waiting).finish()
+        formatter
+            .debug_struct("Bulkhead")
+            .field("name", &self.name())
+            .field("running", &running)
+            .field("waiting", &waiting)
+            .finish()
     }
 }

@@ -63,8 +63,15 @@ pub struct Transitions(broadcast::Receiver<Transition>);
 impl CircuitBreaker {
     /// A closed circuit. The name is for logs, errors and metrics: the dependency's.
     pub fn new(name: impl Into<Arc<str>>, policy: CircuitBreakerPolicy) -> Self {
-        let circuit = Circuit { machine: Machine::new(policy, Instant::now()), counts: Counts::default() };
-        Self(Arc::new(Inner { name: name.into(), circuit: Mutex::new(circuit), transitions: broadcast::Sender::new(TRANSITIONS_MAX) }))
+        let circuit = Circuit {
+            machine: Machine::new(policy, Instant::now()),
+            counts: Counts::default(),
+        };
+        Self(Arc::new(Inner {
+            name: name.into(),
+            circuit: Mutex::new(circuit),
+            transitions: broadcast::Sender::new(TRANSITIONS_MAX),
+        }))
     }
 
     /// Its name.
@@ -129,10 +136,16 @@ impl CircuitBreaker {
         let changed = circuit.machine.elapse(now);
         self.tell(&mut circuit, changed);
         match circuit.machine.admit(now) {
-            Ok(ticket) => Ok(Permit { breaker: self.clone(), ticket: Some(ticket) }),
+            Ok(ticket) => Ok(Permit {
+                breaker: self.clone(),
+                ticket: Some(ticket),
+            }),
             Err(retry_after) => {
                 circuit.counts.rejected += 1;
-                Err(CircuitOpen { name: self.0.name.clone(), retry_after })
+                Err(CircuitOpen {
+                    name: self.0.name.clone(),
+                    retry_after,
+                })
             }
         }
     }
@@ -168,7 +181,10 @@ impl CircuitBreaker {
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        self.0.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .circuit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,12 +235,19 @@ impl Drop for Permit {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Permit").field("breaker", &self.breaker.name()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Permit")
+            .field("breaker", &self.breaker.name())
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for CircuitBreaker {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("CircuitBreaker").field("name", &self.name()).field("state", &self.state()).finish_non_exhaustive()
+        formatter
+            .debug_struct("CircuitBreaker")
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,10 @@ pub struct CircuitBreakerLayer<C = EveryError> {
 impl CircuitBreakerLayer {
     /// Counts every error as a failure and every response as a success.
     pub fn new(breaker: &CircuitBreaker) -> Self {
-        Self { breaker: breaker.clone(), classify: EveryError }
+        Self {
+            breaker: breaker.clone(),
+            classify: EveryError,
+        }
     }
 }
 
@@ -28,7 +31,10 @@ impl<C> CircuitBreakerLayer<C> {
     where
         F: Classify<Response, Error>,
     {
-        CircuitBreakerLayer { breaker: self.breaker, classify }
+        CircuitBreakerLayer {
+            breaker: self.breaker,
+            classify,
+        }
     }
 }
 

@@ -50,13 +50,19 @@ impl Default for CircuitBreakerPolicy {
 
 impl Default for FailureRate {
     fn default() -> Self {
-        Self { rate: 0.5, window: Duration::from_secs(30), calls_min: 20 }
+        Self {
+            rate: 0.5,
+            window: Duration::from_secs(30),
+            calls_min: 20,
+        }
     }
 }
 
 impl FailureRate {
     /// Whether so many failures among so many calls are too many.
     pub(super) fn is_reached(&self, calls: u32, failures: u32) -> bool {
-        failures > 0 && calls >= self.calls_min.max(1) && f64::from(failures) >= self.rate * f64::from(calls)
+        failures > 0
+            && calls >= self.calls_min.max(1)
+            && f64::from(failures) >= self.rate * f64::from(calls)
     }
 }

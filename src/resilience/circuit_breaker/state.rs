@@ -81,14 +81,26 @@ pub(super) struct Machine {
 
 #[derive(Debug)]
 enum Phase {
-    Closed { consecutive: u32, window: Option<Window> },
-    Open { until: Instant },
-    HalfOpen { under_way: u32, successes: u32 },
+    Closed {
+        consecutive: u32,
+        window: Option<Window>,
+    },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        under_way: u32,
+        successes: u32,
+    },
 }
 
 impl Machine {
     pub(super) fn new(policy: CircuitBreakerPolicy, now: Instant) -> Self {
-        Self { phase: closed(&policy, now), policy, number: 0 }
+        Self {
+            phase: closed(&policy, now),
+            policy,
+            number: 0,
+        }
     }
 
     pub(super) fn state(&self) -> State {
@@ -102,7 +114,13 @@ impl Machine {
     /// Half-open if it was open for long enough. To be asked before [`admit`](Self::admit).
     pub(super) fn elapse(&mut self, now: Instant) -> Option<Transition> {
         match self.phase {
-            Phase::Open { until } if now >= until => Some(self.enter(Phase::HalfOpen { under_way: 0, successes: 0 }, Cause::OpenElapsed)),
+            Phase::Open { until } if now >= until => Some(self.enter(
+                Phase::HalfOpen {
+                    under_way: 0,
+                    successes: 0,
+                },
+                Cause::OpenElapsed,
+            )),
             _ => None,
         }
     }
@@ -112,31 +130,48 @@ impl Machine {
         match &mut self.phase {
             Phase::Closed { .. } => {}
             Phase::Open { until } => return Err(until.saturating_duration_since(now)),
-            Phase::HalfOpen { under_way, .. } if *under_way >= self.policy.probes.max(1) => return Err(Duration::ZERO),
+            Phase::HalfOpen { under_way, .. } if *under_way >= self.policy.probes.max(1) => {
+                return Err(Duration::ZERO);
+            }
             Phase::HalfOpen { under_way, .. } => *under_way += 1,
         }
         Ok(Ticket { phase: self.number })
     }
 
     /// Takes a ticket back, with what came of its call.
-    pub(super) fn complete(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) -> Option<Transition> {
+    pub(super) fn complete(
+        &mut self,
+        ticket: Ticket,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Transition> {
         if ticket.phase != self.number {
             return None;
         }
         match &mut self.phase {
-            Phase::Closed { consecutive, window } => {
+            Phase::Closed {
+                consecutive,
+                window,
+            } => {
                 let failed = match outcome {
                     Outcome::Ignored => return None,
                     Outcome::Success => false,
                     Outcome::Failure => true,
                 };
-                *consecutive = if failed { consecutive.saturating_add(1) } else { 0 };
+                *consecutive = if failed {
+                    consecutive.saturating_add(1)
+                } else {
+                    0
+                };
                 let consecutive = *consecutive;
                 let counted = window.as_mut().map(|window| window.record(failed, now));
                 let cause = self.too_many(consecutive, counted).filter(|_| failed)?;
                 Some(self.open(cause, now))
             }
-            Phase::HalfOpen { under_way, successes } => {
+            Phase::HalfOpen {
+                under_way,
+                successes,
+            } => {
                 *under_way = under_way.saturating_sub(1);
                 match outcome {
                     Outcome::Ignored => None,
@@ -144,7 +179,8 @@ impl Machine {
                     Outcome::Success => {
                         *successes = successes.saturating_add(1);
                         let enough = *successes >= self.policy.successes_to_close;
-                        enough.then(|| self.enter(closed(&self.policy, now), Cause::ProbesSucceeded))
+                        enough
+                            .then(|| self.enter(closed(&self.policy, now), Cause::ProbesSucceeded))
                     }
                 }
             }
@@ -153,27 +189,46 @@ impl Machine {
     }
 
     fn too_many(&self, consecutive: u32, counted: Option<(u32, u32)>) -> Option<Cause> {
-        if self.policy.consecutive_failures.is_some_and(|max| consecutive >= max.max(1)) {
+        if self
+            .policy
+            .consecutive_failures
+            .is_some_and(|max| consecutive >= max.max(1))
+        {
             return Some(Cause::ConsecutiveFailures(consecutive));
         }
         let (rate, (calls, failures)) = self.policy.failure_rate.zip(counted)?;
-        rate.is_reached(calls, failures).then_some(Cause::FailureRate { failures, calls })
+        rate.is_reached(calls, failures)
+            .then_some(Cause::FailureRate { failures, calls })
     }
 
     fn open(&mut self, cause: Cause, now: Instant) -> Transition {
-        self.enter(Phase::Open { until: now + self.policy.open.min(OPEN_MAX) }, cause)
+        self.enter(
+            Phase::Open {
+                until: now + self.policy.open.min(OPEN_MAX),
+            },
+            cause,
+        )
     }
 
     fn enter(&mut self, phase: Phase, cause: Cause) -> Transition {
         let from = self.state();
         self.phase = phase;
         self.number += 1;
-        Transition { from, to: self.state(), cause }
+        Transition {
+            from,
+            to: self.state(),
+            cause,
+        }
     }
 }
 
 fn closed(policy: &CircuitBreakerPolicy, now: Instant) -> Phase {
-    Phase::Closed { consecutive: 0, window: policy.failure_rate.map(|rate| Window::new(rate.window, now)) }
+    Phase::Closed {
+        consecutive: 0,
+        window: policy
+            .failure_rate
+            .map(|rate| Window::new(rate.window, now)),
+    }
 }
 
 // === impl Display ===
@@ -191,8 +246,12 @@ impl fmt::Display for State {
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ConsecutiveFailures(failures) => write!(formatter, "{failures} failures in a row"),
-            Self::FailureRate { failures, calls } => write!(formatter, "{failures} of the last {calls} calls failed"),
+            Self::ConsecutiveFailures(failures) => {
+                write!(formatter, "{failures} failures in a row")
+            }
+            Self::FailureRate { failures, calls } => {
+                write!(formatter, "{failures} of the last {calls} calls failed")
+            }
             Self::OpenElapsed => formatter.write_str("open for long enough: probing"),
             Self::ProbeFailed => formatter.write_str("a probe failed"),
             Self::ProbesSucceeded => formatter.write_str("enough probes succeeded"),

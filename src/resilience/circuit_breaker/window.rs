@@ -26,26 +26,43 @@ struct Step {
 
 impl Window {
     pub(super) fn new(length: Duration, now: Instant) -> Self {
-        Self { began: now, step: (length / STEPS).max(Duration::from_millis(1)), steps: VecDeque::new() }
+        Self {
+            began: now,
+            step: (length / STEPS).max(Duration::from_millis(1)),
+            steps: VecDeque::new(),
+        }
     }
 
     /// Counts a call and gives the calls and failures of the window that ends now.
     pub(super) fn record(&mut self, failed: bool, now: Instant) -> (u32, u32) {
         let number = self.number(now);
-        while self.steps.front().is_some_and(|step| step.number + u64::from(STEPS) <= number) {
+        while self
+            .steps
+            .front()
+            .is_some_and(|step| step.number + u64::from(STEPS) <= number)
+        {
             self.steps.pop_front();
         }
         match self.steps.back_mut() {
             Some(step) if step.number >= number => step.count(failed),
             _ => {
-                let mut step = Step { number, calls: 0, failures: 0 };
+                let mut step = Step {
+                    number,
+                    calls: 0,
+                    failures: 0,
+                };
                 step.count(failed);
                 self.steps.push_back(step);
             }
         }
         self.steps
             .iter()
-            .fold((0, 0), |(calls, failures): (u32, u32), step| (calls.saturating_add(step.calls), failures.saturating_add(step.failures)))
+            .fold((0, 0), |(calls, failures): (u32, u32), step| {
+                (
+                    calls.saturating_add(step.calls),
+                    failures.saturating_add(step.failures),
+                )
+            })
     }
 
     /// Which step of time this is.

@@ -24,7 +24,12 @@ pub struct RetryLayer<C = EveryError, R = Cloned> {
 impl RetryLayer {
     /// Tries every call that fails again, within a budget of its own (see the [module](super)).
     pub fn new(retry: Retry) -> Self {
-        Self { retry, classify: EveryError, repeat: Cloned, budget: Arc::new(TpsBudget::default()) }
+        Self {
+            retry,
+            classify: EveryError,
+            repeat: Cloned,
+            budget: Arc::new(TpsBudget::default()),
+        }
     }
 }
 
@@ -40,7 +45,12 @@ impl<C, R> RetryLayer<C, R> {
     where
         F: Classify<Response, Error>,
     {
-        RetryLayer { retry: self.retry, classify, repeat: self.repeat, budget: self.budget }
+        RetryLayer {
+            retry: self.retry,
+            classify,
+            repeat: self.repeat,
+            budget: self.budget,
+        }
     }
 
     /// Has `repeat` give the next attempt's request, `None` for one that must be sent once. Otherwise requests are cloned.
@@ -48,7 +58,12 @@ impl<C, R> RetryLayer<C, R> {
     where
         F: super::Repeat<Request>,
     {
-        RetryLayer { retry: self.retry, classify: self.classify, repeat, budget: self.budget }
+        RetryLayer {
+            retry: self.retry,
+            classify: self.classify,
+            repeat,
+            budget: self.budget,
+        }
     }
 
     /// Takes its retries from this budget: to share one between the clients of a dependency, or to have another size.
@@ -64,13 +79,21 @@ impl<S, C: Clone, R: Clone> Layer<S> for RetryLayer<C, R> {
     type Service = RetryService<S, C, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let attempts = Attempts::new(self.retry, self.classify.clone(), self.repeat.clone(), self.budget.clone());
+        let attempts = Attempts::new(
+            self.retry,
+            self.classify.clone(),
+            self.repeat.clone(),
+            self.budget.clone(),
+        );
         RetryService::new(attempts, inner)
     }
 }
 
 impl<C, R> fmt::Debug for RetryLayer<C, R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("RetryLayer").field("retry", &self.retry).finish_non_exhaustive()
+        formatter
+            .debug_struct("RetryLayer")
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
     }
 }

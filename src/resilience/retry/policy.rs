@@ -75,13 +75,26 @@ impl Retry {
     /// `waits.end`.
     pub fn exponential(attempts: u32, waits: Range<Duration>) -> Self {
         let longest = waits.end.min(WAIT_MAX);
-        Self { attempts: attempts.max(1), first: waits.start.min(longest), longest, jitter: 0.5, within: None }
+        Self {
+            attempts: attempts.max(1),
+            first: waits.start.min(longest),
+            longest,
+            jitter: 0.5,
+            within: None,
+        }
     }
 
     /// Which part of a wait is random, from 0 (none; for tests) to 1 (all of it: "full jitter"). Default 0.5.
     #[must_use]
     pub fn jitter(self, part: f64) -> Self {
-        Self { jitter: if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) }, ..self }
+        Self {
+            jitter: if part.is_nan() {
+                0.0
+            } else {
+                part.clamp(0.0, 1.0)
+            },
+            ..self
+        }
     }
 
     /// Begins no wait that would end later than `limit` after the call began. It does not interrupt an attempt: a
@@ -89,7 +102,10 @@ impl Retry {
     #[must_use]
     #[doc(alias = "deadline")]
     pub fn within(self, limit: Duration) -> Self {
-        Self { within: Some(limit), ..self }
+        Self {
+            within: Some(limit),
+            ..self
+        }
     }
 
     /// How many attempts a call has.
@@ -103,17 +119,31 @@ impl Retry {
     }
 
     /// What follows the attempt number `made`, of which `class` is known. `left` is the time to the deadline, `random` in `0..1`.
-    pub(super) fn next(&self, made: u32, class: Class, left: Option<Duration>, random: f64) -> Next {
+    pub(super) fn next(
+        &self,
+        made: u32,
+        class: Class,
+        left: Option<Duration>,
+        random: f64,
+    ) -> Next {
         let wait = match class {
             Class::Success => return Next::Done,
             Class::Permanent => return Next::GiveUp(Why::Permanent),
             Class::Rejected => return Next::GiveUp(Why::Rejected),
             _ if made >= self.attempts => return Next::GiveUp(Why::Attempts),
             Class::Transient => self.backoff(made, random),
-            Class::RateLimited { retry_after } if retry_after > self.longest => return Next::GiveUp(Why::RateLimit),
-            Class::RateLimited { retry_after } => retry_after.max(self.backoff(made, random)) + self.spread(made, random),
+            Class::RateLimited { retry_after } if retry_after > self.longest => {
+                return Next::GiveUp(Why::RateLimit);
+            }
+            Class::RateLimited { retry_after } => {
+                retry_after.max(self.backoff(made, random)) + self.spread(made, random)
+            }
         };
-        if left.is_some_and(|left| wait > left) { Next::GiveUp(Why::Deadline) } else { Next::Again(wait) }
+        if left.is_some_and(|left| wait > left) {
+            Next::GiveUp(Why::Deadline)
+        } else {
+            Next::Again(wait)
+        }
     }
 
     /// The wait after the attempt number `made`, jitter included.
@@ -124,7 +154,8 @@ impl Retry {
 
     /// What is added to a wait that many were told alike.
     fn spread(&self, made: u32, random: f64) -> Duration {
-        self.full(made).mul_f64(self.jitter * random.clamp(0.0, 1.0) / 2.0)
+        self.full(made)
+            .mul_f64(self.jitter * random.clamp(0.0, 1.0) / 2.0)
     }
 
     fn full(&self, made: u32) -> Duration {
@@ -142,15 +173,30 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn class() -> impl Strategy<Value = Class> {
-        let limited = (0u64..20_000).prop_map(|millis| Class::RateLimited { retry_after: Duration::from_millis(millis) });
-        prop_oneof![Just(Class::Success), Just(Class::Transient), Just(Class::Permanent), Just(Class::Rejected), limited]
+        let limited = (0u64..20_000).prop_map(|millis| Class::RateLimited {
+            retry_after: Duration::from_millis(millis),
+        });
+        prop_oneof![
+            Just(Class::Success),
+            Just(Class::Transient),
+            Just(Class::Permanent),
+            Just(Class::Rejected),
+            limited
+        ]
     }
 
     #[test]
     fn by_default_there_are_three_attempts_with_waits_that_double_from_one_second_to_ten() {
         let retry = Retry::default().jitter(0.0);
         let next = |made| retry.next(made, Class::Transient, None, 0.9);
-        assert_eq!((next(1), next(2), next(3)), (Next::Again(SECOND), Next::Again(2 * SECOND), Next::GiveUp(Why::Attempts)));
+        assert_eq!(
+            (next(1), next(2), next(3)),
+            (
+                Next::Again(SECOND),
+                Next::Again(2 * SECOND),
+                Next::GiveUp(Why::Attempts)
+            )
+        );
         let patient = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0);
         let waits: Vec<_> = (1..8).map(|made| patient.full(made).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10, 10]);
@@ -159,7 +205,9 @@ mod tests {
     #[test]
     fn what_is_done_follows_from_the_class() {
         let retry = Retry::default();
-        let limited = |seconds| Class::RateLimited { retry_after: seconds * SECOND };
+        let limited = |seconds| Class::RateLimited {
+            retry_after: seconds * SECOND,
+        };
         let next = |class| retry.next(1, class, None, 0.0);
         assert_eq!(next(Class::Success), Next::Done);
         assert_eq!(next(Class::Permanent), Next::GiveUp(Why::Permanent));
@@ -173,7 +221,10 @@ mod tests {
         let retry = Retry::exponential(0, Duration::MAX..Duration::MAX);
         assert_eq!((retry.attempts(), retry.full(u32::MAX)), (1, WAIT_MAX));
         let reversed = Retry::exponential(u32::MAX, 5 * SECOND..SECOND).jitter(f64::NAN);
-        assert_eq!(reversed.next(9, Class::Transient, None, f64::INFINITY), Next::Again(SECOND));
+        assert_eq!(
+            reversed.next(9, Class::Transient, None, f64::INFINITY),
+            Next::Again(SECOND)
+        );
     }
 
     proptest! {

@@ -46,13 +46,30 @@ pub struct Attempts<C, R> {
 }
 
 impl<C, R> Attempts<C, R> {
-    pub(super) fn new(retry: Retry, classify: C, repeat: R, budget: Arc<dyn Budget + Send + Sync>) -> Self {
-        Self { retry, classify, repeat, budget, made: 0, deadline: None }
+    pub(super) fn new(
+        retry: Retry,
+        classify: C,
+        repeat: R,
+        budget: Arc<dyn Budget + Send + Sync>,
+    ) -> Self {
+        Self {
+            retry,
+            classify,
+            repeat,
+            budget,
+            made: 0,
+            deadline: None,
+        }
     }
 
     fn next(&self, class: Class) -> Next {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match self.retry.next(self.made, class, left, HasherRng::new().next_f64()) {
+        let left = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match self
+            .retry
+            .next(self.made, class, left, HasherRng::new().next_f64())
+        {
             Next::Done => {
                 self.budget.deposit();
                 Next::Done
@@ -73,7 +90,11 @@ where
 {
     type Future = Sleep;
 
-    fn retry(&mut self, _request: &mut Request, outcome: &mut Result<Response, Error>) -> Option<Sleep> {
+    fn retry(
+        &mut self,
+        _request: &mut Request,
+        outcome: &mut Result<Response, Error>,
+    ) -> Option<Sleep> {
         self.made += 1;
         match self.next(class_of(&self.classify, outcome)) {
             Next::Done => None,
@@ -90,8 +111,14 @@ where
 
     fn clone_request(&mut self, request: &Request) -> Option<Request> {
         if self.made == 0 {
-            let limit = self.retry.limit().and_then(|limit| Instant::now().checked_add(limit));
-            self.deadline = [limit, self.repeat.deadline(request)].into_iter().flatten().min();
+            let limit = self
+                .retry
+                .limit()
+                .and_then(|limit| Instant::now().checked_add(limit));
+            self.deadline = [limit, self.repeat.deadline(request)]
+                .into_iter()
+                .flatten()
+                .min();
         }
         self.repeat.repeat(request)
     }
@@ -116,7 +143,11 @@ where
 
 impl<C, R> fmt::Debug for Attempts<C, R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Attempts").field("retry", &self.retry).field("made", &self.made).finish_non_exhaustive()
+        formatter
+            .debug_struct("Attempts")
+            .field("retry", &self.retry)
+            .field("made", &self.made)
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,11 +165,19 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Fails the first `failures` calls; answers with the number of the call.
-    fn flaky(failures: u32) -> impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone {
+    fn flaky(
+        failures: u32,
+    ) -> impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone {
         let calls = Arc::new(AtomicU32::new(0));
         service_fn(move |_: u32| {
             let call = calls.fetch_add(1, Ordering::Relaxed);
-            async move { if call < failures { Err("busy") } else { Ok(call + 1) } }
+            async move {
+                if call < failures {
+                    Err("busy")
+                } else {
+                    Ok(call + 1)
+                }
+            }
         })
     }
 
@@ -154,7 +193,10 @@ mod tests {
     async fn each_call_of_a_service_has_all_its_attempts() {
         let mut retried = RetryLayer::default().layer(flaky(6));
         for _ in 0..2 {
-            assert_eq!(retried.ready().await.expect("it is").call(0).await, Err("busy"));
+            assert_eq!(
+                retried.ready().await.expect("it is").call(0).await,
+                Err("busy")
+            );
         }
         assert_eq!(retried.ready().await.expect("it is").call(0).await, Ok(7));
     }
@@ -162,9 +204,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_wait_begins_that_would_end_after_the_deadline() {
         let began = Instant::now();
-        let retry = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0).within(4 * SECOND);
-        assert_eq!(RetryLayer::new(retry).layer(flaky(9)).oneshot(0).await, Err("busy"));
-        assert_eq!(began.elapsed().as_secs(), 3, "1 s, 2 s, and not another 4 s");
+        let retry = Retry::exponential(10, SECOND..10 * SECOND)
+            .jitter(0.0)
+            .within(4 * SECOND);
+        assert_eq!(
+            RetryLayer::new(retry).layer(flaky(9)).oneshot(0).await,
+            Err("busy")
+        );
+        assert_eq!(
+            began.elapsed().as_secs(),
+            3,
+            "1 s, 2 s, and not another 4 s"
+        );
     }
 
     #[derive(Clone)]
@@ -183,8 +234,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_requests_own_deadline_is_kept_too() {
         let began = Instant::now();
-        let retry = Retry::exponential(10, SECOND..10 * SECOND).jitter(0.0).within(60 * SECOND);
-        let retried = RetryLayer::new(retry).repeat(Hurried(began + 2 * SECOND)).layer(flaky(9));
+        let retry = Retry::exponential(10, SECOND..10 * SECOND)
+            .jitter(0.0)
+            .within(60 * SECOND);
+        let retried = RetryLayer::new(retry)
+            .repeat(Hurried(began + 2 * SECOND))
+            .layer(flaky(9));
         assert_eq!(retried.oneshot(0).await, Err("busy"));
         assert_eq!(began.elapsed().as_secs(), 1);
     }
@@ -193,7 +248,10 @@ mod tests {
     async fn a_request_that_must_be_sent_once_is_sent_once() {
         let only_even = |request: &u32| request.is_multiple_of(2).then_some(*request);
         let mut retried = RetryLayer::default().repeat(only_even).layer(flaky(2));
-        assert_eq!(retried.ready().await.expect("it is").call(1).await, Err("busy"));
+        assert_eq!(
+            retried.ready().await.expect("it is").call(1).await,
+            Err("busy")
+        );
         assert_eq!(retried.ready().await.expect("it is").call(2).await, Ok(3));
     }
 
@@ -201,7 +259,10 @@ mod tests {
     async fn an_outage_gets_no_more_retries_than_the_budget_and_success_fills_it_again() {
         let budget = Arc::new(TpsBudget::new(10 * SECOND, 1, 0.5));
         let calls = Arc::new(AtomicU32::new(0));
-        let (counted, retry) = (calls.clone(), Retry::exponential(5, Duration::from_millis(1)..Duration::from_millis(2)));
+        let (counted, retry) = (
+            calls.clone(),
+            Retry::exponential(5, Duration::from_millis(1)..Duration::from_millis(2)),
+        );
         let down = service_fn(move |up: bool| {
             counted.fetch_add(1, Ordering::Relaxed);
             async move { if up { Ok(()) } else { Err("down") } }
@@ -211,11 +272,24 @@ mod tests {
             let _ = retried.ready().await.expect("it is").call(false).await;
         }
         let made = calls.swap(0, Ordering::Relaxed);
-        assert_eq!(made, 110, "a hundred calls and the ten retries of the reserve");
+        assert_eq!(
+            made, 110,
+            "a hundred calls and the ten retries of the reserve"
+        );
         for _ in 0..4 {
-            retried.ready().await.expect("it is").call(true).await.expect("it is up");
+            retried
+                .ready()
+                .await
+                .expect("it is")
+                .call(true)
+                .await
+                .expect("it is up");
         }
         let _ = retried.ready().await.expect("it is").call(false).await;
-        assert_eq!(calls.load(Ordering::Relaxed), 4 + 1 + 2, "four successes pay for two retries");
+        assert_eq!(
+            calls.load(Ordering::Relaxed),
+            4 + 1 + 2,
+            "four successes pay for two retries"
+        );
     }
 }

@@ -8,7 +8,9 @@ use super::*;
 
 const OK: [&str; 6] = ["ok0", "ok1", "ok2", "ok3", "ok4", "ok5"];
 const NO: [&str; 6] = ["no0", "no1", "no2", "no3", "no4", "no5"];
-const UNDONE: [&str; 6] = ["undone0", "undone1", "undone2", "undone3", "undone4", "undone5"];
+const UNDONE: [&str; 6] = [
+    "undone0", "undone1", "undone2", "undone3", "undone4", "undone5",
+];
 const NOT_UNDONE: [&str; 6] = ["kept0", "kept1", "kept2", "kept3", "kept4", "kept5"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,10 @@ fn step(at: usize, undo: Undo, attempts: u32, pivot: bool) -> StepShape {
             Undo::Asked => ActionShape::Remote(vec![UNDONE[at], NOT_UNDONE[at]]),
         },
         timeout: Some(Duration::from_secs(10)),
-        retry: Some(Retry::exponential(attempts, Duration::from_secs(1)..Duration::from_secs(8))),
+        retry: Some(Retry::exponential(
+            attempts,
+            Duration::from_secs(1)..Duration::from_secs(8),
+        )),
         pivot,
         retired: false,
     }
@@ -52,7 +57,12 @@ struct Run<'s> {
 
 impl<'s> Run<'s> {
     fn start(shape: &'s Shape) -> Self {
-        let mut run = Self { shape, progress: shape.plan(), now: at(0), sent: Vec::new() };
+        let mut run = Self {
+            shape,
+            progress: shape.plan(),
+            now: at(0),
+            sent: Vec::new(),
+        };
         run.feed(Input::Start);
         run
     }
@@ -62,11 +72,15 @@ impl<'s> Run<'s> {
         loop {
             next = match next {
                 Next::Wait | Next::Ended => return,
-                Next::Call { .. } => self.shape.next(&mut self.progress, Input::Called(Ok(())), self.now),
+                Next::Call { .. } => {
+                    self.shape
+                        .next(&mut self.progress, Input::Called(Ok(())), self.now)
+                }
                 Next::Send { step, back } => {
                     let id = Uuid::from_u128(self.sent.len() as u128 + 1);
                     self.sent.push((id, step.parse().expect("a number"), back));
-                    self.shape.next(&mut self.progress, Input::Sent(id), self.now)
+                    self.shape
+                        .next(&mut self.progress, Input::Sent(id), self.now)
                 }
             };
         }
@@ -84,7 +98,9 @@ impl<'s> Run<'s> {
 
     /// Time passes until something is due; false if nothing is.
     fn wait(&mut self) -> bool {
-        let Some(due) = self.shape.due_at(&self.progress, self.now) else { return false };
+        let Some(due) = self.shape.due_at(&self.progress, self.now) else {
+            return false;
+        };
         self.now = self.now.max(due);
         self.feed(Input::Due);
         true
@@ -109,7 +125,9 @@ impl Services {
 
     /// A service handles its next command, and agrees or refuses; a refusal has no effect.
     fn handle(&mut self, step: usize, agrees: bool, undo: Undo) -> bool {
-        let Some((id, back)) = self.on_the_way[step].pop_front() else { return false };
+        let Some((id, back)) = self.on_the_way[step].pop_front() else {
+            return false;
+        };
         if agrees || (back && undo == Undo::Told) {
             self.applied[step] = !back;
         }
@@ -264,7 +282,10 @@ proptest! {
 }
 
 fn shape(steps: Vec<StepShape>) -> Shape {
-    Shape { steps, within: None }
+    Shape {
+        steps,
+        within: None,
+    }
 }
 
 #[test]
@@ -276,9 +297,14 @@ fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
     // No answer in time: sent again. Both are answered.
     run.wait();
     run.wait();
-    let [(first, ..), (second, ..)] = run.sent[..] else { panic!("sent twice") };
+    let [(first, ..), (second, ..)] = run.sent[..] else {
+        panic!("sent twice")
+    };
     assert!(run.reply(OK[0], Some(first)));
-    assert!(!run.reply(OK[0], Some(second)), "it answers the step before");
+    assert!(
+        !run.reply(OK[0], Some(second)),
+        "it answers the step before"
+    );
     let (third, ..) = run.sent[2];
     assert!(run.reply(OK[0], Some(third)));
     assert_eq!(run.progress.status, SagaStatus::Completed);
@@ -286,38 +312,71 @@ fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
 
 #[test]
 fn a_step_that_does_not_answer_is_undone_too_and_one_that_refuses_is_not() {
-    let shape = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Told, 1, false),
+    ]);
     let mut silent = Run::start(&shape);
     silent.reply(OK[0], None);
     silent.wait();
-    assert_eq!((silent.progress.status, silent.progress.undone), (SagaStatus::Compensated, vec!["1".to_owned(), "0".to_owned()]));
+    assert_eq!(
+        (silent.progress.status, silent.progress.undone),
+        (
+            SagaStatus::Compensated,
+            vec!["1".to_owned(), "0".to_owned()]
+        )
+    );
     let mut refused = Run::start(&shape);
     refused.reply(OK[0], None);
     refused.reply(NO[1], None);
-    assert_eq!((refused.progress.status, refused.progress.undone), (SagaStatus::Compensated, vec!["0".to_owned()]));
+    assert_eq!(
+        (refused.progress.status, refused.progress.undone),
+        (SagaStatus::Compensated, vec!["0".to_owned()])
+    );
 }
 
 #[test]
 fn behind_the_pivot_a_refusal_is_tried_again_and_then_failed_and_a_person_can_let_it_go_on() {
-    let shape = shape(vec![step(0, Undo::Told, 1, true), step(1, Undo::Told, 2, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 1, true),
+        step(1, Undo::Told, 2, false),
+    ]);
     let mut run = Run::start(&shape);
     run.reply(OK[0], None);
     run.reply(NO[1], None);
-    assert_eq!(run.progress.status, SagaStatus::Running, "it has another attempt");
+    assert_eq!(
+        run.progress.status,
+        SagaStatus::Running,
+        "it has another attempt"
+    );
     run.wait();
     run.reply(NO[1], None);
     assert_eq!(run.progress.status, SagaStatus::Failed);
-    assert_eq!(run.progress.failure.as_ref().map(|failure| &*failure.step), Some("1"));
+    assert_eq!(
+        run.progress.failure.as_ref().map(|failure| &*failure.step),
+        Some("1")
+    );
     run.feed(Input::Abort);
-    assert_eq!(run.progress.status, SagaStatus::Failed, "nothing behind the pivot is undone");
+    assert_eq!(
+        run.progress.status,
+        SagaStatus::Failed,
+        "nothing behind the pivot is undone"
+    );
     run.feed(Input::Retry);
     run.reply(OK[1], None);
-    assert_eq!((run.progress.status, run.progress.failure), (SagaStatus::Completed, None));
+    assert_eq!(
+        (run.progress.status, run.progress.failure),
+        (SagaStatus::Completed, None)
+    );
 }
 
 #[test]
 fn a_failed_compensation_is_recorded_the_others_run_and_a_person_can_have_it_tried_again() {
-    let shape = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Asked, 2, false), step(2, Undo::None, 1, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Asked, 2, false),
+        step(2, Undo::None, 1, false),
+    ]);
     let mut run = Run::start(&shape);
     run.reply(OK[0], None);
     run.reply(OK[1], None);
@@ -325,23 +384,34 @@ fn a_failed_compensation_is_recorded_the_others_run_and_a_person_can_have_it_tri
     run.reply(NOT_UNDONE[1], None);
     run.wait();
     run.reply(NOT_UNDONE[1], None);
-    assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Failed, &["0".to_owned()][..]));
+    assert_eq!(
+        (run.progress.status, &run.progress.undone[..]),
+        (SagaStatus::Failed, &["0".to_owned()][..])
+    );
     assert_eq!(run.progress.failed_compensations.len(), 1);
     run.feed(Input::Retry);
     run.reply(UNDONE[1], None);
-    assert_eq!((run.progress.status, run.progress.failed_compensations.len()), (SagaStatus::Compensated, 0));
+    assert_eq!(
+        (run.progress.status, run.progress.failed_compensations.len()),
+        (SagaStatus::Compensated, 0)
+    );
 }
 
 #[test]
 fn the_whole_sagas_time_ends_before_the_pivot_only() {
-    let timed =
-        |pivot| Shape { steps: vec![step(0, Undo::Told, 1, pivot), step(1, Undo::Told, 9, false)], within: Some(Duration::from_secs(15)) };
+    let timed = |pivot| Shape {
+        steps: vec![step(0, Undo::Told, 1, pivot), step(1, Undo::Told, 9, false)],
+        within: Some(Duration::from_secs(15)),
+    };
     let (before, behind) = (timed(false), timed(true));
     let mut run = Run::start(&before);
     run.reply(OK[0], None);
     run.now = at(15);
     run.feed(Input::Due);
-    assert_eq!((run.progress.status, run.progress.undone.len()), (SagaStatus::Compensated, 2));
+    assert_eq!(
+        (run.progress.status, run.progress.undone.len()),
+        (SagaStatus::Compensated, 2)
+    );
     let mut run = Run::start(&behind);
     run.reply(OK[0], None);
     run.now = at(15);
@@ -351,22 +421,43 @@ fn the_whole_sagas_time_ends_before_the_pivot_only() {
 
 #[test]
 fn a_run_goes_on_with_the_steps_that_it_began_with_whatever_the_code_has_now() {
-    let old = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false), step(2, Undo::None, 1, false)]);
+    let old = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Told, 1, false),
+        step(2, Undo::None, 1, false),
+    ]);
     // 1 is retired, 2 is gone, 3 is new and first.
-    let retired = StepShape { retired: true, ..step(1, Undo::Told, 1, false) };
-    let new = shape(vec![step(3, Undo::None, 1, false), step(0, Undo::Told, 1, false), retired]);
+    let retired = StepShape {
+        retired: true,
+        ..step(1, Undo::Told, 1, false)
+    };
+    let new = shape(vec![
+        step(3, Undo::None, 1, false),
+        step(0, Undo::Told, 1, false),
+        retired,
+    ]);
     let mut run = Run::start(&old);
     run.shape = &new;
     run.reply(OK[0], None);
-    assert_eq!(run.progress.current.as_ref().map(|current| &*current.step), Some("1"), "as it was planned");
+    assert_eq!(
+        run.progress.current.as_ref().map(|current| &*current.step),
+        Some("1"),
+        "as it was planned"
+    );
     run.reply(OK[1], None);
-    assert_eq!((run.progress.status, &run.progress.done[..]), (SagaStatus::Completed, &["0".to_owned(), "1".to_owned()][..]));
+    assert_eq!(
+        (run.progress.status, &run.progress.done[..]),
+        (SagaStatus::Completed, &["0".to_owned(), "1".to_owned()][..])
+    );
     assert_eq!(new.plan().ahead, ["3", "0"]);
 }
 
 #[test]
 fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
-    let old = shape(vec![step(0, Undo::Told, 1, false), step(1, Undo::Told, 1, false)]);
+    let old = shape(vec![
+        step(0, Undo::Told, 1, false),
+        step(1, Undo::Told, 1, false),
+    ]);
     let new = shape(vec![step(1, Undo::Told, 1, false)]);
     let mut run = Run::start(&old);
     run.reply(OK[0], None);
@@ -380,40 +471,69 @@ fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
     assert_eq!(run.progress.status, SagaStatus::Compensating);
     run.shape = &old;
     run.wait();
-    assert_eq!((run.progress.status, &run.progress.undone[..]), (SagaStatus::Compensated, &["0".to_owned()][..]));
+    assert_eq!(
+        (run.progress.status, &run.progress.undone[..]),
+        (SagaStatus::Compensated, &["0".to_owned()][..])
+    );
 }
 
 #[test]
 fn a_run_at_an_unknown_step_is_left_alone_though_its_time_is_over_and_nothing_is_given_up() {
     let within = Some(Duration::from_secs(15));
-    let old = Shape { steps: vec![step(0, Undo::Told, 1, false)], within };
-    let new = Shape { steps: vec![step(1, Undo::Told, 1, false)], within };
+    let old = Shape {
+        steps: vec![step(0, Undo::Told, 1, false)],
+        within,
+    };
+    let new = Shape {
+        steps: vec![step(1, Undo::Told, 1, false)],
+        within,
+    };
     let mut run = Run::start(&old);
     run.shape = &new;
     for _ in 0..5 {
         let before = run.now;
         assert!(run.wait());
         assert!(run.now > before, "it is not looked at again at once");
-        assert_eq!((run.progress.status, run.progress.failure.is_none()), (SagaStatus::Running, true));
+        assert_eq!(
+            (run.progress.status, run.progress.failure.is_none()),
+            (SagaStatus::Running, true)
+        );
     }
     run.shape = &old;
     run.wait();
-    assert_eq!(run.progress.status, SagaStatus::Compensated, "code that knows it finds its time over");
+    assert_eq!(
+        run.progress.status,
+        SagaStatus::Compensated,
+        "code that knows it finds its time over"
+    );
 }
 
 #[test]
 fn what_happens_is_told_once_with_the_time_it_took() {
-    let shape = shape(vec![step(0, Undo::Told, 2, false), step(1, Undo::Asked, 1, false)]);
+    let shape = shape(vec![
+        step(0, Undo::Told, 2, false),
+        step(1, Undo::Asked, 1, false),
+    ]);
     let mut run = Run::start(&shape);
     run.wait();
     run.wait();
     run.reply(OK[0], None);
     run.reply(NO[1], None);
-    let done = |back, seconds| Happened::Done { step: "0".into(), back, took: TimeDelta::seconds(seconds) };
+    let done = |back, seconds| Happened::Done {
+        step: "0".into(),
+        back,
+        took: TimeDelta::seconds(seconds),
+    };
     let expected = [
         Happened::Begun,
-        Happened::TimedOut { step: "0".into(), back: false },
-        Happened::Retried { step: "0".into(), back: false },
+        Happened::TimedOut {
+            step: "0".into(),
+            back: false,
+        },
+        Happened::Retried {
+            step: "0".into(),
+            back: false,
+        },
         // Ten seconds without an answer, and one until the second attempt.
         done(false, 11),
         done(true, 0),
@@ -424,10 +544,21 @@ fn what_happens_is_told_once_with_the_time_it_took() {
 
 #[test]
 fn progress_that_was_stored_before_it_knew_its_cause_can_be_read() {
-    let mut stored = serde_json::to_value(Run::start(&shape(vec![step(0, Undo::Told, 1, false)])).progress).expect("JSON");
+    let mut stored =
+        serde_json::to_value(Run::start(&shape(vec![step(0, Undo::Told, 1, false)])).progress)
+            .expect("JSON");
     let fields = stored.as_object_mut().expect("an object");
     assert!(fields.remove("cause").is_some() && !fields.contains_key("happened"));
-    assert!(fields["current"].as_object_mut().expect("an object").remove("began").is_some());
+    assert!(
+        fields["current"]
+            .as_object_mut()
+            .expect("an object")
+            .remove("began")
+            .is_some()
+    );
     let read: Progress = serde_json::from_value(stored).expect("still readable");
-    assert_eq!((read.cause, read.current.and_then(|current| current.began)), (Cause::default(), None));
+    assert_eq!(
+        (read.cause, read.current.and_then(|current| current.began)),
+        (Cause::default(), None)
+    );
 }

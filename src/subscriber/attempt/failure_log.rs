@@ -31,7 +31,10 @@ struct Budget {
 impl Budget {
     /// The number of lines that were left out before this one, or `None` if this one is left out too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) >= WINDOW) {
+        if self
+            .since
+            .is_none_or(|since| now.duration_since(since) >= WINDOW)
+        {
             (self.since, self.written) = (Some(now), 0);
         }
         if self.written == LINES_MAX {
@@ -47,24 +50,63 @@ impl Runner {
     /// Reports the first failed attempt at an event. Later ones are logged at debug until the event is parked or escalated.
     pub(crate) fn report_attempt(&self, message: &Message, attempts: u32, error: &HandlerError) {
         if attempts.saturating_add(message.attempts_before()) == 1 {
-            self.warn(&self.failures.first, message, 1, error, "an event failed at its first attempt and is tried again as configured");
+            self.warn(
+                &self.failures.first,
+                message,
+                1,
+                error,
+                "an event failed at its first attempt and is tried again as configured",
+            );
         } else {
-            tracing::debug!(subscriber = self.name, attempts, error = error.chain(), "an attempt failed");
+            tracing::debug!(
+                subscriber = self.name,
+                attempts,
+                error = error.chain(),
+                "an attempt failed"
+            );
         }
     }
 
     /// Reports an event whose attempts are used up, and the place where it waits.
-    pub(crate) fn report_used_up(&self, message: &Message, attempts: u32, error: &HandlerError, what: &'static str) {
-        self.warn(&self.failures.used_up, message, attempts.saturating_add(message.attempts_before()), error, what);
+    pub(crate) fn report_used_up(
+        &self,
+        message: &Message,
+        attempts: u32,
+        error: &HandlerError,
+        what: &'static str,
+    ) {
+        self.warn(
+            &self.failures.used_up,
+            message,
+            attempts.saturating_add(message.attempts_before()),
+            error,
+            what,
+        );
     }
 
     /// Reports a batch that failed as a whole by its first event.
     pub(crate) fn report_batch(&self, first: &Message, error: &HandlerError) {
-        self.warn(&self.failures.first, first, 1, error, "a batch failed; its events are handled one by one");
+        self.warn(
+            &self.failures.first,
+            first,
+            1,
+            error,
+            "a batch failed; its events are handled one by one",
+        );
     }
 
-    fn warn(&self, budget: &Mutex<Budget>, message: &Message, attempts: u32, error: &HandlerError, what: &'static str) {
-        let admitted = budget.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+    fn warn(
+        &self,
+        budget: &Mutex<Budget>,
+        message: &Message,
+        attempts: u32,
+        error: &HandlerError,
+        what: &'static str,
+    ) {
+        let admitted = budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit(Instant::now());
         let Some(left_out) = admitted else { return };
         let record = message.as_it_came();
         tracing::warn!(

@@ -13,7 +13,10 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn open() -> Self {
-        Self { state: watch::Sender::new(true), open: AtomicBool::new(true) }
+        Self {
+            state: watch::Sender::new(true),
+            open: AtomicBool::new(true),
+        }
     }
 
     /// Something is down.

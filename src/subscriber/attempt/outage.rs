@@ -27,7 +27,8 @@ impl<'r> Outage<'r> {
     /// It is down; how long until it is tried again.
     pub(crate) fn goes_on(&mut self, error: &HandlerError) -> Duration {
         self.tries += 1;
-        self.runner.shut(SubscriberState::PausedByOutage, &error.chain());
+        self.runner
+            .shut(SubscriberState::PausedByOutage, &error.chain());
         Retry::exponential(u32::MAX, PAUSES).pause(self.tries, chance())
     }
 

@@ -18,8 +18,17 @@ pub(crate) struct Turn<'r> {
 }
 
 impl<'r> Turn<'r> {
-    pub(crate) fn new(runner: &'r Runner, permit: OwnedSemaphorePermit, drain: &'r CancellationToken) -> Self {
-        Self { permits: &runner.permits, permit: Some(permit), drain, clock: runner.clock.clone() }
+    pub(crate) fn new(
+        runner: &'r Runner,
+        permit: OwnedSemaphorePermit,
+        drain: &'r CancellationToken,
+    ) -> Self {
+        Self {
+            permits: &runner.permits,
+            permit: Some(permit),
+            drain,
+            clock: runner.clock.clone(),
+        }
     }
 
     /// Lets others run until the next pause is over.

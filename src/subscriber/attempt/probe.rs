@@ -13,21 +13,38 @@ use crate::{
 impl Runner {
     /// Whether an event that is to be given up is one too many.
     pub(crate) fn trips(&self) -> bool {
-        let Some(switch) = &self.options.kill_switch else { return false };
+        let Some(switch) = &self.options.kill_switch else {
+            return false;
+        };
         self.tallying.store(true, Ordering::Relaxed);
         let now = self.clock.instant();
-        let trips = self.tally.lock().unwrap_or_else(PoisonError::into_inner).given_up(now, switch);
+        let trips = self
+            .tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .given_up(now, switch);
         if trips {
             self.tripped.store(true, Ordering::Release);
-            self.shut(SubscriberState::PausedByKillSwitch, "too many events fail: the kill switch has tripped, and one at a time is tried");
+            self.shut(
+                SubscriberState::PausedByKillSwitch,
+                "too many events fail: the kill switch has tripped, and one at a time is tried",
+            );
         }
         trips || self.tripped.load(Ordering::Acquire)
     }
 
     /// Tries one event at a time until one is handled. `None` when the switch is closed again and this event shall be tried as usual.
-    pub(crate) async fn probe(&self, message: &Arc<Message>, turn: &mut Turn<'_>) -> Option<Settled> {
+    pub(crate) async fn probe(
+        &self,
+        message: &Arc<Message>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Settled> {
         let _probing = Probing::new(self);
-        let pause = self.options.kill_switch.as_ref().map_or(Duration::ZERO, |switch| switch.pause);
+        let pause = self
+            .options
+            .kill_switch
+            .as_ref()
+            .map_or(Duration::ZERO, |switch| switch.pause);
         loop {
             turn.give_back();
             let _alone = tokio::select! {
@@ -60,7 +77,10 @@ impl Runner {
     }
 
     fn works_again(&self) {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).reset();
+        self.tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reset();
         self.tallying.store(false, Ordering::Relaxed);
         self.tripped.store(false, Ordering::Release);
         self.reopen();
@@ -84,7 +104,9 @@ impl<'r> Probing<'r> {
 
 impl Drop for Probing<'_> {
     fn drop(&mut self) {
-        if self.0.probing.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.tripped.swap(false, Ordering::AcqRel) {
+        if self.0.probing.fetch_sub(1, Ordering::AcqRel) == 1
+            && self.0.tripped.swap(false, Ordering::AcqRel)
+        {
             self.0.reopen();
         }
     }

@@ -31,7 +31,9 @@ mod tests {
     #[test]
     fn each_wait_that_takes_long_is_reported_once() {
         let (mut awaiting, begin) = (Awaiting::default(), Instant::now());
-        let mut report = |seconds, has_partitions| awaiting.is_to_report(has_partitions, begin + Duration::from_secs(seconds));
+        let mut report = |seconds, has_partitions| {
+            awaiting.is_to_report(has_partitions, begin + Duration::from_secs(seconds))
+        };
         assert!(!report(0, false));
         assert!(report(4, false));
         assert!(!report(60, false));

@@ -20,7 +20,9 @@ use super::{
     work_item::Site,
 };
 use crate::{
-    kafka::{Change, Committed, Feed, Gap, Known, Member, MemberError, Membership, Partition, Settings},
+    kafka::{
+        Change, Committed, Feed, Gap, Known, Member, MemberError, Membership, Partition, Settings,
+    },
     subscriber::{
         PartitionStatistics,
         attempt::Runner,
@@ -122,8 +124,16 @@ impl Owner {
                 return Ok(());
             }
             // A partition that nobody handles would look like one without events.
-            if let Some((partition, _)) = self.partitions.iter().find(|(_, owned)| owned.task.is_finished()) {
-                break Err(format!("the task of partition {} of topic {} panicked", partition.number, partition.topic).into());
+            if let Some((partition, _)) = self
+                .partitions
+                .iter()
+                .find(|(_, owned)| owned.task.is_finished())
+            {
+                break Err(format!(
+                    "the task of partition {} of topic {} panicked",
+                    partition.number, partition.topic
+                )
+                .into());
             }
             self.report_wait();
             if Instant::now() >= next_commit {
@@ -141,7 +151,10 @@ impl Owner {
     }
 
     fn report_wait(&mut self) {
-        if self.awaiting.is_to_report(!self.partitions.is_empty(), Instant::now()) {
+        if self
+            .awaiting
+            .is_to_report(!self.partitions.is_empty(), Instant::now())
+        {
             tracing::info!(
                 subscriber = self.seat.runner.name,
                 "no partition is assigned yet: the group waits for its other members, or for the session time-out of one that failed"
@@ -158,7 +171,11 @@ impl Owner {
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(subscriber = self.seat.runner.name, error, "where the group begins is not known yet");
+                    tracing::warn!(
+                        subscriber = self.seat.runner.name,
+                        error,
+                        "where the group begins is not known yet"
+                    );
                     std::thread::sleep(START_PAUSE);
                 }
             }
@@ -175,7 +192,11 @@ impl Owner {
                     self.drain(&partitions, lost);
                     self.tell();
                     if let Err(error) = self.member.give_up(&partitions) {
-                        tracing::warn!(subscriber = self.seat.runner.name, error, "partitions cannot be given up");
+                        tracing::warn!(
+                            subscriber = self.seat.runner.name,
+                            error,
+                            "partitions cannot be given up"
+                        );
                     }
                 }
                 Change::OutOfRange { partition, next } => {
@@ -193,17 +214,26 @@ impl Owner {
     fn take(&mut self, partitions: &[Partition]) -> Result<(), String> {
         let known = self.member.committed(partitions).unwrap_or_else(|error| {
             // librdkafka asks again by itself; what was finished beyond the gap is not known then, and handled again.
-            tracing::warn!(subscriber = self.seat.runner.name, error, "what is committed is not known; finished events may come again");
+            tracing::warn!(
+                subscriber = self.seat.runner.name,
+                error,
+                "what is committed is not known; finished events may come again"
+            );
             Known::default()
         });
         let mut known = known;
         self.beginning.has_begun(&known.committed);
-        let ends = self.beginning.ends(&self.seat.runner.name, &self.member, &known.never);
+        let ends = self
+            .beginning
+            .ends(&self.seat.runner.name, &self.member, &known.never);
         // Before anything is read: a member that comes later, also one that comes after a crash, begins at the same place and not at a later end.
         let begins = self.member.commit(&ends, true);
         known.committed.extend(ends.iter().cloned());
         for feed in self.member.take(partitions, &known)? {
-            let committed = known.committed.iter().find(|committed| committed.partition == feed.partition);
+            let committed = known
+                .committed
+                .iter()
+                .find(|committed| committed.partition == feed.partition);
             self.start(feed, committed);
         }
         match begins {
@@ -220,8 +250,15 @@ impl Owner {
         self.seat.runner.statistics.joined();
         // A rebalance that changes nothing for this member assigns nothing.
         if !partitions.is_empty() {
-            let list: Vec<String> = partitions.iter().map(|partition| format!("{}/{}", partition.topic, partition.number)).collect();
-            tracing::info!(subscriber = self.seat.runner.name, partitions = list.join(" "), "partitions taken");
+            let list: Vec<String> = partitions
+                .iter()
+                .map(|partition| format!("{}/{}", partition.topic, partition.number))
+                .collect();
+            tracing::info!(
+                subscriber = self.seat.runner.name,
+                partitions = list.join(" "),
+                "partitions taken"
+            );
         }
         Ok(())
     }
@@ -230,13 +267,26 @@ impl Owner {
         let partition = feed.partition.clone();
         let restored = committed.map_or_else(Finished::default, |committed| {
             Finished::decode(&committed.metadata, committed.offset).unwrap_or_else(|foreign| {
-                tracing::warn!(subscriber = self.seat.runner.name, ?partition, metadata = committed.metadata, "{foreign}: it is ignored");
+                tracing::warn!(
+                    subscriber = self.seat.runner.name,
+                    ?partition,
+                    metadata = committed.metadata,
+                    "{foreign}: it is ignored"
+                );
                 Finished::default()
             })
         });
-        let progress = Arc::new(Progress::new(Watermark::new(committed.map(|committed| committed.offset), restored)));
+        let progress = Arc::new(Progress::new(Watermark::new(
+            committed.map(|committed| committed.offset),
+            restored,
+        )));
         let drain = self.term.drain();
-        let source = self.seat.topics.get(&*partition.topic).copied().unwrap_or_default();
+        let source = self
+            .seat
+            .topics
+            .get(&*partition.topic)
+            .copied()
+            .unwrap_or_default();
         let site = Site {
             runner: self.seat.runner.clone(),
             detour: self.seat.detour.clone(),
@@ -250,20 +300,40 @@ impl Owner {
         let task = self.runtime.spawn(self.term.clone().bound(task.run()));
         let committed = committed.map(|committed| (committed.offset, committed.metadata.clone()));
         let began = committed.as_ref().map(|(offset, _)| *offset);
-        self.partitions.insert(partition, Owned { progress, drain, task, committed, began });
+        self.partitions.insert(
+            partition,
+            Owned {
+                progress,
+                drain,
+                task,
+                committed,
+                began,
+            },
+        );
     }
 
     /// Waits for what runs in these partitions, commits, and forgets them.
     fn drain(&mut self, partitions: &[Partition], lost: bool) {
         let until = Instant::now() + self.seat.runner.options.drain;
-        partitions.iter().filter_map(|partition| self.partitions.get(partition)).for_each(|owned| owned.drain.cancel());
+        partitions
+            .iter()
+            .filter_map(|partition| self.partitions.get(partition))
+            .for_each(|owned| owned.drain.cancel());
         for partition in partitions {
             self.term.beat.touch();
-            let Some(owned) = self.partitions.get_mut(partition) else { continue };
+            let Some(owned) = self.partitions.get_mut(partition) else {
+                continue;
+            };
             // Lost: another member handles them already, and the inbox keeps both from having an effect.
-            let patience = if lost { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            let patience = if lost {
+                Duration::ZERO
+            } else {
+                until.saturating_duration_since(Instant::now())
+            };
             let task = &mut owned.task;
-            let ended = self.runtime.block_on(async { tokio::time::timeout(patience, &mut *task).await.is_ok() });
+            let ended = self
+                .runtime
+                .block_on(async { tokio::time::timeout(patience, &mut *task).await.is_ok() });
             if !ended {
                 tracing::warn!(
                     subscriber = self.seat.runner.name,
@@ -272,7 +342,10 @@ impl Owner {
                     "handlers have not ended in time: they are rolled back"
                 );
                 task.abort();
-                if self.runtime.block_on(async { tokio::time::timeout(ABORT_PATIENCE, task).await.is_err() }) {
+                if self
+                    .runtime
+                    .block_on(async { tokio::time::timeout(ABORT_PATIENCE, task).await.is_err() })
+                {
                     tracing::error!(
                         subscriber = self.seat.runner.name,
                         ?partition,
@@ -284,8 +357,11 @@ impl Owner {
         if !lost {
             self.commit_last(partitions);
         }
-        partitions.iter().for_each(|partition| drop(self.partitions.remove(partition)));
-        self.out_of_range.retain(|(partition, _)| !partitions.contains(partition));
+        partitions
+            .iter()
+            .for_each(|partition| drop(self.partitions.remove(partition)));
+        self.out_of_range
+            .retain(|(partition, _)| !partitions.contains(partition));
     }
 
     /// Reads partitions again whose next record was removed, and reports what is missing. Those for which no broker answers wait.
@@ -340,20 +416,35 @@ impl Owner {
             let watermark = owned.progress.watermark();
             let (unfinished, position) = (watermark.unfinished() as u64, watermark.position());
             drop(watermark);
-            let lag = self.member.end_of(partition).and_then(|end| match position {
-                _ if end.is_reached => Some(unfinished),
-                Some(position) => Some(unfinished.max(u64::try_from(end.offset - position).unwrap_or(0))),
-                None => None,
-            });
-            PartitionStatistics::new(partition, lag, unfinished, owned.progress.detoured.load(Ordering::Relaxed) as u64)
+            let lag = self
+                .member
+                .end_of(partition)
+                .and_then(|end| match position {
+                    _ if end.is_reached => Some(unfinished),
+                    Some(position) => {
+                        Some(unfinished.max(u64::try_from(end.offset - position).unwrap_or(0)))
+                    }
+                    None => None,
+                });
+            PartitionStatistics::new(
+                partition,
+                lag,
+                unfinished,
+                owned.progress.detoured.load(Ordering::Relaxed) as u64,
+            )
         };
-        self.seat.runner.statistics.set_partitions(self.partitions.iter().map(of).collect());
+        self.seat
+            .runner
+            .statistics
+            .set_partitions(self.partitions.iter().map(of).collect());
     }
 
     /// Lets the next commit say everything again, also for partitions in which nothing has changed.
     fn recommit(&mut self) {
         self.committed_all = Instant::now();
-        self.partitions.values_mut().for_each(|owned| owned.committed = None);
+        self.partitions
+            .values_mut()
+            .for_each(|owned| owned.committed = None);
     }
 
     /// Commits the positions that have changed and does not wait.
@@ -382,7 +473,11 @@ impl Owner {
     /// Commits the positions of partitions that are given up, changed or not: an earlier commit may have failed without an
     /// error. A refusal that may pass is repeated.
     fn commit_last(&self, partitions: &[Partition]) {
-        let commits: Vec<Committed> = self.positions(Some(partitions)).into_iter().map(|(commit, _)| commit).collect();
+        let commits: Vec<Committed> = self
+            .positions(Some(partitions))
+            .into_iter()
+            .map(|(commit, _)| commit)
+            .collect();
         if let Err(error) = self.member.commit_within(&commits, LAST_COMMIT_PATIENCE) {
             tracing::warn!(
                 subscriber = self.seat.runner.name,
@@ -401,11 +496,23 @@ impl Owner {
                 continue;
             }
             let watermark = owned.progress.watermark();
-            let Some(offset) = watermark.position() else { continue };
+            let Some(offset) = watermark.position() else {
+                continue;
+            };
             let metadata = watermark.finished_beyond().encode(offset);
             drop(watermark);
-            let is_changed = owned.committed.as_ref().is_none_or(|(at, with)| *at != offset || *with != metadata);
-            positions.push((Committed { partition: partition.clone(), offset, metadata }, is_changed));
+            let is_changed = owned
+                .committed
+                .as_ref()
+                .is_none_or(|(at, with)| *at != offset || *with != metadata);
+            positions.push((
+                Committed {
+                    partition: partition.clone(),
+                    offset,
+                    metadata,
+                },
+                is_changed,
+            ));
         }
         positions
     }

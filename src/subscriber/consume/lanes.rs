@@ -24,7 +24,11 @@ pub(crate) type LaneCounts = Vec<(u64, usize)>;
 
 impl<T> Lanes<T> {
     pub(crate) fn new() -> Self {
-        Self { lanes: HashMap::default(), ready: VecDeque::new(), waiting: 0 }
+        Self {
+            lanes: HashMap::default(),
+            ready: VecDeque::new(),
+            waiting: 0,
+        }
     }
 
     /// A record comes.
@@ -32,7 +36,10 @@ impl<T> Lanes<T> {
         self.waiting += 1;
         let entry = self.lanes.entry(lane).or_insert_with(|| {
             self.ready.push_back(lane);
-            Lane { waiting: VecDeque::new(), running: false }
+            Lane {
+                waiting: VecDeque::new(),
+                running: false,
+            }
         });
         entry.waiting.push_back(record);
     }
@@ -49,17 +56,32 @@ impl<T> Lanes<T> {
 
     /// A free lane runs from now on, without a record of its own here.
     pub(crate) fn occupy(&mut self, lane: u64) {
-        self.lanes.insert(lane, Lane { waiting: VecDeque::new(), running: true });
+        self.lanes.insert(
+            lane,
+            Lane {
+                waiting: VecDeque::new(),
+                running: true,
+            },
+        );
     }
 
     /// Starts the next lane that may start: up to `max` of its records that `together` accepts, at least one. The lane runs until [`finish`](Self::finish).
-    pub(crate) fn start(&mut self, max: usize, mut together: impl FnMut(&T, &T) -> bool) -> Option<(u64, Vec<T>)> {
+    pub(crate) fn start(
+        &mut self,
+        max: usize,
+        mut together: impl FnMut(&T, &T) -> bool,
+    ) -> Option<(u64, Vec<T>)> {
         let hash = self.ready.pop_front()?;
         let lane = self.lanes.get_mut(&hash).expect("a ready lane is there");
         lane.running = true;
         let first = lane.waiting.pop_front().expect("a ready lane has a record");
         let mut records = vec![first];
-        while records.len() < max && lane.waiting.front().is_some_and(|next| together(&records[0], next)) {
+        while records.len() < max
+            && lane
+                .waiting
+                .front()
+                .is_some_and(|next| together(&records[0], next))
+        {
             records.extend(lane.waiting.pop_front());
         }
         self.waiting -= records.len();
@@ -76,8 +98,14 @@ impl<T> Lanes<T> {
     ) -> Option<(Vec<T>, LaneCounts)> {
         let (lane, mut records) = self.start(max, &mut together)?;
         let mut lanes = vec![(lane, records.len())];
-        while records.len() < max && self.next().is_some_and(|next| together(&records[0], next) && joins(next)) {
-            let Some((lane, more)) = self.start(max - records.len(), &mut together) else { break };
+        while records.len() < max
+            && self
+                .next()
+                .is_some_and(|next| together(&records[0], next) && joins(next))
+        {
+            let Some((lane, more)) = self.start(max - records.len(), &mut together) else {
+                break;
+            };
             lanes.push((lane, more.len()));
             records.extend(more);
         }
@@ -91,14 +119,21 @@ impl<T> Lanes<T> {
 
     /// Records that were started of a running lane go back to its front, in this order.
     pub(crate) fn put_back(&mut self, lane: u64, records: Vec<T>) {
-        let Some(lane) = self.lanes.get_mut(&lane) else { return };
+        let Some(lane) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         self.waiting += records.len();
-        records.into_iter().rev().for_each(|record| lane.waiting.push_front(record));
+        records
+            .into_iter()
+            .rev()
+            .for_each(|record| lane.waiting.push_front(record));
     }
 
     /// What was started of the lane is done; its next record may start.
     pub(crate) fn finish(&mut self, lane: u64) {
-        let Some(entry) = self.lanes.get_mut(&lane) else { return };
+        let Some(entry) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         entry.running = false;
         if entry.waiting.is_empty() {
             self.lanes.remove(&lane);

@@ -28,13 +28,21 @@ impl Spare {
 
     /// What the next record can be copied into: nothing yet, if a handler has kept the event.
     pub(crate) fn buffers(&mut self) -> Buffers {
-        self.message.as_mut().and_then(Arc::get_mut).map(Message::take_buffers).unwrap_or_default()
+        self.message
+            .as_mut()
+            .and_then(Arc::get_mut)
+            .map(Message::take_buffers)
+            .unwrap_or_default()
     }
 
     /// A message that others can own, in the place of the one before.
     pub(crate) fn share(&mut self, message: Message) -> Arc<Message> {
-        let Some(mut shared) = self.message.take() else { return Arc::new(message) };
-        let Some(place) = Arc::get_mut(&mut shared) else { return Arc::new(message) };
+        let Some(mut shared) = self.message.take() else {
+            return Arc::new(message);
+        };
+        let Some(place) = Arc::get_mut(&mut shared) else {
+            return Arc::new(message);
+        };
         *place = message;
         shared
     }
@@ -46,8 +54,19 @@ mod tests {
     use crate::kafka::{Incoming, Place};
 
     fn message(buffers: Buffers, value: &str) -> Message {
-        let place = Place { topic: "order".into(), partition: 0, offset: 0, timestamp: 0 };
-        let record = Incoming::within(buffers, place, Some(b"7"), Some(value.as_bytes()), std::iter::empty());
+        let place = Place {
+            topic: "order".into(),
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+        };
+        let record = Incoming::within(
+            buffers,
+            place,
+            Some(b"7"),
+            Some(value.as_bytes()),
+            std::iter::empty(),
+        );
         Message::read(record, Some("OrderPlaced")).expect("a type is assumed")
     }
 
@@ -59,14 +78,20 @@ mod tests {
         spare.keep(first);
         let buffers = spare.buffers();
         let second = spare.share(message(buffers, "a second"));
-        assert_eq!((Arc::as_ptr(&second), second.data().map(<[u8]>::as_ptr)), (place, bytes));
+        assert_eq!(
+            (Arc::as_ptr(&second), second.data().map(<[u8]>::as_ptr)),
+            (place, bytes)
+        );
         assert_eq!(second.data(), Some(&b"a second"[..]));
 
         let kept_by_a_handler = second.clone();
         spare.keep(second);
         let buffers = spare.buffers();
         let third = spare.share(message(buffers, "3"));
-        assert_eq!((kept_by_a_handler.data(), third.data()), (Some(&b"a second"[..]), Some(&b"3"[..])));
+        assert_eq!(
+            (kept_by_a_handler.data(), third.data()),
+            (Some(&b"a second"[..]), Some(&b"3"[..]))
+        );
     }
 
     #[test]

@@ -59,8 +59,17 @@ impl Missing {
 /// The subscribed topics that are not known to exist.
 fn missing(seat: &Seat, found: &[String]) -> Missing {
     let name = &seat.membership.group;
-    let redriven: Vec<String> = seat.topics.keys().map(|topic| redrive_topic(topic, name)).collect();
-    let (redriven, events) = seat.topics.keys().filter(|topic| !found.contains(topic)).cloned().partition(|topic| redriven.contains(topic));
+    let redriven: Vec<String> = seat
+        .topics
+        .keys()
+        .map(|topic| redrive_topic(topic, name))
+        .collect();
+    let (redriven, events) = seat
+        .topics
+        .keys()
+        .filter(|topic| !found.contains(topic))
+        .cloned()
+        .partition(|topic| redriven.contains(topic));
     Missing { events, redriven }
 }
 
@@ -87,10 +96,16 @@ pub(crate) async fn look_for_topics(lookout: Lookout, seat: &Arc<Seat>) -> Infal
             Ok(found) => {
                 for topic in &found {
                     missing_now.found(topic);
-                    tracing::debug!(subscriber = seat.runner.name, topic, "a topic that was missing exists");
+                    tracing::debug!(
+                        subscriber = seat.runner.name,
+                        topic,
+                        "a topic that was missing exists"
+                    );
                 }
             }
-            Err(error) => tracing::warn!(subscriber = seat.runner.name, %error, "missing topics cannot be looked for"),
+            Err(error) => {
+                tracing::warn!(subscriber = seat.runner.name, %error, "missing topics cannot be looked for")
+            }
         }
     }
 }
@@ -124,7 +139,9 @@ fn look(lookout: &Lookout, round: Vec<String>) -> Vec<String> {
 fn report(seat: &Seat, missing: &Missing) {
     if missing.events.len() + missing.redriven.len() == seat.topics.len() {
         let topics: Vec<&str> = missing.events.iter().map(String::as_str).collect();
-        seat.runner.statistics.starts_without(&format!("no topic exists yet: {}", topics.join(", ")));
+        seat.runner
+            .statistics
+            .starts_without(&format!("no topic exists yet: {}", topics.join(", ")));
     }
 }
 
@@ -134,15 +151,26 @@ mod tests {
 
     #[test]
     fn each_missing_topic_has_its_turn_and_those_of_replayed_events_one_a_round() {
-        let names = |of: &str, count| (0..count).map(|n| format!("{of}{n}")).collect::<VecDeque<_>>();
-        let mut few = Missing { events: names("e", 2), redriven: names("r", 2) };
+        let names = |of: &str, count| {
+            (0..count)
+                .map(|n| format!("{of}{n}"))
+                .collect::<VecDeque<_>>()
+        };
+        let mut few = Missing {
+            events: names("e", 2),
+            redriven: names("r", 2),
+        };
         assert_eq!(few.round(), ["e0", "e1", "r0"]);
         assert_eq!(few.round(), ["e0", "e1", "r1"]);
         few.found("e0");
         few.found("r0");
         assert_eq!(few.round(), ["e1", "r1"]);
-        let mut many = Missing { events: names("e", QUESTIONS_MAX + 1), redriven: VecDeque::new() };
-        let asked: std::collections::HashSet<String> = [many.round(), many.round()].concat().into_iter().collect();
+        let mut many = Missing {
+            events: names("e", QUESTIONS_MAX + 1),
+            redriven: VecDeque::new(),
+        };
+        let asked: std::collections::HashSet<String> =
+            [many.round(), many.round()].concat().into_iter().collect();
         assert_eq!(asked.len(), QUESTIONS_MAX + 1);
         assert!(Missing::default().round().is_empty());
     }

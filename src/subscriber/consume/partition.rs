@@ -42,12 +42,17 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(watermark: Watermark) -> Self {
-        Self { watermark: Mutex::new(watermark), detoured: AtomicUsize::new(0) }
+        Self {
+            watermark: Mutex::new(watermark),
+            detoured: AtomicUsize::new(0),
+        }
     }
 
     /// What is finished. Locked for nanoseconds.
     pub(crate) fn watermark(&self) -> MutexGuard<'_, Watermark> {
-        self.watermark.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watermark
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +111,9 @@ impl PartitionTask {
         while !self.site.drain.is_cancelled() {
             self.wake_detours();
             while let Some(ended) = self.running.try_join_next() {
-                self.end(ended.expect("handlers' panics are caught, and a unit has none of its own"));
+                self.end(
+                    ended.expect("handlers' panics are caught, and a unit has none of its own"),
+                );
             }
             let started = self.start_ready();
             let read = self.read();
@@ -131,14 +138,19 @@ impl PartitionTask {
 
     /// Whether this slice has taken its time.
     fn is_slice_over(&self) -> bool {
-        self.now.zip(self.slice_began).is_some_and(|(now, began)| now - began > SLICE_TIME)
+        self.now
+            .zip(self.slice_began)
+            .is_some_and(|(now, began)| now - began > SLICE_TIME)
     }
 
     /// Waits until there is something to do.
     async fn wait(&mut self) {
         // Who has little to do has no memory to keep for it.
         self.spare = Spare::default();
-        let (wants_permit, has_room) = (self.lanes.has_ready() && self.site.runner.gate.is_open(), self.has_room());
+        let (wants_permit, has_room) = (
+            self.lanes.has_ready() && self.site.runner.gate.is_open(),
+            self.has_room(),
+        );
         let due = self.detours.values().flatten().min().copied();
         let permits = self.site.runner.permits.clone();
         tokio::select! {
@@ -165,26 +177,35 @@ impl PartitionTask {
             if !self.has_room() || self.is_slice_over() {
                 return read;
             }
-            let Some(record) = self.feed.next(|| self.spare.buffers()) else { return read };
+            let Some(record) = self.feed.next(|| self.spare.buffers()) else {
+                return read;
+            };
             self.accept(record);
         }
         SLICE
     }
 
     fn has_room(&self) -> bool {
-        self.unfinished.saturating_sub(usize::from(self.handled.is_some())) < self.site.runner.options.buffer
+        self.unfinished
+            .saturating_sub(usize::from(self.handled.is_some()))
+            < self.site.runner.options.buffer
             && self.span < Options::SPAN
             && self.bytes < Options::BUFFER_BYTES
     }
 
     fn accept(&mut self, record: Incoming) {
-        let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else { return };
+        let Some(ticket) = self.note(|watermark| watermark.add(record.offset)) else {
+            return;
+        };
         let (lane, item) = match self.site.read(record) {
             Ok(message) if self.site.runner.core.router.route(&message).is_none() => {
                 if self.may_skip(&message) {
                     return self.skip(ticket, &message);
                 }
-                (self.lane_of(message.as_it_came()), Item::Unhandled(ticket, Arc::new(message)))
+                (
+                    self.lane_of(message.as_it_came()),
+                    Item::Unhandled(ticket, Arc::new(message)),
+                )
             }
             Ok(message) if self.may_begin(&message) => {
                 let message = self.spare.share(message);
@@ -198,8 +219,14 @@ impl PartitionTask {
                 }
                 return;
             }
-            Ok(message) => (self.lane_of(message.as_it_came()), Item::Event(ticket, Arc::new(message))),
-            Err((malformed, record)) => (self.lane_of(&record), Item::Malformed(ticket, record, malformed.to_string())),
+            Ok(message) => (
+                self.lane_of(message.as_it_came()),
+                Item::Event(ticket, Arc::new(message)),
+            ),
+            Err((malformed, record)) => (
+                self.lane_of(&record),
+                Item::Malformed(ticket, record, malformed.to_string()),
+            ),
         };
         self.bytes += item.size();
         self.lanes.push(lane, item);
@@ -207,8 +234,15 @@ impl PartitionTask {
 
     /// Whether it is known that no other member handles an event without a handler, and that no saga waits for it.
     fn may_skip(&self, message: &Message) -> bool {
-        self.site.registry.as_ref().is_none_or(|registry| registry.known_claim(message.kind()) == Some(Claim::Free))
-            && self.site.runner.companions.may_skip(Meta::correlation_of(message))
+        self.site
+            .registry
+            .as_ref()
+            .is_none_or(|registry| registry.known_claim(message.kind()) == Some(Claim::Free))
+            && self
+                .site
+                .runner
+                .companions
+                .may_skip(Meta::correlation_of(message))
     }
 
     fn skip(&mut self, ticket: Ticket, message: &Message) {
@@ -240,7 +274,11 @@ impl PartitionTask {
     /// Starts what may start, as long as there are permits; how many units.
     fn start_ready(&mut self) -> usize {
         for started in 0..SLICE {
-            if !self.lanes.has_ready() || !self.site.runner.gate.is_open() || self.is_slice_over() || !self.has_permit() {
+            if !self.lanes.has_ready()
+                || !self.site.runner.gate.is_open()
+                || self.is_slice_over()
+                || !self.has_permit()
+            {
                 return started;
             }
             self.start();
@@ -269,14 +307,26 @@ impl PartitionTask {
     /// Starts the next lane, if there is a permit.
     fn start(&mut self) {
         let site = &self.site;
-        let (max, goes_with) = (site.runner.options.batch, |one: &Item, other: &Item| one.goes_with(other, site));
+        let (max, goes_with) = (site.runner.options.batch, |one: &Item, other: &Item| {
+            one.goes_with(other, site)
+        });
         // What goes behind its waiting aggregate goes one by one.
-        let detoured = self.lanes.next().is_some_and(|next| self.is_detoured(next.key()));
-        let Some(permit) = self.permit.take() else { return };
+        let detoured = self
+            .lanes
+            .next()
+            .is_some_and(|next| self.is_detoured(next.key()));
+        let Some(permit) = self.permit.take() else {
+            return;
+        };
         // Other aggregates' events share the transaction, if it may hold more.
         let detours = &self.detours;
         let joins = |next: &Item| !is_detoured(detours, next.key());
-        let Some((items, lanes)) = self.lanes.start_several(if detoured { 1 } else { max }, goes_with, joins) else { return };
+        let Some((items, lanes)) =
+            self.lanes
+                .start_several(if detoured { 1 } else { max }, goes_with, joins)
+        else {
+            return;
+        };
         match &items[..] {
             [Item::Event(ticket, message)] if !detoured && site.due_in(message).is_none() => {
                 self.permit = Some(permit);
@@ -289,7 +339,12 @@ impl PartitionTask {
                 }
             }
             _ => {
-                let unit = Unit { items, lanes, detoured, has_room: self.detours.len() < HELD_AGGREGATES_MAX };
+                let unit = Unit {
+                    items,
+                    lanes,
+                    detoured,
+                    has_room: self.detours.len() < HELD_AGGREGATES_MAX,
+                };
                 self.running.spawn(self.site.clone().work(unit, permit));
             }
         }
@@ -302,7 +357,10 @@ impl PartitionTask {
         // The end of one is the beginning of the next: a look at the clock costs a tenth of what a small event does.
         let mut now = self.now.unwrap_or_else(std::time::Instant::now);
         self.slice_began.get_or_insert(now);
-        let handled = self.site.runner.handle_now(message, &mut now, &mut self.spare.called);
+        let handled = self
+            .site
+            .runner
+            .handle_now(message, &mut now, &mut self.spare.called);
         self.now = Some(now);
         handled.map(|()| self.handled = Some(ticket)).err()
     }
@@ -311,18 +369,34 @@ impl PartitionTask {
     fn go_on(&mut self, lane: u64, ticket: Ticket, message: Arc<Message>, begun: Attempt) {
         let permit = self.permit.take().expect("nothing begins without a permit");
         self.bytes += message.size();
-        self.running.spawn(self.site.clone().go_on(lane, ticket, message, begun, permit));
+        self.running.spawn(
+            self.site
+                .clone()
+                .go_on(lane, ticket, message, begun, permit),
+        );
     }
 
     fn end(&mut self, ended: Ended) {
-        self.note(|watermark| ended.finished.iter().for_each(|ticket| watermark.finish(*ticket)));
+        self.note(|watermark| {
+            ended
+                .finished
+                .iter()
+                .for_each(|ticket| watermark.finish(*ticket))
+        });
         self.bytes = self.bytes.saturating_sub(ended.bytes);
         if !ended.parked.is_empty() || ended.rejoined.is_some() {
-            self.detours.extend(ended.parked.into_iter().map(|(key, after)| (key, Some(Instant::now() + after))));
+            self.detours.extend(
+                ended
+                    .parked
+                    .into_iter()
+                    .map(|(key, after)| (key, Some(Instant::now() + after))),
+            );
             if let Some(key) = ended.rejoined {
                 self.detours.remove(&key);
             }
-            self.progress.detoured.store(self.detours.len(), Ordering::Relaxed);
+            self.progress
+                .detoured
+                .store(self.detours.len(), Ordering::Relaxed);
         }
         for (lane, items) in ended.singly {
             self.lanes.put_back(lane, items);
@@ -335,13 +409,20 @@ impl PartitionTask {
 
     /// Learns which aggregates wait from before; false if the partition is given up meanwhile.
     async fn recall_detours(&mut self) -> bool {
-        let Some(detour) = self.site.detour.clone() else { return true };
+        let Some(detour) = self.site.detour.clone() else {
+            return true;
+        };
         loop {
             let error = match detour.keys(&self.feed.partition).await {
                 Ok(keys) => {
                     let now = Instant::now();
-                    self.detours = keys.into_iter().map(|(key, after)| (key.into(), Some(now + after))).collect();
-                    self.progress.detoured.store(self.detours.len(), Ordering::Relaxed);
+                    self.detours = keys
+                        .into_iter()
+                        .map(|(key, after)| (key.into(), Some(now + after)))
+                        .collect();
+                    self.progress
+                        .detoured
+                        .store(self.detours.len(), Ordering::Relaxed);
                     return true;
                 }
                 Err(error) => error,
@@ -366,7 +447,10 @@ impl PartitionTask {
             return;
         }
         let now = Instant::now();
-        let due = self.detours.iter_mut().filter(|(_, due)| due.is_some_and(|due| due <= now));
+        let due = self
+            .detours
+            .iter_mut()
+            .filter(|(_, due)| due.is_some_and(|due| due <= now));
         let due: Vec<Box<[u8]>> = due.map(|(key, due)| (*due = None, key.clone()).1).collect();
         for key in due {
             self.lanes.push(self.detour_lane(&key), Item::Detoured(key));

@@ -47,7 +47,12 @@ pub(crate) struct Term {
 
 impl Term {
     fn new() -> Self {
-        Self { beat: Beat::default(), over: CancellationToken::new(), cut: CancellationToken::new(), tasks: watch::Sender::new(0) }
+        Self {
+            beat: Beat::default(),
+            over: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: watch::Sender::new(0),
+        }
     }
 
     /// True if another member is to take the partitions.
@@ -80,7 +85,10 @@ impl Term {
     async fn end(&self, drain: Duration) {
         self.over.cancel();
         let mut tasks = self.tasks.subscribe();
-        if timeout(drain, tasks.wait_for(|tasks| *tasks == 0)).await.is_err() {
+        if timeout(drain, tasks.wait_for(|tasks| *tasks == 0))
+            .await
+            .is_err()
+        {
             self.cut.cancel();
             let _ = timeout(ABORT_PATIENCE, tasks.wait_for(|tasks| *tasks == 0)).await;
         }
@@ -106,7 +114,10 @@ pub(crate) async fn serve(seat: Arc<Seat>, stop: &CancellationToken) -> Result<(
         match serve_once(&seat, stop).await? {
             Ended::Stopped => return Ok(()),
             _ if stop.is_cancelled() => return Ok(()),
-            Ended::Hung => seat.runner.statistics.starting("its Kafka client hung and is replaced".into()),
+            Ended::Hung => seat
+                .runner
+                .statistics
+                .starting("its Kafka client hung and is replaced".into()),
             Ended::Unreleased => {
                 refusals.add(&seat, began)?;
                 if !pause(stop).await {
@@ -144,7 +155,8 @@ impl Refusals {
                 waited.as_secs()
             )));
         }
-        let reason = format!("the brokers keep the instance id `{id}` for a member that has not left");
+        let reason =
+            format!("the brokers keep the instance id `{id}` for a member that has not left");
         if self.reports.admit(now.into_std()).is_some() {
             tracing::warn!(
                 subscriber = seat.runner.name,
@@ -162,15 +174,21 @@ impl Refusals {
 async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended, RunError> {
     let (term, options) = (Arc::new(Term::new()), &seat.runner.options);
     let topics: Vec<&str> = seat.topics.keys().map(String::as_str).collect();
-    let member = Member::join(&seat.settings, &seat.membership, &topics, term.beat.clone()).map_err(RunError::Kafka)?;
+    let member = Member::join(&seat.settings, &seat.membership, &topics, term.beat.clone())
+        .map_err(RunError::Kafka)?;
     let lookout = member.lookout();
     let (ended, mut end) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("tidings-subscriber".into()).spawn({
-        let (owner, stop) = (Owner::new(member, seat.clone(), term.clone(), Handle::current()), stop.clone());
-        move || {
-            let _ = ended.send(owner.run(&stop));
-        }
-    });
+    let thread = std::thread::Builder::new()
+        .name("tidings-subscriber".into())
+        .spawn({
+            let (owner, stop) = (
+                Owner::new(member, seat.clone(), term.clone(), Handle::current()),
+                stop.clone(),
+            );
+            move || {
+                let _ = ended.send(owner.run(&stop));
+            }
+        });
     thread.map_err(|error| RunError::Kafka(format!("no thread: {error}")))?;
     let mut looking = std::pin::pin!(missing_topics::look_for_topics(lookout, seat));
     let limit = options.drain.max(ASK_TIMEOUT) + OVERDUE;
@@ -200,7 +218,10 @@ async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended,
 }
 
 /// What the end of the polling thread means.
-fn of_thread(end: Result<Result<(), MemberError>, oneshot::error::RecvError>, seat: &Seat) -> Result<Ended, RunError> {
+fn of_thread(
+    end: Result<Result<(), MemberError>, oneshot::error::RecvError>,
+    seat: &Seat,
+) -> Result<Ended, RunError> {
     match end {
         Ok(Ok(())) => Ok(Ended::Stopped),
         Ok(Err(MemberError::Unreleased)) => Ok(Ended::Unreleased),

@@ -24,7 +24,10 @@ impl Source {
         if !message.is_tombstone() {
             return Ok(message);
         }
-        let aggregate = message.aggregate_type().or(self.aggregate).filter(|_| !message.aggregate_id().is_empty());
+        let aggregate = message
+            .aggregate_type()
+            .or(self.aggregate)
+            .filter(|_| !message.aggregate_id().is_empty());
         let kind = aggregate.map_or_else(|| NAMELESS.to_owned(), tombstone_of);
         Ok(message.with_kind(kind))
     }
@@ -43,33 +46,94 @@ mod tests {
     use super::*;
     use crate::kafka::Place;
 
-    fn read(source: Source, key: Option<&str>, headers: &[(&str, &str)], value: Option<&str>) -> Message {
-        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 0 };
-        let headers = headers.iter().map(|(name, value)| (*name, Some(value.as_bytes())));
-        let record = Incoming::new(place, key.map(str::as_bytes), value.map(str::as_bytes), headers);
-        source.read(record).unwrap_or_else(|(malformed, _)| panic!("{malformed}"))
+    fn read(
+        source: Source,
+        key: Option<&str>,
+        headers: &[(&str, &str)],
+        value: Option<&str>,
+    ) -> Message {
+        let place = Place {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 0,
+        };
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, Some(value.as_bytes())));
+        let record = Incoming::new(
+            place,
+            key.map(str::as_bytes),
+            value.map(str::as_bytes),
+            headers,
+        );
+        source
+            .read(record)
+            .unwrap_or_else(|(malformed, _)| panic!("{malformed}"))
     }
 
     #[test]
     fn a_record_with_a_null_value_is_a_tombstone_of_its_aggregate_whatever_its_headers_say() {
-        let source = Source { assumed_type: Some("OrderPlaced"), aggregate: Some("order") };
-        let event = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_type", "OrderPlaced"), ("ce_source", "/shop")];
+        let source = Source {
+            assumed_type: Some("OrderPlaced"),
+            aggregate: Some("order"),
+        };
+        let event = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "1"),
+            ("ce_type", "OrderPlaced"),
+            ("ce_source", "/shop"),
+        ];
         let other = [&event[..], &[("ce_aggregatetype", "customer")]].concat();
         for (headers, kind, event_type) in [
             (&[][..], "tombstone of order", "Tombstone"),
             (&event[..], "tombstone of order", "OrderPlaced"),
             (&other[..], "tombstone of customer", "OrderPlaced"),
-            (&[("content-type", "application/cloudevents+json")][..], "tombstone of order", "Tombstone"),
-            (&[("content-type", "application/cloudevents+avro")][..], "tombstone of order", "Tombstone"),
-            (&[("ce_specversion", "1.0")][..], "tombstone of order", "Tombstone"),
-            (&[("ce_specversion", "9.9"), ("ce_dataversion", "x")][..], "tombstone of order", "Tombstone"),
+            (
+                &[("content-type", "application/cloudevents+json")][..],
+                "tombstone of order",
+                "Tombstone",
+            ),
+            (
+                &[("content-type", "application/cloudevents+avro")][..],
+                "tombstone of order",
+                "Tombstone",
+            ),
+            (
+                &[("ce_specversion", "1.0")][..],
+                "tombstone of order",
+                "Tombstone",
+            ),
+            (
+                &[("ce_specversion", "9.9"), ("ce_dataversion", "x")][..],
+                "tombstone of order",
+                "Tombstone",
+            ),
         ] {
             let message = read(source, Some("7"), headers, None);
-            assert_eq!((message.kind(), message.event_type(), message.is_tombstone()), (kind, event_type, true), "{headers:?}");
+            assert_eq!(
+                (message.kind(), message.event_type(), message.is_tombstone()),
+                (kind, event_type, true),
+                "{headers:?}"
+            );
         }
-        assert_eq!(read(Source::default(), Some("7"), &[], None).kind(), "tombstone", "several aggregates share the topic");
-        assert_eq!(read(source, None, &[], None).kind(), "tombstone", "nothing says what is deleted");
-        assert_eq!(read(source, Some("7"), &event, Some("{}")).kind(), "OrderPlaced");
-        assert!(!read(source, Some("7"), &[], Some("null")).is_tombstone(), "JSON's null deletes nothing");
+        assert_eq!(
+            read(Source::default(), Some("7"), &[], None).kind(),
+            "tombstone",
+            "several aggregates share the topic"
+        );
+        assert_eq!(
+            read(source, None, &[], None).kind(),
+            "tombstone",
+            "nothing says what is deleted"
+        );
+        assert_eq!(
+            read(source, Some("7"), &event, Some("{}")).kind(),
+            "OrderPlaced"
+        );
+        assert!(
+            !read(source, Some("7"), &[], Some("null")).is_tombstone(),
+            "JSON's null deletes nothing"
+        );
     }
 }

@@ -12,7 +12,9 @@ use crate::{
     postgres::errors::with_causes,
     subscriber::{
         Escalation,
-        attempt::{Attempt, BatchFailed, Parked, Runner, Settled, escalation::REFUSED_PAUSE, permit::Turn},
+        attempt::{
+            Attempt, BatchFailed, Parked, Runner, Settled, escalation::REFUSED_PAUSE, permit::Turn,
+        },
         deployment::{instances::Registry, unhandled::Room},
         failure::{
             dead_letter::attempts_of,
@@ -47,7 +49,9 @@ impl Item {
     /// How many bytes it holds.
     pub(crate) fn size(&self) -> usize {
         match self {
-            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.size(),
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
+                message.size()
+            }
             Self::Malformed(_, record, _) => record.size(),
             Self::Detoured(_) => 0,
         }
@@ -55,7 +59,9 @@ impl Item {
 
     pub(crate) fn key(&self) -> Option<&[u8]> {
         match self {
-            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => message.as_it_came().key(),
+            Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
+                message.as_it_came().key()
+            }
             Self::Malformed(..) | Self::Detoured(_) => None,
         }
     }
@@ -63,14 +69,20 @@ impl Item {
     /// Whether one transaction can handle both: now, and not when one of them is due.
     pub(crate) fn goes_with(&self, other: &Self, site: &Site) -> bool {
         match (self, other) {
-            (Self::Event(_, one), Self::Event(_, other)) => share(one, other, |message| site.due_in(message)),
+            (Self::Event(_, one), Self::Event(_, other)) => {
+                share(one, other, |message| site.due_in(message))
+            }
             _ => false,
         }
     }
 }
 
 /// Whether one transaction can handle both: events of one kind, neither of which is due later.
-pub(crate) fn share(one: &Message, other: &Message, due_in: impl Fn(&Message) -> Option<Duration>) -> bool {
+pub(crate) fn share(
+    one: &Message,
+    other: &Message,
+    due_in: impl Fn(&Message) -> Option<Duration>,
+) -> bool {
     one.kind() == other.kind() && due_in(one).is_none() && due_in(other).is_none()
 }
 
@@ -128,13 +140,25 @@ impl Site {
 
     /// The time until an event is due.
     pub(crate) fn due_in(&self, message: &Message) -> Option<Duration> {
-        if self.comes_back { self.runner.due_in(message) } else { None }
+        if self.comes_back {
+            self.runner.due_in(message)
+        } else {
+            None
+        }
     }
 
     /// Works until everything has ended or the partition is given up.
     pub(crate) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
-        let Unit { mut items, lanes, detoured, has_room } = unit;
-        let mut ended = Ended { lanes: lanes.iter().map(|(lane, _)| *lane).collect(), ..Ended::default() };
+        let Unit {
+            mut items,
+            lanes,
+            detoured,
+            has_room,
+        } = unit;
+        let mut ended = Ended {
+            lanes: lanes.iter().map(|(lane, _)| *lane).collect(),
+            ..Ended::default()
+        };
         ended.bytes = items.iter().map(Item::size).sum();
         if items.len() > 1 {
             self.together(items, &lanes, &mut ended).await;
@@ -143,23 +167,38 @@ impl Site {
         let mut turn = Turn::new(&self.runner, permit, &self.drain);
         match items.pop() {
             Some(Item::Event(ticket, message) | Item::Single(ticket, message)) if detoured => {
-                let behind = Setback { pause: self.first_pause(), ..Setback::default() };
-                ended.finished.extend(self.park(&message, &behind, &mut turn).await.then_some(ticket));
+                let behind = Setback {
+                    pause: self.first_pause(),
+                    ..Setback::default()
+                };
+                ended.finished.extend(
+                    self.park(&message, &behind, &mut turn)
+                        .await
+                        .then_some(ticket),
+                );
             }
             Some(Item::Event(ticket, message) | Item::Single(ticket, message)) => {
-                self.handle(ticket, &message, None, &mut turn, &mut ended).await;
+                self.handle(ticket, &message, None, &mut turn, &mut ended)
+                    .await;
             }
             Some(Item::Malformed(ticket, record, reason)) => {
-                let end = self.runner.settle_malformed(&record, &reason, &mut turn).await;
-                self.finish_malformed(ticket, &record, end, &mut turn, &mut ended).await;
+                let end = self
+                    .runner
+                    .settle_malformed(&record, &reason, &mut turn)
+                    .await;
+                self.finish_malformed(ticket, &record, end, &mut turn, &mut ended)
+                    .await;
             }
             Some(Item::Unhandled(ticket, message)) => {
                 let room = match detoured {
                     true => Room::BehindOthers,
-                    false if has_room && self.runner.options.order == Order::Aggregate => Room::Free,
+                    false if has_room && self.runner.options.order == Order::Aggregate => {
+                        Room::Free
+                    }
                     false => Room::None,
                 };
-                self.settle_unhandled(ticket, &message, room, &mut turn, &mut ended).await;
+                self.settle_unhandled(ticket, &message, room, &mut turn, &mut ended)
+                    .await;
             }
             Some(Item::Detoured(key)) => self.go_on_with(key, &mut turn, &mut ended).await,
             None => {}
@@ -176,9 +215,14 @@ impl Site {
         begun: Attempt,
         permit: OwnedSemaphorePermit,
     ) -> Ended {
-        let mut ended = Ended { lanes: vec![lane], bytes: message.size(), ..Ended::default() };
+        let mut ended = Ended {
+            lanes: vec![lane],
+            bytes: message.size(),
+            ..Ended::default()
+        };
         let mut turn = Turn::new(&self.runner, permit, &self.drain);
-        self.handle(ticket, &message, Some(begun), &mut turn, &mut ended).await;
+        self.handle(ticket, &message, Some(begun), &mut turn, &mut ended)
+            .await;
         ended
     }
 
@@ -197,43 +241,102 @@ impl Site {
             Err(failed) => failed,
         };
         ended.bytes = 0;
-        let mut items = tickets.into_iter().zip(messages).map(|(ticket, message)| Item::Single(ticket, tried(message, attempts)));
-        ended.singly = lanes.iter().map(|(lane, count)| (*lane, items.by_ref().take(*count).collect())).collect();
+        let mut items = tickets
+            .into_iter()
+            .zip(messages)
+            .map(|(ticket, message)| Item::Single(ticket, tried(message, attempts)));
+        ended.singly = lanes
+            .iter()
+            .map(|(lane, count)| (*lane, items.by_ref().take(*count).collect()))
+            .collect();
     }
 
-    async fn handle(&self, ticket: Ticket, message: &Arc<Message>, begun: Option<Attempt>, turn: &mut Turn<'_>, ended: &mut Ended) {
-        match self.runner.settle(message, turn, &self.runner.options.retry, begun).await {
+    async fn handle(
+        &self,
+        ticket: Ticket,
+        message: &Arc<Message>,
+        begun: Option<Attempt>,
+        turn: &mut Turn<'_>,
+        ended: &mut Ended,
+    ) {
+        match self
+            .runner
+            .settle(message, turn, &self.runner.options.retry, begun)
+            .await
+        {
             Settled::Finished => ended.finished.push(ticket),
             Settled::Abandoned => {}
             Settled::Refused { attempts, error } => {
-                let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
-                self.set_refused_aside(ticket, message.as_it_came(), message.kind(), &setback, turn, ended).await;
+                let setback = Setback {
+                    pause: REFUSED_PAUSE,
+                    attempts,
+                    error: Some(error),
+                };
+                self.set_refused_aside(
+                    ticket,
+                    message.as_it_came(),
+                    message.kind(),
+                    &setback,
+                    turn,
+                    ended,
+                )
+                .await;
             }
             Settled::Waits { error } => {
-                if self.park(message, &Setback { error: Some(error), ..Setback::default() }, turn).await {
+                if self
+                    .park(
+                        message,
+                        &Setback {
+                            error: Some(error),
+                            ..Setback::default()
+                        },
+                        turn,
+                    )
+                    .await
+                {
                     self.runner.statistics.held(message.kind());
                     ended.finished.push(ticket);
-                    ended.parked.push((detour_key(message.as_it_came()).into(), CODE_PAUSE));
+                    ended
+                        .parked
+                        .push((detour_key(message.as_it_came()).into(), CODE_PAUSE));
                 }
             }
             Settled::Park { attempts, error } => {
-                let setback = Setback { pause: self.first_pause(), attempts, error: Some(error) };
+                let setback = Setback {
+                    pause: self.first_pause(),
+                    attempts,
+                    error: Some(error),
+                };
                 if !self.park(message, &setback, turn).await {
                     return;
                 }
                 ended.finished.push(ticket);
-                ended.parked.push((detour_key(message.as_it_came()).into(), setback.pause));
+                ended
+                    .parked
+                    .push((detour_key(message.as_it_came()).into(), setback.pause));
             }
         }
     }
 
     /// A record that is no event has ended.
-    async fn finish_malformed(&self, ticket: Ticket, record: &Incoming, end: Settled, turn: &mut Turn<'_>, ended: &mut Ended) {
+    async fn finish_malformed(
+        &self,
+        ticket: Ticket,
+        record: &Incoming,
+        end: Settled,
+        turn: &mut Turn<'_>,
+        ended: &mut Ended,
+    ) {
         match end {
             Settled::Finished => ended.finished.push(ticket),
             Settled::Refused { attempts, error } | Settled::Park { attempts, error } => {
-                let setback = Setback { pause: REFUSED_PAUSE, attempts, error: Some(error) };
-                self.set_refused_aside(ticket, record, "", &setback, turn, ended).await;
+                let setback = Setback {
+                    pause: REFUSED_PAUSE,
+                    attempts,
+                    error: Some(error),
+                };
+                self.set_refused_aside(ticket, record, "", &setback, turn, ended)
+                    .await;
             }
             Settled::Abandoned | Settled::Waits { .. } => {}
         }
@@ -251,22 +354,45 @@ impl Site {
     ) {
         if self.park_record(record, event_type, setback, turn).await {
             ended.finished.push(ticket);
-            ended.parked.push((detour_key(record).into(), setback.pause));
+            ended
+                .parked
+                .push((detour_key(record).into(), setback.pause));
         }
     }
 
     /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
-    pub(crate) async fn park(&self, message: &Message, setback: &Setback, turn: &mut Turn<'_>) -> bool {
+    pub(crate) async fn park(
+        &self,
+        message: &Message,
+        setback: &Setback,
+        turn: &mut Turn<'_>,
+    ) -> bool {
         let attempts = setback.attempts.saturating_add(message.attempts_before());
-        let setback = Setback { attempts, ..setback.clone() };
-        self.park_record(message.as_it_came(), message.kind(), &setback, turn).await
+        let setback = Setback {
+            attempts,
+            ..setback.clone()
+        };
+        self.park_record(message.as_it_came(), message.kind(), &setback, turn)
+            .await
     }
 
-    async fn park_record(&self, record: &Incoming, event_type: &str, setback: &Setback, turn: &mut Turn<'_>) -> bool {
-        let Some(detour) = &self.detour else { return false };
+    async fn park_record(
+        &self,
+        record: &Incoming,
+        event_type: &str,
+        setback: &Setback,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let Some(detour) = &self.detour else {
+            return false;
+        };
         while let Err(error) = detour.append(record, setback).await {
             self.runner.close_sessions_after(&error);
-            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event cannot be set aside yet");
+            tracing::warn!(
+                subscriber = self.runner.name,
+                error = with_causes(&error),
+                "an event cannot be set aside yet"
+            );
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
             }
@@ -288,26 +414,41 @@ impl Site {
         };
         let pause = later.unwrap_or_else(|error| {
             self.runner.close_sessions_after(&error);
-            tracing::warn!(subscriber = self.runner.name, error = with_causes(&error), "an event that was set aside cannot be handled yet");
+            tracing::warn!(
+                subscriber = self.runner.name,
+                error = with_causes(&error),
+                "an event that was set aside cannot be handled yet"
+            );
             DATABASE_PAUSE
         });
         ended.parked.push((key, pause));
     }
 
     /// Tries the oldest event once; how long until the aggregate is looked at again.
-    async fn try_head(&self, detour: &Detour, head: &Head, turn: &mut Turn<'_>) -> Result<Duration, sqlx::Error> {
+    async fn try_head(
+        &self,
+        detour: &Detour,
+        head: &Head,
+        turn: &mut Turn<'_>,
+    ) -> Result<Duration, sqlx::Error> {
         let message = match self.source.read(head.record(&self.partition)) {
             Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
             // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
             Err((malformed, record)) => {
-                let end = self.runner.settle_malformed(&record, &malformed.to_string(), turn).await;
+                let end = self
+                    .runner
+                    .settle_malformed(&record, &malformed.to_string(), turn)
+                    .await;
                 return after_head(detour, head, end.parked(head.attempts.cast_unsigned())).await;
             }
         };
         if self.runner.core.router.route(&message).is_none() {
             return self.try_unhandled_head(detour, head, &message).await;
         }
-        let end = self.runner.settle_parked(&message, turn, head.attempts.cast_unsigned()).await;
+        let end = self
+            .runner
+            .settle_parked(&message, turn, head.attempts.cast_unsigned())
+            .await;
         after_head(detour, head, end).await
     }
 
@@ -328,7 +469,14 @@ impl Site {
 async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duration, sqlx::Error> {
     match end {
         Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
-        Parked::Again { after, attempts, error } => detour.again(head.seq, attempts, after, &error).await.map(|()| after),
+        Parked::Again {
+            after,
+            attempts,
+            error,
+        } => detour
+            .again(head.seq, attempts, after, &error)
+            .await
+            .map(|()| after),
         // The time in the table stays: the next owner of the partition may be the code that it waits for.
         Parked::Waits { .. } => Ok(CODE_PAUSE),
         Parked::Abandoned => Ok(DATABASE_PAUSE),

@@ -37,13 +37,19 @@ impl Other {
     }
 
     fn counts(&self, waits_for_newer_code: bool) -> bool {
-        waits_for_newer_code || self.is_live() || self.seen <= RECENT && (self.is_newer || !self.is_stopped)
+        waits_for_newer_code
+            || self.is_live()
+            || self.seen <= RECENT && (self.is_newer || !self.is_stopped)
     }
 }
 
 /// The types that must not be skipped.
 pub(crate) fn held_types(others: Vec<Other>, waits_for_newer_code: bool) -> HashSet<String> {
-    others.into_iter().filter(|other| other.counts(waits_for_newer_code)).flat_map(|other| other.types).collect()
+    others
+        .into_iter()
+        .filter(|other| other.counts(waits_for_newer_code))
+        .flat_map(|other| other.types)
+        .collect()
 }
 
 #[cfg(test)]
@@ -51,7 +57,12 @@ mod tests {
     use super::*;
 
     fn other(is_newer: bool, seen: u64, is_stopped: bool) -> Other {
-        Other { types: vec!["New".into()], is_newer, seen: Duration::from_secs(seen), is_stopped }
+        Other {
+            types: vec!["New".into()],
+            is_newer,
+            seen: Duration::from_secs(seen),
+            is_stopped,
+        }
     }
 
     #[test]
@@ -69,8 +80,15 @@ mod tests {
             (false, 3_601, false, false),
         ] {
             let one = other(is_newer, seen, is_stopped);
-            assert_eq!(held_types(vec![one.clone()], false).contains("New"), held, "{one:?}");
-            assert!(held_types(vec![one], true).contains("New"), "it waits for newer code");
+            assert_eq!(
+                held_types(vec![one.clone()], false).contains("New"),
+                held,
+                "{one:?}"
+            );
+            assert!(
+                held_types(vec![one], true).contains("New"),
+                "it waits for newer code"
+            );
         }
         assert!(held_types(Vec::new(), true).is_empty());
     }

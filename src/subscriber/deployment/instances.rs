@@ -70,7 +70,11 @@ struct View {
 
 impl View {
     fn claim(&self, event_type: &str) -> Claim {
-        if self.held.contains(event_type) { Claim::Held } else { Claim::Free }
+        if self.held.contains(event_type) {
+            Claim::Held
+        } else {
+            Claim::Free
+        }
     }
 }
 
@@ -152,7 +156,13 @@ impl Registry {
             .await?;
         let others = self.others().await?;
         let lacks = |other: &Other| self.own.types.iter().any(|own| !other.types.contains(own));
-        Ok(if others.iter().any(|other| other.is_live() && lacks(other)) { LEASE } else { Duration::ZERO })
+        Ok(
+            if others.iter().any(|other| other.is_live() && lacks(other)) {
+                LEASE
+            } else {
+                Duration::ZERO
+            },
+        )
     }
 
     /// Whether a type may be skipped, if that is known by now.
@@ -175,7 +185,10 @@ impl Registry {
             return Ok(claim);
         }
         let as_of = Instant::now();
-        let view = View { held: held_types(self.others().await?, self.own.waits_for_newer_code), as_of };
+        let view = View {
+            held: held_types(self.others().await?, self.own.waits_for_newer_code),
+            as_of,
+        };
         // However long that took: the view is younger than the event.
         let claim = view.claim(event_type);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Some(view);
@@ -197,7 +210,11 @@ impl Registry {
             }
             if let Err(error) = self.beat().await {
                 session_fault::close_after(&error, &self.pool);
-                tracing::warn!(subscriber = self.consumer, error = with_causes(&error), "the heartbeat of this instance is not written");
+                tracing::warn!(
+                    subscriber = self.consumer,
+                    error = with_causes(&error),
+                    "the heartbeat of this instance is not written"
+                );
             }
         }
         let stopped = sqlx::query(AssertSqlSafe(self.statements.stop.clone()))
@@ -208,14 +225,24 @@ impl Registry {
         match tokio::time::timeout(FAREWELL, stopped).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::debug!(subscriber = self.consumer, error = with_causes(&error), "that this instance has stopped is not written")
+                tracing::debug!(
+                    subscriber = self.consumer,
+                    error = with_causes(&error),
+                    "that this instance has stopped is not written"
+                )
             }
-            Err(_) => tracing::debug!(subscriber = self.consumer, "that this instance has stopped is not written in time"),
+            Err(_) => tracing::debug!(
+                subscriber = self.consumer,
+                "that this instance has stopped is not written in time"
+            ),
         }
     }
 
     async fn beat(&self) -> Result<(), sqlx::Error> {
-        let beat = sqlx::query(AssertSqlSafe(self.statements.heartbeat.clone())).persistent(false).bind(&self.consumer).bind(self.instance);
+        let beat = sqlx::query(AssertSqlSafe(self.statements.heartbeat.clone()))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(self.instance);
         if beat.execute(&self.pool).await?.rows_affected() == 0 {
             self.register().await?;
         }
@@ -223,12 +250,22 @@ impl Registry {
     }
 
     async fn others(&self) -> Result<Vec<Other>, sqlx::Error> {
-        let others = sqlx::query_as(AssertSqlSafe(self.statements.others.clone())).persistent(false);
-        let rows: Vec<(Vec<String>, bool, f64, bool)> =
-            others.bind(&self.consumer).bind(self.instance).bind(KEEP_DAYS).fetch_all(&self.pool).await?;
+        let others =
+            sqlx::query_as(AssertSqlSafe(self.statements.others.clone())).persistent(false);
+        let rows: Vec<(Vec<String>, bool, f64, bool)> = others
+            .bind(&self.consumer)
+            .bind(self.instance)
+            .bind(KEEP_DAYS)
+            .fetch_all(&self.pool)
+            .await?;
         let other = |(types, is_newer, seen, is_stopped)| {
             let seen = Duration::try_from_secs_f64(seen).unwrap_or(Duration::MAX);
-            Other { types, is_newer, seen, is_stopped }
+            Other {
+                types,
+                is_newer,
+                seen,
+                is_stopped,
+            }
         };
         Ok(rows.into_iter().map(other).collect())
     }
@@ -239,11 +276,20 @@ pub(crate) fn version_of(types: &[String], topics: &[String]) -> String {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
-    let parts = types.iter().chain(topics).flat_map(|part| part.bytes().chain([0]));
+    let parts = types
+        .iter()
+        .chain(topics)
+        .flat_map(|part| part.bytes().chain([0]));
     format!("{:016x}", parts.fold(OFFSET, hash))
 }
 
 fn host() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-    format!("{} {}", host.as_deref().map_or("unknown", str::trim), std::process::id())
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok());
+    format!(
+        "{} {}",
+        host.as_deref().map_or("unknown", str::trim),
+        std::process::id()
+    )
 }

@@ -59,7 +59,10 @@ impl Site {
                 Ok(Claim::Held) => {
                     self.report_held(message);
                     if let Some(key) = &key {
-                        let setback = Setback { error: Some(waits(message)), ..Setback::default() };
+                        let setback = Setback {
+                            error: Some(waits(message)),
+                            ..Setback::default()
+                        };
                         if self.park(message, &setback, turn).await {
                             self.runner.statistics.held(message.kind());
                             ended.finished.push(ticket);
@@ -88,7 +91,12 @@ impl Site {
     }
 
     /// The oldest event of an aggregate has no handler here. The time until the aggregate is looked at again.
-    pub(crate) async fn try_unhandled_head(&self, detour: &Detour, head: &Head, message: &Arc<Message>) -> Result<Duration, sqlx::Error> {
+    pub(crate) async fn try_unhandled_head(
+        &self,
+        detour: &Detour,
+        head: &Head,
+        message: &Arc<Message>,
+    ) -> Result<Duration, sqlx::Error> {
         if self.claim(message).await? == Claim::Held {
             self.report_held(message);
             return Ok(CODE_PAUSE);
@@ -112,14 +120,24 @@ impl Site {
             Some(registry) => registry.claim(message.kind()).await?,
             None => Claim::Free,
         };
-        if claim == Claim::Free && self.runner.companions.keep(&Meta::new(message.clone(), 1)).await? {
+        if claim == Claim::Free
+            && self
+                .runner
+                .companions
+                .keep(&Meta::new(message.clone(), 1))
+                .await?
+        {
             return Ok(Claim::Held);
         }
         Ok(claim)
     }
 
     fn report_held(&self, message: &Message) {
-        if self.registry.as_ref().is_some_and(|registry| registry.is_first_held(message.kind())) {
+        if self
+            .registry
+            .as_ref()
+            .is_some_and(|registry| registry.is_first_held(message.kind()))
+        {
             tracing::warn!(
                 subscriber = self.runner.name,
                 event.r#type = message.kind(),

@@ -18,11 +18,17 @@ pub(crate) struct UnknownTypes(Mutex<HashMap<String, HashSet<String>>>);
 impl UnknownTypes {
     fn is_first(&self, topic: &str, event_type: &str) -> bool {
         let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if reported.get(topic).is_some_and(|types| types.contains(event_type)) {
+        if reported
+            .get(topic)
+            .is_some_and(|types| types.contains(event_type))
+        {
             return false;
         }
         let room = reported.values().map(HashSet::len).sum::<usize>() < REPORTED_MAX;
-        room && reported.entry(topic.to_owned()).or_default().insert(event_type.to_owned())
+        room && reported
+            .entry(topic.to_owned())
+            .or_default()
+            .insert(event_type.to_owned())
     }
 }
 
@@ -59,8 +65,13 @@ impl Runner {
 fn nearest<'t>(event_type: &str, handled: &'t [String]) -> Option<&'t str> {
     let wanted = event_type.to_lowercase();
     let likeness = |known: &String| strsim::jaro_winkler(&known.to_lowercase(), &wanted);
-    let alike = handled.iter().map(|known| (likeness(known), known.as_str())).filter(|(likeness, _)| *likeness > ALIKE);
-    alike.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    let alike = handled
+        .iter()
+        .map(|known| (likeness(known), known.as_str()))
+        .filter(|(likeness, _)| *likeness > ALIKE);
+    alike
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }
 
 #[cfg(test)]
@@ -73,7 +84,9 @@ mod tests {
         assert!(unknown.is_first("order", "OrderPlacd"));
         assert!(!unknown.is_first("order", "OrderPlacd"));
         assert!(unknown.is_first("stock", "OrderPlacd"));
-        let reported = (0..2 * REPORTED_MAX).filter(|n| unknown.is_first("order", &format!("T{n}"))).count();
+        let reported = (0..2 * REPORTED_MAX)
+            .filter(|n| unknown.is_first("order", &format!("T{n}")))
+            .count();
         assert_eq!(reported, REPORTED_MAX - 2);
     }
 

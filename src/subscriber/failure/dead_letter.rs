@@ -52,7 +52,11 @@ impl DeadLetters {
 /// Takes records that go back to Kafka.
 pub(crate) trait Letterbox: Send + Sync {
     /// Sends a record; `like` is the topic whose partition count a missing topic gets.
-    fn send<'l>(&'l self, letter: &'l Letter, like: &'l str) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>>;
+    fn send<'l>(
+        &'l self,
+        letter: &'l Letter,
+        like: &'l str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>>;
 }
 
 /// Why a record is given up.
@@ -78,7 +82,13 @@ const ORIGINAL_TIMESTAMP: &str = "kafka_dlt-original-timestamp";
 /// Whose clock that is, in the words of Kafka's Java client.
 const ORIGINAL_TIMESTAMP_TYPE: &str = "kafka_dlt-original-timestamp-type";
 /// Headers that say where a record was first.
-const ORIGINAL: [&str; 5] = [ORIGINAL_TOPIC, ORIGINAL_PARTITION, ORIGINAL_OFFSET, ORIGINAL_TIMESTAMP, ORIGINAL_TIMESTAMP_TYPE];
+const ORIGINAL: [&str; 5] = [
+    ORIGINAL_TOPIC,
+    ORIGINAL_PARTITION,
+    ORIGINAL_OFFSET,
+    ORIGINAL_TIMESTAMP,
+    ORIGINAL_TIMESTAMP_TYPE,
+];
 /// What went wrong.
 pub(crate) const EXCEPTION_MESSAGE: &str = "kafka_dlt-exception-message";
 /// What kind of thing went wrong.
@@ -128,7 +138,9 @@ const COUNT_MAX: u32 = 1_000_000;
 
 /// A counter of a header: 0 if it is no number, and [`COUNT_MAX`] at most.
 pub(crate) fn bounded_count(text: &[u8]) -> u32 {
-    let number = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let number = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
     number.unwrap_or(0).min(COUNT_MAX)
 }
 
@@ -141,15 +153,24 @@ pub(crate) fn is_ours(name: &[u8]) -> bool {
 pub(crate) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Letter {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     // Where it was first is kept through retries. In a record of somebody else it says where it died for them.
-    let came_back = origin_of(&record.topic, why.group) != &*record.topic && record.header(ORIGINAL_TOPIC).is_some();
-    let named_here = if came_back { None } else { identity_by_place(record) };
+    let came_back = origin_of(&record.topic, why.group) != &*record.topic
+        && record.header(ORIGINAL_TOPIC).is_some();
+    let named_here = if came_back {
+        None
+    } else {
+        identity_by_place(record)
+    };
     let is_replaced = |name: &[u8]| {
         ORIGINAL.iter().any(|original| original.as_bytes() == name) && !came_back
             || named_here.is_some() && (name == b"ce_id" || name == b"ce_source")
     };
     let is_kept = |name: &[u8]| !is_ours(name) && !is_replaced(name);
-    let kept = record.headers_with_nulls().filter(|(name, _)| is_kept(name));
-    let mut headers: Vec<(String, Option<Vec<u8>>)> = kept.map(|(name, value)| (text(name), value.map(<[u8]>::to_vec))).collect();
+    let kept = record
+        .headers_with_nulls()
+        .filter(|(name, _)| is_kept(name));
+    let mut headers: Vec<(String, Option<Vec<u8>>)> = kept
+        .map(|(name, value)| (text(name), value.map(<[u8]>::to_vec)))
+        .collect();
     let mut put = |name: &str, value: &[u8]| headers.push((name.to_owned(), Some(value.to_vec())));
     if !came_back {
         put(ORIGINAL_TOPIC, record.topic.as_bytes());
@@ -169,8 +190,16 @@ pub(crate) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Le
     put(EXCEPTION_MESSAGE, message.as_bytes());
     put("kafka_dlt-exception-stacktrace", message.as_bytes());
     put(ATTEMPTS, why.attempts.to_string().as_bytes());
-    put("tidings_failed_at", chrono::Utc::now().to_rfc3339().as_bytes());
-    Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
+    put(
+        "tidings_failed_at",
+        chrono::Utc::now().to_rfc3339().as_bytes(),
+    );
+    Letter {
+        topic,
+        key: record.key().map(<[u8]>::to_vec),
+        value: record.value().map(<[u8]>::to_vec),
+        headers,
+    }
 }
 
 fn timestamp_type(record: &Incoming) -> &'static [u8] {
@@ -186,15 +215,35 @@ fn timestamp_type(record: &Incoming) -> &'static [u8] {
 /// The record as it came, for another topic, without headers about its failure.
 pub(crate) fn bare_letter(record: &Incoming, topic: String) -> Letter {
     let headers = record.headers_with_nulls();
-    let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec))).collect();
-    Letter { topic, key: record.key().map(<[u8]>::to_vec), value: record.value().map(<[u8]>::to_vec), headers }
+    let headers = headers
+        .map(|(name, value)| {
+            (
+                String::from_utf8_lossy(name).into_owned(),
+                value.map(<[u8]>::to_vec),
+            )
+        })
+        .collect();
+    Letter {
+        topic,
+        key: record.key().map(<[u8]>::to_vec),
+        value: record.value().map(<[u8]>::to_vec),
+        headers,
+    }
 }
 
 /// The topic that records of this one were first read from: itself, or what a retry or redrive topic of the group is named after. A header says so too, but anybody can write one, and the
 /// topic that it names need not be one that can be made.
 pub(crate) fn origin_of<'t>(topic: &'t str, group: &str) -> &'t str {
-    let retried = || topic.rsplit_once('.')?.0.strip_suffix(&format!(".{group}.retry"));
-    topic.strip_suffix(&format!(".{group}.redrive")).or_else(retried).unwrap_or(topic)
+    let retried = || {
+        topic
+            .rsplit_once('.')?
+            .0
+            .strip_suffix(&format!(".{group}.retry"))
+    };
+    topic
+        .strip_suffix(&format!(".{group}.redrive"))
+        .or_else(retried)
+        .unwrap_or(topic)
 }
 
 #[cfg(test)]
@@ -211,38 +260,84 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_the_record_and_says_where_it_was_first_through_retries() {
-        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
-        let record = Incoming::new(place, Some(b"7"), Some(b"{}"), [("x", Some(&b"y"[..])), ("null", None)].into_iter());
+        let place = RecordPlace {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 5,
+        };
+        let record = Incoming::new(
+            place,
+            Some(b"7"),
+            Some(b"{}"),
+            [("x", Some(&b"y"[..])), ("null", None)].into_iter(),
+        );
         let error = HandlerError::retry("é".repeat(2_000));
-        let why = Obituary { group: "g", error: &error, kind: "handler", attempts: 5 };
+        let why = Obituary {
+            group: "g",
+            error: &error,
+            kind: "handler",
+            attempts: 5,
+        };
         let first = letter(&record, "order.g.retry.1m".into(), &why);
         let again = Incoming::new(
-            RecordPlace { topic: "order.g.retry.1m".into(), partition: 0, offset: 1, timestamp: 6 },
+            RecordPlace {
+                topic: "order.g.retry.1m".into(),
+                partition: 0,
+                offset: 1,
+                timestamp: 6,
+            },
             first.key.as_deref(),
             first.value.as_deref(),
-            first.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())),
+            first
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_deref())),
         );
         for letter in [&first, &letter(&again, "order.g.dlt".into(), &why)] {
-            assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(&b"7"[..]), Some(&b"{}"[..])));
+            assert_eq!(
+                (letter.key.as_deref(), letter.value.as_deref()),
+                (Some(&b"7"[..]), Some(&b"{}"[..]))
+            );
             assert_eq!(header(letter, "x"), Some(&b"y"[..]));
             assert!(letter.headers.contains(&("null".to_owned(), None)));
             assert_eq!(header(letter, ORIGINAL_TOPIC), Some(&b"order"[..]));
-            assert_eq!(header(letter, ORIGINAL_PARTITION), Some(&3i32.to_be_bytes()[..]));
-            assert_eq!(header(letter, ORIGINAL_OFFSET), Some(&9i64.to_be_bytes()[..]));
+            assert_eq!(
+                header(letter, ORIGINAL_PARTITION),
+                Some(&3i32.to_be_bytes()[..])
+            );
+            assert_eq!(
+                header(letter, ORIGINAL_OFFSET),
+                Some(&9i64.to_be_bytes()[..])
+            );
             assert_eq!(header(letter, "ce_id"), Some(&b"3/9"[..]));
             assert_eq!(header(letter, ATTEMPTS), Some(&b"5"[..]));
-            assert!(header(letter, EXCEPTION_MESSAGE).is_some_and(|text| text.len() <= ERROR_BYTES_MAX));
+            assert!(
+                header(letter, EXCEPTION_MESSAGE).is_some_and(|text| text.len() <= ERROR_BYTES_MAX)
+            );
         }
     }
 
     #[test]
     fn counters_of_headers_are_bounded_and_count_in_the_groups_own_topics_only() {
-        for (text, count) in [("4294967295", COUNT_MAX), ("3", 3), ("-1", 0), ("99999999999999999999", 0), ("x", 0), ("", 0)] {
+        for (text, count) in [
+            ("4294967295", COUNT_MAX),
+            ("3", 3),
+            ("-1", 0),
+            ("99999999999999999999", 0),
+            ("x", 0),
+            ("", 0),
+        ] {
             assert_eq!(bounded_count(text.as_bytes()), count, "{text}");
         }
         assert_eq!(bounded_count(b"\xff"), 0);
         let forged = |topic: &str| {
-            let place = RecordPlace { topic: topic.into(), partition: 3, offset: 9, timestamp: 5 };
+            let place = RecordPlace {
+                topic: topic.into(),
+                partition: 3,
+                offset: 9,
+                timestamp: 5,
+            };
             let headers = [(TIER, Some(&b"2"[..])), (ATTEMPTS, Some(b"4294967295"))];
             Incoming::new(place, Some(b"7"), None, headers.into_iter())
         };
@@ -254,32 +349,75 @@ mod tests {
     #[test]
     fn the_type_of_the_timestamp_is_that_of_the_first_topic_through_retries() {
         let error = HandlerError::retry("no");
-        let why = Obituary { group: "g", error: &error, kind: "handler", attempts: 1 };
-        for (by_broker, timestamp, expected) in [(true, 5, "LOG_APPEND_TIME"), (false, 5, "CREATE_TIME"), (false, -1, "NO_TIMESTAMP_TYPE")]
-        {
-            let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp };
+        let why = Obituary {
+            group: "g",
+            error: &error,
+            kind: "handler",
+            attempts: 1,
+        };
+        for (by_broker, timestamp, expected) in [
+            (true, 5, "LOG_APPEND_TIME"),
+            (false, 5, "CREATE_TIME"),
+            (false, -1, "NO_TIMESTAMP_TYPE"),
+        ] {
+            let place = RecordPlace {
+                topic: "order".into(),
+                partition: 3,
+                offset: 9,
+                timestamp,
+            };
             let mut record = Incoming::new(place, Some(b"7"), None, std::iter::empty());
             record.is_stamped_by_broker = by_broker;
             let first = letter(&record, "order.g.retry.1m".into(), &why);
             let again = Incoming::new(
-                RecordPlace { topic: "order.g.retry.1m".into(), partition: 0, offset: 1, timestamp: 6 },
+                RecordPlace {
+                    topic: "order.g.retry.1m".into(),
+                    partition: 0,
+                    offset: 1,
+                    timestamp: 6,
+                },
                 None,
                 None,
-                first.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())),
+                first
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_deref())),
             );
             for letter in [&first, &letter(&again, "order.g.dlt".into(), &why)] {
-                assert_eq!(header(letter, ORIGINAL_TIMESTAMP_TYPE), Some(expected.as_bytes()));
+                assert_eq!(
+                    header(letter, ORIGINAL_TIMESTAMP_TYPE),
+                    Some(expected.as_bytes())
+                );
             }
         }
     }
 
     #[test]
     fn a_bare_letter_adds_nothing_to_the_record() {
-        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
-        let record = Incoming::new(place, Some(b"7"), None, [("x", Some(&b"y"[..])), ("null", None)].into_iter());
+        let place = RecordPlace {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 5,
+        };
+        let record = Incoming::new(
+            place,
+            Some(b"7"),
+            None,
+            [("x", Some(&b"y"[..])), ("null", None)].into_iter(),
+        );
         let bare = bare_letter(&record, "order.g.dlt".into());
-        assert_eq!((bare.topic.as_str(), bare.key.as_deref(), bare.value), ("order.g.dlt", Some(&b"7"[..]), None));
-        assert_eq!(bare.headers, [("x".to_owned(), Some(b"y".to_vec())), ("null".to_owned(), None)]);
+        assert_eq!(
+            (bare.topic.as_str(), bare.key.as_deref(), bare.value),
+            ("order.g.dlt", Some(&b"7"[..]), None)
+        );
+        assert_eq!(
+            bare.headers,
+            [
+                ("x".to_owned(), Some(b"y".to_vec())),
+                ("null".to_owned(), None)
+            ]
+        );
     }
 
     #[test]
@@ -298,12 +436,32 @@ mod tests {
 
     #[test]
     fn where_a_record_died_for_somebody_else_is_not_where_it_was_first() {
-        let place = RecordPlace { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
-        let foreign = [(ORIGINAL_TOPIC, Some(&b"not a topic!"[..])), (ORIGINAL_OFFSET, Some(b"\0\0\0\0\0\0\0\x07"))];
+        let place = RecordPlace {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 5,
+        };
+        let foreign = [
+            (ORIGINAL_TOPIC, Some(&b"not a topic!"[..])),
+            (ORIGINAL_OFFSET, Some(b"\0\0\0\0\0\0\0\x07")),
+        ];
         let record = Incoming::new(place, Some(b"7"), Some(b"{}"), foreign.into_iter());
         let error = HandlerError::retry("no");
-        let letter = letter(&record, "order.g.dlt".into(), &Obituary { group: "g", error: &error, kind: "handler", attempts: 1 });
+        let letter = letter(
+            &record,
+            "order.g.dlt".into(),
+            &Obituary {
+                group: "g",
+                error: &error,
+                kind: "handler",
+                attempts: 1,
+            },
+        );
         assert_eq!(header(&letter, ORIGINAL_TOPIC), Some(&b"order"[..]));
-        assert_eq!(header(&letter, ORIGINAL_OFFSET), Some(&9i64.to_be_bytes()[..]));
+        assert_eq!(
+            header(&letter, ORIGINAL_OFFSET),
+            Some(&9i64.to_be_bytes()[..])
+        );
     }
 }

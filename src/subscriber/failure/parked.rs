@@ -26,7 +26,10 @@ const WITHOUT_KEY: &str = "tidings_without_key";
 
 /// The key under which a record waits: its own, or one that no other record of its partition has.
 pub(crate) fn detour_key(record: &Incoming) -> Cow<'_, [u8]> {
-    record.key().map_or_else(|| Cow::Owned(format!("\0without key, offset {}", record.offset).into_bytes()), Cow::Borrowed)
+    record.key().map_or_else(
+        || Cow::Owned(format!("\0without key, offset {}", record.offset).into_bytes()),
+        Cow::Borrowed,
+    )
 }
 
 /// The table, for one consumer.
@@ -94,11 +97,24 @@ impl Detour {
     }
 
     /// Adds an event behind those of its aggregate; one that is there already is fine.
-    pub(crate) async fn append(&self, record: &Incoming, setback: &Setback) -> Result<(), sqlx::Error> {
-        let marks = [(record.is_stamped_by_broker, STAMPED_BY_BROKER), (record.key().is_none(), WITHOUT_KEY)];
-        let marks = marks.into_iter().filter(|(applies, _)| *applies).map(|(_, mark)| (mark.to_owned(), None));
-        let headers = record.headers_with_nulls().filter(|(name, _)| !is_mark(name));
-        let headers = headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
+    pub(crate) async fn append(
+        &self,
+        record: &Incoming,
+        setback: &Setback,
+    ) -> Result<(), sqlx::Error> {
+        let marks = [
+            (record.is_stamped_by_broker, STAMPED_BY_BROKER),
+            (record.key().is_none(), WITHOUT_KEY),
+        ];
+        let marks = marks
+            .into_iter()
+            .filter(|(applies, _)| *applies)
+            .map(|(_, mark)| (mark.to_owned(), None));
+        let headers = record
+            .headers_with_nulls()
+            .filter(|(name, _)| !is_mark(name));
+        let headers =
+            headers.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value));
         let (names, values): (Vec<String>, Vec<Option<&[u8]>>) = headers.chain(marks).unzip();
         sqlx::query(AssertSqlSafe(self.append.clone()))
             .persistent(false)
@@ -120,7 +136,11 @@ impl Detour {
     }
 
     /// The oldest event of an aggregate.
-    pub(crate) async fn head(&self, partition: &Partition, key: &[u8]) -> Result<Option<Head>, sqlx::Error> {
+    pub(crate) async fn head(
+        &self,
+        partition: &Partition,
+        key: &[u8],
+    ) -> Result<Option<Head>, sqlx::Error> {
         let row = sqlx::query(AssertSqlSafe(self.head.clone()))
             .persistent(false)
             .bind(&self.consumer)
@@ -134,11 +154,22 @@ impl Detour {
 
     /// The event has ended.
     pub(crate) async fn remove(&self, seq: i64) -> Result<(), sqlx::Error> {
-        sqlx::query(AssertSqlSafe(self.remove.clone())).persistent(false).bind(seq).execute(&self.pool).await.map(drop)
+        sqlx::query(AssertSqlSafe(self.remove.clone()))
+            .persistent(false)
+            .bind(seq)
+            .execute(&self.pool)
+            .await
+            .map(drop)
     }
 
     /// The event failed once more, and is tried again after this long.
-    pub(crate) async fn again(&self, seq: i64, attempts: u32, after: Duration, error: &str) -> Result<(), sqlx::Error> {
+    pub(crate) async fn again(
+        &self,
+        seq: i64,
+        attempts: u32,
+        after: Duration,
+        error: &str,
+    ) -> Result<(), sqlx::Error> {
         sqlx::query(AssertSqlSafe(self.again.clone()))
             .persistent(false)
             .bind(seq)
@@ -151,7 +182,10 @@ impl Detour {
     }
 
     /// The aggregates of a partition that wait, and how long until the oldest event of each is due.
-    pub(crate) async fn keys(&self, partition: &Partition) -> Result<Vec<(Vec<u8>, Duration)>, sqlx::Error> {
+    pub(crate) async fn keys(
+        &self,
+        partition: &Partition,
+    ) -> Result<Vec<(Vec<u8>, Duration)>, sqlx::Error> {
         let rows: Vec<(Vec<u8>, f64)> = sqlx::query_as(AssertSqlSafe(self.keys.clone()))
             .persistent(false)
             .bind(&self.consumer)
@@ -159,25 +193,43 @@ impl Detour {
             .bind(partition.number)
             .fetch_all(&self.pool)
             .await?;
-        Ok(rows.into_iter().map(|(key, seconds)| (key, Duration::try_from_secs_f64(seconds).unwrap_or_default())).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(key, seconds)| {
+                (
+                    key,
+                    Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+                )
+            })
+            .collect())
     }
 }
 
 impl OpenInbox {
     /// The parked events of this consumer that belong to none of these topics: topic, events, aggregates.
-    pub(crate) async fn parked_outside(&self, topics: &[&str]) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
+    pub(crate) async fn parked_outside(
+        &self,
+        topics: &[&str],
+    ) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
         let count = format!(
             r#"select topic, pg_catalog.count(*), pg_catalog.count(distinct (partition, key)) from "{}".detour where consumer = $1 and not topic = any ($2)
                group by topic order by topic"#,
             self.schema
         );
-        sqlx::query_as(AssertSqlSafe(count)).persistent(false).bind(&self.consumer).bind(topics).fetch_all(&self.pool).await
+        sqlx::query_as(AssertSqlSafe(count))
+            .persistent(false)
+            .bind(&self.consumer)
+            .bind(topics)
+            .fetch_all(&self.pool)
+            .await
     }
 }
 
 /// Whether a stored header is a mark of this table.
 fn is_mark(name: &[u8]) -> bool {
-    [STAMPED_BY_BROKER, WITHOUT_KEY].iter().any(|mark| mark.as_bytes() == name)
+    [STAMPED_BY_BROKER, WITHOUT_KEY]
+        .iter()
+        .any(|mark| mark.as_bytes() == name)
 }
 
 impl Head {
@@ -197,7 +249,10 @@ impl Head {
 
     /// All attempts at the event so far.
     pub(crate) fn attempts_in_all(&self) -> u32 {
-        self.attempts_before.max(0).unsigned_abs().saturating_add(self.attempts.max(0).unsigned_abs())
+        self.attempts_before
+            .max(0)
+            .unsigned_abs()
+            .saturating_add(self.attempts.max(0).unsigned_abs())
     }
 
     /// The record as it came.
@@ -208,7 +263,11 @@ impl Head {
             offset: self.record_offset,
             timestamp: self.record_timestamp,
         };
-        let headers = self.header_names.iter().zip(&self.header_values).map(|(name, value)| (name.as_str(), value.as_deref()));
+        let headers = self
+            .header_names
+            .iter()
+            .zip(&self.header_values)
+            .map(|(name, value)| (name.as_str(), value.as_deref()));
         let headers = headers.filter(|(name, _)| !is_mark(name.as_bytes()));
         let has = |mark| self.header_names.iter().any(|name| name == mark);
         let key = (!has(WITHOUT_KEY)).then_some(&*self.key);

@@ -10,10 +10,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::dead_letter::{
-    ATTEMPTS, EXCEPTION_MESSAGE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, REPLAYS, bounded_count, is_ours,
+    ATTEMPTS, EXCEPTION_MESSAGE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TOPIC, REPLAYS,
+    bounded_count, is_ours,
 };
 use crate::{
-    kafka::{Beat, Committed, Incoming, Letter, Message, OVERDUE, Partition, READ_TIMEOUT, Settings, Shelf, bounded, watched},
+    kafka::{
+        Beat, Committed, Incoming, Letter, Message, OVERDUE, Partition, READ_TIMEOUT, Settings,
+        Shelf, bounded, watched,
+    },
     subscriber::{
         Bus, BusError,
         offsets::{
@@ -70,9 +74,15 @@ pub(crate) struct Origin {
 
 impl DeadLetter {
     pub(crate) fn of(record: Incoming) -> Self {
-        let text = |name: &str| record.header(name).map(|value| String::from_utf8_lossy(value).into_owned());
+        let text = |name: &str| {
+            record
+                .header(name)
+                .map(|value| String::from_utf8_lossy(value).into_owned())
+        };
         let number = |name: &str| record.header(name).map_or(0, bounded_count);
-        let failed_at = text("tidings_failed_at").and_then(|time| DateTime::parse_from_rfc3339(&time).ok()).map(|time| time.to_utc());
+        let failed_at = text("tidings_failed_at")
+            .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
+            .map(|time| time.to_utc());
         let origin = || {
             Some(Origin {
                 topic: text(ORIGINAL_TOPIC)?,
@@ -82,10 +92,17 @@ impl DeadLetter {
             })
         };
         Self {
-            event_type: Message::read(record.clone(), None).map(|message| message.event_type().to_owned()).unwrap_or_default(),
-            key: record.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
+            event_type: Message::read(record.clone(), None)
+                .map(|message| message.event_type().to_owned())
+                .unwrap_or_default(),
+            key: record
+                .key()
+                .map(|key| String::from_utf8_lossy(key).into_owned())
+                .unwrap_or_default(),
             reason: text(EXCEPTION_MESSAGE).unwrap_or_default(),
-            failed_at: failed_at.or_else(|| DateTime::from_timestamp_millis(record.timestamp)).unwrap_or_default(),
+            failed_at: failed_at
+                .or_else(|| DateTime::from_timestamp_millis(record.timestamp))
+                .unwrap_or_default(),
             attempts: number(ATTEMPTS),
             replays: number(REPLAYS),
             origin: origin(),
@@ -95,8 +112,14 @@ impl DeadLetter {
 
     fn is_meant(&self, filter: &Filter) -> bool {
         filter.since.is_none_or(|since| self.failed_at >= since)
-            && filter.event_type.as_ref().is_none_or(|event_type| *event_type == self.event_type)
-            && (filter.places.is_empty() || filter.places.contains(&(self.record.partition, self.record.offset)))
+            && filter
+                .event_type
+                .as_ref()
+                .is_none_or(|event_type| *event_type == self.event_type)
+            && (filter.places.is_empty()
+                || filter
+                    .places
+                    .contains(&(self.record.partition, self.record.offset)))
     }
 
     /// The topic to which a replay goes. Any producer can write a letter's headers, so they count only if they agree with the
@@ -105,7 +128,9 @@ impl DeadLetter {
     /// # Errors
     /// Why there is none.
     pub(crate) fn target(&self, group: Option<&str>) -> Result<String, String> {
-        let Some(origin) = &self.origin else { return Err("does not say which subscriber it died in".into()) };
+        let Some(origin) = &self.origin else {
+            return Err("does not say which subscriber it died in".into());
+        };
         let (from, of) = (&origin.topic, &origin.group);
         let is_named = match group {
             Some(group) => group == of,
@@ -116,18 +141,35 @@ impl DeadLetter {
         }
         Err(match group {
             Some(group) => format!("died in {of} by its headers, and not in {group}"),
-            None => format!("died in {of} by its headers, on {from}, whose dead letters are in another topic: confirm with --group {of}"),
+            None => format!(
+                "died in {of} by its headers, on {from}, whose dead letters are in another topic: confirm with --group {of}"
+            ),
         })
     }
 
     /// The record without what was said of its death, for this topic.
     fn replayed(&self, target: String) -> Letter {
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        let is_kept = |name: &[u8]| name == ATTEMPTS.as_bytes() || !is_ours(name) && name != REPLAYS.as_bytes();
-        let kept = self.record.headers_with_nulls().filter(|(name, _)| is_kept(name));
-        let mut headers: Vec<(String, Option<Vec<u8>>)> = kept.map(|(header, value)| (name(header), value.map(<[u8]>::to_vec))).collect();
-        headers.push((REPLAYS.into(), Some(self.replays.saturating_add(1).to_string().into_bytes())));
-        Letter { topic: target, key: self.record.key().map(<[u8]>::to_vec), value: self.record.value().map(<[u8]>::to_vec), headers }
+        let is_kept = |name: &[u8]| {
+            name == ATTEMPTS.as_bytes() || !is_ours(name) && name != REPLAYS.as_bytes()
+        };
+        let kept = self
+            .record
+            .headers_with_nulls()
+            .filter(|(name, _)| is_kept(name));
+        let mut headers: Vec<(String, Option<Vec<u8>>)> = kept
+            .map(|(header, value)| (name(header), value.map(<[u8]>::to_vec)))
+            .collect();
+        headers.push((
+            REPLAYS.into(),
+            Some(self.replays.saturating_add(1).to_string().into_bytes()),
+        ));
+        Letter {
+            topic: target,
+            key: self.record.key().map(<[u8]>::to_vec),
+            value: self.record.value().map(<[u8]>::to_vec),
+            headers,
+        }
     }
 }
 
@@ -146,27 +188,54 @@ impl DeadLetterBox {
     ///
     /// # Cancel safety
     /// Dropping the future abandons a thread, which reads on to the end.
-    pub(crate) async fn read(settings: &Settings, topic: &str, filter: Filter) -> Result<Self, String> {
+    pub(crate) async fn read(
+        settings: &Settings,
+        topic: &str,
+        filter: Filter,
+    ) -> Result<Self, String> {
         let (settings, topic) = (settings.clone(), topic.to_owned());
         let limit = READ_TIMEOUT + OVERDUE;
-        let read = watched("consumer_poll", limit, move |beat| Self::read_blocking(&settings, &topic, &filter, beat));
-        read.await.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        let read = watched("consumer_poll", limit, move |beat| {
+            Self::read_blocking(&settings, &topic, &filter, beat)
+        });
+        read.await
+            .unwrap_or_else(|unanswered| Err(unanswered.to_string()))
     }
 
-    fn read_blocking(settings: &Settings, topic: &str, filter: &Filter, beat: &Beat) -> Result<Self, String> {
+    fn read_blocking(
+        settings: &Settings,
+        topic: &str,
+        filter: &Filter,
+        beat: &Beat,
+    ) -> Result<Self, String> {
         let shelf = Shelf::open(settings, GROUP, topic)?;
         let committed = shelf.committed()?;
         let mut watermarks: HashMap<i32, (Partition, Watermark)> = HashMap::new();
-        for Committed { partition, offset, metadata } in &committed {
+        for Committed {
+            partition,
+            offset,
+            metadata,
+        } in &committed
+        {
             // What somebody else committed for this group is not believed: letters are shown again.
             let finished = Finished::decode(metadata, *offset).unwrap_or_default();
-            watermarks.insert(partition.number, (partition.clone(), Watermark::new(Some(*offset), finished)));
+            watermarks.insert(
+                partition.number,
+                (partition.clone(), Watermark::new(Some(*offset), finished)),
+            );
         }
         let mut letters = Vec::new();
         shelf.read(&committed, beat, |record| {
-            let partition = Partition { topic: record.topic.clone(), number: record.partition };
-            let (_, watermark) = watermarks.entry(record.partition).or_insert_with(|| (partition, Watermark::default()));
-            let Some(ticket) = watermark.add(record.offset) else { return };
+            let partition = Partition {
+                topic: record.topic.clone(),
+                number: record.partition,
+            };
+            let (_, watermark) = watermarks
+                .entry(record.partition)
+                .or_insert_with(|| (partition, Watermark::default()));
+            let Some(ticket) = watermark.add(record.offset) else {
+                return;
+            };
             if filter.max.is_none_or(|max| letters.len() < max) {
                 let letter = DeadLetter::of(record);
                 if letter.is_meant(filter) {
@@ -174,7 +243,11 @@ impl DeadLetterBox {
                 }
             }
         })?;
-        Ok(Self { shelf: Arc::new(shelf), watermarks, letters })
+        Ok(Self {
+            shelf: Arc::new(shelf),
+            watermarks,
+            letters,
+        })
     }
 
     /// The letters, partition by partition in their order.
@@ -186,9 +259,17 @@ impl DeadLetterBox {
     ///
     /// # Errors
     /// When Kafka does not take it: it is still dead.
-    pub(crate) async fn replay(&mut self, bus: &Bus, at: usize, target: String) -> Result<(), BusError> {
+    pub(crate) async fn replay(
+        &mut self,
+        bus: &Bus,
+        at: usize,
+        target: String,
+    ) -> Result<(), BusError> {
         let (letter, ticket) = &self.letters[at];
-        let like = letter.origin.as_ref().map_or(&*letter.record.topic, |origin| &*origin.topic);
+        let like = letter
+            .origin
+            .as_ref()
+            .map_or(&*letter.record.topic, |origin| &*origin.topic);
         bus.send_letter(&letter.replayed(target), like).await?;
         let (partition, ticket) = (letter.record.partition, *ticket);
         self.finish(partition, ticket);
@@ -211,12 +292,20 @@ impl DeadLetterBox {
             .values()
             .filter_map(|(partition, watermark)| {
                 let offset = watermark.position()?;
-                Some(Committed { partition: partition.clone(), offset, metadata: watermark.finished_beyond().encode(offset) })
+                Some(Committed {
+                    partition: partition.clone(),
+                    offset,
+                    metadata: watermark.finished_beyond().encode(offset),
+                })
             })
             .collect();
         let shelf = self.shelf.clone();
-        let committed = bounded("commit", READ_TIMEOUT + OVERDUE, move || shelf.commit(&commits));
-        committed.await.unwrap_or_else(|unanswered| Err(unanswered.to_string()))
+        let committed = bounded("commit", READ_TIMEOUT + OVERDUE, move || {
+            shelf.commit(&commits)
+        });
+        committed
+            .await
+            .unwrap_or_else(|unanswered| Err(unanswered.to_string()))
     }
 
     fn finish(&mut self, partition: i32, ticket: Ticket) {
@@ -241,42 +330,103 @@ mod tests {
     use crate::subscriber::handler::HandlerError;
 
     fn record(topic: &str, letter: &Letter) -> Incoming {
-        let place = Place { topic: topic.into(), partition: 1, offset: 2, timestamp: 3 };
-        let headers = letter.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
-        Incoming::new(place, letter.key.as_deref(), letter.value.as_deref(), headers)
+        let place = Place {
+            topic: topic.into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
+        let headers = letter
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()));
+        Incoming::new(
+            place,
+            letter.key.as_deref(),
+            letter.value.as_deref(),
+            headers,
+        )
     }
 
     #[test]
     fn a_replayed_letter_is_the_event_for_its_own_subscriber_and_counts_how_often() {
-        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
-        let mut event =
-            Incoming::new(place, Some(b"7"), Some(b"{}"), [("ce_id", Some(&b"e-1"[..])), ("x", Some(b"y")), ("null", None)].into_iter());
+        let place = Place {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 5,
+        };
+        let mut event = Incoming::new(
+            place,
+            Some(b"7"),
+            Some(b"{}"),
+            [
+                ("ce_id", Some(&b"e-1"[..])),
+                ("x", Some(b"y")),
+                ("null", None),
+            ]
+            .into_iter(),
+        );
         let error = HandlerError::retry("broken");
         for replays in 1..=4 {
-            let why = Obituary { group: "stock", error: &error, kind: "handler", attempts: 5 };
-            let dead = DeadLetter::of(record("order.stock.dlt", &letter(&event, "order.stock.dlt".into(), &why)));
-            assert_eq!((dead.reason.as_str(), dead.attempts, dead.replays), ("broken", 5, replays - 1));
-            let origin = Origin { topic: "order".into(), group: "stock".into(), partition: 3, offset: 9 };
+            let why = Obituary {
+                group: "stock",
+                error: &error,
+                kind: "handler",
+                attempts: 5,
+            };
+            let dead = DeadLetter::of(record(
+                "order.stock.dlt",
+                &letter(&event, "order.stock.dlt".into(), &why),
+            ));
+            assert_eq!(
+                (dead.reason.as_str(), dead.attempts, dead.replays),
+                ("broken", 5, replays - 1)
+            );
+            let origin = Origin {
+                topic: "order".into(),
+                group: "stock".into(),
+                partition: 3,
+                offset: 9,
+            };
             assert_eq!(dead.origin, Some(origin));
             let replayed = dead.replayed(dead.target(None).expect("it says where it died"));
             assert_eq!(replayed.topic, "order.stock.redrive");
             event = record(&replayed.topic, &replayed);
             assert_eq!(attempts_of(&event, "stock"), 5);
             assert_eq!(
-                (event.header("ce_id"), event.header("x"), event.header(EXCEPTION_MESSAGE)),
+                (
+                    event.header("ce_id"),
+                    event.header("x"),
+                    event.header(EXCEPTION_MESSAGE)
+                ),
                 (Some(&b"e-1"[..]), Some(&b"y"[..]), None)
             );
-            assert!(event.headers_with_nulls().any(|header| header == (b"null", None)));
+            assert!(
+                event
+                    .headers_with_nulls()
+                    .any(|header| header == (b"null", None))
+            );
         }
     }
 
     #[test]
     fn a_letter_is_replayed_to_the_group_of_its_topic_or_to_one_that_is_named() {
-        let place = Place { topic: "order".into(), partition: 3, offset: 9, timestamp: 5 };
+        let place = Place {
+            topic: "order".into(),
+            partition: 3,
+            offset: 9,
+            timestamp: 5,
+        };
         let event = Incoming::new(place, Some(b"7"), Some(b"{}"), std::iter::empty());
         let error = HandlerError::retry("broken");
         let dead = |group, topic: &str| {
-            let why = Obituary { group, error: &error, kind: "handler", attempts: 5 };
+            let why = Obituary {
+                group,
+                error: &error,
+                kind: "handler",
+                attempts: 5,
+            };
             DeadLetter::of(record(topic, &letter(&event, topic.into(), &why)))
         };
         let genuine = Ok("order.stock.redrive".to_owned());
@@ -289,7 +439,9 @@ mod tests {
             ("ledger", "graveyard", Some("stock")),
             ("ledger", "order.ledger.dlt", Some("stock")),
         ] {
-            let refused = dead(group, topic).target(named).expect_err("another group's");
+            let refused = dead(group, topic)
+                .target(named)
+                .expect_err("another group's");
             assert!(refused.contains(group), "{refused}");
         }
         assert!(DeadLetter::of(event.clone()).target(None).is_err());
@@ -297,17 +449,49 @@ mod tests {
 
     #[test]
     fn letters_are_chosen_by_age_type_and_place() {
-        let headers = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_type", "Placed"), ("tidings_failed_at", "2026-01-02T03:04:05Z")];
-        let headers = headers.into_iter().map(|(name, value)| (name, Some(value.as_bytes())));
-        let place = Place { topic: "t".into(), partition: 1, offset: 2, timestamp: 3 };
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "1"),
+            ("ce_type", "Placed"),
+            ("tidings_failed_at", "2026-01-02T03:04:05Z"),
+        ];
+        let headers = headers
+            .into_iter()
+            .map(|(name, value)| (name, Some(value.as_bytes())));
+        let place = Place {
+            topic: "t".into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
         let letter = DeadLetter::of(Incoming::new(place, Some(b"7"), None, headers));
-        let since = |text: &str| DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc());
+        let since = |text: &str| {
+            DateTime::parse_from_rfc3339(text)
+                .ok()
+                .map(|time| time.to_utc())
+        };
         let meant = |filter| letter.is_meant(&filter);
         assert!(meant(Filter::default()));
-        assert!(meant(Filter { since: since("2026-01-02T00:00:00Z"), ..Filter::default() }));
-        assert!(!meant(Filter { since: since("2026-01-03T00:00:00Z"), ..Filter::default() }));
-        assert!(!meant(Filter { event_type: Some("Other".into()), ..Filter::default() }));
-        assert!(meant(Filter { event_type: Some("Placed".into()), places: vec![(1, 2)], ..Filter::default() }));
-        assert!(!meant(Filter { places: vec![(1, 3)], ..Filter::default() }));
+        assert!(meant(Filter {
+            since: since("2026-01-02T00:00:00Z"),
+            ..Filter::default()
+        }));
+        assert!(!meant(Filter {
+            since: since("2026-01-03T00:00:00Z"),
+            ..Filter::default()
+        }));
+        assert!(!meant(Filter {
+            event_type: Some("Other".into()),
+            ..Filter::default()
+        }));
+        assert!(meant(Filter {
+            event_type: Some("Placed".into()),
+            places: vec![(1, 2)],
+            ..Filter::default()
+        }));
+        assert!(!meant(Filter {
+            places: vec![(1, 3)],
+            ..Filter::default()
+        }));
     }
 }

@@ -68,6 +68,10 @@ impl<E: DomainEvent> EventArgument for Batch<E> {
     const BATCH: bool = true;
 
     fn decode(delivery: &Delivery) -> Result<Self, HandlerError> {
-        delivery.metas().map(|meta| Ok((meta.decode()?, meta))).collect::<Result<_, _>>().map(Self)
+        delivery
+            .metas()
+            .map(|meta| Ok((meta.decode()?, meta)))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }

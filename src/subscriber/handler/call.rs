@@ -34,7 +34,11 @@ pub trait Handler<Args, S>: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// Those of an argument, of the function, or of an event that cannot be encoded.
-    fn call(self, delivery: Delivery, state: &Arc<S>) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
+    fn call(
+        self,
+        delivery: Delivery,
+        state: &Arc<S>,
+    ) -> impl Future<Output = Result<Vec<Envelope>, HandlerError>> + Send + 'static;
 }
 
 macro_rules! or {

@@ -23,12 +23,20 @@ enum Messages {
 impl Delivery {
     /// One event; `attempt` counts from the first of this stay in the subscriber.
     pub(crate) fn one(message: Arc<Message>, attempt: u32) -> Self {
-        Self { messages: Messages::One(message), attempt, slot: None }
+        Self {
+            messages: Messages::One(message),
+            attempt,
+            slot: None,
+        }
     }
 
     /// Several; at least one.
     pub(crate) fn many(messages: Vec<Arc<Message>>, attempt: u32) -> Self {
-        Self { messages: Messages::Many(messages.into()), attempt, slot: None }
+        Self {
+            messages: Messages::Many(messages.into()),
+            attempt,
+            slot: None,
+        }
     }
 
     /// The event, or the first of the batch.
@@ -38,7 +46,9 @@ impl Delivery {
 
     /// Every event of the batch; one if it is none.
     pub fn metas(&self) -> impl ExactSizeIterator<Item = Meta> {
-        self.messages().iter().map(|message| Meta::new(message.clone(), self.attempt))
+        self.messages()
+            .iter()
+            .map(|message| Meta::new(message.clone(), self.attempt))
     }
 
     /// What happened, e.g. `OrderPlaced`. All events of a batch are of one type.
@@ -66,8 +76,15 @@ impl Delivery {
 
     /// The same with these messages only, and a transaction.
     pub(crate) fn within(&self, slot: TxSlot, messages: Option<Vec<Arc<Message>>>) -> Self {
-        let messages = messages.map_or_else(|| self.messages.clone(), |messages| Messages::Many(messages.into()));
-        Self { messages, attempt: self.attempt, slot: Some(slot) }
+        let messages = messages.map_or_else(
+            || self.messages.clone(),
+            |messages| Messages::Many(messages.into()),
+        );
+        Self {
+            messages,
+            attempt: self.attempt,
+            slot: Some(slot),
+        }
     }
 
     /// The same with these messages only.
@@ -76,18 +93,28 @@ impl Delivery {
             Some(message) if messages.is_empty() => Messages::One(message),
             last => Messages::Many(messages.into_iter().chain(last).collect()),
         };
-        Self { messages, attempt: self.attempt, slot: self.slot.clone() }
+        Self {
+            messages,
+            attempt: self.attempt,
+            slot: self.slot.clone(),
+        }
     }
 
     /// Each event by itself, in the same transaction.
     pub(crate) fn singly(&self) -> impl Iterator<Item = Self> {
-        let of = |message: &Arc<Message>| Self { messages: Messages::One(message.clone()), attempt: self.attempt, slot: self.slot.clone() };
+        let of = |message: &Arc<Message>| Self {
+            messages: Messages::One(message.clone()),
+            attempt: self.attempt,
+            slot: self.slot.clone(),
+        };
         self.messages().iter().map(of)
     }
 
     /// The transaction, lent to one argument.
     pub(crate) fn transaction(&self) -> Result<Tx, HandlerError> {
-        let slot = self.slot.as_ref().ok_or_else(|| HandlerError::dead_letter("the subscriber has no inbox, so there is no `Tx`"))?;
+        let slot = self.slot.as_ref().ok_or_else(|| {
+            HandlerError::dead_letter("the subscriber has no inbox, so there is no `Tx`")
+        })?;
         slot.lend(self.meta())
     }
 

@@ -43,7 +43,10 @@ pub(crate) enum Undecodable {
     Codec(CodecError),
     /// The codec refuses it, and its first bytes are those of another format.
     #[error("the value is {format}, which the event's codec does not read")]
-    Format { format: &'static str, source: CodecError },
+    Format {
+        format: &'static str,
+        source: CodecError,
+    },
     /// There is none.
     #[error("the event has no data, so it is no `{0}`")]
     NoData(&'static str),
@@ -81,32 +84,50 @@ pub enum Verdict {
 impl HandlerError {
     /// Try again after a pause.
     pub fn retry(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Retry, source: source.into() }
+        Self {
+            verdict: Verdict::Retry,
+            source: source.into(),
+        }
     }
 
     /// It will never work.
     pub fn dead_letter(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::DeadLetter, source: source.into() }
+        Self {
+            verdict: Verdict::DeadLetter,
+            source: source.into(),
+        }
     }
 
     /// It does not matter: the transaction is rolled back, and the event counts as handled.
     pub fn skip(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Skip, source: source.into() }
+        Self {
+            verdict: Verdict::Skip,
+            source: source.into(),
+        }
     }
 
     /// Not yet: its aggregate waits.
     pub fn snooze(time: Duration, source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Snooze(time), source: source.into() }
+        Self {
+            verdict: Verdict::Snooze(time),
+            source: source.into(),
+        }
     }
 
     /// Something that every event needs is down.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
-        Self { verdict: Verdict::Unavailable, source: source.into() }
+        Self {
+            verdict: Verdict::Unavailable,
+            source: source.into(),
+        }
     }
 
     /// Another version of the service's code handles it: it is set aside until then. Costs no attempt.
     pub(crate) fn wait_for_code(reason: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Snooze(CODE_PAUSE), source: WaitsForCode(reason.into()).into() }
+        Self {
+            verdict: Verdict::Snooze(CODE_PAUSE),
+            source: WaitsForCode(reason.into()).into(),
+        }
     }
 
     /// True if the event waits for another version of the service's code.
@@ -151,7 +172,10 @@ impl HandlerError {
 
     /// The same, to be waited out.
     pub(crate) fn waited_out(self) -> Self {
-        Self { verdict: Verdict::Unavailable, ..self }
+        Self {
+            verdict: Verdict::Unavailable,
+            ..self
+        }
     }
 
     /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.
@@ -228,10 +252,14 @@ fn of_sqlstate(code: &str) -> Verdict {
 
 fn of_sqlx(error: &sqlx::Error) -> Verdict {
     match error {
-        sqlx::Error::Database(error) => error.code().map_or(Verdict::Retry, |code| of_sqlstate(&code)),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-            Verdict::Unavailable
-        }
+        sqlx::Error::Database(error) => error
+            .code()
+            .map_or(Verdict::Retry, |code| of_sqlstate(&code)),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => Verdict::Unavailable,
         _ => Verdict::Retry,
     }
 }
@@ -252,7 +280,10 @@ impl Error for HandlerError {
 
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
-        Self { verdict: of_sqlx(&error), source: cleaned(error).into() }
+        Self {
+            verdict: of_sqlx(&error),
+            source: cleaned(error).into(),
+        }
     }
 }
 
@@ -290,7 +321,10 @@ impl From<PublishError> for HandlerError {
             PublishError::NoTransaction => Verdict::Retry,
             _ => Verdict::DeadLetter,
         };
-        Self { verdict, source: error.into() }
+        Self {
+            verdict,
+            source: error.into(),
+        }
     }
 }
 
@@ -335,16 +369,40 @@ mod tests {
     fn what_an_error_means_is_decided_by_its_kind() {
         let io = || std::io::Error::other("reset");
         for (error, verdict) in [
-            (HandlerError::from(sqlx::Error::Io(io())), Verdict::Unavailable),
-            (HandlerError::from(sqlx::Error::PoolTimedOut), Verdict::Unavailable),
+            (
+                HandlerError::from(sqlx::Error::Io(io())),
+                Verdict::Unavailable,
+            ),
+            (
+                HandlerError::from(sqlx::Error::PoolTimedOut),
+                Verdict::Unavailable,
+            ),
             (HandlerError::from(sqlx::Error::RowNotFound), Verdict::Retry),
-            (HandlerError::from(serde_json::from_str::<u8>("x").expect_err("no number")), Verdict::DeadLetter),
+            (
+                HandlerError::from(serde_json::from_str::<u8>("x").expect_err("no number")),
+                Verdict::DeadLetter,
+            ),
             (HandlerError::from(io()), Verdict::Retry),
-            (HandlerError::from(BoxError::from(sqlx::Error::PoolTimedOut)), Verdict::Unavailable),
-            (HandlerError::from(BoxError::from(HandlerError::skip("x"))), Verdict::Skip),
-            (HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))), Verdict::Unavailable),
-            (HandlerError::from(PublishError::NoTransaction), Verdict::Retry),
-            (HandlerError::from(PublishError::BatchTooLarge { bytes: 2, max: 1 }), Verdict::DeadLetter),
+            (
+                HandlerError::from(BoxError::from(sqlx::Error::PoolTimedOut)),
+                Verdict::Unavailable,
+            ),
+            (
+                HandlerError::from(BoxError::from(HandlerError::skip("x"))),
+                Verdict::Skip,
+            ),
+            (
+                HandlerError::from(PublishError::Database(sqlx::Error::Io(io()))),
+                Verdict::Unavailable,
+            ),
+            (
+                HandlerError::from(PublishError::NoTransaction),
+                Verdict::Retry,
+            ),
+            (
+                HandlerError::from(PublishError::BatchTooLarge { bytes: 2, max: 1 }),
+                Verdict::DeadLetter,
+            ),
         ] {
             assert_eq!(error.verdict(), verdict, "{error:?}");
         }
@@ -353,13 +411,22 @@ mod tests {
     #[test]
     fn only_what_the_library_cannot_decode_is_undecodable() {
         let codec = || CodecError::decode::<u8>("no number");
-        let gzip = Undecodable::Format { format: "gzip data", source: codec() };
+        let gzip = Undecodable::Format {
+            format: "gzip data",
+            source: codec(),
+        };
         for undecodable in [Undecodable::Codec(codec()), gzip, Undecodable::NoData("u8")] {
             let error = HandlerError::undecodable(undecodable);
             assert!(error.is_undecodable() && error.verdict() == Verdict::DeadLetter);
-            assert!(HandlerError::from_layer(error.into()).is_undecodable(), "through layers too");
+            assert!(
+                HandlerError::from_layer(error.into()).is_undecodable(),
+                "through layers too"
+            );
         }
-        assert!(!HandlerError::from(codec()).is_undecodable(), "a handler's own decision counts");
+        assert!(
+            !HandlerError::from(codec()).is_undecodable(),
+            "a handler's own decision counts"
+        );
         assert!(!HandlerError::dead_letter("no").is_undecodable());
     }
 
@@ -367,10 +434,16 @@ mod tests {
     #[test]
     fn an_event_that_was_turned_away_comes_back_and_loses_no_attempt() {
         use crate::resilience::CircuitOpen;
-        let open = CircuitOpen { name: "warehouse".into(), retry_after: Duration::from_secs(3) };
+        let open = CircuitOpen {
+            name: "warehouse".into(),
+            retry_after: Duration::from_secs(3),
+        };
         let later = Verdict::Snooze(Duration::from_secs(3));
         assert_eq!(HandlerError::from(open.clone()).verdict(), later);
-        assert_eq!(HandlerError::from(BoxError::from(open.clone())).verdict(), later);
+        assert_eq!(
+            HandlerError::from(BoxError::from(open.clone())).verdict(),
+            later
+        );
         assert_eq!(HandlerError::from_layer(open.into()).verdict(), later);
     }
 

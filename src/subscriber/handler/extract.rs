@@ -37,7 +37,10 @@ pub trait FromDelivery<S>: Sized + Send {
     /// # Errors
     ///
     /// What becomes the handler's error: the handler is not called.
-    fn from_delivery(delivery: &Delivery, state: &S) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
+    fn from_delivery(
+        delivery: &Delivery,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
 /// An argument of a handler after its event: whatever implements [`FromDelivery`], and [`Tx`].
@@ -57,7 +60,10 @@ pub trait Argument<S, Via>: Sized + Send {
     /// # Errors
     ///
     /// What becomes the handler's error.
-    fn take(delivery: &Delivery, state: &S) -> impl Future<Output = Result<Self, HandlerError>> + Send;
+    fn take(
+        delivery: &Delivery,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 }
 
 /// The argument is made by [`FromDelivery`].

@@ -27,7 +27,9 @@ impl Meta {
 
     /// What a record says, at its first attempt.
     pub(crate) fn of_record(record: Incoming) -> Result<Self, Malformed> {
-        Message::read(record, None).map(|message| Self::new(Arc::new(message), 1)).map_err(|(malformed, _)| malformed)
+        Message::read(record, None)
+            .map(|message| Self::new(Arc::new(message), 1))
+            .map_err(|(malformed, _)| malformed)
     }
 
     /// Which occurrence: unique within its [`source`](Self::source). A UUID if Tidings published it; other publishers have ids of other shapes, and where there is
@@ -63,8 +65,13 @@ impl Meta {
 
     /// When it happened: `ce_time`, or else the record's timestamp.
     pub fn occurred_at(&self) -> DateTime<Utc> {
-        let said = self.message.time().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
-        said.map(|time| time.to_utc()).or_else(|| DateTime::from_timestamp_millis(self.message.as_it_came().timestamp)).unwrap_or_default()
+        let said = self
+            .message
+            .time()
+            .and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+        said.map(|time| time.to_utc())
+            .or_else(|| DateTime::from_timestamp_millis(self.message.as_it_came().timestamp))
+            .unwrap_or_default()
     }
 
     /// Which conversation it belongs to.
@@ -73,27 +80,34 @@ impl Meta {
     }
 
     pub(crate) fn correlation_of(message: &Message) -> Option<&str> {
-        message.header("ce_correlationid").or_else(|| message.header(headers::CORRELATION_ID))
+        message
+            .header("ce_correlationid")
+            .or_else(|| message.header(headers::CORRELATION_ID))
     }
 
     /// The id of the event or command that caused it.
     pub fn causation_id(&self) -> Option<&str> {
-        self.header("ce_causationid").or_else(|| self.header(headers::CAUSATION_ID))
+        self.header("ce_causationid")
+            .or_else(|| self.header(headers::CAUSATION_ID))
     }
 
     /// The trace context, as W3C Trace Context writes it.
     pub fn traceparent(&self) -> Option<&str> {
-        self.header(headers::TRACEPARENT).or_else(|| self.header("ce_traceparent"))
+        self.header(headers::TRACEPARENT)
+            .or_else(|| self.header("ce_traceparent"))
     }
 
     /// What tracing systems add to the trace context.
     pub fn tracestate(&self) -> Option<&str> {
-        self.header(headers::TRACESTATE).or_else(|| self.header("ce_tracestate"))
+        self.header(headers::TRACESTATE)
+            .or_else(|| self.header("ce_tracestate"))
     }
 
     /// A header of the record, if it is text. Without a header of this name, the CloudEvents extension attribute of this name (`ce_tenant` for `tenant`).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.message.header(name).or_else(|| self.message.header(&format!("ce_{name}")))
+        self.message
+            .header(name)
+            .or_else(|| self.message.header(&format!("ce_{name}")))
     }
 
     /// How often the event was tried, this attempt included: 1 for the first. Attempts from the detour, from retry topics and before a replay count.
@@ -126,9 +140,15 @@ impl Meta {
         let id = self.event_id().into_owned();
         let own = |envelope: &Envelope, name| envelope.headers.get(name).is_some();
         if !own(envelope, headers::CORRELATION_ID) {
-            envelope.headers.insert(headers::CORRELATION_ID, self.correlation_id().unwrap_or(&id));
+            envelope.headers.insert(
+                headers::CORRELATION_ID,
+                self.correlation_id().unwrap_or(&id),
+            );
         }
-        for (name, value) in [(headers::TRACEPARENT, self.traceparent()), (headers::TRACESTATE, self.tracestate())] {
+        for (name, value) in [
+            (headers::TRACEPARENT, self.traceparent()),
+            (headers::TRACESTATE, self.tracestate()),
+        ] {
             if let Some(value) = value.filter(|_| !own(envelope, name)) {
                 envelope.headers.insert(name, value);
             }

@@ -34,4 +34,7 @@ pub use state::{FromRef, State};
 pub use tombstone::Tombstone;
 pub use tx::Tx;
 pub(crate) use tx::TxSlot;
-pub use typestate::{HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState, NotNeeded, StateReady};
+pub use typestate::{
+    HasInbox, HasState, InboxReady, InboxState, MissingInbox, Need, Needed, NoInbox, NoState,
+    NotNeeded, StateReady,
+};

@@ -67,7 +67,8 @@ impl<T: IntoEvents> IntoEvents for Vec<T> {
     type Inbox = Needed;
 
     fn append_to(self, envelopes: &mut Vec<Envelope>) -> Result<(), EnvelopeError> {
-        self.into_iter().try_for_each(|events| events.append_to(envelopes))
+        self.into_iter()
+            .try_for_each(|events| events.append_to(envelopes))
     }
 }
 

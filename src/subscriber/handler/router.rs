@@ -54,42 +54,67 @@ impl Router {
 
     /// The handlers of an event or a tombstone.
     pub(crate) fn route(&self, message: &Message) -> Option<&Route> {
-        if message.is_tombstone() { self.tombstones.get(message.kind()) } else { self.routes.get(message.kind()) }
+        if message.is_tombstone() {
+            self.tombstones.get(message.kind())
+        } else {
+            self.routes.get(message.kind())
+        }
     }
 
     /// The names of the handlers of an event or a tombstone, for logs.
     pub(crate) fn handlers_of(&self, message: &Message) -> String {
-        let names = self.route(message).into_iter().flat_map(|route| route.handlers.iter().map(|handler| handler.name()));
+        let names = self
+            .route(message)
+            .into_iter()
+            .flat_map(|route| route.handlers.iter().map(|handler| handler.name()));
         names.collect::<Vec<_>>().join(", ")
     }
 
     /// Each type with the names of its handlers, for logs.
     pub(crate) fn summary(&self) -> String {
         let handlers = |(event_type, route): (_, &Route)| {
-            let names: Vec<&str> = route.handlers.iter().map(|handler| handler.name()).collect();
+            let names: Vec<&str> = route
+                .handlers
+                .iter()
+                .map(|handler| handler.name())
+                .collect();
             format!("{event_type}: {}", names.join(", "))
         };
-        let mut lines: Vec<String> = self.routes.iter().chain(&self.tombstones).map(handlers).collect();
+        let mut lines: Vec<String> = self
+            .routes
+            .iter()
+            .chain(&self.tombstones)
+            .map(handlers)
+            .collect();
         lines.sort_unstable();
         lines.join("; ")
     }
 
     /// The types that have handlers and the kinds of tombstones, sorted.
     pub(crate) fn types(&self) -> Vec<String> {
-        let mut types: Vec<String> = self.routes.keys().chain(self.tombstones.keys()).map(ToString::to_string).collect();
+        let mut types: Vec<String> = self
+            .routes
+            .keys()
+            .chain(self.tombstones.keys())
+            .map(ToString::to_string)
+            .collect();
         types.sort_unstable();
         types
     }
 
     /// Calls each handler of the delivery's type; the events they publish.
     async fn call(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
-        let route = self.route(delivery.first()).ok_or_else(|| HandlerError::skip("no handler"))?;
+        let route = self
+            .route(delivery.first())
+            .ok_or_else(|| HandlerError::skip("no handler"))?;
         let mut published = Vec::new();
         for handler in &route.handlers {
             let first = published.len();
             published.append(&mut handler.call(delivery.clone(), None).await?);
             let cause = delivery.meta();
-            published[first..].iter_mut().for_each(|envelope| cause.cause(envelope));
+            published[first..]
+                .iter_mut()
+                .for_each(|envelope| cause.cause(envelope));
         }
         Ok(published)
     }
@@ -105,7 +130,11 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(router: Router, inbox: Option<Arc<OpenInbox>>) -> Self {
-        Self { router, inbox, in_memory: OnceLock::new() }
+        Self {
+            router,
+            inbox,
+            in_memory: OnceLock::new(),
+        }
     }
 
     /// From now on it is one of the in-memory bus.
@@ -122,7 +151,10 @@ impl Core {
         if self.inbox.is_none()
             && self.simulation().is_none()
             && delivery.len() == 1
-            && let Some([handler]) = self.router.route(delivery.first()).map(|route| &route.handlers[..])
+            && let Some([handler]) = self
+                .router
+                .route(delivery.first())
+                .map(|route| &route.handlers[..])
         {
             return Work::Handler(handler.call(delivery, spare.take()));
         }
@@ -138,8 +170,14 @@ impl Core {
         }
     }
 
-    async fn handle_in_memory(&self, simulation: &Simulation, delivery: Delivery) -> Result<Handled, HandlerError> {
-        let Some(new) = simulation.new_of(&delivery)? else { return Ok(Handled::Duplicate) };
+    async fn handle_in_memory(
+        &self,
+        simulation: &Simulation,
+        delivery: Delivery,
+    ) -> Result<Handled, HandlerError> {
+        let Some(new) = simulation.new_of(&delivery)? else {
+            return Ok(Handled::Duplicate);
+        };
         let published = self.each(delivery.with_messages(new.clone())).await?;
         self.may_die()?;
         simulation.commit(&new, published)?;
@@ -151,7 +189,11 @@ impl Core {
     }
 
     /// Handles a delivery in one transaction. While that takes long, the database is asked whether it answers.
-    async fn handle_once(&self, inbox: &Arc<OpenInbox>, delivery: Delivery) -> Result<Handled, HandlerError> {
+    async fn handle_once(
+        &self,
+        inbox: &Arc<OpenInbox>,
+        delivery: Delivery,
+    ) -> Result<Handled, HandlerError> {
         let mut work = std::pin::pin!(self.handle_in_transaction(inbox, delivery));
         if let Ok(done) = tokio::time::timeout(database_watch::LONG, &mut work).await {
             return done;
@@ -161,7 +203,11 @@ impl Core {
     }
 
     /// Remembers, handles, publishes and commits, in one transaction.
-    async fn handle_in_transaction(&self, inbox: &Arc<OpenInbox>, delivery: Delivery) -> Result<Handled, HandlerError> {
+    async fn handle_in_transaction(
+        &self,
+        inbox: &Arc<OpenInbox>,
+        delivery: Delivery,
+    ) -> Result<Handled, HandlerError> {
         let (transaction, lease, new) = match inbox.remember(delivery.messages()).await? {
             Remembered::Duplicate => return Ok(Handled::Duplicate),
             Remembered::New(transaction, lease, new) => (transaction, lease, new),
@@ -180,15 +226,26 @@ impl Core {
             }
         };
         let kept = || {
-            HandlerError::retry("the handler kept its `Tx` beyond its end, or a savepoint of it could not begin: nothing can be committed")
+            HandlerError::retry(
+                "the handler kept its `Tx` beyond its end, or a savepoint of it could not begin: nothing can be committed",
+            )
         };
         let mut transaction = slot.take().ok_or_else(kept)?;
         self.may_die()?;
         if !published.is_empty() {
-            inbox.outbox.publish_envelopes(&mut transaction, &published).await?;
+            inbox
+                .outbox
+                .publish_envelopes(&mut transaction, &published)
+                .await?;
         }
         failpoint::reached(Step::EffectMade);
-        lease.commit(transaction).await.map_err(|error| if pipelined_tx::could_not(&error) { swallowed() } else { error.into() })?;
+        lease.commit(transaction).await.map_err(|error| {
+            if pipelined_tx::could_not(&error) {
+                swallowed()
+            } else {
+                error.into()
+            }
+        })?;
         slot.committed();
         failpoint::reached(Step::EffectCommitted);
         Ok(Handled::Done)
@@ -196,7 +253,11 @@ impl Core {
 
     /// A batch goes to handlers of batches as a whole, and to others event by event.
     async fn each(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
-        let whole = delivery.len() == 1 || self.router.route(delivery.first()).is_some_and(|route| route.batch);
+        let whole = delivery.len() == 1
+            || self
+                .router
+                .route(delivery.first())
+                .is_some_and(|route| route.batch);
         if whole {
             return self.router.call(delivery).await;
         }
@@ -233,10 +294,16 @@ impl HandlerService {
     /// A service around it.
     pub(crate) fn layered<S>(service: S) -> Self
     where
-        S: Service<Delivery, Response = Handled, Future: Send + 'static> + Clone + Send + Sync + 'static,
+        S: Service<Delivery, Response = Handled, Future: Send + 'static>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Error: Into<BoxError>,
     {
-        Self(Inner::Layered(BoxCloneSyncService::new(service.map_err(Into::into))))
+        Self(Inner::Layered(BoxCloneSyncService::new(
+            service.map_err(Into::into),
+        )))
     }
 
     /// One attempt, by the future of one that has ended if it is of use.
@@ -245,7 +312,12 @@ impl HandlerService {
             Inner::Core(core) => core.begin(delivery, spare),
             Inner::Layered(service) => {
                 let service = service.clone();
-                Work::Service(Box::pin(async move { service.oneshot(delivery).await.map_err(HandlerError::from_layer) }))
+                Work::Service(Box::pin(async move {
+                    service
+                        .oneshot(delivery)
+                        .await
+                        .map_err(HandlerError::from_layer)
+                }))
             }
         }
     }

@@ -22,7 +22,10 @@ pub struct Savepoint<'t> {
 
 impl<'t> Savepoint<'t> {
     pub(crate) fn new(savepoint: PgTransaction<'t>, publisher: Publisher) -> Self {
-        Self { savepoint, publisher }
+        Self {
+            savepoint,
+            publisher,
+        }
     }
 
     /// Keeps what was done since it began, as a part of the transaction.

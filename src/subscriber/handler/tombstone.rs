@@ -37,7 +37,10 @@ pub struct Tombstone<E> {
 impl<E: DomainEvent> Tombstone<E> {
     /// The tombstone that this travels beside. In a test [`testing::tombstone`](crate::testing::tombstone) makes one.
     pub fn new(meta: Meta) -> Self {
-        Self { meta, event: PhantomData }
+        Self {
+            meta,
+            event: PhantomData,
+        }
     }
 
     /// The aggregate that is deleted: the record's key.
@@ -65,13 +68,18 @@ impl<E: DomainEvent> Tombstone<E> {
 
 impl<E> Clone for Tombstone<E> {
     fn clone(&self) -> Self {
-        Self { meta: self.meta.clone(), event: PhantomData }
+        Self {
+            meta: self.meta.clone(),
+            event: PhantomData,
+        }
     }
 }
 
 impl<E> fmt::Debug for Tombstone<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tombstone").field("meta", &self.meta).finish()
+        f.debug_struct("Tombstone")
+            .field("meta", &self.meta)
+            .finish()
     }
 }
 

@@ -66,7 +66,13 @@ impl Lent {
     /// The transaction; none if it was kept.
     pub(crate) fn take(&self) -> Option<Tx> {
         let transaction = self.0.take()?;
-        Some(Tx { transaction: Some(transaction), slot: self.0.clone(), meta: self.1.clone(), carried: Headers::new(), is_over: false })
+        Some(Tx {
+            transaction: Some(transaction),
+            slot: self.0.clone(),
+            meta: self.1.clone(),
+            carried: Headers::new(),
+            is_over: false,
+        })
     }
 
     /// The transaction is committed.
@@ -76,26 +82,51 @@ impl Lent {
 }
 
 impl TxSlot {
-    pub(crate) fn new(transaction: PgTransaction<'static>, outbox: Outbox, schema: SchemaName) -> Self {
+    pub(crate) fn new(
+        transaction: PgTransaction<'static>,
+        outbox: Outbox,
+        schema: SchemaName,
+    ) -> Self {
         let transaction = Arc::new(Mutex::new(Some(transaction)));
-        Self { transaction, outbox, schema, after_commit: AfterCommit::default() }
+        Self {
+            transaction,
+            outbox,
+            schema,
+            after_commit: AfterCommit::default(),
+        }
     }
 
     /// Lends the transaction to a handler.
     pub(crate) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
-        let transaction =
-            self.take().ok_or_else(|| HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction"))?;
-        Ok(Tx { transaction: Some(transaction), slot: self.clone(), meta: Some(meta), carried: Headers::new(), is_over: false })
+        let transaction = self.take().ok_or_else(|| {
+            HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction")
+        })?;
+        Ok(Tx {
+            transaction: Some(transaction),
+            slot: self.clone(),
+            meta: Some(meta),
+            carried: Headers::new(),
+            is_over: false,
+        })
     }
 
     /// The transaction, if it is here: nobody kept it.
     pub(crate) fn take(&self) -> Option<PgTransaction<'static>> {
-        self.transaction.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.transaction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// The transaction is committed.
     pub(crate) fn committed(&self) {
-        let all = std::mem::take(&mut *self.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = std::mem::take(
+            &mut *self
+                .after_commit
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         all.into_iter().for_each(|then| then());
     }
 }
@@ -114,8 +145,19 @@ impl Tx {
     pub(crate) fn of(transaction: PgTransaction<'static>, schema: &SchemaName) -> Self {
         let outbox = Outbox::new().schema(schema.as_str());
         let (empty, after_commit) = Default::default();
-        let slot = TxSlot { transaction: empty, outbox, schema: schema.clone(), after_commit };
-        Self { transaction: Some(transaction), slot, meta: None, carried: Headers::new(), is_over: false }
+        let slot = TxSlot {
+            transaction: empty,
+            outbox,
+            schema: schema.clone(),
+            after_commit,
+        };
+        Self {
+            transaction: Some(transaction),
+            slot,
+            meta: None,
+            carried: Headers::new(),
+            is_over: false,
+        }
     }
 
     /// To be kept while this is given to somebody else.
@@ -135,7 +177,12 @@ impl Tx {
 
     /// Does this once the transaction is committed, and never if it is not.
     pub(crate) fn after_commit(&self, then: impl FnOnce() + Send + 'static) {
-        self.slot.after_commit.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(then));
+        self.slot
+            .after_commit
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(then));
     }
 
     /// The schema of inbox and outbox.
@@ -144,7 +191,10 @@ impl Tx {
     }
 
     /// Publishes an envelope as it is.
-    pub(crate) async fn publish_as_it_is(&mut self, envelope: &Envelope) -> Result<EventId, PublishError> {
+    pub(crate) async fn publish_as_it_is(
+        &mut self,
+        envelope: &Envelope,
+    ) -> Result<EventId, PublishError> {
         let outbox = self.slot.outbox.clone();
         outbox.publish_envelope(self, envelope).await
     }
@@ -199,7 +249,11 @@ impl Tx {
     }
 
     fn publisher(&self) -> Publisher {
-        Publisher { outbox: self.slot.outbox.clone(), carried: self.carried.clone(), meta: self.meta.clone() }
+        Publisher {
+            outbox: self.slot.outbox.clone(),
+            carried: self.carried.clone(),
+            meta: self.meta.clone(),
+        }
     }
 }
 
@@ -212,8 +266,13 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) async fn publish<E: DomainEvent>(&self, connection: &mut PgConnection, event: &E) -> Result<EventId, PublishError> {
-        let mut envelope = Envelope::of(event).map_err(|error| PublishError::envelope(event.event_type(), error))?;
+    pub(crate) async fn publish<E: DomainEvent>(
+        &self,
+        connection: &mut PgConnection,
+        event: &E,
+    ) -> Result<EventId, PublishError> {
+        let mut envelope = Envelope::of(event)
+            .map_err(|error| PublishError::envelope(event.event_type(), error))?;
         for (name, value) in self.carried.iter() {
             if envelope.headers.get(name).is_none() {
                 envelope.headers.insert(name, value);
@@ -253,6 +312,10 @@ impl std::fmt::Debug for AfterCommit {
 impl Drop for Tx {
     /// Gives the transaction back, for the next handler or the commit.
     fn drop(&mut self) {
-        *self.slot.transaction.lock().unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
+        *self
+            .slot
+            .transaction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
     }
 }

@@ -22,7 +22,11 @@ impl MemoryInbox {
     ///
     /// # Errors
     /// An event that cannot be stored, or that shares its identity with another one.
-    pub(crate) fn new_of(&self, consumer: &str, delivery: &Delivery) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
+    pub(crate) fn new_of(
+        &self,
+        consumer: &str,
+        delivery: &Delivery,
+    ) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
         let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = Vec::new();
         for message in delivery.messages() {
@@ -37,19 +41,41 @@ impl MemoryInbox {
     }
 
     /// Remembers events and publishes others, as one commit would.
-    pub(crate) fn commit(&self, consumer: &str, messages: &[Arc<Message>], published: Vec<Envelope>) {
-        let identities = messages.iter().filter_map(|message| Identity::of(message, consumer).ok());
+    pub(crate) fn commit(
+        &self,
+        consumer: &str,
+        messages: &[Arc<Message>],
+        published: Vec<Envelope>,
+    ) {
+        let identities = messages
+            .iter()
+            .filter_map(|message| Identity::of(message, consumer).ok());
         let handled = identities.map(|identity| (key(&identity), identity.fingerprint));
-        self.handled.lock().unwrap_or_else(PoisonError::into_inner).extend(handled);
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).extend(published);
+        self.handled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(handled);
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(published);
     }
 
     /// What was published since the last call.
     pub(crate) fn take_published(&self) -> Vec<Envelope> {
-        std::mem::take(&mut self.published.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut self
+                .published
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 
 fn key(identity: &Identity) -> (String, String, String) {
-    (identity.topic.clone(), identity.source.clone(), identity.id.clone())
+    (
+        identity.topic.clone(),
+        identity.source.clone(),
+        identity.id.clone(),
+    )
 }

@@ -33,15 +33,30 @@ type Errors = HashMap<(Arc<str>, i32, i64), String>;
 const DIED: &str = "the process died between the handler and the commit";
 
 impl Simulation {
-    pub(crate) fn new(consumer: &str, memory: Arc<MemoryInbox>, remembers: bool, dies: Box<dyn Fn() -> bool + Send + Sync>) -> Self {
-        Self { consumer: consumer.to_owned(), memory, remembers, outbox: Outbox::new(), dies, failed: Mutex::default() }
+    pub(crate) fn new(
+        consumer: &str,
+        memory: Arc<MemoryInbox>,
+        remembers: bool,
+        dies: Box<dyn Fn() -> bool + Send + Sync>,
+    ) -> Self {
+        Self {
+            consumer: consumer.to_owned(),
+            memory,
+            remembers,
+            outbox: Outbox::new(),
+            dies,
+            failed: Mutex::default(),
+        }
     }
 
     /// The delivery's events that were not handled; `None` if all were.
     ///
     /// # Errors
     /// An event that cannot be stored, or that shares its identity with another one.
-    pub(crate) fn new_of(&self, delivery: &Delivery) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
+    pub(crate) fn new_of(
+        &self,
+        delivery: &Delivery,
+    ) -> Result<Option<Vec<Arc<Message>>>, HandlerError> {
         match self.remembers {
             true => self.memory.new_of(&self.consumer, delivery),
             false => Ok(Some(delivery.messages().to_vec())),
@@ -52,8 +67,14 @@ impl Simulation {
     ///
     /// # Errors
     /// An event that no outbox would take.
-    pub(crate) fn commit(&self, messages: &[Arc<Message>], published: Vec<Envelope>) -> Result<(), HandlerError> {
-        published.iter().try_for_each(|envelope| self.outbox.check(envelope))?;
+    pub(crate) fn commit(
+        &self,
+        messages: &[Arc<Message>],
+        published: Vec<Envelope>,
+    ) -> Result<(), HandlerError> {
+        published
+            .iter()
+            .try_for_each(|envelope| self.outbox.check(envelope))?;
         self.memory.commit(&self.consumer, messages, published);
         Ok(())
     }
@@ -61,7 +82,11 @@ impl Simulation {
     /// # Errors
     /// If the process "dies" here.
     pub(crate) fn may_die(&self) -> Result<(), HandlerError> {
-        if (self.dies)() { Err(HandlerError::snooze(Duration::ZERO, DIED)) } else { Ok(()) }
+        if (self.dies)() {
+            Err(HandlerError::snooze(Duration::ZERO, DIED))
+        } else {
+            Ok(())
+        }
     }
 
     /// An attempt has failed.

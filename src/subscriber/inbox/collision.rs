@@ -62,16 +62,41 @@ impl OpenInbox {
     ///
     /// # Errors
     /// That the event is conflicting; what the server says.
-    pub(crate) async fn remember_again(&self, identity: &Identity) -> Result<Option<Remembered>, HandlerError> {
-        let begun = self.sessions.begin(|form| self.message(form, format_args!("select")));
-        let Begun { mut transaction, lease, .. } = begun.await.map_err(of_inbox)?;
-        let standing = self.standing(&mut transaction, identity).await.map_err(of_inbox)?;
+    pub(crate) async fn remember_again(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<Remembered>, HandlerError> {
+        let begun = self
+            .sessions
+            .begin(|form| self.message(form, format_args!("select")));
+        let Begun {
+            mut transaction,
+            lease,
+            ..
+        } = begun.await.map_err(of_inbox)?;
+        let standing = self
+            .standing(&mut transaction, identity)
+            .await
+            .map_err(of_inbox)?;
         let standing = match standing {
-            Some(Standing::OtherTopic) if self.store_collision(&mut transaction, identity).await.map_err(of_inbox)? => {
+            Some(Standing::OtherTopic)
+                if self
+                    .store_collision(&mut transaction, identity)
+                    .await
+                    .map_err(of_inbox)? =>
+            {
                 return Ok(Some(Remembered::New(transaction, lease, None)));
             }
             Some(Standing::OtherTopic) => {
-                let stored = self.stored(&mut transaction, &self.collisions.stored_here, identity, true).await.map_err(of_inbox)?;
+                let stored = self
+                    .stored(
+                        &mut transaction,
+                        &self.collisions.stored_here,
+                        identity,
+                        true,
+                    )
+                    .await
+                    .map_err(of_inbox)?;
                 stored.map(|stored| standing_of(&stored, identity))
             }
             other => other,
@@ -84,8 +109,14 @@ impl OpenInbox {
         }
     }
 
-    async fn standing(&self, connection: &mut PgConnection, identity: &Identity) -> Result<Option<Standing>, sqlx::Error> {
-        let stored = self.stored(connection, &self.collisions.stored, identity, false).await?;
+    async fn standing(
+        &self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+    ) -> Result<Option<Standing>, sqlx::Error> {
+        let stored = self
+            .stored(connection, &self.collisions.stored, identity, false)
+            .await?;
         Ok(stored.map(|stored| standing_of(&stored, identity)))
     }
 
@@ -98,20 +129,45 @@ impl OpenInbox {
     ) -> Result<Option<(Option<String>, Option<i64>)>, sqlx::Error> {
         // Not prepared: in the next transaction a pooler may have another connection.
         let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
-        let query = query.bind(&self.consumer).bind(&identity.source).bind(&identity.id);
-        let query = if with_topic { query.bind(&identity.topic) } else { query };
+        let query = query
+            .bind(&self.consumer)
+            .bind(&identity.source)
+            .bind(&identity.id);
+        let query = if with_topic {
+            query.bind(&identity.topic)
+        } else {
+            query
+        };
         query.fetch_optional(connection).await
     }
 
     /// Stores the event beside the first topic's; false if it is stored already.
-    async fn store_collision(&self, connection: &mut PgConnection, identity: &Identity) -> Result<bool, sqlx::Error> {
+    async fn store_collision(
+        &self,
+        connection: &mut PgConnection,
+        identity: &Identity,
+    ) -> Result<bool, sqlx::Error> {
         let insert = sqlx::query(AssertSqlSafe(self.collisions.insert.clone())).persistent(false);
-        let insert = insert.bind(&self.consumer).bind(&identity.source).bind(&identity.id).bind(&identity.topic);
-        if insert.bind(identity.fingerprint).execute(&mut *connection).await?.rows_affected() == 0 {
+        let insert = insert
+            .bind(&self.consumer)
+            .bind(&identity.source)
+            .bind(&identity.id)
+            .bind(&identity.topic);
+        if insert
+            .bind(identity.fingerprint)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected()
+            == 0
+        {
             return Ok(false);
         }
         let keep = sqlx::query(AssertSqlSafe(self.collisions.keep.clone())).persistent(false);
-        keep.bind(&self.consumer).bind(&identity.source).bind(&identity.id).execute(connection).await?;
+        keep.bind(&self.consumer)
+            .bind(&identity.source)
+            .bind(&identity.id)
+            .execute(connection)
+            .await?;
         tracing::warn!(
             consumer = self.consumer,
             event.id = identity.id,
@@ -124,7 +180,10 @@ impl OpenInbox {
 }
 
 /// What an event is beside a stored row's topic and fingerprint.
-pub(crate) fn standing_of((topic, fingerprint): &(Option<String>, Option<i64>), identity: &Identity) -> Standing {
+pub(crate) fn standing_of(
+    (topic, fingerprint): &(Option<String>, Option<i64>),
+    identity: &Identity,
+) -> Standing {
     match (topic, fingerprint) {
         (None, _) => Standing::Duplicate,
         (Some(topic), _) if *topic != identity.topic => Standing::OtherTopic,
@@ -139,7 +198,12 @@ mod tests {
 
     #[test]
     fn a_stored_row_counts_for_its_topic_and_without_one_for_all() {
-        let identity = Identity { source: "/s".into(), id: "1".into(), topic: "order".into(), fingerprint: 5 };
+        let identity = Identity {
+            source: "/s".into(),
+            id: "1".into(),
+            topic: "order".into(),
+            fingerprint: 5,
+        };
         for (topic, fingerprint, standing) in [
             (None, None, Standing::Duplicate),
             (None, Some(6), Standing::Duplicate),
@@ -149,7 +213,11 @@ mod tests {
             (Some("payment"), Some(5), Standing::OtherTopic),
             (Some("payment"), None, Standing::OtherTopic),
         ] {
-            assert_eq!(standing_of(&(topic.map(str::to_owned), fingerprint), &identity), standing, "{topic:?} {fingerprint:?}");
+            assert_eq!(
+                standing_of(&(topic.map(str::to_owned), fingerprint), &identity),
+                standing,
+                "{topic:?} {fingerprint:?}"
+            );
         }
     }
 }

@@ -57,8 +57,14 @@ struct Silence {
 impl Silence {
     /// A question that began then was not answered until now.
     fn go_on(before: Option<Self>, began: Instant, now: Instant) -> Self {
-        let from = before.filter(|before| !before.is_over).map_or(began, |before| before.from);
-        Self { from, to: now, is_over: false }
+        let from = before
+            .filter(|before| !before.is_over)
+            .map_or(began, |before| before.from);
+        Self {
+            from,
+            to: now,
+            is_over: false,
+        }
     }
 
     /// Whether an attempt that began then and ran until now met it.
@@ -81,7 +87,11 @@ pub(crate) struct Long(Arc<Pulse>);
 
 impl Pulse {
     pub(crate) fn new(pool: PgPool) -> Self {
-        Self { pool, known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        Self {
+            pool,
+            known: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        }
     }
 
     /// An attempt takes long: the database is asked as long as this is kept.
@@ -96,11 +106,17 @@ impl Pulse {
 
     /// True if the database was silent during an attempt that began then and has just run out of time.
     pub(crate) async fn was_silent_since(&self, began: Instant) -> bool {
-        if self.known().silence.is_some_and(|silence| silence.meets(began)) {
+        if self
+            .known()
+            .silence
+            .is_some_and(|silence| silence.meets(began))
+        {
             return true;
         }
         self.ask(Instant::now()).await;
-        self.known().silence.is_some_and(|silence| silence.meets(began))
+        self.known()
+            .silence
+            .is_some_and(|silence| silence.meets(began))
     }
 
     async fn ask_on(self: Arc<Self>) {
@@ -131,7 +147,10 @@ impl Pulse {
         let failure = match answered {
             Ok(Ok(())) => None,
             Ok(Err(error)) if is_answer(&error) => {
-                tracing::debug!(error = with_causes(&error), "the database answers and refuses another connection");
+                tracing::debug!(
+                    error = with_causes(&error),
+                    "the database answers and refuses another connection"
+                );
                 None
             }
             Ok(Err(error)) => Some(with_causes(&error)),
@@ -142,13 +161,19 @@ impl Pulse {
             None => {
                 if let Some(silence) = known.silence.as_mut().filter(|silence| !silence.is_over) {
                     (silence.to, silence.is_over) = (now, true);
-                    tracing::info!(seconds = (now - silence.from).as_secs(), "the database answers again");
+                    tracing::info!(
+                        seconds = (now - silence.from).as_secs(),
+                        "the database answers again"
+                    );
                 }
             }
             Some(reason) => {
                 asking.connection = None;
                 if known.silence.is_none_or(|silence| silence.is_over) {
-                    tracing::warn!(reason, "the database does not answer: attempts that run out of time meanwhile do not count");
+                    tracing::warn!(
+                        reason,
+                        "the database does not answer: attempts that run out of time meanwhile do not count"
+                    );
                 }
                 known.silence = Some(Silence::go_on(known.silence, began, now));
             }
@@ -191,7 +216,11 @@ mod tests {
         let lasts = Silence::go_on(Some(first), at(12), at(13));
         assert_eq!((lasts.from, lasts.to), (at(10), at(13)));
         assert!(lasts.meets(at(5)) && lasts.meets(at(20)));
-        let over = Silence { to: at(30), is_over: true, ..lasts };
+        let over = Silence {
+            to: at(30),
+            is_over: true,
+            ..lasts
+        };
         assert!(over.meets(at(5)) && over.meets(at(30)) && !over.meets(at(31)));
         assert_eq!(Silence::go_on(Some(over), at(40), at(41)).from, at(40));
     }

@@ -35,18 +35,35 @@ impl Identity {
     /// When the inbox cannot store it.
     pub(crate) fn of(message: &Message, consumer: &str) -> Result<Self, HandlerError> {
         let topic = origin_of(&message.as_it_came().topic, consumer);
-        let (source, id) = (message.source_from(topic).into_owned(), message.id().into_owned());
-        if source.contains('\0') || id.contains('\0') || id.is_empty() || id.len() > 512 || source.len() > 1024 {
+        let (source, id) = (
+            message.source_from(topic).into_owned(),
+            message.id().into_owned(),
+        );
+        if source.contains('\0')
+            || id.contains('\0')
+            || id.is_empty()
+            || id.len() > 512
+            || source.len() > 1024
+        {
             return Err(HandlerError::dead_letter(
                 "the event's id or source cannot be remembered: 1 to 512 and up to 1,024 bytes, without NUL",
             ));
         }
-        Ok(Self { source, id, topic: topic.to_owned(), fingerprint: fingerprint(message) })
+        Ok(Self {
+            source,
+            id,
+            topic: topic.to_owned(),
+            fingerprint: fingerprint(message),
+        })
     }
 
     /// The error of this event, whose identity one with another fingerprint has.
     pub(crate) fn conflicting(self) -> HandlerError {
-        HandlerError::dead_letter(Conflicting { id: self.id, source_name: self.source, topic: self.topic })
+        HandlerError::dead_letter(Conflicting {
+            id: self.id,
+            source_name: self.source,
+            topic: self.topic,
+        })
     }
 }
 
@@ -55,8 +72,16 @@ impl Identity {
 fn fingerprint(message: &Message) -> i64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let hash = |hash: u64, bytes: &[u8]| bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
-    let parts = [message.as_it_came().key(), Some(message.event_type().as_bytes()), message.data()];
+    let hash = |hash: u64, bytes: &[u8]| {
+        bytes.iter().fold(hash, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+        })
+    };
+    let parts = [
+        message.as_it_came().key(),
+        Some(message.event_type().as_bytes()),
+        message.data(),
+    ];
     let all = parts.into_iter().fold(OFFSET, |all, part| {
         let length = part.map_or(u64::MAX, |part| part.len() as u64);
         hash(hash(all, &length.to_le_bytes()), part.unwrap_or_default())
@@ -69,27 +94,58 @@ mod tests {
     use super::*;
     use crate::kafka::{Incoming, Place};
 
-    fn message(topic: &str, key: Option<&[u8]>, event_type: &'static str, value: Option<&[u8]>, id: &[u8]) -> Message {
-        let place = Place { topic: topic.into(), partition: 1, offset: 2, timestamp: 3 };
-        let headers = [("ce_specversion", &b"1.0"[..]), ("ce_id", id), ("ce_source", b"/shop"), ("ce_type", event_type.as_bytes())];
+    fn message(
+        topic: &str,
+        key: Option<&[u8]>,
+        event_type: &'static str,
+        value: Option<&[u8]>,
+        id: &[u8],
+    ) -> Message {
+        let place = Place {
+            topic: topic.into(),
+            partition: 1,
+            offset: 2,
+            timestamp: 3,
+        };
+        let headers = [
+            ("ce_specversion", &b"1.0"[..]),
+            ("ce_id", id),
+            ("ce_source", b"/shop"),
+            ("ce_type", event_type.as_bytes()),
+        ];
         let headers = headers.map(|(name, value)| (name, Some(value)));
-        Message::read(Incoming::new(place, key, value, headers.into_iter()), None).expect("a CloudEvent")
+        Message::read(Incoming::new(place, key, value, headers.into_iter()), None)
+            .expect("a CloudEvent")
     }
 
     #[test]
     fn an_event_keeps_its_identity_through_retries_and_replays() {
-        let identity = |topic| Identity::of(&message(topic, Some(b"7"), "Placed", Some(b"{}"), b"1"), "stock").expect("a usable id");
+        let identity = |topic| {
+            Identity::of(
+                &message(topic, Some(b"7"), "Placed", Some(b"{}"), b"1"),
+                "stock",
+            )
+            .expect("a usable id")
+        };
         let first = identity("order");
-        assert_eq!((&*first.topic, &*first.source, &*first.id), ("order", "/shop", "1"));
+        assert_eq!(
+            (&*first.topic, &*first.source, &*first.id),
+            ("order", "/shop", "1")
+        );
         assert_eq!(identity("order.stock.retry.1m"), first);
         assert_eq!(identity("order.stock.redrive"), first);
         assert_ne!(identity("payment"), first);
-        assert_ne!(identity("order.other.redrive"), first, "a topic of another group is a topic of its own");
+        assert_ne!(
+            identity("order.other.redrive"),
+            first,
+            "a topic of another group is a topic of its own"
+        );
     }
 
     #[test]
     fn another_key_type_or_data_has_another_fingerprint() {
-        let of = |key, event_type, value| fingerprint(&message("order", key, event_type, value, b"1"));
+        let of =
+            |key, event_type, value| fingerprint(&message("order", key, event_type, value, b"1"));
         let all = [
             of(Some(b"7"), "Placed", Some(b"{}")),
             of(Some(b"8"), "Placed", Some(b"{}")),
@@ -109,7 +165,10 @@ mod tests {
     #[test]
     fn the_fingerprint_is_the_same_in_every_version() {
         let stored = -2_827_380_177_698_652_424;
-        assert_eq!(fingerprint(&message("order", Some(b"7"), "Placed", Some(b"{}"), b"1")), stored);
+        assert_eq!(
+            fingerprint(&message("order", Some(b"7"), "Placed", Some(b"{}"), b"1")),
+            stored
+        );
     }
 
     #[test]

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use crate::postgres::session_fault;
 use futures_util::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, PgPool, PgTransaction};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, PgPool, PgTransaction,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -140,7 +142,13 @@ pub(crate) struct Begun {
 impl Sessions {
     pub(crate) fn new(pool: PgPool, statements: Vec<Statement>) -> Self {
         let permits = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
-        Self { pool, statements, prepares: AtomicBool::new(true), permits, kept: Mutex::default() }
+        Self {
+            pool,
+            statements,
+            prepares: AtomicBool::new(true),
+            permits,
+            kept: Mutex::default(),
+        }
     }
 
     /// Begins a transaction by a message that ends in `begin` and is asked for in the form that is needed.
@@ -150,14 +158,33 @@ impl Sessions {
     ///
     /// # Errors
     /// What the server says: there is no transaction then.
-    pub(crate) async fn begin(self: &Arc<Self>, message: impl Fn(Form) -> String) -> Result<Begun, sqlx::Error> {
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        message: impl Fn(Form) -> String,
+    ) -> Result<Begun, sqlx::Error> {
         loop {
             let prepared = self.prepares.load(Ordering::Relaxed);
-            let by_itself = |permit| self.begin_by(permit, message(Form { prepared, waits: true }));
+            let by_itself = |permit| {
+                self.begin_by(
+                    permit,
+                    message(Form {
+                        prepared,
+                        waits: true,
+                    }),
+                )
+            };
             let begun = match self.permits.clone().try_acquire_owned() {
                 Ok(permit) => by_itself(permit).await,
-                Err(_) => match self.begin_next(message(Form { prepared, waits: false })).await {
-                    Next::Answered(Err(error)) if code(&error).as_deref() == Some(LOCKED) => by_itself(self.permit().await).await,
+                Err(_) => match self
+                    .begin_next(message(Form {
+                        prepared,
+                        waits: false,
+                    }))
+                    .await
+                {
+                    Next::Answered(Err(error)) if code(&error).as_deref() == Some(LOCKED) => {
+                        by_itself(self.permit().await).await
+                    }
                     Next::Answered(begun) => begun,
                     Next::Free(permit) => by_itself(permit).await,
                     Next::Nothing => continue,
@@ -173,15 +200,34 @@ impl Sessions {
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
-        self.permits.clone().acquire_owned().await.expect("never closed")
+        self.permits
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("never closed")
     }
 
     /// Begins on a connection that is free.
-    async fn begin_by(self: &Arc<Self>, permit: OwnedSemaphorePermit, message: String) -> Result<Begun, sqlx::Error> {
-        let Session { mut transaction, leased } = self.session().await?;
-        let lease = Lease { began: leased, home: self.clone(), _permit: permit };
+    async fn begin_by(
+        self: &Arc<Self>,
+        permit: OwnedSemaphorePermit,
+        message: String,
+    ) -> Result<Begun, sqlx::Error> {
+        let Session {
+            mut transaction,
+            leased,
+        } = self.session().await?;
+        let lease = Lease {
+            began: leased,
+            home: self.clone(),
+            _permit: permit,
+        };
         match transaction.execute(AssertSqlSafe(message)).await {
-            Ok(done) => Ok(Begun { transaction, lease, rows: done.rows_affected() }),
+            Ok(done) => Ok(Begun {
+                transaction,
+                lease,
+                rows: done.rows_affected(),
+            }),
             Err(error) => {
                 if is_over(&error) {
                     lease.end(transaction);
@@ -200,10 +246,17 @@ impl Sessions {
             let mut kept = self.kept();
             kept.requests += 1;
             let number = kept.requests;
-            kept.next.push_back(Request { number, message, answer });
+            kept.next.push_back(Request {
+                number,
+                message,
+                answer,
+            });
             number
         };
-        let _withdrawn = Withdrawn { sessions: self, number };
+        let _withdrawn = Withdrawn {
+            sessions: self,
+            number,
+        };
         let answer = tokio::select! {
             begun = &mut begun => begun,
             permit = self.permit() => match self.withdraw(number) {
@@ -220,7 +273,10 @@ impl Sessions {
     /// Takes back what nobody has taken.
     fn withdraw(&self, number: u64) -> Option<Request> {
         let mut kept = self.kept();
-        let at = kept.next.iter().position(|request| request.number == number)?;
+        let at = kept
+            .next
+            .iter()
+            .position(|request| request.number == number)?;
         kept.next.remove(at)
     }
 
@@ -245,7 +301,10 @@ impl Sessions {
 
     /// One more connection of the pool.
     async fn open(self: Arc<Self>) {
-        let mut opening = Opening { sessions: &self, failed: Some(sqlx::Error::WorkerCrashed) };
+        let mut opening = Opening {
+            sessions: &self,
+            failed: Some(sqlx::Error::WorkerCrashed),
+        };
         let opened = self.opened().await;
         let (session, failed) = match opened {
             Ok(session) => (Some(session), None),
@@ -262,19 +321,40 @@ impl Sessions {
         if self.prepares.load(Ordering::Relaxed) {
             self.prepare(&mut transaction).await?;
         }
-        Ok(Session { transaction, leased: Instant::now() })
+        Ok(Session {
+            transaction,
+            leased: Instant::now(),
+        })
     }
 
     async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let names = self.statements.iter().map(|statement| format!("'{}'", statement.name)).collect::<Vec<_>>().join(", ");
-        let known = format!("select from pg_catalog.pg_prepared_statements where name in ({names})");
+        let names = self
+            .statements
+            .iter()
+            .map(|statement| format!("'{}'", statement.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let known =
+            format!("select from pg_catalog.pg_prepared_statements where name in ({names})");
         if connection.fetch_all(AssertSqlSafe(known)).await?.len() == self.statements.len() {
             return Ok(());
         }
-        let prepare = |statement: &Statement| format!("prepare {} ({}) as {};", statement.name, statement.parameters, statement.text);
-        match connection.execute(AssertSqlSafe(self.statements.iter().map(prepare).collect::<String>())).await {
+        let prepare = |statement: &Statement| {
+            format!(
+                "prepare {} ({}) as {};",
+                statement.name, statement.parameters, statement.text
+            )
+        };
+        match connection
+            .execute(AssertSqlSafe(
+                self.statements.iter().map(prepare).collect::<String>(),
+            ))
+            .await
+        {
             // The pooler has asked one connection and told another.
-            Err(error) if code(&error).as_deref() == Some(STATEMENT_EXISTS) => self.prepares.store(false, Ordering::Relaxed),
+            Err(error) if code(&error).as_deref() == Some(STATEMENT_EXISTS) => {
+                self.prepares.store(false, Ordering::Relaxed)
+            }
             prepared => {
                 prepared?;
             }
@@ -309,7 +389,10 @@ impl Sessions {
             session.give_back();
             return;
         }
-        kept.idle.push(Idle { session, since: tokio::time::Instant::now() });
+        kept.idle.push(Idle {
+            session,
+            since: tokio::time::Instant::now(),
+        });
         if !std::mem::replace(&mut kept.tended, true) {
             kept.runtime = Some(Handle::current());
             tokio::spawn(tend(Arc::downgrade(self)));
@@ -326,7 +409,11 @@ impl Statement {
     pub(crate) fn new(parameters: &'static str, text: String) -> Self {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
-        Self { name: format!("tidings_{:016x}", hasher.finish()), parameters, text }
+        Self {
+            name: format!("tidings_{:016x}", hasher.finish()),
+            parameters,
+            text,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -338,11 +425,17 @@ impl Statement {
 async fn tend(sessions: Weak<Sessions>) {
     loop {
         tokio::time::sleep(IDLE).await;
-        let Some(sessions) = sessions.upgrade() else { return };
+        let Some(sessions) = sessions.upgrade() else {
+            return;
+        };
         let mut kept = sessions.kept();
         // Those that were used last are behind.
-        let used = kept.idle.partition_point(|idle| idle.since.elapsed() >= IDLE);
-        kept.idle.drain(..used).for_each(|idle| idle.session.give_back());
+        let used = kept
+            .idle
+            .partition_point(|idle| idle.since.elapsed() >= IDLE);
+        kept.idle
+            .drain(..used)
+            .for_each(|idle| idle.session.give_back());
         kept.tended = !kept.idle.is_empty();
         if !kept.tended {
             return;
@@ -370,16 +463,30 @@ impl Lease {
     ///
     /// # Errors
     /// What the server says, also that there was nothing that can be committed ([`could_not`]). Nothing is committed then.
-    pub(crate) async fn commit(self, mut transaction: PgTransaction<'static>) -> Result<(), sqlx::Error> {
+    pub(crate) async fn commit(
+        self,
+        mut transaction: PgTransaction<'static>,
+    ) -> Result<(), sqlx::Error> {
         settle(&mut transaction).await?;
-        let next = if self.is_over() || !transaction.is_in_transaction() { None } else { self.home.kept().next.pop_front() };
-        let message = next.as_ref().map_or_else(|| COMMIT.to_owned(), |next| format!("{COMMIT}; {}", next.message));
+        let next = if self.is_over() || !transaction.is_in_transaction() {
+            None
+        } else {
+            self.home.kept().next.pop_front()
+        };
+        let message = next.as_ref().map_or_else(
+            || COMMIT.to_owned(),
+            |next| format!("{COMMIT}; {}", next.message),
+        );
         let answers = answers(&mut transaction, message).await;
         match (answers.failed, next) {
             (None, None) => self.end(transaction),
             (None, Some(next)) => {
                 // Who has gone meanwhile has it rolled back.
-                let _ = next.answer.send(Ok(Begun { transaction, lease: self, rows: answers.rows }));
+                let _ = next.answer.send(Ok(Begun {
+                    transaction,
+                    lease: self,
+                    rows: answers.rows,
+                }));
             }
             (Some(error), Some(next)) if answers.statements >= COMMIT_STATEMENTS => {
                 if is_over(&error) {
@@ -407,7 +514,10 @@ impl Lease {
 
     /// Rolls back. A connection by which that is not possible is left to the pool.
     pub(crate) async fn roll_back(self, mut transaction: PgTransaction<'static>) {
-        if settle(&mut transaction).await.is_ok() && transaction.is_in_transaction() && transaction.execute("rollback").await.is_ok() {
+        if settle(&mut transaction).await.is_ok()
+            && transaction.is_in_transaction()
+            && transaction.execute("rollback").await.is_ok()
+        {
             self.end(transaction);
         }
     }
@@ -425,8 +535,15 @@ impl Lease {
             return;
         }
         let over = self.is_over();
-        let session = Session { transaction, leased: self.began };
-        if over { session.give_back() } else { self.home.keep(session) }
+        let session = Session {
+            transaction,
+            leased: self.began,
+        };
+        if over {
+            session.give_back()
+        } else {
+            self.home.keep(session)
+        }
     }
 
     /// Whether others have their chance now.
@@ -483,11 +600,17 @@ pub(crate) fn could_not(error: &sqlx::Error) -> bool {
 /// Whether the server has ended the transaction at its beginning or its end, and thinks well of the connection: a constraint, a conflict with another one, a lock, or nothing to
 /// end or to execute.
 fn is_over(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| [HAD_ENDED, NO_SUCH_STATEMENT, "23", "40", "55"].iter().any(|class| code.starts_with(class)))
+    code(error).is_some_and(|code| {
+        [HAD_ENDED, NO_SUCH_STATEMENT, "23", "40", "55"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
 }
 
 fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
 }
 
 /// A request whose owner may go.
@@ -521,6 +644,8 @@ impl Drop for Sessions {
     fn drop(&mut self) {
         let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
         let _entered = kept.runtime.as_ref().map(Handle::enter);
-        kept.idle.drain(..).for_each(|idle| idle.session.give_back());
+        kept.idle
+            .drain(..)
+            .for_each(|idle| idle.session.give_back());
     }
 }

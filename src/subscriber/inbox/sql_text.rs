@@ -13,7 +13,11 @@ impl fmt::Display for Literal<'_> {
         for part in self.0.split_inclusive(['\'', '\\']) {
             f.write_str(part)?;
             // Either stands for itself when it is there twice.
-            if let Some(special) = part.chars().next_back().filter(|last| matches!(last, '\'' | '\\')) {
+            if let Some(special) = part
+                .chars()
+                .next_back()
+                .filter(|last| matches!(last, '\'' | '\\'))
+            {
                 f.write_char(special)?;
             }
         }
@@ -26,8 +30,19 @@ pub(crate) struct Columns<'a>(pub(crate) &'a Identity);
 
 impl fmt::Display for Columns<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Identity { source, id, topic, fingerprint } = self.0;
-        write!(f, "{}, {}, {}, '{fingerprint}'", Literal(source), Literal(id), Literal(topic))
+        let Identity {
+            source,
+            id,
+            topic,
+            fingerprint,
+        } = self.0;
+        write!(
+            f,
+            "{}, {}, {}, '{fingerprint}'",
+            Literal(source),
+            Literal(id),
+            Literal(topic)
+        )
     }
 }
 
@@ -55,12 +70,20 @@ impl fmt::Display for Arrays<'_> {
         f.write_str(", ")?;
         array(f, self.0.iter().map(|identity| Literal(&identity.topic)))?;
         f.write_str(", ")?;
-        array(f, self.0.iter().map(|identity| format!("'{}'", identity.fingerprint)))?;
+        array(
+            f,
+            self.0
+                .iter()
+                .map(|identity| format!("'{}'", identity.fingerprint)),
+        )?;
         f.write_str("::bigint[]")
     }
 }
 
-fn array(f: &mut fmt::Formatter<'_>, values: impl Iterator<Item = impl fmt::Display>) -> fmt::Result {
+fn array(
+    f: &mut fmt::Formatter<'_>,
+    values: impl Iterator<Item = impl fmt::Display>,
+) -> fmt::Result {
     for (at, value) in values.enumerate() {
         write!(f, "{}{value}", if at == 0 { "array[" } else { "," })?;
     }
@@ -74,14 +97,25 @@ mod tests {
     #[test]
     fn text_becomes_a_literal_that_cannot_end_early() {
         assert_eq!(Literal("a").to_string(), "'a'");
-        assert_eq!(Literal("a'; drop table x; --").to_string(), "'a''; drop table x; --'");
+        assert_eq!(
+            Literal("a'; drop table x; --").to_string(),
+            "'a''; drop table x; --'"
+        );
         assert_eq!(Literal(r"a\'").to_string(), r" E'a\\'''");
     }
 
     #[test]
     fn a_fingerprint_below_zero_is_a_literal_too() {
-        let identity = Identity { source: "/s".into(), id: "1".into(), topic: "t".into(), fingerprint: i64::MIN };
-        assert_eq!(Rows("c", &[&identity]).to_string(), "('c', '/s', '1', 't', '-9223372036854775808')");
+        let identity = Identity {
+            source: "/s".into(),
+            id: "1".into(),
+            topic: "t".into(),
+            fingerprint: i64::MIN,
+        };
+        assert_eq!(
+            Rows("c", &[&identity]).to_string(),
+            "('c', '/s', '1', 't', '-9223372036854775808')"
+        );
         let arrays = "array['/s'], array['1'], array['t'], array['-9223372036854775808']::bigint[]";
         assert_eq!(Arrays(&[&identity]).to_string(), arrays);
     }

@@ -23,10 +23,18 @@ pub(crate) struct CatchUp {
 impl CatchUp {
     /// Events of these aggregates.
     pub(crate) fn new(ground: &Ground, aggregates: &[&'static str]) -> Self {
-        let mut topics: Vec<String> = aggregates.iter().flat_map(|aggregate| ground.topics_of(aggregate)).collect();
+        let mut topics: Vec<String> = aggregates
+            .iter()
+            .flat_map(|aggregate| ground.topics_of(aggregate))
+            .collect();
         topics.sort_unstable();
         topics.dedup();
-        Self { settings: ground.kafka.clone(), group: ground.consumer.clone(), topics, reader: Mutex::default() }
+        Self {
+            settings: ground.kafka.clone(),
+            group: ground.consumer.clone(),
+            topics,
+            reader: Mutex::default(),
+        }
     }
 
     /// True if there is no topic to look at.
@@ -40,7 +48,8 @@ impl CatchUp {
     /// When the cluster does not answer.
     pub(crate) async fn ends(&self) -> Result<Ends, String> {
         let topics = self.topics.clone();
-        self.ask(move |reader, beat| reader.ends(&topics, beat)).await
+        self.ask(move |reader, beat| reader.ends(&topics, beat))
+            .await
     }
 
     /// The first event before these ends that the group has not handled, of each partition that has one.
@@ -49,7 +58,8 @@ impl CatchUp {
     /// When the cluster does not answer.
     pub(crate) async fn behind(&self, ends: &Ends) -> Result<Vec<Unhandled>, String> {
         let ends = ends.clone();
-        self.ask(move |reader, beat| reader.unhandled(&ends, &is_finished, beat)).await
+        self.ask(move |reader, beat| reader.unhandled(&ends, &is_finished, beat))
+            .await
     }
 
     async fn ask<T: Send + 'static>(
@@ -68,12 +78,15 @@ impl CatchUp {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         match &*reader {
             Some(reader) => Ok(reader.clone()),
-            None => Ok(reader.insert(Arc::new(GroupReader::new(&self.settings, &self.group)?)).clone()),
+            None => Ok(reader
+                .insert(Arc::new(GroupReader::new(&self.settings, &self.group)?))
+                .clone()),
         }
     }
 }
 
 /// Whether a record beyond a commit is finished. Metadata of others says nothing, as for the next owner of the partition.
 fn is_finished(committed: &Committed, offset: i64) -> bool {
-    Finished::decode(&committed.metadata, committed.offset).is_ok_and(|finished| finished.contains(offset))
+    Finished::decode(&committed.metadata, committed.offset)
+        .is_ok_and(|finished| finished.contains(offset))
 }

@@ -71,13 +71,19 @@ impl Finished {
             return Ok(Self::default());
         }
         let encoded = text.strip_prefix(PREFIX).ok_or(ForeignMetadata)?;
-        let bytes = STANDARD_NO_PAD.decode(encoded).map_err(|_| ForeignMetadata)?;
+        let bytes = STANDARD_NO_PAD
+            .decode(encoded)
+            .map_err(|_| ForeignMetadata)?;
         let mut rest = &bytes[..];
-        let mut at = take(&mut rest).filter(|said| *said == offset).ok_or(ForeignMetadata)?;
+        let mut at = take(&mut rest)
+            .filter(|said| *said == offset)
+            .ok_or(ForeignMetadata)?;
         let mut finished = Self::default();
         while !rest.is_empty() {
             let open = take(&mut rest).ok_or(ForeignMetadata)?;
-            let done = take(&mut rest).filter(|done| *done > 0).ok_or(ForeignMetadata)?;
+            let done = take(&mut rest)
+                .filter(|done| *done > 0)
+                .ok_or(ForeignMetadata)?;
             let start = at.checked_add(open).ok_or(ForeignMetadata)?;
             at = start.checked_add(done).ok_or(ForeignMetadata)?;
             finished.push_range(start, at);
@@ -112,12 +118,21 @@ fn take(bytes: &mut &[u8]) -> Option<i64> {
 /// Reads any bytes as metadata of an offset: for the fuzz target.
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) fn fuzz_offset_metadata(bytes: &[u8]) {
-    let Some((offset, text)) = bytes.split_first_chunk() else { return };
+    let Some((offset, text)) = bytes.split_first_chunk() else {
+        return;
+    };
     let offset = i64::from_be_bytes(*offset);
-    let Ok(finished) = Finished::decode(&String::from_utf8_lossy(text), offset) else { return };
+    let Ok(finished) = Finished::decode(&String::from_utf8_lossy(text), offset) else {
+        return;
+    };
     let mut watermark = super::watermark::Watermark::new(Some(offset), finished.clone());
-    let tickets: Vec<_> = (0..8).filter_map(|n| watermark.add(offset.saturating_add(n).min(i64::MAX - 1))).collect();
-    tickets.into_iter().skip(1).for_each(|ticket| watermark.finish(ticket));
+    let tickets: Vec<_> = (0..8)
+        .filter_map(|n| watermark.add(offset.saturating_add(n).min(i64::MAX - 1)))
+        .collect();
+    tickets
+        .into_iter()
+        .skip(1)
+        .for_each(|ticket| watermark.finish(ticket));
     let _ = watermark.finished_beyond();
     if !finished.encode(offset).is_empty() {
         assert!(Finished::decode(&finished.encode(offset), offset).is_ok());
@@ -173,7 +188,11 @@ mod tests {
         let text = of(&BTreeSet::from([12, 13])).encode(10);
         assert_eq!(Finished::decode(&text, 11), Err(ForeignMetadata));
         for foreign in ["x", "tidings2.AAAA", "b64:AAAA", "tidings1.", "tidings1.!"] {
-            assert_eq!(Finished::decode(foreign, 10), Err(ForeignMetadata), "{foreign}");
+            assert_eq!(
+                Finished::decode(foreign, 10),
+                Err(ForeignMetadata),
+                "{foreign}"
+            );
         }
     }
 }

@@ -21,7 +21,9 @@ impl Beginning {
             let partitions = member.partitions_of(topic)?;
             let Known { committed, never } = member.committed(&partitions)?;
             if committed.len() + never.len() < partitions.len() {
-                return Err(format!("the coordinator does not tell what is committed for all partitions of topic {topic}"));
+                return Err(format!(
+                    "the coordinator does not tell what is committed for all partitions of topic {topic}"
+                ));
             }
             if committed.is_empty() {
                 there.extend(never);
@@ -31,15 +33,33 @@ impl Beginning {
     }
 
     /// Where the group begins in those of the partitions for which it has never committed anything, if that is at their ends.
-    pub(crate) fn ends(&self, subscriber: &str, member: &Member, never: &[Partition]) -> Vec<Committed> {
+    pub(crate) fn ends(
+        &self,
+        subscriber: &str,
+        member: &Member,
+        never: &[Partition],
+    ) -> Vec<Committed> {
         let end_of = |partition: &Partition| match member.end_now(partition) {
-            Ok(offset) => Some(Committed { partition: partition.clone(), offset, metadata: String::new() }),
+            Ok(offset) => Some(Committed {
+                partition: partition.clone(),
+                offset,
+                metadata: String::new(),
+            }),
             Err(error) => {
-                tracing::warn!(subscriber, ?partition, error, "where the partition ends is not known: it is read from its beginning");
+                tracing::warn!(
+                    subscriber,
+                    ?partition,
+                    error,
+                    "where the partition ends is not known: it is read from its beginning"
+                );
                 None
             }
         };
-        never.iter().filter(|partition| self.0.contains(partition)).filter_map(end_of).collect()
+        never
+            .iter()
+            .filter(|partition| self.0.contains(partition))
+            .filter_map(end_of)
+            .collect()
     }
 
     /// The group has begun in these. Should its commits be gone once, with their topic, all that comes then is new.

@@ -25,7 +25,11 @@ pub(crate) struct Ticket(u64);
 impl Watermark {
     /// Begins where `committed` says, of which `restored` is finished already.
     pub(crate) fn new(committed: Option<i64>, restored: Finished) -> Self {
-        Self { restored, end: committed, ..Self::default() }
+        Self {
+            restored,
+            end: committed,
+            ..Self::default()
+        }
     }
 
     /// A record comes. `None` if it was finished before: it is not to be handled.
@@ -34,7 +38,10 @@ impl Watermark {
     pub(crate) fn add(&mut self, offset: i64) -> Option<Ticket> {
         if self.end.is_some_and(|end| offset < end) {
             let first = self.first + self.records.len() as u64;
-            *self = Self { first, ..Self::default() };
+            *self = Self {
+                first,
+                ..Self::default()
+            };
         }
         let finished = self.restored.contains(offset);
         let ticket = self.first + self.records.len() as u64;
@@ -55,8 +62,13 @@ impl Watermark {
 
     /// The record is finished.
     pub(crate) fn finish(&mut self, ticket: Ticket) {
-        let at = ticket.0.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        let Some((_, finished)) = at.and_then(|at| self.records.get_mut(at)) else { return };
+        let at = ticket
+            .0
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok());
+        let Some((_, finished)) = at.and_then(|at| self.records.get_mut(at)) else {
+            return;
+        };
         if !std::mem::replace(finished, true) {
             self.unfinished -= 1;
             self.advance();
@@ -161,13 +173,19 @@ mod tests {
         watermark.finish(old);
         assert_eq!((watermark.position(), watermark.unfinished()), (Some(0), 1));
         watermark.finish(new);
-        assert!((1..9).all(|offset| watermark.add(offset).is_some()), "7 and 8 were finished in another topic");
+        assert!(
+            (1..9).all(|offset| watermark.add(offset).is_some()),
+            "7 and 8 were finished in another topic"
+        );
         assert_eq!((watermark.position(), watermark.unfinished()), (Some(1), 8));
     }
 
     #[test]
     fn a_partition_without_a_record_keeps_what_is_committed() {
         assert_eq!(Watermark::default().position(), None);
-        assert_eq!(Watermark::new(Some(7), Finished::default()).position(), Some(7));
+        assert_eq!(
+            Watermark::new(Some(7), Finished::default()).position(),
+            Some(7)
+        );
     }
 }

@@ -31,7 +31,11 @@ pub(crate) struct Tally {
 impl KillSwitch {
     /// This many events given up within this window, and half of all.
     pub fn new(failures: usize, window: Duration) -> Self {
-        Self { failures: failures.max(1), window, pause: Duration::from_secs(10) }
+        Self {
+            failures: failures.max(1),
+            window,
+            pause: Duration::from_secs(10),
+        }
     }
 
     /// Tries again each `pause`.
@@ -53,7 +57,9 @@ impl Tally {
     /// An event was handled.
     pub(crate) fn handled(&mut self, now: Instant) {
         match self.successes.back_mut() {
-            Some((since, count)) if now.duration_since(*since) < Duration::from_secs(1) => *count += 1,
+            Some((since, count)) if now.duration_since(*since) < Duration::from_secs(1) => {
+                *count += 1
+            }
             _ => self.successes.push_back((now, 1)),
         }
     }

@@ -31,7 +31,10 @@ impl Retry {
     /// Up to this many attempts, the first included. The pauses between them double from the start of the range to its end; a third of each is chance, so that what
     /// failed together does not come back together.
     pub fn exponential(attempts: u32, pauses: Range<Duration>) -> Self {
-        Self { attempts: attempts.max(1), pauses }
+        Self {
+            attempts: attempts.max(1),
+            pauses,
+        }
     }
 
     /// One attempt.
@@ -54,8 +57,13 @@ impl Retry {
 
     /// The pause after this many failures, however many are allowed.
     pub(crate) fn pause(&self, failed: u32, chance: f64) -> Duration {
-        let doubled = self.pauses.start.saturating_mul(2u32.saturating_pow(failed.saturating_sub(1)));
-        doubled.min(self.pauses.end.max(self.pauses.start)).mul_f64(1.0 - chance.clamp(0.0, 1.0) / 3.0)
+        let doubled = self
+            .pauses
+            .start
+            .saturating_mul(2u32.saturating_pow(failed.saturating_sub(1)));
+        doubled
+            .min(self.pauses.end.max(self.pauses.start))
+            .mul_f64(1.0 - chance.clamp(0.0, 1.0) / 3.0)
     }
 }
 

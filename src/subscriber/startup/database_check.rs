@@ -47,8 +47,18 @@ enum Usability {
 }
 
 /// What is wrong with the tables of a schema for this role, each with its remedy.
-fn faults(found: &[Found], schema: &str, database: &str, role: &str, may_use_schema: bool) -> Vec<String> {
-    let missing: Vec<&str> = found.iter().filter(|table| !table.exists).map(|table| table.table.as_str()).collect();
+fn faults(
+    found: &[Found],
+    schema: &str,
+    database: &str,
+    role: &str,
+    may_use_schema: bool,
+) -> Vec<String> {
+    let missing: Vec<&str> = found
+        .iter()
+        .filter(|table| !table.exists)
+        .map(|table| table.table.as_str())
+        .collect();
     if missing.len() == found.len() {
         return vec![format!(
             "the database {database} has none of the tables of Tidings in the schema `{schema}`: run `tidings migrate` on it \
@@ -56,7 +66,11 @@ fn faults(found: &[Found], schema: &str, database: &str, role: &str, may_use_sch
         )];
     }
     let mut faults = Vec::new();
-    let outdated: Vec<&str> = found.iter().filter(|table| table.exists && !table.has_column).map(|table| table.table.as_str()).collect();
+    let outdated: Vec<&str> = found
+        .iter()
+        .filter(|table| table.exists && !table.has_column)
+        .map(|table| table.table.as_str())
+        .collect();
     if !missing.is_empty() || !outdated.is_empty() {
         let tables = [missing, outdated].concat().join(", ");
         faults.push(format!(
@@ -67,17 +81,31 @@ fn faults(found: &[Found], schema: &str, database: &str, role: &str, may_use_sch
     if !may_use_schema {
         grants.push(format!("grant usage on schema {schema} to \"{role}\""));
     }
-    let lacking = found.iter().filter(|table| table.exists && !table.lacks.is_empty());
-    grants.extend(lacking.map(|table| format!("grant {} on {schema}.{} to \"{role}\"", table.lacks.join(", "), table.table)));
+    let lacking = found
+        .iter()
+        .filter(|table| table.exists && !table.lacks.is_empty());
+    grants.extend(lacking.map(|table| {
+        format!(
+            "grant {} on {schema}.{} to \"{role}\"",
+            table.lacks.join(", "),
+            table.table
+        )
+    }));
     if !grants.is_empty() {
-        faults.push(format!("the role {role} lacks rights in the database {database}: {}", grants.join("; ")));
+        faults.push(format!(
+            "the role {role} lacks rights in the database {database}: {}",
+            grants.join("; ")
+        ));
     }
     faults
 }
 
 /// The error of a question without an answer.
 pub(crate) fn silent() -> sqlx::Error {
-    let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "the server accepts connections and does not answer");
+    let silent = std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        "the server accepts connections and does not answer",
+    );
     sqlx::Error::Io(silent)
 }
 
@@ -85,10 +113,16 @@ impl OpenInbox {
     /// The database and its server, as the pool connects to them.
     pub(crate) fn place(&self) -> String {
         let options = self.pool.connect_options();
-        let database = options.get_database().unwrap_or_else(|| options.get_username());
+        let database = options
+            .get_database()
+            .unwrap_or_else(|| options.get_username());
         match options.get_socket() {
             Some(socket) => format!("{database} on {}", socket.display()),
-            None => format!("{database} on {}:{}", options.get_host(), options.get_port()),
+            None => format!(
+                "{database} on {}:{}",
+                options.get_host(),
+                options.get_port()
+            ),
         }
     }
 
@@ -98,7 +132,11 @@ impl OpenInbox {
             // The pool waits for a server that refuses connections, and does not report why.
             Err(_) => {
                 let options = self.pool.connect_options();
-                timeout(ANSWER_WITHIN, PgConnection::connect_with(&options)).await.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
+                timeout(ANSWER_WITHIN, PgConnection::connect_with(&options))
+                    .await
+                    .map_err(|_| sqlx::Error::PoolTimedOut)??
+                    .close()
+                    .await?;
                 return Err(sqlx::Error::PoolTimedOut);
             }
         };
@@ -111,7 +149,10 @@ impl OpenInbox {
     }
 
     async fn usability(&self, session: &mut PgConnection) -> Result<Usability, sqlx::Error> {
-        let wanted: Vec<String> = TABLES.iter().map(|(table, rights, column)| format!("('{table}', '{rights}', '{column}')")).collect();
+        let wanted: Vec<String> = TABLES
+            .iter()
+            .map(|(table, rights, column)| format!("('{table}', '{rights}', '{column}')"))
+            .collect();
         let sql = format!(
             "select wanted.name, c.oid is not null as exists,
                     exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = wanted.added and not a.attisdropped)
@@ -126,8 +167,13 @@ impl OpenInbox {
              left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = wanted.name",
             wanted.join(", ")
         );
-        let rows = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(self.schema.as_str()).fetch_all(session).await?;
-        let (mut found, mut read_only, mut role, mut may_use_schema) = (Vec::new(), false, String::new(), true);
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(self.schema.as_str())
+            .fetch_all(session)
+            .await?;
+        let (mut found, mut read_only, mut role, mut may_use_schema) =
+            (Vec::new(), false, String::new(), true);
         for row in rows {
             read_only |= row.try_get::<bool, _>("read_only")?;
             may_use_schema &= row.try_get::<bool, _>("may_use_schema")?;
@@ -139,7 +185,13 @@ impl OpenInbox {
                 lacks: row.try_get("lacks")?,
             });
         }
-        let faults = faults(&found, self.schema.as_str(), &self.place(), &role, may_use_schema);
+        let faults = faults(
+            &found,
+            self.schema.as_str(),
+            &self.place(),
+            &role,
+            may_use_schema,
+        );
         Ok(match (faults.is_empty(), read_only) {
             (false, _) => Usability::Refused(faults),
             (true, true) => Usability::ReadOnly,
@@ -153,9 +205,15 @@ impl Plan {
     ///
     /// # Errors
     /// When a person has to change the database, with the remedy.
-    pub(crate) async fn wait_for_database(&self, stop: &CancellationToken) -> Result<bool, RunError> {
-        let Some(inbox) = &self.core.inbox else { return Ok(true) };
-        self.statistics.starting(format!("it examines the database {}", inbox.place()));
+    pub(crate) async fn wait_for_database(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunError> {
+        let Some(inbox) = &self.core.inbox else {
+            return Ok(true);
+        };
+        self.statistics
+            .starting(format!("it examines the database {}", inbox.place()));
         let (reports, mut has_waited) = (LogLimit::default(), false);
         loop {
             let examined = tokio::select! {
@@ -165,13 +223,21 @@ impl Plan {
             let reason = match examined {
                 Ok(Usability::Ready) => {
                     if has_waited {
-                        tracing::info!(subscriber = self.name, database = inbox.place(), "the database can be used");
+                        tracing::info!(
+                            subscriber = self.name,
+                            database = inbox.place(),
+                            "the database can be used"
+                        );
                     }
                     return Ok(true);
                 }
                 Ok(Usability::Refused(faults)) => return Err(RunError::Settings(faults)),
                 Ok(Usability::ReadOnly) => format!("the database {} is read-only", inbox.place()),
-                Err(error) => format!("the database {} cannot be used: {}", inbox.place(), with_causes(&error)),
+                Err(error) => format!(
+                    "the database {} cannot be used: {}",
+                    inbox.place(),
+                    with_causes(&error)
+                ),
             };
             has_waited = true;
             if reports.admit(Instant::now()).is_some() {
@@ -195,7 +261,12 @@ mod tests {
 
     fn found(change: impl Fn(&mut Found)) -> Vec<Found> {
         let found = |(table, ..): &(&str, &str, &str)| {
-            let mut found = Found { table: (*table).into(), exists: true, has_column: true, lacks: Vec::new() };
+            let mut found = Found {
+                table: (*table).into(),
+                exists: true,
+                has_column: true,
+                lacks: Vec::new(),
+            };
             change(&mut found);
             found
         };
@@ -207,18 +278,41 @@ mod tests {
         let of = |found: &[Found], usage| faults(found, "tidings", "shop on db:5432", "app", usage);
         assert_eq!(of(&found(|_| ()), true), Vec::<String>::new());
         let empty = of(&found(|table| table.exists = false), true);
-        assert!(empty.len() == 1 && empty[0].contains("tidings migrate") && empty[0].contains("shop on db:5432"), "{empty:?}");
-        let old = of(&found(|table| table.has_column = table.table != "detour"), true);
-        assert!(old.len() == 1 && old[0].contains("(detour)") && old[0].contains("tidings migrate"), "{old:?}");
-        let older = of(&found(|table| table.exists = table.table != "subscriber"), true);
-        assert!(older.len() == 1 && older[0].contains("(subscriber)"), "{older:?}");
+        assert!(
+            empty.len() == 1
+                && empty[0].contains("tidings migrate")
+                && empty[0].contains("shop on db:5432"),
+            "{empty:?}"
+        );
+        let old = of(
+            &found(|table| table.has_column = table.table != "detour"),
+            true,
+        );
+        assert!(
+            old.len() == 1 && old[0].contains("(detour)") && old[0].contains("tidings migrate"),
+            "{old:?}"
+        );
+        let older = of(
+            &found(|table| table.exists = table.table != "subscriber"),
+            true,
+        );
+        assert!(
+            older.len() == 1 && older[0].contains("(subscriber)"),
+            "{older:?}"
+        );
         let lacks = |table: &mut Found| {
             if table.table == "inbox_collision" {
                 table.lacks = vec!["select".into(), "insert".into()];
             }
         };
         let denied = of(&found(lacks), false);
-        assert!(denied[0].contains("grant usage on schema tidings to \"app\""), "{denied:?}");
-        assert!(denied[0].contains("grant select, insert on tidings.inbox_collision to \"app\""), "{denied:?}");
+        assert!(
+            denied[0].contains("grant usage on schema tidings to \"app\""),
+            "{denied:?}"
+        );
+        assert!(
+            denied[0].contains("grant select, insert on tidings.inbox_collision to \"app\""),
+            "{denied:?}"
+        );
     }
 }

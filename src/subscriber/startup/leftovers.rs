@@ -17,7 +17,11 @@ struct OwnTopics {
 }
 
 impl OwnTopics {
-    fn among<'t>(names: impl IntoIterator<Item = &'t String>, group: &str, is_subscribed: impl Fn(&str) -> bool) -> Self {
+    fn among<'t>(
+        names: impl IntoIterator<Item = &'t String>,
+        group: &str,
+        is_subscribed: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut own = Self::default();
         for name in names.into_iter().filter(|name| !is_subscribed(name)) {
             let origin = origin_of(name, group);
@@ -53,7 +57,9 @@ impl Plan {
 
     /// Reports parked events of topics that are not subscribed: no member handles them.
     pub(crate) async fn report_parked_elsewhere(&self) {
-        let Some(inbox) = &self.core.inbox else { return };
+        let Some(inbox) = &self.core.inbox else {
+            return;
+        };
         let topics: Vec<&str> = self.topics.keys().map(String::as_str).collect();
         match inbox.parked_outside(&topics).await {
             Ok(left) => {
@@ -91,7 +97,12 @@ pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[Stri
                 "records wait in a topic of this group whose original topic is not subscribed: run a version that subscribes to it until \
                  they are handled, or delete the topic"
             ),
-            Err(error) => tracing::warn!(subscriber, topic, error, "the records that wait in a topic of this group cannot be counted"),
+            Err(error) => tracing::warn!(
+                subscriber,
+                topic,
+                error,
+                "the records that wait in a topic of this group cannot be counted"
+            ),
         }
     }
 }
@@ -101,7 +112,9 @@ pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[Stri
 fn unfinished(member: &Member, topic: &str) -> Result<i64, String> {
     let partitions = member.partitions_of(topic)?;
     let Known { committed, .. } = member.committed(&partitions)?;
-    committed.iter().try_fold(0, |sum, committed| Ok(sum + (member.end_now(&committed.partition)? - committed.offset).max(0)))
+    committed.iter().try_fold(0, |sum, committed| {
+        Ok(sum + (member.end_now(&committed.partition)? - committed.offset).max(0))
+    })
 }
 
 #[cfg(test)]
@@ -125,7 +138,10 @@ mod tests {
         .map(String::from);
         let subscribed = ["order", "order.g.retry.30s", "order.g.redrive"];
         let own = OwnTopics::among(&names, "g", |topic| subscribed.contains(&topic));
-        assert_eq!(own.retried, [("order.g.retry.1m".to_owned(), "order".to_owned())]);
+        assert_eq!(
+            own.retried,
+            [("order.g.retry.1m".to_owned(), "order".to_owned())]
+        );
         assert_eq!(own.abandoned, ["payment.g.retry.5m", "payment.g.redrive"]);
     }
 }

@@ -48,18 +48,29 @@ impl Entry<'_> {
     where
         F: Future<Output = Result<T, NotAdmitted>>,
     {
-        let Self { subscriber, what, schema, pool, tables } = self;
+        let Self {
+            subscriber,
+            what,
+            schema,
+            pool,
+            tables,
+        } = self;
         let reports = LogLimit::default();
         loop {
             let attempt = timeout(REGISTER_WITHIN, register());
-            let Some(registered) = stop.run_until_cancelled(attempt).await else { return Ok(None) };
+            let Some(registered) = stop.run_until_cancelled(attempt).await else {
+                return Ok(None);
+            };
             let error = match registered.unwrap_or_else(|_| Err(NotAdmitted::Database(silent()))) {
                 Ok(registered) => return Ok(Some(registered)),
                 Err(NotAdmitted::Refused(reason)) => return Err(RunError::Settings(vec![reason])),
                 Err(NotAdmitted::Database(error)) => error,
             };
             if is_not_set_up(&error) {
-                let all: Vec<String> = tables.iter().map(|table| format!("{schema}.{table}")).collect();
+                let all: Vec<String> = tables
+                    .iter()
+                    .map(|table| format!("{schema}.{table}"))
+                    .collect();
                 return Err(RunError::Settings(vec![format!(
                     "{what} cannot be registered in the table `{}`: {}; run `tidings migrate`, and grant select, insert, update, delete on \
                      {} to this role",
@@ -70,7 +81,11 @@ impl Entry<'_> {
             }
             session_fault::close_after(&error, pool);
             if reports.admit(Instant::now()).is_some() {
-                tracing::warn!(subscriber, error = with_causes(&error), "{what} cannot be registered in its database yet");
+                tracing::warn!(
+                    subscriber,
+                    error = with_causes(&error),
+                    "{what} cannot be registered in its database yet"
+                );
             }
             if !pause(stop).await {
                 return Ok(None);
@@ -85,8 +100,13 @@ impl Plan {
     ///
     /// # Errors
     /// When the table cannot be used.
-    pub(crate) async fn register(&self, stop: &CancellationToken) -> Result<Option<Option<Arc<Registry>>>, RunError> {
-        let Some(inbox) = &self.core.inbox else { return Ok(Some(None)) };
+    pub(crate) async fn register(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<Option<Option<Arc<Registry>>>, RunError> {
+        let Some(inbox) = &self.core.inbox else {
+            return Ok(Some(None));
+        };
         let registry = Registry::new(inbox, self.registration());
         let entry = Entry {
             subscriber: &self.name,
@@ -95,8 +115,12 @@ impl Plan {
             pool: &inbox.pool,
             tables: &["subscriber"],
         };
-        let registered = entry.until_registered(stop, || async { Ok(registry.register().await?) }).await?;
-        let Some(pause) = registered else { return Ok(None) };
+        let registered = entry
+            .until_registered(stop, || async { Ok(registry.register().await?) })
+            .await?;
+        let Some(pause) = registered else {
+            return Ok(None);
+        };
         let paused = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         Ok(paused.map(|()| Some(Arc::new(registry))))
     }
@@ -107,7 +131,10 @@ impl Plan {
         topics.sort_unstable();
         // Versions of one name that handle other types are told apart.
         let derived = version_of(&types, &topics);
-        let version = self.code_version.as_ref().map_or_else(|| derived.clone(), |version| format!("{version} {derived}"));
+        let version = self
+            .code_version
+            .as_ref()
+            .map_or_else(|| derived.clone(), |version| format!("{version} {derived}"));
         Registration {
             version,
             escalation: self.options.escalation(true).name(),
@@ -119,5 +146,8 @@ impl Plan {
 }
 
 fn is_not_set_up(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| NOT_SET_UP.contains(&&*code))
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| NOT_SET_UP.contains(&&*code))
 }

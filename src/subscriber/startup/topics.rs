@@ -13,9 +13,13 @@ use crate::{
 
 impl Plan {
     /// The names of all topics, once a broker answers; `None` if the subscriber is shut down before.
-    pub(crate) async fn wait_for_topic_names(&self, stop: &CancellationToken) -> Option<Vec<String>> {
+    pub(crate) async fn wait_for_topic_names(
+        &self,
+        stop: &CancellationToken,
+    ) -> Option<Vec<String>> {
         let brokers = &self.bus.settings().brokers;
-        self.statistics.starting(format!("it asks the brokers {brokers} for their topics"));
+        self.statistics
+            .starting(format!("it asks the brokers {brokers} for their topics"));
         loop {
             match topic_names(self.bus.settings()).await {
                 Ok(names) => return Some(names),
@@ -26,7 +30,8 @@ impl Plan {
                         %error,
                         "no broker answers; the subscriber waits: start the brokers, or correct their addresses or the principal"
                     );
-                    self.statistics.starting(format!("the brokers {brokers} do not answer: {error}"));
+                    self.statistics
+                        .starting(format!("the brokers {brokers} do not answer: {error}"));
                 }
             }
             if !pause(stop).await {
@@ -61,8 +66,13 @@ impl Plan {
                 continue;
             }
             found.push(topic.clone());
-            let Some(inbox) = &self.core.inbox else { continue };
-            if let Some(retention) = retention(self.bus.settings(), topic).await.filter(|retention| *retention >= inbox.keep) {
+            let Some(inbox) = &self.core.inbox else {
+                continue;
+            };
+            if let Some(retention) = retention(self.bus.settings(), topic)
+                .await
+                .filter(|retention| *retention >= inbox.keep)
+            {
                 let keep = inbox.keep;
                 tracing::warn!(
                     subscriber = self.name,
@@ -94,14 +104,22 @@ impl Plan {
 
     /// Creates the topics that retries wait in, and reads them too. False if the subscriber is shut down before they exist.
     pub(crate) async fn make_retry_topics(&mut self, stop: &CancellationToken) -> bool {
-        let Escalation::RetryTopics(delays) = self.options.escalation(self.core.inbox.is_some()) else { return true };
-        let origins: Vec<_> = self.topics.iter().map(|(topic, source)| (topic.clone(), *source)).collect();
+        let Escalation::RetryTopics(delays) = self.options.escalation(self.core.inbox.is_some())
+        else {
+            return true;
+        };
+        let origins: Vec<_> = self
+            .topics
+            .iter()
+            .map(|(topic, source)| (topic.clone(), *source))
+            .collect();
         for (origin, source) in origins {
             for delay in &delays {
                 let topic = retry_topic(&origin, &self.name, *delay);
                 while let Err(error) = create_like(self.bus.settings(), &topic, &origin).await {
                     tracing::warn!(subscriber = self.name, %error, "a retry topic cannot be made yet");
-                    self.statistics.starting(format!("a retry topic cannot be created: {error}"));
+                    self.statistics
+                        .starting(format!("a retry topic cannot be created: {error}"));
                     if !pause(stop).await {
                         return false;
                     }

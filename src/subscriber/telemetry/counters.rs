@@ -70,7 +70,10 @@ const BOUNDS: usize = 18;
 
 impl Counters {
     pub(crate) fn get(&self, count: Count) -> u64 {
-        self.0.iter().map(|shard| shard.counts[count as usize].load(Ordering::Relaxed)).sum()
+        self.0
+            .iter()
+            .map(|shard| shard.counts[count as usize].load(Ordering::Relaxed))
+            .sum()
     }
 
     pub(crate) fn add(&self, count: Count, n: usize) {
@@ -89,7 +92,10 @@ impl Counters {
         let (mut sum, mut buckets) = all.next().unwrap_or_default();
         for (seconds, counts) in all {
             sum += seconds;
-            buckets.iter_mut().zip(counts).for_each(|(all, (_, count))| all.1 += count);
+            buckets
+                .iter_mut()
+                .zip(counts)
+                .for_each(|(all, (_, count))| all.1 += count);
         }
         (sum, buckets)
     }
@@ -112,9 +118,23 @@ impl<const FIRST_MICROS: u64> Times<FIRST_MICROS> {
     /// Their sum in seconds, and how many each bucket has up to its bound in seconds.
     #[cfg(feature = "metrics")]
     pub(crate) fn read(&self) -> (f64, Vec<(f64, u64)>) {
-        let bound = |at: usize| if at == BOUNDS { f64::MAX } else { (FIRST_MICROS << at) as f64 / 1e6 };
-        let buckets = self.buckets.iter().enumerate().map(|(at, count)| (bound(at), count.load(Ordering::Relaxed))).collect();
-        (Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64(), buckets)
+        let bound = |at: usize| {
+            if at == BOUNDS {
+                f64::MAX
+            } else {
+                (FIRST_MICROS << at) as f64 / 1e6
+            }
+        };
+        let buckets = self
+            .buckets
+            .iter()
+            .enumerate()
+            .map(|(at, count)| (bound(at), count.load(Ordering::Relaxed)))
+            .collect();
+        (
+            Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64(),
+            buckets,
+        )
     }
 }
 
@@ -124,14 +144,27 @@ mod tests {
 
     #[test]
     fn each_count_is_found_by_its_number() {
-        assert!(Count::ALL.iter().enumerate().all(|(at, count)| *count as usize == at));
+        assert!(
+            Count::ALL
+                .iter()
+                .enumerate()
+                .all(|(at, count)| *count as usize == at)
+        );
     }
 
     #[test]
     fn a_time_is_counted_in_the_first_bucket_whose_bound_is_not_below_it() {
-        for (micros, bucket) in
-            [(0, 0), (100, 0), (101, 1), (200, 1), (201, 2), (400, 2), (13_107_200, 17), (13_107_201, 18), (u64::MAX / 1_000, 18)]
-        {
+        for (micros, bucket) in [
+            (0, 0),
+            (100, 0),
+            (101, 1),
+            (200, 1),
+            (201, 2),
+            (400, 2),
+            (13_107_200, 17),
+            (13_107_201, 18),
+            (u64::MAX / 1_000, 18),
+        ] {
             assert_eq!(Times::<100>::bucket(micros * 1_000), bucket, "{micros} µs");
         }
     }
@@ -153,7 +186,11 @@ mod tests {
         {
             let (sum, buckets) = counters.attempts();
             assert!((sum - 0.136).abs() < 1e-9, "{sum}");
-            let counts: Vec<u64> = buckets.iter().map(|(_, count)| *count).filter(|count| *count > 0).collect();
+            let counts: Vec<u64> = buckets
+                .iter()
+                .map(|(_, count)| *count)
+                .filter(|count| *count > 0)
+                .collect();
             // Up to 1.6, 3.2, 6.4, 12.8 and 25.6 ms.
             assert_eq!(counts, [1, 2, 3, 6, 4]);
         }

@@ -20,7 +20,10 @@ impl LogLimit {
     /// The number of messages that were suppressed since the last admitted one; `None` if this one is suppressed too.
     pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut admitted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if admitted.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
+        if admitted
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < INTERVAL)
+        {
             admitted.suppressed += 1;
             return None;
         }
@@ -37,7 +40,9 @@ mod tests {
     fn one_message_per_interval_is_logged_with_the_number_of_the_others() {
         let (limit, start) = (LogLimit::default(), Instant::now());
         assert_eq!(limit.admit(start), Some(0));
-        let suppressed = (1..400).filter(|n| limit.admit(start + Duration::from_millis(*n)).is_none()).count();
+        let suppressed = (1..400)
+            .filter(|n| limit.admit(start + Duration::from_millis(*n)).is_none())
+            .count();
         assert_eq!(suppressed, 399);
         assert_eq!(limit.admit(start + INTERVAL), Some(399));
         assert_eq!(limit.admit(start + 2 * INTERVAL), Some(0));

@@ -61,12 +61,28 @@ const OUTCOMES: [(Count, &str); 9] = [
 ];
 
 /// What is told of a partition: its name, its help, and where it is.
-type OfPartition = (&'static str, &'static str, fn(&PartitionStatistics) -> Option<u64>);
+type OfPartition = (
+    &'static str,
+    &'static str,
+    fn(&PartitionStatistics) -> Option<u64>,
+);
 
 const OF_PARTITIONS: [OfPartition; 3] = [
-    ("tidings_subscriber_lag", "Records that are not finished, those that Kafka holds included", |partition| partition.lag),
-    ("tidings_subscriber_unfinished", "Records that are read and not finished", |partition| Some(partition.unfinished)),
-    ("tidings_subscriber_detoured_aggregates", "Aggregates that wait in the table detour", |partition| Some(partition.detoured_aggregates)),
+    (
+        "tidings_subscriber_lag",
+        "Records that are not finished, those that Kafka holds included",
+        |partition| partition.lag,
+    ),
+    (
+        "tidings_subscriber_unfinished",
+        "Records that are read and not finished",
+        |partition| Some(partition.unfinished),
+    ),
+    (
+        "tidings_subscriber_detoured_aggregates",
+        "Aggregates that wait in the table detour",
+        |partition| Some(partition.detoured_aggregates),
+    ),
 ];
 
 impl SubscriberMetrics {
@@ -83,26 +99,48 @@ impl SubscriberMetrics {
     }
 
     fn encode_events(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric =
-            encoder.encode_descriptor("tidings_subscriber_events", "Events by what became of them", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_subscriber_events",
+            "Events by what became of them",
+            None,
+            MetricType::Counter,
+        )?;
         for statistics in &self.0 {
             let name = statistics.name();
             for (event_type, counters) in statistics.by_type() {
                 for (count, outcome) in OUTCOMES {
                     // What is no event can only be buried.
-                    if event_type.is_empty() && !matches!(count, Count::DeadLettered | Count::Discarded | Count::RefusedLetters) {
+                    if event_type.is_empty()
+                        && !matches!(
+                            count,
+                            Count::DeadLettered | Count::Discarded | Count::RefusedLetters
+                        )
+                    {
                         continue;
                     }
-                    let labels = [("subscriber", name), ("type", event_type), ("outcome", outcome)];
-                    ConstCounter::new(counters.get(count)).encode(metric.encode_family(&labels)?)?;
+                    let labels = [
+                        ("subscriber", name),
+                        ("type", event_type),
+                        ("outcome", outcome),
+                    ];
+                    ConstCounter::new(counters.get(count))
+                        .encode(metric.encode_family(&labels)?)?;
                 }
             }
             for (event_type, count) in statistics.by_unknown_type() {
-                let labels = [("subscriber", name), ("type", &event_type), ("outcome", "unknown")];
+                let labels = [
+                    ("subscriber", name),
+                    ("type", &event_type),
+                    ("outcome", "unknown"),
+                ];
                 ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
             }
             for (event_type, count) in statistics.by_held_type() {
-                let labels = [("subscriber", name), ("type", &event_type), ("outcome", "held")];
+                let labels = [
+                    ("subscriber", name),
+                    ("type", &event_type),
+                    ("outcome", "held"),
+                ];
                 ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -111,21 +149,42 @@ impl SubscriberMetrics {
 
     fn encode_attempts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Attempts that failed and were counted against their event";
-        let mut metric = encoder.encode_descriptor("tidings_subscriber_failed_attempts", help, None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_subscriber_failed_attempts",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
         for statistics in &self.0 {
-            for (event_type, counters) in statistics.by_type().into_iter().filter(|(event_type, _)| !event_type.is_empty()) {
+            for (event_type, counters) in statistics
+                .by_type()
+                .into_iter()
+                .filter(|(event_type, _)| !event_type.is_empty())
+            {
                 let labels = [("subscriber", statistics.name()), ("type", event_type)];
-                ConstCounter::new(counters.get(Count::FailedAttempts)).encode(metric.encode_family(&labels)?)?;
+                ConstCounter::new(counters.get(Count::FailedAttempts))
+                    .encode(metric.encode_family(&labels)?)?;
             }
         }
         let help = "One attempt: layers, inbox, handlers and commit";
-        let mut metric = encoder.encode_descriptor("tidings_subscriber_attempt", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_subscriber_attempt",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
         for statistics in &self.0 {
-            for (event_type, counters) in statistics.by_type().into_iter().filter(|(event_type, _)| !event_type.is_empty()) {
+            for (event_type, counters) in statistics
+                .by_type()
+                .into_iter()
+                .filter(|(event_type, _)| !event_type.is_empty())
+            {
                 let labels = [("subscriber", statistics.name()), ("type", event_type)];
                 let (sum, buckets) = counters.attempts();
                 let count = buckets.iter().map(|(_, count)| count).sum();
-                metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+                metric
+                    .encode_family(&labels)?
+                    .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             }
         }
         Ok(())
@@ -133,7 +192,12 @@ impl SubscriberMetrics {
 
     fn encode_removed(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Records that were removed from the topic before they were read";
-        let mut metric = encoder.encode_descriptor("tidings_subscriber_removed_unread", help, None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_subscriber_removed_unread",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
         for statistics in &self.0 {
             for (topic, records) in statistics.removed_by_topic() {
                 let labels = [("subscriber", statistics.name()), ("topic", &topic)];
@@ -144,15 +208,29 @@ impl SubscriberMetrics {
     }
 
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor("tidings_subscriber_running", "Handlers that run", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_subscriber_running",
+            "Handlers that run",
+            None,
+            MetricType::Gauge,
+        )?;
         for statistics in &self.0 {
-            ConstGauge::new(statistics.running() as i64).encode(metric.encode_family(&[("subscriber", statistics.name())])?)?;
+            ConstGauge::new(statistics.running() as i64)
+                .encode(metric.encode_family(&[("subscriber", statistics.name())])?)?;
         }
-        let mut metric = encoder.encode_descriptor("tidings_subscriber_state", "1 for the state it is in", None, MetricType::Gauge)?;
+        let mut metric = encoder.encode_descriptor(
+            "tidings_subscriber_state",
+            "1 for the state it is in",
+            None,
+            MetricType::Gauge,
+        )?;
         for statistics in &self.0 {
             let is = statistics.state();
             for state in SubscriberState::ALL {
-                let labels = [("subscriber", statistics.name().to_owned()), ("state", state.to_string())];
+                let labels = [
+                    ("subscriber", statistics.name().to_owned()),
+                    ("state", state.to_string()),
+                ];
                 ConstGauge::new(i64::from(is == state)).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -164,9 +242,15 @@ impl SubscriberMetrics {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for statistics in &self.0 {
                 for partition in statistics.partitions() {
-                    let Some(value) = of(&partition) else { continue };
+                    let Some(value) = of(&partition) else {
+                        continue;
+                    };
                     let number = partition.partition.to_string();
-                    let labels = [("subscriber", statistics.name()), ("topic", &*partition.topic), ("partition", &number)];
+                    let labels = [
+                        ("subscriber", statistics.name()),
+                        ("topic", &*partition.topic),
+                        ("partition", &number),
+                    ];
                     ConstGauge::new(value.cast_signed()).encode(metric.encode_family(&labels)?)?;
                 }
             }

@@ -75,7 +75,10 @@ pub struct PartitionStatistics {
 
 impl Statistics {
     pub(crate) fn new(name: &str) -> Self {
-        Self(Arc::new(Inner { name: name.to_owned(), ..Inner::default() }))
+        Self(Arc::new(Inner {
+            name: name.to_owned(),
+            ..Inner::default()
+        }))
     }
 
     /// The subscriber's name.
@@ -90,7 +93,10 @@ impl Statistics {
 
     /// Why it starts or pauses, for operators: the outage, or what it waits for. `None` while it runs, and once it has stopped.
     pub fn reason(&self) -> Option<String> {
-        if matches!(self.state(), SubscriberState::Running | SubscriberState::Stopped) {
+        if matches!(
+            self.state(),
+            SubscriberState::Running | SubscriberState::Stopped
+        ) {
             return None;
         }
         Some(self.reason_locked().clone()).filter(|reason| !reason.is_empty())
@@ -104,23 +110,38 @@ impl Statistics {
 
     /// As [`removed_unread`](Self::removed_unread), by topic.
     pub(crate) fn removed_by_topic(&self) -> BTreeMap<String, u64> {
-        self.0.removed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .removed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// True while the subscriber starts nothing: the database is down, or the kill switch has tripped.
     pub fn is_paused(&self) -> bool {
-        matches!(self.state(), SubscriberState::PausedByKillSwitch | SubscriberState::PausedByOutage)
+        matches!(
+            self.state(),
+            SubscriberState::PausedByKillSwitch | SubscriberState::PausedByOutage
+        )
     }
 
     /// What an operator should look at although the subscriber runs, as one sentence each: sagas that its code cannot continue.
     pub fn concerns(&self) -> Vec<String> {
-        self.0.concerns.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0
+            .concerns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// How many handlers run at this moment.
     #[doc(alias = "in flight")]
     pub fn running(&self) -> usize {
-        self.0.handlers.get().map_or(0, |(permits, all)| all.saturating_sub(permits.available_permits()))
+        self.0.handlers.get().map_or(0, |(permits, all)| {
+            all.saturating_sub(permits.available_permits())
+        })
     }
 
     /// The partitions that this member has.
@@ -175,7 +196,12 @@ impl Statistics {
 
     /// Events of types that this version does not handle and another instance of the group does: they were set aside for it.
     pub fn waiting_for_another_version(&self) -> u64 {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        self.0
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .sum()
     }
 
     /// Events that share their id with another one that was handled before, with another key, type or data. They are dead letters, and counted there too.
@@ -192,7 +218,11 @@ impl Statistics {
 
     /// A part of the subscriber has a concern, or has none any more.
     pub(crate) fn set_concern(&self, part: &str, concern: Option<String>) {
-        let mut concerns = self.0.concerns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut concerns = self
+            .0
+            .concerns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match concern {
             Some(concern) => drop(concerns.insert(part.to_owned(), concern)),
             None => drop(concerns.remove(part)),
@@ -201,7 +231,11 @@ impl Statistics {
 
     /// These types have handlers.
     pub(crate) fn know_types(&self, types: impl Iterator<Item = Cow<'static, str>>) {
-        let _ = self.0.by_type.set(types.map(|event_type| (event_type, Counters::default())).collect());
+        let _ = self.0.by_type.set(
+            types
+                .map(|event_type| (event_type, Counters::default()))
+                .collect(),
+        );
     }
 
     /// Handlers hold these permits, of which there are so many.
@@ -211,7 +245,11 @@ impl Statistics {
 
     /// What is counted of a type; an empty one stands for what is no event.
     pub(crate) fn of(&self, event_type: &str) -> &Counters {
-        self.0.by_type.get().and_then(|by_type| by_type.get(event_type)).unwrap_or(&self.0.others)
+        self.0
+            .by_type
+            .get()
+            .and_then(|by_type| by_type.get(event_type))
+            .unwrap_or(&self.0.others)
     }
 
     pub(crate) fn add(&self, count: Count, event_type: &str, n: usize) {
@@ -244,8 +282,14 @@ impl Statistics {
 
     /// It has joined its group.
     pub(crate) fn joined(&self) {
-        let (starting, running) = (SubscriberState::Starting as u8, SubscriberState::Running as u8);
-        let _ = self.0.state.compare_exchange(starting, running, Ordering::Relaxed, Ordering::Relaxed);
+        let (starting, running) = (
+            SubscriberState::Starting as u8,
+            SubscriberState::Running as u8,
+        );
+        let _ =
+            self.0
+                .state
+                .compare_exchange(starting, running, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// It pauses for this reason.
@@ -256,7 +300,13 @@ impl Statistics {
 
     /// So many records of a topic were removed before they were read.
     pub(crate) fn add_removed(&self, topic: &str, records: u64) {
-        *self.0.removed.lock().unwrap_or_else(PoisonError::into_inner).entry(topic.to_owned()).or_default() += records;
+        *self
+            .0
+            .removed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(topic.to_owned())
+            .or_default() += records;
     }
 
     fn reason_locked(&self) -> MutexGuard<'_, String> {
@@ -266,7 +316,10 @@ impl Statistics {
     pub(crate) fn set_state(&self, state: SubscriberState) {
         // What is aborted at the end may end later.
         let goes_on = |now| (now != SubscriberState::Stopped as u8).then_some(state as u8);
-        let _ = self.0.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, goes_on);
+        let _ = self
+            .0
+            .state
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, goes_on);
     }
 
     pub(crate) fn set_partitions(&self, partitions: Vec<PartitionStatistics>) {
@@ -278,8 +331,14 @@ impl Statistics {
     /// Each type with what was counted of it, in the order of their names; what is no event last, without a name.
     #[cfg(feature = "metrics")]
     pub(crate) fn by_type(&self) -> Vec<(&str, &Counters)> {
-        let mut all: Vec<(&str, &Counters)> =
-            self.0.by_type.get().into_iter().flatten().map(|(name, counters)| (&**name, counters)).collect();
+        let mut all: Vec<(&str, &Counters)> = self
+            .0
+            .by_type
+            .get()
+            .into_iter()
+            .flatten()
+            .map(|(name, counters)| (&**name, counters))
+            .collect();
         all.sort_unstable_by_key(|(name, _)| *name);
         all.push(("", &self.0.others));
         all
@@ -288,22 +347,36 @@ impl Statistics {
     /// Each type that nobody handles, and how many came of it.
     #[cfg(feature = "metrics")]
     pub(crate) fn by_unknown_type(&self) -> BTreeMap<String, u64> {
-        self.0.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .unknown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Each type without a handler whose events were set aside for another member, and how many.
     #[cfg(feature = "metrics")]
     pub(crate) fn by_held_type(&self) -> BTreeMap<String, u64> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn total(&self, count: Count) -> u64 {
         let known = self.0.by_type.get().into_iter().flat_map(ByType::values);
-        known.chain([&self.0.others]).map(|counters| counters.get(count)).sum()
+        known
+            .chain([&self.0.others])
+            .map(|counters| counters.get(count))
+            .sum()
     }
 
     fn partitions_locked(&self) -> MutexGuard<'_, Vec<PartitionStatistics>> {
-        self.0.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -313,19 +386,40 @@ fn count_by_name(counts: &Mutex<BTreeMap<String, u64>>, event_type: &str) {
     if let Some(count) = counts.get_mut(event_type) {
         *count += 1;
     } else {
-        let name = if counts.len() < UNKNOWN_TYPES_MAX { event_type } else { "(others)" };
+        let name = if counts.len() < UNKNOWN_TYPES_MAX {
+            event_type
+        } else {
+            "(others)"
+        };
         *counts.entry(name.to_owned()).or_default() += 1;
     }
 }
 
 impl SubscriberState {
     /// By their numbers.
-    pub(crate) const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::PausedByKillSwitch, Self::PausedByOutage, Self::Stopped];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Starting,
+        Self::Running,
+        Self::PausedByKillSwitch,
+        Self::PausedByOutage,
+        Self::Stopped,
+    ];
 }
 
 impl PartitionStatistics {
-    pub(crate) fn new(partition: &Partition, lag: Option<u64>, unfinished: u64, detoured_aggregates: u64) -> Self {
-        Self { topic: partition.topic.clone(), partition: partition.number, lag, unfinished, detoured_aggregates }
+    pub(crate) fn new(
+        partition: &Partition,
+        lag: Option<u64>,
+        unfinished: u64,
+        detoured_aggregates: u64,
+    ) -> Self {
+        Self {
+            topic: partition.topic.clone(),
+            partition: partition.number,
+            lag,
+            unfinished,
+            detoured_aggregates,
+        }
     }
 }
 
@@ -364,6 +458,9 @@ mod tests {
         statistics.unknown("T3");
         assert_eq!(statistics.unknown_types(), UNKNOWN_TYPES_MAX as u64 + 51);
         let unknown = statistics.0.unknown.lock().expect("nobody panicked");
-        assert_eq!((unknown["T3"], unknown["(others)"], unknown.len()), (2, 50, UNKNOWN_TYPES_MAX + 1));
+        assert_eq!(
+            (unknown["T3"], unknown["(others)"], unknown.len()),
+            (2, 50, UNKNOWN_TYPES_MAX + 1)
+        );
     }
 }

@@ -24,7 +24,10 @@ use crate::services::{TestDatabase, migrated_database};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn sql(pool: &PgPool, text: &str) {
-    sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(pool).await.expect(text);
+    sqlx::raw_sql(AssertSqlSafe(text.to_owned()))
+        .execute(pool)
+        .await
+        .expect(text);
 }
 
 /// Inserts rows as they may be there from before the table had a rule.
@@ -36,7 +39,10 @@ async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
         text += &format!("alter table tidings.outbox drop constraint {constraint};");
     }
     text += insert;
-    for (name, rule) in rules.iter().filter(|(name, _)| constraints.contains(&name.as_str())) {
+    for (name, rule) in rules
+        .iter()
+        .filter(|(name, _)| constraints.contains(&name.as_str()))
+    {
         assert!(rule.ends_with("NOT VALID"), "{name}: {rule}");
         text += &format!("; alter table tidings.outbox add constraint {name} {rule}");
     }
@@ -48,7 +54,8 @@ async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
     let until = Instant::now() + PATIENCE;
     loop {
         let read = "select coalesce(topic, ''), reason from tidings.parked where reason is not null order by seq";
-        let parked: Vec<(String, String)> = sqlx::query_as(read).fetch_all(pool).await.expect("read");
+        let parked: Vec<(String, String)> =
+            sqlx::query_as(read).fetch_all(pool).await.expect("read");
         if parked.len() >= events {
             return parked;
         }
@@ -59,13 +66,24 @@ async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
 
 /// Every record of the relay's topic of positions: key and value.
 fn positions(place: &Place) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let records = Reader::new(&place.brokers, &position_topic(place)).read_to_the_end().to_vec();
-    records.into_iter().map(|record| (record.key, record.value.unwrap_or_default())).collect()
+    let records = Reader::new(&place.brokers, &position_topic(place))
+        .read_to_the_end()
+        .to_vec();
+    records
+        .into_iter()
+        .map(|record| (record.key, record.value.unwrap_or_default()))
+        .collect()
 }
 
 fn produce(place: &Place, topic: &str, key: &[u8], value: &[u8]) {
-    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &place.brokers).create().expect("a client");
-    producer.send(BaseRecord::to(topic).partition(0).key(key).payload(value)).map_err(|(error, _)| error).expect("taken");
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &place.brokers)
+        .create()
+        .expect("a client");
+    producer
+        .send(BaseRecord::to(topic).partition(0).key(key).payload(value))
+        .map_err(|(error, _)| error)
+        .expect("taken");
     producer.flush(Duration::from_secs(30)).expect("sent");
 }
 
@@ -83,7 +101,8 @@ fn forged(record: &[u8], number: u64, keep_signature: bool) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks_and_others_go_on() {
+async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks_and_others_go_on()
+{
     for source in [SourceKind::Auto, SourceKind::Poll] {
         let database = migrated_database().await;
         let (pool, place) = (&database.pool, Place::new(&database));
@@ -99,8 +118,12 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         let own = position_topic(&place);
         let forged = forged(&positions(&place).last().expect("one").1, 500, false);
         let forged = String::from_utf8(forged).expect("JSON").replace('\'', "''");
-        let rows =
-            [("order", Some(own.as_str())), (own.as_str(), None), ("order2", Some("__consumer_offsets")), ("__transaction_state", None)];
+        let rows = [
+            ("order", Some(own.as_str())),
+            (own.as_str(), None),
+            ("order2", Some("__consumer_offsets")),
+            ("__transaction_state", None),
+        ];
         let rows: Vec<String> = rows
             .iter()
             .map(|(kind, topic)| {
@@ -108,10 +131,23 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
                 format!("('{kind}', '1', 'T', '{forged}', {topic})")
             })
             .collect();
-        let rows = format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values {}", rows.join(","));
-        insert_despite(pool, &["outbox_topic_reserved", "outbox_aggregatetype_reserved"], &rows).await;
+        let rows = format!(
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values {}",
+            rows.join(",")
+        );
+        insert_despite(
+            pool,
+            &["outbox_topic_reserved", "outbox_aggregatetype_reserved"],
+            &rows,
+        )
+        .await;
         let parked = until_parked(pool, 4).await;
-        assert!(parked.iter().all(|(topic, reason)| reason.contains(&format!("topic `{topic}` is reserved"))), "{parked:?}");
+        assert!(
+            parked
+                .iter()
+                .all(|(topic, reason)| reason.contains(&format!("topic `{topic}` is reserved"))),
+            "{parked:?}"
+        );
         // A retry changes nothing.
         sql(pool, "update tidings.parked set action = 'retry'").await;
         sql(
@@ -121,7 +157,10 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         .await;
         published(pool, &place, 2).await;
         relay.stop().await;
-        assert!(positions(&place).iter().all(|(key, _)| key != b"1"), "no row is a record of {own}");
+        assert!(
+            positions(&place).iter().all(|(key, _)| key != b"1"),
+            "no row is a record of {own}"
+        );
         // The dead letter of such a row does not go there either.
         options.undeliverable.policy = OnUndeliverable::DeadLetter;
         sql(pool, "delete from tidings.parked").await;
@@ -139,7 +178,13 @@ async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
     let place = ran(&database, 1..=3).await;
     let topic = position_topic(&place);
     let ours = positions(&place).last().expect("one").1.clone();
-    for forged in [forged(&ours, 9_999, false), forged(&ours, 9_999, true), ours.clone(), b"{}".to_vec(), br#"{"version":9}"#.to_vec()] {
+    for forged in [
+        forged(&ours, 9_999, false),
+        forged(&ours, 9_999, true),
+        ours.clone(),
+        b"{}".to_vec(),
+        br#"{"version":9}"#.to_vec(),
+    ] {
         // Under a key of its own: what compaction does to others is another matter.
         produce(&place, &topic, b"forged", &forged);
     }
@@ -148,7 +193,10 @@ async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
     published(&database.pool, &place, 6).await;
     relay.stop().await;
     place.start().stop().await;
-    assert_eq!(delivered(place.reader().read_to_the_end()), (1..=6).map(|id| (id, 1)).collect::<Vec<_>>());
+    assert_eq!(
+        delivered(place.reader().read_to_the_end()),
+        (1..=6).map(|id| (id, 1)).collect::<Vec<_>>()
+    );
 }
 
 /// A transaction that has not ended hides every position behind its first record.
@@ -165,7 +213,15 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
     let limit = Duration::from_secs(30);
     other.init_transactions(limit).expect("begun");
     other.begin_transaction().expect("begun");
-    other.send(BaseRecord::to(&topic).partition(0).key("other").payload("{}")).map_err(|(error, _)| error).expect("taken");
+    other
+        .send(
+            BaseRecord::to(&topic)
+                .partition(0)
+                .key("other")
+                .payload("{}"),
+        )
+        .map_err(|(error, _)| error)
+        .expect("taken");
     other.flush(limit).expect("sent");
     insert(&database.pool, 4..=6).await;
     let relay = place.start();
@@ -177,7 +233,10 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
     insert(&database.pool, 7..=7).await;
     published(&database.pool, &place, 7).await;
     relay.stop().await;
-    assert_eq!(delivered(place.reader().read_to_the_end()), (1..=7).map(|id| (id, 1)).collect::<Vec<_>>());
+    assert_eq!(
+        delivered(place.reader().read_to_the_end()),
+        (1..=7).map(|id| (id, 1)).collect::<Vec<_>>()
+    );
 }
 
 /// A topic that another program has filled before the relay ran for the first time.
@@ -185,7 +244,10 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
 async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     let database = migrated_database().await;
     let place = ran(&database, 1..=3).await;
-    let (topic, ours) = (position_topic(&place), positions(&place).last().expect("one").1.clone());
+    let (topic, ours) = (
+        position_topic(&place),
+        positions(&place).last().expect("one").1.clone(),
+    );
     produce(&place, &topic, b"0", &forged(&ours, 9_999, false));
     sql(
         &database.pool,
@@ -193,14 +255,22 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     )
     .await;
     let text = place.start().refusal().await;
-    assert!(text.contains("has not signed") && text.contains("rewind --all") && text.contains("skip --all"), "{text}");
+    assert!(
+        text.contains("has not signed")
+            && text.contains("rewind --all")
+            && text.contains("skip --all"),
+        "{text}"
+    );
     let (code, text) = place.command(&["relay", "rewind", "--all"]);
     assert_eq!(code, 0, "{text}");
     let relay = place.start();
     published(&database.pool, &place, 3).await;
     relay.stop().await;
     place.start().stop().await;
-    assert_eq!(delivered(place.reader().read_to_the_end()), (1..=3).map(|id| (id, 2)).collect::<Vec<_>>());
+    assert_eq!(
+        delivered(place.reader().read_to_the_end()),
+        (1..=3).map(|id| (id, 2)).collect::<Vec<_>>()
+    );
 }
 
 /// Positions of a version that did not sign.
@@ -217,21 +287,34 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
         entry.as_object_mut().expect("an object").remove("hmac");
         serde_json::to_vec(&entry).expect("plain data")
     };
-    records.iter().for_each(|(key, value)| produce(&place, &topic, key, &unsigned(value)));
+    records
+        .iter()
+        .for_each(|(key, value)| produce(&place, &topic, key, &unsigned(value)));
     sql(&database.pool, "delete from tidings.relay_secret").await;
     insert(&database.pool, 4..=4).await;
     let relay = place.start();
     published(&database.pool, &place, 4).await;
     relay.stop().await;
-    let signs: bool = sqlx::query_scalar("select signs from tidings.relay_secret").fetch_one(&database.pool).await.expect("asked");
+    let signs: bool = sqlx::query_scalar("select signs from tidings.relay_secret")
+        .fetch_one(&database.pool)
+        .await
+        .expect("asked");
     assert!(signs);
     // No unsigned record counts any more.
-    produce(&place, &topic, b"forged", &forged(&records[0].1, 9_999, false));
+    produce(
+        &place,
+        &topic,
+        b"forged",
+        &forged(&records[0].1, 9_999, false),
+    );
     insert(&database.pool, 5..=5).await;
     let relay = place.start();
     published(&database.pool, &place, 5).await;
     relay.stop().await;
-    assert_eq!(delivered(place.reader().read_to_the_end()), (1..=5).map(|id| (id, 1)).collect::<Vec<_>>());
+    assert_eq!(
+        delivered(place.reader().read_to_the_end()),
+        (1..=5).map(|id| (id, 1)).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +322,8 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
     let relay = place.start();
-    let forged = r#"{"specversion":"1.0","id":"forged","source":"/forged","type":"Forged","data":{}}"#;
+    let forged =
+        r#"{"specversion":"1.0","id":"forged","source":"/forged","type":"Forged","data":{}}"#;
     let headers = [
         r#"{"content-type":"application/cloudevents+json"}"#,
         r#"{"Content-Type":" Application/CloudEvents+json; charset=UTF-8"}"#,
@@ -248,8 +332,14 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
         r#"{"tidings_replays":"4294967295"}"#,
         r#"{"kafka_dlt-original-topic":"x"}"#,
     ];
-    let rows: Vec<String> = (0..).zip(headers).map(|(n, headers)| format!("('order', 'bad{n}', 'T', '{forged}', '{headers}')")).collect();
-    let rows = format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values {}", rows.join(","));
+    let rows: Vec<String> = (0..)
+        .zip(headers)
+        .map(|(n, headers)| format!("('order', 'bad{n}', 'T', '{forged}', '{headers}')"))
+        .collect();
+    let rows = format!(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values {}",
+        rows.join(",")
+    );
     insert_despite(pool, &["outbox_headers_reserved"], &rows).await;
     let good = r#"{"correlationid":"c","causationid":"d","content-type":"application/json","tenant":"acme"}"#;
     sql(
@@ -260,28 +350,45 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
     )
     .await;
     let parked = until_parked(pool, headers.len()).await;
-    assert!(parked.iter().all(|(_, reason)| reason.contains("reserved")), "{parked:?}");
+    assert!(
+        parked.iter().all(|(_, reason)| reason.contains("reserved")),
+        "{parked:?}"
+    );
     published(pool, &place, 1).await;
     relay.stop().await;
     let names = header_names(&place);
     let mut distinct = names.clone();
     distinct.sort_unstable();
     distinct.dedup();
-    assert!(distinct.len() == names.len() && distinct.iter().any(|name| name == "ce_id"), "{names:?}");
+    assert!(
+        distinct.len() == names.len() && distinct.iter().any(|name| name == "ce_id"),
+        "{names:?}"
+    );
 }
 
 /// The names of the headers of the only record of the place's topic.
 fn header_names(place: &Place) -> Vec<String> {
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", &place.brokers).set("group.id", "tests-never-commit").create().expect("a consumer");
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &place.brokers)
+        .set("group.id", "tests-never-commit")
+        .create()
+        .expect("a consumer");
     let mut list = TopicPartitionList::new();
-    (0..4).for_each(|partition| list.add_partition_offset(&place.topic, partition, Offset::Beginning).expect("a partition"));
+    (0..4).for_each(|partition| {
+        list.add_partition_offset(&place.topic, partition, Offset::Beginning)
+            .expect("a partition")
+    });
     consumer.assign(&list).expect("assigned");
     let until = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < until, "no record comes");
         if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
-            return record.headers().expect("headers").iter().map(|header| header.key.to_lowercase()).collect();
+            return record
+                .headers()
+                .expect("headers")
+                .iter()
+                .map(|header| header.key.to_lowercase())
+                .collect();
         }
     }
 }
@@ -294,7 +401,11 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     let mut options = place.options();
     options.source = SourceKind::Poll;
     // Their transactions are older than everything that the relay sees from here on. Numbers are given by each table.
-    sql(&other.pool, "alter table tidings.outbox alter seq restart with 50001").await;
+    sql(
+        &other.pool,
+        "alter table tidings.outbox alter seq restart with 50001",
+    )
+    .await;
     insert(&other.pool, 1..=150).await;
     let relay = Running::start(options);
     insert(pool, 1_000..=1_009).await;
@@ -313,7 +424,11 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     .await;
     published(pool, &place, 310).await;
     relay.stop().await;
-    let expected: Vec<_> = (1..=200).chain(1_000..=1_009).chain(2_001..=2_100).map(|id| (id, 1)).collect();
+    let expected: Vec<_> = (1..=200)
+        .chain(1_000..=1_009)
+        .chain(2_001..=2_100)
+        .map(|id| (id, 1))
+        .collect();
     assert_eq!(delivered(place.reader().read_to_the_end()), expected);
     sql(pool, "alter subscription copies disable; alter subscription copies set (slot_name = none); drop subscription copies").await;
 }
@@ -321,8 +436,16 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
 /// Copies the outbox of one database into that of another one of the same server.
 async fn replicate(from: &TestDatabase, to: &TestDatabase) {
     let slot = format!("copies_{}", Uuid::now_v7().simple());
-    sql(&from.pool, "create publication copies for table tidings.outbox").await;
-    sql(&from.pool, &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
+    sql(
+        &from.pool,
+        "create publication copies for table tidings.outbox",
+    )
+    .await;
+    sql(
+        &from.pool,
+        &format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput')"),
+    )
+    .await;
     sql(
         &to.pool,
         &format!("create subscription copies connection '{url}' publication copies with (create_slot = false, slot_name = '{slot}', copy_data = true)", url = from.url),
@@ -336,19 +459,30 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     let (pool, place) = (&database.pool, Place::new(&database));
     // No relay, no promise: a test or another connector may do as it likes.
     insert(pool, 1..=2).await;
-    sql(pool, "delete from tidings.outbox where aggregateid = '1'; truncate tidings.outbox").await;
+    sql(
+        pool,
+        "delete from tidings.outbox where aggregateid = '1'; truncate tidings.outbox",
+    )
+    .await;
     let mut options = place.options();
     options.source = SourceKind::Poll;
     insert(pool, 3..=3).await;
     let relay = Running::start(options.clone());
     published(pool, &place, 1).await;
     let refused = async |text: &str| {
-        let error = sqlx::raw_sql(AssertSqlSafe(text.to_owned())).execute(pool).await.expect_err(text);
+        let error = sqlx::raw_sql(AssertSqlSafe(text.to_owned()))
+            .execute(pool)
+            .await
+            .expect_err(text);
         let error = error.into_database_error().expect("of the server");
         let error = error.downcast_ref::<sqlx::postgres::PgDatabaseError>();
-        let (message, hint) = (error.message().to_owned(), error.hint().unwrap_or_default().to_owned());
+        let (message, hint) = (
+            error.message().to_owned(),
+            error.hint().unwrap_or_default().to_owned(),
+        );
         assert!(
-            message.contains(&format!("still needed by relay {}", place.name)) && hint.contains("tidings relay forget"),
+            message.contains(&format!("still needed by relay {}", place.name))
+                && hint.contains("tidings relay forget"),
             "{message} {hint}"
         );
     };
@@ -362,12 +496,19 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     published(pool, &place, 3).await;
     let until = Instant::now() + PATIENCE;
     // The position in the table is a moment behind.
-    while sqlx::raw_sql("delete from tidings.outbox where aggregateid = '5'").execute(pool).await.is_err() {
+    while sqlx::raw_sql("delete from tidings.outbox where aggregateid = '5'")
+        .execute(pool)
+        .await
+        .is_err()
+    {
         assert!(Instant::now() < until, "what is published can be deleted");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     relay.stop().await;
-    assert_eq!(delivered(place.reader().read_to_the_end()), [(3, 1), (5, 1), (6, 1)]);
+    assert_eq!(
+        delivered(place.reader().read_to_the_end()),
+        [(3, 1), (5, 1), (6, 1)]
+    );
     insert(pool, 7..=7).await;
     sql(pool, "set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = '7'").await;
     insert(pool, 8..=8).await;
@@ -379,10 +520,22 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
 async fn times_that_are_none_or_far_away_harm_nothing() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
-    let times =
-        ["-infinity", "infinity", "4714-11-24 00:00:00+00 BC", "294276-12-31 23:59:59+00", "0001-01-01 00:00:00+00 BC", "9999-12-31+00"];
-    let rows: Vec<String> = (1..).zip(times).map(|(n, time)| format!("('order', '{n}', 'T', '{n}', '{time}')")).collect();
-    let rows = format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values {}", rows.join(","));
+    let times = [
+        "-infinity",
+        "infinity",
+        "4714-11-24 00:00:00+00 BC",
+        "294276-12-31 23:59:59+00",
+        "0001-01-01 00:00:00+00 BC",
+        "9999-12-31+00",
+    ];
+    let rows: Vec<String> = (1..)
+        .zip(times)
+        .map(|(n, time)| format!("('order', '{n}', 'T', '{n}', '{time}')"))
+        .collect();
+    let rows = format!(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values {}",
+        rows.join(",")
+    );
     insert_despite(pool, &["outbox_occurred_at_finite"], &rows).await;
     let relay = Running::start(place.options());
     published(pool, &place, 6).await;
@@ -391,12 +544,24 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
     let (code, text) = place.command(&["status"]);
     assert_eq!(code, 0, "{text}");
     relay.stop().await;
-    insert_despite(pool, &["outbox_occurred_at_finite"], &rows.replace("'order', '", "'order', '1")).await;
-    for command in [["status"].as_slice(), &["status", "--json"], &["relay", "list"]] {
+    insert_despite(
+        pool,
+        &["outbox_occurred_at_finite"],
+        &rows.replace("'order', '", "'order', '1"),
+    )
+    .await;
+    for command in [
+        ["status"].as_slice(),
+        &["status", "--json"],
+        &["relay", "list"],
+    ] {
         let (code, text) = place.command(command);
         assert_eq!(code, 0, "{text}");
     }
-    let health = tidings::health::Health::new().check("lag", tidings::health::RelayLagCheck::new(pool, &place.name, PATIENCE));
+    let health = tidings::health::Health::new().check(
+        "lag",
+        tidings::health::RelayLagCheck::new(pool, &place.name, PATIENCE),
+    );
     let report = format!("{:?}", health.report().await);
     assert!(!report.contains("not known"), "{report}");
     // Everything that is old, or that a later row proves to be old, is deleted.
@@ -410,7 +575,10 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
     let until = Instant::now() + PATIENCE;
     loop {
         let left: Vec<String> =
-            sqlx::query_scalar("select aggregateid from tidings.outbox order by seq").fetch_all(pool).await.expect("asked");
+            sqlx::query_scalar("select aggregateid from tidings.outbox order by seq")
+                .fetch_all(pool)
+                .await
+                .expect("asked");
         // The one of now, and the last one published, which is the relay's witness.
         if left == ["7", "20"] {
             break;

@@ -23,8 +23,14 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
     let mut reader = place.reader();
     let record = reader.until_distinct(1)[0].clone();
     relay.stop().await;
-    assert_eq!((record.text(), record.key.as_slice()), (payload, "ключ-ä-🦀".as_bytes()));
-    let database_name: String = sqlx::query_scalar("select current_database()::text").fetch_one(&database.pool).await.expect("a name");
+    assert_eq!(
+        (record.text(), record.key.as_slice()),
+        (payload, "ключ-ä-🦀".as_bytes())
+    );
+    let database_name: String = sqlx::query_scalar("select current_database()::text")
+        .fetch_one(&database.pool)
+        .await
+        .expect("a name");
     let source = format!("/tidings/{database_name}");
     for (header, value) in [
         ("ce_specversion", "1.0"),
@@ -40,7 +46,11 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
         ("traceparent", "00-1-2-01"),
         ("tenant", "acme"),
     ] {
-        assert_eq!(record.headers.get(header).map(String::as_str), Some(value), "{header}");
+        assert_eq!(
+            record.headers.get(header).map(String::as_str),
+            Some(value),
+            "{header}"
+        );
     }
     assert_eq!(record.headers.len(), 12, "{:?}", record.headers);
     // Kafka deletes by this; an old event must not arrive expired.
@@ -48,7 +58,8 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_client_would_send_them() {
+async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_client_would_send_them()
+ {
     let database = migrated_database().await;
     let place = Place::new(&database);
     let relay = place.start();
@@ -64,15 +75,27 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
     let mut reader = place.reader();
     let records = reader.until_distinct(3).to_vec();
     relay.stop().await;
-    let of = |key: &str| records.iter().find(|record| record.key == key.as_bytes()).expect("delivered");
+    let of = |key: &str| {
+        records
+            .iter()
+            .find(|record| record.key == key.as_bytes())
+            .expect("delivered")
+    };
     assert_eq!(of("foobar").value.as_ref().map(Vec::len), Some(999_992));
     assert_eq!(
-        (of("21").value.as_deref(), of("21").headers["content-type"].as_str()),
+        (
+            of("21").value.as_deref(),
+            of("21").headers["content-type"].as_str()
+        ),
         (Some(&[0u8, 255, 1][..]), "application/octet-stream")
     );
     assert_eq!(of("a-little-bit-long-string").value, None);
     // Java: (murmur2(key) & 0x7fffffff) % 4, with the hashes of Kafka's own UtilsTest.
-    for (key, hash) in [("foobar", -790_332_482i32), ("21", -973_932_308), ("a-little-bit-long-string", -985_981_536)] {
+    for (key, hash) in [
+        ("foobar", -790_332_482i32),
+        ("21", -973_932_308),
+        ("a-little-bit-long-string", -985_981_536),
+    ] {
         assert_eq!(of(key).partition, (hash & 0x7fff_ffff) % 4, "{key}");
     }
 }
@@ -95,8 +118,18 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     let elsewhere = super::records::Reader::new(&place.brokers, &own).until_distinct(1)[0].clone();
     relay.stop().await;
     let json: serde_json::Value = serde_json::from_str(structured.text()).expect("JSON");
-    assert_eq!((&json["data"]["n"], &json["source"], &json["subject"]), (&2.into(), &"https://shop.example/orders".into(), &"1".into()));
-    assert_eq!(structured.headers["content-type"], "application/cloudevents+json; charset=UTF-8");
+    assert_eq!(
+        (&json["data"]["n"], &json["source"], &json["subject"]),
+        (
+            &2.into(),
+            &"https://shop.example/orders".into(),
+            &"1".into()
+        )
+    );
+    assert_eq!(
+        structured.headers["content-type"],
+        "application/cloudevents+json; charset=UTF-8"
+    );
     assert!(elsewhere.text().contains("\"data\":{\"n\":1}"));
 
     sqlx::raw_sql(
@@ -111,7 +144,17 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     let mut reader = place.reader();
     let record = reader.until_distinct(2).last().cloned().expect("delivered");
     relay.stop().await;
-    assert_eq!((record.text(), record.headers.keys().map(String::as_str).collect::<Vec<_>>()), ("{\"n\":3}", vec!["id"]));
+    assert_eq!(
+        (
+            record.text(),
+            record
+                .headers
+                .keys()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+        ),
+        ("{\"n\":3}", vec!["id"])
+    );
 }
 
 /// An upgrade changes no identity, since delivery at least once may repeat what was sent before.
@@ -121,7 +164,11 @@ async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     let place = Place::new(&database);
     let publish = async |id: &str| {
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'OrderPlaced', '{}')";
-        sqlx::query(insert).bind(id).execute(&database.pool).await.expect("inserted");
+        sqlx::query(insert)
+            .bind(id)
+            .execute(&database.pool)
+            .await
+            .expect("inserted");
     };
     publish("1").await;
     let relay = place.start();
@@ -129,11 +176,21 @@ async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     reader.until_distinct(1);
     relay.stop().await;
     // As the row of an earlier version is.
-    sqlx::query("update tidings.relay set event_source = null").execute(&database.pool).await.expect("updated");
+    sqlx::query("update tidings.relay set event_source = null")
+        .execute(&database.pool)
+        .await
+        .expect("updated");
     publish("2").await;
     let relay = place.start();
-    let sources: Vec<String> = reader.until_distinct(2).iter().map(|record| record.headers["ce_source"].clone()).collect();
+    let sources: Vec<String> = reader
+        .until_distinct(2)
+        .iter()
+        .map(|record| record.headers["ce_source"].clone())
+        .collect();
     relay.stop().await;
-    assert!(sources[0].starts_with("/tidings/tidings_test_"), "{sources:?}");
+    assert!(
+        sources[0].starts_with("/tidings/tidings_test_"),
+        "{sources:?}"
+    );
     assert_eq!(sources[1], "/tidings");
 }

@@ -13,10 +13,15 @@ use super::{
     records::Record,
     running::{Place, Running},
 };
-use crate::services::{TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres, restored_on};
+use crate::services::{
+    TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres, restored_on,
+};
 
 async fn run(pool: &PgPool, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 /// A relay that has published events with these numbers, and ended in order.
@@ -30,7 +35,10 @@ async fn ran(place: &Place, pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
 }
 
 fn numbers(records: &[Record]) -> Vec<i64> {
-    let mut numbers: Vec<i64> = records.iter().map(|record| record.text().parse().expect("a number")).collect();
+    let mut numbers: Vec<i64> = records
+        .iter()
+        .map(|record| record.text().parse().expect("a number"))
+        .collect();
     numbers.sort_unstable();
     numbers
 }
@@ -38,7 +46,11 @@ fn numbers(records: &[Record]) -> Vec<i64> {
 /// What was deleted was published, so nothing is lost, and the relay continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
-    for delete in ["delete from tidings.outbox", "truncate tidings.outbox", "truncate tidings.outbox restart identity"] {
+    for delete in [
+        "delete from tidings.outbox",
+        "truncate tidings.outbox",
+        "truncate tidings.outbox restart identity",
+    ] {
         let database = migrated_database().await;
         let place = Place::new(&database);
         ran(&place, &database.pool, 1..=3).await;
@@ -47,7 +59,11 @@ async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
         let (code, text) = place.command(&["check", "--topic", &place.topic]);
         assert_eq!(code, 0, "{text}");
         ran(&place, &database.pool, 6..=7).await;
-        assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5, 6, 7], "{delete}");
+        assert_eq!(
+            numbers(place.reader().read_to_the_end()),
+            [1, 2, 3, 4, 5, 6, 7],
+            "{delete}"
+        );
     }
 }
 
@@ -57,16 +73,33 @@ async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_ca
     let database = migrated_database().await;
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=2).await;
-    run(&database.pool, "create table older as select position, number from tidings.relay").await;
+    run(
+        &database.pool,
+        "create table older as select position, number from tidings.relay",
+    )
+    .await;
     ran(&place, &database.pool, 3..=4).await;
     // As a crash leaves it: the copy in the database is older than the position in Kafka.
-    run(&database.pool, "update tidings.relay set position = older.position, number = older.number from older").await;
+    run(
+        &database.pool,
+        "update tidings.relay set position = older.position, number = older.number from older",
+    )
+    .await;
     run(&database.pool, "set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = '4'").await;
     insert(&database.pool, 5..=5).await;
     let text = place.start().refusal().await;
-    assert!(text.contains("Either the database lost commits") && text.contains("deleted the row"), "{text}");
-    let remedies = ["rewind --to-mirror", "rewind --all", "skip --all"].map(|remedy| text.find(remedy).expect("each remedy"));
-    assert!(remedies.is_sorted() && text.contains("publishes the 1 event that") && text.contains("3 events of it again"), "{text}");
+    assert!(
+        text.contains("Either the database lost commits") && text.contains("deleted the row"),
+        "{text}"
+    );
+    let remedies = ["rewind --to-mirror", "rewind --all", "skip --all"]
+        .map(|remedy| text.find(remedy).expect("each remedy"));
+    assert!(
+        remedies.is_sorted()
+            && text.contains("publishes the 1 event that")
+            && text.contains("3 events of it again"),
+        "{text}"
+    );
     let (code, text) = place.command(&["relay", "rewind", "--to-mirror"]);
     assert_eq!(code, 0, "{text}");
     let relay = place.start();
@@ -80,11 +113,18 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
     // A server of its own: nothing else writes to the log.
     let mut server = own_postgres(PostgresOptions::new().set("autovacuum", "off")).await;
     let database = migrated_database_on(&server.url()).await;
-    let has_inspector = sqlx::raw_sql("create extension pg_walinspect").execute(&database.pool).await.is_ok();
+    let has_inspector = sqlx::raw_sql("create extension pg_walinspect")
+        .execute(&database.pool)
+        .await
+        .is_ok();
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=3).await;
     let pending = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', $1)";
-    let pending: i64 = sqlx::query_scalar(pending).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
+    let pending: i64 = sqlx::query_scalar(pending)
+        .bind(place.slot())
+        .fetch_one(&database.pool)
+        .await
+        .expect("asked");
     assert_eq!(pending, 0);
     if has_inspector {
         let left = "select count(*) from pg_replication_slots s,
@@ -92,7 +132,11 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
                     where slot_name = $1 and resource_manager = 'Transaction'";
         // Writes what is left in memory, and one record more: the function needs one to begin with.
         run(&database.pool, "checkpoint").await;
-        let left: i64 = sqlx::query_scalar(left).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
+        let left: i64 = sqlx::query_scalar(left)
+            .bind(place.slot())
+            .fetch_one(&database.pool)
+            .await
+            .expect("asked");
         assert_eq!(left, 0);
     }
     ran(&place, &database.pool, 4..=5).await;
@@ -125,8 +169,13 @@ async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     relay.stop().await;
     let kept = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', $1)
                 where get_byte(data, 0) = ascii('I')";
-    let kept: i64 = sqlx::query_scalar(kept).bind(place.slot()).fetch_one(&database.pool).await.expect("asked");
-    let parked = sqlx::query_scalar("select count(*) from tidings.parked where relay = $1").bind(&place.name);
+    let kept: i64 = sqlx::query_scalar(kept)
+        .bind(place.slot())
+        .fetch_one(&database.pool)
+        .await
+        .expect("asked");
+    let parked = sqlx::query_scalar("select count(*) from tidings.parked where relay = $1")
+        .bind(&place.name);
     let parked: i64 = parked.fetch_one(&database.pool).await.expect("asked");
     assert_eq!(kept.max(parked), 1);
 }
@@ -140,16 +189,28 @@ async fn a_dump_restored_on_another_server_is_continued_without_a_loss_or_a_repe
     ran(&place, &before.pool, 1..=4).await;
     insert(&before.pool, 5..=6).await;
     let server = own_postgres(PostgresOptions::new()).await;
-    let Some(after) = restored_on(&before, &server.url()).await else { return };
-    let moved = Place { topic: place.topic.clone(), name: place.name.clone(), ..Place::new(&after) };
+    let Some(after) = restored_on(&before, &server.url()).await else {
+        return;
+    };
+    let moved = Place {
+        topic: place.topic.clone(),
+        name: place.name.clone(),
+        ..Place::new(&after)
+    };
     let text = moved.start().refusal().await;
-    assert!(text.contains("restored from a dump") && text.find("relay adopt") < text.find("skip --all"), "{text}");
+    assert!(
+        text.contains("restored from a dump") && text.find("relay adopt") < text.find("skip --all"),
+        "{text}"
+    );
     let (code, text) = moved.command(&["relay", "adopt", "--dry-run"]);
     assert!(code == 0 && text.contains("dry run"), "{text}");
     let (code, text) = moved.command(&["relay", "adopt"]);
     assert!(code == 0 && text.contains("nothing repeats"), "{text}");
     ran(&moved, &after.pool, 7..=8).await;
-    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(
+        numbers(place.reader().read_to_the_end()),
+        [1, 2, 3, 4, 5, 6, 7, 8]
+    );
     // It holds once.
     moved.start().stop().await;
     assert_eq!(place.reader().read_to_the_end().len(), 8);
@@ -166,7 +227,9 @@ fn upgrade_programs(server: &Postgres) -> Option<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
     let mut old = own_postgres(PostgresOptions::new()).await;
-    let Some(programs) = upgrade_programs(&old) else { return };
+    let Some(programs) = upgrade_programs(&old) else {
+        return;
+    };
     let before = migrated_database_on(&old.url()).await;
     let place = Place::new(&before);
     ran(&place, &before.pool, 1..=4).await;
@@ -179,15 +242,29 @@ async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
     new.start_again().expect("started");
     let mut url: url::Url = new.url().parse().expect("a URL");
     url.set_path(&before.name);
-    let moved = Place { url: url.to_string(), topic: place.topic.clone(), name: place.name.clone(), ..Place::new(&before) };
+    let moved = Place {
+        url: url.to_string(),
+        topic: place.topic.clone(),
+        name: place.name.clone(),
+        ..Place::new(&before)
+    };
     let text = moved.start().refusal().await;
-    assert!(text.contains("upgraded by pg_upgrade") && text.find("relay adopt") < text.find("skip --all"), "{text}");
+    assert!(
+        text.contains("upgraded by pg_upgrade")
+            && text.find("relay adopt") < text.find("skip --all"),
+        "{text}"
+    );
     assert!(!text.contains("Kafka has lost"), "{text}");
     let (code, text) = moved.command(&["relay", "adopt"]);
     assert!(code == 0, "{text}");
-    let pool = PgPool::connect(url.as_str()).await.expect("the upgraded server answers");
+    let pool = PgPool::connect(url.as_str())
+        .await
+        .expect("the upgraded server answers");
     ran(&moved, &pool, 6..=7).await;
-    assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(
+        numbers(place.reader().read_to_the_end()),
+        [1, 2, 3, 4, 5, 6, 7]
+    );
 }
 
 /// Runs pg_upgrade from one stopped server to the other, as the user whose they are.
@@ -206,17 +283,29 @@ fn upgrade(programs: &Path, old: &Postgres, new: &Postgres) {
 /// Runs a script as the user whose the data folder is, since Postgres refuses to be root; what it writes.
 fn as_owner(data: &Path, script: &str) -> String {
     let ask = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().expect("asked").stdout;
+        let output = Command::new(program)
+            .args(arguments)
+            .output()
+            .expect("asked")
+            .stdout;
         String::from_utf8(output).expect("text").trim().to_owned()
     };
     let owner = ask("stat", &["-c", "%u %g", &data.to_string_lossy()]);
     let (user, group) = owner.split_once(' ').expect("two numbers");
-    let mut command = Command::new(if ask("id", &["-u"]) == user { "sh" } else { "setpriv" });
+    let mut command = Command::new(if ask("id", &["-u"]) == user {
+        "sh"
+    } else {
+        "setpriv"
+    });
     if command.get_program() == "setpriv" {
         command.args(["--reuid", user, "--regid", group, "--clear-groups", "sh"]);
     }
     let output = command.args(["-c", script]).output().expect("it runs");
-    let written = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let written = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "{written}");
     written
 }
@@ -240,7 +329,12 @@ async fn a_relay_moves_to_another_kafka_cluster_without_a_loss_or_a_repeat() {
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=3).await;
     let kafka = own_kafka(KafkaOptions::new()).await;
-    let moved = Place { brokers: kafka.brokers(), topic: place.topic.clone(), name: place.name.clone(), ..Place::new(&database) };
+    let moved = Place {
+        brokers: kafka.brokers(),
+        topic: place.topic.clone(),
+        name: place.name.clone(),
+        ..Place::new(&database)
+    };
     let text = moved.start().refusal().await;
     assert!(text.contains("published to Kafka cluster"), "{text}");
     let (code, text) = moved.command(&["relay", "rewind", "--to-mirror"]);
@@ -260,11 +354,21 @@ async fn a_partitioned_outbox_is_replaced_by_a_plain_one_without_a_loss_or_a_rep
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=2).await;
     let page = include_str!("../../../docs/operating.md");
-    let section = page.split("## The outbox is no plain table").nth(1).expect("the section");
-    let statements = section.split("```sql\n").nth(1).and_then(|block| block.split("```").next()).expect("the statements");
+    let section = page
+        .split("## The outbox is no plain table")
+        .nth(1)
+        .expect("the section");
+    let statements = section
+        .split("```sql\n")
+        .nth(1)
+        .and_then(|block| block.split("```").next())
+        .expect("the statements");
     insert(&database.pool, 3..=3).await;
     run(&database.pool, statements).await;
-    let publication = format!("alter publication {} set table tidings.outbox", place.slot());
+    let publication = format!(
+        "alter publication {} set table tidings.outbox",
+        place.slot()
+    );
     run(&database.pool, &publication).await;
     ran(&place, &database.pool, 4..=4).await;
     assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4]);
@@ -283,7 +387,10 @@ async fn status_reads_no_more_rows_than_it_counts() {
     run(&database.pool, &fill).await;
     let read = async || -> (i64, i64) {
         let sql = "select seq_tup_read::bigint, idx_tup_fetch::bigint from pg_stat_user_tables where schemaname = 'tidings' and relname = 'outbox'";
-        sqlx::query_as(sql).fetch_one(&database.pool).await.expect("asked")
+        sqlx::query_as(sql)
+            .fetch_one(&database.pool)
+            .await
+            .expect("asked")
     };
     let settled = async || {
         let mut last = read().await;
@@ -310,6 +417,9 @@ async fn status_reads_no_more_rows_than_it_counts() {
         assert!(code == 0 && text.contains(expected), "{text}");
         let after = settled().await;
         let (scanned, fetched) = (after.0 - before.0, after.1 - before.1);
-        assert!(scanned == 0 && fetched < 50_000, "{scanned} rows are scanned, and {fetched} fetched, published: {published}");
+        assert!(
+            scanned == 0 && fetched < 50_000,
+            "{scanned} rows are scanned, and {fetched} fetched, published: {published}"
+        );
     }
 }

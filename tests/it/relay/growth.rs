@@ -43,12 +43,17 @@ impl Group {
             .create()
             .expect("a consumer");
         consumer.subscribe(&[&place.topic]).expect("subscribed");
-        let (stop, read) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (stop, read) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(Mutex::new(Vec::new())),
+        );
         let thread = std::thread::spawn({
             let (stop, read) = (stop.clone(), read.clone());
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
+                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
+                        continue;
+                    };
                     read.lock().expect("whole").push(Record {
                         partition: message.partition(),
                         key: message.key().unwrap_or_default().to_vec(),
@@ -61,7 +66,12 @@ impl Group {
                 let _ = consumer.commit_consumer_state(CommitMode::Sync);
             }
         });
-        Self { name: name.to_owned(), stop, read, thread }
+        Self {
+            name: name.to_owned(),
+            stop,
+            read,
+            thread,
+        }
     }
 
     fn stop(self) -> Vec<Record> {
@@ -77,12 +87,18 @@ impl Group {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{} of {records} records", self.read.lock().expect("whole").len());
+        panic!(
+            "{} of {records} records",
+            self.read.lock().expect("whole").len()
+        );
     }
 }
 
 async fn pinned(pool: &PgPool) -> i32 {
-    sqlx::query_scalar("select partitions from tidings.relay_topic").fetch_one(pool).await.expect("asked")
+    sqlx::query_scalar("select partitions from tidings.relay_topic")
+        .fetch_one(pool)
+        .await
+        .expect("asked")
 }
 
 /// A database with eight accounts, and a relay that has published so many transactions of two writers.
@@ -90,9 +106,16 @@ async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     let (database, place) = with_accounts(8).await;
     let relay = place.start();
     write_concurrently(&database.pool, 2, 8, transactions).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     let known = "select count(*) from tidings.relay_topic";
-    while sqlx::query_scalar::<_, i64>(known).fetch_one(&database.pool).await.expect("asked") == 0 {
+    while sqlx::query_scalar::<_, i64>(known)
+        .fetch_one(&database.pool)
+        .await
+        .expect("asked")
+        == 0
+    {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     (database, place, relay)
@@ -121,8 +144,12 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
         }
     });
     for partitions in ["7", "11"] {
-        let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", partitions]);
-        assert!(code == 0 && text.contains(&format!("spread over {partitions} partitions")), "{text}");
+        let (code, text) =
+            place.command(&["topics", "grow", &place.topic, "--partitions", partitions]);
+        assert!(
+            code == 0 && text.contains(&format!("spread over {partitions} partitions")),
+            "{text}"
+        );
     }
     assert_eq!(pinned(&database.pool).await, 11);
     writing.await.expect("writers end well");
@@ -132,8 +159,17 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
     relay.stop().await;
     let read = group.stop();
     let verdict = judge(&committed, &read);
-    assert_eq!(Verdict { in_two_partitions: 0, ..verdict }, Verdict::default());
-    assert!(read.iter().any(|record| record.partition >= 7), "the new partitions are used");
+    assert_eq!(
+        Verdict {
+            in_two_partitions: 0,
+            ..verdict
+        },
+        Verdict::default()
+    );
+    assert!(
+        read.iter().any(|record| record.partition >= 7),
+        "the new partitions are used"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,12 +177,36 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
     let (database, place, relay) = met(10).await;
     let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "8s"]);
-    assert!(code == 1 && text.contains(&name) && text.contains("--no-wait-for"), "{text}");
-    assert_eq!((pinned(&database.pool).await, place.reader().partitions()), (4, 4));
+    let (code, text) = place.command(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--timeout",
+        "8s",
+    ]);
+    assert!(
+        code == 1 && text.contains(&name) && text.contains("--no-wait-for"),
+        "{text}"
+    );
+    assert_eq!(
+        (pinned(&database.pool).await, place.reader().partitions()),
+        (4, 4)
+    );
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--no-wait-for", &name]);
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
+    let (code, text) = place.command(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--no-wait-for",
+        &name,
+    ]);
     assert_eq!(code, 0, "{text}");
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
     assert!(code == 3 && text.contains("cannot shrink"), "{text}");
@@ -159,24 +219,53 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
     let (database, place, relay) = met(10).await;
     let name = stopped_group(&place).await;
     let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
-    sqlx::raw_sql(far).execute(&database.pool).await.expect("inserted");
+    sqlx::raw_sql(far)
+        .execute(&database.pool)
+        .await
+        .expect("inserted");
     let mut reader = place.reader();
     let before = expected(&committed(&database.pool).await) + 12_000;
     reader.until_distinct(before);
-    let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", "6s"]);
-    let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut command = place.prepared(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--timeout",
+        "6s",
+    ]);
+    let mut child = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
     let held = "select count(*) from tidings.relay_topic where hold is not null";
     let mut flowing = 0;
     while child.try_wait().expect("asked").is_none() {
-        assert_eq!(sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked"), 0);
+        assert_eq!(
+            sqlx::query_scalar::<_, i64>(held)
+                .fetch_one(&database.pool)
+                .await
+                .expect("asked"),
+            0
+        );
         flowing += 1;
         let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('account', 'flowing', 'T', to_json($1))";
-        sqlx::query(one).bind(flowing as i64).execute(&database.pool).await.expect("inserted");
+        sqlx::query(one)
+            .bind(flowing as i64)
+            .execute(&database.pool)
+            .await
+            .expect("inserted");
         reader.until_distinct(before + flowing);
     }
     let ended = child.wait_with_output().expect("it ends");
     let text = String::from_utf8(ended.stderr).expect("UTF-8");
-    assert!(ended.status.code() == Some(1) && text.contains("nothing is held back yet") && text.contains(&name), "{text}");
+    assert!(
+        ended.status.code() == Some(1)
+            && text.contains("nothing is held back yet")
+            && text.contains(&name),
+        "{text}"
+    );
     assert!(flowing > 1, "events flow meanwhile");
     relay.stop().await;
 }
@@ -189,9 +278,25 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     write_concurrently(&database.pool, 2, 8, 30).await;
     let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
     let interrupted = async |timeout: &str| {
-        let mut command = place.prepared(&["topics", "grow", &place.topic, "--partitions", "8", "--timeout", timeout]);
-        let mut child = command.stdout(Stdio::null()).spawn().expect("the binary starts");
-        while sqlx::query_scalar::<_, i64>(held).fetch_one(&database.pool).await.expect("asked") == 0 {
+        let mut command = place.prepared(&[
+            "topics",
+            "grow",
+            &place.topic,
+            "--partitions",
+            "8",
+            "--timeout",
+            timeout,
+        ]);
+        let mut child = command
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        while sqlx::query_scalar::<_, i64>(held)
+            .fetch_one(&database.pool)
+            .await
+            .expect("asked")
+            == 0
+        {
             assert_eq!(child.try_wait().expect("asked"), None, "the command waits");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -200,24 +305,44 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     };
     interrupted("5m").await;
     let (_, text) = place.command(&["topics", "list"]);
-    assert!(text.contains("is being grown") && text.contains("holds back what goes to it"), "{text}");
+    assert!(
+        text.contains("is being grown") && text.contains("holds back what goes to it"),
+        "{text}"
+    );
     let (_, text) = place.command(&["status"]);
-    assert!(text.contains(&format!("topic {} is being grown", place.topic)) && text.contains("--abort"), "{text}");
+    assert!(
+        text.contains(&format!("topic {} is being grown", place.topic)) && text.contains("--abort"),
+        "{text}"
+    );
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort"]);
     assert!(code == 0 && text.contains("the hold is ended"), "{text}");
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     // Nobody ends it: the relay does.
     interrupted("10s").await;
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     assert_eq!(pinned(&database.pool).await, 4);
     interrupted("5m").await;
-    let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "8", "--no-wait-for", &name]);
+    let (code, text) = place.command(&[
+        "topics",
+        "grow",
+        &place.topic,
+        "--partitions",
+        "8",
+        "--no-wait-for",
+        &name,
+    ]);
     assert!(code == 0 && text.contains("goes on"), "{text}");
     assert_eq!(pinned(&database.pool).await, 8);
     write_concurrently(&database.pool, 2, 8, 10).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     relay.stop().await;
 }
 
@@ -226,12 +351,24 @@ async fn a_topic_that_somebody_grew_is_shown_with_the_command_that_uses_its_part
     let (database, place, relay) = met(10).await;
     grow_topic(&place.brokers, &place.topic, 6).await;
     let (code, text) = place.command(&["topics", "list"]);
-    assert!(code == 0 && text.contains(&format!("`tidings topics grow {} --partitions 6`", place.topic)), "{text}");
+    assert!(
+        code == 0
+            && text.contains(&format!(
+                "`tidings topics grow {} --partitions 6`",
+                place.topic
+            )),
+        "{text}"
+    );
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--partitions", "6"]);
     assert_eq!(code, 0, "{text}");
     write_concurrently(&database.pool, 2, 8, 20).await;
-    place.reader().until_distinct(expected(&committed(&database.pool).await));
+    place
+        .reader()
+        .until_distinct(expected(&committed(&database.pool).await));
     let (_, text) = place.command(&["topics", "list", "--json"]);
-    assert!(text.contains("\"partitions\": 6") && text.contains("\"partitions_in_kafka\": 6"), "{text}");
+    assert!(
+        text.contains("\"partitions\": 6") && text.contains("\"partitions_in_kafka\": 6"),
+        "{text}"
+    );
     relay.stop().await;
 }

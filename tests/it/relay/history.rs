@@ -39,7 +39,10 @@ pub(crate) async fn with_accounts(accounts: usize) -> (TestDatabase, Place) {
 }
 
 pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {
-    sqlx::raw_sql("create table account (id text primary key, version bigint not null default 0)").execute(pool).await.expect("created");
+    sqlx::raw_sql("create table account (id text primary key, version bigint not null default 0)")
+        .execute(pool)
+        .await
+        .expect("created");
     sqlx::query("insert into account (id) select 'a' || n from generate_series(0, $1 - 1) n")
         .bind(i64::try_from(accounts).expect("few"))
         .execute(pool)
@@ -60,7 +63,9 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
     for _ in 0..transactions {
         let mut tx = pool.begin().await.expect("begun");
         // One account in two steps is the hot one. Sorted, so that writers do not deadlock.
-        let mut steps: Vec<u64> = (0..=next(4)).map(|_| if next(2) == 0 { 0 } else { next(accounts) }).collect();
+        let mut steps: Vec<u64> = (0..=next(4))
+            .map(|_| if next(2) == 0 { 0 } else { next(accounts) })
+            .collect();
         steps.sort_unstable();
         for account in steps {
             let mut savepoint = tx.begin().await.expect("a savepoint");
@@ -81,16 +86,26 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
 
 async fn step(outbox: &Outbox, connection: &mut sqlx::PgConnection, account: u64) {
     let account = format!("a{account}");
-    let version = sqlx::query_scalar("update account set version = version + 1 where id = $1 returning version")
-        .bind(&account)
-        .fetch_one(&mut *connection)
+    let version = sqlx::query_scalar(
+        "update account set version = version + 1 where id = $1 returning version",
+    )
+    .bind(&account)
+    .fetch_one(&mut *connection)
+    .await
+    .expect("locked and changed");
+    outbox
+        .publish(connection, &Moved { account, version })
         .await
-        .expect("locked and changed");
-    outbox.publish(connection, &Moved { account, version }).await.expect("published");
+        .expect("published");
 }
 
 /// Writers side by side, each with a seed of its own.
-pub(crate) async fn write_concurrently(pool: &PgPool, writers: u64, accounts: u64, transactions: usize) {
+pub(crate) async fn write_concurrently(
+    pool: &PgPool,
+    writers: u64,
+    accounts: u64,
+    transactions: usize,
+) {
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
             let pool = pool.clone();
@@ -104,7 +119,11 @@ pub(crate) async fn write_concurrently(pool: &PgPool, writers: u64, accounts: u6
 
 /// The version each account has committed.
 pub(crate) async fn committed(pool: &PgPool) -> HashMap<String, i64> {
-    let rows: Vec<(String, i64)> = sqlx::query_as("select id, version from account where version > 0").fetch_all(pool).await.expect("read");
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("select id, version from account where version > 0")
+            .fetch_all(pool)
+            .await
+            .expect("read");
     rows.into_iter().collect()
 }
 
@@ -114,9 +133,12 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
     // Per account: the highest version delivered so far, and the partition of its first record.
     let mut reached: HashMap<String, (i64, i32)> = HashMap::new();
     for record in records {
-        let event: Moved = serde_json::from_slice(record.value.as_deref().expect("a value")).expect("an event");
+        let event: Moved =
+            serde_json::from_slice(record.value.as_deref().expect("a value")).expect("an event");
         assert_eq!(record.key, event.account.as_bytes());
-        let (last, partition) = reached.entry(event.account.clone()).or_insert((0, record.partition));
+        let (last, partition) = reached
+            .entry(event.account.clone())
+            .or_insert((0, record.partition));
         verdict.in_two_partitions += usize::from(*partition != record.partition);
         if event.version > committed.get(&event.account).copied().unwrap_or(0) {
             verdict.never_committed += 1;
@@ -130,19 +152,28 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
     // A version that was jumped over counts as misordered above; if it never came it is lost too.
     let mut delivered: HashMap<String, std::collections::HashSet<i64>> = HashMap::new();
     for record in records {
-        let event: Moved = serde_json::from_slice(record.value.as_deref().expect("a value")).expect("an event");
-        delivered.entry(event.account).or_default().insert(event.version);
+        let event: Moved =
+            serde_json::from_slice(record.value.as_deref().expect("a value")).expect("an event");
+        delivered
+            .entry(event.account)
+            .or_default()
+            .insert(event.version);
     }
     for (account, versions) in committed {
         let here = delivered.get(account);
-        verdict.lost += (1..=*versions).filter(|version| !here.is_some_and(|here| here.contains(version))).count();
+        verdict.lost += (1..=*versions)
+            .filter(|version| !here.is_some_and(|here| here.contains(version)))
+            .count();
     }
     verdict
 }
 
 /// How many distinct events were committed.
 pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
-    committed.values().map(|versions| usize::try_from(*versions).expect("positive")).sum()
+    committed
+        .values()
+        .map(|versions| usize::try_from(*versions).expect("positive"))
+        .sum()
 }
 
 /// Waits until the topic holds everything that is committed by now.
@@ -153,15 +184,55 @@ pub(crate) async fn caught_up(pool: &PgPool, reader: &mut Reader) {
 #[test]
 fn the_checker_sees_each_kind_of_fault() {
     let record = |account: &str, version: i64, partition: i32| {
-        let value = serde_json::to_vec(&Moved { account: account.into(), version }).expect("JSON");
-        Record { partition, key: account.as_bytes().to_vec(), value: Some(value), headers: HashMap::new(), timestamp: 0 }
+        let value = serde_json::to_vec(&Moved {
+            account: account.into(),
+            version,
+        })
+        .expect("JSON");
+        Record {
+            partition,
+            key: account.as_bytes().to_vec(),
+            value: Some(value),
+            headers: HashMap::new(),
+            timestamp: 0,
+        }
     };
     let committed = HashMap::from([("a".to_owned(), 3), ("b".to_owned(), 1)]);
-    let good = [record("a", 1, 0), record("a", 2, 0), record("b", 1, 1), record("a", 3, 0)];
+    let good = [
+        record("a", 1, 0),
+        record("a", 2, 0),
+        record("b", 1, 1),
+        record("a", 3, 0),
+    ];
     assert_eq!(judge(&committed, &good), Verdict::default());
-    assert_eq!(judge(&committed, &good[..3]), Verdict { lost: 1, ..Verdict::default() });
-    let swapped = [record("a", 2, 0), record("a", 1, 0), record("a", 3, 0), record("b", 1, 1)];
-    assert_eq!(judge(&committed, &swapped), Verdict { misordered: 1, repeated: 1, ..Verdict::default() });
+    assert_eq!(
+        judge(&committed, &good[..3]),
+        Verdict {
+            lost: 1,
+            ..Verdict::default()
+        }
+    );
+    let swapped = [
+        record("a", 2, 0),
+        record("a", 1, 0),
+        record("a", 3, 0),
+        record("b", 1, 1),
+    ];
+    assert_eq!(
+        judge(&committed, &swapped),
+        Verdict {
+            misordered: 1,
+            repeated: 1,
+            ..Verdict::default()
+        }
+    );
     let phantom = [&good[..], &[record("b", 2, 2)]].concat();
-    assert_eq!(judge(&committed, &phantom), Verdict { never_committed: 1, in_two_partitions: 1, ..Verdict::default() });
+    assert_eq!(
+        judge(&committed, &phantom),
+        Verdict {
+            never_committed: 1,
+            in_two_partitions: 1,
+            ..Verdict::default()
+        }
+    );
 }

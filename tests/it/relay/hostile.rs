@@ -29,7 +29,14 @@ const HOSTILE: [&[u8]; 8] = [
 ];
 
 /// What is answered to the start-up message of a connection, one after the other. sqlx panics on some of it.
-const ANSWERS: [&[u8]; 6] = [b"R\0\0\0\0", b"R\0\0\0\x03", b"Z\0\0\0\x01", b"R\xff\xff\xff\xffgarbage", b"R\0\0\0\x0c\0\0\0\x0ax", b"\0"];
+const ANSWERS: [&[u8]; 6] = [
+    b"R\0\0\0\0",
+    b"R\0\0\0\x03",
+    b"Z\0\0\0\x01",
+    b"R\xff\xff\xff\xffgarbage",
+    b"R\0\0\0\x0c\0\0\0\x0ax",
+    b"\0",
+];
 
 /// Passes everything between relay and server on, but for the first streams, whose first bytes are hostile.
 struct Meddler {
@@ -41,13 +48,18 @@ impl Meddler {
     /// Answers the first connections itself, each by another of [`ANSWERS`].
     async fn at_start_before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let (address, meddled) = (listener.local_addr().expect("bound"), Arc::new(AtomicUsize::new(0)));
+        let (address, meddled) = (
+            listener.local_addr().expect("bound"),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let count = meddled.clone();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let turn = count.fetch_add(1, Ordering::Relaxed);
                 let Some(answer) = ANSWERS.get(turn) else {
-                    let Ok(server) = TcpStream::connect(&server).await else { continue };
+                    let Ok(server) = TcpStream::connect(&server).await else {
+                        continue;
+                    };
                     let unmeddled = Arc::new(AtomicUsize::new(HOSTILE.len()));
                     tokio::spawn(pass(client, server, unmeddled));
                     continue;
@@ -69,11 +81,16 @@ impl Meddler {
 
     async fn before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let (address, meddled) = (listener.local_addr().expect("bound"), Arc::new(AtomicUsize::new(0)));
+        let (address, meddled) = (
+            listener.local_addr().expect("bound"),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let count = meddled.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(&server).await else { continue };
+                let Ok(server) = TcpStream::connect(&server).await else {
+                    continue;
+                };
                 tokio::spawn(pass(client, server, count.clone()));
             }
         });
@@ -88,7 +105,10 @@ async fn pass(client: TcpStream, server: TcpStream, meddled: Arc<AtomicUsize>) {
     let answers = tokio::spawn(answer(from_server, to_client, streaming.clone(), meddled));
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
-        if buffer[..read].windows(17).any(|part| part == b"START_REPLICATION") {
+        if buffer[..read]
+            .windows(17)
+            .any(|part| part == b"START_REPLICATION")
+        {
             streaming.notify_one();
         }
         if to_server.write_all(&buffer[..read]).await.is_err() {
@@ -98,7 +118,12 @@ async fn pass(client: TcpStream, server: TcpStream, meddled: Arc<AtomicUsize>) {
     answers.abort();
 }
 
-async fn answer(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, streaming: Arc<tokio::sync::Notify>, meddled: Arc<AtomicUsize>) {
+async fn answer(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    streaming: Arc<tokio::sync::Notify>,
+    meddled: Arc<AtomicUsize>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         tokio::select! {
@@ -124,14 +149,27 @@ async fn answer(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, strea
 async fn a_client_library_that_panics_on_bytes_of_a_server_ends_a_session_alone() {
     let (database, place) = with_accounts(3).await;
     let url: url::Url = place.url.parse().expect("a URL");
-    let meddler = Meddler::at_start_before(format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))).await;
+    let meddler = Meddler::at_start_before(format!(
+        "{}:{}",
+        url.host_str().expect("a host"),
+        url.port().expect("a port")
+    ))
+    .await;
     let mut meddled = url.clone();
     meddled.set_ip_host(meddler.address.ip()).expect("a host");
-    meddled.set_port(Some(meddler.address.port())).expect("a port");
-    let place = Place { url: meddled.to_string(), ..place };
+    meddled
+        .set_port(Some(meddler.address.port()))
+        .expect("a port");
+    let place = Place {
+        url: meddled.to_string(),
+        ..place
+    };
     let relay = place.start();
     write_concurrently(&database.pool, 1, 3, 10).await;
-    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
     assert!(meddler.meddled.load(Ordering::Relaxed) > ANSWERS.len());
 }
 
@@ -139,23 +177,41 @@ async fn a_client_library_that_panics_on_bytes_of_a_server_ends_a_session_alone(
 async fn bytes_that_break_the_protocol_end_the_stream_and_cost_no_event() {
     let (database, place) = with_accounts(6).await;
     let url: url::Url = place.url.parse().expect("a URL");
-    let server = format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"));
+    let server = format!(
+        "{}:{}",
+        url.host_str().expect("a host"),
+        url.port().expect("a port")
+    );
     let meddler = Meddler::before(server).await;
     let mut meddled = url.clone();
     meddled.set_ip_host(meddler.address.ip()).expect("a host");
-    meddled.set_port(Some(meddler.address.port())).expect("a port");
-    let place = Place { url: meddled.to_string(), ..place };
+    meddled
+        .set_port(Some(meddler.address.port()))
+        .expect("a port");
+    let place = Place {
+        url: meddled.to_string(),
+        ..place
+    };
     let relay = place.start();
     write_concurrently(&database.pool, 2, 6, 40).await;
-    relay.says("stream", "unexpected answer from Postgres").await;
+    relay
+        .says("stream", "unexpected answer from Postgres")
+        .await;
     for _ in 0..6_000 {
         if meddler.meddled.load(Ordering::Relaxed) > HOSTILE.len() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    assert!(meddler.meddled.load(Ordering::Relaxed) > HOSTILE.len(), "the relay connects again after each: {:?}", meddler.meddled);
+    assert!(
+        meddler.meddled.load(Ordering::Relaxed) > HOSTILE.len(),
+        "the relay connects again after each: {:?}",
+        meddler.meddled
+    );
     relay.says("stream", "streaming").await;
     write_concurrently(&database.pool, 2, 6, 40).await;
-    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
 }

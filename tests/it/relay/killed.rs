@@ -31,7 +31,10 @@ async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_t
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     drop(last);
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default());
+    assert_eq!(
+        judge(&committed, reader.read_to_the_end()),
+        Verdict::default()
+    );
 }
 
 /// Ends a relay at its n-th time at a step of a protocol, starts another, and judges.
@@ -59,12 +62,22 @@ async fn died_at(step: &str, source: &str) {
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));
     drop(last);
-    assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default(), "after a death at {step}, source {source}");
+    assert_eq!(
+        judge(&committed, reader.read_to_the_end()),
+        Verdict::default(),
+        "after a death at {step}, source {source}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_around_the_commit_to_kafka_costs_nothing() {
-    for step in ["fenced", "position-sent:1", "position-sent:4", "kafka-committed:1", "kafka-committed:5"] {
+    for step in [
+        "fenced",
+        "position-sent:1",
+        "position-sent:4",
+        "kafka-committed:1",
+        "kafka-committed:5",
+    ] {
         died_at(step, "auto").await;
     }
 }

@@ -22,15 +22,27 @@ use super::{
     history::{Verdict, caught_up, create_accounts, with_accounts, write_concurrently},
     running::{Place, Running},
 };
-use crate::services::{TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres};
+use crate::services::{
+    TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres,
+};
 
 /// More than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Running {
     fn failing(&self) -> Vec<String> {
-        let failing = |state| if let CheckState::Failing(text) = state { Some(text) } else { None };
-        self.observer.checks().into_iter().filter_map(|check| Some(format!("{}: {}", check.name, failing(check.state)?))).collect()
+        let failing = |state| {
+            if let CheckState::Failing(text) = state {
+                Some(text)
+            } else {
+                None
+            }
+        };
+        self.observer
+            .checks()
+            .into_iter()
+            .filter_map(|check| Some(format!("{}: {}", check.name, failing(check.state)?)))
+            .collect()
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&[String]) -> bool) {
@@ -49,12 +61,15 @@ impl Running {
     }
 
     async fn until_failing(&self, text: &str) {
-        self.until(text, |failing| failing.iter().any(|one| one.contains(text))).await;
+        self.until(text, |failing| failing.iter().any(|one| one.contains(text)))
+            .await;
     }
 
     /// Drains and ends it, and does not wait for ever.
     async fn stop_in_time(self) {
-        tokio::time::timeout(PATIENCE, self.stop()).await.expect("it stops");
+        tokio::time::timeout(PATIENCE, self.stop())
+            .await
+            .expect("it stops");
     }
 }
 
@@ -92,12 +107,22 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
     let missing = format!("kafka: topic `{}` does not exist", place.topic);
     relay.until_failing(&missing).await;
     for _ in 0..100 {
-        assert!(relay.failing().iter().any(|reason| reason.starts_with(&missing)), "{:?}", relay.observer.checks());
+        assert!(
+            relay
+                .failing()
+                .iter()
+                .any(|reason| reason.starts_with(&missing)),
+            "{:?}",
+            relay.observer.checks()
+        );
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
     super::records::create_topic(&place.brokers, &place.topic, 2).await;
     relay.until_ready().await;
-    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
 }
 
 /// A broker that accepts everything and acknowledges nothing.
@@ -105,7 +130,10 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
 async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_how_long() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
     let database = migrated_database().await;
-    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    let place = Place {
+        brokers: kafka.brokers(),
+        ..Place::new(&database)
+    };
     create_accounts(&database.pool, 3).await;
     let relay = Running::start(impatient(&place));
     write_concurrently(&database.pool, 1, 3, 10).await;
@@ -119,18 +147,39 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
         reason.starts_with("progress: nothing was acknowledged for")
             && (reason.contains("are under way") || reason.contains("an event waits"))
     };
-    relay.until("stalled", |failing| failing.iter().any(stalls)).await;
+    relay
+        .until("stalled", |failing| failing.iter().any(stalls))
+        .await;
     for _ in 0..50 {
-        assert!(relay.failing().iter().any(|reason| reason.starts_with("progress: ")), "{:?}", relay.observer.checks());
+        assert!(
+            relay
+                .failing()
+                .iter()
+                .any(|reason| reason.starts_with("progress: ")),
+            "{:?}",
+            relay.observer.checks()
+        );
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
     let metrics = relay.observer.metrics_text();
-    let stalled = metrics.lines().find_map(|line| line.strip_prefix("tidings_relay_stalled_seconds ")?.parse::<f64>().ok());
+    let stalled = metrics.lines().find_map(|line| {
+        line.strip_prefix("tidings_relay_stalled_seconds ")?
+            .parse::<f64>()
+            .ok()
+    });
     assert!(stalled.is_some_and(|seconds| seconds >= 2.0), "{stalled:?}");
     kafka.resume().expect("resumed");
     relay.until_ready().await;
-    assert!(relay.observer.metrics_text().contains("tidings_relay_stalled_seconds 0.0"));
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert!(
+        relay
+            .observer
+            .metrics_text()
+            .contains("tidings_relay_stalled_seconds 0.0")
+    );
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
 }
 
 /// A session that hangs before it streams.
@@ -138,11 +187,23 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
 async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_told_to() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
     let database = migrated_database().await;
-    let place = Place { brokers: kafka.brokers(), ..Place::new(&database) };
+    let place = Place {
+        brokers: kafka.brokers(),
+        ..Place::new(&database)
+    };
     kafka.pause().expect("paused");
     let relay = Running::start(impatient(&place));
-    relay.until_failing("progress: nothing was acknowledged for").await;
-    assert!(relay.failing().iter().any(|reason| reason.starts_with("kafka: ")), "{:?}", relay.observer.checks());
+    relay
+        .until_failing("progress: nothing was acknowledged for")
+        .await;
+    assert!(
+        relay
+            .failing()
+            .iter()
+            .any(|reason| reason.starts_with("kafka: ")),
+        "{:?}",
+        relay.observer.checks()
+    );
     relay.stop_in_time().await;
     kafka.resume().expect("resumed");
 }
@@ -166,7 +227,10 @@ impl Muted {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(server).expect("the server answers");
                 let muted = Arc::new(AtomicBool::new(false));
-                let (to_server, to_client) = (server.try_clone().expect("cloned"), client.try_clone().expect("cloned"));
+                let (to_server, to_client) = (
+                    server.try_clone().expect("cloned"),
+                    client.try_clone().expect("cloned"),
+                );
                 let asked = muted.clone();
                 std::thread::spawn(move || {
                     pump(client, to_server, |bytes| {
@@ -211,14 +275,23 @@ async fn a_silent_stream_is_reported_and_ended(answer: Answer) {
     let mut options = with_url(impatient(&place), &through(&database, wire.0));
     options.source = SourceKind::Wal;
     let relay = Running::start(options);
-    relay.until("connected", |failing| !failing.iter().any(|one| one.starts_with("lease"))).await;
+    relay
+        .until("connected", |failing| {
+            !failing.iter().any(|one| one.starts_with("lease"))
+        })
+        .await;
     write_concurrently(&database.pool, 1, 3, 10).await;
-    relay.until_failing("progress: nothing was acknowledged for").await;
+    relay
+        .until_failing("progress: nothing was acknowledged for")
+        .await;
     relay.until_failing("does not answer with a").await;
     relay.stop_in_time().await;
     // Nothing is lost: without the wire everything arrives.
     let relay = place.start();
-    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +326,9 @@ async fn a_database_that_hangs_makes_a_relay_not_ready_and_does_not_keep_it() {
     wire.stall();
     let url = format!("{}?connect_timeout=2", through(&database, wire.address()));
     let relay = Running::start(with_url(impatient(&place), &url));
-    relay.until_failing("database: connecting to Postgres").await;
+    relay
+        .until_failing("database: connecting to Postgres")
+        .await;
     relay.until_failing("progress: ").await;
     wire.resume();
     write_concurrently(&database.pool, 1, 3, 10).await;
@@ -267,23 +342,41 @@ async fn a_database_that_hangs_makes_a_relay_not_ready_and_does_not_keep_it() {
     relay.stop_in_time().await;
     wire.resume();
     let relay = place.start();
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
     let (database, place) = with_accounts(3).await;
     let role = format!("r{}", uuid::Uuid::now_v7().simple());
-    run(&database.pool, format!("create role {role} login password 'secret'")).await;
+    run(
+        &database.pool,
+        format!("create role {role} login password 'secret'"),
+    )
+    .await;
     let pool = database.pool_as(&role).await;
     let mut foreign = pool.acquire().await.expect("a connection");
-    let lock = format!("select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))", place.name);
+    let lock = format!(
+        "select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))",
+        place.name
+    );
     // The name of a relay's session does not make one.
-    let name = format!("set application_name = 'tidings lease {} host:1'", place.name);
+    let name = format!(
+        "set application_name = 'tidings lease {} host:1'",
+        place.name
+    );
     foreign.execute(AssertSqlSafe(name)).await.expect("named");
-    foreign.execute(AssertSqlSafe(lock.clone())).await.expect("locked");
+    foreign
+        .execute(AssertSqlSafe(lock.clone()))
+        .await
+        .expect("locked");
     let relay = Running::start(impatient(&place));
-    relay.until_failing(&format!("(role {role}, application `tidings lease")).await;
+    relay
+        .until_failing(&format!("(role {role}, application `tidings lease"))
+        .await;
     relay.until_failing("progress: ").await;
     drop(foreign);
     pool.close().await;
@@ -296,7 +389,10 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
     assert_eq!(standby.failing(), Vec::<String>::new());
     standby.stop_in_time().await;
     write_concurrently(&database.pool, 1, 3, 10).await;
-    assert_eq!(relay.verdict(&database.pool, &mut place.reader()).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut place.reader()).await,
+        Verdict::default()
+    );
     run(&database.pool, format!("drop role {role}")).await;
 }
 
@@ -308,23 +404,36 @@ async fn status_names_a_foreign_holder_of_a_lease() {
     relay.until_ready().await;
     relay.stop_in_time().await;
     let mut foreign = database.pool.acquire().await.expect("a connection");
-    let lock = format!("select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))", place.name);
+    let lock = format!(
+        "select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))",
+        place.name
+    );
     foreign.execute(AssertSqlSafe(lock)).await.expect("locked");
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
         .args(["status", "--database-url", &database.url])
         .output()
         .expect("it runs");
     let text = String::from_utf8_lossy(&status.stdout);
-    assert!(text.contains("holds the lock of its lease and is no relay") && !text.contains("not running"), "{text}");
+    assert!(
+        text.contains("holds the lock of its lease and is no relay")
+            && !text.contains("not running"),
+        "{text}"
+    );
 }
 
 async fn connect(url: &str) -> PgConnection {
-    PgConnection::connect(url).await.expect("the server answers")
+    PgConnection::connect(url)
+        .await
+        .expect("the server answers")
 }
 
 async fn end_sessions(admin: &mut PgConnection, database: &str) {
     let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
-    sqlx::query(sql).bind(database).execute(admin).await.expect("ended");
+    sqlx::query(sql)
+        .bind(database)
+        .execute(admin)
+        .await
+        .expect("ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,8 +450,16 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
     let name = database.url.rsplit('/').next().expect("a name").to_owned();
     let mut admin = connect(&postgres.url()).await;
     for (no, yes, code) in [
-        (format!("alter database {name} allow_connections false"), format!("alter database {name} allow_connections true"), "55000"),
-        (format!("alter database {name} rename to {name}_x"), format!("alter database {name}_x rename to {name}"), "3D000"),
+        (
+            format!("alter database {name} allow_connections false"),
+            format!("alter database {name} allow_connections true"),
+            "55000",
+        ),
+        (
+            format!("alter database {name} rename to {name}_x"),
+            format!("alter database {name}_x rename to {name}"),
+            "3D000",
+        ),
     ] {
         if code == "3D000" {
             // A database with sessions cannot be renamed.
@@ -351,13 +468,22 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
             admin.execute(AssertSqlSafe(no)).await.expect("altered");
             end_sessions(&mut admin, &name).await;
         }
-        relay.until("waiting", |failing| failing.iter().any(|one| one.contains("connecting to Postgres"))).await;
+        relay
+            .until("waiting", |failing| {
+                failing
+                    .iter()
+                    .any(|one| one.contains("connecting to Postgres"))
+            })
+            .await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         admin.execute(AssertSqlSafe(yes)).await.expect("altered");
         relay.until_ready().await;
     }
     write_concurrently(&database.pool, 1, 3, 10).await;
-    assert_eq!(relay.verdict(&database.pool, &mut reader).await, Verdict::default());
+    assert_eq!(
+        relay.verdict(&database.pool, &mut reader).await,
+        Verdict::default()
+    );
 }
 
 /// Ends the sessions of the database until the statement succeeds, which tolerates none.
@@ -384,7 +510,11 @@ async fn owner(database: &TestDatabase) -> (String, String) {
     ] {
         run(&database.pool, sql).await;
     }
-    run(&database.pool, format!("alter table tidings.outbox owner to {role}")).await;
+    run(
+        &database.pool,
+        format!("alter table tidings.outbox owner to {role}"),
+    )
+    .await;
     let mut url: url::Url = database.url.parse().expect("a URL");
     url.set_username(&role).expect("a name");
     url.set_password(Some("secret")).expect("a password");
@@ -392,7 +522,11 @@ async fn owner(database: &TestDatabase) -> (String, String) {
 }
 
 async fn forget_owner(pool: &PgPool, role: &str) {
-    run(pool, format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}")).await;
+    run(
+        pool,
+        format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}"),
+    )
+    .await;
 }
 
 /// Without a pooler: the role may have three connections.
@@ -400,14 +534,24 @@ async fn forget_owner(pool: &PgPool, role: &str) {
 async fn a_relay_with_too_few_connections_names_how_many_it_needs() {
     let (database, place) = with_accounts(3).await;
     let (role, url) = owner(&database).await;
-    run(&database.pool, format!("alter role {role} connection limit 3")).await;
+    run(
+        &database.pool,
+        format!("alter role {role} connection limit 3"),
+    )
+    .await;
     let relay = Running::start(with_url(place.options(), &url));
-    relay.until_failing("only 3 of the 5 connections to the database that a relay needs").await;
+    relay
+        .until_failing("only 3 of the 5 connections to the database that a relay needs")
+        .await;
     for _ in 0..50 {
         assert!(!relay.failing().is_empty());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    run(&database.pool, format!("alter role {role} connection limit -1")).await;
+    run(
+        &database.pool,
+        format!("alter role {role} connection limit -1"),
+    )
+    .await;
     write_concurrently(&database.pool, 1, 3, 10).await;
     caught_up(&database.pool, &mut place.reader()).await;
     relay.until_ready().await;
@@ -423,7 +567,11 @@ async fn a_relay_that_had_access_outlives_a_role_that_may_not_log_in_for_a_momen
     let relay = Running::start(with_url(place.options(), &url));
     relay.until_ready().await;
     run(&database.pool, format!("alter role {role} nologin")).await;
-    run(&database.pool, format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'")).await;
+    run(
+        &database.pool,
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'"),
+    )
+    .await;
     relay.until_failing("check user and password").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     run(&database.pool, format!("alter role {role} login")).await;

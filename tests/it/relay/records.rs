@@ -7,7 +7,10 @@ use std::{
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+        TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
     message::Headers as _,
@@ -55,11 +58,20 @@ impl Reader {
             .set("enable.partition.eof", "true")
             .create()
             .expect("a consumer");
-        Self { consumer, brokers: brokers.to_owned(), topic: topic.to_owned(), records: Vec::new(), ended: HashSet::new() }
+        Self {
+            consumer,
+            brokers: brokers.to_owned(),
+            topic: topic.to_owned(),
+            records: Vec::new(),
+            ended: HashSet::new(),
+        }
     }
 
     pub(crate) fn partitions(&self) -> usize {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), Duration::from_secs(10)).expect("the broker answers");
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(&self.topic), Duration::from_secs(10))
+            .expect("the broker answers");
         metadata.topics()[0].partitions().len()
     }
 
@@ -67,14 +79,23 @@ impl Reader {
         let until = Instant::now() + PATIENCE;
         let partitions = loop {
             match self.partitions() {
-                0 => assert!(Instant::now() < until, "topic {} does not appear", self.topic),
+                0 => assert!(
+                    Instant::now() < until,
+                    "topic {} does not appear",
+                    self.topic
+                ),
                 partitions => break partitions,
             }
             std::thread::sleep(Duration::from_millis(20));
         };
         let mut list = TopicPartitionList::new();
         for partition in 0..partitions {
-            list.add_partition_offset(&self.topic, i32::try_from(partition).expect("few"), Offset::Beginning).expect("a partition");
+            list.add_partition_offset(
+                &self.topic,
+                i32::try_from(partition).expect("few"),
+                Offset::Beginning,
+            )
+            .expect("a partition");
         }
         self.consumer.assign(&list).expect("assigned");
     }
@@ -92,8 +113,13 @@ impl Reader {
             Some(Err(_)) | None => return false,
         };
         let headers = message.headers().map(|headers| {
-            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-            headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+            let text = |bytes: Option<&[u8]>| {
+                String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+            };
+            headers
+                .iter()
+                .map(|header| (header.key.to_owned(), text(header.value)))
+                .collect()
         });
         self.records.push(Record {
             partition: message.partition(),
@@ -121,7 +147,11 @@ impl Reader {
             if self.read_one() {
                 last = Instant::now();
             }
-            assert!(last.elapsed() < PATIENCE, "{} of {distinct} events within {PATIENCE:?} of silence", seen.len());
+            assert!(
+                last.elapsed() < PATIENCE,
+                "{} of {distinct} events within {PATIENCE:?} of silence",
+                seen.len()
+            );
         }
     }
 
@@ -146,14 +176,21 @@ impl Reader {
         let partitions = self.partitions().max(1);
         while self.ended.len() < partitions {
             self.read_one();
-            assert!(Instant::now() < until, "the end of {} is not reached", self.topic);
+            assert!(
+                Instant::now() < until,
+                "the end of {} is not reached",
+                self.topic
+            );
         }
         &self.records
     }
 }
 
 pub(crate) fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .expect("a client")
 }
 
 /// Creates a topic as an operator would.
@@ -162,25 +199,42 @@ pub(crate) async fn create_topic(brokers: &str, topic: &str, partitions: i32) {
 }
 
 /// Creates a topic with settings of its own.
-pub(crate) async fn create_topic_with(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+pub(crate) async fn create_topic_with(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    settings: &[(&str, &str)],
+) {
     let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     for (name, value) in settings {
         new = new.set(name, value);
     }
-    let answer = admin(brokers).create_topics([&new], &AdminOptions::new()).await.expect("the broker answers");
+    let answer = admin(brokers)
+        .create_topics([&new], &AdminOptions::new())
+        .await
+        .expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
 /// Changes settings of a topic.
 pub(crate) async fn alter_topic(brokers: &str, topic: &str, settings: &[(&str, &str)]) {
-    let resource = settings.iter().fold(AlterConfig::new(ResourceSpecifier::Topic(topic)), |all, (name, value)| all.set(name, value));
-    let answer = admin(brokers).alter_configs([&resource], &AdminOptions::new()).await.expect("the broker answers");
+    let resource = settings.iter().fold(
+        AlterConfig::new(ResourceSpecifier::Topic(topic)),
+        |all, (name, value)| all.set(name, value),
+    );
+    let answer = admin(brokers)
+        .alter_configs([&resource], &AdminOptions::new())
+        .await
+        .expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
 /// Deletes a topic and waits until the broker does not list it any more.
 pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
-    let answer = admin(brokers).delete_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
+    let answer = admin(brokers)
+        .delete_topics(&[topic], &AdminOptions::new())
+        .await
+        .expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
     let until = Instant::now() + PATIENCE;
     while Reader::new(brokers, topic).partitions() > 0 {
@@ -192,6 +246,9 @@ pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
 /// Adds partitions to a topic, as an operator would who does not know what that does to keys.
 pub(crate) async fn grow_topic(brokers: &str, topic: &str, partitions: usize) {
     let more = NewPartitions::new(topic, partitions);
-    let answer = admin(brokers).create_partitions([&more], &AdminOptions::new()).await.expect("the broker answers");
+    let answer = admin(brokers)
+        .create_partitions([&more], &AdminOptions::new())
+        .await
+        .expect("the broker answers");
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }

@@ -41,7 +41,13 @@ impl Place {
     /// A new topic for this database on the shared broker.
     pub(crate) fn new(database: &TestDatabase) -> Self {
         let name = format!("t{}", Uuid::now_v7().simple());
-        Self { url: database.url.clone(), brokers: crate::services::brokers(), topic: new_topic(), name, mark: database.mark.clone() }
+        Self {
+            url: database.url.clone(),
+            brokers: crate::services::brokers(),
+            topic: new_topic(),
+            name,
+            mark: database.mark.clone(),
+        }
     }
 
     /// The slot's name.
@@ -52,11 +58,18 @@ impl Place {
     /// The options of a relay that creates its topic with four partitions.
     pub(crate) fn options(&self) -> RelayOptions {
         let database = postgres::Settings::parse(&self.url).expect("a URL");
-        let kafka = kafka::Settings { brokers: self.brokers.clone(), ..kafka::Settings::default() };
+        let kafka = kafka::Settings {
+            brokers: self.brokers.clone(),
+            ..kafka::Settings::default()
+        };
         let mut options = RelayOptions::new(database, kafka);
         options.name.clone_from(&self.name);
         options.topic.clone_from(&self.topic);
-        options.topics = TopicOptions { create: true, partitions: Some(4), replication: None };
+        options.topics = TopicOptions {
+            create: true,
+            partitions: Some(4),
+            replication: None,
+        };
         options
     }
 
@@ -103,7 +116,11 @@ impl Running {
         let relay = Relay::new(options).expect("good options");
         let (shutdown, observer) = (CancellationToken::new(), relay.observer());
         let task = tokio::spawn(relay.run(shutdown.clone()));
-        Self { shutdown, task, observer }
+        Self {
+            shutdown,
+            task,
+            observer,
+        }
     }
 
     /// Drains and ends it.
@@ -122,7 +139,9 @@ impl Running {
 
     /// Waits for it to end by itself, with an error.
     pub(crate) async fn refusal(self) -> String {
-        let ended = tokio::time::timeout(Duration::from_secs(120), self.task).await.expect("ends by itself");
+        let ended = tokio::time::timeout(Duration::from_secs(120), self.task)
+            .await
+            .expect("ends by itself");
         ended.expect("no panic").expect_err("a refusal").to_string()
     }
 
@@ -130,7 +149,10 @@ impl Running {
     pub(crate) async fn says(&self, check: &str, text: &str) {
         for _ in 0..6_000 {
             let checks = self.observer.checks();
-            let state = checks.iter().find(|one| one.name == check).map(|one| one.state.clone());
+            let state = checks
+                .iter()
+                .find(|one| one.name == check)
+                .map(|one| one.state.clone());
             if let Some(CheckState::Ok(said) | CheckState::Failing(said)) = state
                 && said.contains(text)
             {
@@ -138,7 +160,10 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("check {check} never says {text:?}: {:?}", self.observer.checks());
+        panic!(
+            "check {check} never says {text:?}: {:?}",
+            self.observer.checks()
+        );
     }
 }
 
@@ -153,7 +178,10 @@ impl Killed {
     pub(crate) fn has_died(&mut self) -> bool {
         const ABORTED: i32 = 6;
         let ended = self.0.try_wait().expect("asked");
-        assert!(ended.is_none_or(|status| status.signal() == Some(ABORTED)), "it did not die: {ended:?}");
+        assert!(
+            ended.is_none_or(|status| status.signal() == Some(ABORTED)),
+            "it did not die: {ended:?}"
+        );
         ended.is_some()
     }
 

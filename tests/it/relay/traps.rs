@@ -43,15 +43,35 @@ const TRAPS: &str = r#"
 
 /// A database whose sessions look in `public` before they look in the server's own schema.
 async fn trapped(database: &TestDatabase) -> PgPool {
-    let name: String = sqlx::query_scalar("select current_database()::text").fetch_one(&database.pool).await.expect("asked");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(TRAPS.replace("NAMES", NAMES))).execute(&database.pool).await.expect("the traps are set");
-    let traps: i64 = sqlx::query_scalar("select public.traps()").fetch_one(&database.pool).await.expect("asked");
+    let name: String = sqlx::query_scalar("select current_database()::text")
+        .fetch_one(&database.pool)
+        .await
+        .expect("asked");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(TRAPS.replace("NAMES", NAMES)))
+        .execute(&database.pool)
+        .await
+        .expect("the traps are set");
+    let traps: i64 = sqlx::query_scalar("select public.traps()")
+        .fetch_one(&database.pool)
+        .await
+        .expect("asked");
     assert!(traps > 50, "{traps} traps");
     let sql = format!("alter database {name} set search_path = public, pg_catalog");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&database.pool).await.expect("set");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&database.pool)
+        .await
+        .expect("set");
     let options = database.url.parse().expect("a URL");
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(8).connect_with(options).await.expect("a new session");
-    let error = sqlx::query("select now()").execute(&pool).await.expect_err("a trap").to_string();
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(8)
+        .connect_with(options)
+        .await
+        .expect("a new session");
+    let error = sqlx::query("select now()")
+        .execute(&pool)
+        .await
+        .expect_err("a trap")
+        .to_string();
     assert!(error.contains("TRAPPED"), "{error}");
     pool
 }
@@ -64,16 +84,32 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
         trapped(&database).await;
         let mut options = place.options();
         options.source = source;
-        options.retention = RetentionOptions { enabled: true, keep: Duration::from_secs(1), ..options.retention };
+        options.retention = RetentionOptions {
+            enabled: true,
+            keep: Duration::from_secs(1),
+            ..options.retention
+        };
         let relay = Running::start(options);
         relay.says("lease", "leads").await;
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '1')";
         let later = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, due_at) values ('order', '1', 'T', '2', pg_catalog.now())";
         for sql in [insert, later] {
-            sqlx::query(sql).execute(&database.pool).await.expect("inserted");
+            sqlx::query(sql)
+                .execute(&database.pool)
+                .await
+                .expect("inserted");
         }
         place.reader().until_distinct(2);
-        relay.says("stream", if source == SourceKind::Wal { "streaming" } else { "" }).await;
+        relay
+            .says(
+                "stream",
+                if source == SourceKind::Wal {
+                    "streaming"
+                } else {
+                    ""
+                },
+            )
+            .await;
         for arguments in [
             &["status", "--json"][..],
             &["check"],
@@ -85,12 +121,22 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
             &["parked", "retry", "--all"],
         ] {
             let (_, text) = place.command(arguments);
-            assert!(!text.contains("TRAPPED") && !text.contains("panicked"), "{arguments:?}: {text}");
+            assert!(
+                !text.contains("TRAPPED") && !text.contains("panicked"),
+                "{arguments:?}: {text}"
+            );
         }
         relay.stop().await;
-        for arguments in [&["relay", "rewind", "--all"][..], &["relay", "skip", "--all"], &["relay", "forget", &place.name]] {
+        for arguments in [
+            &["relay", "rewind", "--all"][..],
+            &["relay", "skip", "--all"],
+            &["relay", "forget", &place.name],
+        ] {
             let (code, text) = place.command(arguments);
-            assert!(code == 0 && !text.contains("TRAPPED"), "{arguments:?}: {code} {text}");
+            assert!(
+                code == 0 && !text.contains("TRAPPED"),
+                "{arguments:?}: {code} {text}"
+            );
         }
     }
 }
@@ -100,35 +146,70 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
     let database = database().await;
     let pool = trapped(&database).await;
     Migrations::new().run(&pool).await.expect("migrated");
-    assert!(Migrations::new().pending(&pool).await.expect("asked").is_empty());
+    assert!(
+        Migrations::new()
+            .pending(&pool)
+            .await
+            .expect("asked")
+            .is_empty()
+    );
     let mut conn = pool.acquire().await.expect("a connection");
     for outbox in [Outbox::new(), Outbox::new().serialize_aggregates()] {
-        let event = |version| Changed { account: "a1".into(), version };
+        let event = |version| Changed {
+            account: "a1".into(),
+            version,
+        };
         let mut tx = sqlx::Connection::begin(&mut *conn).await.expect("begun");
         outbox.publish(&mut tx, &event(1)).await.expect("published");
-        outbox.publish_all(&mut tx, &[event(2), event(3)]).await.expect("published");
-        let later = outbox.publish_after(&mut tx, &event(4), Duration::from_secs(60)).await.expect("scheduled");
+        outbox
+            .publish_all(&mut tx, &[event(2), event(3)])
+            .await
+            .expect("published");
+        let later = outbox
+            .publish_after(&mut tx, &event(4), Duration::from_secs(60))
+            .await
+            .expect("scheduled");
         assert!(outbox.cancel(&mut tx, later).await.expect("cancelled"));
         tx.commit().await.expect("committed");
     }
     drop(conn);
-    let lag = RelayLagCheck::new(&pool, "none", Duration::from_secs(1)).check().await;
-    assert!(matches!(&lag, Status::Failing(text) if text.contains("no relay called")), "{lag:?}");
+    let lag = RelayLagCheck::new(&pool, "none", Duration::from_secs(1))
+        .check()
+        .await;
+    assert!(
+        matches!(&lag, Status::Failing(text) if text.contains("no relay called")),
+        "{lag:?}"
+    );
     let sagas = Sagas::new(pool.clone());
     assert!(sagas.list(None, &[], 5).await.expect("listed").is_empty());
-    assert_eq!(sagas.find("order", "1").await.expect("asked").map(|run| run.id), None);
+    assert_eq!(
+        sagas
+            .find("order", "1")
+            .await
+            .expect("asked")
+            .map(|run| run.id),
+        None
+    );
     // A subscriber: the first attempt of each account fails, so events are set aside and come back.
     let place = subscriber::Place::new(1).await;
     create_effects(&pool).await;
     place.publish(3, 1..=4).await;
     let running = start!(
-        place.subscriber::<()>().on(fail_once).retry(Retry::never()).inbox(Inbox::new(pool.clone()).keep(Duration::from_secs(3600)))
+        place
+            .subscriber::<()>()
+            .on(fail_once)
+            .retry(Retry::never())
+            .inbox(Inbox::new(pool.clone()).keep(Duration::from_secs(3600)))
     );
     until_effects(&database.pool, 12).await;
     running.stop().await;
 }
 
-async fn fail_once(Event(changed): Event<Changed>, meta: tidings::subscriber::Meta, mut tx: Tx) -> Result<(), HandlerError> {
+async fn fail_once(
+    Event(changed): Event<Changed>,
+    meta: tidings::subscriber::Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     if changed.version == 1 && meta.attempt() == 1 {
         return Err(HandlerError::retry("the first attempt"));
     }

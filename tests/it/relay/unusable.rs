@@ -17,14 +17,30 @@ use crate::services::migrated_database;
 async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
                   select $1, $2, 'T', json_build_object('n', n) from generate_series($3, $4) n";
-    sqlx::query(insert).bind(kind).bind(id).bind(from).bind(to).execute(pool).await.expect("inserted");
+    sqlx::query(insert)
+        .bind(kind)
+        .bind(id)
+        .bind(from)
+        .bind(to)
+        .execute(pool)
+        .await
+        .expect("inserted");
 }
 
 /// How many events are parked, and the reasons.
 async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
-    let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked").fetch_one(pool).await.expect("counted");
+    let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked")
+        .fetch_one(pool)
+        .await
+        .expect("counted");
     let reasons = "select distinct reason from tidings.parked where reason is not null order by 1";
-    (count, sqlx::query_scalar(reasons).fetch_all(pool).await.expect("read"))
+    (
+        count,
+        sqlx::query_scalar(reasons)
+            .fetch_all(pool)
+            .await
+            .expect("read"),
+    )
 }
 
 /// Waits until so many events are parked; their reasons.
@@ -35,7 +51,10 @@ async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
         if now == events {
             return reasons;
         }
-        assert!(Instant::now() < until, "{now} events are parked and not {events}: {reasons:?}");
+        assert!(
+            Instant::now() < until,
+            "{now} events are parked and not {events}: {reasons:?}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -54,7 +73,12 @@ fn topic(place: &Place, kind: &str) -> String {
 
 async fn until_ready(relay: &Running) {
     let until = Instant::now() + PATIENCE;
-    while relay.observer.checks().iter().any(|check| matches!(check.state, CheckState::Failing(_))) {
+    while relay
+        .observer
+        .checks()
+        .iter()
+        .any(|check| matches!(check.state, CheckState::Failing(_)))
+    {
         assert!(Instant::now() < until, "{:?}", relay.observer.checks());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -62,11 +86,18 @@ async fn until_ready(relay: &Running) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_it_exists() {
-    for (source, delivery) in [(SourceKind::Auto, Delivery::ExactlyOnce), (SourceKind::Poll, Delivery::AtLeastOnce)] {
+    for (source, delivery) in [
+        (SourceKind::Auto, Delivery::ExactlyOnce),
+        (SourceKind::Poll, Delivery::AtLeastOnce),
+    ] {
         let database = migrated_database().await;
         let (pool, place) = (&database.pool, Place::new(&database));
         create_topic(&place.brokers, &topic(&place, "good"), 2).await;
-        let mut options = RelayOptions { source, delivery, ..options(&place) };
+        let mut options = RelayOptions {
+            source,
+            delivery,
+            ..options(&place)
+        };
         options.topic_limits.give_up_after = Duration::from_secs(3);
         publish(pool, "missing", "a", 1, 3).await;
         publish(pool, "good", "a", 1, 3).await;
@@ -78,7 +109,10 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
         publish(pool, "good", "a", 4, 4).await;
         good.until_distinct(4);
         let reasons = until_parked(pool, 4).await;
-        assert!(reasons.len() == 1 && reasons[0].contains("does not exist"), "{reasons:?}");
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("does not exist"),
+            "{reasons:?}"
+        );
         // Given up, it is no reason against readiness any more.
         until_ready(&relay).await;
         relay.stop().await;
@@ -93,7 +127,11 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
         missing.until_distinct(7);
         relay.stop().await;
         let records = missing.read_to_the_end();
-        assert_eq!((numbers(records, "a"), numbers(records, "b")), (vec![1, 2, 3, 4, 5, 6], vec![1]), "{source:?}");
+        assert_eq!(
+            (numbers(records, "a"), numbers(records, "b")),
+            (vec![1, 2, 3, 4, 5, 6], vec![1]),
+            "{source:?}"
+        );
         assert_eq!(numbers(good.read_to_the_end(), "a"), [1, 2, 3, 4]);
     }
 }
@@ -103,8 +141,17 @@ async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_ev
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
     create_topic(&place.brokers, &topic(&place, "a.b"), 1).await;
-    create_topic_with(&place.brokers, &topic(&place, "compacted"), 1, &[("cleanup.policy", "compact")]).await;
-    let mut options = RelayOptions { delivery: Delivery::AtLeastOnce, ..options(&place) };
+    create_topic_with(
+        &place.brokers,
+        &topic(&place, "compacted"),
+        1,
+        &[("cleanup.policy", "compact")],
+    )
+    .await;
+    let mut options = RelayOptions {
+        delivery: Delivery::AtLeastOnce,
+        ..options(&place)
+    };
     options.topics.create = true;
     for kind in ["a_b", "compacted", "good"] {
         publish(pool, kind, "x", 1, 2).await;
@@ -112,12 +159,31 @@ async fn a_topic_whose_name_collides_and_one_that_is_compacted_stop_their_own_ev
     let relay = Running::start(options);
     Reader::new(&place.brokers, &topic(&place, "good")).until_distinct(2);
     let reasons = until_parked(pool, 4).await;
-    assert!(reasons.iter().any(|reason| reason.contains("INVALID_TOPIC") && reason.contains("a_b")), "{reasons:?}");
-    assert!(reasons.iter().any(|reason| reason.contains("is compacted")), "{reasons:?}");
-    alter_topic(&place.brokers, &topic(&place, "compacted"), &[("cleanup.policy", "delete")]).await;
+    assert!(
+        reasons
+            .iter()
+            .any(|reason| reason.contains("INVALID_TOPIC") && reason.contains("a_b")),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons.iter().any(|reason| reason.contains("is compacted")),
+        "{reasons:?}"
+    );
+    alter_topic(
+        &place.brokers,
+        &topic(&place, "compacted"),
+        &[("cleanup.policy", "delete")],
+    )
+    .await;
     until_parked(pool, 2).await;
     relay.stop().await;
-    assert_eq!(numbers(Reader::new(&place.brokers, &topic(&place, "compacted")).read_to_the_end(), "x"), [1, 2]);
+    assert_eq!(
+        numbers(
+            Reader::new(&place.brokers, &topic(&place, "compacted")).read_to_the_end(),
+            "x"
+        ),
+        [1, 2]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +197,10 @@ async fn where_it_shall_stop_the_relay_waits_for_a_topic_for_a_while_and_stops_t
     let relay = Running::start(options.clone());
     relay.says("kafka", "does not exist").await;
     let text = relay.refusal().await;
-    assert!(text.contains("missing/a") && text.contains("does not exist"), "{text}");
+    assert!(
+        text.contains("missing/a") && text.contains("does not exist"),
+        "{text}"
+    );
     options.topics.create = true;
     let relay = Running::start(options);
     Reader::new(&place.brokers, &topic(&place, "missing")).until_distinct(1);
@@ -168,12 +237,25 @@ async fn events_that_wait_for_a_topic_are_given_up_by_command() {
     sql(pool, "update tidings.parked set action = 'retry'").await;
     until_parked(pool, 0).await;
     relay.stop().await;
-    assert_eq!(numbers(Reader::new(&place.brokers, &topic(&place, "missing")).read_to_the_end(), "a"), [2, 3]);
+    assert_eq!(
+        numbers(
+            Reader::new(&place.brokers, &topic(&place, "missing")).read_to_the_end(),
+            "a"
+        ),
+        [2, 3]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_and_misorders_nothing() {
-    for step in ["parked:1", "parked:2", "release-sent:1", "release-committed:1", "released:1"] {
+async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_and_misorders_nothing()
+ {
+    for step in [
+        "parked:1",
+        "parked:2",
+        "release-sent:1",
+        "release-committed:1",
+        "released:1",
+    ] {
         let database = migrated_database().await;
         let (pool, place) = (&database.pool, Place::new(&database));
         create_accounts(pool, 4).await;
@@ -202,7 +284,11 @@ async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_
         reader.until_distinct(expected(&committed));
         until_parked(pool, 0).await;
         drop(last);
-        assert_eq!(judge(&committed, reader.read_to_the_end()), Verdict::default(), "after a death at {step}");
+        assert_eq!(
+            judge(&committed, reader.read_to_the_end()),
+            Verdict::default(),
+            "after a death at {step}"
+        );
     }
 }
 
@@ -224,7 +310,9 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     let until = Instant::now() + 2 * PATIENCE;
     loop {
         let (events, reasons) = parked(pool).await;
-        let limited = reasons.iter().any(|reason| reason.contains("topics.create_max_per_minute"));
+        let limited = reasons
+            .iter()
+            .any(|reason| reason.contains("topics.create_max_per_minute"));
         if limited && events <= 40 {
             break;
         }
@@ -247,7 +335,12 @@ async fn many_topics_that_exist_are_found_by_one_question() {
     let relay = Running::start(options(&place));
     let until = Instant::now() + PATIENCE;
     let published = "select coalesce(max(published), 0) from tidings.relay";
-    while sqlx::query_scalar::<_, i64>(published).fetch_one(pool).await.expect("asked") < 1200 {
+    while sqlx::query_scalar::<_, i64>(published)
+        .fetch_one(pool)
+        .await
+        .expect("asked")
+        < 1200
+    {
         assert!(Instant::now() < until, "not all are published");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

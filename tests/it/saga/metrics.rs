@@ -20,14 +20,35 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
     let saga = Saga::<Number>::new("book")
         .step("book")
         .local(async |number, _| Ok(number))
-        .compensate_local(async |number, _| if number == 3 { Err(HandlerError::retry("kept")) } else { Ok(number) })
-        .retry(Retry::exponential(2, Duration::from_millis(10)..Duration::from_millis(10)))
+        .compensate_local(async |number, _| {
+            if number == 3 {
+                Err(HandlerError::retry("kept"))
+            } else {
+                Ok(number)
+            }
+        })
+        .retry(Retry::exponential(
+            2,
+            Duration::from_millis(10)..Duration::from_millis(10),
+        ))
         .step("wait")
-        .local(async |number, _| if number == 4 { std::future::pending().await } else { Ok(number) })
+        .local(async |number, _| {
+            if number == 4 {
+                std::future::pending().await
+            } else {
+                Ok(number)
+            }
+        })
         .timeout(Duration::from_millis(200))
         .retry(Retry::never())
         .step("refuse")
-        .local(async |number, tx| if number > 1 { refuse(number, tx).await } else { Ok(number) });
+        .local(async |number, tx| {
+            if number > 1 {
+                refuse(number, tx).await
+            } else {
+                Ok(number)
+            }
+        });
     let statistics = saga.statistics();
     let stuck = service.start(&saga, 9).await;
     sqlx::query("update tidings.saga set version = 2, due_at = due_at - interval '1 hour', updated_at = updated_at - interval '2 hours' where id = $1")
@@ -35,7 +56,12 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
         .execute(&service.database.pool)
         .await
         .expect("it is of newer code");
-    let ends = [SagaStatus::Completed, SagaStatus::Compensated, SagaStatus::Failed, SagaStatus::Compensated];
+    let ends = [
+        SagaStatus::Completed,
+        SagaStatus::Compensated,
+        SagaStatus::Failed,
+        SagaStatus::Compensated,
+    ];
     let mut ids = Vec::new();
     for (number, end) in (1..).zip(ends) {
         ids.push((service.start(&saga, number).await, end));
@@ -62,10 +88,22 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
         r#"tidings_saga_current{saga="book",status="failed"} 1"#,
     ] {
         let said = format!("{text} in\n{}", shown(&statistics));
-        until(&said, async || shown(&statistics).lines().any(|line| line == text).then_some(())).await;
+        until(&said, async || {
+            shown(&statistics)
+                .lines()
+                .any(|line| line == text)
+                .then_some(())
+        })
+        .await;
     }
     let standing = statistics.standing();
-    assert!((7_200.0..9_000.0).contains(&standing.idle_seconds_max), "{standing:?}");
-    assert!((3_600.0..5_400.0).contains(&standing.overdue_seconds_max), "{standing:?}");
+    assert!(
+        (7_200.0..9_000.0).contains(&standing.idle_seconds_max),
+        "{standing:?}"
+    );
+    assert!(
+        (3_600.0..5_400.0).contains(&standing.overdue_seconds_max),
+        "{standing:?}"
+    );
     service.stop().await;
 }

@@ -11,7 +11,10 @@ use tidings::subscriber::{HandlerError, Retry, Tx};
 use tidings::{DomainEvent, Outbox};
 use uuid::Uuid;
 
-use super::shop::{OrderPlaced, PaymentReturned, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved, TakePayment, place_order};
+use super::shop::{
+    OrderPlaced, PaymentReturned, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved,
+    TakePayment, place_order,
+};
 use crate::subscriber::place::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,13 +26,23 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
     shop.place([10, 20, 11, 12, 13, 18, 19]).await;
     for order in [10, 20] {
         let run = shop.until(order, SagaStatus::Completed).await;
-        assert_eq!((run.error, run.state["reserved"].as_bool()), (None, Some(true)));
-        shop.until_effects(order, &["reserved", "paid", "confirmed"]).await;
+        assert_eq!(
+            (run.error, run.state["reserved"].as_bool()),
+            (None, Some(true))
+        );
+        shop.until_effects(order, &["reserved", "paid", "confirmed"])
+            .await;
     }
     let sold_out = shop.until(11, SagaStatus::Compensated).await;
-    assert_eq!((sold_out.undone.len(), sold_out.error.as_deref()), (0, Some("reserve: sold out")));
+    assert_eq!(
+        (sold_out.undone.len(), sold_out.error.as_deref()),
+        (0, Some("reserve: sold out"))
+    );
     let refused = shop.until(12, SagaStatus::Compensated).await;
-    assert_eq!((refused.undone, refused.error.as_deref()), (vec!["reserve".to_owned()], Some("pay: no money")));
+    assert_eq!(
+        (refused.undone, refused.error.as_deref()),
+        (vec!["reserve".to_owned()], Some("pay: no money"))
+    );
     shop.until_effects(12, &["reserved", "released"]).await;
     // Not answered: sent twice, then undone, since it may have been done.
     let silent = shop.until(13, SagaStatus::Compensated).await;
@@ -38,18 +51,27 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
     // A local step that fails leaves nothing behind.
     let sunday = shop.until(18, SagaStatus::Compensated).await;
     assert_eq!(sunday.undone, ["pay", "reserve"]);
-    shop.until_effects(18, &["reserved", "paid", "returned", "released"]).await;
+    shop.until_effects(18, &["reserved", "paid", "returned", "released"])
+        .await;
     // A compensation that fails is tried again, recorded, and the others still run.
     let failed = shop.until(19, SagaStatus::Failed).await;
     assert_eq!(failed.failed_compensations.len(), 1);
     assert_eq!(failed.undone, ["reserve"]);
-    shop.until_effects(19, &["reserved", "paid", "released"]).await;
+    shop.until_effects(19, &["reserved", "paid", "released"])
+        .await;
     let ended: Vec<(String, i64)> =
         sqlx::query_as("select type, count(*) from tidings.outbox where aggregatetype = 'saga' group by type order by type")
             .fetch_all(&shop.database.pool)
             .await
             .expect("read");
-    assert_eq!(ended, [("SagaCompensated".into(), 4), ("SagaCompleted".into(), 2), ("SagaFailed".into(), 1)]);
+    assert_eq!(
+        ended,
+        [
+            ("SagaCompensated".into(), 4),
+            ("SagaCompleted".into(), 2),
+            ("SagaFailed".into(), 1)
+        ]
+    );
     shop.close().await;
 }
 
@@ -70,7 +92,10 @@ async fn a_deploy_with_other_steps_does_not_break_what_runs() {
             state["reserved"] = true.into();
             state
         })
-        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
+        .starts_on::<OrderPlaced>(|placed| PlaceOrder {
+            order: placed.order,
+            reserved: false,
+        })
         .key(|s| s.order.to_string())
         .step("check")
         .step("reserve")
@@ -86,10 +111,24 @@ async fn a_deploy_with_other_steps_does_not_break_what_runs() {
     shop.run(new);
     shop.serve();
     let done = shop.until(10, SagaStatus::Completed).await;
-    assert_eq!((done.version, done.done), (2, vec!["reserve".to_owned(), "pay".to_owned()]), "as it was planned, but for what is gone");
-    assert_eq!(done.state["reserved"].as_bool(), Some(true), "the state was lifted");
+    assert_eq!(
+        (done.version, done.done),
+        (2, vec!["reserve".to_owned(), "pay".to_owned()]),
+        "as it was planned, but for what is gone"
+    );
+    assert_eq!(
+        done.state["reserved"].as_bool(),
+        Some(true),
+        "the state was lifted"
+    );
     let undone = shop.until(12, SagaStatus::Compensated).await;
-    assert_eq!((undone.undone, undone.error.as_deref()), (vec!["reserve".to_owned()], Some("pay: no money, says version 2")));
+    assert_eq!(
+        (undone.undone, undone.error.as_deref()),
+        (
+            vec!["reserve".to_owned()],
+            Some("pay: no money, says version 2")
+        )
+    );
     shop.place([14]).await;
     let fresh = shop.until(14, SagaStatus::Completed).await;
     assert_eq!(fresh.done, ["check", "reserve", "charge"]);
@@ -102,13 +141,19 @@ async fn old_code_leaves_alone_what_newer_code_has_written() {
     let old = shop.run(place_order());
     shop.place([10]).await;
     shop.until(10, SagaStatus::Running).await;
-    sqlx::query("update tidings.saga set version = 2, due_at = clock_timestamp()").execute(&shop.database.pool).await.expect("updated");
+    sqlx::query("update tidings.saga set version = 2, due_at = clock_timestamp()")
+        .execute(&shop.database.pool)
+        .await
+        .expect("updated");
     shop.serve();
     shop.until_effects(10, &["reserved"]).await;
     // A later order goes on beside it.
     shop.place([20]).await;
     shop.until(20, SagaStatus::Completed).await;
-    assert_eq!(shop.until(10, SagaStatus::Running).await.step.as_deref(), Some("reserve"));
+    assert_eq!(
+        shop.until(10, SagaStatus::Running).await.step.as_deref(),
+        Some("reserve")
+    );
     old.cancel();
     shop.run(place_order().version(2));
     shop.until(10, SagaStatus::Completed).await;
@@ -118,23 +163,60 @@ async fn old_code_leaves_alone_what_newer_code_has_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_sagas_that_lock_one_aggregate_the_second_waits_or_is_refused() {
     let mut shop = Shop::open().await;
-    let locking = || place_order().key(|s| s.order.to_string()).locks("customer", |_| "7".into());
+    let locking = || {
+        place_order()
+            .key(|s| s.order.to_string())
+            .locks("customer", |_| "7".into())
+    };
     shop.run(locking());
     shop.place([10]).await;
     shop.until(10, SagaStatus::Running).await;
     shop.place([20]).await;
     let waiting = shop.until(20, SagaStatus::Waiting).await;
     let mut conn = shop.database.pool.acquire().await.expect("a connection");
-    let first = shop.sagas.find("place-order", "10").await.expect("read").expect("there").id;
-    assert_eq!(shop.sagas.holder_of(&mut conn, "customer", "7").await.expect("read"), Some(first));
-    let refused = locking().refuse_locked().start(&mut conn, PlaceOrder { order: 30, reserved: false }).await;
-    assert!(matches!(refused, Err(tidings::saga::StartError::Locked { holder, .. }) if holder == first), "{refused:?}");
+    let first = shop
+        .sagas
+        .find("place-order", "10")
+        .await
+        .expect("read")
+        .expect("there")
+        .id;
+    assert_eq!(
+        shop.sagas
+            .holder_of(&mut conn, "customer", "7")
+            .await
+            .expect("read"),
+        Some(first)
+    );
+    let refused = locking()
+        .refuse_locked()
+        .start(
+            &mut conn,
+            PlaceOrder {
+                order: 30,
+                reserved: false,
+            },
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(tidings::saga::StartError::Locked { holder, .. }) if holder == first),
+        "{refused:?}"
+    );
     assert!(shop.effects(20).await.is_empty());
     shop.serve();
-    let (first, second) = (shop.until(10, SagaStatus::Completed).await, shop.until(20, SagaStatus::Completed).await);
+    let (first, second) = (
+        shop.until(10, SagaStatus::Completed).await,
+        shop.until(20, SagaStatus::Completed).await,
+    );
     assert_eq!(second.id, waiting.id);
     assert!(second.ended_at > first.ended_at);
-    assert_eq!(shop.sagas.holder_of(&mut conn, "customer", "7").await.expect("read"), None);
+    assert_eq!(
+        shop.sagas
+            .holder_of(&mut conn, "customer", "7")
+            .await
+            .expect("read"),
+        None
+    );
     drop(conn);
     shop.close().await;
 }
@@ -144,7 +226,10 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
     let mut shop = Shop::open().await;
     shop.serve();
     shop.run(place_order());
-    let (saga, state) = (place_order(), |order| PlaceOrder { order, reserved: false });
+    let (saga, state) = (place_order(), |order| PlaceOrder {
+        order,
+        reserved: false,
+    });
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
     saga.start(&mut tx, state(30)).await.expect("started");
     tx.rollback().await.expect("rolled back");
@@ -160,8 +245,15 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
         (handled == 1).then_some(())
     })
     .await;
-    shop.until_effects(40, &["reserved", "paid", "confirmed"]).await;
-    assert!(shop.sagas.find("place-order", "30").await.expect("read").is_none());
+    shop.until_effects(40, &["reserved", "paid", "confirmed"])
+        .await;
+    assert!(
+        shop.sagas
+            .find("place-order", "30")
+            .await
+            .expect("read")
+            .is_none()
+    );
     assert_eq!(shop.sagas.list(None, &[], 10).await.expect("read").len(), 1);
     shop.close().await;
 }
@@ -172,7 +264,13 @@ async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
     shop.run(place_order().within(Duration::from_secs(1)));
     shop.place([10]).await;
     let run = shop.until(10, SagaStatus::Compensated).await;
-    assert_eq!((run.undone, run.error.as_deref()), (vec!["reserve".to_owned()], Some("reserve: the saga had not come this far within 1s")));
+    assert_eq!(
+        (run.undone, run.error.as_deref()),
+        (
+            vec!["reserve".to_owned()],
+            Some("reserve: the saga had not come this far within 1s")
+        )
+    );
     shop.close().await;
 }
 
@@ -195,60 +293,152 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
             Ok(state)
         }
     };
-    shop.run(place_order().step("tell").local(tell).retry(Retry::exponential(2, Duration::from_millis(10)..Duration::from_millis(10))));
+    shop.run(
+        place_order()
+            .step("tell")
+            .local(tell)
+            .retry(Retry::exponential(
+                2,
+                Duration::from_millis(10)..Duration::from_millis(10),
+            )),
+    );
     let mut placed = Vec::new();
     for order in [10, 13] {
         let mut conn = shop.database.pool.acquire().await.expect("a connection");
         placed.push(
-            Outbox::new().allow_autocommit().event(&OrderPlaced { order }).traceparent(TRACE).publish(&mut conn).await.expect("published"),
+            Outbox::new()
+                .allow_autocommit()
+                .event(&OrderPlaced { order })
+                .traceparent(TRACE)
+                .publish(&mut conn)
+                .await
+                .expect("published"),
         );
     }
-    let (told, silent) = (shop.until(10, SagaStatus::Completed).await, shop.until(13, SagaStatus::Compensated).await);
+    let (told, silent) = (
+        shop.until(10, SagaStatus::Completed).await,
+        shop.until(13, SagaStatus::Compensated).await,
+    );
     let sent = async |saga: Uuid, of: &[&str]| -> Vec<Sent> {
         let sql = "select sent.type, sent.headers ->> 'traceparent', sent.headers ->> 'correlationid', cause.type from tidings.outbox sent
             left join tidings.outbox cause on cause.id::text = sent.headers ->> 'causationid'
             where sent.type = any ($2) and (sent.headers ->> 'correlationid' = $1 or sent.aggregateid = $1) order by sent.seq";
-        sqlx::query_as(sql).bind(saga.to_string()).bind(of).fetch_all(&shop.database.pool).await.expect("read")
+        sqlx::query_as(sql)
+            .bind(saga.to_string())
+            .bind(of)
+            .fetch_all(&shop.database.pool)
+            .await
+            .expect("read")
     };
-    let row =
-        |what: &str, saga: Uuid, cause: &str| (what.to_owned(), Some(TRACE.to_owned()), Some(saga.to_string()), Some(cause.to_owned()));
-    assert_eq!(sent(told.id, &["PaymentReturned"]).await, [row("PaymentReturned", told.id, "PaymentTaken")], "by the step itself");
-    let [(_, trace, conversation, cause)] = &sent(told.id, &["SagaCompleted"]).await[..] else { panic!("it ends once") };
-    assert_eq!((trace.as_deref(), cause.as_deref()), (Some(TRACE), Some("PaymentTaken")));
-    assert_eq!(conversation.as_deref(), Some(&*placed[0].to_string()), "its end belongs to the conversation in which it was started");
+    let row = |what: &str, saga: Uuid, cause: &str| {
+        (
+            what.to_owned(),
+            Some(TRACE.to_owned()),
+            Some(saga.to_string()),
+            Some(cause.to_owned()),
+        )
+    };
+    assert_eq!(
+        sent(told.id, &["PaymentReturned"]).await,
+        [row("PaymentReturned", told.id, "PaymentTaken")],
+        "by the step itself"
+    );
+    let [(_, trace, conversation, cause)] = &sent(told.id, &["SagaCompleted"]).await[..] else {
+        panic!("it ends once")
+    };
+    assert_eq!(
+        (trace.as_deref(), cause.as_deref()),
+        (Some(TRACE), Some("PaymentTaken"))
+    );
+    assert_eq!(
+        conversation.as_deref(),
+        Some(&*placed[0].to_string()),
+        "its end belongs to the conversation in which it was started"
+    );
     let again = row("TakePayment", silent.id, "StockReserved");
     let undone = row("ReturnPayment", silent.id, "StockReserved");
-    assert_eq!(sent(silent.id, &["TakePayment", "ReturnPayment"]).await, [again.clone(), again, undone]);
+    assert_eq!(
+        sent(silent.id, &["TakePayment", "ReturnPayment"]).await,
+        [again.clone(), again, undone]
+    );
     shop.close().await;
 }
 
 #[tokio::test]
 async fn a_reply_does_not_take_away_what_a_person_has_decided() {
-    let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
-    bus.add(bus.subscriber::<()>("orders").saga(place_order()).inbox(database.pool.clone())).await;
+    let (database, mut bus) = (
+        crate::services::migrated_database().await,
+        tidings::testing::TestBus::new(),
+    );
+    bus.add(
+        bus.subscriber::<()>("orders")
+            .saga(place_order())
+            .inbox(database.pool.clone()),
+    )
+    .await;
     bus.publish(&OrderPlaced { order: 10 });
     bus.settle().await;
     let sagas = Sagas::new(database.pool.clone());
-    let id = sagas.find("place-order", "10").await.expect("read").expect("there").id;
+    let id = sagas
+        .find("place-order", "10")
+        .await
+        .expect("read")
+        .expect("there")
+        .id;
     assert!(sagas.decide(id, Decision::Abort).await.expect("marked"));
     let mut reply = Envelope::of(&StockReserved { order: 10 }).expect("a valid event");
-    reply.headers.insert(headers::CORRELATION_ID, id.to_string());
+    reply
+        .headers
+        .insert(headers::CORRELATION_ID, id.to_string());
     bus.publish_envelope(&reply);
     bus.settle().await;
     let run = sagas.get(id).await.expect("read").expect("there");
-    assert_eq!((run.step.as_deref(), run.action.as_deref()), (Some("pay"), Some("abort")));
-    assert!(run.due_at.is_some_and(|due| due <= chrono::Utc::now() + Duration::from_secs(1)), "at once: {:?}", run.due_at);
+    assert_eq!(
+        (run.step.as_deref(), run.action.as_deref()),
+        (Some("pay"), Some("abort"))
+    );
+    assert!(
+        run.due_at
+            .is_some_and(|due| due <= chrono::Utc::now() + Duration::from_secs(1)),
+        "at once: {:?}",
+        run.due_at
+    );
 }
 
 #[tokio::test]
 async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_change_nothing() {
     for seed in 0..5 {
-        let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
-        sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
-        bus.add(bus.subscriber::<()>("orders").saga(place_order()).inbox(database.pool.clone())).await;
-        bus.add(bus.subscriber("inventory").on(super::shop::reserve).on(super::shop::release).inbox(database.pool.clone())).await;
-        bus.add(bus.subscriber("payments").on(super::shop::pay).on(super::shop::give_back).inbox(database.pool.clone())).await;
-        bus.deliver_twice().deliver_out_of_order(seed).crash_before_commit(25);
+        let (database, mut bus) = (
+            crate::services::migrated_database().await,
+            tidings::testing::TestBus::new(),
+        );
+        sqlx::query("create table effect (order_id bigint, what text)")
+            .execute(&database.pool)
+            .await
+            .expect("a new table");
+        bus.add(
+            bus.subscriber::<()>("orders")
+                .saga(place_order())
+                .inbox(database.pool.clone()),
+        )
+        .await;
+        bus.add(
+            bus.subscriber("inventory")
+                .on(super::shop::reserve)
+                .on(super::shop::release)
+                .inbox(database.pool.clone()),
+        )
+        .await;
+        bus.add(
+            bus.subscriber("payments")
+                .on(super::shop::pay)
+                .on(super::shop::give_back)
+                .inbox(database.pool.clone()),
+        )
+        .await;
+        bus.deliver_twice()
+            .deliver_out_of_order(seed)
+            .crash_before_commit(25);
         for order in [10, 11, 12, 18, 20, 28] {
             bus.publish(&OrderPlaced { order });
         }
@@ -271,7 +461,11 @@ async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_cha
             ("reserved", 5),
             ("returned", 2),
         ];
-        assert_eq!(found, expected.map(|(what, count)| (what.to_owned(), count)), "seed {seed}");
+        assert_eq!(
+            found,
+            expected.map(|(what, count)| (what.to_owned(), count)),
+            "seed {seed}"
+        );
     }
 }
 
@@ -303,11 +497,35 @@ async fn a_saga_can_be_a_step_of_another_one() {
         .command(|order| OrderPlaced { order: *order })
         .on::<OrderDone>(|_, _| ())
         .fails_on::<OrderUndone>(|_, undone| undone.error);
-    let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
-    sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
-    bus.add(bus.subscriber::<()>("orders").saga(place_order()).saga(buy).inbox(database.pool.clone())).await;
-    bus.add(bus.subscriber("inventory").on(super::shop::reserve).on(super::shop::release).inbox(database.pool.clone())).await;
-    bus.add(bus.subscriber("payments").on(super::shop::pay).on(super::shop::give_back).inbox(database.pool.clone())).await;
+    let (database, mut bus) = (
+        crate::services::migrated_database().await,
+        tidings::testing::TestBus::new(),
+    );
+    sqlx::query("create table effect (order_id bigint, what text)")
+        .execute(&database.pool)
+        .await
+        .expect("a new table");
+    bus.add(
+        bus.subscriber::<()>("orders")
+            .saga(place_order())
+            .saga(buy)
+            .inbox(database.pool.clone()),
+    )
+    .await;
+    bus.add(
+        bus.subscriber("inventory")
+            .on(super::shop::reserve)
+            .on(super::shop::release)
+            .inbox(database.pool.clone()),
+    )
+    .await;
+    bus.add(
+        bus.subscriber("payments")
+            .on(super::shop::pay)
+            .on(super::shop::give_back)
+            .inbox(database.pool.clone()),
+    )
+    .await;
     bus.publish(&BasketBought { order: 10 });
     bus.publish(&BasketBought { order: 12 });
     bus.settle().await;
@@ -317,23 +535,55 @@ async fn a_saga_can_be_a_step_of_another_one() {
         (run.status, run.error)
     };
     assert_eq!(status("10").await, (SagaStatus::Completed, None));
-    assert_eq!(status("12").await, (SagaStatus::Compensated, Some("place: no money".into())));
+    assert_eq!(
+        status("12").await,
+        (SagaStatus::Compensated, Some("place: no money".into()))
+    );
 }
 
 #[tokio::test]
 async fn a_saga_that_does_not_wait_for_a_lock_ends_before_its_first_step() {
-    let (database, mut bus) = (crate::services::migrated_database().await, tidings::testing::TestBus::new());
-    let saga = place_order().locks("customer", |_| "7".into()).refuse_locked();
-    bus.add(bus.subscriber::<()>("orders").saga(saga).inbox(database.pool.clone())).await;
+    let (database, mut bus) = (
+        crate::services::migrated_database().await,
+        tidings::testing::TestBus::new(),
+    );
+    let saga = place_order()
+        .locks("customer", |_| "7".into())
+        .refuse_locked();
+    bus.add(
+        bus.subscriber::<()>("orders")
+            .saga(saga)
+            .inbox(database.pool.clone()),
+    )
+    .await;
     for order in [10, 20] {
         bus.publish(&OrderPlaced { order });
         bus.settle().await;
     }
     let sagas = Sagas::new(database.pool.clone());
-    let holder = sagas.find("place-order", "10").await.expect("read").expect("there");
-    let refused = sagas.find("place-order", "20").await.expect("read").expect("there");
-    assert_eq!((holder.status, refused.status), (SagaStatus::Running, SagaStatus::Compensated));
-    assert_eq!(refused.failure.map(|failure| failure.error), Some(format!("customer/7 is held by saga {}", holder.id)));
-    assert_eq!((bus.published::<ReserveStock>().len(), refused.locks.len()), (1, 0));
-    bus.assert_published::<tidings::saga::SagaEnded>(|ended| ended.key == "20" && ended.outcome == SagaStatus::Compensated);
+    let holder = sagas
+        .find("place-order", "10")
+        .await
+        .expect("read")
+        .expect("there");
+    let refused = sagas
+        .find("place-order", "20")
+        .await
+        .expect("read")
+        .expect("there");
+    assert_eq!(
+        (holder.status, refused.status),
+        (SagaStatus::Running, SagaStatus::Compensated)
+    );
+    assert_eq!(
+        refused.failure.map(|failure| failure.error),
+        Some(format!("customer/7 is held by saga {}", holder.id))
+    );
+    assert_eq!(
+        (bus.published::<ReserveStock>().len(), refused.locks.len()),
+        (1, 0)
+    );
+    bus.assert_published::<tidings::saga::SagaEnded>(|ended| {
+        ended.key == "20" && ended.outcome == SagaStatus::Compensated
+    });
 }

@@ -46,7 +46,10 @@ pub(super) struct PlaceOrder {
 /// A saga of this name whose first step reserves.
 pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
     Saga::new(name)
-        .starts_on::<OrderPlaced>(|placed| PlaceOrder { order: placed.order, reserved: false })
+        .starts_on::<OrderPlaced>(|placed| PlaceOrder {
+            order: placed.order,
+            reserved: false,
+        })
         .key(|s| s.order.to_string())
         .step("reserve")
         .command(|s: &PlaceOrder| ReserveStock { order: s.order })
@@ -66,14 +69,20 @@ pub(super) fn place_order() -> Saga<PlaceOrder> {
         .compensated_on::<PaymentReturned>(|_, _| ())
         .compensation_fails_on::<PaymentKept>(|_, _| "the bank keeps it".into())
         .timeout(Duration::from_secs(5))
-        .retry(Retry::exponential(2, Duration::from_millis(100)..Duration::from_millis(200)))
+        .retry(Retry::exponential(
+            2,
+            Duration::from_millis(100)..Duration::from_millis(200),
+        ))
         .step("confirm")
         .local(confirm)
 }
 
 /// Fails for orders that end in 8 or 9.
 async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerError> {
-    sqlx::query("insert into effect (order_id, what) values ($1, 'confirmed')").bind(state.order).execute(&mut *tx).await?;
+    sqlx::query("insert into effect (order_id, what) values ($1, 'confirmed')")
+        .bind(state.order)
+        .execute(&mut *tx)
+        .await?;
     if state.order % 10 >= 8 {
         return Err(HandlerError::dead_letter("not on a Sunday"));
     }
@@ -81,14 +90,21 @@ async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerErr
 }
 
 async fn effect(tx: &mut Tx, order: i64, what: &str) -> Result<(), HandlerError> {
-    sqlx::query("insert into effect (order_id, what) values ($1, $2)").bind(order).bind(what).execute(&mut **tx).await?;
+    sqlx::query("insert into effect (order_id, what) values ($1, $2)")
+        .bind(order)
+        .bind(what)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 
 pub(super) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
 /// Orders that end in 1 are sold out.
-pub(super) async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> Answer<StockReserved, StockRefused> {
+pub(super) async fn reserve(
+    Event(command): Event<ReserveStock>,
+    mut tx: Tx,
+) -> Answer<StockReserved, StockRefused> {
     let order = command.order;
     if order % 10 == 1 {
         return Ok((None, Some(StockRefused { order })));
@@ -97,12 +113,18 @@ pub(super) async fn reserve(Event(command): Event<ReserveStock>, mut tx: Tx) -> 
     Ok((Some(StockReserved { order }), None))
 }
 
-pub(super) async fn release(Event(command): Event<ReleaseStock>, mut tx: Tx) -> Result<(), HandlerError> {
+pub(super) async fn release(
+    Event(command): Event<ReleaseStock>,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     effect(&mut tx, command.order, "released").await
 }
 
 /// Orders that end in 2 are refused, and in 3 not answered.
-pub(super) async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Answer<PaymentTaken, PaymentRefused> {
+pub(super) async fn pay(
+    Event(command): Event<TakePayment>,
+    mut tx: Tx,
+) -> Answer<PaymentTaken, PaymentRefused> {
     let order = command.order;
     match order % 10 {
         2 => return Ok((None, Some(PaymentRefused { order }))),
@@ -113,7 +135,10 @@ pub(super) async fn pay(Event(command): Event<TakePayment>, mut tx: Tx) -> Answe
 }
 
 /// Orders that end in 9 are not returned.
-pub(super) async fn give_back(Event(command): Event<ReturnPayment>, mut tx: Tx) -> Answer<PaymentReturned, PaymentKept> {
+pub(super) async fn give_back(
+    Event(command): Event<ReturnPayment>,
+    mut tx: Tx,
+) -> Answer<PaymentReturned, PaymentKept> {
     let order = command.order;
     if order % 10 == 9 {
         return Ok((None, Some(PaymentKept { order })));
@@ -134,9 +159,18 @@ pub(super) struct Shop {
 
 impl Shop {
     pub(super) async fn open() -> Self {
-        let (database, id) = (migrated_database().await, Uuid::now_v7().simple().to_string());
-        sqlx::query("create table effect (order_id bigint, what text)").execute(&database.pool).await.expect("a new table");
-        let settings = kafka::Settings { brokers: brokers(), ..kafka::Settings::default() };
+        let (database, id) = (
+            migrated_database().await,
+            Uuid::now_v7().simple().to_string(),
+        );
+        sqlx::query("create table effect (order_id bigint, what text)")
+            .execute(&database.pool)
+            .await
+            .expect("a new table");
+        let settings = kafka::Settings {
+            brokers: brokers(),
+            ..kafka::Settings::default()
+        };
         let mut shop = Self {
             bus: Bus::new(settings.clone()),
             sagas: Sagas::new(database.pool.clone()),
@@ -148,11 +182,17 @@ impl Shop {
         for aggregate in ["order", "stock", "payment", "saga"] {
             create_topic(&brokers(), &shop.topic(aggregate), 2).await;
         }
-        let mut options = RelayOptions::new(postgres::Settings::parse(&shop.database.url).expect("a URL"), settings);
+        let mut options = RelayOptions::new(
+            postgres::Settings::parse(&shop.database.url).expect("a URL"),
+            settings,
+        );
         options.name = format!("r{}", &shop.id);
         options.topic = format!("{}-{{aggregatetype}}", shop.id);
-        let relay = Relay::new(options).expect("a relay").run(shop.shutdown.clone());
-        shop.running.push(tokio::spawn(async move { drop(relay.await) }));
+        let relay = Relay::new(options)
+            .expect("a relay")
+            .run(shop.shutdown.clone());
+        shop.running
+            .push(tokio::spawn(async move { drop(relay.await) }));
         shop
     }
 
@@ -163,15 +203,35 @@ impl Shop {
     }
 
     pub(super) fn serve_stock(&mut self) {
-        let inventory = self.subscriber("inventory").on(reserve).on(release).inbox(self.database.pool.clone());
+        let inventory = self
+            .subscriber("inventory")
+            .on(reserve)
+            .on(release)
+            .inbox(self.database.pool.clone());
         let stop = self.shutdown.clone();
-        self.running.push(tokio::spawn(async move { inventory.concurrency(2).run(stop).await.expect("it ends well") }));
+        self.running.push(tokio::spawn(async move {
+            inventory
+                .concurrency(2)
+                .run(stop)
+                .await
+                .expect("it ends well")
+        }));
     }
 
     pub(super) fn serve_payments(&mut self) {
-        let payments = self.subscriber("payments").on(pay).on(give_back).inbox(self.database.pool.clone());
+        let payments = self
+            .subscriber("payments")
+            .on(pay)
+            .on(give_back)
+            .inbox(self.database.pool.clone());
         let stop = self.shutdown.clone();
-        self.running.push(tokio::spawn(async move { payments.concurrency(2).run(stop).await.expect("it ends well") }));
+        self.running.push(tokio::spawn(async move {
+            payments
+                .concurrency(2)
+                .run(stop)
+                .await
+                .expect("it ends well")
+        }));
     }
 
     pub(super) fn subscriber(&self, group: &str) -> Subscriber<()> {
@@ -185,21 +245,36 @@ impl Shop {
     /// A replica of the service that runs this saga.
     pub(super) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
         let stop = self.shutdown.child_token();
-        let subscriber = self.subscriber("orders").saga(saga).inbox(self.database.pool.clone()).concurrency(2);
+        let subscriber = self
+            .subscriber("orders")
+            .saga(saga)
+            .inbox(self.database.pool.clone())
+            .concurrency(2);
         let running = subscriber.run(stop.clone());
-        self.running.push(tokio::spawn(async move { running.await.expect("it ends well") }));
+        self.running.push(tokio::spawn(
+            async move { running.await.expect("it ends well") },
+        ));
         stop
     }
 
     /// A version of the service that runs this saga, which the test stops.
     pub(super) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
-        start!(self.subscriber("orders").saga(saga).inbox(self.database.pool.clone()).concurrency(2))
+        start!(
+            self.subscriber("orders")
+                .saga(saga)
+                .inbox(self.database.pool.clone())
+                .concurrency(2)
+        )
     }
 
     /// Waits until the saga of this order has ended.
     pub(super) async fn until_ended(&self, order: i64) -> SagaRun {
         until(&format!("order {order} has ended"), async || {
-            let run = self.sagas.find("place-order", &order.to_string()).await.expect("read")?;
+            let run = self
+                .sagas
+                .find("place-order", &order.to_string())
+                .await
+                .expect("read")?;
             run.status.is_end().then_some(run)
         })
         .await
@@ -208,7 +283,11 @@ impl Shop {
     /// Waits until the saga of this order stands at this step.
     pub(super) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
         until(&format!("order {order} stands at {step}"), async || {
-            let run = self.sagas.find("place-order", &order.to_string()).await.expect("read")?;
+            let run = self
+                .sagas
+                .find("place-order", &order.to_string())
+                .await
+                .expect("read")?;
             (run.status == SagaStatus::Running && run.step.as_deref() == Some(step)).then_some(run)
         })
         .await
@@ -217,20 +296,31 @@ impl Shop {
     /// The event types that wait in the table `detour`.
     pub(super) async fn parked(&self) -> Vec<String> {
         let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], 'UTF8') from tidings.detour order by seq";
-        sqlx::query_scalar(sql).fetch_all(&self.database.pool).await.expect("read")
+        sqlx::query_scalar(sql)
+            .fetch_all(&self.database.pool)
+            .await
+            .expect("read")
     }
 
     pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
         for order in orders {
             let mut conn = self.database.pool.acquire().await.expect("a connection");
-            tidings::Outbox::new().allow_autocommit().publish(&mut conn, &OrderPlaced { order }).await.expect("published");
+            tidings::Outbox::new()
+                .allow_autocommit()
+                .publish(&mut conn, &OrderPlaced { order })
+                .await
+                .expect("published");
         }
     }
 
     /// Waits until the saga of this order is so.
     pub(super) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
         until(&format!("order {order} is {status:?}"), async || {
-            let run = self.sagas.find("place-order", &order.to_string()).await.expect("read")?;
+            let run = self
+                .sagas
+                .find("place-order", &order.to_string())
+                .await
+                .expect("read")?;
             (run.status == status).then_some(run)
         })
         .await
@@ -239,7 +329,11 @@ impl Shop {
     /// What was done for an order, in its order.
     pub(super) async fn effects(&self, order: i64) -> Vec<String> {
         let sql = "select what from effect where order_id = $1";
-        sqlx::query_scalar(sql).bind(order).fetch_all(&self.database.pool).await.expect("read")
+        sqlx::query_scalar(sql)
+            .bind(order)
+            .fetch_all(&self.database.pool)
+            .await
+            .expect("read")
     }
 
     /// Waits until exactly this was done.

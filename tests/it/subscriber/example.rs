@@ -16,16 +16,32 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
     let (database, broker) = (database().await, own_kafka(KafkaOptions::default()).await);
     create_topic(&broker.brokers(), "order", 2).await;
     let test = std::env::current_exe().expect("the test has a path");
-    let program = test.ancestors().nth(2).expect("it is in deps/").join("examples/subscribe");
+    let program = test
+        .ancestors()
+        .nth(2)
+        .expect("it is in deps/")
+        .join("examples/subscribe");
     let mut example = Command::new(&program)
         .env("DATABASE_URL", &database.url)
         .env("KAFKA_BROKERS", broker.brokers())
         .spawn()
-        .unwrap_or_else(|error| panic!("{} runs (cargo test builds it): {error}", program.display()));
-    let bus = Bus::new(kafka::Settings { brokers: broker.brokers(), ..kafka::Settings::default() });
+        .unwrap_or_else(|error| {
+            panic!("{} runs (cargo test builds it): {error}", program.display())
+        });
+    let bus = Bus::new(kafka::Settings {
+        brokers: broker.brokers(),
+        ..kafka::Settings::default()
+    });
     for order_id in ["7", "8", "7"] {
-        let payload = Payload::json_text(format!(r#"{{"order_id": {order_id}, "total_cents": 1}}"#)).expect("JSON");
-        let mut envelope = Envelope::new("order", AggregateId::new(order_id).expect("an id"), "OrderPlaced", payload);
+        let payload =
+            Payload::json_text(format!(r#"{{"order_id": {order_id}, "total_cents": 1}}"#))
+                .expect("JSON");
+        let mut envelope = Envelope::new(
+            "order",
+            AggregateId::new(order_id).expect("an id"),
+            "OrderPlaced",
+            payload,
+        );
         // The same event twice.
         envelope.id = uuid::Uuid::from_u128(order_id.parse().expect("a number")).into();
         bus.publish_envelope(&envelope).await.expect("published");
@@ -37,6 +53,9 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
     })
     .await;
     crate::services::signal(example.id(), "TERM");
-    let status = tokio::task::spawn_blocking(move || example.wait()).await.expect("no panic").expect("waited for");
+    let status = tokio::task::spawn_blocking(move || example.wait())
+        .await
+        .expect("no panic")
+        .expect("waited for");
     assert!(status.success(), "{status}");
 }

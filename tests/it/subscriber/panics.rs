@@ -71,57 +71,97 @@ async fn a_panic_costs_one_attempt_wherever_it_happens_and_no_partition() {
     let place = Place::new(1).await;
     let group = |name: &str| format!("{}-{name}", place.group);
     fn of<S: Send + Sync + 'static>(place: &Place, group: String) -> Subscriber<S> {
-        place.bus.subscriber(group).topic::<Changed>(&place.topic).retry(Retry::exponential(2, Duration::ZERO..Duration::ZERO))
+        place
+            .bus
+            .subscriber(group)
+            .topic::<Changed>(&place.topic)
+            .retry(Retry::exponential(2, Duration::ZERO..Duration::ZERO))
     }
-    let (bombs, ready): ([Bomb; 6], _) = (std::array::from_fn(|_| Bomb::armed()), Arc::<AtomicBool>::default());
+    let (bombs, ready): ([Bomb; 6], _) = (
+        std::array::from_fn(|_| Bomb::armed()),
+        Arc::<AtomicBool>::default(),
+    );
     let [at_once, later, dropped, handler, layer, call] = bombs;
-    let (explosive, layered) = (Explosive(handler, ready.clone()), Explosive(layer, ready.clone()));
+    let (explosive, layered) = (
+        Explosive(handler, ready.clone()),
+        Explosive(layer, ready.clone()),
+    );
     let running = [
-        start!(of(&place, group("extractor")).on(extracts).state(Bomb::armed())),
-        start!(of::<()>(&place, group("at-once")).on(move |_: Event<Changed>| {
-            let bomb = at_once.clone();
-            async move {
-                bomb.touch();
-                Ok::<_, HandlerError>(())
-            }
-        })),
-        start!(of::<()>(&place, group("later")).on(move |_: Event<Changed>| {
-            let bomb = later.clone();
-            async move {
-                tokio::task::yield_now().await;
-                bomb.touch();
-                Ok::<_, HandlerError>(())
-            }
-        })),
-        start!(of::<()>(&place, group("dropped")).on(move |_: Event<Changed>| {
-            let fragile = Fragile(dropped.clone());
-            async move {
-                tokio::task::yield_now().await;
-                drop(fragile);
-                Ok::<_, HandlerError>(())
-            }
-        })),
-        start!(of::<()>(&place, group("clone")).on(move |_: Event<Changed>| {
-            let _ = &explosive;
-            async { Ok::<_, HandlerError>(()) }
-        })),
-        start!(of::<()>(&place, group("layer")).on(fine).layer(MapRequestLayer::new(move |delivery: Delivery| {
-            let _ = &layered;
-            delivery
-        }))),
-        start!(of::<()>(&place, group("call")).on(fine).layer(MapRequestLayer::new(move |delivery: Delivery| {
-            call.touch();
-            delivery
-        }))),
+        start!(
+            of(&place, group("extractor"))
+                .on(extracts)
+                .state(Bomb::armed())
+        ),
+        start!(
+            of::<()>(&place, group("at-once")).on(move |_: Event<Changed>| {
+                let bomb = at_once.clone();
+                async move {
+                    bomb.touch();
+                    Ok::<_, HandlerError>(())
+                }
+            })
+        ),
+        start!(
+            of::<()>(&place, group("later")).on(move |_: Event<Changed>| {
+                let bomb = later.clone();
+                async move {
+                    tokio::task::yield_now().await;
+                    bomb.touch();
+                    Ok::<_, HandlerError>(())
+                }
+            })
+        ),
+        start!(
+            of::<()>(&place, group("dropped")).on(move |_: Event<Changed>| {
+                let fragile = Fragile(dropped.clone());
+                async move {
+                    tokio::task::yield_now().await;
+                    drop(fragile);
+                    Ok::<_, HandlerError>(())
+                }
+            })
+        ),
+        start!(
+            of::<()>(&place, group("clone")).on(move |_: Event<Changed>| {
+                let _ = &explosive;
+                async { Ok::<_, HandlerError>(()) }
+            })
+        ),
+        start!(
+            of::<()>(&place, group("layer"))
+                .on(fine)
+                .layer(MapRequestLayer::new(move |delivery: Delivery| {
+                    let _ = &layered;
+                    delivery
+                }))
+        ),
+        start!(
+            of::<()>(&place, group("call"))
+                .on(fine)
+                .layer(MapRequestLayer::new(move |delivery: Delivery| {
+                    call.touch();
+                    delivery
+                }))
+        ),
     ];
     for running in &running {
-        running.until("it is put together", |seen| seen.state() == SubscriberState::Running).await;
+        running
+            .until("it is put together", |seen| {
+                seen.state() == SubscriberState::Running
+            })
+            .await;
     }
     ready.store(true, Ordering::SeqCst);
     place.publish(3, 1..=1).await;
     for running in running {
-        running.until("all are handled", |seen| seen.handled() == 3).await;
-        assert!(running.statistics.failed_attempts() <= 1 && running.statistics.dead_lettered() == 0, "{}", running.statistics.name());
+        running
+            .until("all are handled", |seen| seen.handled() == 3)
+            .await;
+        assert!(
+            running.statistics.failed_attempts() <= 1 && running.statistics.dead_lettered() == 0,
+            "{}",
+            running.statistics.name()
+        );
         running.stop().await;
     }
 }

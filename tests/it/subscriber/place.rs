@@ -48,20 +48,39 @@ impl Place {
 
     pub(crate) async fn on(brokers: String, partitions: i32) -> Self {
         let id = Uuid::now_v7().simple();
-        let bus = Bus::new(kafka::Settings { brokers: brokers.clone(), ..kafka::Settings::default() });
-        let place = Self { bus, topic: format!("test-{id}"), group: format!("g-{id}"), brokers };
+        let bus = Bus::new(kafka::Settings {
+            brokers: brokers.clone(),
+            ..kafka::Settings::default()
+        });
+        let place = Self {
+            bus,
+            topic: format!("test-{id}"),
+            group: format!("g-{id}"),
+            brokers,
+        };
         create_topic(&place.brokers, &place.topic, partitions).await;
         place
     }
 
     /// A subscriber of this place's topic.
     pub(crate) fn subscriber<S: Send + Sync + 'static>(&self) -> Subscriber<S> {
-        self.bus.subscriber(&self.group).topic::<Changed>(&self.topic)
+        self.bus
+            .subscriber(&self.group)
+            .topic::<Changed>(&self.topic)
     }
 
     /// Publishes events of accounts `0..accounts`, versions `1..=versions`, and returns their envelopes.
-    pub(crate) async fn publish(&self, accounts: usize, versions: std::ops::RangeInclusive<i32>) -> Vec<Envelope> {
-        let events = versions.flat_map(|version| (0..accounts).map(move |account| Changed { account: format!("a{account}"), version }));
+    pub(crate) async fn publish(
+        &self,
+        accounts: usize,
+        versions: std::ops::RangeInclusive<i32>,
+    ) -> Vec<Envelope> {
+        let events = versions.flat_map(|version| {
+            (0..accounts).map(move |account| Changed {
+                account: format!("a{account}"),
+                version,
+            })
+        });
         let envelopes: Vec<_> = events.map(|event| self.envelope(&event)).collect();
         self.send(&envelopes).await;
         envelopes
@@ -75,7 +94,13 @@ impl Place {
 
     /// Sends envelopes in this order.
     pub(crate) async fn send(&self, envelopes: &[Envelope]) {
-        for sent in join_all(envelopes.iter().map(|envelope| self.bus.publish_envelope(envelope))).await {
+        for sent in join_all(
+            envelopes
+                .iter()
+                .map(|envelope| self.bus.publish_envelope(envelope)),
+        )
+        .await
+        {
             sent.expect("published");
         }
     }
@@ -86,15 +111,29 @@ impl Place {
     }
 
     /// The same, also without a key.
-    pub(crate) async fn send_record(&self, key: Option<&str>, value: Option<&str>, headers: &[(&str, &str)]) {
-        let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("a producer");
+    pub(crate) async fn send_record(
+        &self,
+        key: Option<&str>,
+        value: Option<&str>,
+        headers: &[(&str, &str)],
+    ) {
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .create()
+            .expect("a producer");
         let mut all = rdkafka::message::OwnedHeaders::new();
         for (key, value) in headers {
-            all = all.insert(rdkafka::message::Header { key, value: Some(*value) });
+            all = all.insert(rdkafka::message::Header {
+                key,
+                value: Some(*value),
+            });
         }
         let mut record = FutureRecord::<str, str>::to(&self.topic).headers(all);
         (record.key, record.payload) = (key, value);
-        producer.send(record, Duration::from_secs(30)).await.expect("sent");
+        producer
+            .send(record, Duration::from_secs(30))
+            .await
+            .expect("sent");
     }
 }
 
@@ -109,7 +148,11 @@ pub(crate) struct Running {
 macro_rules! start {
     ($subscriber:expr) => {{
         let (subscriber, shutdown) = ($subscriber, tokio_util::sync::CancellationToken::new());
-        $crate::subscriber::place::Running::new(subscriber.statistics(), shutdown.clone(), tokio::spawn(subscriber.run(shutdown)))
+        $crate::subscriber::place::Running::new(
+            subscriber.statistics(),
+            shutdown.clone(),
+            tokio::spawn(subscriber.run(shutdown)),
+        )
     }};
 }
 pub(crate) use start;
@@ -120,7 +163,11 @@ impl Running {
         shutdown: CancellationToken,
         task: JoinHandle<Result<(), tidings::subscriber::RunError>>,
     ) -> Self {
-        Self { statistics, shutdown, task }
+        Self {
+            statistics,
+            shutdown,
+            task,
+        }
     }
 
     /// Waits until the statistics say so.
@@ -142,7 +189,10 @@ pub(crate) async fn until<T>(what: &str, answer: impl AsyncFn() -> Option<T>) ->
         if let Some(answer) = answer().await {
             return answer;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what}: not within {PATIENCE:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -154,11 +204,19 @@ pub(crate) async fn create_effects(pool: &PgPool) {
 }
 
 /// The handler whose effect is counted.
-pub(crate) async fn count(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+pub(crate) async fn count(
+    Event(changed): Event<Changed>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     effect(&mut tx, &changed, &meta).await
 }
 
-pub(crate) async fn effect(tx: &mut Tx, changed: &Changed, meta: &Meta) -> Result<(), HandlerError> {
+pub(crate) async fn effect(
+    tx: &mut Tx,
+    changed: &Changed,
+    meta: &Meta,
+) -> Result<(), HandlerError> {
     sqlx::query("insert into effect (account, version, attempt) values ($1, $2, $3)")
         .bind(&changed.account)
         .bind(changed.version)
@@ -170,12 +228,18 @@ pub(crate) async fn effect(tx: &mut Tx, changed: &Changed, meta: &Meta) -> Resul
 
 /// How many effects there are.
 pub(crate) async fn effects(pool: &PgPool) -> i64 {
-    sqlx::query_scalar("select count(*) from effect").fetch_one(pool).await.expect("counted")
+    sqlx::query_scalar("select count(*) from effect")
+        .fetch_one(pool)
+        .await
+        .expect("counted")
 }
 
 /// Waits until there are this many effects.
 pub(crate) async fn until_effects(pool: &PgPool, count: i64) {
-    until(&format!("{count} effects"), async || (effects(pool).await >= count).then_some(())).await;
+    until(&format!("{count} effects"), async || {
+        (effects(pool).await >= count).then_some(())
+    })
+    .await;
 }
 
 /// Checks that each account has the effects of versions `1..=versions`, each once and in order.

@@ -13,7 +13,11 @@ use super::place::{Changed, Place, effect, until};
 use crate::services::{TestDatabase, signal};
 
 /// Slow enough that a member is at work whenever it is told to go.
-pub(crate) async fn slowly(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result<(), HandlerError> {
+pub(crate) async fn slowly(
+    Event(changed): Event<Changed>,
+    meta: Meta,
+    mut tx: Tx,
+) -> Result<(), HandlerError> {
     effect(&mut tx, &changed, &meta).await?;
     tokio::time::sleep(Duration::from_millis(3)).await;
     Ok(())
@@ -28,7 +32,15 @@ pub(crate) struct Renewed {
 }
 
 async fn newly(Event(renewed): Event<Renewed>, meta: Meta, tx: Tx) -> Result<(), HandlerError> {
-    slowly(Event(Changed { account: renewed.account, version: renewed.version }), meta, tx).await
+    slowly(
+        Event(Changed {
+            account: renewed.account,
+            version: renewed.version,
+        }),
+        meta,
+        tx,
+    )
+    .await
 }
 
 /// A member in a process of its own.
@@ -45,20 +57,38 @@ impl Process {
     }
 
     /// One with these variables, which [`a_member_in_its_own_process`] and failpoints read.
-    pub(crate) fn start_as(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_as(
+        place: &Place,
+        database: &TestDatabase,
+        variables: &[(&str, &str)],
+    ) -> Self {
         Self::spawn(place, database, variables)
     }
 
     fn start_with(place: &Place, database: &TestDatabase, step: Option<&str>) -> Self {
-        let variables: Vec<(&str, &str)> = step.map(|step| ("TIDINGS_TEST_DIE_AT", step)).into_iter().collect();
+        let variables: Vec<(&str, &str)> = step
+            .map(|step| ("TIDINGS_TEST_DIE_AT", step))
+            .into_iter()
+            .collect();
         Self::spawn(place, database, &variables)
     }
 
     fn spawn(place: &Place, database: &TestDatabase, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this test's binary"));
         command
-            .args(["--exact", "subscriber::process::a_member_in_its_own_process", "--ignored", "--nocapture"])
-            .env("MEMBER", format!("{} {} {} {}", place.brokers, place.topic, place.group, database.url))
+            .args([
+                "--exact",
+                "subscriber::process::a_member_in_its_own_process",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(
+                "MEMBER",
+                format!(
+                    "{} {} {} {}",
+                    place.brokers, place.topic, place.group, database.url
+                ),
+            )
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -76,13 +106,27 @@ impl Process {
     pub(crate) async fn stop(self) {
         let id = self.0.lock().expect("nobody panicked").id();
         signal(id, "TERM");
-        let status = until("the member ends", async || self.0.lock().expect("nobody panicked").try_wait().expect("asked")).await;
+        let status = until("the member ends", async || {
+            self.0
+                .lock()
+                .expect("nobody panicked")
+                .try_wait()
+                .expect("asked")
+        })
+        .await;
         assert!(status.success(), "{status}");
     }
 
     /// Waits until it has died as it was told to.
     pub(crate) async fn until_it_dies(self) {
-        let status = until("the member dies", async || self.0.lock().expect("nobody panicked").try_wait().expect("asked")).await;
+        let status = until("the member dies", async || {
+            self.0
+                .lock()
+                .expect("nobody panicked")
+                .try_wait()
+                .expect("asked")
+        })
+        .await;
         assert!(status.signal().is_some(), "it ended by itself: {status}");
     }
 }
@@ -98,19 +142,36 @@ impl Drop for Process {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "not a test: the process that other tests kill"]
 async fn a_member_in_its_own_process() {
-    let Ok(member) = std::env::var("MEMBER") else { return };
+    let Ok(member) = std::env::var("MEMBER") else {
+        return;
+    };
     let parts: Vec<&str> = member.split(' ').collect();
-    let [brokers, topic, group, url] = parts[..] else { panic!("four parts") };
+    let [brokers, topic, group, url] = parts[..] else {
+        panic!("four parts")
+    };
     let is_set = |name: &str| std::env::var_os(name).is_some();
     // Otherwise the coordinator notices within six seconds that it is dead.
     let properties = match is_set("MEMBER_DEFAULTS") {
         true => Vec::new(),
-        false => vec![("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500"), ("max.poll.interval.ms", "15000")],
+        false => vec![
+            ("session.timeout.ms", "6000"),
+            ("heartbeat.interval.ms", "500"),
+            ("max.poll.interval.ms", "15000"),
+        ],
     };
-    let properties = properties.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let bus = Bus::new(kafka::Settings { brokers: brokers.into(), properties });
+    let properties = properties
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let bus = Bus::new(kafka::Settings {
+        brokers: brokers.into(),
+        properties,
+    });
     let pool = PgPool::connect(url).await.expect("connected");
-    let mut subscriber: Subscriber<()> = bus.subscriber(group).topic::<Changed>(topic).drain_timeout(std::time::Duration::from_secs(5));
+    let mut subscriber: Subscriber<()> = bus
+        .subscriber(group)
+        .topic::<Changed>(topic)
+        .drain_timeout(std::time::Duration::from_secs(5));
     if let Ok(id) = std::env::var("MEMBER_INSTANCE") {
         subscriber = subscriber.instance_id(id);
     }
@@ -118,7 +179,8 @@ async fn a_member_in_its_own_process() {
         subscriber = subscriber.broker_side_rebalance();
     }
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("a handler");
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .expect("a handler");
     tokio::spawn({
         let shutdown = shutdown.clone();
         async move {

@@ -9,7 +9,9 @@ use tidings::event::Envelope;
 use tokio::task::JoinHandle;
 
 use super::members::ACCOUNTS;
-use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effects, start, until, until_effects};
+use super::place::{
+    Changed, Place, assert_once_and_in_order, create_effects, effects, start, until, until_effects,
+};
 use super::process::{Process, Renewed, slowly};
 use crate::services::{TestDatabase, migrated_database};
 
@@ -35,7 +37,9 @@ impl Load {
                 while !done.load(Ordering::SeqCst) {
                     version += 1;
                     let renewed = renews.load(Ordering::SeqCst) && version % 3 == 0;
-                    let envelopes: Vec<_> = (0..ACCOUNTS).map(|account| envelope(&place, account, version, renewed)).collect();
+                    let envelopes: Vec<_> = (0..ACCOUNTS)
+                        .map(|account| envelope(&place, account, version, renewed))
+                        .collect();
                     place.send(&envelopes).await;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -68,10 +72,12 @@ fn envelope(place: &Place, account: usize, version: i32, renewed: bool) -> Envel
 async fn timed_database() -> TestDatabase {
     let database = migrated_database().await;
     create_effects(&database.pool).await;
-    sqlx::raw_sql("alter table effect add column at timestamptz not null default clock_timestamp()")
-        .execute(&database.pool)
-        .await
-        .expect("added");
+    sqlx::raw_sql(
+        "alter table effect add column at timestamptz not null default clock_timestamp()",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("added");
     database
 }
 
@@ -79,13 +85,21 @@ async fn timed_database() -> TestDatabase {
 async fn standstill(pool: &PgPool) -> Duration {
     let longest = "select extract(epoch from max(pause))::float8 from
                    (select at - lag(at) over (partition by account order by seq) as pause from effect) pauses";
-    Duration::from_secs_f64(sqlx::query_scalar(longest).fetch_one(pool).await.expect("measured"))
+    Duration::from_secs_f64(
+        sqlx::query_scalar(longest)
+            .fetch_one(pool)
+            .await
+            .expect("measured"),
+    )
 }
 
 /// The number of members that have registered and run.
 async fn registered(pool: &PgPool) -> i64 {
     let running = "select count(*) from tidings.subscriber where stopped_at is null";
-    sqlx::query_scalar(running).fetch_one(pool).await.expect("counted")
+    sqlx::query_scalar(running)
+        .fetch_one(pool)
+        .await
+        .expect("counted")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,11 +108,15 @@ async fn partitions_of_a_killed_member_are_read_again_within_seconds() {
     let load = Load::start(&place);
     let killed = Process::start_as(&place, &database, &[DEFAULTS]);
     let stays = start!(place.subscriber().on(slowly).inbox(database.pool.clone()));
-    stays.until("each has its half", |seen| seen.partitions().len() == 4).await;
+    stays
+        .until("each has its half", |seen| seen.partitions().len() == 4)
+        .await;
     let before = effects(&database.pool).await;
     until_effects(&database.pool, before + 500).await;
     killed.kill();
-    stays.until("one has all", |seen| seen.partitions().len() == 8).await;
+    stays
+        .until("one has all", |seen| seen.partitions().len() == 8)
+        .await;
     let versions = load.end(&database.pool).await;
     let standstill = standstill(&database.pool).await;
     stays.stop().await;
@@ -111,14 +129,25 @@ async fn partitions_of_a_killed_member_are_read_again_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_deployment_with_a_new_type_keeps_the_order_and_loses_nothing() {
     let (database, place) = (timed_database().await, Arc::new(Place::new(6).await));
-    let mut old: Vec<Process> = (0..3).map(|_| Process::start_as(&place, &database, &[DEFAULTS])).collect();
-    let runs = async |members| until("they run", async || (registered(&database.pool).await == members).then_some(())).await;
+    let mut old: Vec<Process> = (0..3)
+        .map(|_| Process::start_as(&place, &database, &[DEFAULTS]))
+        .collect();
+    let runs = async |members| {
+        until("they run", async || {
+            (registered(&database.pool).await == members).then_some(())
+        })
+        .await
+    };
     runs(3).await;
     let load = Load::start(&place);
     until_effects(&database.pool, 500).await;
     let mut new = Vec::new();
     while let Some(leaving) = old.pop() {
-        new.push(Process::start_as(&place, &database, &[DEFAULTS, ("MEMBER_IS_NEWER", "1")]));
+        new.push(Process::start_as(
+            &place,
+            &database,
+            &[DEFAULTS, ("MEMBER_IS_NEWER", "1")],
+        ));
         runs(4).await;
         load.renews.store(true, Ordering::SeqCst);
         let before = effects(&database.pool).await;

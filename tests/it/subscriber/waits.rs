@@ -13,7 +13,9 @@ use tower::timeout::TimeoutLayer;
 use uuid::Uuid;
 
 use super::members::{ACCOUNTS, Load, enable_broker_side_groups};
-use super::place::{Place, assert_once_and_in_order, count, create_effects, start, until, until_effects};
+use super::place::{
+    Place, assert_once_and_in_order, count, create_effects, start, until, until_effects,
+};
 use super::process::{Process, slowly};
 use crate::relay::grants::{run, statements_for};
 use crate::services::{database, migrated_database, migrated_database_on, own_kafka, own_postgres};
@@ -22,8 +24,14 @@ use crate::services::{database, migrated_database, migrated_database_on, own_kaf
 
 /// The text with which a subscriber refuses to run on this inbox.
 async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
-    let running = place.subscriber::<()>().on(count).inbox(inbox).run(CancellationToken::new());
-    let ended = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it does not wait");
+    let running = place
+        .subscriber::<()>()
+        .on(count)
+        .inbox(inbox)
+        .run(CancellationToken::new());
+    let ended = tokio::time::timeout(Duration::from_secs(60), running)
+        .await
+        .expect("it does not wait");
     match ended.expect_err("it cannot run") {
         RunError::Settings(faults) => faults.join("; "),
         error => panic!("{error}"),
@@ -32,53 +40,120 @@ async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_refuses_a_database_without_tables_columns_or_rights_and_names_the_remedy() {
-    let (place, empty, migrated) = (Place::new(1).await, database().await, migrated_database().await);
+    let (place, empty, migrated) = (
+        Place::new(1).await,
+        database().await,
+        migrated_database().await,
+    );
     let text = refusal(&place, empty.pool.clone()).await;
-    assert!(text.contains("tidings migrate") && text.contains(&empty.name), "{text}");
-    let text = refusal(&place, Inbox::new(migrated.pool.clone()).schema("elsewhere")).await;
-    assert!(text.contains("`elsewhere`") && text.contains("Inbox::schema"), "{text}");
+    assert!(
+        text.contains("tidings migrate") && text.contains(&empty.name),
+        "{text}"
+    );
+    let text = refusal(
+        &place,
+        Inbox::new(migrated.pool.clone()).schema("elsewhere"),
+    )
+    .await;
+    assert!(
+        text.contains("`elsewhere`") && text.contains("Inbox::schema"),
+        "{text}"
+    );
     let role = format!("r{}", Uuid::now_v7().simple());
-    for sql in ["publisher", "subscriber"].map(|title| statements_for(title, &role, &migrated)).concat() {
+    for sql in ["publisher", "subscriber"]
+        .map(|title| statements_for(title, &role, &migrated))
+        .concat()
+    {
         run(&migrated.pool, sql).await;
     }
     let pool = migrated.pool_as(&role).await;
     for table in ["inbox", "inbox_collision", "detour", "subscriber"] {
-        run(&migrated.pool, format!("revoke insert on tidings.{table} from {role}")).await;
+        run(
+            &migrated.pool,
+            format!("revoke insert on tidings.{table} from {role}"),
+        )
+        .await;
         let text = refusal(&place, pool.clone()).await;
-        assert!(text.contains(&format!("grant insert on tidings.{table} to \"{role}\"")), "{text}");
-        run(&migrated.pool, format!("grant insert on tidings.{table} to {role}")).await;
+        assert!(
+            text.contains(&format!("grant insert on tidings.{table} to \"{role}\"")),
+            "{text}"
+        );
+        run(
+            &migrated.pool,
+            format!("grant insert on tidings.{table} to {role}"),
+        )
+        .await;
     }
-    run(&migrated.pool, "alter table tidings.detour drop column attempts_before".into()).await;
+    run(
+        &migrated.pool,
+        "alter table tidings.detour drop column attempts_before".into(),
+    )
+    .await;
     let text = refusal(&place, pool.clone()).await;
-    assert!(text.contains("earlier version (detour)") && text.contains("tidings migrate"), "{text}");
+    assert!(
+        text.contains("earlier version (detour)") && text.contains("tidings migrate"),
+        "{text}"
+    );
     drop(pool);
-    run(&migrated.pool, format!("drop owned by {role}; drop role {role}")).await;
+    run(
+        &migrated.pool,
+        format!("drop owned by {role}; drop role {role}"),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and_health() {
     let mut server = own_postgres(PostgresOptions::default()).await;
-    let (database, place) = (migrated_database_on(&server.url()).await, Place::new(2).await);
+    let (database, place) = (
+        migrated_database_on(&server.url()).await,
+        Place::new(2).await,
+    );
     create_effects(&database.pool).await;
-    run(&database.pool, format!("alter database {} set default_transaction_read_only = on", database.name)).await;
-    let pool = PgPoolOptions::new().connect_lazy(&database.url).expect("a URL");
+    run(
+        &database.pool,
+        format!(
+            "alter database {} set default_transaction_read_only = on",
+            database.name
+        ),
+    )
+    .await;
+    let pool = PgPoolOptions::new()
+        .connect_lazy(&database.url)
+        .expect("a URL");
     tokio::task::block_in_place(|| server.stop()).expect("stopped");
     let running = start!(place.subscriber::<()>().on(count).inbox(pool));
     let names = |reason: &str| {
         let reason = reason.to_owned();
-        move |seen: &tidings::subscriber::Statistics| seen.reason().is_some_and(|text| text.contains(&reason))
+        move |seen: &tidings::subscriber::Statistics| {
+            seen.reason().is_some_and(|text| text.contains(&reason))
+        }
     };
-    running.until("its state names the database", names("cannot be used")).await;
+    running
+        .until("its state names the database", names("cannot be used"))
+        .await;
     assert_eq!(running.statistics.state(), SubscriberState::Starting);
-    let Status::Degraded(text) = SubscriberCheck::new(&running.statistics).check().await else { panic!("it does not run") };
+    let Status::Degraded(text) = SubscriberCheck::new(&running.statistics).check().await else {
+        panic!("it does not run")
+    };
     assert!(text.contains(&database.name), "{text}");
     place.publish(5, 1..=4).await;
     tokio::task::block_in_place(|| server.start_again()).expect("started");
-    running.until("its state names the mode", names("read-only")).await;
+    running
+        .until("its state names the mode", names("read-only"))
+        .await;
     let mut admin = until("a session", async || database.pool.acquire().await.ok()).await;
-    let reset = format!("set transaction read write; alter database {} reset default_transaction_read_only", database.name);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("begin; {reset}; commit"))).execute(&mut *admin).await.expect("reset");
-    running.until("all are handled", |seen| seen.handled() == 20).await;
+    let reset = format!(
+        "set transaction read write; alter database {} reset default_transaction_read_only",
+        database.name
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("begin; {reset}; commit")))
+        .execute(&mut *admin)
+        .await
+        .expect("reset");
+    running
+        .until("all are handled", |seen| seen.handled() == 20)
+        .await;
     assert_eq!(running.statistics.state(), SubscriberState::Running);
     running.stop().await;
 }
@@ -88,10 +163,20 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
 async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
     let brokers = "127.0.0.1:1".to_owned();
-    let bus = tidings::Bus::new(tidings::kafka::Settings { brokers, ..tidings::kafka::Settings::default() });
-    let subscriber = bus.subscriber(&place.group).topic::<super::place::Changed>(&place.topic);
+    let bus = tidings::Bus::new(tidings::kafka::Settings {
+        brokers,
+        ..tidings::kafka::Settings::default()
+    });
+    let subscriber = bus
+        .subscriber(&place.group)
+        .topic::<super::place::Changed>(&place.topic);
     let running = start!(subscriber.on(count).inbox(database.pool.clone()));
-    running.until("its state names the brokers", |seen| seen.reason().is_some_and(|text| text.contains("127.0.0.1:1"))).await;
+    running
+        .until("its state names the brokers", |seen| {
+            seen.reason()
+                .is_some_and(|text| text.contains("127.0.0.1:1"))
+        })
+        .await;
     assert_eq!(running.statistics.state(), SubscriberState::Starting);
     running.stop().await;
 }
@@ -102,24 +187,55 @@ async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt() {
     let mut server = own_postgres(PostgresOptions::default()).await;
-    let (database, place) = (migrated_database_on(&server.url()).await, Place::new(2).await);
+    let (database, place) = (
+        migrated_database_on(&server.url()).await,
+        Place::new(2).await,
+    );
     create_effects(&database.pool).await;
-    let pool = PgPoolOptions::new().max_connections(8).connect(&database.url).await.expect("connected");
-    let subscriber =
-        place.subscriber::<()>().on(slowly).inbox(pool).retry(Retry::exponential(2, Duration::from_millis(5)..Duration::from_millis(10)));
-    let subscriber = subscriber.escalation(Escalation::DeadLetter).layer(TimeoutLayer::new(Duration::from_millis(700)));
+    let pool = PgPoolOptions::new()
+        .max_connections(8)
+        .connect(&database.url)
+        .await
+        .expect("connected");
+    let subscriber = place
+        .subscriber::<()>()
+        .on(slowly)
+        .inbox(pool)
+        .retry(Retry::exponential(
+            2,
+            Duration::from_millis(5)..Duration::from_millis(10),
+        ));
+    let subscriber = subscriber
+        .escalation(Escalation::DeadLetter)
+        .layer(TimeoutLayer::new(Duration::from_millis(700)));
     let running = start!(subscriber);
     place.publish(10, 1..=2).await;
-    running.until("the first are handled", |seen| seen.handled() == 20).await;
+    running
+        .until("the first are handled", |seen| seen.handled() == 20)
+        .await;
     tokio::task::block_in_place(|| server.pause()).expect("it hangs");
     place.publish(10, 3..=6).await;
-    running.until("it pauses", |seen| seen.state() == SubscriberState::PausedByOutage).await;
+    running
+        .until("it pauses", |seen| {
+            seen.state() == SubscriberState::PausedByOutage
+        })
+        .await;
     // The length of the outage, in which each event would use up its attempts.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(running.statistics.state(), SubscriberState::PausedByOutage);
     tokio::task::block_in_place(|| server.resume()).expect("it goes on");
-    running.until("all are handled", |seen| seen.handled() + seen.duplicates() >= 60).await;
-    assert_eq!((running.statistics.failed_attempts(), running.statistics.dead_lettered()), (0, 0));
+    running
+        .until("all are handled", |seen| {
+            seen.handled() + seen.duplicates() >= 60
+        })
+        .await;
+    assert_eq!(
+        (
+            running.statistics.failed_attempts(),
+            running.statistics.dead_lettered()
+        ),
+        (0, 0)
+    );
     running.stop().await;
     assert_once_and_in_order(&database.pool, 10, 6).await;
 }
@@ -128,25 +244,48 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
     let mut server = own_postgres(PostgresOptions::default()).await;
-    let (database, place) = (migrated_database_on(&server.url()).await, Place::new(1).await);
+    let (database, place) = (
+        migrated_database_on(&server.url()).await,
+        Place::new(1).await,
+    );
     create_effects(&database.pool).await;
     let options: sqlx::postgres::PgConnectOptions = database.url.parse().expect("a URL");
-    let pool =
-        PgPoolOptions::new().max_connections(4).connect_with(options.options([("statement_timeout", "1500")])).await.expect("connected");
-    let subscriber = place.subscriber::<()>().on(sleepy).inbox(pool).retry(Retry::never()).escalation(Escalation::DeadLetter);
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .connect_with(options.options([("statement_timeout", "1500")]))
+        .await
+        .expect("connected");
+    let subscriber = place
+        .subscriber::<()>()
+        .on(sleepy)
+        .inbox(pool)
+        .retry(Retry::never())
+        .escalation(Escalation::DeadLetter);
     let running = start!(subscriber);
     place.publish(3, 1..=1).await;
-    let busy =
-        "select count(*) from pg_stat_activity where datname = current_database() and query like 'select pg_sleep%' and state = 'active'";
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() and query like 'select pg_sleep%' and state = 'active'";
     until("statements run", async || {
-        (sqlx::query_scalar::<_, i64>(busy).fetch_one(&database.pool).await.expect("asked") == 3).then_some(())
+        (sqlx::query_scalar::<_, i64>(busy)
+            .fetch_one(&database.pool)
+            .await
+            .expect("asked")
+            == 3)
+            .then_some(())
     })
     .await;
     tokio::task::block_in_place(|| server.pause()).expect("it hangs");
     tokio::time::sleep(Duration::from_secs(4)).await;
     tokio::task::block_in_place(|| server.resume()).expect("it goes on");
-    running.until("all are handled", |seen| seen.handled() == 3).await;
-    assert_eq!((running.statistics.failed_attempts(), running.statistics.dead_lettered()), (0, 0));
+    running
+        .until("all are handled", |seen| seen.handled() == 3)
+        .await;
+    assert_eq!(
+        (
+            running.statistics.failed_attempts(),
+            running.statistics.dead_lettered()
+        ),
+        (0, 0)
+    );
     running.stop().await;
 }
 
@@ -164,11 +303,19 @@ async fn sleepy(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_of_a_slow_statement_is_a_failed_attempt_of_its_event_alone() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
-    let subscriber = place.subscriber::<()>().on(sleepy).inbox(database.pool.clone()).retry(Retry::never());
-    let subscriber = subscriber.escalation(Escalation::DeadLetter).layer(TimeoutLayer::new(Duration::from_millis(300)));
+    let subscriber = place
+        .subscriber::<()>()
+        .on(sleepy)
+        .inbox(database.pool.clone())
+        .retry(Retry::never());
+    let subscriber = subscriber
+        .escalation(Escalation::DeadLetter)
+        .layer(TimeoutLayer::new(Duration::from_millis(300)));
     let running = start!(subscriber);
     place.publish(2, 1..=1).await;
-    running.until("they are dead", |seen| seen.dead_lettered() == 2).await;
+    running
+        .until("they are dead", |seen| seen.dead_lettered() == 2)
+        .await;
     assert_eq!(running.statistics.failed_attempts(), 2);
     running.stop().await;
 }
@@ -183,17 +330,48 @@ async fn an_instance_id_that_brokers_keep_for_a_killed_process_is_waited_for() {
         ("group.consumer.heartbeat.interval.ms", "2000"),
         ("group.consumer.min.heartbeat.interval.ms", "1000"),
     ];
-    let broker = own_kafka(times.iter().fold(KafkaOptions::new(), |all, (name, value)| all.set(*name, *value))).await;
+    let broker = own_kafka(
+        times
+            .iter()
+            .fold(KafkaOptions::new(), |all, (name, value)| {
+                all.set(*name, *value)
+            }),
+    )
+    .await;
     enable_broker_side_groups(&broker.brokers());
-    let (database, place) = (migrated_database().await, Arc::new(Place::on(broker.brokers(), 4).await));
+    let (database, place) = (
+        migrated_database().await,
+        Arc::new(Place::on(broker.brokers(), 4).await),
+    );
     create_effects(&database.pool).await;
     let load = Load::start(&place);
-    let killed = Process::start_as(&place, &database, &[("MEMBER_INSTANCE", "one"), ("MEMBER_BROKER_SIDE", "1"), ("MEMBER_DEFAULTS", "1")]);
+    let killed = Process::start_as(
+        &place,
+        &database,
+        &[
+            ("MEMBER_INSTANCE", "one"),
+            ("MEMBER_BROKER_SIDE", "1"),
+            ("MEMBER_DEFAULTS", "1"),
+        ],
+    );
     until_effects(&database.pool, 100).await;
     killed.kill();
-    let next = start!(place.subscriber::<()>().on(slowly).inbox(database.pool.clone()).instance_id("one").broker_side_rebalance());
-    next.until("its state names the id", |seen| seen.reason().is_some_and(|reason| reason.contains("`one`"))).await;
-    next.until("it takes part", |seen| seen.handled() > 0 && seen.state() == SubscriberState::Running).await;
+    let next = start!(
+        place
+            .subscriber::<()>()
+            .on(slowly)
+            .inbox(database.pool.clone())
+            .instance_id("one")
+            .broker_side_rebalance()
+    );
+    next.until("its state names the id", |seen| {
+        seen.reason().is_some_and(|reason| reason.contains("`one`"))
+    })
+    .await;
+    next.until("it takes part", |seen| {
+        seen.handled() > 0 && seen.state() == SubscriberState::Running
+    })
+    .await;
     let versions = load.end(&database.pool).await;
     next.stop().await;
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
@@ -204,15 +382,30 @@ async fn an_instance_id_that_brokers_keep_for_a_killed_process_is_waited_for() {
 async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy() {
     let (database, place) = (migrated_database().await, Place::new(2).await);
     create_effects(&database.pool).await;
-    let build = || place.subscriber::<()>().on(count).inbox(database.pool.clone()).instance_id("one");
+    let build = || {
+        place
+            .subscriber::<()>()
+            .on(count)
+            .inbox(database.pool.clone())
+            .instance_id("one")
+    };
     let first = build();
     let statistics = first.statistics();
     let first = tokio::spawn(first.run(CancellationToken::new()));
-    until("the first takes part", async || (!statistics.partitions().is_empty()).then_some(())).await;
+    until("the first takes part", async || {
+        (!statistics.partitions().is_empty()).then_some(())
+    })
+    .await;
     let second = start!(build());
-    let ended = tokio::time::timeout(Duration::from_secs(60), first).await.expect("it ends").expect("no panic");
+    let ended = tokio::time::timeout(Duration::from_secs(60), first)
+        .await
+        .expect("it ends")
+        .expect("no panic");
     let error = ended.expect_err("it is fenced").to_string();
-    assert!(error.contains("`one`") && error.contains("an instance id of its own"), "{error}");
+    assert!(
+        error.contains("`one`") && error.contains("an instance id of its own"),
+        "{error}"
+    );
     assert_eq!(statistics.state(), SubscriberState::Stopped);
     place.publish(2, 1..=1).await;
     until_effects(&database.pool, 2).await;
@@ -225,10 +418,22 @@ async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy
 async fn members(place: &Place) -> Vec<String> {
     let (brokers, group) = (place.brokers.clone(), place.group.clone());
     let asked = tokio::task::spawn_blocking(move || {
-        let client: rdkafka::consumer::BaseConsumer =
-            rdkafka::ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a client");
-        let groups = client.fetch_group_list(Some(&group), Duration::from_secs(10)).ok()?;
-        Some(groups.groups().first()?.members().iter().map(|member| member.id().to_owned()).collect())
+        let client: rdkafka::consumer::BaseConsumer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", &brokers)
+            .create()
+            .expect("a client");
+        let groups = client
+            .fetch_group_list(Some(&group), Duration::from_secs(10))
+            .ok()?;
+        Some(
+            groups
+                .groups()
+                .first()?
+                .members()
+                .iter()
+                .map(|member| member.id().to_owned())
+                .collect(),
+        )
     });
     asked.await.expect("no panic").unwrap_or_default()
 }
@@ -239,8 +444,15 @@ async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     let (database, place) = (migrated_database().await, Arc::new(Place::new(4).await));
     create_effects(&database.pool).await;
     let load = Load::start(&place);
-    let hanging = Process::start_as(&place, &database, &[("TIDINGS_TEST_HANG_IN", "member_poll:100")]);
-    let first = until("it has joined", async || members(&place).await.into_iter().next()).await;
+    let hanging = Process::start_as(
+        &place,
+        &database,
+        &[("TIDINGS_TEST_HANG_IN", "member_poll:100")],
+    );
+    let first = until("it has joined", async || {
+        members(&place).await.into_iter().next()
+    })
+    .await;
     until("another member of the process has joined", async || {
         let members = members(&place).await;
         (!members.is_empty() && !members.contains(&first)).then_some(())
@@ -250,9 +462,17 @@ async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     hanging.stop().await;
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
     // The new one has committed what both handled.
-    let next = start!(place.subscriber::<()>().on(count).inbox(database.pool.clone()));
+    let next = start!(
+        place
+            .subscriber::<()>()
+            .on(count)
+            .inbox(database.pool.clone())
+    );
     place.publish(ACCOUNTS, versions + 1..=versions + 1).await;
-    next.until("only new events come", |seen| seen.handled() == ACCOUNTS as u64).await;
+    next.until("only new events come", |seen| {
+        seen.handled() == ACCOUNTS as u64
+    })
+    .await;
     assert_eq!(next.statistics.duplicates(), 0);
     next.stop().await;
 }

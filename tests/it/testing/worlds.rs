@@ -58,7 +58,11 @@ pub(crate) trait World {
 
 /// The number of deliveries that have ended.
 fn ends(statistics: &Statistics) -> u64 {
-    statistics.handled() + statistics.duplicates() + statistics.skipped() + statistics.unknown_types() + statistics.dead_lettered()
+    statistics.handled()
+        + statistics.duplicates()
+        + statistics.skipped()
+        + statistics.unknown_types()
+        + statistics.dead_lettered()
 }
 
 fn counts(statistics: &Statistics) -> [u64; 7] {
@@ -77,7 +81,9 @@ fn sum(all: &[(String, Statistics)]) -> BTreeMap<String, [u64; 7]> {
     let mut sums = BTreeMap::<String, [u64; 7]>::new();
     for (name, statistics) in all {
         let sum = sums.entry(name.clone()).or_default();
-        sum.iter_mut().zip(counts(statistics)).for_each(|(sum, count)| *sum += count);
+        sum.iter_mut()
+            .zip(counts(statistics))
+            .for_each(|(sum, count)| *sum += count);
     }
     sums
 }
@@ -88,7 +94,12 @@ pub(crate) fn of<E: DomainEvent>(event: &E) -> Envelope {
 }
 
 fn published_line(envelope: &Envelope) -> String {
-    format!("{} {} {}", envelope.event_type, envelope.aggregate_id.as_str(), envelope.payload.as_json().unwrap_or("none"))
+    format!(
+        "{} {} {}",
+        envelope.event_type,
+        envelope.aggregate_id.as_str(),
+        envelope.payload.as_json().unwrap_or("none")
+    )
 }
 
 /// The in-memory bus.
@@ -100,7 +111,11 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) async fn new() -> Self {
-        Self { database: migrated_database().await, bus: TestBus::new(), statistics: Vec::new() }
+        Self {
+            database: migrated_database().await,
+            bus: TestBus::new(),
+            statistics: Vec::new(),
+        }
     }
 }
 
@@ -123,12 +138,15 @@ impl World for Memory {
         G: StateReady<S> + Send + 'static,
         I: InboxReady + Send + 'static,
     {
-        self.statistics.push((name.to_owned(), subscriber.statistics()));
+        self.statistics
+            .push((name.to_owned(), subscriber.statistics()));
         self.bus.add(subscriber).await;
     }
 
     async fn publish(&mut self, envelopes: &[Envelope]) {
-        envelopes.iter().for_each(|envelope| self.bus.publish_envelope(envelope));
+        envelopes
+            .iter()
+            .for_each(|envelope| self.bus.publish_envelope(envelope));
     }
 
     async fn repeat(&mut self, envelopes: &[Envelope]) {
@@ -137,16 +155,33 @@ impl World for Memory {
 
     async fn settle(&mut self, expected: u64) {
         self.bus.settle().await;
-        let ended: u64 = self.statistics.iter().map(|(_, statistics)| ends(statistics)).sum();
-        assert_eq!(ended, expected, "deliveries that ended: {:?}", sum(&self.statistics));
+        let ended: u64 = self
+            .statistics
+            .iter()
+            .map(|(_, statistics)| ends(statistics))
+            .sum();
+        assert_eq!(
+            ended,
+            expected,
+            "deliveries that ended: {:?}",
+            sum(&self.statistics)
+        );
     }
 
     async fn outcome(self) -> Outcome {
         let names = self.statistics.iter().map(|(name, _)| name.clone());
-        let dead = names.map(|name| (name.clone(), sorted(self.bus.dead_letters(&name)))).filter(|(_, reasons)| !reasons.is_empty());
+        let dead = names
+            .map(|name| (name.clone(), sorted(self.bus.dead_letters(&name))))
+            .filter(|(_, reasons)| !reasons.is_empty());
         Outcome {
             dead: dead.collect(),
-            published: sorted(self.bus.published_envelopes().iter().map(published_line).collect()),
+            published: sorted(
+                self.bus
+                    .published_envelopes()
+                    .iter()
+                    .map(published_line)
+                    .collect(),
+            ),
             counts: sum(&self.statistics),
         }
     }
@@ -167,8 +202,14 @@ pub(crate) struct Real {
 
 impl Real {
     pub(crate) async fn new() -> Self {
-        let (database, id) = (migrated_database().await, Uuid::now_v7().simple().to_string());
-        let settings = kafka::Settings { brokers: brokers(), ..kafka::Settings::default() };
+        let (database, id) = (
+            migrated_database().await,
+            Uuid::now_v7().simple().to_string(),
+        );
+        let settings = kafka::Settings {
+            brokers: brokers(),
+            ..kafka::Settings::default()
+        };
         let mut real = Self {
             bus: Bus::new(settings.clone()),
             id,
@@ -184,11 +225,18 @@ impl Real {
             create_topic_with(&brokers(), &topic, 1, &[]).await;
             real.topics.push(topic);
         }
-        let mut options = RelayOptions::new(postgres::Settings::parse(&real.database.url).expect("a URL"), settings);
+        let mut options = RelayOptions::new(
+            postgres::Settings::parse(&real.database.url).expect("a URL"),
+            settings,
+        );
         options.name = format!("r{}", &real.id);
         options.topic = format!("{}-{{aggregatetype}}", real.id);
-        let relay = Relay::new(options).expect("a relay").run(real.shutdown.clone());
-        real.running.push(tokio::spawn(async move { relay.await.expect("it ends well") }));
+        let relay = Relay::new(options)
+            .expect("a relay")
+            .run(real.shutdown.clone());
+        real.running.push(tokio::spawn(
+            async move { relay.await.expect("it ends well") },
+        ));
         real
     }
 }
@@ -212,16 +260,23 @@ impl World for Real {
         G: StateReady<S> + Send + 'static,
         I: InboxReady + Send + 'static,
     {
-        self.statistics.push((name.to_owned(), subscriber.statistics()));
+        self.statistics
+            .push((name.to_owned(), subscriber.statistics()));
         let run = subscriber.run(self.shutdown.clone());
-        self.running.push(tokio::spawn(async move { run.await.expect("it ends well") }));
+        self.running.push(tokio::spawn(
+            async move { run.await.expect("it ends well") },
+        ));
     }
 
     async fn publish(&mut self, envelopes: &[Envelope]) {
         let mut tx = self.database.pool.begin().await.expect("begun");
-        Outbox::new().publish_envelopes(&mut tx, envelopes).await.expect("published");
+        Outbox::new()
+            .publish_envelopes(&mut tx, envelopes)
+            .await
+            .expect("published");
         tx.commit().await.expect("committed");
-        self.sent.extend(envelopes.iter().map(|envelope| envelope.id.as_uuid()));
+        self.sent
+            .extend(envelopes.iter().map(|envelope| envelope.id.as_uuid()));
     }
 
     async fn repeat(&mut self, envelopes: &[Envelope]) {
@@ -229,15 +284,31 @@ impl World for Real {
             let mut envelope = envelope.clone();
             envelope.topic = Some(self.topic(&envelope.aggregate_type));
             // With the source that the relay writes.
-            let bus = self.bus.clone().source(format!("/tidings/{}", self.database.name));
+            let bus = self
+                .bus
+                .clone()
+                .source(format!("/tidings/{}", self.database.name));
             bus.publish_envelope(&envelope).await.expect("sent");
         }
     }
 
     async fn settle(&mut self, expected: u64) {
-        let ended = || self.statistics.iter().map(|(_, statistics)| ends(statistics)).sum::<u64>();
-        until(&format!("{expected} deliveries end"), async || (ended() >= expected).then_some(())).await;
-        assert_eq!(ended(), expected, "deliveries that ended: {:?}", sum(&self.statistics));
+        let ended = || {
+            self.statistics
+                .iter()
+                .map(|(_, statistics)| ends(statistics))
+                .sum::<u64>()
+        };
+        until(&format!("{expected} deliveries end"), async || {
+            (ended() >= expected).then_some(())
+        })
+        .await;
+        assert_eq!(
+            ended(),
+            expected,
+            "deliveries that ended: {:?}",
+            sum(&self.statistics)
+        );
     }
 
     async fn outcome(self) -> Outcome {
@@ -246,29 +317,40 @@ impl World for Real {
             task.await.expect("no panic");
         }
         let mut dead = BTreeMap::<String, Vec<String>>::new();
-        for (name, _) in self.statistics.iter().filter(|(_, statistics)| statistics.dead_lettered() > 0) {
+        for (name, _) in self
+            .statistics
+            .iter()
+            .filter(|(_, statistics)| statistics.dead_lettered() > 0)
+        {
             for topic in &self.topics {
                 let letters = format!("{topic}.{name}-{}.dlt", self.id);
                 let mut reader = Reader::new(&brokers(), &letters);
                 if reader.partitions() == 0 {
                     continue;
                 }
-                let reasons = reader.read_to_the_end().iter().map(|record| record.headers["kafka_dlt-exception-message"].clone());
+                let reasons = reader
+                    .read_to_the_end()
+                    .iter()
+                    .map(|record| record.headers["kafka_dlt-exception-message"].clone());
                 dead.entry(name.clone()).or_default().extend(reasons);
             }
         }
-        let rows: Vec<(String, String, Option<String>)> =
-            sqlx::query_as("select type, aggregateid, payload::text from tidings.outbox where id <> all ($1)")
-                .bind(&self.sent)
-                .fetch_all(&self.database.pool)
-                .await
-                .expect("read");
+        let rows: Vec<(String, String, Option<String>)> = sqlx::query_as(
+            "select type, aggregateid, payload::text from tidings.outbox where id <> all ($1)",
+        )
+        .bind(&self.sent)
+        .fetch_all(&self.database.pool)
+        .await
+        .expect("read");
         let line = |(event_type, id, payload): (String, String, Option<String>)| {
             format!("{event_type} {id} {}", payload.as_deref().unwrap_or("none"))
         };
         Outcome {
             counts: sum(&self.statistics),
-            dead: dead.into_iter().map(|(name, reasons)| (name, sorted(reasons))).collect(),
+            dead: dead
+                .into_iter()
+                .map(|(name, reasons)| (name, sorted(reasons)))
+                .collect(),
             published: sorted(rows.into_iter().map(line).collect()),
         }
     }

@@ -33,13 +33,18 @@ pub(super) struct Horizon<'r> {
 impl<'r> Horizon<'r> {
     /// What these relays leave, in the database `here`.
     pub(super) fn of(relays: &'r [Registered], here: &Identity) -> Self {
-        let each = relays.iter().map(|relay| (relay.published_below(here), relay));
+        let each = relays
+            .iter()
+            .map(|relay| (relay.published_below(here), relay));
         let lowest = each.min_by_key(|((below, _), _)| *below);
         Self {
             // Without a relay nothing is published.
             below: lowest.map_or(0, |((below, _), _)| below),
             held_by: lowest.map(|((_, why), relay)| (relay, why)),
-            witnesses: relays.iter().flat_map(|relay| relay.witnesses.iter().copied()).collect(),
+            witnesses: relays
+                .iter()
+                .flat_map(|relay| relay.witnesses.iter().copied())
+                .collect(),
         }
     }
 }
@@ -48,8 +53,15 @@ impl Registered {
     /// It has published every transaction below this one, and why not more.
     fn published_below(&self, here: &Identity) -> (u64, &'static str) {
         // On another timeline transaction ids mean other transactions: it looks at that itself when it starts.
-        if self.identity.as_ref().is_some_and(|identity| identity != here) {
-            return (0, "has its position in another database, or in this one before a fail-over");
+        if self
+            .identity
+            .as_ref()
+            .is_some_and(|identity| identity != here)
+        {
+            return (
+                0,
+                "has its position in another database, or in this one before a fail-over",
+            );
         }
         let below = |snapshot: &Option<Snapshot>| snapshot.as_ref().map_or(0, Snapshot::xmin);
         match (below(&self.seen), self.moved_to.as_ref().map(below)) {
@@ -67,18 +79,40 @@ mod tests {
     use super::*;
 
     fn here() -> Identity {
-        Identity { system: "1".into(), database: 2, timeline: 1 }
+        Identity {
+            system: "1".into(),
+            database: 2,
+            timeline: 1,
+        }
     }
 
     fn relay(seen: Option<Snapshot>, moved_to: Option<Option<Snapshot>>) -> Registered {
-        Registered { name: "a".into(), seen, moved_to, identity: Some(here()), silent: Duration::ZERO, witnesses: vec![7] }
+        Registered {
+            name: "a".into(),
+            seen,
+            moved_to,
+            identity: Some(here()),
+            silent: Duration::ZERO,
+            witnesses: vec![7],
+        }
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
-        (3u64..40, 0u64..20, proptest::collection::btree_set(0u64..20, 0..5)).prop_map(|(xmin, span, open)| {
-            let open: Vec<String> = open.iter().filter(|xid| **xid < span).map(|xid| (xmin + xid).to_string()).collect();
-            format!("{xmin}:{}:{}", xmin + span, open.join(",")).parse().expect("a snapshot")
-        })
+        (
+            3u64..40,
+            0u64..20,
+            proptest::collection::btree_set(0u64..20, 0..5),
+        )
+            .prop_map(|(xmin, span, open)| {
+                let open: Vec<String> = open
+                    .iter()
+                    .filter(|xid| **xid < span)
+                    .map(|xid| (xmin + xid).to_string())
+                    .collect();
+                format!("{xmin}:{}:{}", xmin + span, open.join(","))
+                    .parse()
+                    .expect("a snapshot")
+            })
     }
 
     proptest! {
@@ -100,17 +134,40 @@ mod tests {
     fn a_relay_that_stands_in_the_way_is_named_with_the_reason() {
         let seen = |text: &str| Some(text.parse::<Snapshot>().expect("a snapshot"));
         let ahead = relay(seen("90:90:"), None);
-        let foreign = Registered { name: "b".into(), identity: Some(Identity { timeline: 2, ..here() }), ..ahead.clone() };
-        let moved = Registered { name: "c".into(), moved_to: Some(seen("20:20:")), ..ahead.clone() };
-        let new = Registered { name: "d".into(), ..relay(None, None) };
+        let foreign = Registered {
+            name: "b".into(),
+            identity: Some(Identity {
+                timeline: 2,
+                ..here()
+            }),
+            ..ahead.clone()
+        };
+        let moved = Registered {
+            name: "c".into(),
+            moved_to: Some(seen("20:20:")),
+            ..ahead.clone()
+        };
+        let new = Registered {
+            name: "d".into(),
+            ..relay(None, None)
+        };
         let held = |relays: &[Registered]| {
             let horizon = Horizon::of(relays, &here());
             let (by, why) = horizon.held_by.expect("one");
             (horizon.below, by.name.clone(), why)
         };
-        assert_eq!(held(std::slice::from_ref(&ahead)), (90, "a".into(), "has not published more"));
-        assert_eq!(held(&[ahead.clone(), moved]), (20, "c".into(), "was moved back"));
-        assert_eq!(held(&[ahead.clone(), new]), (0, "d".into(), "has not published anything yet"));
+        assert_eq!(
+            held(std::slice::from_ref(&ahead)),
+            (90, "a".into(), "has not published more")
+        );
+        assert_eq!(
+            held(&[ahead.clone(), moved]),
+            (20, "c".into(), "was moved back")
+        );
+        assert_eq!(
+            held(&[ahead.clone(), new]),
+            (0, "d".into(), "has not published anything yet")
+        );
         assert_eq!(held(&[ahead, foreign]).1, "b");
     }
 }

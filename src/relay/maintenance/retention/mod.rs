@@ -61,17 +61,33 @@ pub struct RetentionOptions {
 
 impl Default for RetentionOptions {
     fn default() -> Self {
-        Self { enabled: true, keep: Duration::from_secs(7 * 24 * 3_600), size_max: None }
+        Self {
+            enabled: true,
+            keep: Duration::from_secs(7 * 24 * 3_600),
+            size_max: None,
+        }
     }
 }
 
 /// Deletes for as long as the future is polled.
-pub(crate) async fn run(options: &RelayOptions, identity: &Identity, epoch: i64, observer: &Observer) {
+pub(crate) async fn run(
+    options: &RelayOptions,
+    identity: &Identity,
+    epoch: i64,
+    observer: &Observer,
+) {
     // The rows of a Debezium table are somebody else's.
     if !options.retention.enabled || options.debezium.is_some() {
         std::future::pending::<()>().await;
     }
-    let mut retention = Retention { options, identity, epoch, observer, after: 0, told: None };
+    let mut retention = Retention {
+        options,
+        identity,
+        epoch,
+        observer,
+        after: 0,
+        told: None,
+    };
     loop {
         let error = match retention.work().await {
             Ok(()) => continue,
@@ -120,8 +136,15 @@ impl Retention<'_> {
         // Read committed: what the lock has waited for is seen. Losing the last deletes in a crash loses nothing.
         let begin = "begin isolation level read committed; set local synchronous_commit = off";
         within(doing, sqlx::raw_sql(begin).execute(&mut *session)).await?;
-        let lock = format!("select from \"{}\".retention for update", self.options.schema);
-        within(doing, sqlx::query(AssertSqlSafe(lock)).fetch_optional(&mut *session)).await?;
+        let lock = format!(
+            "select from \"{}\".retention for update",
+            self.options.schema
+        );
+        within(
+            doing,
+            sqlx::query(AssertSqlSafe(lock)).fetch_optional(&mut *session),
+        )
+        .await?;
         let relays = self.relays(session).await?;
         let horizon = Horizon::of(&relays, self.identity);
         self.tell_who_blocks(&horizon);
@@ -132,7 +155,10 @@ impl Retention<'_> {
                 "update \"{}\".retention set floor = greatest(floor, $1::text::xid8), deleted = deleted + $2, deleted_at = now()",
                 self.options.schema
             );
-            let stored = sqlx::query(AssertSqlSafe(sql)).bind(floor.to_string()).bind(batch.deleted).execute(&mut *session);
+            let stored = sqlx::query(AssertSqlSafe(sql))
+                .bind(floor.to_string())
+                .bind(batch.deleted)
+                .execute(&mut *session);
             within(doing, stored).await?;
         }
         within(doing, sqlx::raw_sql("commit").execute(&mut *session)).await?;
@@ -157,13 +183,20 @@ impl Retention<'_> {
         let mut relays = Vec::new();
         for row in rows {
             let read = || -> Result<(Registered, i64), sqlx::Error> {
-                let snapshot = |column| Ok::<_, sqlx::Error>(row.try_get::<Option<String>, _>(column)?.map(|text| text.parse().ok()));
+                let snapshot = |column| {
+                    Ok::<_, sqlx::Error>(
+                        row.try_get::<Option<String>, _>(column)?
+                            .map(|text| text.parse().ok()),
+                    )
+                };
                 let relay = Registered {
                     name: row.try_get("name")?,
                     // One that cannot be read sees nothing.
                     seen: snapshot("seen")?.flatten(),
                     moved_to: snapshot("moved_to")?,
-                    identity: row.try_get::<Option<Json<Identity>>, _>("identity")?.map(|Json(identity)| identity),
+                    identity: row
+                        .try_get::<Option<Json<Identity>>, _>("identity")?
+                        .map(|Json(identity)| identity),
                     silent: seconds(row.try_get("silent")?),
                     witnesses: row.try_get("witnesses")?,
                 };
@@ -181,18 +214,29 @@ impl Retention<'_> {
     /// The last `seq` that is one too many for the size that may be kept; zero if all fit. Numbers that were drawn and rolled back count as
     /// rows: what is kept is at most that much.
     async fn full(&self, session: &mut PgConnection) -> Result<i64, Interruption> {
-        let Some(size_max) = self.options.retention.size_max else { return Ok(0) };
+        let Some(size_max) = self.options.retention.size_max else {
+            return Ok(0);
+        };
         let sql = format!(
             "select coalesce(max(seq), 0), coalesce(avg(pg_column_size(o.*)), 1)::float8 from (select * from \"{}\".outbox order by seq desc limit {SAMPLE}) o",
             self.options.schema
         );
-        let sampled = within("measuring rows", sqlx::query_as(AssertSqlSafe(sql)).fetch_one(session)).await?;
+        let sampled = within(
+            "measuring rows",
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(session),
+        )
+        .await?;
         let (last, bytes): (i64, f64) = sampled;
         Ok((last - (size_max as f64 / bytes.max(1.0)) as i64).max(0))
     }
 
     /// Deletes what is old. A row whose time is yet to come is as old as a later row that is.
-    async fn delete(&self, session: &mut PgConnection, horizon: &Horizon<'_>, full: i64) -> Result<Batch, Interruption> {
+    async fn delete(
+        &self,
+        session: &mut PgConnection,
+        horizon: &Horizon<'_>,
+        full: i64,
+    ) -> Result<Batch, Interruption> {
         let doing = "deleting published events";
         let schema = &self.options.schema;
         let sql = format!(
@@ -214,12 +258,24 @@ impl Retention<'_> {
                     (select count(*) from gone), (select max(xid)::text from gone)"
         );
         let keep = self.options.retention.keep.min(KEEP_MAX).as_secs_f64();
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.after).bind(horizon.below.to_string()).bind(keep).bind(full);
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.after)
+            .bind(horizon.below.to_string())
+            .bind(keep)
+            .bind(full);
         let row = within(doing, query.bind(&horizon.witnesses).fetch_one(session)).await?;
         let read = || -> Result<Batch, sqlx::Error> {
             let last_xid: Option<String> = row.try_get(4)?;
-            let floor = last_xid.and_then(|xid| xid.parse::<u64>().ok()).map(|xid| xid + 1);
-            Ok(Batch { looked_at: row.try_get(0)?, last: row.try_get(1)?, young: row.try_get(2)?, deleted: row.try_get(3)?, floor })
+            let floor = last_xid
+                .and_then(|xid| xid.parse::<u64>().ok())
+                .map(|xid| xid + 1);
+            Ok(Batch {
+                looked_at: row.try_get(0)?,
+                last: row.try_get(1)?,
+                young: row.try_get(2)?,
+                deleted: row.try_get(3)?,
+                floor,
+            })
         };
         read().map_err(Interruption::sql(doing))
     }
@@ -234,13 +290,19 @@ impl Retention<'_> {
                               from \"{}\".outbox order by seq limit 1), 0)",
             self.options.schema
         );
-        let oldest: f64 = within("looking for the oldest event", sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(session)).await?;
+        let oldest: f64 = within(
+            "looking for the oldest event",
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(session),
+        )
+        .await?;
         self.observer.oldest_event(seconds(oldest));
         Ok(())
     }
 
     fn tell_who_blocks(&mut self, horizon: &Horizon<'_>) {
-        let Some((relay, why)) = &horizon.held_by else { return };
+        let Some((relay, why)) = &horizon.held_by else {
+            return;
+        };
         if relay.silent < SILENT_MAX || self.told.is_some_and(|told| told.elapsed() < SILENT_MAX) {
             return;
         }

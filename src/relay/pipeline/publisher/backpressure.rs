@@ -84,7 +84,10 @@ impl Forwarder {
             Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
             Hold::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
-                self.observer.note(Part::Stream, format!("holds back events for topic {topic}, which is being grown"));
+                self.observer.note(
+                    Part::Stream,
+                    format!("holds back events for topic {topic}, which is being grown"),
+                );
                 // The session ends with the hold.
                 Box::pin(std::future::pending())
             }

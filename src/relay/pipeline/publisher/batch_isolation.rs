@@ -77,7 +77,10 @@ pub(super) enum Weighed {
 impl BatchIsolation {
     /// Whether no record is treated differently from others.
     pub(super) fn is_idle(&self) -> bool {
-        self.suspects.is_empty() && self.alone_each.is_empty() && self.rejected.is_empty() && self.alone.is_none()
+        self.suspects.is_empty()
+            && self.alone_each.is_empty()
+            && self.rejected.is_empty()
+            && self.alone.is_none()
     }
 
     /// Whether the order of sending depends on acknowledgements.
@@ -99,7 +102,8 @@ impl BatchIsolation {
                 self.limit_batches(limit.bytes.saturating_sub(BATCH_OVERHEAD));
                 continue;
             }
-            self.suspects.extend(of_ground.clone().map(|record| record.label));
+            self.suspects
+                .extend(of_ground.clone().map(|record| record.label));
             if ground.too_large {
                 // A topic takes batches of its limit, too: half of one that is too large is never less than half of that.
                 self.limit_batches(of_ground.map(|record| record.bytes).sum::<usize>() / 2);
@@ -112,12 +116,21 @@ impl BatchIsolation {
         self.suspects.remove(&seq);
         self.alone_each.remove(&seq);
         // The first reason is the event's own topic's.
-        self.rejected.entry(seq).or_insert_with(|| Rejected { reason: reason.to_owned(), refusals: 0 }).refusals += 1;
+        self.rejected
+            .entry(seq)
+            .or_insert_with(|| Rejected {
+                reason: reason.to_owned(),
+                refusals: 0,
+            })
+            .refusals += 1;
     }
 
     /// Whether the limit was not applied yet, so that applying it changes something.
     fn is_news(&self, topic: &str, limit: &SizeLimit) -> bool {
-        self.limits.get(topic).is_none_or(|known| known.bytes > limit.bytes) || self.batch_bytes_max.is_none_or(|max| max > limit.bytes)
+        self.limits
+            .get(topic)
+            .is_none_or(|known| known.bytes > limit.bytes)
+            || self.batch_bytes_max.is_none_or(|max| max > limit.bytes)
     }
 
     fn limit_batches(&mut self, bytes: usize) {
@@ -133,20 +146,36 @@ impl BatchIsolation {
     pub(crate) fn begin_session(&mut self) -> usize {
         self.trial = self.wants_trial().then(Instant::now);
         // A record that is larger goes in a batch of its own.
-        if self.trial.is_some() { 1 } else { self.batch_bytes_max.unwrap_or(usize::MAX) }
+        if self.trial.is_some() {
+            1
+        } else {
+            self.batch_bytes_max.unwrap_or(usize::MAX)
+        }
     }
 
     /// Compares a record with what is known of its topic's limit. `tags`: the tag after the last record, and below which all are
     /// acknowledged.
-    pub(super) fn weigh(&mut self, topic: &str, seq: i64, weight: Weight<'_>, tags: (u64, u64)) -> Weighed {
-        let Some(limit) = self.limits.get(topic) else { return Weighed::MayGo };
+    pub(super) fn weigh(
+        &mut self,
+        topic: &str,
+        seq: i64,
+        weight: Weight<'_>,
+        tags: (u64, u64),
+    ) -> Weighed {
+        let Some(limit) = self.limits.get(topic) else {
+            return Weighed::MayGo;
+        };
         match limit.weigh(weight) {
             Verdict::Fits => Weighed::MayGo,
             _ if limit.is_stale() => Weighed::LimitIsStale,
             Verdict::TooLarge => Weighed::TooLarge(limit.reason(topic)),
             Verdict::Unknown => {
                 self.alone_each.insert(seq);
-                if self.may_send(seq, tags.1, tags.0) { Weighed::MayGo } else { Weighed::GoesAlone }
+                if self.may_send(seq, tags.1, tags.0) {
+                    Weighed::MayGo
+                } else {
+                    Weighed::GoesAlone
+                }
             }
         }
     }
@@ -210,8 +239,11 @@ impl BatchIsolation {
     /// Everything below tag `floor` is acknowledged. Whether that ends a trial.
     pub(super) fn acknowledged(&mut self, floor: u64) -> bool {
         let suspects = &mut self.suspects;
-        self.tried.retain(|(tag, seq)| *tag >= floor || !suspects.remove(seq));
-        let Some(since) = self.trial else { return false };
+        self.tried
+            .retain(|(tag, seq)| *tag >= floor || !suspects.remove(seq));
+        let Some(since) = self.trial else {
+            return false;
+        };
         if since.elapsed() > TRIAL_MAX {
             self.suspects.clear();
         }
@@ -236,7 +268,14 @@ impl BatchIsolation {
             self.cut();
             self.durable();
         }
-        Self { alone: None, alone_each: HashSet::new(), tried: Vec::new(), set_aside: Vec::new(), cut: Vec::new(), ..self }
+        Self {
+            alone: None,
+            alone_each: HashSet::new(),
+            tried: Vec::new(),
+            set_aside: Vec::new(),
+            cut: Vec::new(),
+            ..self
+        }
     }
 }
 
@@ -265,14 +304,34 @@ mod tests {
     use crate::kafka::{Ground, RefusedRecord};
 
     fn refusal(seqs: &[i64], bytes: usize, too_large: bool) -> Refused {
-        let records = seqs.iter().map(|label| RefusedRecord { label: *label, bytes, ground: 0 }).collect();
-        Refused { records, grounds: vec![Ground { topic: "t".into(), too_large, reason: "no".into() }] }
+        let records = seqs
+            .iter()
+            .map(|label| RefusedRecord {
+                label: *label,
+                bytes,
+                ground: 0,
+            })
+            .collect();
+        Refused {
+            records,
+            grounds: vec![Ground {
+                topic: "t".into(),
+                too_large,
+                reason: "no".into(),
+            }],
+        }
     }
 
     /// A broker that takes batches as they fall and refuses each that holds a bad event, with all that is under way: sessions until all
     /// events are sent or found bad. What was found, and how many sessions it took.
-    fn found(events: &[bool], cuts: &[usize], window: usize, parks_durably: bool) -> (BTreeSet<i64>, usize) {
-        let (mut isolation, mut found, mut sessions) = (BatchIsolation::default(), BTreeSet::new(), 0);
+    fn found(
+        events: &[bool],
+        cuts: &[usize],
+        window: usize,
+        parks_durably: bool,
+    ) -> (BTreeSet<i64>, usize) {
+        let (mut isolation, mut found, mut sessions) =
+            (BatchIsolation::default(), BTreeSet::new(), 0);
         'session: loop {
             sessions += 1;
             isolation = isolation.carry_over(false);
@@ -289,9 +348,16 @@ mod tests {
                 }
                 let full = if single { window } else { room };
                 if under_way.len() >= full || last {
-                    let bad: Vec<i64> = under_way.iter().copied().filter(|seq| events[*seq as usize - 1]).collect();
+                    let bad: Vec<i64> = under_way
+                        .iter()
+                        .copied()
+                        .filter(|seq| events[*seq as usize - 1])
+                        .collect();
                     if !bad.is_empty() {
-                        isolation.refused(&refusal(if single { &bad } else { &under_way }, 1, false), HashMap::new());
+                        isolation.refused(
+                            &refusal(if single { &bad } else { &under_way }, 1, false),
+                            HashMap::new(),
+                        );
                         continue 'session;
                     }
                     room = *cuts.next().expect("endless");
@@ -343,7 +409,10 @@ mod tests {
         assert!(isolation.rejected(7).is_some(), "the session ended before");
         isolation.set_aside(7);
         isolation.durable();
-        assert!(isolation.rejected(7).is_some(), "an earlier batch is durable");
+        assert!(
+            isolation.rejected(7).is_some(),
+            "an earlier batch is durable"
+        );
         isolation.cut();
         isolation.durable();
         assert!(isolation.rejected(7).is_none() && isolation.is_idle());
@@ -368,7 +437,11 @@ mod tests {
     fn nothing_goes_beside_an_event_that_is_tried_again() {
         let mut isolation = BatchIsolation::default();
         isolation.suspect(1);
-        assert!(!isolation.may_send(1, 5, 6) && isolation.may_send(9, 5, 6) && isolation.may_send(1, 6, 6));
+        assert!(
+            !isolation.may_send(1, 5, 6)
+                && isolation.may_send(9, 5, 6)
+                && isolation.may_send(1, 6, 6)
+        );
         isolation.sent(1, 6);
         assert!(!isolation.may_send(9, 6, 7) && isolation.may_send(9, 7, 7) && isolation.is_idle());
     }

@@ -40,7 +40,11 @@ pub(super) enum MayCreate {
 
 impl Bucket {
     fn new(per_minute: f64) -> Self {
-        Self { per_minute, tokens: per_minute, at: Instant::now() }
+        Self {
+            per_minute,
+            tokens: per_minute,
+            at: Instant::now(),
+        }
     }
 
     fn refill(&mut self) {
@@ -52,7 +56,10 @@ impl Bucket {
 
 impl CreationBudget {
     pub(super) fn new(per_minute: u32) -> Self {
-        Self { all: Bucket::new(f64::from(per_minute)), waited_for: Bucket::new(WAITED_FOR.min(f64::from(per_minute))) }
+        Self {
+            all: Bucket::new(f64::from(per_minute)),
+            waited_for: Bucket::new(WAITED_FOR.min(f64::from(per_minute))),
+        }
     }
 
     /// Takes one topic off the budget, if it may be created. `waits`: an event waits for it.
@@ -80,13 +87,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_minute_has_so_many_topics_and_few_of_them_are_waited_for() {
         let mut budget = CreationBudget::new(30);
-        let count = |budget: &mut CreationBudget, waits, verdict| (0..100).take_while(|_| budget.take(waits) == verdict).count();
+        let count = |budget: &mut CreationBudget, waits, verdict| {
+            (0..100)
+                .take_while(|_| budget.take(waits) == verdict)
+                .count()
+        };
         assert_eq!(count(&mut budget, true, MayCreate::Yes), 10);
         assert_eq!(budget.take(true), MayCreate::Beside);
         assert_eq!(count(&mut budget, false, MayCreate::Yes), 20);
-        assert_eq!((budget.take(false), budget.take(true)), (MayCreate::No, MayCreate::No));
+        assert_eq!(
+            (budget.take(false), budget.take(true)),
+            (MayCreate::No, MayCreate::No)
+        );
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!((count(&mut budget, true, MayCreate::Yes), count(&mut budget, false, MayCreate::Yes)), (3, 7));
+        assert_eq!(
+            (
+                count(&mut budget, true, MayCreate::Yes),
+                count(&mut budget, false, MayCreate::Yes)
+            ),
+            (3, 7)
+        );
         tokio::time::advance(Duration::from_secs(3_600)).await;
         assert_eq!(count(&mut budget, false, MayCreate::Yes), 30);
     }

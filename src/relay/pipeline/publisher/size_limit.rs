@@ -63,7 +63,10 @@ impl Compression {
 
 impl SizeLimit {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes, at: Instant::now() }
+        Self {
+            bytes,
+            at: Instant::now(),
+        }
     }
 
     /// Whether it has to be looked up again before it refuses anything.
@@ -73,12 +76,19 @@ impl SizeLimit {
 
     /// Why a record is refused here.
     pub(super) fn reason(&self, topic: &str) -> String {
-        format!("larger than the {} bytes that max.message.bytes of topic `{topic}` allows", self.bytes)
+        format!(
+            "larger than the {} bytes that max.message.bytes of topic `{topic}` allows",
+            self.bytes
+        )
     }
 
     /// Weighs a record.
     pub(super) fn weigh(&self, weight: Weight<'_>) -> Verdict {
-        let Weight { value, rest, compression } = weight;
+        let Weight {
+            value,
+            rest,
+            compression,
+        } = weight;
         let most = value.len() + rest + OVERHEAD.1;
         if most <= self.bytes {
             return Verdict::Fits;
@@ -89,7 +99,10 @@ impl SizeLimit {
                 // Where the lower bound is above the limit.
                 let enough = self.bytes * 100 / TOLERANCE.0 + 1;
                 let estimate = compressed_size(value, enough);
-                (estimate * TOLERANCE.0 / 100, most.min(estimate * TOLERANCE.1 / 100 + rest + OVERHEAD.1))
+                (
+                    estimate * TOLERANCE.0 / 100,
+                    most.min(estimate * TOLERANCE.1 / 100 + rest + OVERHEAD.1),
+                )
             }
             Compression::Other => (0, most),
         };
@@ -111,10 +124,16 @@ fn compressed_size(bytes: &[u8], enough: usize) -> usize {
     let (mut size, mut literals, mut at) = (0, 0, 0);
     let quad = |at: usize| bytes.get(at..at + 4);
     while let Some(next) = quad(at).filter(|_| size + literals <= enough) {
-        let hash = u32::from_le_bytes([next[0], next[1], next[2], next[3]]).wrapping_mul(2_654_435_761) >> 20;
+        let hash = u32::from_le_bytes([next[0], next[1], next[2], next[3]])
+            .wrapping_mul(2_654_435_761)
+            >> 20;
         let before = std::mem::replace(&mut seen[hash as usize % REMEMBERED], at);
         if before != usize::MAX && at - before < 65_536 && quad(before) == Some(next) {
-            let length = bytes[at..].iter().zip(&bytes[before..]).take_while(|(a, b)| a == b).count();
+            let length = bytes[at..]
+                .iter()
+                .zip(&bytes[before..])
+                .take_while(|(a, b)| a == b)
+                .count();
             size += 3 + literals + literals / 255 + length / 255;
             (at, literals) = (at + length, 0);
         } else {
@@ -135,7 +154,9 @@ mod tests {
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 7_u64;
         let next = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             b"0123456789abcdef"[(state >> 60) as usize]
         };
         (0..bytes).map(next).collect()
@@ -148,7 +169,11 @@ mod tests {
         let noise = noise(50_000);
         assert!((45_000..52_000).contains(&size(&noise)), "{}", size(&noise));
         let repeated = noise[..1_000].repeat(20);
-        assert!((900..1_300).contains(&size(&repeated)), "{}", size(&repeated));
+        assert!(
+            (900..1_300).contains(&size(&repeated)),
+            "{}",
+            size(&repeated)
+        );
         assert_eq!((size(b""), size(b"abc")), (1, 4));
         assert!((10_000..10_300).contains(&compressed_size(&noise, 10_000)));
     }
@@ -156,10 +181,22 @@ mod tests {
     #[test]
     fn only_what_is_certain_is_decided_here() {
         let limit = SizeLimit::new(20_000);
-        let (small, large, even, plain) = (noise(19_000), noise(30_000), noise(20_500), vec![b'x'; 100_000]);
+        let (small, large, even, plain) = (
+            noise(19_000),
+            noise(30_000),
+            noise(20_500),
+            vec![b'x'; 100_000],
+        );
         use {Compression as C, Verdict as V};
-        let verdicts =
-            |value: &[u8]| [C::None, C::Repetitions, C::Other].map(|compression| limit.weigh(Weight { value, rest: 300, compression }));
+        let verdicts = |value: &[u8]| {
+            [C::None, C::Repetitions, C::Other].map(|compression| {
+                limit.weigh(Weight {
+                    value,
+                    rest: 300,
+                    compression,
+                })
+            })
+        };
         assert_eq!(verdicts(&small), [V::Fits; 3]);
         assert_eq!(verdicts(&large), [V::TooLarge, V::TooLarge, V::Unknown]);
         assert_eq!(verdicts(&plain), [V::TooLarge, V::Fits, V::Unknown]);

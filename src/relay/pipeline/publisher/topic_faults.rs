@@ -54,7 +54,10 @@ impl TopicFault {
 
 impl TopicFaults {
     pub(super) fn new(give_up_after: Duration) -> Self {
-        Self { topics: HashMap::new(), give_up_after }
+        Self {
+            topics: HashMap::new(),
+            give_up_after,
+        }
     }
 
     /// Whether every topic can be used, and nothing waits for one.
@@ -101,15 +104,17 @@ impl TopicFaults {
     }
 
     fn entry(&mut self, topic: &str, now: Instant) -> &mut TopicFault {
-        self.topics.entry(topic.to_owned()).or_insert_with(|| TopicFault {
-            reason: String::new(),
-            restated: false,
-            since: now,
-            given_up: false,
-            releasing: false,
-            look_at: now,
-            pause: TRY_EVERY.0,
-        })
+        self.topics
+            .entry(topic.to_owned())
+            .or_insert_with(|| TopicFault {
+                reason: String::new(),
+                restated: false,
+                since: now,
+                given_up: false,
+                releasing: false,
+                look_at: now,
+                pause: TRY_EVERY.0,
+            })
     }
 
     /// Events of the topic wait since an earlier session, or an earlier process.
@@ -128,8 +133,9 @@ impl TopicFaults {
 
     /// Topics whose events wait for another reason than before, once.
     pub(crate) fn restated(&mut self) -> Vec<(String, String)> {
-        let restated =
-            |(topic, fault): (&String, &mut TopicFault)| std::mem::take(&mut fault.restated).then(|| (topic.clone(), fault.reason.clone()));
+        let restated = |(topic, fault): (&String, &mut TopicFault)| {
+            std::mem::take(&mut fault.restated).then(|| (topic.clone(), fault.reason.clone()))
+        };
         self.topics.iter_mut().filter_map(restated).collect()
     }
 
@@ -143,7 +149,11 @@ impl TopicFaults {
     /// The topics to be looked at now, `most` of them. Each is due again later.
     pub(super) fn due(&mut self, most: usize) -> Vec<String> {
         let now = Instant::now();
-        let due = self.topics.iter_mut().filter(|(_, fault)| !fault.releasing && fault.look_at <= now).take(most);
+        let due = self
+            .topics
+            .iter_mut()
+            .filter(|(_, fault)| !fault.releasing && fault.look_at <= now)
+            .take(most);
         due.map(|(topic, fault)| {
             fault.look_at = now + LOOK_EVERY.1;
             topic.clone()
@@ -160,7 +170,11 @@ impl TopicFaults {
 
     /// The topics for which events still wait although they can be used.
     pub(crate) fn releasing(&self) -> Vec<String> {
-        self.topics.iter().filter(|(_, fault)| fault.releasing).map(|(topic, _)| topic.clone()).collect()
+        self.topics
+            .iter()
+            .filter(|(_, fault)| fault.releasing)
+            .map(|(topic, _)| topic.clone())
+            .collect()
     }
 
     /// Nothing waits for the topic any more.
@@ -170,13 +184,17 @@ impl TopicFaults {
 
     /// Whether the topic cannot be used for longer than it is waited for.
     pub(super) fn is_overdue(&self, topic: &str) -> bool {
-        self.topics.get(topic).is_some_and(|fault| !fault.releasing && fault.since.elapsed() >= self.give_up_after)
+        self.topics
+            .get(topic)
+            .is_some_and(|fault| !fault.releasing && fault.since.elapsed() >= self.give_up_after)
     }
 
     /// Gives topics up that cannot be used for too long: names and reasons of those that were not yet.
     pub(super) fn give_up(&mut self) -> Vec<(String, String)> {
         let after = self.give_up_after;
-        let overdue = |fault: &TopicFault| !fault.given_up && !fault.releasing && fault.since.elapsed() >= after;
+        let overdue = |fault: &TopicFault| {
+            !fault.given_up && !fault.releasing && fault.since.elapsed() >= after
+        };
         let overdue = self.topics.iter_mut().filter(|(_, fault)| overdue(fault));
         overdue
             .map(|(topic, fault)| {
@@ -188,12 +206,19 @@ impl TopicFaults {
 
     /// The reason against readiness: topics that cannot be used and are not given up.
     pub(super) fn standing(&self) -> Option<String> {
-        let standing = self.topics.iter().filter(|(_, fault)| !fault.given_up && !fault.releasing);
+        let standing = self
+            .topics
+            .iter()
+            .filter(|(_, fault)| !fault.given_up && !fault.releasing);
         let mut standing: Vec<&str> = standing.map(|(_, fault)| fault.reason.as_str()).collect();
         standing.sort_unstable();
         let more = standing.len().saturating_sub(3);
         standing.truncate(3);
-        let more = if more > 0 { format!("; and {more} more topics cannot be used") } else { String::new() };
+        let more = if more > 0 {
+            format!("; and {more} more topics cannot be used")
+        } else {
+            String::new()
+        };
         (!standing.is_empty()).then(|| format!("{}{more}", standing.join("; ")))
     }
 }
@@ -205,25 +230,45 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_topic_is_a_reason_against_readiness_until_it_is_given_up_and_is_looked_at_until_it_can_be_used() {
+    async fn a_topic_is_a_reason_against_readiness_until_it_is_given_up_and_is_looked_at_until_it_can_be_used()
+     {
         let mut faults = TopicFaults::new(30 * SECOND);
         faults.found("a", "topic `a` does not exist".into());
-        assert_eq!((faults.reason("a"), faults.reason("b")), (Some("topic `a` does not exist"), None));
-        assert_eq!((faults.standing().as_deref(), faults.due(9), faults.give_up()), (faults.reason("a"), vec![], vec![]));
+        assert_eq!(
+            (faults.reason("a"), faults.reason("b")),
+            (Some("topic `a` does not exist"), None)
+        );
+        assert_eq!(
+            (
+                faults.standing().as_deref(),
+                faults.due(9),
+                faults.give_up()
+            ),
+            (faults.reason("a"), vec![], vec![])
+        );
         tokio::time::advance(3 * SECOND).await;
-        assert_eq!((faults.due(9), faults.due(9)), (vec!["a".to_owned()], vec![]));
+        assert_eq!(
+            (faults.due(9), faults.due(9)),
+            (vec!["a".to_owned()], vec![])
+        );
         assert!(!faults.is_overdue("a"));
         tokio::time::advance(30 * SECOND).await;
         assert_eq!(faults.restated(), []);
         faults.found("a", "topic `a` may not be used".into());
         assert_eq!((faults.restated().len(), faults.restated().len()), (1, 0));
         assert!(faults.is_overdue("a"));
-        assert_eq!(faults.give_up(), [("a".to_owned(), "topic `a` may not be used".to_owned())]);
+        assert_eq!(
+            faults.give_up(),
+            [("a".to_owned(), "topic `a` may not be used".to_owned())]
+        );
         assert_eq!((faults.give_up(), faults.standing()), (vec![], None));
         faults.look_now("a");
         assert_eq!(faults.due(9), ["a"]);
         faults.usable("a");
-        assert!(faults.reason("a").is_some(), "new events queue up behind those that wait");
+        assert!(
+            faults.reason("a").is_some(),
+            "new events queue up behind those that wait"
+        );
         assert_eq!(faults.releasing(), ["a"]);
         faults.released("a");
         assert!(faults.is_idle());
@@ -247,13 +292,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_since_an_earlier_process_is_looked_at_at_once_and_many_topics_are_summed_up() {
+    async fn what_waits_since_an_earlier_process_is_looked_at_at_once_and_many_topics_are_summed_up()
+     {
         let mut faults = TopicFaults::new(30 * SECOND);
         faults.waits("a", "was missing".into(), true);
-        assert_eq!((faults.releasing(), faults.standing()), (vec!["a".to_owned()], None));
+        assert_eq!(
+            (faults.releasing(), faults.standing()),
+            (vec!["a".to_owned()], None)
+        );
         for n in 0..9 {
             faults.found(&n.to_string(), format!("topic {n}"));
         }
-        assert_eq!(faults.standing().as_deref(), Some("topic 0; topic 1; topic 2; and 6 more topics cannot be used"));
+        assert_eq!(
+            faults.standing().as_deref(),
+            Some("topic 0; topic 1; topic 2; and 6 more topics cannot be used")
+        );
     }
 }

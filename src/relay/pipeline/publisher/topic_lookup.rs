@@ -84,10 +84,18 @@ impl Asker {
     }
 
     async fn create(&self, topic: &str, waits: bool) -> Result<i32, TopicError> {
-        let may_create = self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(waits);
+        let may_create = self
+            .budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(waits);
         let reason = match may_create {
             MayCreate::Yes => {
-                let how = Creation { partitions: self.create.partitions, replication: self.create.replication, config: &[] };
+                let how = Creation {
+                    partitions: self.create.partitions,
+                    replication: self.create.replication,
+                    config: &[],
+                };
                 return self.directory.create(topic, how).await;
             }
             MayCreate::Beside => "it is being created".to_owned(),
@@ -96,7 +104,10 @@ impl Asker {
                 self.create_max_per_minute
             ),
         };
-        Err(TopicError::NotYet { topic: topic.to_owned(), reason })
+        Err(TopicError::NotYet {
+            topic: topic.to_owned(),
+            reason,
+        })
     }
 
     async fn accepted(&self, topic: &str, partitions: i32) -> Result<i32, TopicError> {
@@ -110,7 +121,11 @@ impl Asker {
     async fn until_answered(self, topic: String, survey: bool, observer: Observer) -> Cleared {
         // Stands as long as this future lives: the session that drops it has a reason of its own.
         let mut standing: Option<Reason> = None;
-        let survey = if survey { self.directory.all().await.ok() } else { None };
+        let survey = if survey {
+            self.directory.all().await.ok()
+        } else {
+            None
+        };
         loop {
             let listed = survey.as_ref().and_then(|all| all.get(&topic));
             let answer = match listed {
@@ -118,7 +133,11 @@ impl Asker {
                 None => self.ask(&topic, true).await,
             };
             let Err(error @ TopicError::Unreachable(_)) = answer else {
-                return Cleared::Topic(Looked { topic, answer, survey });
+                return Cleared::Topic(Looked {
+                    topic,
+                    answer,
+                    survey,
+                });
             };
             tracing::warn!("{error}; the relay waits, nothing is lost");
             match &standing {
@@ -137,22 +156,45 @@ impl TopicLookup {
             directory: Arc::new(Directory::new(&options.kafka)),
             create: options.topics.clone(),
             create_max_per_minute: limits.create_max_per_minute,
-            budget: Arc::new(Mutex::new(CreationBudget::new(limits.create_max_per_minute))),
+            budget: Arc::new(Mutex::new(CreationBudget::new(
+                limits.create_max_per_minute,
+            ))),
             may_be_compacted: options.delivery == Delivery::ExactlyOnce,
         };
-        Self { asker, survey: None, faults: TopicFaults::new(limits.give_up_after), standing: None, looks: None }
+        Self {
+            asker,
+            survey: None,
+            faults: TopicFaults::new(limits.give_up_after),
+            standing: None,
+            looks: None,
+        }
     }
 
     /// Looks a topic up for an event that waits for the answer.
-    pub(super) fn look_up(&self, topic: String, observer: Observer) -> impl Future<Output = Cleared> + Send + use<> {
+    pub(super) fn look_up(
+        &self,
+        topic: String,
+        observer: Observer,
+    ) -> impl Future<Output = Cleared> + Send + use<> {
         let age = self.survey.as_ref().map(|(at, _)| at.elapsed());
-        let fresh = self.survey.as_ref().filter(|(at, _)| at.elapsed() < SURVEY.0);
+        let fresh = self
+            .survey
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < SURVEY.0);
         let listed = fresh.and_then(|(_, all)| all.get(&topic).copied());
         let asker = self.asker.clone();
         async move {
             match listed {
-                Some(partitions) if asker.may_be_compacted => Cleared::Topic(Looked { topic, answer: Ok(partitions), survey: None }),
-                _ => asker.until_answered(topic, age.is_none_or(|age| age > SURVEY.1), observer).await,
+                Some(partitions) if asker.may_be_compacted => Cleared::Topic(Looked {
+                    topic,
+                    answer: Ok(partitions),
+                    survey: None,
+                }),
+                _ => {
+                    asker
+                        .until_answered(topic, age.is_none_or(|age| age > SURVEY.1), observer)
+                        .await
+                }
             }
         }
     }
@@ -177,7 +219,15 @@ impl TopicLookup {
             tokio::spawn(async move {
                 for topic in due {
                     let answer = asker.ask(&topic, false).await;
-                    if send.send(Looked { topic, answer, survey: None }).await.is_err() {
+                    if send
+                        .send(Looked {
+                            topic,
+                            answer,
+                            survey: None,
+                        })
+                        .await
+                        .is_err()
+                    {
                         break;
                     }
                 }
@@ -220,7 +270,8 @@ impl Forwarder {
                 }
                 Err(error) if asked < REACH_TRIES => {
                     tracing::warn!("{error}; the relay waits for it");
-                    self.observer.raise(Part::Kafka, Cause::Cluster, error.to_string());
+                    self.observer
+                        .raise(Part::Kafka, Cause::Cluster, error.to_string());
                     self.observer.pulse().moved();
                 }
                 Err(error) => return Err(Interruption::Kafka(error.to_string())),
@@ -237,7 +288,8 @@ impl Forwarder {
     pub(crate) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
         let now = Instant::now();
         // What was held before stays so: where its keys belong is not known to this producer.
-        self.held.extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
+        self.held
+            .extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
     }
 
     /// Whether a hold has lasted longer than it may.
@@ -292,7 +344,11 @@ impl Forwarder {
 
     /// Takes note of an answer about a topic.
     pub(super) fn looked(&mut self, looked: Looked) {
-        let Looked { topic, answer, survey } = looked;
+        let Looked {
+            topic,
+            answer,
+            survey,
+        } = looked;
         if let Some(all) = survey {
             self.lookup.survey = Some((Instant::now(), all));
         }
@@ -305,10 +361,14 @@ impl Forwarder {
             Err(TopicError::Unreachable(_)) => {}
             Err(error) => {
                 if self.lookup.faults.reason(&topic).is_none() {
-                    tracing::warn!("{error}; its events are set aside and follow as soon as it can be used, others go on");
+                    tracing::warn!(
+                        "{error}; its events are set aside and follow as soon as it can be used, others go on"
+                    );
                 }
                 match error {
-                    TopicError::NotYet { .. } => self.lookup.faults.postponed(&topic, error.to_string()),
+                    TopicError::NotYet { .. } => {
+                        self.lookup.faults.postponed(&topic, error.to_string())
+                    }
                     _ => self.lookup.faults.found(&topic, error.to_string()),
                 }
                 self.lookup.show(&self.observer);
@@ -337,10 +397,19 @@ impl Forwarder {
             self.observer.clear(Part::Kafka, Cause::Cluster);
             return;
         };
-        self.observer.raise(Part::Kafka, Cause::Cluster, format!("{reason}; events wait in the outbox"));
+        self.observer.raise(
+            Part::Kafka,
+            Cause::Cluster,
+            format!("{reason}; events wait in the outbox"),
+        );
         if self.looking.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (topics, topic) = (self.topics.clone(), self.routes.all().first().map(|route| route.topic.clone()));
-            self.looking = Some(tokio::spawn(async move { topics.look_for_cluster(topic).await }));
+            let (topics, topic) = (
+                self.topics.clone(),
+                self.routes.all().first().map(|route| route.topic.clone()),
+            );
+            self.looking = Some(tokio::spawn(
+                async move { topics.look_for_cluster(topic).await },
+            ));
         }
     }
 }

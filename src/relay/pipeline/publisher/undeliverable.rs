@@ -1,6 +1,8 @@
 //! What the forwarder does with an event that cannot be delivered: sets it aside, sends it to the dead letters, or stops.
 
-use super::{Attempt, Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, backpressure::Hold, not_taken, number};
+use super::{
+    Attempt, Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, backpressure::Hold, not_taken, number,
+};
 use crate::{
     kafka::{Outgoing, Record, SendError, Value, partition_of},
     relay::{
@@ -33,22 +35,38 @@ impl Forwarder {
     ) -> Result<Result<Delivery, Hold>, Interruption> {
         match self.options.undeliverable.policy {
             OnUndeliverable::Park => Ok(Ok(Delivery::Undeliverable(reason))),
-            OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => {
-                self.send_dead_letter(seq, event, &reason, refusals >= DEAD_LETTER_REFERENCE, queues)
-            }
-            OnUndeliverable::DeadLetter | OnUndeliverable::Stop => {
-                Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)))
-            }
+            OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => self
+                .send_dead_letter(
+                    seq,
+                    event,
+                    &reason,
+                    refusals >= DEAD_LETTER_REFERENCE,
+                    queues,
+                ),
+            OnUndeliverable::DeadLetter | OnUndeliverable::Stop => Err(Interruption::Refused(
+                stop_message(&self.options, seq, event, &reason),
+            )),
         }
     }
 
     /// Sets an event aside: itself undeliverable for this reason, or behind one that is.
-    pub(super) fn park(&mut self, seq: i64, event: &Outgoing<'_>, reason: Option<String>) -> Result<Result<Forwarded, Hold>, Interruption> {
+    pub(super) fn park(
+        &mut self,
+        seq: i64,
+        event: &Outgoing<'_>,
+        reason: Option<String>,
+    ) -> Result<Result<Forwarded, Hold>, Interruption> {
         if !self.parked.has_room() {
             return Ok(Err(Hold::Parking));
         }
-        let topic = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
-        let aggregate = Aggregate { kind: event.aggregate_type.to_owned(), id: event.aggregate_id.to_owned() };
+        let topic = self
+            .routes
+            .find(event)
+            .map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let aggregate = Aggregate {
+            kind: event.aggregate_type.to_owned(),
+            id: event.aggregate_id.to_owned(),
+        };
         if let Some(reason) = &reason {
             tracing::error!(
                 event = %event.id, seq, topic, aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
@@ -58,7 +76,14 @@ impl Forwarder {
             );
             self.observer.undeliverable("parked");
         }
-        match self.parked.park(Reference { seq, id: event.id, aggregate, topic, reason, waits_for: None }) {
+        match self.parked.park(Reference {
+            seq,
+            id: event.id,
+            aggregate,
+            topic,
+            reason,
+            waits_for: None,
+        }) {
             Ok(()) => {
                 self.isolation.set_aside(seq);
                 Ok(Ok(Forwarded::Parked))
@@ -69,17 +94,36 @@ impl Forwarder {
 
     /// Sets an event aside until its topic can be used. Of a table whose events cannot be set aside, and where the relay shall stop, it
     /// is waited for, up to `topics.give_up_after`.
-    pub(super) fn wait_for_topic(&mut self, row: &Row<'_>, topic: String) -> Result<Result<Forwarded, Hold>, Interruption> {
+    pub(super) fn wait_for_topic(
+        &mut self,
+        row: &Row<'_>,
+        topic: String,
+    ) -> Result<Result<Forwarded, Hold>, Interruption> {
         let event = &row.event;
         let policy = self.options.undeliverable.policy;
-        let reason = self.lookup.faults.reason(&topic).unwrap_or_default().to_owned();
+        let reason = self
+            .lookup
+            .faults
+            .reason(&topic)
+            .unwrap_or_default()
+            .to_owned();
         if self.options.debezium.is_none() && policy != OnUndeliverable::Stop {
             if !self.parked.has_room() {
                 return Ok(Err(Hold::Parking));
             }
-            let aggregate = Aggregate { kind: event.aggregate_type.to_owned(), id: event.aggregate_id.to_owned() };
+            let aggregate = Aggregate {
+                kind: event.aggregate_type.to_owned(),
+                id: event.aggregate_id.to_owned(),
+            };
             let (goes_to, waits_for) = (topic.clone(), Some(topic.clone()));
-            let event = Reference { seq: row.seq, id: event.id, aggregate, topic: goes_to, reason: Some(reason), waits_for };
+            let event = Reference {
+                seq: row.seq,
+                id: event.id,
+                aggregate,
+                topic: goes_to,
+                reason: Some(reason),
+                waits_for,
+            };
             self.parked.wait_for_topic(event, &topic);
             self.isolation.set_aside(row.seq);
             return Ok(Ok(Forwarded::Parked));
@@ -90,10 +134,12 @@ impl Forwarder {
         let seq = number(row.seq, event);
         match self.undeliverable(seq, event, reason.clone(), 0, true)? {
             Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
-            Ok(Delivery::TopicWaits(dead)) if !self.lookup.faults.is_overdue(&dead) => Ok(Err(Hold::UnusableTopic(dead))),
-            Ok(Delivery::TopicWaits(_) | Delivery::Undeliverable(_)) => {
-                Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)))
+            Ok(Delivery::TopicWaits(dead)) if !self.lookup.faults.is_overdue(&dead) => {
+                Ok(Err(Hold::UnusableTopic(dead)))
             }
+            Ok(Delivery::TopicWaits(_) | Delivery::Undeliverable(_)) => Err(Interruption::Refused(
+                stop_message(&self.options, seq, event, &reason),
+            )),
             Err(hold) => Ok(Err(hold)),
         }
     }
@@ -107,16 +153,23 @@ impl Forwarder {
         by_reference: bool,
         queues: bool,
     ) -> Result<Result<Delivery, Hold>, Interruption> {
-        let original = self.routes.find(event).map_or_else(|name| name, |(_, route)| route.topic.clone());
+        let original = self
+            .routes
+            .find(event)
+            .map_or_else(|name| name, |(_, route)| route.topic.clone());
         let topic = dead_letter_topic(&self.options.undeliverable.dead_letter_topic, &original);
-        if self.routes.named(&topic).is_none() || (queues && self.lookup.faults.reason(&topic).is_some()) {
+        if self.routes.named(&topic).is_none()
+            || (queues && self.lookup.faults.reason(&topic).is_some())
+        {
             return Ok(self.unmet(topic, queues).map(|attempt| match attempt {
                 Attempt::Impossible(why) => Delivery::Undeliverable(format!("{reason}; {why}")),
                 Attempt::TopicWaits(topic) => Delivery::TopicWaits(topic),
                 Attempt::Sent(tag) => Delivery::Sent(tag),
             }));
         }
-        let Some((at, route)) = self.routes.named(&topic) else { return Ok(Err(Hold::NewTopic(topic))) };
+        let Some((at, route)) = self.routes.named(&topic) else {
+            return Ok(Err(Hold::NewTopic(topic)));
+        };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         let turn = self.sink.turn();
         if !route.may_send(partition, turn, || self.sink.acks().floor()) {
@@ -134,13 +187,29 @@ impl Forwarder {
                 Err(_) => {
                     // The reason says so; they are in the outbox.
                     event.headers = "{}";
-                    self.envelope.write(&event).map_err(|error| Interruption::Refused(error.to_string()))?
+                    self.envelope
+                        .write(&event)
+                        .map_err(|error| Interruption::Refused(error.to_string()))?
                 }
             };
             let headers = explain(headers, &original, reason, event.id, known);
-            let (key, timestamp) = (event.aggregate_id.as_bytes(), self.stamping.stamp(i64::MAX, self.clock.now()));
-            let record = Record { topic: &topic, partition, key, value, headers, timestamp, label: seq };
-            match self.sink.send(record, event.headers.len() + ENVELOPE_BYTES + reason.len()) {
+            let (key, timestamp) = (
+                event.aggregate_id.as_bytes(),
+                self.stamping.stamp(i64::MAX, self.clock.now()),
+            );
+            let record = Record {
+                topic: &topic,
+                partition,
+                key,
+                value,
+                headers,
+                timestamp,
+                label: seq,
+            };
+            match self
+                .sink
+                .send(record, event.headers.len() + ENVELOPE_BYTES + reason.len())
+            {
                 Ok(Sent::Tag(tag)) => {
                     route.sent(partition, turn, tag);
                     self.count(at);
@@ -161,7 +230,11 @@ impl Forwarder {
 
 fn stop_message(options: &RelayOptions, seq: i64, event: &Outgoing<'_>, reason: &str) -> String {
     let (relay, id) = (&options.name, event.id);
-    let seq = if seq > 0 { format!("seq {seq}, ") } else { String::new() };
+    let seq = if seq > 0 {
+        format!("seq {seq}, ")
+    } else {
+        String::new()
+    };
     let otherwise = match options.debezium {
         None => format!(
             "park, which sets this aggregate aside and goes on (`tidings parked discard {id} --name {relay}` then gives this one event up), or with --on-undeliverable dead-letter"

@@ -5,11 +5,25 @@ use proptest::prelude::*;
 use super::*;
 use crate::relay::AdditionalColumn;
 
-const COLUMNS: [(&str, u32); 8] =
-    [("id", 2950), ("aggregatetype", 25), ("aggregateid", 20), ("type", 1043), ("payload", 114), ("n", 23), ("seq", 25), ("urgent", 16)];
+const COLUMNS: [(&str, u32); 8] = [
+    ("id", 2950),
+    ("aggregatetype", 25),
+    ("aggregateid", 20),
+    ("type", 1043),
+    ("payload", 114),
+    ("n", 23),
+    ("seq", 25),
+    ("urgent", 16),
+];
 
 fn columns() -> Vec<Column> {
-    COLUMNS.iter().map(|(name, type_oid)| Column { name: (*name).into(), type_oid: *type_oid }).collect()
+    COLUMNS
+        .iter()
+        .map(|(name, type_oid)| Column {
+            name: (*name).into(),
+            type_oid: *type_oid,
+        })
+        .collect()
 }
 
 fn outbox(additional: &[(&str, Placement, &str)]) -> DebeziumOutbox {
@@ -44,12 +58,23 @@ fn row(key: i64, payload: Option<&str>, n: Option<i32>) -> Vec<u8> {
     let text = |text: &str| Some(text.as_bytes().to_vec());
     let payload = payload.and_then(text);
     let n = n.map(|n| n.to_be_bytes().to_vec());
-    tuple(&[Some(vec![7; 16]), text("order"), Some(key.to_be_bytes().to_vec()), text("Placed"), payload, n, text("x"), Some(vec![1])])
+    tuple(&[
+        Some(vec![7; 16]),
+        text("order"),
+        Some(key.to_be_bytes().to_vec()),
+        text("Placed"),
+        payload,
+        n,
+        text("x"),
+        Some(vec![1]),
+    ])
 }
 
 fn read<T>(layout: &Layout, bytes: &[u8], check: impl FnOnce(Result<Row<'_>, RowError>) -> T) -> T {
     use crate::postgres::replication::{Message, decode};
-    let Ok(Message::Insert { row, .. }) = decode(bytes) else { panic!("an insert") };
+    let Ok(Message::Insert { row, .. }) = decode(bytes) else {
+        panic!("an insert")
+    };
     check(layout.read(&row, 5, &mut Scratch::default()))
 }
 
@@ -80,20 +105,39 @@ proptest! {
 fn a_payload_is_the_value_as_it_is_and_null_is_a_tombstone() {
     let layout = Layout::of(&outbox(&[]), &columns()).expect("a layout");
     read(&layout, &row(1, Some("{ \"n\": 1.00 }"), None), |row| {
-        assert_eq!(row.expect("an event").event.value, Value::Json(b"{ \"n\": 1.00 }"))
+        assert_eq!(
+            row.expect("an event").event.value,
+            Value::Json(b"{ \"n\": 1.00 }")
+        )
     });
-    read(&layout, &row(1, None, None), |row| assert_eq!(row.expect("an event").event.value, Value::Tombstone));
+    read(&layout, &row(1, None, None), |row| {
+        assert_eq!(row.expect("an event").event.value, Value::Tombstone)
+    });
 }
 
 #[test]
 fn a_column_that_is_missing_or_cannot_be_sent_is_named_with_the_remedy() {
     // A `seq` that is no bigint is a column of its own, and nothing to order by.
-    assert!(!Layout::of(&outbox(&[]), &columns()).expect("a layout").is_ordered());
-    let error = |outbox: &DebeziumOutbox, columns: &[Column]| Layout::of(outbox, columns).expect_err("refused").to_string();
-    assert!(error(&outbox(&[("tenant", Placement::Header, "t")]), &columns()).contains("no column `tenant`"));
+    assert!(
+        !Layout::of(&outbox(&[]), &columns())
+            .expect("a layout")
+            .is_ordered()
+    );
+    let error = |outbox: &DebeziumOutbox, columns: &[Column]| {
+        Layout::of(outbox, columns)
+            .expect_err("refused")
+            .to_string()
+    };
+    assert!(
+        error(&outbox(&[("tenant", Placement::Header, "t")]), &columns())
+            .contains("no column `tenant`")
+    );
     let mut other = columns();
     other[0].type_oid = 20;
-    assert!(error(&outbox(&[]), &other).contains("`id`") && error(&outbox(&[]), &other).contains("uuid"));
+    assert!(
+        error(&outbox(&[]), &other).contains("`id`")
+            && error(&outbox(&[]), &other).contains("uuid")
+    );
     other[0].type_oid = 2950;
     other[5].type_oid = 1700;
     assert!(error(&outbox(&[("n", Placement::Header, "n")]), &other).contains("generated"));
@@ -103,7 +147,16 @@ fn a_column_that_is_missing_or_cannot_be_sent_is_named_with_the_remedy() {
     null[7] = 1;
     read(&layout, &null, |row| {
         let row = row.expect("it is known which event it is");
-        assert_eq!(row.fault.map(|fault| fault.to_string()).as_deref(), Some("column `aggregatetype` is null where a value is needed"));
+        assert_eq!(
+            row.fault.map(|fault| fault.to_string()).as_deref(),
+            Some("column `aggregatetype` is null where a value is needed")
+        );
     });
-    read(&layout, &tuple(&[None]), |row| assert!(row.expect_err("no id").to_string().contains("of event ? of table public.outbox")));
+    read(&layout, &tuple(&[None]), |row| {
+        assert!(
+            row.expect_err("no id")
+                .to_string()
+                .contains("of event ? of table public.outbox")
+        )
+    });
 }

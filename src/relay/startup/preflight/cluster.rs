@@ -14,7 +14,11 @@ use crate::relay::{
 ///
 /// # Errors
 /// A broker or a database that does not answer.
-pub(super) async fn probe(options: &RelayOptions, session: &mut PgConnection, conditions: &mut Conditions) -> Result<(), Interruption> {
+pub(super) async fn probe(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    conditions: &mut Conditions,
+) -> Result<(), Interruption> {
     let name = "positions";
     if options.delivery == Delivery::AtLeastOnce {
         conditions.met(name, "stored in the database: delivery is at least once");
@@ -25,7 +29,10 @@ pub(super) async fn probe(options: &RelayOptions, session: &mut PgConnection, co
         return Ok(());
     };
     if saved.moved_to.is_some() || saved.adopts.is_some() {
-        conditions.met(name, "moved by a command: the relay's next start takes it over");
+        conditions.met(
+            name,
+            "moved by a command: the relay's next start takes it over",
+        );
         return Ok(());
     }
     let here = server::examine(session).await?;

@@ -72,10 +72,21 @@ impl Facts {
     ///
     /// # Errors
     /// A lost connection; a server that is not PostgreSQL.
-    pub(super) async fn ask(options: &RelayOptions, session: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        const SQL: &str = concat!("select to_json(facts) from (", include_str!("facts.sql"), ") facts");
+    pub(super) async fn ask(
+        options: &RelayOptions,
+        session: &mut PgConnection,
+    ) -> Result<Self, sqlx::Error> {
+        const SQL: &str = concat!(
+            "select to_json(facts) from (",
+            include_str!("facts.sql"),
+            ") facts"
+        );
         let (schema, table) = options.table();
-        let facts = sqlx::query_scalar(SQL).bind(&options.schema).bind(schema).bind(table).fetch_one(session);
+        let facts = sqlx::query_scalar(SQL)
+            .bind(&options.schema)
+            .bind(schema)
+            .bind(table)
+            .fetch_one(session);
         let Json(facts) = facts.await?;
         Ok(facts)
     }

@@ -29,8 +29,15 @@ pub(super) async fn probe(
         return Ok(());
     }
     let here = within("asking which database this is", identity(session)).await?;
-    let known = relay_store::saved(options, session).await?.unwrap_or_default().names;
-    let names = within("looking for slot and publication", log_names(options.subject(), session, &here, &known)).await?;
+    let known = relay_store::saved(options, session)
+        .await?
+        .unwrap_or_default()
+        .names;
+    let names = within(
+        "looking for slot and publication",
+        log_names(options.subject(), session, &here, &known),
+    )
+    .await?;
     publication(facts, options, log, &names, session, conditions).await?;
     let slot = slot::look(&names.slot, session).await;
     let exists = matches!(slot, Ok(Some(_)));
@@ -58,11 +65,18 @@ async fn publication(
     let (name, table) = (&names.publication, options.quoted_table());
     let found = slot::fit_publication(options, name, session).await;
     if !matches!(found, Ok(false)) {
-        conditions.probed("publication", log, found.map(|_| format!("{name}, of {table}")))?;
+        conditions.probed(
+            "publication",
+            log,
+            found.map(|_| format!("{name}, of {table}")),
+        )?;
         return Ok(());
     }
     if facts.superuser || (facts.outbox_owned == Some(true) && facts.database_create) {
-        conditions.met("publication", format!("{name} is created when the relay starts"));
+        conditions.met(
+            "publication",
+            format!("{name} is created when the relay starts"),
+        );
         return Ok(());
     }
     let role = quoted(&facts.role);
@@ -80,10 +94,17 @@ async fn publication(
 
 /// The relay publishes from the table what the slot has lost, if there is a table to read.
 fn slot_lost(options: &RelayOptions, log: Log, names: &LogNames, conditions: &mut Conditions) {
-    let text = format!("{} cannot be read any more: the server has removed WAL that the relay had not read", names.slot);
+    let text = format!(
+        "{} cannot be read any more: the server has removed WAL that the relay had not read",
+        names.slot
+    );
     let remedy = match (log, &options.debezium) {
-        (Log::Needed, Some(_)) => "start the relay: it stops, and names the commands by which it continues",
-        _ => "start the relay: it publishes from the table what the slot has lost, and makes the slot again. Raise max_slot_wal_keep_size",
+        (Log::Needed, Some(_)) => {
+            "start the relay: it stops, and names the commands by which it continues"
+        }
+        _ => {
+            "start the relay: it publishes from the table what the slot has lost, and makes the slot again. Raise max_slot_wal_keep_size"
+        }
     };
     conditions.warn("slot", text, remedy);
 }

@@ -90,13 +90,28 @@ impl Conditions {
     }
 
     /// Adds a condition without which a relay does not start.
-    pub(crate) fn refuse(&mut self, name: &str, text: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn refuse(
+        &mut self,
+        name: &str,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(name, Level::Refused, text.into(), Some(remedy.into()));
     }
 
     /// Adds a condition of the log that does not hold: a refusal only if the relay cannot work without the log.
-    fn without_log(&mut self, log: Log, name: &str, text: impl Into<String>, remedy: impl Into<String>) {
-        let level = if log == Log::Needed { Level::Refused } else { Level::Warning };
+    fn without_log(
+        &mut self,
+        log: Log,
+        name: &str,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let level = if log == Log::Needed {
+            Level::Refused
+        } else {
+            Level::Warning
+        };
         self.add(name, level, text.into(), Some(remedy.into()));
     }
 
@@ -104,11 +119,18 @@ impl Conditions {
     ///
     /// # Errors
     /// What is no statement about the condition: a lost connection.
-    fn probed(&mut self, name: &str, log: Log, found: Result<String, Interruption>) -> Result<bool, Interruption> {
+    fn probed(
+        &mut self,
+        name: &str,
+        log: Log,
+        found: Result<String, Interruption>,
+    ) -> Result<bool, Interruption> {
         let (level, text) = match found {
             Ok(text) => (Level::Met, text),
             Err(Interruption::Refused(text)) => (Level::Refused, text),
-            Err(Interruption::PublicationUnfit(text)) if log == Log::Needed => (Level::Refused, text),
+            Err(Interruption::PublicationUnfit(text)) if log == Log::Needed => {
+                (Level::Refused, text)
+            }
             Err(Interruption::PublicationUnfit(text)) => (Level::Warning, text),
             Err(waits @ Interruption::Connections { .. }) => (Level::Waits, waits.full()),
             Err(other) => return Err(other),
@@ -118,12 +140,19 @@ impl Conditions {
     }
 
     fn add(&mut self, name: &str, level: Level, text: String, remedy: Option<String>) {
-        self.0.push(Condition { name: name.to_owned(), level, text, remedy });
+        self.0.push(Condition {
+            name: name.to_owned(),
+            level,
+            text,
+            remedy,
+        });
     }
 
     /// Whether every condition holds without which nothing more can be asked.
     fn hold(&self) -> bool {
-        self.0.iter().all(|condition| condition.level < Level::Waits)
+        self.0
+            .iter()
+            .all(|condition| condition.level < Level::Waits)
     }
 
     /// Passes if a relay may start now.
@@ -131,7 +160,13 @@ impl Conditions {
     /// # Errors
     /// Every refusal in one, or else what the relay waits for.
     pub(crate) fn require(&self) -> Result<(), Interruption> {
-        let of = |level| self.0.iter().filter(move |condition| condition.level == level).map(Condition::message).collect::<Vec<_>>();
+        let of = |level| {
+            self.0
+                .iter()
+                .filter(move |condition| condition.level == level)
+                .map(Condition::message)
+                .collect::<Vec<_>>()
+        };
         let (refused, awaited) = (of(Level::Refused), of(Level::Waits));
         match (refused.is_empty(), awaited.is_empty()) {
             (false, _) => Err(Interruption::Refused(refused.join("\n"))),
@@ -143,7 +178,10 @@ impl Conditions {
 
 impl Condition {
     fn message(&self) -> String {
-        self.remedy.as_ref().map_or_else(|| self.text.clone(), |remedy| format!("{}; {remedy}", self.text))
+        self.remedy.as_ref().map_or_else(
+            || self.text.clone(),
+            |remedy| format!("{}; {remedy}", self.text),
+        )
     }
 }
 
@@ -151,7 +189,10 @@ impl Condition {
 ///
 /// # Errors
 /// A lost connection.
-pub(crate) async fn examine(options: &RelayOptions, session: &mut PgConnection) -> Result<Conditions, Interruption> {
+pub(crate) async fn examine(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+) -> Result<Conditions, Interruption> {
     let mut conditions = Conditions::default();
     let facts = within("asking the server what it is", Facts::ask(options, session)).await?;
     let log = log_of(options, session, &mut conditions).await?;
@@ -176,15 +217,22 @@ pub(crate) async fn examine(options: &RelayOptions, session: &mut PgConnection) 
 /// What is no statement about a condition, such as a lost connection.
 #[cfg(feature = "cli")]
 pub(crate) async fn examine_all(options: &RelayOptions) -> Result<Vec<Condition>, String> {
-    all(options).await.map(|conditions| conditions.0).map_err(|error| error.full())
+    all(options)
+        .await
+        .map(|conditions| conditions.0)
+        .map_err(|error| error.full())
 }
 
 #[cfg(feature = "cli")]
 async fn all(options: &RelayOptions) -> Result<Conditions, Interruption> {
     let mut conditions = Conditions::default();
-    let direct = pooler::require_direct(options).await.map(|()| "none in between".to_owned());
+    let direct = pooler::require_direct(options)
+        .await
+        .map(|()| "none in between".to_owned());
     if conditions.probed("pooler", Log::Wanted, direct)? {
-        let enough = pooler::require_connections(options).await.map(|()| "as many as a leader needs".to_owned());
+        let enough = pooler::require_connections(options)
+            .await
+            .map(|()| "as many as a leader needs".to_owned());
         conditions.probed("connections", Log::Wanted, enough)?;
         let mut session = connect(options, "check").await?;
         conditions.0.extend(examine(options, &mut session).await?.0);
@@ -217,7 +265,11 @@ pub(crate) async fn require(options: &RelayOptions) -> Result<(), Interruption> 
 }
 
 /// Whether the relay reads the log. Of a Debezium table the columns decide.
-async fn log_of(options: &RelayOptions, session: &mut PgConnection, conditions: &mut Conditions) -> Result<Log, Interruption> {
+async fn log_of(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    conditions: &mut Conditions,
+) -> Result<Log, Interruption> {
     let only = match table_layout::examine(options, session).await {
         Ok(shape) => shape.log_only().is_some(),
         Err(refused) => {
@@ -235,7 +287,13 @@ async fn log_of(options: &RelayOptions, session: &mut PgConnection, conditions: 
 
 /// An identifier for SQL that is shown, in quotes where it needs them.
 fn quoted(name: &str) -> String {
-    let plain =
-        name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_')) && !name.starts_with(|c: char| c.is_ascii_digit());
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    let plain = name
+        .bytes()
+        .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }

@@ -13,16 +13,35 @@ const COLUMNS: &[(&str, &[&str], &str)] = &[
     ("aggregateid", TEXT, "text"),
     ("type", TEXT, "text"),
     ("version", &["integer"], "int"),
-    ("payload", &["json", "jsonb", "text", "character varying"], "json"),
+    (
+        "payload",
+        &["json", "jsonb", "text", "character varying"],
+        "json",
+    ),
     ("payload_bytes", &["bytea"], "bytea"),
-    ("headers", &["jsonb", "json", "text", "character varying"], "jsonb"),
-    ("occurred_at", &["timestamp with time zone", "timestamp without time zone"], "timestamptz"),
+    (
+        "headers",
+        &["jsonb", "json", "text", "character varying"],
+        "jsonb",
+    ),
+    (
+        "occurred_at",
+        &["timestamp with time zone", "timestamp without time zone"],
+        "timestamptz",
+    ),
     ("topic", TEXT, "text"),
     ("xid", &["xid8"], "xid8"),
 ];
 
 /// Types whose values are sent as their characters.
-const TEXT: &[&str] = &["text", "character varying", "character", "name", "citext", "public.citext"];
+const TEXT: &[&str] = &[
+    "text",
+    "character varying",
+    "character",
+    "name",
+    "citext",
+    "public.citext",
+];
 
 /// Adds the conditions that facts decide.
 pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
@@ -39,7 +58,14 @@ pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Cond
     numbers(facts, conditions);
     triggers(facts, options, conditions);
     if conditions.0.len() == before {
-        conditions.met("outbox", format!("{}, {} columns", options.quoted_table(), facts.outbox_columns.len()));
+        conditions.met(
+            "outbox",
+            format!(
+                "{}, {} columns",
+                options.quoted_table(),
+                facts.outbox_columns.len()
+            ),
+        );
     }
 }
 
@@ -47,7 +73,9 @@ pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Cond
 fn shape(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
     let table = options.quoted_table();
     let what = match facts.outbox_kind.as_deref() {
-        Some("r") if facts.outbox_has_children => "has child tables, whose rows the log has under other names",
+        Some("r") if facts.outbox_has_children => {
+            "has child tables, whose rows the log has under other names"
+        }
         Some("r") => return columns(facts, &table, conditions),
         Some("p") => "is partitioned, and the log has the rows of a partition under another name",
         Some("v" | "m") => "is a view, and the log has no rows of a view",
@@ -64,14 +92,24 @@ fn shape(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
 }
 
 fn columns(facts: &Facts, table: &str, conditions: &mut Conditions) {
-    let missing: Vec<&str> = COLUMNS.iter().map(|(name, ..)| *name).filter(|name| !facts.outbox_columns.contains_key(*name)).collect();
+    let missing: Vec<&str> = COLUMNS
+        .iter()
+        .map(|(name, ..)| *name)
+        .filter(|name| !facts.outbox_columns.contains_key(*name))
+        .collect();
     if !missing.is_empty() {
         let plural = if missing.len() == 1 { "" } else { "s" };
         let text = format!("table {table} has no column{plural} {}", missing.join(", "));
         conditions.refuse("outbox", text, "run `tidings migrate` for this database and schema, or name the right schema with --schema");
     }
     for (name, types, wanted) in COLUMNS {
-        let Some(found) = facts.outbox_columns.get(*name).filter(|found| !types.contains(&found.as_str())) else { continue };
+        let Some(found) = facts
+            .outbox_columns
+            .get(*name)
+            .filter(|found| !types.contains(&found.as_str()))
+        else {
+            continue;
+        };
         conditions.refuse(
             "outbox",
             format!("column {name} of table {table} is of type {found}, and the relay reads {wanted}"),
@@ -112,7 +150,9 @@ fn visibility(facts: &Facts, conditions: &mut Conditions) {
 
 /// Events of one aggregate are numbered in the order in which they are inserted.
 fn numbers(facts: &Facts, conditions: &mut Conditions) {
-    let Some(sequence) = &facts.outbox_sequence else { return };
+    let Some(sequence) = &facts.outbox_sequence else {
+        return;
+    };
     let name = &sequence.name;
     if sequence.cache != 1 {
         conditions.refuse(
@@ -161,10 +201,18 @@ fn without_own_transactions(schema: &str) -> (String, String) {
 ///
 /// # Errors
 /// The refusal, as at a start; a lost connection.
-pub(crate) async fn require_own_transactions(session: &mut PgConnection, schema: &str) -> Result<(), Interruption> {
+pub(crate) async fn require_own_transactions(
+    session: &mut PgConnection,
+    schema: &str,
+) -> Result<(), Interruption> {
     let sql = "select exists (select from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
                where n.nspname = $1 and c.relname = 'outbox' and t.tgname = 'outbox_own_transaction' and t.tgenabled = 'A')";
-    if within("looking at the outbox", sqlx::query_scalar(sql).bind(schema).fetch_one(session)).await? {
+    if within(
+        "looking at the outbox",
+        sqlx::query_scalar(sql).bind(schema).fetch_one(session),
+    )
+    .await?
+    {
         return Ok(());
     }
     let (text, remedy) = without_own_transactions(schema);
@@ -172,7 +220,10 @@ pub(crate) async fn require_own_transactions(session: &mut PgConnection, schema:
 }
 
 fn triggers(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
-    let others = facts.outbox_disabled_triggers.iter().filter(|name| *name != "outbox_own_transaction");
+    let others = facts
+        .outbox_disabled_triggers
+        .iter()
+        .filter(|name| *name != "outbox_own_transaction");
     let names = others.map(String::as_str).collect::<Vec<_>>().join(", ");
     if names.is_empty() {
         return;
@@ -189,14 +240,25 @@ fn triggers(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) 
 ///
 /// # Errors
 /// A lost connection.
-pub(super) async fn probe(options: &RelayOptions, session: &mut PgConnection, conditions: &mut Conditions) -> Result<(), Interruption> {
+pub(super) async fn probe(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    conditions: &mut Conditions,
+) -> Result<(), Interruption> {
     // A Debezium table may be read without its transactions.
     if options.debezium.is_some() {
         return Ok(());
     }
     let table = options.quoted_table();
-    let foreign = format!("select exists (select from {table} where xid >= pg_snapshot_xmax(pg_current_snapshot()))");
-    if within("looking at the outbox", sqlx::query_scalar(AssertSqlSafe(foreign)).fetch_one(session)).await? {
+    let foreign = format!(
+        "select exists (select from {table} where xid >= pg_snapshot_xmax(pg_current_snapshot()))"
+    );
+    if within(
+        "looking at the outbox",
+        sqlx::query_scalar(AssertSqlSafe(foreign)).fetch_one(session),
+    )
+    .await?
+    {
         conditions.refuse(
             "outbox",
             "the outbox holds rows of transactions that this server has not had yet (column xid): it was restored from a dump, or copied",

@@ -14,9 +14,16 @@ use crate::relay::{
 ///
 /// # Errors
 /// A lost connection.
-pub(super) async fn probe(options: &RelayOptions, session: &mut PgConnection, conditions: &mut Conditions) -> Result<(), Interruption> {
+pub(super) async fn probe(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    conditions: &mut Conditions,
+) -> Result<(), Interruption> {
     let Some(saved) = relay_store::saved(options, session).await? else {
-        conditions.met("position", "none: the relay begins with what the outbox holds");
+        conditions.met(
+            "position",
+            "none: the relay begins with what the outbox holds",
+        );
         return Ok(());
     };
     let found = examine(options, session, &saved).await;
@@ -24,17 +31,32 @@ pub(super) async fn probe(options: &RelayOptions, session: &mut PgConnection, co
     Ok(())
 }
 
-async fn examine(options: &RelayOptions, session: &mut PgConnection, saved: &Saved) -> Result<String, Interruption> {
+async fn examine(
+    options: &RelayOptions,
+    session: &mut PgConnection,
+    saved: &Saved,
+) -> Result<String, Interruption> {
     if saved.moved_to.is_some() || saved.adopts.is_some() {
         return Ok("moved by a command: the relay's next start takes it over".into());
     }
     let here = server::examine(session).await?;
     continuity::require_same_database(options, session, &here, saved).await?;
     if let (Some(identity), Some(position)) = (&saved.identity, &saved.position) {
-        let kept = continuity::require_kept_commits(options, session, &here, identity, position.clone(), Some(position));
+        let kept = continuity::require_kept_commits(
+            options,
+            session,
+            &here,
+            identity,
+            position.clone(),
+            Some(position),
+        );
         kept.await?;
         let schema = format!("\"{}\"", options.schema);
-        let floor = if options.debezium.is_none() { relay_store::floor(session, &schema, "").await? } else { 0 };
+        let floor = if options.debezium.is_none() {
+            relay_store::floor(session, &schema, "").await?
+        } else {
+            0
+        };
         recovery::require_kept(options, position, floor)?;
     }
     Ok("belongs to this database".into())

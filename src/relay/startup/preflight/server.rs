@@ -12,13 +12,23 @@ const VERSION_MIN: i32 = 150_000;
 pub(super) fn judge(facts: &Facts, log: Log, conditions: &mut Conditions) {
     match facts.version_number {
         VERSION_MIN.. => conditions.met("version", &facts.version),
-        _ => conditions.refuse("version", format!("Postgres {} is too old", facts.version), "upgrade to PostgreSQL 15 or newer"),
+        _ => conditions.refuse(
+            "version",
+            format!("Postgres {} is too old", facts.version),
+            "upgrade to PostgreSQL 15 or newer",
+        ),
     }
     clock(facts.clock, Utc::now().timestamp_millis(), conditions);
     writable(facts, conditions);
     encoding(facts, conditions);
     if log == Log::Unwanted {
-        return conditions.met("wal_level", format!("{}; source is poll, so the log is not read", facts.wal_level));
+        return conditions.met(
+            "wal_level",
+            format!(
+                "{}; source is poll, so the log is not read",
+                facts.wal_level
+            ),
+        );
     }
     logical(facts, log, conditions);
 }
@@ -94,7 +104,9 @@ fn logical(facts: &Facts, log: Log, conditions: &mut Conditions) {
                 log,
                 "replication",
                 format!("permission denied: role {role} may not replicate"),
-                format!("run ALTER ROLE {role} REPLICATION (on RDS: grant rds_replication to {role})"),
+                format!(
+                    "run ALTER ROLE {role} REPLICATION (on RDS: grant rds_replication to {role})"
+                ),
             );
         }
     }
@@ -117,13 +129,19 @@ pub(super) fn room(facts: &Facts, log: Log, slot_exists: bool, conditions: &mut 
         // One of them may be this relay's own, which its next leader ends.
         false if slot_exists => conditions.warn(
             "WAL senders",
-            format!("{}, none is left", used(facts.senders_used, facts.senders_max)),
+            format!(
+                "{}, none is left",
+                used(facts.senders_used, facts.senders_max)
+            ),
             "raise max_wal_senders in postgresql.conf and restart the server",
         ),
         false => conditions.without_log(
             log,
             "WAL senders",
-            format!("{}, none is left", used(facts.senders_used, facts.senders_max)),
+            format!(
+                "{}, none is left",
+                used(facts.senders_used, facts.senders_max)
+            ),
             "raise max_wal_senders in postgresql.conf and restart the server",
         ),
     }

@@ -24,13 +24,29 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
         assert_eq!(call(&mut machine, Outcome::Failure, now), None);
     }
     let opened = call(&mut machine, Outcome::Failure, now).expect("it opens");
-    assert_eq!(opened, Transition { from: State::Closed, to: State::Open, cause: Cause::ConsecutiveFailures(5) });
-    assert_eq!(machine.admit(now + 10 * SECOND).expect_err("it is open"), 20 * SECOND);
+    assert_eq!(
+        opened,
+        Transition {
+            from: State::Closed,
+            to: State::Open,
+            cause: Cause::ConsecutiveFailures(5)
+        }
+    );
+    assert_eq!(
+        machine.admit(now + 10 * SECOND).expect_err("it is open"),
+        20 * SECOND
+    );
     let later = now + 30 * SECOND;
-    assert_eq!(machine.elapse(later).map(|it| it.cause), Some(Cause::OpenElapsed));
+    assert_eq!(
+        machine.elapse(later).map(|it| it.cause),
+        Some(Cause::OpenElapsed)
+    );
     assert_eq!(call(&mut machine, Outcome::Success, later), None);
     let closed = call(&mut machine, Outcome::Success, later).expect("it closes");
-    assert_eq!((closed.to, closed.cause), (State::Closed, Cause::ProbesSucceeded));
+    assert_eq!(
+        (closed.to, closed.cause),
+        (State::Closed, Cause::ProbesSucceeded)
+    );
 }
 
 #[test]
@@ -38,32 +54,62 @@ fn half_of_twenty_calls_open_it_though_no_five_fail_in_a_row() {
     let (mut machine, now) = machine(CircuitBreakerPolicy::default());
     for turn in 0..9 {
         call(&mut machine, Outcome::Success, now + turn * SECOND);
-        assert_eq!(call(&mut machine, Outcome::Failure, now + turn * SECOND), None, "{turn}");
+        assert_eq!(
+            call(&mut machine, Outcome::Failure, now + turn * SECOND),
+            None,
+            "{turn}"
+        );
     }
     call(&mut machine, Outcome::Success, now + 9 * SECOND);
     let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("it opens");
-    assert_eq!(opened.cause, Cause::FailureRate { failures: 10, calls: 20 });
+    assert_eq!(
+        opened.cause,
+        Cause::FailureRate {
+            failures: 10,
+            calls: 20
+        }
+    );
 }
 
 #[test]
 fn an_outcome_from_before_it_opened_changes_nothing() {
     let (mut machine, now) = machine(CircuitBreakerPolicy::default());
-    let (early, late) = (machine.admit(now).expect("closed"), machine.admit(now).expect("closed"));
+    let (early, late) = (
+        machine.admit(now).expect("closed"),
+        machine.admit(now).expect("closed"),
+    );
     for _ in 0..5 {
         call(&mut machine, Outcome::Failure, now);
     }
     assert_eq!(machine.complete(early, Outcome::Success, now), None);
     machine.elapse(now + 30 * SECOND);
     let probe = machine.admit(now + 30 * SECOND).expect("half-open");
-    assert_eq!(machine.complete(late, Outcome::Failure, now + 31 * SECOND), None, "it says nothing of now");
+    assert_eq!(
+        machine.complete(late, Outcome::Failure, now + 31 * SECOND),
+        None,
+        "it says nothing of now"
+    );
     assert_eq!(machine.state(), State::HalfOpen);
-    assert_eq!(machine.admit(now + 31 * SECOND).expect_err("a probe is under way"), Duration::ZERO);
-    assert_eq!(machine.complete(probe, Outcome::Failure, now + 32 * SECOND).map(|it| it.to), Some(State::Open));
+    assert_eq!(
+        machine
+            .admit(now + 31 * SECOND)
+            .expect_err("a probe is under way"),
+        Duration::ZERO
+    );
+    assert_eq!(
+        machine
+            .complete(probe, Outcome::Failure, now + 32 * SECOND)
+            .map(|it| it.to),
+        Some(State::Open)
+    );
 }
 
 #[test]
 fn a_probe_that_is_dropped_makes_room_for_the_next() {
-    let (mut machine, now) = machine(CircuitBreakerPolicy { consecutive_failures: Some(1), ..Default::default() });
+    let (mut machine, now) = machine(CircuitBreakerPolicy {
+        consecutive_failures: Some(1),
+        ..Default::default()
+    });
     call(&mut machine, Outcome::Failure, now);
     let later = now + 30 * SECOND;
     for _ in 0..3 {
@@ -74,7 +120,11 @@ fn a_probe_that_is_dropped_makes_room_for_the_next() {
 
 #[test]
 fn zeroes_and_endless_times_are_bounded() {
-    let rate = FailureRate { rate: 0.0, window: Duration::ZERO, calls_min: 0 };
+    let rate = FailureRate {
+        rate: 0.0,
+        window: Duration::ZERO,
+        calls_min: 0,
+    };
     let policy = CircuitBreakerPolicy {
         consecutive_failures: Some(0),
         failure_rate: Some(rate),
@@ -83,9 +133,19 @@ fn zeroes_and_endless_times_are_bounded() {
         probes: 0,
     };
     let (mut machine, now) = machine(policy);
-    assert_eq!(call(&mut machine, Outcome::Success, now), None, "a success opens nothing");
-    assert_eq!(call(&mut machine, Outcome::Failure, now).map(|it| it.to), Some(State::Open));
-    assert_eq!(call(&mut machine, Outcome::Success, now + OPEN_MAX).map(|it| it.to), Some(State::Closed));
+    assert_eq!(
+        call(&mut machine, Outcome::Success, now),
+        None,
+        "a success opens nothing"
+    );
+    assert_eq!(
+        call(&mut machine, Outcome::Failure, now).map(|it| it.to),
+        Some(State::Open)
+    );
+    assert_eq!(
+        call(&mut machine, Outcome::Success, now + OPEN_MAX).map(|it| it.to),
+        Some(State::Closed)
+    );
 }
 
 /// What may happen to a circuit.
@@ -108,16 +168,29 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn policy() -> impl Strategy<Value = CircuitBreakerPolicy> {
-    let rate = (0.1..1.0f64, 1u32..8).prop_map(|(rate, calls_min)| FailureRate { rate, window: 2 * SECOND, calls_min });
-    (proptest::option::of(1u32..5), proptest::option::of(rate), 0u64..3_000, 1u32..4, 1u32..4).prop_map(
-        |(consecutive_failures, failure_rate, open, successes_to_close, probes)| CircuitBreakerPolicy {
-            consecutive_failures,
-            failure_rate,
-            open: Duration::from_millis(open),
-            successes_to_close,
-            probes,
-        },
+    let rate = (0.1..1.0f64, 1u32..8).prop_map(|(rate, calls_min)| FailureRate {
+        rate,
+        window: 2 * SECOND,
+        calls_min,
+    });
+    (
+        proptest::option::of(1u32..5),
+        proptest::option::of(rate),
+        0u64..3_000,
+        1u32..4,
+        1u32..4,
     )
+        .prop_map(
+            |(consecutive_failures, failure_rate, open, successes_to_close, probes)| {
+                CircuitBreakerPolicy {
+                    consecutive_failures,
+                    failure_rate,
+                    open: Duration::from_millis(open),
+                    successes_to_close,
+                    probes,
+                }
+            },
+        )
 }
 
 /// The naive model: it keeps everything that ever happened and works its state out anew each time. Times in ms.
@@ -133,7 +206,9 @@ struct Model {
 
 impl Model {
     fn state(&self) -> State {
-        self.phases.last().map_or(State::Closed, |(_, state)| *state)
+        self.phases
+            .last()
+            .map_or(State::Closed, |(_, state)| *state)
     }
 
     fn ask(&mut self, policy: &CircuitBreakerPolicy, now: u64) -> bool {
@@ -142,7 +217,11 @@ impl Model {
             self.phases.push((now, State::HalfOpen));
         }
         let phase = self.phases.len();
-        let probes = self.calls.iter().filter(|(of, end)| *of == phase && end.is_none()).count();
+        let probes = self
+            .calls
+            .iter()
+            .filter(|(of, end)| *of == phase && end.is_none())
+            .count();
         let passes = match self.state() {
             State::Closed => true,
             State::Open => false,
@@ -166,18 +245,30 @@ impl Model {
             .ended
             .iter()
             .map(|call| self.calls[*call])
-            .filter_map(|(of, end)| end.filter(|(_, outcome)| of == phase && *outcome != Outcome::Ignored))
+            .filter_map(|(of, end)| {
+                end.filter(|(_, outcome)| of == phase && *outcome != Outcome::Ignored)
+            })
             .map(|(at, outcome)| ((at - began) / 200, outcome == Outcome::Failure))
             .collect();
         let next = match self.state() {
             State::Closed if outcome == Outcome::Failure => {
-                let in_a_row = of_phase.iter().rev().take_while(|(_, failed)| *failed).count();
-                let within: Vec<_> = of_phase.iter().filter(|(step, _)| step + 10 > (now - began) / 200).collect();
+                let in_a_row = of_phase
+                    .iter()
+                    .rev()
+                    .take_while(|(_, failed)| *failed)
+                    .count();
+                let within: Vec<_> = of_phase
+                    .iter()
+                    .filter(|(step, _)| step + 10 > (now - began) / 200)
+                    .collect();
                 let failures = within.iter().filter(|(_, failed)| *failed).count();
-                let by_row = policy.consecutive_failures.is_some_and(|max| in_a_row >= max as usize);
-                let by_rate = policy
-                    .failure_rate
-                    .is_some_and(|rate| within.len() >= rate.calls_min as usize && failures as f64 >= rate.rate * within.len() as f64);
+                let by_row = policy
+                    .consecutive_failures
+                    .is_some_and(|max| in_a_row >= max as usize);
+                let by_rate = policy.failure_rate.is_some_and(|rate| {
+                    within.len() >= rate.calls_min as usize
+                        && failures as f64 >= rate.rate * within.len() as f64
+                });
                 (by_row || by_rate).then_some(State::Open)
             }
             State::HalfOpen if outcome == Outcome::Failure => Some(State::Open),

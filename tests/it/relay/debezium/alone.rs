@@ -15,14 +15,21 @@ use crate::{
 
 async fn database_with_table() -> (TestDatabase, Place) {
     let database = migrated_database().await;
-    sqlx::raw_sql(TABLE).execute(&database.pool).await.expect("created");
+    sqlx::raw_sql(TABLE)
+        .execute(&database.pool)
+        .await
+        .expect("created");
     let place = Place::new(&database);
     (database, place)
 }
 
 /// The values, in the order of the topic: all events are of one aggregate.
 fn values(reader: &mut Reader) -> Vec<String> {
-    reader.read_to_the_end().iter().map(|record| record.text().to_owned()).collect()
+    reader
+        .read_to_the_end()
+        .iter()
+        .map(|record| record.text().to_owned())
+        .collect()
 }
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
@@ -30,7 +37,11 @@ fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
 }
 
 async fn drop_slot(pool: &PgPool, place: &Place) {
-    sqlx::query("select pg_drop_replication_slot($1)").bind(place.slot()).execute(pool).await.expect("dropped");
+    sqlx::query("select pg_drop_replication_slot($1)")
+        .bind(place.slot())
+        .execute(pool)
+        .await
+        .expect("dropped");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,8 +72,15 @@ async fn rows_that_are_there_can_be_left_and_rows_deleted_at_once_come_by_the_lo
     for n in 20..25 {
         let mut tx = database.pool.begin().await.expect("begun");
         let insert = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', 'a', 'T', $1)";
-        sqlx::query(insert).bind(n.to_string()).execute(&mut *tx).await.expect("inserted");
-        sqlx::query("delete from public.outboxevent").execute(&mut *tx).await.expect("deleted");
+        sqlx::query(insert)
+            .bind(n.to_string())
+            .execute(&mut *tx)
+            .await
+            .expect("inserted");
+        sqlx::query("delete from public.outboxevent")
+            .execute(&mut *tx)
+            .await
+            .expect("deleted");
         tx.commit().await.expect("committed");
     }
     let mut reader = place.reader();
@@ -91,7 +109,11 @@ async fn a_lost_slot_stops_the_relay_with_the_commands_that_go_on() {
     }
     // What `rewind --all` leaves behind: a position in nothing.
     let nothing = r#"update tidings.relay set moved_to = '{"seen":"3:3:","also":"{}","partial":null,"window":null,"log":"0/0","reach":"0/0","witness":null}' where name = $1"#;
-    sqlx::query(nothing).bind(&place.name).execute(&database.pool).await.expect("moved");
+    sqlx::query(nothing)
+        .bind(&place.name)
+        .execute(&database.pool)
+        .await
+        .expect("moved");
     let relay = Running::start(options(&place));
     insert(&database.pool, "a", 5..6).await;
     let mut reader = place.reader();
@@ -106,17 +128,33 @@ async fn a_table_without_order_is_not_polled_and_one_of_other_columns_is_not_rea
     let mut polling = options(&place);
     polling.source = SourceKind::Poll;
     let refusal = Running::start(polling).refusal().await;
-    assert!(refusal.contains("source is poll") && refusal.contains("`xid xid8`"), "{refusal}");
-    sqlx::raw_sql("alter table public.outboxevent rename payload to body").execute(&database.pool).await.expect("renamed");
+    assert!(
+        refusal.contains("source is poll") && refusal.contains("`xid xid8`"),
+        "{refusal}"
+    );
+    sqlx::raw_sql("alter table public.outboxevent rename payload to body")
+        .execute(&database.pool)
+        .await
+        .expect("renamed");
     let refusal = Running::start(options(&place)).refusal().await;
-    assert!(refusal.contains("no column `payload`") && refusal.contains("outbox.columns"), "{refusal}");
-    sqlx::raw_sql("alter table public.outboxevent add payload point").execute(&database.pool).await.expect("added");
+    assert!(
+        refusal.contains("no column `payload`") && refusal.contains("outbox.columns"),
+        "{refusal}"
+    );
+    sqlx::raw_sql("alter table public.outboxevent add payload point")
+        .execute(&database.pool)
+        .await
+        .expect("added");
     let refusal = Running::start(options(&place)).refusal().await;
-    assert!(refusal.contains("`payload`") && refusal.contains("json, jsonb, text or bytea"), "{refusal}");
+    assert!(
+        refusal.contains("`payload`") && refusal.contains("json, jsonb, text or bytea"),
+        "{refusal}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slot_and_nothing_is_repeated() {
+async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slot_and_nothing_is_repeated()
+ {
     let (database, place) = database_with_table().await;
     insert(&database.pool, "a", 0..10).await;
     let relay = Running::start(options(&place));
@@ -138,7 +176,12 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     reader.until_distinct(30);
     let settled = "select pg_visible_in_snapshot((select max(xid) from public.outboxevent), (position ->> 'seen')::pg_snapshot) from tidings.relay where name = $1";
     for _ in 0..2_400 {
-        if sqlx::query_scalar::<_, bool>(settled).bind(&place.name).fetch_one(&database.pool).await.expect("asked") {
+        if sqlx::query_scalar::<_, bool>(settled)
+            .bind(&place.name)
+            .fetch_one(&database.pool)
+            .await
+            .expect("asked")
+        {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -165,7 +208,10 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
 async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
     let (database, place) = database_with_table().await;
     let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
-    sqlx::raw_sql(columns).execute(&database.pool).await.expect("altered");
+    sqlx::raw_sql(columns)
+        .execute(&database.pool)
+        .await
+        .expect("altered");
     insert(&database.pool, "a", 0..10).await;
     let mut leaving = options(&place);
     leaving.debezium.as_mut().expect("set").existing = ExistingRows::Leave;
@@ -206,7 +252,10 @@ async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     let (database, place) = database_with_table().await;
     // Nobody publishes these.
     let own = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', '{}' from generate_series(1, 7) n";
-    sqlx::raw_sql(own).execute(&database.pool).await.expect("inserted");
+    sqlx::raw_sql(own)
+        .execute(&database.pool)
+        .await
+        .expect("inserted");
     let relay = Running::start(options(&place));
     insert(&database.pool, "a", 0..3).await;
     let mut reader = place.reader();
@@ -214,7 +263,10 @@ async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     waiting(&place, Value::Null).await;
     relay.stop().await;
     let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
-    sqlx::raw_sql(columns).execute(&database.pool).await.expect("altered");
+    sqlx::raw_sql(columns)
+        .execute(&database.pool)
+        .await
+        .expect("altered");
     let relay = Running::start(options(&place));
     waiting(&place, 0.into()).await;
     relay.stop().await;

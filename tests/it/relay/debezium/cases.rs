@@ -1,6 +1,8 @@
 //! What tables and EventRouter settings are compared.
 
-use tidings::relay::{AdditionalColumn, DebeziumOutbox, OutboxField, Placement, RelayOptions, TopicRewrite};
+use tidings::relay::{
+    AdditionalColumn, DebeziumOutbox, OutboxField, Placement, RelayOptions, TopicRewrite,
+};
 
 /// One table with its settings, Debezium's and ours.
 pub(super) struct Case {
@@ -15,11 +17,20 @@ pub(super) struct Case {
     pub(super) topic: &'static str,
 }
 
-const JSON: [(&str, &str); 2] =
-    [("value.converter", "org.apache.kafka.connect.json.JsonConverter"), ("value.converter.schemas.enable", "false")];
+const JSON: [(&str, &str); 2] = [
+    (
+        "value.converter",
+        "org.apache.kafka.connect.json.JsonConverter",
+    ),
+    ("value.converter.schemas.enable", "false"),
+];
 
 fn also(column: &str, placement: Placement, alias: &str) -> AdditionalColumn {
-    AdditionalColumn { column: column.into(), placement, alias: alias.into() }
+    AdditionalColumn {
+        column: column.into(),
+        placement,
+        alias: alias.into(),
+    }
 }
 
 /// Every case in which the records are the same byte for byte.
@@ -71,7 +82,9 @@ pub(super) const LOSSLESS: &[Case] = &[
             "id uuid primary key, aggregatetype text not null, aggregateid bigint not null, type text not null",
             ", payload jsonb"
         ),
-        rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e30', 'order', 9007199254740993, 'OrderPlaced', '{ \"b\": 1.00, \"a\": null }'"],
+        rows: &[
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e30', 'order', 9007199254740993, 'OrderPlaced', '{ \"b\": 1.00, \"a\": null }'",
+        ],
         connector: &[],
         ours: |_, _| {},
         topic: "outbox.event.order",
@@ -82,8 +95,13 @@ pub(super) const LOSSLESS: &[Case] = &[
             "id uuid primary key, aggregatetype text not null, aggregateid uuid not null, type text not null",
             ", payload bytea"
         ),
-        rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e40', 'order', '0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e41', 'OrderPlaced', '\\x00ff01'"],
-        connector: &[("value.converter", "org.apache.kafka.connect.converters.ByteArrayConverter")],
+        rows: &[
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e40', 'order', '0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e41', 'OrderPlaced', '\\x00ff01'",
+        ],
+        connector: &[(
+            "value.converter",
+            "org.apache.kafka.connect.converters.ByteArrayConverter",
+        )],
         ours: |_, _| {},
         topic: "outbox.event.order",
     },
@@ -124,7 +142,14 @@ pub(super) const LOSSLESS: &[Case] = &[
         ),
         // As compact as Java writes it; what it rewrites is told by another test.
         rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e60', 'order', '7', 'OrderPlaced', '5'"],
-        connector: &[JSON[0], JSON[1], ("transforms.outbox.table.fields.additional.placement", "type:envelope:eventType")],
+        connector: &[
+            JSON[0],
+            JSON[1],
+            (
+                "transforms.outbox.table.fields.additional.placement",
+                "type:envelope:eventType",
+            ),
+        ],
         ours: |_, outbox| outbox.additional = vec![also("type", Placement::Envelope, "eventType")],
         topic: "outbox.event.order",
     },
@@ -138,11 +163,17 @@ pub(super) const LOSSLESS: &[Case] = &[
             ("transforms.outbox.table.field.event.payload", "body"),
             ("transforms.outbox.route.by.field", "kind"),
             ("transforms.outbox.route.topic.regex", "shop\\\\.(.*)"),
-            ("transforms.outbox.route.topic.replacement", "${PREFIX}$1-events"),
+            (
+                "transforms.outbox.route.topic.replacement",
+                "${PREFIX}$1-events",
+            ),
         ],
         ours: |options, outbox| {
             let prefix = options.topic.clone();
-            options.topic_rewrite = Some(TopicRewrite::parse("shop\\.(.*)", &format!("{prefix}$1-events")).expect("a rewriting"));
+            options.topic_rewrite = Some(
+                TopicRewrite::parse("shop\\.(.*)", &format!("{prefix}$1-events"))
+                    .expect("a rewriting"),
+            );
             outbox.columns = vec![
                 (OutboxField::Id, "event_id".into()),
                 (OutboxField::AggregateType, "kind".into()),
@@ -157,9 +188,18 @@ pub(super) const LOSSLESS: &[Case] = &[
 /// A case in which Debezium rewrites what it reads: the payload is expanded.
 pub(super) const LOSSY: Case = Case {
     name: "lossy",
-    columns: concat!("id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null", ", payload json"),
-    rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e80', 'order', '7', 'OrderPlaced', '{\"n\": 1.00, \"gone\": null, \"large\": 1e2}'"],
-    connector: &[JSON[0], JSON[1], ("transforms.outbox.table.expand.json.payload", "true")],
+    columns: concat!(
+        "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
+        ", payload json"
+    ),
+    rows: &[
+        "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e80', 'order', '7', 'OrderPlaced', '{\"n\": 1.00, \"gone\": null, \"large\": 1e2}'",
+    ],
+    connector: &[
+        JSON[0],
+        JSON[1],
+        ("transforms.outbox.table.expand.json.payload", "true"),
+    ],
     ours: |_, _| {},
     topic: "outbox.event.order",
 };

@@ -40,9 +40,12 @@ pub(super) struct Worker {
 pub(super) async fn debezium() -> Option<Debezium> {
     let found = tokio::task::spawn_blocking(|| {
         let java = Java::newest().map_err(|error| error.to_string())?;
-        let (_, rest) = POM.split_once("debezium-connector-postgres</artifactId><version>").expect("the pom names Debezium");
+        let (_, rest) = POM
+            .split_once("debezium-connector-postgres</artifactId><version>")
+            .expect("the pom names Debezium");
         let version = rest.split('<').next().unwrap_or_default();
-        let jars = java::jars(&format!("debezium-{version}"), POM).map_err(|error| error.to_string())?;
+        let jars =
+            java::jars(&format!("debezium-{version}"), POM).map_err(|error| error.to_string())?;
         Ok::<_, String>(Debezium { java, jars })
     });
     match found.await.expect("no panic") {
@@ -56,12 +59,26 @@ pub(super) async fn debezium() -> Option<Debezium> {
 
 impl Debezium {
     /// Starts a worker with these connectors, each a name and its properties.
-    pub(super) async fn start(&self, brokers: &str, connectors: Vec<(String, Vec<(String, String)>)>) -> Worker {
-        let (java, jars, brokers) = (self.java.program.clone(), self.jars.clone(), brokers.to_owned());
+    pub(super) async fn start(
+        &self,
+        brokers: &str,
+        connectors: Vec<(String, Vec<(String, String)>)>,
+    ) -> Worker {
+        let (java, jars, brokers) = (
+            self.java.program.clone(),
+            self.jars.clone(),
+            brokers.to_owned(),
+        );
         let started = tokio::task::spawn_blocking(move || {
-            let folder = std::env::temp_dir().join(format!("tidings-it-debezium-{}", uuid::Uuid::now_v7().simple()));
+            let folder = std::env::temp_dir().join(format!(
+                "tidings-it-debezium-{}",
+                uuid::Uuid::now_v7().simple()
+            ));
             fs::create_dir(&folder).expect("a folder");
-            let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a port").port();
+            let port = TcpListener::bind(("127.0.0.1", 0))
+                .and_then(|listener| listener.local_addr())
+                .expect("a port")
+                .port();
             let worker = format!(
                 "bootstrap.servers={brokers}\nlisteners=http://127.0.0.1:{port}\nplugin.discovery=service_load\ntopic.creation.enable=false\n\
                  offset.storage.file.filename={}/offsets\noffset.flush.interval.ms=500\n\
@@ -73,27 +90,50 @@ impl Debezium {
             fs::write(folder.join("log4j2.properties"), LOG).expect("written");
             let mut arguments = vec![
                 "-Xmx512m".to_owned(),
-                format!("-Dlog4j2.configurationFile={}/log4j2.properties", folder.display()),
+                format!(
+                    "-Dlog4j2.configurationFile={}/log4j2.properties",
+                    folder.display()
+                ),
                 "-cp".to_owned(),
-                java::class_path(&jars).expect("a class path").into_string().expect("UTF-8"),
+                java::class_path(&jars)
+                    .expect("a class path")
+                    .into_string()
+                    .expect("UTF-8"),
                 "org.apache.kafka.connect.cli.ConnectStandalone".to_owned(),
                 folder.join("worker.properties").display().to_string(),
             ];
             for (name, properties) in connectors {
                 let mut text = format!("name={name}\n");
-                properties.iter().for_each(|(key, value)| writeln!(text, "{key}={value}").expect("a string takes all"));
+                properties.iter().for_each(|(key, value)| {
+                    writeln!(text, "{key}={value}").expect("a string takes all")
+                });
                 let file = folder.join(format!("{name}.properties"));
                 fs::write(&file, text).expect("written");
                 arguments.push(file.display().to_string());
             }
             let log = fs::File::create(folder.join("log")).expect("a log");
             let mut keeper = Command::new("sh");
-            keeper.args(["-c", KEEPER, "keeper"]).arg(java).args(arguments);
-            let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().expect("sh starts");
+            keeper
+                .args(["-c", KEEPER, "keeper"])
+                .arg(java)
+                .args(arguments);
+            let mut keeper = keeper
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(log)
+                .spawn()
+                .expect("sh starts");
             let leash = keeper.stdin.take();
             let mut pid = String::new();
-            BufReader::new(keeper.stdout.take().expect("piped")).read_line(&mut pid).expect("the process id");
-            Worker { keeper, leash, port, folder }
+            BufReader::new(keeper.stdout.take().expect("piped"))
+                .read_line(&mut pid)
+                .expect("the process id");
+            Worker {
+                keeper,
+                leash,
+                port,
+                folder,
+            }
         });
         started.await.expect("no panic")
     }
@@ -104,7 +144,10 @@ impl Worker {
     async fn ask(&self, method: &'static str, path: &str, fits: impl Fn(&str) -> bool) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
-            let (port, request) = (self.port, format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
+            let (port, request) = (
+                self.port,
+                format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"),
+            );
             let asked = tokio::task::spawn_blocking(move || -> std::io::Result<String> {
                 let mut socket = TcpStream::connect(("127.0.0.1", port))?;
                 socket.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -115,24 +158,53 @@ impl Worker {
             });
             let answer = asked.await.expect("no panic").unwrap_or_default();
             if fits(&answer) {
-                return answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned());
+                return answer
+                    .split_once("\r\n\r\n")
+                    .map_or(String::new(), |(_, body)| body.to_owned());
             }
-            assert!(Instant::now() < until, "{method} {path} answers {answer}\n{}", self.log());
+            assert!(
+                Instant::now() < until,
+                "{method} {path} answers {answer}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
     /// Stops a connector as an operator does, and gives its stored offset.
     pub(super) async fn stop(&self, connector: &str) -> String {
-        self.ask("PUT", &format!("/connectors/{connector}/stop"), |answer| answer.contains(" 20")).await;
-        self.ask("GET", &format!("/connectors/{connector}/status"), |answer| answer.contains("STOPPED")).await;
-        self.ask("GET", &format!("/connectors/{connector}/offsets"), |answer| answer.contains("\"lsn\"")).await
+        self.ask("PUT", &format!("/connectors/{connector}/stop"), |answer| {
+            answer.contains(" 20")
+        })
+        .await;
+        self.ask(
+            "GET",
+            &format!("/connectors/{connector}/status"),
+            |answer| answer.contains("STOPPED"),
+        )
+        .await;
+        self.ask(
+            "GET",
+            &format!("/connectors/{connector}/offsets"),
+            |answer| answer.contains("\"lsn\""),
+        )
+        .await
     }
 
     /// Has a stopped connector forget its offset, so that it goes on from where its slot stands.
     pub(super) async fn resume_from_the_slot(&self, connector: &str) {
-        self.ask("DELETE", &format!("/connectors/{connector}/offsets"), |answer| answer.contains(" 200 ")).await;
-        self.ask("PUT", &format!("/connectors/{connector}/resume"), |answer| answer.contains(" 20")).await;
+        self.ask(
+            "DELETE",
+            &format!("/connectors/{connector}/offsets"),
+            |answer| answer.contains(" 200 "),
+        )
+        .await;
+        self.ask(
+            "PUT",
+            &format!("/connectors/{connector}/resume"),
+            |answer| answer.contains(" 20"),
+        )
+        .await;
     }
 
     /// The end of what it logged.

@@ -33,6 +33,9 @@ async fn insert(pool: &PgPool, aggregate: &str, range: std::ops::Range<u32>) {
         let sql = format!(
             "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '{aggregate}', 'T', '{n}')"
         );
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.expect("inserted");
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(pool)
+            .await
+            .expect("inserted");
     }
 }
