@@ -31,7 +31,7 @@ use crate::{
         startup::{names::KafkaNames, server::Server},
     },
 };
-pub(crate) use backpressure::Hold;
+pub(crate) use backpressure::Backpressure;
 pub(crate) use batch_isolation::{BatchIsolation, until_reported};
 use batch_isolation::{Rejected, Weighed};
 pub(crate) use size_limit::SizeLimit;
@@ -43,7 +43,7 @@ use topic_lookup::TopicLookup;
 const ENVELOPE_BYTES: usize = 256;
 
 /// Forwards events to the sink. Events go by their `seq`, and those of a table without one by a negative [`number`] meanwhile.
-pub(crate) struct Forwarder {
+pub(crate) struct EventPublisher {
     routes: Routes,
     envelope: EnvelopeWriter,
     sink: Sink,
@@ -70,11 +70,13 @@ type Counts<'r> = Vec<(&'r Route, u64)>;
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forwarded {
+pub(crate) enum Published {
     /// It is under way under this tag.
     Sent(u64),
-    /// It is set aside, and is to be stored before the position passes it.
+    /// It is set aside, and is stored before the position passes it.
     Parked,
+    /// It would be parked, and as many events are parked as may be: this many.
+    NoRoomToPark(u64),
 }
 
 /// What became of an event that is not to be set aside.
@@ -88,14 +90,35 @@ pub(crate) enum Delivery {
     TopicWaits(String),
 }
 
-/// What became of a try.
+/// Why an event was not published.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// It has to wait, and is published again afterwards.
+    Waits(Backpressure),
+    /// The session ends.
+    Interrupted(Interruption),
+}
+
+impl From<Backpressure> for Unsent {
+    fn from(hold: Backpressure) -> Self {
+        Self::Waits(hold)
+    }
+}
+
+impl From<Interruption> for Unsent {
+    fn from(interruption: Interruption) -> Self {
+        Self::Interrupted(interruption)
+    }
+}
+
+/// Outcome of an attempt to send.
 enum Attempt {
     Sent(u64),
     Impossible(String),
     TopicWaits(String),
 }
 
-impl Forwarder {
+impl EventPublisher {
     /// A forwarder with producers of its own: one for each transactional id, or one without.
     ///
     /// # Errors
@@ -144,10 +167,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// An event at which the relay has to stop, or a producer that has failed.
-    pub(crate) fn forward(
-        &mut self,
-        row: &Row<'_>,
-    ) -> Result<Result<Forwarded, Hold>, Interruption> {
+    pub(crate) fn publish(&mut self, row: &Row<'_>) -> Result<Published, Unsent> {
         let Row { seq, event, .. } = row;
         let seq = *seq;
         if !self.parked.is_empty()
@@ -158,10 +178,9 @@ impl Forwarder {
             return self.park(seq, event, None);
         }
         match self.deliver(row, true)? {
-            Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
-            Ok(Delivery::TopicWaits(topic)) => self.wait_for_topic(row, topic),
-            Ok(Delivery::Undeliverable(reason)) => self.park(seq, event, Some(reason)),
-            Err(hold) => Ok(Err(hold)),
+            Delivery::Sent(tag) => Ok(Published::Sent(tag)),
+            Delivery::TopicWaits(topic) => self.wait_for_topic(row, topic),
+            Delivery::Undeliverable(reason) => self.park(seq, event, Some(reason)),
         }
     }
 
@@ -169,18 +188,14 @@ impl Forwarder {
     /// goes behind others that wait for its topic.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
-    pub(crate) fn deliver(
-        &mut self,
-        row: &Row<'_>,
-        queues: bool,
-    ) -> Result<Result<Delivery, Hold>, Interruption> {
+    /// As [`publish`](Self::publish).
+    pub(crate) fn deliver(&mut self, row: &Row<'_>, queues: bool) -> Result<Delivery, Unsent> {
         let (seq, event) = (number(row.seq, &row.event), &row.event);
         if !self.isolation.is_idle() {
             if self.isolation.watches_acknowledgements() {
                 let (next, floor) = self.sink.tags();
                 if !self.isolation.may_send(seq, floor, next) {
-                    return Ok(Err(Hold::Alone));
+                    return Err(Backpressure::Alone.into());
                 }
             }
             if let Some(Rejected { reason, refusals }) = self.isolation.rejected(seq).cloned() {
@@ -191,45 +206,39 @@ impl Forwarder {
             return self.undeliverable(seq, event, fault.to_string(), 0, queues);
         }
         match self.send(seq, event, queues)? {
-            Ok(Attempt::Sent(tag)) => Ok(Ok(Delivery::Sent(tag))),
-            Ok(Attempt::TopicWaits(topic)) => Ok(Ok(Delivery::TopicWaits(topic))),
-            Ok(Attempt::Impossible(reason)) => self.undeliverable(seq, event, reason, 0, queues),
-            Err(hold) => Ok(Err(hold)),
+            Attempt::Sent(tag) => Ok(Delivery::Sent(tag)),
+            Attempt::TopicWaits(topic) => Ok(Delivery::TopicWaits(topic)),
+            Attempt::Impossible(reason) => self.undeliverable(seq, event, reason, 0, queues),
         }
     }
 
-    fn send(
-        &mut self,
-        seq: i64,
-        event: &Outgoing<'_>,
-        queues: bool,
-    ) -> Result<Result<Attempt, Hold>, Interruption> {
+    fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Attempt, Unsent> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(unmet) => {
-                return Ok(match unusable(&unmet) {
+                return match unusable(&unmet) {
                     Some(reason) => Ok(Attempt::Impossible(reason)),
-                    None => self.unmet(unmet, queues),
-                });
+                    None => Ok(self.unmet(unmet, queues)?),
+                };
             }
         };
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
-            return Ok(Err(Hold::Growing(route.topic.clone())));
+            return Err(Backpressure::Growing(route.topic.clone()).into());
         }
         if queues
             && !self.lookup.faults.is_idle()
             && self.lookup.faults.reason(&route.topic).is_some()
         {
-            return Ok(Ok(Attempt::TopicWaits(route.topic.clone())));
+            return Ok(Attempt::TopicWaits(route.topic.clone()));
         }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         let turn = self.sink.turn();
         if !route.may_send(partition, turn, || self.sink.acks().floor()) {
-            return Ok(Err(Hold::FirstContact));
+            return Err(Backpressure::FirstContact.into());
         }
         let (headers, value) = match self.envelope.write(event) {
             Ok(written) => written,
-            Err(error) => return Ok(Ok(Attempt::Impossible(error.to_string()))),
+            Err(error) => return Ok(Attempt::Impossible(error.to_string())),
         };
         // Of a record that is larger than the relay's own limit, this limit is the reason.
         if self.isolation.has_limits()
@@ -246,9 +255,11 @@ impl Forwarder {
                 .weigh(&route.topic, seq, weight, self.sink.tags())
             {
                 Weighed::MayGo => {}
-                Weighed::TooLarge(reason) => return Ok(Ok(Attempt::Impossible(reason))),
-                Weighed::GoesAlone => return Ok(Err(Hold::Alone)),
-                Weighed::LimitIsStale => return Ok(Err(Hold::SizeLimit(route.topic.clone()))),
+                Weighed::TooLarge(reason) => return Ok(Attempt::Impossible(reason)),
+                Weighed::GoesAlone => return Err(Backpressure::Alone.into()),
+                Weighed::LimitIsStale => {
+                    return Err(Backpressure::SizeLimit(route.topic.clone()).into());
+                }
             }
         }
         let record = Record {
@@ -269,28 +280,32 @@ impl Forwarder {
                 if !self.isolation.is_idle() {
                     self.isolation.sent(seq, tag);
                 }
-                Ok(Ok(Attempt::Sent(tag)))
+                Ok(Attempt::Sent(tag))
             }
-            Ok(Sent::Full(bytes)) => Ok(Err(Hold::Full(bytes))),
-            Ok(Sent::Committing) => Ok(Err(Hold::Committing)),
-            Err(SendError::TooLarge) => Ok(Ok(Attempt::Impossible(format!(
+            Ok(Sent::Full(bytes)) => Err(Backpressure::Full(bytes).into()),
+            Ok(Sent::Committing) => Err(Backpressure::Committing.into()),
+            Err(SendError::TooLarge) => Ok(Attempt::Impossible(format!(
                 "larger than the {} bytes that max_message_bytes allows",
                 self.options.message_bytes_max
-            )))),
+            ))),
             // A producer that has failed takes nothing more.
-            Err(error) => Err(self.sink.failure().unwrap_or_else(|| not_taken(&error))),
+            Err(error) => Err(self
+                .sink
+                .failure()
+                .unwrap_or_else(|| not_taken(&error))
+                .into()),
         }
     }
 
     /// What becomes of an event whose topic was not met: it waits for a look-up, or for the topic.
-    fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Hold> {
+    fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Backpressure> {
         let faults = &self.lookup.faults;
         match faults.reason(&topic) {
             None if !faults.has_room() => Ok(Attempt::Impossible(format!(
                 "topic `{topic}` is one of more topics that cannot be used than are remembered: see `tidings parked list`, and the values of aggregatetype"
             ))),
             Some(_) if queues || !faults.is_releasing(&topic) => Ok(Attempt::TopicWaits(topic)),
-            _ => Err(Hold::NewTopic(topic)),
+            _ => Err(Backpressure::NewTopic(topic)),
         }
     }
 
@@ -375,7 +390,7 @@ impl Forwarder {
     }
 
     /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
-    pub(crate) fn cut(&mut self, position: Position) -> bool {
+    pub(crate) fn end_batch(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
         match self.sink.cut(Batch {
             position: Box::new(position),

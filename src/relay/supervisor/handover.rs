@@ -8,7 +8,7 @@ use crate::{
         error::Interruption,
         pipeline::{
             clock::{Clock, Stamping},
-            publisher::{BatchIsolation, Forwarder, SizeLimit, TopicFaults},
+            publisher::{BatchIsolation, EventPublisher, SizeLimit, TopicFaults},
         },
         position::Position,
         startup::{names, transaction_timeout},
@@ -22,7 +22,7 @@ const POSITION: i64 = 0;
 #[derive(Default)]
 pub(crate) struct Carried {
     /// A producer whose records are all safe, and where that leaves the relay.
-    pub(crate) settled: Option<(Forwarder, Position, u64)>,
+    pub(crate) settled: Option<(EventPublisher, Position, u64)>,
     /// The epoch under which this process led last.
     pub(crate) epoch: i64,
     /// No pooler stands between.
