@@ -9,6 +9,7 @@
 
 mod access;
 pub(crate) mod handover;
+mod prepare;
 mod session;
 mod watchdog;
 
@@ -127,65 +128,45 @@ impl Relay {
                 }
                 Supervised::Overdue => return self.overdue(),
             };
-            let text = interruption.explained();
-            // A command waits for it, or everybody.
-            let at_once = matches!(
-                interruption,
-                Interruption::TopicsChanged | Interruption::Isolated
-            );
-            carried.log_unusable = interruption.log_is_unusable();
             if let Interruption::TransactionTimeout(refused) = interruption {
                 match transaction_timeout::shorter(&self.options.kafka, refused).await {
                     Ok(shorter) => carried.transaction_timeout = Some(shorter),
                     Err(refusal) => return Err(RelayError::Refused(refusal.full())),
                 }
             }
-            carried.log_silent = interruption.log_is_silent();
-            match interruption.meaning() {
-                Meaning::NeedsPerson(_)
-                    if carried.direct
-                        && interruption.may_be_a_change_of_access()
-                        && refusals.may_retry(Instant::now()) =>
-                {
-                    self.observer.interrupted(part(&interruption), text.clone());
-                    self.observer.reconnected("postgres");
-                }
-                Meaning::NeedsPerson(remedy) => return Err(RelayError::Refused(remedy)),
-                Meaning::ProducerBroken => {
-                    carried = carried.without_producer();
-                    self.observer.interrupted(Part::Kafka, text.clone());
-                    self.observer.reconnected("kafka");
-                    if matches!(interruption, Interruption::BatchRefused(_)) || carried.untimely() {
-                        // Each such session brings the search on.
-                        waits = backoff.build();
-                    }
-                }
-                Meaning::Transient => {
-                    let part = part(&interruption);
-                    self.observer.interrupted(part, text.clone());
-                    self.observer.reconnected(if part == Part::Kafka {
-                        "kafka"
-                    } else {
-                        "postgres"
-                    });
-                }
-            }
-            if interruption.is_timed_out() {
-                // It may be that there are fewer connections than there were.
-                carried.has_connections = false;
-            }
-            self.observer.leader(false);
-            self.observer.parked(0, 0);
+            let may_retry = carried.direct
+                && interruption.may_be_a_change_of_access()
+                && refusals.may_retry(Instant::now());
+            self.report(&interruption, may_retry)?;
+            let at_once;
+            (carried, at_once) = carried.after(&interruption);
             if at_once || began.elapsed() > GOOD_SESSION {
                 waits = backoff.build();
             }
             let wait = waits.next().unwrap_or(RETRY.1);
+            let text = interruption.explained();
             tracing::warn!("{text}; tries again in {} ms", wait.as_millis());
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// Exports an interruption. A refusal that no retry can pass ends the relay.
+    fn report(&self, interruption: &Interruption, may_retry: bool) -> Result<(), RelayError> {
+        let (part, side) = match interruption.meaning() {
+            Meaning::NeedsPerson(remedy) if !may_retry => return Err(RelayError::Refused(remedy)),
+            Meaning::NeedsPerson(_) => (part(interruption), "postgres"),
+            Meaning::ProducerBroken => (Part::Kafka, "kafka"),
+            Meaning::Transient if part(interruption) == Part::Kafka => (Part::Kafka, "kafka"),
+            Meaning::Transient => (part(interruption), "postgres"),
+        };
+        self.observer.interrupted(part, interruption.explained());
+        self.observer.reconnected(side);
+        self.observer.leader(false);
+        self.observer.parked(0, 0);
+        Ok(())
     }
 
     /// A relay that did not stop within its grace: a wait in it does not respond.

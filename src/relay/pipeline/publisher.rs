@@ -2,7 +2,9 @@
 
 mod backpressure;
 mod batch_isolation;
+mod batches;
 mod creation_budget;
+mod outcome;
 mod size_limit;
 mod topic_faults;
 mod topic_lookup;
@@ -18,22 +20,21 @@ use crate::{
     relay::{
         RelayOptions, UndeliverableOptions,
         error::Interruption,
-        leadership::relay_store::Ledger,
         monitor::metrics::Observer,
         parked::{
             set::{Limits, ParkedSet},
             store::Loaded,
         },
-        position::{Journal, Position},
-        routing::template::{Route, Routes, TopicTemplate, unusable},
+        routing::template::{Routes, TopicTemplate, unusable},
         row::native::Row,
-        sink::{Batch, Durable, Sent, Sink},
-        startup::{names::KafkaNames, server::Server},
+        sink::{Sent, Sink},
     },
 };
 pub(crate) use backpressure::Backpressure;
+use batch_isolation::Rejected;
 pub(crate) use batch_isolation::{BatchIsolation, until_reported};
-use batch_isolation::{Rejected, Weighed};
+use outcome::Attempt;
+pub(crate) use outcome::{Delivery, Published, Unsent};
 pub(crate) use size_limit::SizeLimit;
 use size_limit::{Compression, Weight};
 pub(crate) use topic_faults::TopicFaults;
@@ -63,59 +64,6 @@ pub(crate) struct EventPublisher {
     looking: Option<JoinHandle<()>>,
     clock: Clock,
     stamping: Stamping,
-}
-
-/// Records by topic.
-type Counts<'r> = Vec<(&'r Route, u64)>;
-
-/// What became of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// It is under way under this tag.
-    Sent(u64),
-    /// It is set aside, and is stored before the position passes it.
-    Parked,
-    /// It would be parked, and as many events are parked as may be: this many.
-    NoRoomToPark(u64),
-}
-
-/// What became of an event that is not to be set aside.
-#[derive(Debug)]
-pub(crate) enum Delivery {
-    /// It is under way under this tag.
-    Sent(u64),
-    /// It can never be delivered as things are.
-    Undeliverable(String),
-    /// It waits for this topic, which cannot be used at present or for which others wait.
-    TopicWaits(String),
-}
-
-/// Why an event was not published.
-#[derive(Debug)]
-pub(crate) enum Unsent {
-    /// It has to wait, and is published again afterwards.
-    Waits(Backpressure),
-    /// The session ends.
-    Interrupted(Interruption),
-}
-
-impl From<Backpressure> for Unsent {
-    fn from(hold: Backpressure) -> Self {
-        Self::Waits(hold)
-    }
-}
-
-impl From<Interruption> for Unsent {
-    fn from(interruption: Interruption) -> Self {
-        Self::Interrupted(interruption)
-    }
-}
-
-/// Outcome of an attempt to send.
-enum Attempt {
-    Sent(u64),
-    Impossible(String),
-    TopicWaits(String),
 }
 
 impl EventPublisher {
@@ -250,16 +198,10 @@ impl EventPublisher {
                 rest,
                 compression: self.compression,
             };
-            match self
-                .isolation
-                .weigh(&route.topic, seq, weight, self.sink.tags())
-            {
-                Weighed::MayGo => {}
-                Weighed::TooLarge(reason) => return Ok(Attempt::Impossible(reason)),
-                Weighed::GoesAlone => return Err(Backpressure::Alone.into()),
-                Weighed::LimitIsStale => {
-                    return Err(Backpressure::SizeLimit(route.topic.clone()).into());
-                }
+            let tags = self.sink.tags();
+            let weighed = self.isolation.weigh(&route.topic, seq, weight, tags);
+            if let Some(impossible) = weighed.attempt(&route.topic)? {
+                return Ok(impossible);
             }
         }
         let record = Record {
@@ -288,13 +230,18 @@ impl EventPublisher {
                 "larger than the {} bytes that max_message_bytes allows",
                 self.options.message_bytes_max
             ))),
-            // A producer that has failed takes nothing more.
-            Err(error) => Err(self
-                .sink
-                .failure()
-                .unwrap_or_else(|| not_taken(&error))
-                .into()),
+            Err(error) => Err(self.not_taken(&error).into()),
         }
+    }
+
+    /// A producer that has failed takes no further record, and its failure is the cause.
+    fn not_taken(&self, error: &SendError) -> Interruption {
+        self.sink.failure().unwrap_or_else(|| {
+            Interruption::Kafka(match std::error::Error::source(error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            })
+        })
     }
 
     /// What becomes of an event whose topic was not met: it waits for a look-up, or for the topic.
@@ -307,13 +254,6 @@ impl EventPublisher {
             Some(_) if queues || !faults.is_releasing(&topic) => Ok(Attempt::TopicWaits(topic)),
             _ => Err(Backpressure::NewTopic(topic)),
         }
-    }
-
-    fn count(&mut self, route: usize) {
-        if self.counts.len() <= route {
-            self.counts.resize(route + 1, 0);
-        }
-        self.counts[route] += 1;
     }
 
     /// What it was told.
@@ -346,21 +286,6 @@ impl EventPublisher {
         }
     }
 
-    /// Takes up what earlier producers have learned from refusals.
-    pub(crate) fn isolate(&mut self, isolation: BatchIsolation) {
-        self.isolation = isolation;
-    }
-
-    /// Has an event sent alone, whatever was known of it.
-    pub(crate) fn suspect(&mut self, seq: i64) {
-        self.isolation.suspect(seq);
-    }
-
-    /// What the next producers must know. `drained`: everything that was met is durable.
-    pub(crate) fn take_isolation(&mut self, drained: bool) -> BatchIsolation {
-        std::mem::take(&mut self.isolation).carry_over(drained)
-    }
-
     /// The sink.
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
@@ -369,80 +294,6 @@ impl EventPublisher {
     /// The sink, before the first record.
     pub(crate) fn sink_mut(&mut self) -> &mut Sink {
         &mut self.sink
-    }
-
-    /// Takes up a new epoch with a producer whose records are all safe.
-    pub(crate) fn go_on(
-        &mut self,
-        names: &KafkaNames,
-        server: &Server,
-        ledger: &Ledger,
-        number: u64,
-    ) {
-        self.clock = ledger.clock();
-        let journal = Journal::new(
-            server.identity.clone(),
-            ledger.epoch(),
-            number,
-            ledger.seal().clone(),
-        );
-        self.sink.write_positions(names.topic.clone(), journal);
-    }
-
-    /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
-    pub(crate) fn end_batch(&mut self, position: Position) -> bool {
-        let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch {
-            position: Box::new(position),
-            counts,
-            at: self.stamping.stamp(i64::MAX, self.clock.now()),
-        }) {
-            Ok(()) => {
-                self.isolation.cut();
-                true
-            }
-            Err(batch) => {
-                self.counts = batch.counts;
-                false
-            }
-        }
-    }
-
-    /// What has become durable since the last call, and its records by topic.
-    ///
-    /// # Errors
-    /// When the producer has failed.
-    pub(crate) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
-        self.observe_cluster();
-        self.look_after_topics();
-        self.observer.in_flight(self.sink.acks().under_way().0);
-        let durable = self.sink.durable();
-        if durable.is_none()
-            && let Some(failure) = self.sink.failure()
-        {
-            return Err(failure);
-        }
-        if durable.is_some() && self.sink.is_settled() {
-            self.isolation.durable();
-        }
-        if self.isolation.acknowledged(self.sink.acks().floor()) {
-            return Err(Interruption::Isolated);
-        }
-        Ok(durable.map(|durable| {
-            let counts = durable
-                .batch
-                .counts
-                .iter()
-                .enumerate()
-                .filter(|(_, records)| **records > 0);
-            let counts: Vec<_> = counts
-                .map(|(at, records)| (&self.routes.all()[at], *records))
-                .collect();
-            counts
-                .iter()
-                .for_each(|(route, records)| self.observer.published(&route.topic, *records));
-            (durable, counts)
-        }))
     }
 }
 
@@ -467,11 +318,4 @@ fn limits(options: &RelayOptions) -> Limits {
         per_aggregate: parked_per_aggregate_max as u64,
         total: parked_max as u64,
     }
-}
-
-fn not_taken(error: &SendError) -> Interruption {
-    Interruption::Kafka(match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    })
 }

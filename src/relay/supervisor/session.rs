@@ -10,30 +10,15 @@ use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Relay, handover::Carried, part};
+use super::{Relay, handover::Carried, part, prepare::Ready};
 use crate::relay::{
-    Delivery, RelayError,
+    RelayError,
     error::Interruption,
-    leadership::{
-        lease::Lease,
-        relay_store::{Ledger, Saved, within},
-    },
+    leadership::lease::Lease,
     maintenance::{retention, scheduler},
-    monitor::metrics::Part,
-    parked::store,
-    pipeline::{
-        Pipeline, Stop,
-        publisher::{EventPublisher, until_reported},
-    },
-    position::Position,
-    row::table_layout::{self, Shape},
+    pipeline::{Pipeline, Stop, publisher::until_reported},
     source::selector::SourceSelector,
-    startup::{
-        names::{self, KafkaNames, LogNames},
-        pooler, preflight,
-        recovery::{self, Start},
-        server,
-    },
+    startup::pooler,
 };
 
 /// The time for which an interrupted session waits for the records that it has sent. If Kafka responds within it, the next
@@ -42,15 +27,6 @@ const DRAIN_AFTER_INTERRUPTION: Duration = Duration::from_secs(10);
 
 /// The time within which the last position is stored if the grace is over by then.
 const STORE_LAST: Duration = Duration::from_millis(500);
-
-/// A session that is ready to read.
-struct Ready {
-    server: server::Server,
-    names: LogNames,
-    shape: Shape,
-    pipeline: Pipeline,
-    moved: bool,
-}
 
 /// How the work of a session ended.
 enum Ended {
@@ -178,147 +154,6 @@ impl Relay {
         self.drain(ended, pipeline, carried).await
     }
 
-    /// Everything that a session needs before it reads.
-    async fn prepare(
-        &self,
-        carried: &mut Carried,
-        lost: &CancellationToken,
-        shutdown: &CancellationToken,
-    ) -> Result<Ready, Interruption> {
-        let (options, observer) = (&self.options, &self.observer);
-        observer.pulse().step("looking whether a relay may start");
-        preflight::require(options).await?;
-        observer.pulse().step("taking over the relay's row");
-        let (mut ledger, saved) = Ledger::take_over(options).await?;
-        observer.note(Part::Database, "connected");
-        carried.compare_clocks(ledger.clock());
-        require_forward(carried.epoch, ledger.epoch())?;
-        let alone = ledger.epoch() == carried.epoch + 1;
-        carried.epoch = ledger.epoch();
-        observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
-        observer.pulse().step("looking at the database");
-        let shape = table_layout::examine(options, ledger.session()).await?;
-        let server = server::examine(ledger.session()).await?;
-        let names = names::log_names(
-            options.subject(),
-            ledger.session(),
-            &server.identity,
-            &saved.names,
-        );
-        let names = within("looking for the relay's slot and publication", names).await?;
-        ledger.keep_names(options, &names).await?;
-        carried.learn(&options.kafka).await?;
-        let settled = carried
-            .settled
-            .take()
-            .filter(|_| alone && saved.moved_to.is_none() && saved.given_up.is_empty());
-        let settled = settled.filter(|_| {
-            ledger.topic_changes() == carried.topic_changes && !carried.isolation.wants_trial()
-        });
-        carried.topic_changes = ledger.topic_changes();
-        observer
-            .pulse()
-            .step("starting the producers and reading the position");
-        let (mut publisher, mut start) = self
-            .start(&server, saved, &mut ledger, settled, carried, lost)
-            .await?;
-        observer.pulse().step("reading what is parked");
-        let shape = shape
-            .judge(options, ledger.session(), &start.position)
-            .await?;
-        // Released before the last session ended, and still on the table.
-        let released = std::mem::take(&mut start.position.released);
-        if !released.is_empty() {
-            store::delete(&mut ledger, &released).await?;
-        }
-        if let Some(faults) = carried.topic_faults.take() {
-            publisher.take_up_faults(faults);
-        }
-        // Of a Debezium table nothing is parked.
-        if options.debezium.is_none() {
-            publisher.load_parked(store::load(&mut ledger).await?);
-        }
-        // In this order: a growth that ends in between is then seen by its partitions, and not by its hold.
-        publisher.hold_back(ledger.take_up_holds().await?);
-        publisher.pin(ledger.pinned().await?);
-        let moved = start.moved;
-        let tokens = (lost.clone(), shutdown.clone());
-        let mut pipeline =
-            Pipeline::new(options, &names, start, ledger, publisher, observer, tokens);
-        if moved {
-            pipeline.end_batch().await?;
-        }
-        pipeline.report_parked();
-        // Last: from here on the end of the session gives it back.
-        pipeline
-            .publisher_mut()
-            .isolate(std::mem::take(&mut carried.isolation));
-        Ok(Ready {
-            server,
-            names,
-            shape,
-            pipeline,
-            moved,
-        })
-    }
-
-    /// A producer, and where the relay goes on.
-    async fn start(
-        &self,
-        server: &server::Server,
-        saved: Saved,
-        ledger: &mut Ledger,
-        settled: Option<(EventPublisher, Position, u64)>,
-        carried: &mut Carried,
-        lost: &CancellationToken,
-    ) -> Result<(EventPublisher, Start), Interruption> {
-        let (options, observer) = (&self.options, &self.observer);
-        let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
-        if let Some((mut publisher, position, number)) = settled {
-            publisher.go_on(&names, server, ledger, number);
-            return Ok((
-                publisher,
-                Start {
-                    position,
-                    number,
-                    moved: false,
-                },
-            ));
-        }
-        let (batch_bytes_max, transaction_timeout) = carried.limits();
-        let transactional = match options.delivery {
-            Delivery::ExactlyOnce => names.transactional(transaction_timeout),
-            Delivery::AtLeastOnce => Vec::new(),
-        };
-        let stamps = (ledger.clock(), carried.stamping);
-        let mut publisher = EventPublisher::open(
-            options,
-            &saved.event_source,
-            observer,
-            batch_bytes_max,
-            &transactional,
-            stamps,
-        )?;
-        let cluster = publisher.reach_cluster().await?;
-        let session = recovery::Session {
-            options,
-            server,
-            names: &names,
-            cluster: &cluster,
-            observer,
-            lost,
-        };
-        let start = recovery::resume(session, saved, ledger, &mut publisher).await?;
-        tracing::info!(
-            relay = options.name,
-            epoch = ledger.epoch(),
-            cluster,
-            delivery = options.delivery.word(),
-            "leads"
-        );
-        Ok((publisher, start))
-    }
-
     /// Ends a session: waits for what was sent, stores it if that is still possible, and keeps what the next session can use.
     async fn drain(
         &self,
@@ -416,15 +251,4 @@ impl Relay {
         let (position, number) = (position.clone(), number);
         carried.settled = Some((pipeline.into_publisher(), position, number));
     }
-}
-
-/// An epoch only counts up.
-fn require_forward(before: i64, now: i64) -> Result<(), Interruption> {
-    if now > before {
-        return Ok(());
-    }
-    Err(Interruption::Refused(format!(
-        "the database has gone back in time: this relay led under epoch {before} and finds epoch {} (a restore, or a fail-over that lost commits); events that were published may not exist any more. Started again, the relay compares its position with what the database has",
-        now - 1
-    )))
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Attempt, Delivery, ENVELOPE_BYTES, EventPublisher, Published, Unsent,
-    backpressure::Backpressure, not_taken, number,
+    backpressure::Backpressure, number,
 };
 use crate::{
     kafka::{Outgoing, Record, SendError, Value, partition_of},
@@ -144,6 +144,20 @@ impl EventPublisher {
         }
     }
 
+    /// The topic of dead letters was not looked up yet, or cannot be used.
+    fn dead_letter_waits(
+        &mut self,
+        topic: String,
+        reason: &str,
+        queues: bool,
+    ) -> Result<Delivery, Unsent> {
+        Ok(match self.unmet(topic, queues)? {
+            Attempt::Impossible(why) => Delivery::Undeliverable(format!("{reason}; {why}")),
+            Attempt::TopicWaits(topic) => Delivery::TopicWaits(topic),
+            Attempt::Sent(tag) => Delivery::Sent(tag),
+        })
+    }
+
     /// Sends an event to the topic of dead letters, or a reference to it, if its payload is what Kafka does not take.
     fn send_dead_letter(
         &mut self,
@@ -161,11 +175,7 @@ impl EventPublisher {
         if self.routes.named(&topic).is_none()
             || (queues && self.lookup.faults.reason(&topic).is_some())
         {
-            return Ok(match self.unmet(topic, queues)? {
-                Attempt::Impossible(why) => Delivery::Undeliverable(format!("{reason}; {why}")),
-                Attempt::TopicWaits(topic) => Delivery::TopicWaits(topic),
-                Attempt::Sent(tag) => Delivery::Sent(tag),
-            });
+            return self.dead_letter_waits(topic, reason, queues);
         }
         let Some((at, route)) = self.routes.named(&topic) else {
             return Err(Backpressure::NewTopic(topic).into());
@@ -222,13 +232,7 @@ impl EventPublisher {
                 Ok(Sent::Full(bytes)) => return Err(Backpressure::Full(bytes).into()),
                 Ok(Sent::Committing) => return Err(Backpressure::Committing.into()),
                 Err(SendError::TooLarge) if !reference_only => reference_only = true,
-                Err(error) => {
-                    return Err(self
-                        .sink
-                        .failure()
-                        .unwrap_or_else(|| not_taken(&error))
-                        .into());
-                }
+                Err(error) => return Err(self.not_taken(&error).into()),
             }
         }
     }
