@@ -1,4 +1,4 @@
-//! One occurrence of an event, ready for a row or a record.
+//! Envelope of one event, ready for an outbox row or a Kafka record.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,13 @@ use super::{
     check_topic_name, headers,
 };
 
-/// One occurrence of an event: what the outbox stores and a record carries.
+/// One event with its metadata, as the outbox stores it and a record carries it.
 ///
 /// ```
 /// use tidings::event::{AggregateId, Envelope, Payload};
 ///
-/// let mut envelope = Envelope::new("order", AggregateId::new("7")?, "OrderPlaced", Payload::json_text("{}")?);
+/// let payload = Payload::json_text("{}")?;
+/// let mut envelope = Envelope::new("order", AggregateId::new("7")?, "OrderPlaced", payload);
 /// envelope.headers.insert("tenant", "acme");
 /// assert_eq!(envelope.version, 1);
 /// envelope.check()?;
@@ -25,37 +26,37 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Envelope {
-    /// Which occurrence.
+    /// The id of the event.
     pub id: EventId,
-    /// The kind of thing it happened to, e.g. `order`.
+    /// The type of the aggregate, e.g. `order`.
     pub aggregate_type: Cow<'static, str>,
-    /// Which of them.
+    /// The id of the aggregate.
     pub aggregate_id: AggregateId,
-    /// What happened, e.g. `OrderPlaced`.
+    /// The event type, e.g. `OrderPlaced`.
     pub event_type: Cow<'static, str>,
     /// The version of the payload's schema.
     pub version: u32,
     /// The data.
     pub payload: Payload,
-    /// What travels beside the data.
+    /// Metadata that is published next to the data.
     pub headers: Headers,
-    /// When it happened.
+    /// The time of the event.
     pub occurred_at: DateTime<Utc>,
-    /// The topic, if not the one the relay would choose.
+    /// The topic, or `None` for the one that the relay derives.
     pub topic: Option<String>,
 }
 
-/// Why an event cannot be put into an envelope.
+/// Error of wrapping an event in an envelope or reading it back.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// The event cannot be encoded, or the payload is not such an event.
+    /// The event cannot be encoded, or the payload cannot be decoded.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The event could never be delivered.
+    /// The event violates a rule, so that it could never be delivered.
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
-    /// There is no payload to decode.
+    /// The envelope is a tombstone, which has no payload to decode.
     #[error("the event `{event}` cannot be read from a tombstone, which has no payload")]
     Tombstone {
         /// The Rust type of the event.
@@ -64,7 +65,7 @@ pub enum EnvelopeError {
 }
 
 impl Envelope {
-    /// An envelope with a new id, version 1, no headers, and now as its time.
+    /// Creates an envelope with a new id, version 1, no headers and the current time.
     pub fn new(
         aggregate_type: impl Into<Cow<'static, str>>,
         aggregate_id: AggregateId,
@@ -84,11 +85,13 @@ impl Envelope {
         }
     }
 
-    /// The envelope of an event that happens now, encoded by its codec. Bytes get the header `content-type`; JSON needs none.
+    /// Creates the envelope of an event that occurs now, and encodes the event with its codec. A
+    /// payload of bytes gets the header `content-type`; JSON needs none.
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError`] if the event cannot be encoded or its aggregate id cannot be a key.
+    /// Returns [`EnvelopeError`] if the event cannot be encoded or its aggregate id cannot be a
+    /// key.
     pub fn of<E: DomainEvent>(event: &E) -> Result<Self, EnvelopeError> {
         let aggregate_id = AggregateId::new(event.aggregate_id())?;
         let payload = E::Codec::encode(event)?;
@@ -102,9 +105,11 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// The tombstone of an aggregate: on a compacted topic it deletes what Kafka keeps for the key.
+    /// Creates the tombstone of an aggregate. On a compacted topic, it deletes the records of the
+    /// key.
     ///
-    /// Its type is [`TOMBSTONE`](Self::TOMBSTONE) and not that of an event, since no handler could read a payload from it.
+    /// Its type is [`TOMBSTONE`](Self::TOMBSTONE) rather than the type of an event, because no
+    /// handler could decode an event from it.
     pub fn tombstone(
         aggregate_type: impl Into<Cow<'static, str>>,
         aggregate_id: AggregateId,
@@ -117,14 +122,16 @@ impl Envelope {
         )
     }
 
-    /// The event type of a tombstone, unless the publisher gives it another.
+    /// The event type of a tombstone, unless the publisher sets another.
     pub const TOMBSTONE: &'static str = "Tombstone";
 
-    /// The event in this envelope. Its type is not looked at: that is what routing is for.
+    /// Decodes the event in this envelope. Does not check the event type, which is the task of
+    /// routing.
     ///
     /// # Errors
     ///
-    /// [`EnvelopeError`] if the payload is not such an event, or a tombstone.
+    /// Returns [`EnvelopeError`] if the payload cannot be decoded, or if the envelope is a
+    /// tombstone.
     pub fn decode<E: DomainEvent>(&self) -> Result<E, EnvelopeError> {
         let bytes = self.payload.as_bytes().ok_or(EnvelopeError::Tombstone {
             event: std::any::type_name::<E>(),
@@ -132,13 +139,17 @@ impl Envelope {
         Ok(E::Codec::decode(bytes)?)
     }
 
-    /// Marks this event as caused by another: its conversation and trace go on, its id becomes the causation id.
+    /// Marks this event as caused by another. It gets the correlation id of `cause`, or the id of
+    /// `cause` if that has none. The trace context is inherited, and the id of `cause` becomes the
+    /// causation id.
     ///
     /// ```
     /// use tidings::event::{AggregateId, Envelope, Payload};
     ///
-    /// let request = Envelope::new("order", AggregateId::new("7")?, "OrderPlaced", Payload::Tombstone);
-    /// let mut answer = Envelope::new("stock", AggregateId::new("9")?, "StockReserved", Payload::Tombstone);
+    /// let id = AggregateId::new("7")?;
+    /// let request = Envelope::new("order", id, "OrderPlaced", Payload::Tombstone);
+    /// let id = AggregateId::new("9")?;
+    /// let mut answer = Envelope::new("stock", id, "StockReserved", Payload::Tombstone);
     /// answer.set_cause(&request);
     /// assert_eq!(answer.headers.causation_id(), Some(&*request.id.to_string()));
     /// assert_eq!(answer.headers.correlation_id(), Some(&*request.id.to_string()));
@@ -158,11 +169,12 @@ impl Envelope {
         self.headers.insert(headers::CAUSATION_ID, id);
     }
 
-    /// Checks what would keep the event from ever being delivered: its names, version, topic and headers.
+    /// Checks the names, the version, the topic and the headers. An event that violates one of
+    /// these rules could never be delivered.
     ///
     /// # Errors
     ///
-    /// [`InvalidEvent`] names the first fault.
+    /// Returns the first [`InvalidEvent`] that is found.
     pub fn check(&self) -> Result<(), InvalidEvent> {
         if !name_is_topic_part(&self.aggregate_type) {
             return Err(InvalidEvent::AggregateType {
@@ -321,7 +333,7 @@ mod tests {
                 ("correlationid", "c"),
                 ("traceparent", "t")
             ],
-            "headers of the application's own are not passed on"
+            "the headers of the application are not inherited"
         );
     }
 }

@@ -1,24 +1,28 @@
-//! Names that published events may not use: topics and headers that belong to Kafka, the relay and subscribers.
+//! Names that published events may not use: topics and headers that belong to Kafka, the relay and
+//! subscribers.
 //!
-//! A row is data. A topic or header of this module would make it an instruction: a forged relay position, a
-//! second event id, a forged dead letter. The table, [`Envelope::check`](super::Envelope::check) and the relay's
+//! With such a name, a row could forge a relay position, a second event id or a dead letter. Check
+//! constraints of the outbox table, [`Envelope::check`](super::Envelope::check) and the relay's
 //! routing refuse the same names.
 
 use super::InvalidEvent;
 
-/// Prefix of the topics in which relays keep their positions.
+/// Prefix of the relays' position topics.
 const POSITION_TOPICS: &str = "tidings.position.";
 
-/// Prefixes of topics that never carry events: Kafka's own, and the positions of relays.
+/// Prefixes of topics that never carry events: Kafka's internal topics and the relays' position
+/// topics.
 const TOPICS: [&str; 2] = ["__", POSITION_TOPICS];
 
-/// Prefixes of headers that describe a record: CloudEvents attributes, and the annotations of dead letters.
+/// Prefixes of headers that describe a record: CloudEvents attributes and the annotations of dead
+/// letters.
 const HEADERS: [&str; 3] = ["ce_", "kafka_dlt-", "tidings_"];
 
-/// Media types that declare the value to be a whole CloudEvent, which would replace the attributes in the headers.
+/// Prefix of the media types that declare the value to be a complete CloudEvent. Consumers would
+/// read it instead of the attributes in the headers.
 const CLOUD_EVENT: &str = "application/cloudevents";
 
-/// Whether no event may be published to this topic.
+/// Returns `true` if events may not be published to this topic.
 pub(crate) fn is_reserved_topic(name: &str) -> bool {
     TOPICS.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -27,7 +31,7 @@ pub(crate) fn is_reserved_topic(name: &str) -> bool {
 ///
 /// # Errors
 ///
-/// [`InvalidEvent::ReservedTopic`].
+/// Returns [`InvalidEvent::ReservedTopic`] if the name is reserved.
 pub(crate) fn refuse_reserved_topic(name: &str) -> Result<(), InvalidEvent> {
     if is_reserved_topic(name) {
         return Err(InvalidEvent::ReservedTopic {
@@ -37,11 +41,13 @@ pub(crate) fn refuse_reserved_topic(name: &str) -> Result<(), InvalidEvent> {
     Ok(())
 }
 
-/// Refuses a header by which a row would contradict the headers of its envelope. Letter case does not matter.
+/// Refuses a header that would contradict the headers that the relay writes. Names and media types
+/// are compared without regard to letter case.
 ///
 /// # Errors
 ///
-/// [`InvalidEvent::ReservedHeader`] or [`InvalidEvent::ReservedContentType`].
+/// Returns [`InvalidEvent::ReservedHeader`] or [`InvalidEvent::ReservedContentType`] if the header
+/// is reserved.
 pub(crate) fn refuse_reserved_header(name: &str, value: &str) -> Result<(), InvalidEvent> {
     if HEADERS
         .iter()

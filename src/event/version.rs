@@ -1,17 +1,19 @@
-//! Reading payloads of older versions.
+//! Decoding of payloads, including those of older versions.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Codec, CodecError, DomainEvent, panic_text};
 
-/// Why a payload of some version is not read.
+/// Reason why a payload of a certain version was not decoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VersionError {
-    /// It was written by newer code: half of it might be understood, which is worse than nothing.
+    /// The payload was written by newer code. It is refused even if it could be decoded, because
+    /// this version could misread it.
     #[error(
-        "the event has version {version}, and this code knows `{event}` up to version {known}: deploy the newer code here, then replay the event"
+        "the event has version {version}, and this code supports `{event}` up to version {known}: \
+         deploy the newer code here, then replay the event"
     )]
     Newer {
         /// The Rust type of the event.
@@ -21,28 +23,32 @@ pub enum VersionError {
         /// The version of the Rust type.
         known: u32,
     },
-    /// It is older, and nothing says what changed.
+    /// The payload is older, and the event type has no upcast from its version.
     #[error(
-        "the event has version {version}, and `{event}` does not say how to lift it: add `upcast(from = {version}, with = …)` to its `#[event(…)]`"
+        "the event has version {version}, and `{event}` has no upcast from it: add \
+         `upcast(from = {version}, with = …)` to its `#[event(…)]`"
     )]
     NoUpcast {
         /// The Rust type of the event.
         event: &'static str,
-        /// The version that cannot be lifted.
+        /// The version that has no upcast.
         version: u32,
     },
-    /// The payload is not such an event.
+    /// The payload cannot be decoded.
     #[error(transparent)]
     Codec(#[from] CodecError),
 }
 
-/// Reads the payload of an event of this version: one of an older version is lifted step by step before.
+/// Decodes a payload of the given version. A payload of an older version is first upcast step by
+/// step.
 ///
-/// A panic of an upcast or of the codec is an error too: the same payload would panic again.
+/// A panic of an upcast or of the codec is returned as an error, because the same payload would
+/// panic again.
 ///
 /// # Errors
 ///
-/// [`VersionError`].
+/// Returns [`VersionError`] if the version is newer, has no upcast, or the payload cannot be
+/// decoded.
 pub fn decode_version<E: DomainEvent>(version: u32, payload: &[u8]) -> Result<E, VersionError> {
     std::panic::catch_unwind(|| decode_steps(version, payload)).unwrap_or_else(|panic| {
         let reason = format!(
@@ -75,13 +81,15 @@ fn decode_steps<E: DomainEvent>(version: u32, payload: &[u8]) -> Result<E, Versi
     Ok(E::Codec::decode(&lifted)?)
 }
 
-/// Lifts a JSON payload by a function from the old shape to the next one: what `upcast(from = …, with = …)` calls.
+/// Upcasts a JSON payload with a function from the old type to the next one. This is the
+/// implementation of `upcast(from = …, with = …)`.
 ///
-/// The shapes are serde types of yours, or `serde_json::Value`.
+/// Both types are serde types of the application, or `serde_json::Value`.
 ///
 /// # Errors
 ///
-/// [`CodecError::Decode`] if the payload does not have the old shape.
+/// Returns [`CodecError::Decode`] if the payload does not match the old type, and
+/// [`CodecError::Encode`] if the result has no JSON representation.
 pub fn lift<E, Old: DeserializeOwned, New: Serialize + DeserializeOwned>(
     with: impl FnOnce(Old) -> New,
     payload: &[u8],
@@ -103,7 +111,15 @@ mod tests {
     }
 
     #[derive(Serialize, Deserialize, DomainEvent, Debug, PartialEq)]
-    #[event(aggregate = "order", id = "id", version = 3, upcast(from = 1, with = add_currency), upcast(from = 2, with = |old: Value| json!({ "id": old["id"], "amount": old["cents"], "currency": old["currency"] })))]
+    #[event(
+        aggregate = "order",
+        id = "id",
+        version = 3,
+        upcast(from = 1, with = add_currency),
+        upcast(from = 2, with = |old: Value| json!({
+            "id": old["id"], "amount": old["cents"], "currency": old["currency"]
+        }))
+    )]
     struct Paid {
         id: String,
         amount: i64,
