@@ -1,4 +1,4 @@
-//! The outbox as its users see it.
+//! Public interface of the outbox.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use crate::postgres::{SchemaName, SchemaNameError, errors::cleaned};
 /// SQLSTATE of a savepoint outside a transaction.
 const NO_TRANSACTION: &str = "25P01";
 
-/// Publishes events in the caller's Postgres transaction. Cheap to clone: make one at start and pass it around.
+/// Publishes events in the caller's Postgres transaction. Cheap to clone: create one at startup and
+/// share it.
 ///
 /// # Examples
 ///
@@ -29,8 +30,15 @@ const NO_TRANSACTION: &str = "25P01";
 ///
 /// let mut tx = pool.begin().await?;
 /// outbox.publish(&mut tx, &OrderPlaced { order_id: 7 }).await?;
-/// outbox.event(&OrderPlaced { order_id: 8 }).correlation_id("req-1").header("tenant", "acme").publish(&mut tx).await?;
-/// outbox.publish_all(&mut tx, &[OrderPlaced { order_id: 9 }, OrderPlaced { order_id: 10 }]).await?;
+/// outbox
+///     .event(&OrderPlaced { order_id: 8 })
+///     .correlation_id("req-1")
+///     .header("tenant", "acme")
+///     .publish(&mut tx)
+///     .await?;
+/// outbox
+///     .publish_all(&mut tx, &[OrderPlaced { order_id: 9 }, OrderPlaced { order_id: 10 }])
+///     .await?;
 /// tx.commit().await?;
 /// # Ok(()) }
 /// ```
@@ -45,23 +53,25 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// The largest payload unless [`max_event_bytes`](Self::max_event_bytes) says otherwise, in bytes. With key and headers it stays below the
-    /// 1,048,588 that Kafka's brokers accept by default (`message.max.bytes`).
+    /// The default of [`max_event_bytes`](Self::max_event_bytes). With key and headers, such a
+    /// record stays below the 1,048,588 bytes that Kafka's brokers accept by default
+    /// (`message.max.bytes`).
     pub const MAX_EVENT_BYTES_DEFAULT: usize = 1_000_000;
 
-    /// The largest headers of one event, names and values together, in bytes. Less than half of the 64 KiB of JSON that the table accepts, since
-    /// JSON may need two bytes for one.
+    /// The maximum size of an event's headers, names and values together, in bytes. It is less than
+    /// half of the 64 KiB of JSON that the table accepts, because JSON may need two bytes for one.
     pub const MAX_HEADER_BYTES: usize = 32_000;
 
-    /// The most one call of [`publish_all`](Self::publish_all) sends, in bytes. Postgres refuses a message of 1 GiB and holds a batch in memory
-    /// several times over.
+    /// The maximum size of one call of [`publish_all`](Self::publish_all), in bytes. Postgres
+    /// refuses a message of 1 GiB and holds several copies of a batch in memory.
     pub const MAX_BATCH_BYTES: usize = 256 * 1024 * 1024;
 
-    /// The most aggregates that one call locks. A server with default settings has room for some 10,000 locks, all sessions together
-    /// (`max_locks_per_transaction`), and fails every session's when it is full.
+    /// The maximum number of aggregates that one call locks. A server with default settings has
+    /// room for about 10,000 locks in all sessions together (`max_locks_per_transaction`). When
+    /// they are used up, the statements of all sessions fail.
     pub const MAX_LOCKED_AGGREGATES: usize = 1_000;
 
-    /// The outbox in the schema `tidings`.
+    /// Creates an outbox for the schema `tidings`.
     pub fn new() -> Self {
         Self {
             statements: Ok(Arc::new(Statements::new(SchemaName::default()))),
@@ -73,9 +83,10 @@ impl Outbox {
         }
     }
 
-    /// Uses the outbox of another schema, as given to [`Migrations::schema`](crate::Migrations::schema).
+    /// Uses the outbox of another schema. Pass the name given to
+    /// [`Migrations::schema`](crate::Migrations::schema).
     ///
-    /// A name that is not usable is reported when something is published.
+    /// An invalid name is reported when an event is published.
     #[must_use]
     pub fn schema(mut self, name: impl AsRef<str>) -> Self {
         let prepared = self.prepared;
@@ -86,10 +97,12 @@ impl Outbox {
         self
     }
 
-    /// Publishes by statements that are not kept prepared, for a pooler that shares connections and does not carry prepared statements over
-    /// (PgBouncer in transaction mode before 1.21): `prepared statement "sqlx_s_1" already exists` is the symptom.
+    /// Disables prepared statements, for a pooler that shares connections without support for them
+    /// (PgBouncer in transaction mode before 1.21). The symptom is `prepared statement "sqlx_s_1"
+    /// already exists`.
     ///
-    /// Each event is then parsed and planned anew. The service's own queries need `Query::persistent(false)` there too.
+    /// Postgres then parses and plans the statement for each event. The application's own queries
+    /// need `Query::persistent(false)` with such a pooler too.
     #[must_use]
     pub fn unprepared(mut self) -> Self {
         self.prepared = false;
@@ -101,39 +114,44 @@ impl Outbox {
 
     /// Locks the aggregate until the end of the transaction, before its event is numbered.
     ///
-    /// For writers that do not lock the aggregate themselves, e.g. because it has no row: two transactions that publish for one aggregate then follow
-    /// each other, and their events have the order of their commits. The lock is a transaction-scoped advisory lock taken by the statement that
-    /// inserts; it costs no round trip.
+    /// Use it for writers that do not lock the aggregate themselves, e.g. because it has no row.
+    /// Two transactions that publish for one aggregate are then serialized, and their events are in
+    /// commit order. The lock is a transaction-scoped advisory lock. The insert statement takes it,
+    /// so it needs no additional round trip.
     ///
-    /// [`publish_all`](Self::publish_all) locks its aggregates in one fixed order, and at most
-    /// [`MAX_LOCKED_AGGREGATES`](Self::MAX_LOCKED_AGGREGATES). Several calls in one transaction lock in the order of the calls: two such
-    /// transactions in opposite order deadlock, and Postgres ends one of them with an error (SQLSTATE 40P01) that is safe to retry.
+    /// [`publish_all`](Self::publish_all) locks its aggregates in a fixed order, and at most
+    /// [`MAX_LOCKED_AGGREGATES`](Self::MAX_LOCKED_AGGREGATES). Several calls in one transaction
+    /// lock in the order of the calls. Two such transactions with opposite orders deadlock, and
+    /// Postgres ends one of them with an error (SQLSTATE 40P01) that is safe to retry.
     #[must_use]
     pub fn serialize_aggregates(mut self) -> Self {
         self.lock = Lock::Aggregate;
         self
     }
 
-    /// Refuses payloads larger than this many bytes; [`MAX_EVENT_BYTES_DEFAULT`](Self::MAX_EVENT_BYTES_DEFAULT) otherwise.
+    /// Sets the maximum size of a payload in bytes. Defaults to
+    /// [`MAX_EVENT_BYTES_DEFAULT`](Self::MAX_EVENT_BYTES_DEFAULT).
     ///
-    /// Raise it together with the topic's `max.message.bytes`. The table itself refuses more than 16 MiB.
+    /// Raise it together with the topic's `max.message.bytes`. The table refuses more than 16 MiB.
     #[must_use]
     pub fn max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
     }
 
-    /// A header of every event published here, unless the event sets its own.
+    /// Adds a header to all events of this outbox. An event can override it.
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.default_headers).insert(name, value);
         self
     }
 
-    /// Allows to publish, schedule and cancel on a connection that is in no transaction: each call then commits by itself.
+    /// Allows publishing, scheduling and cancelling on a connection that is not in a transaction.
+    /// Each call then commits by itself.
     ///
-    /// For an event that belongs to no change in this database. By default such a call is [`PublishError::NoTransaction`], because it is usually a
-    /// connection that was passed where the transaction was meant.
+    /// Use it for an event that belongs to no change in this database. By default, such a call
+    /// returns [`PublishError::NoTransaction`], because the caller usually meant to pass the
+    /// transaction.
     ///
     /// ```no_run
     /// # use serde::{Deserialize, Serialize};
@@ -143,7 +161,8 @@ impl Outbox {
     /// # struct NightBegan { night: String }
     /// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
     /// let clock = Outbox::new().allow_autocommit();
-    /// clock.publish(&mut *pool.acquire().await?, &NightBegan { night: "2026-01-02".into() }).await?;
+    /// let night = NightBegan { night: "2026-01-02".into() };
+    /// clock.publish(&mut *pool.acquire().await?, &night).await?;
     /// # Ok(()) }
     /// ```
     #[must_use]
@@ -152,19 +171,22 @@ impl Outbox {
         self
     }
 
-    /// Publishes an event in the transaction of `conn`: it is published if and only if that commits.
+    /// Publishes an event in the transaction of `conn`. The event is published if and only if the
+    /// transaction commits.
     ///
-    /// One round trip. `conn` is a transaction (`&mut tx`), or a connection on which one was begun by SQL, which costs a second round trip. See the
+    /// Takes one round trip. `conn` is a transaction (`&mut tx`), or a connection with a
+    /// transaction that was begun with SQL, which takes a second round trip. See the
     /// [module](crate::outbox) for why it is never a pool.
     ///
     /// # Errors
     ///
-    /// [`PublishError`]. What could never be delivered is refused before anything is sent, and the transaction can go on. Outside a transaction nothing is
-    /// published ([`PublishError::NoTransaction`]).
+    /// Returns [`PublishError`]. An event that could never be delivered is refused before anything
+    /// is sent, and the transaction can continue. Outside a transaction nothing is published
+    /// ([`PublishError::NoTransaction`]).
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the event may or may not be part of the transaction: roll it back.
+    /// If the future is dropped, the event may or may not be part of the transaction. Roll it back.
     pub async fn publish<E: DomainEvent>(
         &self,
         conn: &mut PgConnection,
@@ -173,17 +195,20 @@ impl Outbox {
         self.publish_envelope(conn, &seal(event)?).await
     }
 
-    /// Publishes any number of events by one statement. Returns their ids in the order given, which is also the order of their `seq`.
+    /// Publishes any number of events with one statement. Returns their ids in the given order,
+    /// which is also the order of their `seq`.
     ///
-    /// All or nothing, also with [`allow_autocommit`](Self::allow_autocommit). An empty iterator sends nothing.
+    /// Publishes all events or none, also with [`allow_autocommit`](Self::allow_autocommit). Sends
+    /// nothing if the iterator is empty.
     ///
     /// # Errors
     ///
-    /// [`PublishError`]; beyond [`MAX_BATCH_BYTES`](Self::MAX_BATCH_BYTES) publish by several calls.
+    /// Returns [`PublishError`]. Above [`MAX_BATCH_BYTES`](Self::MAX_BATCH_BYTES), split the events
+    /// into several calls.
     ///
     /// # Cancel safety
     ///
-    /// As [`publish`](Self::publish).
+    /// See [`publish`](Self::publish).
     pub async fn publish_all<'e, E: DomainEvent>(
         &self,
         conn: &mut PgConnection,
@@ -196,12 +221,13 @@ impl Outbox {
         self.publish_envelopes(conn, &envelopes).await
     }
 
-    /// Starts an event that needs more than its data: headers, a topic, a time of its own.
+    /// Starts an event that needs more than its data: headers, a topic, or its own time.
     pub fn event<E: DomainEvent>(&self, event: &E) -> Draft<'_> {
         Draft::new(self, seal(event))
     }
 
-    /// Starts the tombstone of an aggregate of `E`: on a compacted topic it deletes what Kafka keeps for the aggregate.
+    /// Starts the tombstone of an aggregate of `E`. On a compacted topic, it deletes the records of
+    /// the aggregate.
     ///
     /// ```no_run
     /// # use serde::{Deserialize, Serialize};
@@ -209,7 +235,10 @@ impl Outbox {
     /// # #[derive(Serialize, Deserialize, DomainEvent)]
     /// # #[event(aggregate = "customer", id = "customer")]
     /// # struct CustomerChanged { customer: String }
-    /// # async fn example(outbox: Outbox, mut tx: sqlx::PgTransaction<'_>) -> Result<(), tidings::PublishError> {
+    /// # async fn example(
+    /// #     outbox: Outbox,
+    /// #     mut tx: sqlx::PgTransaction<'_>,
+    /// # ) -> Result<(), tidings::PublishError> {
     /// outbox.tombstone::<CustomerChanged>("c-7").publish(&mut tx).await?;
     /// # Ok(()) }
     /// ```
@@ -220,20 +249,26 @@ impl Outbox {
         Draft::new(self, envelope)
     }
 
-    /// Publishes an envelope made by hand: a payload encoded elsewhere, names known only at run time.
+    /// Publishes an envelope: a payload that was encoded elsewhere, or names that are known only at
+    /// run time.
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish).
+    /// See [`publish`](Self::publish).
     ///
     /// # Cancel safety
     ///
-    /// As [`publish`](Self::publish).
+    /// See [`publish`](Self::publish).
     ///
     /// ```no_run
     /// use tidings::event::{AggregateId, Envelope, Payload};
-    /// # async fn example(outbox: tidings::Outbox, mut tx: sqlx::PgTransaction<'_>, avro: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
-    /// let envelope = Envelope::new("order", AggregateId::new("7")?, "OrderPlaced", Payload::Bytes(avro));
+    /// # async fn example(
+    /// #     outbox: tidings::Outbox,
+    /// #     mut tx: sqlx::PgTransaction<'_>,
+    /// #     avro: Vec<u8>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// let id = AggregateId::new("7")?;
+    /// let envelope = Envelope::new("order", id, "OrderPlaced", Payload::Bytes(avro));
     /// outbox.publish_envelope(&mut tx, &envelope).await?;
     /// # Ok(()) }
     /// ```
@@ -250,15 +285,15 @@ impl Outbox {
             .await
     }
 
-    /// Publishes any number of envelopes by one statement: of different types, with headers of their own.
+    /// Publishes any number of envelopes with one statement. They may differ in type and headers.
     ///
     /// # Errors
     ///
-    /// As [`publish_all`](Self::publish_all).
+    /// See [`publish_all`](Self::publish_all).
     ///
     /// # Cancel safety
     ///
-    /// As [`publish`](Self::publish).
+    /// See [`publish`](Self::publish).
     pub async fn publish_envelopes(
         &self,
         conn: &mut PgConnection,
@@ -289,7 +324,7 @@ impl Outbox {
             .await
     }
 
-    /// Stores an envelope for later.
+    /// Stores an envelope for later publication.
     pub(super) async fn schedule(
         &self,
         conn: &mut PgConnection,
@@ -310,8 +345,9 @@ impl Outbox {
             .schema_and_preparation())
     }
 
-    /// Refuses a connection that is in no transaction. sqlx knows of those that it has begun, which costs nothing. Others begin by SQL, so the
-    /// server is asked: it refuses a savepoint outside a transaction, and nothing else happens.
+    /// Refuses a connection that is not in a transaction. sqlx tracks the transactions that it has
+    /// begun, so the check is free for them. To detect a transaction that was begun with SQL, this
+    /// sets a savepoint, which the server refuses outside a transaction. It has no other effect.
     pub(super) async fn require_transaction(
         &self,
         conn: &mut PgConnection,
@@ -337,7 +373,7 @@ impl Outbox {
         }
     }
 
-    /// Refuses what could never be delivered.
+    /// Refuses an event that could never be delivered.
     pub(crate) fn check(&self, envelope: &Envelope) -> Result<(), PublishError> {
         let event_type = || envelope.event_type.clone().into_owned();
         let invalid = |source| PublishError::Invalid {
