@@ -1,4 +1,4 @@
-//! What changes topics that are there: only an operator's commands do.
+//! Changes to existing topics, made only by an operator's commands.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::{
     topics::{ADMIN_TIMEOUT, TopicError, within_limit},
 };
 
-/// How long the cluster may take to do it.
+/// Timeout of one change of a topic.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContext>>, TopicError> {
@@ -25,10 +25,11 @@ fn client(settings: &Settings) -> Result<Dropped<AdminClient<DefaultClientContex
         .map_err(|error| TopicError::Unreachable(error.to_string()))
 }
 
-/// Deletes a topic; false if it was not there.
+/// Deletes a topic. Returns `false` if it did not exist.
 ///
 /// # Errors
-/// The broker's refusal; a cluster that does not answer.
+///
+/// Returns [`TopicError`] if the broker refuses or the cluster does not respond.
 pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<bool, TopicError> {
     let admin = client(settings)?;
     let options = AdminOptions::new()
@@ -53,10 +54,12 @@ pub(crate) async fn delete_topic(settings: &Settings, topic: &str) -> Result<boo
     }
 }
 
-/// Gives a topic `partitions` partitions, more than it has, and waits until the cluster shows them.
+/// Raises the number of partitions of a topic to `partitions` and waits until the cluster reports
+/// it.
 ///
 /// # Errors
-/// The broker's refusal; a cluster that does not answer.
+///
+/// Returns [`TopicError`] if the broker refuses or the cluster does not respond.
 pub(crate) async fn grow_topic(
     settings: &Settings,
     topic: &str,
@@ -72,7 +75,7 @@ pub(crate) async fn grow_topic(
         .operation_timeout(Some(TIMEOUT))
         .request_timeout(Some(ADMIN_TIMEOUT));
     let count = usize::try_from(partitions)
-        .map_err(|_| refused(format!("{partitions} is no number of partitions")))?;
+        .map_err(|_| refused(format!("{partitions} is not a valid number of partitions")))?;
     let answer = within_limit(
         "create_partitions",
         admin

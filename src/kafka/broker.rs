@@ -1,4 +1,4 @@
-//! The settings of a broker, for clients that adapt to them.
+//! Settings of a broker, for clients that adapt to them.
 
 use rdkafka::{
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
@@ -12,7 +12,8 @@ use super::{
     topics::{ASK_TIMEOUT, ASKED_TOPIC, within_limit},
 };
 
-/// One setting of any broker; `None` if it may not be read (that needs DescribeConfigs on the cluster), or if no broker answers.
+/// Returns one setting of any broker. Returns `None` if it cannot be read (this requires
+/// DescribeConfigs on the cluster) or no broker responds.
 pub(crate) async fn broker_setting(settings: &Settings, name: &str) -> Option<String> {
     let config = settings.client_config();
     let asking = config.clone();

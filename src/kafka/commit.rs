@@ -1,22 +1,22 @@
-//! Refused offset commits, and which of them are repeated.
+//! Refused offset commits, and the refusals that are retried.
 //!
-//! A classic group refuses commits between the last `JoinGroup` of a rebalance and the leader's `SyncGroup`; librdkafka
-//! returns that refusal to its caller. A member that gives its partitions up must repeat the commit, because the next owner
-//! would handle the same records again.
+//! A classic group refuses commits between the last `JoinGroup` of a rebalance and the leader's
+//! `SyncGroup`, and librdkafka returns this refusal to its caller. A member that gives up its
+//! partitions must retry the commit. Otherwise the next owner would handle the same records again.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// Why offsets are not committed.
+/// Error of an offset commit.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct CommitError(#[from] KafkaError);
 
 impl CommitError {
-    /// Whether the same commit may succeed a moment later.
+    /// Returns `true` if the same commit may succeed a moment later.
     pub(crate) fn is_transient(&self) -> bool {
         use RDKafkaErrorCode as Code;
-        // The coordinator is completing a rebalance, or the client has not heard of the next generation or epoch yet; the
-        // coordinator has moved; or the connection to it was lost.
+        // The coordinator is completing a rebalance or has moved, the client has not received the
+        // next generation or epoch yet, or the connection was lost.
         matches!(
             self.0.rdkafka_error_code(),
             Some(
@@ -35,7 +35,7 @@ impl CommitError {
     }
 }
 
-/// Calls `commit` until it succeeds, fails for good, or `pause` returns false.
+/// Calls `commit` until it succeeds, fails permanently, or `pause` returns `false`.
 pub(super) fn repeat_while_transient(
     mut commit: impl FnMut() -> Result<(), CommitError>,
     mut pause: impl FnMut() -> bool,
@@ -52,7 +52,7 @@ pub(super) fn repeat_while_transient(
 mod tests {
     use super::*;
 
-    /// Commits with these responses. Returns the number of attempts and the result.
+    /// Commits against these responses. Returns the number of attempts and the result.
     fn run(
         responses: &[Option<RDKafkaErrorCode>],
         pauses: usize,

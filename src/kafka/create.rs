@@ -1,4 +1,5 @@
-//! Makes topics: where events go if the relay may create them, where positions are kept, where subscribers' retries and dead letters go.
+//! Creation of topics: for events if the relay may create them, for positions, and for the retries
+//! and dead letters of subscribers.
 
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -14,7 +15,7 @@ use super::{
     },
 };
 
-/// How a topic is made. A number that is none is left to the broker (KIP-464).
+/// Options of a new topic. If a number is `None`, the broker's default applies (KIP-464).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Creation<'c> {
     pub(crate) partitions: Option<i32>,
@@ -22,10 +23,12 @@ pub(crate) struct Creation<'c> {
     pub(crate) config: &'c [(&'c str, &'c str)],
 }
 
-/// Creates `topic`; one that exists already is fine.
+/// Creates `topic`. Succeeds if it already exists.
 ///
 /// # Errors
-/// When the broker refuses, with its reason.
+///
+/// Returns [`TopicError`] with the broker's reason if it refuses, or if the cluster does not
+/// respond.
 pub(crate) async fn create_topic(
     settings: &Settings,
     topic: &str,
@@ -68,7 +71,7 @@ pub(crate) async fn create_topic(
     }
 }
 
-/// Whether the cluster gives this answer because of its own state, and not because of the topic.
+/// Returns `true` if the error results from the state of the cluster rather than from the topic.
 fn passes(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{
         BrokerNotAvailable, BrokerTransportFailure, NotController, OperationTimedOut,
@@ -84,13 +87,16 @@ fn passes(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Creates `topic` if it is missing, with the partitions of `like` and its limit for records, or with the broker's defaults if `like`
-/// is missing too.
+/// Creates `topic` if it is missing, with the number of partitions and the `max.message.bytes` of
+/// `like`, or with the broker's defaults if `like` is missing too.
 ///
-/// Looks first: a client that may not create topics can use one that an operator has created.
+/// Checks first whether the topic exists, so that a client without the right to create topics can
+/// use one that an operator has created.
 ///
 /// # Errors
-/// When one of the two may not be used, the broker refuses, or the cluster cannot be reached.
+///
+/// Returns [`TopicError`] if one of the two may not be used, the broker refuses, or the cluster is
+/// unreachable.
 pub(crate) async fn create_like(
     settings: &Settings,
     topic: &str,
@@ -105,7 +111,7 @@ pub(crate) async fn create_like(
         Err(TopicError::Unknown(_)) => None,
         Err(error) => return Err(error),
     };
-    // A record that `like` takes must fit, whatever the broker's default is.
+    // Each record that fits into `like` must fit, whatever the broker's default is.
     let largest = match partitions {
         Some(_) => own_setting(settings, like, MAX_MESSAGE_BYTES).await,
         None => None,

@@ -1,6 +1,6 @@
-//! Dropping a client without waiting for it.
+//! Wrapper that drops a client without blocking the caller.
 
-/// A client that is dropped on a thread of its own, because dropping one blocks.
+/// A client that is dropped on its own thread, because dropping one blocks.
 pub(super) struct Dropped<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> Dropped<T> {

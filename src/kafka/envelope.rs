@@ -1,7 +1,8 @@
-//! How an event becomes a record: its headers and its value.
+//! Conversion of an event into the headers and the value of a record.
 //!
-//! The sources: CloudEvents 1.0.2 and its Kafka protocol binding (binary and structured mode), the CloudEvents extensions
-//! "correlation" (`correlationid`, `causationid`), W3C Trace Context (`traceparent`, `tracestate`), Debezium's EventRouter.
+//! Sources: CloudEvents 1.0.2 and its Kafka protocol binding (binary and structured mode), the
+//! CloudEvents extension "correlation" (`correlationid`, `causationid`), W3C Trace Context
+//! (`traceparent`, `tracestate`), Debezium's EventRouter.
 
 use std::borrow::Cow;
 
@@ -17,22 +18,23 @@ use super::{
 };
 use crate::event::{InvalidEvent, refuse_reserved_header};
 
-/// How an event becomes a Kafka record.
+/// Format of the Kafka records of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EnvelopeFormat {
     /// CloudEvents 1.0, Kafka binary mode: attributes in headers, the payload as the value.
     CloudEvents,
-    /// CloudEvents 1.0, structured mode: attributes and payload as one JSON value. A tombstone stays null.
+    /// CloudEvents 1.0, structured mode: attributes and payload as one JSON value. A tombstone
+    /// stays null.
     CloudEventsStructured,
-    /// As Debezium's EventRouter writes them: header `id`, the payload as the value.
+    /// The format of Debezium's EventRouter: header `id`, the payload as the value.
     Debezium,
 }
 
-/// Headers that an event has at most without its own: bounds the first allocation.
+/// Maximum number of headers of an event without its own. Sets the initial capacity.
 const USUAL_HEADERS: usize = 12;
 
-/// Turns events into headers and values.
+/// Converts events into headers and values.
 pub(crate) struct EnvelopeWriter {
     format: EnvelopeFormat,
     source: String,
@@ -40,12 +42,12 @@ pub(crate) struct EnvelopeWriter {
     own_headers: bool,
 }
 
-/// Why a row's `headers` cannot be sent.
+/// Error of the `headers` of a row.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeadersError {
     #[error("the headers are not a JSON object of strings")]
     Json(#[from] serde_json::Error),
-    /// The record would contradict itself: each attribute of the envelope is there once.
+    /// The record would contain an attribute of the envelope twice.
     #[error("{0}; correct the row's headers")]
     Reserved(InvalidEvent),
 }
@@ -60,7 +62,8 @@ impl EnvelopeWriter {
         }
     }
 
-    /// Whether the row's own headers are sent in the `debezium` envelope too: those of a Debezium table are its additional columns.
+    /// Sets whether the `debezium` envelope includes the row's own headers, which are the
+    /// additional columns of a Debezium table.
     pub(crate) fn with_own_headers(self, own_headers: bool) -> Self {
         Self {
             own_headers,
@@ -68,10 +71,12 @@ impl EnvelopeWriter {
         }
     }
 
-    /// The record's headers and value.
+    /// Returns the record's headers and value.
     ///
     /// # Errors
-    /// When the row's headers are not a JSON object, or one of them is the envelope's.
+    ///
+    /// Returns [`HeadersError`] if the row's headers are not a JSON object, or one of them is
+    /// reserved for the envelope.
     pub(crate) fn write<'s, 'e: 's>(
         &'s mut self,
         event: &Outgoing<'e>,
@@ -88,7 +93,7 @@ impl EnvelopeWriter {
                     event.headers,
                     &mut |key, value, headers: Headers| match value {
                         Some(value) => headers.put(key, value.as_bytes()),
-                        // As EventRouter has it: the column is null, the header is there.
+                        // EventRouter writes the header without a value if the column is null.
                         None => headers.put_null(key),
                     },
                 )?;
@@ -101,7 +106,8 @@ impl EnvelopeWriter {
                         event.headers,
                         &mut |key, value, headers| match extension(key) {
                             Some(_) => headers,
-                            // The record's is the envelope's; the payload's own goes into the envelope.
+                            // The record's content type is that of the envelope. The payload's
+                            // content type becomes an attribute.
                             None if key.eq_ignore_ascii_case("content-type") => headers,
                             None => headers.put(key, value.as_bytes()),
                         },
@@ -115,14 +121,14 @@ impl EnvelopeWriter {
                     Some(&self.structured),
                 ))
             }
-            // A tombstone has no value to hold the attributes, in either mode.
+            // A tombstone has no value that could hold attributes, so both modes write headers.
             (EnvelopeFormat::CloudEvents | EnvelopeFormat::CloudEventsStructured, value) => {
                 Ok((self.binary(headers, event)?, value))
             }
         }
     }
 
-    /// The headers of binary mode, as text and bytes.
+    /// Returns the headers of binary mode as names and bytes.
     pub(crate) fn owned_headers(&self, event: &Outgoing<'_>) -> Vec<(String, Option<Vec<u8>>)> {
         let headers = self
             .binary(Headers::with_capacity(USUAL_HEADERS), event)
@@ -213,7 +219,7 @@ impl EnvelopeWriter {
     }
 }
 
-/// Headers of the row that are attributes of the envelope: the attribute's name and its header in binary mode.
+/// Returns the attribute and the binary-mode header of a row header that belongs to the envelope.
 fn extension(key: &str) -> Option<(&'static str, &'static str)> {
     match key {
         "correlationid" => Some(("correlationid", "ce_correlationid")),
@@ -231,10 +237,13 @@ fn attribute(out: &mut Vec<u8>, name: &str, text: &str) -> Result<(), serde_json
     serde_json::to_writer(out, text)
 }
 
-/// Folds the row's own headers into `start`. Values that are no strings keep their JSON text; nulls are left out.
+/// Folds the row's own headers into `start`. Values that are not strings keep their JSON text;
+/// nulls are omitted.
 ///
 /// # Errors
-/// When they are not a JSON object, or one of them is the envelope's: the first such header.
+///
+/// Returns [`HeadersError`] if the headers are not a JSON object, or for the first one that is
+/// reserved for the envelope.
 fn own_headers<T>(
     start: T,
     json: &str,
@@ -251,7 +260,7 @@ fn own_headers<T>(
     reserved.map_or(Ok(folded), |error| Err(HeadersError::Reserved(error)))
 }
 
-/// Folds the row's own headers into `start`, nulls too.
+/// Folds the row's own headers into `start`, including nulls.
 fn all_headers<T>(
     start: T,
     json: &str,
@@ -310,9 +319,10 @@ fn decimal(number: i32, buffer: &mut [u8; 11]) -> &[u8] {
     &buffer[..used]
 }
 
-/// Microseconds since the Unix epoch as RFC 3339 in UTC. chrono's formatter costs ten times as much, once an event.
+/// Formats microseconds since the Unix epoch as RFC 3339 in UTC. Runs once per event; chrono's
+/// formatter takes ten times as long.
 fn rfc3339(micros: i64) -> [u8; 27] {
-    // The years 0000 to 9999: what RFC 3339 can say.
+    // The years 0000 to 9999, which RFC 3339 can represent.
     let micros = micros.clamp(-62_167_219_200_000_000, 253_402_300_799_999_999);
     let (days, mut rest) = (
         micros.div_euclid(86_400_000_000),
@@ -337,7 +347,8 @@ fn rfc3339(micros: i64) -> [u8; 27] {
     out
 }
 
-/// Year, month and day of a day counted from 1970-01-01 (proleptic Gregorian; eras of 400 years that start on 1 March).
+/// Converts a day number since 1970-01-01 to year, month and day (proleptic Gregorian; eras of 400
+/// years that start on 1 March).
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -374,8 +385,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_are_written_as_chrono_writes_them(micros in -62_135_596_800_000_000i64..253_402_300_799_999_999) {
-            let expected = DateTime::from_timestamp_micros(micros).expect("in range").to_rfc3339_opts(SecondsFormat::Micros, true);
+        fn times_are_written_as_chrono_writes_them(
+            micros in -62_135_596_800_000_000i64..253_402_300_799_999_999,
+        ) {
+            let expected = DateTime::from_timestamp_micros(micros)
+                .expect("in range")
+                .to_rfc3339_opts(SecondsFormat::Micros, true);
             let written = rfc3339(micros);
             prop_assert_eq!(std::str::from_utf8(&written).expect("ASCII"), expected);
         }
@@ -415,10 +430,9 @@ mod tests {
         let (_, value) = writer
             .write(&event(Value::Bytes(&[0, 255]), "{}"))
             .expect("written");
-        assert_eq!(
-            serde_json::from_slice::<serde_json::Value>(value.expect("a value")).expect("JSON")["data_base64"],
-            "AP8="
-        );
+        let json: serde_json::Value =
+            serde_json::from_slice(value.expect("a value")).expect("JSON");
+        assert_eq!(json["data_base64"], "AP8=");
     }
 
     #[test]
@@ -472,7 +486,8 @@ mod tests {
     #[test]
     fn each_attribute_is_in_a_record_once() {
         let mut writer = EnvelopeWriter::new(EnvelopeFormat::CloudEvents, "/shop".into());
-        let own = r#"{"correlationid":"c","causationid":"d","content-type":"text/plain","id":"x","type":"y","tenant":"acme"}"#;
+        let own = r#"{"correlationid":"c","causationid":"d","content-type":"text/plain",
+                      "id":"x","type":"y","tenant":"acme"}"#;
         let (headers, _) = writer
             .write(&event(Value::Json(b"{}"), own))
             .expect("written");

@@ -1,4 +1,4 @@
-//! The records of one partition of a group member, and their conversion.
+//! Records of one partition that a group member reads.
 
 use std::{
     cell::Cell,
@@ -24,7 +24,7 @@ use super::{
     member_context::{Change, Changes, MemberContext},
 };
 
-/// Stands for an offset that is not known yet.
+/// Placeholder for an unknown offset.
 const UNKNOWN: i64 = -1;
 
 /// The records of one partition.
@@ -46,7 +46,7 @@ impl Feed {
         let readable = Arc::new(Notify::new());
         let waker = readable.clone();
         queue.set_nonempty_callback(move || waker.notify_one());
-        // Records that were there before the callback was set.
+        // Wakes the reader for records that arrived before the callback was set.
         readable.notify_one();
         Self {
             partition,
@@ -57,7 +57,7 @@ impl Feed {
         }
     }
 
-    /// The next record, if one is here, copied into these buffers.
+    /// Returns the next record if one is available, copied into the buffers.
     pub(crate) fn next(&self, buffers: impl FnOnce() -> Buffers) -> Option<Incoming> {
         loop {
             match self.queue.poll(Duration::ZERO)? {
@@ -80,24 +80,32 @@ impl Feed {
         }
     }
 
-    /// Waits until there may be a record. Call it after [`next`](Self::next) had none.
+    /// Waits until a record may be available. Call it after [`next`](Self::next) has returned
+    /// `None`.
     ///
     /// # Cancel safety
+    ///
     /// Dropping the future loses nothing.
     pub(crate) async fn readable(&self) {
         self.readable.notified().await;
     }
 
     fn queue_complains(&self, error: &KafkaError) {
-        tracing::warn!(topic = &*self.partition.topic, partition = self.partition.number, %error, "kafka consumer");
+        tracing::warn!(
+            topic = &*self.partition.topic,
+            partition = self.partition.number,
+            %error,
+            "kafka consumer"
+        );
     }
 }
 
-/// Header names that are not UTF-8 and are read past, counted twice because headers are passed over twice. Each costs a panic
-/// that is caught, with its message on stderr. A record with more of them is no event.
+/// Maximum number of header names that are not UTF-8 and are skipped. Each counts twice, because
+/// the headers are iterated twice, and each costs a caught panic with its message on stderr. A
+/// record with more of them is not an event.
 const UNREADABLE_HEADERS_MAX: u32 = 8;
 
-/// A message as a record of `topic`.
+/// Converts a message into a record of `topic`.
 pub(super) fn incoming(
     buffers: Buffers,
     topic: Arc<str>,
@@ -115,7 +123,8 @@ pub(super) fn incoming(
         if unreadable.get() > UNREADABLE_HEADERS_MAX {
             return None;
         }
-        // It panics at a name that is not UTF-8, which no broker refuses. Nobody can ask for such a header: the record goes without it.
+        // `get` panics if the name is not UTF-8, which brokers accept. No handler can request such
+        // a header, so the record is read without it.
         let header = catch_unwind(AssertUnwindSafe(|| headers.map(|headers| headers.get(at))));
         let header = header
             .inspect_err(|_| unreadable.set(unreadable.get() + 1))

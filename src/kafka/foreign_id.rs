@@ -1,10 +1,11 @@
-//! Identity of records that are no CloudEvents.
+//! Identity of records that are not CloudEvents.
 
 use super::format::is_structured;
 use super::incoming::Incoming;
 
-/// Id and source that a record is known by which does not name both; `None` for a CloudEvent. A copy in another topic needs them
-/// as headers, because it stands in another place.
+/// Returns the id and source of a record that is not a CloudEvent, or `None` for a CloudEvent.
+/// Values that the record does not contain are derived from its place. A copy in another topic
+/// needs both as headers, because it has another place.
 pub(crate) fn identity_by_place(record: &Incoming) -> Option<(String, String)> {
     if is_structured(record) || record.header("ce_specversion").is_some() {
         return None;
@@ -21,13 +22,16 @@ pub(crate) fn identity_by_place(record: &Incoming) -> Option<(String, String)> {
     ))
 }
 
-/// The header with the id of a record that is no CloudEvent: `ce_id`, or `id` of Debezium's EventRouter.
+/// Returns the index of the header with the id of a record that is not a CloudEvent: `ce_id`, or
+/// `id` of Debezium's EventRouter.
 ///
-/// Other producers write the id of an entity into a header `id`, and two events of one entity are not the same event. So `id` counts
-/// only in the shape that EventRouter gives its records: it differs from the key, and
-/// - a header `eventType` is there; or
+/// Other producers write the id of an entity into a header `id`, and two events of one entity are
+/// not the same event. Therefore `id` is used only if the record has the format of EventRouter: it
+/// differs from the key, and
+///
+/// - a header `eventType` exists; or
 /// - the value is one JSON string, as JsonConverter writes a payload that is not expanded; or
-/// - it is a UUID, and either the only header or beside a header `type`.
+/// - it is a UUID, and it is the only header or accompanied by a header `type`.
 ///
 /// A record without such a header is identified by its place.
 pub(super) fn foreign_id_at(record: &Incoming) -> Option<u16> {
@@ -54,10 +58,10 @@ pub(super) fn foreign_id_at(record: &Incoming) -> Option<u16> {
     own.or(routed.filter(is_event_router))
 }
 
-/// With its hyphens.
+/// Length with hyphens.
 const UUID_LENGTH: usize = 36;
 
-/// The longest id of a foreign record; the inbox stores as much.
+/// Maximum length of the id of a foreign record, which is also the limit of the inbox.
 const ID_BYTES_MAX: usize = 512;
 
 fn is_usable_id(id: &[u8]) -> bool {

@@ -1,4 +1,4 @@
-//! The format of a record: recognised CloudEvents modes, and formats that are named but not read.
+//! Formats of records: the supported CloudEvents modes, and unsupported formats that messages name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +10,8 @@ use super::incoming::Incoming;
 const CLOUD_EVENT: &str = "application/cloudevents";
 const STRUCTURED: &str = "application/cloudevents+json";
 
-/// The record's media type without parameters. Header names and media types have no letter case.
+/// Returns the record's media type without parameters. Names of headers and media types are
+/// compared without regard to letter case.
 fn media_type(record: &Incoming) -> Option<&str> {
     let is_content_type = |name: &[u8]| name.eq_ignore_ascii_case(b"content-type");
     let (_, value) = record
@@ -21,8 +22,9 @@ fn media_type(record: &Incoming) -> Option<&str> {
     Some(text.split_once(';').map_or(text, |(media, _)| media).trim())
 }
 
-/// True if the value holds a whole CloudEvent. Attributes in headers (`ce_specversion`: binary mode) take precedence over
-/// the value. Without a content type of CloudEvents, a JSON object with the four required attributes is one.
+/// Returns `true` if the value holds a complete CloudEvent. Attributes in headers
+/// (`ce_specversion`: binary mode) take precedence over the value. Without a CloudEvents content
+/// type, a JSON object with the four required attributes is accepted.
 pub(super) fn is_structured(record: &Incoming) -> bool {
     let Some(value) = record.value() else {
         return false;
@@ -37,7 +39,7 @@ pub(super) fn is_structured(record: &Incoming) -> bool {
     }
 }
 
-/// True if the value is a JSON object with the attributes that every CloudEvent has.
+/// Returns `true` if the value is a JSON object with the required attributes of a CloudEvent.
 fn has_attributes(value: &[u8]) -> bool {
     const MARK: &[u8] = b"\"specversion\"";
     const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
@@ -56,7 +58,7 @@ fn has_attributes(value: &[u8]) -> bool {
     })
 }
 
-/// What the record is, if its headers declare a format that is not read.
+/// Returns a description of the record if its headers declare an unsupported format.
 pub(super) fn declared_foreign_format(record: &Incoming) -> Option<String> {
     if record.header("ce_specversion").is_some() {
         return None;
@@ -72,18 +74,18 @@ pub(super) fn declared_foreign_format(record: &Incoming) -> Option<String> {
         .collect();
     Some(
         match starts_with_ignoring_case(&media, "application/cloudevents-batch") {
-            true => format!(
-                "a batch of CloudEvents (`{media}`); send each event in a record of its own"
-            ),
+            true => {
+                format!("a batch of CloudEvents (`{media}`); send each event in its own record")
+            }
             false => format!("`{media}`; send CloudEvents in binary mode or as {STRUCTURED}"),
         },
     )
 }
 
-/// Longest media type in a message.
+/// Maximum length of a media type in a message.
 const MEDIA_CHARACTERS_MAX: usize = 100;
 
-/// What a record without an event type probably is.
+/// Returns the probable format of a record without an event type.
 pub(super) fn probable_format(record: &Incoming) -> Option<String> {
     if let Some(format) = record.value().and_then(foreign_format) {
         return Some(format.to_owned());
@@ -95,12 +97,13 @@ pub(super) fn probable_format(record: &Incoming) -> Option<String> {
         (false, false) => return None,
     };
     Some(format!(
-        "a record of {spring}; send the type as `ce_type` or `eventType`, or assume one for the topic"
+        "a record of {spring}; send the type as `ce_type` or `eventType`, or assume a type for the \
+         topic"
     ))
 }
 
-/// The format that a value's first bytes are the mark of. For messages about values that could not be decoded: a binary
-/// codec may use the same bytes.
+/// Returns the format that the first bytes of a value indicate. Use it only in messages about
+/// values that could not be decoded, because a binary codec may use the same bytes.
 pub(crate) fn foreign_format(value: &[u8]) -> Option<&'static str> {
     match value {
         [0x1f, 0x8b, ..] => Some("gzip data"),
@@ -116,8 +119,8 @@ pub(crate) fn foreign_format(value: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// True if the value is the envelope that Kafka Connect's JsonConverter writes with `schemas.enable`. Its fields are not
-/// those of the event.
+/// Returns `true` if the value is the envelope that Kafka Connect's JsonConverter writes with
+/// `schemas.enable`. Its fields are not those of the event.
 pub(super) fn is_connect_envelope(value: &[u8]) -> bool {
     let text = value.trim_ascii_start();
     let Some(inner) = text.strip_prefix(b"{").map(<[u8]>::trim_ascii_start) else {

@@ -1,4 +1,4 @@
-//! What a consumer group has not handled yet of what topics hold, asked by a client that never joins the group.
+//! Unhandled records of a consumer group, read by a client that never joins the group.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,19 +12,20 @@ use super::dropped::Dropped;
 use super::quiet::Quiet;
 use super::{Beat, OVERDUE, Settings, Unanswered, watched};
 
-/// Where partitions end.
+/// The end of each partition.
 pub(crate) type Ends = BTreeMap<Partition, i64>;
 
-/// The first record of a partition that is not handled.
+/// The first unhandled record of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unhandled {
     pub(crate) partition: Partition,
-    /// What the group has committed, or the partition's beginning.
+    /// The committed offset, or the beginning of the partition.
     pub(crate) committed: i64,
     pub(crate) offset: i64,
 }
 
-/// Configures a client that reads under a group's name to the ends of partitions, and never joins the group.
+/// Configures a client that reads to the ends of partitions with a group's id but never joins the
+/// group.
 pub(super) fn be_outsider<'c>(config: &'c mut ClientConfig, group: &str) -> &'c mut ClientConfig {
     config
         .set("group.id", group)
@@ -36,20 +37,23 @@ pub(super) fn be_outsider<'c>(config: &'c mut ClientConfig, group: &str) -> &'c 
         .set("auto.offset.reset", "earliest")
 }
 
-/// A client under a group's name.
+/// A client that uses a group's id.
 pub(crate) struct GroupReader {
     group: String,
     consumer: Dropped<BaseConsumer<Quiet>>,
 }
 
 impl GroupReader {
+    /// Creates the client.
+    ///
     /// # Errors
-    /// A property that librdkafka refuses.
+    ///
+    /// Returns librdkafka's message if it refuses a property.
     pub(crate) fn new(settings: &Settings, group: &str) -> Result<Self, String> {
         let mut config = settings.client_config();
         be_outsider(&mut config, group)
             .set("fetch.wait.max.ms", "10")
-            // It looks at the first records of a partition only.
+            // Only the first records of a partition are needed.
             .set("queued.min.messages", "1")
             .set("queued.max.messages.kbytes", "1024");
         let consumer = config
@@ -61,10 +65,11 @@ impl GroupReader {
         })
     }
 
-    /// Runs a question on a thread of its own.
+    /// Runs a blocking query on its own thread.
     ///
     /// # Errors
-    /// When the client hangs, or the cluster does not answer.
+    ///
+    /// Returns an error if the client hangs or the cluster does not respond.
     pub(crate) async fn ask<T: Send + 'static>(
         self: &std::sync::Arc<Self>,
         question: impl FnOnce(&Self, &Beat) -> Result<T, String> + Send + 'static,
@@ -78,10 +83,11 @@ impl GroupReader {
             .unwrap_or_else(|unanswered: Unanswered| Err(unanswered.to_string()))
     }
 
-    /// Where the partitions of the topics end at this moment. A topic that does not exist has none.
+    /// Returns the current ends of the topics' partitions. A topic that does not exist has none.
     ///
     /// # Errors
-    /// When a broker does not answer.
+    ///
+    /// Returns an error if a broker does not respond.
     pub(crate) fn ends(&self, topics: &[String], beat: &Beat) -> Result<Ends, String> {
         let mut ends = Ends::new();
         for topic in topics {
@@ -95,11 +101,13 @@ impl GroupReader {
         Ok(ends)
     }
 
-    /// The first record before these ends that is not handled, of each partition that has one. The marks that end transactions take offsets too, so records
-    /// are looked at where a commit is below the end. `is_finished` reads the metadata of a commit.
+    /// Returns the first unhandled record before the given end, for each partition that has one.
+    /// Transaction markers occupy offsets too. Therefore a partition whose commit is below its end
+    /// is read. `is_finished` reads the metadata of a commit.
     ///
     /// # Errors
-    /// When a broker does not answer.
+    ///
+    /// Returns an error if a broker does not respond.
     pub(crate) fn unhandled(
         &self,
         ends: &Ends,
@@ -128,7 +136,7 @@ impl GroupReader {
             element.error().map_err(|error| self.failed(&error))?;
             let offset = match element.offset() {
                 Offset::Offset(offset) => offset,
-                // The group has never committed: it begins at the first record.
+                // A group that has never committed starts at the first record.
                 _ => self.watermarks(partition)?.0,
             };
             if offset < *end {
@@ -144,14 +152,16 @@ impl GroupReader {
             }
         }
         let mut unhandled = Vec::new();
-        // The end of a partition is reported without its topic, so one topic is read after the other.
+        // librdkafka reports the end of a partition without its topic, so topics are read one after
+        // another.
         for of_topic in doubtful.into_values() {
             unhandled.extend(self.with_records(&of_topic, is_finished, beat)?);
         }
         Ok(unhandled)
     }
 
-    /// The same for partitions of one topic, from the commit to before the end.
+    /// Same as [`unhandled`](Self::unhandled), for partitions of one topic that have a commit below
+    /// the end.
     fn with_records(
         &self,
         of_topic: &[(&Partition, i64, Committed)],

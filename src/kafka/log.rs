@@ -1,4 +1,4 @@
-//! Reads a topic of one partition to its end.
+//! Reader of a single-partition topic to its end.
 
 use std::time::{Duration, Instant};
 
@@ -10,25 +10,29 @@ use rdkafka::{
 
 use super::{Beat, OVERDUE, Settings, TopicError, dropped::Dropped, quiet::Quiet, watched};
 
-/// How long to wait for the next record: longer than a leader election.
+/// Maximum time to wait for the next record. Longer than a leader election.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Which records are read, and from where.
+/// The records to read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Extent {
-    /// Committed records from the beginning, up to the first record whose transaction has not ended.
+    /// Committed records from the beginning, up to the first record of an open transaction.
     Committed,
-    /// Records from this offset on, whether or not their transaction has ended.
+    /// Records from this offset on, including those of open transactions.
     Uncommitted(i64),
 }
 
-/// Gives every record, offset and value, to `read`; what that makes of `state`, and an offset: every record before it was read.
+/// Passes the offset and value of each record to `read`. Returns `state` and the offset before
+/// which all records were read.
 ///
 /// # Errors
-/// When the topic may not be read, or the cluster or its client is silent.
+///
+/// Returns [`TopicError`] if the topic may not be read, or the cluster or the client does not
+/// respond.
 ///
 /// # Cancel safety
-/// Dropping the future abandons a thread, which reads on to the end.
+///
+/// Dropping the future abandons a thread, which continues to read to the end.
 pub(crate) async fn read_to_the_end<S: Send + 'static>(
     settings: &Settings,
     topic: &str,
@@ -46,7 +50,7 @@ pub(crate) async fn read_to_the_end<S: Send + 'static>(
     .await?
 }
 
-/// The same, blocking.
+/// Same as [`read_to_the_end`], blocking.
 fn read_all(
     settings: &Settings,
     topic: &str,
@@ -67,7 +71,7 @@ fn read_all(
     };
     let mut config = settings.client_config();
     config
-        // A group is not joined; rdkafka wants its name.
+        // rdkafka requires a group id. The group is not joined.
         .set("group.id", "tidings-position")
         .set("enable.auto.commit", "false")
         .set("isolation.level", isolation)
@@ -82,7 +86,8 @@ fn read_all(
         .add_partition_offset(topic, 0, from)
         .and_then(|()| consumer.assign(&partitions))
         .map_err(failed)?;
-    // As the isolation level sees it: before the first record of a transaction that has not ended, or behind the last record.
+    // The end depends on the isolation level: before the first record of an open transaction, or
+    // after the last record.
     let (_, end) = consumer
         .fetch_watermarks(topic, 0, SILENCE_MAX)
         .map_err(failed)?;
@@ -95,7 +100,7 @@ fn read_all(
                 read(record.offset(), record.payload().unwrap_or_default());
             }
             Some(Err(KafkaError::PartitionEOF(_))) => break Ok(end),
-            // It is told once, and then there is silence.
+            // librdkafka reports this error once and then stays silent.
             Some(Err(error))
                 if error.rdkafka_error_code()
                     == Some(RDKafkaErrorCode::TopicAuthorizationFailed) =>

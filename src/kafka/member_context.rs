@@ -1,4 +1,4 @@
-//! Events of a group member's client: rebalances, errors, and the ends of partitions.
+//! Rebalances, errors and partition ends that a group member's client reports.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,26 +22,28 @@ use super::{
     consumer::{End, is_cooperative},
 };
 
-/// A change that the owner of the partitions has to act on.
+/// A change that the owner of the partitions must handle.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// The group gave these to this member; [`Member::take`](super::Member::take) starts reading them.
+    /// The group assigned these partitions. [`Member::take`](super::Member::take) starts reading
+    /// them.
     Assigned(Vec<Partition>),
-    /// These are to be given up by [`Member::give_up`](super::Member::give_up).
+    /// The member must give up these partitions with [`Member::give_up`](super::Member::give_up).
     Revoked {
         partitions: Vec<Partition>,
-        /// They have another owner already: nothing can be committed.
+        /// The partitions already have another owner, so nothing can be committed.
         lost: bool,
     },
-    /// The partition has no record at the offset to read next, and is not read until [`Member::restart`](super::Member::restart).
+    /// The partition has no record at the next offset. It is not read until
+    /// [`Member::restart`](super::Member::restart) is called.
     OutOfRange {
         partition: Partition,
-        /// The offset after the last record that was read; `None` if none was read.
+        /// The offset after the last record that was read, or `None` if none was read.
         next: Option<i64>,
     },
 }
 
-/// Changes in their order.
+/// Queue of changes.
 #[derive(Debug, Default)]
 pub(super) struct Changes(Mutex<VecDeque<Change>>);
 
@@ -67,7 +69,7 @@ impl Changes {
 pub(crate) struct MemberContext {
     pub(super) changes: Arc<Changes>,
     pub(super) leaving: AtomicBool,
-    /// The coordinator has refused a commit that nobody waited for.
+    /// The coordinator has refused an asynchronous commit.
     pub(super) commit_failed: AtomicBool,
     /// The client reported a subscribed topic as missing.
     pub(super) lacks_topic: AtomicBool,
@@ -81,7 +83,7 @@ impl MemberContext {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs each kind of trouble once rather than at each attempt.
+    /// Logs each kind of error once rather than at each attempt.
     pub(super) fn complain(&self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
         // Topics may be created later, for instance those of replayed events.
@@ -103,7 +105,8 @@ impl MemberContext {
                     | RDKafkaErrorCode::TopicAuthorizationFailed,
                 ) => tracing::warn!(
                     %error,
-                    "the principal of this subscriber needs Read on its group and Read and Describe on its topics"
+                    "the principal of this subscriber needs Read on its group, and Read and \
+                     Describe on its topics"
                 ),
                 _ => tracing::warn!(%error, "kafka consumer"),
             }
@@ -127,7 +130,7 @@ impl ClientContext for MemberContext {
 
     fn stats(&self, statistics: Statistics) {
         let ends = |partitions: HashMap<i32, PartitionStatistics>| {
-            // Offsets below zero stand for what is not known.
+            // A negative offset means that the value is unknown.
             let known = partitions
                 .into_iter()
                 .filter(|(_, partition)| partition.ls_offset >= 0);
@@ -150,7 +153,8 @@ impl ClientContext for MemberContext {
 }
 
 impl ConsumerContext for MemberContext {
-    /// Notes the change for the owner of the partitions: draining takes time and needs more than this callback has.
+    /// Queues the change for the owner of the partitions. Draining takes time and needs more than
+    /// this callback provides.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -166,7 +170,7 @@ impl ConsumerContext for MemberContext {
             })
             .collect();
         if self.leaving.load(Ordering::Acquire) {
-            // Everything is drained and committed already.
+            // Everything has already been drained and committed.
             let revoked = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS;
             let _ = if revoked && is_cooperative(consumer) {
                 consumer.incremental_unassign(list)
@@ -186,9 +190,9 @@ impl ConsumerContext for MemberContext {
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            // `NoOffset`: there was nothing to commit.
+            // `NoOffset` means that there was nothing to commit.
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset) {
-                tracing::warn!(%error, "offsets are not committed; the next commit says it again");
+                tracing::warn!(%error, "offsets are not committed; the next commit includes them");
                 self.commit_failed.store(true, Ordering::Release);
             }
         }

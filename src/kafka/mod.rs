@@ -1,13 +1,14 @@
-//! Kafka: the only folder that names rdkafka.
+//! Kafka clients. Only this folder uses rdkafka.
 //!
-//! A record's way out: `Outgoing` (what the outbox row says) → `envelope` (its headers and value) → `partitioner`
-//! (where its key belongs) → `producer` (sent, and later acknowledged). `topics` knows what exists and creates what may be, `log` reads
-//! a topic of the relay's own back.
+//! Publishing: `outgoing` (an event, borrowed from its row) → `envelope` (headers and value) →
+//! `partitioner` (partition of the key) → `producer` (sends the record and receives the
+//! acknowledgement). `topics` queries and creates topics. `log` reads a topic of the relay to its
+//! end. `publisher` sends single records and waits for each.
 //!
-//! Its way in: `consumer` (a member of a group, a feed a partition) → `incoming` (the record, owned) → `reader` (what it says).
-//! `publisher` sends single records and waits for each.
+//! Consuming: `consumer` (a group member with one feed per partition) → `incoming` (a record,
+//! owned) → `reader` (the message in a record).
 
-// Without the relay or without subscribers, half of this is not called.
+// Without the relay or without subscribers, half of this module is unused.
 #![cfg_attr(
     not(all(feature = "relay", feature = "subscriber")),
     allow(dead_code, unused_imports)

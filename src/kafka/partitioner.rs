@@ -1,6 +1,7 @@
-//! Which partition a key belongs to: the Java client's rule, so that every other producer and consumer agrees.
+//! Partition of a key, computed as in the Java client, so that all producers and consumers agree.
 
-/// The partition of `key` among `partitions` (at least one), as Java's `DefaultPartitioner` and librdkafka's `murmur2_random` compute it.
+/// Returns the partition of `key` among `partitions` (at least one), as Java's `DefaultPartitioner`
+/// and librdkafka's `murmur2_random` compute it.
 pub(crate) fn partition_of(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions.max(1)
 }

@@ -1,4 +1,5 @@
-//! What a cluster says of itself when asked once: brokers, topics and the settings that decide whether events survive.
+//! One-time query of a cluster: brokers, topics, and the settings that determine whether events
+//! survive a failure.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,46 +17,47 @@ use rdkafka::types::RDKafkaRespErr;
 use super::dropped::Dropped;
 use super::{OVERDUE, Settings, bounded};
 
-/// How many of the client's complaints are kept. The last ones tell why a connection fails.
+/// Maximum number of client errors that are kept. The last ones explain why a connection fails.
 const COMPLAINTS_MAX: usize = 16;
 
-/// How long an explanation is waited for.
+/// Maximum time to wait for an error that explains a failure.
 const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a cluster says of itself.
+/// The state of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cluster {
     pub(crate) id: Option<String>,
     pub(crate) brokers: usize,
-    /// Each topic that was asked for.
+    /// The requested topics.
     pub(crate) topics: BTreeMap<String, Topic>,
-    /// A broker's defaults, which a topic created without its own takes. Empty if they may not be read.
+    /// A broker's defaults for topics without their own settings. Empty if they cannot be read.
     pub(crate) defaults: BTreeMap<String, String>,
 }
 
 /// One topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Topic {
-    /// It exists.
+    /// The topic exists.
     There {
         partitions: usize,
-        /// Of the partition with the fewest replicas.
+        /// The number of replicas of the partition that has the fewest.
         replicas: usize,
-        /// Its settings. Empty if they may not be read.
+        /// The settings of the topic. Empty if they cannot be read.
         settings: BTreeMap<String, String>,
     },
-    /// It does not exist.
+    /// The topic does not exist.
     Missing,
-    /// It may not be looked at, or not be used now; the broker's words.
+    /// The topic may not be described or cannot be used now, with the broker's error.
     Refused(String),
 }
 
 impl Cluster {
-    /// Asks the cluster, three questions of up to `timeout` each.
+    /// Queries the cluster with three requests of up to `timeout` each.
     ///
     /// # Errors
     ///
-    /// Why nobody answers, in the client's words: refused, not resolved, wrong password, wrong certificate. Or that the client hangs.
+    /// Returns the client's reason if no broker responds (connection refused, host not resolved,
+    /// wrong password, wrong certificate), or an error if the client hangs.
     pub(crate) async fn ask(
         settings: &Settings,
         topics: &[String],
@@ -82,7 +84,7 @@ impl Cluster {
             .map_err(|error| error.to_string())?;
         let client = Dropped::new(client);
         let client = client.get();
-        // Without a topic's name: the answer for a name could create the topic.
+        // Requests all topics, because a request for one name could create that topic.
         let metadata = client
             .client()
             .fetch_metadata(None, timeout)
@@ -105,7 +107,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Settings need a right of their own (DescribeConfigs), so that not being told is not an error.
+    /// Reads the settings, which requires a separate right (DescribeConfigs). A failure is
+    /// therefore not an error.
     fn read_settings(&mut self, settings: &Settings, broker: i32, timeout: Duration) {
         let mut config = settings.client_config();
         config.set_log_level(RDKafkaLogLevel::Emerg);
@@ -172,12 +175,14 @@ fn of_resource(resource: &ConfigResource) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What the client complains about while it connects: the error of a request only says that nobody answered.
+/// Errors that the client reports while it connects. The error of a request states only that no
+/// broker responded.
 #[derive(Debug, Default)]
 struct Complaints(Mutex<Vec<String>>);
 
 impl Complaints {
-    /// The reason behind `error`: the last complaint. A complaint may arrive after the error it explains.
+    /// Returns the cause of `error`, which is the last error that the client reported. That report
+    /// may arrive after `error`.
     fn why(&self, error: &KafkaError) -> String {
         let deadline = Instant::now() + COMPLAINT_TIMEOUT;
         loop {
@@ -203,7 +208,7 @@ impl ClientContext for Complaints {
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _text: &str) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Repeated many times a second, and says nothing of the reason.
+        // Repeated many times a second, and does not contain the cause.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }

@@ -1,10 +1,11 @@
-//! A client that leaves it to its user to say what went wrong.
+//! Client context that logs at debug level.
 
 use rdkafka::{
     ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
 };
 
-/// A connection that fails is reported by the call that fails for it. (rdkafka logs even the end of a partition as an error.)
+/// Connection errors are logged at debug level; the caller reports the operation that failed.
+/// (rdkafka logs even the end of a partition as an error.)
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiet;
 

@@ -1,7 +1,8 @@
-//! What a record says: the way in, as `envelope` is the way out.
+//! Parsing of records into messages, the counterpart of `envelope`.
 //!
-//! CloudEvents in binary mode (attributes in headers), in structured mode (attributes and data in the value), the records of Debezium's EventRouter (header
-//! `id`; the type in a header, if it was told to write one), and plain JSON. All come out as one shape, that of binary mode.
+//! Supports CloudEvents in binary mode (attributes in headers) and in structured mode (attributes
+//! and data in the value), the records of Debezium's EventRouter (header `id`, and the type in a
+//! header if the connector writes one), and plain JSON. All are converted to binary mode.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,23 +15,23 @@ use super::format::{declared_foreign_format, is_connect_envelope, is_structured,
 use super::incoming::{Buffers, Incoming};
 use crate::event::Envelope;
 
-/// What a record says.
+/// A parsed record.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// In binary mode.
+    /// The record in binary mode.
     incoming: Incoming,
-    /// As it came, if that is not the same.
+    /// The record as received, if it differs.
     original: Option<Box<Incoming>>,
-    /// Where among the headers each attribute is.
+    /// The indexes of the attributes among the headers.
     at: Attributes,
     version: u32,
     assumed_type: Option<&'static str>,
     attempts_before: u32,
-    /// What a tombstone is counted and routed as.
+    /// The kind of a tombstone for metrics and routing.
     kind: Option<Arc<str>>,
 }
 
-/// Places among the headers.
+/// Indexes among the headers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attributes {
     id: Option<u16>,
@@ -41,54 +42,57 @@ struct Attributes {
     time: Option<u16>,
 }
 
-/// Why a record is no event.
+/// Reason why a record is not an event.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Malformed {
-    /// Attributes are text.
+    /// An attribute is not valid text.
     #[error("the attribute `{0}` is not UTF-8")]
     NotText(&'static str),
-    /// CloudEvents requires it.
+    /// An attribute that CloudEvents requires is missing.
     #[error("the CloudEvent has no `{0}`")]
     Missing(&'static str),
-    /// A version counts from 1.
-    #[error("the version {0:?} is not a number from 1")]
+    /// The version is not a number, or is 0.
+    #[error("the version {0:?} is not a positive integer")]
     Version(String),
-    /// The value is no CloudEvent in JSON.
+    /// The value is not a CloudEvent in JSON.
     #[error("the value is not a CloudEvent: {0}")]
     Structured(String),
-    /// Attributes of another version may have another meaning.
+    /// The CloudEvents version is not supported; its attributes may have another meaning.
     #[error("the CloudEvents version {0:?} is not supported; send specversion 1.0")]
     SpecVersion(String),
-    /// The event is inside an envelope with its schema.
+    /// The event is wrapped in an envelope with its schema.
     #[error(
-        "the value is an envelope of Kafka Connect with `schema` and `payload`; set `schemas.enable=false` for its converter, then replay or send \
-         the event again"
+        "the value is an envelope of Kafka Connect with `schema` and `payload`; set \
+         `schemas.enable=false` for its converter, then replay or send the event again"
     )]
     ConnectEnvelope,
-    /// Names of headers are text.
+    /// Too many names of headers are not valid text.
     #[error("the names of many headers are not UTF-8; the record is kept without its headers")]
     HeaderNames,
-    /// The value has a format that is not read.
+    /// The value has an unsupported format.
     #[error("the value is in a format that is not supported: {0}")]
     Format(String),
-    /// Nothing says what happened.
+    /// The record does not contain an event type.
     #[error(
-        "nothing says which event this is: neither `ce_type` nor a header `eventType`, and no type is assumed for this topic"
+        "the record has no event type: neither `ce_type` nor a header `eventType`, and no type is \
+         assumed for this topic"
     )]
     NoType,
 }
 
-/// A CloudEvent's attributes that are not of interest by themselves become headers with this prefix.
+/// Prefix of the headers that a CloudEvent's other attributes become.
 const PREFIX: &str = "ce_";
 
 impl Message {
-    /// Reads a record; one without a type is of `assumed_type`.
+    /// Parses a record. A record without a type gets `assumed_type`.
     ///
-    /// A null value deletes its key whatever the headers say. So a tombstone is never malformed: attributes that cannot be read are left out.
+    /// A null value deletes its key, whatever the headers contain. A tombstone is therefore never
+    /// malformed: attributes that cannot be read are ignored.
     ///
     /// # Errors
-    /// [`Malformed`], and the record.
+    ///
+    /// Returns [`Malformed`] and the record.
     pub(crate) fn read(
         incoming: Incoming,
         assumed_type: Option<&'static str>,
@@ -179,24 +183,25 @@ impl Message {
         Ok((at, version))
     }
 
-    /// Takes what the record was copied into out of a message that nobody asks any more.
+    /// Takes the memory out of a message that is no longer needed.
     pub(crate) fn take_buffers(&mut self) -> Buffers {
         self.incoming.take_buffers()
     }
 
-    /// What happened.
+    /// Returns the event type.
     pub(crate) fn event_type(&self) -> &str {
         self.at
             .event_type
             .map_or(self.assumed_type.unwrap_or_default(), |at| self.text_at(at))
     }
 
-    /// What decides which handlers it has: its type, or the aggregate of a tombstone.
+    /// Returns the kind, which determines the handlers: the event type, or the aggregate of a
+    /// tombstone.
     pub(crate) fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or_else(|| self.event_type())
     }
 
-    /// The same message as one of this kind.
+    /// Returns the message with this kind.
     #[must_use]
     pub(crate) fn with_kind(self, kind: String) -> Self {
         Self {
@@ -205,17 +210,19 @@ impl Message {
         }
     }
 
-    /// True if the record has a null value. An event without data that is a CloudEvent in structured mode has a value.
+    /// Returns `true` if the record has a null value. A CloudEvent in structured mode has a value
+    /// even if its event has no data.
     pub(crate) fn is_tombstone(&self) -> bool {
         self.as_it_came().value().is_none()
     }
 
-    /// The version of the data's schema; 1 if nothing is said.
+    /// Returns the version of the data's schema. Defaults to 1.
     pub(crate) fn version(&self) -> u32 {
         self.version
     }
 
-    /// Which occurrence; unique within its [`source`](Self::source). Where nothing is said, the place of the record.
+    /// Returns the event id, which is unique within its [`source`](Self::source). Defaults to the
+    /// place of the record.
     pub(crate) fn id(&self) -> Cow<'_, str> {
         match self.at.id {
             Some(at) => Cow::Borrowed(self.text_at(at)),
@@ -226,12 +233,12 @@ impl Message {
         }
     }
 
-    /// Who says so. Where nothing is said, the topic.
+    /// Returns the source. Defaults to the topic.
     pub(crate) fn source(&self) -> Cow<'_, str> {
         self.source_from(&self.incoming.topic)
     }
 
-    /// The same of a record that was first read from this topic.
+    /// Returns the source of a record that was first read from this topic.
     pub(crate) fn source_from(&self, topic: &str) -> Cow<'_, str> {
         match self.at.source {
             Some(at) => Cow::Borrowed(self.text_at(at)),
@@ -239,7 +246,7 @@ impl Message {
         }
     }
 
-    /// What it happened to: the record's key, or the subject of a record without a key.
+    /// Returns the aggregate id: the record's key, or the subject of a record without a key.
     pub(crate) fn aggregate_id(&self) -> Cow<'_, str> {
         match (self.incoming.key(), self.at.subject) {
             (Some(key), _) => String::from_utf8_lossy(key),
@@ -248,39 +255,40 @@ impl Message {
         }
     }
 
-    /// The kind of thing it happened to, if the record says so.
+    /// Returns the aggregate type, if the record contains it.
     pub(crate) fn aggregate_type(&self) -> Option<&str> {
         self.at.aggregate_type.map(|at| self.text_at(at))
     }
 
-    /// When it happened, as the publisher wrote it.
+    /// Returns the time of the event, as the publisher wrote it.
     pub(crate) fn time(&self) -> Option<&str> {
         self.at.time.map(|at| self.text_at(at))
     }
 
-    /// The data; none for a tombstone.
+    /// Returns the data, or `None` for a tombstone.
     pub(crate) fn data(&self) -> Option<&[u8]> {
         self.incoming.value()
     }
 
-    /// A header's value, if it is text.
+    /// Returns a header's value, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.incoming
             .header(name)
             .and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    /// The record as it came.
+    /// Returns the record as received.
     pub(crate) fn as_it_came(&self) -> &Incoming {
         self.original.as_deref().unwrap_or(&self.incoming)
     }
 
-    /// The number of attempts at the event before this delivery: in place, from the detour, from retry topics, before a replay.
+    /// Returns the number of attempts before this delivery: in place, from the detour, from retry
+    /// topics, and before a replay.
     pub(crate) fn attempts_before(&self) -> u32 {
         self.attempts_before
     }
 
-    /// The same message after this many attempts.
+    /// Returns the message with this number of earlier attempts.
     #[must_use]
     pub(crate) fn with_attempts_before(self, attempts_before: u32) -> Self {
         Self {
@@ -289,7 +297,7 @@ impl Message {
         }
     }
 
-    /// How many bytes it takes in memory.
+    /// Returns the memory usage of the message in bytes.
     pub(crate) fn size(&self) -> usize {
         self.incoming.size() + self.original.as_ref().map_or(0, |original| original.size())
     }
@@ -299,7 +307,8 @@ impl Message {
     }
 }
 
-/// Accepts the version of CloudEvents that is read here; 1.0.1 and 1.0.2 of the specification are written 1.0 too.
+/// Accepts only the supported version of CloudEvents. Versions 1.0.1 and 1.0.2 of the specification
+/// are written as 1.0 too.
 fn check_specversion(text: &str) -> Result<(), Malformed> {
     if text == "1.0" {
         Ok(())
@@ -310,7 +319,7 @@ fn check_specversion(text: &str) -> Result<(), Malformed> {
     }
 }
 
-/// Longest version in a message.
+/// Maximum length of a version in a message.
 const VERSION_CHARACTERS_MAX: usize = 40;
 
 fn number(text: &str) -> Result<u32, Malformed> {
@@ -320,7 +329,8 @@ fn number(text: &str) -> Result<u32, Malformed> {
         .ok_or_else(|| Malformed::Version(text.to_owned()))
 }
 
-/// From structured mode to binary mode: attributes become headers, `data` or `data_base64` becomes the value.
+/// Converts structured mode to binary mode: attributes become headers, and `data` or `data_base64`
+/// becomes the value.
 fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
     use base64::Engine as _;
     let malformed = |error: &dyn std::fmt::Display| Malformed::Structured(error.to_string());
@@ -343,7 +353,7 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
     }
     let mut data: Option<Cow<'_, [u8]>> = None;
     for (name, raw) in &attributes {
-        // A string without its quotes; numbers and booleans as they are written.
+        // The text of a string without its quotes; numbers and booleans as they are written.
         let text = || match serde_json::from_str::<String>(raw.get()) {
             Ok(text) => Cow::Owned(text.into_bytes()),
             Err(_) => Cow::Borrowed(raw.get().as_bytes()),
@@ -372,7 +382,8 @@ fn from_structured(record: &Incoming) -> Result<Incoming, Malformed> {
     ))
 }
 
-/// Debezium writes a JSON payload as one JSON string unless it was told to expand it: takes the text out of it.
+/// Replaces a value that is one JSON string with its text. Debezium writes a JSON payload as one
+/// string unless it is configured to expand it.
 fn unwrap_text(message: Message) -> Message {
     let is_cloud_event = message.incoming.header("ce_specversion").is_some();
     let quoted = message
@@ -398,7 +409,8 @@ fn unwrap_text(message: Message) -> Message {
     }
 }
 
-/// Reads any bytes as a record: lines `name: value` are headers, the value follows an empty line. For the fuzz target.
+/// Parses arbitrary bytes as a record, for the fuzz target. Lines `name: value` are headers; the
+/// value follows an empty line.
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) fn fuzz_record(bytes: &[u8]) {
     let end = bytes
@@ -488,7 +500,8 @@ mod tests {
 
     #[test]
     fn binary_and_structured_mode_say_the_same() {
-        let structured = r#"{"specversion":"1.0","id":"e-1","type":"OrderPlaced","source":"/shop","dataversion":2,"traceparent":"00-a","data":{"n": 1}}"#;
+        let structured = r#"{"specversion":"1.0","id":"e-1","type":"OrderPlaced","source":"/shop",
+                             "dataversion":2,"traceparent":"00-a","data":{"n": 1}}"#;
         let binary = read(
             &[&BINARY[..], &[("traceparent", "00-a")]].concat(),
             Some(r#"{"n": 1}"#),
@@ -557,7 +570,7 @@ mod tests {
             Some(r#""{\"n\":1}""#),
             Some("OrderPlaced"),
         )
-        .expect("a type that is assumed");
+        .expect("an assumed type");
         assert_eq!(
             (told.event_type(), told.data()),
             ("OrderPlaced", Some(&br#"{"n":1}"#[..]))
@@ -566,7 +579,7 @@ mod tests {
 
     #[test]
     fn plain_json_is_known_by_its_place() {
-        let plain = read(&[], Some("{}"), Some("OrderPlaced")).expect("a type that is assumed");
+        let plain = read(&[], Some("{}"), Some("OrderPlaced")).expect("an assumed type");
         assert_eq!(
             (&*plain.id(), &*plain.source(), &*plain.aggregate_id()),
             ("3/9", "kafka:order", "7")
@@ -627,13 +640,14 @@ mod tests {
         ));
         assert!(
             read(&BINARY, Some(envelope), None).is_ok(),
-            "the data of a CloudEvent may look like it"
+            "the data of a CloudEvent may look like an envelope of Connect"
         );
     }
 
     #[test]
     fn a_structured_event_needs_no_content_type() {
-        let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","tenant":"acme","data":{"n":1}}"#;
+        let value = r#"{"specversion":"1.0","id":"1","type":"T","source":"/s","tenant":"acme",
+                        "data":{"n":1}}"#;
         let message = read(&[], Some(value), None).expect("a CloudEvent");
         assert_eq!(
             (&*message.id(), message.event_type(), message.data()),
@@ -672,7 +686,7 @@ mod tests {
         assert!(read(&[("__TypeId__", "x.Y")], Some("{}"), Some("T")).is_ok());
         assert!(
             read(&batch, None, None)
-                .expect("a tombstone, whatever its headers say")
+                .expect("a tombstone, whatever its headers contain")
                 .is_tombstone()
         );
     }

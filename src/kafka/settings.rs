@@ -1,4 +1,4 @@
-//! Where the brokers are, and the librdkafka properties that pass through.
+//! Addresses of the brokers, and librdkafka properties.
 
 use std::collections::BTreeMap;
 
@@ -7,32 +7,34 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
-/// What is printed for a secret.
+/// Printed in place of a secret.
 const HIDDEN: &str = "***";
 
-/// Shortest part of a secret that is hidden by itself: shorter ones are words of any message.
+/// Minimum length of a part of a secret that is hidden by itself. Shorter parts occur in any
+/// message.
 const SECRET_PART_MIN: usize = 4;
 
-/// What Tidings tells the broker about itself unless `client.id` is given; quotas and broker logs show it.
+/// Default of `client.id`, which quotas and broker logs show.
 const CLIENT_ID: &str = "tidings";
 
-/// Where the brokers are, and the librdkafka properties that pass through.
+/// Addresses of the brokers, and librdkafka properties.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// `bootstrap.servers`: `host:port` pairs, comma-separated.
     pub brokers: String,
-    /// Any librdkafka property (`security.protocol`, `sasl.username`, …), passed through as it is.
+    /// Any librdkafka properties (`security.protocol`, `sasl.username`, …), passed through
+    /// unchanged.
     pub properties: BTreeMap<String, String>,
 }
 
-/// One librdkafka property that cannot be used, and why.
+/// A librdkafka property that cannot be used, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PropertyFault {
-    /// The property's name.
+    /// The name of the property.
     pub property: String,
-    /// The value as given, `***` if it is a secret.
+    /// The value as given, or `***` if it is a secret.
     pub value: String,
-    /// What is wrong with it and what to do.
+    /// The fault and a remedy.
     pub reason: String,
 }
 
@@ -42,12 +44,13 @@ const RECEIVED_BYTES_MAX: usize = 100_000_000;
 /// Largest `message.max.bytes` that librdkafka accepts.
 const MESSAGE_BYTES_MAX: usize = 1_000_000_000;
 
-/// Bound of the headers that a dead letter adds: the error text twice with 2,000 bytes each, names of a topic and a group
-/// with 249 bytes each, id and source, and numbers.
+/// Limit of the headers that a dead letter adds: the error text twice with 2,000 bytes each, names
+/// of a topic and a group with 249 bytes each, id and source, and numbers.
 const LETTER_HEADER_BYTES_MAX: usize = 64 * 1024;
 
 impl Settings {
-    /// Checks every property with librdkafka: unknown names, values out of range, and those Tidings sets itself.
+    /// Checks all properties with librdkafka: unknown names, values out of range, and properties
+    /// that Tidings sets itself.
     pub fn faults(&self) -> Vec<PropertyFault> {
         self.properties
             .iter()
@@ -65,8 +68,9 @@ impl Settings {
             .collect()
     }
 
-    /// What librdkafka says of the properties *together* (a SASL mechanism without its user name, a certificate file that
-    /// is not there), which it tells only when a client is made. Connects to nothing. Worth asking when [`faults`](Self::faults) is empty.
+    /// Returns librdkafka's error about the combination of properties (a SASL mechanism without its
+    /// user name, a certificate file that does not exist). librdkafka checks it only when a client
+    /// is created. Does not connect. Call it if [`faults`](Self::faults) returns nothing.
     pub fn combination_fault(&self) -> Option<String> {
         let mut config = self.client_config();
         config.remove("bootstrap.servers");
@@ -81,7 +85,8 @@ impl Settings {
             })
     }
 
-    /// Returns a text of librdkafka, which may quote a value or a part of it, with `***` for every secret.
+    /// Replaces every secret with `***` in a message of librdkafka, which may quote a value or a
+    /// part of it.
     fn without_secrets(&self, text: &str) -> String {
         let secrets = self
             .properties
@@ -105,7 +110,7 @@ impl Settings {
             .fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
     }
 
-    /// What is wrong with the list of brokers, if anything.
+    /// Returns the fault in the list of brokers, if any.
     pub fn brokers_fault(&self) -> Option<String> {
         self.brokers.split(',').map(str::trim).find_map(|broker| {
             let address = broker
@@ -118,9 +123,9 @@ impl Settings {
                 _ => (address, None),
             };
             match port {
-                // Somebody's URL with somebody's password: not quoted.
+                // It may be a URL that contains a password, so it is not quoted.
                 _ if broker.contains('@') => Some(
-                    "a broker has an @; Kafka's user and password go into kafka.properties"
+                    "a broker contains an @; set Kafka's user and password in kafka.properties"
                         .to_owned(),
                 ),
                 _ if host.is_empty() => Some(
@@ -135,7 +140,8 @@ impl Settings {
         })
     }
 
-    /// Returns the value as it may be printed: `***` for a secret, and for an address that holds a user's password.
+    /// Returns the value as it may be printed: `***` for a secret, and for an address that contains
+    /// a password.
     pub(crate) fn shown<'v>(property: &str, value: &'v str) -> &'v str {
         if Self::is_secret(property) || value.contains('@') {
             HIDDEN
@@ -144,14 +150,17 @@ impl Settings {
         }
     }
 
-    /// True if the property's value must never be printed (`sasl.password`, `ssl.key.pem`, …).
+    /// Returns `true` if the property's value must never be printed (`sasl.password`,
+    /// `ssl.key.pem`, …).
     ///
-    /// The value of a property that librdkafka does not know is a secret, because the name may be a misspelt one of a secret.
+    /// The value of a property that librdkafka does not have is treated as a secret, because the
+    /// name may be the misspelt name of one.
     pub fn is_secret(property: &str) -> bool {
         if !is_known(property) {
             return true;
         }
-        // By part of the name, so that a property librdkafka adds later is covered too.
+        // Matches parts of the name, so that properties of later librdkafka versions are covered
+        // too.
         let property = property.to_ascii_lowercase().replace(['_', '-'], ".");
         const MARKS: [&str; 8] = [
             "password",
@@ -163,14 +172,14 @@ impl Settings {
             "credential",
             "oauthbearer.config",
         ];
-        // An address and a count are no secrets, whatever they are the address of.
+        // Addresses and numbers are not secrets, whatever they refer to.
         let plain = property.ends_with(".url")
             || property.ends_with("client.id")
             || property.ends_with(".seconds");
         !plain && MARKS.iter().any(|mark| property.contains(mark))
     }
 
-    /// How a producer compresses: librdkafka's word for it. LZ4 unless a property says otherwise.
+    /// Returns librdkafka's name of the compression that producers use. Defaults to `lz4`.
     pub(crate) fn compression(&self) -> &str {
         let given = ["compression.type", "compression.codec"]
             .iter()
@@ -178,13 +187,15 @@ impl Settings {
         given.map_or("lz4", String::as_str)
     }
 
-    /// A client configuration with the brokers, the properties and a `client.id`: what every client of Tidings starts from.
+    /// Returns a client configuration with the brokers, the properties and a `client.id`. Every
+    /// client of Tidings starts with it.
     pub(crate) fn client_config(&self) -> ClientConfig {
         self.client_config_over(&[])
     }
 
-    /// The same, over what the caller prefers: a property that is given wins. (Copying out of a `ClientConfig` instead would
-    /// not do: its `config_map` blanks passwords.)
+    /// Same as [`client_config`](Self::client_config), with the caller's preferred values for
+    /// properties that are not set. (Copying the values from a `ClientConfig` would not work,
+    /// because its `config_map` hides passwords.)
     pub(crate) fn client_config_over(&self, preferred: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (property, value) in preferred {
@@ -198,13 +209,15 @@ impl Settings {
         config
     }
 
-    /// Limit for a record that is written back with headers about its failure: every record that a consumer with these
-    /// settings reads, and [`LETTER_HEADER_BYTES_MAX`].
+    /// Returns the size limit for a record that is written back with headers about its failure. It
+    /// covers every record that a consumer with these settings can read, plus
+    /// [`LETTER_HEADER_BYTES_MAX`].
     ///
-    /// A consumer reads what fits a response (`receive.message.max.bytes`), which librdkafka raises to `fetch.max.bytes` and
-    /// `message.max.bytes`. A smaller limit would refuse a record that is read already. It protects nothing either: the
-    /// record is in memory, and the broker has its own limit. A much larger limit would send requests above the broker's
-    /// `socket.request.max.bytes` (104,857,600), which it answers by closing the connection.
+    /// A consumer reads whatever fits into a response (`receive.message.max.bytes`), which
+    /// librdkafka raises to `fetch.max.bytes` and `message.max.bytes`. A smaller limit would refuse
+    /// records that have already been read. It would not protect anything: the record is in memory,
+    /// and the broker has its own limit. A much larger limit would send requests above the broker's
+    /// `socket.request.max.bytes` (104,857,600), for which the broker closes the connection.
     pub(crate) fn letter_bytes_max(&self) -> usize {
         let given = |property: &str| {
             self.properties
@@ -241,7 +254,7 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// Why a property is not for users to set: a guarantee, or a setting of Tidings' own, depends on it.
+/// Returns why a user cannot set a property: a guarantee, or a setting of Tidings, depends on it.
 fn reserved(property: &str) -> Option<&'static str> {
     Some(match property {
         "bootstrap.servers" | "metadata.broker.list" => {
@@ -254,17 +267,20 @@ fn reserved(property: &str) -> Option<&'static str> {
             "always all: fewer acknowledgements lose events when a broker fails; remove it"
         }
         "transactional.id" => {
-            "set by Tidings from the relay's name: it is the fence between two relays; remove it"
+            "set by Tidings from the relay's name, to fence off another relay; remove it"
         }
         "transaction.timeout.ms" => "set by Tidings; remove it",
         "partitioner" | "msg_order_cmp" | "partitioner_cb" => {
-            "set by Tidings: partitions are computed as the Java client does (murmur2), so that consumers and other producers agree; remove it"
+            "set by Tidings: partitions are computed as the Java client does (murmur2), so that \
+             consumers and other producers agree; remove it"
         }
         "max.in.flight" | "max.in.flight.requests.per.connection" => {
-            "set by the idempotent producer: more than 5 requests in flight lose the order; remove it"
+            "set by the idempotent producer: more than 5 requests in flight lose the order; remove \
+             it"
         }
         "retries" | "message.send.max.retries" | "delivery.timeout.ms" | "message.timeout.ms" => {
-            "set by Tidings: an event is retried until it is delivered, an outage costs none; remove it"
+            "set by Tidings: an event is retried until it is delivered, so that an outage loses \
+             none; remove it"
         }
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
             "set by Tidings; use limits.in_flight_events and limits.in_flight_bytes"
@@ -286,7 +302,8 @@ fn reserved(property: &str) -> Option<&'static str> {
     })
 }
 
-/// True if librdkafka has a property of this name. A value that none of them takes is refused for another reason.
+/// Returns `true` if librdkafka has a property of this name. The value is invalid for every
+/// property, but librdkafka reports an unknown name with a different error.
 fn is_known(property: &str) -> bool {
     let mut config = ClientConfig::new();
     config.set(property, "\u{1}");
@@ -299,14 +316,14 @@ fn is_known(property: &str) -> bool {
     )
 }
 
-/// Tries the property alone. The text of librdkafka is kept where it says more than "invalid".
+/// Checks one property by itself. Returns librdkafka's message if it refuses the property.
 fn refused_by_librdkafka(property: &str, value: &str) -> Option<String> {
     if let Some(instead) = JAVA
         .iter()
         .find_map(|(java, instead)| (*java == property).then_some(*instead))
     {
         return Some(format!(
-            "a property of the Java client, which librdkafka does not know; {instead}"
+            "librdkafka has no such property, it belongs to the Java client; {instead}"
         ));
     }
     let mut config = ClientConfig::new();
@@ -320,7 +337,8 @@ fn refused_by_librdkafka(property: &str, value: &str) -> Option<String> {
             if text.contains("not supported in this build") =>
         {
             Some(format!(
-                "this build of Tidings cannot do it ({text}); build with the feature kafka-tls for TLS and SASL/SCRAM, or remove it"
+                "this build of Tidings does not support it ({text}); build with the feature \
+                 kafka-tls for TLS and SASL/SCRAM, or remove it"
             ))
         }
         Err(KafkaError::ClientConfig(_, text, _, _)) if Settings::is_secret(property) => {
@@ -334,7 +352,7 @@ fn refused_by_librdkafka(property: &str, value: &str) -> Option<String> {
         Err(KafkaError::ClientConfig(_, text, _, _)) => {
             Some(format!("librdkafka refuses it: {text}"))
         }
-        Err(error) => Some(format!("librdkafka cannot take it: {error}")),
+        Err(error) => Some(format!("librdkafka cannot apply it: {error}")),
     }
 }
 
@@ -346,13 +364,13 @@ fn unknown(property: &str) -> String {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((likeness, known)) if likeness > 0.9 => {
-            format!("librdkafka does not know it; did you mean {known}?")
+            format!("librdkafka has no such property; did you mean {known}?")
         }
-        _ => "librdkafka does not know it; its CONFIGURATION.md lists every property".to_owned(),
+        _ => "librdkafka has no such property; its CONFIGURATION.md lists all of them".to_owned(),
     }
 }
 
-/// What people bring along from the Java client, and what does the same here.
+/// Common properties of the Java client, and their replacements.
 const JAVA: [(&str, &str); 7] = [
     ("sasl.jaas.config", "use sasl.username and sasl.password"),
     (
@@ -372,7 +390,7 @@ const JAVA: [(&str, &str); 7] = [
     ("max.request.size", "use kafka.max_message_bytes"),
 ];
 
-/// The properties somebody may want to set for Tidings: what a misspelt one is compared with.
+/// Properties that users are likely to set, with which a misspelt name is compared.
 const KNOWN: [&str; 58] = [
     "acks",
     "batch.num.messages",
@@ -528,7 +546,7 @@ mod tests {
     fn a_known_property_is_one_librdkafka_or_tidings_knows() {
         for known in KNOWN {
             let text = refused_by_librdkafka(known, "\u{1}").unwrap_or_default();
-            assert!(!text.contains("does not know"), "{known}");
+            assert!(!text.contains("no such property"), "{known}");
         }
     }
 

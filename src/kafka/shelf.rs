@@ -1,4 +1,5 @@
-//! Reads a whole topic once, and remembers which of its records are done with: in the commits of a group that has no members.
+//! Reader of a whole topic. The commits of a group without members record which of its records are
+//! finished.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +19,11 @@ use super::{
     quiet::Quiet,
 };
 
-/// How long the next record may take before the topic is taken for unreadable.
+/// Maximum time to wait for the next record before the topic is treated as unreadable.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A topic that is read from the committed offsets to its end. Every function blocks; run it by [`watched`](super::watched).
+/// A topic that is read from the committed offsets to its end. All functions block; call them
+/// through [`watched`](super::watched).
 pub(crate) struct Shelf {
     consumer: Dropped<BaseConsumer<Quiet>>,
     topic: Arc<str>,
@@ -29,10 +31,11 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    /// Finds the topic.
+    /// Creates a reader of the topic.
     ///
     /// # Errors
-    /// What the cluster says; that the topic is not there.
+    ///
+    /// Returns the cluster's error, or an error if the topic does not exist.
     pub(crate) fn open(settings: &Settings, group: &str, topic: &str) -> Result<Self, String> {
         let mut config = settings.client_config_over(&[("fetch.wait.max.ms", "50")]);
         be_outsider(&mut config, group);
@@ -50,10 +53,11 @@ impl Shelf {
         })
     }
 
-    /// What is committed.
+    /// Returns the committed offsets.
     ///
     /// # Errors
-    /// What the cluster says.
+    ///
+    /// Returns the cluster's error.
     pub(crate) fn committed(&self) -> Result<Vec<Committed>, String> {
         let list = self
             .consumer
@@ -75,10 +79,11 @@ impl Shelf {
         Ok(committed.collect())
     }
 
-    /// Reads every record from what is committed to the end, partition by partition in their order.
+    /// Reads all records from the committed offsets to the end, one partition after another.
     ///
     /// # Errors
-    /// What the cluster says.
+    ///
+    /// Returns the cluster's error, or an error if no record arrives within [`READ_TIMEOUT`].
     pub(crate) fn read(
         &self,
         committed: &[Committed],
@@ -117,10 +122,11 @@ impl Shelf {
         Ok(())
     }
 
-    /// Commits, and waits for the answer.
+    /// Commits offsets and waits for the coordinator's response.
     ///
     /// # Errors
-    /// What the coordinator says.
+    ///
+    /// Returns the coordinator's error.
     pub(crate) fn commit(&self, commits: &[Committed]) -> Result<(), String> {
         if commits.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Which topics exist, with how many partitions and which settings.
+//! Queries of topics: their existence, partitions and settings.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,34 +17,41 @@ use super::{
     create::create_topic, dropped::Dropped,
 };
 
-/// How long a question to the cluster may take. Longer than a leader election, so that one does not look like an outage.
+/// Timeout of a request to the cluster. Longer than a leader election, so that an election does not
+/// look like an outage.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The setting for the largest batch that a topic takes.
+/// The topic setting for the largest batch.
 pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// How long an admin client's request may take at most.
+/// Maximum timeout of an admin request.
 pub(super) const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The topic to ask about when the answer alone matters. It need not exist, and is not created.
+/// The topic of a request that only checks whether a broker responds. It need not exist and is not
+/// created.
 pub(super) const ASKED_TOPIC: &str = "tidings-health";
 
-/// Why a topic cannot be used now. All of them pause whoever wants to use it; none of them loses an event.
+/// Reason why a topic cannot be used now. Each pauses the caller; none loses an event.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum TopicError {
     #[error("Kafka is not reachable: {0}")]
     Unreachable(String),
     #[error(
-        "topic `{0}` does not exist: create it (kafka-topics.sh --create --topic {0} --partitions N --replication-factor N), or let the relay do it ([topics] create = true)"
+        "topic `{0}` does not exist: create it (kafka-topics.sh --create --topic {0} --partitions \
+         N --replication-factor N), or let the relay do it ([topics] create = true)"
     )]
     Unknown(String),
     #[error(
-        "topic `{topic}` may not be used: {reason}; grant the relay's principal Write on it, on the topic of its positions Read too; a subscriber's, Read (docs/operating.md)"
+        "topic `{topic}` may not be used: {reason}; a relay's principal needs Write on it (and \
+         Read on the topic of its positions), a subscriber's principal needs Read \
+         (docs/operating.md)"
     )]
     Denied { topic: String, reason: String },
     #[error(
-        "topic `{0}` is compacted, and a relay that delivers at least once may let an old event take the place of a newer one: set delivery = \"exactly-once\", or the topic's cleanup.policy = delete"
+        "topic `{0}` is compacted, and a relay that delivers at least once may replace a newer \
+         event with an older one there: set delivery = \"exactly-once\", or the topic's \
+         cleanup.policy = delete"
     )]
     Compacted(String),
     #[error("topic `{topic}` cannot be created: {reason}")]
@@ -52,7 +59,8 @@ pub(crate) enum TopicError {
     #[error("topic `{topic}` does not exist yet: {reason}")]
     NotYet { topic: String, reason: String },
     #[error(
-        "topic `{topic}` cannot be used: the broker answers {reason}; a topic whose name differs in `.` and `_` alone may exist, or the name may be one of Kafka's own"
+        "topic `{topic}` cannot be used: the broker returned {reason}; a topic whose name differs \
+         only in `.` and `_` may exist, or the name may be internal to Kafka"
     )]
     Invalid { topic: String, reason: String },
     #[cfg(feature = "cli")]
@@ -70,7 +78,7 @@ impl From<Unanswered> for TopicError {
     }
 }
 
-/// Answers about topics, asked on blocking threads.
+/// Queries topics on blocking threads.
 #[derive(Clone)]
 pub(crate) struct Topics {
     client: Arc<BaseProducer<Context>>,
@@ -87,10 +95,11 @@ impl Topics {
         }
     }
 
-    /// Asks the cluster for its id; the proof that it can be reached.
+    /// Returns the cluster's id, which proves that the cluster is reachable.
     ///
     /// # Errors
-    /// When it cannot.
+    ///
+    /// Returns [`TopicError::Unreachable`] if no broker responds.
     pub(crate) async fn cluster_id(&self) -> Result<String, TopicError> {
         let client = self.client.clone();
         let asked = bounded("fetch_cluster_id", ASK_TIMEOUT + OVERDUE, move || {
@@ -105,9 +114,12 @@ impl Topics {
         })
     }
 
-    /// Asks whether the cluster answers again, and has the producer's acknowledgements know if it does. A producer with nothing to
-    /// send would not notice. One that does not reach a cluster which answers others has failed. It can be asked about a topic that exists
-    /// only: a broker may create another.
+    /// Checks whether the cluster responds again, and updates the producer's [`Acks`] if it does. A
+    /// producer with nothing to send would not notice that. If the producer cannot reach a cluster
+    /// that responds to another client, the producer has failed.
+    ///
+    /// Without a `topic`, only another client checks the cluster. The producer can only be checked
+    /// with a topic that exists, because a broker may create a missing one.
     pub(crate) async fn look_for_cluster(&self, topic: Option<String>) {
         let Some(topic) = topic else {
             if answers(&self.settings).await {
@@ -122,11 +134,11 @@ impl Topics {
             return;
         }
         self.acks.fail(Failure::Broken(
-            "the Kafka client does not reach the cluster, which answers another client".into(),
+            "the Kafka client cannot reach the cluster, but another client can".into(),
         ));
     }
 
-    /// Whether the producer's client gets an answer.
+    /// Returns `true` if the producer's client gets a response.
     async fn reaches(&self, topic: &str) -> bool {
         let (client, topic) = (self.client.clone(), topic.to_owned());
         let asked = bounded("fetch_metadata", ASK_TIMEOUT + OVERDUE, move || {
@@ -148,29 +160,36 @@ impl Topics {
         }
     }
 
-    /// The topic's number of partitions, at least one.
+    /// Returns the topic's number of partitions, at least one.
     ///
-    /// Asked by a client of its own: a producer's question has a broker with `auto.create.topics.enable` (the default) make the topic.
+    /// Uses a separate client, because a producer's request would make a broker with
+    /// `auto.create.topics.enable` (the default) create the topic.
     ///
     /// # Errors
-    /// When the topic is missing, may not be used, or the cluster cannot be reached.
+    ///
+    /// Returns [`TopicError`] if the topic is missing or may not be used, or the cluster is
+    /// unreachable.
     pub(crate) async fn partitions(&self, topic: &str) -> Result<i32, TopicError> {
         partitions_of(&self.settings, topic).await
     }
 
-    /// Creates a topic; one that exists already is fine.
+    /// Creates a topic. Succeeds if it already exists.
     ///
     /// # Errors
-    /// When the broker refuses, with its reason.
+    ///
+    /// Returns [`TopicError`] with the broker's reason if it refuses, or if the cluster does not
+    /// respond.
     pub(crate) async fn create(&self, topic: &str, how: Creation<'_>) -> Result<(), TopicError> {
         create_topic(&self.settings, topic, how).await
     }
 }
 
-/// The topic's number of partitions, at least one; does not make it.
+/// Returns the topic's number of partitions, at least one. Does not create the topic.
 ///
 /// # Errors
-/// When the topic is missing, may not be used, or the cluster cannot be reached.
+///
+/// Returns [`TopicError`] if the topic is missing or may not be used, or the cluster is
+/// unreachable.
 pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i32, TopicError> {
     let (mut config, name) = (settings.client_config(), topic.to_owned());
     config.set("allow.auto.create.topics", "false");
@@ -191,7 +210,7 @@ pub(crate) async fn partitions_of(settings: &Settings, topic: &str) -> Result<i3
     )
 }
 
-/// What the cluster's answer about a topic means: the number of its partitions, and an error.
+/// Interprets the cluster's response about a topic, which is its number of partitions and an error.
 pub(super) fn judged(
     topic: &str,
     answer: Option<(usize, Option<RDKafkaRespErr>)>,
@@ -211,7 +230,7 @@ pub(super) fn judged(
         ))),
         Some((_, Some(DENIED))) => Err(TopicError::Denied {
             topic,
-            reason: "the broker answers TOPIC_AUTHORIZATION_FAILED".into(),
+            reason: "the broker returned TOPIC_AUTHORIZATION_FAILED".into(),
         }),
         Some((_, Some(INVALID))) => Err(TopicError::Invalid {
             topic,
@@ -221,7 +240,7 @@ pub(super) fn judged(
     }
 }
 
-/// Whether the cluster answers a new client.
+/// Returns `true` if the cluster responds to a new client.
 pub(crate) async fn answers(settings: &Settings) -> bool {
     !matches!(
         partitions_of(settings, ASKED_TOPIC).await,
@@ -229,10 +248,11 @@ pub(crate) async fn answers(settings: &Settings) -> bool {
     )
 }
 
-/// The names of all topics that this client may see.
+/// Returns the names of all topics that this client may see.
 ///
 /// # Errors
-/// When the cluster cannot be reached.
+///
+/// Returns [`TopicError::Unreachable`] if no broker responds.
 pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, TopicError> {
     let mut config = settings.client_config();
     config.set("allow.auto.create.topics", "false");
@@ -252,7 +272,8 @@ pub(crate) async fn topic_names(settings: &Settings) -> Result<Vec<String>, Topi
         .map_err(|error| TopicError::Unreachable(error.to_string()))
 }
 
-/// How long a topic keeps its records; `None` if for ever, or if that may not be read.
+/// Returns the retention time of a topic. Returns `None` if it keeps records forever or the setting
+/// cannot be read.
 pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Duration> {
     let milliseconds = setting(settings, topic, "retention.ms")
         .await?
@@ -261,7 +282,8 @@ pub(crate) async fn retention(settings: &Settings, topic: &str) -> Option<Durati
     u64::try_from(milliseconds).ok().map(Duration::from_millis)
 }
 
-/// The largest batch that a topic takes, compressed; `None` if that may not be read.
+/// Returns the size of the largest compressed batch that a topic accepts, or `None` if the setting
+/// cannot be read.
 pub(crate) async fn message_bytes_max(settings: &Settings, topic: &str) -> Option<usize> {
     setting(settings, topic, MAX_MESSAGE_BYTES)
         .await?
@@ -269,10 +291,12 @@ pub(crate) async fn message_bytes_max(settings: &Settings, topic: &str) -> Optio
         .ok()
 }
 
-/// The answer to a request of an admin client, if it comes within the longest time that one of them is given.
+/// Waits for the result of an admin request, for longer than the longest timeout of such a request.
 ///
 /// # Errors
-/// When the client is silent: it does not keep its own time-out.
+///
+/// Returns [`Unanswered::Silent`] if the client does not return, although its own timeout has
+/// passed.
 pub(super) async fn within_limit<T>(
     call: &'static str,
     answer: impl Future<Output = T>,
@@ -283,12 +307,13 @@ pub(super) async fn within_limit<T>(
         .map_err(|_| Unanswered::Silent { call, limit })
 }
 
-/// One setting of a topic, its own or the broker's. `None` if it may not be read.
+/// Returns the effective value of a topic setting, or `None` if it cannot be read.
 async fn setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
     describe(settings, topic).await?.get(name)?.value.clone()
 }
 
-/// One setting that the topic has of its own. `None` if the broker's default applies, or if it may not be read.
+/// Returns the value of a setting that is set on the topic itself. Returns `None` if the broker's
+/// default applies or the setting cannot be read.
 pub(super) async fn own_setting(settings: &Settings, topic: &str, name: &str) -> Option<String> {
     let described = describe(settings, topic).await?;
     let entry = described.get(name)?;

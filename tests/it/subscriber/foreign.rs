@@ -174,9 +174,9 @@ async fn what_is_no_event_is_dead_with_its_reason_and_what_nobody_handles_is_ski
     for (reason, expected) in reasons.iter().zip([
         "the payload is not an event",
         "this code supports `it::subscriber::foreign::Opened` up to version 2",
-        "the version \"x\" is not a number",
+        "the version \"x\" is not a positive integer",
         "the value is not a CloudEvent",
-        "nothing says which event this is",
+        "the record has no event type",
     ]) {
         assert!(reason.contains(expected), "{reason}");
     }
