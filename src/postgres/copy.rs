@@ -1,33 +1,35 @@
-//! Rows out of `COPY … TO STDOUT (FORMAT binary)`: pure, borrows the bytes.
+//! Parser of `COPY … TO STDOUT (FORMAT binary)`. Pure; borrows the bytes.
 //!
-//! Layout: PostgreSQL manual, "COPY", Binary Format: a signature of 11 bytes, flags, an extension; then per row a count of fields and per field
-//! its length and bytes (-1 for null); a count of -1 ends it.
+//! Layout: PostgreSQL manual, "COPY", Binary Format. The header is a signature of 11 bytes, flags
+//! and an extension. Each row has a field count, and for each field its length (-1 for null) and
+//! its bytes. A field count of -1 ends the data.
 
 use super::replication::Cell;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
-/// What stands before the first row.
+/// Returns the bytes before the first row.
 pub(crate) fn copy_header() -> Vec<u8> {
     [SIGNATURE, &[0; 8]].concat()
 }
 
-/// Bytes that are no binary COPY.
+/// Error of bytes that are not a binary COPY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server's binary copy is broken off or damaged")]
+#[error("the server's binary copy is truncated or damaged")]
 pub(crate) struct CopyError;
 
-/// Rows of `N` values, one after the other.
+/// Iterator over rows of `N` values.
 pub(crate) struct CopyRows<'a, const N: usize> {
     rest: &'a [u8],
     ended: bool,
 }
 
 impl<'a, const N: usize> CopyRows<'a, N> {
-    /// Reads the header. Bytes without one (nothing at all) are no rows.
+    /// Reads the header. Empty input has no rows.
     ///
     /// # Errors
-    /// When it is not a binary COPY's.
+    ///
+    /// Returns [`CopyError`] if the bytes do not start with the header of a binary COPY.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, CopyError> {
         if bytes.is_empty() {
             return Ok(Self {
@@ -52,7 +54,7 @@ impl<'a, const N: usize> CopyRows<'a, N> {
 
     fn row(&mut self) -> Result<Option<[Cell<'a>; N]>, CopyError> {
         if self.rest.is_empty() {
-            // Broken off between two rows, on purpose: the reader had enough.
+            // The data ends between two rows, because the reader stopped early on purpose.
             return Ok(None);
         }
         let count = i16::from_be_bytes(self.take(2)?.try_into().map_err(|_| CopyError)?);
@@ -112,10 +114,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_come_back_as_they_were_written(rows in proptest::collection::vec(any::<[Option<Vec<u8>>; 2]>(), 0..8)) {
+        fn rows_come_back_as_they_were_written(
+            rows in proptest::collection::vec(any::<[Option<Vec<u8>>; 2]>(), 0..8),
+        ) {
             let bytes = copy(&rows);
-            let read: Vec<_> = CopyRows::<2>::new(&bytes).expect("a header").map(|row| row.expect("a row")).collect();
-            let expected: Vec<[Cell<'_>; 2]> = rows.iter().map(|row| [&row[0], &row[1]].map(|cell| cell.as_deref().map_or(Cell::Null, Cell::Binary))).collect();
+            let read: Vec<_> = CopyRows::<2>::new(&bytes)
+                .expect("a header")
+                .map(|row| row.expect("a row"))
+                .collect();
+            let expected: Vec<[Cell<'_>; 2]> = rows
+                .iter()
+                .map(|row| {
+                    [&row[0], &row[1]]
+                        .map(|cell| cell.as_deref().map_or(Cell::Null, Cell::Binary))
+                })
+                .collect();
             prop_assert_eq!(read, expected);
         }
 

@@ -1,12 +1,12 @@
-//! A position in the write-ahead log.
+//! Position in the write-ahead log.
 
 use std::{fmt, str::FromStr};
 
-/// A position in the write-ahead log, written as Postgres writes `pg_lsn`: `16/B374D848`.
+/// A position in the write-ahead log, in the text format of `pg_lsn`: `16/B374D848`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// Text that is no `pg_lsn`.
+/// Error of text that is not a `pg_lsn`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a WAL position: expected two hexadecimal numbers such as 16/B374D848")]
 pub struct LsnError(String);

@@ -1,18 +1,20 @@
-//! Creates and upgrades the tables of Tidings.
+//! Creation and upgrades of the tables of Tidings.
 //!
-//! Everything happens in one transaction: an advisory lock, the schema, a `search_path` of that schema alone, the migrations. So a failed run
-//! leaves nothing, concurrent runs wait for each other, and the connection goes back to its pool with the settings it had.
-//! The applied versions are kept in a table inside the schema; the application's own `_sqlx_migrations` is never looked at.
+//! One transaction takes an advisory lock, creates the schema, sets `search_path` to that schema
+//! alone and applies the migrations. A failed run therefore leaves no changes, concurrent runs wait
+//! for each other, and the connection returns to its pool with its original settings. The applied
+//! versions are stored in a table of the schema. The application's own `_sqlx_migrations` is not
+//! used.
 
 use sqlx::migrate::{Migrate, MigrateError as SqlxMigrateError, Migration, MigrationType};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlStr};
 
 use super::{SchemaName, SchemaNameError, errors::cleaned};
 
-/// Where the applied versions are kept, inside the schema. Named so that it clashes with nothing even in `public`.
+/// Table of the applied versions, inside the schema. The name avoids conflicts even in `public`.
 const TABLE: &str = "_tidings_migrations";
 
-/// Serialises runs in one database: "tidings" in ASCII.
+/// Key of the advisory lock that serializes runs in one database: "tidings" in ASCII.
 const LOCK: i64 = 0x0074_6964_696e_6773;
 
 /// SQLSTATE of a missing permission.
@@ -20,12 +22,13 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// Creates or upgrades the tables of Tidings in the schema `tidings`.
 ///
-/// Call it at start: it does nothing when nothing is to be done, and then needs no permission to create anything.
-/// Calls from many processes at once wait for each other.
+/// Call it at startup. It does nothing if no migration is pending, and then needs no permission to
+/// create objects. Concurrent calls of several processes wait for each other.
 ///
 /// # Errors
 ///
-/// [`MigrateError`]: among others when the role may not create the schema; the message names the remedy.
+/// Returns [`MigrateError`], e.g. if the role may not create the schema. The message names the
+/// remedy.
 ///
 /// # Examples
 ///
@@ -39,7 +42,7 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     Migrations::new().run(pool).await.map(|_| ())
 }
 
-/// The migrations of Tidings, for a schema of your choice.
+/// The migrations of Tidings, for any schema.
 ///
 /// # Examples
 ///
@@ -60,77 +63,83 @@ pub struct Migrations {
     schema: Result<SchemaName, SchemaNameError>,
 }
 
-/// One migration: its version and what it makes.
+/// A migration: its version and description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MigrationStep {
     /// The version, ascending from 1.
     pub version: i64,
-    /// What it makes, in a word.
+    /// A short description of the migration's subject.
     pub description: &'static str,
 }
 
-/// Why the tables cannot be created or upgraded.
+/// Reason why the tables cannot be created or upgraded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// The schema's name is not usable.
+    /// The name of the schema is invalid.
     #[error(transparent)]
     Schema(#[from] SchemaNameError),
-    /// The role may not create what is missing.
+    /// The role may not create the missing objects.
     #[error(
-        "the role {role:?} may not create the tables of Tidings in schema {schema:?}: run `tidings migrate` once as the database's owner, or grant it: grant create on database {database:?} to {role:?} (or, if the schema exists: grant usage, create on schema {schema:?} to {role:?})"
+        "the role {role:?} may not create the tables of Tidings in schema {schema:?}: run \
+         `tidings migrate` once as the database's owner, or grant the right: grant create on \
+         database {database:?} to {role:?} (or, if the schema exists: grant usage, create on \
+         schema {schema:?} to {role:?})"
     )]
     Permission {
-        /// Who was connected.
+        /// The role of the connection.
         role: String,
-        /// To which database.
+        /// The database of the connection.
         database: String,
-        /// Which schema was asked for.
+        /// The schema.
         schema: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         source: Box<SqlxMigrateError>,
     },
-    /// The role may not see which migrations are applied.
+    /// The role may not read the list of applied migrations.
     #[error(
-        "the role may not read which migrations are applied to schema {schema:?}: as its owner, run: grant usage on schema {schema:?} to …; grant select on {schema:?}.{TABLE} to …"
+        "the role may not read which migrations are applied to schema {schema:?}: as its owner, \
+         run: grant usage on schema {schema:?} to …; grant select on {schema:?}.{TABLE} to …"
     )]
     Unreadable {
-        /// Which schema was asked for.
+        /// The schema.
         schema: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         source: sqlx::Error,
     },
-    /// A table of the same name is there already and is not ours.
+    /// The schema already contains a table of the same name that does not belong to Tidings.
     #[error(
-        "the schema {schema:?} already holds a table or index that is not of Tidings and has the same name: choose another schema, e.g. `Migrations::new().schema(\"tidings\")`"
+        "the schema {schema:?} already holds a table or index of the same name that does not \
+         belong to Tidings: choose another schema, e.g. `Migrations::new().schema(\"tidings\")`"
     )]
     Occupied {
-        /// Which schema was asked for.
+        /// The schema.
         schema: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         source: Box<SqlxMigrateError>,
     },
-    /// A migration that is already applied reads differently in this version of the library.
+    /// An applied migration differs from the one in this version of the library.
     #[error(
-        "migration {version} of schema {schema:?} was applied with other contents than this version of tidings has: the database was migrated by a modified build"
+        "migration {version} of schema {schema:?} was applied with other contents than in this \
+         version of tidings: the database was migrated by a modified build"
     )]
     Changed {
-        /// Which migration.
+        /// The version of the migration.
         version: i64,
-        /// In which schema.
+        /// The schema.
         schema: String,
     },
-    /// A migration failed for another reason; nothing was changed.
+    /// A migration failed for another reason. Nothing was changed.
     #[error("the tables of Tidings cannot be migrated in schema {schema:?}")]
     Failed {
-        /// In which schema.
+        /// The schema.
         schema: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         source: Box<SqlxMigrateError>,
     },
-    /// The database cannot be reached or broke off.
-    #[error("the database cannot be asked about the tables of Tidings")]
+    /// The database is unreachable, or the connection was lost.
+    #[error("the database cannot be queried for the tables of Tidings")]
     Database(#[source] sqlx::Error),
 }
 
@@ -141,33 +150,34 @@ impl From<sqlx::Error> for MigrateError {
 }
 
 impl Migrations {
-    /// The migrations for the schema `tidings`.
+    /// Returns the migrations for the schema `tidings`.
     pub fn new() -> Self {
         Self {
             schema: Ok(SchemaName::default()),
         }
     }
 
-    /// Uses another schema; it is created if it is missing.
+    /// Uses another schema, which is created if it is missing.
     ///
-    /// A name that is not usable is reported by [`run`](Self::run) and [`pending`](Self::pending).
+    /// An invalid name is reported by [`run`](Self::run) and [`pending`](Self::pending).
     pub fn schema(self, name: impl AsRef<str>) -> Self {
         Self {
             schema: name.as_ref().parse(),
         }
     }
 
-    /// Applies what is pending and returns it; an empty list means the schema was up to date.
+    /// Applies the pending migrations and returns them. The list is empty if the schema was up to
+    /// date.
     ///
-    /// Versions this library does not know are left alone, so an older service starts beside a newer one.
+    /// Unknown versions are ignored, so that an older service can start next to a newer one.
     ///
     /// # Errors
     ///
-    /// [`MigrateError`]; the database is then as it was before.
+    /// Returns [`MigrateError`]. The database is then unchanged.
     ///
     /// # Cancel safety
     ///
-    /// A dropped future changes nothing: its transaction is rolled back.
+    /// Dropping the future changes nothing, because its transaction is rolled back.
     pub async fn run(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
         let schema = self.schema.clone()?;
         let mut tx = pool.begin().await?;
@@ -186,11 +196,12 @@ impl Migrations {
         Ok(pending)
     }
 
-    /// What [`run`](Self::run) would apply, without changing anything.
+    /// Returns the migrations that [`run`](Self::run) would apply, without changing anything.
     ///
     /// # Errors
     ///
-    /// [`MigrateError`]: an unusable schema name, a modified migration, or a database that cannot be reached.
+    /// Returns [`MigrateError`] if the schema name is invalid, a migration was modified, or the
+    /// database cannot be queried.
     pub async fn pending(&self, pool: &PgPool) -> Result<Vec<MigrationStep>, MigrateError> {
         let schema = self.schema.clone()?;
         pending_steps(&mut *pool.acquire().await?, &schema).await
@@ -211,7 +222,8 @@ impl std::fmt::Display for MigrationStep {
     }
 }
 
-/// Every migration there is, in order. They are compiled in: a published crate has no `migrations/` to read at run time.
+/// Returns all migrations in order. They are compiled in, because a published crate has no
+/// `migrations/` at run time.
 fn steps() -> Vec<(MigrationStep, Migration)> {
     const ALL: &[(i64, &str, &str)] = &[
         (
@@ -382,7 +394,7 @@ async fn apply(
     schema: &SchemaName,
     pending: &[MigrationStep],
 ) -> Result<(), SqlxMigrateError> {
-    // `create schema if not exists` wants the permission to create even when the schema is there.
+    // `create schema if not exists` requires the permission to create even if the schema exists.
     let missing: bool = sqlx::query_scalar("select pg_catalog.to_regnamespace($1) is null")
         .bind(schema.as_str())
         .fetch_one(&mut *tx)
@@ -408,7 +420,7 @@ async fn apply(
     Ok(())
 }
 
-/// Turns what Postgres refused into what the reader can do about it.
+/// Converts an error of Postgres into one that names the remedy.
 async fn explain(
     error: SqlxMigrateError,
     schema: &SchemaName,
@@ -444,7 +456,8 @@ async fn explain(
                 Err(error) => error.into(),
             }
         }
-        // duplicate_table, duplicate_object, undefined_column, wrong_object_type: what is there is not what we would have made
+        // duplicate_table, duplicate_object, undefined_column, wrong_object_type: an existing
+        // object differs from the one of the migration.
         Some("42P07" | "42710" | "42703" | "42809") => MigrateError::Occupied { schema, source },
         _ => MigrateError::Failed { schema, source },
     }

@@ -1,4 +1,4 @@
-//! Postgres: where it is, how to connect, and the replication protocol.
+//! Postgres: settings, sessions, migrations and the replication protocol.
 
 #[cfg(any(feature = "relay", all(feature = "health", feature = "outbox")))]
 mod age;

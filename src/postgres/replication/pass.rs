@@ -1,4 +1,5 @@
-//! One session of the [gateway](crate::postgres::gateway): its start-up message is sent on, authentication happens here, everything after is copied.
+//! A session of the [gateway](crate::postgres::gateway). Forwards the client's startup message,
+//! authenticates to the server, and then copies all bytes.
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
@@ -16,13 +17,14 @@ use crate::postgres::{Settings, certificate, errors::with_causes};
 /// AuthenticationOk.
 const ACCEPTED: &[u8] = b"R\0\0\0\x08\0\0\0\0";
 
-/// connection_exception: it may pass.
+/// connection_exception: may be temporary.
 const CONNECTION_FAILED: &str = "08001";
 
-/// sqlserver_rejected_establishment_of_sqlconnection: the server or its certificate is not what the settings demand.
+/// sqlserver_rejected_establishment_of_sqlconnection: the server or its certificate does not meet
+/// the settings.
 const REFUSED: &str = "08004";
 
-/// Opens a connection of these settings for one client and copies until either side ends.
+/// Opens a connection with these settings for one client and copies until either side closes.
 pub(crate) async fn relay_session(settings: &Settings, mut client: UnixStream) {
     let Ok(startup) = startup(&mut client).await else {
         return;
@@ -32,7 +34,7 @@ pub(crate) async fn relay_session(settings: &Settings, mut client: UnixStream) {
             let (mut server, read) = wire.into_parts();
             let greeting = [ACCEPTED, &read].concat();
             if client.write_all(&greeting).await.is_ok() {
-                // An error is a lost connection, which both sides see.
+                // An error is a lost connection, which both sides detect.
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             }
         }
@@ -42,7 +44,7 @@ pub(crate) async fn relay_session(settings: &Settings, mut client: UnixStream) {
     }
 }
 
-/// Reads the start-up message, whose length comes first.
+/// Reads the startup message, which starts with its length.
 async fn startup(client: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     let len = client.read_u32().await?;
     let rest = usize::try_from(len)
@@ -55,7 +57,7 @@ async fn startup(client: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// The error as the server's own, for the client to report.
+/// Encodes the error as an error response of the server, which the client reports.
 fn refusal(error: &ReplicationError) -> Vec<u8> {
     let refused = certificate::refusal(error);
     let code = match error {

@@ -1,4 +1,5 @@
-//! TLS for the replication connection, with libpq's `sslmode` meanings (PostgreSQL manual, "SSL Support", table 32.1).
+//! TLS of the replication connection, with libpq's meanings of `sslmode` (PostgreSQL manual, "SSL
+//! Support", table 32.1).
 
 use std::sync::Arc;
 
@@ -18,10 +19,11 @@ use tokio_rustls::{
 use super::ReplicationError;
 use crate::postgres::{Settings, SslMode, settings::SslNegotiation};
 
-/// A connector for these settings.
+/// Creates a connector for these settings.
 ///
 /// # Errors
-/// When a certificate or key file cannot be read.
+///
+/// Returns an error if a certificate or key file cannot be read.
 pub(super) fn connector(settings: &Settings) -> Result<TlsConnector, ReplicationError> {
     let provider = Arc::new(ring::default_provider());
     let check = match settings.ssl_mode() {
@@ -94,7 +96,7 @@ fn unreadable(
     ))
 }
 
-/// How much of the server's certificate is checked.
+/// Verification of the server's certificate.
 #[derive(Debug)]
 enum Check {
     Nothing,
@@ -125,7 +127,7 @@ impl ServerCertVerifier for Verifier {
             Check::ChainAndName(chain) => (chain, true),
         };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The chain is checked before the name, so this error says that the chain is good.
+            // The chain is verified before the name, so this error implies that the chain is valid.
             Err(rustls::Error::InvalidCertificate(
                 rustls::CertificateError::NotValidForName
                 | rustls::CertificateError::NotValidForNameContext { .. },

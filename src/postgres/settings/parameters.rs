@@ -1,6 +1,7 @@
-//! The URL's parameters: which are known, and why the others of libpq are refused. Pure.
+//! Parameters of the URL: the supported ones, and the reasons why others of libpq are refused.
+//! Pure.
 
-/// Parameters that are read, in the order in which a message lists them.
+/// Supported parameters, in the order of the message that lists them.
 pub(super) const KNOWN: [&str; 28] = [
     "application_name",
     "channel_binding",
@@ -32,15 +33,15 @@ pub(super) const KNOWN: [&str; 28] = [
     "user",
 ];
 
-/// Parameters of libpq, and of other clients, that are refused, each with its reason.
+/// Refused parameters of libpq and other clients, with the reasons.
 const REFUSED: [(&str, &str); 20] = [
     ("gssdelegation", "GSSAPI is not supported"),
     ("gsslib", "GSSAPI is not supported"),
     ("hostaddr", "write the address as the host"),
     ("krbsrvname", "GSSAPI is not supported"),
-    ("load_balance_hosts", "one host is supported"),
-    ("max_protocol_version", "protocol 3.0 is spoken"),
-    ("min_protocol_version", "protocol 3.0 is spoken"),
+    ("load_balance_hosts", "only one host is supported"),
+    ("max_protocol_version", "protocol 3.0 is used"),
+    ("min_protocol_version", "protocol 3.0 is used"),
     ("oauth_client_id", "OAuth is not supported"),
     ("oauth_issuer", "OAuth is not supported"),
     ("passcommand", "set PGPASSWORD, or use a password file"),
@@ -48,7 +49,7 @@ const REFUSED: [(&str, &str); 20] = [
         "pgbouncer",
         "it is a parameter of Prisma; a relay connects to Postgres itself, without a pooler",
     ),
-    ("replication", "it is set where it is needed"),
+    ("replication", "tidings sets it where it is needed"),
     ("requirepeer", "use sslmode=verify-full over TCP instead"),
     ("requiressl", "write sslmode=require"),
     (
@@ -73,11 +74,11 @@ const REFUSED: [(&str, &str); 20] = [
     ),
     (
         "ssl_max_protocol_version",
-        "the newest version that both sides have is used",
+        "the newest version that client and server support is used",
     ),
 ];
 
-/// What to do about a parameter that is not read.
+/// Returns the remedy for a parameter that is not supported.
 pub(super) fn unknown(name: &str) -> String {
     if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
         return format!("parameter {name} is not supported: {reason}; remove it");
@@ -96,7 +97,8 @@ pub(super) fn unknown(name: &str) -> String {
     }
 }
 
-/// Checks a value that is accepted because tidings behaves that way in any case; the text of its fault.
+/// Checks the value of a parameter that is accepted because Tidings behaves accordingly in any
+/// case. Returns the fault, if any.
 pub(super) fn fault(name: &str, value: &str) -> Option<String> {
     let expected = match (name, value) {
         ("gssencmode", "disable" | "prefer") => return None,

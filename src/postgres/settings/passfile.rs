@@ -1,11 +1,12 @@
-//! The password file (PostgreSQL manual, "The Password File"): lines `host:port:database:user:password`. Pure, but for reading the file.
+//! Password file (PostgreSQL manual, "The Password File"): lines
+//! `host:port:database:user:password`. Pure, except for reading the file.
 
 use std::path::Path;
 
-/// Largest file that is read: a password file has a few lines.
+/// Maximum size of the file. A password file has a few lines.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// What a line must match.
+/// The values that a line must match.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     /// The host, or `localhost` for a Unix socket.
@@ -15,10 +16,12 @@ pub(super) struct Wanted<'a> {
     pub(super) user: &'a str,
 }
 
-/// Looks the password up. `None` without such a line, or without such a file.
+/// Returns the password for these values. Returns `None` if no line matches or the file does not
+/// exist.
 ///
 /// # Errors
-/// A file that other accounts may read: it is not used, as with libpq.
+///
+/// Returns an error if other accounts may access the file. libpq does not use such a file either.
 pub(super) fn lookup(file: &Path, wanted: Wanted<'_>) -> Result<Option<String>, String> {
     use std::os::unix::fs::PermissionsExt as _;
     let Ok(metadata) = std::fs::metadata(file) else {
@@ -54,7 +57,8 @@ fn find(text: &str, wanted: Wanted<'_>) -> Option<String> {
         })
 }
 
-/// Splits at `:`; a backslash takes the next character as it is. The password ends at the next `:` too.
+/// Splits a line at `:`. A backslash escapes the next character. The password ends at the next `:`
+/// too.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();

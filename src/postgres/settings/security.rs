@@ -1,30 +1,32 @@
-//! Parameters that bound what a server may ask of a client, with libpq's names and meanings (PostgreSQL manual, "Parameter Key Words").
+//! Parameters that limit what a server may request from a client, with libpq's names and meanings
+//! (PostgreSQL manual, "Parameter Key Words").
 
-/// Whether authentication is bound to the TLS channel (`channel_binding`): SCRAM-SHA-256-PLUS, RFC 5929's `tls-server-end-point`.
+/// Binding of the authentication to the TLS channel (`channel_binding`): SCRAM-SHA-256-PLUS with
+/// `tls-server-end-point` (RFC 5929).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ChannelBinding {
     Disable,
-    /// If the server offers it.
+    /// Used if the server offers it.
     #[default]
     Prefer,
-    /// A server that does not prove that it ends the TLS channel itself is refused.
+    /// A server is refused unless it proves that it is the endpoint of the TLS channel.
     Require,
 }
 
-/// How a client is authenticated.
+/// Authentication method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// The server asks for nothing: `trust`, `peer`, a client certificate.
+    /// The server requests nothing: `trust`, `peer`, or a client certificate.
     None,
-    /// The password as it is.
+    /// The password in clear text.
     Password,
     Md5,
     Scram,
-    /// SCRAM with channel binding. Counts as `scram-sha-256`.
+    /// SCRAM with channel binding. `require_auth` treats it as `scram-sha-256`.
     ScramPlus,
 }
 
-/// The methods that the client accepts (`require_auth`). Everything by default, as with libpq.
+/// The methods that the client accepts (`require_auth`). Defaults to all, as in libpq.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequireAuth(Option<Vec<String>>);
 
@@ -52,7 +54,7 @@ impl ChannelBinding {
 }
 
 impl Method {
-    /// libpq's name of the method.
+    /// Returns libpq's name of the method.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -64,7 +66,7 @@ impl Method {
 }
 
 impl RequireAuth {
-    /// Reads `scram-sha-256,none` or `!password,!md5`: all with `!` or none.
+    /// Parses `scram-sha-256,none` or `!password,!md5`. Either all methods have a `!` or none has.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let words: Vec<&str> = text.split(',').map(str::trim).collect();
         let negated = words.iter().filter(|word| word.starts_with('!')).count();
@@ -90,19 +92,19 @@ impl RequireAuth {
         Ok(Self(Some(accepted.map(str::to_owned).collect())))
     }
 
-    /// Whether a server may use this method.
+    /// Returns `true` if a server may use this method.
     pub(crate) fn accepts(&self, method: Method) -> bool {
         self.0
             .as_ref()
             .is_none_or(|accepted| accepted.iter().any(|name| name == method.name()))
     }
 
-    /// Whether anything is excluded.
+    /// Returns `true` if `require_auth` is set.
     pub(crate) fn is_set(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The accepted methods, for messages.
+    /// Returns the accepted methods, for messages.
     pub(crate) fn list(&self) -> String {
         self.0.as_deref().unwrap_or_default().join(", ")
     }

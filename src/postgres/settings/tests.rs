@@ -1,4 +1,4 @@
-//! What a URL means, as tables.
+//! Tables of URLs and their meanings.
 
 use super::*;
 
@@ -118,7 +118,7 @@ fn what_the_url_leaves_out_comes_from_the_environment_and_the_url_wins() {
         };
         Some(value.to_owned())
     };
-    let settings = resolve("postgres://", env).expect("a URL that says nothing is completed");
+    let settings = resolve("postgres://", env).expect("an empty URL is completed");
     assert_eq!(
         settings.redacted(),
         "postgres://envuser:***@envhost:7000/envdb?sslmode=verify-ca"
@@ -153,7 +153,7 @@ fn encryption_is_named_as_libpq_names_it() {
         assert_eq!(settings.ssl_mode(), mode, "{query}");
         assert_eq!(settings.ssl_root_cert(), None, "{query}");
     }
-    // Who names the authority wants it checked: libpq does too.
+    // As in libpq: with a root certificate, `require` verifies the authority.
     let settings = parse("postgres://ann@db/shop?sslmode=require&sslrootcert=/ca.pem");
     assert_eq!(settings.ssl_mode(), SslMode::VerifyCa);
     let settings =
