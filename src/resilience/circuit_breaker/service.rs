@@ -1,4 +1,4 @@
-//! A call through the circuit.
+//! Call through a circuit breaker.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -85,7 +85,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What a request has its service do.
+    /// Behavior that a request demands of the test service.
     #[derive(Clone, Copy)]
     enum Do {
         Succeed,
@@ -147,7 +147,7 @@ mod tests {
             })
         );
         sleep(30 * SECOND).await;
-        assert_eq!(breaker.state(), State::Open, "until somebody calls");
+        assert_eq!(breaker.state(), State::Open, "until the next call");
         for _ in 0..2 {
             service
                 .clone()
@@ -157,13 +157,7 @@ mod tests {
         }
         let mut heard = Vec::new();
         for _ in 0..3 {
-            heard.push(
-                transitions
-                    .next()
-                    .await
-                    .expect("the breaker is there")
-                    .cause,
-            );
+            heard.push(transitions.next().await.expect("the breaker exists").cause);
         }
         assert_eq!(
             heard,
