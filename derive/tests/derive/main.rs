@@ -1,6 +1,7 @@
-//! What the compiler says of `#[derive(DomainEvent)]`: the messages are part of the interface.
+//! Compiler messages for misuses of `#[derive(DomainEvent)]`. They are part of the interface.
 //!
-//! After a change, `TRYBUILD=overwrite cargo test -p tidings-derive` writes them anew; read the difference.
+//! After a change, run `TRYBUILD=overwrite cargo test -p tidings-derive` to rewrite the expected
+//! messages, and review the difference.
 
 mod expansion;
 
