@@ -162,17 +162,19 @@ mod tests {
     }
 
     async fn get(address: std::net::SocketAddr, more: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let mut stream = TcpStream::connect(address)
+            .await
+            .expect("the server listens");
         let request = format!("GET / HTTP/1.1\r\nhost: x\r\n{more}\r\n");
         stream
             .write_all(request.as_bytes())
             .await
-            .expect("it reads");
+            .expect("the server reads");
         let mut answer = Vec::new();
         stream
             .read_to_end(&mut answer)
             .await
-            .expect("it answers and closes");
+            .expect("the server responds and closes");
         String::from_utf8(answer).expect("text")
     }
 
@@ -193,9 +195,14 @@ mod tests {
         .await;
         let mut idle = Vec::new();
         for number in 0..100 {
-            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            let mut stream = TcpStream::connect(address)
+                .await
+                .expect("the server listens");
             if number % 2 == 0 {
-                stream.write_all(b"GET / HTT").await.expect("it is taken");
+                stream
+                    .write_all(b"GET / HTT")
+                    .await
+                    .expect("the server accepts the bytes");
             }
             idle.push(stream);
             if number % 10 == 0 {
@@ -221,15 +228,19 @@ mod tests {
         })
         .await;
         for sent in ["", "GET / HTTP/1.1\r\nhost"] {
-            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            let mut stream = TcpStream::connect(address)
+                .await
+                .expect("the server listens");
             stream
                 .write_all(sent.as_bytes())
                 .await
-                .expect("it is taken");
+                .expect("the server accepts the bytes");
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
         let (address, _shutdown) = serving(unhurried()).await;
-        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let mut stream = TcpStream::connect(address)
+            .await
+            .expect("the server listens");
         let large = format!(
             "GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
             "y".repeat(2 * HEAD_BYTES_MAX)

@@ -158,17 +158,17 @@ mod tests {
         let serving = tokio::spawn(server.serve_shown(health, metrics, shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address)
             .await
-            .expect("it listens");
+            .expect("the server listens");
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream
             .write_all(request.as_bytes())
             .await
-            .expect("it reads");
+            .expect("the server reads");
         let mut answer = String::new();
         stream
             .read_to_string(&mut answer)
             .await
-            .expect("it answers");
+            .expect("the server responds");
         shutdown.cancel();
         serving.await.expect("no panic");
         answer
@@ -222,7 +222,7 @@ mod tests {
         let first = Server::bind("127.0.0.1:0").await.expect("a free port");
         let text = Server::bind(&first.address().to_string())
             .await
-            .expect_err("it is taken")
+            .expect_err("the port is in use")
             .to_string();
         assert!(
             text.contains("--listen") && text.contains(&first.address().to_string()),
@@ -244,19 +244,19 @@ mod tests {
             tokio::spawn(server.serve_shown(Health::new(), Arc::new(metrics), shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address)
             .await
-            .expect("it listens");
+            .expect("the server listens");
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
             .await
-            .expect("it reads");
+            .expect("the server reads");
         tokio::task::spawn_blocking(move || was_asked.recv())
             .await
             .expect("no panic")
-            .expect("it is asked");
+            .expect("the metrics are requested");
         shutdown.cancel();
         let ended = tokio::time::timeout(std::time::Duration::from_secs(60), serving)
             .await
-            .expect("it stops in time");
+            .expect("the server stops in time");
         ended.expect("no panic");
     }
 }

@@ -62,7 +62,7 @@ mod tests {
             health.report().await.checks[0].status,
             Status::Ok("circuit closed".into())
         );
-        breaker.admit().expect("it is closed").failed();
+        breaker.admit().expect("the circuit is closed").failed();
         let report = health.report().await;
         assert_eq!(
             report.checks[0].status,

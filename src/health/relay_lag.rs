@@ -93,10 +93,11 @@ impl RelayLagCheck {
             |seen| format!("leader seen {}s ago", seconds(seen).as_secs()),
         );
         match waits.map(seconds) {
-            None => Status::Ok(format!("nothing waits, {leader}")),
-            Some(waits) if waits <= self.limit => {
-                Status::Ok(format!("an event waits for {}s, {leader}", waits.as_secs()))
-            }
+            None => Status::Ok(format!("no event waits, {leader}")),
+            Some(waits) if waits <= self.limit => Status::Ok(format!(
+                "an event has waited for {}s, {leader}",
+                waits.as_secs()
+            )),
             Some(waits) => Status::Failing(format!(
                 "an event has waited for {}s, more than {:?}; {leader}",
                 waits.as_secs(),

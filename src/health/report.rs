@@ -108,7 +108,7 @@ mod tests {
             r#"{"name":"x","status":"failing","text":"gone"}]}"#
         );
         assert_eq!(
-            serde_json::to_string(&report).expect("it serializes"),
+            serde_json::to_string(&report).expect("the report serializes"),
             expected
         );
     }

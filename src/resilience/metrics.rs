@@ -169,10 +169,13 @@ mod tests {
         let breakers = ["stock", "payment"]
             .map(|name| CircuitBreaker::new(name, CircuitBreakerPolicy::default()));
         for _ in 0..5 {
-            breakers[0].admit().expect("it is closed").failed();
+            breakers[0].admit().expect("the circuit is closed").failed();
         }
-        breakers[0].admit().expect_err("it is open");
-        breakers[1].admit().expect("it is closed").succeeded();
+        breakers[0].admit().expect_err("the circuit is open");
+        breakers[1]
+            .admit()
+            .expect("the circuit is closed")
+            .succeeded();
         let bulkhead = Bulkhead::new("stock", BulkheadPolicy::default());
         let mut registry = Registry::default();
         let metrics = breakers

@@ -73,7 +73,11 @@ async fn a_dependency_that_hangs_is_left_alone_after_five_timeouts_and_asked_aga
     let client = Client::new(BulkheadPolicy::default());
     client.dependency.hangs.store(true, Ordering::Relaxed);
     let began = Instant::now();
-    let error = client.service().oneshot(()).await.expect_err("it hangs");
+    let error = client
+        .service()
+        .oneshot(())
+        .await
+        .expect_err("the dependency hangs");
     assert!(error.is::<timeout::Elapsed>(), "{error}");
     assert_eq!(
         (began.elapsed().as_secs(), client.dependency.asked()),
@@ -84,7 +88,7 @@ async fn a_dependency_that_hangs_is_left_alone_after_five_timeouts_and_asked_aga
         .service()
         .oneshot(())
         .await
-        .expect_err("it opens at the second attempt");
+        .expect_err("the circuit opens at the second attempt");
     assert!(error.is::<CircuitOpen>(), "{error}");
     assert_eq!(
         (client.breaker.state(), client.dependency.asked()),
@@ -92,7 +96,11 @@ async fn a_dependency_that_hangs_is_left_alone_after_five_timeouts_and_asked_aga
     );
 
     let began = Instant::now();
-    let error = client.service().oneshot(()).await.expect_err("it is open");
+    let error = client
+        .service()
+        .oneshot(())
+        .await
+        .expect_err("the circuit is open");
     assert!(error.is::<CircuitOpen>(), "{error}");
     assert_eq!(
         (began.elapsed(), client.dependency.asked()),
@@ -103,7 +111,11 @@ async fn a_dependency_that_hangs_is_left_alone_after_five_timeouts_and_asked_aga
     client.dependency.hangs.store(false, Ordering::Relaxed);
     sleep(30 * SECOND).await;
     for _ in 0..2 {
-        client.service().oneshot(()).await.expect("it is back");
+        client
+            .service()
+            .oneshot(())
+            .await
+            .expect("the dependency has recovered");
     }
     assert_eq!(
         (client.breaker.state(), client.dependency.asked()),
@@ -160,18 +172,18 @@ async fn one_classifier_serves_the_retry_and_the_breaker_and_sees_responses_too(
                 .lock()
                 .expect("no panic")
                 .pop()
-                .expect("an answer is left");
+                .expect("a response is left");
             async move { Ok::<u16, BoxError>(answer) }
         }));
     let began = Instant::now();
-    assert_eq!(client.clone().oneshot(()).await.expect("an answer"), 200);
+    assert_eq!(client.clone().oneshot(()).await.expect("a response"), 200);
     assert_eq!(
         began.elapsed().as_secs(),
         1 + 4,
         "a backoff after the 503, and the wait that the 429 requested"
     );
     assert_eq!(
-        client.oneshot(()).await.expect("an answer"),
+        client.oneshot(()).await.expect("a response"),
         404,
         "not called again"
     );

@@ -158,7 +158,7 @@ impl<S: SagaState> Chores<S> {
         let (standing, obstacle) = self.store().standing(&mut conn, &saga.name).await?;
         let concern = obstacle.map(|obstacle| {
             format!(
-                "{} sagas {} cannot be continued: {obstacle}",
+                "{} sagas of `{}` cannot be continued: {obstacle}",
                 standing.blocked, saga.name
             )
         });

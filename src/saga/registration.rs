@@ -167,8 +167,8 @@ pub(super) async fn registered(
     name: &str,
 ) -> Result<Vec<Registered>, sqlx::Error> {
     let sql = format!(
-        r#"select consumer, definition, version, steps, extract(epoch
-           from pg_catalog.clock_timestamp() - seen_at)::float8 as seen_seconds
+        r#"select consumer, definition, version, steps,
+             extract(epoch from pg_catalog.clock_timestamp() - seen_at)::float8 as seen_seconds
            from "{schema}".saga_code where name = $1 order by seen_at desc"#
     );
     let rows = sqlx::query(AssertSqlSafe(sql))

@@ -105,8 +105,9 @@ impl Decision {
         match self {
             Self::Retry => "status not in ('completed', 'compensated')",
             Self::Abort => {
-                "(status = 'waiting' or status = 'running' and not coalesce((progress ->> \
-                 'pivoted')::boolean, false))"
+                "(status = 'waiting'
+                  or status = 'running'
+                    and not coalesce((progress ->> 'pivoted')::boolean, false))"
             }
             Self::End => "status not in ('completed', 'compensated')",
         }
@@ -171,8 +172,9 @@ impl Sagas {
     ) -> Result<Vec<SagaRun>, sqlx::Error> {
         let words: Vec<&str> = of.iter().map(|status| status.word()).collect();
         let sql = self.select(
-            "where ($1::text is null or name = $1) and (pg_catalog.cardinality($2::text[]) = 0 or \
-             status = any ($2)) order by started_at desc limit $3",
+            "where ($1::text is null or name = $1)
+               and (pg_catalog.cardinality($2::text[]) = 0 or status = any ($2))
+             order by started_at desc limit $3",
         );
         sqlx::query_as(AssertSqlSafe(sql))
             .bind(name)
@@ -253,9 +255,9 @@ impl Sagas {
     fn select(&self, rest: &str) -> String {
         format!(
             r#"select id, name, version, key, status, step, error, obstacle, state::text as state,
-               progress::text as progress, due_at, action, started_at, updated_at, ended_at,
+                 progress::text as progress, due_at, action, started_at, updated_at, ended_at,
                  array(select resource from "{0}".saga_lock l where l.saga = s.id
-                 order by resource) as locks
+                   order by resource) as locks
                from "{0}".saga s {rest}"#,
             self.schema
         )

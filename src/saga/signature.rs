@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(
             replies(&there, "send", false),
             None,
-            "no registered code has it"
+            "no registered definition has the step"
         );
     }
 }

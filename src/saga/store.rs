@@ -88,7 +88,7 @@ pub(super) struct Due {
     pub(super) now: DateTime<Utc>,
 }
 
-/// Choice between waking the timers and not waking them for a new saga.
+/// Wake-up of the timers after a new saga has been stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     Timers,
@@ -214,17 +214,17 @@ impl Store {
             r#"select
                  (select pg_catalog.count(*) from (
                     select from "{0}".saga where name = $1 and version <= $2
-                    and due_at <= pg_catalog.statement_timestamp()
+                      and due_at <= pg_catalog.statement_timestamp()
                       and {AT_KNOWN_STEP} and not {1} limit $9) due) as due,
                  $4 and exists (
                     select from "{0}".saga where name = $1 and version <= $2
-                    and due_at <= pg_catalog.statement_timestamp()
-                      and {AT_KNOWN_STEP} and {1} and ($5::timestamptz is null
-                      or due_at > $5)) as held,
-                 (select extract(epoch from pg_catalog.min(due_at) -
-                 pg_catalog.statement_timestamp())::float8 from "{0}".saga
-                    where name = $1 and version <= $2
-                    and due_at > pg_catalog.statement_timestamp()) as next,
+                      and due_at <= pg_catalog.statement_timestamp()
+                      and {AT_KNOWN_STEP} and {1}
+                      and ($5::timestamptz is null or due_at > $5)) as held,
+                 (select extract(epoch from
+                      pg_catalog.min(due_at) - pg_catalog.statement_timestamp())::float8
+                    from "{0}".saga where name = $1 and version <= $2
+                      and due_at > pg_catalog.statement_timestamp()) as next,
                  pg_catalog.statement_timestamp() as now"#,
             self.0,
             self.held()
@@ -249,16 +249,17 @@ impl Store {
         // The condition on the status must match that of the partial index `saga_open`.
         let sql = format!(
             r#"select pg_catalog.count(*) filter (where status = 'waiting') as waiting,
-               pg_catalog.count(*) filter (where status = 'running') as running,
+                 pg_catalog.count(*) filter (where status = 'running') as running,
                  pg_catalog.count(*) filter (where status = 'compensating') as compensating,
                  pg_catalog.count(*) filter (where status = 'failed') as failed,
-                 coalesce(extract(epoch from pg_catalog.clock_timestamp() -
-                 pg_catalog.min(updated_at) filter (where status <> 'failed')), 0)::float8 as idle,
-                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp() -
-                 pg_catalog.min(due_at)), 0), 0)::float8 as overdue,
+                 coalesce(extract(epoch from pg_catalog.clock_timestamp()
+                   - pg_catalog.min(updated_at) filter (where status <> 'failed')), 0)::float8
+                   as idle,
+                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp()
+                   - pg_catalog.min(due_at)), 0), 0)::float8 as overdue,
                  pg_catalog.count(obstacle) as blocked, pg_catalog.min(obstacle) as obstacle
-               from "{}".saga where name = $1 and status in ('waiting', 'running', 'compensating',
-               'failed')"#,
+               from "{}".saga where name = $1
+                 and status in ('waiting', 'running', 'compensating', 'failed')"#,
             self.0
         );
         let row = sqlx::query(AssertSqlSafe(sql))
@@ -276,8 +277,8 @@ impl Store {
     ) -> Result<(i64, Option<i32>), sqlx::Error> {
         let sql = format!(
             r#"select pg_catalog.count(*), pg_catalog.max(version) from "{}".saga
-               where name = $1 and version > $2 and status in ('waiting', 'running',
-               'compensating')"#,
+               where name = $1 and version > $2
+                 and status in ('waiting', 'running', 'compensating')"#,
             self.0
         );
         sqlx::query_as(AssertSqlSafe(sql))
@@ -300,8 +301,8 @@ impl Store {
     ) -> Result<Option<DateTime<Utc>>, HandlerError> {
         let sql = format!(
             r#"with stored as (
-                 insert into "{}".saga (id, name, version, key, status, state, progress,
-                 correlation_id, due_at)
+                 insert into "{}".saga
+                   (id, name, version, key, status, state, progress, correlation_id, due_at)
                  values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, pg_catalog.clock_timestamp())
                  on conflict (name, key) do nothing returning due_at)
                select due_at, case when $9 then pg_catalog.pg_notify('{CHANNEL}', $10)::text end
@@ -336,13 +337,15 @@ impl Store {
         decided: Decided,
     ) -> Result<(), HandlerError> {
         let sql = format!(
-            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state =
-               $6::text::json, progress = $7::text::jsonb,
-                 due_at = case when $10 or action is null then $8 else pg_catalog.clock_timestamp()
-                 end, obstacle = $11,
-                 action = case when $10 then null else action end,
-                 updated_at = pg_catalog.clock_timestamp(), ended_at = case when $9
-                 then coalesce(ended_at, pg_catalog.clock_timestamp()) end where id = $1"#,
+            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5,
+                 state = $6::text::json, progress = $7::text::jsonb,
+                 due_at = case when $10 or action is null then $8
+                   else pg_catalog.clock_timestamp() end,
+                 obstacle = $11, action = case when $10 then null else action end,
+                 updated_at = pg_catalog.clock_timestamp(),
+                 ended_at = case when $9
+                   then coalesce(ended_at, pg_catalog.clock_timestamp()) end
+               where id = $1"#,
             self.0
         );
         let progress = kept.progress;
@@ -406,8 +409,8 @@ impl Store {
         let sql = format!(
             r#"select {COLUMNS}, obstacle from "{}".saga where name = $1 and version <= $2
                and id > $3 and (obstacle is not null or not $5)
-               and status in ('waiting', 'running', 'compensating', 'failed') order by id
-               limit $4"#,
+               and status in ('waiting', 'running', 'compensating', 'failed')
+               order by id limit $4"#,
             self.0
         );
         let query = sqlx::query(AssertSqlSafe(sql))
@@ -431,9 +434,9 @@ impl Store {
         why: Why<'_>,
     ) -> Result<(), sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set due_at = pg_catalog.clock_timestamp() + $2 * interval
-               '1 second', error = coalesce($3, error),
-                 obstacle = coalesce($4, obstacle)
+            r#"update "{}".saga set
+                 due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second',
+                 error = coalesce($3, error), obstacle = coalesce($4, obstacle)
                where id = $1 and due_at <= pg_catalog.clock_timestamp()"#,
             self.0
         );
@@ -504,8 +507,8 @@ impl Store {
     ) -> Result<Option<(String, Uuid)>, sqlx::Error> {
         self.serialize(&mut *conn, resources).await?;
         let sql = format!(
-            r#"select resource, saga from "{}".saga_lock where resource = any ($1) order by seq
-               limit 1"#,
+            r#"select resource, saga from "{}".saga_lock where resource = any ($1)
+               order by seq limit 1"#,
             self.0
         );
         sqlx::query_as(AssertSqlSafe(sql))
@@ -560,8 +563,9 @@ impl Store {
             .await?;
         let wake = format!(
             r#"update "{0}".saga set due_at = pg_catalog.clock_timestamp()
-               where status = 'waiting' and id in (select saga from "{0}".saga_lock
-               where resource = any ($1)) returning name"#,
+               where status = 'waiting'
+                 and id in (select saga from "{0}".saga_lock where resource = any ($1))
+               returning name"#,
             self.0
         );
         let mut woken: Vec<String> = sqlx::query_scalar(AssertSqlSafe(wake))
@@ -586,9 +590,9 @@ impl Store {
         let sql = format!(
             r#"delete from "{0}".saga where id = any (array(
                  select id from "{0}".saga where name = $1
-                 and ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 second'
-                   and status in ('completed', 'compensated') order by ended_at limit {DELETE_ROWS}
-                   for update skip locked))"#,
+                   and ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 second'
+                   and status in ('completed', 'compensated')
+                 order by ended_at limit {DELETE_ROWS} for update skip locked))"#,
             self.0
         );
         sqlx::query(AssertSqlSafe(sql))

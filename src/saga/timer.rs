@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Changes stored by this process set its [`Alarm`](super::alarm::Alarm). Changes stored by others
-//! (other replicas, code that starts a saga, an operator) are found by polling.
+//! (other replicas, code that starts a saga, an operator) are found by polling. A notification only
+//! shortens the wait.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

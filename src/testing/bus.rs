@@ -331,7 +331,7 @@ fn tombstone_envelope<E: DomainEvent>(aggregate_id: impl Into<String>) -> Envelo
 pub(crate) fn meta_of(envelope: &Envelope) -> Meta {
     let mut bus = TestBus::new();
     bus.publish_envelope(envelope);
-    let record = bus.topics.pop().expect("it was just published");
+    let record = bus.topics.pop().expect("the event was just published");
     Meta::of_record(record).unwrap_or_else(|malformed| panic!("{malformed}"))
 }
 

@@ -87,7 +87,10 @@ mod tests {
         }
         tokio::task::yield_now().await;
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (10, 10));
-        let error = service.oneshot(SECOND / 2).await.expect_err("it is full");
+        let error = service
+            .oneshot(SECOND / 2)
+            .await
+            .expect_err("the bulkhead is full");
         assert_eq!(
             error.downcast_ref(),
             Some(&BulkheadError::Full {
@@ -141,7 +144,7 @@ mod tests {
         running.abort();
         assert!(running.await.expect_err("aborted").is_cancelled());
         assert_eq!(bulkhead.running(), 0);
-        service.oneshot(SECOND).await.expect("a place is free");
+        service.oneshot(SECOND).await.expect("a slot is free");
     }
 
     /// Simulates these calls (arrival, duration in ms). Returns for each call whether it gets a

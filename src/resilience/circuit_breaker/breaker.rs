@@ -183,9 +183,9 @@ impl CircuitBreaker {
         };
         *count += 1;
         if to == State::Open {
-            tracing::warn!(breaker = name, %from, %to, %cause, "circuit opens");
+            tracing::warn!(breaker = name, %from, %to, %cause, "the circuit opened");
         } else {
-            tracing::info!(breaker = name, %from, %to, %cause, "circuit changes");
+            tracing::info!(breaker = name, %from, %to, %cause, "the circuit changed its state");
         }
         // An error only means that there is no subscriber.
         let _ = self.0.transitions.send(transition);

@@ -125,7 +125,7 @@ mod tests {
                 .clone()
                 .oneshot(Do::Fail)
                 .await
-                .expect_err("it fails");
+                .expect_err("the call fails");
         }
     }
 
@@ -138,7 +138,7 @@ mod tests {
             .clone()
             .oneshot(Do::Succeed)
             .await
-            .expect_err("it is open");
+            .expect_err("the circuit is open");
         assert_eq!(
             error.downcast_ref(),
             Some(&CircuitOpen {
@@ -186,7 +186,7 @@ mod tests {
         sleep(30 * SECOND).await;
         timeout(SECOND, service.clone().oneshot(Do::Hang))
             .await
-            .expect_err("it hangs");
+            .expect_err("the call hangs");
         assert_eq!(
             (breaker.state(), breaker.counts().ignored),
             (State::HalfOpen, 1)
@@ -194,7 +194,7 @@ mod tests {
         service
             .oneshot(Do::Succeed)
             .await
-            .expect("the place is free");
+            .expect("the place of the probe is free");
     }
 
     #[tokio::test(start_paused = true)]
@@ -208,14 +208,19 @@ mod tests {
             .clone()
             .oneshot(Do::Succeed)
             .await
-            .expect_err("one at a time");
+            .expect_err("a probe is running");
         assert!(error.is::<CircuitOpen>(), "{error}");
         probe.abort();
-        assert!(probe.await.expect_err("it was aborted").is_cancelled());
+        assert!(
+            probe
+                .await
+                .expect_err("the task was aborted")
+                .is_cancelled()
+        );
         service
             .oneshot(Do::Succeed)
             .await
-            .expect("the place is free");
+            .expect("the place of the probe is free");
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,7 +231,7 @@ mod tests {
                 .clone()
                 .oneshot(Do::RejectBelow)
                 .await
-                .expect_err("it is full");
+                .expect_err("the bulkhead is full");
         }
         assert_eq!(
             (breaker.state(), breaker.counts().ignored),

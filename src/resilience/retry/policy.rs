@@ -274,7 +274,7 @@ mod tests {
                                     + 1e-6
                         );
                     }
-                    other => prop_assert!(false, "{other:?} is tried again"),
+                    other => prop_assert!(false, "{other:?} is retried"),
                 }
             }
         }

@@ -195,11 +195,24 @@ mod tests {
         let mut retried = RetryLayer::default().layer(flaky(6));
         for _ in 0..2 {
             assert_eq!(
-                retried.ready().await.expect("it is").call(0).await,
+                retried
+                    .ready()
+                    .await
+                    .expect("the service is ready")
+                    .call(0)
+                    .await,
                 Err("busy")
             );
         }
-        assert_eq!(retried.ready().await.expect("it is").call(0).await, Ok(7));
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(0)
+                .await,
+            Ok(7)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,10 +263,23 @@ mod tests {
         let only_even = |request: &u32| request.is_multiple_of(2).then_some(*request);
         let mut retried = RetryLayer::default().repeat(only_even).layer(flaky(2));
         assert_eq!(
-            retried.ready().await.expect("it is").call(1).await,
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(1)
+                .await,
             Err("busy")
         );
-        assert_eq!(retried.ready().await.expect("it is").call(2).await, Ok(3));
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(2)
+                .await,
+            Ok(3)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -270,7 +296,12 @@ mod tests {
         });
         let mut retried = RetryLayer::new(retry).budget(budget).layer(down);
         for _ in 0..100 {
-            let _ = retried.ready().await.expect("it is").call(false).await;
+            let _ = retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(false)
+                .await;
         }
         let made = calls.swap(0, Ordering::Relaxed);
         assert_eq!(
@@ -281,12 +312,17 @@ mod tests {
             retried
                 .ready()
                 .await
-                .expect("it is")
+                .expect("the service is ready")
                 .call(true)
                 .await
-                .expect("it is up");
+                .expect("the service is up");
         }
-        let _ = retried.ready().await.expect("it is").call(false).await;
+        let _ = retried
+            .ready()
+            .await
+            .expect("the service is ready")
+            .call(false)
+            .await;
         assert_eq!(
             calls.load(Ordering::Relaxed),
             4 + 1 + 2,

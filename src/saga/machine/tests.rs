@@ -399,7 +399,7 @@ fn behind_the_pivot_a_refusal_is_tried_again_and_then_failed_and_a_person_can_le
     assert_eq!(
         run.progress.status,
         SagaStatus::Running,
-        "it has another attempt"
+        "another attempt is left"
     );
     run.wait();
     run.reply(NO[1], None);
@@ -494,7 +494,7 @@ fn a_run_goes_on_with_the_steps_that_it_began_with_whatever_the_code_has_now() {
     assert_eq!(
         run.progress.current.as_ref().map(|current| &*current.step),
         Some("1"),
-        "as it was planned"
+        "the planned step"
     );
     run.reply(OK[1], None);
     assert_eq!(

@@ -23,7 +23,7 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
     for _ in 0..4 {
         assert_eq!(call(&mut machine, Outcome::Failure, now), None);
     }
-    let opened = call(&mut machine, Outcome::Failure, now).expect("it opens");
+    let opened = call(&mut machine, Outcome::Failure, now).expect("the circuit opens");
     assert_eq!(
         opened,
         Transition {
@@ -33,7 +33,9 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
         }
     );
     assert_eq!(
-        machine.admit(now + 10 * SECOND).expect_err("it is open"),
+        machine
+            .admit(now + 10 * SECOND)
+            .expect_err("the circuit is open"),
         20 * SECOND
     );
     let later = now + 30 * SECOND;
@@ -42,7 +44,7 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
         Some(Cause::OpenElapsed)
     );
     assert_eq!(call(&mut machine, Outcome::Success, later), None);
-    let closed = call(&mut machine, Outcome::Success, later).expect("it closes");
+    let closed = call(&mut machine, Outcome::Success, later).expect("the circuit closes");
     assert_eq!(
         (closed.to, closed.cause),
         (State::Closed, Cause::ProbesSucceeded)
@@ -61,7 +63,7 @@ fn half_of_twenty_calls_open_it_though_no_five_fail_in_a_row() {
         );
     }
     call(&mut machine, Outcome::Success, now + 9 * SECOND);
-    let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("it opens");
+    let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("the circuit opens");
     assert_eq!(
         opened.cause,
         Cause::FailureRate {
