@@ -1,4 +1,4 @@
-//! Earliest known time at which the timer of this process must run.
+//! Earliest known due time for the timer of this process.
 //!
 //! The alarm covers what this process has stored. The timer finds changes of other processes by
 //! polling.

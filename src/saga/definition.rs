@@ -147,8 +147,8 @@ impl<S: SagaState> Saga<S> {
     /// the other sagas, and the timer uses few connections of the pool.
     pub const CONCURRENCY_DEFAULT: usize = 4;
 
-    /// Default of [`wait_for_replies`](Self::wait_for_replies): about the time in which a
-    /// subscriber handles the events of several hours.
+    /// Default of [`wait_for_replies`](Self::wait_for_replies). A subscriber handles the events of
+    /// several hours in about this time.
     pub const WAIT_FOR_REPLIES_DEFAULT: Duration = Duration::from_secs(600);
 
     /// Creates a saga without steps. The name is stored with each run, so renaming a saga abandons
@@ -373,9 +373,9 @@ impl<S: SagaState> Saga<S> {
         )
     }
 
-    /// Sets the time for which the step waits for a reply, or for which a local step may run. By
-    /// default, a step waits until the saga's own time limit (see [`within`](Self::within)), and
-    /// compensations and local steps have 60 s.
+    /// Sets the time limit of the wait for a reply, or of a local step. By default, a step waits
+    /// until the saga's own time limit (see [`within`](Self::within)), and compensations and local
+    /// steps have 60 s.
     pub fn timeout(self, time: Duration) -> Self {
         self.with("timeout", |step, _| step.timeout = Some(time))
     }

@@ -136,7 +136,7 @@ impl Shape {
         }
     }
 
-    /// Returns the time at which the saga must be checked even if no event arrives.
+    /// Returns the time of the next check if no event arrives before.
     pub(crate) fn due_at(&self, progress: &Progress, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if progress.status.is_end() {
             return None;

@@ -103,7 +103,7 @@ pub(crate) struct Progress {
     /// another step.
     #[serde(default)]
     pub(crate) commands: Vec<Command>,
-    /// Time by which the saga must have passed its pivot or ended.
+    /// Time limit for passing the pivot or ending.
     #[serde(default)]
     pub(crate) deadline: Option<DateTime<Utc>>,
     #[serde(default)]
@@ -160,7 +160,7 @@ pub(crate) struct Current {
     pub(crate) paused: bool,
     /// Time of the next attempt, or of the timeout.
     pub(crate) due: Option<DateTime<Utc>>,
-    /// Time at which the step began.
+    /// Start time of the step.
     #[serde(default)]
     pub(crate) began: Option<DateTime<Utc>>,
     /// Error of the last attempt.

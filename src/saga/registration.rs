@@ -8,8 +8,8 @@ use super::signature::{Registered, Signature, names};
 use crate::postgres::SchemaName;
 use crate::subscriber::NotAdmitted;
 
-/// Age of the last heartbeat, in seconds, from which code no longer counts as running: four
-/// heartbeats.
+/// Age limit of the last heartbeat, in seconds: four heartbeats. Older code does not count as
+/// running.
 pub(crate) const LIVE_SECONDS: f64 = 60.0;
 
 /// Seed of the advisory lock of a name: "sagacode" in ASCII.

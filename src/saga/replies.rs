@@ -8,8 +8,8 @@
 //!                    timers due by now)
 //! ```
 //!
-//! A service that was down finds both expired timers and replies that arrived in time. The result
-//! must not depend on the order in which it processes them.
+//! A service that was down finds both expired timers and replies that arrived in time. Their order
+//! of processing must not affect the result.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

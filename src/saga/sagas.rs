@@ -63,17 +63,17 @@ pub struct SagaRun {
     pub failed_compensations: Vec<StepFailure>,
     /// State of the saga.
     pub state: Value,
-    /// Time at which the saga is processed even if no event arrives.
+    /// Time of the next check if no event arrives before.
     pub due_at: Option<DateTime<Utc>>,
     /// The operator's decision that has not been applied yet.
     pub action: Option<String>,
     /// The resources that the saga holds or waits for, as `type/id`.
     pub locks: Vec<String>,
-    /// Time at which the saga was started.
+    /// Start time.
     pub started_at: DateTime<Utc>,
     /// Time of the last transition.
     pub updated_at: DateTime<Utc>,
-    /// Time at which the saga ended.
+    /// End time. `None` until the saga has ended.
     pub ended_at: Option<DateTime<Utc>>,
 }
 
@@ -100,7 +100,7 @@ impl Decision {
         }
     }
 
-    /// Returns the SQL condition for the sagas to which the decision applies.
+    /// Returns the SQL condition for the sagas that the decision applies to.
     fn filter(self) -> &'static str {
         match self {
             Self::Retry => "status not in ('completed', 'compensated')",

@@ -35,9 +35,8 @@ const AT_KNOWN_STEP: &str = "(status not in ('running', 'compensating') or step 
    or step = any ($3) or action = 'end')";
 
 /// Condition for timers that are held back (see [`Hold`]): sagas that have sent a command and have
-/// no pending operator decision. Its parameters are: `$4` whether there is a hold, `$5` the time as
-/// of which replies are handled, `$6` its limit, `$7` the consumer, and `$8` the limit for parked
-/// replies.
+/// no pending operator decision. Its parameters are: `$4` whether there is a hold, `$5` its time
+/// `handled_as_of`, `$6` its limit, `$7` the consumer, and `$8` the limit for parked replies.
 const HELD: &str = "($4 and action is null
    and coalesce(progress -> 'current' -> 'sent', '0') > '0'::jsonb
    and ((($5::timestamptz is null or due_at > $5)

@@ -46,8 +46,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// local step broke the transaction.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 
-/// Limits for the wait for a lock, and for the time in which the session may be idle in the
-/// transaction.
+/// Limits for the wait for a lock, and for idle time in the transaction.
 const TIMEOUTS: &str =
     "set local lock_timeout = 10000; set local idle_in_transaction_session_timeout = 120000";
 

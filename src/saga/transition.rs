@@ -34,7 +34,7 @@ const LOCK_PAUSE: Duration = Duration::from_secs(30);
 /// process expires first, so the process knows that the step timed out.
 const SERVER_LATER: Duration = Duration::from_secs(1);
 
-/// Savepoint to which a failed local step is rolled back.
+/// Savepoint for the rollback of a failed local step.
 const SAVEPOINT: &str = "tidings_saga_step";
 
 /// Effect of this transition on the operator's decision.

@@ -15,7 +15,7 @@ use crate::postgres::SchemaName;
 #[derive(Debug, Default)]
 pub(super) struct Outboxes {
     all: Vec<One>,
-    /// Scheduled events by virtual due time, in the order in which they are published.
+    /// Scheduled events in publication order: by virtual due time, outbox and number.
     due: BTreeMap<(Duration, usize, i64), Uuid>,
 }
 

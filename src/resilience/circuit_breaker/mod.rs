@@ -16,7 +16,7 @@
 //! [subscribers](CircuitBreaker::transitions), and logs the transitions. [`CircuitBreakerLayer`]
 //! wraps a service. [`CircuitBreaker::admit`] serves code that is not a service.
 //!
-//! An outcome counts in the phase in which its call began. A call sent before the circuit opened
+//! An outcome belongs to the phase of the start of its call. A call sent before the circuit opened
 //! neither closes it nor keeps it open. A call that panics, or is dropped before its outcome is
 //! known, counts as ignored and releases its place as a probe.
 //!

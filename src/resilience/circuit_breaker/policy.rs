@@ -1,8 +1,8 @@
-//! Policy of a circuit breaker: the conditions under which it opens and closes.
+//! Policy of a circuit breaker: the conditions for opening and closing.
 
 use std::time::Duration;
 
-/// Conditions under which a circuit opens and closes. A count of 0 counts as 1.
+/// Conditions for opening and closing a circuit. A count of 0 counts as 1.
 ///
 /// | | default | reason |
 /// |---|---|---|

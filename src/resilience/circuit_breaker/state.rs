@@ -64,7 +64,7 @@ pub(super) enum Outcome {
     Ignored,
 }
 
-/// Permission for one call, with the phase in which it was given.
+/// Permission for one call, with its phase.
 #[derive(Debug)]
 pub(super) struct Ticket {
     phase: u64,

@@ -23,7 +23,7 @@ pub trait Repeat<Request> {
     /// Returns a copy of the request, or `None` if the request must be sent only once.
     fn repeat(&self, request: &Request) -> Option<Request>;
 
-    /// Returns the time at which the caller of this request stops waiting. No wait ends later.
+    /// Returns the deadline of the caller of this request. No wait ends later.
     fn deadline(&self, _request: &Request) -> Option<Instant> {
         None
     }

@@ -1,5 +1,5 @@
-//! Tests of the machine against a naive model, and in an environment in which messages arrive late,
-//! twice or not at all.
+//! Tests of the machine against a naive model, and with messages that arrive late, twice or not at
+//! all.
 
 use std::collections::VecDeque;
 

@@ -204,7 +204,7 @@ fn policy() -> impl Strategy<Value = CircuitBreakerPolicy> {
 struct Model {
     /// Beginning and state of each phase.
     phases: Vec<(u64, State)>,
-    /// Phase in which each admitted call began, and its end: time and outcome.
+    /// Phase of each admitted call at its start, and its end: time and outcome.
     calls: Vec<(usize, Option<(u64, Outcome)>)>,
     /// The calls in the order of their ends.
     ended: Vec<usize>,
