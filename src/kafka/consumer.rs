@@ -63,7 +63,7 @@ const PREFERRED: &[(&str, &str)] = &[
     // ten thousand of eight partitions were 40 MB more.
     ("queued.min.messages", "4000"),
     ("queued.max.messages.kbytes", "16384"),
-    // Bounds the time until new partitions are read. Topics that are missing are looked for more often (`src/subscriber/missing.rs`).
+    // Bounds the time until new partitions are read. Topics that are missing are looked for more often (`src/subscriber/consume/missing_topics.rs`).
     ("topic.metadata.refresh.interval.ms", "30000"),
     ("reconnect.backoff.max.ms", "2000"),
     // They say where each partition ends.

@@ -1,11 +1,13 @@
-//! An event from its first attempt to its end: handled, set aside, dead, or left to the next owner of its partition.
+//! Lifecycle of an event from its first attempt until it is handled, parked, a dead letter, or left
+//! to the next owner of its partition.
 //!
 //! ```text
 //!              ┌── pause ◀─ retry, snooze, unavailable
 //!              ▼               │
-//!  event ─▶ attempt ───────────┴─ handled, duplicate, skip ─▶ finished
-//!                              └─ attempts used up ─▶ kill switch ─▶ park ─▶ detour
-//!                                 dead letter      ─────────────────┴──────▶ retry topic, dead letter ─▶ finished
+//!  event ─▶ attempt ───────────┼─ handled, duplicate, skip ─▶ finished
+//!                              └─ attempts used up, dead letter ─▶ kill switch ─┬─▶ table `detour`
+//!                                                                               ├─▶ retry topic
+//!                                                                               └─▶ dead letter
 //! ```
 
 pub(crate) mod escalation;
@@ -54,10 +56,10 @@ use gate::Gate;
 use outage::Outage;
 use permit::Turn;
 
-/// The pause of an event that waits in place for another version of the code.
+/// Pause of an event that waits in place for another version of the code.
 const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs attempts by the subscriber's rules. One a subscriber.
+/// Runs attempts according to the options of a subscriber. There is one runner per subscriber.
 pub(crate) struct Runner {
     pub(crate) name: String,
     pub(crate) core: Arc<Core>,
@@ -70,57 +72,62 @@ pub(crate) struct Runner {
     pub(crate) gate: Gate,
     pub(crate) statistics: Statistics,
     pub(crate) tally: Mutex<Tally>,
-    /// Whether the tally has a failure, so that what succeeds need not be counted otherwise.
+    /// True if the tally contains a failure. Successes are counted only then.
     pub(crate) tallying: AtomicBool,
-    /// Who probes while the kill switch has tripped.
+    /// Held by the event that probes while the kill switch has tripped.
     pub(crate) probe: tokio::sync::Mutex<()>,
-    /// How many events wait to be probed with, or are.
+    /// Number of events that probe or wait to probe.
     pub(crate) probing: AtomicUsize,
     pub(crate) tripped: AtomicBool,
-    /// Dead letters of records that cannot be read.
+    /// Limits log lines about dead letters of unreadable records.
     pub(crate) unreadable: LogLimit,
     pub(crate) clock: Clock,
     pub(crate) failures: FailureLog,
     pub(crate) unknown_types: UnknownTypes,
-    /// Events that wait for another version of the code.
+    /// Limits log lines about events that wait for another version of the code.
     pub(crate) waiting: LogLimit,
     pub(crate) companions: Companions,
 }
 
-/// How an event ended.
+/// Outcome of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// It need not be seen again.
+    /// The event is done and is not needed again.
     Finished,
-    /// It is to be set aside, with the later ones of its aggregate: after this many attempts, the last of which failed with this error.
+    /// The event must be parked with the later events of its aggregate, after this number of
+    /// attempts. The last attempt failed with this error.
     Park { attempts: u32, error: String },
-    /// Another version of the code can handle it: it is to be set aside for that, with the later ones of its aggregate.
+    /// Another version of the code can handle the event. Until then it must be parked with the
+    /// later events of its aggregate.
     Waits { error: String },
-    /// The broker refuses its dead letter: it is to be set aside until its topic's settings change.
+    /// The broker rejects the dead letter of the event. The event must be parked until the settings
+    /// of the dead letter topic change.
     Refused { attempts: u32, error: String },
-    /// The subscriber gives the partition up: the next owner handles it.
+    /// The partition is revoked or the subscriber stops. The next owner of the partition handles
+    /// the event.
     Abandoned,
 }
 
-/// How a parked event ended.
+/// Outcome of an attempt at a parked event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Parked {
-    /// It is handled or dead: the next of its aggregate follows.
+    /// The event is handled or a dead letter. The next event of its aggregate follows.
     Done,
-    /// It waits for another version of the code.
+    /// The event waits for another version of the code.
     Waits { error: String },
-    /// It is tried again after this long.
+    /// The event is tried again after this time.
     Again {
         after: Duration,
         attempts: u32,
         error: String,
     },
-    /// The partition is given up.
+    /// The partition is revoked or the subscriber stops.
     Abandoned,
 }
 
 impl Settled {
-    /// The same of an event that is parked already, after this many attempts from there.
+    /// Converts the outcome for an event that is already parked and had `before` attempts from
+    /// there.
     pub(crate) fn parked(self, before: u32) -> Parked {
         match self {
             Self::Finished | Self::Park { .. } => Parked::Done,
@@ -135,14 +142,16 @@ impl Settled {
     }
 }
 
-/// A batch whose events are to be handled one by one, after this many attempts that count.
+/// A failed batch. Its events must be handled one by one. `attempts` is the number of failed
+/// attempts that count against them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchFailed {
     pub(crate) attempts: u32,
 }
 
 impl Runner {
-    /// Handles several messages of one type by one attempt. If it fails, they are to be handled one by one.
+    /// Handles several messages of one type in one attempt. If it fails, they must be handled one
+    /// by one.
     pub(crate) async fn settle_together(
         &self,
         messages: &[Arc<Message>],
@@ -164,7 +173,8 @@ impl Runner {
         }
     }
 
-    /// Handles one message until it has ended, by these retry rules. Its first attempt may have begun already.
+    /// Handles one message until it has an outcome, with these retry rules. Its first attempt may
+    /// already have begun.
     pub(crate) async fn settle(
         &self,
         message: &Arc<Message>,
@@ -207,7 +217,7 @@ impl Runner {
                         error: error.chain(),
                     };
                 }
-                // Nowhere to set it aside.
+                // Only order per aggregate allows parking, so the event waits in place.
                 if !turn.pause(WAIT_PAUSE).await {
                     return Settled::Abandoned;
                 }
@@ -232,7 +242,7 @@ impl Runner {
                     };
                     match next {
                         Next::After(pause) => pause,
-                        // Malformed input of one producer does not pause the events of others.
+                        // Malformed input from one producer must not pause the events of others.
                         Next::GiveUp if !error.is_undecodable() && self.trips() => {
                             match self.probe(message, turn).await {
                                 Some(end) => return end,
@@ -249,8 +259,9 @@ impl Runner {
         }
     }
 
-    /// Handles one message that is parked and failed this often from there. If an earlier deployment parked it and this one
-    /// parks nothing, it is handled as if it had just come, before the later ones of its aggregate.
+    /// Makes one attempt at a parked message that has failed `before` times since it was parked.
+    /// Outages are waited out. If an earlier deployment parked the message and this one parks
+    /// nothing, the message is handled like a new one, before the later ones of its aggregate.
     pub(crate) async fn settle_parked(
         &self,
         message: &Arc<Message>,
@@ -324,17 +335,17 @@ impl Runner {
         }
     }
 
-    /// One attempt.
+    /// Makes one attempt.
     pub(crate) async fn attempt(&self, delivery: Delivery) -> Result<Handled, HandlerError> {
         let first = delivery.first().clone();
         self.end_of(self.begin(delivery, Instant::now(), &mut None), &first)
             .await
     }
 
-    /// Begins an attempt, in a span of its own.
+    /// Begins an attempt in its own span.
     fn begin(&self, delivery: Delivery, began: Instant, spare: &mut Option<Called>) -> Attempt {
         let span = self.span(&delivery);
-        // Handlers and layers are cloned for it, and what they hold may panic at that.
+        // Handlers and layers are cloned for each attempt, and a `Clone` implementation may panic.
         let work =
             std::panic::catch_unwind(AssertUnwindSafe(|| self.service.begin(delivery, spare)));
         let state = work.map_or_else(
@@ -344,7 +355,7 @@ impl Runner {
         Attempt { span, began, state }
     }
 
-    /// What comes of an attempt at an event.
+    /// Waits for the result of an attempt at an event.
     async fn end_of(
         &self,
         mut attempt: Attempt,
@@ -375,8 +386,9 @@ impl Runner {
         inbox.pulse.was_silent_since(began.into()).await
     }
 
-    /// Handles a message here and now if its handlers wait for nothing and do not fail, which is when nothing else is to be done for it. Otherwise the attempt has
-    /// begun, and whoever settles the message goes on with it. `now` becomes the time at which it stopped.
+    /// Handles a message immediately if its handlers do not wait and do not fail. Nothing else is
+    /// needed for it then. Otherwise returns the attempt that has begun, and
+    /// [`settle`](Self::settle) continues it. `now` is set to the time after polling.
     pub(crate) fn handle_now(
         &self,
         message: &Arc<Message>,
@@ -400,13 +412,13 @@ impl Runner {
                 state: AttemptState::Ended(Some(Err(error))),
                 ..attempt
             }),
-            // That waker wakes nobody: a task that goes on with it polls it at once.
+            // The waker does nothing. The task that continues the attempt polls it at once.
             Poll::Pending => Err(attempt),
         }
     }
 
-    /// The time until an event of a retry topic is due. The topic's own delay bounds it, because anyone who can write to the
-    /// topic can set arbitrary headers.
+    /// Returns the time until an event of a retry topic is due. It is limited by the delay in the
+    /// topic's name, because anyone who can write to the topic can set arbitrary headers.
     pub(crate) fn due_in(&self, message: &Message) -> Option<Duration> {
         let longest = retry_delay(&message.as_it_came().topic, &self.name)?;
         let due = message.header(DUE)?.parse::<i64>().ok()?;
@@ -417,7 +429,7 @@ impl Runner {
             .map(|wait| Duration::from_millis(wait).min(longest))
     }
 
-    /// What everything that is logged during an attempt belongs to.
+    /// Returns the span for everything that is logged during an attempt.
     fn span(&self, delivery: &Delivery) -> Span {
         let event = delivery.first();
         let record = event.as_it_came();
@@ -473,7 +485,8 @@ impl Runner {
                 topic = &*message.as_it_came().topic,
                 error = error.chain(),
                 suppressed,
-                "an event waits for another version of the code; similar messages are logged every 10 s at most"
+                "an event waits for another version of the code; similar messages are logged \
+                 every 10 s at most"
             );
         }
     }
@@ -483,7 +496,8 @@ impl Runner {
         self.statistics.add(Count::Skipped, message.kind(), 1);
     }
 
-    /// Closes idle sessions of the inbox if one of them failed by its session.
+    /// Closes the idle sessions of the inbox if `error` shows that a session cannot be used any
+    /// more.
     pub(crate) fn close_sessions_after(&self, error: &sqlx::Error) {
         if let Some(inbox) = &self.core.inbox {
             session_fault::close_after(error, &inbox.pool);
@@ -496,7 +510,7 @@ impl Runner {
     }
 
     pub(crate) fn reopen(&self) {
-        // The end of an outage does not end what the kill switch has begun.
+        // The end of an outage does not end a pause by the kill switch.
         if self.tripped.load(Ordering::Acquire) {
             return self
                 .statistics
@@ -507,7 +521,7 @@ impl Runner {
     }
 }
 
-/// An attempt that has begun. A panic is a failed one.
+/// An attempt that has begun. A panic counts as a failed attempt.
 pub(crate) struct Attempt {
     span: Span,
     began: Instant,
@@ -516,7 +530,7 @@ pub(crate) struct Attempt {
 
 enum AttemptState {
     Runs(Work),
-    /// Its end waits for who asks.
+    /// The attempt has ended, and its result has not been taken yet.
     Ended(Option<Result<Handled, HandlerError>>),
 }
 
@@ -531,7 +545,7 @@ impl Future for Attempt {
                 std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(work).poll(cx)))
                     .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
             }
-            AttemptState::Ended(end) => Poll::Ready(end.take().expect("nobody asks twice")),
+            AttemptState::Ended(end) => Poll::Ready(end.take().expect("polled once")),
         };
         if let Poll::Ready(Err(error)) = &polled {
             mark_failed(&this.span, error);
@@ -540,7 +554,7 @@ impl Future for Attempt {
     }
 }
 
-/// Marks the span of an attempt that failed. An event that is skipped or put off is no failure.
+/// Marks the span of a failed attempt. An event that is skipped or postponed is not a failure.
 fn mark_failed(span: &Span, error: &HandlerError) {
     if matches!(
         error.verdict(),
@@ -552,12 +566,12 @@ fn mark_failed(span: &Span, error: &HandlerError) {
     }
 }
 
-/// The error of an attempt that panicked.
+/// Returns the error of an attempt that panicked.
 fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
     HandlerError::retry(format!("the handler panicked: {}", panic_text(panic)))
 }
 
-/// A number from 0 to 1, different for each caller: the jitter of pauses.
+/// Returns a random number from 0 to 1, used as the jitter of pauses.
 pub(crate) fn chance() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     let bits = RandomState::new().hash_one(0u8) >> 11;

@@ -1,4 +1,4 @@
-//! The bus: a Kafka cluster, seen by a service.
+//! The bus: a service's access to a Kafka cluster.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -15,10 +15,11 @@ use crate::{
     },
 };
 
-/// How long a record may take to arrive before the caller hears of it.
+/// The time within which Kafka must confirm a record before the caller gets an error.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A Kafka cluster, seen by a service: subscribes to events, and publishes those that need no database. Cheap to clone.
+/// A service's access to a Kafka cluster. It subscribes to events and publishes events that belong
+/// to no database change. Cheap to clone.
 ///
 /// ```no_run
 /// # use serde::{Deserialize, Serialize};
@@ -31,7 +32,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// struct OrderPlaced { order_id: i64 }
 ///
 /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
-///     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+///     sqlx::query("insert into reservation (order_id) values ($1)")
+///         .bind(order.order_id)
+///         .execute(&mut *tx)
+///         .await?;
 ///     Ok(())
 /// }
 ///
@@ -47,7 +51,7 @@ struct Inner {
     settings: Settings,
     source: String,
     publisher: OnceLock<Result<Publisher, String>>,
-    /// Topics that were made, or found, for letters.
+    /// Retry and dead letter topics that were created or found.
     letter_topics: Mutex<HashSet<String>>,
 }
 
@@ -62,64 +66,69 @@ impl Inner {
     }
 }
 
-/// Why an event is not published.
+/// Error of publishing an event.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
     /// The event cannot be put into an envelope.
     #[error(transparent)]
     Event(#[from] EnvelopeError),
-    /// The topic is not there.
+    /// The topic does not exist.
     #[error("topic `{topic}` does not exist: create it")]
     UnknownTopic {
         /// The topic.
         topic: String,
     },
-    /// The broker refuses the record, and would again.
+    /// The broker rejected the record and would reject it again.
     #[error("topic `{topic}` refuses the event: {reason}")]
     Refused {
         /// The topic.
         topic: String,
-        /// In the broker's words.
+        /// The broker's error message.
         reason: String,
     },
-    /// Kafka did not confirm the event in time. It may have arrived nevertheless.
+    /// Kafka did not confirm the event in time. The event may have been stored nevertheless.
     #[error("topic `{topic}` did not confirm the event: {reason}")]
     Unconfirmed {
         /// The topic.
         topic: String,
-        /// In the client's words.
+        /// The client's error message.
         reason: String,
     },
-    /// The settings make no client.
+    /// The Kafka client cannot be created from these settings.
     #[error("the Kafka settings are not usable: {0}")]
     Settings(String),
 }
 
 impl Bus {
-    /// A bus on these brokers. Nothing is connected before it is used.
+    /// Creates a bus for these brokers. It connects on first use.
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(Inner::new(settings, "/tidings".into())))
     }
 
-    /// Names the publisher of what [`publish`](Self::publish) sends, as `ce_source`; `/tidings` otherwise.
+    /// Sets the source (`ce_source`) of the events that [`publish`](Self::publish) sends. Defaults
+    /// to `/tidings`.
     #[must_use]
     pub fn source(self, source: impl Into<String>) -> Self {
         Self(Arc::new(Inner::new(self.0.settings.clone(), source.into())))
     }
 
-    /// Starts a subscriber of this name: the consumer group, and the inbox's consumer.
+    /// Creates a subscriber. Its name is the consumer group and the consumer in the inbox.
     pub fn subscriber<S: Send + Sync + 'static>(&self, name: impl Into<String>) -> Subscriber<S> {
         Subscriber::new(self.clone(), name.into())
     }
 
-    /// Publishes an event straight to Kafka, for events without a database change, and waits until every in-sync replica has it. Its topic is the aggregate's name.
+    /// Publishes an event directly to Kafka and waits until every in-sync replica has stored it.
+    /// Its topic is the name of the aggregate. Use this only for events that belong to no database
+    /// change.
     ///
-    /// **An event that belongs to a change in a database goes through [`Outbox`](crate::Outbox)**: between a commit and this call a process can die.
+    /// **Publish an event that belongs to a database change with [`Outbox`](crate::Outbox)**: a
+    /// process can crash between the commit and this call.
     ///
     /// # Errors
     ///
-    /// [`BusError`].
+    /// Returns [`BusError`] if the event is invalid, the settings are unusable, or Kafka does not
+    /// confirm the event.
     ///
     /// # Cancel safety
     ///
@@ -128,15 +137,16 @@ impl Bus {
         self.publish_envelope(&Envelope::of(event)?).await
     }
 
-    /// Publishes an envelope made by hand: with headers, a topic of its own, a cause.
+    /// Publishes an envelope that the caller built, for example with headers, its own topic or a
+    /// cause.
     ///
     /// # Errors
     ///
-    /// As [`publish`](Self::publish).
+    /// Returns the same errors as [`publish`](Self::publish).
     ///
     /// # Cancel safety
     ///
-    /// As [`publish`](Self::publish).
+    /// See [`publish`](Self::publish).
     pub async fn publish_envelope(&self, envelope: &Envelope) -> Result<EventId, BusError> {
         envelope.check().map_err(EnvelopeError::Invalid)?;
         let letter = self.letter(envelope);
@@ -144,7 +154,7 @@ impl Bus {
         Ok(envelope.id)
     }
 
-    /// The record of an event.
+    /// Returns the record of an event.
     pub(crate) fn letter(&self, envelope: &Envelope) -> Letter {
         let headers =
             serde_json::to_string(&envelope.headers).expect("a map of strings has a JSON form");
@@ -178,7 +188,8 @@ impl Bus {
         }
     }
 
-    /// Sends a record made by hand; a missing topic is made like `like`.
+    /// Sends a record. If its topic does not exist, the topic is created with the partition count
+    /// of `like`.
     pub(crate) async fn send_letter(&self, letter: &Letter, like: &str) -> Result<(), BusError> {
         Ok(Letterbox::send(self, letter, like).await?)
     }
@@ -187,10 +198,15 @@ impl Bus {
         &self.0.settings
     }
 
-    /// Creates the topic of a letter if it is missing. The broker's answer to the letter decides whether that was enough.
+    /// Creates the topic of a letter if it does not exist. An error is only logged, because sending
+    /// the letter shows whether the topic is usable.
     async fn make_letter_topic(&self, topic: &str, like: &str) {
         if let Err(error) = create_like(&self.0.settings, topic, like).await {
-            tracing::debug!(topic, %error, "a topic of retries or dead letters cannot be looked up or created");
+            tracing::debug!(
+                topic,
+                %error,
+                "a retry or dead letter topic cannot be looked up or created"
+            );
         }
     }
 
@@ -245,7 +261,8 @@ impl Letterbox for Bus {
             let publisher = self
                 .publisher()
                 .map_err(|error| unavailable(error.to_string()))?;
-            // Created before the first letter, because the client reports a missing topic only after seconds.
+            // The topic is created before the first letter is sent, because the client reports a
+            // missing topic only after seconds.
             let is_known = self.letter_topics().contains(&letter.topic);
             if !is_known {
                 self.make_letter_topic(&letter.topic, like).await;
@@ -254,7 +271,7 @@ impl Letterbox for Bus {
             if is_known && matches!(sent, Err(LetterError::UnknownTopic(_))) {
                 tracing::warn!(
                     topic = letter.topic,
-                    "a topic of retries or dead letters was deleted: it is created again"
+                    "a retry or dead letter topic was deleted; it is created again"
                 );
                 self.make_letter_topic(&letter.topic, like).await;
                 sent = publisher.send(letter).await;
@@ -264,7 +281,7 @@ impl Letterbox for Bus {
                     self.letter_topics().insert(letter.topic.clone());
                 }
                 Err(LetterError::Refused { .. }) => {}
-                // The next attempt looks whether it exists.
+                // The next attempt checks again whether the topic exists.
                 Err(_) => {
                     self.letter_topics().remove(&letter.topic);
                 }

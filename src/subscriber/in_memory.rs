@@ -1,7 +1,8 @@
-//! A subscriber without Kafka: the same lanes, layers, retries and router, driven by the in-memory bus of `testing`.
+//! A subscriber without Kafka: the production lanes, layers, retries and router, driven by the
+//! in-memory bus of `testing`.
 //!
 //! ```text
-//! record ─▶ member of its group ─▶ lanes of its partition ─▶ unit: one event, or a batch ─▶ attempt … as in production
+//! record ─▶ member of its group ─▶ lanes of its partition ─▶ unit: event or batch ─▶ attempt
 //! ```
 
 pub(crate) mod inbox;
@@ -40,19 +41,19 @@ use crate::{
 use inbox::MemoryInbox;
 use simulation::Simulation;
 
-/// One member of a group of the in-memory bus.
+/// One member of a group on the in-memory bus.
 pub(crate) struct InMemory {
     runner: Arc<Runner>,
     topics: HashMap<String, Source>,
-    /// The topics in place of those of an aggregate's name.
+    /// Topics that replace the topic with the aggregate's name.
     named: HashMap<&'static str, Vec<String>>,
     partitions: BTreeMap<(Arc<str>, i32), Lanes<Item>>,
     hasher: RandomState,
     letters: Arc<Letters>,
-    /// Its database, if it has one.
+    /// The database of the subscriber, if it has one.
     pub(crate) inbox: Option<(PgPool, SchemaName)>,
     has_inbox: bool,
-    /// What is under way, by number.
+    /// Messages of the work in progress, by the number of the work.
     under_way: BTreeMap<u64, Vec<Arc<Message>>>,
     started: u64,
     paused_since: Option<Duration>,
@@ -60,28 +61,28 @@ pub(crate) struct InMemory {
 
 enum Item {
     Event(Arc<Message>),
-    /// The same after it failed together with others.
+    /// An event that failed in a batch and is now handled alone.
     Single(Arc<Message>),
     Malformed(Box<Incoming>, String),
 }
 
-/// The end of something that was under way.
+/// Outcome of one piece of work.
 pub(crate) struct Ended {
     number: u64,
     partition: (Arc<str>, i32),
     lanes: Vec<u64>,
-    /// What failed together, by lane, and is to be handled one by one.
+    /// Events that failed as a batch, by lane. They must be handled one by one.
     singly: Vec<(u64, Vec<Item>)>,
 }
 
-/// What is under way.
+/// The future of one piece of work.
 pub(crate) type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
-/// Whether the process "dies" before the next commit.
+/// Returns `true` if the process "crashes" before the next commit.
 pub(crate) type Dies = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl InMemory {
-    /// A member whose group remembers and publishes in `memory` unless it has a database.
+    /// Creates a member. Without a database, its group uses `memory` as inbox and outbox.
     pub(crate) fn new(
         mut plan: Plan,
         clock: &Arc<VirtualClock>,
@@ -125,7 +126,7 @@ impl InMemory {
         &self.runner.statistics
     }
 
-    /// The topic in which it expects events of an aggregate that name no topic.
+    /// Returns the topic where it expects events of an aggregate that name no topic.
     pub(crate) fn topic_of<'a>(&'a self, aggregate: &'a str) -> &'a str {
         self.named
             .get(aggregate)
@@ -139,12 +140,14 @@ impl InMemory {
             .copied()
     }
 
-    /// Whether it reads this topic.
+    /// Returns `true` if it reads this topic.
     pub(crate) fn reads(&self, topic: &str) -> bool {
         self.source_of(topic).is_some()
     }
 
-    /// Whether it has a handler for this record, or a dead letter. Without an inbox members do not know of each other, and each skips what it has no handler for.
+    /// Returns `true` if it has a handler for this record, or would send it to the dead letters.
+    /// Without an inbox, members do not track each other, and each skips events for which it has no
+    /// handler.
     pub(crate) fn takes(&self, record: &Incoming) -> bool {
         let Some(source) = self.source_of(&record.topic) else {
             return false;
@@ -155,7 +158,7 @@ impl InMemory {
             })
     }
 
-    /// A record comes.
+    /// Adds a record to its lane.
     pub(crate) fn push(&mut self, record: &Incoming) {
         let Some(source) = self.source_of(&record.topic) else {
             return;
@@ -183,7 +186,7 @@ impl InMemory {
             .push(lane, item);
     }
 
-    /// The next work that may start.
+    /// Returns the next work that may start.
     pub(crate) fn start(&mut self) -> Option<Work> {
         if !self.runner.gate.is_open() {
             return None;
@@ -209,7 +212,7 @@ impl InMemory {
         Some(Box::pin(unit.work(items, permit)))
     }
 
-    /// Work has ended.
+    /// Records the end of one piece of work.
     pub(crate) fn finish(&mut self, ended: Ended) {
         for message in self.under_way.remove(&ended.number).into_iter().flatten() {
             if let Some(simulation) = self.runner.core.simulation() {
@@ -225,7 +228,7 @@ impl InMemory {
         ended.lanes.iter().for_each(|lane| lanes.finish(*lane));
     }
 
-    /// What was sent to retry topics and dead letters since the last call.
+    /// Returns the letters that were sent to retry and dead letter topics since the last call.
     pub(crate) fn take_letters(&self) -> Vec<Letter> {
         std::mem::take(
             &mut self
@@ -236,12 +239,13 @@ impl InMemory {
         )
     }
 
-    /// A pause counts from now on.
+    /// Restarts the time of a pause.
     pub(crate) fn be_patient(&mut self) {
         self.paused_since = None;
     }
 
-    /// Why it is paused, if it is so for longer than it may be. Twenty probes of a kill switch count as much as [`PAUSED_MAX`].
+    /// Returns the reason if the subscriber has been paused for too long. The limit is
+    /// [`PAUSED_MAX`] or twenty probes of the kill switch, whichever is longer.
     pub(crate) fn paused_too_long(&mut self, now: Duration) -> Option<String> {
         if !self.runner.statistics.is_paused() {
             self.paused_since = None;
@@ -256,7 +260,7 @@ impl InMemory {
         let paused = now.saturating_sub(*self.paused_since.get_or_insert(now));
         let why = match self.runner.statistics.state() {
             SubscriberState::PausedByKillSwitch => {
-                "its kill switch: too many events fail, and none that is tried is handled"
+                "its kill switch: too many events fail, and no event that is tried is handled"
             }
             _ => "an outage that does not end",
         };
@@ -268,7 +272,7 @@ impl InMemory {
         })
     }
 
-    /// What is under way, each with the error of its last attempt.
+    /// Describes the messages in progress, each with the error of its last attempt.
     pub(crate) fn describe(&self) -> Vec<String> {
         let simulation = self.runner.core.simulation();
         let describe = |message: &Arc<Message>| {
@@ -289,10 +293,11 @@ impl InMemory {
     }
 }
 
-/// The time for which a subscriber may be paused before the bus gives it up.
+/// Maximum time for which a subscriber may be paused before the bus reports an error.
 const PAUSED_MAX: Duration = Duration::from_secs(600);
 
-/// The next events that may start, with their lanes and the number of each: several if one transaction may handle them. As a partition takes them in production.
+/// Takes the next events that may start, as a partition does in production. Returns several if one
+/// transaction may handle them, and their lanes with the number of events of each.
 fn take(lanes: &mut Lanes<Item>, max: usize, runner: &Runner) -> Option<(Vec<Item>, LaneCounts)> {
     let goes_with = |one: &Item, other: &Item| one.goes_with(other, runner);
     lanes.start_several(max, goes_with, |_| true)
@@ -354,7 +359,7 @@ impl Unit {
         }
     }
 
-    /// Several events by one attempt. If it fails, they go back to the front of their lanes.
+    /// Handles several events in one attempt. If it fails, they return to the front of their lanes.
     async fn together(&self, items: Vec<Item>) -> Vec<(u64, Vec<Item>)> {
         let messages: Vec<Arc<Message>> = items.iter().filter_map(Item::message).cloned().collect();
         let Err(BatchFailed { attempts }) = self.runner.settle_together(&messages).await else {
@@ -370,7 +375,8 @@ impl Unit {
     }
 }
 
-/// Handles an event until it has ended. One that is parked waits on its own lane, which is the order that the detour keeps.
+/// Handles an event until it has an outcome. A parked event waits on its own lane, which preserves
+/// the order like the table `detour` does.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
     let (attempts, first_pause) = match (
         runner

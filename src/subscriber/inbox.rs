@@ -1,10 +1,13 @@
-//! Which events were handled: the row that makes an effect happen once.
+//! The inbox: stored identities of handled events, which make an effect happen once.
 //!
-//! The row is inserted *before* the handler runs, by the transaction that will hold its effect. So a second member that handles the same event at this moment waits at
-//! its own insert until the first commits, and then finds a duplicate; or until the first rolls back, and then handles it itself.
+//! The row of an event is inserted *before* the handler runs, in the transaction that will contain
+//! the handler's effect. If a second member handles the same event concurrently, its insert waits
+//! for the first transaction. If the first commits, the second member finds a duplicate. If the
+//! first rolls back, the second member handles the event.
 //!
-//! The timeouts, the insert and `begin` are one message to the server: `insert …; begin`. Statements before a `begin` in one simple query belong to the transaction that it
-//! opens, and if the insert fails there is no transaction at all, so a duplicate costs one message.
+//! The timeouts, the insert and `begin` are sent as one message: `insert …; begin`. In a simple
+//! query, the statements before a `begin` belong to the transaction that it opens. If the insert
+//! fails, no transaction is open, so a duplicate costs one message.
 
 mod collision;
 pub(crate) mod database_watch;
@@ -32,14 +35,17 @@ use identity::Identity;
 use pipelined_tx::{Begun, Form, Lease, Sessions, Statement};
 use sql_text::{Arrays, Columns, Literal, Rows};
 
-/// Where a subscriber remembers what it has handled. `PgPool` turns into one with the defaults.
+/// Database where a subscriber records the events that it has handled. A `PgPool` converts into an
+/// inbox with the default options.
 ///
 /// ```
 /// # fn example(pool: sqlx::PgPool) {
 /// use std::time::Duration;
 /// use tidings::subscriber::Inbox;
 ///
-/// let inbox = Inbox::new(pool).keep(Duration::from_secs(30 * 86_400)).lock_timeout(Duration::from_secs(2));
+/// let inbox = Inbox::new(pool)
+///     .keep(Duration::from_secs(30 * 86_400))
+///     .lock_timeout(Duration::from_secs(2));
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -52,15 +58,15 @@ pub struct Inbox {
     isolation: Option<Isolation>,
 }
 
-/// The isolation level of the transactions that handlers get as [`Tx`](super::Tx).
+/// Isolation level of the transactions that handlers receive as [`Tx`](super::Tx).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// Each statement sees what was committed before it.
+    /// Each statement sees the data that was committed before the statement began.
     ReadCommitted,
-    /// All statements see what was committed before the first one.
+    /// All statements see the data that was committed before the first one began.
     RepeatableRead,
-    /// As if transactions ran one after the other.
+    /// Transactions take effect as if they ran one after the other.
     Serializable,
 }
 
@@ -75,16 +81,19 @@ impl Isolation {
 }
 
 impl Inbox {
-    /// How long a handled event is remembered unless [`keep`](Self::keep) says otherwise: a day longer than Kafka keeps records by default.
+    /// Default time for which a handled event is recorded, see [`keep`](Self::keep): a day longer
+    /// than Kafka keeps records by default.
     pub const KEEP_DEFAULT: Duration = Duration::from_secs(8 * 86_400);
 
-    /// How long the statement that remembers waits for another member while somebody waits for its answer.
+    /// Lock timeout of an insert that is sent in the message of another transaction's commit. It is
+    /// short because that transaction waits for the response.
     const MOMENT: Duration = Duration::from_millis(50);
 
-    /// How many rows retention deletes by one statement: short enough that nobody waits for it.
+    /// Maximum number of rows per delete statement of retention, so that the statement is short and
+    /// blocks no other one for long.
     const DELETE_ROWS: i64 = 5_000;
 
-    /// The inbox in the schema `tidings` of this database.
+    /// Creates an inbox in the schema `tidings` of this database.
     pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
@@ -96,52 +105,58 @@ impl Inbox {
         }
     }
 
-    /// Uses the tables of another schema, as given to [`Migrations::schema`](crate::Migrations::schema).
+    /// Uses the tables in another schema, as passed to
+    /// [`Migrations::schema`](crate::Migrations::schema).
     #[must_use]
     pub fn schema(mut self, name: impl AsRef<str>) -> Self {
         self.schema = name.as_ref().parse();
         self
     }
 
-    /// Remembers handled events this long. Longer than the topic's retention and every retry: an event that comes again later is handled again.
+    /// Sets the time for which a handled event is recorded. Defaults to eight days
+    /// ([`KEEP_DEFAULT`](Self::KEEP_DEFAULT)). It must be longer than the topic's retention and all
+    /// retries, because an event that is delivered again later is handled again.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
         self.keep = time;
         self
     }
 
-    /// How long a statement of the handler waits for a lock, and how long a duplicate waits for the member that handles it at this moment (`lock_timeout`); 10 s
-    /// otherwise.
+    /// Sets the time that a statement of the handler waits for a lock (`lock_timeout`). It is also
+    /// the time that a duplicate waits for the member that is handling the event. Defaults to 10 s.
     #[must_use]
     pub fn lock_timeout(mut self, time: Duration) -> Self {
         self.lock_timeout = time;
         self
     }
 
-    /// How long a handler may leave its transaction idle before the server ends it (`idle_in_transaction_session_timeout`); 60 s otherwise. It bounds how long a member
-    /// that was cut off keeps others waiting.
+    /// Sets the time for which a handler may leave its transaction idle before the server ends it
+    /// (`idle_in_transaction_session_timeout`). It limits the time for which a member that is cut
+    /// off blocks the others. Defaults to 60 s.
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.idle_timeout = time;
         self
     }
 
-    /// The isolation level of the handlers' transactions. Defaults to the database's own (`default_transaction_isolation`).
+    /// Sets the isolation level of the handlers' transactions. Defaults to the level of the
+    /// database (`default_transaction_isolation`).
     ///
-    /// A transaction that cannot be serialized fails (SQLSTATE 40001) in one of its statements or at its commit. That is a failed attempt: the event is
-    /// tried again as [`retry`](super::Subscriber::retry) says.
+    /// A transaction that cannot be serialized fails (SQLSTATE 40001) in one of its statements or
+    /// at its commit. That is a failed attempt, and the event is retried as configured with
+    /// [`retry`](super::Subscriber::retry).
     #[must_use]
     pub fn isolation(mut self, level: Isolation) -> Self {
         self.isolation = Some(level);
         self
     }
 
-    /// What is wrong with it, before anything runs.
+    /// Returns the error in its settings, if there is one.
     pub(crate) fn fault(&self) -> Option<String> {
         self.schema.as_ref().err().map(ToString::to_string)
     }
 
-    /// The statements of this inbox for a consumer.
+    /// Builds the statements of this inbox for a consumer.
     pub(crate) fn open(&self, consumer: &str) -> Result<OpenInbox, SchemaNameError> {
         let schema = self.schema.clone()?;
         let idle = format!(
@@ -149,13 +164,13 @@ impl Inbox {
             self.idle_timeout.as_millis()
         );
         let timeout = |time: Duration| format!("set local lock_timeout = {}", time.as_millis());
-        // Zero would be for ever.
+        // Zero would disable the timeout.
         let moment = if self.lock_timeout.is_zero() {
             Self::MOMENT
         } else {
             self.lock_timeout.min(Self::MOMENT)
         };
-        // Before any query of its transaction, as Postgres asks for.
+        // Postgres accepts it only before the first query of a transaction.
         let isolation = self
             .isolation
             .map(|level| format!("set transaction isolation level {}; ", level.sql()))
@@ -177,7 +192,9 @@ impl Inbox {
             format!("{insert} values ({}, $1, $2, $3, $4)", Literal(consumer)),
         );
         let many = format!(
-            "{insert} select {}, source, event_id, topic, fingerprint from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) as e (source, event_id, topic, fingerprint)",
+            "{insert} select {}, source, event_id, topic, fingerprint \
+             from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) \
+             as e (source, event_id, topic, fingerprint)",
             Literal(consumer)
         );
         let many = Statement::new("text[], text[], text[], bigint[]", many);
@@ -189,14 +206,19 @@ impl Inbox {
             many: many.name().to_owned(),
             sessions: Arc::new(Sessions::new(self.pool.clone(), vec![one, many])),
             stored: format!(
-                r#"select source, event_id, topic, fingerprint, xmin = pg_catalog.pg_current_xact_id()::xid as is_new from "{schema}".inbox
-                   where consumer = $1 and (source, event_id) in (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
+                r#"select source, event_id, topic, fingerprint,
+                          xmin = pg_catalog.pg_current_xact_id()::xid as is_new
+                   from "{schema}".inbox
+                   where consumer = $1 and (source, event_id) in
+                         (select * from unnest($2::text[] collate "C", $3::text[] collate "C"))"#
             )
             .into(),
             delete: ["inbox", "inbox_collision"].map(|table| {
                 format!(
                     r#"delete from "{schema}".{table} where ctid = any (array(
-                         select ctid from "{schema}".{table} where consumer = $1 and handled_at < pg_catalog.now() - $2 * interval '1 second'
+                         select ctid from "{schema}".{table}
+                         where consumer = $1
+                           and handled_at < pg_catalog.now() - $2 * interval '1 second'
                          order by handled_at limit {}))"#,
                     Self::DELETE_ROWS
                 )
@@ -219,14 +241,14 @@ impl From<PgPool> for Inbox {
     }
 }
 
-/// The timeouts, around the statement that remembers.
+/// The statements that set the timeouts, before and after the insert.
 #[derive(Debug)]
 struct Settings {
     before: String,
     after: String,
 }
 
-/// An inbox of one consumer.
+/// The inbox of one consumer.
 #[derive(Debug)]
 pub(crate) struct OpenInbox {
     pub(crate) pool: PgPool,
@@ -239,23 +261,24 @@ pub(crate) struct OpenInbox {
     pub(crate) pulse: Arc<Pulse>,
     patient: Settings,
     impatient: Settings,
-    /// The insert, up to the rows.
+    /// The insert statement up to the rows.
     insert: String,
-    /// The prepared insert of one event, and of many.
+    /// Names of the prepared insert statements for one event and for several.
     one: String,
     many: String,
-    /// What is stored of these sources and ids, and whether this transaction has stored it.
+    /// Selects the stored rows of sources and ids, and whether the current transaction has inserted
+    /// them.
     stored: Arc<str>,
     delete: [Arc<str>; 2],
 }
 
-/// A row of a source and id.
+/// A stored row.
 struct Stored {
     source: String,
     event_id: String,
     topic: Option<String>,
     fingerprint: Option<i64>,
-    /// This transaction has stored it.
+    /// True if the current transaction has inserted the row.
     is_new: bool,
 }
 
@@ -272,19 +295,20 @@ impl sqlx::FromRow<'_, sqlx::postgres::PgRow> for Stored {
     }
 }
 
-/// What came of remembering events.
+/// Outcome of recording events.
 pub(crate) enum Remembered {
-    /// All of them were handled before.
+    /// All events were handled before.
     Duplicate,
-    /// A transaction that holds the rows of these; `None` if that is all of them.
+    /// A transaction that has recorded these events. `None` means all of them.
     New(PgTransaction<'static>, Lease, Option<Vec<Arc<Message>>>),
 }
 
 impl OpenInbox {
-    /// Begins a transaction and remembers these events in it.
+    /// Begins a transaction and records these events in it.
     ///
     /// # Cancel safety
-    /// Dropping the future rolls back.
+    ///
+    /// If the future is dropped, the transaction is rolled back.
     pub(crate) async fn remember(
         &self,
         messages: &[Arc<Message>],
@@ -319,7 +343,8 @@ impl OpenInbox {
                 Err(error) if self.knows(&error) => {}
                 Err(error) => return Err(of_inbox(error)),
             }
-            // `None`: retention has deleted the row in the meantime, so this insert comes first.
+            // `None` means that retention has deleted the row in the meantime, so the insert is
+            // repeated.
             if let Some(remembered) = self.remember_again(&identity).await? {
                 return Ok(remembered);
             }
@@ -331,7 +356,8 @@ impl OpenInbox {
             .iter()
             .map(|message| Identity::of(message, &self.consumer))
             .collect::<Result<Vec<_>, _>>()?;
-        // In one order everywhere, so that members with the same events wait for each other in turn.
+        // All members use the same order, so that members with the same events wait for each other
+        // and do not deadlock.
         let mut ordered: Vec<_> = identities.iter().collect();
         ordered.sort_unstable();
         let begun = self.sessions.begin(|form| match form.prepared {
@@ -351,7 +377,8 @@ impl OpenInbox {
             Err(error) if self.knows(&error) => {}
             Err(error) => return Err(of_inbox(error)),
         }
-        // To pass over what is there costs half as much again for each row, so it is asked for only when something is.
+        // `on conflict do nothing` costs half as much again per row, so it is used only after a
+        // conflict.
         let begun = self.sessions.begin(|form| {
             self.message(
                 form,
@@ -382,7 +409,7 @@ impl OpenInbox {
             lease.roll_back(transaction).await;
             return Ok(Remembered::Duplicate);
         }
-        // The same event twice in one batch: the first counts.
+        // If a batch contains the same event twice, only the first is handled.
         let kept = messages
             .iter()
             .zip(&identities)
@@ -391,7 +418,7 @@ impl OpenInbox {
         Ok(Remembered::New(transaction, lease, Some(kept.collect())))
     }
 
-    /// The message that remembers by this statement and begins.
+    /// Returns the message that records events with this statement and begins a transaction.
     pub(crate) fn message(&self, form: Form, statement: fmt::Arguments<'_>) -> String {
         let Settings { before, after } = if form.waits {
             &self.patient
@@ -401,7 +428,7 @@ impl OpenInbox {
         format!("{before}{statement}{after}; begin")
     }
 
-    /// Whether it is this inbox that knows an event already.
+    /// Returns `true` if the error means that this inbox has recorded an event already.
     fn knows(&self, error: &sqlx::Error) -> bool {
         let error = error
             .as_database_error()
@@ -412,7 +439,8 @@ impl OpenInbox {
         })
     }
 
-    /// Those that this transaction has stored, if all others are duplicates of what was stored before.
+    /// Returns the events that this transaction has recorded. Returns `None` if a stored row with
+    /// the source and id of an event belongs to another event.
     async fn new_of<'i>(
         &self,
         transaction: &mut PgConnection,
@@ -422,7 +450,7 @@ impl OpenInbox {
             .iter()
             .map(|event| (event.source.as_str(), event.id.as_str()))
             .unzip();
-        // Not prepared: in the next transaction a pooler may have another connection.
+        // Not prepared, because a pooler may use another connection for the next transaction.
         let stored = sqlx::query_as(AssertSqlSafe(self.stored.clone()))
             .persistent(false)
             .bind(&self.consumer)
@@ -454,7 +482,7 @@ impl OpenInbox {
         Ok(Some(new))
     }
 
-    /// Forgets what is older than it is kept; how many rows.
+    /// Deletes rows that are older than the configured time. Returns the number of deleted rows.
     pub(crate) async fn forget_old(&self) -> Result<u64, sqlx::Error> {
         let mut forgotten = 0;
         for delete in &self.delete {
@@ -473,14 +501,14 @@ impl OpenInbox {
     }
 }
 
-/// What an error of remembering means. No handler ran, so it is never the event's fault.
+/// Converts an error of recording events. No handler ran, so the event itself is never the cause.
 pub(crate) fn of_inbox(error: sqlx::Error) -> HandlerError {
     let code = error
         .as_database_error()
         .and_then(|error| error.code())
         .map(|code| code.into_owned());
     match code.as_deref() {
-        // Another member handles it at this moment: look again soon.
+        // Another member is handling the event, so it is tried again soon.
         Some("55P03" | "40001" | "40P01") => {
             HandlerError::snooze(Duration::from_millis(100), error)
         }

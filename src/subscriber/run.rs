@@ -1,7 +1,8 @@
-//! The run of a subscriber, from its start to its end.
+//! The run of a subscriber from its start to its end.
 //!
-//! The start examines the database (`examine.rs`) and the topics, and registers the instance. Then one thread polls the group and owns
-//! its partitions (`owner.rs`), under supervision (`tenure.rs`).
+//! The start checks the database (`startup/database_check.rs`) and the topics
+//! (`startup/topics.rs`), and registers the instance. Then one thread polls the group and owns its
+//! partitions (`consume/group.rs`), under supervision (`consume/supervision.rs`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -28,32 +29,35 @@ use crate::{
     postgres::{errors::with_causes, session_fault},
 };
 
-/// How often the inbox forgets what is old: small deletes often, so that their room is used again.
+/// Interval between deletions of old rows in the inbox. Small, frequent deletes let Postgres reuse
+/// the space.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long between two tries at something the cluster must do before the subscriber can start.
+/// Pause between two attempts at a step that must succeed before the subscriber can start.
 pub(crate) const START_PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits that long. False if the subscriber is shut down meanwhile.
+/// Waits for [`START_PAUSE`]. Returns `false` if the subscriber is shut down in the meantime.
 pub(crate) async fn pause(stop: &CancellationToken) -> bool {
     stop.run_until_cancelled(tokio::time::sleep(START_PAUSE))
         .await
         .is_some()
 }
 
-/// Why a subscriber does not run.
+/// Error that prevents a subscriber from running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// What it was built from cannot work: its settings, or the tables and rights of its database.
+    /// The subscriber cannot work as configured: its settings are invalid, or its database lacks
+    /// tables or rights.
     #[error("the subscriber cannot run: {}", .0.join("; "))]
     Settings(Vec<String>),
-    /// Kafka does not accept it, and will not later: another process uses its instance id, or it is not allowed.
+    /// Kafka permanently rejects the subscriber, for example because another process uses its
+    /// instance id or because a permission is missing.
     #[error("kafka does not accept the subscriber: {0}")]
     Kafka(String),
 }
 
-/// Says that the subscriber has stopped, whatever ended it.
+/// Sets the state to stopped when the run ends for any reason.
 struct Stopped(Statistics);
 
 impl Drop for Stopped {
@@ -62,15 +66,15 @@ impl Drop for Stopped {
     }
 }
 
-/// A subscriber whose parts are checked and bound.
+/// A subscriber with validated settings and bound handlers.
 pub(crate) struct Plan {
     pub(crate) bus: Bus,
     pub(crate) name: String,
-    /// Each topic, and what it is read for.
+    /// Each topic, with its role.
     pub(crate) topics: HashMap<String, Source>,
-    /// The topics that were named for aggregates.
+    /// Topics that were configured for aggregates.
     pub(crate) named_topics: HashMap<&'static str, Vec<String>>,
-    /// It has an inbox, in a database or on the in-memory bus.
+    /// True if there is an inbox, in a database or on the in-memory bus.
     pub(crate) has_inbox: bool,
     pub(crate) core: Arc<Core>,
     pub(crate) service: HandlerService,
@@ -84,7 +88,7 @@ pub(crate) struct Plan {
     /// Sagas.
     pub(crate) companions: Companions,
     pub(crate) clock: Clock,
-    /// Who takes letters, if not Kafka.
+    /// Receiver of letters on the in-memory bus. `None` means Kafka.
     pub(crate) letterbox: Option<Box<dyn Letterbox>>,
 }
 
@@ -119,7 +123,8 @@ impl Plan {
             return Ok(());
         };
         let found = self.look_for_topics(&names).await;
-        // Not of its own ones: what is sent there is meant for it, whenever it finds them.
+        // `from_end` does not apply to the group's own topics: their records are meant for this
+        // group, no matter when it finds the topics.
         let from_end: Vec<String> = self
             .topics
             .keys()
@@ -134,7 +139,7 @@ impl Plan {
         if !self.make_retry_topics(&stop).await {
             return Ok(());
         }
-        // They need not exist: they are made when something is replayed, and found then.
+        // Redrive topics may not exist yet. They are created by the first replay and found then.
         self.topics.extend(redriven);
         let abandoned = self.read_earlier_retry_topics(&names);
         self.report_parked_elsewhere().await;
@@ -185,7 +190,8 @@ impl Plan {
         result
     }
 
-    /// Nothing is read: a saga that waits for no event needs its timer alone, and no Kafka.
+    /// Runs the sagas alone. No topic is read: a saga that waits for no event needs only its timer
+    /// and no Kafka.
     async fn run_companions(&mut self, stop: &CancellationToken) {
         let running = self.companions.start(stop);
         self.statistics.set_state(SubscriberState::Running);
@@ -193,7 +199,7 @@ impl Plan {
         companion::end(running, self.options.drain).await;
     }
 
-    /// Everything that attempts need.
+    /// Returns the runner with everything that attempts need.
     pub(crate) fn into_runner(self) -> Runner {
         let has_inbox = self.has_inbox;
         let concurrency = self.options.concurrency(has_inbox);
@@ -205,7 +211,8 @@ impl Plan {
                 subscriber = self.name,
                 connections,
                 concurrency,
-                "most handlers wait for a connection: the pool has less than a quarter as many as there are handlers at once"
+                "most handlers wait for a connection: the pool has less than a quarter as many \
+                 connections as there are handlers at once"
             );
         }
         let permits = Arc::new(Semaphore::new(concurrency));
@@ -236,7 +243,7 @@ impl Plan {
     }
 }
 
-/// Has the inbox forget what is old, until it is told to stop.
+/// Deletes old rows of the inbox at an interval until the subscriber stops.
 async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken) {
     loop {
         match inbox.forget_old().await {
@@ -244,14 +251,14 @@ async fn forget_old(inbox: Arc<super::inbox::OpenInbox>, stop: CancellationToken
             Ok(rows) => tracing::debug!(
                 consumer = inbox.consumer,
                 rows,
-                "the inbox forgot what is old"
+                "old rows were deleted from the inbox"
             ),
             Err(error) => {
                 session_fault::close_after(&error, &inbox.pool);
                 tracing::warn!(
                     consumer = inbox.consumer,
                     error = with_causes(&error),
-                    "the inbox does not forget what is old"
+                    "old rows cannot be deleted from the inbox"
                 );
             }
         }

@@ -346,7 +346,7 @@ async fn an_event_that_keeps_failing_is_reported_at_its_first_failure_when_it_is
     for (level, what) in [
         ("WARN", "failed at its first attempt"),
         ("WARN", "is parked in the table"),
-        ("ERROR", "an event is dead"),
+        ("ERROR", "an event becomes a dead letter"),
     ] {
         let lines: Vec<&str> = text.lines().filter(|line| line.contains(what)).collect();
         let [line] = lines[..] else {

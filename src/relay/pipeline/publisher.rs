@@ -2,7 +2,9 @@
 
 mod backpressure;
 mod batch_isolation;
+mod batches;
 mod creation_budget;
+mod outcome;
 mod size_limit;
 mod topic_faults;
 mod topic_lookup;
@@ -18,22 +20,21 @@ use crate::{
     relay::{
         RelayOptions, UndeliverableOptions,
         error::Interruption,
-        leadership::relay_store::Ledger,
         monitor::metrics::Observer,
         parked::{
             set::{Limits, ParkedSet},
             store::Loaded,
         },
-        position::{Journal, Position},
-        routing::template::{Route, Routes, TopicTemplate, unusable},
+        routing::template::{Routes, TopicTemplate, unusable},
         row::native::Row,
-        sink::{Batch, Durable, Sent, Sink},
-        startup::{names::KafkaNames, server::Server},
+        sink::{Sent, Sink},
     },
 };
-pub(crate) use backpressure::Hold;
+pub(crate) use backpressure::Backpressure;
+use batch_isolation::Rejected;
 pub(crate) use batch_isolation::{BatchIsolation, until_reported};
-use batch_isolation::{Rejected, Weighed};
+use outcome::Attempt;
+pub(crate) use outcome::{Delivery, Published, Unsent};
 pub(crate) use size_limit::SizeLimit;
 use size_limit::{Compression, Weight};
 pub(crate) use topic_faults::TopicFaults;
@@ -43,7 +44,7 @@ use topic_lookup::TopicLookup;
 const ENVELOPE_BYTES: usize = 256;
 
 /// Forwards events to the sink. Events go by their `seq`, and those of a table without one by a negative [`number`] meanwhile.
-pub(crate) struct Forwarder {
+pub(crate) struct EventPublisher {
     routes: Routes,
     envelope: EnvelopeWriter,
     sink: Sink,
@@ -65,37 +66,7 @@ pub(crate) struct Forwarder {
     stamping: Stamping,
 }
 
-/// Records by topic.
-type Counts<'r> = Vec<(&'r Route, u64)>;
-
-/// What became of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forwarded {
-    /// It is under way under this tag.
-    Sent(u64),
-    /// It is set aside, and is to be stored before the position passes it.
-    Parked,
-}
-
-/// What became of an event that is not to be set aside.
-#[derive(Debug)]
-pub(crate) enum Delivery {
-    /// It is under way under this tag.
-    Sent(u64),
-    /// It can never be delivered as things are.
-    Undeliverable(String),
-    /// It waits for this topic, which cannot be used at present or for which others wait.
-    TopicWaits(String),
-}
-
-/// What became of a try.
-enum Attempt {
-    Sent(u64),
-    Impossible(String),
-    TopicWaits(String),
-}
-
-impl Forwarder {
+impl EventPublisher {
     /// A forwarder with producers of its own: one for each transactional id, or one without.
     ///
     /// # Errors
@@ -144,10 +115,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// An event at which the relay has to stop, or a producer that has failed.
-    pub(crate) fn forward(
-        &mut self,
-        row: &Row<'_>,
-    ) -> Result<Result<Forwarded, Hold>, Interruption> {
+    pub(crate) fn publish(&mut self, row: &Row<'_>) -> Result<Published, Unsent> {
         let Row { seq, event, .. } = row;
         let seq = *seq;
         if !self.parked.is_empty()
@@ -158,10 +126,9 @@ impl Forwarder {
             return self.park(seq, event, None);
         }
         match self.deliver(row, true)? {
-            Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
-            Ok(Delivery::TopicWaits(topic)) => self.wait_for_topic(row, topic),
-            Ok(Delivery::Undeliverable(reason)) => self.park(seq, event, Some(reason)),
-            Err(hold) => Ok(Err(hold)),
+            Delivery::Sent(tag) => Ok(Published::Sent(tag)),
+            Delivery::TopicWaits(topic) => self.wait_for_topic(row, topic),
+            Delivery::Undeliverable(reason) => self.park(seq, event, Some(reason)),
         }
     }
 
@@ -169,18 +136,14 @@ impl Forwarder {
     /// goes behind others that wait for its topic.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
-    pub(crate) fn deliver(
-        &mut self,
-        row: &Row<'_>,
-        queues: bool,
-    ) -> Result<Result<Delivery, Hold>, Interruption> {
+    /// As [`publish`](Self::publish).
+    pub(crate) fn deliver(&mut self, row: &Row<'_>, queues: bool) -> Result<Delivery, Unsent> {
         let (seq, event) = (number(row.seq, &row.event), &row.event);
         if !self.isolation.is_idle() {
             if self.isolation.watches_acknowledgements() {
                 let (next, floor) = self.sink.tags();
                 if !self.isolation.may_send(seq, floor, next) {
-                    return Ok(Err(Hold::Alone));
+                    return Err(Backpressure::Alone.into());
                 }
             }
             if let Some(Rejected { reason, refusals }) = self.isolation.rejected(seq).cloned() {
@@ -191,45 +154,39 @@ impl Forwarder {
             return self.undeliverable(seq, event, fault.to_string(), 0, queues);
         }
         match self.send(seq, event, queues)? {
-            Ok(Attempt::Sent(tag)) => Ok(Ok(Delivery::Sent(tag))),
-            Ok(Attempt::TopicWaits(topic)) => Ok(Ok(Delivery::TopicWaits(topic))),
-            Ok(Attempt::Impossible(reason)) => self.undeliverable(seq, event, reason, 0, queues),
-            Err(hold) => Ok(Err(hold)),
+            Attempt::Sent(tag) => Ok(Delivery::Sent(tag)),
+            Attempt::TopicWaits(topic) => Ok(Delivery::TopicWaits(topic)),
+            Attempt::Impossible(reason) => self.undeliverable(seq, event, reason, 0, queues),
         }
     }
 
-    fn send(
-        &mut self,
-        seq: i64,
-        event: &Outgoing<'_>,
-        queues: bool,
-    ) -> Result<Result<Attempt, Hold>, Interruption> {
+    fn send(&mut self, seq: i64, event: &Outgoing<'_>, queues: bool) -> Result<Attempt, Unsent> {
         let (at, route) = match self.routes.find(event) {
             Ok(found) => found,
             Err(unmet) => {
-                return Ok(match unusable(&unmet) {
+                return match unusable(&unmet) {
                     Some(reason) => Ok(Attempt::Impossible(reason)),
-                    None => self.unmet(unmet, queues),
-                });
+                    None => Ok(self.unmet(unmet, queues)?),
+                };
             }
         };
         if !self.held.is_empty() && self.held.contains_key(&route.topic) {
-            return Ok(Err(Hold::Growing(route.topic.clone())));
+            return Err(Backpressure::Growing(route.topic.clone()).into());
         }
         if queues
             && !self.lookup.faults.is_idle()
             && self.lookup.faults.reason(&route.topic).is_some()
         {
-            return Ok(Ok(Attempt::TopicWaits(route.topic.clone())));
+            return Ok(Attempt::TopicWaits(route.topic.clone()));
         }
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         let turn = self.sink.turn();
         if !route.may_send(partition, turn, || self.sink.acks().floor()) {
-            return Ok(Err(Hold::FirstContact));
+            return Err(Backpressure::FirstContact.into());
         }
         let (headers, value) = match self.envelope.write(event) {
             Ok(written) => written,
-            Err(error) => return Ok(Ok(Attempt::Impossible(error.to_string()))),
+            Err(error) => return Ok(Attempt::Impossible(error.to_string())),
         };
         // Of a record that is larger than the relay's own limit, this limit is the reason.
         if self.isolation.has_limits()
@@ -241,14 +198,10 @@ impl Forwarder {
                 rest,
                 compression: self.compression,
             };
-            match self
-                .isolation
-                .weigh(&route.topic, seq, weight, self.sink.tags())
-            {
-                Weighed::MayGo => {}
-                Weighed::TooLarge(reason) => return Ok(Ok(Attempt::Impossible(reason))),
-                Weighed::GoesAlone => return Ok(Err(Hold::Alone)),
-                Weighed::LimitIsStale => return Ok(Err(Hold::SizeLimit(route.topic.clone()))),
+            let tags = self.sink.tags();
+            let weighed = self.isolation.weigh(&route.topic, seq, weight, tags);
+            if let Some(impossible) = weighed.attempt(&route.topic)? {
+                return Ok(impossible);
             }
         }
         let record = Record {
@@ -269,36 +222,38 @@ impl Forwarder {
                 if !self.isolation.is_idle() {
                     self.isolation.sent(seq, tag);
                 }
-                Ok(Ok(Attempt::Sent(tag)))
+                Ok(Attempt::Sent(tag))
             }
-            Ok(Sent::Full(bytes)) => Ok(Err(Hold::Full(bytes))),
-            Ok(Sent::Committing) => Ok(Err(Hold::Committing)),
-            Err(SendError::TooLarge) => Ok(Ok(Attempt::Impossible(format!(
+            Ok(Sent::Full(bytes)) => Err(Backpressure::Full(bytes).into()),
+            Ok(Sent::Committing) => Err(Backpressure::Committing.into()),
+            Err(SendError::TooLarge) => Ok(Attempt::Impossible(format!(
                 "larger than the {} bytes that max_message_bytes allows",
                 self.options.message_bytes_max
-            )))),
-            // A producer that has failed takes nothing more.
-            Err(error) => Err(self.sink.failure().unwrap_or_else(|| not_taken(&error))),
+            ))),
+            Err(error) => Err(self.not_taken(&error).into()),
         }
     }
 
+    /// A producer that has failed takes no further record, and its failure is the cause.
+    fn not_taken(&self, error: &SendError) -> Interruption {
+        self.sink.failure().unwrap_or_else(|| {
+            Interruption::Kafka(match std::error::Error::source(error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            })
+        })
+    }
+
     /// What becomes of an event whose topic was not met: it waits for a look-up, or for the topic.
-    fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Hold> {
+    fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Backpressure> {
         let faults = &self.lookup.faults;
         match faults.reason(&topic) {
             None if !faults.has_room() => Ok(Attempt::Impossible(format!(
                 "topic `{topic}` is one of more topics that cannot be used than are remembered: see `tidings parked list`, and the values of aggregatetype"
             ))),
             Some(_) if queues || !faults.is_releasing(&topic) => Ok(Attempt::TopicWaits(topic)),
-            _ => Err(Hold::NewTopic(topic)),
+            _ => Err(Backpressure::NewTopic(topic)),
         }
-    }
-
-    fn count(&mut self, route: usize) {
-        if self.counts.len() <= route {
-            self.counts.resize(route + 1, 0);
-        }
-        self.counts[route] += 1;
     }
 
     /// What it was told.
@@ -331,21 +286,6 @@ impl Forwarder {
         }
     }
 
-    /// Takes up what earlier producers have learned from refusals.
-    pub(crate) fn isolate(&mut self, isolation: BatchIsolation) {
-        self.isolation = isolation;
-    }
-
-    /// Has an event sent alone, whatever was known of it.
-    pub(crate) fn suspect(&mut self, seq: i64) {
-        self.isolation.suspect(seq);
-    }
-
-    /// What the next producers must know. `drained`: everything that was met is durable.
-    pub(crate) fn take_isolation(&mut self, drained: bool) -> BatchIsolation {
-        std::mem::take(&mut self.isolation).carry_over(drained)
-    }
-
     /// The sink.
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
@@ -354,80 +294,6 @@ impl Forwarder {
     /// The sink, before the first record.
     pub(crate) fn sink_mut(&mut self) -> &mut Sink {
         &mut self.sink
-    }
-
-    /// Takes up a new epoch with a producer whose records are all safe.
-    pub(crate) fn go_on(
-        &mut self,
-        names: &KafkaNames,
-        server: &Server,
-        ledger: &Ledger,
-        number: u64,
-    ) {
-        self.clock = ledger.clock();
-        let journal = Journal::new(
-            server.identity.clone(),
-            ledger.epoch(),
-            number,
-            ledger.seal().clone(),
-        );
-        self.sink.write_positions(names.topic.clone(), journal);
-    }
-
-    /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
-    pub(crate) fn cut(&mut self, position: Position) -> bool {
-        let counts = std::mem::take(&mut self.counts);
-        match self.sink.cut(Batch {
-            position: Box::new(position),
-            counts,
-            at: self.stamping.stamp(i64::MAX, self.clock.now()),
-        }) {
-            Ok(()) => {
-                self.isolation.cut();
-                true
-            }
-            Err(batch) => {
-                self.counts = batch.counts;
-                false
-            }
-        }
-    }
-
-    /// What has become durable since the last call, and its records by topic.
-    ///
-    /// # Errors
-    /// When the producer has failed.
-    pub(crate) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
-        self.observe_cluster();
-        self.look_after_topics();
-        self.observer.in_flight(self.sink.acks().under_way().0);
-        let durable = self.sink.durable();
-        if durable.is_none()
-            && let Some(failure) = self.sink.failure()
-        {
-            return Err(failure);
-        }
-        if durable.is_some() && self.sink.is_settled() {
-            self.isolation.durable();
-        }
-        if self.isolation.acknowledged(self.sink.acks().floor()) {
-            return Err(Interruption::Isolated);
-        }
-        Ok(durable.map(|durable| {
-            let counts = durable
-                .batch
-                .counts
-                .iter()
-                .enumerate()
-                .filter(|(_, records)| **records > 0);
-            let counts: Vec<_> = counts
-                .map(|(at, records)| (&self.routes.all()[at], *records))
-                .collect();
-            counts
-                .iter()
-                .for_each(|(route, records)| self.observer.published(&route.topic, *records));
-            (durable, counts)
-        }))
     }
 }
 
@@ -452,11 +318,4 @@ fn limits(options: &RelayOptions) -> Limits {
         per_aggregate: parked_per_aggregate_max as u64,
         total: parked_max as u64,
     }
-}
-
-fn not_taken(error: &SendError) -> Interruption {
-    Interruption::Kafka(match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    })
 }

@@ -1,34 +1,39 @@
-//! The beginning of a relay that reads the log alone: a slot, and what becomes of the rows that are there.
+//! The start of a relay that reads the log alone: its slot, and the rows that the table holds already.
 
 use tokio::sync::mpsc;
 
-use super::{connector_handover, selector::Drive, slot};
+use super::{
+    connector_handover,
+    pages::{Reader, damaged},
+    publish,
+    selector::SourceSelector,
+    slot,
+};
 use crate::relay::{
     ExistingRows,
     error::Interruption,
     monitor::metrics::Part,
     options::debezium::DebeziumOutbox,
-    pipeline::{checkpoint::Books, publish::publish, publisher::Forwarder},
+    pipeline::{Pipeline, Stop},
     position::{Position, Progress},
     row::debezium::Scratch,
-    source::pages::{Reader, damaged},
 };
 
-impl Drive<'_> {
-    /// Makes a slot, publishes the rows that its snapshot sees or leaves them, and goes on from there; false if `shutdown` came first.
+impl SourceSelector<'_> {
+    /// Creates a slot, publishes or skips the rows that its snapshot sees, and continues from there.
     ///
-    /// The position says "nothing" until the last of those rows is published: a relay that dies before that begins anew and repeats them, as
-    /// a connector does. There is nothing to resume by.
+    /// The position stays empty until the last of those rows is published. A relay that dies before that starts again and
+    /// repeats them, as a connector does: the table has nothing by which a read could be resumed.
     ///
     /// # Errors
-    /// Whatever interrupts it.
-    pub(crate) async fn begin(
+    ///
+    /// Returns [`Stop`].
+    pub(super) async fn begin(
         &self,
         existing: ExistingRows,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<bool, Interruption> {
-        slot::forget(self.names, books.ledger.session()).await?;
+        pipeline: &mut Pipeline,
+    ) -> Result<(), Stop> {
+        slot::forget(self.names, pipeline.connection()).await?;
         let mut making = slot::make_exporting(self.options, self.names, self.server);
         let waiting = self.observer.hold(
             Part::Stream,
@@ -36,22 +41,23 @@ impl Drive<'_> {
         );
         let seam = loop {
             tokio::select! {
-                made = &mut making => break made.map_err(|error| Interruption::Refused(format!("creating the slot broke off: {error}")))??,
-                () = self.shutdown.cancelled() => {
-                    making.abort();
-                    return Ok(false);
+                made = &mut making => {
+                    let broke_off = |error| Interruption::Refused(format!("creating the slot broke off: {error}"));
+                    break made.map_err(broke_off)??;
                 }
-                () = books.due() => books.store(forwarder).await?,
+                due = pipeline.due() => {
+                    if let Err(stop) = due {
+                        making.abort();
+                        return Err(stop);
+                    }
+                    pipeline.tick().await?;
+                }
             }
         };
         drop(waiting);
         tracing::info!(slot = self.names.slot, from = %seam.from, ?existing, "has made the slot");
-        if existing == ExistingRows::Publish
-            && !self
-                .publish_existing(&seam.exported, forwarder, books)
-                .await?
-        {
-            return Ok(false);
+        if existing == ExistingRows::Publish {
+            self.publish_existing(&seam.exported, pipeline).await?;
         }
         drop(seam.connection);
         let start = Position {
@@ -60,67 +66,53 @@ impl Drive<'_> {
             reach: seam.from,
             ..Position::start()
         };
-        self.go_on_from(start, forwarder, books).await
+        self.continue_from(start, pipeline).await
     }
 
-    /// The slot is there: everything before it is left.
+    /// Continues at the start of an existing slot, and skips everything before it.
     ///
     /// # Errors
-    /// Whatever interrupts it.
-    pub(crate) async fn begin_at_slot(
-        &self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<bool, Interruption> {
-        let start = connector_handover::at_slot(self.names, books.ledger.session()).await?;
-        self.go_on_from(start, forwarder, books).await
+    ///
+    /// Returns [`Stop`].
+    pub(super) async fn begin_at_slot(&self, pipeline: &mut Pipeline) -> Result<(), Stop> {
+        let start = connector_handover::at_slot(self.names, pipeline.connection()).await?;
+        self.continue_from(start, pipeline).await
     }
 
-    /// Goes on where a connector has stopped.
+    /// Continues where a connector has stopped.
     ///
     /// # Errors
-    /// Whatever interrupts it.
-    pub(crate) async fn take_over(
+    ///
+    /// Returns [`Stop`].
+    pub(super) async fn take_over(
         &self,
         outbox: &DebeziumOutbox,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<bool, Interruption> {
+        pipeline: &mut Pipeline,
+    ) -> Result<(), Stop> {
         let from = outbox.hand_over.as_ref().expect("decided by it");
+        let connection = pipeline.connection();
         let start =
-            connector_handover::take_over(self.options, self.names, books.ledger.session(), from)
-                .await?;
-        self.go_on_from(start, forwarder, books).await
+            connector_handover::take_over(self.options, self.names, connection, from).await?;
+        self.continue_from(start, pipeline).await
     }
 
-    /// Stores the position before anything is published after it; false if `shutdown` came first.
-    async fn go_on_from(
-        &self,
-        start: Position,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<bool, Interruption> {
-        books.progress = Progress::new(start);
+    /// Stores a position before anything is published after it.
+    async fn continue_from(&self, start: Position, pipeline: &mut Pipeline) -> Result<(), Stop> {
+        *pipeline.progress() = Progress::new(start);
+        let shutdown = pipeline.shutdown().clone();
         let drained = tokio::select! {
-            drained = books.drain(forwarder) => drained,
-            () = self.shutdown.cancelled() => return Ok(false),
+            drained = pipeline.drain() => drained,
+            () = shutdown.cancelled() => return Err(Stop::Shutdown),
         };
         if !drained {
-            return Err(forwarder
-                .sink()
-                .failure()
-                .unwrap_or_else(|| Interruption::Kafka("the producer has failed".into())));
+            let failed = || Interruption::Kafka("the producer has failed".into());
+            let failure = pipeline.publisher().sink().failure();
+            return Err(failure.unwrap_or_else(failed).into());
         }
-        books.store(forwarder).await?;
-        Ok(true)
+        Ok(pipeline.tick().await?)
     }
 
-    async fn publish_existing(
-        &self,
-        snapshot: &str,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<bool, Interruption> {
+    async fn publish_existing(&self, snapshot: &str, pipeline: &mut Pipeline) -> Result<(), Stop> {
         self.observer
             .note(Part::Stream, "reading the rows that are there");
         let (send, mut pages) = mpsc::channel(1);
@@ -132,25 +124,19 @@ impl Drive<'_> {
             for cells in page.rows(self.shape)? {
                 let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
                 let row = self.shape.event(&cells, now, &mut scratch)?;
-                if publish(&row.row, forwarder, books, self.shutdown)
-                    .await?
-                    .is_none()
-                {
-                    return Ok(false);
-                }
+                publish(&row.row, pipeline).await?;
                 events += 1;
-                books.cut_if_wanted(forwarder, false).await?;
+                pipeline.end_batch_if_wanted(false).await?;
             }
-            if books.is_due() {
-                books.store(forwarder).await?;
-            }
+            pipeline.tick_if_due().await?;
         }
-        reading.await.map_err(|error| {
+        let broke_off = |error| {
             Interruption::Refused(format!(
                 "reading the rows that are there broke off: {error}"
             ))
-        })??;
+        };
+        reading.await.map_err(broke_off)??;
         tracing::info!(events, "has published the rows that were there");
-        Ok(true)
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! The log alone: the slot is the only place that knows what is still to be published.
 
+use std::convert::Infallible;
+
 use super::{
-    selector::Drive,
+    selector::SourceSelector,
     slot::{self, Kept},
 };
 use crate::{
@@ -9,9 +11,8 @@ use crate::{
     relay::{
         DebeziumOutbox, ExistingRows,
         error::Interruption,
-        pipeline::{checkpoint::Books, publisher::Forwarder},
+        pipeline::{Pipeline, Stop},
         position::{Position, Progress},
-        source::wal::StreamEnd,
     },
 };
 
@@ -62,17 +63,17 @@ fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) 
     }
 }
 
-impl Drive<'_> {
-    /// Publishes what the log brings, until `shutdown`.
+impl SourceSelector<'_> {
+    /// Publishes what the log brings.
     ///
     /// # Errors
-    /// A refusal when the log does not have everything any more; whatever interrupts it.
-    pub(crate) async fn follow(
+    ///
+    /// Returns [`Stop`]; a refusal if the log no longer holds everything that is not published.
+    pub(super) async fn follow(
         &self,
         reason: &str,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<(), Interruption> {
+        pipeline: &mut Pipeline,
+    ) -> Result<Infallible, Stop> {
         let outbox = self
             .options
             .debezium
@@ -82,34 +83,29 @@ impl Drive<'_> {
             return Err(Interruption::Refused(format!(
                 "wal_level is `{}`, and {reason}: run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or the like)",
                 self.server.wal_level
-            )));
+            ))
+            .into());
         }
-        let kept = match slot::kept(self.options, self.names, books.ledger.session()).await? {
+        let kept = match slot::kept(self.options, self.names, pipeline.connection()).await? {
             Kept::From(_) if self.log_unusable => Kept::Unreadable,
             kept => kept,
         };
-        let position = books.progress.settled().clone();
-        let done = match first(kept, &position, self.moved, outbox) {
-            First::Stream => true,
+        let position = pipeline.settled().clone();
+        match first(kept, &position, self.moved, outbox) {
+            First::Stream => {}
             First::StreamFrom(confirmed) => {
-                books.progress = Progress::new(Position {
+                *pipeline.progress() = Progress::new(Position {
                     log: confirmed,
                     ..position
                 });
-                true
             }
-            First::Begin(existing) => self.begin(existing, forwarder, books).await?,
-            First::BeginAtSlot => self.begin_at_slot(forwarder, books).await?,
-            First::TakeOver => self.take_over(outbox, forwarder, books).await?,
-            First::Refuse(lost) => return Err(self.lost(lost, reason, &position)),
-        };
-        if !done {
-            return Ok(());
+            First::Begin(existing) => self.begin(existing, pipeline).await?,
+            First::BeginAtSlot => self.begin_at_slot(pipeline).await?,
+            First::TakeOver => self.take_over(outbox, pipeline).await?,
+            First::Refuse(lost) => return Err(self.lost(lost, reason, &position).into()),
         }
-        match self.stream(forwarder, books).await? {
-            StreamEnd::Shutdown => Ok(()),
-            StreamEnd::Behind(_) => unreachable!("the table is not read"),
-        }
+        self.stream(pipeline).await?;
+        unreachable!("a stream of the log alone is not left for the table")
     }
 
     fn lost(&self, lost: Lost, reason: &str, position: &Position) -> Interruption {

@@ -29,6 +29,32 @@ mod wal;
 
 #[cfg(any(test, fuzzing))]
 use super::row::native::{Columns, TABLE_CELLS, TableRow};
+use super::{
+    pipeline::{
+        Pipeline, Stop,
+        publisher::{Backpressure, Published},
+    },
+    row::native::Row,
+};
+
+/// Publishes a row, or parks it. While there is no room for parked events it releases those that nothing holds back.
+///
+/// # Errors
+///
+/// Returns [`Stop`].
+async fn publish(row: &Row<'_>, pipeline: &mut Pipeline) -> Result<Published, Stop> {
+    let mut full = None;
+    loop {
+        match pipeline.publish(row).await? {
+            Published::NoRoomToPark(limit) => {
+                full.get_or_insert_with(|| pipeline.publisher().parked_is_full(limit));
+                pipeline.wait_for(Backpressure::ParkedFull(limit)).await?;
+                parked::release(pipeline).await?;
+            }
+            published => return Ok(published),
+        }
+    }
+}
 
 /// Decodes any bytes as a binary COPY of the outbox: for the fuzz target.
 #[cfg(any(test, fuzzing))]

@@ -1,9 +1,9 @@
-//! The end of a wait: the leader does what a person has decided, and releases what nothing is in the way of, in order.
+//! Parked events as a source: carries out the operator's decisions and publishes, in order, the events that nothing holds back
+//! any more.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     pages::{Reader, damaged},
@@ -18,8 +18,8 @@ use crate::{
             store::{self, Action, MISSING, Parked},
         },
         pipeline::{
-            checkpoint::Books,
-            publisher::{Delivery, Forwarder, Hold},
+            Pipeline, Stop,
+            publisher::{Backpressure, Delivery},
         },
         row::{debezium::Scratch, native::TableRow, table_layout::Shape},
     },
@@ -31,8 +31,8 @@ const RELEASED_AT_ONCE: usize = 1_000;
 /// How long other events wait for those that are released, at a time.
 const AT_A_TIME: Duration = Duration::from_secs(1);
 
-/// The events of an aggregate that go now: discarded ones are left out, the others go in order, up to the first one with which something
-/// is wrong and of which nothing is decided.
+/// The events of an aggregate that can be published now: in order, without discarded ones, up to the first faulty event that
+/// no operator has decided about.
 fn free(events: &[Parked]) -> Vec<i64> {
     let rest = events
         .iter()
@@ -42,38 +42,31 @@ fn free(events: &[Parked]) -> Vec<i64> {
     free.map(|event| event.seq).collect()
 }
 
-/// What was sent and is not known to be durable yet.
+/// Released events that are not known to be durable yet.
 #[derive(Default)]
 struct Batch {
     released: Vec<(Aggregate, Vec<i64>)>,
     events: usize,
-    /// Aggregates of which more can be released then.
+    /// Aggregates of which more events can be released afterwards.
     again: Vec<Aggregate>,
 }
 
 impl Batch {
-    /// Waits until it is durable; false if `shutdown` came first.
-    async fn finish(
-        &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-        shutdown: &CancellationToken,
-    ) -> Result<bool, Interruption> {
+    /// Waits until the batch is durable.
+    async fn finish(&mut self, pipeline: &mut Pipeline) -> Result<(), Stop> {
         let Self {
             released,
             events,
             again,
         } = std::mem::take(self);
         failpoint::reached(Step::ReleaseSent);
-        if !durable(forwarder, books, shutdown).await? {
-            return Ok(false);
-        }
+        durable(pipeline).await?;
         for (aggregate, seqs) in &released {
-            forwarder.parked_mut().released(aggregate, seqs);
+            pipeline.parked_mut().released(aggregate, seqs);
         }
         again
             .into_iter()
-            .for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
+            .for_each(|aggregate| pipeline.parked_mut().make_ready(aggregate));
         if events > 0 {
             tracing::info!(
                 events,
@@ -81,61 +74,54 @@ impl Batch {
                 "parked events are released"
             );
         }
-        Ok(true)
+        Ok(())
     }
 }
 
-/// Releases what is decided, for a while; false if `shutdown` came first.
+/// Carries out decisions and releases events, for about [`AT_A_TIME`]. Other events wait meanwhile.
 ///
 /// # Errors
-/// Whatever interrupts the session.
-pub(crate) async fn release(
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
-    if forwarder.parked().is_empty() {
-        return Ok(true);
+///
+/// Returns [`Stop`].
+pub(super) async fn release(pipeline: &mut Pipeline) -> Result<(), Stop> {
+    if pipeline.parked().is_empty() {
+        return Ok(());
     }
     let began = Instant::now();
-    let (discards, looks) = store::decisions(&mut books.ledger).await?;
+    let (discards, looks) = store::decisions(pipeline.relay_store()).await?;
     if discards {
-        give_up(began, forwarder, books).await?;
+        discard(began, pipeline).await?;
     }
     if looks {
-        for topic in store::topics_to_look_at(&mut books.ledger).await? {
-            forwarder.topic_faults().look_now(&topic);
+        for topic in store::topics_to_look_at(pipeline.relay_store()).await? {
+            pipeline.publisher_mut().topic_faults().look_now(&topic);
         }
     }
-    for (topic, reason) in forwarder.topic_faults().restated() {
-        store::restate(&mut books.ledger, &topic, &reason).await?;
+    for (topic, reason) in pipeline.publisher_mut().topic_faults().restated() {
+        store::restate(pipeline.relay_store(), &topic, &reason).await?;
     }
-    for aggregate in store::decided(&mut books.ledger).await? {
-        forwarder.parked_mut().make_ready(aggregate);
+    for aggregate in store::decided(pipeline.relay_store()).await? {
+        pipeline.parked_mut().make_ready(aggregate);
     }
-    let mut reader = Reader::new(forwarder.options(), &Shape::Own);
-    let done = release_topics(began, &mut reader, forwarder, books, shutdown).await?
-        && release_aggregates(began, &mut reader, forwarder, books, shutdown).await?;
-    books.show_parked(forwarder);
-    Ok(done)
+    let mut reader = Reader::new(pipeline.publisher().options(), &Shape::Own);
+    release_topics(began, &mut reader, pipeline).await?;
+    release_aggregates(began, &mut reader, pipeline).await?;
+    pipeline.report_parked();
+    Ok(())
 }
 
-/// Gives up what a person has decided to give up.
-async fn give_up(
-    began: Instant,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-) -> Result<(), Interruption> {
-    books.park_pending(forwarder).await?;
+/// Discards the events that an operator has decided to discard.
+async fn discard(began: Instant, pipeline: &mut Pipeline) -> Result<(), Interruption> {
+    pipeline.store_parked().await?;
     loop {
-        let discarded = store::discard(&mut books.ledger).await?;
+        let discarded = store::discard(pipeline.relay_store()).await?;
         for row in &discarded {
             let (kind, id) = (&row.aggregate.kind, &row.aggregate.id);
             tracing::warn!(
                 event = %row.id, seq = row.seq, events = row.events, aggregate = format!("{kind}/{id}"), reason = row.reason,
                 "gives an event up, as it was told to (tidings parked discard)"
             );
-            let parked = forwarder.parked_mut();
+            let parked = pipeline.parked_mut();
             match &row.waits_for {
                 Some(topic) => parked.waited_for(topic, 1),
                 None => {
@@ -150,92 +136,80 @@ async fn give_up(
     }
 }
 
-/// Releases what waits for topics that can be used; false if `shutdown` came first.
+/// Releases the events of topics that can be used again.
 async fn release_topics(
     began: Instant,
     reader: &mut Reader,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
-    for topic in forwarder.topic_faults().releasing() {
+    pipeline: &mut Pipeline,
+) -> Result<(), Stop> {
+    for topic in pipeline.publisher_mut().topic_faults().releasing() {
         loop {
             if began.elapsed() > AT_A_TIME {
-                return Ok(true);
+                return Ok(());
             }
-            if books.lost().is_cancelled() {
-                return Err(Interruption::LeaseLost);
-            }
-            match release_topic(&topic, reader, forwarder, books, shutdown).await? {
-                Ended::Shutdown => return Ok(false),
-                Ended::More => {}
-                Ended::Waits | Ended::Later => break,
+            pipeline.require_lease()?;
+            match release_topic(&topic, reader, pipeline).await? {
+                Remaining::More => {}
+                Remaining::Waits | Remaining::Later => break,
             }
         }
     }
-    Ok(true)
+    Ok(())
 }
 
-/// Releases aggregates of which nothing is in the way; false if `shutdown` came first.
+/// Releases the aggregates that nothing holds back.
 async fn release_aggregates(
     began: Instant,
     reader: &mut Reader,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
+    pipeline: &mut Pipeline,
+) -> Result<(), Stop> {
     let (mut batch, mut later) = (Batch::default(), Vec::new());
-    while let Some(aggregate) = forwarder.parked_mut().next_ready() {
-        if books.lost().is_cancelled() {
-            return Err(Interruption::LeaseLost);
+    while let Some(aggregate) = pipeline.parked_mut().next_ready() {
+        pipeline.require_lease()?;
+        match send_some(&aggregate, reader, pipeline, &mut batch).await? {
+            Remaining::Waits => {}
+            Remaining::More => batch.again.push(aggregate),
+            Remaining::Later => later.push(aggregate),
         }
-        match send_some(&aggregate, reader, forwarder, books, shutdown, &mut batch).await? {
-            Ended::Shutdown => return Ok(false),
-            Ended::Waits => {}
-            Ended::More => batch.again.push(aggregate),
-            Ended::Later => later.push(aggregate),
-        }
-        if batch.events >= RELEASED_AT_ONCE && !batch.finish(forwarder, books, shutdown).await? {
-            return Ok(false);
+        if batch.events >= RELEASED_AT_ONCE {
+            batch.finish(pipeline).await?;
         }
         if began.elapsed() > AT_A_TIME {
             break;
         }
     }
-    let done = batch.finish(forwarder, books, shutdown).await?;
+    batch.finish(pipeline).await?;
     later
         .into_iter()
-        .for_each(|aggregate| forwarder.parked_mut().make_ready(aggregate));
-    Ok(done)
+        .for_each(|aggregate| pipeline.parked_mut().make_ready(aggregate));
+    Ok(())
 }
 
-pub(crate) enum Ended {
+/// What is left of an aggregate or a topic after a release.
+pub(super) enum Remaining {
     /// There may be more to release.
     More,
-    /// Nothing waits, or what does needs a person, or its topic.
+    /// Nothing is left, or the rest needs an operator or a topic.
     Waits,
-    /// The relay has not passed what is to be released, or its topic cannot be used.
+    /// The position has not passed the rest yet, or its topic cannot be used at present.
     Later,
-    Shutdown,
 }
 
 /// Sends the first events of an aggregate.
 async fn send_some(
     aggregate: &Aggregate,
     reader: &mut Reader,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
+    pipeline: &mut Pipeline,
     batch: &mut Batch,
-) -> Result<Ended, Interruption> {
-    books.park_pending(forwarder).await?;
-    let mut events = store::first(&mut books.ledger, aggregate, RELEASED_AT_ONCE).await?;
+) -> Result<Remaining, Stop> {
+    pipeline.store_parked().await?;
+    let mut events = store::first(pipeline.relay_store(), aggregate, RELEASED_AT_ONCE).await?;
     if events.is_empty() {
-        forwarder.parked_mut().free(aggregate);
-        return Ok(Ended::Waits);
+        pipeline.parked_mut().free(aggregate);
+        return Ok(Remaining::Waits);
     }
     if events[0].is_range {
-        return unfold(aggregate, forwarder, books).await;
+        return Ok(unfold(aggregate, pipeline).await?);
     }
     events.truncate(
         events
@@ -244,7 +218,7 @@ async fn send_some(
             .unwrap_or(events.len()),
     );
     // An event that was parked when the relay died, and is met once more, must not be gone by then.
-    let position = books.progress.position();
+    let position = pipeline.progress().position();
     let passed = events
         .iter()
         .take_while(|event| event.is_passed(&position))
@@ -253,28 +227,27 @@ async fn send_some(
     let free = free(&events);
     if free.is_empty() {
         return Ok(if unpassed.is_empty() {
-            Ended::Waits
+            Remaining::Waits
         } else {
-            Ended::Later
+            Remaining::Later
         });
     }
     // What was refused before is likely to be refused again: alone, so that it is known at once.
     let retried = events
         .iter()
         .filter(|event| event.action == Some(Action::Retry) && event.reason.is_some());
-    retried.for_each(|event| forwarder.suspect(event.seq));
-    let (stopped_at, ended) = match publish(&free, reader, forwarder, books, shutdown).await? {
-        Published::Shutdown => return Ok(Ended::Shutdown),
-        Published::All => (None, Ended::More),
-        Published::BeforeTopic(seq) => (Some(seq), Ended::Later),
-        Published::UpTo(seq, reason) => {
+    retried.for_each(|event| pipeline.publisher_mut().suspect(event.seq));
+    let (stopped_at, ended) = match send(&free, reader, pipeline).await? {
+        Sent::All => (None, Remaining::More),
+        Sent::BeforeTopic(seq) => (Some(seq), Remaining::Later),
+        Sent::UpTo(seq, reason) => {
             tracing::error!(
                 seq,
                 aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
                 "cannot be delivered after all: {reason}"
             );
-            store::failed(&mut books.ledger, aggregate, seq, &reason).await?;
-            (Some(seq), Ended::Waits)
+            store::failed(pipeline.relay_store(), aggregate, seq, &reason).await?;
+            (Some(seq), Remaining::Waits)
         }
     };
     let released: Vec<i64> = free
@@ -287,40 +260,30 @@ async fn send_some(
 }
 
 /// Lists the first events of an aggregate's range one by one.
-async fn unfold(
-    aggregate: &Aggregate,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-) -> Result<Ended, Interruption> {
-    let Some(range) = forwarder.parked().range(aggregate).cloned() else {
+async fn unfold(aggregate: &Aggregate, pipeline: &mut Pipeline) -> Result<Remaining, Interruption> {
+    let Some(range) = pipeline.parked().range(aggregate).cloned() else {
         return Err(Interruption::Refused(format!(
             "the table of parked events has a range of {}/{} that this relay did not store: see tidings parked show {0}/{1}",
             aggregate.kind, aggregate.id
         )));
     };
-    let (listed, rest) = store::unfold(&mut books.ledger, aggregate, &range).await?;
-    forwarder.parked_mut().unfold(aggregate, &listed, rest);
-    forwarder.parked_mut().make_ready(aggregate.clone());
-    Ok(Ended::Waits)
+    let (listed, rest) = store::unfold(pipeline.relay_store(), aggregate, &range).await?;
+    pipeline.parked_mut().unfold(aggregate, &listed, rest);
+    pipeline.parked_mut().make_ready(aggregate.clone());
+    Ok(Remaining::Waits)
 }
 
-enum Published {
+/// How far a release got.
+enum Sent {
     All,
     /// This one cannot be delivered, for this reason.
     UpTo(i64, String),
     /// The topic of this one cannot be used at present.
     BeforeTopic(i64),
-    Shutdown,
 }
 
-/// Sends these events, each known to the position as released as soon as it is sent.
-async fn publish(
-    seqs: &[i64],
-    reader: &mut Reader,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<Published, Interruption> {
+/// Sends these events. The position has each of them as released as soon as it is sent.
+async fn send(seqs: &[i64], reader: &mut Reader, pipeline: &mut Pipeline) -> Result<Sent, Stop> {
     let mut rest = seqs;
     while !rest.is_empty() {
         let (page, done) = reader.read_these(rest).await?;
@@ -331,56 +294,36 @@ async fn publish(
             let TableRow { row, .. } = Shape::Own.event(&cells, 0, &mut scratch)?;
             match expected.next() {
                 Some(seq) if *seq == row.seq => {}
-                Some(seq) => return Ok(Published::UpTo(*seq, MISSING.into())),
+                Some(seq) => return Ok(Sent::UpTo(*seq, MISSING.into())),
                 None => break,
             }
-            loop {
-                match forwarder.deliver(&row, false)? {
-                    Ok(Delivery::Sent(_)) => {
-                        books.progress.released(row.seq);
-                        break;
-                    }
-                    Ok(Delivery::Undeliverable(reason)) => {
-                        return Ok(Published::UpTo(row.seq, reason));
-                    }
-                    Ok(Delivery::TopicWaits(_)) => return Ok(Published::BeforeTopic(row.seq)),
-                    Err(hold) => {
-                        if !books.attend(forwarder, hold, shutdown).await? {
-                            return Ok(Published::Shutdown);
-                        }
-                    }
-                }
+            match pipeline.deliver(&row).await? {
+                Delivery::Sent(_) => pipeline.progress().released(row.seq),
+                Delivery::Undeliverable(reason) => return Ok(Sent::UpTo(row.seq, reason)),
+                Delivery::TopicWaits(_) => return Ok(Sent::BeforeTopic(row.seq)),
             }
-            books.cut_if_wanted(forwarder, false).await?;
+            pipeline.end_batch_if_wanted(false).await?;
         }
         if let Some(seq) = expected.next() {
-            return Ok(Published::UpTo(*seq, MISSING.into()));
+            return Ok(Sent::UpTo(*seq, MISSING.into()));
         }
     }
-    Ok(Published::All)
+    Ok(Sent::All)
 }
 
-/// Waits until what was released is durable and off the table; false if `shutdown` came first.
-pub(crate) async fn durable(
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
-    if books.progress.settled().released.is_empty() {
-        return Ok(true);
+/// Waits until released events are durable and deleted from the table of parked ones.
+pub(super) async fn durable(pipeline: &mut Pipeline) -> Result<(), Stop> {
+    if pipeline.settled().released.is_empty() {
+        return Ok(());
     }
-    while !books.cut(forwarder).await? {
-        if !books.attend(forwarder, Hold::Committing, shutdown).await? {
-            return Ok(false);
-        }
+    while !pipeline.end_batch().await? {
+        pipeline.wait_for(Backpressure::Committing).await?;
     }
-    while !books.progress.settled().released.is_empty() {
-        if !books.attend(forwarder, Hold::Unsettled, shutdown).await? {
-            return Ok(false);
-        }
-        books.store(forwarder).await?;
+    while !pipeline.settled().released.is_empty() {
+        pipeline.wait_for(Backpressure::Unsettled).await?;
+        pipeline.tick().await?;
     }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,20 +2,16 @@
 
 use super::{
     pages::{Reader, damaged},
-    parked::{Ended, durable},
+    parked::{Remaining, durable},
 };
 use crate::{
     failpoint::{self, Step},
     relay::{
-        error::Interruption,
         parked::{
             set::Aggregate,
             store::{self, Action, Converted, Parked},
         },
-        pipeline::{
-            checkpoint::Books,
-            publisher::{Delivery, Forwarder},
-        },
+        pipeline::{Pipeline, Stop, publisher::Delivery},
         row::{
             debezium::Scratch,
             native::{Row, TableRow},
@@ -44,19 +40,17 @@ struct Outcome {
 pub(crate) async fn release_topic(
     topic: &str,
     reader: &mut Reader,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &tokio_util::sync::CancellationToken,
-) -> Result<Ended, Interruption> {
-    books.park_pending(forwarder).await?;
-    let mut events = store::first_of_topic(&mut books.ledger, topic, RELEASED_AT_ONCE).await?;
+    pipeline: &mut Pipeline,
+) -> Result<Remaining, Stop> {
+    pipeline.store_parked().await?;
+    let mut events = store::first_of_topic(pipeline.relay_store(), topic, RELEASED_AT_ONCE).await?;
     if events.is_empty() {
         tracing::info!(topic, "nothing waits for the topic any more");
-        forwarder.topic_faults().released(topic);
-        forwarder.parked_mut().nothing_waits_for(topic);
-        return Ok(Ended::Waits);
+        pipeline.publisher_mut().topic_faults().released(topic);
+        pipeline.parked_mut().nothing_waits_for(topic);
+        return Ok(Remaining::Waits);
     }
-    let position = books.progress.position();
+    let position = pipeline.progress().position();
     let passed = events
         .iter()
         .take_while(|(_, event)| event.is_passed(&position))
@@ -66,22 +60,18 @@ pub(crate) async fn release_topic(
     events.retain(|(_, event)| event.action != Some(Action::Discard));
     if events.is_empty() {
         return Ok(if unpassed > 0 {
-            Ended::Later
+            Remaining::Later
         } else {
-            Ended::More
+            Remaining::More
         });
     }
-    let Some(outcome) = publish(topic, &events, reader, forwarder, books, shutdown).await? else {
-        return Ok(Ended::Shutdown);
-    };
+    let outcome = publish(topic, &events, reader, pipeline).await?;
     if !outcome.converted.is_empty() {
-        store::convert(&mut books.ledger, &outcome.converted).await?;
+        store::convert(pipeline.relay_store(), &outcome.converted).await?;
     }
     failpoint::reached(Step::ReleaseSent);
-    if !durable(forwarder, books, shutdown).await? {
-        return Ok(Ended::Shutdown);
-    }
-    forwarder
+    durable(pipeline).await?;
+    pipeline
         .parked_mut()
         .waited_for(topic, outcome.released.len() + outcome.converted.len());
     tracing::info!(
@@ -90,21 +80,19 @@ pub(crate) async fn release_topic(
         "events that waited for the topic are released"
     );
     Ok(if outcome.stopped {
-        Ended::Waits
+        Remaining::Waits
     } else {
-        Ended::More
+        Remaining::More
     })
 }
 
-/// Sends these events; `None` if `shutdown` came first.
+/// Sends these events.
 async fn publish(
     topic: &str,
     events: &[(Aggregate, Parked)],
     reader: &mut Reader,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &tokio_util::sync::CancellationToken,
-) -> Result<Option<Outcome>, Interruption> {
+    pipeline: &mut Pipeline,
+) -> Result<Outcome, Stop> {
     let mut outcome = Outcome::default();
     let mut rest = events;
     while !rest.is_empty() && !outcome.stopped {
@@ -122,87 +110,68 @@ async fn publish(
                 outcome
                     .converted
                     .push(Converted::wrong(missing.seq, store::MISSING.into()));
-                forwarder.parked_mut().adopt(aggregate, missing.seq);
+                pipeline.parked_mut().adopt(aggregate, missing.seq);
             }
-            let Some(converted) = send(topic, &row, forwarder, books, shutdown).await? else {
-                return Ok(None);
-            };
-            match converted {
+            match send(topic, &row, pipeline).await? {
                 Sent::Released => outcome.released.push(row.seq),
                 Sent::Converted(converted) => outcome.converted.push(converted),
                 Sent::Stopped => {
                     outcome.stopped = true;
-                    return Ok(Some(outcome));
+                    return Ok(outcome);
                 }
             }
-            books.cut_if_wanted(forwarder, false).await?;
+            pipeline.end_batch_if_wanted(false).await?;
         }
         for (aggregate, missing) in expected {
             outcome
                 .converted
                 .push(Converted::wrong(missing.seq, store::MISSING.into()));
-            forwarder.parked_mut().adopt(aggregate, missing.seq);
+            pipeline.parked_mut().adopt(aggregate, missing.seq);
         }
     }
-    Ok(Some(outcome))
+    Ok(outcome)
 }
 
-/// What became of one event.
+/// Outcome of one event.
 enum Sent {
     Released,
     Converted(Converted),
     Stopped,
 }
 
-async fn send(
-    topic: &str,
-    row: &Row<'_>,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &tokio_util::sync::CancellationToken,
-) -> Result<Option<Sent>, Interruption> {
+async fn send(topic: &str, row: &Row<'_>, pipeline: &mut Pipeline) -> Result<Sent, Stop> {
     let aggregate = Aggregate {
         kind: row.event.aggregate_type.to_owned(),
         id: row.event.aggregate_id.to_owned(),
     };
-    if forwarder
+    if pipeline
         .parked()
         .holds(&aggregate.kind, &aggregate.id, row.seq)
     {
-        forwarder.parked_mut().adopt(&aggregate, row.seq);
-        return Ok(Some(Sent::Converted(Converted::behind(row.seq))));
+        pipeline.parked_mut().adopt(&aggregate, row.seq);
+        return Ok(Sent::Converted(Converted::behind(row.seq)));
     }
-    loop {
-        match forwarder.deliver(row, false)? {
-            Ok(Delivery::Sent(_)) => {
-                books.progress.released(row.seq);
-                return Ok(Some(Sent::Released));
-            }
-            Ok(Delivery::Undeliverable(reason)) => {
-                tracing::error!(
-                    seq = row.seq,
-                    "cannot be delivered although its topic can be used: {reason}"
-                );
-                forwarder.parked_mut().adopt(&aggregate, row.seq);
-                return Ok(Some(Sent::Converted(Converted::wrong(row.seq, reason))));
-            }
-            Ok(Delivery::TopicWaits(other)) if other == topic => return Ok(Some(Sent::Stopped)),
-            Ok(Delivery::TopicWaits(other)) => {
-                let reason = forwarder
-                    .topic_faults()
-                    .reason(&other)
-                    .unwrap_or_default()
-                    .to_owned();
-                forwarder.parked_mut().waits_for(&other);
-                return Ok(Some(Sent::Converted(Converted::other_topic(
-                    row.seq, other, reason,
-                ))));
-            }
-            Err(hold) => {
-                if !books.attend(forwarder, hold, shutdown).await? {
-                    return Ok(None);
-                }
-            }
+    match pipeline.deliver(row).await? {
+        Delivery::Sent(_) => {
+            pipeline.progress().released(row.seq);
+            Ok(Sent::Released)
+        }
+        Delivery::Undeliverable(reason) => {
+            tracing::error!(
+                seq = row.seq,
+                "cannot be delivered although its topic can be used: {reason}"
+            );
+            pipeline.parked_mut().adopt(&aggregate, row.seq);
+            Ok(Sent::Converted(Converted::wrong(row.seq, reason)))
+        }
+        Delivery::TopicWaits(other) if other == topic => Ok(Sent::Stopped),
+        Delivery::TopicWaits(other) => {
+            let faults = pipeline.publisher_mut().topic_faults();
+            let reason = faults.reason(&other).unwrap_or_default().to_owned();
+            pipeline.parked_mut().waits_for(&other);
+            Ok(Sent::Converted(Converted::other_topic(
+                row.seq, other, reason,
+            )))
         }
     }
 }

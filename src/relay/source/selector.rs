@@ -11,18 +11,17 @@
 //!
 //! One position serves both (see `position`), so the change loses and repeats nothing, and a lost slot is not a loss.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use tokio::{sync::Notify, task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     notify,
     pages::UNCHECKED_TEXT,
     parked::release,
     slot::{self, Log},
-    table::{TableSource, WindowEnd},
-    wal::{BEHIND_BYTES, StreamEnd, WalSource},
+    table::TableSource,
+    wal::{BEHIND_BYTES, WalSource},
 };
 use crate::{
     failpoint::{self, Step},
@@ -32,7 +31,7 @@ use crate::{
         error::Interruption,
         leadership::relay_store::Reading,
         monitor::metrics::Observer,
-        pipeline::{checkpoint::Books, publisher::Forwarder},
+        pipeline::{Pipeline, Stop},
         row::table_layout::Shape,
         startup::{names::LogNames, server::Server},
     },
@@ -65,7 +64,7 @@ enum LogSide {
 }
 
 /// Everything that a session works with.
-pub(crate) struct Drive<'s> {
+pub(crate) struct SourceSelector<'s> {
     pub(crate) options: &'s RelayOptions,
     pub(crate) server: &'s Server,
     pub(crate) names: &'s LogNames,
@@ -73,31 +72,25 @@ pub(crate) struct Drive<'s> {
     /// The operator has moved the position.
     pub(crate) moved: bool,
     pub(crate) observer: &'s Observer,
-    pub(crate) shutdown: &'s CancellationToken,
     /// The slot's log could not be decoded in the last session.
     pub(crate) log_unusable: bool,
     /// The server did not stream the log in the last session, although it accepted the connection.
     pub(crate) log_silent: bool,
 }
 
-impl Drive<'_> {
-    /// Publishes until `shutdown`, which is no error; what was sent may then still be under way.
+impl SourceSelector<'_> {
+    /// Publishes until the relay is shut down or the session is interrupted. Records may still be under way then.
     ///
     /// # Errors
-    /// Whatever interrupts it.
-    pub(crate) async fn run(
-        &self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<(), Interruption> {
+    ///
+    /// Returns [`Stop`].
+    pub(crate) async fn run(&self, pipeline: &mut Pipeline) -> Result<Infallible, Stop> {
         if let Some(reason) = self.shape.log_only() {
-            return self.follow(reason, forwarder, books).await;
+            return self.follow(reason, pipeline).await;
         }
         // What was decided while no relay ran comes first: it may be what makes room for more.
-        if !release(forwarder, books, self.shutdown).await? {
-            return Ok(());
-        }
-        let mut log = self.look(books, self.log_unusable).await?;
+        release(pipeline).await?;
+        let mut log = self.look(pipeline, self.log_unusable).await?;
         if self.log_silent && self.options.source == SourceKind::Auto {
             log = LogSide::Unavailable {
                 reason: "the server accepts a stream and does not answer".into(),
@@ -105,17 +98,17 @@ impl Drive<'_> {
             };
         }
         let mut table = TableSource::new(self.options, self.shape);
-        let mut behind = self.behind(books).await? > BEHIND_BYTES;
+        let mut behind = self.behind(pipeline).await? > BEHIND_BYTES;
         let news = notify::listen(self.options);
         loop {
-            log = self.attend(log, books).await?;
+            log = self.attend(log, pipeline).await?;
             if let LogSide::From(confirmed) = log
-                && self.may_stream(confirmed, behind, books)
+                && self.may_stream(confirmed, behind, pipeline)
             {
-                let lag = books.progress.settled().log.0 - confirmed.0;
+                let lag = pipeline.settled().log.0 - confirmed.0;
                 if lag > ADVANCE_BYTES {
                     // Only what is safe: until then the table is read on.
-                    let safe = books.safe().0.log;
+                    let safe = pipeline.durable().0.log;
                     if safe > confirmed {
                         tracing::info!(
                             bytes = lag,
@@ -124,48 +117,32 @@ impl Drive<'_> {
                         log = LogSide::Advancing(slot::advance(self.options, self.names, safe));
                     }
                 } else {
-                    match self.stream(forwarder, books).await? {
-                        StreamEnd::Shutdown => return Ok(()),
-                        StreamEnd::Behind(bytes) => {
-                            books.reads(
-                                Reading::Table,
-                                format!(
-                                    "behind by {} MB of log, which the table is faster for",
-                                    bytes >> 20
-                                ),
-                            );
-                            behind = true;
-                            // The stream's connection is gone, what it had confirmed is not.
-                            log = self.look(books, false).await?;
-                        }
-                    }
+                    let megabytes = self.stream(pipeline).await? >> 20;
+                    pipeline.reads(
+                        Reading::Table,
+                        format!("behind by {megabytes} MB of log, which the table is faster for"),
+                    );
+                    behind = true;
+                    // The stream's connection is closed, and what it had confirmed stays confirmed.
+                    log = self.look(pipeline, false).await?;
                     continue;
                 }
             }
-            books.reads(Reading::Table, log.reason(behind));
+            pipeline.reads(Reading::Table, log.reason(behind));
             self.observer.pulse().step("reading the table");
-            match table
-                .window(forwarder, books, self.observer, self.shutdown)
-                .await?
-            {
-                WindowEnd::Shutdown => return Ok(()),
-                WindowEnd::Done(events) => {
-                    behind &= events >= LITTLE;
-                    books.cut_if_wanted(forwarder, events < LITTLE).await?;
-                    if events == 0 {
-                        books.caught_up();
-                    }
-                    if events == 0 && !self.wait(forwarder, books, &news).await? {
-                        return Ok(());
-                    }
-                }
+            let events = table.window(pipeline, self.observer).await?;
+            behind &= events >= LITTLE;
+            pipeline.end_batch_if_wanted(events < LITTLE).await?;
+            if events == 0 {
+                pipeline.caught_up();
+                self.wait(pipeline, &news).await?;
             }
         }
     }
 
     /// What can be had of the log now.
-    async fn look(&self, books: &mut Books, unusable: bool) -> Result<LogSide, Interruption> {
-        let session = books.ledger.session();
+    async fn look(&self, pipeline: &mut Pipeline, unusable: bool) -> Result<LogSide, Interruption> {
+        let session = pipeline.connection();
         if self.options.source == SourceKind::Poll {
             slot::forget(self.names, session).await?;
             return Ok(LogSide::NotWanted);
@@ -208,12 +185,12 @@ impl Drive<'_> {
     }
 
     /// Takes note of what has come of the work on the log.
-    async fn attend(&self, log: LogSide, books: &mut Books) -> Result<LogSide, Interruption> {
+    async fn attend(&self, log: LogSide, pipeline: &mut Pipeline) -> Result<LogSide, Interruption> {
         match log {
             LogSide::Making(task) if task.is_finished() => match task.await {
                 Ok(Ok(())) => {
                     failpoint::reached(Step::SlotMade);
-                    self.look(books, false).await
+                    self.look(pipeline, false).await
                 }
                 Ok(Err(error)) if cannot_be_had(&error) => self.unavailable(error),
                 Ok(Err(error)) => Err(error),
@@ -233,39 +210,40 @@ impl Drive<'_> {
                         )));
                     }
                 }
-                self.look(books, false).await
+                self.look(pipeline, false).await
             }
             LogSide::Unavailable { tried, .. } if tried.elapsed() > TRY_AGAIN => {
-                self.look(books, false).await
+                self.look(pipeline, false).await
             }
             other => Ok(other),
         }
     }
 
     /// Bytes of log after the position.
-    async fn behind(&self, books: &mut Books) -> Result<u64, Interruption> {
-        let log = books.progress.settled().log;
-        Ok(slot::insert_position(books.ledger.session())
+    async fn behind(&self, pipeline: &mut Pipeline) -> Result<u64, Interruption> {
+        let log = pipeline.settled().log;
+        Ok(slot::insert_position(pipeline.connection())
             .await?
             .0
             .saturating_sub(log.0))
     }
 
     /// A stream that starts at `confirmed` may follow if everything before that is published, and nothing is left half read.
-    fn may_stream(&self, confirmed: Lsn, behind: bool, books: &Books) -> bool {
-        let position = books.progress.settled();
+    fn may_stream(&self, confirmed: Lsn, behind: bool, pipeline: &Pipeline) -> bool {
+        let position = pipeline.settled();
         let covered = position.window.is_none() && position.log >= confirmed;
         covered && (!behind || self.options.source == SourceKind::Wal)
     }
 
-    pub(crate) async fn stream(
-        &self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-    ) -> Result<StreamEnd, Interruption> {
+    /// Streams the log. Returns the bytes of log that are not read yet, once the table is the faster source.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Stop`].
+    pub(super) async fn stream(&self, pipeline: &mut Pipeline) -> Result<u64, Stop> {
         let application = self.options.database.application_name("relay stream");
         let LogNames { slot, publication } = self.names;
-        let from = books.progress.settled().log;
+        let from = pipeline.settled().log;
         self.observer
             .pulse()
             .step("asking the server to stream the log");
@@ -285,53 +263,41 @@ impl Drive<'_> {
         };
         let (reader, status) = tokio::select! {
             opened = opening => opened?,
-            () = self.shutdown.cancelled() => return Ok(StreamEnd::Shutdown),
+            () = pipeline.shutdown().cancelled() => return Err(Stop::Shutdown),
         };
         let alone = self
             .shape
             .log_only()
             .map(|reason| format!("streams the log alone: {reason}"));
-        books.reads(
+        pipeline.reads(
             Reading::Wal,
             alone.unwrap_or_else(|| "streams the log".into()),
         );
         tracing::info!(slot, %from, "streams the log");
-        books.stream_begins(status);
+        pipeline.stream_started(status);
         let mut source = WalSource::new(reader, self.options, self.shape);
         let leave_when_behind =
             self.options.source == SourceKind::Auto && self.shape.log_only().is_none();
-        let end = source
-            .run(
-                forwarder,
-                books,
-                self.observer,
-                leave_when_behind,
-                self.shutdown,
-            )
-            .await?;
-        books.stream_ends().await;
-        Ok(end)
+        let end = source.run(pipeline, self.observer, leave_when_behind).await;
+        if !matches!(end, Err(Stop::Interrupted(_))) {
+            pipeline.end_stream().await;
+        }
+        end
     }
 
-    /// Waits until there may be something new; false if `shutdown` came first.
-    async fn wait(
-        &self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-        news: &Notify,
-    ) -> Result<bool, Interruption> {
-        let lost = books.lost().clone();
+    /// Waits until the table may have new events.
+    async fn wait(&self, pipeline: &mut Pipeline, news: &Notify) -> Result<(), Stop> {
         tokio::select! {
-            () = self.shutdown.cancelled() => return Ok(false),
-            () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = books.due() => {
-                books.store(forwarder).await?;
-                return release(forwarder, books, self.shutdown).await;
+            biased;
+            due = pipeline.due() => {
+                due?;
+                pipeline.tick().await?;
+                release(pipeline).await?;
             }
             () = news.notified() => {}
             () = tokio::time::sleep(POLL) => {}
         }
-        Ok(true)
+        Ok(())
     }
 }
 

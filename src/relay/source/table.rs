@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     pages::{Page, Reader, damaged},
     parked::release,
+    publish,
     server_snapshot::look,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         error::Interruption,
         leadership::relay_store::within,
         monitor::metrics::{Observer, Part},
-        pipeline::{checkpoint::Books, publish, publisher::Forwarder},
+        pipeline::{Pipeline, Stop},
         position::{Coverage, Witness},
         row::{debezium::Scratch, native::TableRow, table_layout::Shape},
     },
@@ -47,14 +47,6 @@ pub(crate) struct TableSource {
     insert: Option<Lsn>,
 }
 
-/// How a window ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WindowEnd {
-    /// It is published (or under way): this many events.
-    Done(u64),
-    Shutdown,
-}
-
 impl TableSource {
     pub(crate) fn new(options: &RelayOptions, shape: &Shape) -> Self {
         Self {
@@ -65,30 +57,30 @@ impl TableSource {
         }
     }
 
-    /// Publishes what has become visible since the last window, or what is left of one that was interrupted.
+    /// Publishes the events that have become visible since the last window, or the rest of one that was interrupted. Returns
+    /// their number; some may still be under way.
     ///
     /// # Errors
-    /// Whatever interrupts it.
+    ///
+    /// Returns [`Stop`].
     pub(crate) async fn window(
         &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
+        pipeline: &mut Pipeline,
         observer: &Observer,
-        shutdown: &CancellationToken,
-    ) -> Result<WindowEnd, Interruption> {
+    ) -> Result<u64, Stop> {
         observer.note(Part::Stream, "reading the table");
-        if books.progress.settled().window.is_none() {
-            let look = look(books.ledger.session()).await?;
+        if pipeline.settled().window.is_none() {
+            let look = look(pipeline.connection()).await?;
             if let Some(before) = self.insert.replace(look.insert) {
                 self.coverage.note(before, &look.snapshot);
             }
             if look.flushed < look.insert {
-                wait_for_flush(books, look.insert).await?;
+                wait_for_flush(pipeline, look.insert).await?;
             }
-            books.progress.open_window(look.snapshot, look.insert);
+            pipeline.progress().open_window(look.snapshot, look.insert);
             failpoint::reached(Step::WindowOpened);
         }
-        let position = books.progress.settled();
+        let position = pipeline.settled();
         let window = position.window.clone().expect("a window is open");
         let events = if window.to == position.seen {
             0
@@ -97,12 +89,9 @@ impl TableSource {
             let reader = self.reader.take().expect("the last window gave it back");
             let reading = tokio::spawn(reader.read(position.seen.clone(), window.clone(), send));
             let mut events = 0;
-            while let Some(page) = next_page(&mut pages, forwarder, books).await? {
-                books.caught_up();
-                match publish_page(&page, &self.shape, forwarder, books, shutdown).await? {
-                    Some(published) => events += published,
-                    None => return Ok(WindowEnd::Shutdown),
-                }
+            while let Some(page) = next_page(&mut pages, pipeline).await? {
+                pipeline.caught_up();
+                events += publish_page(&page, &self.shape, pipeline).await?;
             }
             let reader = reading.await.map_err(|error| {
                 Interruption::sql("reading the outbox")(sqlx::Error::Io(std::io::Error::other(
@@ -115,41 +104,34 @@ impl TableSource {
         if events > 0 {
             failpoint::reached(Step::WindowSent);
         }
-        books
-            .progress
+        pipeline
+            .progress()
             .close_window(self.coverage.covered_by(&window.to));
         if events > 0 {
             observer.batch(events);
         }
-        Ok(WindowEnd::Done(events))
+        Ok(events)
     }
 }
 
-/// The next page, once it is read; `None` after the last. A window may take long to count, and the books are kept meanwhile.
+/// Returns the next page once it is read, and `None` after the last. A window may take long to count, so checkpoints are
+/// stored meanwhile.
 async fn next_page(
     pages: &mut mpsc::Receiver<Page>,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-) -> Result<Option<Page>, Interruption> {
-    let lost = books.lost().clone();
+    pipeline: &mut Pipeline,
+) -> Result<Option<Page>, Stop> {
     loop {
         tokio::select! {
             biased;
             page = pages.recv() => return Ok(page),
-            () = lost.cancelled() => return Err(Interruption::LeaseLost),
-            () = books.due() => books.store(forwarder).await?,
+            due = pipeline.due() => due?,
         }
+        pipeline.tick().await?;
     }
 }
 
-/// Publishes a page; how many events it published, or none if `shutdown` came first.
-async fn publish_page(
-    page: &Page,
-    shape: &Shape,
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<Option<u64>, Interruption> {
+/// Publishes a page. Returns the number of its events that were not published before.
+async fn publish_page(page: &Page, shape: &Shape, pipeline: &mut Pipeline) -> Result<u64, Stop> {
     let (mut events, now) = (0, chrono::Utc::now().timestamp_micros());
     for cells in page.rows(shape)? {
         let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
@@ -157,25 +139,22 @@ async fn publish_page(
             Err(error)
                 if error
                     .seq()
-                    .is_some_and(|seq| books.progress.settled().gave_up(seq)) =>
+                    .is_some_and(|seq| pipeline.settled().gave_up(seq)) =>
             {
-                books.progress.passed(error.seq().unwrap_or_default(), None);
+                pipeline
+                    .progress()
+                    .passed(error.seq().unwrap_or_default(), None);
                 continue;
             }
             row => row?,
         };
-        if !books.progress.wants_row(xid, row.seq) {
-            books.progress.passed(row.seq, None);
+        if !pipeline.progress().wants_row(xid, row.seq) {
+            pipeline.progress().passed(row.seq, None);
             continue;
         }
-        if publish::publish(&row, forwarder, books, shutdown)
-            .await?
-            .is_none()
-        {
-            return Ok(None);
-        }
+        publish(&row, pipeline).await?;
         events += 1;
-        books.progress.passed(
+        pipeline.progress().passed(
             row.seq,
             Some(Witness {
                 id: row.event.id,
@@ -183,35 +162,25 @@ async fn publish_page(
                 xid,
             }),
         );
-        books.cut_if_wanted(forwarder, false).await?;
+        pipeline.end_batch_if_wanted(false).await?;
     }
-    if shutdown.is_cancelled() {
-        return Ok(None);
+    if pipeline.tick_if_due().await? {
+        release(pipeline).await?;
     }
-    if books.lost().is_cancelled() {
-        return Err(Interruption::LeaseLost);
-    }
-    if books.is_due() {
-        books.store(forwarder).await?;
-        if !release(forwarder, books, shutdown).await? {
-            return Ok(None);
-        }
-    }
-    Ok(Some(events))
+    Ok(events)
 }
 
-/// Publishes events that the stream has not brought, out of their order; false if `shutdown` came first.
+/// Publishes events that the stream has left out, later than their order demands.
 ///
 /// # Errors
-/// Whatever interrupts it.
+///
+/// Returns [`Stop`].
 pub(super) async fn publish_missed(
     options: &RelayOptions,
     shape: &Shape,
     seqs: &[i64],
-    forwarder: &mut Forwarder,
-    books: &mut Books,
-    shutdown: &CancellationToken,
-) -> Result<bool, Interruption> {
+    pipeline: &mut Pipeline,
+) -> Result<(), Stop> {
     let mut reader = Reader::new(options, shape);
     let (mut rest, now) = (seqs, chrono::Utc::now().timestamp_micros());
     while !rest.is_empty() {
@@ -222,24 +191,19 @@ pub(super) async fn publish_missed(
         for cells in page.rows(shape)? {
             let (cells, mut scratch) = (cells.map_err(damaged)?, Scratch::default());
             let row = shape.event(&cells, now, &mut scratch)?;
-            if publish::publish(&row.row, forwarder, books, shutdown)
-                .await?
-                .is_none()
-            {
-                return Ok(false);
-            }
-            books.progress.sent_late(row.xid, row.row.seq);
+            publish(&row.row, pipeline).await?;
+            pipeline.progress().sent_late(row.xid, row.row.seq);
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Waits until the server has flushed its log up to `insert`.
-async fn wait_for_flush(books: &mut Books, insert: Lsn) -> Result<(), Interruption> {
+async fn wait_for_flush(pipeline: &mut Pipeline, insert: Lsn) -> Result<(), Interruption> {
     let doing = "waiting for the log to be flushed";
     for polls in 0.. {
         let flushed = sqlx::query_scalar::<_, String>("select pg_current_wal_flush_lsn()::text")
-            .fetch_one(books.ledger.session());
+            .fetch_one(pipeline.connection());
         if within(doing, flushed)
             .await?
             .parse::<Lsn>()
@@ -249,7 +213,7 @@ async fn wait_for_flush(books: &mut Books, insert: Lsn) -> Result<(), Interrupti
             break;
         }
         if polls == FLUSH_POLLS {
-            books.ledger.flush().await?;
+            pipeline.relay_store().flush().await?;
         }
         tokio::time::sleep(FLUSH_POLL).await;
     }

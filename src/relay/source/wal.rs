@@ -3,10 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     parked::release,
+    publish,
     read_pacing::Pace,
     reconcile,
     server_snapshot::{Look, look},
@@ -23,11 +23,7 @@ use crate::{
         RelayOptions,
         error::Interruption,
         monitor::metrics::{Observer, Part},
-        pipeline::{
-            checkpoint::Books,
-            publish::publish,
-            publisher::{Forwarded, Forwarder},
-        },
+        pipeline::{Pipeline, Stop, publisher::Published},
         row::{
             debezium::{Layout, Scratch},
             native::{Columns, TableColumns},
@@ -64,14 +60,6 @@ pub(crate) struct WalSource {
     seen: Lsn,
 }
 
-/// How a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StreamEnd {
-    Shutdown,
-    /// The table is the faster source now.
-    Behind(u64),
-}
-
 impl WalSource {
     pub(crate) fn new(reader: FrameReader, options: &RelayOptions, shape: &Shape) -> Self {
         let (options, shape) = (options.clone(), shape.clone());
@@ -87,36 +75,32 @@ impl WalSource {
         }
     }
 
-    /// Reads and forwards until `shutdown`, or, if `leave_when_behind`, until the table is the faster source; what was sent may then still be
-    /// under way.
+    /// Publishes what the server streams. With `leave_when_behind` it returns once the table is the faster source: the
+    /// bytes of log that are not read yet. Records may still be under way then.
     ///
     /// # Errors
-    /// Whatever interrupts the stream.
+    ///
+    /// Returns [`Stop`].
     pub(crate) async fn run(
         &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
+        pipeline: &mut Pipeline,
         observer: &Observer,
         leave_when_behind: bool,
-        shutdown: &CancellationToken,
-    ) -> Result<StreamEnd, Interruption> {
+    ) -> Result<u64, Stop> {
         observer.note(Part::Stream, "streaming");
         observer.pulse().step("streaming the log");
-        let lost = books.lost().clone();
         let mut topped_up = false;
         loop {
-            if !self.forward_buffered(forwarder, books, shutdown).await? {
-                return Ok(StreamEnd::Shutdown);
-            }
+            self.publish_buffered(pipeline).await?;
             // What came while the last batch was committed goes along with this one, or it would wait for a third to end.
             topped_up = !topped_up && self.fill_if_more_has_come()?;
             if topped_up {
-                books.heard();
+                pipeline.on_server_message();
                 continue;
             }
             // Far behind, the buffer is empty between two reads and not because there is nothing more.
-            books
-                .cut_if_wanted(forwarder, !self.pace.is_far_behind())
+            pipeline
+                .end_batch_if_wanted(!self.pace.is_far_behind())
                 .await?;
             observer.lag(self.pace.lag());
             if self.events > 0 {
@@ -124,24 +108,19 @@ impl WalSource {
             }
             let read = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(StreamEnd::Shutdown),
-                () = lost.cancelled() => return Err(Interruption::LeaseLost),
-                () = books.due() => {
-                    books.store(forwarder).await?;
-                    if !release(forwarder, books, shutdown).await? {
-                        return Ok(StreamEnd::Shutdown);
+                due = pipeline.due() => {
+                    due?;
+                    pipeline.tick().await?;
+                    release(pipeline).await?;
+                    let behind = self.pair(pipeline).await?;
+                    if leave_when_behind && behind > BEHIND_BYTES && self.pace.lag() > BEHIND {
+                        return Ok(behind);
                     }
-                    match self.pair(forwarder, books, shutdown).await? {
-                        None => return Ok(StreamEnd::Shutdown),
-                        Some(behind) if leave_when_behind && behind > BEHIND_BYTES && self.pace.lag() > BEHIND => {
-                            return Ok(StreamEnd::Behind(behind));
-                        }
-                        Some(_) => continue,
-                    }
+                    continue;
                 }
                 read = self.reader.fill() => read.map_err(Interruption::replication("reading the stream"))?,
             };
-            books.heard();
+            pipeline.on_server_message();
             if let Some(nap) = self.pace.nap(read) {
                 tokio::time::sleep(nap).await;
             }
@@ -161,70 +140,50 @@ impl WalSource {
         }
     }
 
-    /// Moves the position's snapshot on, after a comparison with the table. Bytes of log that are not streamed yet; none if `shutdown` came first.
-    async fn pair(
-        &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<u64>, Interruption> {
-        if let Some(pair) = books.progress.reached() {
+    /// Advances the position's snapshot after a comparison with the table. Returns the bytes of log that are not streamed
+    /// yet.
+    async fn pair(&mut self, pipeline: &mut Pipeline) -> Result<u64, Stop> {
+        if let Some(pair) = pipeline.progress().reached() {
             let mut missing = match self.shape.log_only() {
                 None => {
-                    reconcile::missing(books.ledger.session(), &self.options.quoted_table(), &pair)
+                    reconcile::missing(pipeline.connection(), &self.options.quoted_table(), &pair)
                         .await?
                 }
                 // There is nothing to compare with.
                 Some(_) => Vec::new(),
             };
-            missing.retain(|seq| !books.progress.settled().gave_up(*seq));
+            missing.retain(|seq| !pipeline.settled().gave_up(*seq));
             if !missing.is_empty() {
                 tracing::error!(
                     events = missing.len(),
                     first = missing[0],
                     "the stream left events out that the outbox holds: the publication was altered or made anew while the relay ran. They are published from the table, after later events of their aggregates"
                 );
-                if !publish_missed(
-                    &self.options,
-                    &self.shape,
-                    &missing,
-                    forwarder,
-                    books,
-                    shutdown,
-                )
-                .await?
-                {
-                    return Ok(None);
-                }
+                publish_missed(&self.options, &self.shape, &missing, pipeline).await?;
             }
-            books.progress.settle(pair.to);
+            pipeline.progress().settle(pair.to);
             if !missing.is_empty() {
-                return Err(Interruption::Publication);
+                return Err(Interruption::Publication.into());
             }
         }
         let Look {
             snapshot,
             insert,
             flushed,
-        } = look(books.ledger.session()).await?;
-        let log = books.progress.settled().log;
+        } = look(pipeline.connection()).await?;
+        let log = pipeline.settled().log;
         let behind = insert.0.saturating_sub(log.0);
         // What is not flushed yet is not streamed either.
         if flushed.0.saturating_sub(log.0) <= PAGE_HEADER_BYTES || log > self.seen {
-            books.caught_up();
+            pipeline.caught_up();
         }
         self.seen = log;
-        books.progress.pair(snapshot, insert);
-        Ok(Some(behind))
+        pipeline.progress().pair(snapshot, insert);
+        Ok(behind)
     }
 
-    /// Forwards what is in the buffer; false if `shutdown` came while an event had to wait.
-    async fn forward_buffered(
-        &mut self,
-        forwarder: &mut Forwarder,
-        books: &mut Books,
-        shutdown: &CancellationToken,
-    ) -> Result<bool, Interruption> {
+    /// Publishes the messages that the buffer holds.
+    async fn publish_buffered(&mut self, pipeline: &mut Pipeline) -> Result<(), Stop> {
         while let Some(frame) = self
             .reader
             .next()
@@ -234,9 +193,9 @@ impl WalSource {
                 Frame::Data { sent_at, message } => (sent_at, decode(message)?),
                 Frame::Keepalive { end, reply } => {
                     self.pace.saw_idle();
-                    books.progress.idle(end);
+                    pipeline.progress().idle(end);
                     if reply {
-                        books.store(forwarder).await?;
+                        pipeline.tick().await?;
                     }
                     continue;
                 }
@@ -247,15 +206,15 @@ impl WalSource {
                 } => {
                     self.pace.saw_commit(sent_at, committed_at);
                     self.committed_at = committed_at;
-                    books.progress.begin(xid);
+                    pipeline.progress().begin(xid);
                 }
-                Message::Commit { end_lsn } => books.progress.end(end_lsn),
+                Message::Commit { end_lsn } => pipeline.progress().end(end_lsn),
                 Message::Relation(relation) => self.meet(&relation)?,
                 Message::Insert { relation, row } => {
                     let Some(columns) = self.tables.get(&relation) else {
                         continue;
                     };
-                    if !books.progress.wants_event() {
+                    if !pipeline.progress().wants_event() {
                         continue;
                     }
                     self.events += 1;
@@ -266,26 +225,27 @@ impl WalSource {
                         &mut scratch,
                     ) {
                         Err(error)
-                            if error.seq().is_some_and(|seq| books.progress.gives_up(seq)) =>
+                            if error
+                                .seq()
+                                .is_some_and(|seq| pipeline.progress().gives_up(seq)) =>
                         {
                             continue;
                         }
                         row => row?,
                     };
-                    if books.progress.gives_up(row.seq) {
+                    if pipeline.progress().gives_up(row.seq) {
                         continue;
                     }
-                    let Some(forwarded) = publish(&row, forwarder, books, shutdown).await? else {
-                        return Ok(false);
-                    };
-                    books.progress.sent(row.event.id, row.seq);
-                    if let Forwarded::Sent(tag) = forwarded {
-                        forwarder
+                    let published = publish(&row, pipeline).await?;
+                    pipeline.progress().sent(row.event.id, row.seq);
+                    if let Published::Sent(tag) = published {
+                        pipeline
+                            .publisher()
                             .sink()
                             .acks()
                             .time(tag, self.committed_at.saturating_add(POSTGRES_EPOCH_MICROS));
                     }
-                    books.cut_if_wanted(forwarder, false).await?;
+                    pipeline.end_batch_if_wanted(false).await?;
                 }
                 Message::Truncate => tracing::error!(
                     "the outbox was truncated: events that were not published before are gone"
@@ -293,7 +253,7 @@ impl WalSource {
                 Message::Other(_) => {}
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 

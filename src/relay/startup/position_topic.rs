@@ -12,7 +12,7 @@ use crate::{
         error::Interruption,
         leadership::relay_store::Saved,
         monitor::metrics::Part,
-        pipeline::publisher::Forwarder,
+        pipeline::publisher::EventPublisher,
         position::{Foreign, Recorded, Replay, Seal, Trust},
     },
 };
@@ -37,7 +37,7 @@ const POSITION_TOPIC: &[(&str, &str)] = &[
 pub(crate) async fn find_or_create(
     options: &RelayOptions,
     names: &KafkaNames,
-    forwarder: &Forwarder,
+    forwarder: &EventPublisher,
 ) -> Result<bool, Interruption> {
     let topics = forwarder.topics();
     let how = Creation {

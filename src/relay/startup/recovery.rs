@@ -26,7 +26,7 @@ use crate::{
         error::Interruption,
         leadership::relay_store::{Ledger, Saved},
         monitor::metrics::{Observer, Part},
-        pipeline::publisher::Forwarder,
+        pipeline::publisher::EventPublisher,
         position::{Foreign, GivenUp, Identity, Journal, Position, Recorded},
     },
 };
@@ -68,7 +68,7 @@ pub(crate) async fn resume(
     session: Session<'_>,
     saved: Saved,
     ledger: &mut Ledger,
-    forwarder: &mut Forwarder,
+    forwarder: &mut EventPublisher,
 ) -> Result<Start, Interruption> {
     let Session {
         options,
@@ -221,7 +221,7 @@ async fn before_adoption(
     before: &Identity,
     saved: &Saved,
     ledger: &Ledger,
-    forwarder: &Forwarder,
+    forwarder: &EventPublisher,
 ) -> Result<(Option<Recorded>, Foreign), Interruption> {
     let Session {
         options, cluster, ..

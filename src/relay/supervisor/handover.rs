@@ -5,10 +5,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use crate::{
     kafka::{Acks, Failure, Settings, message_bytes_max},
     relay::{
-        error::Interruption,
+        error::{Interruption, Meaning},
+        leadership::relay_store::Saved,
         pipeline::{
             clock::{Clock, Stamping},
-            publisher::{BatchIsolation, Forwarder, SizeLimit, TopicFaults},
+            publisher::{BatchIsolation, EventPublisher, SizeLimit, TopicFaults},
         },
         position::Position,
         startup::{names, transaction_timeout},
@@ -22,7 +23,7 @@ const POSITION: i64 = 0;
 #[derive(Default)]
 pub(crate) struct Carried {
     /// A producer whose records are all safe, and where that leaves the relay.
-    pub(crate) settled: Option<(Forwarder, Position, u64)>,
+    pub(crate) settled: Option<(EventPublisher, Position, u64)>,
     /// The epoch under which this process led last.
     pub(crate) epoch: i64,
     /// No pooler stands between.
@@ -48,8 +49,43 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
+    /// The state for the session after an interruption, and whether that session starts after the first and shortest wait:
+    /// because a command waits for it, or because each such session brings the search for a refused record on.
+    pub(super) fn after(self, interruption: &Interruption) -> (Self, bool) {
+        let is_broken = interruption.meaning() == Meaning::ProducerBroken;
+        let mut next = match is_broken {
+            true => self.without_producer(),
+            false => self,
+        };
+        next.log_unusable = interruption.log_is_unusable();
+        next.log_silent = interruption.log_is_silent();
+        // The server may allow fewer connections than before.
+        next.has_connections &= !interruption.is_timed_out();
+        let at_once = match interruption {
+            Interruption::TopicsChanged | Interruption::Isolated => true,
+            Interruption::BatchRefused(_) => is_broken,
+            _ => is_broken && next.untimely(),
+        };
+        (next, at_once)
+    }
+
+    /// The producer of the last session, if its position is still the newest one and it knows every topic as it is now.
+    /// `alone`: no other relay has led since.
+    pub(super) fn take_settled(
+        &mut self,
+        alone: bool,
+        saved: &Saved,
+        topic_changes: i64,
+    ) -> Option<(EventPublisher, Position, u64)> {
+        let knows_topics =
+            std::mem::replace(&mut self.topic_changes, topic_changes) == topic_changes;
+        let is_newest = alone && saved.moved_to.is_none() && saved.given_up.is_empty();
+        let settled = self.settled.take();
+        settled.filter(|_| is_newest && knows_topics && !self.isolation.wants_trial())
+    }
+
     /// What is left when the producers are replaced.
-    pub(crate) fn without_producer(self) -> Self {
+    fn without_producer(self) -> Self {
         let Self {
             epoch,
             direct,
@@ -174,6 +210,35 @@ impl Carried {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_session_leaves_follows_from_how_it_ended() {
+        let before = || Carried {
+            epoch: 7,
+            direct: true,
+            has_connections: true,
+            transaction_timeout: Some(Duration::from_secs(9)),
+            topic_changes: 3,
+            ..Carried::default()
+        };
+        // A session that keeps its producer knows how often topics have changed.
+        for (interruption, keeps_producer, at_once) in [
+            (Interruption::LeaseLost, true, false),
+            (Interruption::Publication, true, false),
+            (Interruption::Topic("order".into()), true, false),
+            (Interruption::Kafka("fatal".into()), false, false),
+            (Interruption::TopicsChanged, false, true),
+            (Interruption::Isolated, false, true),
+            (Interruption::BatchRefused("too large".into()), false, true),
+        ] {
+            let (after, soon) = before().after(&interruption);
+            let kept = after.topic_changes == 3;
+            assert_eq!((kept, soon), (keeps_producer, at_once), "{interruption:?}");
+            assert_eq!((after.epoch, after.direct), (7, true), "{interruption:?}");
+            let timeout = after.transaction_timeout;
+            assert_eq!(timeout, Some(Duration::from_secs(9)), "{interruption:?}");
+        }
+    }
 
     /// A fault of one topic concerns that topic alone.
     #[test]

@@ -1,4 +1,5 @@
-//! Where an event goes that used up its attempts: its aggregate's detour, a retry topic, the dead letters.
+//! Destination of an event that has used up its attempts: parked with its aggregate, a retry topic,
+//! or the dead letters.
 
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use crate::{
     },
 };
 
-/// Time until a letter that the broker refuses is tried again: its topic's settings change by hand.
+/// Pause before a letter that the broker rejected is sent again. It is long because an operator
+/// must change the settings of the topic first.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
-/// Why a record is not in another topic.
+/// Reason why a record was not stored in another topic.
 enum Unburied {
-    /// Kafka does not confirm it at the moment.
+    /// Kafka does not confirm the record at the moment.
     Unavailable(HandlerError),
-    /// The broker would refuse it again.
+    /// The broker would reject the record again.
     Refused(LetterError),
 }
 
@@ -35,22 +37,23 @@ impl From<LetterError> for Unburied {
     }
 }
 
-/// What goes to the dead letters.
+/// A record for the dead letters.
 #[derive(Clone, Copy)]
 pub(crate) struct Dead<'m> {
     record: &'m Incoming,
-    /// What it is counted as; empty for a record that is no event.
+    /// The type for counters. Empty for a record that is not an event.
     kind_of_event: &'m str,
-    /// `None` of a record that is no event.
+    /// `None` for a record that is not an event.
     message: Option<&'m Message>,
     kind: &'static str,
     attempts: u32,
-    /// The record cannot be read, so that its producer decides how often this happens.
+    /// True if the record cannot be read. Such records arrive at the rate that their producer
+    /// chooses, so log lines are limited.
     is_unreadable: bool,
 }
 
 impl<'m> Dead<'m> {
-    /// An event that was tried this often since it was read.
+    /// Returns an event that was tried `attempts` times since it was read.
     pub(crate) fn event(message: &'m Message, attempts: u32) -> Self {
         let attempts = attempts.saturating_add(message.attempts_before());
         Self {
@@ -63,7 +66,7 @@ impl<'m> Dead<'m> {
         }
     }
 
-    /// A record that is no event.
+    /// Returns a record that is not an event.
     fn malformed(record: &'m Incoming) -> Self {
         Self {
             record,
@@ -77,7 +80,8 @@ impl<'m> Dead<'m> {
 }
 
 impl Runner {
-    /// Sends an event that used up its attempts where the subscriber's rules say, however long that takes: until then none is lost, and none is handled.
+    /// Sends an event that has used up its attempts to the destination that the options name.
+    /// Retries without a limit: until the event is stored there, it is neither lost nor finished.
     pub(crate) async fn end(
         &self,
         message: &Message,
@@ -92,7 +96,8 @@ impl Runner {
                     message,
                     failed,
                     error,
-                    "an event used up its attempts: it is parked in the table `detour` with the later ones of its aggregate, and tried from there",
+                    "an event used up its attempts: it is parked in the table `detour` with the \
+                     later ones of its aggregate, and tried from there",
                 );
                 return Settled::Park {
                     attempts: failed,
@@ -136,8 +141,8 @@ impl Runner {
         self.bury_at_last(&dead, error, turn).await
     }
 
-    /// Sends an event to the dead letters that shares its identity with one that was handled. No handler ran, so it says nothing
-    /// about handlers: the kill switch does not count it.
+    /// Sends an event to the dead letters if it shares its identity with an event that was handled.
+    /// No handler ran, so the kill switch does not count it.
     pub(crate) async fn end_conflicting(
         &self,
         message: &Message,
@@ -153,7 +158,8 @@ impl Runner {
             partition = record.partition,
             offset = record.offset,
             error = error.chain(),
-            "an event shares its id with another one that was handled and becomes a dead letter; replay it under another id if it is genuine"
+            "an event shares its id with another one that was handled and becomes a dead letter; \
+             replay it under another id if it is genuine"
         );
         self.statistics.add(Count::Conflicting, message.kind(), 1);
         let dead = Dead {
@@ -163,8 +169,9 @@ impl Runner {
         self.bury_at_last(&dead, error, turn).await
     }
 
-    /// Sends a record to the dead letters, however long that takes. One that the broker refuses is not given up: it is
-    /// parked where that is possible, and otherwise tried again in front of its aggregate.
+    /// Sends a record to the dead letters and retries without a limit. If the broker rejects the
+    /// record, it is not given up: it is parked if there is an inbox, and otherwise tried again at
+    /// the head of its aggregate.
     pub(crate) async fn bury_at_last(
         &self,
         dead: &Dead<'_>,
@@ -215,8 +222,8 @@ impl Runner {
             reason = error.chain(),
             %refusal,
             parked = parks,
-            "the broker refuses a dead letter; the event stays and is tried again every {} s: raise max.message.bytes of the \
-             dead letter topic, or correct its settings",
+            "the broker refuses a dead letter; the event stays and is tried again every {} s: \
+             raise max.message.bytes of the dead letter topic, or correct its settings",
             REFUSED_PAUSE.as_secs()
         );
     }
@@ -260,11 +267,12 @@ impl Runner {
         Ok(())
     }
 
-    /// Sends a record to the dead letters. A letter that the broker refuses is sent once more with the record's own headers
-    /// only.
+    /// Sends a record to the dead letters. If the broker rejects the letter, it is sent once more
+    /// with only the original headers of the record.
     ///
     /// # Errors
-    /// When it does not arrive there; it is not finished then.
+    ///
+    /// Returns [`Unburied`] if the record was not stored. It is not finished then.
     async fn bury(&self, dead: &Dead<'_>, error: &HandlerError) -> Result<(), Unburied> {
         let Dead {
             record,
@@ -324,7 +332,7 @@ impl Runner {
                 attempts,
                 reason,
                 dead_letters = place,
-                "an event is dead"
+                "an event becomes a dead letter"
             );
         } else if let Some(suppressed) = self.unreadable.admit(std::time::Instant::now()) {
             tracing::warn!(
@@ -335,14 +343,15 @@ impl Runner {
                 reason,
                 dead_letters = place,
                 suppressed,
-                "a record cannot be read and becomes a dead letter; similar messages are logged every 10 s at most"
+                "a record cannot be read and becomes a dead letter; similar messages are logged \
+                 every 10 s at most"
             );
         }
         self.statistics.add(Count::DeadLettered, kind_of_event, 1);
         Ok(())
     }
 
-    /// Sends a record that is no event to the dead letters, however long that takes.
+    /// Sends a record that is not an event to the dead letters and retries without a limit.
     pub(crate) async fn settle_malformed(
         &self,
         record: &Incoming,
@@ -355,7 +364,7 @@ impl Runner {
     }
 }
 
-/// The topic in which an event waits for its next attempt.
+/// Returns the name of the topic where an event waits for its next attempt.
 pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     let seconds = delay.as_secs();
     let delay = match delay.subsec_millis() {
@@ -367,7 +376,7 @@ pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     format!("{topic}.{group}.retry.{delay}")
 }
 
-/// The delay of a retry topic of this group; `None` for every other topic.
+/// Returns the delay of a retry topic of this group. Returns `None` for every other topic.
 pub(crate) fn retry_delay(topic: &str, group: &str) -> Option<Duration> {
     let (before, delay) = topic.rsplit_once('.')?;
     before

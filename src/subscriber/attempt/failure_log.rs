@@ -6,21 +6,23 @@ use std::time::{Duration, Instant};
 use super::Runner;
 use crate::{kafka::Message, subscriber::handler::HandlerError};
 
-/// The time within which at most [`LINES_MAX`] lines are written. A failing dependency fails every event: the log needs
-/// examples and the number of the others.
+/// Period for the limit of [`LINES_MAX`] lines. If a dependency fails, every event fails. The log
+/// then needs some examples and the number of suppressed lines.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The number of lines within [`WINDOW`]: enough for each aggregate of a small fault.
+/// Maximum number of lines within [`WINDOW`]: enough for a line about each aggregate of a small
+/// fault.
 const LINES_MAX: u32 = 10;
 
-/// The budgets of log lines of one subscriber. Many first failures leave room for reports of parked events.
+/// Budgets of log lines of one subscriber. First failures have their own budget, so that a large
+/// number of them leaves room for reports of parked events.
 #[derive(Debug, Default)]
 pub(crate) struct FailureLog {
     first: Mutex<Budget>,
     used_up: Mutex<Budget>,
 }
 
-/// Lines that were written and left out in the current window.
+/// Numbers of lines that were written and suppressed in the current window.
 #[derive(Debug, Default)]
 struct Budget {
     since: Option<Instant>,
@@ -29,7 +31,8 @@ struct Budget {
 }
 
 impl Budget {
-    /// The number of lines that were left out before this one, or `None` if this one is left out too.
+    /// Returns the number of lines that were suppressed before this one. Returns `None` if this one
+    /// is suppressed too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if self
             .since
@@ -47,7 +50,8 @@ impl Budget {
 }
 
 impl Runner {
-    /// Reports the first failed attempt at an event. Later ones are logged at debug until the event is parked or escalated.
+    /// Logs the first failed attempt at an event as a warning. Later attempts are logged at debug
+    /// level until the event is parked or escalated.
     pub(crate) fn report_attempt(&self, message: &Message, attempts: u32, error: &HandlerError) {
         if attempts.saturating_add(message.attempts_before()) == 1 {
             self.warn(
@@ -67,7 +71,7 @@ impl Runner {
         }
     }
 
-    /// Reports an event whose attempts are used up, and the place where it waits.
+    /// Logs an event that has used up its attempts, with its next destination.
     pub(crate) fn report_used_up(
         &self,
         message: &Message,
@@ -84,7 +88,7 @@ impl Runner {
         );
     }
 
-    /// Reports a batch that failed as a whole by its first event.
+    /// Logs a batch that failed as a whole, with the data of its first event.
     pub(crate) fn report_batch(&self, first: &Message, error: &HandlerError) {
         self.warn(
             &self.failures.first,

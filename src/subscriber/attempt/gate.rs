@@ -1,13 +1,15 @@
-//! Whether records may start: closed while something that all of them need is down.
+//! The gate that keeps records from starting while a dependency of all of them is down.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// Whether records may start. What runs already goes on, and tries until it is open again.
+/// The gate. Records start only while it is open. Records that already run continue, and retry
+/// until it is open again.
 pub(crate) struct Gate {
     state: watch::Sender<bool>,
-    /// The same, to be asked for each record by every thread: looking at `state` takes a lock, and so its cache line.
+    /// The same value for checks by every thread on every record. Reading `state` takes a lock and
+    /// contends for its cache line.
     open: AtomicBool,
 }
 
@@ -19,17 +21,17 @@ impl Gate {
         }
     }
 
-    /// Something is down.
+    /// Shuts the gate, because a dependency is down.
     pub(crate) fn shut(&self, subscriber: &str, reason: &str) {
         if self.set(false) {
             tracing::warn!(subscriber, reason, "the subscriber pauses");
         }
     }
 
-    /// It works again.
+    /// Opens the gate, because the dependency works again.
     pub(crate) fn reopen(&self, subscriber: &str) {
         if !self.is_open() && !self.set(true) {
-            tracing::info!(subscriber, "the subscriber goes on");
+            tracing::info!(subscriber, "the subscriber continues");
         }
     }
 
@@ -37,14 +39,15 @@ impl Gate {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open.
     pub(crate) async fn opened(&self) {
         let mut state = self.state.subscribe();
-        // The sender is here, so it does not end.
+        // `self` holds the sender, so the channel is not closed.
         let _ = state.wait_for(|open| *open).await;
     }
 
-    /// What it was before. Both are written under the lock of `state`, so that they cannot come to differ.
+    /// Sets the state and returns the previous one. Both fields are written under the lock of
+    /// `state`, so that they cannot differ.
     fn set(&self, open: bool) -> bool {
         let mut before = open;
         self.state.send_modify(|state| {

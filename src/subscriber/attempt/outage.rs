@@ -1,4 +1,4 @@
-//! Something that every event needs is down: what one event sees of it.
+//! An outage of a dependency that every event needs, as seen by one event.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,25 +6,27 @@ use std::time::Duration;
 use super::{Runner, chance};
 use crate::subscriber::{SubscriberState, handler::HandlerError, options::retry::Retry};
 
-/// Pauses while it is down: short enough to be felt as quick.
+/// Pauses between attempts during an outage: short enough that the subscriber resumes quickly.
 const PAUSES: Range<Duration> = Duration::from_millis(100)..Duration::from_secs(5);
 
-/// What one event sees of an outage.
+/// An outage as seen by one event.
 ///
-/// Nothing starts while the gate is shut, so who tries already finds out that it is over. Therefore whoever has shut the gate opens it when it ends, however that is: handled, failed in another way,
-/// or given up with its partition. If it is still down, the next event that starts shuts the gate again.
+/// No event starts while the gate is shut, so only events that are already being tried can detect
+/// the end of an outage. Therefore the event that shut the gate opens it when the event ends in any
+/// way: handled, failed with another error, or abandoned with its partition. If the dependency is
+/// still down, the next event that starts shuts the gate again.
 pub(crate) struct Outage<'r> {
     runner: &'r Runner,
     tries: u32,
 }
 
 impl<'r> Outage<'r> {
-    /// None so far.
+    /// Returns a value that has seen no outage yet.
     pub(crate) fn none(runner: &'r Runner) -> Self {
         Self { runner, tries: 0 }
     }
 
-    /// It is down; how long until it is tried again.
+    /// Records a failed attempt and returns the pause before the next one.
     pub(crate) fn goes_on(&mut self, error: &HandlerError) -> Duration {
         self.tries += 1;
         self.runner
@@ -32,7 +34,7 @@ impl<'r> Outage<'r> {
         Retry::exponential(u32::MAX, PAUSES).pause(self.tries, chance())
     }
 
-    /// It is over, if there was one.
+    /// Ends the outage, if there was one.
     pub(crate) fn is_over(&mut self) {
         if std::mem::take(&mut self.tries) > 0 {
             self.runner.reopen();

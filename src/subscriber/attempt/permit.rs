@@ -1,4 +1,4 @@
-//! The permission to run: one of as many as handlers may run at once.
+//! The permission to run a handler, limited by the concurrency of the subscriber.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Runner;
 use crate::subscriber::clock::Clock;
 
-/// The permission to run, given back during pauses.
+/// A permission to run a handler, which is released during pauses.
 pub(crate) struct Turn<'r> {
     permits: &'r Arc<Semaphore>,
     permit: Option<OwnedSemaphorePermit>,
@@ -31,17 +31,18 @@ impl<'r> Turn<'r> {
         }
     }
 
-    /// Lets others run until the next pause is over.
+    /// Releases the permit until the next pause is over.
     pub(crate) fn give_back(&mut self) {
         self.permit = None;
     }
 
-    /// Done when the partition is given up.
+    /// Waits until the partition is revoked or the subscriber stops.
     pub(crate) async fn given_up(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Lets others run for this long; false if the partition is given up meanwhile.
+    /// Releases the permit, waits, and acquires a permit again. Returns `false` if the partition is
+    /// revoked or the subscriber stops in the meantime.
     pub(crate) async fn pause(&mut self, time: Duration) -> bool {
         self.permit = None;
         tokio::select! {

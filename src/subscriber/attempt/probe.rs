@@ -1,4 +1,4 @@
-//! The kill switch at work: pauses the subscriber, and tries one event at a time.
+//! The tripped kill switch: pauses the subscriber and tries one event at a time.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl Runner {
-    /// Whether an event that is to be given up is one too many.
+    /// Records an event that is about to be given up. Returns `true` if the kill switch trips or
+    /// has tripped already.
     pub(crate) fn trips(&self) -> bool {
         let Some(switch) = &self.options.kill_switch else {
             return false;
@@ -27,13 +28,15 @@ impl Runner {
             self.tripped.store(true, Ordering::Release);
             self.shut(
                 SubscriberState::PausedByKillSwitch,
-                "too many events fail: the kill switch has tripped, and one at a time is tried",
+                "too many events fail: the kill switch has tripped, and one event at a time is \
+                 tried",
             );
         }
         trips || self.tripped.load(Ordering::Acquire)
     }
 
-    /// Tries one event at a time until one is handled. `None` when the switch is closed again and this event shall be tried as usual.
+    /// Tries one event at a time until one is handled. Returns `None` if this event must be tried
+    /// as usual, because the switch is closed again or because the event waits for other code.
     pub(crate) async fn probe(
         &self,
         message: &Arc<Message>,
@@ -63,13 +66,14 @@ impl Runner {
                     self.handled(handled, message.kind(), 1);
                     return Some(Settled::Finished);
                 }
-                // A handler that could decide so works.
+                // A handler that can decide to skip an event works.
                 Err(error) if error.verdict() == Verdict::Skip => {
                     self.works_again();
                     self.skipped(message, &error);
                     return Some(Settled::Finished);
                 }
-                // It is no sign of handlers that fail, and cannot show that they work again.
+                // Waiting for other code is neither a failure of the handlers nor a proof that they
+                // work again.
                 Err(error) if error.waits_for_code() => return None,
                 Err(_) => {}
             }
@@ -87,10 +91,11 @@ impl Runner {
     }
 }
 
-/// An event that waits to be probed with, or is.
+/// An event that probes or waits to probe.
 ///
-/// The last one that goes closes the switch, also if it goes because its partition does: nobody would be left to find out that handlers work again. If they do not, the next event that is to
-/// be given up trips it again.
+/// The last one closes the switch when it ends, even if it ends because its partition is revoked.
+/// Otherwise no event would be left to detect that the handlers work again. If they do not, the
+/// next event that is about to be given up trips the switch again.
 struct Probing<'r>(&'r Runner);
 
 impl<'r> Probing<'r> {

@@ -1,11 +1,12 @@
-//! The wait of a member for partitions.
+//! The wait of a member for its first partitions.
 
 use std::time::{Duration, Instant};
 
-/// The time after which a member without partitions reports that it waits. A rebalance without a failed member is shorter.
+/// Time after which a member without partitions reports that it waits. A rebalance without a failed
+/// member is shorter.
 const REPORT_AFTER: Duration = Duration::from_secs(3);
 
-/// A member while it has no partitions.
+/// Tracks the time for which a member has no partitions.
 #[derive(Debug, Default)]
 pub(crate) struct Awaiting {
     since: Option<Instant>,
@@ -13,7 +14,7 @@ pub(crate) struct Awaiting {
 }
 
 impl Awaiting {
-    /// True once in each wait, when it is long enough to be reported.
+    /// Returns `true` once per wait, when the wait is long enough to be reported.
     pub(crate) fn is_to_report(&mut self, has_partitions: bool, now: Instant) -> bool {
         if has_partitions {
             *self = Self::default();

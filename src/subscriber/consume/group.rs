@@ -1,7 +1,8 @@
 //! The polling thread: a member of the group and its partitions.
 //!
-//! Each partition has a task that handles it and a watermark that both can see. The thread commits the watermarks once a second.
-//! When the group revokes a partition, the thread waits for the partition's task to end, commits, and gives the partition up.
+//! Each partition has a task that handles its records, and a watermark that the task and the thread
+//! share. The thread commits the watermarks once a second. When the group revokes a partition, the
+//! thread waits for the partition's task to end, commits, and releases the partition.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,36 +35,39 @@ use crate::{
     },
 };
 
-/// The delay with which the thread notices that it shall end or commit.
+/// Maximum delay until the thread notices that it must stop or commit.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The time after which all offsets are committed again, also those that have not changed: a commit may be lost without an error.
+/// Interval between commits of all offsets, including unchanged ones, because a commit may be lost
+/// without an error.
 const RECOMMIT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a task may take to end that was told to at once. One that blocks its thread does not hear it, and the group is not kept waiting for it.
+/// Time within which an aborted task should end. A task that blocks its thread does not notice the
+/// abort, and the group must not wait for it.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The time for which the last commit of a partition is repeated. The next owner of the partition starts from it.
+/// Time for which the last commit of a partition is retried. The next owner of the partition starts
+/// from it.
 const LAST_COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What each member of a subscriber needs, one after the other.
+/// Everything that the successive members of a subscriber share.
 pub(crate) struct Seat {
     pub(crate) settings: Settings,
     pub(crate) membership: Membership,
     pub(crate) runner: Arc<Runner>,
     pub(crate) detour: Option<Arc<Detour>>,
     pub(crate) registry: Option<Arc<Registry>>,
-    /// Each topic, and what it is read for.
+    /// Each topic, with its role.
     pub(crate) topics: HashMap<String, Source>,
     /// Subscribed topics that exist already.
     pub(crate) found: Vec<String>,
     /// Topics of the group whose origin is not subscribed.
     pub(crate) abandoned: Vec<String>,
-    /// Topics at whose ends a new group begins.
+    /// Topics at whose end a new group starts.
     pub(crate) from_end: Vec<String>,
 }
 
-/// The thread's own: the member and its partitions.
+/// The polling thread's state: the member and its partitions.
 pub(crate) struct Owner {
     member: Member,
     seat: Arc<Seat>,
@@ -72,19 +76,19 @@ pub(crate) struct Owner {
     runtime: Handle,
     partitions: HashMap<Partition, Owned>,
     awaiting: Awaiting,
-    /// When everything was last committed again.
+    /// Time of the last commit of all offsets.
     committed_all: Instant,
     /// Partitions that are not read until they are restarted, with the offset to read next.
     out_of_range: Vec<(Partition, Option<i64>)>,
 }
 
-/// A partition while it is ours.
+/// A partition while this member owns it.
 struct Owned {
     progress: Arc<Progress>,
     drain: CancellationToken,
     task: JoinHandle<()>,
     committed: Option<(i64, String)>,
-    /// The offset of its first record, if that was known.
+    /// The offset that the member started from, if it is known.
     began: Option<i64>,
 }
 
@@ -103,11 +107,12 @@ impl Owner {
         }
     }
 
-    /// Polls until it is told to stop or the member cannot continue. Drains and leaves in either case, unless the member was
-    /// replaced in the meantime.
+    /// Polls until `stop` is cancelled or the member cannot continue. In both cases it drains and
+    /// leaves the group, unless the member has been replaced in the meantime.
     ///
     /// # Errors
-    /// Why the member cannot continue.
+    ///
+    /// Returns the reason if the member cannot continue.
     pub(crate) fn run(mut self, stop: &CancellationToken) -> Result<(), MemberError> {
         self.look_where_to_begin(stop);
         report_abandoned(&self.member, &self.seat.runner.name, &self.seat.abandoned);
@@ -119,11 +124,11 @@ impl Owner {
             if let Err(error) = self.poll_once() {
                 break Err(error);
             }
-            // Another member of this subscriber has the partitions.
+            // Another member of this subscriber owns the partitions now.
             if self.term.is_over() {
                 return Ok(());
             }
-            // A partition that nobody handles would look like one without events.
+            // Without a task, the partition would look like one without events.
             if let Some((partition, _)) = self
                 .partitions
                 .iter()
@@ -157,12 +162,14 @@ impl Owner {
         {
             tracing::info!(
                 subscriber = self.seat.runner.name,
-                "no partition is assigned yet: the group waits for its other members, or for the session time-out of one that failed"
+                "no partition is assigned yet: the group waits for its other members, or for the \
+                 session time-out of one that failed"
             );
         }
     }
 
-    /// Before the first partition is taken: who does not know where to begin would begin at the beginning.
+    /// Determines the start offsets before the first partition is taken. Without them, the member
+    /// would start at the beginning of the topics.
     fn look_where_to_begin(&mut self, stop: &CancellationToken) {
         while !self.seat.from_end.is_empty() && !stop.is_cancelled() && !self.term.is_over() {
             match Beginning::at_the_ends(&self.member, &self.seat.from_end) {
@@ -174,7 +181,7 @@ impl Owner {
                     tracing::warn!(
                         subscriber = self.seat.runner.name,
                         error,
-                        "where the group begins is not known yet"
+                        "the start offsets of the group cannot be read yet"
                     );
                     std::thread::sleep(START_PAUSE);
                 }
@@ -184,7 +191,7 @@ impl Owner {
 
     fn poll_once(&mut self) -> Result<(), MemberError> {
         for change in self.member.poll(POLL)? {
-            // A commit that is under way during a rebalance is dropped without an error.
+            // A commit that is in flight during a rebalance is dropped without an error.
             self.recommit();
             match change {
                 Change::Assigned(partitions) => self.take(&partitions)?,
@@ -195,7 +202,7 @@ impl Owner {
                         tracing::warn!(
                             subscriber = self.seat.runner.name,
                             error,
-                            "partitions cannot be given up"
+                            "revoked partitions cannot be released"
                         );
                     }
                 }
@@ -210,14 +217,15 @@ impl Owner {
         Ok(())
     }
 
-    /// Starts a task for each partition that was assigned.
+    /// Starts a task for each assigned partition.
     fn take(&mut self, partitions: &[Partition]) -> Result<(), String> {
         let known = self.member.committed(partitions).unwrap_or_else(|error| {
-            // librdkafka asks again by itself; what was finished beyond the gap is not known then, and handled again.
+            // librdkafka fetches the offsets again itself. Without the metadata, events that are
+            // finished beyond the first unfinished one are handled again.
             tracing::warn!(
                 subscriber = self.seat.runner.name,
                 error,
-                "what is committed is not known; finished events may come again"
+                "the committed offsets cannot be read; finished events may be handled again"
             );
             Known::default()
         });
@@ -226,7 +234,8 @@ impl Owner {
         let ends = self
             .beginning
             .ends(&self.seat.runner.name, &self.member, &known.never);
-        // Before anything is read: a member that comes later, also one that comes after a crash, begins at the same place and not at a later end.
+        // Committed before anything is read, so that a later member, for example after a crash,
+        // starts at the same offset and not at a later end.
         let begins = self.member.commit(&ends, true);
         known.committed.extend(ends.iter().cloned());
         for feed in self.member.take(partitions, &known)? {
@@ -239,7 +248,11 @@ impl Owner {
         match begins {
             Ok(()) => self.beginning.has_begun(&ends),
             Err(error) => {
-                tracing::warn!(subscriber = self.seat.runner.name, %error, "where the group begins is not committed yet");
+                tracing::warn!(
+                    subscriber = self.seat.runner.name,
+                    %error,
+                    "the start offsets of the group are not committed yet"
+                );
                 for end in &ends {
                     if let Some(owned) = self.partitions.get_mut(&end.partition) {
                         owned.committed = None;
@@ -248,7 +261,7 @@ impl Owner {
             }
         }
         self.seat.runner.statistics.joined();
-        // A rebalance that changes nothing for this member assigns nothing.
+        // A rebalance that does not affect this member assigns no partitions.
         if !partitions.is_empty() {
             let list: Vec<String> = partitions
                 .iter()
@@ -257,7 +270,7 @@ impl Owner {
             tracing::info!(
                 subscriber = self.seat.runner.name,
                 partitions = list.join(" "),
-                "partitions taken"
+                "partitions assigned"
             );
         }
         Ok(())
@@ -312,7 +325,7 @@ impl Owner {
         );
     }
 
-    /// Waits for what runs in these partitions, commits, and forgets them.
+    /// Waits for the running handlers of these partitions, commits, and removes the partitions.
     fn drain(&mut self, partitions: &[Partition], lost: bool) {
         let until = Instant::now() + self.seat.runner.options.drain;
         partitions
@@ -324,7 +337,8 @@ impl Owner {
             let Some(owned) = self.partitions.get_mut(partition) else {
                 continue;
             };
-            // Lost: another member handles them already, and the inbox keeps both from having an effect.
+            // Another member already handles lost partitions. The inbox ensures that an event still
+            // takes effect once.
             let patience = if lost {
                 Duration::ZERO
             } else {
@@ -349,7 +363,8 @@ impl Owner {
                     tracing::error!(
                         subscriber = self.seat.runner.name,
                         ?partition,
-                        "a handler blocks its thread: it cannot be ended, and its partition goes without it"
+                        "a handler blocks its thread: it cannot be aborted, and its partition is \
+                         given up without it"
                     );
                 }
             }
@@ -364,7 +379,8 @@ impl Owner {
             .retain(|(partition, _)| !partitions.contains(partition));
     }
 
-    /// Reads partitions again whose next record was removed, and reports what is missing. Those for which no broker answers wait.
+    /// Restarts partitions whose next record was removed, and reports the missing records. A
+    /// partition for which no broker responds stays in the list.
     fn restart_out_of_range(&mut self) {
         let subscriber = &self.seat.runner.name;
         let statistics = &self.seat.runner.statistics;
@@ -372,13 +388,24 @@ impl Owner {
             let restarted = match self.member.restart(partition, *next) {
                 Ok(restarted) => restarted,
                 Err(error) => {
-                    tracing::warn!(subscriber, ?partition, error, "a partition whose next record was removed cannot be read again yet");
+                    tracing::warn!(
+                        subscriber,
+                        ?partition,
+                        error,
+                        "a partition whose next record was removed cannot be read again yet"
+                    );
                     return true;
                 }
             };
             let (topic, number, from) = (&*partition.topic, partition.number, restarted.from);
             match restarted.gap {
-                Gap::None => tracing::debug!(subscriber, topic, partition = number, from, "a partition is read again"),
+                Gap::None => tracing::debug!(
+                    subscriber,
+                    topic,
+                    partition = number,
+                    from,
+                    "a partition is read again"
+                ),
                 Gap::Removed(records) => {
                     if let Some(owned) = self.partitions.get(partition) {
                         owned.progress.watermark().skip_to(from);
@@ -391,8 +418,10 @@ impl Owner {
                         committed = next,
                         from,
                         records,
-                        "records were removed from the topic before this group read them, by its retention or by hand: they are not \
-                         handled; raise retention.ms or retention.bytes of the topic, and restore the events from their publisher's outbox"
+                        "records were removed from the topic before this group read them, by its \
+                         retention or by hand: they are not handled; raise retention.ms or \
+                         retention.bytes of the topic, and restore the events from their \
+                         publisher's outbox"
                     );
                 }
                 Gap::CutOff(offsets) => tracing::warn!(
@@ -402,15 +431,15 @@ impl Owner {
                     committed = next,
                     from,
                     offsets,
-                    "a partition ends before the offset of this group: its topic was created again, or its log was cut off; it is read \
-                     from its beginning"
+                    "a partition ends before the offset of this group: its topic was created \
+                     again, or its log was cut off; it is read from its beginning"
                 ),
             }
             false
         });
     }
 
-    /// Tells how far each partition is.
+    /// Updates the statistics of each partition.
     fn tell(&self) {
         let of = |(partition, owned): (&Partition, &Owned)| {
             let watermark = owned.progress.watermark();
@@ -439,7 +468,7 @@ impl Owner {
             .set_partitions(self.partitions.iter().map(of).collect());
     }
 
-    /// Lets the next commit say everything again, also for partitions in which nothing has changed.
+    /// Makes the next commit include all partitions, even unchanged ones.
     fn recommit(&mut self) {
         self.committed_all = Instant::now();
         self.partitions
@@ -447,7 +476,7 @@ impl Owner {
             .for_each(|owned| owned.committed = None);
     }
 
-    /// Commits the positions that have changed and does not wait.
+    /// Commits the positions that have changed. Does not wait for the result.
     fn commit(&mut self) {
         if self.member.has_failed_commit() || self.committed_all.elapsed() > RECOMMIT_INTERVAL {
             self.recommit();
@@ -470,8 +499,8 @@ impl Owner {
         }
     }
 
-    /// Commits the positions of partitions that are given up, changed or not: an earlier commit may have failed without an
-    /// error. A refusal that may pass is repeated.
+    /// Commits the positions of revoked partitions, even unchanged ones, because an earlier commit
+    /// may have failed without an error. A temporary error is retried.
     fn commit_last(&self, partitions: &[Partition]) {
         let commits: Vec<Committed> = self
             .positions(Some(partitions))
@@ -488,7 +517,8 @@ impl Owner {
         }
     }
 
-    /// The positions of these partitions, or of all, and whether each differs from the last commit.
+    /// Returns the positions of these partitions, or of all, and whether each differs from the last
+    /// commit.
     fn positions(&self, only: Option<&[Partition]>) -> Vec<(Committed, bool)> {
         let mut positions = Vec::new();
         for (partition, owned) in &self.partitions {

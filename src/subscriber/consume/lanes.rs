@@ -1,14 +1,16 @@
-//! Which record may start: a lane per aggregate, made when its first record comes and gone with its last. Pure.
+//! Lanes that order records: one per aggregate, created for its first pending record and removed
+//! after its last. Pure.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Records that wait for their turn, by lane. A lane is a 64-bit hash of its aggregate: two aggregates of one hash wait for each other, which costs time and
-/// nothing else.
+/// Records that wait for their turn, by lane. A lane is identified by a 64-bit hash of its
+/// aggregate. Two aggregates with the same hash wait for each other, which costs time but does not
+/// affect correctness.
 #[derive(Debug)]
 pub(crate) struct Lanes<T> {
     lanes: HashMap<u64, Lane<T>, BuildHasherDefault<AsItIs>>,
-    /// Lanes with a record that may start, in the order in which they became so.
+    /// Lanes with a record that may start, in the order of becoming ready.
     ready: VecDeque<u64>,
     waiting: usize,
 }
@@ -19,7 +21,7 @@ struct Lane<T> {
     running: bool,
 }
 
-/// Lanes, and the number of records of each.
+/// Lanes, each with its number of records.
 pub(crate) type LaneCounts = Vec<(u64, usize)>;
 
 impl<T> Lanes<T> {
@@ -31,7 +33,7 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// A record comes.
+    /// Adds a record at the end of a lane.
     pub(crate) fn push(&mut self, lane: u64, record: T) {
         self.waiting += 1;
         let entry = self.lanes.entry(lane).or_insert_with(|| {
@@ -44,17 +46,17 @@ impl<T> Lanes<T> {
         entry.waiting.push_back(record);
     }
 
-    /// Whether nothing runs or waits on any lane.
+    /// Returns `true` if no lane has a record that runs or waits.
     pub(crate) fn are_free(&self) -> bool {
         self.lanes.is_empty()
     }
 
-    /// Whether the lane has nothing that runs or waits.
+    /// Returns `true` if the lane has no record that runs or waits.
     pub(crate) fn is_free(&self, lane: u64) -> bool {
         !self.lanes.contains_key(&lane)
     }
 
-    /// A free lane runs from now on, without a record of its own here.
+    /// Marks a free lane as running. Its record is not stored here.
     pub(crate) fn occupy(&mut self, lane: u64) {
         self.lanes.insert(
             lane,
@@ -65,14 +67,15 @@ impl<T> Lanes<T> {
         );
     }
 
-    /// Starts the next lane that may start: up to `max` of its records that `together` accepts, at least one. The lane runs until [`finish`](Self::finish).
+    /// Starts the next ready lane: takes its first record and the following ones that `together`
+    /// accepts, up to `max`. The lane counts as running until [`finish`](Self::finish).
     pub(crate) fn start(
         &mut self,
         max: usize,
         mut together: impl FnMut(&T, &T) -> bool,
     ) -> Option<(u64, Vec<T>)> {
         let hash = self.ready.pop_front()?;
-        let lane = self.lanes.get_mut(&hash).expect("a ready lane is there");
+        let lane = self.lanes.get_mut(&hash).expect("a ready lane exists");
         lane.running = true;
         let first = lane.waiting.pop_front().expect("a ready lane has a record");
         let mut records = vec![first];
@@ -88,8 +91,9 @@ impl<T> Lanes<T> {
         Some((hash, records))
     }
 
-    /// The same of as many lanes as fit, while `joins` accepts the head of the next one beside the first record. The lanes, with the number of
-    /// records of each.
+    /// Starts several lanes, up to `max` records in total, as long as `together` and `joins` accept
+    /// the head of the next lane. Returns the records, and the lanes with the number of records of
+    /// each.
     pub(crate) fn start_several(
         &mut self,
         max: usize,
@@ -112,12 +116,12 @@ impl<T> Lanes<T> {
         Some((records, lanes))
     }
 
-    /// The record at the head of the lane that would start next.
+    /// Returns the record at the head of the lane that would start next.
     pub(crate) fn next(&self) -> Option<&T> {
         self.lanes.get(self.ready.front()?)?.waiting.front()
     }
 
-    /// Records that were started of a running lane go back to its front, in this order.
+    /// Returns started records of a running lane to its front, in this order.
     pub(crate) fn put_back(&mut self, lane: u64, records: Vec<T>) {
         let Some(lane) = self.lanes.get_mut(&lane) else {
             return;
@@ -129,7 +133,7 @@ impl<T> Lanes<T> {
             .for_each(|record| lane.waiting.push_front(record));
     }
 
-    /// What was started of the lane is done; its next record may start.
+    /// Marks a lane as not running, so that its next record may start.
     pub(crate) fn finish(&mut self, lane: u64) {
         let Some(entry) = self.lanes.get_mut(&lane) else {
             return;
@@ -142,19 +146,19 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// True if a record may start.
+    /// Returns `true` if a record may start.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// How many records have not started.
+    /// Returns the number of records that have not started.
     #[cfg(test)]
     fn waiting(&self) -> usize {
         self.waiting
     }
 }
 
-/// The key is a hash already.
+/// A hasher for keys that are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
 struct AsItIs(u64);
 
@@ -164,7 +168,7 @@ impl Hasher for AsItIs {
     }
 
     fn write(&mut self, _: &[u8]) {
-        unreachable!("lanes are named by u64 alone")
+        unreachable!("lanes are identified by u64 only")
     }
 
     fn write_u64(&mut self, hash: u64) {
@@ -180,7 +184,8 @@ mod tests {
 
     use super::*;
 
-    /// What happens to the lanes: a record comes, one runs past them, the next starts, or a running lane finishes.
+    /// Operations on lanes: a record arrives, a record runs without being queued, the next lane
+    /// starts, or a running lane finishes.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Push(u64),
@@ -201,10 +206,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_lane_runs_one_start_at_a_time_and_in_order_and_none_is_forgotten(steps in prop::collection::vec(step(), 0..200)) {
+        fn each_lane_runs_one_start_at_a_time_and_in_order_and_none_is_forgotten(
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
             let mut lanes = Lanes::new();
-            // The model: all records in order of arrival, and the lanes that run.
-            let (mut model, mut running, mut arrived): (HashMap<u64, VecDeque<u32>>, Vec<u64>, u32) = Default::default();
+            // The model: all waiting records in order of arrival, and the lanes that run.
+            let (mut model, mut running, mut arrived): (
+                HashMap<u64, VecDeque<u32>>,
+                Vec<u64>,
+                u32,
+            ) = Default::default();
             for step in steps {
                 match step {
                     Step::Push(lane) => {
@@ -213,9 +224,13 @@ mod tests {
                         arrived += 1;
                     }
                     Step::Occupy(lane) => {
-                        let idle = !running.contains(&lane) && model.get(&lane).is_none_or(VecDeque::is_empty);
+                        let idle = !running.contains(&lane)
+                            && model.get(&lane).is_none_or(VecDeque::is_empty);
                         prop_assert_eq!(lanes.is_free(lane), idle);
-                        prop_assert_eq!(lanes.are_free(), running.is_empty() && model.values().all(VecDeque::is_empty));
+                        prop_assert_eq!(
+                            lanes.are_free(),
+                            running.is_empty() && model.values().all(VecDeque::is_empty)
+                        );
                         if idle {
                             lanes.occupy(lane);
                             running.push(lane);
@@ -225,12 +240,18 @@ mod tests {
                         Some((lane, records)) => {
                             prop_assert!(!running.contains(&lane));
                             prop_assert!(records.len() <= max);
-                            let expected: Vec<u32> = model.entry(lane).or_default().drain(..records.len()).collect();
+                            let expected: Vec<u32> =
+                                model.entry(lane).or_default().drain(..records.len()).collect();
                             prop_assert_eq!(records, expected);
                             running.push(lane);
                         }
                         None => {
-                            let idle = model.iter().filter(|(lane, records)| !records.is_empty() && !running.contains(lane)).count();
+                            let idle = model
+                                .iter()
+                                .filter(|(lane, records)| {
+                                    !records.is_empty() && !running.contains(lane)
+                                })
+                                .count();
                             prop_assert_eq!(idle, 0);
                         }
                     },

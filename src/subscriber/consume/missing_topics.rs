@@ -1,8 +1,9 @@
 //! Subscribed topics that do not exist yet.
 //!
-//! A member reads the list of topics every 30 s, which would delay the first events of a new system by as long. While a subscribed
-//! topic is missing, it is looked for once a second, and the member reads the list again as soon as it exists. Topics of replayed
-//! events are missing most of the time, so they take turns.
+//! A member refreshes its list of topics every 30 s, which would delay the first events of a new
+//! system by as long. While a subscribed topic is missing, it is looked up once a second. As soon
+//! as it exists, the member refreshes its list. Topics of replayed events are missing most of the
+//! time, so only one of them is looked up per round, in turn.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,28 +18,30 @@ use crate::{
     subscriber::failure::redrive::redrive_topic,
 };
 
-/// The time between two rounds.
+/// Time between two rounds.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// Questions of one round about topics of events, at most: the brokers of a group with many missing topics are asked no more.
+/// Maximum number of lookups of event topics per round. It bounds the load on the brokers if many
+/// topics are missing.
 const QUESTIONS_MAX: usize = 16;
 
-/// How long a broker may take to answer.
+/// Time limit for the response of a broker.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// The time after which a round ends early, so that brokers that are down or busy get one question a round.
+/// Time after which a round ends early, so that brokers that are down or overloaded get one request
+/// per round.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Topics that are looked for. Pure.
+/// Topics that are looked up. Pure.
 #[derive(Debug, Default)]
 struct Missing {
     events: VecDeque<String>,
-    /// Of replayed events.
+    /// Topics of replayed events.
     redriven: VecDeque<String>,
 }
 
 impl Missing {
-    /// The topics to ask about in the next round, each of which goes behind the others.
+    /// Returns the topics for the next round and moves each of them behind the others.
     fn round(&mut self) -> Vec<String> {
         let next = |topics: &mut VecDeque<String>, count: usize| -> Vec<String> {
             let next: Vec<String> = topics.iter().take(count).cloned().collect();
@@ -56,7 +59,7 @@ impl Missing {
     }
 }
 
-/// The subscribed topics that are not known to exist.
+/// Returns the subscribed topics that are not known to exist.
 fn missing(seat: &Seat, found: &[String]) -> Missing {
     let name = &seat.membership.group;
     let redriven: Vec<String> = seat
@@ -73,7 +76,7 @@ fn missing(seat: &Seat, found: &[String]) -> Missing {
     Missing { events, redriven }
 }
 
-/// Looks for missing topics as long as the member is there.
+/// Looks up missing topics for as long as the member runs.
 pub(crate) async fn look_for_topics(lookout: Lookout, seat: &Arc<Seat>) -> Infallible {
     let mut missing_now = missing(seat, &seat.found);
     let mut rounds = interval(ASK_EVERY);
@@ -81,7 +84,7 @@ pub(crate) async fn look_for_topics(lookout: Lookout, seat: &Arc<Seat>) -> Infal
     loop {
         rounds.tick().await;
         if lookout.lacks_topic() {
-            // Which one, the client does not report.
+            // The client does not report which topic is missing.
             missing_now = missing(seat, &[]);
         }
         report(seat, &missing_now);
@@ -104,20 +107,25 @@ pub(crate) async fn look_for_topics(lookout: Lookout, seat: &Arc<Seat>) -> Infal
                 }
             }
             Err(error) => {
-                tracing::warn!(subscriber = seat.runner.name, %error, "missing topics cannot be looked for")
+                tracing::warn!(
+                    subscriber = seat.runner.name,
+                    %error,
+                    "missing topics cannot be looked up"
+                )
             }
         }
     }
 }
 
-/// Asks about each of these topics, unless the brokers are slow. Returns those that exist, once the member knows of them. Blocks.
+/// Looks up these topics, and stops early if the brokers are slow. Returns the topics that exist,
+/// after the member has refreshed its list. Blocks.
 fn look(lookout: &Lookout, round: Vec<String>) -> Vec<String> {
     let (began, mut found) = (Instant::now(), Vec::new());
     for topic in round {
         match lookout.exists(&topic, ANSWER_WITHIN) {
             Ok(true) => found.push(topic),
             Ok(false) => {}
-            Err(error) => tracing::debug!(topic, error, "whether a topic exists is not known"),
+            Err(error) => tracing::debug!(topic, error, "a missing topic cannot be looked up"),
         }
         if began.elapsed() > SLOW {
             break;
@@ -135,7 +143,8 @@ fn look(lookout: &Lookout, round: Vec<String>) -> Vec<String> {
     }
 }
 
-/// A member that has no topic at all has not joined: its state names what it waits for.
+/// Sets the reason in the state of a member that has not joined because all of its topics are
+/// missing.
 fn report(seat: &Seat, missing: &Missing) {
     if missing.events.len() + missing.redriven.len() == seat.topics.len() {
         let topics: Vec<&str> = missing.events.iter().map(String::as_str).collect();

@@ -1,16 +1,16 @@
-//! Consumption: from the membership in a group to one piece of work.
+//! Consumption: from the membership in a group to one work item.
 //!
 //! | file | content |
 //! |---|---|
-//! | `supervision` | one member after the other, until the subscriber stops |
+//! | `supervision` | runs one member after the other until the subscriber stops |
 //! | `group` | the polling thread: membership, commits, revocation |
 //! | `assignment_wait` | the report of a member that waits for partitions |
 //! | `missing_topics` | subscribed topics that do not exist yet |
 //! | `topic_role` | the purpose for which a topic is read |
 //! | `partition` | one partition: its feed, its lanes, its watermark |
 //! | `lanes` | one lane per aggregate. Pure |
-//! | `work_item` | one piece of work, and its outcome |
-//! | `message_pool` | memory that one event leaves to the next |
+//! | `work_item` | one work item and its outcome |
+//! | `message_pool` | memory that is reused from one event to the next |
 
 pub(crate) mod assignment_wait;
 pub(crate) mod group;

@@ -1,4 +1,4 @@
-//! One partition: reads its feed, keeps its lanes, and knows what is finished.
+//! One partition: reads its feed, runs its lanes and tracks its finished records.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -27,16 +27,18 @@ use crate::{
     },
 };
 
-/// How many records are read, or ended without a pause, before other tasks get their turn.
+/// Maximum number of records that are read, or handled without waiting, before other tasks get
+/// their turn.
 const SLICE: usize = 128;
 
-/// The same for handlers that take their time without waiting. Whether the partition is given up is looked at between slices too.
+/// The same limit as a time, for handlers that are slow without waiting. Revocation of the
+/// partition is also checked between slices.
 const SLICE_TIME: Duration = Duration::from_millis(5);
 
-/// How far a partition is: what its task tells the polling thread.
+/// Progress of a partition, shared by its task and the polling thread.
 pub(crate) struct Progress {
     watermark: Mutex<Watermark>,
-    /// How many of its aggregates wait in the detour.
+    /// Number of the partition's aggregates that are parked.
     pub(crate) detoured: AtomicUsize,
 }
 
@@ -48,7 +50,7 @@ impl Progress {
         }
     }
 
-    /// What is finished. Locked for nanoseconds.
+    /// Locks the watermark. The lock is held for nanoseconds only.
     pub(crate) fn watermark(&self) -> MutexGuard<'_, Watermark> {
         self.watermark
             .lock()
@@ -56,29 +58,31 @@ impl Progress {
     }
 }
 
-/// Everything about one partition while this member has it.
+/// State of one partition while this member owns it.
 pub(crate) struct PartitionTask {
     feed: Feed,
     site: Arc<Site>,
     progress: Arc<Progress>,
-    /// How many records are not finished, and how many there are from the first of these on: as the watermark has it, without its lock.
+    /// Number of unfinished records, and of all records from the first unfinished one on: copies of
+    /// the watermark's values that need no lock.
     unfinished: usize,
     span: usize,
     lanes: Lanes<Item>,
     hasher: foldhash::quality::RandomState,
     running: JoinSet<Ended>,
     bytes: usize,
-    /// Kept from one event to the next while these are handled here.
+    /// Kept from one event to the next while events are handled in this task.
     permit: Option<OwnedSemaphorePermit>,
-    /// The last of these, of which the watermark knows nothing yet.
+    /// The event that was handled last in this task. Its end is not in the watermark yet.
     handled: Option<Ticket>,
-    /// Its memory.
+    /// The reusable memory of that event.
     spare: Spare,
-    /// When the last of these ended.
+    /// End time of the last event handled in this task.
     now: Option<std::time::Instant>,
-    /// When the first of this slice began.
+    /// Start time of the first event of this slice.
     slice_began: Option<std::time::Instant>,
-    /// Aggregates that wait in the detour, and when the oldest event of each is due; none while it is on its lane.
+    /// Parked aggregates, each with the due time of its oldest event. The time is `None` while that
+    /// event is on its lane.
     detours: HashMap<Box<[u8]>, Option<Instant>>,
 }
 
@@ -103,7 +107,7 @@ impl PartitionTask {
         }
     }
 
-    /// Handles records until the partition is given up; then waits for what runs.
+    /// Handles records until the partition is revoked, then waits for the running ones.
     pub(crate) async fn run(mut self) {
         if !self.recall_detours().await {
             return;
@@ -111,9 +115,7 @@ impl PartitionTask {
         while !self.site.drain.is_cancelled() {
             self.wake_detours();
             while let Some(ended) = self.running.try_join_next() {
-                self.end(
-                    ended.expect("handlers' panics are caught, and a unit has none of its own"),
-                );
+                self.end(ended.expect("a work item does not panic"));
             }
             let started = self.start_ready();
             let read = self.read();
@@ -126,26 +128,26 @@ impl PartitionTask {
         }
         self.end_slice();
         while let Some(ended) = self.running.join_next().await {
-            self.end(ended.expect("handlers' panics are caught, and a unit has none of its own"));
+            self.end(ended.expect("a work item does not panic"));
         }
     }
 
-    /// Others have their turn.
+    /// Ends the slice, so that other tasks get their turn.
     fn end_slice(&mut self) {
         self.tell_handled();
         (self.permit, self.now, self.slice_began) = (None, None, None);
     }
 
-    /// Whether this slice has taken its time.
+    /// Returns `true` if this slice has used up its time.
     fn is_slice_over(&self) -> bool {
         self.now
             .zip(self.slice_began)
             .is_some_and(|(now, began)| now - began > SLICE_TIME)
     }
 
-    /// Waits until there is something to do.
+    /// Waits for new work.
     async fn wait(&mut self) {
-        // Who has little to do has no memory to keep for it.
+        // An idle partition should not hold memory for reuse.
         self.spare = Spare::default();
         let (wants_permit, has_room) = (
             self.lanes.has_ready() && self.site.runner.gate.is_open(),
@@ -156,7 +158,9 @@ impl PartitionTask {
         tokio::select! {
             biased;
             () = self.site.drain.cancelled() => {}
-            Some(ended) = self.running.join_next() => self.end(ended.expect("handlers' panics are caught, and a unit has none of its own")),
+            Some(ended) = self.running.join_next() => {
+                self.end(ended.expect("a work item does not panic"))
+            }
             permit = permits.acquire_owned(), if wants_permit => {
                 self.permit = permit.ok();
                 self.start();
@@ -165,13 +169,15 @@ impl PartitionTask {
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
-        // What was handled here is of no slice. One that were over before it has read would leave unread what nobody tells of again.
+        // Events handled here do not belong to a slice. Without this call, the next slice could be
+        // over before it reads anything, and the records that are available now would stay unread
+        // because nothing wakes the task for them again.
         self.end_slice();
     }
 
     // === reading ===
 
-    /// Reads what is here, up to a bound; how many records.
+    /// Reads available records, up to a limit. Returns their number.
     fn read(&mut self) -> usize {
         for read in 0..SLICE {
             if !self.has_room() || self.is_slice_over() {
@@ -232,7 +238,8 @@ impl PartitionTask {
         self.lanes.push(lane, item);
     }
 
-    /// Whether it is known that no other member handles an event without a handler, and that no saga waits for it.
+    /// Returns `true` if it is known that no other member has a handler for this event, and that no
+    /// saga waits for it.
     fn may_skip(&self, message: &Message) -> bool {
         self.site
             .registry
@@ -254,14 +261,15 @@ impl PartitionTask {
         match (self.site.runner.options.order, record.key()) {
             (Order::Partition, _) => 0,
             (Order::Aggregate, Some(key)) => self.hasher.hash_one(key),
-            // Its events go behind those that wait, one after the other.
+            // Events of a parked aggregate are parked behind it, one after the other.
             (_, Some(key)) if self.is_detoured(Some(key)) => self.hasher.hash_one(key),
-            // An offset is one of a kind; mixed, since the map takes it as it is.
+            // An offset is unique within the partition. It is hashed because the map uses the lane
+            // as its hash.
             (Order::Aggregate, None) | (Order::None, _) => self.hasher.hash_one(record.offset),
         }
     }
 
-    /// The lane of an aggregate that waits in the detour: that of its events.
+    /// Returns the lane of a parked aggregate, which is also the lane of its events.
     fn detour_lane(&self, key: &[u8]) -> u64 {
         match self.site.runner.options.order {
             Order::Partition => 0,
@@ -271,7 +279,7 @@ impl PartitionTask {
 
     // === starting and ending ===
 
-    /// Starts what may start, as long as there are permits; how many units.
+    /// Starts ready lanes while permits are available. Returns the number of started work items.
     fn start_ready(&mut self) -> usize {
         for started in 0..SLICE {
             if !self.lanes.has_ready()
@@ -293,7 +301,8 @@ impl PartitionTask {
         self.permit.is_some()
     }
 
-    /// Whether an event that has just come can be handled before it is put on its lane: it would be the next to start.
+    /// Returns `true` if an event that has just been read can be handled before it is queued on its
+    /// lane, because it would be the next one to start.
     fn may_begin(&mut self, message: &Message) -> bool {
         self.site.runner.options.batch == 1
             && !self.lanes.has_ready()
@@ -310,7 +319,7 @@ impl PartitionTask {
         let (max, goes_with) = (site.runner.options.batch, |one: &Item, other: &Item| {
             one.goes_with(other, site)
         });
-        // What goes behind its waiting aggregate goes one by one.
+        // Events that are parked behind their aggregate go one by one.
         let detoured = self
             .lanes
             .next()
@@ -318,7 +327,7 @@ impl PartitionTask {
         let Some(permit) = self.permit.take() else {
             return;
         };
-        // Other aggregates' events share the transaction, if it may hold more.
+        // Events of other aggregates share the transaction, up to the batch size.
         let detours = &self.detours;
         let joins = |next: &Item| !is_detoured(detours, next.key());
         let Some((items, lanes)) =
@@ -350,11 +359,12 @@ impl PartitionTask {
         }
     }
 
-    /// Begins with an event by the permit that is here. A handler that does not wait is called here and now, without a task of its own; otherwise there is an attempt to
-    /// go on with.
+    /// Begins to handle an event with the current permit. A handler that does not wait is called
+    /// directly, without its own task. Otherwise returns the attempt to continue.
     fn begin(&mut self, ticket: Ticket, message: &Arc<Message>) -> Option<Attempt> {
         self.tell_handled();
-        // The end of one is the beginning of the next: a look at the clock costs a tenth of what a small event does.
+        // The end of one event is used as the beginning of the next, because reading the clock
+        // costs a tenth of the time of a small event.
         let mut now = self.now.unwrap_or_else(std::time::Instant::now);
         self.slice_began.get_or_insert(now);
         let handled = self
@@ -365,9 +375,9 @@ impl PartitionTask {
         handled.map(|()| self.handled = Some(ticket)).err()
     }
 
-    /// Goes on with an event that has begun, whose lane runs.
+    /// Spawns a task that continues an attempt. The lane of its event is marked as running already.
     fn go_on(&mut self, lane: u64, ticket: Ticket, message: Arc<Message>, begun: Attempt) {
-        let permit = self.permit.take().expect("nothing begins without a permit");
+        let permit = self.permit.take().expect("an attempt holds a permit");
         self.bytes += message.size();
         self.running.spawn(
             self.site
@@ -401,13 +411,14 @@ impl PartitionTask {
         for (lane, items) in ended.singly {
             self.lanes.put_back(lane, items);
         }
-        // After the detours are known: the next of the lane may belong there.
+        // After `detours` is updated, because the next event of the lane may belong there.
         ended.lanes.iter().for_each(|lane| self.lanes.finish(*lane));
     }
 
-    // === detours ===
+    // === parked aggregates ===
 
-    /// Learns which aggregates wait from before; false if the partition is given up meanwhile.
+    /// Loads the aggregates that are parked already. Returns `false` if the partition is revoked in
+    /// the meantime.
     async fn recall_detours(&mut self) -> bool {
         let Some(detour) = self.site.detour.clone() else {
             return true;
@@ -432,7 +443,7 @@ impl PartitionTask {
                 subscriber = self.site.runner.name,
                 topic = &*self.feed.partition.topic,
                 error = with_causes(&error),
-                "which aggregates wait is not known yet"
+                "the parked aggregates of a partition cannot be read yet"
             );
             tokio::select! {
                 () = self.site.drain.cancelled() => return false,
@@ -441,7 +452,7 @@ impl PartitionTask {
         }
     }
 
-    /// Puts the due ones on their lanes.
+    /// Puts the parked aggregates that are due on their lanes.
     fn wake_detours(&mut self) {
         if self.detours.is_empty() {
             return;
@@ -457,19 +468,20 @@ impl PartitionTask {
         }
     }
 
-    /// Whether the aggregate of this key waits in the detour.
+    /// Returns `true` if the aggregate of this key is parked.
     fn is_detoured(&self, key: Option<&[u8]>) -> bool {
         is_detoured(&self.detours, key)
     }
 
-    /// Writes what was handled last into the watermark, which else the next record does: a lock less.
+    /// Records the last event handled in this task in the watermark. Otherwise this is done
+    /// together with the next record, which saves a lock.
     fn tell_handled(&mut self) {
         if self.handled.is_some() {
             self.note(|_| ());
         }
     }
 
-    /// Writes into the watermark, and knows how much there is to it.
+    /// Updates the watermark and copies its counts.
     fn note<T>(&mut self, write: impl FnOnce(&mut Watermark) -> T) -> T {
         let mut watermark = self.progress.watermark();
         if let Some(ticket) = self.handled.take() {
@@ -481,7 +493,7 @@ impl PartitionTask {
     }
 }
 
-/// Whether the aggregate of this key waits in the detour.
+/// Returns `true` if the aggregate of this key is parked.
 fn is_detoured(detours: &HashMap<Box<[u8]>, Option<Instant>>, key: Option<&[u8]>) -> bool {
     !detours.is_empty() && key.is_some_and(|key| detours.contains_key(key))
 }

@@ -1,8 +1,10 @@
-//! Supervision of the polling thread: one member after the other, until the subscriber stops or no other member would do better.
+//! Supervision of the polling thread: one member after the other, until the subscriber stops or
+//! fails with an error that another member would get too.
 //!
-//! librdkafka waits by the wall clock. When that clock is set back, a call that should take 100 ms may take hours, and the member
-//! is out of its group without an error. Each step of the thread is bounded and shows that the thread moves, so a thread that does
-//! not move hangs in such a call. It is left behind with its member, and a new one takes its place: its client waits by the new
+//! librdkafka waits by the wall clock. If that clock is set back, a call that should take 100 ms
+//! may take hours, and the member leaves its group without an error. Each step of the thread is
+//! bounded and touches a heartbeat, so a thread without a heartbeat hangs in such a call. It is
+//! then left behind with its member and replaced by a new one, whose client starts with the current
 //! clock.
 
 use std::sync::Arc;
@@ -25,22 +27,23 @@ use crate::{
     },
 };
 
-/// How often the thread is looked at.
+/// Interval between checks of the thread's heartbeat.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the brokers may keep an instance id after its process was killed (KIP-848). Their session time-out is 45 s by default
-/// and 60 s at most (`group.consumer.max.session.timeout.ms`). An id that is kept for longer belongs to a process that runs.
+/// Time for which the brokers may keep an instance id after its process was killed (KIP-848). Their
+/// session time-out is 45 s by default and 60 s at most (`group.consumer.max.session.timeout.ms`).
+/// An id that is kept for longer belongs to a running process.
 const RELEASE_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long tasks may take to end that were aborted.
+/// Time within which aborted tasks should end.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The time of one member, as its thread, its tasks and its supervisor see it.
+/// The term of one member, shared by its thread, its tasks and its supervisor.
 pub(crate) struct Term {
     pub(crate) beat: Beat,
-    /// The member is replaced: its tasks are to end.
+    /// Cancelled when the member is replaced, so that its tasks end.
     over: CancellationToken,
-    /// Its tasks have not ended in time.
+    /// Cancelled when the tasks have not ended in time.
     cut: CancellationToken,
     tasks: watch::Sender<usize>,
 }
@@ -55,17 +58,17 @@ impl Term {
         }
     }
 
-    /// True if another member is to take the partitions.
+    /// Returns `true` if another member takes over the partitions.
     pub(crate) fn is_over(&self) -> bool {
         self.over.is_cancelled()
     }
 
-    /// A token that tells a partition's task to end. It is cancelled with the term.
+    /// Returns a token that ends the task of a partition. It is cancelled with the term.
     pub(crate) fn drain(&self) -> CancellationToken {
         self.over.child_token()
     }
 
-    /// A task of the term.
+    /// Runs a task within the term.
     pub(crate) async fn bound(self: Arc<Self>, task: impl Future<Output = ()>) {
         struct Counted(Arc<Term>);
         impl Drop for Counted {
@@ -81,7 +84,8 @@ impl Term {
         }
     }
 
-    /// Ends the tasks without their thread: those that do not end in time are rolled back.
+    /// Ends the tasks without their thread. Tasks that do not end in time are aborted, which rolls
+    /// back their transactions.
     async fn end(&self, drain: Duration) {
         self.over.cancel();
         let mut tasks = self.tasks.subscribe();
@@ -95,7 +99,7 @@ impl Term {
     }
 }
 
-/// How the time of a member ended.
+/// Outcome of a member's term.
 #[derive(Debug)]
 enum Ended {
     Stopped,
@@ -103,10 +107,11 @@ enum Ended {
     Unreleased,
 }
 
-/// Handles events by one member after the other until the subscriber is stopped.
+/// Handles events with one member after the other until the subscriber stops.
 ///
 /// # Errors
-/// When no other member would do better.
+///
+/// Returns [`RunError::Kafka`] if a new member would fail too.
 pub(crate) async fn serve(seat: Arc<Seat>, stop: &CancellationToken) -> Result<(), RunError> {
     let mut refusals = Refusals::default();
     loop {
@@ -128,7 +133,7 @@ pub(crate) async fn serve(seat: Arc<Seat>, stop: &CancellationToken) -> Result<(
     }
 }
 
-/// Refusals of an instance id that the brokers keep, in a row.
+/// Consecutive rejections of an instance id that the brokers keep for another member.
 #[derive(Debug, Default)]
 struct Refusals {
     since: Option<Instant>,
@@ -136,22 +141,24 @@ struct Refusals {
 }
 
 impl Refusals {
-    /// Adds one of a member that began then.
+    /// Adds a rejection of a member that began at `began`.
     ///
     /// # Errors
-    /// When the id has been kept for too long.
+    ///
+    /// Returns [`RunError::Kafka`] if the id has been kept for too long.
     fn add(&mut self, seat: &Seat, began: Instant) -> Result<(), RunError> {
         let id = seat.membership.instance.as_deref().unwrap_or_default();
         let now = Instant::now();
         if now - began > RELEASE_LIMIT {
-            // It was a member in the meantime.
+            // The process was a member in the meantime.
             *self = Self::default();
         }
         let waited = now - *self.since.get_or_insert(began);
         if waited > RELEASE_LIMIT {
             return Err(RunError::Kafka(format!(
-                "the brokers have kept the instance id `{id}` for another member for {} s: give each process an instance id of its own, \
-                 or start this one again once the other has ended",
+                "the brokers have kept the instance id `{id}` for another member for {} s: give \
+                 each process an instance id of its own, or start this one again once the other \
+                 has ended",
                 waited.as_secs()
             )));
         }
@@ -162,7 +169,7 @@ impl Refusals {
                 subscriber = seat.runner.name,
                 waited = waited.as_secs(),
                 limit = RELEASE_LIMIT.as_secs(),
-                "{reason}: its process was killed, or runs elsewhere; it is waited for"
+                "{reason}: its process was killed, or runs elsewhere; the subscriber waits for it"
             );
         }
         seat.runner.statistics.starting(reason);
@@ -170,7 +177,7 @@ impl Refusals {
     }
 }
 
-/// Handles events by one member.
+/// Handles events with one member.
 async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended, RunError> {
     let (term, options) = (Arc::new(Term::new()), &seat.runner.options);
     let topics: Vec<&str> = seat.topics.keys().map(String::as_str).collect();
@@ -189,7 +196,7 @@ async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended,
                 let _ = ended.send(owner.run(&stop));
             }
         });
-    thread.map_err(|error| RunError::Kafka(format!("no thread: {error}")))?;
+    thread.map_err(|error| RunError::Kafka(format!("the thread cannot start: {error}")))?;
     let mut looking = std::pin::pin!(missing_topics::look_for_topics(lookout, seat));
     let limit = options.drain.max(ASK_TIMEOUT) + OVERDUE;
     let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -208,8 +215,9 @@ async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended,
             tracing::error!(
                 subscriber = seat.runner.name,
                 seconds = moved.elapsed().as_secs(),
-                "the Kafka client of the subscriber has not returned (its waits depend on the wall clock: was the clock set back?): \
-                 its partitions are given up and a new member joins"
+                "the Kafka client of the subscriber has not returned (its waits depend on the \
+                 wall clock: was the clock set back?): its partitions are given up and a new \
+                 member joins"
             );
             term.end(options.drain).await;
             return Ok(Ended::Hung);
@@ -217,7 +225,7 @@ async fn serve_once(seat: &Arc<Seat>, stop: &CancellationToken) -> Result<Ended,
     }
 }
 
-/// What the end of the polling thread means.
+/// Converts the result of the polling thread.
 fn of_thread(
     end: Result<Result<(), MemberError>, oneshot::error::RecvError>,
     seat: &Seat,

@@ -1,24 +1,26 @@
-//! What a topic is read for, and tombstones.
+//! The role of a topic, and tombstones.
 //!
-//! A record with a null value deletes its key, whatever its headers say, so it is never an event of the type that they name. Its aggregate decides which handlers
-//! it has.
+//! A record with a null value deletes its key, regardless of its headers, so it is never an event
+//! of the type in its headers. Its aggregate determines its handlers.
 
 use crate::kafka::{Incoming, Malformed, Message};
 
-/// What a topic is read for.
+/// The role of a topic: the records that a subscriber expects in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// The type of records that do not say theirs.
+    /// The type of records that have no type header.
     pub(crate) assumed_type: Option<&'static str>,
-    /// The aggregate of tombstones that do not say theirs; `None` if several aggregates share the topic.
+    /// The aggregate of tombstones that do not name one. `None` if several aggregates share the
+    /// topic.
     pub(crate) aggregate: Option<&'static str>,
 }
 
 impl Source {
-    /// The record as an event or a tombstone.
+    /// Reads the record as an event or a tombstone.
     ///
     /// # Errors
-    /// Why it is neither, and the record.
+    ///
+    /// Returns the record and the reason if it is neither.
     pub(crate) fn read(&self, record: Incoming) -> Result<Message, (Malformed, Box<Incoming>)> {
         let message = Message::read(record, self.assumed_type)?;
         if !message.is_tombstone() {
@@ -33,10 +35,10 @@ impl Source {
     }
 }
 
-/// What a tombstone without an aggregate is counted as.
+/// Kind of a tombstone without an aggregate, for counters.
 const NAMELESS: &str = "tombstone";
 
-/// What tombstones of an aggregate are counted and registered as.
+/// Returns the kind of an aggregate's tombstones, for counters and registration.
 pub(crate) fn tombstone_of(aggregate: &str) -> String {
     format!("tombstone of {aggregate}")
 }
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(
             read(source, None, &[], None).kind(),
             "tombstone",
-            "nothing says what is deleted"
+            "the record does not name the deleted aggregate"
         );
         assert_eq!(
             read(source, Some("7"), &event, Some("{}")).kind(),

@@ -1,4 +1,5 @@
-//! One piece of work of a partition: what runs beside others, and what the partition learns from its end.
+//! One work item of a partition: runs concurrently with others and returns an outcome to the
+//! partition.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,26 +28,26 @@ use crate::{
     },
 };
 
-/// How long until the database is asked again when it does not take or give an event of a detour.
+/// Pause before an operation on parked events is retried after a database error.
 pub(crate) const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What waits on a lane.
+/// An entry of a lane.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// An event that somebody handles.
+    /// An event that has a handler.
     Event(Ticket, Arc<Message>),
-    /// The same after it failed together with others: by itself now.
+    /// An event that failed in a batch and is now handled alone.
     Single(Ticket, Arc<Message>),
-    /// A record that is no event, and why.
+    /// A record that is not an event, with the reason.
     Malformed(Ticket, Box<Incoming>, String),
-    /// An event without a handler here, which another member may handle.
+    /// An event that has no handler here. Another member may handle it.
     Unhandled(Ticket, Arc<Message>),
-    /// The oldest event of an aggregate that waits in the detour.
+    /// The oldest event of a parked aggregate.
     Detoured(Box<[u8]>),
 }
 
 impl Item {
-    /// How many bytes it holds.
+    /// Returns the size in bytes.
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Event(_, message) | Self::Single(_, message) | Self::Unhandled(_, message) => {
@@ -66,7 +67,8 @@ impl Item {
         }
     }
 
-    /// Whether one transaction can handle both: now, and not when one of them is due.
+    /// Returns `true` if one transaction can handle both now, which excludes events that are due
+    /// later.
     pub(crate) fn goes_with(&self, other: &Self, site: &Site) -> bool {
         match (self, other) {
             (Self::Event(_, one), Self::Event(_, other)) => {
@@ -77,7 +79,8 @@ impl Item {
     }
 }
 
-/// Whether one transaction can handle both: events of one kind, neither of which is due later.
+/// Returns `true` if one transaction can handle both: they have the same kind, and neither is due
+/// later.
 pub(crate) fn share(
     one: &Message,
     other: &Message,
@@ -86,49 +89,52 @@ pub(crate) fn share(
     one.kind() == other.kind() && due_in(one).is_none() && due_in(other).is_none()
 }
 
-/// What the partition learns when a unit has ended.
+/// Outcome of a work item, for the partition.
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
     pub(crate) lanes: Vec<u64>,
     pub(crate) finished: Vec<Ticket>,
     pub(crate) bytes: usize,
-    /// What failed together, by lane, and is to be handled one by one.
+    /// Events that failed as a batch, by lane. They must be handled one by one.
     pub(crate) singly: Vec<(u64, Vec<Item>)>,
-    /// Aggregates that wait from now on, or go on waiting, and how long.
+    /// Aggregates that are now parked or still parked, with the time until their oldest event is
+    /// due.
     pub(crate) parked: Vec<(Box<[u8]>, Duration)>,
-    /// An aggregate that waits no more.
+    /// An aggregate that is not parked any more.
     pub(crate) rejoined: Option<Box<[u8]>>,
 }
 
-/// What all work of a partition has in common.
+/// Context that all work items of a partition share.
 pub(crate) struct Site {
     pub(crate) runner: Arc<Runner>,
     pub(crate) detour: Option<Arc<Detour>>,
     pub(crate) registry: Option<Arc<Registry>>,
     pub(crate) partition: Partition,
     pub(crate) source: Source,
-    /// The topic is a retry or redrive topic of the group: its records have attempts behind them, and may be due later.
+    /// True for a retry or redrive topic of the group, whose records have earlier attempts and may
+    /// be due later.
     pub(crate) comes_back: bool,
-    /// The partition is given up.
+    /// Cancelled when the partition is revoked.
     pub(crate) drain: CancellationToken,
 }
 
-/// One piece of work: one item, or events that share a transaction.
+/// One work item: one entry, or events that share a transaction.
 pub(crate) struct Unit {
     pub(crate) items: Vec<Item>,
-    /// The lanes of its items, and how many of each.
+    /// The lanes of its entries, with the number of entries of each.
     pub(crate) lanes: Vec<(u64, usize)>,
-    /// The aggregate of these events waits: they go behind it.
+    /// The aggregate of these events is parked, so they are parked behind it.
     pub(crate) detoured: bool,
-    /// More aggregates may wait for another member.
+    /// More aggregates may be parked for another member.
     pub(crate) has_room: bool,
 }
 
 impl Site {
-    /// The record as an event.
+    /// Reads the record as an event.
     ///
     /// # Errors
-    /// Why it is none, and the record.
+    ///
+    /// Returns the record and the reason if it is not an event.
     pub(crate) fn read(&self, record: Incoming) -> Result<Message, (Malformed, Box<Incoming>)> {
         let message = self.source.read(record)?;
         if !self.comes_back {
@@ -138,7 +144,7 @@ impl Site {
         Ok(message.with_attempts_before(attempts))
     }
 
-    /// The time until an event is due.
+    /// Returns the time until an event is due.
     pub(crate) fn due_in(&self, message: &Message) -> Option<Duration> {
         if self.comes_back {
             self.runner.due_in(message)
@@ -147,7 +153,7 @@ impl Site {
         }
     }
 
-    /// Works until everything has ended or the partition is given up.
+    /// Runs until all entries have an outcome or the partition is revoked.
     pub(crate) async fn work(self: Arc<Self>, unit: Unit, permit: OwnedSemaphorePermit) -> Ended {
         let Unit {
             mut items,
@@ -206,7 +212,7 @@ impl Site {
         ended
     }
 
-    /// Goes on with an event of this lane whose first attempt has begun.
+    /// Continues an event of this lane whose first attempt has begun.
     pub(crate) async fn go_on(
         self: Arc<Self>,
         lane: u64,
@@ -226,7 +232,7 @@ impl Site {
         ended
     }
 
-    /// Several events by one attempt. If it fails, they go back to the front of their lanes.
+    /// Handles several events in one attempt. If it fails, they return to the front of their lanes.
     async fn together(&self, items: Vec<Item>, lanes: &[(u64, usize)], ended: &mut Ended) {
         let events = items.into_iter().filter_map(|item| match item {
             Item::Event(ticket, message) => Some((ticket, message)),
@@ -318,7 +324,7 @@ impl Site {
         }
     }
 
-    /// A record that is no event has ended.
+    /// Records the outcome of a record that is not an event.
     async fn finish_malformed(
         &self,
         ticket: Ticket,
@@ -342,7 +348,8 @@ impl Site {
         }
     }
 
-    /// Parks a record whose dead letter the broker refuses. Its attempts include those before this delivery.
+    /// Parks a record whose dead letter the broker rejected. `setback.attempts` includes the
+    /// attempts before this delivery.
     async fn set_refused_aside(
         &self,
         ticket: Ticket,
@@ -360,7 +367,8 @@ impl Site {
         }
     }
 
-    /// Puts an event behind those of its aggregate; false if the partition is given up before the database takes it.
+    /// Parks an event behind the parked ones of its aggregate. Returns `false` if the partition is
+    /// revoked before the database accepts the event.
     pub(crate) async fn park(
         &self,
         message: &Message,
@@ -391,7 +399,7 @@ impl Site {
             tracing::warn!(
                 subscriber = self.runner.name,
                 error = with_causes(&error),
-                "an event cannot be set aside yet"
+                "an event cannot be parked yet"
             );
             if !turn.pause(DATABASE_PAUSE).await {
                 return false;
@@ -401,7 +409,7 @@ impl Site {
         true
     }
 
-    /// Handles the oldest event of an aggregate that waits.
+    /// Handles the oldest event of a parked aggregate.
     async fn go_on_with(&self, key: Box<[u8]>, turn: &mut Turn<'_>, ended: &mut Ended) {
         let Some(detour) = &self.detour else { return };
         let later = match detour.head(&self.partition, &key).await {
@@ -417,14 +425,14 @@ impl Site {
             tracing::warn!(
                 subscriber = self.runner.name,
                 error = with_causes(&error),
-                "an event that was set aside cannot be handled yet"
+                "a parked event cannot be handled yet"
             );
             DATABASE_PAUSE
         });
         ended.parked.push((key, pause));
     }
 
-    /// Tries the oldest event once; how long until the aggregate is looked at again.
+    /// Tries the oldest event once. Returns the time until the aggregate is due again.
     async fn try_head(
         &self,
         detour: &Detour,
@@ -433,7 +441,8 @@ impl Site {
     ) -> Result<Duration, sqlx::Error> {
         let message = match self.source.read(head.record(&self.partition)) {
             Ok(message) => Arc::new(message.with_attempts_before(head.attempts_in_all())),
-            // It was read before it was set aside, so a change of the code is why. A person looks at the dead letters.
+            // The event was readable when it was parked, so the code has changed since. It goes to
+            // the dead letters, where an operator finds it.
             Err((malformed, record)) => {
                 let end = self
                     .runner
@@ -452,8 +461,8 @@ impl Site {
         after_head(detour, head, end).await
     }
 
-    /// How long an event waits before it is tried from the detour. Without parking, an aggregate that waits from before does
-    /// so only until its turn.
+    /// Returns the time that an event waits before its first attempt from the table. If this
+    /// version parks nothing, an aggregate that an earlier version parked is due at once.
     fn first_pause(&self) -> Duration {
         match &self.runner.escalation {
             Escalation::Park(retry) => match retry.after(0, 0.0) {
@@ -465,7 +474,8 @@ impl Site {
     }
 }
 
-/// Writes how the oldest event of an aggregate ended. The time until the aggregate is looked at again.
+/// Stores the outcome of the oldest event of an aggregate. Returns the time until the aggregate is
+/// due again.
 async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duration, sqlx::Error> {
     match end {
         Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
@@ -477,13 +487,14 @@ async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duratio
             .again(head.seq, attempts, after, &error)
             .await
             .map(|()| after),
-        // The time in the table stays: the next owner of the partition may be the code that it waits for.
+        // The due time in the table stays unchanged, because the next owner of the partition may
+        // run the version that the event waits for.
         Parked::Waits { .. } => Ok(CODE_PAUSE),
         Parked::Abandoned => Ok(DATABASE_PAUSE),
     }
 }
 
-/// The message after so many attempts more.
+/// Returns the message with `attempts` more attempts.
 pub(crate) fn tried(message: Arc<Message>, attempts: u32) -> Arc<Message> {
     if attempts == 0 {
         return message;

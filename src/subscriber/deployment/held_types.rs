@@ -1,33 +1,39 @@
-//! Which event types other instances of the group handle, and which of them an instance must not skip. Pure.
+//! Event types that an instance must not skip, because other instances of its group handle them.
+//! Pure.
 //!
-//! During a deployment, members of two versions share the partitions. A member that meets a type without a handler cannot know by
-//! itself whether the type concerns its group. It asks the roster: a type is *held*, and not skipped, if
+//! During a deployment, members of two versions share the partitions. If a member reads an event
+//! whose type has no handler, its own code does not show whether another version of its group
+//! handles the type. It therefore checks the registered instances. A type is *held*, and not
+//! skipped, in these cases:
 //!
-//! - an instance that runs handles it; or
-//! - an instance of a newer version handles it that ran within [`RECENT`]: it restarts, or is rolled back and comes again; or
-//! - an instance of any version handles it that ran within [`RECENT`] and did not stop in order: it may have crashed; or
-//! - any instance of the last week handles it, if the subscriber waits for newer code.
+//! - A running instance handles it.
+//! - An instance of a newer version handles it, and ran within [`RECENT`]. It may be restarting, or
+//!   may be deployed again after a rollback.
+//! - An instance of any version handles it, ran within [`RECENT`] and was not stopped cleanly. It
+//!   may have crashed.
+//! - Any instance of the last week handles it, and the subscriber waits for newer code.
 //!
-//! A handler that a version removes is skipped once the last instance that has it is stopped in order.
+//! If a version removes a handler, its type is skipped as soon as the last instance with that
+//! handler has stopped cleanly.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// An instance whose heartbeat is older does not run: six heartbeats.
+/// Maximum age of the heartbeat of a running instance: six heartbeats.
 pub(crate) const LIVE: Duration = Duration::from_secs(60);
 
-/// An instance that was seen within this time may come back: longer than a restart or a roll back takes.
+/// Time within which a stopped instance may return: longer than a restart or a rollback takes.
 pub(crate) const RECENT: Duration = Duration::from_secs(3_600);
 
 /// Another instance of the group.
 #[derive(Clone, Debug)]
 pub(crate) struct Other {
     pub(crate) types: Vec<String>,
-    /// Its version was first seen after this instance's.
+    /// True if its version was first registered after the version of this instance.
     pub(crate) is_newer: bool,
     /// Time since its last heartbeat.
     pub(crate) seen: Duration,
-    /// It stopped in order.
+    /// True if it stopped cleanly.
     pub(crate) is_stopped: bool,
 }
 
@@ -43,7 +49,7 @@ impl Other {
     }
 }
 
-/// The types that must not be skipped.
+/// Returns the types that must not be skipped.
 pub(crate) fn held_types(others: Vec<Other>, waits_for_newer_code: bool) -> HashSet<String> {
     others
         .into_iter()

@@ -1,8 +1,10 @@
-//! Registration of this instance among those of its group, and its view of the others: all SQL on the table `subscriber`.
+//! Registration of this instance in its group, and its view of the other instances. Contains all
+//! SQL for the table `subscriber`.
 //!
-//! An instance may skip a type without a handler only by a view that is younger than [`LEASE`], so looking at the table twice a second is enough
-//! however many events are skipped. An instance that has registered waits for [`LEASE`] before it joins the group, if an
-//! instance that runs lacks one of its types. From then on nobody skips these.
+//! An instance may skip a type without a handler only if its view is younger than [`LEASE`]. It
+//! therefore reads the table at most twice a second, regardless of the number of skipped events. A
+//! newly registered instance waits for [`LEASE`] before it joins the group if a running instance
+//! lacks one of its types. After that, no instance skips these types.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -18,19 +20,20 @@ use crate::{
     subscriber::inbox::OpenInbox,
 };
 
-/// The age up to which a view of the other instances allows to skip a type.
+/// Maximum age of a view that allows skipping a type.
 pub(crate) const LEASE: Duration = Duration::from_millis(500);
 
-/// The time between two heartbeats: a small update, and a sixth of [`LIVE`].
+/// Time between two heartbeats. A heartbeat is a small update, and its interval is a sixth of
+/// [`LIVE`].
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The days for which an instance that does not run is remembered.
+/// Number of days for which an instance that does not run is kept.
 const KEEP_DAYS: i32 = 7;
 
-/// The time that the last statement of a run may take.
+/// Time limit for the last statement of an instance.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What an instance registers.
+/// The data that an instance registers.
 #[derive(Clone, Debug)]
 pub(crate) struct Registration {
     pub(crate) version: String,
@@ -40,16 +43,16 @@ pub(crate) struct Registration {
     pub(crate) waits_for_newer_code: bool,
 }
 
-/// Whether a type without a handler here may be skipped.
+/// Result of the check whether a type without a handler may be skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// No instance claims it.
+    /// No other instance handles the type.
     Free,
-    /// Another instance handles it, or may do so again.
+    /// Another instance handles the type, or may do so again.
     Held,
 }
 
-/// One instance and its view of the others.
+/// This instance and its view of the others.
 pub(crate) struct Registry {
     pool: PgPool,
     consumer: String,
@@ -57,9 +60,9 @@ pub(crate) struct Registry {
     own: Registration,
     statements: Statements,
     view: RwLock<Option<View>>,
-    /// One refresh at a time, for all who need one.
+    /// Limits refreshes of the view to one at a time. Its result serves all waiting tasks.
     refreshing: tokio::sync::Mutex<()>,
-    /// Types that were reported as held.
+    /// Held types that were reported.
     reported: Mutex<HashSet<String>>,
 }
 
@@ -91,26 +94,44 @@ impl Statements {
         let table = format!(r#""{schema}".subscriber"#);
         Self {
             register: format!(
-                "insert into {table} as s (consumer, instance, host, version, types, topics, escalation, version_since) \
+                "insert into {table} as s \
+                 (consumer, instance, host, version, types, topics, escalation, version_since) \
                  values ($1, $2, $3, $4, $5, $6, $7, \
-                         coalesce((select pg_catalog.min(version_since) from {table} where consumer = $1 and version = $4), pg_catalog.now())) \
-                 on conflict (consumer, instance) do update set seen_at = pg_catalog.now(), stopped_at = null"
+                         coalesce((select pg_catalog.min(version_since) from {table} \
+                                   where consumer = $1 and version = $4), pg_catalog.now())) \
+                 on conflict (consumer, instance) do update \
+                 set seen_at = pg_catalog.now(), stopped_at = null"
             )
             .into(),
-            // A version needs one row that tells its types: this instance's. So restarts do not fill the table.
+            // One row per version is enough to show its types: the row of this instance. Restarts
+            // therefore do not fill the table.
             tidy: format!(
-                "delete from {table} where consumer = $1 and instance <> $2 and (seen_at < pg_catalog.now() - $4 * interval '1 day' \
-                 or version = $3 and (stopped_at is not null or seen_at < pg_catalog.now() - $5 * interval '1 second'))"
+                "delete from {table} where consumer = $1 and instance <> $2 \
+                 and (seen_at < pg_catalog.now() - $4 * interval '1 day' \
+                      or version = $3 and (stopped_at is not null \
+                          or seen_at < pg_catalog.now() - $5 * interval '1 second'))"
             )
             .into(),
-            heartbeat: format!("update {table} set seen_at = pg_catalog.now(), stopped_at = null where consumer = $1 and instance = $2").into(),
+            heartbeat: format!(
+                "update {table} set seen_at = pg_catalog.now(), stopped_at = null \
+                 where consumer = $1 and instance = $2"
+            )
+            .into(),
             others: format!(
-                "select types, version_since > coalesce((select version_since from {table} where consumer = $1 and instance = $2), pg_catalog.now()), \
-                 greatest(extract(epoch from pg_catalog.now() - seen_at), 0)::float8, stopped_at is not null \
-                 from {table} where consumer = $1 and instance <> $2 and seen_at >= pg_catalog.now() - $3 * interval '1 day'"
+                "select types, \
+                 version_since > coalesce((select version_since from {table} \
+                     where consumer = $1 and instance = $2), pg_catalog.now()), \
+                 greatest(extract(epoch from pg_catalog.now() - seen_at), 0)::float8, \
+                 stopped_at is not null \
+                 from {table} where consumer = $1 and instance <> $2 \
+                 and seen_at >= pg_catalog.now() - $3 * interval '1 day'"
             )
             .into(),
-            stop: format!("update {table} set seen_at = pg_catalog.now(), stopped_at = pg_catalog.now() where consumer = $1 and instance = $2").into(),
+            stop: format!(
+                "update {table} set seen_at = pg_catalog.now(), stopped_at = pg_catalog.now() \
+                 where consumer = $1 and instance = $2"
+            )
+            .into(),
         }
     }
 }
@@ -132,7 +153,8 @@ impl Registry {
     /// Registers this instance. Returns the time for which it must wait before it joins the group.
     ///
     /// # Errors
-    /// What the server says.
+    ///
+    /// Returns the database's error.
     pub(crate) async fn register(&self) -> Result<Duration, sqlx::Error> {
         sqlx::query(AssertSqlSafe(self.statements.register.clone()))
             .persistent(false)
@@ -165,17 +187,18 @@ impl Registry {
         )
     }
 
-    /// Whether a type may be skipped, if that is known by now.
+    /// Returns whether a type may be skipped. Returns `None` if the view is too old.
     pub(crate) fn known_claim(&self, event_type: &str) -> Option<Claim> {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         let view = view.as_ref().filter(|view| view.as_of.elapsed() < LEASE)?;
         Some(view.claim(event_type))
     }
 
-    /// Whether a type may be skipped.
+    /// Returns whether a type may be skipped.
     ///
     /// # Errors
-    /// What the server says.
+    ///
+    /// Returns the database's error.
     pub(crate) async fn claim(&self, event_type: &str) -> Result<Claim, sqlx::Error> {
         if let Some(claim) = self.known_claim(event_type) {
             return Ok(claim);
@@ -189,19 +212,19 @@ impl Registry {
             held: held_types(self.others().await?, self.own.waits_for_newer_code),
             as_of,
         };
-        // However long that took: the view is younger than the event.
+        // The age of the view does not matter here, because it was read after the event.
         let claim = view.claim(event_type);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Some(view);
         Ok(claim)
     }
 
-    /// True the first time that a type is held.
+    /// Returns `true` the first time that a type is held.
     pub(crate) fn is_first_held(&self, event_type: &str) -> bool {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         !reported.contains(event_type) && reported.insert(event_type.to_owned())
     }
 
-    /// Sends heartbeats until the subscriber stops, and then that it has stopped in order.
+    /// Sends heartbeats until the subscriber stops, then records that it has stopped cleanly.
     pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -213,7 +236,7 @@ impl Registry {
                 tracing::warn!(
                     subscriber = self.consumer,
                     error = with_causes(&error),
-                    "the heartbeat of this instance is not written"
+                    "the heartbeat of this instance cannot be stored"
                 );
             }
         }
@@ -228,12 +251,12 @@ impl Registry {
                 tracing::debug!(
                     subscriber = self.consumer,
                     error = with_causes(&error),
-                    "that this instance has stopped is not written"
+                    "the stop of this instance cannot be stored"
                 )
             }
             Err(_) => tracing::debug!(
                 subscriber = self.consumer,
-                "that this instance has stopped is not written in time"
+                "the stop of this instance was not stored in time"
             ),
         }
     }
@@ -271,7 +294,8 @@ impl Registry {
     }
 }
 
-/// The version of a code that names none: a hash of what it handles. It is stored, so it is the same on every machine.
+/// Returns the version of code that names none: a hash of its types and topics. It is stored, so it
+/// must be the same on every machine.
 pub(crate) fn version_of(types: &[String], topics: &[String]) -> String {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;

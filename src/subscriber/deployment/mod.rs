@@ -1,7 +1,12 @@
-//! Old and new code side by side: which event types the other instances of the group handle.
+//! Deployments with old and new code side by side: event types that other instances of the group
+//! handle.
 //!
-//! `instances` is all SQL on the table `subscriber`, `held_types` decides which types an instance must not skip (pure),
-//! `unhandled` keeps such events for the instances that handle them, and `unknown_types` reports types that none handles.
+//! | file | content |
+//! |---|---|
+//! | `instances` | registration of instances: all SQL for the table `subscriber` |
+//! | `held_types` | types that an instance must not skip. Pure |
+//! | `unhandled` | events that are kept for the instances that handle them |
+//! | `unknown_types` | reports of types that no instance handles |
 
 pub(crate) mod held_types;
 pub(crate) mod instances;

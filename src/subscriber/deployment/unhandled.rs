@@ -1,8 +1,10 @@
-//! Events without a handler in this version that another member of the group handles. They wait for it, in the order of their aggregate.
+//! Events that have no handler in this version but in another member of the group. They wait for
+//! that member, in the order of their aggregate.
 //!
-//! With order per aggregate such an event is parked, with the later ones of its aggregate, and the next owner of the partition takes it
-//! up. Other orders, and more than [`HELD_AGGREGATES_MAX`] aggregates, wait in place: nothing behind them is
-//! committed, and the partition stops reading once its buffer is full.
+//! With order per aggregate, such an event is parked with the later ones of its aggregate, and the
+//! next owner of the partition handles it. With another order, or beyond [`HELD_AGGREGATES_MAX`]
+//! aggregates, the event waits in place. Nothing behind it is committed then, and the partition is
+//! not read further once its buffer is full.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,25 +23,27 @@ use crate::{
     },
 };
 
-/// How many aggregates of a partition may wait parked for another member: each takes some hundred bytes of memory, and two statements a minute.
+/// Maximum number of aggregates per partition that are parked for another member. Each takes some
+/// hundred bytes of memory and two statements a minute.
 pub(crate) const HELD_AGGREGATES_MAX: usize = 10_000;
 
-/// The same of an event that waits in place.
+/// Time between checks of an event that waits in place.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where an event that waits for another member can be parked.
+/// The place where an event can wait for another member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
-    /// Its aggregate waits already.
+    /// Parked behind its aggregate, which is parked already.
     BehindOthers,
-    /// Its aggregate can begin to wait.
+    /// Parked as the first event of its aggregate.
     Free,
-    /// Nowhere: it waits in place.
+    /// In place, because it cannot be parked.
     None,
 }
 
 impl Site {
-    /// Skips an event that no member handles. One that another member handles is parked, or waits in place.
+    /// Skips an event that no member handles. An event that another member handles is parked or
+    /// waits in place.
     pub(crate) async fn settle_unhandled(
         &self,
         ticket: Ticket,
@@ -79,7 +83,7 @@ impl Site {
                     tracing::warn!(
                         subscriber = self.runner.name,
                         error = with_causes(&error),
-                        "whether another member handles an event is not known yet"
+                        "the handlers of other members cannot be read yet"
                     );
                     DATABASE_PAUSE
                 }
@@ -90,7 +94,8 @@ impl Site {
         }
     }
 
-    /// The oldest event of an aggregate has no handler here. The time until the aggregate is looked at again.
+    /// Handles the case that the oldest event of a parked aggregate has no handler here. Returns
+    /// the time until the aggregate is due again.
     pub(crate) async fn try_unhandled_head(
         &self,
         detour: &Detour,
@@ -109,7 +114,8 @@ impl Site {
             topic = &*record.topic,
             partition = record.partition,
             offset = record.offset,
-            "a parked event has a type that no instance of the group handles any more, and is skipped"
+            "a parked event has a type that no instance of the group handles any more, and is \
+             skipped"
         );
         self.runner.unknown(message);
         detour.remove(head.seq).await.map(|()| Duration::ZERO)
@@ -142,7 +148,8 @@ impl Site {
                 subscriber = self.runner.name,
                 event.r#type = message.kind(),
                 topic = &*message.as_it_came().topic,
-                "events of a type without a handler in this version wait for the instances of the group that handle it: finish the deployment"
+                "events of a type without a handler in this version wait for the instances of the \
+                 group that handle it: finish the deployment"
             );
         }
     }

@@ -1,17 +1,17 @@
-//! Reports of event types that no handler of the group takes, once for each type and topic.
+//! Reports of event types without a handler in the group, once per type and topic.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use crate::{kafka::Message, subscriber::attempt::Runner};
 
-/// The number of types that are reported: the writers of a topic decide how many there are.
+/// Maximum number of reported types, because the producers of a topic can use any number of types.
 const REPORTED_MAX: usize = 100;
 
-/// The likeness (Jaro-Winkler) from which a handled type is named as the one that may be meant.
+/// Minimum similarity (Jaro-Winkler) of a handled type that is named as the type that may be meant.
 const ALIKE: f64 = 0.85;
 
-/// The types that were reported, by topic.
+/// Types that were reported, by topic.
 #[derive(Debug, Default)]
 pub(crate) struct UnknownTypes(Mutex<HashMap<String, HashSet<String>>>);
 
@@ -33,7 +33,7 @@ impl UnknownTypes {
 }
 
 impl Runner {
-    /// Counts an event of a type without a handler, or a tombstone of an aggregate without one, and reports the first of its kind and topic.
+    /// Counts an event or a tombstone without a handler. Logs the first of its kind and topic.
     pub(crate) fn unknown(&self, message: &Message) {
         let (topic, kind) = (&*message.as_it_came().topic, message.kind());
         self.statistics.unknown(kind);
@@ -45,7 +45,8 @@ impl Runner {
                 subscriber = self.name,
                 topic,
                 kind,
-                "tombstones without a handler are skipped; this is logged once for each aggregate and topic"
+                "tombstones without a handler are skipped; this is logged once for each aggregate \
+                 and topic"
             );
             return;
         }
@@ -56,12 +57,13 @@ impl Runner {
             topic,
             event.r#type = event_type,
             similar = nearest(event_type, &handled),
-            "events of a type without a handler are skipped; this is logged once for each type and topic"
+            "events of a type without a handler are skipped; this is logged once for each type and \
+             topic"
         );
     }
 }
 
-/// The handled type that resembles this one most, if any does.
+/// Returns the most similar handled type, if one is similar enough.
 fn nearest<'t>(event_type: &str, handled: &'t [String]) -> Option<&'t str> {
     let wanted = event_type.to_lowercase();
     let likeness = |known: &String| strsim::jaro_winkler(&known.to_lowercase(), &wanted);

@@ -1,4 +1,4 @@
-//! Where events go that cannot be handled, and how they are labelled.
+//! Dead letters: their topics and their headers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,10 +8,12 @@ use crate::{
     subscriber::handler::HandlerError,
 };
 
-/// Where events go that cannot be handled.
+/// Destination of events that cannot be handled.
 ///
-/// A dead letter is the record as it came, with headers that say why. Their names are those of Spring Kafka (`kafka_dlt-exception-message`,
-/// `kafka_dlt-original-topic` …), so that its tools show them; `tidings_…` says the rest.
+/// A dead letter is the original record with additional headers that describe the failure. Most of
+/// them have the names that Spring Kafka uses (`kafka_dlt-exception-message`,
+/// `kafka_dlt-original-topic` …), so that its tools show them. Headers for which Spring Kafka has
+/// no name start with `tidings_`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetters(Place);
 
@@ -24,22 +26,23 @@ enum Place {
 }
 
 impl DeadLetters {
-    /// The topic `<topic>.<group>.dlt`: the default. It is created if it is missing, with as many partitions as the topic.
+    /// The topic `<topic>.<group>.dlt`, which is the default. If it does not exist, it is created
+    /// with the partition count of the original topic.
     pub fn topic() -> Self {
         Self(Place::Topic)
     }
 
-    /// One topic for all, by name.
+    /// One topic for all dead letters, by name.
     pub fn named(topic: impl Into<String>) -> Self {
         Self(Place::Named(topic.into()))
     }
 
-    /// Nowhere: an event that cannot be handled is logged and forgotten.
+    /// No topic: an event that cannot be handled is logged and discarded.
     pub fn discard() -> Self {
         Self(Place::Discard)
     }
 
-    /// The topic for dead letters of `topic`, if there is one.
+    /// Returns the topic for dead letters of `topic`. Returns `None` if they are discarded.
     pub(crate) fn topic_for(&self, topic: &str, group: &str) -> Option<String> {
         match &self.0 {
             Place::Topic => Some(format!("{topic}.{group}.dlt")),
@@ -49,9 +52,10 @@ impl DeadLetters {
     }
 }
 
-/// Takes records that go back to Kafka.
+/// Sends records to Kafka.
 pub(crate) trait Letterbox: Send + Sync {
-    /// Sends a record; `like` is the topic whose partition count a missing topic gets.
+    /// Sends a record. If its topic does not exist, the topic is created with the partition count
+    /// of `like`.
     fn send<'l>(
         &'l self,
         letter: &'l Letter,
@@ -59,29 +63,30 @@ pub(crate) trait Letterbox: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<(), LetterError>> + Send + 'l>>;
 }
 
-/// Why a record is given up.
+/// The failure of a record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Obituary<'a> {
     pub(crate) group: &'a str,
     pub(crate) error: &'a HandlerError,
-    /// `handler`, `malformed` or `panic`.
+    /// `handler`, `malformed` or `duplicate`.
     pub(crate) kind: &'a str,
     pub(crate) attempts: u32,
 }
 
-/// How often a record was replayed from the dead letters.
+/// Number of replays from the dead letters.
 pub(crate) const REPLAYS: &str = "tidings_replays";
-/// The topic a record was first read from, through all retries.
+/// The topic that the record was first read from, before any retry.
 pub(crate) const ORIGINAL_TOPIC: &str = "kafka_dlt-original-topic";
-/// The partition a record was first read from, four bytes, big endian.
+/// The partition that the record was first read from: four bytes, big endian.
 pub(crate) const ORIGINAL_PARTITION: &str = "kafka_dlt-original-partition";
-/// The offset a record was first read from, eight bytes, big endian.
+/// The offset that the record was first read from: eight bytes, big endian.
 pub(crate) const ORIGINAL_OFFSET: &str = "kafka_dlt-original-offset";
-/// When it was published, eight bytes, big endian: milliseconds since the Unix epoch.
+/// The timestamp of the original record: eight bytes, big endian, milliseconds since the Unix
+/// epoch.
 const ORIGINAL_TIMESTAMP: &str = "kafka_dlt-original-timestamp";
-/// Whose clock that is, in the words of Kafka's Java client.
+/// The type of that timestamp, named as in Kafka's Java client.
 const ORIGINAL_TIMESTAMP_TYPE: &str = "kafka_dlt-original-timestamp-type";
-/// Headers that say where a record was first.
+/// Headers for the origin of a record.
 const ORIGINAL: [&str; 5] = [
     ORIGINAL_TOPIC,
     ORIGINAL_PARTITION,
@@ -89,21 +94,22 @@ const ORIGINAL: [&str; 5] = [
     ORIGINAL_TIMESTAMP,
     ORIGINAL_TIMESTAMP_TYPE,
 ];
-/// What went wrong.
+/// The error message.
 pub(crate) const EXCEPTION_MESSAGE: &str = "kafka_dlt-exception-message";
-/// What kind of thing went wrong.
+/// The kind of error.
 pub(crate) const EXCEPTION_CLASS: &str = "kafka_dlt-exception-fqcn";
-/// How often it was tried.
+/// Number of attempts.
 pub(crate) const ATTEMPTS: &str = "tidings_attempts";
-/// Which retry it is on: the number of the tier.
+/// Number of the retry topic, starting with 1.
 pub(crate) const TIER: &str = "tidings_retry";
-/// When a record of a retry topic is due, in milliseconds since the Unix epoch.
+/// Due time of a record in a retry topic, in milliseconds since the Unix epoch.
 pub(crate) const DUE: &str = "tidings_due";
 
-/// The longest text about an error: it is a header, and the record may be large already.
+/// Maximum length of an error message in bytes. It becomes a header, and the record may already be
+/// large.
 const ERROR_BYTES_MAX: usize = 2_000;
 
-/// Headers that a retry or a dead letter writes anew.
+/// Headers about an earlier failure. Retries and dead letters do not copy them from the record.
 const OURS: [&str; 9] = [
     EXCEPTION_MESSAGE,
     EXCEPTION_CLASS,
@@ -116,7 +122,8 @@ const OURS: [&str; 9] = [
     "tidings_failed_at",
 ];
 
-/// The number of attempts that a record of a retry or redrive topic of this group has behind it. Elsewhere the header means nothing.
+/// Returns the number of earlier attempts of a record in a retry or redrive topic of this group. In
+/// other topics the header is ignored.
 pub(crate) fn attempts_of(record: &Incoming, group: &str) -> u32 {
     if origin_of(&record.topic, group) == &*record.topic {
         return 0;
@@ -124,8 +131,8 @@ pub(crate) fn attempts_of(record: &Incoming, group: &str) -> u32 {
     record.header(ATTEMPTS).map_or(0, bounded_count)
 }
 
-/// The number of retry topics that a record of a retry or redrive topic of this group has behind it. Elsewhere the header
-/// means nothing, because any producer can write it.
+/// Returns the number of retry topics through which a record in a retry or redrive topic of this
+/// group has passed. In other topics the header is ignored, because any producer can set it.
 pub(crate) fn tier_of(record: &Incoming, group: &str) -> usize {
     if origin_of(&record.topic, group) == &*record.topic {
         return 0;
@@ -133,10 +140,11 @@ pub(crate) fn tier_of(record: &Incoming, group: &str) -> usize {
     record.header(TIER).map_or(0, bounded_count) as usize
 }
 
-/// Most that a counter in a header can say. Counters grow by one per attempt or replay, so a larger one is forged.
+/// Maximum value of a counter in a header. Counters grow by one per attempt or replay, so a larger
+/// value is forged.
 const COUNT_MAX: u32 = 1_000_000;
 
-/// A counter of a header: 0 if it is no number, and [`COUNT_MAX`] at most.
+/// Returns the counter in a header, limited to [`COUNT_MAX`]. Returns 0 if it is not a number.
 pub(crate) fn bounded_count(text: &[u8]) -> u32 {
     let number = std::str::from_utf8(text)
         .ok()
@@ -144,15 +152,16 @@ pub(crate) fn bounded_count(text: &[u8]) -> u32 {
     number.unwrap_or(0).min(COUNT_MAX)
 }
 
-/// Whether a header is one that says why and when a record died.
+/// Returns `true` if a header describes a failure of the record.
 pub(crate) fn is_ours(name: &[u8]) -> bool {
     OURS.iter().any(|ours| ours.as_bytes() == name)
 }
 
-/// The record as it came, for another topic, with why.
+/// Returns the original record for another topic, with headers about its failure.
 pub(crate) fn letter(record: &Incoming, topic: String, why: &Obituary<'_>) -> Letter {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    // Where it was first is kept through retries. In a record of somebody else it says where it died for them.
+    // Headers about the origin are kept through retries of this group. In a record of another topic
+    // they describe a failure in another group.
     let came_back = origin_of(&record.topic, why.group) != &*record.topic
         && record.header(ORIGINAL_TOPIC).is_some();
     let named_here = if came_back {
@@ -212,7 +221,7 @@ fn timestamp_type(record: &Incoming) -> &'static [u8] {
     }
 }
 
-/// The record as it came, for another topic, without headers about its failure.
+/// Returns the original record for another topic, without headers about its failure.
 pub(crate) fn bare_letter(record: &Incoming, topic: String) -> Letter {
     let headers = record.headers_with_nulls();
     let headers = headers
@@ -231,8 +240,9 @@ pub(crate) fn bare_letter(record: &Incoming, topic: String) -> Letter {
     }
 }
 
-/// The topic that records of this one were first read from: itself, or what a retry or redrive topic of the group is named after. A header says so too, but anybody can write one, and the
-/// topic that it names need not be one that can be made.
+/// Returns the topic that records of `topic` were first read from: for a retry or redrive topic of
+/// the group the topic in its name, otherwise `topic` itself. A header contains it too, but any
+/// producer can set it, and its value may not be a valid topic name.
 pub(crate) fn origin_of<'t>(topic: &'t str, group: &str) -> &'t str {
     let retried = || {
         topic
@@ -254,7 +264,7 @@ mod tests {
     fn header<'l>(letter: &'l Letter, name: &str) -> Option<&'l [u8]> {
         let mut found = letter.headers.iter().filter(|(header, _)| header == name);
         let first = found.next().and_then(|(_, value)| value.as_deref());
-        assert!(found.next().is_none(), "{name} is there once");
+        assert!(found.next().is_none(), "{name} occurs once");
         first
     }
 

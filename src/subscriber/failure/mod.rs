@@ -1,4 +1,5 @@
-//! Events that cannot be handled: parked, sent to the dead letters, and replayed from there.
+//! Events that cannot be handled: they are parked, sent to the dead letters, and replayed from
+//! there.
 
 pub(crate) mod dead_letter;
 pub(crate) mod parked;

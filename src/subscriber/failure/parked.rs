@@ -1,10 +1,14 @@
-//! Where aggregates wait whose event failed too often: all SQL on the table `detour`.
+//! Parked events of a subscriber: all SQL for the table `detour`.
 //!
-//! An event that used up its attempts, and every later one of its aggregate, goes here instead of to its handler, so that order holds and the partition goes on. The owner
-//! of the partition handles them from here, the oldest of each aggregate first, until none is left; then the aggregate is back on its way. Both happen on the
-//! aggregate's lane, one after the other, so no event is between the two.
+//! An event that has used up its attempts, and every later event of its aggregate, is stored in
+//! this table instead of being handled. This preserves the order while the partition continues. The
+//! owner of the partition handles the parked events, starting with the oldest of each aggregate,
+//! until none is left. The aggregate's events are then handled normally again. Both parking and
+//! handling happen on the lane of the aggregate, one after the other, so no event is missed in
+//! between.
 //!
-//! An event without a key belongs to no aggregate. It waits under a key of its own, so that no other event waits for it.
+//! An event without a key belongs to no aggregate. It is stored under a unique key, so that no
+//! other event waits for it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,13 +22,14 @@ use crate::{
     subscriber::inbox::OpenInbox,
 };
 
-/// Stands among the stored headers of a record whose timestamp is the broker's. It is never sent.
+/// Stored as a header of a record whose timestamp was set by the broker. It is never sent.
 const STAMPED_BY_BROKER: &str = "tidings_stamped_by_broker";
 
-/// Stands among the stored headers of a record without a key. It is never sent.
+/// Stored as a header of a record without a key. It is never sent.
 const WITHOUT_KEY: &str = "tidings_without_key";
 
-/// The key under which a record waits: its own, or one that no other record of its partition has.
+/// Returns the key of the row that stores a record: the record's own key, or one that is unique in
+/// its partition.
 pub(crate) fn detour_key(record: &Incoming) -> Cow<'_, [u8]> {
     record.key().map_or_else(
         || Cow::Owned(format!("\0without key, offset {}", record.offset).into_bytes()),
@@ -43,7 +48,7 @@ pub(crate) struct Detour {
     keys: Arc<str>,
 }
 
-/// The oldest event of an aggregate that waits.
+/// The oldest event of a parked aggregate.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) seq: i64,
@@ -53,20 +58,20 @@ pub(crate) struct Head {
     value: Option<Vec<u8>>,
     header_names: Vec<String>,
     header_values: Vec<Option<Vec<u8>>>,
-    /// Attempts from here.
+    /// Number of attempts since the event was parked.
     pub(crate) attempts: i32,
-    /// Attempts before it was set aside.
+    /// Number of attempts before the event was parked.
     attempts_before: i32,
 }
 
-/// Why and for how long an event is set aside.
+/// The data with which an event is parked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setback {
-    /// Until it is tried from here.
+    /// Time until its first attempt from the table.
     pub(crate) pause: Duration,
-    /// The number of attempts so far, those of earlier deliveries included.
+    /// Number of attempts so far, including those of earlier deliveries.
     pub(crate) attempts: u32,
-    /// The error of the last one; `None` if it waits behind another event.
+    /// Error of the last attempt. `None` if the event waits behind another one.
     pub(crate) error: Option<String>,
 }
 
@@ -78,25 +83,37 @@ impl Detour {
             pool: inbox.pool.clone(),
             consumer: inbox.consumer.clone(),
             append: format!(
-                "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at, attempts_before, error) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, pg_catalog.now() + $10 * interval '1 second', $11, pg_catalog.left($12::text, 2000)) on conflict do nothing"
+                "insert into {table} (consumer, topic, partition, {columns}, next_attempt_at, \
+                                      attempts_before, error) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
+                         pg_catalog.now() + $10 * interval '1 second', $11, \
+                         pg_catalog.left($12::text, 2000)) on conflict do nothing"
             )
             .into(),
             head: format!(
-                "select seq, attempts, attempts_before, {columns} from {table} where consumer = $1 and topic = $2 and partition = $3 and key = $4 order by seq limit 1"
+                "select seq, attempts, attempts_before, {columns} from {table} \
+                 where consumer = $1 and topic = $2 and partition = $3 and key = $4 \
+                 order by seq limit 1"
             )
             .into(),
             remove: format!("delete from {table} where seq = $1").into(),
-            again: format!("update {table} set attempts = $2, next_attempt_at = pg_catalog.now() + $3 * interval '1 second', error = pg_catalog.left($4::text, 2000) where seq = $1").into(),
+            again: format!(
+                "update {table} set attempts = $2, \
+                 next_attempt_at = pg_catalog.now() + $3 * interval '1 second', \
+                 error = pg_catalog.left($4::text, 2000) where seq = $1"
+            )
+            .into(),
             keys: format!(
-                "select distinct on (key) key, greatest(extract(epoch from next_attempt_at - pg_catalog.now()), 0)::float8 from {table} \
+                "select distinct on (key) key, \
+                 greatest(extract(epoch from next_attempt_at - pg_catalog.now()), 0)::float8 \
+                 from {table} \
                  where consumer = $1 and topic = $2 and partition = $3 order by key, seq"
             )
             .into(),
         }
     }
 
-    /// Adds an event behind those of its aggregate; one that is there already is fine.
+    /// Appends an event to those of its aggregate. If the event is stored already, nothing changes.
     pub(crate) async fn append(
         &self,
         record: &Incoming,
@@ -135,7 +152,7 @@ impl Detour {
             .map(drop)
     }
 
-    /// The oldest event of an aggregate.
+    /// Returns the oldest event of an aggregate.
     pub(crate) async fn head(
         &self,
         partition: &Partition,
@@ -152,7 +169,7 @@ impl Detour {
         row.map(|row| Head::of(&row)).transpose()
     }
 
-    /// The event has ended.
+    /// Deletes an event that has an outcome.
     pub(crate) async fn remove(&self, seq: i64) -> Result<(), sqlx::Error> {
         sqlx::query(AssertSqlSafe(self.remove.clone()))
             .persistent(false)
@@ -162,7 +179,7 @@ impl Detour {
             .map(drop)
     }
 
-    /// The event failed once more, and is tried again after this long.
+    /// Stores a failed attempt and the time until the next one.
     pub(crate) async fn again(
         &self,
         seq: i64,
@@ -181,7 +198,8 @@ impl Detour {
             .map(drop)
     }
 
-    /// The aggregates of a partition that wait, and how long until the oldest event of each is due.
+    /// Returns the parked aggregates of a partition, each with the time until its oldest event is
+    /// due.
     pub(crate) async fn keys(
         &self,
         partition: &Partition,
@@ -206,13 +224,15 @@ impl Detour {
 }
 
 impl OpenInbox {
-    /// The parked events of this consumer that belong to none of these topics: topic, events, aggregates.
+    /// Returns the parked events of this consumer whose topic is not in `topics`, as rows of topic,
+    /// number of events and number of aggregates.
     pub(crate) async fn parked_outside(
         &self,
         topics: &[&str],
     ) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
         let count = format!(
-            r#"select topic, pg_catalog.count(*), pg_catalog.count(distinct (partition, key)) from "{}".detour where consumer = $1 and not topic = any ($2)
+            r#"select topic, pg_catalog.count(*), pg_catalog.count(distinct (partition, key))
+               from "{}".detour where consumer = $1 and not topic = any ($2)
                group by topic order by topic"#,
             self.schema
         );
@@ -225,7 +245,7 @@ impl OpenInbox {
     }
 }
 
-/// Whether a stored header is a mark of this table.
+/// Returns `true` if a stored header is a marker of this table.
 fn is_mark(name: &[u8]) -> bool {
     [STAMPED_BY_BROKER, WITHOUT_KEY]
         .iter()
@@ -247,7 +267,7 @@ impl Head {
         })
     }
 
-    /// All attempts at the event so far.
+    /// Returns the number of all attempts so far.
     pub(crate) fn attempts_in_all(&self) -> u32 {
         self.attempts_before
             .max(0)
@@ -255,7 +275,7 @@ impl Head {
             .saturating_add(self.attempts.max(0).unsigned_abs())
     }
 
-    /// The record as it came.
+    /// Returns the record as it was read from Kafka.
     pub(crate) fn record(&self, partition: &Partition) -> Incoming {
         let place = Place {
             topic: partition.topic.clone(),

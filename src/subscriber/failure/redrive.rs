@@ -1,8 +1,11 @@
-//! Dead letters, looked at again: listed, replayed to the subscriber they failed in, or discarded.
+//! Dead letters: listing them, replaying them to the subscriber that could not handle them, and
+//! discarding them.
 //!
-//! A replay goes to `<topic>.<group>.redrive`, which this subscriber alone reads: other groups of the topic have handled the event. It keeps its key, so the events of one aggregate are
-//! replayed in the order in which they died; and its id, so that an inbox knows it. Which letters are done with is committed for the group `tidings-redrive`, as a subscriber
-//! commits what it has finished.
+//! A replay goes to `<topic>.<group>.redrive`, which only this subscriber reads, because other
+//! groups have already handled the event. The replay keeps the key, so the events of one aggregate
+//! are replayed in the order of their failures. It also keeps the id, so that an inbox recognizes
+//! the event. Progress is committed for the group `tidings-redrive`, in the same format as a
+//! subscriber's finished records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,26 +30,26 @@ use crate::{
     },
 };
 
-/// The group whose commits say which letters are done with.
+/// The consumer group whose commits record which letters are replayed or discarded.
 const GROUP: &str = "tidings-redrive";
 
-/// How often a letter is replayed before it must be asked for.
+/// Maximum number of replays of a letter without explicit confirmation.
 pub(crate) const REPLAYS_MAX: u32 = 3;
 
-/// The topic in which replayed events come back to a subscriber.
+/// Returns the topic through which replayed events return to a subscriber.
 pub(crate) fn redrive_topic(topic: &str, group: &str) -> String {
     format!("{topic}.{group}.redrive")
 }
 
-/// Which letters are meant.
+/// Selection of letters.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
-    /// Died since then.
+    /// Only letters that failed at or after this time.
     pub(crate) since: Option<DateTime<Utc>>,
     pub(crate) event_type: Option<String>,
-    /// The first of them only.
+    /// Maximum number of letters.
     pub(crate) max: Option<usize>,
-    /// These, by partition and offset; all if there are none.
+    /// Only these letters, by partition and offset. Empty means all.
     pub(crate) places: Vec<(i32, i64)>,
 }
 
@@ -63,7 +66,7 @@ pub(crate) struct DeadLetter {
     pub(crate) origin: Option<Origin>,
 }
 
-/// Where a letter was first read.
+/// The original record of a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) topic: String,
@@ -122,14 +125,16 @@ impl DeadLetter {
                     .contains(&(self.record.partition, self.record.offset)))
     }
 
-    /// The topic to which a replay goes. Any producer can write a letter's headers, so they count only if they agree with the
-    /// name of the letter's own topic, or with a group that the operator names.
+    /// Returns the topic for a replay. Any producer can set a letter's headers, so they are
+    /// accepted only if they match the name of the letter's own topic, or a group that the operator
+    /// names.
     ///
     /// # Errors
-    /// Why there is none.
+    ///
+    /// Returns the reason if there is no such topic.
     pub(crate) fn target(&self, group: Option<&str>) -> Result<String, String> {
         let Some(origin) = &self.origin else {
-            return Err("does not say which subscriber it died in".into());
+            return Err("does not name the subscriber it failed in".into());
         };
         let (from, of) = (&origin.topic, &origin.group);
         let is_named = match group {
@@ -140,14 +145,15 @@ impl DeadLetter {
             return Ok(redrive_topic(from, of));
         }
         Err(match group {
-            Some(group) => format!("died in {of} by its headers, and not in {group}"),
+            Some(group) => format!("failed in {of} according to its headers, and not in {group}"),
             None => format!(
-                "died in {of} by its headers, on {from}, whose dead letters are in another topic: confirm with --group {of}"
+                "failed in {of} according to its headers, on {from}, whose dead letters are in \
+                 another topic: confirm with --group {of}"
             ),
         })
     }
 
-    /// The record without what was said of its death, for this topic.
+    /// Returns the record for this topic, without the headers about its failure.
     fn replayed(&self, target: String) -> Letter {
         let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
         let is_kept = |name: &[u8]| {
@@ -173,7 +179,7 @@ impl DeadLetter {
     }
 }
 
-/// A topic of dead letters.
+/// A dead letter topic.
 pub(crate) struct DeadLetterBox {
     shelf: Arc<Shelf>,
     watermarks: HashMap<i32, (Partition, Watermark)>,
@@ -181,13 +187,15 @@ pub(crate) struct DeadLetterBox {
 }
 
 impl DeadLetterBox {
-    /// Reads the topic: the selected letters that are neither replayed nor discarded.
+    /// Reads the topic. Returns the selected letters that are neither replayed nor discarded.
     ///
     /// # Errors
-    /// The cluster's error; a client that hangs.
+    ///
+    /// Returns the cluster's error, or an error if the client hangs.
     ///
     /// # Cancel safety
-    /// Dropping the future abandons a thread, which reads on to the end.
+    ///
+    /// If the future is dropped, its thread continues to read until the end of the topic.
     pub(crate) async fn read(
         settings: &Settings,
         topic: &str,
@@ -217,7 +225,8 @@ impl DeadLetterBox {
             metadata,
         } in &committed
         {
-            // What somebody else committed for this group is not believed: letters are shown again.
+            // Metadata that other software committed for this group is ignored, so the letters are
+            // listed again.
             let finished = Finished::decode(metadata, *offset).unwrap_or_default();
             watermarks.insert(
                 partition.number,
@@ -250,15 +259,16 @@ impl DeadLetterBox {
         })
     }
 
-    /// The letters, partition by partition in their order.
+    /// Returns the letters by partition, in their order.
     pub(crate) fn letters(&self) -> impl ExactSizeIterator<Item = &DeadLetter> {
         self.letters.iter().map(|(letter, _)| letter)
     }
 
-    /// Sends one letter back to its subscriber, by this topic of [`DeadLetter::target`].
+    /// Sends one letter back to its subscriber, to a topic that [`DeadLetter::target`] returned.
     ///
     /// # Errors
-    /// When Kafka does not take it: it is still dead.
+    ///
+    /// Returns [`BusError`] if Kafka does not store the record. It remains a dead letter then.
     pub(crate) async fn replay(
         &mut self,
         bus: &Bus,
@@ -276,16 +286,18 @@ impl DeadLetterBox {
         Ok(())
     }
 
-    /// One letter is done with.
+    /// Marks one letter as discarded.
     pub(crate) fn discard(&mut self, at: usize) {
         let (partition, ticket) = (self.letters[at].0.record.partition, self.letters[at].1);
         self.finish(partition, ticket);
     }
 
-    /// Stores which letters are replayed or discarded.
+    /// Commits which letters are replayed or discarded.
     ///
     /// # Errors
-    /// The coordinator's error, or a client that hangs: these letters are listed again.
+    ///
+    /// Returns the coordinator's error, or an error if the client hangs. These letters are then
+    /// listed again.
     pub(crate) async fn commit(&self) -> Result<(), String> {
         let commits: Vec<Committed> = self
             .watermarks
@@ -315,7 +327,7 @@ impl DeadLetterBox {
     }
 }
 
-/// Reads any record as a dead letter and makes a replay of it: for the fuzz target.
+/// Reads any record as a dead letter and creates a replay of it. For the fuzz target.
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) fn fuzz_dead_letter(record: Incoming) {
     let letter = DeadLetter::of(record);
@@ -390,7 +402,7 @@ mod tests {
                 offset: 9,
             };
             assert_eq!(dead.origin, Some(origin));
-            let replayed = dead.replayed(dead.target(None).expect("it says where it died"));
+            let replayed = dead.replayed(dead.target(None).expect("the headers name the group"));
             assert_eq!(replayed.topic, "order.stock.redrive");
             event = record(&replayed.topic, &replayed);
             assert_eq!(attempts_of(&event, "stock"), 5);

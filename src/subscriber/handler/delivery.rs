@@ -1,11 +1,11 @@
-//! What layers and handlers are given.
+//! The input of layers and handlers.
 
 use std::sync::Arc;
 
 use super::{HandlerError, Meta, Tx, TxSlot};
 use crate::kafka::Message;
 
-/// One attempt to handle an event, or a batch of events: the request that layers see.
+/// One attempt to handle an event or a batch of events. It is the request type of layers.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     messages: Messages,
@@ -13,7 +13,7 @@ pub struct Delivery {
     slot: Option<TxSlot>,
 }
 
-/// One message without an allocation more, or several.
+/// One message without an extra allocation, or several messages.
 #[derive(Clone, Debug)]
 enum Messages {
     One(Arc<Message>),
@@ -21,7 +21,8 @@ enum Messages {
 }
 
 impl Delivery {
-    /// One event; `attempt` counts from the first of this stay in the subscriber.
+    /// Creates a delivery of one event. `attempt` is counted since the subscriber read the event,
+    /// starting with 1.
     pub(crate) fn one(message: Arc<Message>, attempt: u32) -> Self {
         Self {
             messages: Messages::One(message),
@@ -30,7 +31,7 @@ impl Delivery {
         }
     }
 
-    /// Several; at least one.
+    /// Creates a delivery of several events, which must not be empty.
     pub(crate) fn many(messages: Vec<Arc<Message>>, attempt: u32) -> Self {
         Self {
             messages: Messages::Many(messages.into()),
@@ -39,29 +40,33 @@ impl Delivery {
         }
     }
 
-    /// The event, or the first of the batch.
+    /// Returns the metadata of the event, or of the first event of the batch.
     pub fn meta(&self) -> Meta {
         Meta::new(self.first().clone(), self.attempt)
     }
 
-    /// Every event of the batch; one if it is none.
+    /// Returns the metadata of all events of the batch, or of the single event of an unbatched
+    /// delivery.
     pub fn metas(&self) -> impl ExactSizeIterator<Item = Meta> {
         self.messages()
             .iter()
             .map(|message| Meta::new(message.clone(), self.attempt))
     }
 
-    /// What happened, e.g. `OrderPlaced`. All events of a batch are of one type.
+    /// Returns the type of the event, for example `OrderPlaced`. All events of a batch have the
+    /// same type.
     pub fn event_type(&self) -> &str {
         self.first().event_type()
     }
 
-    /// How often the event was tried, this attempt included: 1 for the first. Attempts from the detour, from retry topics and before a replay count; of a batch, those of its first event.
+    /// Returns the number of this attempt, which is 1 for the first. Attempts while the event was
+    /// parked, from retry topics and before a replay are counted too. For a batch, the count is
+    /// that of its first event.
     pub fn attempt(&self) -> u32 {
         self.attempt.saturating_add(self.first().attempts_before())
     }
 
-    /// How many events it holds: 1, or those of a batch.
+    /// Returns the number of events: 1, or the size of the batch.
     #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.messages().len()
@@ -74,7 +79,7 @@ impl Delivery {
         }
     }
 
-    /// The same with these messages only, and a transaction.
+    /// Returns a copy with a transaction and, if `messages` is set, only these messages.
     pub(crate) fn within(&self, slot: TxSlot, messages: Option<Vec<Arc<Message>>>) -> Self {
         let messages = messages.map_or_else(
             || self.messages.clone(),
@@ -87,7 +92,7 @@ impl Delivery {
         }
     }
 
-    /// The same with these messages only.
+    /// Returns a copy with only these messages.
     pub(crate) fn with_messages(&self, mut messages: Vec<Arc<Message>>) -> Self {
         let messages = match messages.pop() {
             Some(message) if messages.is_empty() => Messages::One(message),
@@ -100,7 +105,7 @@ impl Delivery {
         }
     }
 
-    /// Each event by itself, in the same transaction.
+    /// Returns one delivery per event, all in the same transaction.
     pub(crate) fn singly(&self) -> impl Iterator<Item = Self> {
         let of = |message: &Arc<Message>| Self {
             messages: Messages::One(message.clone()),
@@ -110,7 +115,7 @@ impl Delivery {
         self.messages().iter().map(of)
     }
 
-    /// The transaction, lent to one argument.
+    /// Lends the transaction to one argument.
     pub(crate) fn transaction(&self) -> Result<Tx, HandlerError> {
         let slot = self.slot.as_ref().ok_or_else(|| {
             HandlerError::dead_letter("the subscriber has no inbox, so there is no `Tx`")

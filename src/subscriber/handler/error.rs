@@ -1,4 +1,4 @@
-//! What a handler says when it cannot.
+//! Errors of handlers.
 
 use std::error::Error;
 use std::fmt;
@@ -16,9 +16,10 @@ use crate::{
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Why an event was not handled, and what shall be done with it.
+/// Error of an event that was not handled, with a verdict on the next step.
 ///
-/// `?` on an error of sqlx, serde or the outbox picks the verdict; the functions here say it outright.
+/// The `?` operator chooses the verdict for errors of sqlx, serde and the outbox. The functions of
+/// this type set it explicitly.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,20 +36,20 @@ pub struct HandlerError {
     source: BoxError,
 }
 
-/// Why a payload is no event of the handler's type.
+/// Reason why a payload is not an event of the handler's type.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Undecodable {
-    /// The codec refuses it.
+    /// The codec rejects the payload.
     #[error(transparent)]
     Codec(CodecError),
-    /// The codec refuses it, and its first bytes are those of another format.
+    /// The codec rejects the payload, and its first bytes are those of another format.
     #[error("the value is {format}, which the event's codec does not read")]
     Format {
         format: &'static str,
         source: CodecError,
     },
-    /// There is none.
-    #[error("the event has no data, so it is no `{0}`")]
+    /// The record has no payload.
+    #[error("the event has no data, so it is not a `{0}`")]
     NoData(&'static str),
 }
 
@@ -57,32 +58,35 @@ pub(crate) enum Undecodable {
 #[error("{0}")]
 struct WaitsForCode(String);
 
-/// The time after which an event that waits for another version of the code is looked at again. That version does not wait for it.
+/// Pause before an event that waits for another version of the code is checked again. A member that
+/// runs that version does not wait for the pause.
 pub(crate) const CODE_PAUSE: Duration = Duration::from_secs(30);
 
-/// The event's version is newer than this code.
+/// Returns `true` if the version of the event is newer than this code supports.
 fn is_newer(error: &(dyn Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(VersionError::Newer { .. }))
 }
 
-/// What shall be done with an event that was not handled.
+/// The next step for an event that was not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Try again after a pause, as often as [`Retry`](crate::subscriber::Retry) says.
+    /// Try again after a pause, as often as [`Retry`](crate::subscriber::Retry) allows.
     Retry,
-    /// It will never work: the dead letter topic, at once.
+    /// The event can never be handled. Send it to the dead letters at once.
     DeadLetter,
-    /// It does not matter: done, without an effect.
+    /// The event is irrelevant. It counts as handled, without an effect.
     Skip,
-    /// Not yet: again after this long. Costs no attempt.
+    /// The event cannot be handled yet. Try again after this time. Costs no attempt.
     Snooze(Duration),
-    /// Something that every event needs is down (the database): consumption pauses and probes. Costs no attempt.
+    /// A dependency of all events is down, for example the database. The subscriber pauses and
+    /// probes. Costs no attempt.
     Unavailable,
 }
 
 impl HandlerError {
-    /// Try again after a pause.
+    /// Creates an error with the verdict [`Verdict::Retry`]: the event is tried again after a
+    /// pause.
     pub fn retry(source: impl Into<BoxError>) -> Self {
         Self {
             verdict: Verdict::Retry,
@@ -90,7 +94,7 @@ impl HandlerError {
         }
     }
 
-    /// It will never work.
+    /// Creates an error with the verdict [`Verdict::DeadLetter`]: the event can never be handled.
     pub fn dead_letter(source: impl Into<BoxError>) -> Self {
         Self {
             verdict: Verdict::DeadLetter,
@@ -98,7 +102,8 @@ impl HandlerError {
         }
     }
 
-    /// It does not matter: the transaction is rolled back, and the event counts as handled.
+    /// Creates an error with the verdict [`Verdict::Skip`]: the transaction is rolled back, and the
+    /// event counts as handled.
     pub fn skip(source: impl Into<BoxError>) -> Self {
         Self {
             verdict: Verdict::Skip,
@@ -106,7 +111,7 @@ impl HandlerError {
         }
     }
 
-    /// Not yet: its aggregate waits.
+    /// Creates an error with the verdict [`Verdict::Snooze`]: the aggregate of the event waits.
     pub fn snooze(time: Duration, source: impl Into<BoxError>) -> Self {
         Self {
             verdict: Verdict::Snooze(time),
@@ -114,7 +119,8 @@ impl HandlerError {
         }
     }
 
-    /// Something that every event needs is down.
+    /// Creates an error with the verdict [`Verdict::Unavailable`]: a dependency of all events is
+    /// down.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self {
             verdict: Verdict::Unavailable,
@@ -122,7 +128,8 @@ impl HandlerError {
         }
     }
 
-    /// Another version of the service's code handles it: it is set aside until then. Costs no attempt.
+    /// Creates an error for an event that another version of the service's code handles. The event
+    /// is parked until then and loses no attempt.
     pub(crate) fn wait_for_code(reason: impl Into<String>) -> Self {
         Self {
             verdict: Verdict::Snooze(CODE_PAUSE),
@@ -130,47 +137,49 @@ impl HandlerError {
         }
     }
 
-    /// True if the event waits for another version of the service's code.
+    /// Returns `true` if the event waits for another version of the service's code.
     pub(crate) fn waits_for_code(&self) -> bool {
         self.source.is::<WaitsForCode>()
     }
 
-    /// What shall be done.
+    /// Returns the verdict.
     pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// True if the event is of a version that newer code would read.
+    /// Returns `true` if the version of the event requires newer code.
     pub(crate) fn asks_for_newer_code(&self) -> bool {
         is_newer(&*self.source)
     }
 
-    /// A payload that is no such event, whatever handlers do.
+    /// Creates an error for a payload that is not an event of the handler's type, regardless of the
+    /// handler.
     pub(crate) fn undecodable(error: Undecodable) -> Self {
         Self::dead_letter(error)
     }
 
-    /// True if the payload cannot be decoded.
+    /// Returns `true` if the payload cannot be decoded.
     pub(crate) fn is_undecodable(&self) -> bool {
         self.source.is::<Undecodable>()
     }
 
-    /// True if another event has the identity of this one.
+    /// Returns `true` if another event has the identity of this one.
     pub(crate) fn is_conflicting(&self) -> bool {
         self.source.is::<Conflicting>()
     }
 
-    /// True if the attempt was cut off after a time: by a layer, by the handler, or by the server.
+    /// Returns `true` if the attempt timed out: in a layer, in the handler, or on the server.
     pub(crate) fn ran_out_of_time(&self) -> bool {
         self.verdict == Verdict::Retry && is_time_out(&*self.source)
     }
 
-    /// True if it comes from a session of the database that can do no more work.
+    /// Returns `true` if the error comes from a database session that cannot be used any more.
     pub(crate) fn ends_session(&self) -> bool {
         ends_session(&*self.source)
     }
 
-    /// The same, to be waited out.
+    /// Returns the same error with the verdict [`Verdict::Unavailable`], so that the event loses no
+    /// attempt.
     pub(crate) fn waited_out(self) -> Self {
         Self {
             verdict: Verdict::Unavailable,
@@ -178,7 +187,8 @@ impl HandlerError {
         }
     }
 
-    /// The error of a layer: a handler's own if it is one, otherwise a reason to try again.
+    /// Converts the error of a layer. A handler's own error keeps its verdict; most other errors
+    /// are retried.
     pub(crate) fn from_layer(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return *own,
@@ -191,21 +201,27 @@ impl HandlerError {
         }
     }
 
-    /// The error and its causes in one line.
+    /// Returns the error and its causes in one line.
     pub(crate) fn chain(&self) -> String {
         with_causes(&*self.source)
     }
 }
 
-/// Whether the error, or a cause of it, is that a time limit has passed.
+/// Returns `true` if the error or one of its causes is a time-out.
 fn is_time_out(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let is_one = error.is::<tower::timeout::error::Elapsed>()
             || error.is::<tokio::time::error::Elapsed>()
-            || error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+            || error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
             // `query_canceled`: a statement time-out.
-            || matches!(error.downcast_ref(), Some(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "57014"));
+            || matches!(
+                error.downcast_ref(),
+                Some(sqlx::Error::Database(error))
+                    if error.code().is_some_and(|code| code == "57014")
+            );
         if is_one {
             return true;
         }
@@ -214,7 +230,8 @@ fn is_time_out(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// When to come back if nothing was tried: a circuit was open or a bulkhead full. That is not the event's fault.
+/// Returns the pause if nothing was attempted because a circuit was open or a bulkhead was full.
+/// The event is not the cause then.
 fn turned_away(error: &(dyn Error + 'static)) -> Option<Duration> {
     #[cfg(feature = "resilience")]
     {
@@ -230,18 +247,20 @@ fn turned_away(error: &(dyn Error + 'static)) -> Option<Duration> {
     None
 }
 
-/// How long an event that was turned away waits at least.
+/// Minimum pause of an event that was rejected without an attempt.
 #[cfg(feature = "resilience")]
 const TURNED_AWAY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What an error of Postgres means, by its SQLSTATE (PostgreSQL manual, appendix A).
+/// Returns the verdict for an error of Postgres by its SQLSTATE (PostgreSQL manual, appendix A).
 fn of_sqlstate(code: &str) -> Verdict {
     match code {
-        // Serialization failure, deadlock, lock not available: others were quicker.
+        // Serialization failure, deadlock, lock not available: a concurrent transaction won.
         "40001" | "40P01" | "55P03" => Verdict::Retry,
-        // The server is going down, starting, full, or not the primary any more.
+        // The server is shutting down, starting or not the primary any more, or the connection
+        // failed.
         code if is_session_fault(code) => Verdict::Unavailable,
         _ => match code.get(..2) {
+            // Insufficient resources, or a system error of the server.
             Some("53" | "58") => Verdict::Unavailable,
             // A value that does not fit its column will not fit the next time.
             Some("22") => Verdict::DeadLetter,
@@ -315,9 +334,11 @@ impl From<PublishError> for HandlerError {
     fn from(error: PublishError) -> Self {
         let verdict = match &error {
             PublishError::Database(source) => of_sqlx(source),
-            // Nobody's event can be published: a person migrates, and it goes on.
+            // No event can be published until an operator has migrated the database. Then all of
+            // them continue.
             PublishError::MissingTable { .. } | PublishError::Schema(_) => Verdict::Unavailable,
-            // The code is wrong, and the event is not: a corrected version handles it.
+            // The fault is in the code rather than in the event, so a corrected version can handle
+            // the event.
             PublishError::NoTransaction => Verdict::Retry,
             _ => Verdict::DeadLetter,
         };

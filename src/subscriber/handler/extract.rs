@@ -1,11 +1,11 @@
-//! What a handler may take as an argument after its event.
+//! Extractors: the arguments of a handler after its event.
 
 use std::future::Future;
 
 use super::{HandlerError, Need, Needed, NotNeeded, Tx};
 use crate::subscriber::Delivery;
 
-/// Makes a handler's argument from a delivery: implement it for extractors of your own.
+/// Extracts an argument of a handler from a delivery. Implement it for your own extractors.
 ///
 /// # Examples
 ///
@@ -19,54 +19,58 @@ use crate::subscriber::Delivery;
 ///
 ///     async fn from_delivery(delivery: &Delivery, _: &S) -> Result<Self, HandlerError> {
 ///         let meta = delivery.meta();
-///         let tenant = meta.header("tenant").ok_or_else(|| HandlerError::dead_letter("the event has no tenant"))?;
+///         let tenant = meta
+///             .header("tenant")
+///             .ok_or_else(|| HandlerError::dead_letter("the event has no tenant"))?;
 ///         Ok(Self(tenant.to_owned()))
 ///     }
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
-    note = "after `Event<E>` come `Meta`, `State<T>`, `Tx` and types that implement `FromDelivery<S>`"
+    note = "after `Event<E>` come `Meta`, `State<T>`, `Tx` and types that implement \
+            `FromDelivery<S>`"
 )]
 pub trait FromDelivery<S>: Sized + Send {
-    /// Why there is no such argument in this delivery.
+    /// Error if the argument cannot be extracted from a delivery.
     type Rejection: Into<HandlerError>;
 
-    /// The argument.
+    /// Extracts the argument.
     ///
     /// # Errors
     ///
-    /// What becomes the handler's error: the handler is not called.
+    /// Returns an error that becomes the handler's error. The handler is not called then.
     fn from_delivery(
         delivery: &Delivery,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send;
 }
 
-/// An argument of a handler after its event: whatever implements [`FromDelivery`], and [`Tx`].
+/// An argument of a handler after its event: a type that implements [`FromDelivery`], or [`Tx`].
 ///
-/// `Via` tells the two apart; the compiler infers it.
+/// `Via` distinguishes the two cases and is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an argument of a handler",
-    note = "after `Event<E>` come `Meta`, `State<T>`, `Tx` and types that implement `FromDelivery<S>`"
+    note = "after `Event<E>` come `Meta`, `State<T>`, `Tx` and types that implement \
+            `FromDelivery<S>`"
 )]
 pub trait Argument<S, Via>: Sized + Send {
-    /// Whether the subscriber must have an inbox.
+    /// Requirement for an inbox.
     type Inbox: Need;
 
-    /// The argument.
+    /// Extracts the argument.
     ///
     /// # Errors
     ///
-    /// What becomes the handler's error.
+    /// Returns an error that becomes the handler's error. The handler is not called then.
     fn take(
         delivery: &Delivery,
         state: &S,
     ) -> impl Future<Output = Result<Self, HandlerError>> + Send;
 }
 
-/// The argument is made by [`FromDelivery`].
+/// The argument is extracted with [`FromDelivery`].
 #[derive(Clone, Copy, Debug)]
 pub enum ViaDelivery {}
 

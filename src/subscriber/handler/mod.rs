@@ -1,9 +1,13 @@
-//! The handler: a plain async function whose arguments say what it needs.
+//! Handlers: plain async functions whose arguments declare their inputs.
 //!
-//! The first argument is the event, [`Event<E>`](Event), a [`Batch<E>`](Batch) of them, or a [`Tombstone<E>`](Tombstone), and says which records are routed here. The others are *extractors*:
-//! [`Meta`], [`State<T>`](State), [`Tx`], and yours by [`FromDelivery`]. It returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish.
+//! The first argument is the event: [`Event<E>`](Event), a [`Batch<E>`](Batch) of events, or a
+//! [`Tombstone<E>`](Tombstone). It determines the records that are routed to the handler. The other
+//! arguments are *extractors*: [`Meta`], [`State<T>`](State), [`Tx`], and types that implement
+//! [`FromDelivery`]. A handler returns `Result<(), E>`, or `Result<impl IntoEvents, E>` to publish
+//! events.
 //!
-//! What a handler needs of its subscriber is part of its type. `Tx`, and events to publish, need an inbox ([`Needed`]): a subscriber without one does not compile.
+//! The requirements of a handler are part of its type. `Tx` and returned events need an inbox
+//! ([`Needed`]): a subscriber without one does not compile.
 
 mod batch;
 mod call;

@@ -1,4 +1,5 @@
-//! From the event's type to its handlers, within one transaction if there is an inbox: the innermost service.
+//! The innermost service: routes a delivery to the handlers of its type, in one transaction if
+//! there is an inbox.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,20 +23,20 @@ use crate::{
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What came of an attempt that did not fail.
+/// Outcome of a successful attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Handled {
     /// The handlers ran, and their effect is committed.
     Done,
-    /// The inbox knows the event: nothing ran.
+    /// The inbox has recorded the event already, so no handler ran.
     Duplicate,
 }
 
-/// Which handlers are for which type.
+/// The handlers of each type.
 pub(crate) struct Router {
     routes: ByType<Route>,
-    /// By what tombstones of an aggregate are counted as.
+    /// Handlers of tombstones, by kind.
     tombstones: ByType<Route>,
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct Router {
 #[derive(Default)]
 pub(crate) struct Route {
     pub(crate) handlers: Vec<Arc<dyn BoundHandler>>,
-    /// They take several events at once.
+    /// True if the handlers take several events at once.
     pub(crate) batch: bool,
 }
 
@@ -52,7 +53,7 @@ impl Router {
         Self { routes, tombstones }
     }
 
-    /// The handlers of an event or a tombstone.
+    /// Returns the handlers of an event or a tombstone.
     pub(crate) fn route(&self, message: &Message) -> Option<&Route> {
         if message.is_tombstone() {
             self.tombstones.get(message.kind())
@@ -61,7 +62,7 @@ impl Router {
         }
     }
 
-    /// The names of the handlers of an event or a tombstone, for logs.
+    /// Returns the names of the handlers of an event or a tombstone, for logs.
     pub(crate) fn handlers_of(&self, message: &Message) -> String {
         let names = self
             .route(message)
@@ -70,7 +71,7 @@ impl Router {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// Each type with the names of its handlers, for logs.
+    /// Returns each type with the names of its handlers, for logs.
     pub(crate) fn summary(&self) -> String {
         let handlers = |(event_type, route): (_, &Route)| {
             let names: Vec<&str> = route
@@ -90,7 +91,7 @@ impl Router {
         lines.join("; ")
     }
 
-    /// The types that have handlers and the kinds of tombstones, sorted.
+    /// Returns the sorted event types and tombstone kinds that have handlers.
     pub(crate) fn types(&self) -> Vec<String> {
         let mut types: Vec<String> = self
             .routes
@@ -102,7 +103,7 @@ impl Router {
         types
     }
 
-    /// Calls each handler of the delivery's type; the events they publish.
+    /// Calls each handler of the delivery's type. Returns the events that they publish.
     async fn call(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
         let route = self
             .route(delivery.first())
@@ -120,11 +121,11 @@ impl Router {
     }
 }
 
-/// Inbox and router: what all layers are around.
+/// The inbox and the router, which all layers wrap.
 pub(crate) struct Core {
     pub(crate) router: Router,
     pub(crate) inbox: Option<Arc<OpenInbox>>,
-    /// What the in-memory bus has in place of a cluster, and of a database if there is none.
+    /// Set on the in-memory bus: replaces the cluster, and the database if there is none.
     pub(crate) in_memory: OnceLock<Simulation>,
 }
 
@@ -137,7 +138,7 @@ impl Core {
         }
     }
 
-    /// From now on it is one of the in-memory bus.
+    /// Makes this a core of the in-memory bus.
     pub(crate) fn simulate(&self, simulation: Simulation) {
         let _ = self.in_memory.set(simulation);
     }
@@ -146,7 +147,8 @@ impl Core {
         self.in_memory.get()
     }
 
-    /// Begins to handle a delivery. Most are one event for one handler and without a transaction: that is the handler's own future and nothing around it.
+    /// Begins to handle a delivery. A single event for a single handler without a transaction needs
+    /// only the handler's own future, which is the most frequent case.
     fn begin(self: &Arc<Self>, delivery: Delivery, spare: &mut Option<Called>) -> Work {
         if self.inbox.is_none()
             && self.simulation().is_none()
@@ -188,7 +190,8 @@ impl Core {
         self.simulation().map_or(Ok(()), Simulation::may_die)
     }
 
-    /// Handles a delivery in one transaction. While that takes long, the database is asked whether it answers.
+    /// Handles a delivery in one transaction. If that takes long, the database is queried to detect
+    /// an outage.
     async fn handle_once(
         &self,
         inbox: &Arc<OpenInbox>,
@@ -202,7 +205,7 @@ impl Core {
         work.await
     }
 
-    /// Remembers, handles, publishes and commits, in one transaction.
+    /// Records the events, calls the handlers, publishes and commits, in one transaction.
     async fn handle_in_transaction(
         &self,
         inbox: &Arc<OpenInbox>,
@@ -216,7 +219,8 @@ impl Core {
         let published = match self.each(delivery.within(slot.clone(), new)).await {
             Ok(published) => published,
             Err(error) => {
-                // So that the connection is free again before the pause, and not when it is next used.
+                // Ends the transaction now, so that the connection is free during the pause and not
+                // only at its next use.
                 match slot.take() {
                     Some(transaction) if error.ends_session() => lease.close(transaction).await,
                     Some(transaction) => lease.roll_back(transaction).await,
@@ -227,7 +231,8 @@ impl Core {
         };
         let kept = || {
             HandlerError::retry(
-                "the handler kept its `Tx` beyond its end, or a savepoint of it could not begin: nothing can be committed",
+                "the handler kept its `Tx` beyond its end, or a savepoint of it could not begin: \
+                 nothing can be committed",
             )
         };
         let mut transaction = slot.take().ok_or_else(kept)?;
@@ -251,7 +256,8 @@ impl Core {
         Ok(Handled::Done)
     }
 
-    /// A batch goes to handlers of batches as a whole, and to others event by event.
+    /// Calls the handlers. Handlers of batches receive a batch as a whole, others receive its
+    /// events one by one.
     async fn each(&self, delivery: Delivery) -> Result<Vec<Envelope>, HandlerError> {
         let whole = delivery.len() == 1
             || self
@@ -269,14 +275,15 @@ impl Core {
     }
 }
 
-/// The error of a handler that had one of Postgres and returned `Ok`.
+/// Returns the error of a handler that ignored an error of Postgres and returned `Ok`.
 fn swallowed() -> HandlerError {
     HandlerError::retry(
-        "a statement of the handler failed, or ended its transaction, and it returned `Ok`: Postgres commits nothing of it; use a savepoint (`tx.savepoint()`) around what may fail",
+        "a statement of the handler failed, or ended its transaction, and it returned `Ok`: \
+         Postgres does not commit it; use a savepoint (`tx.savepoint()`) around what may fail",
     )
 }
 
-/// The innermost service: what [`Subscriber::layer`](super::Subscriber::layer) wraps first.
+/// The innermost service, around which [`Subscriber::layer`](super::Subscriber::layer) adds layers.
 #[derive(Clone)]
 pub struct HandlerService(Inner);
 
@@ -291,7 +298,7 @@ impl HandlerService {
         Self(Inner::Core(core))
     }
 
-    /// A service around it.
+    /// Wraps a service around the inner one.
     pub(crate) fn layered<S>(service: S) -> Self
     where
         S: Service<Delivery, Response = Handled, Future: Send + 'static>
@@ -306,7 +313,7 @@ impl HandlerService {
         )))
     }
 
-    /// One attempt, by the future of one that has ended if it is of use.
+    /// Begins one attempt. If possible, it reuses the future of one that has ended.
     pub(crate) fn begin(&self, delivery: Delivery, spare: &mut Option<Called>) -> Work {
         match &self.0 {
             Inner::Core(core) => core.begin(delivery, spare),
@@ -323,11 +330,11 @@ impl HandlerService {
     }
 }
 
-/// What one attempt does.
+/// The future of one attempt.
 pub(crate) enum Work {
-    /// A handler of a subscriber that remembers nothing; what it publishes is nothing, as its type says.
+    /// A handler of a subscriber without an inbox. Its type ensures that it publishes nothing.
     Handler(Called),
-    /// Everything else.
+    /// Any other case.
     Service(Pin<Box<dyn Future<Output = Result<Handled, HandlerError>> + Send>>),
 }
 
@@ -353,7 +360,7 @@ impl Service<Delivery> for HandlerService {
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Handled, BoxError>> + Send>>;
 
-    /// Always ready: concurrency is limited before.
+    /// Always ready, because concurrency is limited before this service is called.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }

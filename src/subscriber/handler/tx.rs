@@ -1,4 +1,4 @@
-//! The transaction a handler shares with the inbox.
+//! The transaction that a handler shares with the inbox.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +12,12 @@ use crate::{
     postgres::SchemaName,
 };
 
-/// The Postgres transaction that also holds the event's inbox row: what the handler does by it happens once.
+/// The Postgres transaction that also contains the event's inbox row. All changes that the handler
+/// makes with it happen once.
 ///
-/// Use it like a connection: `sqlx::query(…).execute(&mut *tx)`. It is committed when the handler returns `Ok` and rolled back otherwise; there is no `commit` to forget.
-/// Its subscriber must have [`inbox`](crate::subscriber::Subscriber::inbox).
+/// Use it like a connection: `sqlx::query(…).execute(&mut *tx)`. It is committed if the handler
+/// returns `Ok` and rolled back otherwise; there is no `commit` method. The subscriber must have an
+/// [`inbox`](crate::subscriber::Subscriber::inbox).
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -25,7 +27,10 @@ use crate::{
 /// # #[event(aggregate = "order", id = "order_id")]
 /// # struct OrderPlaced { order_id: i64 }
 /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
-///     sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *tx).await?;
+///     sqlx::query("insert into reservation (order_id) values ($1)")
+///         .bind(order.order_id)
+///         .execute(&mut *tx)
+///         .await?;
 ///     Ok(())
 /// }
 /// ```
@@ -34,13 +39,13 @@ pub struct Tx {
     transaction: Option<PgTransaction<'static>>,
     slot: TxSlot,
     meta: Option<Meta>,
-    /// What is published by it bears these, unless it has its own.
+    /// Default headers of the events that are published with this transaction.
     carried: Headers,
-    /// A savepoint could not begin, and sqlx has rolled back.
+    /// True if a savepoint could not begin and sqlx has rolled back the transaction.
     is_over: bool,
 }
 
-/// Where the transaction is while no handler has it.
+/// Holds the transaction while no handler has it.
 #[derive(Clone, Debug)]
 pub(crate) struct TxSlot {
     transaction: Arc<Mutex<Option<PgTransaction<'static>>>>,
@@ -49,21 +54,21 @@ pub(crate) struct TxSlot {
     after_commit: AfterCommit,
 }
 
-/// What is to be done once the transaction is committed, and forgotten if it is not.
+/// Actions that run after the commit. They are dropped if the transaction is not committed.
 #[derive(Clone, Default)]
 struct AfterCommit(Arc<Mutex<Vec<Then>>>);
 
 type Then = Box<dyn FnOnce() + Send>;
 
-const HELD: &str = "there until it is dropped";
+const HELD: &str = "set until the drop";
 const OVER: &str = "the transaction is over, because a savepoint of it could not begin";
 
-/// What a transaction can be taken back by, once whoever it was lent to is done with it.
+/// Takes a lent transaction back after the callee has dropped it.
 #[derive(Debug)]
 pub(crate) struct Lent(TxSlot, Option<Meta>);
 
 impl Lent {
-    /// The transaction; none if it was kept.
+    /// Returns the transaction. Returns `None` if the callee kept it.
     pub(crate) fn take(&self) -> Option<Tx> {
         let transaction = self.0.take()?;
         Some(Tx {
@@ -75,7 +80,7 @@ impl Lent {
         })
     }
 
-    /// The transaction is committed.
+    /// Runs the actions that wait for the commit.
     pub(crate) fn committed(&self) {
         self.0.committed();
     }
@@ -99,7 +104,7 @@ impl TxSlot {
     /// Lends the transaction to a handler.
     pub(crate) fn lend(&self, meta: Meta) -> Result<Tx, HandlerError> {
         let transaction = self.take().ok_or_else(|| {
-            HandlerError::dead_letter("the handler asks for two `Tx`: there is one transaction")
+            HandlerError::dead_letter("the handler takes two `Tx`, but there is one transaction")
         })?;
         Ok(Tx {
             transaction: Some(transaction),
@@ -110,7 +115,7 @@ impl TxSlot {
         })
     }
 
-    /// The transaction, if it is here: nobody kept it.
+    /// Returns the transaction. Returns `None` if it is lent out.
     pub(crate) fn take(&self) -> Option<PgTransaction<'static>> {
         self.transaction
             .lock()
@@ -118,7 +123,7 @@ impl TxSlot {
             .take()
     }
 
-    /// The transaction is committed.
+    /// Runs the actions that wait for the commit.
     pub(crate) fn committed(&self) {
         let all = std::mem::take(
             &mut *self
@@ -132,16 +137,17 @@ impl TxSlot {
 }
 
 impl Tx {
-    /// A transaction of its own, to call a handler in a test. It is rolled back when it is dropped.
+    /// Begins a separate transaction, to call a handler in a test. It is rolled back when it is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// Why there is no transaction.
+    /// Returns the database's error if the transaction cannot begin.
     pub async fn begin(pool: &sqlx::PgPool) -> Result<Self, sqlx::Error> {
         Ok(Self::of(pool.begin().await?, &SchemaName::default()))
     }
 
-    /// A transaction that belongs to no delivery.
+    /// Creates a value for a transaction that belongs to no delivery.
     pub(crate) fn of(transaction: PgTransaction<'static>, schema: &SchemaName) -> Self {
         let outbox = Outbox::new().schema(schema.as_str());
         let (empty, after_commit) = Default::default();
@@ -160,22 +166,23 @@ impl Tx {
         }
     }
 
-    /// To be kept while this is given to somebody else.
+    /// Returns a handle with which the caller takes the transaction back after lending it to a
+    /// callee.
     pub(crate) fn lent_again(&self) -> Lent {
         Lent(self.slot.clone(), self.meta.clone())
     }
 
-    /// The transaction itself.
+    /// Returns the transaction itself.
     pub(crate) fn into_inner(mut self) -> Option<PgTransaction<'static>> {
         self.transaction.take()
     }
 
-    /// Has what is published by it bear these headers, unless it has its own.
+    /// Sets default headers for the events that are published with this transaction.
     pub(crate) fn carry(&mut self, headers: Headers) {
         self.carried = headers;
     }
 
-    /// Does this once the transaction is committed, and never if it is not.
+    /// Runs `then` after the transaction is committed, and never if it is not committed.
     pub(crate) fn after_commit(&self, then: impl FnOnce() + Send + 'static) {
         self.slot
             .after_commit
@@ -185,12 +192,12 @@ impl Tx {
             .push(Box::new(then));
     }
 
-    /// The schema of inbox and outbox.
+    /// Returns the schema of the inbox and the outbox.
     pub(crate) fn schema(&self) -> &SchemaName {
         &self.slot.schema
     }
 
-    /// Publishes an envelope as it is.
+    /// Publishes an envelope without changing it.
     pub(crate) async fn publish_as_it_is(
         &mut self,
         envelope: &Envelope,
@@ -199,20 +206,24 @@ impl Tx {
         outbox.publish_envelope(self, envelope).await
     }
 
-    /// Publishes an event by this transaction, caused by the one that is handled. The same as returning it, where the order of several matters or ids are needed.
+    /// Publishes an event in this transaction, with the handled event as its cause. It has the same
+    /// effect as returning the event. Use it if the order of several events matters or if their ids
+    /// are needed.
     ///
     /// # Errors
     ///
-    /// [`PublishError`].
+    /// Returns [`PublishError`] if the event is invalid or cannot be stored.
     pub async fn publish<E: DomainEvent>(&mut self, event: &E) -> Result<EventId, PublishError> {
         let publisher = self.publisher();
         publisher.publish(self, event).await
     }
 
-    /// Begins a savepoint: what is done by it can be rolled back without the rest of the transaction.
+    /// Begins a savepoint. The changes made with it can be rolled back without the rest of the
+    /// transaction.
     ///
-    /// It is kept by [`Savepoint::commit`], and rolled back when it is dropped. Put one around a statement that may fail: Postgres commits nothing of a transaction in
-    /// which a statement failed outside of one.
+    /// [`Savepoint::commit`] keeps the changes. If the savepoint is dropped, they are rolled back.
+    /// Use a savepoint around a statement that may fail: after a statement has failed outside of a
+    /// savepoint, Postgres does not commit the transaction.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -223,7 +234,10 @@ impl Tx {
     /// # struct OrderPlaced { order_id: i64 }
     /// async fn reserve(Event(order): Event<OrderPlaced>, mut tx: Tx) -> Result<(), HandlerError> {
     ///     let mut savepoint = tx.savepoint().await?;
-    ///     let first = sqlx::query("insert into reservation (order_id) values ($1)").bind(order.order_id).execute(&mut *savepoint).await;
+    ///     let first = sqlx::query("insert into reservation (order_id) values ($1)")
+    ///         .bind(order.order_id)
+    ///         .execute(&mut *savepoint)
+    ///         .await;
     ///     match first {
     ///         Ok(_) => savepoint.commit().await?,
     ///         Err(_) => savepoint.rollback().await?,
@@ -234,14 +248,15 @@ impl Tx {
     ///
     /// # Errors
     ///
-    /// What the server says, for example that the transaction has failed already. The transaction is over then: using it again panics, which is a failed attempt, because
-    /// its statements would be committed one by one.
+    /// Returns the database's error, for example if the transaction has failed already. The
+    /// transaction is over then, and using it again panics, which is a failed attempt. Without the
+    /// panic, later statements would be committed one by one.
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
         let publisher = self.publisher();
         match self.transaction.as_mut().expect(HELD).begin().await {
             Ok(savepoint) => Ok(Savepoint::new(savepoint, publisher)),
             Err(error) => {
-                // sqlx has rolled all of the transaction back.
+                // sqlx has rolled back the whole transaction.
                 self.is_over = true;
                 Err(error)
             }
@@ -257,7 +272,7 @@ impl Tx {
     }
 }
 
-/// Publishes as the handler's own: caused by the event that is handled.
+/// Publishes events for a handler, with the handled event as their cause.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
     outbox: Outbox,
@@ -310,7 +325,7 @@ impl std::fmt::Debug for AfterCommit {
 }
 
 impl Drop for Tx {
-    /// Gives the transaction back, for the next handler or the commit.
+    /// Returns the transaction to its slot, for the next handler or the commit.
     fn drop(&mut self) {
         *self
             .slot

@@ -1,4 +1,4 @@
-//! Whether a handler needs an inbox, and whether its subscriber has one: as types.
+//! Type-level checks that a subscriber has the inbox and the state that its handlers need.
 
 mod sealed {
     pub trait Sealed {}
@@ -9,11 +9,11 @@ mod sealed {
     impl Sealed for super::HasInbox {}
 }
 
-/// Whether an inbox is needed: [`Needed`] or [`NotNeeded`].
+/// Requirement for an inbox: [`Needed`] or [`NotNeeded`].
 pub trait Need: sealed::Sealed {
-    /// Needed if this or the other needs it.
+    /// [`Needed`] if this type or the other is [`Needed`].
     type Or<Other: Need>: Need;
-    /// What becomes of a subscriber that is given such a handler.
+    /// The inbox state of a subscriber after a handler with this requirement was added.
     type Apply<I: InboxState>: InboxState;
 }
 
@@ -35,24 +35,24 @@ impl Need for NotNeeded {
     type Apply<I: InboxState> = I;
 }
 
-/// Whether a subscriber has an inbox.
+/// State of a subscriber's inbox: [`NoInbox`], [`MissingInbox`] or [`HasInbox`].
 pub trait InboxState: sealed::Sealed {
-    /// The same once a handler needs one.
+    /// The state after a handler that needs an inbox was added.
     type WhenNeeded: InboxState;
-    /// A handler needs one, and there is none.
+    /// True if a handler needs an inbox and the subscriber has none.
     #[doc(hidden)]
     const IS_MISSING: bool = false;
 }
 
-/// It has none, and no handler needs one.
+/// The subscriber has no inbox, and no handler needs one.
 #[derive(Clone, Copy, Debug)]
 pub enum NoInbox {}
 
-/// It has none, and a handler needs one.
+/// The subscriber has no inbox, and a handler needs one.
 #[derive(Clone, Copy, Debug)]
 pub enum MissingInbox {}
 
-/// It has one.
+/// The subscriber has an inbox.
 #[derive(Clone, Copy, Debug)]
 pub enum HasInbox {}
 
@@ -69,7 +69,7 @@ impl InboxState for HasInbox {
     type WhenNeeded = Self;
 }
 
-/// A subscriber can run: it has an inbox, or no handler needs one.
+/// Implemented for a subscriber that can run: it has an inbox, or no handler needs one.
 #[diagnostic::on_unimplemented(
     message = "a handler of this subscriber needs an inbox, and there is none",
     label = "a handler takes `Tx` or returns events",
@@ -80,22 +80,23 @@ pub trait InboxReady: InboxState {}
 impl InboxReady for NoInbox {}
 impl InboxReady for HasInbox {}
 
-/// A subscriber was given no state.
+/// The subscriber has no state yet.
 #[derive(Clone, Copy, Debug)]
 pub enum NoState {}
 
-/// A subscriber was given its state.
+/// The subscriber has its state.
 #[derive(Clone, Copy, Debug)]
 pub enum HasState {}
 
-/// A subscriber can run: it has the state `S` that its handlers take from.
+/// Implemented for a subscriber that can run: it has the state `S` that its handlers take values
+/// from.
 #[diagnostic::on_unimplemented(
     message = "a handler of this subscriber takes `State` from a `{S}`, and there is none",
     label = "the state is missing",
     note = "add `.state(…)`"
 )]
 pub trait StateReady<S> {
-    /// The state.
+    /// Returns the state.
     #[doc(hidden)]
     fn ready(given: Option<S>) -> S;
 }
@@ -106,6 +107,6 @@ impl StateReady<()> for NoState {
 
 impl<S> StateReady<S> for HasState {
     fn ready(given: Option<S>) -> S {
-        given.expect("the type says that it was given")
+        given.expect("`HasState` guarantees a state")
     }
 }

@@ -1,4 +1,4 @@
-//! An inbox and outbox without a database: what the in-memory bus has in place of `inbox` and `outbox`.
+//! An inbox and an outbox without a database, for the in-memory bus.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crate::{
     subscriber::{Delivery, handler::HandlerError, inbox::identity::Identity},
 };
 
-/// What was handled and what was published, in memory.
+/// Handled events and published events, in memory.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryInbox {
     /// Fingerprints by topic, source and id.
@@ -18,10 +18,12 @@ pub(crate) struct MemoryInbox {
 }
 
 impl MemoryInbox {
-    /// The delivery's events that were not handled; `None` if all were.
+    /// Returns the events of the delivery that have not been handled. Returns `None` if all of them
+    /// have been.
     ///
     /// # Errors
-    /// An event that cannot be stored, or that shares its identity with another one.
+    ///
+    /// Returns an error if an event cannot be stored or shares its identity with another one.
     pub(crate) fn new_of(
         &self,
         consumer: &str,
@@ -40,7 +42,7 @@ impl MemoryInbox {
         Ok((!new.is_empty()).then_some(new))
     }
 
-    /// Remembers events and publishes others, as one commit would.
+    /// Records handled events and published events, like one commit.
     pub(crate) fn commit(
         &self,
         consumer: &str,
@@ -61,7 +63,7 @@ impl MemoryInbox {
             .extend(published);
     }
 
-    /// What was published since the last call.
+    /// Returns the events that were published since the last call.
     pub(crate) fn take_published(&self) -> Vec<Envelope> {
         std::mem::take(
             &mut self

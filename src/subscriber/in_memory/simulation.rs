@@ -1,4 +1,4 @@
-//! What a subscriber of the in-memory bus has in place of a database, and what is observed of it.
+//! Simulation of the database and of crashes for a subscriber on the in-memory bus.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,24 +12,24 @@ use crate::{
     subscriber::{Delivery, handler::HandlerError},
 };
 
-/// What a subscriber of the in-memory bus has in place of a database.
+/// Replaces the database of a subscriber on the in-memory bus.
 pub(crate) struct Simulation {
     consumer: String,
     memory: Arc<MemoryInbox>,
-    /// It would have an inbox in production, which remembers.
+    /// True if the subscriber has an inbox in production, so that handled events are recorded.
     remembers: bool,
-    /// Refuses what an outbox would.
+    /// Rejects the same events as an outbox in a database.
     outbox: Outbox,
-    /// Whether the process dies here: between the handler's end and the commit.
+    /// Returns `true` if the process crashes between the end of the handler and the commit.
     dies: Box<dyn Fn() -> bool + Send + Sync>,
-    /// The last error of each event that has not ended.
+    /// The last error of each event that has no outcome yet.
     failed: Mutex<Errors>,
 }
 
-/// Errors by topic, partition and offset of their records.
+/// Errors by topic, partition and offset of the record.
 type Errors = HashMap<(Arc<str>, i32, i64), String>;
 
-/// The error of a delivery whose process "dies".
+/// Error of a delivery during which the process "crashes".
 const DIED: &str = "the process died between the handler and the commit";
 
 impl Simulation {
@@ -49,10 +49,12 @@ impl Simulation {
         }
     }
 
-    /// The delivery's events that were not handled; `None` if all were.
+    /// Returns the events of the delivery that have not been handled. Returns `None` if all of them
+    /// have been.
     ///
     /// # Errors
-    /// An event that cannot be stored, or that shares its identity with another one.
+    ///
+    /// Returns an error if an event cannot be stored or shares its identity with another one.
     pub(crate) fn new_of(
         &self,
         delivery: &Delivery,
@@ -63,10 +65,11 @@ impl Simulation {
         }
     }
 
-    /// Remembers events and publishes others, as one commit would.
+    /// Records handled events and published events, like one commit.
     ///
     /// # Errors
-    /// An event that no outbox would take.
+    ///
+    /// Returns an error if an outbox would reject an event.
     pub(crate) fn commit(
         &self,
         messages: &[Arc<Message>],
@@ -79,8 +82,11 @@ impl Simulation {
         Ok(())
     }
 
+    /// Simulates a crash, if it is due.
+    ///
     /// # Errors
-    /// If the process "dies" here.
+    ///
+    /// Returns an error if the process "crashes" here.
     pub(crate) fn may_die(&self) -> Result<(), HandlerError> {
         if (self.dies)() {
             Err(HandlerError::snooze(Duration::ZERO, DIED))
@@ -89,17 +95,17 @@ impl Simulation {
         }
     }
 
-    /// An attempt has failed.
+    /// Records a failed attempt.
     pub(crate) fn failed(&self, message: &Message, error: &HandlerError) {
         self.errors().insert(place(message), error.chain());
     }
 
-    /// An event has ended.
+    /// Removes the error of an event that has an outcome.
     pub(crate) fn ended(&self, message: &Message) {
         self.errors().remove(&place(message));
     }
 
-    /// The error of an event's last attempt.
+    /// Returns the error of an event's last attempt.
     pub(crate) fn last_error(&self, message: &Message) -> Option<String> {
         self.errors().get(&place(message)).cloned()
     }

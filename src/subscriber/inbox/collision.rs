@@ -1,7 +1,8 @@
-//! A second event with the source and id of one that the inbox has stored.
+//! A second event with the source and id of a stored one.
 //!
-//! The primary key of `inbox` has no topic, so that versions of a service from before the topic counted, which may run beside this one
-//! during a deployment, find every row, and their rows are found. The topic is compared here, on the way of events that are
+//! The primary key of `inbox` does not contain the topic. Earlier versions of Tidings ignored the
+//! topic, and one of them may run next to this one during a deployment. Without the topic in the
+//! key, both versions find each other's rows. The topic is compared here, only for events that are
 //! stored already:
 //!
 //! | the stored row | the event is |
@@ -18,26 +19,27 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::{OpenInbox, Remembered, identity::Identity, of_inbox, pipelined_tx::Begun};
 use crate::{postgres::SchemaName, subscriber::handler::HandlerError};
 
-/// The statements on events that are stored already, for one consumer.
+/// The statements for events that are stored already, for one consumer.
 #[derive(Debug)]
 pub(crate) struct Collisions {
-    /// The row of a source and id.
+    /// Selects the row of a source and id.
     stored: Arc<str>,
     /// Stores an event whose source and id belong to another topic.
     insert: Arc<str>,
     stored_here: Arc<str>,
-    /// Keeps the first topic's row for as long: without it this event would be taken for the first one.
+    /// Extends the life of the first topic's row. Without that row, this event would be taken for
+    /// the first one.
     keep: Arc<str>,
 }
 
-/// What is stored of a source and id.
+/// Relation of an event to the stored row with its source and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// The same event.
+    /// The stored row is of the same event.
     Duplicate,
-    /// Another event of the same topic.
+    /// The stored row is of another event from the same topic.
     Conflicting,
-    /// Another event of another topic.
+    /// The stored row is of another event from another topic.
     OtherTopic,
 }
 
@@ -47,21 +49,32 @@ impl Collisions {
         Self {
             stored: format!(r#"select topic, fingerprint from "{schema}".inbox where {of}"#).into(),
             insert: format!(
-                r#"insert into "{schema}".inbox_collision (consumer, source, event_id, topic, fingerprint) values ($1, $2, $3, $4, $5)
+                r#"insert into "{schema}".inbox_collision
+                          (consumer, source, event_id, topic, fingerprint)
+                   values ($1, $2, $3, $4, $5)
                    on conflict do nothing"#
             )
             .into(),
-            stored_here: format!(r#"select topic, fingerprint from "{schema}".inbox_collision where {of} and topic = $4"#).into(),
-            keep: format!(r#"update "{schema}".inbox set handled_at = pg_catalog.now() where {of}"#).into(),
+            stored_here: format!(
+                r#"select topic, fingerprint from "{schema}".inbox_collision
+                   where {of} and topic = $4"#
+            )
+            .into(),
+            keep: format!(
+                r#"update "{schema}".inbox set handled_at = pg_catalog.now() where {of}"#
+            )
+            .into(),
         }
     }
 }
 
 impl OpenInbox {
-    /// Decides about an event whose source and id are stored, in a transaction of its own; `None` if they are not stored any more.
+    /// Handles the case that the source and id of an event are already stored. Uses its own
+    /// transaction. Returns `None` if they are not stored any more.
     ///
     /// # Errors
-    /// That the event is conflicting; what the server says.
+    ///
+    /// Returns an error if the event conflicts with the stored one, or if a query fails.
     pub(crate) async fn remember_again(
         &self,
         identity: &Identity,
@@ -127,7 +140,7 @@ impl OpenInbox {
         identity: &Identity,
         with_topic: bool,
     ) -> Result<Option<(Option<String>, Option<i64>)>, sqlx::Error> {
-        // Not prepared: in the next transaction a pooler may have another connection.
+        // Not prepared, because a pooler may use another connection for the next transaction.
         let query = sqlx::query_as(AssertSqlSafe(statement.clone())).persistent(false);
         let query = query
             .bind(&self.consumer)
@@ -141,7 +154,7 @@ impl OpenInbox {
         query.fetch_optional(connection).await
     }
 
-    /// Stores the event beside the first topic's; false if it is stored already.
+    /// Stores the event in addition to the first topic's. Returns `false` if it is stored already.
     async fn store_collision(
         &self,
         connection: &mut PgConnection,
@@ -173,13 +186,14 @@ impl OpenInbox {
             event.id = identity.id,
             event.source = identity.source,
             topic = identity.topic,
-            "an event has the source and id of one of another topic; both are handled, but their publishers should not share a source"
+            "an event has the source and id of one from another topic; both are handled, but their \
+             publishers should not share a source"
         );
         Ok(true)
     }
 }
 
-/// What an event is beside a stored row's topic and fingerprint.
+/// Compares an event with the topic and fingerprint of a stored row.
 pub(crate) fn standing_of(
     (topic, fingerprint): &(Option<String>, Option<i64>),
     identity: &Identity,

@@ -1,9 +1,11 @@
-//! Whether the inbox's database answers, for attempts that ran out of time.
+//! Detection of a database that does not respond, for attempts that time out.
 //!
-//! A layer that bounds attempts cuts them off with the same error whether a handler is slow or its database hangs. The second is an
-//! outage, and costs no event an attempt. So while an attempt takes long, the database is asked a trivial question once a second, on a
-//! connection of its own: one of the pool may wait behind the statements that are slow. An attempt that ran out of time during a
-//! silence of the database met an outage. A statement that is slow by itself leaves the database answering.
+//! A layer that limits the time of attempts returns the same error for a slow handler and for a
+//! database that hangs. The second case is an outage and must cost no event an attempt. Therefore,
+//! while an attempt takes long, a trivial query is sent to the database once a second. It uses its
+//! own connection, because one of the pool could wait behind slow statements. If an attempt times
+//! out while the database does not respond, the cause is an outage. A slow statement does not keep
+//! the database from responding to the query.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,32 +15,35 @@ use tokio::time::{Instant, timeout};
 
 use crate::postgres::{errors::with_causes, session_fault::is_session_fault};
 
-/// The time after which the database is asked during an attempt: most attempts are shorter by far.
+/// Time after which an attempt counts as long and the database is queried. Most attempts are far
+/// shorter.
 pub(crate) const LONG: Duration = Duration::from_millis(500);
 
-/// The time without an answer that is a silence. A trivial question takes milliseconds, with a new connection tens of them.
+/// Time without a response that counts as a silence. A trivial query takes milliseconds, or tens of
+/// milliseconds with a new connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// The time between two questions.
+/// Time between two queries.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// The signs of life of a database.
+/// Tracks whether a database responds.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     pool: PgPool,
     known: Mutex<Known>,
-    /// One question at a time, on a connection that is kept while questions follow one another.
+    /// Limits the queries to one at a time. The connection is kept while queries follow one
+    /// another.
     asking: tokio::sync::Mutex<Asking>,
 }
 
 #[derive(Debug, Default)]
 struct Asking {
     connection: Option<PgConnection>,
-    /// The begin of the last question.
+    /// Start time of the last query.
     began: Option<Instant>,
 }
 
-/// The last silence, and how many attempts take long.
+/// The last silence, and the number of long attempts.
 #[derive(Debug, Default)]
 struct Known {
     silence: Option<Silence>,
@@ -46,7 +51,7 @@ struct Known {
     is_asked: bool,
 }
 
-/// A time in which the database did not answer. Pure.
+/// A period without a response of the database. Pure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Silence {
     from: Instant,
@@ -55,7 +60,7 @@ struct Silence {
 }
 
 impl Silence {
-    /// A question that began then was not answered until now.
+    /// Records that a query that began at `began` had no response until `now`.
     fn go_on(before: Option<Self>, began: Instant, now: Instant) -> Self {
         let from = before
             .filter(|before| !before.is_over)
@@ -67,13 +72,14 @@ impl Silence {
         }
     }
 
-    /// Whether an attempt that began then and ran until now met it.
+    /// Returns `true` if an attempt that began at `began` and ran until now overlaps the silence.
     fn meets(&self, began: Instant) -> bool {
         !self.is_over || began <= self.to
     }
 }
 
-/// Whether the server answered: it refuses another connection for its own reasons, and works.
+/// Returns `true` if the error is a response of a working server, for example one that accepts no
+/// more connections for a reason of its own.
 fn is_answer(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => !error.code().is_some_and(|code| is_session_fault(&code)),
@@ -82,7 +88,7 @@ fn is_answer(error: &sqlx::Error) -> bool {
     }
 }
 
-/// An attempt that takes long.
+/// A long attempt. The database is queried while this value exists.
 pub(crate) struct Long(Arc<Pulse>);
 
 impl Pulse {
@@ -94,7 +100,7 @@ impl Pulse {
         }
     }
 
-    /// An attempt takes long: the database is asked as long as this is kept.
+    /// Registers a long attempt. The database is queried while the returned value exists.
     pub(crate) fn take_long(self: &Arc<Self>) -> Long {
         let mut known = self.known();
         known.long += 1;
@@ -104,7 +110,8 @@ impl Pulse {
         Long(self.clone())
     }
 
-    /// True if the database was silent during an attempt that began then and has just run out of time.
+    /// Returns `true` if the database did not respond during an attempt that began at `began` and
+    /// has just timed out.
     pub(crate) async fn was_silent_since(&self, began: Instant) -> bool {
         if self
             .known()
@@ -124,7 +131,7 @@ impl Pulse {
             self.ask(Instant::now()).await;
             {
                 let mut known = self.known();
-                // A silence has its end, also if all attempts have run out of time.
+                // Queries continue until a silence has ended, even if all attempts have timed out.
                 if known.long == 0 && known.silence.is_none_or(|silence| silence.is_over) {
                     known.is_asked = false;
                     break;
@@ -135,7 +142,7 @@ impl Pulse {
         self.asking.lock().await.connection = None;
     }
 
-    /// Asks the database, unless a question that began after this time was asked meanwhile.
+    /// Queries the database, unless a query that began after `since` has been made in the meantime.
     async fn ask(&self, since: Instant) {
         let mut asking = self.asking.lock().await;
         if asking.began.is_some_and(|began| began >= since) {
@@ -149,12 +156,12 @@ impl Pulse {
             Ok(Err(error)) if is_answer(&error) => {
                 tracing::debug!(
                     error = with_causes(&error),
-                    "the database answers and refuses another connection"
+                    "the database responds and refuses another connection"
                 );
                 None
             }
             Ok(Err(error)) => Some(with_causes(&error)),
-            Err(_) => Some("no answer within a second".to_owned()),
+            Err(_) => Some("no response within a second".to_owned()),
         };
         let mut known = self.known();
         match failure {
@@ -163,7 +170,7 @@ impl Pulse {
                     (silence.to, silence.is_over) = (now, true);
                     tracing::info!(
                         seconds = (now - silence.from).as_secs(),
-                        "the database answers again"
+                        "the database responds again"
                     );
                 }
             }
@@ -172,7 +179,8 @@ impl Pulse {
                 if known.silence.is_none_or(|silence| silence.is_over) {
                     tracing::warn!(
                         reason,
-                        "the database does not answer: attempts that run out of time meanwhile do not count"
+                        "the database does not respond: attempts that time out meanwhile do not \
+                         count"
                     );
                 }
                 known.silence = Some(Silence::go_on(known.silence, began, now));
@@ -180,7 +188,7 @@ impl Pulse {
         }
     }
 
-    /// Asks by the connection that is kept, or by a new one.
+    /// Queries the database on the kept connection, or on a new one.
     async fn question(&self, kept: &mut Option<PgConnection>) -> Result<(), sqlx::Error> {
         let mut connection = match kept.take() {
             Some(connection) => connection,

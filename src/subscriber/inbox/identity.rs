@@ -1,26 +1,27 @@
-//! Identity of an event for the inbox: consumer, topic of origin, source, id.
+//! Identity of an event in the inbox: consumer, topic of origin, source and id.
 
 use crate::{
     kafka::Message,
     subscriber::{failure::dead_letter::origin_of, handler::HandlerError},
 };
 
-/// What the inbox stores of an event besides its consumer.
+/// The columns that the inbox stores for an event, except its consumer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity {
     pub(crate) source: String,
     pub(crate) id: String,
-    /// The topic it was first read from, through retries and replays.
+    /// The topic that the event was first read from. Retries and replays do not change it.
     pub(crate) topic: String,
-    /// A hash of its key, type and data: the same for each delivery of an event.
+    /// A hash of the event's key, type and data, which is the same for each delivery.
     pub(crate) fingerprint: i64,
 }
 
-/// A second event with the identity of one that was handled. At most one of them is what its publisher sent.
+/// Error for a second event with the identity of a handled one. At most one of them can be the
+/// event that its publisher sent.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "an event with the id {id:?} of source {source_name:?} was handled from topic {topic} before, with another key, type or data: \
-     two events share one id, or one of them is forged"
+    "an event with the id {id:?} of source {source_name:?} was handled from topic {topic} before, \
+     with another key, type or data: two events share one id, or one of them is forged"
 )]
 pub(crate) struct Conflicting {
     pub(crate) id: String,
@@ -29,10 +30,11 @@ pub(crate) struct Conflicting {
 }
 
 impl Identity {
-    /// The identity of an event for a consumer.
+    /// Returns the identity of an event for a consumer.
     ///
     /// # Errors
-    /// When the inbox cannot store it.
+    ///
+    /// Returns an error if the inbox cannot store the identity.
     pub(crate) fn of(message: &Message, consumer: &str) -> Result<Self, HandlerError> {
         let topic = origin_of(&message.as_it_came().topic, consumer);
         let (source, id) = (
@@ -46,7 +48,8 @@ impl Identity {
             || source.len() > 1024
         {
             return Err(HandlerError::dead_letter(
-                "the event's id or source cannot be remembered: 1 to 512 and up to 1,024 bytes, without NUL",
+                "the event's id or source cannot be stored in the inbox: an id has 1 to 512 bytes, \
+                 a source up to 1,024, both without NUL",
             ));
         }
         Ok(Self {
@@ -57,7 +60,8 @@ impl Identity {
         })
     }
 
-    /// The error of this event, whose identity one with another fingerprint has.
+    /// Returns the error for this event if another event with the same identity has another
+    /// fingerprint.
     pub(crate) fn conflicting(self) -> HandlerError {
         HandlerError::dead_letter(Conflicting {
             id: self.id,
@@ -67,8 +71,9 @@ impl Identity {
     }
 }
 
-/// A hash that is the same in every version and on every machine, since it is stored: FNV-1a with 64 bits. Parts are separated by
-/// their lengths, and a tombstone differs from empty data.
+/// Returns the fingerprint of an event: its 64-bit FNV-1a hash. It is stored, so it must be the
+/// same in every version and on every machine. The lengths of the parts are hashed too, which
+/// separates them, and a tombstone differs from empty data.
 fn fingerprint(message: &Message) -> i64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;

@@ -1,13 +1,22 @@
-//! Connections on which one transaction of the inbox follows another.
+//! Connections that run one inbox transaction after another with few round trips.
 //!
-//! A transaction of a pool costs a message to begin, one to commit, and one by which the pool tests the connection that comes back. Here a connection stays with the inbox for
-//! [`LEASE`]. A transaction begins by the message that remembers its events and ends by one that also asks whether it still is one: two messages beside the handler's own.
-//! If another one waits for a connection, it begins by the message that commits the one before. Then a commit is known only when that beginning is, which therefore waits for a lock for a moment only
-//! ([`Form::waits`]), and begins by itself if that was not enough. Until the answer is here, who begins depends on who commits.
+//! With a pool, each transaction costs three extra messages: one to begin it, one to commit it, and
+//! one with which the pool tests the returned connection. Here, a connection stays with the inbox
+//! for [`LEASE`]. Each transaction costs two messages in addition to those of the handler: one
+//! begins it and inserts the inbox row, one verifies that it can still commit and commits it.
 //!
-//! sqlx counts the transactions of a connection, so that `tx.begin()` of a handler becomes a savepoint. Therefore a connection that is here keeps the sqlx transaction it came
-//! with, whether the server is in one or not, and what begins and ends on the server is not told to sqlx. If it is dropped anywhere, sqlx rolls back. One of which sqlx counts
-//! none any more is not kept: a handler's savepoint that failed at once has had sqlx roll back everything.
+//! If another transaction waits for a connection, it begins in the message that commits the current
+//! one. The result of that commit is then known only after the beginning has been processed.
+//! Therefore such a beginning waits for locks only briefly ([`Form::waits`]). If that is not
+//! enough, it is repeated alone. Until the response arrives, the new transaction depends on the one
+//! that commits.
+//!
+//! sqlx counts the open transactions of a connection, so that `tx.begin()` in a handler becomes a
+//! savepoint. A connection therefore keeps the sqlx transaction with which it came from the pool,
+//! whether a transaction is open on the server or not. sqlx is not involved when transactions begin
+//! and end on the server. If the connection is dropped at any point, sqlx rolls back. A connection
+//! for which sqlx counts no transaction is not kept: sqlx rolls back everything if a handler's
+//! savepoint cannot begin.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -23,42 +32,46 @@ use sqlx::{
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// How long a connection may stay before those who wait for one of the pool have their chance.
+/// Time for which a connection stays before tasks that wait for one of the pool get their chance.
 const LEASE: Duration = Duration::from_millis(200);
 
-/// How long a connection may stay unused.
+/// Time for which a connection may stay unused.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Ends a transaction, if it is one that can be committed. After a statement that failed, which a handler may think nothing of, Postgres answers `commit` by a rollback, and without a
-/// transaction by a warning: the event would count as handled. A savepoint it refuses in both cases.
+/// Ends a transaction if it can be committed. After a failed statement, which a handler may have
+/// ignored, Postgres responds to `commit` with a rollback. Without a transaction, it responds with
+/// a warning. In both cases the event would count as handled. `savepoint` fails in both cases.
 const COMMIT: &str = "savepoint tidings; commit";
 const COMMIT_STATEMENTS: usize = 2;
 
-/// What it says then.
+/// SQLSTATEs of `savepoint` in a failed transaction and outside of a transaction.
 const HAD_FAILED: &str = "25P02";
 const HAD_ENDED: &str = "25P01";
 
-/// What the server says when a lock is not to be had in time.
+/// SQLSTATE of a lock that was not acquired in time.
 const LOCKED: &str = "55P03";
 
-/// What the server says of a prepared statement that it does not know, or knows already.
+/// SQLSTATEs of a prepared statement that does not exist, or exists already.
 const NO_SUCH_STATEMENT: &str = "26000";
 const STATEMENT_EXISTS: &str = "42P05";
 
-/// The connections.
+/// The connections of one inbox.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pool: PgPool,
-    /// What each connection has prepared. It stays when the connection goes back.
+    /// The statements that are prepared on each connection. They remain when the connection returns
+    /// to the pool.
     statements: Vec<Statement>,
-    /// Statements that were prepared are found again: not so behind a pooler that gives each transaction another connection.
+    /// True while prepared statements are found again. This is not the case behind a pooler that
+    /// assigns connections per transaction.
     prepares: AtomicBool,
-    /// As many as the pool can have: who waits for one that is in use here does not ask the pool for more.
+    /// One permit for each connection that the pool can have. A task that waits for a connection in
+    /// use here does not request another one from the pool.
     permits: Arc<Semaphore>,
     kept: Mutex<Kept>,
 }
 
-/// What is prepared once a connection.
+/// A statement that is prepared once per connection.
 #[derive(Debug)]
 pub(crate) struct Statement {
     name: String,
@@ -69,40 +82,43 @@ pub(crate) struct Statement {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Used last, used next.
+    /// Idle connections. The one that was used last is used next.
     idle: Vec<Idle>,
-    /// Who begins next, as soon as something is committed, and how many there have been.
+    /// Transactions that will begin in the message of the next commits, and the number of requests
+    /// so far.
     next: VecDeque<Request>,
     requests: u64,
-    /// Who takes what is free next, from the pool or from here.
+    /// Tasks that wait for a connection, from the pool or from here.
     waiting: VecDeque<oneshot::Sender<Result<Session, sqlx::Error>>>,
-    /// How many connections the pool is asked for.
+    /// Number of connections that are being requested from the pool.
     opening: usize,
-    /// Somebody gives back what stays unused.
+    /// True while a task returns unused connections to the pool.
     tended: bool,
-    /// Where the connections are at home: the last owner of all this may be a thread without a runtime.
+    /// The runtime of the connections. The last owner of this value may be dropped on a thread
+    /// without a runtime.
     runtime: Option<Handle>,
 }
 
-/// How the message that begins a transaction is to be written.
+/// Variant of the message that begins a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Form {
-    /// It may execute the prepared statements.
+    /// The message may execute the prepared statements.
     pub(crate) prepared: bool,
-    /// It may wait for a lock as long as the inbox says. Otherwise somebody's commit is known only when it has ended, and it has to end soon.
+    /// The message may wait for a lock for the full configured time. If false, another
+    /// transaction's commit is known only after this message, so the wait must be short.
     pub(crate) waits: bool,
 }
 
-/// What has become of a transaction that was to begin by the message that commits another one.
+/// Outcome of a request to begin in the message of another transaction's commit.
 enum Next {
     Answered(Result<Begun, sqlx::Error>),
-    /// A connection is free, by which it can begin by itself.
+    /// A connection is free, so the transaction can begin alone.
     Free(OwnedSemaphorePermit),
-    /// That commit came to nothing.
+    /// The commit failed, so the message was not processed.
     Nothing,
 }
 
-/// A transaction that is to begin.
+/// A transaction that waits to begin.
 #[derive(Debug)]
 struct Request {
     number: u64,
@@ -116,14 +132,14 @@ struct Idle {
     since: tokio::time::Instant,
 }
 
-/// A connection that is in no transaction, but for sqlx.
+/// A connection without an open transaction on the server, although sqlx counts one.
 #[derive(Debug)]
 struct Session {
     transaction: PgTransaction<'static>,
     leased: Instant,
 }
 
-/// What a transaction is to be ended by.
+/// Ends a transaction that was begun here.
 #[derive(Debug)]
 pub(crate) struct Lease {
     began: Instant,
@@ -131,7 +147,7 @@ pub(crate) struct Lease {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A transaction that has begun, and how many rows its first message has changed.
+/// A transaction that has begun, and the number of rows that its first message has changed.
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) transaction: PgTransaction<'static>,
@@ -151,13 +167,16 @@ impl Sessions {
         }
     }
 
-    /// Begins a transaction by a message that ends in `begin` and is asked for in the form that is needed.
+    /// Begins a transaction. `message` returns a text that ends with `begin`, in the requested
+    /// form.
     ///
     /// # Cancel safety
-    /// Dropping the future rolls back.
+    ///
+    /// If the future is dropped, the transaction is rolled back.
     ///
     /// # Errors
-    /// What the server says: there is no transaction then.
+    ///
+    /// Returns the database's error. There is no transaction then.
     pub(crate) async fn begin(
         self: &Arc<Self>,
         message: impl Fn(Form) -> String,
@@ -207,7 +226,7 @@ impl Sessions {
             .expect("never closed")
     }
 
-    /// Begins on a connection that is free.
+    /// Begins on a free connection.
     async fn begin_by(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
@@ -239,7 +258,7 @@ impl Sessions {
         }
     }
 
-    /// Begins behind the next transaction that is committed, by the same message; unless a connection is free before.
+    /// Begins in the message of the next commit, unless a connection becomes free first.
     async fn begin_next(self: &Arc<Self>, message: String) -> Next {
         let (answer, mut begun) = oneshot::channel();
         let number = {
@@ -270,7 +289,7 @@ impl Sessions {
         answer.map_or(Next::Nothing, Next::Answered)
     }
 
-    /// Takes back what nobody has taken.
+    /// Removes a request that has not been taken yet.
     fn withdraw(&self, number: u64) -> Option<Request> {
         let mut kept = self.kept();
         let at = kept
@@ -280,7 +299,7 @@ impl Sessions {
         kept.next.remove(at)
     }
 
-    /// One that is idle, or the first that is free or that the pool gives.
+    /// Returns an idle connection, or the first that becomes free or that the pool returns.
     async fn session(self: &Arc<Self>) -> Result<Session, sqlx::Error> {
         let free = {
             let mut kept = self.kept();
@@ -291,7 +310,8 @@ impl Sessions {
             kept.waiting.push_back(for_it);
             if kept.opening < kept.waiting.len() {
                 kept.opening += 1;
-                // By a task of its own: a connection whose `begin` is cut off would go back to its pool within a transaction that nobody knows of.
+                // In its own task, because a connection whose `begin` is cancelled would return to
+                // its pool with an open transaction.
                 tokio::spawn(self.clone().open());
             }
             free
@@ -299,7 +319,7 @@ impl Sessions {
         free.await.unwrap_or(Err(sqlx::Error::PoolClosed))
     }
 
-    /// One more connection of the pool.
+    /// Requests one more connection from the pool.
     async fn open(self: Arc<Self>) {
         let mut opening = Opening {
             sessions: &self,
@@ -351,7 +371,7 @@ impl Sessions {
             ))
             .await
         {
-            // The pooler has asked one connection and told another.
+            // The pooler used two different connections for the query and for `prepare`.
             Err(error) if code(&error).as_deref() == Some(STATEMENT_EXISTS) => {
                 self.prepares.store(false, Ordering::Relaxed)
             }
@@ -362,7 +382,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Tells one who waits that the pool gives nothing.
+    /// Reports to one waiting task that the pool returned an error.
     fn tell(&self, mut error: sqlx::Error) {
         let mut kept = self.kept();
         while let Some(waiting) = kept.waiting.pop_front() {
@@ -373,7 +393,7 @@ impl Sessions {
         }
     }
 
-    /// Takes a connection whose transaction is over.
+    /// Passes on a connection whose transaction has ended, or keeps it.
     fn keep(self: &Arc<Self>, mut session: Session) {
         let mut kept = self.kept();
         let mut gone = false;
@@ -384,7 +404,7 @@ impl Sessions {
             }
             gone = true;
         }
-        // Those for whom it was asked for wait no more: others may.
+        // The tasks for which it was requested do not wait any more, so it returns to the pool.
         if gone {
             session.give_back();
             return;
@@ -405,7 +425,9 @@ impl Sessions {
 }
 
 impl Statement {
-    /// A statement with parameters of these types. Its name comes from its text: several subscribers may have the same pool, and a pooler may have the same connection for several versions of the code.
+    /// Creates a statement with parameters of these types. Its name is derived from its text,
+    /// because several subscribers may share a pool, and a pooler may use one connection for
+    /// several versions of the code.
     pub(crate) fn new(parameters: &'static str, text: String) -> Self {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
@@ -421,7 +443,7 @@ impl Statement {
     }
 }
 
-/// Gives back what stays unused, as long as anything is here.
+/// Returns unused connections to the pool until there are none.
 async fn tend(sessions: Weak<Sessions>) {
     loop {
         tokio::time::sleep(IDLE).await;
@@ -429,7 +451,7 @@ async fn tend(sessions: Weak<Sessions>) {
             return;
         };
         let mut kept = sessions.kept();
-        // Those that were used last are behind.
+        // Connections that were used last are at the end.
         let used = kept
             .idle
             .partition_point(|idle| idle.since.elapsed() >= IDLE);
@@ -444,10 +466,10 @@ async fn tend(sessions: Weak<Sessions>) {
 }
 
 impl Session {
-    /// Back to the pool, as it came.
+    /// Returns the connection to the pool in its original state.
     fn give_back(mut self) {
         tokio::spawn(async move {
-            // A rollback without a transaction would be a warning in the server's log.
+            // A rollback without a transaction would cause a warning in the server's log.
             if self.transaction.execute("begin").await.is_ok() {
                 let _ = self.transaction.rollback().await;
             }
@@ -456,13 +478,16 @@ impl Session {
 }
 
 impl Lease {
-    /// Commits.
+    /// Commits the transaction.
     ///
     /// # Cancel safety
-    /// Dropping the future commits or rolls back.
+    ///
+    /// If the future is dropped, the transaction is committed or rolled back.
     ///
     /// # Errors
-    /// What the server says, also that there was nothing that can be committed ([`could_not`]). Nothing is committed then.
+    ///
+    /// Returns the database's error, including the one for a transaction that cannot be committed
+    /// ([`could_not`]). Nothing is committed then.
     pub(crate) async fn commit(
         self,
         mut transaction: PgTransaction<'static>,
@@ -481,7 +506,7 @@ impl Lease {
         match (answers.failed, next) {
             (None, None) => self.end(transaction),
             (None, Some(next)) => {
-                // Who has gone meanwhile has it rolled back.
+                // If the receiver has been dropped, the transaction is rolled back.
                 let _ = next.answer.send(Ok(Begun {
                     transaction,
                     lease: self,
@@ -497,7 +522,7 @@ impl Lease {
                 let _ = next.answer.send(Err(error));
             }
             (Some(error), next) => {
-                // It begins by itself.
+                // The waiting transaction begins alone.
                 drop(next);
                 if code(&error).as_deref() == Some(HAD_FAILED) {
                     self.roll_back(transaction).await;
@@ -512,7 +537,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Rolls back. A connection by which that is not possible is left to the pool.
+    /// Rolls back the transaction. If that fails, the connection is left to the pool.
     pub(crate) async fn roll_back(self, mut transaction: PgTransaction<'static>) {
         if settle(&mut transaction).await.is_ok()
             && transaction.is_in_transaction()
@@ -522,14 +547,16 @@ impl Lease {
         }
     }
 
-    /// Closes a connection whose session can do no more work, and the idle ones, which may be like it.
+    /// Closes a connection whose session cannot be used any more, and the idle connections, which
+    /// may have the same fault.
     pub(crate) async fn close(self, transaction: PgTransaction<'static>) {
         let idle = std::mem::take(&mut self.home.kept().idle);
         drop(idle);
         session_fault::close(transaction, &self.home.pool).await;
     }
 
-    /// Leaves the connection, whose transaction is over, to the next, or to the pool.
+    /// Leaves a connection whose transaction has ended to the next transaction, or returns it to
+    /// the pool.
     fn end(self, transaction: PgTransaction<'static>) {
         if !transaction.is_in_transaction() {
             return;
@@ -546,18 +573,18 @@ impl Lease {
         }
     }
 
-    /// Whether others have their chance now.
+    /// Returns `true` if the lease has expired, so that others get their chance.
     fn is_over(&self) -> bool {
         self.began.elapsed() > LEASE
     }
 }
 
-/// What a message of several statements has come to.
+/// Result of a message with several statements.
 #[derive(Debug, Default)]
 struct Answers {
-    /// How many were executed.
+    /// Number of executed statements.
     statements: usize,
-    /// How many rows they have changed.
+    /// Number of rows that they have changed.
     rows: u64,
     failed: Option<sqlx::Error>,
 }
@@ -581,8 +608,9 @@ async fn answers(connection: &mut PgConnection, message: String) -> Answers {
     answers
 }
 
-/// Waits for the answers that nobody has waited for: the handler has left a statement alone, or dropped a savepoint. If one of them is an error, it is not the one of what comes next;
-/// whether it matters, the commit tells.
+/// Reads pending responses, which exist if the handler cancelled a statement or dropped a
+/// savepoint. An error among them does not belong to the next statement. The commit shows whether
+/// it matters.
 async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     while let Err(error) = connection.flush().await {
         if error.as_database_error().is_none() {
@@ -592,13 +620,15 @@ async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Whether a commit was refused because there was nothing that can be committed: the transaction had failed, or was over, before the handler's end.
+/// Returns `true` if a commit was rejected because the transaction had failed, or had ended before
+/// the end of the handler.
 pub(crate) fn could_not(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some(HAD_FAILED | HAD_ENDED))
 }
 
-/// Whether the server has ended the transaction at its beginning or its end, and thinks well of the connection: a constraint, a conflict with another one, a lock, or nothing to
-/// end or to execute.
+/// Returns `true` if the server has ended the transaction at its beginning or end and the
+/// connection is still usable. Causes are a constraint, a conflict with another transaction, a
+/// lock, or that there was nothing to end or to execute.
 fn is_over(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| {
         [HAD_ENDED, NO_SUCH_STATEMENT, "23", "40", "55"]
@@ -613,7 +643,7 @@ fn code(error: &sqlx::Error) -> Option<std::borrow::Cow<'_, str>> {
         .and_then(sqlx::error::DatabaseError::code)
 }
 
-/// A request whose owner may go.
+/// Withdraws a request when its future is dropped.
 struct Withdrawn<'a> {
     sessions: &'a Sessions,
     number: u64,
@@ -625,7 +655,7 @@ impl Drop for Withdrawn<'_> {
     }
 }
 
-/// A connection that is asked for; if none comes, somebody who waits is told.
+/// A pending request for a connection. If it fails, one waiting task gets the error.
 struct Opening<'a> {
     sessions: &'a Sessions,
     failed: Option<sqlx::Error>,

@@ -1,10 +1,11 @@
-//! Events of the inbox as SQL text. The statements that begin a transaction are simple queries, which have no parameters.
+//! Events of the inbox as SQL text. The statements that begin a transaction are sent as simple
+//! queries, which have no parameters.
 
 use std::fmt::{self, Write as _};
 
 use super::identity::Identity;
 
-/// Text as an SQL literal, whatever `standard_conforming_strings` says.
+/// Text as an SQL literal that is valid with any value of `standard_conforming_strings`.
 pub(crate) struct Literal<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Literal<'_> {
@@ -12,7 +13,7 @@ impl fmt::Display for Literal<'_> {
         f.write_str(if self.0.contains('\\') { " E'" } else { "'" })?;
         for part in self.0.split_inclusive(['\'', '\\']) {
             f.write_str(part)?;
-            // Either stands for itself when it is there twice.
+            // Both characters are escaped by doubling them.
             if let Some(special) = part
                 .chars()
                 .next_back()
@@ -25,7 +26,7 @@ impl fmt::Display for Literal<'_> {
     }
 }
 
-/// The columns of one event: source, id, topic, fingerprint.
+/// The columns of one event: source, id, topic and fingerprint.
 pub(crate) struct Columns<'a>(pub(crate) &'a Identity);
 
 impl fmt::Display for Columns<'_> {
@@ -46,7 +47,7 @@ impl fmt::Display for Columns<'_> {
     }
 }
 
-/// The values of an insert for a consumer.
+/// The rows of an insert statement for a consumer.
 pub(crate) struct Rows<'a>(pub(crate) &'a str, pub(crate) &'a [&'a Identity]);
 
 impl fmt::Display for Rows<'_> {
@@ -59,7 +60,7 @@ impl fmt::Display for Rows<'_> {
     }
 }
 
-/// The same by columns.
+/// The columns of several events as arrays.
 pub(crate) struct Arrays<'a>(pub(crate) &'a [&'a Identity]);
 
 impl fmt::Display for Arrays<'_> {

@@ -1,7 +1,9 @@
-//! Whether a subscriber's group has handled everything that topics held at some moment, whichever members own their partitions.
+//! Check that a subscriber's group has handled everything that some topics contained at a given
+//! time, regardless of the current owners of the partitions.
 //!
-//! The group's commits tell it, with what is finished beyond them. So neither the assignment nor the other members have to be known: a
-//! partition that no member owns at this moment is behind as long as it holds a record that is not handled.
+//! The check uses the group's commits and the finished offsets in their metadata. Therefore it
+//! needs neither the assignment nor the other members. A partition without an owner is behind as
+//! long as it contains a record that is not handled.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,17 +13,17 @@ use crate::{
     subscriber::Ground,
 };
 
-/// Looks at what the group has handled of some topics.
+/// Reads the progress of the group in some topics.
 pub(crate) struct CatchUp {
     settings: Settings,
     group: String,
     topics: Vec<String>,
-    /// Kept from one look to the next, since it has connections.
+    /// Kept between calls because it holds connections.
     reader: Mutex<Option<Arc<GroupReader>>>,
 }
 
 impl CatchUp {
-    /// Events of these aggregates.
+    /// Creates a reader for the topics of these aggregates.
     pub(crate) fn new(ground: &Ground, aggregates: &[&'static str]) -> Self {
         let mut topics: Vec<String> = aggregates
             .iter()
@@ -37,25 +39,28 @@ impl CatchUp {
         }
     }
 
-    /// True if there is no topic to look at.
+    /// Returns `true` if there is no topic to check.
     pub(crate) fn is_empty(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// Where the topics end at this moment.
+    /// Returns the current ends of the topics.
     ///
     /// # Errors
-    /// When the cluster does not answer.
+    ///
+    /// Returns an error if the cluster does not respond.
     pub(crate) async fn ends(&self) -> Result<Ends, String> {
         let topics = self.topics.clone();
         self.ask(move |reader, beat| reader.ends(&topics, beat))
             .await
     }
 
-    /// The first event before these ends that the group has not handled, of each partition that has one.
+    /// Returns the first event before these ends that the group has not handled, for each partition
+    /// that has one.
     ///
     /// # Errors
-    /// When the cluster does not answer.
+    ///
+    /// Returns an error if the cluster does not respond.
     pub(crate) async fn behind(&self, ends: &Ends) -> Result<Vec<Unhandled>, String> {
         let ends = ends.clone();
         self.ask(move |reader, beat| reader.unhandled(&ends, &is_finished, beat))
@@ -85,7 +90,8 @@ impl CatchUp {
     }
 }
 
-/// Whether a record beyond a commit is finished. Metadata of others says nothing, as for the next owner of the partition.
+/// Returns `true` if a record beyond a commit is finished. Foreign metadata is ignored, as the next
+/// owner of the partition ignores it.
 fn is_finished(committed: &Committed, offset: i64) -> bool {
     Finished::decode(&committed.metadata, committed.offset)
         .is_ok_and(|finished| finished.contains(offset))

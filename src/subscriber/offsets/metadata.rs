@@ -1,36 +1,38 @@
-//! What is finished beyond the first gap, as text for a commit's metadata. Pure.
+//! Encoding of the offsets that are finished beyond the first unfinished one, as text for the
+//! metadata of a commit. Pure.
 //!
-//! `tidings1.` and, in base64, a list of numbers (LEB128): the offset it is committed with, then by turns how many offsets are open and how many are finished.
-//! The offset is there so that metadata that somebody copied to another offset is not believed.
+//! The text is `tidings1.` followed by a list of numbers (LEB128) in base64. The first number is
+//! the committed offset. Then come, alternately, the numbers of unfinished and of finished offsets.
+//! With the committed offset, metadata that was copied to another offset is detected and ignored.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-/// Ranges of finished offsets, ascending, with gaps between them.
+/// Ranges of finished offsets, in ascending order, with gaps between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Finished(Vec<(i64, i64)>);
 
-/// Metadata that is not ours, or not of this offset.
+/// Error for metadata that was written by other software or for another offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the commit's metadata was not written by this version of Tidings for this offset")]
 pub(crate) struct ForeignMetadata;
 
 const PREFIX: &str = "tidings1.";
 
-/// The most that is written. Brokers accept 4,096 bytes by default (`offset.metadata.max.bytes`).
+/// Maximum length of the text. Brokers accept 4,096 bytes by default (`offset.metadata.max.bytes`).
 const TEXT_BYTES_MAX: usize = 4_000;
 
-/// The same before base64, which makes four bytes of three.
+/// Maximum length before base64, which turns three bytes into four.
 const BYTES_MAX: usize = (TEXT_BYTES_MAX - PREFIX.len()) / 4 * 3;
 
 impl Finished {
-    /// Adds an offset beyond all others.
+    /// Adds an offset that is greater than all others.
     #[cfg(test)]
     fn push(&mut self, offset: i64) {
         self.push_range(offset, offset + 1);
     }
 
-    /// Adds offsets from `start` to before `end`, beyond all others.
+    /// Adds the offsets from `start` to before `end`. They must be greater than all others.
     pub(crate) fn push_range(&mut self, start: i64, end: i64) {
         match self.0.last_mut() {
             Some((_, last)) if *last == start => *last = end,
@@ -38,13 +40,14 @@ impl Finished {
         }
     }
 
-    /// Whether the offset is finished.
+    /// Returns `true` if the offset is finished.
     pub(crate) fn contains(&self, offset: i64) -> bool {
         let at = self.0.partition_point(|(_, end)| *end <= offset);
         self.0.get(at).is_some_and(|(start, _)| *start <= offset)
     }
 
-    /// As metadata of a commit of `offset`; empty if there is nothing to say. What does not fit is left out from the end: it is handled again.
+    /// Returns the metadata for a commit of `offset`. It is empty if no offset is finished. Ranges
+    /// that do not fit are omitted from the end, so their events are handled again.
     pub(crate) fn encode(&self, offset: i64) -> String {
         if self.0.is_empty() {
             return String::new();
@@ -65,7 +68,8 @@ impl Finished {
         format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes))
     }
 
-    /// Reads metadata of a commit of `offset`; empty metadata says nothing.
+    /// Decodes the metadata of a commit of `offset`. Empty metadata means that no offset is
+    /// finished.
     pub(crate) fn decode(text: &str, offset: i64) -> Result<Self, ForeignMetadata> {
         if text.is_empty() {
             return Ok(Self::default());
@@ -93,7 +97,7 @@ impl Finished {
 }
 
 fn put(bytes: &mut Vec<u8>, number: i64) {
-    // Offsets, and distances between ascending ones, are not negative.
+    // Offsets, and distances between ascending offsets, are not negative.
     let mut rest = number.cast_unsigned();
     while rest >= 0x80 {
         bytes.push((rest as u8 & 0x7f) | 0x80);
@@ -115,7 +119,7 @@ fn take(bytes: &mut &[u8]) -> Option<i64> {
     None
 }
 
-/// Reads any bytes as metadata of an offset: for the fuzz target.
+/// Decodes arbitrary bytes as the metadata of an offset. For the fuzz target.
 #[cfg(all(any(test, fuzzing), feature = "relay"))]
 pub(crate) fn fuzz_offset_metadata(bytes: &[u8]) {
     let Some((offset, text)) = bytes.split_first_chunk() else {
@@ -155,7 +159,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(base in 0..i64::MAX / 2, distances in prop::collection::btree_set(0..2_000i64, 0..300)) {
+        fn what_is_written_is_read_again(
+            base in 0..i64::MAX / 2,
+            distances in prop::collection::btree_set(0..2_000i64, 0..300),
+        ) {
             let offsets: BTreeSet<i64> = distances.iter().map(|distance| base + distance).collect();
             let finished = of(&offsets);
             let read = Finished::decode(&finished.encode(base), base).expect("it was just written");
@@ -166,13 +173,20 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..40), offset in 0..100i64) {
+        fn any_text_is_read_or_refused(
+            text in ".*",
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+            offset in 0..100i64,
+        ) {
             let _ = Finished::decode(&text, offset);
             let _ = Finished::decode(&format!("{PREFIX}{}", STANDARD_NO_PAD.encode(bytes)), offset);
         }
 
         #[test]
-        fn what_does_not_fit_is_left_out_from_the_end(base in 0..1_000_000i64, step in 2..5_000i64) {
+        fn what_does_not_fit_is_left_out_from_the_end(
+            base in 0..1_000_000i64,
+            step in 2..5_000i64,
+        ) {
             let all: BTreeSet<i64> = (0..5_000).map(|n| base + n * step).collect();
             let text = of(&all).encode(base);
             prop_assert!(text.len() <= TEXT_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! Offsets: which records are finished, and where a group starts.
+//! Offsets: the finished records, and the start position of a group.
 //!
 //! `watermark` and `metadata` are pure.
 

@@ -1,20 +1,24 @@
-//! Where a group begins that begins at the end: in partitions that are there when the first member starts. Everything else came later, and is read from its beginning.
+//! Start offsets of a new consumer group that is configured with `from_end`.
 //!
-//! What was there is what a member finds when it starts, in topics for which the group has committed nothing yet. So a partition that is added while members run, or while none does, is not among it.
+//! The group starts at the end of the partitions that exist when the first member starts, in topics
+//! for which the group has not committed anything yet. All other partitions are read from their
+//! beginning, including partitions that are added later, whether members run at that time or not.
 
 use std::collections::HashSet;
 
 use crate::kafka::{Committed, Known, Member, Partition};
 
-/// The partitions at whose end a subscriber's group begins.
+/// The partitions at whose end a group starts.
 #[derive(Debug, Default)]
 pub(crate) struct Beginning(HashSet<Partition>);
 
 impl Beginning {
-    /// What there is at this moment. Blocks while no broker answers, for twenty seconds a topic at most.
+    /// Returns the partitions that exist now, in topics without a commit. Blocks while no broker
+    /// responds, for up to twenty seconds per topic.
     ///
     /// # Errors
-    /// When it is not told.
+    ///
+    /// Returns an error if the partitions or the commits cannot be read.
     pub(crate) fn at_the_ends(member: &Member, topics: &[String]) -> Result<Self, String> {
         let mut there = HashSet::new();
         for topic in topics {
@@ -22,7 +26,7 @@ impl Beginning {
             let Known { committed, never } = member.committed(&partitions)?;
             if committed.len() + never.len() < partitions.len() {
                 return Err(format!(
-                    "the coordinator does not tell what is committed for all partitions of topic {topic}"
+                    "the coordinator does not report the commits of all partitions of topic {topic}"
                 ));
             }
             if committed.is_empty() {
@@ -32,7 +36,8 @@ impl Beginning {
         Ok(Self(there))
     }
 
-    /// Where the group begins in those of the partitions for which it has never committed anything, if that is at their ends.
+    /// Returns the start offsets of those partitions that start at their end and have no commit.
+    /// `never` lists the partitions without a commit.
     pub(crate) fn ends(
         &self,
         subscriber: &str,
@@ -50,7 +55,7 @@ impl Beginning {
                     subscriber,
                     ?partition,
                     error,
-                    "where the partition ends is not known: it is read from its beginning"
+                    "the end of the partition cannot be read: it is read from its beginning"
                 );
                 None
             }
@@ -62,7 +67,8 @@ impl Beginning {
             .collect()
     }
 
-    /// The group has begun in these. Should its commits be gone once, with their topic, all that comes then is new.
+    /// Records that the group has started in these partitions. If their commits disappear later,
+    /// together with the topic, all records of a new topic are new and must be read.
     pub(crate) fn has_begun(&mut self, committed: &[Committed]) {
         for begun in committed {
             self.0.remove(&begun.partition);

@@ -1,29 +1,31 @@
-//! Up to where everything is finished, and what is finished beyond. Pure.
+//! The watermark of a partition: the offset below which all records are finished, and the finished
+//! records beyond it. Pure.
 
 use std::collections::VecDeque;
 
 use super::metadata::Finished;
 
-/// The records of one partition from the first that is not finished on.
+/// The records of one partition, starting with the first unfinished one.
 #[derive(Debug, Default)]
 pub(crate) struct Watermark {
-    /// What an earlier run had finished beyond its gap.
+    /// Offsets beyond the commit that an earlier owner had finished.
     restored: Finished,
-    /// Each record's offset, and whether it is finished.
+    /// Offset of each record, and whether it is finished.
     records: VecDeque<(i64, bool)>,
-    /// The ticket of the first of them.
+    /// Ticket of the first record.
     first: u64,
-    /// The offset after the last record that came.
+    /// The offset after the last record.
     end: Option<i64>,
     unfinished: usize,
 }
 
-/// Which record, to say that it is finished.
+/// Identifies a record, so that it can be marked as finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
 impl Watermark {
-    /// Begins where `committed` says, of which `restored` is finished already.
+    /// Creates a watermark at the `committed` offset. The offsets in `restored` are already
+    /// finished.
     pub(crate) fn new(committed: Option<i64>, restored: Finished) -> Self {
         Self {
             restored,
@@ -32,9 +34,11 @@ impl Watermark {
         }
     }
 
-    /// A record comes. `None` if it was finished before: it is not to be handled.
+    /// Adds a record. Returns `None` if it was finished before and must not be handled again.
     ///
-    /// Offsets ascend as long as the partition is the same. One that is behind the last is of a topic that was made anew, or of a log that was cut off: what was known of offsets is of other records.
+    /// Offsets ascend as long as the partition stays the same. If an offset is below the last one,
+    /// the topic was created again or its log was truncated. Everything stored about earlier
+    /// offsets then refers to other records and is discarded.
     pub(crate) fn add(&mut self, offset: i64) -> Option<Ticket> {
         if self.end.is_some_and(|end| offset < end) {
             let first = self.first + self.records.len() as u64;
@@ -55,12 +59,12 @@ impl Watermark {
         Some(Ticket(ticket))
     }
 
-    /// No record comes that is before this offset: they do not exist any more.
+    /// Skips to this offset, because the records before it do not exist any more.
     pub(crate) fn skip_to(&mut self, offset: i64) {
         self.end = Some(self.end.map_or(offset, |end| end.max(offset)));
     }
 
-    /// The record is finished.
+    /// Marks the record as finished.
     pub(crate) fn finish(&mut self, ticket: Ticket) {
         let at = ticket
             .0
@@ -75,12 +79,15 @@ impl Watermark {
         }
     }
 
-    /// The offset to commit: everything before it is finished. `None` before the first record.
+    /// Returns the offset to commit: everything before it is finished. Returns `None` before the
+    /// first record.
     pub(crate) fn position(&self) -> Option<i64> {
         self.records.front().map(|(offset, _)| *offset).or(self.end)
     }
 
-    /// What is finished beyond the position. Offsets that have no record (of transactions, or compacted away) count as finished between two that are.
+    /// Returns the finished records beyond the position. Offsets without a record (transaction
+    /// markers, or records removed by compaction) count as finished if they are between two
+    /// finished records.
     pub(crate) fn finished_beyond(&self) -> Finished {
         let mut finished = Finished::default();
         let mut run: Option<(i64, i64)> = None;
@@ -101,12 +108,12 @@ impl Watermark {
         finished
     }
 
-    /// How many records came and are not finished.
+    /// Returns the number of records that were added and are not finished.
     pub(crate) fn unfinished(&self) -> usize {
         self.unfinished
     }
 
-    /// How many records there are from the first unfinished one on.
+    /// Returns the number of records from the first unfinished one to the last.
     pub(crate) fn span(&self) -> usize {
         self.records.len()
     }
@@ -134,7 +141,7 @@ mod tests {
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..100),
         ) {
             let mut watermark = Watermark::default();
-            // The model: each offset and whether it is finished.
+            // The model: each offset, and whether it is finished.
             let (mut model, mut tickets, mut offset) = (BTreeMap::new(), Vec::new(), 5);
             for gap in gaps {
                 tickets.push((offset, watermark.add(offset).expect("nothing is restored")));
@@ -146,11 +153,17 @@ mod tests {
                 watermark.finish(ticket);
                 model.insert(offset, true);
                 let end = model.keys().next_back().expect("not empty") + 1;
-                let first = model.iter().find(|(_, finished)| !**finished).map_or(end, |(offset, _)| *offset);
+                let first = model
+                    .iter()
+                    .find(|(_, finished)| !**finished)
+                    .map_or(end, |(offset, _)| *offset);
                 prop_assert_eq!(watermark.position(), Some(first));
-                prop_assert_eq!(watermark.unfinished(), model.values().filter(|finished| !**finished).count());
+                prop_assert_eq!(
+                    watermark.unfinished(),
+                    model.values().filter(|finished| !**finished).count()
+                );
             }
-            // What the next owner of the partition sees.
+            // The state that the next owner of the partition restores.
             let position = watermark.position().expect("there are records");
             let metadata = watermark.finished_beyond().encode(position);
             let restored = Finished::decode(&metadata, position).expect("it was just written");
@@ -175,7 +188,7 @@ mod tests {
         watermark.finish(new);
         assert!(
             (1..9).all(|offset| watermark.add(offset).is_some()),
-            "7 and 8 were finished in another topic"
+            "7 and 8 were finished in the earlier topic"
         );
         assert_eq!((watermark.position(), watermark.unfinished()), (Some(1), 8));
     }

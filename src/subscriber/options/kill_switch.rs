@@ -1,35 +1,37 @@
-//! When so much fails that the fault is not the events'. Pure.
+//! Detection of a failure rate so high that the events are not the cause. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Pauses the subscriber when most events fail for good, in place of sending a whole topic to the dead letters.
+/// Pauses the subscriber when most events fail permanently, instead of sending a whole topic to the
+/// dead letters.
 ///
-/// It trips when, within `window`, at least `failures` events were given up and they are at least half of all. Then one event at a time is tried, each `pause`, until one is
-/// handled.
+/// It trips if, within `window`, at least `failures` events were given up and they are at least
+/// half of all events. It then tries one event every `pause` until one is handled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[doc(alias = "circuit breaker")]
 pub struct KillSwitch {
-    /// How many events must be given up.
+    /// Minimum number of events given up within the window.
     pub failures: usize,
-    /// Within which time.
+    /// Length of the window.
     pub window: Duration,
-    /// How long between two probes.
+    /// Time between two probes.
     pub pause: Duration,
 }
 
-/// What has happened within the window.
+/// Events handled and events given up within the window.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// When an event was given up.
+    /// Times of events that were given up.
     failures: VecDeque<Instant>,
-    /// How many were handled since the oldest of them, by second; bounded by the window.
+    /// Numbers of events that were handled, by second. Bounded by the window.
     successes: VecDeque<(Instant, usize)>,
 }
 
 impl KillSwitch {
-    /// This many events given up within this window, and half of all.
+    /// Creates a switch that trips if at least `failures` events are given up within `window` and
+    /// they are at least half of all events. It probes every ten seconds.
     pub fn new(failures: usize, window: Duration) -> Self {
         Self {
             failures: failures.max(1),
@@ -38,7 +40,7 @@ impl KillSwitch {
         }
     }
 
-    /// Tries again each `pause`.
+    /// Sets the time between two probes.
     #[must_use]
     pub fn pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
@@ -54,7 +56,7 @@ impl Default for KillSwitch {
 }
 
 impl Tally {
-    /// An event was handled.
+    /// Records an event that was handled.
     pub(crate) fn handled(&mut self, now: Instant) {
         match self.successes.back_mut() {
             Some((since, count)) if now.duration_since(*since) < Duration::from_secs(1) => {
@@ -64,7 +66,7 @@ impl Tally {
         }
     }
 
-    /// An event is to be given up; true if that is one too many.
+    /// Records an event that is about to be given up. Returns `true` if the switch trips.
     pub(crate) fn given_up(&mut self, now: Instant, switch: &KillSwitch) -> bool {
         self.failures.push_back(now);
         let is_old = |time: &Instant| now.duration_since(*time) > switch.window;
@@ -78,7 +80,7 @@ impl Tally {
         self.failures.len() >= switch.failures && self.failures.len() >= handled
     }
 
-    /// Begins anew.
+    /// Forgets all recorded events.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
@@ -92,7 +94,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_trips_when_enough_of_the_window_failed(happened in prop::collection::vec((0..4_000u64, any::<bool>()), 1..200)) {
+        fn it_trips_when_enough_of_the_window_failed(
+            happened in prop::collection::vec((0..4_000u64, any::<bool>()), 1..200),
+        ) {
             let switch = KillSwitch::new(5, Duration::from_secs(10));
             let (start, mut tally) = (Instant::now(), Tally::default());
             let (mut now, mut failures, mut successes) = (start, Vec::new(), Vec::new());
@@ -105,11 +109,18 @@ mod tests {
                 }
                 failures.push(now);
                 let trips = tally.given_up(now, &switch);
-                let within = |times: &[Instant], window| times.iter().filter(|time| now.duration_since(**time) <= window).count();
+                let within = |times: &[Instant], window| {
+                    times.iter().filter(|time| now.duration_since(**time) <= window).count()
+                };
                 let failed = within(&failures, switch.window);
-                // Successes are counted by the second: one at the edge may be counted or not.
-                let (most, least) = (within(&successes, switch.window), within(&successes, switch.window - Duration::from_secs(1)));
-                let (surely, possibly) = (failed >= 5 && failed >= most, failed >= 5 && failed >= least);
+                // Successes are counted by second, so one at the edge of the window may be counted
+                // or not.
+                let (most, least) = (
+                    within(&successes, switch.window),
+                    within(&successes, switch.window - Duration::from_secs(1)),
+                );
+                let (surely, possibly) =
+                    (failed >= 5 && failed >= most, failed >= 5 && failed >= least);
                 prop_assert!(!surely || trips);
                 prop_assert!(!trips || possibly);
             }

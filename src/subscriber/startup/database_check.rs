@@ -1,4 +1,5 @@
-//! Examination of the inbox's database before a subscriber joins its group: tables, columns, rights, and whether it can be written.
+//! Checks of the inbox's database before a subscriber joins its group: tables, columns, rights and
+//! writability.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,11 @@ use crate::{
     },
 };
 
-/// How long the database may take to answer.
+/// Time limit for a response of the database.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// The tables that a subscriber uses, each with the rights that it needs and the column that was added last.
+/// The tables that a subscriber uses, each with the required rights and the most recently added
+/// column.
 const TABLES: [(&str, &str, &str); 4] = [
     ("inbox", "select,insert,update,delete", "fingerprint"),
     ("inbox_collision", "select,insert,delete", "fingerprint"),
@@ -26,7 +28,7 @@ const TABLES: [(&str, &str, &str); 4] = [
     ("subscriber", "select,insert,update,delete", "stopped_at"),
 ];
 
-/// The server's answer about the database and one of the tables.
+/// State of one table.
 #[derive(Clone, Debug)]
 struct Found {
     table: String,
@@ -35,18 +37,18 @@ struct Found {
     lacks: Vec<String>,
 }
 
-/// Whether a database that answers can be used.
+/// Usability of a database that responds.
 #[derive(Debug, PartialEq, Eq)]
 enum Usability {
     /// It can be used.
     Ready,
-    /// It cannot be written at the moment.
+    /// The database is read-only at the moment.
     ReadOnly,
-    /// A person has to change it.
+    /// An operator must change the database.
     Refused(Vec<String>),
 }
 
-/// What is wrong with the tables of a schema for this role, each with its remedy.
+/// Returns the faults of a schema's tables for this role, each with its remedy.
 fn faults(
     found: &[Found],
     schema: &str,
@@ -61,8 +63,9 @@ fn faults(
         .collect();
     if missing.len() == found.len() {
         return vec![format!(
-            "the database {database} has none of the tables of Tidings in the schema `{schema}`: run `tidings migrate` on it \
-             (`tidings::migrate`), or correct the URL or `Inbox::schema` if this is another database"
+            "the database {database} has none of the tables of Tidings in the schema `{schema}`: \
+             run `tidings migrate` on it (`tidings::migrate`), or correct the URL or \
+             `Inbox::schema` if this is another database"
         )];
     }
     let mut faults = Vec::new();
@@ -74,7 +77,8 @@ fn faults(
     if !missing.is_empty() || !outdated.is_empty() {
         let tables = [missing, outdated].concat().join(", ");
         faults.push(format!(
-            "the tables of the schema `{schema}` in the database {database} are of an earlier version ({tables}): run `tidings migrate` on it"
+            "the tables of the schema `{schema}` in the database {database} are of an earlier \
+             version ({tables}): run `tidings migrate` on it"
         ));
     }
     let mut grants: Vec<String> = Vec::new();
@@ -100,17 +104,17 @@ fn faults(
     faults
 }
 
-/// The error of a question without an answer.
+/// Returns the error of a query without a response.
 pub(crate) fn silent() -> sqlx::Error {
     let silent = std::io::Error::new(
         std::io::ErrorKind::TimedOut,
-        "the server accepts connections and does not answer",
+        "the server accepts connections and does not respond",
     );
     sqlx::Error::Io(silent)
 }
 
 impl OpenInbox {
-    /// The database and its server, as the pool connects to them.
+    /// Returns the database and its server, as in the options of the pool.
     pub(crate) fn place(&self) -> String {
         let options = self.pool.connect_options();
         let database = options
@@ -129,7 +133,8 @@ impl OpenInbox {
     async fn examine(&self) -> Result<Usability, sqlx::Error> {
         let mut session = match timeout(ANSWER_WITHIN, self.pool.acquire()).await {
             Ok(session) => session?,
-            // The pool waits for a server that refuses connections, and does not report why.
+            // The pool waits for a server that refuses connections and does not report why, so a
+            // direct connection finds the reason.
             Err(_) => {
                 let options = self.pool.connect_options();
                 timeout(ANSWER_WITHIN, PgConnection::connect_with(&options))
@@ -142,7 +147,7 @@ impl OpenInbox {
         };
         let examined = timeout(ANSWER_WITHIN, self.usability(&mut session)).await;
         if !matches!(examined, Ok(Ok(Usability::Ready))) {
-            // A session that is read-only stays so.
+            // A read-only session stays read-only.
             session.close_on_drop();
         }
         examined.unwrap_or_else(|_| Err(silent()))
@@ -155,12 +160,19 @@ impl OpenInbox {
             .collect();
         let sql = format!(
             "select wanted.name, c.oid is not null as exists,
-                    exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = wanted.added and not a.attisdropped)
+                    exists (select from pg_catalog.pg_attribute a
+                            where a.attrelid = c.oid and a.attname = wanted.added
+                              and not a.attisdropped)
                         as has_column,
-                    array(select r.right from pg_catalog.unnest(pg_catalog.string_to_array(wanted.rights, ',')) r (\"right\")
-                          where c.oid is not null and not pg_catalog.has_table_privilege(c.oid, r.right)) as lacks,
-                    coalesce(pg_catalog.has_schema_privilege(n.oid, 'usage'), true) as may_use_schema,
-                    pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('transaction_read_only') = 'on' as read_only,
+                    array(select r.right
+                          from pg_catalog.unnest(
+                                   pg_catalog.string_to_array(wanted.rights, ',')) r (\"right\")
+                          where c.oid is not null
+                            and not pg_catalog.has_table_privilege(c.oid, r.right)) as lacks,
+                    coalesce(pg_catalog.has_schema_privilege(n.oid, 'usage'), true)
+                        as may_use_schema,
+                    pg_catalog.pg_is_in_recovery()
+                        or pg_catalog.current_setting('transaction_read_only') = 'on' as read_only,
                     current_user::text as role
              from (values {}) wanted (name, rights, added)
              left join pg_catalog.pg_namespace n on n.nspname = $1
@@ -201,10 +213,12 @@ impl OpenInbox {
 }
 
 impl Plan {
-    /// Waits until the inbox's database can be used. False if the subscriber is shut down before.
+    /// Waits until the inbox's database can be used. Returns `false` if the subscriber is shut down
+    /// first.
     ///
     /// # Errors
-    /// When a person has to change the database, with the remedy.
+    ///
+    /// Returns an error with the remedy if an operator must change the database.
     pub(crate) async fn wait_for_database(
         &self,
         stop: &CancellationToken,
@@ -213,7 +227,7 @@ impl Plan {
             return Ok(true);
         };
         self.statistics
-            .starting(format!("it examines the database {}", inbox.place()));
+            .starting(format!("it checks the database {}", inbox.place()));
         let (reports, mut has_waited) = (LogLimit::default(), false);
         loop {
             let examined = tokio::select! {
@@ -243,8 +257,8 @@ impl Plan {
             if reports.admit(Instant::now()).is_some() {
                 tracing::warn!(
                     subscriber = self.name,
-                    "{reason}; the subscriber waits and reads no events until then: start the database, or correct the URL or the \
-                     password of the pool"
+                    "{reason}; the subscriber waits and reads no events until then: start the \
+                     database, or correct the URL or the password of the pool"
                 );
             }
             self.statistics.starting(reason);

@@ -1,5 +1,5 @@
-//! Work that an earlier deployment left behind: records in retry topics that are no longer written, and events that wait for a
-//! topic that is no longer subscribed. The first are handled, the second are reported.
+//! Leftovers of an earlier deployment. Records in retry topics that are no longer configured are
+//! handled. Events of topics that are no longer subscribed are reported.
 
 use crate::{
     kafka::{Known, Member},
@@ -7,12 +7,12 @@ use crate::{
     subscriber::{attempt::escalation::retry_delay, failure::dead_letter::origin_of, run::Plan},
 };
 
-/// The group's own topics that exist without being configured.
+/// The group's own topics that exist but are not configured.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct OwnTopics {
-    /// Retry topics of subscribed topics, each with that topic.
+    /// Retry topics of subscribed topics, each with its origin.
     retried: Vec<(String, String)>,
-    /// Retry and redrive topics of topics that are not subscribed.
+    /// Retry and redrive topics whose origin is not subscribed.
     abandoned: Vec<String>,
 }
 
@@ -39,15 +39,17 @@ impl OwnTopics {
 }
 
 impl Plan {
-    /// Subscribes to the retry topics that earlier deployments made with other delays, or with another escalation: what is in
-    /// them is handled. Returns the group's topics whose origin is not subscribed.
+    /// Subscribes to the retry topics that earlier deployments created with other delays or with
+    /// another escalation, so that their records are handled. Returns the group's topics whose
+    /// origin is not subscribed.
     pub(crate) fn read_earlier_retry_topics(&mut self, names: &[String]) -> Vec<String> {
         let own = OwnTopics::among(names, &self.name, |topic| self.topics.contains_key(topic));
         for (topic, origin) in own.retried {
             tracing::info!(
                 subscriber = self.name,
                 topic,
-                "a retry topic of an earlier deployment is read too; it can be deleted once it is empty"
+                "a retry topic of an earlier deployment is read too; it can be deleted once it is \
+                 empty"
             );
             let source = self.topics.get(&origin).copied().unwrap_or_default();
             self.topics.insert(topic, source);
@@ -55,7 +57,7 @@ impl Plan {
         own.abandoned
     }
 
-    /// Reports parked events of topics that are not subscribed: no member handles them.
+    /// Logs parked events of topics that are not subscribed. No member handles them.
     pub(crate) async fn report_parked_elsewhere(&self) {
         let Some(inbox) = &self.core.inbox else {
             return;
@@ -69,8 +71,9 @@ impl Plan {
                         topic,
                         events,
                         aggregates,
-                        "parked events belong to a topic that is not subscribed and are not handled: run a version that subscribes to \
-                         the topic until they are, or delete them from the table `detour`"
+                        "parked events belong to a topic that is not subscribed and are not \
+                         handled: run a version that subscribes to the topic until they are, or \
+                         delete them from the table `detour`"
                     );
                 }
             }
@@ -85,7 +88,7 @@ impl Plan {
     }
 }
 
-/// Reports records of abandoned topics that the group has not finished. Blocks for up to ten seconds per topic.
+/// Logs unfinished records of abandoned topics. Blocks for up to ten seconds per topic.
 pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[String]) {
     for topic in topics {
         match unfinished(member, topic) {
@@ -94,8 +97,8 @@ pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[Stri
                 subscriber,
                 topic,
                 records,
-                "records wait in a topic of this group whose original topic is not subscribed: run a version that subscribes to it until \
-                 they are handled, or delete the topic"
+                "records wait in a topic of this group whose original topic is not subscribed: \
+                 run a version that subscribes to it until they are handled, or delete the topic"
             ),
             Err(error) => tracing::warn!(
                 subscriber,
@@ -107,8 +110,9 @@ pub(crate) fn report_abandoned(member: &Member, subscriber: &str, topics: &[Stri
     }
 }
 
-/// The records of a topic from the group's commits to its end. Partitions without a commit were never read by this group, and may
-/// belong to another one with a similar name.
+/// Returns the number of records from the group's commits to the end of a topic. Partitions without
+/// a commit do not count: this group has never read them, and they may belong to a group with a
+/// similar name.
 fn unfinished(member: &Member, topic: &str) -> Result<i64, String> {
     let partitions = member.partitions_of(topic)?;
     let Known { committed, .. } = member.committed(&partitions)?;

@@ -1,4 +1,4 @@
-//! Start of a subscriber: everything that must hold before it joins its group.
+//! Start of a subscriber: the conditions for joining its group.
 //!
 //! | file | content |
 //! |---|---|

@@ -18,28 +18,30 @@ use crate::{
     },
 };
 
-/// SQLSTATEs of a table, schema or permission that is missing.
+/// SQLSTATEs of a missing table, schema, column or permission.
 const NOT_SET_UP: [&str; 4] = ["42P01", "3F000", "42703", "42501"];
 
-/// The time for one attempt to register: more than a lock or a checkpoint takes.
+/// Time limit for one attempt to register: more than a lock or a checkpoint takes.
 const REGISTER_WITHIN: Duration = Duration::from_secs(30);
 
-/// Something that is registered in the inbox's database at the start.
+/// An entry that is registered in the inbox's database at the start.
 pub(crate) struct Entry<'e> {
     pub(crate) subscriber: &'e str,
-    /// As the subject of a message.
+    /// The entry as the subject of a message.
     pub(crate) what: String,
     pub(crate) schema: &'e SchemaName,
     pub(crate) pool: &'e PgPool,
-    /// The table that holds it, and the others that it needs.
+    /// The table of the entry, followed by other tables that it needs.
     pub(crate) tables: &'e [&'e str],
 }
 
 impl Entry<'_> {
-    /// Tries to register it until that succeeds. `None` if the subscriber is shut down before.
+    /// Registers the entry and retries until that succeeds. Returns `None` if the subscriber is
+    /// shut down first.
     ///
     /// # Errors
-    /// A refusal, or a table or permission that is missing.
+    ///
+    /// Returns an error if the registration is refused, or if a table or a permission is missing.
     pub(crate) async fn until_registered<T, F>(
         &self,
         stop: &CancellationToken,
@@ -72,8 +74,8 @@ impl Entry<'_> {
                     .map(|table| format!("{schema}.{table}"))
                     .collect();
                 return Err(RunError::Settings(vec![format!(
-                    "{what} cannot be registered in the table `{}`: {}; run `tidings migrate`, and grant select, insert, update, delete on \
-                     {} to this role",
+                    "{what} cannot be registered in the table `{}`: {}; run `tidings migrate`, and \
+                     grant select, insert, update, delete on {} to this role",
                     all[0],
                     with_causes(&error),
                     all.join(" and ")
@@ -95,11 +97,13 @@ impl Entry<'_> {
 }
 
 impl Plan {
-    /// Registers this instance in the inbox's database, and waits until no member skips the types it handles. Without an inbox
-    /// there is nowhere to register. `None` if the subscriber is shut down before.
+    /// Registers this instance in the inbox's database and waits until no member skips the types
+    /// that this instance handles. Without an inbox, there is no registration. Returns `None` if
+    /// the subscriber is shut down first.
     ///
     /// # Errors
-    /// When the table cannot be used.
+    ///
+    /// Returns an error if the table cannot be used.
     pub(crate) async fn register(
         &self,
         stop: &CancellationToken,
@@ -129,7 +133,7 @@ impl Plan {
         let types = self.core.router.types();
         let mut topics: Vec<String> = self.topics.keys().cloned().collect();
         topics.sort_unstable();
-        // Versions of one name that handle other types are told apart.
+        // The suffix distinguishes versions with one name that handle different types.
         let derived = version_of(&types, &topics);
         let version = self
             .code_version

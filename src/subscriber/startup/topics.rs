@@ -1,4 +1,4 @@
-//! The topics of a subscriber at its start: those that exist, those that it creates, and those that are missing.
+//! Topics at the start of a subscriber: existing ones, those that it creates, and missing ones.
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,14 +12,15 @@ use crate::{
 };
 
 impl Plan {
-    /// The names of all topics, once a broker answers; `None` if the subscriber is shut down before.
+    /// Returns the names of all topics as soon as a broker responds. Returns `None` if the
+    /// subscriber is shut down first.
     pub(crate) async fn wait_for_topic_names(
         &self,
         stop: &CancellationToken,
     ) -> Option<Vec<String>> {
         let brokers = &self.bus.settings().brokers;
         self.statistics
-            .starting(format!("it asks the brokers {brokers} for their topics"));
+            .starting(format!("it requests the topics of the brokers {brokers}"));
         loop {
             match topic_names(self.bus.settings()).await {
                 Ok(names) => return Some(names),
@@ -28,10 +29,11 @@ impl Plan {
                         subscriber = self.name,
                         brokers,
                         %error,
-                        "no broker answers; the subscriber waits: start the brokers, or correct their addresses or the principal"
+                        "no broker responds; the subscriber waits: start the brokers, or correct \
+                         their addresses or the principal"
                     );
                     self.statistics
-                        .starting(format!("the brokers {brokers} do not answer: {error}"));
+                        .starting(format!("the brokers {brokers} do not respond: {error}"));
                 }
             }
             if !pause(stop).await {
@@ -40,7 +42,7 @@ impl Plan {
         }
     }
 
-    /// Logs a subscriber's parts in one line.
+    /// Logs the configuration of the subscriber in one line.
     pub(crate) fn report_start(&self) {
         let mut topics: Vec<&str> = self.topics.keys().map(String::as_str).collect();
         topics.sort_unstable();
@@ -56,8 +58,8 @@ impl Plan {
         );
     }
 
-    /// Reports topics that do not exist (they are waited for) or may not be read, and those that keep records for longer than the
-    /// inbox remembers. Returns those that exist.
+    /// Logs topics that do not exist yet, topics that the subscriber may not read, and topics that
+    /// keep records for longer than the inbox does. Returns the existing topics.
     pub(crate) async fn look_for_topics(&self, names: &[String]) -> Vec<String> {
         let mut found = Vec::new();
         for topic in self.topics.keys() {
@@ -79,7 +81,8 @@ impl Plan {
                     topic,
                     ?retention,
                     ?keep,
-                    "the inbox forgets before the topic does: a replay of the topic takes effect again; raise `Inbox::keep`"
+                    "the inbox deletes its rows before the topic deletes its records: a replay of \
+                     the topic takes effect again; raise `Inbox::keep`"
                 );
             }
         }
@@ -92,17 +95,20 @@ impl Plan {
                 subscriber = self.name,
                 topic,
                 reason,
-                "the topic may not be read, and is not: grant Read and Describe on it to the principal of the subscriber"
+                "the subscriber may not read the topic: grant Read and Describe on it to its \
+                 principal"
             ),
             _ => tracing::warn!(
                 subscriber = self.name,
                 topic,
-                "the topic does not exist; it is read once it does: its relay or an operator creates it"
+                "the topic does not exist; it is read once it does: its relay or an operator \
+                 creates it"
             ),
         }
     }
 
-    /// Creates the topics that retries wait in, and reads them too. False if the subscriber is shut down before they exist.
+    /// Creates the retry topics and subscribes to them. Returns `false` if the subscriber is shut
+    /// down before they exist.
     pub(crate) async fn make_retry_topics(&mut self, stop: &CancellationToken) -> bool {
         let Escalation::RetryTopics(delays) = self.options.escalation(self.core.inbox.is_some())
         else {
@@ -117,7 +123,11 @@ impl Plan {
             for delay in &delays {
                 let topic = retry_topic(&origin, &self.name, *delay);
                 while let Err(error) = create_like(self.bus.settings(), &topic, &origin).await {
-                    tracing::warn!(subscriber = self.name, %error, "a retry topic cannot be made yet");
+                    tracing::warn!(
+                        subscriber = self.name,
+                        %error,
+                        "a retry topic cannot be created yet"
+                    );
                     self.statistics
                         .starting(format!("a retry topic cannot be created: {error}"));
                     if !pause(stop).await {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// What is counted.
+/// The counters of an event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Count {
     Handled,
@@ -35,11 +35,13 @@ impl Count {
     ];
 }
 
-/// What was counted of one type: by each thread for itself, since one number that all write for each event costs them more than the rest of an event.
+/// The counters of one type. Threads write to separate shards, because contention for a single
+/// counter would cost more than the rest of an event.
 #[derive(Debug, Default)]
 pub(crate) struct Counters([Shard; SHARDS]);
 
-/// What some threads counted. Two cache lines at a time are fetched, so these are apart by that much.
+/// The counters of some threads. Processors fetch two cache lines at a time, so shards are aligned
+/// to that size.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
@@ -47,25 +49,27 @@ struct Shard {
     attempts: Times<100>,
 }
 
-/// As many as there are threads on a usual machine: with more, some share one.
+/// Number of shards: the number of threads on a typical machine. With more threads, some share a
+/// shard.
 const SHARDS: usize = 8;
 
-/// A thread's own: the first has the first, and so on in turn.
+/// Returns the index of the current thread's shard. Shards are assigned to threads in turn.
 fn shard() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS);
     OWN.with(|own| *own)
 }
 
-/// How long things took: a histogram that is written without a lock. Its bounds double, from so many microseconds: 100 (0.1 ms to 13 s) for a handler without I/O and for one that
-/// is about to time out.
+/// A lock-free histogram of durations. The bounds of its buckets double, starting with
+/// `FIRST_MICROS` microseconds. A value of 100 covers 0.1 ms to 13 s, from a handler without I/O to
+/// one that is about to time out.
 #[derive(Debug, Default)]
 pub(crate) struct Times<const FIRST_MICROS: u64> {
     buckets: [AtomicU64; BOUNDS + 1],
     sum_nanos: AtomicU64,
 }
 
-/// Of a histogram of times, but for the infinite one.
+/// Number of bounds of a histogram, without the infinite one.
 const BOUNDS: usize = 18;
 
 impl Counters {
@@ -80,12 +84,12 @@ impl Counters {
         self.0[shard()].counts[count as usize].fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    /// An attempt took this long.
+    /// Records the duration of an attempt.
     pub(crate) fn attempted(&self, time: Duration) {
         self.0[shard()].attempts.observe(time);
     }
 
-    /// As [`Times::read`].
+    /// See [`Times::read`].
     #[cfg(feature = "metrics")]
     pub(crate) fn attempts(&self) -> (f64, Vec<(f64, u64)>) {
         let mut all = self.0.iter().map(|shard| shard.attempts.read());
@@ -108,14 +112,14 @@ impl<const FIRST_MICROS: u64> Times<FIRST_MICROS> {
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// The first whose bound is not below this.
+    /// Returns the first bucket whose bound is at least this duration.
     fn bucket(nanos: u64) -> usize {
         let units = nanos.div_ceil(FIRST_MICROS * 1_000).max(1);
         let doublings = u64::BITS - (units - 1).leading_zeros();
         BOUNDS.min(doublings as usize)
     }
 
-    /// Their sum in seconds, and how many each bucket has up to its bound in seconds.
+    /// Returns the sum in seconds, and for each bucket its bound in seconds and its count.
     #[cfg(feature = "metrics")]
     pub(crate) fn read(&self) -> (f64, Vec<(f64, u64)>) {
         let bound = |at: usize| {

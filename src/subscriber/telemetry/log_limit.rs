@@ -1,9 +1,10 @@
-//! A limit on how often a message is logged that other services can cause at any rate.
+//! A rate limit for log messages that other services can trigger at any rate.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Least time between two messages: often enough to be noticed, and six a minute fill no disk.
+/// Minimum time between two messages. Six messages per minute are enough to be noticed and do not
+/// fill a disk.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Admits one message per interval and counts the others.
@@ -17,7 +18,8 @@ struct Admitted {
 }
 
 impl LogLimit {
-    /// The number of messages that were suppressed since the last admitted one; `None` if this one is suppressed too.
+    /// Returns the number of messages that were suppressed since the last admitted one. Returns
+    /// `None` if this one is suppressed too.
     pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut admitted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if admitted

@@ -1,4 +1,4 @@
-//! What subscribers count, for a `prometheus-client` registry.
+//! Metrics of subscribers for a `prometheus-client` registry.
 
 use std::fmt;
 
@@ -12,21 +12,29 @@ use prometheus_client::registry::{Registry, Unit};
 use super::statistics::{Count, PartitionStatistics};
 use crate::subscriber::{Statistics, SubscriberState};
 
-/// The metrics of these subscribers, read when they are asked for.
+/// Metrics of subscribers, computed when the registry is encoded.
 ///
-/// | metric | type | meaning |
-/// |---|---|---|
-/// | `tidings_subscriber_events_total{subscriber, type, outcome}` | counter | events by what became of them: `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`, `discarded`, `conflicting`, `held`, `letter_refused` |
-/// | `tidings_subscriber_failed_attempts_total{subscriber, type}` | counter | attempts that failed and were counted against their event |
-/// | `tidings_subscriber_attempt_seconds{subscriber, type}` | histogram | one attempt: layers, inbox, handlers and commit |
-/// | `tidings_subscriber_removed_unread_total{subscriber, topic}` | counter | records that were removed from the topic before they were read, and are not handled |
-/// | `tidings_subscriber_running{subscriber}` | gauge | handlers that run |
-/// | `tidings_subscriber_state{subscriber, state}` | gauge | 1 for the [state](SubscriberState) it is in, 0 for the others |
-/// | `tidings_subscriber_lag{subscriber, topic, partition}` | gauge | records that are not finished, those that Kafka holds included |
-/// | `tidings_subscriber_unfinished{subscriber, topic, partition}` | gauge | records that are read and not finished |
-/// | `tidings_subscriber_detoured_aggregates{subscriber, topic, partition}` | gauge | aggregates that wait in the table `detour` |
+/// - `tidings_subscriber_events_total{subscriber, type, outcome}` (counter): events by outcome:
+///   `handled`, `duplicate`, `skipped`, `unknown`, `detoured`, `retried`, `dead_lettered`,
+///   `discarded`, `conflicting`, `held`, `letter_refused`
+/// - `tidings_subscriber_failed_attempts_total{subscriber, type}` (counter): attempts that failed
+///   and were counted against their event
+/// - `tidings_subscriber_attempt_seconds{subscriber, type}` (histogram): duration of an attempt,
+///   including layers, inbox, handlers and commit
+/// - `tidings_subscriber_removed_unread_total{subscriber, topic}` (counter): records that were
+///   removed from the topic before they were read, and are not handled
+/// - `tidings_subscriber_running{subscriber}` (gauge): running handlers
+/// - `tidings_subscriber_state{subscriber, state}` (gauge): 1 for the current
+///   [state](SubscriberState), 0 for the others
+/// - `tidings_subscriber_lag{subscriber, topic, partition}` (gauge): unfinished records, including
+///   those that have not been read from Kafka yet
+/// - `tidings_subscriber_unfinished{subscriber, topic, partition}` (gauge): records that are read
+///   and not finished
+/// - `tidings_subscriber_detoured_aggregates{subscriber, topic, partition}` (gauge): aggregates
+///   that are parked in the table `detour`
 ///
-/// `type` is empty for what is no event. What belongs to a partition is told by the member that has it.
+/// `type` is empty for records that are not events. The metrics of a partition are reported by the
+/// member that owns it.
 ///
 /// # Examples
 ///
@@ -42,12 +50,13 @@ use crate::subscriber::{Statistics, SubscriberState};
 ///
 /// let mut text = String::new();
 /// encode(&mut text, &registry).unwrap();
-/// assert!(text.contains(r#"tidings_subscriber_state{subscriber="inventory",state="starting"} 1"#));
+/// let line = r#"tidings_subscriber_state{subscriber="inventory",state="starting"} 1"#;
+/// assert!(text.contains(line));
 /// ```
 #[derive(Debug, Default)]
 pub struct SubscriberMetrics(Vec<Statistics>);
 
-/// The word of each outcome.
+/// The label of each outcome.
 const OUTCOMES: [(Count, &str); 9] = [
     (Count::Handled, "handled"),
     (Count::Duplicates, "duplicate"),
@@ -60,7 +69,7 @@ const OUTCOMES: [(Count, &str); 9] = [
     (Count::RefusedLetters, "letter_refused"),
 ];
 
-/// What is told of a partition: its name, its help, and where it is.
+/// A metric of a partition: its name, its help text, and the function that reads it.
 type OfPartition = (
     &'static str,
     &'static str,
@@ -70,7 +79,7 @@ type OfPartition = (
 const OF_PARTITIONS: [OfPartition; 3] = [
     (
         "tidings_subscriber_lag",
-        "Records that are not finished, those that Kafka holds included",
+        "Unfinished records, including those not read from Kafka yet",
         |partition| partition.lag,
     ),
     (
@@ -86,14 +95,15 @@ const OF_PARTITIONS: [OfPartition; 3] = [
 ];
 
 impl SubscriberMetrics {
-    /// Shows this subscriber.
+    /// Adds a subscriber.
     #[must_use]
     pub fn subscriber(mut self, statistics: &Statistics) -> Self {
         self.0.push(statistics.clone());
         self
     }
 
-    /// Adds them to a registry. Once for each registry: metrics of one name belong together.
+    /// Adds these metrics to a registry. Call it once per registry, because all metrics with one
+    /// name must be encoded together.
     pub fn register(self, registry: &mut Registry) {
         registry.register_collector(Box::new(self));
     }
@@ -101,7 +111,7 @@ impl SubscriberMetrics {
     fn encode_events(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "tidings_subscriber_events",
-            "Events by what became of them",
+            "Events by outcome",
             None,
             MetricType::Counter,
         )?;
@@ -109,7 +119,7 @@ impl SubscriberMetrics {
             let name = statistics.name();
             for (event_type, counters) in statistics.by_type() {
                 for (count, outcome) in OUTCOMES {
-                    // What is no event can only be buried.
+                    // A record that is not an event has no other outcomes.
                     if event_type.is_empty()
                         && !matches!(
                             count,
@@ -210,7 +220,7 @@ impl SubscriberMetrics {
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "tidings_subscriber_running",
-            "Handlers that run",
+            "Running handlers",
             None,
             MetricType::Gauge,
         )?;
@@ -220,7 +230,7 @@ impl SubscriberMetrics {
         }
         let mut metric = encoder.encode_descriptor(
             "tidings_subscriber_state",
-            "1 for the state it is in",
+            "1 for the current state, 0 for the others",
             None,
             MetricType::Gauge,
         )?;

@@ -1,4 +1,4 @@
-//! What a subscriber has done so far, and how it stands.
+//! Statistics and state of a subscriber.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,51 +11,56 @@ use tokio::sync::Semaphore;
 pub(crate) use super::counters::{Count, Counters};
 use crate::{kafka::Partition, subscriber::ByType};
 
-/// How many types without a handler are counted by name: who writes into a topic decides how many there are.
+/// Maximum number of types without a handler that are counted by name, because the producers of a
+/// topic can use any number of types.
 const UNKNOWN_TYPES_MAX: usize = 100;
 
-/// What a subscriber has done so far and how it stands; see [`Subscriber::statistics`](super::Subscriber::statistics). Cheap to clone.
+/// Statistics and state of a subscriber; see
+/// [`Subscriber::statistics`](super::Subscriber::statistics). Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     name: String,
-    /// Of each type that has a handler.
+    /// Counters of each type that has a handler.
     by_type: OnceLock<ByType<Counters>>,
-    /// Of what is no event, or of a type without a handler.
+    /// Counters of records that are not events, and of types without a handler.
     others: Counters,
     unknown: Mutex<BTreeMap<String, u64>>,
-    /// Of types without a handler that another member handles.
+    /// Numbers of events by type that have no handler here but in another member.
     held: Mutex<BTreeMap<String, u64>>,
     state: AtomicU8,
-    /// Why it does not run.
+    /// Reason why the subscriber starts or pauses.
     reason: Mutex<String>,
     /// Records that were removed from each topic before they were read.
     removed: Mutex<BTreeMap<String, u64>>,
     handlers: OnceLock<(Arc<Semaphore>, usize)>,
     partitions: Mutex<Vec<PartitionStatistics>>,
-    /// What an operator should look at while it runs, by the part that reports it.
+    /// Problems that need an operator's attention while the subscriber runs, by the part that
+    /// reports them.
     concerns: Mutex<BTreeMap<String, String>>,
 }
 
-/// How a subscriber stands.
+/// State of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriberState {
-    /// It does not run yet, or has not joined its group yet.
+    /// The subscriber has not joined its group yet.
     Starting,
-    /// It handles what comes.
+    /// The subscriber handles events.
     Running,
-    /// Too many events fail: the [kill switch](super::KillSwitch) has tripped, and one at a time is tried.
+    /// Too many events fail: the [kill switch](super::KillSwitch) has tripped, and one event at a
+    /// time is tried.
     PausedByKillSwitch,
-    /// What every event needs is down, the database say: nothing starts until it is back.
+    /// A dependency of all events is down, for example the database. No event starts until it is
+    /// available again.
     PausedByOutage,
-    /// It was shut down, or could not go on.
+    /// The subscriber was shut down, or could not continue.
     Stopped,
 }
 
-/// One partition that this member has, as it was within the last second.
+/// A partition of this member. The values are at most one second old.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionStatistics {
@@ -63,12 +68,14 @@ pub struct PartitionStatistics {
     pub topic: Arc<str>,
     /// The partition's number.
     pub partition: i32,
-    /// How many records are not finished, those that Kafka holds included: as Kafka's offsets say, so that gaps of compaction and transactions count while they are ahead.
-    /// Unknown until Kafka has told its end, which takes some seconds.
+    /// Number of unfinished records, including those that have not been read from Kafka yet. It is
+    /// computed from offsets, so offsets without a record (after compaction or transactions) count
+    /// until they are read. `None` until Kafka has reported the end of the partition, which takes
+    /// some seconds.
     pub lag: Option<u64>,
-    /// How many records are read and not finished.
+    /// Number of records that are read and not finished.
     pub unfinished: u64,
-    /// How many aggregates wait in the table `detour`.
+    /// Number of aggregates that are parked in the table `detour`.
     #[doc(alias = "parked")]
     pub detoured_aggregates: u64,
 }
@@ -81,17 +88,18 @@ impl Statistics {
         }))
     }
 
-    /// The subscriber's name.
+    /// Returns the subscriber's name.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// How it stands.
+    /// Returns the subscriber's state.
     pub fn state(&self) -> SubscriberState {
         SubscriberState::ALL[usize::from(self.0.state.load(Ordering::Relaxed))]
     }
 
-    /// Why it starts or pauses, for operators: the outage, or what it waits for. `None` while it runs, and once it has stopped.
+    /// Returns the reason why the subscriber starts or pauses, for operators: the outage, or the
+    /// condition for which it waits. Returns `None` while it runs and after it has stopped.
     pub fn reason(&self) -> Option<String> {
         if matches!(
             self.state(),
@@ -102,13 +110,14 @@ impl Statistics {
         Some(self.reason_locked().clone()).filter(|reason| !reason.is_empty())
     }
 
-    /// Records that retention, or an operator, removed from the topics before this member read them: offsets, so that gaps of
-    /// compaction and transactions count. They are not handled.
+    /// Returns the number of records that retention or an operator removed from the topics before
+    /// this member read them. They are not handled. The number is computed from offsets, so offsets
+    /// without a record (after compaction or transactions) are included.
     pub fn removed_unread(&self) -> u64 {
         self.removed_by_topic().values().sum()
     }
 
-    /// As [`removed_unread`](Self::removed_unread), by topic.
+    /// Returns the value of [`removed_unread`](Self::removed_unread) for each topic.
     pub(crate) fn removed_by_topic(&self) -> BTreeMap<String, u64> {
         self.0
             .removed
@@ -117,7 +126,8 @@ impl Statistics {
             .clone()
     }
 
-    /// True while the subscriber starts nothing: the database is down, or the kill switch has tripped.
+    /// Returns `true` while the subscriber starts no events, because the database is down or the
+    /// kill switch has tripped.
     pub fn is_paused(&self) -> bool {
         matches!(
             self.state(),
@@ -125,7 +135,8 @@ impl Statistics {
         )
     }
 
-    /// What an operator should look at although the subscriber runs, as one sentence each: sagas that its code cannot continue.
+    /// Returns the problems that need an operator's attention although the subscriber runs, as one
+    /// sentence each: sagas that its code cannot continue.
     pub fn concerns(&self) -> Vec<String> {
         self.0
             .concerns
@@ -136,7 +147,7 @@ impl Statistics {
             .collect()
     }
 
-    /// How many handlers run at this moment.
+    /// Returns the number of handlers that are running now.
     #[doc(alias = "in flight")]
     pub fn running(&self) -> usize {
         self.0.handlers.get().map_or(0, |(permits, all)| {
@@ -144,57 +155,59 @@ impl Statistics {
         })
     }
 
-    /// The partitions that this member has.
+    /// Returns the partitions of this member.
     pub fn partitions(&self) -> Vec<PartitionStatistics> {
         self.partitions_locked().clone()
     }
 
-    /// Events that were handled.
+    /// Returns the number of events that were handled.
     pub fn handled(&self) -> u64 {
         self.total(Count::Handled)
     }
 
-    /// Events that the inbox knew already.
+    /// Returns the number of events that the inbox had recorded already.
     pub fn duplicates(&self) -> u64 {
         self.total(Count::Duplicates)
     }
 
-    /// Events that nobody handles.
+    /// Returns the number of events that have no handler.
     pub fn unknown_types(&self) -> u64 {
         self.total(Count::UnknownTypes)
     }
 
-    /// Events that a handler skipped.
+    /// Returns the number of events that a handler skipped.
     pub fn skipped(&self) -> u64 {
         self.total(Count::Skipped)
     }
 
-    /// Attempts that failed and were counted against the event.
+    /// Returns the number of attempts that failed and were counted against the event.
     pub fn failed_attempts(&self) -> u64 {
         self.total(Count::FailedAttempts)
     }
 
-    /// Events that were set aside to wait, because they or an earlier one of their aggregate failed too often.
+    /// Returns the number of events that were parked, for example because they or an earlier event
+    /// of their aggregate failed too often.
     pub fn detoured(&self) -> u64 {
         self.total(Count::Detoured)
     }
 
-    /// Events that were sent to a retry topic.
+    /// Returns the number of events that were sent to a retry topic.
     pub fn retried(&self) -> u64 {
         self.total(Count::Retried)
     }
 
-    /// Events that were sent to the dead letter topic.
+    /// Returns the number of events that were sent to a dead letter topic.
     pub fn dead_lettered(&self) -> u64 {
         self.total(Count::DeadLettered)
     }
 
-    /// Events that were given up and thrown away, by choice.
+    /// Returns the number of events that were discarded because dead letters are disabled.
     pub fn discarded(&self) -> u64 {
         self.total(Count::Discarded)
     }
 
-    /// Events of types that this version does not handle and another instance of the group does: they were set aside for it.
+    /// Returns the number of events that were parked because only another version of the code, in
+    /// another instance of the group, handles their type.
     pub fn waiting_for_another_version(&self) -> u64 {
         self.0
             .held
@@ -204,19 +217,21 @@ impl Statistics {
             .sum()
     }
 
-    /// Events that share their id with another one that was handled before, with another key, type or data. They are dead letters, and counted there too.
+    /// Returns the number of events that share their id with an earlier, handled event but have
+    /// another key, type or data. They become dead letters and are counted there too.
     pub fn conflicting(&self) -> u64 {
         self.total(Count::Conflicting)
     }
 
-    /// Refusals of dead letters by the broker. The events stay: parked in the inbox, or in front of their aggregates.
+    /// Returns the number of dead letters that the broker rejected. The events are kept: parked in
+    /// the inbox's database, or waiting at the head of their aggregates.
     pub fn refused_letters(&self) -> u64 {
         self.total(Count::RefusedLetters)
     }
 
-    // === what the subscriber tells ===
+    // === updates by the subscriber ===
 
-    /// A part of the subscriber has a concern, or has none any more.
+    /// Sets or clears the problem that a part of the subscriber reports.
     pub(crate) fn set_concern(&self, part: &str, concern: Option<String>) {
         let mut concerns = self
             .0
@@ -229,7 +244,7 @@ impl Statistics {
         }
     }
 
-    /// These types have handlers.
+    /// Sets the types that have handlers.
     pub(crate) fn know_types(&self, types: impl Iterator<Item = Cow<'static, str>>) {
         let _ = self.0.by_type.set(
             types
@@ -238,12 +253,13 @@ impl Statistics {
         );
     }
 
-    /// Handlers hold these permits, of which there are so many.
+    /// Sets the semaphore that limits the handlers, and its number of permits.
     pub(crate) fn know_handlers(&self, permits: &Arc<Semaphore>, all: usize) {
         let _ = self.0.handlers.set((permits.clone(), all));
     }
 
-    /// What is counted of a type; an empty one stands for what is no event.
+    /// Returns the counters of a type. Types without a handler, and records that are not events (an
+    /// empty type), share the same counters.
     pub(crate) fn of(&self, event_type: &str) -> &Counters {
         self.0
             .by_type
@@ -256,31 +272,31 @@ impl Statistics {
         self.of(event_type).add(count, n);
     }
 
-    /// An event came that nobody handles.
+    /// Counts an event that has no handler.
     pub(crate) fn unknown(&self, event_type: &str) {
         self.add(Count::UnknownTypes, event_type, 1);
         count_by_name(&self.0.unknown, event_type);
     }
 
-    /// An event was set aside for another member.
+    /// Counts an event that was parked for another member.
     pub(crate) fn held(&self, event_type: &str) {
         count_by_name(&self.0.held, event_type);
     }
 
-    /// It waits for this before it runs, or runs again.
+    /// Sets the state to starting, with the condition for which the subscriber waits.
     pub(crate) fn starting(&self, reason: String) {
         *self.reason_locked() = reason;
         self.set_state(SubscriberState::Starting);
     }
 
-    /// It waits for this, if it has not joined its group yet.
+    /// Sets the condition for which the subscriber waits, if it has not joined its group yet.
     pub(crate) fn starts_without(&self, reason: &str) {
         if self.state() == SubscriberState::Starting {
             *self.reason_locked() = reason.to_owned();
         }
     }
 
-    /// It has joined its group.
+    /// Sets the state to running, if the subscriber was starting.
     pub(crate) fn joined(&self) {
         let (starting, running) = (
             SubscriberState::Starting as u8,
@@ -292,13 +308,13 @@ impl Statistics {
                 .compare_exchange(starting, running, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// It pauses for this reason.
+    /// Sets the state to paused, with the reason.
     pub(crate) fn paused(&self, state: SubscriberState, reason: &str) {
         *self.reason_locked() = reason.to_owned();
         self.set_state(state);
     }
 
-    /// So many records of a topic were removed before they were read.
+    /// Counts records of a topic that were removed before they were read.
     pub(crate) fn add_removed(&self, topic: &str, records: u64) {
         *self
             .0
@@ -314,7 +330,8 @@ impl Statistics {
     }
 
     pub(crate) fn set_state(&self, state: SubscriberState) {
-        // What is aborted at the end may end later.
+        // A task that was aborted at the end may still set a state after the subscriber has
+        // stopped.
         let goes_on = |now| (now != SubscriberState::Stopped as u8).then_some(state as u8);
         let _ = self
             .0
@@ -326,9 +343,10 @@ impl Statistics {
         *self.partitions_locked() = partitions;
     }
 
-    // === what metrics ask ===
+    // === queries by the metrics ===
 
-    /// Each type with what was counted of it, in the order of their names; what is no event last, without a name.
+    /// Returns the counters of each type, ordered by name. Those of the records that are not
+    /// events, and of types without a handler, come last with an empty name.
     #[cfg(feature = "metrics")]
     pub(crate) fn by_type(&self) -> Vec<(&str, &Counters)> {
         let mut all: Vec<(&str, &Counters)> = self
@@ -344,7 +362,7 @@ impl Statistics {
         all
     }
 
-    /// Each type that nobody handles, and how many came of it.
+    /// Returns the number of events for each type that has no handler.
     #[cfg(feature = "metrics")]
     pub(crate) fn by_unknown_type(&self) -> BTreeMap<String, u64> {
         self.0
@@ -354,7 +372,7 @@ impl Statistics {
             .clone()
     }
 
-    /// Each type without a handler whose events were set aside for another member, and how many.
+    /// Returns the number of events that were parked for another member, for each type.
     #[cfg(feature = "metrics")]
     pub(crate) fn by_held_type(&self) -> BTreeMap<String, u64> {
         self.0
@@ -380,7 +398,8 @@ impl Statistics {
     }
 }
 
-/// Counts an event of a type without a handler; beyond a bound, all types together.
+/// Counts an event by the name of its type. Beyond the maximum number of names, all other types
+/// share one counter.
 fn count_by_name(counts: &Mutex<BTreeMap<String, u64>>, event_type: &str) {
     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(count) = counts.get_mut(event_type) {
@@ -396,7 +415,7 @@ fn count_by_name(counts: &Mutex<BTreeMap<String, u64>>, event_type: &str) {
 }
 
 impl SubscriberState {
-    /// By their numbers.
+    /// All states, indexed by their number.
     pub(crate) const ALL: [Self; 5] = [
         Self::Starting,
         Self::Running,
@@ -457,7 +476,7 @@ mod tests {
         (0..UNKNOWN_TYPES_MAX + 50).for_each(|n| statistics.unknown(&format!("T{n}")));
         statistics.unknown("T3");
         assert_eq!(statistics.unknown_types(), UNKNOWN_TYPES_MAX as u64 + 51);
-        let unknown = statistics.0.unknown.lock().expect("nobody panicked");
+        let unknown = statistics.0.unknown.lock().expect("no thread panicked");
         assert_eq!(
             (unknown["T3"], unknown["(others)"], unknown.len()),
             (2, 50, UNKNOWN_TYPES_MAX + 1)

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use super::{Forwarder, size_limit::SizeLimit, topic_lookup::Looked};
+use super::{EventPublisher, size_limit::SizeLimit, topic_lookup::Looked};
 use crate::{
     kafka::message_bytes_max,
     relay::{error::Interruption, monitor::metrics::Part},
@@ -13,7 +13,7 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why an event has to wait.
 #[derive(Debug)]
-pub(crate) enum Hold {
+pub(crate) enum Backpressure {
     /// The window is full for a record of this many bytes.
     Full(usize),
     /// Its topic was not met before.
@@ -38,7 +38,7 @@ pub(crate) enum Hold {
     Growing(String),
 }
 
-impl Hold {
+impl Backpressure {
     /// What the event waits for, for people.
     pub(crate) fn describe(&self) -> String {
         match self {
@@ -56,7 +56,7 @@ impl Hold {
 }
 
 /// What was found out while an event was held.
-pub(crate) enum Cleared {
+pub(crate) enum Resolved {
     GoOn,
     Topic(Looked),
     /// What a topic's limit is now; `None` if that cannot be read.
@@ -66,23 +66,28 @@ pub(crate) enum Cleared {
     },
 }
 
-async fn then_go_on(wait: impl Future<Output = ()>) -> Cleared {
+async fn then_go_on(wait: impl Future<Output = ()>) -> Resolved {
     wait.await;
-    Cleared::GoOn
+    Resolved::GoOn
 }
 
-impl Forwarder {
+impl EventPublisher {
     /// Waits until what held an event is out of the way. The future borrows nothing, so that the books can be kept meanwhile; give
-    /// its result to [`Forwarder::cleared`].
-    pub(crate) fn clear(&self, hold: Hold) -> Pin<Box<dyn Future<Output = Cleared> + Send>> {
-        match hold {
-            Hold::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
-            Hold::FirstContact | Hold::Alone => Box::pin(then_go_on(self.sink.acknowledged())),
-            Hold::Committing => Box::pin(then_go_on(self.sink.admitted())),
-            Hold::Unsettled => Box::pin(then_go_on(self.sink.settled())),
+    /// its result to [`EventPublisher::cleared`].
+    pub(crate) fn resolve(
+        &self,
+        backpressure: Backpressure,
+    ) -> Pin<Box<dyn Future<Output = Resolved> + Send>> {
+        match backpressure {
+            Backpressure::Full(bytes) => Box::pin(then_go_on(self.sink.room(bytes))),
+            Backpressure::FirstContact | Backpressure::Alone => {
+                Box::pin(then_go_on(self.sink.acknowledged()))
+            }
+            Backpressure::Committing => Box::pin(then_go_on(self.sink.admitted())),
+            Backpressure::Unsettled => Box::pin(then_go_on(self.sink.settled())),
             // Whoever keeps the books stores them.
-            Hold::Parking => Box::pin(then_go_on(std::future::ready(()))),
-            Hold::Growing(topic) => {
+            Backpressure::Parking => Box::pin(then_go_on(std::future::ready(()))),
+            Backpressure::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
                 self.observer.note(
                     Part::Stream,
@@ -91,17 +96,19 @@ impl Forwarder {
                 // The session ends with the hold.
                 Box::pin(std::future::pending())
             }
-            Hold::SizeLimit(topic) => {
+            Backpressure::SizeLimit(topic) => {
                 let kafka = self.options.kafka.clone();
                 Box::pin(async move {
                     let limit = message_bytes_max(&kafka, &topic).await.map(SizeLimit::new);
-                    Cleared::SizeLimit { topic, limit }
+                    Resolved::SizeLimit { topic, limit }
                 })
             }
             // Whoever forwards releases what it can meanwhile.
-            Hold::ParkedFull(_) => Box::pin(then_go_on(tokio::time::sleep(FULL_PAUSE))),
-            Hold::NewTopic(topic) => Box::pin(self.lookup.look_up(topic, self.observer.clone())),
-            Hold::UnusableTopic(topic) => {
+            Backpressure::ParkedFull(_) => Box::pin(then_go_on(tokio::time::sleep(FULL_PAUSE))),
+            Backpressure::NewTopic(topic) => {
+                Box::pin(self.lookup.look_up(topic, self.observer.clone()))
+            }
+            Backpressure::UnusableTopic(topic) => {
                 let looking = self.lookup.look_up(topic, self.observer.clone());
                 Box::pin(async move {
                     tokio::time::sleep(FULL_PAUSE).await;
@@ -115,11 +122,11 @@ impl Forwarder {
     ///
     /// # Errors
     /// When the producer has failed: then there is room, but not for long.
-    pub(crate) fn cleared(&mut self, cleared: Cleared) -> Result<(), Interruption> {
-        match cleared {
-            Cleared::GoOn => {}
-            Cleared::SizeLimit { topic, limit } => self.isolation.learn_limit(topic, limit),
-            Cleared::Topic(looked) => self.looked(looked),
+    pub(crate) fn resolved(&mut self, resolved: Resolved) -> Result<(), Interruption> {
+        match resolved {
+            Resolved::GoOn => {}
+            Resolved::SizeLimit { topic, limit } => self.isolation.learn_limit(topic, limit),
+            Resolved::Topic(looked) => self.looked(looked),
         }
         self.sink.failure().map_or(Ok(()), Err)
     }

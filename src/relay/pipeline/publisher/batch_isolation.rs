@@ -19,7 +19,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::size_limit::{SizeLimit, Verdict, Weight};
+use super::{
+    Backpressure,
+    outcome::Attempt,
+    size_limit::{SizeLimit, Verdict, Weight},
+};
 use crate::kafka::{Acks, Refused};
 
 /// How long a trial may last. Suspects that are not met again, because somebody deleted their rows, do not prolong it.
@@ -72,6 +76,18 @@ pub(super) enum Weighed {
     GoesAlone,
     /// The limit has to be looked up again.
     LimitIsStale,
+}
+
+impl Weighed {
+    /// `None` if the record may be sent.
+    pub(super) fn attempt(self, topic: &str) -> Result<Option<Attempt>, Backpressure> {
+        match self {
+            Self::MayGo => Ok(None),
+            Self::TooLarge(reason) => Ok(Some(Attempt::Impossible(reason))),
+            Self::GoesAlone => Err(Backpressure::Alone),
+            Self::LimitIsStale => Err(Backpressure::SizeLimit(topic.to_owned())),
+        }
+    }
 }
 
 impl BatchIsolation {

@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Forwarder,
-    backpressure::Cleared,
+    EventPublisher,
+    backpressure::Resolved,
     creation_budget::{CreationBudget, MayCreate},
     topic_faults::TopicFaults,
 };
@@ -118,7 +118,7 @@ impl Asker {
     }
 
     /// The first answer that is no outage, for an event that waits for it. Asks for all topics first if it shall.
-    async fn until_answered(self, topic: String, survey: bool, observer: Observer) -> Cleared {
+    async fn until_answered(self, topic: String, survey: bool, observer: Observer) -> Resolved {
         // Stands as long as this future lives: the session that drops it has a reason of its own.
         let mut standing: Option<Reason> = None;
         let survey = if survey {
@@ -133,7 +133,7 @@ impl Asker {
                 None => self.ask(&topic, true).await,
             };
             let Err(error @ TopicError::Unreachable(_)) = answer else {
-                return Cleared::Topic(Looked {
+                return Resolved::Topic(Looked {
                     topic,
                     answer,
                     survey,
@@ -175,7 +175,7 @@ impl TopicLookup {
         &self,
         topic: String,
         observer: Observer,
-    ) -> impl Future<Output = Cleared> + Send + use<> {
+    ) -> impl Future<Output = Resolved> + Send + use<> {
         let age = self.survey.as_ref().map(|(at, _)| at.elapsed());
         let fresh = self
             .survey
@@ -185,7 +185,7 @@ impl TopicLookup {
         let asker = self.asker.clone();
         async move {
             match listed {
-                Some(partitions) if asker.may_be_compacted => Cleared::Topic(Looked {
+                Some(partitions) if asker.may_be_compacted => Resolved::Topic(Looked {
                     topic,
                     answer: Ok(partitions),
                     survey: None,
@@ -253,7 +253,7 @@ impl TopicLookup {
     }
 }
 
-impl Forwarder {
+impl EventPublisher {
     /// Waits until the cluster answers; its id.
     ///
     /// # Errors

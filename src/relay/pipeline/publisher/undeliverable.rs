@@ -1,7 +1,8 @@
 //! What the forwarder does with an event that cannot be delivered: sets it aside, sends it to the dead letters, or stops.
 
 use super::{
-    Attempt, Delivery, ENVELOPE_BYTES, Forwarded, Forwarder, backpressure::Hold, not_taken, number,
+    Attempt, Delivery, ENVELOPE_BYTES, EventPublisher, Published, Unsent,
+    backpressure::Backpressure, number,
 };
 use crate::{
     kafka::{Outgoing, Record, SendError, Value, partition_of},
@@ -23,7 +24,7 @@ const DEAD_LETTER_REFERENCE: u32 = 2;
 /// So many refusals, and the topic of dead letters does not even take references.
 const DEAD_LETTER_REFUSALS_MAX: u32 = 4;
 
-impl Forwarder {
+impl EventPublisher {
     /// What the policy says about an event that was found to be undeliverable, having been refused by the broker this often.
     pub(super) fn undeliverable(
         &mut self,
@@ -32,9 +33,9 @@ impl Forwarder {
         reason: String,
         refusals: u32,
         queues: bool,
-    ) -> Result<Result<Delivery, Hold>, Interruption> {
+    ) -> Result<Delivery, Unsent> {
         match self.options.undeliverable.policy {
-            OnUndeliverable::Park => Ok(Ok(Delivery::Undeliverable(reason))),
+            OnUndeliverable::Park => Ok(Delivery::Undeliverable(reason)),
             OnUndeliverable::DeadLetter if refusals < DEAD_LETTER_REFUSALS_MAX => self
                 .send_dead_letter(
                     seq,
@@ -43,9 +44,9 @@ impl Forwarder {
                     refusals >= DEAD_LETTER_REFERENCE,
                     queues,
                 ),
-            OnUndeliverable::DeadLetter | OnUndeliverable::Stop => Err(Interruption::Refused(
-                stop_message(&self.options, seq, event, &reason),
-            )),
+            OnUndeliverable::DeadLetter | OnUndeliverable::Stop => {
+                Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)).into())
+            }
         }
     }
 
@@ -55,9 +56,9 @@ impl Forwarder {
         seq: i64,
         event: &Outgoing<'_>,
         reason: Option<String>,
-    ) -> Result<Result<Forwarded, Hold>, Interruption> {
+    ) -> Result<Published, Unsent> {
         if !self.parked.has_room() {
-            return Ok(Err(Hold::Parking));
+            return Err(Backpressure::Parking.into());
         }
         let topic = self
             .routes
@@ -86,9 +87,9 @@ impl Forwarder {
         }) {
             Ok(()) => {
                 self.isolation.set_aside(seq);
-                Ok(Ok(Forwarded::Parked))
+                Ok(Published::Parked)
             }
-            Err(Full(limit)) => Ok(Err(Hold::ParkedFull(limit))),
+            Err(Full(limit)) => Ok(Published::NoRoomToPark(limit)),
         }
     }
 
@@ -98,7 +99,7 @@ impl Forwarder {
         &mut self,
         row: &Row<'_>,
         topic: String,
-    ) -> Result<Result<Forwarded, Hold>, Interruption> {
+    ) -> Result<Published, Unsent> {
         let event = &row.event;
         let policy = self.options.undeliverable.policy;
         let reason = self
@@ -109,7 +110,7 @@ impl Forwarder {
             .to_owned();
         if self.options.debezium.is_none() && policy != OnUndeliverable::Stop {
             if !self.parked.has_room() {
-                return Ok(Err(Hold::Parking));
+                return Err(Backpressure::Parking.into());
             }
             let aggregate = Aggregate {
                 kind: event.aggregate_type.to_owned(),
@@ -126,22 +127,35 @@ impl Forwarder {
             };
             self.parked.wait_for_topic(event, &topic);
             self.isolation.set_aside(row.seq);
-            return Ok(Ok(Forwarded::Parked));
+            return Ok(Published::Parked);
         }
         if !self.lookup.faults.is_overdue(&topic) {
-            return Ok(Err(Hold::UnusableTopic(topic)));
+            return Err(Backpressure::UnusableTopic(topic).into());
         }
         let seq = number(row.seq, event);
         match self.undeliverable(seq, event, reason.clone(), 0, true)? {
-            Ok(Delivery::Sent(tag)) => Ok(Ok(Forwarded::Sent(tag))),
-            Ok(Delivery::TopicWaits(dead)) if !self.lookup.faults.is_overdue(&dead) => {
-                Ok(Err(Hold::UnusableTopic(dead)))
+            Delivery::Sent(tag) => Ok(Published::Sent(tag)),
+            Delivery::TopicWaits(dead) if !self.lookup.faults.is_overdue(&dead) => {
+                Err(Backpressure::UnusableTopic(dead).into())
             }
-            Ok(Delivery::TopicWaits(_) | Delivery::Undeliverable(_)) => Err(Interruption::Refused(
-                stop_message(&self.options, seq, event, &reason),
-            )),
-            Err(hold) => Ok(Err(hold)),
+            Delivery::TopicWaits(_) | Delivery::Undeliverable(_) => {
+                Err(Interruption::Refused(stop_message(&self.options, seq, event, &reason)).into())
+            }
         }
+    }
+
+    /// The topic of dead letters was not looked up yet, or cannot be used.
+    fn dead_letter_waits(
+        &mut self,
+        topic: String,
+        reason: &str,
+        queues: bool,
+    ) -> Result<Delivery, Unsent> {
+        Ok(match self.unmet(topic, queues)? {
+            Attempt::Impossible(why) => Delivery::Undeliverable(format!("{reason}; {why}")),
+            Attempt::TopicWaits(topic) => Delivery::TopicWaits(topic),
+            Attempt::Sent(tag) => Delivery::Sent(tag),
+        })
     }
 
     /// Sends an event to the topic of dead letters, or a reference to it, if its payload is what Kafka does not take.
@@ -152,7 +166,7 @@ impl Forwarder {
         reason: &str,
         by_reference: bool,
         queues: bool,
-    ) -> Result<Result<Delivery, Hold>, Interruption> {
+    ) -> Result<Delivery, Unsent> {
         let original = self
             .routes
             .find(event)
@@ -161,19 +175,15 @@ impl Forwarder {
         if self.routes.named(&topic).is_none()
             || (queues && self.lookup.faults.reason(&topic).is_some())
         {
-            return Ok(self.unmet(topic, queues).map(|attempt| match attempt {
-                Attempt::Impossible(why) => Delivery::Undeliverable(format!("{reason}; {why}")),
-                Attempt::TopicWaits(topic) => Delivery::TopicWaits(topic),
-                Attempt::Sent(tag) => Delivery::Sent(tag),
-            }));
+            return self.dead_letter_waits(topic, reason, queues);
         }
         let Some((at, route)) = self.routes.named(&topic) else {
-            return Ok(Err(Hold::NewTopic(topic)));
+            return Err(Backpressure::NewTopic(topic).into());
         };
         let partition = partition_of(event.aggregate_id.as_bytes(), route.partitions);
         let turn = self.sink.turn();
         if !route.may_send(partition, turn, || self.sink.acks().floor()) {
-            return Ok(Err(Hold::FirstContact));
+            return Err(Backpressure::FirstContact.into());
         }
         let (known, mut reference_only) = ((seq > 0).then_some(seq), by_reference);
         loop {
@@ -217,12 +227,12 @@ impl Forwarder {
                     self.isolation.set_aside(seq);
                     tracing::warn!(event = %event.id, seq = known, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
                     self.observer.undeliverable("dead-letter");
-                    return Ok(Ok(Delivery::Sent(tag)));
+                    return Ok(Delivery::Sent(tag));
                 }
-                Ok(Sent::Full(bytes)) => return Ok(Err(Hold::Full(bytes))),
-                Ok(Sent::Committing) => return Ok(Err(Hold::Committing)),
+                Ok(Sent::Full(bytes)) => return Err(Backpressure::Full(bytes).into()),
+                Ok(Sent::Committing) => return Err(Backpressure::Committing.into()),
                 Err(SendError::TooLarge) if !reference_only => reference_only = true,
-                Err(error) => return Err(self.sink.failure().unwrap_or_else(|| not_taken(&error))),
+                Err(error) => return Err(self.not_taken(&error).into()),
             }
         }
     }

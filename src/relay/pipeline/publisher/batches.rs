@@ -1,0 +1,112 @@
+//! Batches of the publisher: which records belong together, what is durable, and what a refused batch has taught.
+
+use super::{BatchIsolation, EventPublisher};
+use crate::relay::{
+    error::Interruption,
+    leadership::relay_store::Ledger,
+    position::{Journal, Position},
+    routing::template::Route,
+    sink::{Batch, Durable},
+    startup::{names::KafkaNames, server::Server},
+};
+
+/// Records by topic.
+type Counts<'r> = Vec<(&'r Route, u64)>;
+
+impl EventPublisher {
+    pub(super) fn count(&mut self, route: usize) {
+        if self.counts.len() <= route {
+            self.counts.resize(route + 1, 0);
+        }
+        self.counts[route] += 1;
+    }
+
+    /// Takes up what earlier producers have learned from refusals.
+    pub(crate) fn isolate(&mut self, isolation: BatchIsolation) {
+        self.isolation = isolation;
+    }
+
+    /// Has an event sent alone, whatever was known of it.
+    pub(crate) fn suspect(&mut self, seq: i64) {
+        self.isolation.suspect(seq);
+    }
+
+    /// What the next producers must know. `drained`: everything that was met is durable.
+    pub(crate) fn take_isolation(&mut self, drained: bool) -> BatchIsolation {
+        std::mem::take(&mut self.isolation).carry_over(drained)
+    }
+
+    /// Takes up a new epoch with a producer whose records are all safe.
+    pub(crate) fn go_on(
+        &mut self,
+        names: &KafkaNames,
+        server: &Server,
+        ledger: &Ledger,
+        number: u64,
+    ) {
+        self.clock = ledger.clock();
+        let journal = Journal::new(
+            server.identity.clone(),
+            ledger.epoch(),
+            number,
+            ledger.seal().clone(),
+        );
+        self.sink.write_positions(names.topic.clone(), journal);
+    }
+
+    /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
+    pub(crate) fn end_batch(&mut self, position: Position) -> bool {
+        let counts = std::mem::take(&mut self.counts);
+        match self.sink.cut(Batch {
+            position: Box::new(position),
+            counts,
+            at: self.stamping.stamp(i64::MAX, self.clock.now()),
+        }) {
+            Ok(()) => {
+                self.isolation.cut();
+                true
+            }
+            Err(batch) => {
+                self.counts = batch.counts;
+                false
+            }
+        }
+    }
+
+    /// What has become durable since the last call, and its records by topic.
+    ///
+    /// # Errors
+    /// When the producer has failed.
+    pub(crate) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
+        self.observe_cluster();
+        self.look_after_topics();
+        self.observer.in_flight(self.sink.acks().under_way().0);
+        let durable = self.sink.durable();
+        if durable.is_none()
+            && let Some(failure) = self.sink.failure()
+        {
+            return Err(failure);
+        }
+        if durable.is_some() && self.sink.is_settled() {
+            self.isolation.durable();
+        }
+        if self.isolation.acknowledged(self.sink.acks().floor()) {
+            return Err(Interruption::Isolated);
+        }
+        Ok(durable.map(|durable| {
+            let counts = durable
+                .batch
+                .counts
+                .iter()
+                .enumerate()
+                .filter(|(_, records)| **records > 0);
+            let counts: Vec<_> = counts
+                .map(|(at, records)| (&self.routes.all()[at], *records))
+                .collect();
+            counts
+                .iter()
+                .for_each(|(route, records)| self.observer.published(&route.topic, *records));
+            (durable, counts)
+        }))
+    }
+}

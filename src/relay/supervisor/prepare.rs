@@ -1,0 +1,190 @@
+//! The start of a session: everything that it needs before it reads.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Relay, handover::Carried};
+use crate::relay::{
+    Delivery,
+    error::Interruption,
+    leadership::relay_store::{Ledger, Saved, within},
+    monitor::metrics::Part,
+    parked::store,
+    pipeline::{Pipeline, publisher::EventPublisher},
+    position::Position,
+    row::table_layout::{self, Shape},
+    startup::{
+        names::{self, KafkaNames, LogNames},
+        preflight,
+        recovery::{self, Start},
+        server,
+    },
+};
+
+/// A session that is ready to read.
+pub(super) struct Ready {
+    pub(super) server: server::Server,
+    pub(super) names: LogNames,
+    pub(super) shape: Shape,
+    pub(super) pipeline: Pipeline,
+    pub(super) moved: bool,
+}
+
+impl Relay {
+    /// Everything that a session needs before it reads.
+    pub(super) async fn prepare(
+        &self,
+        carried: &mut Carried,
+        lost: &CancellationToken,
+        shutdown: &CancellationToken,
+    ) -> Result<Ready, Interruption> {
+        let (options, observer) = (&self.options, &self.observer);
+        observer.pulse().step("looking whether a relay may start");
+        preflight::require(options).await?;
+        observer.pulse().step("taking over the relay's row");
+        let (mut ledger, saved) = Ledger::take_over(options).await?;
+        observer.note(Part::Database, "connected");
+        carried.compare_clocks(ledger.clock());
+        require_forward(carried.epoch, ledger.epoch())?;
+        let alone = ledger.epoch() == carried.epoch + 1;
+        carried.epoch = ledger.epoch();
+        observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
+        observer.pulse().step("looking at the database");
+        let shape = table_layout::examine(options, ledger.session()).await?;
+        let server = server::examine(ledger.session()).await?;
+        let names = names::log_names(
+            options.subject(),
+            ledger.session(),
+            &server.identity,
+            &saved.names,
+        );
+        let names = within("looking for the relay's slot and publication", names).await?;
+        ledger.keep_names(options, &names).await?;
+        carried.learn(&options.kafka).await?;
+        let settled = carried.take_settled(alone, &saved, ledger.topic_changes());
+        observer
+            .pulse()
+            .step("starting the producers and reading the position");
+        let (mut publisher, mut start) = self
+            .start(&server, saved, &mut ledger, settled, carried, lost)
+            .await?;
+        observer.pulse().step("reading what is parked");
+        let shape = shape
+            .judge(options, ledger.session(), &start.position)
+            .await?;
+        let released = std::mem::take(&mut start.position.released);
+        self.load(&mut publisher, &mut ledger, &released, carried)
+            .await?;
+        let moved = start.moved;
+        let tokens = (lost.clone(), shutdown.clone());
+        let mut pipeline =
+            Pipeline::new(options, &names, start, ledger, publisher, observer, tokens);
+        if moved {
+            pipeline.end_batch().await?;
+        }
+        pipeline.report_parked();
+        // Last: from here on the end of the session gives it back.
+        pipeline
+            .publisher_mut()
+            .isolate(std::mem::take(&mut carried.isolation));
+        Ok(Ready {
+            server,
+            names,
+            shape,
+            pipeline,
+            moved,
+        })
+    }
+
+    /// Loads what the publisher has to know of earlier sessions: parked events, unusable topics, topics that are being grown.
+    async fn load(
+        &self,
+        publisher: &mut EventPublisher,
+        store: &mut Ledger,
+        released: &[i64],
+        carried: &mut Carried,
+    ) -> Result<(), Interruption> {
+        // Released before the last session ended, and still in the table.
+        if !released.is_empty() {
+            store::delete(store, released).await?;
+        }
+        if let Some(faults) = carried.topic_faults.take() {
+            publisher.take_up_faults(faults);
+        }
+        // Events of a Debezium table are never parked.
+        if self.options.debezium.is_none() {
+            publisher.load_parked(store::load(store).await?);
+        }
+        // In this order: a growth that ends in between is then seen by its partitions rather than by its hold.
+        publisher.hold_back(store.take_up_holds().await?);
+        publisher.pin(store.pinned().await?);
+        Ok(())
+    }
+
+    /// A producer, and where the relay goes on.
+    async fn start(
+        &self,
+        server: &server::Server,
+        saved: Saved,
+        ledger: &mut Ledger,
+        settled: Option<(EventPublisher, Position, u64)>,
+        carried: &mut Carried,
+        lost: &CancellationToken,
+    ) -> Result<(EventPublisher, Start), Interruption> {
+        let (options, observer) = (&self.options, &self.observer);
+        let names = KafkaNames::new(&options.name, &server.identity, &options.schema);
+        if let Some((mut publisher, position, number)) = settled {
+            publisher.go_on(&names, server, ledger, number);
+            return Ok((
+                publisher,
+                Start {
+                    position,
+                    number,
+                    moved: false,
+                },
+            ));
+        }
+        let (batch_bytes_max, transaction_timeout) = carried.limits();
+        let transactional = match options.delivery {
+            Delivery::ExactlyOnce => names.transactional(transaction_timeout),
+            Delivery::AtLeastOnce => Vec::new(),
+        };
+        let stamps = (ledger.clock(), carried.stamping);
+        let mut publisher = EventPublisher::open(
+            options,
+            &saved.event_source,
+            observer,
+            batch_bytes_max,
+            &transactional,
+            stamps,
+        )?;
+        let cluster = publisher.reach_cluster().await?;
+        let session = recovery::Session {
+            options,
+            server,
+            names: &names,
+            cluster: &cluster,
+            observer,
+            lost,
+        };
+        let start = recovery::resume(session, saved, ledger, &mut publisher).await?;
+        tracing::info!(
+            relay = options.name,
+            epoch = ledger.epoch(),
+            cluster,
+            delivery = options.delivery.word(),
+            "leads"
+        );
+        Ok((publisher, start))
+    }
+}
+
+/// An epoch only counts up.
+fn require_forward(before: i64, now: i64) -> Result<(), Interruption> {
+    if now > before {
+        return Ok(());
+    }
+    Err(Interruption::Refused(format!(
+        "the database has gone back in time: this relay led under epoch {before} and finds epoch {} (a restore, or a fail-over that lost commits); events that were published may not exist any more. Started again, the relay compares its position with what the database has",
+        now - 1
+    )))
+}
