@@ -1,4 +1,4 @@
-//! Reads `#[event(…)]`.
+//! Parser of `#[event(…)]`.
 
 use proc_macro2::Span;
 use syn::ext::IdentExt;
@@ -7,12 +7,12 @@ use syn::{Attribute, Error, Expr, ExprLit, Ident, Lit, LitInt, LitStr, Result, T
 
 use crate::suggest::did_you_mean;
 
-/// The keys on a struct or an enum.
+/// Keys on a struct or an enum.
 pub(crate) const KEYS: [&str; 6] = ["aggregate", "id", "type", "version", "codec", "upcast"];
-/// The keys on a variant.
+/// Keys on a variant.
 pub(crate) const VARIANT_KEYS: [&str; 2] = ["type", "id"];
 
-/// Where the aggregate id comes from.
+/// Source of the aggregate id.
 pub(crate) enum IdSource {
     /// `id = "order_id"`: a field.
     Field(LitStr),
@@ -20,16 +20,17 @@ pub(crate) enum IdSource {
     Expression(Box<Expr>),
 }
 
-/// `upcast(from = 1, with = path)`: a function from the shape of one version to the shape of the next.
+/// `upcast(from = 1, with = path)`: a function that converts the payload of one version to that of
+/// the next.
 pub(crate) struct Upcast {
     pub(crate) from: LitInt,
     pub(crate) with: Expr,
 }
 
-/// What `#[event(…)]` says.
+/// Contents of `#[event(…)]`.
 #[derive(Default)]
 pub(crate) struct EventAttribute {
-    /// Where it stands; `None` if there is none.
+    /// Position of the attribute. `None` if there is none.
     pub(crate) span: Option<Span>,
     pub(crate) aggregate: Option<LitStr>,
     pub(crate) id: Option<IdSource>,
@@ -40,7 +41,7 @@ pub(crate) struct EventAttribute {
 }
 
 impl EventAttribute {
-    /// Reads every `#[event(…)]` among the attributes; `keys` are those that may stand here.
+    /// Parses every `#[event(…)]` among the attributes. `keys` are the keys allowed at this place.
     pub(crate) fn read(attributes: &[Attribute], keys: &[&str]) -> Result<Self> {
         let mut event = Self::default();
         for attribute in attributes
@@ -96,14 +97,14 @@ impl EventAttribute {
 
 fn unknown_key(name: &str, keys: &[&str]) -> String {
     if KEYS.contains(&name) {
-        return format!("`{name}` does not belong on a variant: put it on the enum");
+        return format!("`{name}` is not allowed on a variant: move it to the enum");
     }
     let known = keys
         .iter()
         .map(|key| format!("`{key}`"))
         .collect::<Vec<_>>()
         .join(", ");
-    // What other libraries call it.
+    // Names of these keys in other libraries.
     let suggestion = match name {
         "aggregate_id" | "key" if keys.contains(&"id") => " (did you mean `id`?)".to_owned(),
         "name" | "ty" | "event_type" | "rename" => " (did you mean `type`?)".to_owned(),
@@ -112,14 +113,14 @@ fn unknown_key(name: &str, keys: &[&str]) -> String {
         }
         _ => did_you_mean(name, keys.iter().copied()),
     };
-    format!("unknown key `{name}`{suggestion}; known here are {known}")
+    format!("unknown key `{name}`{suggestion}; the keys allowed here are {known}")
 }
 
 fn once<T>(slot: &mut Option<T>, key: &Ident, value: T) -> Result<()> {
     if slot.replace(value).is_some() {
         return Err(Error::new(
             key.span(),
-            format!("`{}` is given twice", key.unraw()),
+            format!("`{}` is set twice", key.unraw()),
         ));
     }
     Ok(())
@@ -133,7 +134,8 @@ fn aggregate_name(input: ParseStream<'_>) -> Result<LitStr> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if !fits_a_topic {
-        let reason = "the aggregate becomes part of a Kafka topic name: use 1 to 249 letters, digits, `.`, `_` and `-`";
+        let reason = "the aggregate becomes part of a Kafka topic name: use 1 to 249 letters, \
+             digits, `.`, `_` and `-`";
         return Err(Error::new(name.span(), reason));
     }
     Ok(name)
@@ -145,7 +147,7 @@ fn type_name(input: ParseStream<'_>) -> Result<LitStr> {
     if !(1..=255).contains(&text.len()) || text.chars().any(char::is_control) {
         return Err(Error::new(
             name.span(),
-            "an event type is 1 to 255 bytes without control characters",
+            "an event type has 1 to 255 bytes and no control characters",
         ));
     }
     Ok(name)
@@ -155,12 +157,12 @@ fn version_number(input: ParseStream<'_>) -> Result<LitInt> {
     let version: LitInt = input.parse()?;
     match version.base10_parse::<i32>() {
         Ok(1..) => Ok(version),
-        _ => Err(Error::new(version.span(), "versions count from 1")),
+        _ => Err(Error::new(version.span(), "versions start at 1")),
     }
 }
 
 fn upcast(key: &Ident, input: ParseStream<'_>) -> Result<Upcast> {
-    let shape = "`upcast` is written `upcast(from = 1, with = function)`";
+    let shape = "the syntax of `upcast` is `upcast(from = 1, with = function)`";
     if !input.peek(syn::token::Paren) {
         return Err(Error::new(key.span(), shape));
     }
@@ -194,7 +196,8 @@ fn id_source(input: ParseStream<'_>) -> Result<IdSource> {
         Expr::Lit(ExprLit { lit, .. }) => {
             return Err(Error::new(
                 lit.span(),
-                "`id` is a field's name in quotes (`id = \"order_id\"`) or an expression over `self`",
+                "`id` must be a field name in quotes (`id = \"order_id\"`) or an expression over \
+                 `self`",
             ));
         }
         Expr::Path(path) if path.path.get_ident().is_some_and(|name| name != "self") => {
@@ -206,7 +209,7 @@ fn id_source(input: ParseStream<'_>) -> Result<IdSource> {
             return Err(Error::new_spanned(
                 path,
                 format!(
-                    "put the field's name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"
+                    "put the field name in quotes: `id = \"{name}\"`, or write `id = self.{name}`"
                 ),
             ));
         }

@@ -1,4 +1,4 @@
-//! From the type's definition to the `impl`.
+//! Expansion of `#[derive(DomainEvent)]`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -11,14 +11,14 @@ use syn::{
 use crate::attribute::{EventAttribute, IdSource, KEYS, VARIANT_KEYS};
 use crate::id;
 
-/// What differs between a struct and an enum.
+/// Parts of the `impl` that differ between a struct and an enum.
 struct Shape {
     types: Vec<LitStr>,
     event_type: TokenStream,
     aggregate_id: TokenStream,
 }
 
-/// The `impl DomainEvent` of a type, or every fault found in its attributes.
+/// Returns the `impl DomainEvent` of a type, or the first error in its attributes.
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     refuse_lifetimes(input)?;
     let event = EventAttribute::read(&input.attrs, &KEYS)?;
@@ -28,7 +28,10 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
             Some(span) => Error::new(span, format!("`{key} = …` is missing, as in `{example}`")),
             None => Error::new(
                 input.ident.span(),
-                format!("say what `{}` is about: `{example}`", input.ident),
+                format!(
+                    "`{}` has no `#[event(…)]` attribute: add `{example}`",
+                    input.ident
+                ),
             ),
         }
     };
@@ -78,7 +81,8 @@ fn implementation(
     let name = &input.ident;
     let mut generics = input.generics.clone();
     if !generics.params.is_empty() {
-        // What the trait asks for cannot be known of a type parameter, so the `impl` holds wherever it is so.
+        // The macro cannot check the trait's requirements for a type parameter, so the `impl` is
+        // bounded by them.
         let clause = generics.make_where_clause();
         clause
             .predicates
@@ -106,15 +110,24 @@ fn implementation(
     }
 }
 
-/// `fn upcast`, if there is anything to lift.
+/// Returns `fn upcast`, or `None` if the event has no upcasts.
 fn upcast(event: &EventAttribute) -> Option<TokenStream> {
     let arms = event.upcasts.iter().map(|upcast| {
         let (from, with) = (&upcast.from, &upcast.with);
-        quote!(#from => ::std::option::Option::Some(::tidings::event::lift::<Self, _, _>(#with, payload)))
+        quote! {
+            #from => ::std::option::Option::Some(
+                ::tidings::event::lift::<Self, _, _>(#with, payload)
+            )
+        }
     });
     (!event.upcasts.is_empty()).then(|| {
         quote! {
-            fn upcast(from: u32, payload: &[u8]) -> ::std::option::Option<::std::result::Result<::std::vec::Vec<u8>, ::tidings::event::CodecError>> {
+            fn upcast(
+                from: u32,
+                payload: &[u8],
+            ) -> ::std::option::Option<
+                ::std::result::Result<::std::vec::Vec<u8>, ::tidings::event::CodecError>,
+            > {
                 match from {
                     #(#arms,)*
                     _ => ::std::option::Option::None,
@@ -135,27 +148,30 @@ fn check_upcasts(event: &EventAttribute) -> Result<()> {
         if from >= version {
             return Err(Error::new(
                 upcast.from.span(),
-                format!("the event's version is {version}: an upcast is from an older one"),
+                format!(
+                    "the event's version is {version}: an upcast must start from an older version"
+                ),
             ));
         }
         if seen.contains(&from) {
             return Err(Error::new(
                 upcast.from.span(),
-                format!("there are two upcasts from version {from}"),
+                format!("two upcasts start from version {from}"),
             ));
         }
         seen.push(from);
     }
-    // Each upcast lifts by one version. A version below the oldest `from` may be unknown; one in between may not.
+    // Each upcast converts to the next version. Versions below the oldest `from` may be missing,
+    // but no version in between.
     for upcast in &event.upcasts {
         let next = upcast.from.base10_parse::<u32>()? + 1;
         if next < version && !seen.contains(&next) {
             return Err(Error::new(
                 upcast.from.span(),
                 format!(
-                    "this upcast ends at version {next}, and nothing lifts version {next} to {}: add `upcast(from = {next}, with = …)`, so that older events reach \
-                     version {version}",
-                    next + 1
+                    "this upcast ends at version {next}, and no upcast starts from version {next}: \
+                     add `upcast(from = {next}, with = …)`, so that older events reach version \
+                     {version}"
                 ),
             ));
         }
@@ -194,13 +210,14 @@ fn enum_shape(
     if let Some(event_type) = &event.event_type {
         return Err(Error::new(
             event_type.span(),
-            "`type` does not belong on an enum: each variant is an event type, put it there",
+            "`type` is not allowed on an enum: each variant is an event type, so move it to a \
+             variant",
         ));
     }
     if data.variants.is_empty() {
         return Err(Error::new(
             name.span(),
-            format!("`{name}` has no variants, so there is no event it could be"),
+            format!("`{name}` has no variants, so it cannot represent an event"),
         ));
     }
     let (mut types, mut type_arms, mut id_arms) = (Vec::<LitStr>::new(), Vec::new(), Vec::new());
@@ -217,7 +234,7 @@ fn enum_shape(
         {
             return Err(Error::new(
                 event_type.span(),
-                format!("two variants are the event type {:?}", event_type.value()),
+                format!("two variants have the event type {:?}", event_type.value()),
             ));
         }
         let ident = &variant.ident;
@@ -251,16 +268,17 @@ fn variant_id_arm(
         }
         (Some(IdSource::Expression(expression)), _) => Err(Error::new_spanned(
             expression,
-            "on a variant `id` is a field's name in quotes; an expression over `self` goes on the enum",
+            "on a variant, `id` must be a field name in quotes; move an expression over `self` to \
+             the enum",
         )),
         (None, Some(IdSource::Expression(expression))) => {
             let id = id::from_expression(expression);
             Ok(quote!(#constructor { .. } => #id))
         }
         (None, Some(IdSource::Field(field))) => {
-            // The fault is the variant's: point there.
+            // The error concerns the variant, so its span points there.
             let field = LitStr::new(&field.value(), ident.span());
-            let help = ": add it, or name another by `#[event(id = \"…\")]` on the variant";
+            let help = ": add it, or name another field with `#[event(id = \"…\")]` on the variant";
             id::arm_from_field(ident, &constructor, &variant.fields, &field, help)
         }
         (None, None) => Err(missing("id")),
@@ -276,7 +294,8 @@ fn refuse_on_fields(fields: &Fields) -> Result<()> {
     match fields.iter().flat_map(|field| &field.attrs).find(is_event) {
         Some(attribute) => Err(Error::new_spanned(
             attribute,
-            "`#[event(…)]` does not belong on a field: name the field by `id = \"…\"` on the struct, enum or variant",
+            "`#[event(…)]` is not allowed on a field: name the field with `id = \"…\"` on the \
+             struct, enum or variant",
         )),
         None => Ok(()),
     }
@@ -291,7 +310,8 @@ fn refuse_lifetimes(input: &DeriveInput) -> Result<()> {
     {
         Some(lifetime) => Err(Error::new_spanned(
             lifetime,
-            "a domain event owns its data: use `String` in place of `&str`, or `Cow<'static, str>`",
+            "a domain event must own its data: use `String` or `Cow<'static, str>` instead of \
+             `&str`",
         )),
         None => Ok(()),
     }

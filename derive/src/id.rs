@@ -1,4 +1,4 @@
-//! The body of `aggregate_id`.
+//! Generation of the body of `aggregate_id`.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
@@ -8,13 +8,16 @@ use syn::{Error, Expr, Fields, Ident, LitStr, Member, Result, Type};
 
 use crate::suggest::did_you_mean;
 
-/// The id of a struct, or of any enum variant, from an expression over `self`.
+/// Returns the id of a struct or of any enum variant, from an expression over `self`.
 pub(crate) fn from_expression(expression: &Expr) -> TokenStream {
-    // The span of the expression: what it evaluates to must be `Display`, and that is where the compiler says so.
-    quote_spanned!(expression.span()=> ::std::borrow::Cow::Owned(::std::string::ToString::to_string(&(#expression))))
+    // The value must be `Display`. With the span of the expression, the compiler reports a
+    // violation there.
+    quote_spanned! {expression.span()=>
+        ::std::borrow::Cow::Owned(::std::string::ToString::to_string(&(#expression)))
+    }
 }
 
-/// A match arm that takes the id from a field of `constructor`, a struct or a variant.
+/// Returns a match arm that takes the id from a field of `constructor`, a struct or a variant.
 pub(crate) fn arm_from_field(
     owner: &Ident,
     constructor: &TokenStream,

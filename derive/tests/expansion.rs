@@ -1,4 +1,4 @@
-//! What the derive macro makes.
+//! Tests of the code that the derive macro generates.
 
 use serde::{Deserialize, Serialize};
 use tidings::event::Envelope;
@@ -53,7 +53,7 @@ enum Account {
     Closed(bool, i32),
 }
 
-/// An id of the application's own.
+/// Custom id type of an application.
 #[derive(Serialize, Deserialize)]
 struct Key(u8);
 
@@ -73,7 +73,7 @@ where
     data: Vec<T>,
 }
 
-/// Names that generated code must not stumble over.
+/// Types whose names could conflict with the generated code.
 mod shadowed {
     #![allow(dead_code)]
     struct String;

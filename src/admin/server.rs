@@ -1,4 +1,4 @@
-//! The listener and its routes.
+//! Listener and routes of the admin server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use super::connections::{self, Limits};
 use crate::health::Health;
 use crate::relay::Observer;
 
-/// Why the admin address cannot be served.
+/// Error of starting the admin server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error(
         "cannot listen on {address} for health and metrics: {source}; {}",
         remedy(source)
     )]
     Listen {
-        /// Where.
+        /// The address.
         address: String,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// The admin server, listening.
+/// Admin server with an open listener.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -40,11 +40,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `host:port`; port 0 takes any free one.
+    /// Binds `host:port`. Port 0 selects any free port.
     ///
     /// # Errors
     ///
-    /// [`AdminError::Listen`], naming the setting to change.
+    /// Returns [`AdminError::Listen`], which names the setting to change.
     pub async fn bind(address: &str) -> Result<Self, AdminError> {
         let failed = |source| AdminError::Listen {
             address: address.to_owned(),
@@ -55,17 +55,18 @@ impl Server {
         Ok(Self { listener, address })
     }
 
-    /// Where it listens.
+    /// Returns the bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `shutdown` is cancelled.
+    /// Serves requests until `shutdown` is cancelled.
     pub async fn serve(self, observer: Observer, shutdown: CancellationToken) {
         self.serve_with(observer, String::new, shutdown).await;
     }
 
-    /// The same, with metrics of the process: OpenMetrics text without its end mark.
+    /// Serves like [`serve`](Self::serve), with additional metrics of the process: OpenMetrics text
+    /// without its end mark.
     pub(crate) async fn serve_with(
         self,
         observer: Observer,
@@ -89,7 +90,7 @@ impl Server {
     }
 }
 
-/// The metrics' text, as a function: what a test shows needs no relay.
+/// Function that returns the metrics' text, so that tests need no relay.
 type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 fn routes(health: &Health, metrics: Metrics) -> Router {
@@ -104,7 +105,9 @@ async fn index() -> &'static str {
     concat!(
         "tidings ",
         env!("CARGO_PKG_VERSION"),
-        "\n\n/health/live   200 while the process runs\n/health/ready  200 if every check holds, else 503\n/metrics       OpenMetrics text\n"
+        "\n\n/health/live   200 while the process runs\n",
+        "/health/ready  200 if every check passes, otherwise 503\n",
+        "/metrics       OpenMetrics text\n"
     )
 }
 
@@ -113,7 +116,7 @@ async fn text_of(State(metrics): State<Metrics>) -> Response {
     ([(header::CONTENT_TYPE, content_type(&text))], text).into_response()
 }
 
-/// OpenMetrics text ends with `# EOF`; Prometheus's older text format, which it resembles, does not.
+/// OpenMetrics text ends with `# EOF`. The similar, older text format of Prometheus does not.
 fn content_type(text: &str) -> &'static str {
     if text.trim_end().ends_with("# EOF") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -125,10 +128,11 @@ fn content_type(text: &str) -> &'static str {
 fn remedy(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::AddrInUse => {
-            "another process has the port: choose another with --listen ADDRESS:PORT, or --listen off"
+            "another process uses the port; choose another one with --listen ADDRESS:PORT, or \
+             --listen off"
         }
         std::io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege: choose another with --listen ADDRESS:PORT"
+            "ports below 1024 require a privilege; choose another one with --listen ADDRESS:PORT"
         }
         _ => "choose an address of this machine with --listen ADDRESS:PORT, or --listen off",
     }
@@ -154,17 +158,17 @@ mod tests {
         let serving = tokio::spawn(server.serve_shown(health, metrics, shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address)
             .await
-            .expect("it listens");
+            .expect("the server listens");
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream
             .write_all(request.as_bytes())
             .await
-            .expect("it reads");
+            .expect("the server reads");
         let mut answer = String::new();
         stream
             .read_to_string(&mut answer)
             .await
-            .expect("it answers");
+            .expect("the server responds");
         shutdown.cancel();
         serving.await.expect("no panic");
         answer
@@ -196,7 +200,7 @@ mod tests {
         let answer = get(shown(Status::Failing("no".into())), "/health/live").await;
         assert!(
             answer.starts_with("HTTP/1.1 200"),
-            "alive is not ready: {answer}"
+            "liveness does not depend on readiness: {answer}"
         );
     }
 
@@ -218,7 +222,7 @@ mod tests {
         let first = Server::bind("127.0.0.1:0").await.expect("a free port");
         let text = Server::bind(&first.address().to_string())
             .await
-            .expect_err("it is taken")
+            .expect_err("the port is in use")
             .to_string();
         assert!(
             text.contains("--listen") && text.contains(&first.address().to_string()),
@@ -229,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_its_answer_does_not_keep_the_server() {
         let (asked, was_asked) = std::sync::mpsc::channel();
-        // More than the sockets hold.
+        // More bytes than the socket buffers hold.
         let metrics = move || {
             asked.send(()).expect("the test listens");
             "x".repeat(64 << 20)
@@ -240,19 +244,19 @@ mod tests {
             tokio::spawn(server.serve_shown(Health::new(), Arc::new(metrics), shutdown.clone()));
         let mut stream = tokio::net::TcpStream::connect(address)
             .await
-            .expect("it listens");
+            .expect("the server listens");
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
             .await
-            .expect("it reads");
+            .expect("the server reads");
         tokio::task::spawn_blocking(move || was_asked.recv())
             .await
             .expect("no panic")
-            .expect("it is asked");
+            .expect("the metrics are requested");
         shutdown.cancel();
         let ended = tokio::time::timeout(std::time::Duration::from_secs(60), serving)
             .await
-            .expect("it stops in time");
+            .expect("the server stops in time");
         ended.expect("no panic");
     }
 }

@@ -1,13 +1,15 @@
-//! The fuzz targets on mutations of valid inputs, from fixed seeds: what runs where cargo-fuzz is not installed.
+//! Runs the fuzz targets on mutations of valid inputs from fixed seeds, for machines without
+//! cargo-fuzz.
 //!
-//! `TIDINGS_FUZZ_INPUTS` sets the inputs per target; a failure names the target and the input.
+//! `TIDINGS_FUZZ_INPUTS` sets the number of inputs per target. A failure names the target and the
+//! input.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Inputs per target: a few seconds in a debug build.
+/// Number of inputs per target. They take a few seconds in a debug build.
 const INPUTS: u64 = 20_000;
 
-/// Numbers at which lengths and counts go wrong.
+/// Boundary values of lengths and counts.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -23,7 +25,7 @@ const EDGES: [u64; 12] = [
     0xffff_ffff_ffff_ffff,
 ];
 
-/// A xorshift generator (Marsaglia, "Xorshift RNGs"): the inputs are the same in every run.
+/// Xorshift generator (Marsaglia, "Xorshift RNGs"), so that the inputs are the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -67,7 +69,7 @@ fn mutate(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
                 bytes.splice(at..end, edge[8 - width..].iter().copied());
             }
             _ => {
-                // Numbers in text.
+                // Replace bytes by a number in text form.
                 let edge = EDGES[random.below(EDGES.len())].to_string();
                 let end = (at + random.below(4)).min(bytes.len());
                 bytes.splice(at..end, edge.into_bytes());
@@ -98,7 +100,7 @@ fn framed(tag: u8, body: &[u8]) -> Vec<u8> {
     [&[tag], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
 }
 
-/// An insert with these values in binary form, as pgoutput sends it.
+/// Returns an insert with these values in binary form, as pgoutput sends it.
 fn insert(cells: &[Option<&[u8]>]) -> Vec<u8> {
     let mut out = vec![b'I', 0, 0, 0, 7, b'N'];
     out.extend((cells.len() as u16).to_be_bytes());
@@ -209,10 +211,14 @@ fn any_bytes_are_rows_of_a_copy_or_an_error() {
 
 #[test]
 fn any_bytes_are_a_record_or_malformed() {
-    let binary = "ce_specversion: 1.0\nce_id: e-1\nce_type: OrderPlaced\nce_source: /shop\nce_dataversion: 2\n\n{\"n\": 1}";
-    let structured = "content-type: application/cloudevents+json\n\n{\"specversion\":\"1.0\",\"id\":\"1\",\"type\":\"T\",\"source\":\"/s\",\"data_base64\":\"AP8=\",\"x\":[1]}";
+    let binary = "ce_specversion: 1.0\nce_id: e-1\nce_type: OrderPlaced\nce_source: /shop\n\
+                  ce_dataversion: 2\n\n{\"n\": 1}";
+    let structured = "content-type: application/cloudevents+json\n\n\
+                      {\"specversion\":\"1.0\",\"id\":\"1\",\"type\":\"T\",\"source\":\"/s\",\
+                      \"data_base64\":\"AP8=\",\"x\":[1]}";
     let debezium = "id: e-2\neventType: OrderPlaced\n\n\"{\\\"n\\\":1}\"";
-    let dead = "kafka_dlt-original-topic: order\ntidings_attempts: 5\ntidings_replays: 4294967295\ntidings_failed_at: 2026-01-02T03:04:05Z\n\n{}";
+    let dead = "kafka_dlt-original-topic: order\ntidings_attempts: 5\n\
+                tidings_replays: 4294967295\ntidings_failed_at: 2026-01-02T03:04:05Z\n\n{}";
     run(
         "record",
         &[binary, structured, debezium, dead].map(|text| text.as_bytes().to_vec()),
@@ -238,7 +244,13 @@ fn any_bytes_are_a_position_or_damage() {
     let identity = r#""identity":{"system":"1","database":2,"timeline":1}"#;
     let position = |also: &str| {
         format!(
-            r#""position":{{"seen":"10:20:12,15","also":"{also}","streamed":"{{[5,7]}}","partial":{{"xid":30,"events":2,"seq":5}},"window":{{"to":"40:42:41","after":7}},"log":"0/10","reach":"0/20","witness":null,"released":[3],"given_up":[{{"xid":3,"seq":4}}],"forgone":0}}"#
+            concat!(
+                r#""position":{{"seen":"10:20:12,15","also":"{also}","streamed":"{{[5,7]}}","#,
+                r#""partial":{{"xid":30,"events":2,"seq":5}},"#,
+                r#""window":{{"to":"40:42:41","after":7}},"log":"0/10","reach":"0/20","#,
+                r#""witness":null,"released":[3],"given_up":[{{"xid":3,"seq":4}}],"forgone":0}}"#
+            ),
+            also = also
         )
     };
     let entry = |number: u64, chain: u64, also: &str| {

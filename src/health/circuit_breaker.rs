@@ -1,11 +1,11 @@
-//! How a circuit stands.
+//! Health check of a circuit breaker.
 
 use super::{Check, Checking, Status};
 use crate::resilience::CircuitBreaker;
 use crate::resilience::circuit_breaker::State;
 
-/// How a circuit stands. Never failing: a service whose dependency is down is degraded, and taking it out of rotation would only hand
-/// the outage on to its callers.
+/// Health check of a circuit breaker. It never fails: a service whose dependency is down is
+/// degraded, and taking it out of rotation would only spread the outage to its callers.
 ///
 /// ```
 /// use tidings::health::{CircuitBreakerCheck, Health};
@@ -20,7 +20,7 @@ pub struct CircuitBreakerCheck {
 }
 
 impl CircuitBreakerCheck {
-    /// Shows this breaker.
+    /// Creates a check of this breaker.
     pub fn new(breaker: &CircuitBreaker) -> Self {
         Self {
             breaker: breaker.clone(),
@@ -62,7 +62,7 @@ mod tests {
             health.report().await.checks[0].status,
             Status::Ok("circuit closed".into())
         );
-        breaker.admit().expect("it is closed").failed();
+        breaker.admit().expect("the circuit is closed").failed();
         let report = health.report().await;
         assert_eq!(
             report.checks[0].status,

@@ -1,10 +1,11 @@
-//! The checks of a relay in this process.
+//! Health checks of a relay in this process.
 
 use super::{Health, Status};
 use crate::relay::{CheckState, Observer};
 
 impl Health {
-    /// Adds the checks of a relay in this process, under their own names: `database`, `lease`, `kafka`, `stream`.
+    /// Adds the checks of a relay in this process, with the relay's names: `database`, `lease`,
+    /// `kafka`, `stream`.
     #[must_use]
     pub fn relay(self, observer: &Observer) -> Self {
         observer.checks().into_iter().fold(self, |health, check| {
@@ -23,6 +24,6 @@ fn status(observer: &Observer, name: &str) -> Status {
     {
         Some(CheckState::Ok(text)) => Status::Ok(text),
         Some(CheckState::Failing(text)) => Status::Failing(text),
-        None => Status::Failing("the relay does not know this check".into()),
+        None => Status::Failing("the relay has no check of this name".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! What all checks said, and what follows: pure.
+//! Report of all health checks. Pure.
 
 use std::sync::Arc;
 
@@ -7,24 +7,25 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use super::Status;
 
-/// What all checks said.
+/// Report of all health checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Each check, in the order in which they were added.
+    /// The results of the checks, in the order in which the checks were added.
     pub checks: Vec<Checked>,
 }
 
-/// What one check said.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// The check's name.
+    /// Name of the check.
     pub name: Arc<str>,
-    /// What it said.
+    /// Status that the check reported.
     pub status: Status,
 }
 
 impl Report {
-    /// Whether no check fails. A degraded one does not fail, and without checks there is nothing that could.
+    /// Returns `true` if no check fails. A degraded check does not fail, and a report without
+    /// checks is ready.
     pub fn is_ready(&self) -> bool {
         !self
             .checks
@@ -103,10 +104,11 @@ mod tests {
         ]);
         let expected = concat!(
             r#"{"status":"not ready","checks":[{"name":"x","status":"ok","text":""},"#,
-            r#"{"name":"x","status":"degraded","text":"slow"},{"name":"x","status":"failing","text":"gone"}]}"#
+            r#"{"name":"x","status":"degraded","text":"slow"},"#,
+            r#"{"name":"x","status":"failing","text":"gone"}]}"#
         );
         assert_eq!(
-            serde_json::to_string(&report).expect("it serializes"),
+            serde_json::to_string(&report).expect("the report serializes"),
             expected
         );
     }

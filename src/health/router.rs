@@ -1,4 +1,4 @@
-//! The two paths.
+//! Routes of the health checks.
 
 use axum::Json;
 use axum::Router;
@@ -11,7 +11,8 @@ use serde_json::json;
 use super::Health;
 
 impl Health {
-    /// `/health/live` and `/health/ready`, to be merged into a service's own router, or served on a port of their own.
+    /// Returns a router with `/health/live` and `/health/ready`. Merge it into the service's own
+    /// router, or serve it on a separate port.
     pub fn router<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         Router::new()
             .route("/health/live", get(live))

@@ -1,4 +1,4 @@
-//! The named checks of a service, run at once.
+//! Named health checks of a service, run concurrently.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use super::{Check, Checked, Report, Status};
 
-/// How long a check may take unless told otherwise. An orchestrator's probe gives up after 1 s by default; this answers before.
+/// Default time limit of a check. An orchestrator's probe usually gives up after 1 s, so the
+/// response arrives before.
 const WITHIN: Duration = Duration::from_millis(900);
 
-/// The named checks of a service; cheap to clone once built.
+/// Named health checks of a service. Cheap to clone once built.
 #[derive(Clone, Default)]
 pub struct Health {
     checks: Vec<Named>,
-    /// When the last run ended and what came of it. Held while one is under way: only one is.
+    /// End and result of the last run. The lock is held during a run, so only one run is active.
     last: Arc<Mutex<Option<(Instant, Report)>>>,
 }
 
@@ -29,18 +30,18 @@ struct Named {
 }
 
 impl Health {
-    /// No checks: always ready.
+    /// Creates a set without checks, which is always ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a check that has 900 ms to answer.
+    /// Adds a check with a time limit of 900 ms.
     #[must_use]
     pub fn check(self, name: impl Into<Arc<str>>, check: impl Check) -> Self {
         self.check_within(WITHIN, name, check)
     }
 
-    /// Adds a check that has its own time to answer. Keep it below what the prober waits.
+    /// Adds a check with its own time limit. Keep the limit below that of the prober.
     #[must_use]
     pub fn check_within(
         mut self,
@@ -53,16 +54,18 @@ impl Health {
             within,
             check: Arc::new(check),
         });
-        // What another set of checks said is not this one's.
+        // The result of the previous set of checks is invalid for this one.
         self.last = Arc::default();
         self
     }
 
-    /// Asks all checks at once. Whoever asks while they run gets what that run says.
+    /// Runs all checks concurrently. A caller that arrives during a run receives the result of that
+    /// run.
     ///
     /// # Cancel safety
     ///
-    /// The checks are dropped with the future; others who wait for them ask again.
+    /// If the future is dropped, its checks are dropped too. The next caller that waits for the
+    /// result starts a new run.
     pub async fn report(&self) -> Report {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -105,7 +108,7 @@ impl Health {
     }
 }
 
-/// What a check without an answer says.
+/// Status text of a check that ended without a result.
 const PANICKED: &str = "the check panicked";
 
 fn late(within: Duration) -> Status {
@@ -169,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn a_check_that_panics_fails_and_the_others_are_told() {
         let panics = || async {
-            assert!(std::hint::black_box(false), "it is thought to");
+            assert!(std::hint::black_box(false), "this panic is intended");
             Status::Ok("never".into())
         };
         let report = Health::new()
@@ -200,6 +203,10 @@ mod tests {
         assert!(askers.join_all().await.into_iter().all(|ready| ready));
         assert_eq!(runs.load(Ordering::Relaxed), 1);
         health.report().await;
-        assert_eq!(runs.load(Ordering::Relaxed), 2, "who asks later asks anew");
+        assert_eq!(
+            runs.load(Ordering::Relaxed),
+            2,
+            "a later caller starts a new run"
+        );
     }
 }

@@ -1,4 +1,7 @@
-//! When the timer of this process has to look, as far as this process knows. What other processes have stored it finds by its poll.
+//! Earliest known due time for the timer of this process.
+//!
+//! The alarm covers what this process has stored. The timer finds changes of other processes by
+//! polling.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +15,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// Rings at this time, or before.
+    /// Makes the alarm ring at `at` or earlier.
     pub(super) fn set(&self, at: Instant) {
         let mut earliest = self.at();
         if earliest.is_none_or(|known| at < known) {
@@ -21,7 +24,8 @@ impl Alarm {
         }
     }
 
-    /// Waits until it rings, at this time at the latest. Whoever has waited looks at everything, so it is unset then.
+    /// Waits until the alarm rings, or until `latest`. Resets the alarm, because the caller then
+    /// checks all due sagas.
     pub(super) async fn ring(&self, latest: Instant) {
         loop {
             let at = self.at().map_or(latest, |at| at.min(latest));
@@ -61,16 +65,20 @@ mod tests {
         assert_eq!(
             began.elapsed().as_secs(),
             2,
-            "set to an earlier time while it was waited for"
+            "set to an earlier time during the wait"
         );
         alarm.ring(began + 60 * SECOND).await;
-        assert_eq!(began.elapsed().as_secs(), 60, "and unset once it has rung");
+        assert_eq!(
+            began.elapsed().as_secs(),
+            60,
+            "the alarm is reset after it has rung"
+        );
         alarm.set(began);
         alarm.ring(began + 99 * SECOND).await;
         assert_eq!(
             began.elapsed().as_secs(),
             60,
-            "a time that has passed is now"
+            "a time in the past rings at once"
         );
     }
 }

@@ -1,4 +1,5 @@
-//! A saga as part of a subscriber: its admission at the start, the events that are kept for it, and its timer.
+//! Companion that runs one saga within a subscriber: its admission at the start, the events kept
+//! for it, and its timer.
 
 use std::sync::Arc;
 
@@ -70,7 +71,7 @@ impl<S: SagaState> Companion for Driver<S> {
 
     fn run(self: Arc<Self>, ground: Arc<Ground>, stop: CancellationToken) -> Task<'static, ()> {
         let registration = self.registration(&ground);
-        // One listener serves all sagas of the subscriber.
+        // One listener serves all sagas of the subscriber, so only the first saga starts it.
         let listens = ground
             .names
             .first()

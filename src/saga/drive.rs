@@ -1,4 +1,4 @@
-//! Carries out what the machine says, in a transaction or in a test.
+//! Execution of the machine's decisions, in a transaction or in a test.
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,20 +20,23 @@ pub(crate) struct Instance<S> {
     pub(crate) key: String,
     pub(crate) state: S,
     pub(crate) progress: Progress,
-    /// The conversation that the saga was started in.
+    /// Correlation id of the event that started the saga, or its event id. `None` if code started
+    /// it.
     pub(crate) correlation_id: Option<String>,
 }
 
-/// Where a saga acts: the transaction of a delivery or of the timer, or a test.
+/// Effects of a saga: the transaction of a delivery or of the timer, or a test.
 pub(crate) trait World<S>: Send {
-    /// Publishes an event, if the transition is kept. The inner error is for an event that can never be published; the outer one is for
-    /// the database, and the whole transition is then given up.
+    /// Publishes an event when the transition commits. The inner error reports an event that can
+    /// never be published. The outer error reports a database failure, and the caller must then
+    /// discard the whole transition.
     fn send(
         &mut self,
         envelope: Envelope,
     ) -> impl Future<Output = Result<Result<(), String>, HandlerError>> + Send;
 
-    /// Calls a local step. The outer error is for what is not the step's: the whole transition is then given up.
+    /// Calls a local step. The outer error reports a failure that the step did not cause, and the
+    /// caller must then discard the whole transition.
     fn call(
         &mut self,
         run: &Instance<S>,
@@ -42,19 +45,20 @@ pub(crate) trait World<S>: Send {
         local: &Local<S>,
     ) -> impl Future<Output = Result<Result<S, CallFailed>, HandlerError>> + Send;
 
-    /// How long ago the transition began: local steps take their time.
+    /// Returns the time since the transition began, because local steps take time.
     fn elapsed(&self) -> Duration;
 }
 
 impl<S> Instance<S> {
-    /// What is sent on its behalf bears these: its own conversation, and what has moved it.
+    /// Returns the headers of the events that this saga sends: its own id as the correlation id,
+    /// and its latest cause.
     pub(super) fn headers(&self) -> Headers {
         self.progress.cause.headers(self.id.to_string())
     }
 }
 
 impl<S: SagaState> Saga<S> {
-    /// Lets something happen, and does all that follows.
+    /// Applies an input and executes all actions that follow from it.
     pub(crate) async fn drive<W: World<S>>(
         &self,
         shape: &Shape,
@@ -80,7 +84,7 @@ impl<S: SagaState> Saga<S> {
         }
     }
 
-    /// Takes a reply that the saga waits for into its state.
+    /// Applies an awaited reply to the saga's state.
     pub(crate) fn take(
         &self,
         instance: &mut Instance<S>,
@@ -90,14 +94,15 @@ impl<S: SagaState> Saga<S> {
             .progress
             .current
             .as_ref()
-            .expect("what waits for a reply stands at a step");
+            .expect("a saga that awaits a reply has a current step");
         let Some(Action::Remote { replies, .. }) = self.action(&current.step, current.back) else {
             return Err(HandlerError::dead_letter("the step has no replies"));
         };
         let reply = replies
             .iter()
             .find(|reply| reply.kind.types.contains(&meta.event_type()));
-        let reply = reply.ok_or_else(|| HandlerError::dead_letter("the step has no such reply"))?;
+        let reply = reply
+            .ok_or_else(|| HandlerError::dead_letter("the step does not wait for this reply"))?;
         Ok(Input::Reply((reply.take)(&mut instance.state, meta)?))
     }
 
@@ -109,7 +114,7 @@ impl<S: SagaState> Saga<S> {
         world: &mut W,
     ) -> Result<Input, HandlerError> {
         let Some(Action::Remote { make, .. }) = self.action(step, back) else {
-            unreachable!("the shape is made from the definition")
+            unreachable!("the shape is derived from the definition")
         };
         let error = match make(&instance.state) {
             Ok(mut envelope) => {
@@ -122,7 +127,7 @@ impl<S: SagaState> Saga<S> {
             }
             Err(error) => error.to_string(),
         };
-        // It would be the same the next time.
+        // A second attempt would fail in the same way.
         Ok(Input::Called(Err(CallFailed {
             error: format!("the command cannot be sent: {error}"),
             last: true,
@@ -138,7 +143,7 @@ impl<S: SagaState> Saga<S> {
         world: &mut W,
     ) -> Result<Input, HandlerError> {
         let Some(Action::Local(local)) = self.action(step, back) else {
-            unreachable!("the shape is made from the definition")
+            unreachable!("the shape is derived from the definition")
         };
         Ok(Input::Called(
             world
@@ -156,7 +161,7 @@ impl<S: SagaState> Saga<S> {
         self.ended(instance.id, &instance.key, correlation, &instance.progress)
     }
 
-    /// The event of a saga's end.
+    /// Returns the event that reports the end of the saga.
     pub(super) fn ended(
         &self,
         id: Uuid,

@@ -1,4 +1,5 @@
-//! The machine: what a saga does next. Pure: neither I/O nor a clock; who calls it says what happened and what time it is.
+//! State machine of a saga. Pure: it performs no I/O and reads no clock. The caller passes the
+//! input and the time.
 //!
 //! ```text
 //!                       ┌── reply, or nothing to wait for ──┐
@@ -6,12 +7,13 @@
 //!  start ─▶ next step ─▶ send or call ─▶ wait ──────────────┘
 //!              │                          │ refused; no reply, and no attempt left
 //!              │ none left                ▼
-//!              ▼                    before the pivot: undo the last step ─▶ … ─▶ compensated, or failed
-//!          completed                behind it: try again ─▶ … ─▶ failed
+//!              ▼              before the pivot: undo the last step ─▶ … ─▶ compensated or failed
+//!          completed          after the pivot: retry ─▶ … ─▶ failed
 //! ```
 //!
-//! A step that was refused did nothing. One that did not answer may have done something, or do it later: it is undone too. So is one that was refused after it had been sent more
-//! than once, since the other command may have had its effect.
+//! A refused step had no effect. A step that did not reply may have had an effect, or may have it
+//! later, so it is compensated too. The same applies to a step that was refused after its command
+//! had been sent more than once, since another command may have had an effect.
 
 use std::time::Duration;
 
@@ -21,20 +23,21 @@ use uuid::Uuid;
 use super::progress::{Cause, Command, Current, Happened, Progress, SagaStatus, StepFailure};
 use crate::subscriber::Retry;
 
-/// How long a compensation waits for its reply unless its step has a timeout. It is sent again then, so an answer that takes longer does no harm.
+/// Time that a compensation waits for its reply unless its step has a timeout. The command is then
+/// sent again, so a slower reply does no harm.
 const COMPENSATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a saga is left alone that stands at a step which this code does not know.
+/// Pause before a saga whose current step this code lacks is checked again.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 
-/// What the machine has to know of a saga's definition.
+/// Part of a saga's definition that the machine needs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shape {
     pub(crate) steps: Vec<StepShape>,
     pub(crate) within: Option<Duration>,
 }
 
-/// What the machine has to know of a step.
+/// Part of a step's definition that the machine needs.
 #[derive(Clone, Debug)]
 pub(crate) struct StepShape {
     pub(crate) name: String,
@@ -46,71 +49,71 @@ pub(crate) struct StepShape {
     pub(crate) retired: bool,
 }
 
-/// What is done, and which event types answer.
+/// Kind of an action, and the event types that reply to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ActionShape {
     #[default]
     Nothing,
-    /// A command; without types that answer it is done once it is in the outbox.
+    /// A command. If the list is empty, the action is done as soon as the command is in the outbox.
     Remote(Vec<&'static str>),
     Local,
 }
 
-/// What happened.
+/// Input of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// It begins.
+    /// The saga begins.
     Start,
-    /// The command asked for is in the outbox.
+    /// The command requested by [`Next::Send`] is in the outbox, with this event id.
     Sent(Uuid),
-    /// The function asked for has ended.
+    /// The function requested by [`Next::Call`] has returned.
     Called(Result<(), CallFailed>),
-    /// An awaited reply; `Some` if it refuses.
+    /// An awaited reply. `Some` with the reason if it refuses.
     Reply(Option<String>),
-    /// Time has passed.
+    /// A due time may have passed.
     Due,
-    /// A person wants it tried again.
+    /// An operator retries the saga.
     Retry,
-    /// A person wants it undone.
+    /// An operator aborts the saga, which compensates it.
     Abort,
-    /// A person wants it to end where it stands.
+    /// An operator ends the saga at its current step.
     End,
 }
 
-/// Steps for which the code cannot continue a saga.
+/// Steps that prevent the code from continuing a saga.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// It stands at this one.
+    /// The current step does not exist in the code.
     Step(String),
-    /// It has these, none of which the code has.
+    /// None of the saga's steps, listed here, exists in the code.
     Plan(Vec<String>),
 }
 
-/// Why a local step did not work. What it did is rolled back.
+/// Failure of a local step. Its changes are rolled back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallFailed {
     pub(crate) error: String,
-    /// It would fail again.
+    /// A retry would fail too.
     pub(crate) last: bool,
-    /// It had not ended in time.
+    /// The step exceeded its time limit.
     pub(crate) late: bool,
 }
 
-/// What to do.
+/// Next action of the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Nothing until something comes, or [`Progress::due`].
+    /// Wait for an event or for [`Progress::due`].
     Wait,
-    /// Send the command of this step, and say [`Input::Sent`].
+    /// Send the command of this step, then pass [`Input::Sent`].
     Send { step: String, back: bool },
-    /// Call the function of this step, and say [`Input::Called`].
+    /// Call the function of this step, then pass [`Input::Called`].
     Call { step: String, back: bool },
-    /// It has ended: tell others.
+    /// The saga has ended: publish its end.
     Ended,
 }
 
 impl Shape {
-    /// A saga that has not begun.
+    /// Returns the progress of a saga that has not begun.
     pub(crate) fn plan(&self) -> Progress {
         Progress {
             status: SagaStatus::Waiting,
@@ -133,7 +136,7 @@ impl Shape {
         }
     }
 
-    /// When it has to be looked at though nothing comes.
+    /// Returns the time of the next check if no event arrives before.
     pub(crate) fn due_at(&self, progress: &Progress, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if progress.status.is_end() {
             return None;
@@ -142,7 +145,9 @@ impl Shape {
         let deadline = progress
             .deadline
             .filter(|_| progress.status == SagaStatus::Running && !progress.pivoted);
-        // Of a step that this code does not know nothing can be undone either: code that does will find the deadline passed.
+        // A deadline that has passed is postponed while this code lacks the current step, because
+        // this code cannot compensate it either. Code that has the step then finds the deadline
+        // passed.
         let deadline = deadline.map(|deadline| {
             if self.knows(progress) {
                 deadline
@@ -153,7 +158,8 @@ impl Shape {
         step.into_iter().chain(deadline).min()
     }
 
-    /// Whether the saga waits for such an event: its type answers the present step, and it was not caused by a command of another one.
+    /// Returns `true` if the saga waits for this event: its type replies to the current step, and
+    /// the command of another step did not cause it.
     pub(crate) fn awaits(
         &self,
         progress: &Progress,
@@ -173,13 +179,14 @@ impl Shape {
         types.contains(&event_type) && !progress.is_of_another_step(cause)
     }
 
-    /// Whether this code can continue the saga as far as its steps are concerned.
+    /// Returns `true` if this code has the steps that it needs to continue the saga.
     pub(crate) fn knows(&self, progress: &Progress) -> bool {
         self.unknown(progress).is_none()
     }
 
-    /// The steps for which this code cannot continue the saga. A step that is not begun is no obstacle, unless this code knows no step
-    /// of the saga at all: then the saga was planned by another definition.
+    /// Returns the steps that prevent this code from continuing the saga. A step that has not begun
+    /// is no obstacle, unless this code has no step of the saga at all. In that case another
+    /// definition started the saga.
     pub(crate) fn unknown(&self, progress: &Progress) -> Option<Unknown> {
         if progress.status.is_end() {
             return None;
@@ -200,7 +207,7 @@ impl Shape {
         foreign.then(|| Unknown::Plan(planned.into_iter().cloned().collect()))
     }
 
-    /// What follows from what happened.
+    /// Applies an input and returns the next action.
     pub(crate) fn next(&self, progress: &mut Progress, input: Input, now: DateTime<Utc>) -> Next {
         match input {
             Input::Start if progress.status == SagaStatus::Waiting => {
@@ -227,7 +234,7 @@ impl Shape {
                     .unwrap_or_default();
                 progress.failure.get_or_insert(StepFailure {
                     step,
-                    error: "ended by hand where it stood".into(),
+                    error: "ended by an operator at this step".into(),
                 });
                 Self::end(progress, SagaStatus::Failed)
             }
@@ -237,7 +244,7 @@ impl Shape {
 
     fn forward(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
         while let Some(step) = progress.ahead.pop_front() {
-            // A step that was taken out of the code, and was not begun, is left out.
+            // Skip a planned step that the code no longer has.
             if self.step(&step).is_some() {
                 return self.begin(progress, step, false, now);
             }
@@ -277,7 +284,7 @@ impl Shape {
         self.attempt(progress, now)
     }
 
-    /// Does what the present step does.
+    /// Starts an attempt of the current step.
     fn attempt(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
         let Some(current) = &mut progress.current else {
             return Next::Wait;
@@ -286,7 +293,11 @@ impl Shape {
         let Some(action) = self.action(&step, back) else {
             current.paused = true;
             current.due = Some(now + UNKNOWN_PAUSE);
-            current.error = Some("this code does not know the step: deploy code that does, if need be with the step `retired`".into());
+            current.error = Some(
+                "this code does not have the step; deploy code with the step, marked `retired` if \
+                 new sagas must not run it"
+                    .into(),
+            );
             return Next::Wait;
         };
         current.attempts += 1;
@@ -376,7 +387,7 @@ impl Shape {
         }
     }
 
-    /// A failed attempt is followed by another, as long as the step's retry says so.
+    /// Pauses before the next attempt, or gives up if the retry policy of the step allows no more.
     fn again_or_give_up(&self, progress: &mut Progress, error: String, now: DateTime<Utc>) -> Next {
         let must_go_on = self.must_go_on(progress);
         let Some(current) = &mut progress.current else {
@@ -392,7 +403,8 @@ impl Shape {
         Next::Wait
     }
 
-    /// The present step has failed; of its commands this many are known to have done nothing.
+    /// Fails the current step. `refused` is the number of its commands that are known to have had
+    /// no effect.
     fn give_up(
         &self,
         progress: &mut Progress,
@@ -434,7 +446,7 @@ impl Shape {
             let time = self.within.unwrap_or_default();
             return self.give_up(
                 progress,
-                format!("the saga had not come this far within {time:?}"),
+                format!("the saga exceeded its time limit of {time:?}"),
                 0,
                 now,
             );
@@ -459,7 +471,7 @@ impl Shape {
         self.again_or_give_up(progress, format!("no reply within {timeout:?}"), now)
     }
 
-    /// Once more from where it stands, with all attempts before it.
+    /// Retries the saga from its current position, with a new set of attempts.
     fn retry(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
         if let Some(current) = progress
             .current
@@ -492,7 +504,7 @@ impl Shape {
     }
 
     fn abort(&self, progress: &mut Progress, now: DateTime<Utc>) -> Next {
-        const ABORTED: &str = "aborted by hand";
+        const ABORTED: &str = "aborted by an operator";
         match progress.status {
             SagaStatus::Running if !progress.pivoted => {
                 self.give_up(progress, ABORTED.into(), 0, now)
@@ -514,7 +526,8 @@ impl Shape {
         Next::Ended
     }
 
-    /// A refusal is no way out: the step is behind the pivot, or a compensation.
+    /// Returns `true` if a refusal must be retried: the saga is past its pivot, or the current
+    /// action is a compensation.
     fn must_go_on(&self, progress: &Progress) -> bool {
         progress.pivoted
             || progress
@@ -528,10 +541,10 @@ impl Shape {
         let own = step.and_then(|step| step.retry.clone());
         let local = step.is_some_and(|step| step.forth == ActionShape::Local);
         own.unwrap_or_else(|| match (must_go_on, local) {
-            // Ten attempts over half an hour: longer than a deployment or a restart.
+            // Ten attempts span half an hour, which is longer than a deployment or a restart.
             (true, _) => Retry::exponential(10, Duration::from_secs(1)..Duration::from_secs(300)),
             (false, true) => Retry::exponential(5, Duration::from_secs(1)..Duration::from_secs(60)),
-            // A command reaches its receiver whatever happens, so that one is enough.
+            // The relay delivers every command, so one is enough.
             (false, false) => Retry::never(),
         })
     }

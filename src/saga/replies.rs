@@ -1,11 +1,15 @@
-//! Replies before timers: a saga does not time out while its reply may wait in Kafka or in the detour.
+//! Order of replies and timers: a timeout does not fire while the reply may still wait in Kafka or
+//! among the parked events.
 //!
 //! ```text
-//! a timer is due at d ──▶ looked up where the reply topics end ──▶ the group has handled everything before ──▶ it fires
-//!                          (a round: all timers due by then)        └─ not yet: again, until d + the limit
+//! timer due at d ──▶ read the end offsets of ──▶ the group has handled all events ──▶ timer fires
+//!                    the reply topics             before these offsets?
+//!                    (one round for all           └─ no: check again, at most until the limit
+//!                    timers due by now)
 //! ```
 //!
-//! A service that was away finds timers that passed meanwhile, and replies that came in time. Which of them it sees first must not decide.
+//! A service that was down finds both expired timers and replies that arrived in time. Their order
+//! of processing must not affect the result.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,17 +22,17 @@ use super::alarm::Alarm;
 use crate::kafka::Unhandled;
 use crate::subscriber::{CatchUp, Ground};
 
-/// The pause between two looks of a round: a member commits once a second.
+/// Pause between two checks of a round. A member commits once a second.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The pause after a look that failed.
+/// Pause after a failed check.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
-/// The time after which a wait is logged, and between two messages about it.
+/// Time after which a wait is logged, and interval between two such messages.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 const LOG_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
-/// Holds the timers of one saga back.
+/// Delays the timers of one saga until pending replies are handled.
 pub(super) struct Replies {
     saga: String,
     catch_up: CatchUp,
@@ -39,20 +43,20 @@ pub(super) struct Replies {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Everything that the topics held at this time, by the database's clock, is handled.
+    /// All events that the topics contained at this time, by the database's clock, are handled.
     handled_as_of: Option<DateTime<Utc>>,
-    /// Since when a round goes on without success.
+    /// Start of the current round. `None` if no round is running.
     waiting_since: Option<Instant>,
 }
 
-/// Which timers are held back.
+/// Selection of the timers to delay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Hold {
-    /// Those that are due after this time; all if it is not known.
+    /// Timers due after this time are delayed. `None` delays all timers.
     pub(super) handled_as_of: Option<DateTime<Utc>>,
-    /// But none that is due for longer than this.
+    /// Timers overdue by more than this are not delayed.
     pub(super) limit: Option<Duration>,
-    /// Those whose reply is parked; none that is due for longer than this.
+    /// Timers whose reply is parked are delayed, unless they are overdue by more than this.
     pub(super) parked_limit: Option<Duration>,
 }
 
@@ -68,7 +72,7 @@ impl State {
 }
 
 impl Replies {
-    /// `None` if no event answers a step, or timers shall not wait.
+    /// Returns `None` if no step has a reply, or if the limit is zero.
     pub(super) fn new(
         ground: &Ground,
         saga: &str,
@@ -92,7 +96,7 @@ impl Replies {
         self.state().hold(self.limit, self.began, Instant::now())
     }
 
-    /// Begins a round for all timers that are due by `now`, unless one goes on.
+    /// Starts a round for all timers that are due by `now`, unless a round is running.
     pub(super) fn want(
         self: &Arc<Self>,
         now: DateTime<Utc>,
@@ -120,7 +124,7 @@ impl Replies {
         });
     }
 
-    /// Ends once everything is handled that the topics held when it began.
+    /// Waits until the group has handled all events that the topics contained when the round began.
     async fn round(&self) {
         let (began, mut interval) = (Instant::now(), LOG_INTERVAL);
         let (mut ends, mut next_log, mut is_given_up) = (None, began + interval, false);
@@ -151,7 +155,7 @@ impl Replies {
                     };
                     let all: Vec<String> = behind.iter().map(first).collect();
                     (
-                        format!("events are not handled yet: {}", all.join(", ")),
+                        format!("events not handled yet: {}", all.join(", ")),
                         LOOK_PAUSE,
                     )
                 }
@@ -164,17 +168,28 @@ impl Replies {
                     saga = self.saga,
                     why,
                     limit = ?self.limit,
-                    "timers fire although replies may wait in Kafka: they have waited for as long as `Saga::wait_for_replies` allows"
+                    "timers fire although replies may wait in Kafka; the limit of \
+                     `Saga::wait_for_replies` is reached"
                 );
             } else if Instant::now() >= next_log && !is_given_up {
                 interval = (interval * 2).min(LOG_INTERVAL_MAX);
                 next_log = Instant::now() + interval;
-                tracing::warn!(saga = self.saga, why, ?waited, limit = ?self.limit, "timers wait for replies that may be in Kafka");
+                tracing::warn!(
+                    saga = self.saga,
+                    why,
+                    ?waited,
+                    limit = ?self.limit,
+                    "timers wait for replies that may be in Kafka"
+                );
             }
             tokio::time::sleep(pause).await;
         }
         if began.elapsed() >= LOG_INTERVAL {
-            tracing::info!(saga = self.saga, waited = ?began.elapsed(), "all replies are handled, and timers fire again");
+            tracing::info!(
+                saga = self.saga,
+                waited = ?began.elapsed(),
+                "all replies are handled, and timers fire again"
+            );
         }
     }
 
@@ -225,7 +240,7 @@ mod tests {
                 parked_limit: Some(limit)
             }
         );
-        // The next round waits anew.
+        // The next round starts a new wait.
         state.waiting_since = Some(at(90));
         assert_eq!(state.hold(limit, began, at(100)).limit, None);
     }

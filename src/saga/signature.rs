@@ -1,8 +1,9 @@
-//! The part of a definition that another process can compare: its version, steps, commands and replies. Pure.
+//! Part of a definition that another process can compare: its version, steps, commands and replies.
+//! Pure.
 
 use serde::{Deserialize, Serialize};
 
-/// The signature of a saga's definition.
+/// Signature of a saga's definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Signature {
     pub(super) version: u32,
@@ -10,7 +11,7 @@ pub(super) struct Signature {
     pub(super) steps: Vec<StepSignature>,
 }
 
-/// One step of a definition.
+/// Signature of one step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StepSignature {
     pub(super) step: String,
@@ -23,7 +24,7 @@ pub(super) struct StepSignature {
     pub(super) retired: bool,
 }
 
-/// What a step does in one direction.
+/// Signature of a step's action in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ActionSignature {
     #[serde(default)]
@@ -31,12 +32,12 @@ pub(super) struct ActionSignature {
     /// The event types of its command.
     #[serde(default)]
     pub(super) sends: Vec<String>,
-    /// The event types that answer.
+    /// The event types that reply.
     #[serde(default)]
     pub(super) replies: Vec<String>,
 }
 
-/// A definition that is registered under a saga's name.
+/// Definition registered under a saga's name.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Registered {
     pub(super) consumer: String,
@@ -48,7 +49,8 @@ pub(super) struct Registered {
 }
 
 impl Signature {
-    /// A hash that is the same in every version of the library and on every machine, since it is stored: FNV-1a with 64 bits.
+    /// Returns a 64-bit FNV-1a hash. The hash is stored, so it must be the same in every version of
+    /// the library and on every machine.
     pub(super) fn hash(&self) -> String {
         const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0000_0100_0000_01b3;
@@ -72,10 +74,12 @@ impl Signature {
         format!("{hash:016x}")
     }
 
-    /// Whether a subscriber may run this definition beside those that are registered under the name.
+    /// Checks whether a subscriber may run this definition beside those registered under the name.
     ///
     /// # Errors
-    /// The definition of another subscriber that differs, the one seen last.
+    ///
+    /// Returns the most recently seen definition of another subscriber if none of the registered
+    /// definitions belongs to this subscriber or equals this one.
     pub(super) fn admit<'r>(
         &self,
         consumer: &str,
@@ -96,13 +100,13 @@ impl Signature {
 }
 
 impl Registered {
-    /// The names of its steps.
+    /// Returns the names of its steps.
     pub(super) fn step_names(&self) -> String {
         names(&self.steps)
     }
 }
 
-/// The names of steps, for messages.
+/// Returns the names of steps, for messages.
 pub(super) fn names(steps: &[StepSignature]) -> String {
     steps
         .iter()
@@ -111,7 +115,8 @@ pub(super) fn names(steps: &[StepSignature]) -> String {
         .join(", ")
 }
 
-/// The event types that answer a step by any of these definitions. `None` if none of them has the step.
+/// Returns the event types that reply to a step in any of these definitions, or `None` if none of
+/// them has the step.
 pub(super) fn replies(registered: &[Registered], step: &str, back: bool) -> Option<Vec<String>> {
     let steps: Vec<_> = registered
         .iter()
@@ -178,12 +183,12 @@ mod tests {
         assert_eq!(
             signature(3, &["send"]).admit("orders", &there),
             Ok(()),
-            "a new version of the owner"
+            "a new version of the owning subscriber"
         );
         assert_eq!(
             one.admit("orders", &there),
             Ok(()),
-            "an old version of the owner"
+            "an old version of the owning subscriber"
         );
         assert_eq!(
             two.admit("shop-orders", &there),
@@ -194,7 +199,7 @@ mod tests {
         assert_eq!(
             signature(2, &["reserve", "pay"]).admit("guests", &there),
             Err(&there[1]),
-            "the version counts"
+            "a different version is a different definition"
         );
     }
 
@@ -234,7 +239,7 @@ mod tests {
         assert_eq!(
             replies(&there, "send", false),
             None,
-            "no registered code has it"
+            "no registered definition has the step"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! All SQL on the tables `saga` and `saga_lock`, within the transaction of a transition.
+//! All SQL for the tables `saga` and `saga_lock`, executed in the transaction of a transition.
 
 use std::time::Duration;
 
@@ -20,96 +20,103 @@ use super::transition::Decided;
 use crate::postgres::SchemaName;
 use crate::subscriber::HandlerError;
 
-/// Seed of the locks' keys: "sagalock" in ASCII.
+/// Seed of the advisory locks' keys: "sagalock" in ASCII.
 const LOCK_SEED: i64 = 0x7361_6761_6c6f_636b;
 
-/// How many ended sagas retention deletes by one statement.
+/// Number of ended sagas that retention deletes in one statement.
 const DELETE_ROWS: i64 = 1_000;
 
-const COLUMNS: &str = "id, name, version, key, state::text as state, progress::text as progress, correlation_id, action, \
-                       pg_catalog.clock_timestamp() as now";
+const COLUMNS: &str = "id, name, version, key, state::text as state, progress::text as progress, \
+                       correlation_id, action, pg_catalog.clock_timestamp() as now";
 
-/// Rows that stand at one of the steps `$3`, or for which no step matters.
-const AT_KNOWN_STEP: &str = "(status not in ('running', 'compensating') or step is null or step = any ($3) or action = 'end')";
+/// Condition for sagas whose current step is one of the steps `$3`, or for which the step does not
+/// matter.
+const AT_KNOWN_STEP: &str = "(status not in ('running', 'compensating') or step is null
+   or step = any ($3) or action = 'end')";
 
-/// The timers that are held back (see [`Hold`]): sagas that have sent a command, and whose decision is not a person's. The parameters are
-/// whether any is, the time as of which replies are handled, its limit, the consumer, and the limit for parked replies.
-const HELD: &str = "($4 and action is null and coalesce(progress -> 'current' -> 'sent', '0') > '0'::jsonb
+/// Condition for timers that are held back (see [`Hold`]): sagas that have sent a command and have
+/// no pending operator decision. Its parameters are: `$4` whether there is a hold, `$5` its time
+/// `handled_as_of`, `$6` its limit, `$7` the consumer, and `$8` the limit for parked replies.
+const HELD: &str = "($4 and action is null
+   and coalesce(progress -> 'current' -> 'sent', '0') > '0'::jsonb
    and ((($5::timestamptz is null or due_at > $5)
-         and ($6::float8 is null or due_at > pg_catalog.statement_timestamp() - $6 * interval '1 second'))
-     or (($8::float8 is null or due_at > pg_catalog.statement_timestamp() - $8 * interval '1 second')
-         and exists (select from \"SCHEMA\".detour d where d.consumer = $7 and d.correlation_id = saga.id::text))))";
+         and ($6::float8 is null
+           or due_at > pg_catalog.statement_timestamp() - $6 * interval '1 second'))
+     or (($8::float8 is null
+           or due_at > pg_catalog.statement_timestamp() - $8 * interval '1 second')
+         and exists (select from \"SCHEMA\".detour d
+           where d.consumer = $7 and d.correlation_id = saga.id::text))))";
 
-/// A saga as it is stored, locked by this transaction.
+/// Stored saga, locked by this transaction unless read by [`Store::read`] or [`Store::open_after`].
 pub(super) struct Stored {
     pub(super) id: Uuid,
     pub(super) name: String,
     pub(super) version: i32,
     pub(super) key: String,
     pub(super) state: String,
-    /// As it is stored: another version of the library may have written it.
+    /// The stored JSON text: another version of the library may have written it.
     pub(super) progress: String,
     pub(super) correlation_id: Option<String>,
     pub(super) action: Option<String>,
-    /// The database's time: the same for every replica.
+    /// The database's time, which is the same for every replica.
     pub(super) now: DateTime<Utc>,
 }
 
-/// The sagas that the code of this process can continue.
+/// Filter for the sagas that the code of this process can continue.
 pub(super) struct Mine<'m> {
     pub(super) name: &'m str,
     pub(super) version: u32,
     pub(super) steps: &'m [String],
 }
 
-/// The timers that are held back for a consumer; none without a hold.
+/// Timers that are held back for a consumer. Without a hold, no timer is.
 pub(super) struct Held<'h> {
     pub(super) hold: Option<Hold>,
     pub(super) consumer: &'h str,
 }
 
-/// What is due.
+/// Summary of the due sagas.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
-    /// How many can be continued.
+    /// Number of due sagas that can be continued.
     pub(super) due: i64,
-    /// Timers are due that wait for replies in Kafka.
+    /// `true` if due timers wait for replies in Kafka.
     pub(super) held: bool,
-    /// Seconds until the next one is due.
+    /// Seconds until the next saga becomes due.
     pub(super) next: Option<f64>,
     pub(super) now: DateTime<Utc>,
 }
 
-/// Whether a new saga is for a timer to begin.
+/// Wake-up of the timers after a new saga has been stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
     Timers,
     Nobody,
 }
 
-/// Why a saga is put off.
+/// Reason for postponing a saga.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Why<'w> {
-    /// Another one holds what it locks.
+    /// Another saga holds one of its locks.
     Lock,
-    /// An attempt to continue it failed.
+    /// An attempt to continue the saga failed.
     Error(&'w str),
-    /// This code cannot continue it.
+    /// This code cannot continue the saga.
     Obstacle(&'w str),
 }
 
-/// What is stored of a saga that has gone on.
+/// Values stored for a saga after a transition.
 pub(super) struct Kept<'k> {
     pub(super) id: Uuid,
     pub(super) state: String,
     pub(super) progress: &'k Progress,
-    /// Its JSON form, or what was stored before if that cannot be read.
+    /// JSON form of `progress`, or the previously stored text if that text cannot be read.
     pub(super) stored_progress: String,
     pub(super) due: Option<DateTime<Utc>>,
     pub(super) obstacle: Option<String>,
 }
 
-/// A query with the parameters `$1` to `$8` of [`AT_KNOWN_STEP`] and [`HELD`].
+/// Creates a query with the parameters `$1` to `$8` of [`AT_KNOWN_STEP`] and [`HELD`].
 fn of_due<'q, O: for<'r> FromRow<'r, PgRow>>(
     sql: String,
     of: &'q Mine<'_>,
@@ -129,7 +136,7 @@ fn of_due<'q, O: for<'r> FromRow<'r, PgRow>>(
         .bind(seconds(hold.and_then(|hold| hold.parked_limit)))
 }
 
-/// The statements on one schema.
+/// Statements for the tables of one schema.
 #[derive(Clone, Debug)]
 pub(super) struct Store(SchemaName);
 
@@ -142,7 +149,7 @@ impl Store {
         &self.0
     }
 
-    /// Locks a saga; none if there is none of this name and id.
+    /// Locks a saga. Returns `None` if no saga has this name and id.
     pub(super) async fn lock(
         &self,
         conn: &mut PgConnection,
@@ -160,7 +167,7 @@ impl Store {
             .await
     }
 
-    /// Reads a saga of whatever name, without locking it.
+    /// Reads a saga of any name without locking it.
     pub(super) async fn read(
         &self,
         conn: &mut PgConnection,
@@ -173,8 +180,8 @@ impl Store {
             .await
     }
 
-    /// Locks one that is due and that nobody else looks at. Those of newer code, those at steps that this code does not have, and those
-    /// whose timer is held back are left alone.
+    /// Locks a due saga that no other transaction has locked. Skips sagas of newer code, sagas at
+    /// steps that this code does not have, and sagas whose timer is held back.
     pub(super) async fn lock_due(
         &self,
         conn: &mut PgConnection,
@@ -182,7 +189,8 @@ impl Store {
         held: &Held<'_>,
     ) -> Result<Option<Stored>, sqlx::Error> {
         let sql = format!(
-            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
+            r#"select {COLUMNS} from "{}".saga where name = $1 and version <= $2
+               and due_at <= pg_catalog.statement_timestamp()
                and {AT_KNOWN_STEP} and not {} order by due_at limit 1 for update skip locked"#,
             self.0,
             self.held()
@@ -190,9 +198,10 @@ impl Store {
         of_due(sql, of, held).fetch_optional(conn).await
     }
 
-    /// What is due, up to so many, whether somebody looks at them or not.
+    /// Counts the due sagas up to `count_max`, including those locked by other transactions.
     ///
-    /// By the statement's time and not by the clock's: what changes within a statement is not looked up in an index.
+    /// The SQL uses `statement_timestamp()` rather than `clock_timestamp()`, because a volatile
+    /// function cannot be used as an index condition.
     pub(super) async fn count_due(
         &self,
         conn: &mut PgConnection,
@@ -203,13 +212,18 @@ impl Store {
         let sql = format!(
             r#"select
                  (select pg_catalog.count(*) from (
-                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
+                    select from "{0}".saga where name = $1 and version <= $2
+                      and due_at <= pg_catalog.statement_timestamp()
                       and {AT_KNOWN_STEP} and not {1} limit $9) due) as due,
                  $4 and exists (
-                    select from "{0}".saga where name = $1 and version <= $2 and due_at <= pg_catalog.statement_timestamp()
-                      and {AT_KNOWN_STEP} and {1} and ($5::timestamptz is null or due_at > $5)) as held,
-                 (select extract(epoch from pg_catalog.min(due_at) - pg_catalog.statement_timestamp())::float8 from "{0}".saga
-                    where name = $1 and version <= $2 and due_at > pg_catalog.statement_timestamp()) as next,
+                    select from "{0}".saga where name = $1 and version <= $2
+                      and due_at <= pg_catalog.statement_timestamp()
+                      and {AT_KNOWN_STEP} and {1}
+                      and ($5::timestamptz is null or due_at > $5)) as held,
+                 (select extract(epoch from
+                      pg_catalog.min(due_at) - pg_catalog.statement_timestamp())::float8
+                    from "{0}".saga where name = $1 and version <= $2
+                      and due_at > pg_catalog.statement_timestamp()) as next,
                  pg_catalog.statement_timestamp() as now"#,
             self.0,
             self.held()
@@ -224,22 +238,27 @@ impl Store {
         HELD.replace("SCHEMA", self.0.as_str())
     }
 
-    /// How those stand that have not ended well.
+    /// Returns the totals of the open and failed sagas, and one of the obstacles, if any.
     ///
-    /// With one of the reasons for which some cannot be continued.
     pub(super) async fn standing(
         &self,
         conn: &mut PgConnection,
         name: &str,
     ) -> Result<(SagaStanding, Option<String>), sqlx::Error> {
-        // The condition on the status is that of the index `saga_open`.
+        // The condition on the status must match that of the partial index `saga_open`.
         let sql = format!(
-            r#"select pg_catalog.count(*) filter (where status = 'waiting') as waiting, pg_catalog.count(*) filter (where status = 'running') as running,
-                 pg_catalog.count(*) filter (where status = 'compensating') as compensating, pg_catalog.count(*) filter (where status = 'failed') as failed,
-                 coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(updated_at) filter (where status <> 'failed')), 0)::float8 as idle,
-                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(due_at)), 0), 0)::float8 as overdue,
+            r#"select pg_catalog.count(*) filter (where status = 'waiting') as waiting,
+                 pg_catalog.count(*) filter (where status = 'running') as running,
+                 pg_catalog.count(*) filter (where status = 'compensating') as compensating,
+                 pg_catalog.count(*) filter (where status = 'failed') as failed,
+                 coalesce(extract(epoch from pg_catalog.clock_timestamp()
+                   - pg_catalog.min(updated_at) filter (where status <> 'failed')), 0)::float8
+                   as idle,
+                 greatest(coalesce(extract(epoch from pg_catalog.clock_timestamp()
+                   - pg_catalog.min(due_at)), 0), 0)::float8 as overdue,
                  pg_catalog.count(obstacle) as blocked, pg_catalog.min(obstacle) as obstacle
-               from "{}".saga where name = $1 and status in ('waiting', 'running', 'compensating', 'failed')"#,
+               from "{}".saga where name = $1
+                 and status in ('waiting', 'running', 'compensating', 'failed')"#,
             self.0
         );
         let row = sqlx::query(AssertSqlSafe(sql))
@@ -249,7 +268,7 @@ impl Store {
         Ok((SagaStanding::from_row(&row)?, row.try_get("obstacle")?))
     }
 
-    /// The number of open sagas that newer code has written, and its version.
+    /// Returns the number of open sagas that newer code has written, and the highest version.
     pub(super) async fn newer(
         &self,
         conn: &mut PgConnection,
@@ -257,7 +276,8 @@ impl Store {
     ) -> Result<(i64, Option<i32>), sqlx::Error> {
         let sql = format!(
             r#"select pg_catalog.count(*), pg_catalog.max(version) from "{}".saga
-               where name = $1 and version > $2 and status in ('waiting', 'running', 'compensating')"#,
+               where name = $1 and version > $2
+                 and status in ('waiting', 'running', 'compensating')"#,
             self.0
         );
         sqlx::query_as(AssertSqlSafe(sql))
@@ -267,9 +287,10 @@ impl Store {
             .await
     }
 
-    /// Stores a new saga, due at once; the database's time, or none if one of its name and key is there already.
+    /// Stores a new saga that is due at once. Returns the database's time, or `None` if a saga of
+    /// this name and key already exists.
     ///
-    /// Wakes the timers of all processes once the transaction commits, if told to.
+    /// With [`Wake::Timers`], wakes the timers of all processes when the transaction commits.
     pub(super) async fn insert<S: SagaState>(
         &self,
         conn: &mut PgConnection,
@@ -279,10 +300,12 @@ impl Store {
     ) -> Result<Option<DateTime<Utc>>, HandlerError> {
         let sql = format!(
             r#"with stored as (
-                 insert into "{}".saga (id, name, version, key, status, state, progress, correlation_id, due_at)
+                 insert into "{}".saga
+                   (id, name, version, key, status, state, progress, correlation_id, due_at)
                  values ($1, $2, $3, $4, $5, $6::text::json, $7, $8, pg_catalog.clock_timestamp())
                  on conflict (name, key) do nothing returning due_at)
-               select due_at, case when $9 then pg_catalog.pg_notify('{CHANNEL}', $10)::text end from stored"#,
+               select due_at, case when $9 then pg_catalog.pg_notify('{CHANNEL}', $10)::text end
+               from stored"#,
             self.0
         );
         let query = sqlx::query_scalar(AssertSqlSafe(sql))
@@ -303,7 +326,8 @@ impl Store {
             .await?)
     }
 
-    /// Stores how far a saga has come. What a person has decided stays until it is done, unless there is nothing left to decide.
+    /// Stores the progress of a saga. An operator's decision is kept until it has been applied, or
+    /// until the saga is completed or compensated.
     pub(super) async fn save(
         &self,
         conn: &mut PgConnection,
@@ -312,10 +336,15 @@ impl Store {
         decided: Decided,
     ) -> Result<(), HandlerError> {
         let sql = format!(
-            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5, state = $6::text::json, progress = $7::text::jsonb,
-                 due_at = case when $10 or action is null then $8 else pg_catalog.clock_timestamp() end, obstacle = $11,
-                 action = case when $10 then null else action end,
-                 updated_at = pg_catalog.clock_timestamp(), ended_at = case when $9 then coalesce(ended_at, pg_catalog.clock_timestamp()) end where id = $1"#,
+            r#"update "{}".saga set version = $2, status = $3, step = $4, error = $5,
+                 state = $6::text::json, progress = $7::text::jsonb,
+                 due_at = case when $10 or action is null then $8
+                   else pg_catalog.clock_timestamp() end,
+                 obstacle = $11, action = case when $10 then null else action end,
+                 updated_at = pg_catalog.clock_timestamp(),
+                 ended_at = case when $9
+                   then coalesce(ended_at, pg_catalog.clock_timestamp()) end
+               where id = $1"#,
             self.0
         );
         let progress = kept.progress;
@@ -345,7 +374,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes why this code cannot continue sagas.
+    /// Stores the reasons why this code cannot continue sagas.
     pub(super) async fn mark(
         &self,
         conn: &mut PgConnection,
@@ -353,7 +382,8 @@ impl Store {
         obstacles: &[Option<String>],
     ) -> Result<(), sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga s set obstacle = m.obstacle from unnest($1::uuid[], $2::text[]) as m (id, obstacle)
+            r#"update "{}".saga s set obstacle = m.obstacle
+               from unnest($1::uuid[], $2::text[]) as m (id, obstacle)
                where s.id = m.id and s.obstacle is distinct from m.obstacle"#,
             self.0
         );
@@ -365,7 +395,8 @@ impl Store {
             .map(drop)
     }
 
-    /// Some sagas that have not ended well, after `after` in the order of their ids. Those of newer code are left out.
+    /// Returns up to `limit` open and failed sagas with an id after `after`, ordered by id. Skips
+    /// sagas that newer code has written.
     pub(super) async fn open_after(
         &self,
         conn: &mut PgConnection,
@@ -375,8 +406,10 @@ impl Store {
         only_blocked: bool,
     ) -> Result<Vec<(Stored, Option<String>)>, sqlx::Error> {
         let sql = format!(
-            r#"select {COLUMNS}, obstacle from "{}".saga where name = $1 and version <= $2 and id > $3 and (obstacle is not null or not $5)
-               and status in ('waiting', 'running', 'compensating', 'failed') order by id limit $4"#,
+            r#"select {COLUMNS}, obstacle from "{}".saga where name = $1 and version <= $2
+               and id > $3 and (obstacle is not null or not $5)
+               and status in ('waiting', 'running', 'compensating', 'failed')
+               order by id limit $4"#,
             self.0
         );
         let query = sqlx::query(AssertSqlSafe(sql))
@@ -390,7 +423,8 @@ impl Store {
             .collect()
     }
 
-    /// Looks at it again after this long, for this reason; if it is due, since it may have been gone on with meanwhile.
+    /// Postpones a saga and stores the reason. Only a saga that is still due is postponed, because
+    /// another transaction may have continued it meanwhile.
     pub(super) async fn postpone(
         &self,
         conn: &mut PgConnection,
@@ -399,8 +433,9 @@ impl Store {
         why: Why<'_>,
     ) -> Result<(), sqlx::Error> {
         let sql = format!(
-            r#"update "{}".saga set due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second', error = coalesce($3, error),
-                 obstacle = coalesce($4, obstacle)
+            r#"update "{}".saga set
+                 due_at = pg_catalog.clock_timestamp() + $2 * interval '1 second',
+                 error = coalesce($3, error), obstacle = coalesce($4, obstacle)
                where id = $1 and due_at <= pg_catalog.clock_timestamp()"#,
             self.0
         );
@@ -419,10 +454,11 @@ impl Store {
             .map(drop)
     }
 
-    /// Joins the queue of each of these resources.
+    /// Adds the saga to the queue of each of these resources.
     ///
-    /// The advisory locks, taken in one order and kept until the end of the transaction, let two sagas stand in the same order in every queue that they share: otherwise each might
-    /// wait for the other.
+    /// The advisory locks are taken in one order and kept until the end of the transaction. They
+    /// give two sagas the same order in every queue that they share. Without them, each of two
+    /// sagas might wait for the other.
     pub(super) async fn queue(
         &self,
         conn: &mut PgConnection,
@@ -431,7 +467,8 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         self.serialize(conn, resources).await?;
         let sql = format!(
-            r#"insert into "{}".saga_lock (resource, saga) select pg_catalog.unnest($1::text[]), $2"#,
+            r#"insert into "{}".saga_lock (resource, saga)
+               select pg_catalog.unnest($1::text[]), $2"#,
             self.0
         );
         sqlx::query(AssertSqlSafe(sql))
@@ -442,14 +479,15 @@ impl Store {
             .map(drop)
     }
 
-    /// A resource that another saga holds before this one, and who.
+    /// Returns a resource that another saga holds before this one, and the id of that saga.
     pub(super) async fn blocked(
         &self,
         conn: &mut PgConnection,
         id: Uuid,
     ) -> Result<Option<(String, Uuid)>, sqlx::Error> {
         let sql = format!(
-            r#"select o.resource, o.saga from "{0}".saga_lock m join "{0}".saga_lock o on o.resource = m.resource and o.seq < m.seq
+            r#"select o.resource, o.saga from "{0}".saga_lock m join "{0}".saga_lock o
+               on o.resource = m.resource and o.seq < m.seq
                where m.saga = $1 order by o.seq limit 1"#,
             self.0
         );
@@ -459,7 +497,8 @@ impl Store {
             .await
     }
 
-    /// Who holds one of these resources, asked under the locks that let nobody else join its queue.
+    /// Returns one of these resources that a saga holds, and the id of that saga. Takes the
+    /// advisory locks, so no other transaction can join the queues until this one ends.
     pub(super) async fn holder(
         &self,
         conn: &mut PgConnection,
@@ -467,7 +506,8 @@ impl Store {
     ) -> Result<Option<(String, Uuid)>, sqlx::Error> {
         self.serialize(&mut *conn, resources).await?;
         let sql = format!(
-            r#"select resource, saga from "{}".saga_lock where resource = any ($1) order by seq limit 1"#,
+            r#"select resource, saga from "{}".saga_lock where resource = any ($1)
+               order by seq limit 1"#,
             self.0
         );
         sqlx::query_as(AssertSqlSafe(sql))
@@ -476,7 +516,7 @@ impl Store {
             .await
     }
 
-    /// The saga of this name and key.
+    /// Returns the id of the saga with this name and key.
     pub(super) async fn id_of(
         &self,
         conn: &mut PgConnection,
@@ -494,7 +534,8 @@ impl Store {
             .await
     }
 
-    /// Gives up what a saga holds or waits for; who waits for it is due. Whether anybody is.
+    /// Releases the locks and queue entries of a saga, and makes the sagas that wait for them due.
+    /// Returns `true` if any saga was waiting.
     pub(super) async fn release(
         &self,
         conn: &mut PgConnection,
@@ -511,7 +552,8 @@ impl Store {
         if resources.is_empty() {
             return Ok(false);
         }
-        // Who joins the queue at this moment either sees that it is free, or is seen here.
+        // A transaction that joins the queue concurrently either sees the resource as free, or is
+        // seen here.
         self.serialize(&mut *conn, &resources).await?;
         let delete = format!(r#"delete from "{}".saga_lock where saga = $1"#, self.0);
         sqlx::query(AssertSqlSafe(delete))
@@ -520,7 +562,9 @@ impl Store {
             .await?;
         let wake = format!(
             r#"update "{0}".saga set due_at = pg_catalog.clock_timestamp()
-               where status = 'waiting' and id in (select saga from "{0}".saga_lock where resource = any ($1)) returning name"#,
+               where status = 'waiting'
+                 and id in (select saga from "{0}".saga_lock where resource = any ($1))
+               returning name"#,
             self.0
         );
         let mut woken: Vec<String> = sqlx::query_scalar(AssertSqlSafe(wake))
@@ -535,7 +579,7 @@ impl Store {
         notify(conn, &self.0, &woken).await.map(|()| true)
     }
 
-    /// Deletes some that ended well and are old.
+    /// Deletes a batch of completed and compensated sagas that are older than `keep`.
     pub(super) async fn forget(
         &self,
         conn: &mut PgConnection,
@@ -544,8 +588,10 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let sql = format!(
             r#"delete from "{0}".saga where id = any (array(
-                 select id from "{0}".saga where name = $1 and ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 second'
-                   and status in ('completed', 'compensated') order by ended_at limit {DELETE_ROWS} for update skip locked))"#,
+                 select id from "{0}".saga where name = $1
+                   and ended_at < pg_catalog.statement_timestamp() - $2 * interval '1 second'
+                   and status in ('completed', 'compensated')
+                 order by ended_at limit {DELETE_ROWS} for update skip locked))"#,
             self.0
         );
         sqlx::query(AssertSqlSafe(sql))
@@ -562,7 +608,9 @@ impl Store {
         resources: &[String],
     ) -> Result<(), sqlx::Error> {
         let sql = format!(
-            "select pg_catalog.pg_advisory_xact_lock(k.key) from (select distinct pg_catalog.hashtextextended(r, {LOCK_SEED}::bigint) as key from pg_catalog.unnest($1::text[]) r order by key) k"
+            "select pg_catalog.pg_advisory_xact_lock(k.key) from (select distinct \
+             pg_catalog.hashtextextended(r, {LOCK_SEED}::bigint) as key from \
+             pg_catalog.unnest($1::text[]) r order by key) k"
         );
         sqlx::query(AssertSqlSafe(sql))
             .bind(resources)
@@ -573,14 +621,14 @@ impl Store {
 }
 
 impl Stored {
-    /// Where it stands.
+    /// Parses the stored progress.
     pub(super) fn progress(&self) -> Result<Progress, Obstacle> {
         serde_json::from_str(&self.progress).map_err(|error| Obstacle::Progress {
             error: error.to_string(),
         })
     }
 
-    /// The instance, read by this code.
+    /// Parses the stored saga.
     pub(super) fn instance<S: SagaState>(
         &self,
         saga: &Saga<S>,
@@ -604,7 +652,7 @@ impl Stored {
         })
     }
 
-    /// What happens to it when it is due.
+    /// Returns the machine's input when this saga is due.
     pub(super) fn input(&self) -> Input {
         match self.action.as_deref() {
             Some("retry") => Input::Retry,
@@ -616,7 +664,7 @@ impl Stored {
 }
 
 impl<'k> Kept<'k> {
-    /// An instance that has gone on.
+    /// Creates the values to store for an instance after a transition.
     pub(super) fn of<S: SagaState>(
         instance: &'k Instance<S>,
         due: Option<DateTime<Utc>>,
@@ -637,7 +685,9 @@ impl<'k> Kept<'k> {
 
 fn text<S: SagaState>(state: &S) -> Result<String, HandlerError> {
     serde_json::to_string(state).map_err(|error| {
-        HandlerError::dead_letter(format!("the saga's state has no JSON form: {error}"))
+        HandlerError::dead_letter(format!(
+            "the saga's state cannot be serialized as JSON: {error}"
+        ))
     })
 }
 

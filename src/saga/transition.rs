@@ -1,4 +1,4 @@
-//! One transition of a saga in a transaction: read, let it happen, store.
+//! One transition of a saga in a transaction: read, apply the input, store.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -23,51 +23,53 @@ use crate::outbox::PublishError;
 use crate::postgres::errors::with_causes;
 use crate::subscriber::{HandlerError, Meta, Tx, Verdict, panic_text};
 
-/// How long a local step may run unless it says otherwise: its transaction keeps the saga's row locked.
+/// Default time limit of a local step. Its transaction keeps the saga's row locked.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a saga that waits for a lock is left alone. It is woken when the lock is free; this is for the case that nobody lived to do so.
+/// Pause before a saga that waits for a lock is processed again. The release of the lock wakes the
+/// saga; the pause covers a process that crashed before it could do so.
 const LOCK_PAUSE: Duration = Duration::from_secs(30);
 
-/// How much later than here the server ends a statement of a local step: so that it is known here what has happened.
+/// Additional time after which the server cancels a statement of a local step. The limit of this
+/// process expires first, so the process knows that the step timed out.
 const SERVER_LATER: Duration = Duration::from_secs(1);
 
-/// What a local step is rolled back to.
+/// Savepoint for the rollback of a failed local step.
 const SAVEPOINT: &str = "tidings_saga_step";
 
-/// Whether what a person has decided is done by this transition.
+/// Effect of this transition on the operator's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decided {
     Done,
     Not,
 }
 
-/// Whether code other than this waits for an event.
+/// Result of the check whether other code waits for an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Elsewhere {
-    /// The correlation id is not that of a saga.
+    /// The correlation id does not belong to a saga.
     NoSaga,
-    /// A saga has the id, and no other code waits for the event.
+    /// The correlation id belongs to a saga, and no other code waits for the event.
     NotAwaited,
-    /// Other code waits for it, for this reason.
+    /// Other code waits for the event, for this reason.
     Awaited(String),
 }
 
-/// A saga that is run by this process.
+/// A saga that this process runs.
 pub(super) struct Engine<S> {
     pub(super) saga: Saga<S>,
     pub(super) shape: Shape,
     pub(super) alarm: Arc<Alarm>,
-    /// The names of its steps.
+    /// The names of the saga's steps.
     steps: Vec<String>,
     here: OnceLock<Here>,
 }
 
-/// Where a saga runs.
+/// The subscriber that runs a saga.
 struct Here {
     /// The subscriber's name.
     consumer: String,
-    /// All sagas of the subscriber.
+    /// The names of all sagas of the subscriber.
     names: Vec<String>,
 }
 
@@ -84,7 +86,7 @@ impl<S: SagaState> Engine<S> {
         }
     }
 
-    /// A subscriber of this name runs it, beside the other sagas among `names`.
+    /// Records the subscriber that runs the saga, and the names of all its sagas.
     pub(super) fn run_here(&self, consumer: &str, names: &[String]) {
         let _ = self.here.set(Here {
             consumer: consumer.to_owned(),
@@ -92,7 +94,7 @@ impl<S: SagaState> Engine<S> {
         });
     }
 
-    /// The sagas that this code can continue.
+    /// Returns the filter for the sagas that this code can continue.
     pub(super) fn mine(&self) -> Mine<'_> {
         Mine {
             name: &self.saga.name,
@@ -101,12 +103,12 @@ impl<S: SagaState> Engine<S> {
         }
     }
 
-    /// Why this code cannot continue a saga of its name.
+    /// Returns the reason why this code cannot continue a saga of its name, if any.
     pub(super) fn obstacle(&self, stored: &Stored) -> Option<Obstacle> {
         self.read(stored).err()
     }
 
-    /// A saga of this name, as far as this code can continue it.
+    /// Reads a saga of this name, if this code can continue it.
     fn read(&self, stored: &Stored) -> Result<Instance<S>, Obstacle> {
         let instance = stored.instance(&self.saga, stored.progress()?)?;
         self.unknown(&instance.progress).map_or(Ok(instance), Err)
@@ -121,7 +123,7 @@ impl<S: SagaState> Engine<S> {
             })
     }
 
-    /// An event comes: a reply, or one that starts a saga.
+    /// Handles an event: a reply, or an event that starts a saga.
     pub(super) async fn handle(&self, tx: Tx, meta: &Meta) -> Result<(), HandlerError> {
         let mut world = InTransaction::new(tx, &self.saga);
         let id = meta.correlation_id().and_then(|id| id.parse::<Uuid>().ok());
@@ -155,7 +157,7 @@ impl<S: SagaState> Engine<S> {
             .key
             .as_ref()
             .map_or_else(|| meta.event_id().into_owned(), |key| key(&state));
-        // An event that belongs to no conversation begins one, as for any handler.
+        // An event without a correlation id starts a new conversation, as for any handler.
         let conversation = meta
             .correlation_id()
             .map_or_else(|| meta.event_id().into_owned(), str::to_owned);
@@ -164,7 +166,7 @@ impl<S: SagaState> Engine<S> {
         self.start(instance, &mut world).await
     }
 
-    /// A saga that has not begun.
+    /// Creates a saga that has not begun.
     pub(super) fn instance(
         &self,
         key: String,
@@ -180,7 +182,7 @@ impl<S: SagaState> Engine<S> {
         }
     }
 
-    /// A reply comes; false if the saga does not wait for it.
+    /// Handles a reply. Returns `false` if the saga does not wait for it.
     async fn reply(
         &self,
         stored: Stored,
@@ -207,7 +209,7 @@ impl<S: SagaState> Engine<S> {
                 .await?
             {
                 let error = format!(
-                    "`{}` answers saga {name} {id} by another version of its definition",
+                    "`{}` is a reply to saga {name} {id} in another version of its definition",
                     meta.event_type()
                 );
                 return Err(self.unknown(&progress).map_or_else(
@@ -215,7 +217,12 @@ impl<S: SagaState> Engine<S> {
                     |obstacle| waits(&obstacle),
                 ));
             }
-            tracing::debug!(saga = name, %id, event_type = meta.event_type(), "a late or repeated reply is left out");
+            tracing::debug!(
+                saga = name,
+                %id,
+                event_type = meta.event_type(),
+                "a late or repeated reply is ignored"
+            );
             return Ok(false);
         }
         let (now, mut instance) = (
@@ -234,8 +241,9 @@ impl<S: SagaState> Engine<S> {
             .map(|()| true)
     }
 
-    /// Checks whether other code waits for an event: an open saga of this name at a step that this code does not have, or an
-    /// open saga of a name that this subscriber no longer runs. Locks nothing.
+    /// Checks whether other code waits for an event: an open saga of this name at a step that this
+    /// code does not have, or an open saga of a name that this subscriber no longer runs. Takes no
+    /// locks.
     ///
     /// # Errors
     ///
@@ -282,7 +290,7 @@ impl<S: SagaState> Engine<S> {
         }
         let reason = || {
             format!(
-                "`{}` answers saga {name} {id}, which this code does not run",
+                "`{}` is a reply to saga {name} {id}, which this code does not run",
                 meta.event_type()
             )
         };
@@ -290,7 +298,8 @@ impl<S: SagaState> Engine<S> {
         Ok(unknown.map_or_else(|| Elsewhere::Awaited(reason()), waits))
     }
 
-    /// Whether an event for which this code does not wait answers the present step by another definition of the saga.
+    /// Returns `true` if another definition of the saga takes this event as a reply to the current
+    /// step, and this code does not.
     async fn answers_other_code(
         &self,
         store: &Store,
@@ -313,7 +322,8 @@ impl<S: SagaState> Engine<S> {
             return Ok(false);
         }
         let code = registered(conn, store.schema(), &stored.name).await?;
-        // Code that registered nothing ran before this version of the library: what answers it is unknown.
+        // Versions of the library without registration left no entry, so the replies of such a
+        // definition are unknown.
         let is_known = stored.name == self.saga.name && self.shape.knows(progress);
         Ok(
             replies(&code, &current.step, current.back).map_or(!is_known, |types| {
@@ -322,7 +332,8 @@ impl<S: SagaState> Engine<S> {
         )
     }
 
-    /// Whether this code takes such an event as a reply to the present step: then it decides alone.
+    /// Returns `true` if this code takes such an event as a reply to the current step. Then this
+    /// code alone decides about the event.
     fn is_reply_here(&self, stored: &Stored, current: &Current, event_type: &str) -> bool {
         let action = self.saga.action(&current.step, current.back);
         stored.name == self.saga.name && action.is_some_and(|action| action.takes(event_type))
@@ -367,7 +378,7 @@ impl<S: SagaState> Engine<S> {
         }
     }
 
-    /// Its time has come.
+    /// Processes a due saga.
     pub(super) async fn due(
         &self,
         stored: Stored,
@@ -406,7 +417,8 @@ impl<S: SagaState> Engine<S> {
         self.keep(instance, decided, now, world).await
     }
 
-    /// A person ends a saga that this code cannot read or does not know. Its state stays as it is.
+    /// Ends a saga that this code cannot read or continue, on an operator's decision. Its state is
+    /// left unchanged.
     async fn end_as_it_is(
         &self,
         stored: Stored,
@@ -441,7 +453,7 @@ impl<S: SagaState> Engine<S> {
             due: None,
             obstacle: None,
         };
-        // By the version that wrote it, since its state is still of that version.
+        // The version is left unchanged, since the state still has the format of that version.
         store
             .save(
                 world.tx()?,
@@ -452,7 +464,7 @@ impl<S: SagaState> Engine<S> {
             .await
     }
 
-    /// Stores how far it has come, and tells once that is committed.
+    /// Stores the progress. Updates the statistics and the alarm when the transaction commits.
     async fn keep(
         &self,
         mut instance: Instance<S>,
@@ -479,7 +491,12 @@ impl<S: SagaState> Engine<S> {
                 instance.id,
                 progress.error().unwrap_or_default(),
             );
-            tracing::error!(saga, %id, error, "a saga has failed: look with `tidings sagas show`, then retry or end it");
+            tracing::error!(
+                saga,
+                %id,
+                error,
+                "a saga has failed; inspect it with `tidings sagas show`, then retry or end it"
+            );
         }
         let now = now + world.elapsed();
         let due = self.shape.due_at(progress, now);
@@ -499,7 +516,7 @@ impl<S: SagaState> Engine<S> {
     }
 }
 
-/// The transaction of a delivery or of the timer.
+/// Transaction of a delivery or of the timer.
 pub(super) struct InTransaction<'s, S> {
     tx: Option<Tx>,
     saga: &'s Saga<S>,
@@ -530,7 +547,9 @@ impl<'s, S> InTransaction<'s, S> {
 }
 
 fn kept() -> HandlerError {
-    HandlerError::dead_letter("a local step kept its `Tx` beyond its end: nothing can be committed")
+    HandlerError::dead_letter(
+        "a local step kept its `Tx` after it returned, so nothing can be committed",
+    )
 }
 
 impl<S: SagaState> World<S> for InTransaction<'_, S> {
@@ -542,7 +561,7 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
                 | PublishError::MissingTable { .. }
                 | PublishError::Schema(_)),
             ) => Err(error.into()),
-            // Found before a statement was sent, so the transaction can continue.
+            // The error was found before a statement was sent, so the transaction remains usable.
             Err(error) => Ok(Err(with_causes(&error))),
         }
     }
@@ -555,7 +574,7 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
         local: &Local<S>,
     ) -> Result<Result<S, CallFailed>, HandlerError> {
         let timeout = self.saga.timeout_of(step).unwrap_or(LOCAL_TIMEOUT);
-        // Nothing can be rolled back before the server has ended what the step has asked for.
+        // The rollback waits until the server has ended the step's running statement.
         let millis = (timeout + SERVER_LATER).as_millis().min(i32::MAX as u128);
         self.execute(format!(
             "savepoint {SAVEPOINT}; set local statement_timeout = {millis}"
@@ -575,7 +594,7 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
                 .await?;
                 return Ok(Ok(state));
             }
-            // The database is away: that is not the step's fault.
+            // An unavailable database is not a failure of the step.
             Ok(Ok(Err(error))) if error.verdict() == Verdict::Unavailable => return Err(error),
             Ok(Ok(Err(error))) => CallFailed {
                 last: error.verdict() == Verdict::DeadLetter,
@@ -589,13 +608,14 @@ impl<S: SagaState> World<S> for InTransaction<'_, S> {
             },
             Err(_) => CallFailed {
                 last: false,
-                error: format!("it had not ended after {timeout:?}"),
+                error: format!("it did not finish within {timeout:?}"),
                 late: true,
             },
         };
         let roll_back = format!("rollback to savepoint {SAVEPOINT}");
         if failed.late {
-            // The first answer that is read is the one to the statement that was left alone: that it was ended.
+            // The first response read is the error of the step's abandoned statement, so it fails
+            // this rollback. The second rollback then takes effect.
             let _ = self.execute(roll_back.clone()).await;
         }
         self.execute(format!("{roll_back}; release savepoint {SAVEPOINT}"))

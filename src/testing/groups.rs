@@ -1,4 +1,4 @@
-//! Topics, partitions and groups: which member gets a record.
+//! Topics, partitions and groups of the in-memory bus: the assignment of records to members.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -7,24 +7,25 @@ use crate::event::Envelope;
 use crate::kafka::{Incoming, Letter, Place, partition_of};
 use crate::subscriber::{Bus, InMemory, MemoryInbox};
 
-/// A record that was not given to its members yet.
+/// Record that has not been delivered yet.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
     letter: Letter,
-    /// The aggregate of an event that names no topic: each group expects it in the topic that it reads for the aggregate.
+    /// Aggregate of an event that names no topic. Each group expects the event in the topic that it
+    /// reads for the aggregate.
     aggregate: Option<String>,
     offset: i64,
     timestamp: i64,
 }
 
-/// The members of one group, and what they have in place of a database.
+/// Members of one group, and their in-memory replacement for a database.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) members: Vec<usize>,
     pub(super) memory: Arc<MemoryInbox>,
 }
 
-/// What waits to be delivered, and who gets it.
+/// Pending records, and the groups that receive them.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     pending: VecDeque<Pending>,
@@ -36,7 +37,7 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    /// An event is published.
+    /// Publishes an event.
     pub(super) fn publish(&mut self, bus: &Bus, envelope: &Envelope, timestamp: i64) {
         let aggregate = envelope
             .topic
@@ -45,7 +46,7 @@ impl Topics {
         self.enqueue(bus.letter(envelope), aggregate, timestamp, self.twice);
     }
 
-    /// A record is sent to a retry topic.
+    /// Sends a record to a retry topic.
     pub(super) fn retry(&mut self, letter: Letter, timestamp: i64) {
         self.enqueue(letter, None, timestamp, false);
     }
@@ -62,12 +63,13 @@ impl Topics {
         self.pending.push_back(pending);
     }
 
-    /// The number of records that wait to be delivered.
+    /// Returns the number of pending records.
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
 
-    /// Gives each record to one member of each group that reads its topic. Repetitions come behind all others.
+    /// Delivers each record to one member of each group that reads its topic. Repeated deliveries
+    /// come after all other records.
     pub(super) fn distribute(&mut self, members: &mut [InMemory]) {
         let mut known = HashSet::new();
         let (mut first, again): (Vec<_>, Vec<_>) = self
@@ -86,7 +88,8 @@ impl Topics {
         }
     }
 
-    /// The partitions of each topic: as many as the largest group has members, unless a number is set.
+    /// Returns the number of partitions of each topic: the configured number, or the number of
+    /// members of the largest group.
     fn partition_count(&self) -> i32 {
         let largest = self
             .groups
@@ -99,7 +102,7 @@ impl Topics {
             .max(1)
     }
 
-    /// The record as a subscriber would read it that reads its aggregate's topic.
+    /// Removes the last record and returns it as a subscriber of its topic would read it.
     pub(super) fn pop(&mut self) -> Option<Incoming> {
         let record = self.pending.pop_back()?;
         Some(record.in_topic(&record.letter.topic, 1))
@@ -127,7 +130,7 @@ fn deliver(record: &Pending, group: &Group, members: &mut [InMemory], partitions
     else {
         return;
     };
-    // During a deployment a type waits for the members that handle it.
+    // During a deployment, events of a type go to the members that handle it.
     let able = if members[owner].takes(&incoming) {
         None
     } else {
@@ -165,7 +168,7 @@ impl Pending {
     }
 }
 
-/// Fisher and Yates, by a generator that is the same everywhere (SplitMix64).
+/// Fisher-Yates shuffle with a platform-independent generator (SplitMix64).
 fn shuffle(records: &mut [Pending], seed: &mut u64) {
     for at in (1..records.len()).rev() {
         *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,4 +1,5 @@
-//! A saga by itself: what it sends, what it makes of replies, and what it does when time passes.
+//! Test harness for a single saga: the events that it sends, and its reactions to replies and to
+//! time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::subscriber::HandlerError;
 
 type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 
-/// A run of a saga without Kafka and without a database, from [`Saga::given`]. Its time stands until [`advance`](Self::advance).
+/// Run of a saga without Kafka and without a database, created by [`Saga::given`]. Its clock only
+/// moves when the test calls [`advance`](Self::advance).
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -40,9 +42,11 @@ type Stand<S> = Box<dyn Fn(S) -> Result<S, String> + Send>;
 /// # #[derive(Clone, Serialize, Deserialize)]
 /// # struct PlaceOrder { order_id: i64 }
 /// # let place_order = || Saga::<PlaceOrder>::new("place-order")
-/// #     .step("reserve-stock").command(|s| ReserveStock { order_id: s.order_id }).on::<StockReserved>(|_, _| ())
+/// #     .step("reserve-stock").command(|s| ReserveStock { order_id: s.order_id })
+/// #     .on::<StockReserved>(|_, _| ())
 /// #     .compensate(|s| ReleaseStock { order_id: s.order_id })
-/// #     .step("pay").command(|s| TakePayment { order_id: s.order_id }).fails_on::<PaymentRefused>(|_, _| "no money".into())
+/// #     .step("pay").command(|s| TakePayment { order_id: s.order_id })
+/// #     .fails_on::<PaymentRefused>(|_, _| "no money".into())
 /// #     .timeout(Duration::from_secs(30));
 /// place_order()
 ///     .given(PlaceOrder { order_id: 7 })
@@ -59,7 +63,7 @@ pub struct SagaTest<S> {
     instance: Instance<S>,
     now: DateTime<Utc>,
     world: Stage<S>,
-    /// How many of the events that were sent were expected.
+    /// Number of sent events that the test has expected so far.
     expected: usize,
 }
 
@@ -70,7 +74,7 @@ struct Stage<S> {
 }
 
 impl<S: SagaState> Saga<S> {
-    /// Begins a run with this state, to be tested.
+    /// Creates a test run with this state.
     #[must_use]
     pub fn given(&self, state: S) -> SagaTest<S> {
         let shape = self.shape();
@@ -98,7 +102,9 @@ impl<S: SagaState> Saga<S> {
 }
 
 impl<S: SagaState> SagaTest<S> {
-    /// What a local step does in place of its function: without a database, none can be called. Otherwise it does nothing and succeeds. Before anything is expected.
+    /// Sets the function that replaces a local step, since no database is available to run it.
+    /// Without a replacement, the step does nothing and succeeds. Call it before the first
+    /// expectation.
     pub fn local(
         mut self,
         step: &str,
@@ -110,7 +116,7 @@ impl<S: SagaState> SagaTest<S> {
         self
     }
 
-    /// What a local compensation does in place of its function.
+    /// Sets the function that replaces a local compensation.
     pub fn local_compensation(
         mut self,
         step: &str,
@@ -122,28 +128,28 @@ impl<S: SagaState> SagaTest<S> {
         self
     }
 
-    /// The next event that it sends is a `C`.
+    /// Asserts that the next event sent by the saga is a `C`.
     ///
     /// # Panics
     ///
-    /// If it is not, as all that are called `expect`.
+    /// Panics if it is not, like all methods that begin with `expect`.
     #[track_caller]
     pub fn expect<C: DomainEvent>(self) -> Self {
         self.expect_such::<C>(|_| true)
     }
 
-    /// The next event that it sends is such a `C`.
+    /// Asserts that the next event sent by the saga is a `C` that satisfies the predicate.
     ///
     /// # Panics
     ///
-    /// If it is not.
+    /// Panics if it is not.
     #[track_caller]
     pub fn expect_such<C: DomainEvent>(mut self, such: impl FnOnce(&C) -> bool) -> Self {
         self.begin();
         let name = std::any::type_name::<C>();
         let Some(envelope) = self.world.sent.get(self.expected) else {
             panic!(
-                "{name} is expected, and nothing more is sent: {}",
+                "{name} is expected, and no further event is sent: {}",
                 self.story()
             )
         };
@@ -158,49 +164,50 @@ impl<S: SagaState> SagaTest<S> {
             .unwrap_or_else(|error| panic!("{error}"));
         assert!(
             such(&command),
-            "{name} is sent, but not such: {}",
+            "{name} is sent, but does not satisfy the predicate: {}",
             self.story()
         );
         self.expected += 1;
         self
     }
 
-    /// It has sent nothing more.
+    /// Asserts that the saga has sent no further event.
     ///
     /// # Panics
     ///
-    /// If it has.
+    /// Panics if it has sent one.
     #[track_caller]
     pub fn expect_nothing(mut self) -> Self {
         self.begin();
         assert_eq!(
             self.world.sent.len(),
             self.expected,
-            "nothing more is expected: {}",
+            "no further event is expected: {}",
             self.story()
         );
         self
     }
 
-    /// A reply comes, caused by the event that was expected last.
+    /// Delivers a reply, caused by the last expected event.
     ///
     /// # Panics
     ///
-    /// If nothing was expected yet, or the reply cannot be read.
+    /// Panics if no event has been expected yet, or if the reply cannot be decoded.
     #[track_caller]
     pub fn reply<E: DomainEvent>(self, event: E) -> Self {
         let last = self
             .expected
             .checked_sub(1)
-            .unwrap_or_else(|| panic!("a reply answers what was expected before"));
+            .unwrap_or_else(|| panic!("expect a command before its reply"));
         self.reply_by(last, &event)
     }
 
-    /// A reply comes, caused by the last event `C` that was sent: a late one, or one out of order.
+    /// Delivers a reply, caused by the last event `C` that was sent. Use it for late replies and
+    /// replies out of order.
     ///
     /// # Panics
     ///
-    /// If no `C` was sent, or the reply cannot be read.
+    /// Panics if no `C` was sent, or if the reply cannot be decoded.
     #[track_caller]
     pub fn reply_to<C: DomainEvent>(self, event: impl DomainEvent) -> Self {
         let last = self
@@ -218,11 +225,11 @@ impl<S: SagaState> SagaTest<S> {
         self.reply_by(last, &event)
     }
 
-    /// Time passes: whatever is due on the way happens.
+    /// Advances the clock and triggers everything that becomes due on the way.
     ///
     /// # Panics
     ///
-    /// If what happens cannot.
+    /// Panics if the saga returns an error.
     #[track_caller]
     pub fn advance(mut self, time: Duration) -> Self {
         self.begin();
@@ -239,21 +246,22 @@ impl<S: SagaState> SagaTest<S> {
         self
     }
 
-    /// All of its steps are done.
+    /// Asserts that the saga has completed all of its steps.
     ///
     /// # Panics
     ///
-    /// If not.
+    /// Panics if it has not.
     #[track_caller]
     pub fn expect_completed(self) -> Self {
         self.expect_ended(SagaStatus::Completed)
     }
 
-    /// It has failed, and these steps are undone, in this order; the events that do so may be expected, or not.
+    /// Asserts that the saga was compensated and that these steps are undone, in this order. The
+    /// events of the compensations may be expected before, but need not be.
     ///
     /// # Panics
     ///
-    /// If not.
+    /// Panics if it has not.
     #[track_caller]
     pub fn expect_compensated<'s>(self, steps: impl IntoIterator<Item = &'s str>) -> Self {
         let test = self.expect_ended(SagaStatus::Compensated);
@@ -261,33 +269,33 @@ impl<S: SagaState> SagaTest<S> {
         assert_eq!(
             test.instance.progress.undone,
             steps,
-            "the steps that are undone: {}",
+            "undone steps: {}",
             test.story()
         );
         test
     }
 
-    /// It could neither be finished nor undone.
+    /// Asserts that the saga has failed: it could be neither completed nor compensated.
     ///
     /// # Panics
     ///
-    /// If not.
+    /// Panics if it has not.
     #[track_caller]
     pub fn expect_failed(self) -> Self {
         self.expect_ended(SagaStatus::Failed)
     }
 
-    /// How far it is.
+    /// Returns the status of the saga.
     pub fn status(&self) -> SagaStatus {
         self.instance.progress.status
     }
 
-    /// Its state.
+    /// Returns the state of the saga.
     pub fn state(&self) -> &S {
         &self.instance.state
     }
 
-    /// What it published when it ended, if it has.
+    /// Returns the event that the saga published when it ended, or `None` if it has not ended.
     pub fn ended(&self) -> Option<&SagaEnded> {
         self.world.ended.last()
     }
@@ -328,7 +336,7 @@ impl<S: SagaState> SagaTest<S> {
             let input = self
                 .saga
                 .take(&mut self.instance, &meta)
-                .unwrap_or_else(|error| panic!("the reply cannot be read: {error}"));
+                .unwrap_or_else(|error| panic!("the reply cannot be decoded: {error}"));
             self.drive(input);
         }
         self
@@ -347,8 +355,8 @@ impl<S: SagaState> SagaTest<S> {
             )
             .now_or_never();
         driven
-            .expect("nothing here waits")
-            .unwrap_or_else(|error| panic!("the saga cannot go on: {error}"));
+            .expect("the test never waits for I/O")
+            .unwrap_or_else(|error| panic!("the saga cannot continue: {error}"));
     }
 
     fn story(&self) -> String {

@@ -1,4 +1,5 @@
-//! Time on the in-memory bus: it passes while nothing else can happen, and its amount is bounded.
+//! Virtual time of the in-memory bus: it advances while nothing else can happen, and its amount is
+//! bounded.
 
 use std::fmt;
 use std::future::Future;
@@ -10,25 +11,27 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::TestBus;
 use crate::subscriber::{Ended, InMemory, VirtualClock};
 
-/// The real time in which nothing must happen before a pause is cut short although something else is under way: it waits for the one that pauses.
+/// Real time without progress after which a pause is cut short although another event is running.
+/// That event may wait for the paused one.
 const STANDSTILL: Duration = Duration::from_millis(20);
 
-/// The real time for which the bus waits for handlers that do not pause and do not end.
+/// Real time for which the bus waits for handlers that neither pause nor end.
 const REAL_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// The virtual time that one call may take.
+/// Virtual time that one call may use.
 const VIRTUAL_TIME_MAX: Duration = Duration::from_secs(5 * 366 * 86_400);
 
-/// The number of pauses within which one of the events that are under way must end, for each of them.
+/// Number of pauses per running event within which one running event must end.
 const PAUSES_MAX: usize = 5_000;
 
-/// The number of events that one call may handle, beside ten for each that waits when it is made.
+/// Number of events that one call may handle, in addition to ten for each event pending when it
+/// starts.
 const EVENTS_MAX: usize = 100_000;
 
-/// The number of events that a reason names.
+/// Number of events that a reason names.
 const NAMED_MAX: usize = 5;
 
-/// Why a [`TestBus`] does not settle.
+/// Reason why a [`TestBus`] does not settle.
 #[derive(Clone, Debug)]
 pub struct Unsettled {
     reason: String,
@@ -48,7 +51,7 @@ impl fmt::Display for Unsettled {
             .take(NAMED_MAX)
             .map(String::as_str)
             .collect();
-        write!(f, "; under way: {}", named.join(", "))?;
+        write!(f, "; running: {}", named.join(", "))?;
         if more > 0 {
             write!(f, " and {more} more")?;
         }
@@ -58,15 +61,15 @@ impl fmt::Display for Unsettled {
 
 impl std::error::Error for Unsettled {}
 
-/// What is under way, each with the number of its member.
+/// Running events, each with the index of its member.
 pub(super) type Running = FuturesUnordered<Pin<Box<dyn Future<Output = (usize, Ended)> + Send>>>;
 
-/// What one call has used up.
+/// Resources used by one call.
 struct Used {
     began: Duration,
     events: usize,
     events_max: usize,
-    /// Since the last event ended.
+    /// Pauses since the last event ended.
     pauses: usize,
     quiet_since: Instant,
 }
@@ -95,26 +98,26 @@ impl Used {
         self.quiet_since = Instant::now();
     }
 
-    /// What is used up, if anything is.
+    /// Returns the exceeded bound, if any.
     fn exceeded(&self, now: Duration, under_way: usize) -> Option<String> {
         if now - self.began > VIRTUAL_TIME_MAX {
             return Some("five years of virtual time have passed".into());
         }
         if self.pauses > PAUSES_MAX * under_way.max(1) {
             return Some(format!(
-                "nothing has ended within {} pauses: an event is tried again and again",
+                "no event has ended within {} pauses: an event is retried without end",
                 self.pauses
             ));
         }
         if self.events > self.events_max {
             return Some(format!(
-                "{} events were handled: each publishes another one",
+                "{} events were handled: each event publishes another one",
                 self.events
             ));
         }
         if under_way > 0 && self.quiet_since.elapsed() > REAL_TIME_MAX {
             return Some(format!(
-                "handlers have not ended for {REAL_TIME_MAX:?} of real time"
+                "no handler has ended for {REAL_TIME_MAX:?} of real time"
             ));
         }
         None
@@ -122,11 +125,12 @@ impl Used {
 }
 
 impl TestBus {
-    /// Waits until every event, and every event that follows from it, has ended: also those that were scheduled for later.
+    /// Waits until every event, and every event that follows from it, has ended, including
+    /// scheduled events.
     ///
     /// # Panics
     ///
-    /// If that does not happen, with the reason: see [`try_settle`](Self::try_settle).
+    /// Panics with the reason if the bus does not settle: see [`try_settle`](Self::try_settle).
     #[track_caller]
     pub fn settle(&mut self) -> impl Future<Output = ()> + Send {
         let caller = std::panic::Location::caller();
@@ -137,16 +141,20 @@ impl TestBus {
         }
     }
 
-    /// The same as [`settle`](Self::settle), for tests of what does not end. What is under way stays so: it continues with the next call.
+    /// Does the same as [`settle`](Self::settle), but returns the reason, for tests of events that
+    /// never end. Running events are kept and continue with the next call.
     ///
     /// # Errors
     ///
-    /// [`Unsettled`], with the events that are under way and their errors, as soon as
+    /// Returns [`Unsettled`], with the running events and their errors, as soon as
     ///
-    /// - a subscriber was paused by an outage or its kill switch for ten minutes of virtual time (twenty probes of the kill switch, if that is longer);
-    /// - none of the events that are under way has ended within 5,000 pauses for each, or five years of virtual time have passed in this call;
-    /// - 100,000 events were handled in this call, and ten times as many as were published before it;
-    /// - handlers wait for something real, and none has ended for a minute of real time;
+    /// - a subscriber has been paused by an outage or its kill switch for ten minutes of virtual
+    ///   time (or twenty probes of the kill switch, if that is longer);
+    /// - none of the running events has ended within 5,000 pauses for each of them, or five years
+    ///   of virtual time have passed in this call;
+    /// - this call has handled 100,000 events and ten for each event that was pending when it
+    ///   started;
+    /// - handlers wait for an external resource, and none has ended for a minute of real time;
     /// - an outbox cannot be read.
     pub async fn try_settle(&mut self) -> Result<(), Unsettled> {
         let mut used = Used::new(&self.clock, self.topics.len());
@@ -164,7 +172,8 @@ impl TestBus {
             if let Some(reason) = self.stuck(&used) {
                 return Err(self.unsettled(reason));
             }
-            // Whatever can continue does so first. Then time passes: at once if all that is under way pauses, or else when nothing has happened for a while.
+            // Events that can continue do so first. Then the clock advances: at once if all running
+            // events pause, otherwise after a period without progress.
             let mut ended = tokio::time::timeout(Duration::ZERO, self.running.next()).await;
             if ended.is_err() && self.clock.sleepers() < self.running.len() {
                 ended = tokio::time::timeout(STANDSTILL, self.running.next()).await;
@@ -175,7 +184,8 @@ impl TestBus {
                     used.ended(1);
                 }
                 Ok(None) => {}
-                // Otherwise it waits for something real: the database, a timer.
+                // If no event pauses, the handlers wait for an external resource such as the
+                // database or a timer.
                 Err(_) => {
                     if self.pass().await? {
                         used.paused();
@@ -217,7 +227,8 @@ impl TestBus {
         self.unsettled(format!("an outbox cannot be read: {error}"))
     }
 
-    /// Lets time pass to the next pause that ends, or the next scheduled event. False if there is neither.
+    /// Advances the clock to the end of the next pause or to the next scheduled event. Returns
+    /// `false` if there is neither.
     async fn pass(&mut self) -> Result<bool, Unsettled> {
         if self.clock.sleepers() == 0 {
             return Ok(false);
@@ -231,7 +242,7 @@ impl TestBus {
         }
     }
 
-    /// Lets time pass to the next scheduled event. False if there is none.
+    /// Advances the clock to the next scheduled event. Returns `false` if there is none.
     async fn pass_to_scheduled(&mut self) -> Result<bool, Unsettled> {
         self.look_for_scheduled().await?;
         match self.outboxes.next_due() {
@@ -266,7 +277,8 @@ impl TestBus {
         looked.map_err(|error| self.unreadable(&error))
     }
 
-    /// What handlers have published, in memory or in an outbox, goes to the subscribers; so do retries. The number of events that have ended meanwhile.
+    /// Delivers the events that handlers have published, in memory or in an outbox, and the
+    /// retries, to the subscribers. Returns the number of events that have ended meanwhile.
     async fn collect(&mut self) -> Result<usize, Unsettled> {
         let mut ended = Vec::new();
         let published = beside(&mut self.running, &mut ended, self.outboxes.published()).await;
@@ -284,7 +296,8 @@ impl TestBus {
     }
 }
 
-/// Waits for `work` while what is under way continues: it may hold all connections of the pool that `work` needs.
+/// Waits for `work` while the running events continue, since they may hold all connections of the
+/// pool that `work` needs.
 async fn beside<T>(
     running: &mut Running,
     ended: &mut Vec<(usize, Ended)>,
@@ -317,7 +330,7 @@ mod tests {
             pauses: 2 * PAUSES_MAX + 1,
             ..used()
         };
-        assert!(exceeded(&pauses).is_some_and(|reason| reason.contains("again and again")));
+        assert!(exceeded(&pauses).is_some_and(|reason| reason.contains("without end")));
         let mut pauses = pauses;
         pauses.ended(1);
         assert!(exceeded(&pauses).is_none());
@@ -325,16 +338,14 @@ mod tests {
             events: EVENTS_MAX + 1,
             ..used()
         };
-        assert!(
-            exceeded(&events).is_some_and(|reason| reason.contains("each publishes another one"))
-        );
+        assert!(exceeded(&events).is_some_and(|reason| reason.contains("publishes another")));
         assert!(
             exceeded(&Used {
                 events_max: EVENTS_MAX + 10,
                 ..events
             })
             .is_none(),
-            "events that waited do not count"
+            "pending events do not count against the limit"
         );
         let Some(long_ago) = Instant::now().checked_sub(REAL_TIME_MAX + Duration::from_secs(1))
         else {
@@ -347,7 +358,7 @@ mod tests {
         assert!(exceeded(&quiet).is_some_and(|reason| reason.contains("real time")));
         assert!(
             quiet.exceeded(Duration::ZERO, 0).is_none(),
-            "nothing is under way"
+            "no event is running"
         );
     }
 }

@@ -111,7 +111,7 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     };
     run("insert into tidings.relay (name, heartbeat_at) values ('tidings', now())").await;
     assert!(
-        matches!(status().await, Status::Ok(text) if text.starts_with("nothing waits, leader seen "))
+        matches!(status().await, Status::Ok(text) if text.starts_with("no event waits, leader seen "))
     );
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values ('order', '7', 'OrderPlaced', '{}', now()";
     sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -120,10 +120,12 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     .execute(&database.pool)
     .await
     .expect("inserted");
-    assert!(matches!(status().await, Status::Ok(text) if text.starts_with("an event waits for 1")));
+    assert!(
+        matches!(status().await, Status::Ok(text) if text.starts_with("an event has waited for 1"))
+    );
     let published = "update tidings.relay set position = jsonb_build_object('seen', pg_current_snapshot()::text)";
     run(published).await;
-    assert!(matches!(status().await, Status::Ok(text) if text.starts_with("nothing waits")));
+    assert!(matches!(status().await, Status::Ok(text) if text.starts_with("no event waits")));
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "{insert} - interval '10 minutes')"
     )))
@@ -137,6 +139,6 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     assert!(health.report().await.is_ready());
     run("update tidings.relay set table_schema = 'public', table_name = 'outboxevent'").await;
     assert!(
-        matches!(status().await, Status::Failing(text) if text.contains("reads table public.outboxevent"))
+        matches!(status().await, Status::Failing(text) if text.contains("reads the table public.outboxevent"))
     );
 }

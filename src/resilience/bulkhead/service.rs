@@ -1,4 +1,4 @@
-//! A call that takes a place.
+//! Call through a bulkhead.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -33,7 +33,7 @@ where
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
-    /// Always ready: who calls gets a place, or is told that there is none.
+    /// Always ready: each call waits for its own slot, or fails.
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
@@ -62,7 +62,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A bulkhead around a service that takes as long as it is told to.
+    /// Creates a bulkhead around a service that sleeps for the requested time.
     fn sleeper(
         policy: BulkheadPolicy,
     ) -> (
@@ -87,7 +87,10 @@ mod tests {
         }
         tokio::task::yield_now().await;
         assert_eq!((bulkhead.running(), bulkhead.waiting()), (10, 10));
-        let error = service.oneshot(SECOND / 2).await.expect_err("it is full");
+        let error = service
+            .oneshot(SECOND / 2)
+            .await
+            .expect_err("the bulkhead is full");
         assert_eq!(
             error.downcast_ref(),
             Some(&BulkheadError::Full {
@@ -117,7 +120,7 @@ mod tests {
         let _long = tokio::spawn(service.clone().oneshot(60 * SECOND));
         tokio::task::yield_now().await;
         let began = Instant::now();
-        let error = service.oneshot(SECOND).await.expect_err("no place");
+        let error = service.oneshot(SECOND).await.expect_err("no free slot");
         assert!(
             matches!(error.downcast_ref(), Some(BulkheadError::Waited { .. })),
             "{error}"
@@ -141,13 +144,14 @@ mod tests {
         running.abort();
         assert!(running.await.expect_err("aborted").is_cancelled());
         assert_eq!(bulkhead.running(), 0);
-        service.oneshot(SECOND).await.expect("a place is free");
+        service.oneshot(SECOND).await.expect("a slot is free");
     }
 
-    /// Who of these calls (arrival, duration in ms) is turned away, worked out by a plain simulation: `None` for who gets a place.
+    /// Simulates these calls (arrival, duration in ms). Returns for each call whether it gets a
+    /// slot.
     fn expected(calls: &[(u64, u64)], policy: BulkheadPolicy) -> Vec<bool> {
         let wait_max = policy.wait_max.as_millis() as u64;
-        // Ends of those that run; arrivals and durations of those that wait, in order.
+        // The ends of the running calls, and the indices of the waiting calls in order.
         let (mut running, mut served) = (Vec::<u64>::new(), vec![false; calls.len()]);
         let mut waiting: Vec<usize> = Vec::new();
         for now in 0..=calls
@@ -186,17 +190,29 @@ mod tests {
             pauses in proptest::collection::vec((1u64..20, 0u64..40), 1..40),
             concurrent_max in 1usize..4, queue_max in 0usize..4, wait in 0u64..30,
         ) {
-            // Arrivals, ends and last waits at different parts of a hundred: no two at once, so that their order is given.
+            // Arrivals, ends and last waits fall on different offsets within 100 ms. No two
+            // coincide, so their order is defined.
             let (mut calls, mut now) = (Vec::new(), 0);
             for (at, (pause, duration)) in pauses.iter().enumerate() {
                 now += pause * 100 + 1;
                 calls.push((now, duration * 100 + 43 + at as u64 % 2));
             }
-            let policy = BulkheadPolicy { concurrent_max, queue_max, wait_max: Duration::from_millis(wait * 100 + 57) };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+            let policy = BulkheadPolicy {
+                concurrent_max,
+                queue_max,
+                wait_max: Duration::from_millis(wait * 100 + 57),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime");
             let served = runtime.block_on(async {
                 let (bulkhead, service) = sleeper(policy);
-                let (served, mut tasks) = (Arc::new(Mutex::new(vec![false; calls.len()])), JoinSet::new());
+                let (served, mut tasks) = (
+                    Arc::new(Mutex::new(vec![false; calls.len()])),
+                    JoinSet::new(),
+                );
                 for (call, (arrival, duration)) in calls.iter().copied().enumerate() {
                     let (service, served) = (service.clone(), served.clone());
                     tasks.spawn(async move {

@@ -1,4 +1,4 @@
-//! A call through the circuit.
+//! Call through a circuit breaker.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -85,7 +85,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What a request has its service do.
+    /// Behavior that a request demands of the test service.
     #[derive(Clone, Copy)]
     enum Do {
         Succeed,
@@ -125,7 +125,7 @@ mod tests {
                 .clone()
                 .oneshot(Do::Fail)
                 .await
-                .expect_err("it fails");
+                .expect_err("the call fails");
         }
     }
 
@@ -138,7 +138,7 @@ mod tests {
             .clone()
             .oneshot(Do::Succeed)
             .await
-            .expect_err("it is open");
+            .expect_err("the circuit is open");
         assert_eq!(
             error.downcast_ref(),
             Some(&CircuitOpen {
@@ -147,7 +147,7 @@ mod tests {
             })
         );
         sleep(30 * SECOND).await;
-        assert_eq!(breaker.state(), State::Open, "until somebody calls");
+        assert_eq!(breaker.state(), State::Open, "until the next call");
         for _ in 0..2 {
             service
                 .clone()
@@ -157,13 +157,7 @@ mod tests {
         }
         let mut heard = Vec::new();
         for _ in 0..3 {
-            heard.push(
-                transitions
-                    .next()
-                    .await
-                    .expect("the breaker is there")
-                    .cause,
-            );
+            heard.push(transitions.next().await.expect("the breaker exists").cause);
         }
         assert_eq!(
             heard,
@@ -192,7 +186,7 @@ mod tests {
         sleep(30 * SECOND).await;
         timeout(SECOND, service.clone().oneshot(Do::Hang))
             .await
-            .expect_err("it hangs");
+            .expect_err("the call hangs");
         assert_eq!(
             (breaker.state(), breaker.counts().ignored),
             (State::HalfOpen, 1)
@@ -200,7 +194,7 @@ mod tests {
         service
             .oneshot(Do::Succeed)
             .await
-            .expect("the place is free");
+            .expect("the place of the probe is free");
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,14 +208,19 @@ mod tests {
             .clone()
             .oneshot(Do::Succeed)
             .await
-            .expect_err("one at a time");
+            .expect_err("a probe is running");
         assert!(error.is::<CircuitOpen>(), "{error}");
         probe.abort();
-        assert!(probe.await.expect_err("it was aborted").is_cancelled());
+        assert!(
+            probe
+                .await
+                .expect_err("the task was aborted")
+                .is_cancelled()
+        );
         service
             .oneshot(Do::Succeed)
             .await
-            .expect("the place is free");
+            .expect("the place of the probe is free");
     }
 
     #[tokio::test(start_paused = true)]
@@ -232,7 +231,7 @@ mod tests {
                 .clone()
                 .oneshot(Do::RejectBelow)
                 .await
-                .expect_err("it is full");
+                .expect_err("the bulkhead is full");
         }
         assert_eq!(
             (breaker.state(), breaker.counts().ignored),

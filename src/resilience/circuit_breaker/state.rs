@@ -1,4 +1,4 @@
-//! The state machine: pure. It is told the time and never asks for it.
+//! State machine of a circuit. Pure: the caller passes the time.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,74 +8,74 @@ use tokio::time::Instant;
 use super::policy::CircuitBreakerPolicy;
 use super::window::Window;
 
-/// An open phase ends after so long, whatever is configured: an `Instant` cannot be any further away.
+/// Upper bound of an open phase, because an `Instant` further in the future may overflow.
 const OPEN_MAX: Duration = Duration::from_secs(365 * 86_400);
 
-/// How a circuit stands.
+/// State of a circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Calls pass.
+    /// All calls pass.
     Closed,
-    /// Calls fail at once.
+    /// All calls fail at once.
     Open,
-    /// A few calls pass, as probes; the others fail at once.
+    /// A limited number of calls pass as probes; the others fail at once.
     HalfOpen,
 }
 
-/// A circuit has changed its state.
+/// Change of a circuit's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transition {
-    /// What it was.
+    /// Previous state.
     pub from: State,
-    /// What it is.
+    /// New state.
     pub to: State,
-    /// Why.
+    /// Cause of the change.
     pub cause: Cause,
 }
 
-/// Why a circuit changes its state.
+/// Cause of a state change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// So many failures in a row: it opens.
+    /// This number of consecutive failures opened the circuit.
     ConsecutiveFailures(u32),
-    /// So many failures among so many calls of the window: it opens.
+    /// The failure rate within the window opened the circuit.
     FailureRate {
-        /// How many failed.
+        /// Number of failed calls.
         failures: u32,
-        /// How many there were.
+        /// Number of calls.
         calls: u32,
     },
-    /// It was open for long enough, and a call came: half-open.
+    /// The open time had elapsed when a call arrived: the circuit is half-open.
     OpenElapsed,
-    /// A probe failed: open again.
+    /// A probe failed: the circuit is open again.
     ProbeFailed,
-    /// Enough probes succeeded: closed.
+    /// Enough probes succeeded: the circuit is closed.
     ProbesSucceeded,
 }
 
-/// What came of an admitted call.
+/// Outcome of an admitted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Success,
     Failure,
-    /// Dropped, or nothing that tells of the other side.
+    /// The call was dropped, or its outcome carries no information about the dependency.
     Ignored,
 }
 
-/// The right to make one call, and the phase in which it was given.
+/// Permission for one call, with its phase.
 #[derive(Debug)]
 pub(super) struct Ticket {
     phase: u64,
 }
 
-/// One circuit.
+/// State of one circuit.
 #[derive(Debug)]
 pub(super) struct Machine {
     policy: CircuitBreakerPolicy,
     phase: Phase,
-    /// Counts the phases: an outcome from an earlier one says nothing about this one.
+    /// Number of the current phase. An outcome from an earlier phase is ignored.
     number: u64,
 }
 
@@ -111,7 +111,8 @@ impl Machine {
         }
     }
 
-    /// Half-open if it was open for long enough. To be asked before [`admit`](Self::admit).
+    /// Enters the half-open state if the open time has elapsed. Call it before
+    /// [`admit`](Self::admit).
     pub(super) fn elapse(&mut self, now: Instant) -> Option<Transition> {
         match self.phase {
             Phase::Open { until } if now >= until => Some(self.enter(
@@ -125,7 +126,8 @@ impl Machine {
         }
     }
 
-    /// Lets a call pass, or says after how long to ask again. Each ticket has to come back by [`complete`](Self::complete).
+    /// Admits a call, or returns the time after which to retry. Each ticket must be returned with
+    /// [`complete`](Self::complete).
     pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Duration> {
         match &mut self.phase {
             Phase::Closed { .. } => {}
@@ -138,7 +140,7 @@ impl Machine {
         Ok(Ticket { phase: self.number })
     }
 
-    /// Takes a ticket back, with what came of its call.
+    /// Takes a ticket back, with the outcome of its call.
     pub(super) fn complete(
         &mut self,
         ticket: Ticket,
@@ -252,7 +254,7 @@ impl fmt::Display for Cause {
             Self::FailureRate { failures, calls } => {
                 write!(formatter, "{failures} of the last {calls} calls failed")
             }
-            Self::OpenElapsed => formatter.write_str("open for long enough: probing"),
+            Self::OpenElapsed => formatter.write_str("the open time has elapsed: probing"),
             Self::ProbeFailed => formatter.write_str("a probe failed"),
             Self::ProbesSucceeded => formatter.write_str("enough probes succeeded"),
         }

@@ -1,4 +1,4 @@
-//! The layer: what all calls share.
+//! tower layer of the retry: the settings that all calls share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use super::super::{Classify, EveryError};
 use super::Retry;
 use super::service::{Attempts, Cloned, RetryService};
 
-/// Tries a service's calls again; see the [module](super) for when not to.
+/// Retries the calls of a service; see the [module](super) for when not to use it.
 ///
-/// The service has to be `Clone`, and the request too unless [`repeat`](Self::repeat) says how to get another one.
+/// The service must be `Clone`. The request must be `Clone` too, unless [`repeat`](Self::repeat)
+/// sets another way to copy it.
 #[derive(Clone)]
 pub struct RetryLayer<C = EveryError, R = Cloned> {
     retry: Retry,
@@ -22,7 +23,8 @@ pub struct RetryLayer<C = EveryError, R = Cloned> {
 }
 
 impl RetryLayer {
-    /// Tries every call that fails again, within a budget of its own (see the [module](super)).
+    /// Creates a layer that retries every failed call, within its own budget (see the
+    /// [module](super)).
     pub fn new(retry: Retry) -> Self {
         Self {
             retry,
@@ -40,7 +42,8 @@ impl Default for RetryLayer {
 }
 
 impl<C, R> RetryLayer<C, R> {
-    /// Has `classify` say which outcomes are tried again, instead of every error; a closure `|outcome: Result<&Response, &Error>| …` does.
+    /// Uses `classify` to decide which outcomes are retried. A closure
+    /// `|outcome: Result<&Response, &Error>| …` implements it. Defaults to every error.
     pub fn classify<F, Response, Error>(self, classify: F) -> RetryLayer<F, R>
     where
         F: Classify<Response, Error>,
@@ -53,7 +56,8 @@ impl<C, R> RetryLayer<C, R> {
         }
     }
 
-    /// Has `repeat` give the next attempt's request, `None` for one that must be sent once. Otherwise requests are cloned.
+    /// Uses `repeat` to create the request of the next attempt. It returns `None` for a request
+    /// that must be sent only once. By default, requests are cloned.
     pub fn repeat<F, Request>(self, repeat: F) -> RetryLayer<C, F>
     where
         F: super::Repeat<Request>,
@@ -66,7 +70,8 @@ impl<C, R> RetryLayer<C, R> {
         }
     }
 
-    /// Takes its retries from this budget: to share one between the clients of a dependency, or to have another size.
+    /// Takes the retries from this budget, to share one budget between the clients of a dependency
+    /// or to change its size.
     #[must_use]
     pub fn budget(self, budget: Arc<dyn Budget + Send + Sync>) -> Self {
         Self { budget, ..self }

@@ -1,4 +1,4 @@
-//! One call's attempts: tower's retry service, with a policy that asks [`Retry`].
+//! Attempts of one call: tower's retry service with a policy based on [`Retry`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,34 +13,35 @@ use super::super::{Class, Classify};
 use super::Retry;
 use super::policy::{Next, Why};
 
-/// A service whose calls are tried again.
+/// Service whose calls are retried.
 pub type RetryService<S, C, R> = TowerRetry<Attempts<C, R>, S>;
 
-/// Which requests may be sent again, and until when.
+/// Creates the requests of further attempts, and sets the deadline of a request.
 ///
-/// A closure does for the first question: `|request: &reqwest::Request| request.try_clone()`.
+/// A closure implements the first part: `|request: &reqwest::Request| request.try_clone()`.
 pub trait Repeat<Request> {
-    /// The same request once more; `None` if it must be sent only once.
+    /// Returns a copy of the request, or `None` if the request must be sent only once.
     fn repeat(&self, request: &Request) -> Option<Request>;
 
-    /// When whoever made this request stops waiting; no wait ends later.
+    /// Returns the deadline of the caller of this request. No wait ends later.
     fn deadline(&self, _request: &Request) -> Option<Instant> {
         None
     }
 }
 
-/// Sends a clone of the request, every request.
+/// Repeats every request by cloning it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cloned;
 
-/// The attempts of one call, as tower's `Policy`.
+/// Attempts of one call, as tower's `Policy`.
 #[derive(Clone)]
 pub struct Attempts<C, R> {
     retry: Retry,
     classify: C,
     repeat: R,
     budget: Arc<dyn Budget + Send + Sync>,
-    /// Attempts that have ended. Zero in the service itself, which tower clones for each call.
+    /// Number of attempts that have ended. Zero in the service itself, which tower clones for each
+    /// call.
     made: u32,
     deadline: Option<Instant>,
 }
@@ -99,11 +100,11 @@ where
         match self.next(class_of(&self.classify, outcome)) {
             Next::Done => None,
             Next::Again(wait) => {
-                tracing::debug!(attempt = self.made, ?wait, "tries again");
+                tracing::debug!(attempt = self.made, ?wait, "a call is retried");
                 Some(sleep(wait))
             }
             Next::GiveUp(why) => {
-                tracing::debug!(attempt = self.made, ?why, "gives up");
+                tracing::debug!(attempt = self.made, ?why, "a call is not retried");
                 None
             }
         }
@@ -164,7 +165,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Fails the first `failures` calls; answers with the number of the call.
+    /// Fails the first `failures` calls, then returns the number of the call.
     fn flaky(
         failures: u32,
     ) -> impl Service<u32, Response = u32, Error = &'static str, Future: Send> + Clone {
@@ -194,11 +195,24 @@ mod tests {
         let mut retried = RetryLayer::default().layer(flaky(6));
         for _ in 0..2 {
             assert_eq!(
-                retried.ready().await.expect("it is").call(0).await,
+                retried
+                    .ready()
+                    .await
+                    .expect("the service is ready")
+                    .call(0)
+                    .await,
                 Err("busy")
             );
         }
-        assert_eq!(retried.ready().await.expect("it is").call(0).await, Ok(7));
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(0)
+                .await,
+            Ok(7)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -249,10 +263,23 @@ mod tests {
         let only_even = |request: &u32| request.is_multiple_of(2).then_some(*request);
         let mut retried = RetryLayer::default().repeat(only_even).layer(flaky(2));
         assert_eq!(
-            retried.ready().await.expect("it is").call(1).await,
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(1)
+                .await,
             Err("busy")
         );
-        assert_eq!(retried.ready().await.expect("it is").call(2).await, Ok(3));
+        assert_eq!(
+            retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(2)
+                .await,
+            Ok(3)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -269,7 +296,12 @@ mod tests {
         });
         let mut retried = RetryLayer::new(retry).budget(budget).layer(down);
         for _ in 0..100 {
-            let _ = retried.ready().await.expect("it is").call(false).await;
+            let _ = retried
+                .ready()
+                .await
+                .expect("the service is ready")
+                .call(false)
+                .await;
         }
         let made = calls.swap(0, Ordering::Relaxed);
         assert_eq!(
@@ -280,12 +312,17 @@ mod tests {
             retried
                 .ready()
                 .await
-                .expect("it is")
+                .expect("the service is ready")
                 .call(true)
                 .await
-                .expect("it is up");
+                .expect("the service is up");
         }
-        let _ = retried.ready().await.expect("it is").call(false).await;
+        let _ = retried
+            .ready()
+            .await
+            .expect("the service is ready")
+            .call(false)
+            .await;
         assert_eq!(
             calls.load(Ordering::Relaxed),
             4 + 1 + 2,

@@ -1,4 +1,5 @@
-//! The machine against a naive model, and in a world in which everything comes late, twice or not at all.
+//! Tests of the machine against a naive model, and with messages that arrive late, twice or not at
+//! all.
 
 use std::collections::VecDeque;
 
@@ -47,7 +48,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).expect("a time")
 }
 
-/// A run of a shape, and everything it sent: `(command, step, back)`.
+/// Run of a shape, with all commands sent: `(command, step, back)`.
 struct Run<'s> {
     shape: &'s Shape,
     progress: Progress,
@@ -86,7 +87,7 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// A reply comes; whether it was awaited.
+    /// Delivers a reply. Returns `true` if it was awaited.
     fn reply(&mut self, event_type: &str, cause: Option<Uuid>) -> bool {
         let awaited = self.shape.awaits(&self.progress, event_type, cause);
         if awaited {
@@ -96,7 +97,7 @@ impl<'s> Run<'s> {
         awaited
     }
 
-    /// Time passes until something is due; false if nothing is.
+    /// Advances the time until the saga is due. Returns `false` if nothing is due.
     fn wait(&mut self) -> bool {
         let Some(due) = self.shape.due_at(&self.progress, self.now) else {
             return false;
@@ -107,7 +108,7 @@ impl<'s> Run<'s> {
     }
 }
 
-/// The services: each step's effect, and the commands on their way to it, in order.
+/// The services: the effect of each step, and the commands in transit to it, in order.
 struct Services {
     applied: Vec<bool>,
     on_the_way: Vec<VecDeque<(Uuid, bool)>>,
@@ -123,7 +124,7 @@ impl Services {
         self.delivered = run.sent.len();
     }
 
-    /// A service handles its next command, and agrees or refuses; a refusal has no effect.
+    /// Lets a service handle its next command and accept or refuse it. A refusal has no effect.
     fn handle(&mut self, step: usize, agrees: bool, undo: Undo) -> bool {
         let Some((id, back)) = self.on_the_way[step].pop_front() else {
             return false;
@@ -151,7 +152,8 @@ enum Happening {
 
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
-        4 => (0..6usize, prop::bool::weighted(0.8)).prop_map(|(step, agrees)| Happening::Handle { step, agrees }),
+        4 => (0..6usize, prop::bool::weighted(0.8))
+            .prop_map(|(step, agrees)| Happening::Handle { step, agrees }),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(at, keep)| Happening::Deliver { at, keep }),
         1 => Just(Happening::Wait),
     ]
@@ -160,7 +162,9 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Whatever is late, lost for a while, repeated or overtaken: in the end all services have done their part or none has, and who cannot be sure is told.
+    /// If messages are late, temporarily lost, repeated or reordered, all services end up with
+    /// their effect or none does. A saga that cannot ensure this reports the steps that are not
+    /// undone.
     #[test]
     fn all_is_done_or_all_is_undone_or_it_is_said_what_is_not(
         steps in prop::collection::vec((undo(), 1..3u32), 1..6),
@@ -170,12 +174,21 @@ proptest! {
         end_agrees in any::<bool>(),
     ) {
         let shape = Shape {
-            steps: steps.iter().enumerate().map(|(at, (undo, attempts))| step(at, *undo, *attempts, pivot == Some(at))).collect(),
+            steps: steps
+                .iter()
+                .enumerate()
+                .map(|(at, (undo, attempts))| step(at, *undo, *attempts, pivot == Some(at)))
+                .collect(),
             within: within.map(Duration::from_secs),
         };
         let count = steps.len();
         let mut run = Run::start(&shape);
-        let mut services = Services { applied: vec![false; count], on_the_way: vec![VecDeque::new(); count], delivered: 0, replies: Vec::new() };
+        let mut services = Services {
+            applied: vec![false; count],
+            on_the_way: vec![VecDeque::new(); count],
+            delivered: 0,
+            replies: Vec::new(),
+        };
         for happening in happenings {
             let (ended, before) = (run.progress.status.is_end(), run.progress.clone());
             services.collect(&run);
@@ -185,7 +198,11 @@ proptest! {
                 }
                 Happening::Deliver { at, keep } if !services.replies.is_empty() => {
                     let at = at % services.replies.len();
-                    let (reply, cause) = if keep { services.replies[at] } else { services.replies.swap_remove(at) };
+                    let (reply, cause) = if keep {
+                        services.replies[at]
+                    } else {
+                        services.replies.swap_remove(at)
+                    };
                     run.reply(reply, Some(cause));
                 }
                 Happening::Deliver { .. } => {}
@@ -193,9 +210,12 @@ proptest! {
                     run.wait();
                 }
             }
-            prop_assert!(!ended || run.progress == before, "what has ended does not change");
+            prop_assert!(
+                !ended || run.progress == before,
+                "an ended saga does not change"
+            );
         }
-        // From here on nothing is lost: it comes to an end.
+        // From here on no message is lost, so the saga must end.
         for _ in 0..10_000 {
             services.collect(&run);
             if (0..count).any(|step| services.handle(step, end_agrees, steps[step].0)) {
@@ -212,22 +232,39 @@ proptest! {
         let progress = &run.progress;
         let undoable = |step: usize| steps[step].0 != Undo::None;
         match progress.status {
-            SagaStatus::Completed => prop_assert!(services.applied.iter().all(|applied| *applied), "all services have done their part"),
+            SagaStatus::Completed => prop_assert!(
+                services.applied.iter().all(|applied| *applied),
+                "all services have their effect"
+            ),
             SagaStatus::Compensated => {
-                let left: Vec<_> = (0..count).filter(|step| services.applied[*step] && undoable(*step)).collect();
+                let left: Vec<_> = (0..count)
+                    .filter(|step| services.applied[*step] && undoable(*step))
+                    .collect();
                 prop_assert!(left.is_empty(), "done and not undone: {left:?}");
             }
             SagaStatus::Failed if progress.pivoted => prop_assert!(progress.failure.is_some()),
             SagaStatus::Failed => {
-                let told: Vec<usize> = progress.failed_compensations.iter().map(|failed| failed.step.parse().expect("a number")).collect();
+                let told: Vec<usize> = progress
+                    .failed_compensations
+                    .iter()
+                    .map(|failed| failed.step.parse().expect("a number"))
+                    .collect();
                 prop_assert!(!told.is_empty());
-                prop_assert!((0..count).all(|step| !services.applied[step] || !undoable(step) || told.contains(&step)));
+                prop_assert!((0..count).all(|step| !services.applied[step]
+                    || !undoable(step)
+                    || told.contains(&step)));
             }
-            other => prop_assert!(false, "it has not ended: {other:?}"),
+            other => prop_assert!(false, "the saga has not ended: {other:?}"),
         }
-        // Forth in the plan's order, back in the reverse, and never back once the pivot is done.
+        // Forward in the planned order, compensation in reverse order, and no compensation after
+        // the pivot.
         let first = |back: bool| {
-            let mut steps: Vec<usize> = run.sent.iter().filter(|sent| sent.2 == back).map(|sent| sent.1).collect();
+            let mut steps: Vec<usize> = run
+                .sent
+                .iter()
+                .filter(|sent| sent.2 == back)
+                .map(|sent| sent.1)
+                .collect();
             steps.dedup();
             steps
         };
@@ -236,23 +273,36 @@ proptest! {
         prop_assert!(!progress.pivoted || first(true).is_empty());
     }
 
-    /// Replies in any order and number: only the one that a naive model waits for has an effect.
+    /// With replies in any order and number, only the reply that a naive model waits for has an
+    /// effect.
     #[test]
     fn late_repeated_and_overtaking_replies_change_nothing(
         undos in prop::collection::vec(undo(), 1..6),
-        replies in prop::collection::vec((0..6usize, 0..3usize, any::<bool>(), any::<usize>()), 0..60),
+        replies in prop::collection::vec(
+            (0..6usize, 0..3usize, any::<bool>(), any::<usize>()),
+            0..60,
+        ),
     ) {
-        let shape = Shape { steps: undos.iter().enumerate().map(|(at, undo)| step(at, *undo, 1, false)).collect(), within: None };
+        let shape = Shape {
+            steps: undos
+                .iter()
+                .enumerate()
+                .map(|(at, undo)| step(at, *undo, 1, false))
+                .collect(),
+            within: None,
+        };
         let mut run = Run::start(&shape);
-        // The model: forward until a refusal; then what is left to undo, last first.
+        // The model: forward until a refusal, then the steps left to undo, the last one first.
         let mut forward = Some(0);
         let mut to_undo: Vec<usize> = Vec::new();
         for (of, what, foreign, cause) in replies {
             let of = of % undos.len();
             let reply = [OK[of], NO[of], UNDONE[of]][what];
-            // Caused by a command of the same step, of any step, or of nobody that is known.
+            // The cause is a command of the same step, of any step, or unknown.
             let cause = foreign.then(|| run.sent[cause % run.sent.len()]);
-            let own = |step: usize, back: bool| cause.is_none_or(|(_, of, was_back)| of == step && was_back == back);
+            let own = |step: usize, back: bool| {
+                cause.is_none_or(|(_, of, was_back)| of == step && was_back == back)
+            };
             let awaited = match forward {
                 Some(step) => of == step && what < 2 && own(step, false),
                 None => to_undo.last() == Some(&of) && what == 2 && own(of, true),
@@ -262,7 +312,9 @@ proptest! {
                 (Some(step), true, 0) => forward = Some(step + 1),
                 (Some(step), true, _) => {
                     forward = None;
-                    to_undo = (0..step).filter(|step| undos[*step] == Undo::Asked).collect();
+                    to_undo = (0..step)
+                        .filter(|step| undos[*step] == Undo::Asked)
+                        .collect();
                 }
                 (None, true, _) => drop(to_undo.pop()),
                 _ => {}
@@ -294,7 +346,7 @@ fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
     second.forth = ActionShape::Remote(vec![OK[0], NO[0]]);
     let shape = shape(vec![step(0, Undo::None, 3, false), second]);
     let mut run = Run::start(&shape);
-    // No answer in time: sent again. Both are answered.
+    // Without a reply in time, the command is sent again. Both commands are answered.
     run.wait();
     run.wait();
     let [(first, ..), (second, ..)] = run.sent[..] else {
@@ -303,7 +355,7 @@ fn a_reply_to_an_earlier_step_is_not_taken_for_one_of_the_same_type() {
     assert!(run.reply(OK[0], Some(first)));
     assert!(
         !run.reply(OK[0], Some(second)),
-        "it answers the step before"
+        "it replies to the previous step"
     );
     let (third, ..) = run.sent[2];
     assert!(run.reply(OK[0], Some(third)));
@@ -347,7 +399,7 @@ fn behind_the_pivot_a_refusal_is_tried_again_and_then_failed_and_a_person_can_le
     assert_eq!(
         run.progress.status,
         SagaStatus::Running,
-        "it has another attempt"
+        "another attempt is left"
     );
     run.wait();
     run.reply(NO[1], None);
@@ -360,7 +412,7 @@ fn behind_the_pivot_a_refusal_is_tried_again_and_then_failed_and_a_person_can_le
     assert_eq!(
         run.progress.status,
         SagaStatus::Failed,
-        "nothing behind the pivot is undone"
+        "nothing is undone after the pivot"
     );
     run.feed(Input::Retry);
     run.reply(OK[1], None);
@@ -426,7 +478,7 @@ fn a_run_goes_on_with_the_steps_that_it_began_with_whatever_the_code_has_now() {
         step(1, Undo::Told, 1, false),
         step(2, Undo::None, 1, false),
     ]);
-    // 1 is retired, 2 is gone, 3 is new and first.
+    // Step 1 is retired, step 2 is removed, step 3 is new and comes first.
     let retired = StepShape {
         retired: true,
         ..step(1, Undo::Told, 1, false)
@@ -442,7 +494,7 @@ fn a_run_goes_on_with_the_steps_that_it_began_with_whatever_the_code_has_now() {
     assert_eq!(
         run.progress.current.as_ref().map(|current| &*current.step),
         Some("1"),
-        "as it was planned"
+        "the planned step"
     );
     run.reply(OK[1], None);
     assert_eq!(
@@ -463,7 +515,7 @@ fn a_run_at_a_step_that_the_code_does_not_know_waits_for_code_that_does() {
     run.reply(OK[0], None);
     run.shape = &new;
     run.reply(NO[1], None);
-    // 0 is to be undone, and nobody knows how.
+    // Step 0 must be undone, and the code has no compensation for it.
     assert_eq!(run.progress.status, SagaStatus::Compensating);
     for _ in 0..3 {
         assert!(run.wait());
@@ -493,7 +545,7 @@ fn a_run_at_an_unknown_step_is_left_alone_though_its_time_is_over_and_nothing_is
     for _ in 0..5 {
         let before = run.now;
         assert!(run.wait());
-        assert!(run.now > before, "it is not looked at again at once");
+        assert!(run.now > before, "it is not checked again at once");
         assert_eq!(
             (run.progress.status, run.progress.failure.is_none()),
             (SagaStatus::Running, true)
@@ -504,7 +556,7 @@ fn a_run_at_an_unknown_step_is_left_alone_though_its_time_is_over_and_nothing_is
     assert_eq!(
         run.progress.status,
         SagaStatus::Compensated,
-        "code that knows it finds its time over"
+        "code that has the step finds the deadline passed"
     );
 }
 
@@ -534,7 +586,7 @@ fn what_happens_is_told_once_with_the_time_it_took() {
             step: "0".into(),
             back: false,
         },
-        // Ten seconds without an answer, and one until the second attempt.
+        // Ten seconds without a reply, and one until the second attempt.
         done(false, 11),
         done(true, 0),
         Happened::Ended(SagaStatus::Compensated),

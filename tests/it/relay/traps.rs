@@ -177,7 +177,7 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
         .check()
         .await;
     assert!(
-        matches!(&lag, Status::Failing(text) if text.contains("no relay called")),
+        matches!(&lag, Status::Failing(text) if text.contains("no relay with the name")),
         "{lag:?}"
     );
     let sagas = Sagas::new(pool.clone());

@@ -90,10 +90,7 @@ async fn a_saga_whose_progress_cannot_be_read_keeps_no_other_waiting_and_is_list
     service.run(&booking());
     service.until(own, SagaStatus::Completed).await;
     let obstacle = until_obstacle(&service, unread).await;
-    assert!(
-        obstacle.contains("cannot read where it stands"),
-        "{obstacle}"
-    );
+    assert!(obstacle.contains("cannot read its progress"), "{obstacle}");
     let (code, list, error) = tidings(&service.database, &["sagas", "list"]).await;
     assert_eq!(code, 0, "{error}");
     assert!(list.contains(&unread.to_string()), "{list}");

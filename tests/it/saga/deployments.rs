@@ -97,10 +97,10 @@ async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_i
         .await;
     assert_eq!(without.statistics.waiting_for_another_version(), 1);
 
-    let obstacle = "it stands at the step `pay`, which version 2 does not have";
+    let obstacle = "its current step `pay` does not exist in version 2";
     let (_, list, _) = tidings(&shop.database, &["sagas", "list"]).await;
     assert!(
-        list.contains("cannot be continued: it stands at the step `pay`"),
+        list.contains("cannot be continued: its current step `pay`"),
         "{list}"
     );
     let (_, check, _) = tidings(&shop.database, &["check"]).await;

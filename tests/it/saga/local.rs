@@ -249,7 +249,7 @@ async fn a_local_step_that_panics_or_whose_statement_does_not_end_fails_in_time_
         .await
         .error
         .expect("it failed");
-    assert_eq!(hangs, "bad: it had not ended after 500ms");
+    assert_eq!(hangs, "bad: it did not finish within 500ms");
     let good = service.start(&saga, 3).await;
     service.until(good, SagaStatus::Completed).await;
     assert_eq!(

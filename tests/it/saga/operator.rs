@@ -74,7 +74,10 @@ async fn sagas_are_listed_shown_aborted_ended_and_retried() {
     let aborted = shop.until(10, SagaStatus::Compensated).await;
     assert_eq!(
         (aborted.undone, aborted.error.as_deref()),
-        (vec!["reserve".to_owned()], Some("reserve: aborted by hand"))
+        (
+            vec!["reserve".to_owned()],
+            Some("reserve: aborted by an operator")
+        )
     );
     let (code, _, refused) = sagas(&shop, &["retry", &first]).await;
     assert_eq!(code, 3, "{refused}");
@@ -83,7 +86,8 @@ async fn sagas_are_listed_shown_aborted_ended_and_retried() {
     shop.until(20, SagaStatus::Failed).await;
     let (_, whole, _) = sagas(&shop, &["show", &second]).await;
     assert!(
-        whole.contains("ended by hand where it stood") && whole.contains("tidings sagas retry"),
+        whole.contains("ended by an operator at this step")
+            && whole.contains("tidings sagas retry"),
         "{whole}"
     );
     assert_eq!(sagas(&shop, &["retry", &second]).await.0, 0);

@@ -268,7 +268,7 @@ async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
         (run.undone, run.error.as_deref()),
         (
             vec!["reserve".to_owned()],
-            Some("reserve: the saga had not come this far within 1s")
+            Some("reserve: the saga exceeded its time limit of 1s")
         )
     );
     shop.close().await;

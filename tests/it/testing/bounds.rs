@@ -176,7 +176,7 @@ async fn an_event_that_is_put_off_for_ever_is_a_reason() {
     bus.publish(&OrderPlaced { order_id: 1 });
     reason(
         &mut bus,
-        &["tried again and again", "not before the moon is full"],
+        &["retried without end", "not before the moon is full"],
     )
     .await;
 }

@@ -10,10 +10,10 @@ fn machine(policy: CircuitBreakerPolicy) -> (Machine, Instant) {
     (Machine::new(policy, now), now)
 }
 
-/// Makes one call that ends at once.
+/// Makes one call that ends immediately.
 fn call(machine: &mut Machine, outcome: Outcome, now: Instant) -> Option<Transition> {
     machine.elapse(now);
-    let ticket = machine.admit(now).expect("the circuit lets it pass");
+    let ticket = machine.admit(now).expect("the circuit admits the call");
     machine.complete(ticket, outcome, now)
 }
 
@@ -23,7 +23,7 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
     for _ in 0..4 {
         assert_eq!(call(&mut machine, Outcome::Failure, now), None);
     }
-    let opened = call(&mut machine, Outcome::Failure, now).expect("it opens");
+    let opened = call(&mut machine, Outcome::Failure, now).expect("the circuit opens");
     assert_eq!(
         opened,
         Transition {
@@ -33,7 +33,9 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
         }
     );
     assert_eq!(
-        machine.admit(now + 10 * SECOND).expect_err("it is open"),
+        machine
+            .admit(now + 10 * SECOND)
+            .expect_err("the circuit is open"),
         20 * SECOND
     );
     let later = now + 30 * SECOND;
@@ -42,7 +44,7 @@ fn five_failures_in_a_row_open_it_for_thirty_seconds_and_two_successes_close_it(
         Some(Cause::OpenElapsed)
     );
     assert_eq!(call(&mut machine, Outcome::Success, later), None);
-    let closed = call(&mut machine, Outcome::Success, later).expect("it closes");
+    let closed = call(&mut machine, Outcome::Success, later).expect("the circuit closes");
     assert_eq!(
         (closed.to, closed.cause),
         (State::Closed, Cause::ProbesSucceeded)
@@ -61,7 +63,7 @@ fn half_of_twenty_calls_open_it_though_no_five_fail_in_a_row() {
         );
     }
     call(&mut machine, Outcome::Success, now + 9 * SECOND);
-    let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("it opens");
+    let opened = call(&mut machine, Outcome::Failure, now + 9 * SECOND).expect("the circuit opens");
     assert_eq!(
         opened.cause,
         Cause::FailureRate {
@@ -87,13 +89,13 @@ fn an_outcome_from_before_it_opened_changes_nothing() {
     assert_eq!(
         machine.complete(late, Outcome::Failure, now + 31 * SECOND),
         None,
-        "it says nothing of now"
+        "the outcome belongs to an earlier phase"
     );
     assert_eq!(machine.state(), State::HalfOpen);
     assert_eq!(
         machine
             .admit(now + 31 * SECOND)
-            .expect_err("a probe is under way"),
+            .expect_err("a probe is running"),
         Duration::ZERO
     );
     assert_eq!(
@@ -148,17 +150,21 @@ fn zeroes_and_endless_times_are_bounded() {
     );
 }
 
-/// What may happen to a circuit.
+/// Operation on a circuit.
 #[derive(Clone, Debug)]
 enum Step {
     Ask,
-    /// The call at this place of those under way ends.
+    /// The running call at this index ends.
     End(usize, Outcome),
     Pass(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let outcome = prop_oneof![3 => Just(Outcome::Success), 4 => Just(Outcome::Failure), 1 => Just(Outcome::Ignored)];
+    let outcome = prop_oneof![
+        3 => Just(Outcome::Success),
+        4 => Just(Outcome::Failure),
+        1 => Just(Outcome::Ignored),
+    ];
     let step = prop_oneof![
         4 => Just(Step::Ask),
         4 => (any::<usize>(), outcome).prop_map(|(at, outcome)| Step::End(at, outcome)),
@@ -193,14 +199,14 @@ fn policy() -> impl Strategy<Value = CircuitBreakerPolicy> {
         )
 }
 
-/// The naive model: it keeps everything that ever happened and works its state out anew each time. Times in ms.
+/// Naive model: it keeps the whole history and recomputes the state each time. Times are in ms.
 #[derive(Default)]
 struct Model {
-    /// Beginning of each phase and what it is.
+    /// Beginning and state of each phase.
     phases: Vec<(u64, State)>,
-    /// Phase in which each admitted call began, and how it ended: when, and with what.
+    /// Phase of each admitted call at its start, and its end: time and outcome.
     calls: Vec<(usize, Option<(u64, Outcome)>)>,
-    /// The calls in the order in which they ended.
+    /// The calls in the order of their ends.
     ended: Vec<usize>,
 }
 
@@ -301,7 +307,8 @@ proptest! {
                 Step::End(_, _) if under_way.is_empty() => {}
                 Step::End(at, outcome) => {
                     let (call, ticket) = under_way.swap_remove(at % under_way.len());
-                    let (before, changed) = (machine.state(), machine.complete(ticket, outcome, now));
+                    let (before, changed) =
+                        (machine.state(), machine.complete(ticket, outcome, now));
                     model.end(&policy, call, outcome, elapsed);
                     prop_assert_eq!(changed.is_some(), before != machine.state());
                 }

@@ -12,7 +12,13 @@ struct NotOlder {
 }
 
 #[derive(Serialize, Deserialize, tidings::DomainEvent)]
-#[event(aggregate = "order", id = "order_id", version = 2, upcast(from = 1, with = same), upcast(from = 1, with = same))]
+#[event(
+    aggregate = "order",
+    id = "order_id",
+    version = 2,
+    upcast(from = 1, with = same),
+    upcast(from = 1, with = same)
+)]
 struct Twice {
     order_id: u64,
 }
@@ -36,7 +42,13 @@ struct Gap {
 }
 
 #[derive(Serialize, Deserialize, tidings::DomainEvent)]
-#[event(aggregate = "order", id = "order_id", version = 9, upcast(from = 8, with = same), upcast(from = 1, with = same))]
+#[event(
+    aggregate = "order",
+    id = "order_id",
+    version = 9,
+    upcast(from = 8, with = same),
+    upcast(from = 1, with = same)
+)]
 enum WideGap {
     Placed { order_id: u64 },
 }
