@@ -269,7 +269,7 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
         reasons.len() == 2
             && reasons
                 .iter()
-                .all(|reason| reason.contains("not in the outbox any more")),
+                .all(|reason| reason.contains("no longer in the outbox")),
         "{reasons:?}"
     );
     sql(
