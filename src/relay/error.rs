@@ -1,4 +1,6 @@
-//! What can interrupt a relay, and what each interruption means. Decided here and nowhere else.
+//! Errors that end a relay, interruptions that end a session, and the reaction to each of them.
+//!
+//! The reaction is decided only here (`Interruption::meaning`).
 
 mod sqlstate;
 
@@ -12,29 +14,32 @@ use crate::{
     },
 };
 
-/// Why a relay ended.
+/// An error that ends a relay.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
-    /// Only a person can put this right (no logical WAL, no permission, a lost slot). The text says what happened and what to do.
+    /// A fault that only an operator can correct (no logical WAL, a missing permission, a lost
+    /// slot). The text names the cause and the remedy.
     #[error("{0}")]
     Refused(String),
-    /// An option that cannot be used.
+    /// An option is invalid.
     #[error("{0}")]
     Options(String),
-    /// The grace period was over before everything sent was acknowledged. Nothing is lost: what was in flight is sent again.
+    /// The grace period ended before Kafka acknowledged all sent records. No event is lost: the
+    /// next run sends the records in flight again.
     #[error(
-        "{under_way} records were not acknowledged within the shutdown grace of {grace:?}; they will be sent again by the next run"
+        "{under_way} records were not acknowledged within the shutdown grace of {grace:?}; the \
+         next run sends them again"
     )]
     GraceExceeded {
         /// Records that Kafka had not acknowledged.
         under_way: u64,
-        /// The grace that was given.
+        /// The configured grace period.
         grace: std::time::Duration,
     },
 }
 
-/// What interrupts a session: a connection, a row, the other side.
+/// An interruption of a session, caused by a connection, a row, Postgres or Kafka.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Interruption {
     #[error("{doing}")]
@@ -49,7 +54,7 @@ pub(crate) enum Interruption {
         #[source]
         source: ReplicationError,
     },
-    /// The server refuses or does not take a connection: nothing was asked of it yet.
+    /// The server is unreachable or refuses the connection. No statement was sent.
     #[error("connecting to Postgres at {address}")]
     Connecting {
         address: String,
@@ -63,62 +68,72 @@ pub(crate) enum Interruption {
     Topic(#[from] TopicError),
     #[error("{0}")]
     Kafka(String),
-    /// The brokers do not allow transactions as long as these.
-    #[error("the brokers do not allow transactions of {} ms: a shorter time limit is tried", .0.as_millis())]
+    /// The brokers do not allow transactions with this time limit.
+    #[error(
+        "the brokers do not allow transactions of {} ms: the relay tries a shorter time limit",
+        .0.as_millis()
+    )]
     TransactionTimeout(std::time::Duration),
-    #[error("the broker refuses a batch for one of its records: {0}")]
+    #[error("the broker refuses a batch because of one of its records: {0}")]
     BatchRefused(String),
     #[error(
-        "topic `{0}` refuses the timestamps of its records: its broker's clock differs from the database's, or its message timestamp settings are narrow"
+        "topic `{0}` refuses the timestamps of its records: its broker's clock differs from the \
+         database's, or its message timestamp settings are narrow"
     )]
     Untimely(String),
-    /// Every record that was under suspicion was sent, or is known to be refused.
-    #[error("the records for which a batch was refused are found: sends full batches again")]
+    /// Every suspected record was either sent or identified as refused.
+    #[error(
+        "the records for which a batch was refused are found: the relay sends full batches again"
+    )]
     Isolated,
     #[error(
-        "the lease is lost: another relay of this name leads, or the database ended the session that held it"
+        "the lease is lost: another relay of this name leads, or the database ended the session \
+         that held it"
     )]
     LeaseLost,
-    #[error("the session did not move any more while {0}, and was dropped")]
+    #[error("the session made no progress while {0}, and was dropped")]
     Hung(String),
-    /// Fewer connections to the database than a relay needs.
+    /// The database allows fewer connections than a relay needs.
     #[error(
-        "only {had} of the {needed} connections to the database that a relay needs can be open at once ({reason}): raise the pooler's pool_size, max_connections, or the CONNECTION LIMIT of the role or the database; docs/operating.md lists them"
+        "only {had} of the {needed} connections to the database that a relay needs can be open at \
+         once ({reason}): raise the pooler's pool_size, max_connections, or the CONNECTION LIMIT \
+         of the role or the database; docs/operating.md lists them"
     )]
     Connections {
         had: usize,
         needed: usize,
         reason: String,
     },
-    #[error("the publication is looked at again")]
+    #[error("the publication is checked again")]
     Publication,
-    /// It does not pass on what is inserted into the outbox: somebody altered it.
+    /// The publication was altered and does not publish inserts into the outbox.
     #[error("{0}")]
     PublicationUnfit(String),
     #[error(
-        "a command has changed over how many partitions a topic's keys are spread, or holds a topic back: begins anew"
+        "a command has changed the number of partitions for a topic's keys, or holds a topic back: \
+         the session restarts"
     )]
     TopicsChanged,
     #[error("this server is a standby: waiting for a primary")]
     Standby,
-    /// A condition that does not hold yet.
+    /// The relay waits for a condition that does not hold yet.
     #[error("{0}")]
     Waiting(String),
     #[error("{0}")]
     Refused(String),
-    /// Of a client library, on bytes that it does not expect, or a fault of tidings.
+    /// A panic of a client library on unexpected bytes, or a defect of Tidings.
     #[error("the session panicked: {0}")]
     Panicked(String),
 }
 
-/// What to do about an interruption.
+/// Reaction to an interruption.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// It passes: try again, after a while.
+    /// The cause passes by itself: retry after a delay.
     Transient,
-    /// The producer can go no further: replace it, then read again what it left unacknowledged.
+    /// The producer cannot continue: replace it, then read its unacknowledged events again.
     ProducerBroken,
-    /// It stays until a person acts; the text is for them.
+    /// The cause stays until an operator acts. The text is for the operator.
     NeedsPerson(String),
 }
 
@@ -154,11 +169,12 @@ impl Interruption {
             return Meaning::Transient;
         }
         match self {
-            // With a table to read instead nobody is needed: see `drive`.
+            // If the table can be read instead of the log, no operator is needed: see
+            // `source/selector.rs`.
             Self::Refused(text) | Self::PublicationUnfit(text) => {
                 Meaning::NeedsPerson(text.clone())
             }
-            // What a producer knows of a topic's partitions it knows for long.
+            // A producer caches a topic's partitions for a long time.
             Self::Kafka(_)
             | Self::TransactionTimeout(_)
             | Self::BatchRefused(_)
@@ -184,7 +200,8 @@ impl Interruption {
         }
     }
 
-    /// Whether the server, or its certificate, is not what the database URL demands, and stays so until a person acts.
+    /// Returns `true` if the server or its certificate does not meet the requirements of the
+    /// database URL, and only an operator can change that.
     fn is_refused_by_settings(&self) -> bool {
         matches!(
             self,
@@ -192,8 +209,8 @@ impl Interruption {
         ) || certificate::refusal(self).is_some_and(|refusal| !refusal.passes)
     }
 
-    /// The remedy for an SQLSTATE that does not pass by itself. The same code means one thing while a connection is made and
-    /// another in a session.
+    /// Returns the remedy for an SQLSTATE that does not pass by itself. The same code has different
+    /// meanings while a connection is opened and in a session.
     fn remedy(&self) -> Option<&'static str> {
         let (code, message) = self.server_error()?;
         if self.is_of_connecting() {
@@ -203,7 +220,7 @@ impl Interruption {
         }
     }
 
-    /// Whether the server refused a connection, or could not be connected to.
+    /// Returns `true` if the server refused a connection or was unreachable.
     pub(crate) fn is_of_connecting(&self) -> bool {
         matches!(
             self,
@@ -211,13 +228,14 @@ impl Interruption {
         )
     }
 
-    /// Whether it may be the passing effect of a change of access: a rotated password, a database that is renamed or recreated.
+    /// Returns `true` if the cause may be a temporary effect of a change of access: a rotated
+    /// password, or a database that is being renamed or recreated.
     pub(crate) fn may_be_a_change_of_access(&self) -> bool {
         self.is_of_connecting()
             && matches!(self.code().as_deref(), Some("28P01" | "28000" | "3D000"))
     }
 
-    /// The error with all its sources, and what helps if it does not pass by itself.
+    /// Returns the error with all its sources, and a remedy or a hint if one is known.
     pub(crate) fn explained(&self) -> String {
         let hint = self
             .server_error()
@@ -226,14 +244,15 @@ impl Interruption {
         hint.map_or_else(|| self.full(), |hint| format!("{}; {hint}", self.full()))
     }
 
-    /// Whether the log that the slot keeps cannot be decoded any more: its publication was dropped (`undefined_object`), or what it needs is
-    /// gone. The slot is of no use then; the table has what is missing.
+    /// Returns `true` if the slot's log can no longer be decoded: its publication was dropped
+    /// (`undefined_object`), or required log is missing. The slot is useless then, and the missing
+    /// events are read from the table.
     pub(crate) fn log_is_unusable(&self) -> bool {
         matches!(self, Self::Replication { .. })
             && matches!(self.code().as_deref(), Some("42704" | "55000" | "58P01"))
     }
 
-    /// Whether the server accepted a replication connection and did not stream.
+    /// Returns `true` if the server accepted a replication connection and did not stream.
     pub(crate) fn log_is_silent(&self) -> bool {
         matches!(
             self,
@@ -244,7 +263,7 @@ impl Interruption {
         )
     }
 
-    /// Whether the database did not answer a statement in time.
+    /// Returns `true` if the database did not answer a statement in time.
     pub(crate) fn is_timed_out(&self) -> bool {
         let Self::Sql {
             source: sqlx::Error::Io(error),
@@ -256,12 +275,12 @@ impl Interruption {
         error.kind() == std::io::ErrorKind::TimedOut
     }
 
-    /// The SQLSTATE, if the server gave one.
+    /// Returns the SQLSTATE if the server sent one.
     pub(crate) fn code(&self) -> Option<String> {
         self.server_error().map(|(code, _)| code)
     }
 
-    /// The SQLSTATE and the message, if the server gave one.
+    /// Returns the SQLSTATE and the message if the server sent them.
     fn server_error(&self) -> Option<(String, String)> {
         match self {
             Self::Connecting { source, .. } | Self::Sql { source, .. } => {
@@ -275,7 +294,7 @@ impl Interruption {
         }
     }
 
-    /// The error with all its sources in one line.
+    /// Returns the error with all its sources in one line.
     pub(crate) fn full(&self) -> String {
         let text = with_causes(self);
         match certificate::refusal(self) {
@@ -299,7 +318,8 @@ impl From<RowError> for Interruption {
 }
 
 impl From<DecodeError> for Interruption {
-    /// Bytes that are no message of the protocol say nothing about the events: the position stays, and a new connection reads the same events again.
+    /// Converts bytes that are not a message of the protocol. They carry no information about the
+    /// events: the position stays, and a new connection reads the same events again.
     fn from(error: DecodeError) -> Self {
         Self::Replication {
             doing: "decoding the stream",
@@ -358,7 +378,11 @@ mod tests {
         }
         for code in ["42501", "42P01", "53400"] {
             assert!(
-                matches!(server(code).meaning(), Meaning::NeedsPerson(text) if text.starts_with("starting to stream: Postgres answers")),
+                matches!(
+                    server(code).meaning(),
+                    Meaning::NeedsPerson(text)
+                        if text.starts_with("starting to stream: Postgres answers")
+                ),
                 "{code}"
             );
         }
@@ -414,8 +438,9 @@ mod tests {
             );
         }
         let pooler = refused("08P01", "unsupported startup parameter: replication");
-        assert!(
-            matches!(pooler.meaning(), Meaning::NeedsPerson(text) if text.contains("docs/managed-postgres.md"))
-        );
+        assert!(matches!(
+            pooler.meaning(),
+            Meaning::NeedsPerson(text) if text.contains("docs/managed-postgres.md")
+        ));
     }
 }

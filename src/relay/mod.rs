@@ -1,22 +1,23 @@
-//! From a committed transaction to a Kafka topic.
+//! The relay: the path of events from committed transactions to Kafka topics.
 //!
 //! ```text
 //! supervisor: one session after the other
 //!   leadership ─▶ startup ─▶ source (table | log | parked) ─▶ row ─▶ pipeline ─▶ sink ─▶ Kafka
-//!                                                                 routing ┘  └▶ checkpoint ─▶ position topic, Postgres, slot
+//!                                                             routing ─┘  │
+//!               position topic, Postgres, slot ◀─ checkpoint ◀────────────┘
 //! ```
 //!
 //! | folder | content |
 //! |---|---|
-//! | `supervisor` | sessions, the back-off between them, and the state that one leaves to the next |
+//! | `supervisor` | sessions, the back-off between them, and the state passed between them |
 //! | `leadership` | the lease, and the relay's row in Postgres |
-//! | `startup` | whether a session may start, and at which position |
+//! | `startup` | conditions of a start, and the start position |
 //! | `source` | the table, the log and released events, and the choice between them |
-//! | `row` | rows of the outbox, decoded. Pure |
+//! | `row` | decoding of the outbox's rows. Pure |
 //! | `pipeline` | publishing with back-pressure, and checkpoints |
 //! | `routing` | the topic of an event. Pure |
 //! | `sink` | producers and transactions |
-//! | `parked` | events that cannot be delivered at present |
+//! | `parked` | undeliverable events and the events behind them |
 //! | `position` | the position of a relay. Pure |
 //! | `maintenance` | retention and scheduled events |
 //! | `monitor` | stalls, readiness, metrics |

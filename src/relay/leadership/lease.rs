@@ -1,4 +1,4 @@
-//! Which of several relays of one name works: a lease in Postgres.
+//! Lease in Postgres that decides which of several relays of one name leads.
 //!
 //! ```text
 //!            try lock                    ping fails, or the server ends the session
@@ -7,11 +7,14 @@
 //!    └───────────────────────┘ dropped
 //! ```
 //!
-//! The lock lives as long as one transaction of one session. The server ends that transaction if it hears nothing for
-//! [`SILENCE`]: a leader that is stopped, cut off or gone frees the lock within that time. A leader that wakes up after
-//! that still believes that it leads until its next ping, so each of its writes also checks the *epoch*, a number in
-//! `relay` that each take-over raises. Kafka is not fenced by any of this (a Kafka transactional id is the only fence it
-//! knows): such a leader may still send what it had read, which delivery at least once allows.
+//! The lock lives as long as one transaction of one session. The server ends that transaction after
+//! [`SILENCE`] without a statement, so a leader that is stopped, cut off or dead frees the lock
+//! within that time.
+//!
+//! A leader that resumes after that still acts as the leader until its next ping. Each of its
+//! writes therefore also checks the *epoch*, a number in `relay` that each takeover raises. The
+//! lease does not fence Kafka, which only a transactional id can do. Such a leader may still send
+//! events that it had read, which delivery at least once allows.
 
 use std::time::Duration;
 
@@ -32,25 +35,26 @@ use crate::relay::{
     },
 };
 
-/// How often the leader shows that it is there.
+/// Interval between the leader's pings.
 const PING_EVERY: Duration = Duration::from_secs(2);
 
-/// After this much silence the server takes the lease away: five pings.
+/// Silence after which the server ends the lease: five pings.
 const SILENCE: &str = "10s";
 
-/// A ping without answer for this long means that the lease may be lost: less than [`SILENCE`], so that the leader knows first.
+/// Time limit of a ping. After it, the lease may be lost. It is shorter than [`SILENCE`], so that
+/// the leader notices the loss first.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a standby tries.
+/// Interval between the attempts of a standby.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a foreign holder of the lock is reported in the log.
+/// Interval between log entries about a foreign holder of the lock.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// How long giving the lease back may take: the server takes it away after [`SILENCE`] in any case.
+/// Time limit of a release. The server ends the lease after [`SILENCE`] in any case.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 
-/// The lease, while it is held. Dropped, it is given back in the background.
+/// A held lease. Dropping it releases the lease in the background.
 pub(crate) struct Lease {
     lost: CancellationToken,
     released: CancellationToken,
@@ -58,10 +62,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Waits until this relay leads. The lease is given back when `dropped` is cancelled.
+    /// Waits until this relay leads. Cancelling `dropped` releases the lease.
     ///
     /// # Errors
-    /// When the database cannot be reached or asked.
+    ///
+    /// Returns an error if the database is unreachable or a statement fails.
     pub(crate) async fn acquire(
         options: &RelayOptions,
         observer: &Observer,
@@ -70,7 +75,8 @@ impl Lease {
         observer.pulse().step("connecting to the database");
         let mut session =
             crate::relay::leadership::relay_store::connect(options, "relay lease").await?;
-        // By this name a standby is seen, whatever name the URL gives to sessions.
+        // `tidings status` recognizes a standby by this name, regardless of an application name in
+        // the URL.
         let name = session_name(
             &options.name,
             &crate::relay::leadership::relay_store::hostname(),
@@ -97,7 +103,7 @@ impl Lease {
             {
                 Holder::Relay => standby.behind_a_relay(options, observer),
                 Holder::Foreign(foreign) => standby.behind(&foreign, options, observer),
-                // It was given back in between.
+                // The holder released the lock between the two statements.
                 Holder::None => {}
             }
             observer.pulse().step("waiting for the lease");
@@ -115,12 +121,12 @@ impl Lease {
         })
     }
 
-    /// Cancelled once the lease is not certain any more.
+    /// Returns a token that is cancelled once the lease is no longer certain.
     pub(crate) fn lost(&self) -> &CancellationToken {
         &self.lost
     }
 
-    /// Gives the lease back, so that a standby takes over at once.
+    /// Releases the lease, so that a standby takes over at once.
     pub(crate) async fn release(mut self) {
         self.released.cancel();
         if let Some(task) = self.task.take() {
@@ -135,7 +141,7 @@ impl Drop for Lease {
     }
 }
 
-/// What a relay that does not lead has reported.
+/// Reports of a relay that does not lead.
 #[derive(Default)]
 struct Standby {
     reported: bool,
@@ -143,7 +149,8 @@ struct Standby {
 }
 
 impl Standby {
-    /// Another relay of this name leads, or a command works on it: as it should be.
+    /// Reports that another relay of this name leads, or that a command works on it. This is the
+    /// normal state of a standby.
     fn behind_a_relay(&mut self, options: &RelayOptions, observer: &Observer) {
         observer.stands_by();
         if !std::mem::replace(&mut self.reported, true) {
@@ -155,10 +162,14 @@ impl Standby {
         self.warned = None;
     }
 
-    /// The lock is held by a session that is no relay: nothing is published as long as it is.
+    /// Reports that a session other than a relay holds the lock. Nothing is published in this
+    /// state.
     fn behind(&mut self, holder: &ForeignHolder, options: &RelayOptions, observer: &Observer) {
         let text = format!(
-            "the lock of the lease of relay `{}` is held by {holder}, which is no relay of a role that may write the table of relays: nothing is published. Wait for it, or end it with select pg_terminate_backend({}); revoke CONNECT from a role that should not be in this database",
+            "the lock of the lease of relay `{}` is held by {holder}, which is not a relay with a \
+             role that may write the table of relays: nothing is published. Wait for its end, or \
+             end it with select pg_terminate_backend({}); revoke CONNECT from a role that should \
+             not use this database",
             options.name, holder.pid
         );
         observer.waits_for_the_lock();
@@ -171,21 +182,22 @@ impl Standby {
     }
 }
 
-/// What a relay's lease is a lock on, before hashing.
+/// Returns the name that the lock of a relay's lease is derived from by hashing.
 pub(crate) fn lock_name(schema: &str, relay: &str) -> String {
     format!("tidings relay {schema}.{relay}")
 }
 
-/// What the sessions of leaders and standbys begin with in `pg_stat_activity`.
+/// Prefix of the session names of leaders and standbys in `pg_stat_activity`.
 pub(crate) const SESSION_PREFIX: &str = "tidings lease ";
 
-/// Longest name of a session (NAMEDATALEN - 1): the server cuts off the rest.
+/// Maximum length of a session name (NAMEDATALEN - 1). The server truncates longer names.
 const SESSION_NAME_MAX: usize = 63;
 
-/// The name of the session that holds or waits for a relay's lease: the relay, and the process as `host:pid`.
+/// Returns the name of the session that holds or awaits a relay's lease: the relay, and the process
+/// as `host:pid`.
 pub(crate) fn session_name(relay: &str, host: &str, pid: u32) -> String {
     let (head, tail) = (format!("{SESSION_PREFIX}{relay} "), format!(":{pid}"));
-    // The server replaces what is not ASCII.
+    // The server replaces characters that are not ASCII.
     let host: String = host
         .chars()
         .filter(char::is_ascii_graphic)
@@ -194,17 +206,21 @@ pub(crate) fn session_name(relay: &str, host: &str, pid: u32) -> String {
     format!("{head}{host}{tail}")
 }
 
-/// One try: opens the transaction and asks for the lock; closes it again if another holds it.
+/// Tries once to take the lease: opens the transaction and requests the lock. Rolls back if another
+/// session holds it.
 async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<bool, sqlx::Error> {
-    // Read committed holds no snapshot between statements, whatever the role's default: a lease must not keep vacuum from its work.
+    // Read committed holds no snapshot between statements, regardless of the role's default. A
+    // lease must not hold back vacuum.
     let begin = format!(
-        "begin isolation level read committed; set local idle_in_transaction_session_timeout = '{SILENCE}'"
+        "begin isolation level read committed; set local idle_in_transaction_session_timeout = \
+         '{SILENCE}'"
     );
     sqlx::raw_sql(AssertSqlSafe(begin))
         .execute(&mut *session)
         .await?;
-    // 17 and later: a role's transaction_timeout would end the lease again and again.
-    let untimed = "select set_config('transaction_timeout', '0', true) where current_setting('server_version_num')::int >= 170000";
+    // PostgreSQL 17 and later: a role's transaction_timeout would end the lease repeatedly.
+    let untimed = "select set_config('transaction_timeout', '0', true)
+                       where current_setting('server_version_num')::int >= 170000";
     sqlx::query(untimed).execute(&mut *session).await?;
     let lock = sqlx::query_scalar(
         "select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint))",
@@ -219,7 +235,7 @@ async fn try_lock(session: &mut PgConnection, options: &RelayOptions) -> Result<
 
 /// Keeps the transaction alive until the lease is released or lost.
 async fn hold(mut session: PgConnection, lost: CancellationToken, released: CancellationToken) {
-    // However this ends, also by a panic of the client library: the lease is not certain any more.
+    // Cancels `lost` however this function ends, including a panic of the client library.
     let lost = lost.drop_guard();
     loop {
         tokio::select! {

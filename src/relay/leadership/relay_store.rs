@@ -1,4 +1,5 @@
-//! The relay's row in Postgres: who leads, where it stands, what it has published. All SQL on `relay` and `relay_topic`.
+//! The relay's row in Postgres: epoch, position and published events. Reads and writes `relay` and
+//! `relay_topic` for the leading relay.
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
@@ -21,31 +22,31 @@ use crate::{
     },
 };
 
-/// How long one statement on the relay's row may take: they touch one row each.
+/// Time limit of one statement. Each touches only a few rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the server's clock shows, in milliseconds since the Unix epoch.
+/// SQL for the server's clock, in milliseconds since the Unix epoch.
 const CLOCK: &str = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
 
 /// A statement on the relay's row, under construction.
 type RowQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-/// What the row says when a relay starts.
+/// The relay's row at a start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Saved {
     pub(crate) identity: Option<Identity>,
-    /// `None`: this relay has not begun.
+    /// `None` if this relay has not started yet.
     pub(crate) position: Option<Position>,
-    /// The number of the position's record in the relay's own topic; zero if it has none.
+    /// The number of the position's record in the relay's own topic. Zero if there is none.
     pub(crate) number: u64,
-    /// The epoch under which the position was stored.
+    /// The epoch that stored the position.
     pub(crate) epoch: i64,
     pub(crate) cluster: Option<String>,
-    /// The database that this one continues, as the operator has confirmed.
+    /// The database that this one continues, as confirmed by the operator.
     pub(crate) adopts: Option<Identity>,
-    /// What slot and publication it used.
+    /// The slot and the publication that it used.
     pub(crate) names: KnownNames,
-    /// Where the operator has moved the position to.
+    /// The position that the operator has moved the relay to.
     pub(crate) moved_to: Option<Position>,
     /// Events that the operator has given up.
     pub(crate) given_up: Vec<GivenUp>,
@@ -54,8 +55,9 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// The source of a relay that has none yet. One that has published before keeps what its records have: subscribers know
-    /// events by their source, and delivery at least once may repeat some.
+    /// Returns the event source of a relay that has none stored. A relay that has already published
+    /// keeps the source of its earlier records: subscribers identify events by their source, and
+    /// delivery at least once may repeat some.
     fn first_source(&self, database: &str) -> String {
         match self.position {
             Some(_) => SOURCE_BEFORE_DATABASES.to_owned(),
@@ -65,7 +67,8 @@ impl Saved {
 }
 
 /// The columns of [`Saved`].
-const SAVED: &str = "identity, position, position_epoch, number, kafka_cluster_id, moved_to, given_up, slot, publication, adopts,
+const SAVED: &str = "identity, position, position_epoch, number, kafka_cluster_id, moved_to, \
+                     given_up, slot, publication, adopts,
     event_source";
 
 impl Saved {
@@ -106,7 +109,7 @@ impl Saved {
     }
 }
 
-/// What is stored as a relay goes.
+/// Values of a regular checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Checkpoint<'a> {
     pub(crate) position: &'a Position,
@@ -116,14 +119,14 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) published: u64,
 }
 
-/// What a relay reads at present.
+/// The source that a relay reads at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     Wal,
     Table,
 }
 
-/// A connection to the relay's row, with the epoch under which it may write.
+/// A connection for the relay's row, with the relay's epoch, which every write to the row checks.
 pub(crate) struct Ledger {
     session: PgConnection,
     schema: String,
@@ -131,13 +134,14 @@ pub(crate) struct Ledger {
     epoch: i64,
     topics: TopicChanges,
     seal: Seal,
-    /// It is stored that every record which this relay has written is signed.
+    /// The database records that every position of this relay is signed.
     signs: bool,
-    /// As last seen.
+    /// The server's clock at the last statement.
     clock: Clock,
 }
 
-/// The count of changes that commands have made to the relay's topics: when this one began, and as last seen.
+/// Number of changes that commands have made to the relay's topics: at the start of this relay, and
+/// at the last statement.
 #[derive(Clone, Copy, Debug)]
 struct TopicChanges {
     began: i64,
@@ -145,20 +149,24 @@ struct TopicChanges {
 }
 
 impl Ledger {
-    /// Connects, takes the relay's row over (raising its epoch) and reads it.
+    /// Connects, takes over the relay's row (which raises its epoch) and reads it.
     ///
     /// # Errors
-    /// When the database cannot be reached, or the tables are not there.
+    ///
+    /// Returns an error if the database is unreachable or the tables do not exist.
     pub(crate) async fn take_over(options: &RelayOptions) -> Result<(Self, Saved), Interruption> {
         let mut session = connect(options, "relay ledger").await?;
-        // The epoch must survive a crash; a synchronous standby need not have it, all the less as this relay's stream may count as one.
+        // The epoch must survive a crash. A synchronous standby need not have it, especially as
+        // this relay's own stream may count as one.
         set_synchronous_commit(&mut session, "local").await?;
         let schema = format!("\"{}\"", options.schema);
         let leader = format!("{}:{}", hostname(), std::process::id());
         let sql = format!(
-            "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at) values ($1, 1, $2, now())
+            "insert into {schema}.relay as r (name, epoch, leader, heartbeat_at)
+                 values ($1, 1, $2, now())
              on conflict (name) do update set epoch = r.epoch + 1, leader = $2, heartbeat_at = now()
-             returning epoch, topic_changes, current_database()::text as database, {CLOCK} as clock, {SAVED}"
+             returning epoch, topic_changes, current_database()::text as database,
+                 {CLOCK} as clock, {SAVED}"
         );
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(&options.name)
@@ -196,7 +204,7 @@ impl Ledger {
             .await?;
         }
         let (seal, signs) = seal(&mut session, &schema, &options.name).await?;
-        // From here on: losing the last position in a crash costs repeats with delivery at least once, and nothing otherwise.
+        // From here on, a crash may lose the last position. At least once then repeats events.
         set_synchronous_commit(&mut session, "off").await?;
         let topics = TopicChanges {
             began: changes,
@@ -217,25 +225,26 @@ impl Ledger {
         ))
     }
 
-    /// The database's clock.
+    /// Returns the database's clock.
     pub(crate) fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Signs the relay's positions.
+    /// Returns the seal that signs the relay's positions.
     pub(crate) fn seal(&self) -> &Seal {
         &self.seal
     }
 
-    /// Whether every position that this relay has written is signed.
+    /// Returns `true` if every position that this relay has written is signed.
     pub(crate) fn signs(&self) -> bool {
         self.signs
     }
 
-    /// Stores that the relay signs: from here on no unsigned position counts.
+    /// Stores that the relay signs its positions. From then on, no unsigned position counts.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    ///
+    /// Returns an error if the database is unreachable.
     pub(crate) async fn note_signed(&mut self) -> Result<(), Interruption> {
         if !self.signs {
             let sql = format!(
@@ -251,30 +260,33 @@ impl Ledger {
         Ok(())
     }
 
-    /// The epoch under which this relay leads.
+    /// Returns this relay's epoch.
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    /// Whether a command has changed the relay's topics since this relay began.
+    /// Returns `true` if a command has changed the relay's topics since this relay started.
     pub(crate) fn topics_have_changed(&self) -> bool {
         self.topics.now != self.topics.began
     }
 
-    /// The connection, for questions about the server.
+    /// Returns the connection, for queries about the server.
     pub(crate) fn session(&mut self) -> &mut PgConnection {
         &mut self.session
     }
 
-    /// What a statement on another table of the relay needs: the connection, the schema (quoted), the relay's name and its epoch.
+    /// Returns the parts of a statement on another table of the relay: the connection, the schema
+    /// (quoted), the relay's name and its epoch.
     pub(crate) fn parts(&mut self) -> (&mut PgConnection, &str, &str, i64) {
         (&mut self.session, &self.schema, &self.name, self.epoch)
     }
 
-    /// The number of partitions by which this relay places keys, for each topic it has met.
+    /// Returns, for each topic that this relay has used, the number of partitions over which it
+    /// distributes keys.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    ///
+    /// Returns an error if the database is unreachable.
     pub(crate) async fn pinned(&mut self) -> Result<HashMap<String, i32>, Interruption> {
         let sql = format!(
             "select topic, partitions from {}.relay_topic where relay = $1",
@@ -289,28 +301,32 @@ impl Ledger {
             .collect())
     }
 
-    /// Whether rows of the outbox are still inserted with the numbers of their transactions.
+    /// Checks that rows of the outbox are still inserted with the ids of their transactions.
     ///
     /// # Errors
-    /// As [`preflight::require_own_transactions`].
+    ///
+    /// Returns the errors of [`preflight::require_own_transactions`].
     pub(crate) async fn require_own_transactions(&mut self) -> Result<(), Interruption> {
         preflight::require_own_transactions(&mut self.session, self.schema.trim_matches('"')).await
     }
 
-    /// Stores what the relay's position belongs to. A move by the operator is done with.
+    /// Stores the database and the Kafka cluster of the relay's position, its delivery and its
+    /// table.
     ///
     /// # Errors
-    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    ///
+    /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn begin(
         &mut self,
         options: &RelayOptions,
         identity: &Identity,
         cluster: &str,
     ) -> Result<(), Interruption> {
-        let sql = "identity = $3, kafka_cluster_id = $4, delivery = $5, table_schema = $6, table_name = $7";
+        let sql = "identity = $3, kafka_cluster_id = $4, delivery = $5, table_schema = $6, \
+                   table_name = $7";
         let (schema, table) = options.debezium.as_ref().map(|_| options.table()).unzip();
         let delivery = options.delivery.word();
-        let doing = "storing where the relay begins";
+        let doing = "storing the relay's start";
         self.write(
             sql,
             |query| {
@@ -329,13 +345,14 @@ impl Ledger {
     /// Stores the names of slot and publication, which the relay keeps from now on.
     ///
     /// # Errors
-    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    ///
+    /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn keep_names(
         &mut self,
         options: &RelayOptions,
         names: &LogNames,
     ) -> Result<(), Interruption> {
-        // One that is configured is not the relay's own.
+        // A configured publication is not the relay's own.
         let (slot, publication) = (
             &names.slot,
             options
@@ -352,12 +369,15 @@ impl Ledger {
         .await
     }
 
-    /// Stores how far the relay is. Everything before it is in Kafka.
+    /// Stores the relay's position. Everything before it is in Kafka. Completes a move by an
+    /// operator.
     ///
     /// # Errors
-    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    ///
+    /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn checkpoint(&mut self, at: Checkpoint<'_>) -> Result<(), Interruption> {
-        let sql = "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = $6, published = published + $7,
+        let sql = "position = $3, position_epoch = $2, number = $4, source = $5, source_reason = \
+                   $6, published = published + $7,
                    moved_to = null, given_up = null, adopts = null, updated_at = now()";
         let (number, source, published) = (
             at.number.cast_signed(),
@@ -380,21 +400,24 @@ impl Ledger {
         .await
     }
 
-    /// Has the server flush its log: a commit that waits for its own flush flushes everything before it. (A logical message would do too, but every
-    /// decoder of the database's log gets to see those.)
+    /// Makes the server flush its log: a commit that waits for its own flush also flushes
+    /// everything before it. (A logical message would do too, but every decoder of the database's
+    /// log would receive it.)
     ///
     /// # Errors
-    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    ///
+    /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn flush(&mut self) -> Result<(), Interruption> {
         set_synchronous_commit(&mut self.session, "local").await?;
         self.heartbeat().await?;
         set_synchronous_commit(&mut self.session, "off").await
     }
 
-    /// Shows that the relay is there although nothing has changed.
+    /// Stores a sign of life of the relay without other changes.
     ///
     /// # Errors
-    /// [`Interruption::LeaseLost`] if another relay has taken over.
+    ///
+    /// Returns [`Interruption::LeaseLost`] if another relay has taken over.
     pub(crate) async fn heartbeat(&mut self) -> Result<(), Interruption> {
         self.write(
             "updated_at = updated_at",
@@ -404,38 +427,44 @@ impl Ledger {
         .await
     }
 
-    /// Takes note of topics that are being grown, and says so: nothing that this relay has sent to them is under way, and nothing more will be
-    /// sent. Call it before the first event, and read what is pinned after it.
+    /// Returns the topics that are being grown with their remaining hold times, and acknowledges
+    /// the holds. The acknowledgement means that this relay has no record in flight to these topics
+    /// and sends none. Call it before the first event, and read the pinned partitions after it.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    ///
+    /// Returns an error if the database is unreachable.
     pub(crate) async fn take_up_holds(&mut self) -> Result<Vec<(String, Duration)>, Interruption> {
         let sql = format!(
-            "update {}.relay_topic set hold_acknowledged = true where relay = $1 and hold is not null and hold_until > now()
+            "update {}.relay_topic set hold_acknowledged = true
+                 where relay = $1 and hold is not null and hold_until > now()
              returning topic, extract(epoch from hold_until - now())::float8",
             self.schema
         );
         let held = sqlx::query_as(AssertSqlSafe(sql))
             .bind(&self.name)
             .fetch_all(&mut self.session);
-        let held: Vec<(String, f64)> = within("taking up holds on topics", held).await?;
+        let held: Vec<(String, f64)> = within("acknowledging holds on topics", held).await?;
         Ok(held
             .into_iter()
             .map(|(topic, seconds)| (topic, crate::postgres::seconds(seconds)))
             .collect())
     }
 
-    /// Ends the holds whose time is over; the topics.
+    /// Ends the holds whose time is over, and returns their topics.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    ///
+    /// Returns an error if the database is unreachable.
     pub(crate) async fn end_holds(&mut self) -> Result<Vec<String>, Interruption> {
         let sql = format!(
             "with ended as (
-                 update {schema}.relay_topic set hold = null, hold_until = null, hold_acknowledged = false
+                 update {schema}.relay_topic set hold = null, hold_until = null,
+                     hold_acknowledged = false
                  where relay = $1 and hold is not null and hold_until <= now() returning topic
              ), told as (
-                 update {schema}.relay set topic_changes = topic_changes + 1 where name = $1 and exists (select from ended)
+                 update {schema}.relay set topic_changes = topic_changes + 1
+                     where name = $1 and exists (select from ended)
              )
              select topic from ended",
             schema = self.schema
@@ -446,31 +475,36 @@ impl Ledger {
         within("ending holds on topics", ended).await
     }
 
-    /// The count of changes that commands had made to the topics when this relay began.
+    /// Returns the number of topic changes by commands at the start of this relay.
     pub(crate) fn topic_changes(&self) -> i64 {
         self.topics.began
     }
 
-    /// Events of transactions below it may be gone from the outbox.
+    /// Returns the floor of retention. Events of transactions below it may be missing from the
+    /// outbox.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    ///
+    /// Returns an error if the database is unreachable.
     pub(crate) async fn floor(&mut self) -> Result<u64, Interruption> {
-        // Waits for a batch of deletes that may not have seen this relay's row.
+        // The lock waits for a batch of deletes that may not have seen this relay's row.
         floor(&mut self.session, &self.schema, " for share").await
     }
 
     /// Adds to the counts per topic.
     ///
     /// # Errors
-    /// When the database cannot be reached.
+    ///
+    /// Returns an error if the database is unreachable.
     pub(crate) async fn count_topics(
         &mut self,
         counts: &[(&Route, u64)],
     ) -> Result<(), Interruption> {
         let sql = format!(
             "insert into {}.relay_topic as t (relay, topic, partitions, published)
-             select $1, c.topic, c.partitions, c.published from unnest($2::text[], $3::int[], $4::bigint[]) as c (topic, partitions, published)
+             select $1, c.topic, c.partitions, c.published
+             from unnest($2::text[], $3::int[], $4::bigint[])
+                 as c (topic, partitions, published)
              on conflict (relay, topic) do update set published = t.published + excluded.published",
             self.schema
         );
@@ -503,7 +537,8 @@ impl Ledger {
         doing: &'static str,
     ) -> Result<(), Interruption> {
         let sql = format!(
-            "update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2 returning topic_changes, {CLOCK}",
+            "update {}.relay set {sql}, heartbeat_at = now() where name = $1 and epoch = $2
+                 returning topic_changes, {CLOCK}",
             self.schema
         );
         let query = bind(
@@ -525,7 +560,7 @@ impl Ledger {
 }
 
 impl Reading {
-    /// The word for it.
+    /// Returns the word that the database stores.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Wal => "wal",
@@ -534,10 +569,11 @@ impl Reading {
     }
 }
 
-/// What the relay's row says, without taking it over; none if this relay has no row.
+/// Reads the relay's row without taking it over. Returns `None` if this relay has no row.
 ///
 /// # Errors
-/// When the database cannot be reached, or the tables are not there.
+///
+/// Returns an error if the database is unreachable or the tables do not exist.
 pub(crate) async fn saved(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -560,10 +596,12 @@ pub(crate) async fn saved(
         .map_err(Interruption::sql(doing))
 }
 
-/// Events of transactions below it may be gone from the outbox of this schema, which is in quotes.
+/// Returns the floor of retention in this schema, which is in quotes. Events of transactions below
+/// it may be missing from the outbox.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn floor(
     session: &mut PgConnection,
     schema: &str,
@@ -571,16 +609,17 @@ pub(crate) async fn floor(
 ) -> Result<u64, Interruption> {
     let sql = format!("select floor::text from {schema}.retention{lock}");
     let floor = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_optional(session);
-    Ok(within("reading what retention has deleted", floor)
+    Ok(within("reading the floor of retention", floor)
         .await?
         .and_then(|floor| floor.parse().ok())
         .unwrap_or(0))
 }
 
-/// A session of the relay on its database.
+/// Opens a session of the relay on its database.
 ///
 /// # Errors
-/// When the server cannot be reached within the settings' `connect_timeout`.
+///
+/// Returns an error if the server is unreachable within the settings' `connect_timeout`.
 pub(crate) async fn connect(
     options: &RelayOptions,
     role: &str,
@@ -590,10 +629,12 @@ pub(crate) async fn connect(
         .map_err(Interruption::connecting(&options.database))
 }
 
-/// The relay's secret, if it has one, and whether it has signed all of its records. Nothing is made.
+/// Returns the relay's secret and whether all of its records are signed. Creates no secret: without
+/// one, the seal accepts no record.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 #[cfg(feature = "cli")]
 pub(crate) async fn known_seal(
     options: &RelayOptions,
@@ -607,20 +648,21 @@ pub(crate) async fn known_seal(
         .bind(&options.name)
         .fetch_optional(session);
     let known: Option<(Vec<u8>, bool)> =
-        within("reading the secret that positions are signed with", known).await?;
+        within("reading the secret for signatures of positions", known).await?;
     Ok(known.map_or_else(
         || (Seal::new(&[]), false),
         |(secret, signs)| (Seal::new(&secret), signs),
     ))
 }
 
-/// The relay's secret, which is made at its first start, and whether it has signed all of its records.
+/// Returns the relay's secret, which is created at its first start, and whether all of its records
+/// are signed.
 async fn seal(
     session: &mut PgConnection,
     schema: &str,
     name: &str,
 ) -> Result<(Seal, bool), Interruption> {
-    let doing = "reading the secret that positions are signed with";
+    let doing = "reading the secret for signatures of positions";
     let read = format!("select secret, signs from {schema}.relay_secret where relay = $1");
     let known: Option<(Vec<u8>, bool)> = within(
         doing,
@@ -664,7 +706,7 @@ async fn set_synchronous_commit(
         .map(|_| ())
 }
 
-/// Waits for a statement, but not for ever: a connection that was cut without a word never answers.
+/// Waits for a statement for a limited time: a connection that was cut off silently never answers.
 pub(crate) async fn within<T>(
     doing: &'static str,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
@@ -677,7 +719,7 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// The machine's name, for people who look for the leader.
+/// Returns the machine's name, which identifies the leader to operators.
 pub(crate) fn hostname() -> String {
     let named = std::env::var("HOSTNAME")
         .ok()

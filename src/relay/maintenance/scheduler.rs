@@ -1,14 +1,15 @@
-//! Moves scheduled events to the outbox when they are due. The leader does, beside its work.
+//! Moves of due scheduled events to the outbox, by the leader.
 //!
 //! ```text
-//! look: when is the first one due? ──later, or none──▶ sleep until then, a second at most
+//! query: when is the first one due? ──later, or none──▶ sleep until then, a second at most
 //!   ▲                │ now
 //!   └──────── move a batch: delete there, insert here, one statement
 //! ```
 //!
-//! Each event is moved once, whoever moves it and whatever dies: the row is deleted and inserted by one transaction. So no epoch is checked, and
-//! leaders of several relays of one database may do it at the same time; a lock lets one of them, so that events keep the order of their times.
-//! From then on it is an event of the outbox, published as the relay's delivery says.
+//! Each event is moved exactly once, because one transaction deletes and inserts the row. The epoch
+//! is therefore not checked, and leaders of several relays of one database may move events at the
+//! same time. A lock admits one of them, so events keep the order of their due times. A moved event
+//! is an event of the outbox, with the relay's delivery guarantee.
 
 use std::time::Duration;
 
@@ -27,27 +28,31 @@ use crate::{
     },
 };
 
-/// Events moved at once: the transaction is short, and what else is written gets its turn.
+/// Number of events moved at once. The short transaction lets other writers proceed.
 const BATCH: i64 = 500;
 
-/// Longest sleep between two looks, so that an event is not late that was scheduled meanwhile. A look reads the first entry of an index.
+/// Maximum sleep between two queries, so that an event that was scheduled in the meantime is not
+/// late. A query reads the first entry of an index.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// While the leader of another relay moves, or what is due is being cancelled.
+/// Delay while another relay's leader moves events, or due events are being cancelled.
 const OTHERS_MOVE: Duration = Duration::from_millis(50);
 
-/// Most events that are left alone because the outbox refuses them: the more there are, the longer each look takes.
+/// Maximum number of events that are left out because the outbox refuses them. Each of them makes
+/// queries slower.
 const REFUSED_MAX: usize = 1_000;
 
-/// Before it is tried again after an error that passes.
+/// Delay after a temporary error.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How [`COLUMNS`] of the outbox follow from a scheduled event. It happened when it was due, unless its publisher said otherwise.
-const VALUES: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes, headers, coalesce(occurred_at, due_at), topic";
+/// Values of a scheduled event for the [`COLUMNS`] of the outbox. The event happened when it was
+/// due, unless its publisher has set a time.
+const VALUES: &str = "id, aggregatetype, aggregateid, type, version, payload, payload_bytes,
+                          headers, coalesce(occurred_at, due_at), topic";
 
-/// Moves events for as long as the future is polled, or until a person is needed.
+/// Moves events while the future is polled. Returns an error that an operator must correct.
 pub(crate) async fn run(options: &RelayOptions, observer: &Observer) -> Interruption {
-    // A Debezium table is somebody else's, and nothing here writes to it.
+    // A Debezium table belongs to other programs, and Tidings does not write to it.
     if options.debezium.is_some() {
         warn_of_waiting(options).await;
         std::future::pending::<()>().await;
@@ -65,7 +70,8 @@ pub(crate) async fn run(options: &RelayOptions, observer: &Observer) -> Interrup
     }
 }
 
-/// Says that what is scheduled is not moved by a relay that reads another table. One that has no rights on `scheduled` has nothing to say.
+/// Warns that a relay that reads another table does not move scheduled events. Does nothing without
+/// rights on `scheduled`.
 async fn warn_of_waiting(options: &RelayOptions) {
     let Ok(mut session) = connect(options, "relay scheduled").await else {
         return;
@@ -78,21 +84,23 @@ async fn warn_of_waiting(options: &RelayOptions) {
     }
 }
 
-/// Moves events until something goes wrong.
+/// Moves events until an error occurs.
 async fn work(
     options: &RelayOptions,
     observer: &Observer,
     standing: &mut Option<Reason>,
 ) -> Result<std::convert::Infallible, Interruption> {
     let mut session = connect(options, "relay scheduled").await?;
-    // A crash that loses a move loses both halves of it, and a relay publishes only what is on disk; a standby need not have it.
+    // A crash that loses a move loses both halves of it, and a relay publishes only durable events.
+    // A standby need not have it.
     within(
         "preparing the session",
         sqlx::raw_sql("set synchronous_commit = local").execute(&mut session),
     )
     .await?;
     let mut refused = Vec::new();
-    // Whatever is due: a right that is missing is told now, and not when the first event is late.
+    // Tries a move even if no event is due, so that a missing right is reported before the first
+    // event is late.
     move_due(options, &mut session, observer, &mut refused).await?;
     *standing = None;
     loop {
@@ -114,14 +122,16 @@ async fn work(
     }
 }
 
-/// In how many seconds the first event is due; none if nothing is scheduled. Those that the outbox refuses do not count.
+/// Returns the number of seconds until the first event is due. Returns `None` if no event is
+/// scheduled. Events that the outbox refuses do not count.
 async fn due_in(
     options: &RelayOptions,
     session: &mut PgConnection,
     refused: &[Uuid],
 ) -> Result<Option<f64>, Interruption> {
     let sql = format!(
-        r#"select extract(epoch from min(due_at) - clock_timestamp())::float8 from "{}".scheduled where id <> all ($1)"#,
+        r#"select extract(epoch from min(due_at) - clock_timestamp())::float8
+           from "{}".scheduled where id <> all ($1)"#,
         options.schema
     );
     within(
@@ -133,8 +143,8 @@ async fn due_in(
     .await
 }
 
-/// Moves a batch of what is due, the first ones first; how many. An event that the outbox refuses (a row from before a rule
-/// of the table) is left where it is, and others are moved.
+/// Moves a batch of due events, the earliest first, and returns their number. An event that the
+/// outbox refuses (a row from before a rule of the table) stays, and others are moved.
 async fn move_due(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -156,8 +166,8 @@ async fn move_due(
             Err(error) if refuses_a_row(&error) => {
                 tracing::error!(
                     event = %first,
-                    "the outbox refuses a scheduled event: {}; it stays in {}.scheduled, others are moved. Correct the row or delete it, then \
-                     restart the relay",
+                    "the outbox refuses a scheduled event: {}; it stays in {}.scheduled, others \
+                     are moved. Correct the row or delete it, then restart the relay",
                     error.full(),
                     options.schema
                 );
@@ -169,21 +179,23 @@ async fn move_due(
     Ok(moved)
 }
 
-/// Whether an error is about the data of a row: a violated constraint, or a value that its column does not take.
+/// Returns `true` if an error concerns the data of a row: a violated constraint, or a value that
+/// its column does not accept.
 fn refuses_a_row(error: &Interruption) -> bool {
     error
         .code()
         .is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
-/// The event that is moved next.
+/// Returns the event that is moved next.
 async fn first_due(
     options: &RelayOptions,
     session: &mut PgConnection,
     refused: &[Uuid],
 ) -> Result<Option<Uuid>, Interruption> {
     let sql = format!(
-        r#"select id from "{}".scheduled where due_at <= now() and id <> all ($1) order by due_at, number limit 1"#,
+        r#"select id from "{}".scheduled where due_at <= now() and id <> all ($1)
+           order by due_at, number limit 1"#,
         options.schema
     );
     within(
@@ -195,7 +207,7 @@ async fn first_due(
     .await
 }
 
-/// Moves a batch of events that are due, or only this one, by one statement; how many.
+/// Moves a batch of due events, or only `only`, with one statement. Returns their number.
 async fn move_batch(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -205,18 +217,22 @@ async fn move_batch(
 ) -> Result<i64, Interruption> {
     let doing = "moving scheduled events to the outbox";
     let schema = &options.schema;
-    // What is locked is being cancelled; it waits, and nothing waits for it. An id that the outbox has already is published already.
+    // A locked row is being cancelled. It is skipped and waits. An id that the outbox already
+    // contains is already published.
     let sql = format!(
         r#"with lock as materialized (
-               select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended($1, 0::bigint)) as held
+               select pg_catalog.pg_try_advisory_xact_lock(
+                   pg_catalog.hashtextextended($1, 0::bigint)) as held
            ), due as materialized (
                select id from "{schema}".scheduled
-               where (select held from lock) and due_at <= now() and id <> all ($2) and ($3 is null or id = $3)
+               where (select held from lock) and due_at <= now() and id <> all ($2)
+                   and ($3 is null or id = $3)
                order by due_at, number limit {BATCH} for update skip locked
            ), moved as (
                delete from "{schema}".scheduled s using due where s.id = due.id returning s.*
            ), published as (
-               insert into "{schema}".outbox ({COLUMNS}) select {VALUES} from moved order by due_at, number
+               insert into "{schema}".outbox ({COLUMNS})
+               select {VALUES} from moved order by due_at, number
                on conflict (id) do nothing returning id
            )
            select (select count(*) from moved), (select count(*) from published)"#
@@ -225,7 +241,7 @@ async fn move_batch(
         .bind(format!("tidings scheduled {schema}"))
         .bind(refused)
         .bind(only);
-    // All of the answer: the row comes before the commit.
+    // Reads the whole response, because the row precedes the commit.
     let answer: Vec<(i64, i64)> = within(doing, query.fetch_all(session)).await?;
     let (moved, published) = answer.first().copied().unwrap_or_default();
     failpoint::reached(Step::ScheduledMoved);

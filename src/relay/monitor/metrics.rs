@@ -1,4 +1,4 @@
-//! What a relay shows of itself: metrics and named checks.
+//! Metrics and named checks of a relay.
 
 use std::{
     sync::{
@@ -26,12 +26,12 @@ use super::{
 
 pub(crate) use super::readiness::Part;
 
-/// How a named check stands.
+/// State of a named check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckState {
-    /// As it should be; the text says more, e.g. "leader, epoch 7".
+    /// The check holds. The text has details, for example "leader, epoch 7".
     Ok(String),
-    /// Not ready; the text says what happened and what to do.
+    /// The relay is not ready. The text names the cause and the remedy.
     Failing(String),
 }
 
@@ -40,7 +40,7 @@ pub enum CheckState {
 pub struct Check {
     /// The check's name.
     pub name: &'static str,
-    /// How it stands.
+    /// State of the check.
     pub state: CheckState,
 }
 
@@ -59,7 +59,7 @@ struct SideLabel {
     side: &'static str,
 }
 
-/// What a relay shows of itself; cheap to clone, shared between the relay and the admin server.
+/// Metrics and checks of a relay. Cheap to clone; shared between the relay and the admin server.
 #[derive(Clone)]
 pub struct Observer(Arc<Inner>);
 
@@ -87,7 +87,8 @@ struct Inner {
 }
 
 impl Observer {
-    /// `stall_after` is the time without an acknowledgement after which delivery counts as stalled.
+    /// Creates an observer. `stall_after` is the time without an acknowledgement after which
+    /// delivery counts as stalled.
     pub(crate) fn new(stall_after: Duration) -> Self {
         let mut registry = Registry::with_prefix("tidings_relay");
         let published = Family::<TopicLabel, Counter>::default();
@@ -99,14 +100,14 @@ impl Observer {
         let reconnects = Family::<SideLabel, Counter>::default();
         registry.register(
             "reconnects",
-            "Times a session was started again, by the side that interrupted it",
+            "Restarted sessions, by the side that interrupted them",
             reconnects.clone(),
         );
-        // 0.25 ms to 16 s: from a commit at the head of the log to a long outage's first minutes.
+        // 0.25 ms to 16 s: from a commit at the head of the log to the first seconds of an outage.
         let latency = Histogram::new(exponential_buckets(0.000_25, 2.0, 17));
         registry.register_with_unit(
             "end_to_end",
-            "Commit (the server's clock) to acknowledgement (this clock); sampled",
+            "Time from commit (the server's clock) to acknowledgement (the relay's clock); sampled",
             Unit::Seconds,
             latency.clone(),
         );
@@ -119,21 +120,21 @@ impl Observer {
         let lag_seconds = Gauge::default();
         registry.register_with_unit(
             "lag",
-            "Age of the last commit read when it was sent, zero at the head",
+            "Age of the last commit read when the server sent it, zero at the head",
             Unit::Seconds,
             lag_seconds.clone(),
         );
         let lag_bytes = Gauge::default();
         registry.register_with_unit(
             "lag",
-            "Write-ahead log between what is confirmed and the server's end",
+            "Write-ahead log between the confirmed position and the server's end",
             Unit::Bytes,
             lag_bytes.clone(),
         );
         let slot_retained = Gauge::default();
         registry.register_with_unit(
             "slot_retained",
-            "Write-ahead log the server keeps for the slot",
+            "Write-ahead log that the server keeps for the slot",
             Unit::Bytes,
             slot_retained.clone(),
         );
@@ -152,19 +153,19 @@ impl Observer {
         let undeliverable = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "undeliverable",
-            "Events found to be undeliverable, by what became of them",
+            "Undeliverable events, by outcome",
             undeliverable.clone(),
         );
         let parked_events = Gauge::default();
         registry.register(
             "parked_events",
-            "Events that wait for somebody's decision, as far as the leader knows",
+            "Events that wait for an operator's decision, as last observed by the leader",
             parked_events.clone(),
         );
         let parked_aggregates = Gauge::default();
         registry.register(
             "parked_aggregates",
-            "Aggregates these are of",
+            "Aggregates with such events",
             parked_aggregates.clone(),
         );
         let deleted = Counter::default();
@@ -176,27 +177,28 @@ impl Observer {
         let oldest_event = Gauge::default();
         registry.register_with_unit(
             "oldest_event",
-            "Age of the oldest row of the outbox, as retention saw it",
+            "Age of the oldest row of the outbox, as last observed by retention",
             Unit::Seconds,
             oldest_event.clone(),
         );
         let scheduled_moved = Counter::default();
         registry.register(
             "scheduled_moved",
-            "Scheduled events that this relay has moved to the outbox when due",
+            "Due scheduled events that this process has moved to the outbox",
             scheduled_moved.clone(),
         );
         let scheduled_overdue = Gauge::default();
         registry.register_with_unit(
             "scheduled_overdue",
-            "For how long the first scheduled event has been due, as the leader saw it last",
+            "Time since the first scheduled event became due, as last observed by the leader",
             Unit::Seconds,
             scheduled_overdue.clone(),
         );
         let stalled = Gauge::default();
         registry.register_with_unit(
             "stalled",
-            "Time since something was acknowledged or nothing was pending, once it exceeds stall_after; zero before",
+            "Time since an acknowledgement or an empty backlog, once it exceeds stall_after; zero \
+             before",
             Unit::Seconds,
             stalled.clone(),
         );
@@ -224,7 +226,7 @@ impl Observer {
         }))
     }
 
-    /// The metrics in OpenMetrics text format, which Prometheus reads.
+    /// Returns the metrics in OpenMetrics text format, which Prometheus reads.
     pub fn metrics_text(&self) -> String {
         self.0.stalled.set(
             self.0
@@ -237,7 +239,7 @@ impl Observer {
         text
     }
 
-    /// Every readiness check as it stands now. Computed from all standing reasons at each call.
+    /// Returns the state of every readiness check. Computed from all standing reasons at each call.
     pub fn checks(&self) -> Vec<Check> {
         let stalled = self.0.pulse.stall().map(|stall| stall.text);
         self.board().checks(stalled)
@@ -247,12 +249,12 @@ impl Observer {
         self.0.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Signs of life of the sessions.
+    /// Returns the signs of life of the sessions.
     pub(crate) fn pulse(&self) -> &Pulse {
         &self.0.pulse
     }
 
-    /// Sets what a check shows while no reason stands against it. Clears no reason.
+    /// Sets the text of a check that holds. Clears no reason.
     pub(crate) fn note(&self, part: Part, text: impl Into<String>) {
         self.board().note(part, text.into());
     }
@@ -279,26 +281,27 @@ impl Observer {
         }
     }
 
-    /// A session was interrupted: the reason stands until a later session delivers, or has nothing to deliver.
+    /// Records that a session was interrupted. The reason stands until a later session delivers an
+    /// event or has nothing to deliver.
     pub(crate) fn interrupted(&self, part: Part, text: impl Into<String>) {
         let mut board = self.board();
         board.clear_everywhere(Cause::Interrupted);
         board.raise(part, Cause::Interrupted, text.into());
     }
 
-    /// Something was acknowledged, or nothing is pending.
+    /// Records that an event was acknowledged, or that nothing is pending.
     pub(crate) fn well(&self) {
         self.0.pulse.well();
         self.board().clear_everywhere(Cause::Interrupted);
     }
 
-    /// No relay of this name leads, this one included.
+    /// Records that no relay of this name leads, including this one.
     pub(crate) fn waits_for_the_lock(&self) {
         self.0.pulse.leads();
         self.leader(false);
     }
 
-    /// Another relay of this name leads.
+    /// Records that another relay of this name leads.
     pub(crate) fn stands_by(&self) {
         self.0.pulse.stands_by();
         self.leader(false);
@@ -381,7 +384,7 @@ impl Observer {
     }
 }
 
-/// A reason against the readiness of a relay. It stands until this is dropped.
+/// A reason against the readiness of a relay. It stands until this value is dropped.
 #[must_use = "the reason is cleared when this is dropped"]
 pub(crate) struct Reason {
     observer: Observer,

@@ -1,10 +1,11 @@
-//! Stall detection: since when a relay that leads has delivered nothing although something may be pending.
+//! Stall detection: a relay that leads has stalled if it delivers nothing although events may be
+//! pending.
 //!
-//! Delivery is *well* at each moment at which Kafka acknowledged something, or at which it was confirmed that nothing is
-//! pending. Silence is never a good sign: a session that hangs anywhere confirms nothing, so it stalls. A standby
-//! delivers nothing and cannot stall.
+//! Delivery is *well* whenever Kafka acknowledges an event, and whenever the relay confirms that
+//! nothing is pending. Silence is never a good sign: a session that hangs anywhere confirms
+//! nothing, so it stalls. A standby delivers nothing and cannot stall.
 //!
-//! All times are of the monotonic clock. The clock of the machine may step.
+//! All times come from the monotonic clock, because the clock of the machine may step.
 
 use std::{
     borrow::Cow,
@@ -25,18 +26,18 @@ pub(crate) struct Pulse {
 #[derive(Default)]
 struct Vitals {
     stands_by: bool,
-    /// The last time at which delivery was well.
+    /// The last time when delivery was well.
     well_at: Duration,
-    /// The last time at which the session moved.
+    /// The last time when the session made progress.
     moved_at: Duration,
-    /// What the session does.
+    /// The current step of the session.
     step: Cow<'static, str>,
-    /// What an event waits for.
+    /// The object that an event waits for.
     held: Option<String>,
     acks: Option<Arc<Acks>>,
 }
 
-/// A stall, for people.
+/// A stall, with a text for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stall {
     pub(crate) lasted: Duration,
@@ -64,36 +65,36 @@ impl Pulse {
         self.origin.elapsed()
     }
 
-    /// The session moves.
+    /// Records progress of the session.
     pub(crate) fn moved(&self) {
         self.vitals().moved_at = self.now();
     }
 
-    /// The session moves, and begins this step.
+    /// Records progress of the session and the start of a step.
     pub(crate) fn step(&self, step: impl Into<Cow<'static, str>>) {
         let mut vitals = self.vitals();
         vitals.step = step.into();
         vitals.moved_at = self.now();
     }
 
-    /// What an event waits for; `None` if none waits.
+    /// Sets the object that an event waits for, or `None` if no event waits.
     pub(crate) fn held(&self, reason: Option<String>) {
         self.vitals().held = reason;
     }
 
-    /// Whose acknowledgements count.
+    /// Sets the acknowledgements that count.
     pub(crate) fn watch(&self, acks: &Arc<Acks>) {
         self.vitals().acks = Some(acks.clone());
     }
 
-    /// Something was acknowledged, or nothing is pending.
+    /// Records that an event was acknowledged, or that nothing is pending.
     pub(crate) fn well(&self) {
         let now = self.now();
         let mut vitals = self.vitals();
         (vitals.well_at, vitals.moved_at) = (now, now);
     }
 
-    /// This process leads, or should: no other one does.
+    /// Records that this process leads, or should lead because no other process does.
     pub(crate) fn leads(&self) {
         let now = self.now();
         let mut vitals = self.vitals();
@@ -103,14 +104,14 @@ impl Pulse {
         vitals.moved_at = now;
     }
 
-    /// Another relay of this name leads, or the relay has ended.
+    /// Records that another relay of this name leads, or that the relay has ended.
     pub(crate) fn stands_by(&self) {
         let mut vitals = self.vitals();
         vitals.stands_by = true;
         vitals.moved_at = self.now();
     }
 
-    /// Records that Kafka has not acknowledged.
+    /// Returns the number of records that Kafka has not acknowledged.
     pub(crate) fn under_way(&self) -> u64 {
         self.vitals()
             .acks
@@ -118,7 +119,7 @@ impl Pulse {
             .map_or(0, |acks| acks.under_way().0)
     }
 
-    /// The stall, if delivery has stalled.
+    /// Returns the stall, if delivery has stalled.
     pub(crate) fn stall(&self) -> Option<Stall> {
         let now = self.now();
         let vitals = self.vitals();
@@ -129,7 +130,7 @@ impl Pulse {
         })
     }
 
-    /// The last step of a session that has not moved for longer than `limit`.
+    /// Returns the last step of a session that has made no progress for longer than `limit`.
     pub(crate) fn hung_in(&self, limit: Duration) -> Option<String> {
         let now = self.now();
         let vitals = self.vitals();
@@ -151,7 +152,8 @@ impl Vitals {
             (None, 0) => "events may be waiting".to_owned(),
             (None, records) => {
                 format!(
-                    "{records} records are under way: see that the brokers answer and that min.insync.replicas replicas are in sync"
+                    "{records} records are in flight: check that the brokers answer and that \
+                     min.insync.replicas replicas are in sync"
                 )
             }
         };
@@ -209,7 +211,8 @@ mod tests {
         let text = vitals.describe(at(20));
         assert_eq!(
             text,
-            "nothing was acknowledged for 20 s, and events may be waiting; the session is fencing the producers"
+            "nothing was acknowledged for 20 s, and events may be waiting; the session is fencing \
+             the producers"
         );
         let acks = Arc::new(Acks::default());
         acks.admit(
@@ -221,7 +224,7 @@ mod tests {
             },
         );
         vitals.acks = Some(acks);
-        assert!(vitals.describe(at(20)).contains("1 records are under way"));
+        assert!(vitals.describe(at(20)).contains("1 records are in flight"));
         vitals.held = Some("topic `orders`".into());
         assert!(
             vitals

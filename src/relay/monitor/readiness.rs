@@ -1,13 +1,13 @@
-//! Readiness of a relay: the standing reasons against it, by the check that shows them.
+//! Readiness of a relay: the standing reasons against it, grouped by the check that shows them.
 //!
-//! Each part of the relay raises and clears its own reasons, so none of them hides another. A check fails while at least
-//! one of its reasons stands, and lists all of them.
+//! Each part of the relay raises and clears its own reasons, so none of them hides another. A check
+//! fails while at least one of its reasons stands, and lists all of them.
 
 use std::collections::BTreeMap;
 
 use super::metrics::{Check, CheckState};
 
-/// The checks, in the order in which a relay starts.
+/// The checks, in the order of a relay's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     Database,
@@ -37,22 +37,22 @@ impl Part {
     }
 }
 
-/// The owner of a reason. Raising a reason replaces the earlier one of the same owner only.
+/// The owner of a reason. Raising a reason replaces only the earlier one of the same owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
     /// The part has not been tried since the process started.
     NotTried,
     /// The last session was interrupted, and none has delivered since.
     Interrupted,
-    /// No broker can be reached.
+    /// No broker is reachable.
     Cluster,
-    /// A session that is no relay holds the lock of the lease.
+    /// A session other than a relay holds the lock of the lease.
     LockHolder,
-    /// A [`Reason`](super::observe::Reason), by its number.
+    /// A [`Reason`](super::metrics::Reason), by its number.
     Held(u64),
 }
 
-/// The standing reasons, and what each check shows while it has none.
+/// The standing reasons, and the texts of checks without one.
 #[derive(Debug)]
 pub(crate) struct Board {
     notes: BTreeMap<Part, String>,
@@ -61,7 +61,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// A board on which nothing but progress has a good note yet.
+    /// Creates a board with a reason against every check but progress.
     pub(crate) fn new() -> Self {
         let mut board = Self {
             notes: BTreeMap::new(),
@@ -74,7 +74,7 @@ impl Board {
         board
     }
 
-    /// Sets what the check shows while no reason stands. Clears no reason but [`Cause::NotTried`].
+    /// Sets the text of a check that holds. Clears no reason but [`Cause::NotTried`].
     pub(crate) fn note(&mut self, part: Part, text: String) {
         self.clear(part, Cause::NotTried);
         self.notes.insert(part, text);
@@ -93,13 +93,14 @@ impl Board {
         self.reasons.retain(|(_, standing), _| *standing != cause);
     }
 
-    /// A number for one more held reason.
+    /// Returns the cause for one more held reason.
     pub(crate) fn next_held(&mut self) -> Cause {
         self.held += 1;
         Cause::Held(self.held)
     }
 
-    /// Every check. `stalled` is the reason why delivery does not progress, if it does not.
+    /// Returns the state of every check. `stalled` is the reason why delivery makes no progress, if
+    /// there is one.
     pub(crate) fn checks(&self, stalled: Option<String>) -> Vec<Check> {
         Part::ALL
             .into_iter()
@@ -123,7 +124,7 @@ impl Board {
                 _ => texts.push(text),
             }
         }
-        // A part for which there is a reason has been tried, and has not succeeded.
+        // A part with another reason has been tried and has not succeeded.
         texts.extend(not_tried.filter(|_| texts.is_empty()));
         if texts.is_empty() {
             let note = self.notes.get(&part).map_or("no delay", String::as_str);
@@ -236,11 +237,15 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order of the writers, a check fails exactly while a reason stands.
+        /// In any order of the writers, a check fails exactly while a reason stands.
         #[test]
-        fn a_check_fails_exactly_while_a_reason_of_its_part_stands(steps in proptest::collection::vec(step(), 0..60)) {
+        fn a_check_fails_exactly_while_a_reason_of_its_part_stands(
+            steps in proptest::collection::vec(step(), 0..60),
+        ) {
             let mut board = Board::new();
-            Part::ALL.into_iter().for_each(|part| board.note(part, "fine".into()));
+            Part::ALL
+                .into_iter()
+                .for_each(|part| board.note(part, "fine".into()));
             let mut standing = std::collections::BTreeSet::new();
             for step in steps {
                 match step {
@@ -259,7 +264,10 @@ mod tests {
                     }
                 }
                 for part in Part::ALL {
-                    prop_assert_eq!(failing(&board, part).is_some(), standing.iter().any(|(of, _)| *of == part));
+                    prop_assert_eq!(
+                        failing(&board, part).is_some(),
+                        standing.iter().any(|(of, _)| *of == part)
+                    );
                 }
             }
         }

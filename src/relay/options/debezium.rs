@@ -1,105 +1,111 @@
 //! Options for an outbox table that was made for Debezium's EventRouter.
 //!
-//! Such a table has neither `seq` nor `xid`. So the table shows neither the order in which its rows were written nor which of
-//! them a snapshot covers, and the relay reads it from the log alone (`source/log_only.rs`). Events that the log no longer
-//! holds cannot be published: the relay stops and reports it. Once an operator has added both columns, the relay reads the
-//! table like its own (`row/table_layout.rs`).
+//! Such a table has neither `seq` nor `xid`. It therefore shows neither the order in which its rows
+//! were written nor the rows that a snapshot covers, and the relay reads it only from the log
+//! (`source/log_only.rs`). Events that the log no longer contains cannot be published: the relay
+//! stops and reports this. Once an operator has added both columns, the relay can read the table
+//! like its own (`row/table_layout.rs`).
 
 use crate::relay::{row::debezium::FOREIGN_CELLS, source::connector_handover::Offset};
 
-/// A Debezium outbox table, and how its rows are read. The names in brackets are EventRouter's own options.
+/// A Debezium outbox table and the use of its columns. The names in brackets are EventRouter's own
+/// options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DebeziumOutbox {
-    /// The table's schema, as Postgres has it: case counts.
+    /// The table's schema, as Postgres stores it. Case-sensitive.
     pub schema: String,
     /// The table's name.
     pub table: String,
-    /// Columns that have other names than Debezium's defaults (`table.field.event.*`, `route.by.field`).
+    /// Columns with other names than Debezium's defaults (`table.field.event.*`, `route.by.field`).
     pub columns: Vec<(OutboxField, String)>,
-    /// Columns that are sent too (`table.fields.additional.placement`).
+    /// Additional columns to send (`table.fields.additional.placement`).
     pub additional: Vec<AdditionalColumn>,
-    /// In an envelope, a JSON payload is JSON and not a string with JSON in it (`table.expand.json.payload`). Without additional columns in
-    /// the envelope a JSON payload is the record's value as it is, either way.
+    /// Sends a JSON payload in an envelope as JSON rather than as a string that contains JSON
+    /// (`table.expand.json.payload`). Without additional columns in the envelope, a JSON payload is
+    /// always the unchanged value of the record.
     pub expand_json: bool,
-    /// Whether rows stay.
+    /// Lifetime of rows in the table.
     pub rows: OutboxRows,
-    /// What becomes of the rows that are there when the relay begins.
+    /// Treatment of the rows that exist at the relay's first start.
     pub existing: ExistingRows,
-    /// The publication to read by; the relay's own unless given.
+    /// Name of the publication to read. Defaults to the relay's own.
     pub publication: Option<String>,
-    /// The connector whose place the relay takes when it begins.
+    /// The connector that the relay replaces at its first start.
     pub hand_over: Option<HandOver>,
 }
 
-/// What a column of the outbox is for.
+/// Use of a column of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum OutboxField {
     /// The event's id, a uuid (`table.field.event.id`).
     Id,
-    /// What the topic is made of (`route.by.field`).
+    /// The value that the topic is derived from (`route.by.field`).
     AggregateType,
     /// The record's key (`table.field.event.key`).
     AggregateId,
-    /// The event's name. Debezium sends it only if told to.
+    /// The event's name. Debezium sends it only if configured to.
     Type,
     /// The record's value (`table.field.event.payload`).
     Payload,
-    /// The record's timestamp (`table.field.event.timestamp`). Without it: when the transaction committed.
+    /// The record's timestamp (`table.field.event.timestamp`). Defaults to the commit time of the
+    /// transaction.
     OccurredAt,
 }
 
-/// A column that is sent beside the payload.
+/// A column that is sent in addition to the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdditionalColumn {
     /// Its name in the table.
     pub column: String,
-    /// Where it goes.
+    /// Its place in the record.
     pub placement: Placement,
-    /// Its name there.
+    /// Its name in the record.
     pub alias: String,
 }
 
-/// Where an additional column goes.
+/// Place of an additional column in the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Placement {
     /// A header of the record.
     Header,
-    /// A member of the value, beside `payload`.
+    /// A member of the value, next to `payload`.
     Envelope,
 }
 
-/// Whether rows stay in the table.
+/// Lifetime of rows in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutboxRows {
-    /// They stay until somebody cleans up what is published.
+    /// Rows stay until a clean-up of published rows deletes them.
     Kept,
-    /// They are deleted by whoever inserted them, before the relay may have seen them: only the log has them all.
+    /// Publishers delete the rows that they insert, possibly before the relay has read them. Only
+    /// the log contains all of them.
     Deleted,
 }
 
-/// What becomes of the rows that are there when the relay begins.
+/// Treatment of the rows that exist at the relay's first start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExistingRows {
-    /// They are published first (`snapshot.mode=initial`).
+    /// Existing rows are published first (`snapshot.mode=initial`).
     Publish,
-    /// They are left (`snapshot.mode=no_data`, earlier called `never`).
+    /// Existing rows are left out (`snapshot.mode=no_data`, earlier called `never`).
     Leave,
 }
 
-/// A connector that was stopped, and how far it came.
+/// A stopped connector and its progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandOver {
     /// Its slot (`slot.name`).
     pub slot: String,
-    /// Its stored offset. Without it the relay goes on from what the slot has confirmed, and repeats what came after that.
+    /// Its stored offset. Without it, the relay continues from the slot's confirmed position, and
+    /// repeats the events that the connector published after it.
     pub offset: Option<Offset>,
 }
 
-/// Most additional columns.
+/// Maximum number of additional columns.
 pub(crate) const ADDITIONAL_MAX: usize = FOREIGN_CELLS - 12;
 
 impl DebeziumOutbox {
@@ -118,7 +124,8 @@ impl DebeziumOutbox {
         }
     }
 
-    /// The column that serves as `field`; none if the field is optional and no column was named.
+    /// Returns the column for `field`. Returns `None` if the field is optional and no column was
+    /// named.
     pub(crate) fn column(&self, field: OutboxField) -> Option<&str> {
         let named = self
             .columns
@@ -126,7 +133,7 @@ impl DebeziumOutbox {
             .find(|(named, _)| *named == field)
             .map(|(_, column)| column.as_str());
         named.or(match field {
-            // Debezium has no default either: a column of this name may be anything.
+            // Debezium has no default either: a column with this name may have any meaning.
             OutboxField::OccurredAt => None,
             other => Some(other.name()),
         })
@@ -134,7 +141,7 @@ impl DebeziumOutbox {
 }
 
 impl OutboxField {
-    /// Every field.
+    /// All fields.
     pub(crate) const ALL: [Self; 6] = [
         Self::Id,
         Self::AggregateType,
@@ -144,7 +151,7 @@ impl OutboxField {
         Self::OccurredAt,
     ];
 
-    /// Its name: that of Debezium's default column.
+    /// Returns the field's name, which is also the name of Debezium's default column.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Id => "id",

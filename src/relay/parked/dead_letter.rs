@@ -1,4 +1,5 @@
-//! The other policy: an event that cannot be delivered goes to a topic of its own, with the reason, and its aggregate goes on.
+//! Dead letters: an undeliverable event goes to a topic of its own, with the reason, and its
+//! aggregate continues.
 
 use uuid::Uuid;
 
@@ -7,14 +8,16 @@ use crate::{
     kafka::Headers,
 };
 
-/// Kafka's longest name for a topic.
+/// Maximum length of a topic name in Kafka.
 const TOPIC_BYTES_MAX: usize = 249;
 
-/// Stands before the topic of a dead letter whose own topic is reserved, so that the dead letter's is not.
+/// Prefix for the topic name of an event whose own topic is reserved. It makes the name of the dead
+/// letter topic usable.
 const OF_RESERVED: &str = "reserved.";
 
-/// The topic of dead letters for `topic`: `template` with `{topic}` replaced. Letters that no topic may have become `_`.
-/// The result is never a reserved topic, whatever the row asked for.
+/// Returns the topic of dead letters for `topic`: `template` with `{topic}` replaced. Characters
+/// that a topic name may not contain become `_`. The result is never a reserved topic, whatever
+/// topic the row names.
 pub(crate) fn dead_letter_topic(template: &str, topic: &str) -> String {
     let room = TOPIC_BYTES_MAX.saturating_sub(template.replace("{topic}", "").len());
     let legal = |topic: &str| {
@@ -32,7 +35,7 @@ pub(crate) fn dead_letter_topic(template: &str, topic: &str) -> String {
     }
 }
 
-/// Headers that say why it is here.
+/// Adds headers with the reason of the failure and the identity of the event.
 pub(crate) fn explain(
     headers: Headers,
     topic: &str,
@@ -50,7 +53,8 @@ pub(crate) fn explain(
     }
 }
 
-/// What stands for a payload that Kafka does not take. `table` is schema and name.
+/// Returns a reference that replaces a payload which Kafka does not accept. `table` is schema and
+/// name.
 pub(crate) fn reference(table: (&str, &str), id: Uuid, seq: Option<i64>) -> Vec<u8> {
     let (schema, table) = table;
     let mut row = serde_json::json!({ "schema": schema, "id": id });

@@ -1,7 +1,9 @@
-//! Which aggregates wait, as the leader knows it: a copy of the table that costs one look at an empty map while nothing is parked.
+//! Waiting aggregates: the leader's copy of the table. It costs one look-up in an empty map while
+//! nothing is parked.
 //!
-//! Memory is bounded by `total`: an event that is listed counts, and so does a range, however many events it stands for. Events that
-//! wait for a topic are not here, only how many: while the topic cannot be used, all of its events wait.
+//! `total` bounds the memory: each listed event counts as one, and so does a range, regardless of
+//! its number of events. Events that wait for a topic are only counted here: while the topic is
+//! unusable, all of its events wait.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -12,70 +14,71 @@ pub(crate) struct Aggregate {
     pub(crate) id: String,
 }
 
-/// An event to be parked: what is stored of it.
+/// An event to park, with the values that are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub(crate) seq: i64,
     pub(crate) id: uuid::Uuid,
     pub(crate) aggregate: Aggregate,
     pub(crate) topic: String,
-    /// Why it cannot be delivered; `None`: it waits behind one that cannot.
+    /// The reason why it is undeliverable. `None` if it waits behind an undeliverable event.
     pub(crate) reason: Option<String>,
     /// The topic that it waits for.
     pub(crate) waits_for: Option<String>,
 }
 
-/// The later events of an aggregate of which many wait, as one reference: those of its events in the outbox between two numbers.
+/// The later events of an aggregate with many waiting events, as one reference: the aggregate's
+/// events in the outbox between two numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) from: i64,
-    /// The id of the first one.
+    /// The id of the first event.
     pub(crate) id: uuid::Uuid,
     pub(crate) to: i64,
     pub(crate) events: u64,
     pub(crate) topic: String,
 }
 
-/// How much may wait.
+/// Limits on waiting events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Events of one aggregate that are listed one by one.
+    /// Maximum number of events of one aggregate that are listed one by one.
     pub(crate) per_aggregate: u64,
     pub(crate) total: u64,
 }
 
-/// As much is parked as may be.
+/// The limit on parked events is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full(pub(crate) u64);
 
-/// What waits of one aggregate: a range comes after everything that is listed.
+/// The waiting events of one aggregate. A range follows all listed events.
 #[derive(Debug, Default)]
 struct Waits {
     listed: BTreeSet<i64>,
     range: Option<Range>,
 }
 
-/// What is parked.
+/// The set of parked events.
 #[derive(Debug)]
 pub(crate) struct ParkedSet {
     limits: Limits,
-    /// What waits, by kind and id, so that an event is looked up without allocating.
+    /// Waiting events by kind and id of the aggregate. An event is looked up without an allocation.
     aggregates: HashMap<String, HashMap<String, Waits>>,
-    /// Events that are listed, and ranges.
+    /// Number of listed events and ranges.
     total: u64,
     /// Events beyond the first of each range.
     ranged: u64,
-    /// How many events wait for a topic.
+    /// Number of events that wait for each topic.
     waiting: HashMap<String, u64>,
-    /// Met, and not in the table yet. The position must not pass these.
+    /// Events that are not in the table yet. The position must not pass them.
     pending: Vec<Reference>,
-    /// Ranges that were begun or have grown, and are not in the table as they are.
+    /// Aggregates whose range is new or has grown, and is not stored in this form.
     grown: HashSet<Aggregate>,
-    /// Aggregates of which nothing is in the way any more.
+    /// Aggregates with events that can be released.
     ready: VecDeque<Aggregate>,
 }
 
-/// Most events that are met before they are stored together.
+/// Maximum number of events that are collected before they are stored together.
 const PENDING_MAX: usize = 2_000;
 
 impl Waits {
@@ -111,7 +114,8 @@ impl ParkedSet {
         }
     }
 
-    /// An aggregate of the table: its events, and whether nothing is in the way of the first.
+    /// Loads an aggregate of the table: its events, its range, and whether its first event can be
+    /// released.
     pub(crate) fn load(
         &mut self,
         aggregate: Aggregate,
@@ -136,17 +140,18 @@ impl ParkedSet {
             .insert(aggregate.id, waits);
     }
 
-    /// So many events of the table wait for a topic.
+    /// Loads the number of events in the table that wait for a topic.
     pub(crate) fn load_waiting(&mut self, topic: &str, events: u64) {
         self.waiting.insert(topic.to_owned(), events);
     }
 
-    /// Nothing is parked.
+    /// Returns `true` if nothing is parked.
     pub(crate) fn is_empty(&self) -> bool {
         self.aggregates.is_empty() && self.waiting.is_empty()
     }
 
-    /// How many events are parked, and of how many aggregates, as far as these are known.
+    /// Returns the number of parked events and the number of their aggregates. Events that wait for
+    /// a topic count without their aggregates.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let waiting: u64 = self.waiting.values().sum();
         (
@@ -155,7 +160,7 @@ impl ParkedSet {
         )
     }
 
-    /// Whether an event has to wait with its aggregate.
+    /// Returns `true` if an event must wait with its aggregate.
     pub(crate) fn holds(&self, kind: &str, id: &str, seq: i64) -> bool {
         let waits = self.aggregates.get(kind).and_then(|ids| ids.get(id));
         waits
@@ -163,18 +168,20 @@ impl ParkedSet {
             .is_some_and(|first| seq >= first)
     }
 
-    /// Whether more may be met before what was is stored.
+    /// Returns `true` if more events may be collected before the pending ones are stored.
     pub(crate) fn has_room(&self) -> bool {
         self.pending.len() < PENDING_MAX && self.grown.len() < PENDING_MAX
     }
 
-    /// An event waits, and with it all later ones of its aggregate. To be stored before the position passes it, unless it is met again
-    /// because the position had not passed it when the relay died.
+    /// Parks an event, and with it all later ones of its aggregate. The caller stores it before the
+    /// position passes it. Does nothing if the event is parked already and was only read again
+    /// because the position had not passed it.
     ///
-    /// What waits behind another one is listed while that is cheap, and part of a range then.
+    /// Events that wait behind another one are listed up to a limit, and form a range beyond it.
     ///
     /// # Errors
-    /// When there are as many as may be.
+    ///
+    /// Returns [`Full`] if the limit is reached.
     pub(crate) fn park(&mut self, event: Reference) -> Result<(), Full> {
         let Limits {
             per_aggregate,
@@ -241,41 +248,41 @@ impl ParkedSet {
         );
     }
 
-    /// An event waits for its topic.
+    /// Parks an event until its topic is usable.
     pub(crate) fn wait_for_topic(&mut self, event: Reference, topic: &str) {
         self.waits_for(topic);
         self.pending.push(event);
     }
 
-    /// One more event waits for a topic.
+    /// Counts one more event that waits for a topic.
     pub(crate) fn waits_for(&mut self, topic: &str) {
         *self.waiting.entry(topic.to_owned()).or_default() += 1;
     }
 
-    /// So many events wait for the topic no more.
+    /// Subtracts events that no longer wait for a topic.
     pub(crate) fn waited_for(&mut self, topic: &str, events: usize) {
         if let Some(waiting) = self.waiting.get_mut(topic) {
-            // Never the last one: whether nothing waits the table says.
+            // Keeps at least one, because only the table shows that no event waits.
             *waiting = waiting.saturating_sub(events as u64).max(1);
         }
     }
 
-    /// The table has nothing that waits for the topic.
+    /// Records that the table contains no event that waits for the topic.
     pub(crate) fn nothing_waits_for(&mut self, topic: &str) {
         self.waiting.remove(topic);
     }
 
-    /// An event of the table waits with its aggregate from now on.
+    /// Records that an event of the table waits with its aggregate from now on.
     pub(crate) fn adopt(&mut self, aggregate: &Aggregate, seq: i64) {
         self.insert(aggregate, seq);
     }
 
-    /// What is to be stored.
+    /// Returns the events that must be stored.
     pub(crate) fn pending(&self) -> &[Reference] {
         &self.pending
     }
 
-    /// The ranges that are to be stored.
+    /// Returns the ranges that must be stored.
     pub(crate) fn grown(&self) -> impl Iterator<Item = (&Aggregate, &Range)> {
         let range = |aggregate: &Aggregate| self.range(aggregate);
         self.grown
@@ -283,7 +290,7 @@ impl ParkedSet {
             .filter_map(move |aggregate| Some((aggregate, range(aggregate)?)))
     }
 
-    /// The range of an aggregate.
+    /// Returns the range of an aggregate.
     pub(crate) fn range(&self, aggregate: &Aggregate) -> Option<&Range> {
         self.aggregates
             .get(&aggregate.kind)?
@@ -292,18 +299,19 @@ impl ParkedSet {
             .as_ref()
     }
 
-    /// Whether everything that is to be stored is.
+    /// Returns `true` if nothing remains to be stored.
     pub(crate) fn is_stored(&self) -> bool {
         self.pending.is_empty() && self.grown.is_empty()
     }
 
-    /// All that was pending is in the table.
+    /// Records that all pending events are in the table.
     pub(crate) fn stored(&mut self) {
         self.pending.clear();
         self.grown.clear();
     }
 
-    /// The first events of an aggregate's range are listed in the table now, and this is what is left of the range.
+    /// Records that the table lists the first events of an aggregate's range, and that `rest`
+    /// remains of the range.
     pub(crate) fn unfold(&mut self, aggregate: &Aggregate, listed: &[i64], rest: Option<Range>) {
         for seq in listed {
             self.insert(aggregate, *seq);
@@ -330,8 +338,8 @@ impl ParkedSet {
         self.grown.remove(aggregate);
     }
 
-    /// These events of an aggregate wait no more, and nor does its range if it begins with one of them. An aggregate without any is
-    /// forgotten: its next event goes straight on.
+    /// Removes events of an aggregate, and its range if the range starts with one of them. An
+    /// aggregate without events is forgotten, and its next event is published directly.
     pub(crate) fn released(&mut self, aggregate: &Aggregate, seqs: &[i64]) {
         if self
             .range(aggregate)
@@ -354,7 +362,7 @@ impl ParkedSet {
         }
     }
 
-    /// The table has nothing of this aggregate, whatever was thought.
+    /// Records that the table contains no event of this aggregate, and removes all of them.
     pub(crate) fn free(&mut self, aggregate: &Aggregate) {
         let waits = self
             .aggregates
@@ -370,12 +378,12 @@ impl ParkedSet {
         self.released(aggregate, &all);
     }
 
-    /// An aggregate of which nothing is in the way any more.
+    /// Returns an aggregate with events that can be released.
     pub(crate) fn next_ready(&mut self) -> Option<Aggregate> {
         self.ready.pop_front()
     }
 
-    /// More of this aggregate can be released.
+    /// Records that more events of this aggregate can be released.
     pub(crate) fn make_ready(&mut self, aggregate: Aggregate) {
         if !self.ready.contains(&aggregate) {
             self.ready.push_back(aggregate);
@@ -407,7 +415,8 @@ mod tests {
         }
     }
 
-    /// What a plain list of events would hold, and which of them are part of a range.
+    /// A plain list of waiting events as the reference model, with the events that are part of a
+    /// range.
     #[derive(Default)]
     struct Plain {
         events: BTreeSet<i64>,
@@ -417,7 +426,9 @@ mod tests {
     proptest! {
         #[test]
         fn it_holds_what_a_plain_list_holds_and_no_more_than_it_may(
-            steps in proptest::collection::vec((0u8..6, 0u8..4), 0..200), per_aggregate in 1u64..8, total in 1u64..16,
+            steps in proptest::collection::vec((0u8..6, 0u8..4), 0..200),
+            per_aggregate in 1u64..8,
+            total in 1u64..16,
         ) {
             let mut set = ParkedSet::new(Limits { per_aggregate, total });
             let mut plain: BTreeMap<u8, Plain> = BTreeMap::new();
@@ -438,8 +449,11 @@ mod tests {
                             }
                             Err(Full(limit)) => prop_assert!(limit == total && set.total == total),
                         }
-                        // Met again.
-                        if plain.get(&id).is_some_and(|list| list.events.contains(&next)) {
+                        // The event is read again.
+                        if plain
+                            .get(&id)
+                            .is_some_and(|list| list.events.contains(&next))
+                        {
                             let before = set.counts();
                             prop_assert_eq!(set.park(reference(id, next, false)), Ok(()));
                             prop_assert_eq!(set.counts(), before);
@@ -466,9 +480,14 @@ mod tests {
                 for id in 0..4u8 {
                     for seq in 0..=next + 1 {
                         let first = plain.get(&id).and_then(|list| list.events.first());
-                        prop_assert_eq!(set.holds("order", &id.to_string(), seq), first.is_some_and(|first| seq >= *first));
+                        prop_assert_eq!(
+                            set.holds("order", &id.to_string(), seq),
+                            first.is_some_and(|first| seq >= *first)
+                        );
                     }
-                    let listed = plain.get(&id).map_or(0, |list| list.events.len() - list.ranged.len());
+                    let listed = plain
+                        .get(&id)
+                        .map_or(0, |list| list.events.len() - list.ranged.len());
                     prop_assert!(listed as u64 <= per_aggregate.max(1));
                 }
             }

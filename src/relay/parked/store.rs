@@ -1,7 +1,10 @@
-//! The table `parked`: all SQL on it that a relay runs. Every write checks the epoch, and is on disk when it returns.
+//! The table `parked`: all SQL on it that a relay executes. Every transaction that changes rows
+//! checks the epoch, and is durable when it returns. Two exceptions, [`restate`] and
+//! [`topics_to_look_at`], only change reasons and decisions.
 //!
-//! A row is one event, or a *range*: with `to_seq` it stands for the aggregate's `events` events of the outbox from `seq` on. With
-//! `waits_for` it waits for a topic, and not with its aggregate.
+//! A row is one event or a *range*. A range has `to_seq` and stands for the `events` events of the
+//! aggregate in the outbox from `seq` on. A row with `waits_for` waits for a topic rather than with
+//! its aggregate.
 
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction, postgres::PgRow,
@@ -14,41 +17,43 @@ use crate::relay::{
     position::Position,
 };
 
-/// Why an event whose row was deleted cannot be released.
+/// The reason why an event whose row was deleted cannot be released.
 pub(crate) const MISSING: &str =
-    "its row is not in the outbox any more: somebody deleted it; discard it";
+    "its row is no longer in the outbox: another program deleted it; discard the event";
 
-/// Events of a range that are listed at once.
+/// Number of events of a range that are listed at once.
 const UNFOLDED_AT_ONCE: usize = 1_000;
 
-/// Numbers that are looked through at once for the events of a range: other aggregates have most of them.
+/// Number of `seq` values that one query scans for the events of a range. Most of them belong to
+/// other aggregates.
 const LOOKED_THROUGH: i64 = 1_000_000;
 
-/// Rows that are discarded at once.
+/// Number of rows that are discarded at once.
 pub(crate) const DISCARDED_AT_ONCE: i64 = 5_000;
 
-/// A parked event, or a range, and what was decided of it.
+/// A parked event or a range, with the decision about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parked {
     pub(crate) seq: i64,
-    /// Why it cannot be delivered; `None`: it waits behind another.
+    /// The reason why it is undeliverable. `None` if it waits behind another event.
     pub(crate) reason: Option<String>,
     pub(crate) action: Option<Action>,
     pub(crate) is_range: bool,
-    /// The transaction that wrote it; `None`: its row is not in the outbox.
+    /// The transaction that wrote it. `None` if its row is not in the outbox.
     pub(crate) xid: Option<u64>,
-    /// It was parked so lately that its row may not be visible yet: a commit waits for its synchronous standby after it is streamed.
+    /// It was parked so recently that its row may not be visible yet: a commit waits for its
+    /// synchronous standby after it is streamed.
     pub(crate) lately: bool,
 }
 
-/// What a person has decided.
+/// Decision of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Retry,
     Discard,
 }
 
-/// An event that waited for a topic and waits for something else now.
+/// An event that waited for a topic and now waits for another reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Converted {
     seq: i64,
@@ -56,7 +61,7 @@ pub(crate) struct Converted {
     waits_for: Option<String>,
 }
 
-/// A row that was given up.
+/// A discarded row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Discarded {
     pub(crate) seq: i64,
@@ -67,17 +72,20 @@ pub(crate) struct Discarded {
     pub(crate) waits_for: Option<String>,
 }
 
-/// What the table holds when a relay begins.
+/// Content of the table at the start of a relay.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// Every aggregate that waits: its events, its range, and whether nothing is wrong with the first.
+    /// Every waiting aggregate: its listed events, its range, and whether its first event is
+    /// deliverable.
     pub(crate) aggregates: Vec<(Aggregate, Vec<i64>, Option<Range>, bool)>,
-    /// Topics that are waited for: a reason, how many events, and for how many seconds the first of them.
+    /// Topics that events wait for: a reason, the number of events, and the waiting time of the
+    /// first one in seconds.
     pub(crate) topics: Vec<(String, String, i64, f64)>,
 }
 
 impl Parked {
-    /// Whether the relay has passed it. One whose row is not visible yet is not missing.
+    /// Returns `true` if the position has passed the event. An event without a visible row counts
+    /// as passed, unless it was parked recently.
     pub(crate) fn is_passed(&self, position: &Position) -> bool {
         self.xid
             .map_or(!self.lately, |xid| position.covers(xid, self.seq))
@@ -85,7 +93,7 @@ impl Parked {
 }
 
 impl Converted {
-    /// There is something wrong with the event itself.
+    /// The event itself is undeliverable.
     pub(crate) fn wrong(seq: i64, reason: String) -> Self {
         Self {
             seq,
@@ -94,7 +102,7 @@ impl Converted {
         }
     }
 
-    /// It waits behind another one of its aggregate.
+    /// The event waits behind another one of its aggregate.
     pub(crate) fn behind(seq: i64) -> Self {
         Self {
             seq,
@@ -103,7 +111,7 @@ impl Converted {
         }
     }
 
-    /// It goes to another topic now, which cannot be used either.
+    /// The event now goes to another topic, which is unusable too.
     pub(crate) fn other_topic(seq: i64, topic: String, reason: String) -> Self {
         Self {
             seq,
@@ -113,17 +121,21 @@ impl Converted {
     }
 }
 
-/// Everything that waits.
+/// Reads all waiting events.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn load(ledger: &mut Ledger) -> Result<Loaded, Interruption> {
-    let doing = "reading what is parked";
+    let doing = "reading parked events";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
-        "select aggregatetype, aggregateid, coalesce(array_agg(seq order by seq) filter (where to_seq is null), '{{}}'),
-                (array_agg(reason order by seq))[1] is null, max(seq) filter (where to_seq is not null), max(to_seq),
-                coalesce(sum(events) filter (where to_seq is not null), 0)::bigint, (array_agg(id order by seq desc))[1],
+        "select aggregatetype, aggregateid,
+                coalesce(array_agg(seq order by seq) filter (where to_seq is null), '{{}}'),
+                (array_agg(reason order by seq))[1] is null,
+                max(seq) filter (where to_seq is not null), max(to_seq),
+                coalesce(sum(events) filter (where to_seq is not null), 0)::bigint,
+                (array_agg(id order by seq desc))[1],
                 coalesce((array_agg(topic order by seq desc))[1], '')
          from {schema}.parked where relay = $1 and waits_for is null group by 1, 2"
     );
@@ -157,7 +169,8 @@ pub(crate) async fn load(ledger: &mut Ledger) -> Result<Loaded, Interruption> {
         .collect::<Result<_, _>>()
         .map_err(Interruption::sql(doing))?;
     let sql = format!(
-        "select waits_for, coalesce(max(reason), ''), count(*), extract(epoch from clock_timestamp() - min(parked_at))::float8
+        "select waits_for, coalesce(max(reason), ''), count(*),
+             extract(epoch from clock_timestamp() - min(parked_at))::float8
          from {schema}.parked where relay = $1 and waits_for is not null group by 1"
     );
     let topics = within(
@@ -170,18 +183,22 @@ pub(crate) async fn load(ledger: &mut Ledger) -> Result<Loaded, Interruption> {
     Ok(Loaded { aggregates, topics })
 }
 
-/// Stores what is to be stored of the set.
+/// Stores the pending events and the grown ranges of the set.
 ///
 /// # Errors
-/// [`Interruption::LeaseLost`] if another relay has taken over.
+///
+/// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), Interruption> {
     let doing = "parking events";
     let (session, schema, name, epoch) = ledger.parts();
     let events = set.pending();
     let sql = format!(
-        "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, reason, tries, waits_for)
-         select $1, seq, id, aggregatetype, aggregateid, topic, reason, (reason is not null and waits_for is null)::int, waits_for
-         from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+        "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, reason,
+             tries, waits_for)
+         select $1, seq, id, aggregatetype, aggregateid, topic, reason,
+             (reason is not null and waits_for is null)::int, waits_for
+         from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+             $8::text[])
              as e (seq, id, aggregatetype, aggregateid, topic, reason, waits_for)
          on conflict do nothing"
     );
@@ -224,9 +241,12 @@ pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), In
     let grown: Vec<(&Aggregate, &Range)> = set.grown().collect();
     if !grown.is_empty() {
         let sql = format!(
-            "insert into {schema}.parked as p (relay, seq, id, aggregatetype, aggregateid, topic, to_seq, events)
-             select $1, r.* from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[]) r
-             on conflict (relay, seq) do update set to_seq = excluded.to_seq, events = excluded.events where p.to_seq is not null"
+            "insert into {schema}.parked as p (relay, seq, id, aggregatetype, aggregateid, topic,
+                 to_seq, events)
+             select $1, r.* from unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[],
+                 $6::text[], $7::bigint[], $8::bigint[]) r
+             on conflict (relay, seq) do update set to_seq = excluded.to_seq,
+                 events = excluded.events where p.to_seq is not null"
         );
         let insert = sqlx::query(AssertSqlSafe(sql))
             .bind(name)
@@ -267,12 +287,13 @@ pub(crate) async fn store(ledger: &mut Ledger, set: &ParkedSet) -> Result<(), In
     within(doing, tx.commit()).await
 }
 
-/// Forgets events that are published.
+/// Deletes events that are published.
 ///
 /// # Errors
-/// [`Interruption::LeaseLost`] if another relay has taken over.
+///
+/// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn delete(ledger: &mut Ledger, seqs: &[i64]) -> Result<(), Interruption> {
-    let doing = "taking released events off the parked ones";
+    let doing = "deleting released events from the parked ones";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!("delete from {schema}.parked where relay = $1 and seq = any ($2)");
     let mut tx = begin(session, schema, name, epoch).await?;
@@ -287,15 +308,17 @@ pub(crate) async fn delete(ledger: &mut Ledger, seqs: &[i64]) -> Result<(), Inte
     within(doing, tx.commit()).await
 }
 
-/// Whether something is to be given up, and whether topics are to be looked at.
+/// Returns whether an operator has decided to discard a row, and whether to look up a topic again.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn decisions(ledger: &mut Ledger) -> Result<(bool, bool), Interruption> {
-    let doing = "reading what is decided of parked events";
+    let doing = "reading decisions about parked events";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
-        "select coalesce(bool_or(action = 'discard'), false), coalesce(bool_or(action = 'retry' and waits_for is not null), false)
+        "select coalesce(bool_or(action = 'discard'), false),
+             coalesce(bool_or(action = 'retry' and waits_for is not null), false)
          from {schema}.parked where relay = $1 and action is not null"
     );
     within(
@@ -307,20 +330,22 @@ pub(crate) async fn decisions(ledger: &mut Ledger) -> Result<(bool, bool), Inter
     .await
 }
 
-/// The first events that wait for a topic wait for another reason now: these are the ones that are read.
+/// Stores a new reason for the first events that wait for a topic. Only these are read.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn restate(
     ledger: &mut Ledger,
     topic: &str,
     reason: &str,
 ) -> Result<(), Interruption> {
-    let doing = "storing why a topic is waited for";
+    let doing = "storing the reason why events wait for a topic";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "update {schema}.parked set reason = $3 where relay = $1 and seq in (
-             select seq from {schema}.parked where relay = $1 and waits_for = $2 order by seq limit {UNFOLDED_AT_ONCE})"
+             select seq from {schema}.parked where relay = $1 and waits_for = $2 order by seq
+                 limit {UNFOLDED_AT_ONCE})"
     );
     let update = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -330,19 +355,22 @@ pub(crate) async fn restate(
     within(doing, update).await.map(|_| ())
 }
 
-/// Gives up rows of which that is decided, if the stored position has passed them: a relay that dies meets none of them again.
+/// Discards the rows that an operator decided to discard, if the stored position has passed them. A
+/// relay that dies therefore does not read them again.
 ///
 /// # Errors
-/// [`Interruption::LeaseLost`] if another relay has taken over.
+///
+/// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn discard(ledger: &mut Ledger) -> Result<Vec<Discarded>, Interruption> {
-    let doing = "giving parked events up";
+    let doing = "discarding parked events";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
         "delete from {schema}.parked gone where gone.relay = $1 and gone.seq in (
              select p.seq from {schema}.parked p join {schema}.relay r on r.name = p.relay
                  left join {schema}.outbox o on o.seq = coalesce(p.to_seq, p.seq)
              where p.relay = $1 and p.action = 'discard'
-                 and case when o.seq is null then p.parked_at < clock_timestamp() - interval '10 minutes'
+                 and case when o.seq is null
+                          then p.parked_at < clock_timestamp() - interval '10 minutes'
                           else {schema}.is_published(coalesce(r.position, '{{}}'), o.xid, o.seq) end
              order by p.seq limit {DISCARDED_AT_ONCE})
          returning seq, id, aggregatetype, aggregateid, reason, events, waits_for"
@@ -375,10 +403,12 @@ pub(crate) async fn discard(ledger: &mut Ledger) -> Result<Vec<Discarded>, Inter
         .map_err(Interruption::sql(doing))
 }
 
-/// An event of the aggregate is undeliverable still, or newly: it waits again, and so does what was to follow it.
+/// Records that an event of the aggregate is still or newly undeliverable. It waits again, and so
+/// do the events that were to follow it.
 ///
 /// # Errors
-/// [`Interruption::LeaseLost`] if another relay has taken over.
+///
+/// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn failed(
     ledger: &mut Ledger,
     aggregate: &Aggregate,
@@ -388,9 +418,11 @@ pub(crate) async fn failed(
     let doing = "parking an event again";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
-        "update {schema}.parked set action = nullif(action, 'retry'), tries = tries + (seq = $4)::int,
+        "update {schema}.parked set action = nullif(action, 'retry'),
+             tries = tries + (seq = $4)::int,
              reason = case when seq = $4 then $5 else reason end
-         where relay = $1 and aggregatetype = $2 and aggregateid = $3 and waits_for is null and (seq = $4 or action = 'retry')"
+         where relay = $1 and aggregatetype = $2 and aggregateid = $3 and waits_for is null
+             and (seq = $4 or action = 'retry')"
     );
     let mut tx = begin(session, schema, name, epoch).await?;
     let update = sqlx::query(AssertSqlSafe(sql))
@@ -403,10 +435,11 @@ pub(crate) async fn failed(
     within(doing, tx.commit()).await
 }
 
-/// These events wait for something else than their topic now.
+/// Records that these events no longer wait for their topic but for another reason.
 ///
 /// # Errors
-/// [`Interruption::LeaseLost`] if another relay has taken over.
+///
+/// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn convert(
     ledger: &mut Ledger,
     converted: &[Converted],
@@ -414,8 +447,10 @@ pub(crate) async fn convert(
     let doing = "parking events that waited for a topic";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
-        "update {schema}.parked p set reason = c.reason, waits_for = c.waits_for, action = nullif(action, 'retry'), tries = tries + 1
-         from unnest($2::bigint[], $3::text[], $4::text[]) as c (seq, reason, waits_for) where p.relay = $1 and p.seq = c.seq"
+        "update {schema}.parked p set reason = c.reason, waits_for = c.waits_for,
+             action = nullif(action, 'retry'), tries = tries + 1
+         from unnest($2::bigint[], $3::text[], $4::text[]) as c (seq, reason, waits_for)
+             where p.relay = $1 and p.seq = c.seq"
     );
     let mut tx = begin(session, schema, name, epoch).await?;
     let update = sqlx::query(AssertSqlSafe(sql))
@@ -437,12 +472,13 @@ pub(crate) async fn convert(
     within(doing, tx.commit()).await
 }
 
-/// Aggregates of which a person has decided that something be tried again.
+/// Returns the aggregates that an operator decided to retry.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn decided(ledger: &mut Ledger) -> Result<Vec<Aggregate>, Interruption> {
-    let doing = "reading what is decided of parked events";
+    let doing = "reading decisions about parked events";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "select distinct aggregatetype, aggregateid from {schema}.parked
@@ -461,16 +497,19 @@ pub(crate) async fn decided(ledger: &mut Ledger) -> Result<Vec<Aggregate>, Inter
         .collect())
 }
 
-/// Topics that a person wants to be looked at, because events wait for them. Each is told once.
+/// Returns the topics with waiting events that an operator decided to retry. Each decision is
+/// returned once.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn topics_to_look_at(ledger: &mut Ledger) -> Result<Vec<String>, Interruption> {
-    let doing = "reading what is decided of events that wait for a topic";
+    let doing = "reading decisions about events that wait for a topic";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "with decided as (
-             update {schema}.parked set action = null where relay = $1 and action = 'retry' and waits_for is not null returning waits_for
+             update {schema}.parked set action = null
+                 where relay = $1 and action = 'retry' and waits_for is not null returning waits_for
          )
          select distinct waits_for from decided"
     );
@@ -483,7 +522,8 @@ pub(crate) async fn topics_to_look_at(ledger: &mut Ledger) -> Result<Vec<String>
     .await
 }
 
-const PARKED: &str = "p.seq, p.reason, p.action, o.xid::text, p.parked_at > clock_timestamp() - interval '10 minutes', p.to_seq is not null";
+const PARKED: &str = "p.seq, p.reason, p.action, o.xid::text, p.parked_at > clock_timestamp() - \
+                      interval '10 minutes', p.to_seq is not null";
 
 fn parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
     let action = row.try_get::<Option<String>, _>(2)?;
@@ -507,10 +547,11 @@ fn parked(row: &PgRow) -> Result<Parked, sqlx::Error> {
     })
 }
 
-/// The first events of an aggregate that wait, in their order.
+/// Returns the first waiting events of an aggregate, in order.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn first(
     ledger: &mut Ledger,
     aggregate: &Aggregate,
@@ -520,7 +561,8 @@ pub(crate) async fn first(
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
         "select {PARKED} from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
-         where p.relay = $1 and p.aggregatetype = $2 and p.aggregateid = $3 and p.waits_for is null order by p.seq limit $4"
+         where p.relay = $1 and p.aggregatetype = $2 and p.aggregateid = $3 and p.waits_for is null
+             order by p.seq limit $4"
     );
     let query = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -534,10 +576,11 @@ pub(crate) async fn first(
         .map_err(Interruption::sql(doing))
 }
 
-/// The first events that wait for a topic, in their order.
+/// Returns the first events that wait for a topic, in order.
 ///
 /// # Errors
-/// When the database cannot be reached.
+///
+/// Returns an error if the database is unreachable.
 pub(crate) async fn first_of_topic(
     ledger: &mut Ledger,
     topic: &str,
@@ -546,7 +589,8 @@ pub(crate) async fn first_of_topic(
     let doing = "reading the events that wait for a topic";
     let (session, schema, name, _) = ledger.parts();
     let sql = format!(
-        "select {PARKED}, p.aggregatetype, p.aggregateid from {schema}.parked p left join {schema}.outbox o on o.seq = p.seq
+        "select {PARKED}, p.aggregatetype, p.aggregateid from {schema}.parked p
+             left join {schema}.outbox o on o.seq = p.seq
          where p.relay = $1 and p.waits_for = $2 order by p.seq limit $3"
     );
     let read = |row: &PgRow| -> Result<_, sqlx::Error> {
@@ -569,10 +613,11 @@ pub(crate) async fn first_of_topic(
         .map_err(Interruption::sql(doing))
 }
 
-/// Lists the first events of a range one by one: their numbers, and what is left of the range.
+/// Lists the first events of a range one by one. Returns their numbers and the rest of the range.
 ///
 /// # Errors
-/// [`Interruption::LeaseLost`] if another relay has taken over.
+///
+/// Returns [`Interruption::LeaseLost`] if another relay has taken over.
 pub(crate) async fn unfold(
     ledger: &mut Ledger,
     aggregate: &Aggregate,
@@ -581,7 +626,8 @@ pub(crate) async fn unfold(
     let doing = "listing the events of a range";
     let (session, schema, name, epoch) = ledger.parts();
     let sql = format!(
-        "select seq, id from {schema}.outbox where seq between $1 and $2 and aggregatetype = $3 and aggregateid = $4
+        "select seq, id from {schema}.outbox
+             where seq between $1 and $2 and aggregatetype = $3 and aggregateid = $4
          order by seq limit $5"
     );
     let mut tx = begin(session, schema, name, epoch).await?;
@@ -598,7 +644,8 @@ pub(crate) async fn unfold(
         found.extend(within(doing, select.fetch_all(&mut *tx)).await?);
         low = through + 1;
     }
-    // The rest begins with an event of its own: another number may be that of another parked one.
+    // The rest starts with an event of its own, because any other number may belong to another
+    // parked event.
     let next = if found.len() > UNFOLDED_AT_ONCE {
         found.pop()
     } else {
@@ -612,7 +659,8 @@ pub(crate) async fn unfold(
         ..range.clone()
     });
     let sql = format!(
-        "delete from {schema}.parked where relay = $1 and seq = $2 and to_seq is not null returning action"
+        "delete from {schema}.parked where relay = $1 and seq = $2 and to_seq is not null
+             returning action"
     );
     let gone = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(name)
@@ -620,9 +668,11 @@ pub(crate) async fn unfold(
         .fetch_optional(&mut *tx);
     let action: Option<Option<String>> = within(doing, gone).await?;
     let sql = format!(
-        "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, action, to_seq, events)
+        "insert into {schema}.parked (relay, seq, id, aggregatetype, aggregateid, topic, action,
+             to_seq, events)
          select $1, e.seq, e.id, $4, $5, $6, $7, e.to_seq, e.events
-         from unnest($2::bigint[], $3::uuid[], $8::bigint[], $9::bigint[]) as e (seq, id, to_seq, events) on conflict do nothing"
+         from unnest($2::bigint[], $3::uuid[], $8::bigint[], $9::bigint[])
+             as e (seq, id, to_seq, events) on conflict do nothing"
     );
     let tail = rest
         .iter()
@@ -647,8 +697,9 @@ pub(crate) async fn unfold(
     Ok((found.into_iter().map(|(seq, _)| seq).collect(), rest))
 }
 
-/// A transaction that is on disk, and on a synchronous standby, when it has committed: what is lost here is lost for good, since the
-/// position passes it. Holds the relay's row, so that no other relay takes over in between.
+/// Begins a transaction that is durable, also on a synchronous standby, when it has committed: the
+/// position passes the parked events, so a lost row would be a lost event. The transaction locks
+/// the relay's row, so that no other relay takes over in between.
 async fn begin<'s>(
     session: &'s mut PgConnection,
     schema: &str,

@@ -1,47 +1,51 @@
-//! Positions as records of the relay's own topic: what is written with each batch, and what is read back at a start.
+//! Positions as records of the relay's own topic: one is written with each batch, and all are read
+//! back at a start.
 //!
-//! Most records hold the whole position. When `also` and `streamed` are long, a record holds what was added to them since the record before, and the chain
-//! that began with the last whole one is read back together. Keys number the records of a chain, so that compaction keeps exactly one chain.
+//! Most records contain the whole position. If `also` and `streamed` are long, a record contains
+//! only their additions since the previous record. A *chain* is a whole record and the additions
+//! after it, which are read back together. The key of a record is its place in the chain, so
+//! compaction keeps exactly one chain.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Identity, Position, Seal, SeqSet};
 
-/// The format's version.
+/// Version of the format.
 const VERSION: u32 = 1;
 
-/// `also` and `streamed` are written whole up to this many ranges (about 30 bytes each).
+/// `also` and `streamed` are written whole up to this number of ranges (about 30 bytes each).
 const WHOLE_RANGES: usize = 32;
 
-/// Most records of a chain: bounds what a start reads.
+/// Maximum number of records of a chain. Bounds the records that a start reads.
 const CHAIN_MAX: u64 = 256;
 
-/// Records are numbered up to here: the relay's row has a `bigint`.
+/// Largest number of a record: the relay's row stores it as `bigint`.
 const NUMBER_MAX: u64 = i64::MAX.cast_unsigned() - 1;
 
 /// One record of the position topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     version: u32,
-    /// Counts up by one a record.
+    /// Increases by one per record.
     number: u64,
-    /// Its place in its chain; zero is whole.
+    /// The record's place in its chain. Zero is a whole record.
     chain: u64,
     epoch: i64,
     identity: Identity,
     position: Position,
 }
 
-/// Why the position topic cannot be read.
+/// An error while reading the position topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JournalError {
-    #[error("record {0} is not one of a position: {1}")]
+    #[error("record {0} is not a position record: {1}")]
     Foreign(i64, String),
     #[error(
-        "record {0} has format {1}, which this version of tidings does not know: run the newer one"
+        "record {0} has format {1}, which this version of tidings does not support: run a newer \
+         version"
     )]
     Newer(i64, u32),
-    #[error("record {number} follows record {before}: records in between are gone")]
+    #[error("record {number} follows record {before}: the records in between are missing")]
     Gap { before: u64, number: u64 },
 }
 
@@ -57,7 +61,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Goes on after record `number`, and signs with `seal`.
+    /// Creates a journal that continues after record `number` and signs with `seal`.
     pub(crate) fn new(identity: Identity, epoch: i64, number: u64, seal: Seal) -> Self {
         Self {
             identity,
@@ -69,12 +73,12 @@ impl Journal {
         }
     }
 
-    /// The number of the last record.
+    /// Returns the number of the last record.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// The next record: key and value.
+    /// Returns key and value of the next record.
     pub(crate) fn write(&mut self, position: &Position) -> (String, Vec<u8>) {
         self.number += 1;
         let chained = self
@@ -116,24 +120,24 @@ impl Journal {
     }
 }
 
-/// How long the two sets are that a position may be long by.
+/// Returns the number of ranges in the two sets that can make a position long.
 fn ranges(position: &Position) -> usize {
     position.also.ranges() + position.streamed.as_ref().map_or(0, SeqSet::ranges)
 }
 
-/// Which records of the topic count.
+/// Rules that decide which records of the topic count.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
-    /// Those that it recognises.
+    /// Records with this signature count.
     pub(crate) seal: Seal,
-    /// The number of the last record that the database knows.
+    /// The number of the last record that the database refers to.
     pub(crate) known: u64,
-    /// The relay has never signed a record. Those of a version that did not sign count up to the known one, and
-    /// further as long as each has the number after the one before.
+    /// The relay has never signed a record. Unsigned records then count up to the known number, and
+    /// beyond it as long as each has the number after the previous one.
     pub(crate) unsigned: bool,
 }
 
-/// What the topic holds.
+/// The position in the topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Recorded {
     pub(crate) position: Position,
@@ -144,19 +148,19 @@ pub(crate) struct Recorded {
     pub(crate) signed: bool,
 }
 
-/// Records that do not count, since another program wrote them.
+/// Records that do not count, because another program wrote them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Foreign {
     pub(crate) records: u64,
     /// The offset of the last one.
     pub(crate) last: i64,
-    /// One of them has the number of the last record that the database knows.
+    /// One of them has the number of the last record that the database refers to.
     pub(crate) known: bool,
 }
 
-/// Reads records back, in the order of their offsets. A record that does not count is passed over, whatever it claims.
-/// One that counts and cannot be read is forgotten once a whole position follows it: the operator has moved the relay
-/// on then.
+/// Reads records back, in the order of their offsets. A record that does not count is skipped,
+/// regardless of its content. A record that counts and cannot be read is an error, unless a whole
+/// position follows it: then the operator has moved the relay past it.
 #[derive(Debug)]
 pub(crate) struct Replay {
     trust: Trust,
@@ -167,7 +171,7 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Nothing is read yet.
+    /// Creates a replay that has read no record.
     pub(crate) fn new(trust: Trust) -> Self {
         Self {
             trust,
@@ -178,11 +182,11 @@ impl Replay {
         }
     }
 
-    /// Takes the next record.
+    /// Reads the next record.
     pub(crate) fn read(&mut self, offset: i64, value: &[u8]) {
         let signed = self.trust.seal.signed(value);
         if signed {
-            // From here on this relay signs.
+            // From here on, this relay signs its records.
             self.trust.unsigned = false;
         } else if !self.is_plausible(value) {
             let claims = serde_json::from_slice::<Entry>(value)
@@ -202,7 +206,7 @@ impl Replay {
         }
     }
 
-    /// Whether a record without our signature is one of a version that did not sign.
+    /// Returns `true` if an unsigned record may come from a version that did not sign.
     fn is_plausible(&self, value: &[u8]) -> bool {
         let Some(entry) = self
             .trust
@@ -218,7 +222,7 @@ impl Replay {
         entry.version == VERSION && (entry.number <= self.trust.known || follows)
     }
 
-    /// Whether the record was a whole position.
+    /// Applies a record. Returns `true` if it is a whole position.
     fn take(&mut self, offset: i64, value: &[u8], signed: bool) -> Result<bool, JournalError> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -240,7 +244,8 @@ impl Replay {
             ));
         }
         match (&mut self.state, entry.chain) {
-            // A copy of an earlier record, which anyone who can write to the topic can append.
+            // A copy of an earlier record, which any program with write access to the topic can
+            // append.
             (Some(state), chain)
                 if entry.number <= state.number
                     && (chain > 0 || !signed || entry.epoch <= state.epoch) => {}
@@ -249,7 +254,7 @@ impl Replay {
                 self.signed = signed;
                 return Ok(true);
             }
-            // A rest of an older chain, which compaction has not removed yet.
+            // The remainder of an older chain that compaction has not removed yet.
             (None, _) => {}
             (Some(state), _) if entry.number == state.number + 1 => {
                 let mut also = std::mem::take(&mut state.position.also);
@@ -272,10 +277,12 @@ impl Replay {
         Ok(false)
     }
 
-    /// The last position that counts, and what does not count.
+    /// Returns the last position that counts, and the records that do not count.
     ///
     /// # Errors
-    /// A record after the last whole one that is none of ours, or whose predecessor is missing.
+    ///
+    /// Returns the error of a record after the last whole one that is not a position record of this
+    /// version, or whose predecessor is missing.
     pub(crate) fn end(self) -> Result<(Option<Recorded>, Foreign), JournalError> {
         if let Some(damage) = self.damage {
             return Err(damage);
@@ -298,10 +305,11 @@ impl Replay {
     }
 }
 
-/// Reads any bytes as records, one per line, and uses the position that comes of them: for the fuzz target.
+/// Reads arbitrary bytes as records, one per line, and uses the resulting position. For the fuzz
+/// target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_position_journal(bytes: &[u8]) {
-    // Bytes that a fuzzer makes are never signed.
+    // Bytes from a fuzzer are never signed.
     let trust = Trust {
         seal: Seal::new(b"fuzzing"),
         known: u64::MAX,
@@ -400,7 +408,7 @@ mod tests {
         })
     }
 
-    /// The number that records lead to, and how many do not count.
+    /// Returns the number of the resulting record, and the number of records that do not count.
     fn number(mut replay: Replay, records: &[&[u8]]) -> Result<(Option<u64>, u64), JournalError> {
         records
             .iter()
@@ -411,7 +419,7 @@ mod tests {
             .map(|(recorded, foreign)| (recorded.map(|recorded| recorded.number), foreign.records))
     }
 
-    /// A record as a version wrote it that did not sign, with another number and epoch.
+    /// Returns a record in the form of a version that did not sign, with another number and epoch.
     fn unsigned(record: &[u8], number: u64, epoch: i64) -> Vec<u8> {
         let mut entry: serde_json::Value = serde_json::from_slice(record).expect("JSON");
         entry.as_object_mut().expect("an object").remove("hmac");
@@ -421,17 +429,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_back_is_the_last_position_written_whatever_compaction_has_removed(steps in proptest::collection::vec((0u64..50, any::<bool>()), 1..120), compacted in 0usize..120) {
+        fn what_is_read_back_is_the_last_position_written_whatever_compaction_has_removed(
+            steps in proptest::collection::vec((0u64..50, any::<bool>()), 1..120),
+            compacted in 0usize..120,
+        ) {
             let mut journal = journal(7);
             let mut position = Position::start();
             let mut records: Vec<(String, Vec<u8>)> = Vec::new();
             for (step, (count, settle)) in steps.iter().enumerate() {
                 (0..*count).for_each(|n| position.also.insert(1_000 * step as u64 + 2 * n + 5));
                 if let Some(streamed) = &mut position.streamed {
-                    (0..*count as i64).for_each(|n| assert!(streamed.insert(2_000 * step as i64 + 3 * n + 1)));
+                    (0..*count as i64)
+                        .for_each(|n| assert!(streamed.insert(2_000 * step as i64 + 3 * n + 1)));
                 }
                 if *settle {
-                    position.seen = format!("{0}:{0}:", 1_000 * step + 900).parse().expect("a snapshot");
+                    position.seen = format!("{0}:{0}:", 1_000 * step + 900).parse().expect(
+                        "a snapshot",
+                    );
                     position.also = position.also.unseen_by(&position.seen.clone());
                     position.streamed = (step % 7 != 6).then(SeqSet::default);
                 }
@@ -439,14 +453,24 @@ mod tests {
             }
             // Compaction keeps the last record of each key among the first ones, at their places.
             let upto = compacted.min(records.len());
-            let last: BTreeMap<&str, usize> = records[..upto].iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
+            let last: BTreeMap<&str, usize> = records[..upto]
+                .iter()
+                .enumerate()
+                .map(|(at, (key, _))| (key.as_str(), at))
+                .collect();
             let mut replay = replay();
             for (at, (key, value)) in records.iter().enumerate() {
                 if at >= upto || last[key.as_str()] == at {
                     replay.read(at as i64, value);
                 }
             }
-            let recorded = Recorded { position, identity: identity(), epoch: 1, number: 7 + steps.len() as u64, signed: true };
+            let recorded = Recorded {
+                position,
+                identity: identity(),
+                epoch: 1,
+                number: 7 + steps.len() as u64,
+                signed: true,
+            };
             prop_assert_eq!(replay.end(), Ok((Some(recorded), Foreign::default())));
         }
     }
@@ -506,7 +530,7 @@ mod tests {
             assert_eq!(number(replay(), &[&ours, &forged, &next]), Ok((Some(8), 1)));
             assert_eq!(number(replay(), &[&forged]), Ok((None, 1)));
         }
-        // A copy of what the relay wrote earlier.
+        // A copy of an earlier record of the relay.
         assert_eq!(number(replay(), &[&ours, &next, &ours]), Ok((Some(8), 0)));
     }
 
@@ -527,12 +551,12 @@ mod tests {
             number(upgraded(), &[&old(5, 1), &old(6, 1)]),
             Ok((Some(6), 0))
         );
-        // Killed before the last ones were in the database.
+        // The relay was killed before the database referred to the last records.
         assert_eq!(
             number(upgraded(), &[&old(6, 1), &old(7, 1), &old(8, 2)]),
             Ok((Some(8), 0))
         );
-        // Not one that leaves a gap, or goes back to an earlier leader.
+        // Records that leave a gap or return to an earlier leader do not count.
         assert_eq!(
             number(upgraded(), &[&old(6, 1), &old(8, 1)]),
             Ok((Some(6), 1))

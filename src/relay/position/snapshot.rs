@@ -1,28 +1,29 @@
-//! Which transactions a reader sees: Postgres's `pg_snapshot`, evaluated here.
+//! Snapshots of Postgres (`pg_snapshot`), evaluated in the relay.
 
 use std::{fmt, str::FromStr};
 
-/// The first transaction id that is not reserved (`FirstNormalTransactionId`): a snapshot that ends there sees nothing.
+/// The first transaction id that is not reserved (`FirstNormalTransactionId`). A snapshot that ends
+/// there sees nothing.
 const FIRST_NORMAL: u64 = 3;
 
-/// A `pg_snapshot`: which transactions had ended, and so are seen, when it was taken.
+/// A `pg_snapshot`: the transactions that had ended, and are therefore seen, when it was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// Everything below has ended.
+    /// Every transaction below this id had ended.
     xmin: u64,
-    /// Nothing from here on has.
+    /// No transaction from this id on had ended.
     xmax: u64,
-    /// What had not ended in between, ascending.
+    /// Transactions in between that had not ended, ascending.
     in_progress: Vec<u64>,
 }
 
-/// Text that is no `pg_snapshot`.
+/// Text that is not a `pg_snapshot`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a snapshot: expected xmin:xmax:xid,xid,… as pg_current_snapshot() writes it")]
 pub(crate) struct SnapshotError(String);
 
 impl Snapshot {
-    /// Sees no transaction at all.
+    /// Returns a snapshot that sees no transaction.
     pub(crate) fn of_nothing() -> Self {
         Self {
             xmin: FIRST_NORMAL,
@@ -31,12 +32,12 @@ impl Snapshot {
         }
     }
 
-    /// Whether the transaction had ended.
+    /// Returns `true` if the transaction had ended.
     pub(crate) fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
 
-    /// Sees what this one sees of the transactions below `first`.
+    /// Returns a snapshot that sees the same transactions below `first`, and none from there on.
     pub(crate) fn below(&self, first: u64) -> Self {
         let xmax = self.xmax.min(first);
         let in_progress = self
@@ -52,7 +53,7 @@ impl Snapshot {
         }
     }
 
-    /// Sees every transaction below `first`.
+    /// Returns a snapshot that sees every transaction below `first`.
     pub(crate) fn of_all_below(first: u64) -> Self {
         let first = first.max(FIRST_NORMAL);
         Self {
@@ -62,23 +63,24 @@ impl Snapshot {
         }
     }
 
-    /// Every transaction below it had ended.
+    /// Returns the id below which every transaction had ended.
     pub(crate) fn xmin(&self) -> u64 {
         self.xmin
     }
 
-    /// No transaction from it on had ended.
+    /// Returns the lowest id such that neither it nor any later transaction had ended.
     pub(crate) fn xmax(&self) -> u64 {
         self.xmax
     }
 
-    /// The transactions below [`xmax`](Self::xmax) that had not ended.
+    /// Returns the transactions below [`xmax`](Self::xmax) that had not ended.
     pub(crate) fn in_progress(&self) -> &[u64] {
         &self.in_progress
     }
 
-    /// The whole id of a transaction of which the log tells 32 bits: the nearest one to this snapshot's end. Ids in use at one time lie
-    /// within two thousand million of each other (PostgreSQL manual, "Preventing Transaction ID Wraparound Failures").
+    /// Returns the full id of a transaction from the 32 bits in the log: the one nearest to this
+    /// snapshot's end. All ids in use at one time lie within two billion of each other (PostgreSQL
+    /// manual, "Preventing Transaction ID Wraparound Failures").
     pub(crate) fn widen(&self, xid: u32) -> u64 {
         let distance = xid.wrapping_sub(self.xmax as u32).cast_signed();
         self.xmax.saturating_add_signed(i64::from(distance))
@@ -111,7 +113,8 @@ impl FromStr for Snapshot {
             {
                 return None;
             }
-            // A snapshot that a new slot exports may have its xmin above its xmax, which the server writes and refuses to read.
+            // The snapshot that a new slot exports may have its xmin above its xmax. The server
+            // writes such a snapshot and refuses to read it.
             Some(Self {
                 xmin,
                 xmax: xmax.max(xmin),

@@ -1,34 +1,38 @@
-//! A set of transaction ids, as ranges. Written as Postgres's `int8multirange`, so that SQL can ask it too.
+//! A set of transaction ids, as ranges. Its text form is Postgres's `int8multirange`, so SQL can
+//! query it too.
 
 use std::{fmt, str::FromStr};
 
 use super::Snapshot;
 
-/// Most ranges kept. Beyond it the oldest is forgotten: what it held would be published again if the log were lost now.
+/// Maximum number of ranges. Beyond it, the oldest range is forgotten. Its events would be
+/// published again if the log were lost at that time.
 const RANGES_MAX: usize = 20_000;
 
-/// No transaction has an id from here on: the server's own text forms are `bigint`. Below it one more never overflows.
+/// Exclusive upper bound of transaction ids, because the server's own text forms are `bigint`. The
+/// successor of a valid id never overflows.
 pub(super) const XID_MAX: u64 = i64::MAX.cast_unsigned();
 
-/// A set of transaction ids: ascending ranges that do not touch. Ids come nearly in order, so inserting is nearly appending.
+/// A set of transaction ids: ascending ranges that do not touch. Ids arrive nearly in order, so an
+/// insert is usually an append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct XidSet {
     ranges: Vec<(u64, u64)>,
 }
 
-/// Text that is no set of transaction ids.
+/// Text that is not a set of transaction ids.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a set of transaction ids such as {{[5,7],[9,9]}}")]
 pub(crate) struct XidSetError(String);
 
 impl XidSet {
-    /// Whether the set has it.
+    /// Returns `true` if the set contains `xid`.
     pub(crate) fn contains(&self, xid: u64) -> bool {
         let at = self.ranges.partition_point(|(_, last)| *last < xid);
         self.ranges.get(at).is_some_and(|(first, _)| *first <= xid)
     }
 
-    /// Adds one.
+    /// Adds an id.
     pub(crate) fn insert(&mut self, xid: u64) {
         let at = self.ranges.partition_point(|(_, last)| *last < xid);
         if self.ranges.get(at).is_some_and(|(first, _)| *first <= xid) {
@@ -53,7 +57,8 @@ impl XidSet {
         }
     }
 
-    /// Adds all of another set, range by range: a range of a set that was read may be as wide as a number is.
+    /// Adds all ids of another set, range by range, because a range of a deserialized set may be
+    /// arbitrarily wide.
     pub(crate) fn extend(&mut self, other: &Self) {
         if other.ranges.iter().all(|(first, last)| first == last) {
             return other.ranges.iter().for_each(|(xid, _)| self.insert(*xid));
@@ -70,7 +75,7 @@ impl XidSet {
         self.ranges.drain(..excess);
     }
 
-    /// Those that the snapshot does not see.
+    /// Returns the ids that the snapshot does not see.
     pub(crate) fn unseen_by(&self, snapshot: &Snapshot) -> Self {
         let mut unseen = Self::default();
         snapshot
@@ -93,7 +98,7 @@ impl XidSet {
         unseen
     }
 
-    /// Those that `other` does not have.
+    /// Returns the ids that `other` does not contain.
     pub(crate) fn without(&self, other: &Self) -> Self {
         let mut left = Self::default();
         for &(first, last) in &self.ranges {
@@ -115,7 +120,7 @@ impl XidSet {
         left
     }
 
-    /// Those below `first`.
+    /// Returns the ids below `first`.
     pub(crate) fn below(&self, first: u64) -> Self {
         let kept = self.ranges.iter().filter(|(from, _)| *from < first);
         Self {
@@ -125,7 +130,7 @@ impl XidSet {
         }
     }
 
-    /// The first one from `xid` on that the set does not have.
+    /// Returns the first id from `xid` on that the set does not contain.
     pub(crate) fn first_absent(&self, xid: u64) -> u64 {
         let at = self.ranges.partition_point(|(_, last)| *last < xid);
         self.ranges
@@ -134,7 +139,7 @@ impl XidSet {
             .map_or(xid, |(_, last)| last + 1)
     }
 
-    /// The last one.
+    /// Returns the last id.
     pub(crate) fn last(&self) -> Option<u64> {
         self.ranges.last().map(|(_, last)| *last)
     }
@@ -143,12 +148,12 @@ impl XidSet {
         self.ranges.is_empty()
     }
 
-    /// Whether one more may have it forget its oldest.
+    /// Returns `true` if one more id may make the set forget its oldest range.
     pub(super) fn is_full(&self) -> bool {
         self.ranges.len() >= RANGES_MAX
     }
 
-    /// How many ranges it takes to write it down.
+    /// Returns the number of ranges that the set is written as.
     pub(crate) fn ranges(&self) -> usize {
         self.ranges.len()
     }
@@ -159,7 +164,8 @@ impl XidSet {
 impl FromStr for XidSet {
     type Err = XidSetError;
 
-    /// As Postgres writes an `int8multirange`, or with closed bounds as here.
+    /// Reads the format of Postgres's `int8multirange`, or the closed bounds of this type's
+    /// `Display`.
     fn from_str(text: &str) -> Result<Self, XidSetError> {
         let wrong = || XidSetError(text.to_owned());
         let mut rest = text
@@ -233,31 +239,59 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(mine in proptest::collection::vec(3u64..80, 0..60), theirs in proptest::collection::vec(3u64..80, 0..60)) {
-            let set = |ids: &[u64]| { let mut set = XidSet::default(); ids.iter().for_each(|xid| set.insert(*xid)); set };
+        fn it_is_a_set(
+            mine in proptest::collection::vec(3u64..80, 0..60),
+            theirs in proptest::collection::vec(3u64..80, 0..60),
+        ) {
+            let set = |ids: &[u64]| {
+                let mut set = XidSet::default();
+                ids.iter().for_each(|xid| set.insert(*xid));
+                set
+            };
             let (ours, other) = (set(&mine), set(&theirs));
-            let (naive, naive_other): (BTreeSet<u64>, BTreeSet<u64>) = (mine.into_iter().collect(), theirs.into_iter().collect());
+            let (naive, naive_other): (BTreeSet<u64>, BTreeSet<u64>) =
+                (mine.into_iter().collect(), theirs.into_iter().collect());
             let mut both = ours.clone();
             both.extend(&other);
             let left = ours.without(&other);
             for xid in 0..90 {
                 prop_assert_eq!(ours.contains(xid), naive.contains(&xid));
-                prop_assert_eq!(both.contains(xid), naive.contains(&xid) || naive_other.contains(&xid));
-                prop_assert_eq!(left.contains(xid), naive.contains(&xid) && !naive_other.contains(&xid));
+                prop_assert_eq!(
+                    both.contains(xid),
+                    naive.contains(&xid) || naive_other.contains(&xid)
+                );
+                prop_assert_eq!(
+                    left.contains(xid),
+                    naive.contains(&xid) && !naive_other.contains(&xid)
+                );
             }
             prop_assert!(ours.ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
             prop_assert_eq!(ours.to_string().parse::<XidSet>(), Ok(ours));
         }
 
         #[test]
-        fn what_a_snapshot_does_not_see_is_kept(ids in proptest::collection::vec(3u64..60, 0..60), low in 3u64..50, span in 0u64..20, open in proptest::collection::btree_set(0u64..20, 0..5)) {
-            let open: Vec<String> = open.iter().filter(|xid| **xid < span).map(|xid| (low + xid).to_string()).collect();
-            let snapshot: Snapshot = format!("{low}:{}:{}", low + span, open.join(",")).parse().expect("a snapshot");
+        fn what_a_snapshot_does_not_see_is_kept(
+            ids in proptest::collection::vec(3u64..60, 0..60),
+            low in 3u64..50,
+            span in 0u64..20,
+            open in proptest::collection::btree_set(0u64..20, 0..5),
+        ) {
+            let open: Vec<String> = open
+                .iter()
+                .filter(|xid| **xid < span)
+                .map(|xid| (low + xid).to_string())
+                .collect();
+            let snapshot: Snapshot = format!("{low}:{}:{}", low + span, open.join(","))
+                .parse()
+                .expect("a snapshot");
             let mut set = XidSet::default();
             ids.iter().for_each(|xid| set.insert(*xid));
             let unseen = set.unseen_by(&snapshot);
             for xid in 0..70 {
-                prop_assert_eq!(unseen.contains(xid), ids.contains(&xid) && !snapshot.sees(xid));
+                prop_assert_eq!(
+                    unseen.contains(xid),
+                    ids.contains(&xid) && !snapshot.sees(xid)
+                );
             }
         }
     }

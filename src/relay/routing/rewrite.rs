@@ -1,11 +1,13 @@
-//! A topic out of the aggregate type by a regular expression, as Debezium's EventRouter does it (Kafka Connect's RegexRouter). Pure.
+//! Rewriting of the aggregate type to a topic with a regular expression, as in Debezium's
+//! EventRouter (Kafka Connect's RegexRouter). Pure.
 
 use regex::Regex;
 
-/// `route.topic.regex` and `route.topic.replacement`: if the whole aggregate type matches, the topic is the replacement; else it is the
-/// aggregate type.
+/// `route.topic.regex` and `route.topic.replacement`: if the whole aggregate type matches, the
+/// topic is the replacement. Otherwise, it is the aggregate type.
 ///
-/// The replacement is written as for Java: `$1` and `${name}` are groups, a backslash takes the next character as it is.
+/// The replacement has Java's syntax: `$1` and `${name}` are groups, and a backslash escapes the
+/// next character.
 #[derive(Clone, Debug)]
 pub struct TopicRewrite {
     regex: Regex,
@@ -18,26 +20,28 @@ enum Part {
     Group(usize),
 }
 
-/// A rewriting that is none.
+/// An invalid rewrite rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RewriteError {
-    /// It does not parse, or uses what no regular expression has: look-around, back-references.
+    /// The expression does not parse, or uses an unsupported feature: look-around or
+    /// back-references.
     #[error("`{0}` is not a regular expression: {1}")]
     Regex(String, String),
-    /// The replacement names a group that the expression has not.
+    /// The replacement names a group that the expression does not contain.
     #[error("the regular expression has no group `{0}`")]
     Group(String),
-    /// A `$` or a backslash at the end, or a brace that is not closed.
-    #[error("`{0}` breaks off: write \\$ for a dollar sign")]
+    /// The replacement has a `$` or a backslash at its end, or an unclosed brace.
+    #[error("`{0}` is incomplete: write \\$ for a dollar sign")]
     Broken(String),
 }
 
 impl TopicRewrite {
-    /// Parses both.
+    /// Parses an expression and its replacement.
     ///
     /// # Errors
-    /// When one of them is not what it should be.
+    ///
+    /// Returns an error if one of them is invalid.
     pub fn parse(regex: &str, replacement: &str) -> Result<Self, RewriteError> {
         let wrong = |error: regex::Error| {
             let text = error.to_string();
@@ -57,7 +61,7 @@ impl TopicRewrite {
         })
     }
 
-    /// The topic of an aggregate type.
+    /// Returns the topic of an aggregate type.
     pub(crate) fn apply(&self, aggregate_type: &str) -> String {
         let Some(found) = self.regex.captures(aggregate_type) else {
             return aggregate_type.to_owned();
@@ -73,7 +77,8 @@ impl TopicRewrite {
     }
 }
 
-/// Java's `Matcher.appendReplacement`: after `$` as many digits as still name a group.
+/// Parses a replacement like Java's `Matcher.appendReplacement`: the number after `$` extends over
+/// as many digits as still name a group.
 fn parts(regex: &Regex, replacement: &str) -> Result<Vec<Part>, RewriteError> {
     let broken = || RewriteError::Broken(replacement.to_owned());
     let (mut parts, mut text, mut rest) = (Vec::new(), String::new(), replacement);
@@ -160,7 +165,7 @@ mod tests {
         assert_eq!(topic("(.*)\\.(.*)", "$2-$1", "a.b"), "b-a");
         assert_eq!(topic("(.*)", "$10", "a"), "a0");
         assert_eq!(topic("(.*)", "\\$1.$1", "a"), "$1.a");
-        // What does not match as a whole stays.
+        // An aggregate type that does not match as a whole stays as it is.
         assert_eq!(topic("ord", "x", "order"), "order");
         assert_eq!(topic("a|order", "x", "order"), "x");
     }
@@ -191,9 +196,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_default_rewriting_puts_a_prefix_before_any_aggregate_type(aggregate_type in "[a-zA-Z0-9._-]{1,40}") {
+        fn the_default_rewriting_puts_a_prefix_before_any_aggregate_type(
+            aggregate_type in "[a-zA-Z0-9._-]{1,40}",
+        ) {
             let expected = format!("outbox.event.{aggregate_type}");
-            prop_assert_eq!(topic("(?<routedByValue>.*)", "outbox.event.${routedByValue}", &aggregate_type), expected);
+            prop_assert_eq!(
+                topic(
+                    "(?<routedByValue>.*)",
+                    "outbox.event.${routedByValue}",
+                    &aggregate_type
+                ),
+                expected
+            );
         }
 
         #[test]

@@ -1,4 +1,4 @@
-//! Which topic an event goes to: the row's own, or a template over the row.
+//! Topic of an event: the row's own topic, or a template over the row.
 
 use std::collections::HashMap;
 
@@ -21,43 +21,45 @@ enum Part {
     EventType,
 }
 
-/// A template that is none.
+/// An invalid topic template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// A placeholder that names no column.
-    #[error("`{{{0}}}` is not known: use {{aggregatetype}} or {{type}}")]
+    /// A placeholder that is not a column.
+    #[error("`{{{0}}}` is not a placeholder: use {{aggregatetype}} or {{type}}")]
     Placeholder(String),
-    /// A brace without its pair.
+    /// A brace without its counterpart.
     #[error("a brace is not closed or not opened")]
     Brace,
-    /// Kafka would refuse the topic.
+    /// A character that Kafka does not allow in a topic name.
     #[error("`{0}` may not be in a topic name: Kafka allows letters, digits, `.`, `_` and `-`")]
     Character(char),
-    /// A template of nothing.
+    /// An empty template.
     #[error("the template is empty")]
     Empty,
-    /// No event may go to any of its topics.
+    /// All topics of the template are reserved.
     #[error(
         "`{0}` is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays"
     )]
     Reserved(String),
 }
 
-/// Why no event can be published to a topic of this name, whoever asks for it; `None` if the name is usable.
+/// Returns the reason why no event can be published to a topic of this name. Returns `None` if the
+/// name is usable.
 ///
-/// Every topic passes here before its first event: the row's own, one of the template or the rewriting, and that of
-/// dead letters. A name that was refused is never remembered.
+/// Every topic is checked before its first event: the row's own, the result of the template or the
+/// rewrite rule, and dead letter topics. A refused name is never remembered.
 pub(crate) fn unusable(topic: &str) -> Option<String> {
     if check_topic_name(topic).is_err() {
         return Some(format!(
-            "`{topic}` is no name for a topic; change the topic template"
+            "`{topic}` is not a valid topic name; change the topic template"
         ));
     }
     is_reserved_topic(topic).then(|| {
         format!(
-            "topic `{topic}` is reserved: topics `__*` belong to Kafka, topics `tidings.position.*` to relays; correct the row's topic or \
-             aggregatetype, or the topic template"
+            "topic `{topic}` is reserved: topics `__*` belong to Kafka, topics \
+             `tidings.position.*` to relays; correct the row's topic or aggregatetype, or the \
+             topic template"
         )
     })
 }
@@ -66,8 +68,9 @@ impl TopicTemplate {
     /// Parses a template.
     ///
     /// # Errors
-    /// When it is empty, a placeholder is unknown, a brace is left over, a character may not be in a topic name, or
-    /// it names reserved topics only.
+    ///
+    /// Returns an error if the template is empty, has an unknown placeholder, an unmatched brace or
+    /// a character that topic names may not contain, or if it yields only reserved topics.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let (mut parts, mut rest) = (Vec::new(), text);
         while !rest.is_empty() {
@@ -102,7 +105,7 @@ impl TopicTemplate {
         }
     }
 
-    /// The topic of an event of this aggregate type and event type.
+    /// Returns the topic for this aggregate type and event type.
     fn render(&self, aggregate_type: &str, event_type: &str) -> String {
         let text = |part: &Part| match part {
             Part::Text(text) => text.clone(),
@@ -117,33 +120,36 @@ impl TopicTemplate {
     }
 }
 
-/// A topic that exists, as the relay knows it.
+/// A topic that was found to exist.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) topic: String,
-    /// The number of partitions when the relay first met the topic. It does not follow a topic that grows: that moves keys.
+    /// Number of partitions when the relay first used the topic. It does not follow a topic that
+    /// grows, because that would move keys.
     pub(crate) partitions: i32,
-    /// By partition, and by whose turn it is to send.
+    /// State by partition and by the producer whose turn it is.
     first_contacts: Vec<[FirstContact; PRODUCERS]>,
 }
 
-/// Whether a producer has had an acknowledgement from a partition yet.
+/// First contact of a producer with a partition.
 ///
-/// A broker takes *any* sequence number as the first one from a producer it does not know. So if a producer's first batch for
-/// a partition fails for the moment (a topic just created, a leader just elected) while the second, sent right behind it,
-/// succeeds, the first one's retry is answered "duplicate": acknowledged, and lost (KAFKA-15591, not fixed in 4.3). Seen with topics just created: one event per
-/// partition in one of three runs. Therefore nothing is sent behind a partition's first record before that one is
-/// acknowledged.
+/// A broker accepts *any* sequence number as the first one from a producer that it does not have
+/// state for. Suppose that a producer's first batch for a partition fails temporarily (a new topic,
+/// a new leader) while the second, sent directly behind it, succeeds. The broker then answers the
+/// retry of the first one as a duplicate: it is acknowledged and lost (KAFKA-15591, not fixed in
+/// 4.3). This was observed with new topics: one event per partition was lost in one of three runs.
+/// Therefore nothing is sent behind a partition's first record before that record is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FirstContact {
     None,
-    /// The first record is under way under this tag.
+    /// The first record is in flight with this tag.
     Tried(u64),
     Made,
 }
 
 impl Route {
-    /// Whether the producer `turn` may send a record to `partition`, everything below `durable` being acknowledged.
+    /// Returns `true` if the producer `turn` may send a record to `partition`. All tags below
+    /// `durable` are acknowledged.
     pub(crate) fn may_send(
         &mut self,
         partition: i32,
@@ -162,7 +168,7 @@ impl Route {
         true
     }
 
-    /// The producer `turn` has sent a record to `partition` under `tag`.
+    /// Records that the producer `turn` has sent a record with `tag` to `partition`.
     pub(crate) fn sent(&mut self, partition: i32, turn: usize, tag: u64) {
         if let Some(contact @ FirstContact::None) = self.contact(partition, turn) {
             *contact = FirstContact::Tried(tag);
@@ -176,7 +182,7 @@ impl Route {
     }
 }
 
-/// The topics met so far, found without allocating.
+/// The topics used so far. Finding one needs no allocation.
 pub(crate) struct Routes {
     template: TopicTemplate,
     rewrite: Option<TopicRewrite>,
@@ -185,11 +191,12 @@ pub(crate) struct Routes {
     routes: Vec<Route>,
 }
 
-/// Most distinct (aggregate type, event type) pairs remembered: a bound against ids used as types by mistake.
+/// Maximum number of remembered pairs of aggregate type and event type. Bounds the memory if ids
+/// are used as types by mistake.
 const REMEMBERED_PAIRS_MAX: usize = 10_000;
 
 impl Routes {
-    /// Names topics by the rewriting, or by the template if there is none.
+    /// Creates routes that use the rewrite rule, or the template if there is none.
     pub(crate) fn new(template: TopicTemplate, rewrite: Option<TopicRewrite>) -> Self {
         Self {
             template,
@@ -200,7 +207,8 @@ impl Routes {
         }
     }
 
-    /// The event's route and its number, or the name of the topic that must be looked up first.
+    /// Returns the event's route and its number, or the name of the topic that must be looked up
+    /// first.
     pub(crate) fn find(&mut self, event: &Outgoing<'_>) -> Result<(usize, &mut Route), String> {
         let at = match event.topic {
             Some(topic) => self
@@ -213,7 +221,7 @@ impl Routes {
         Ok((at, &mut self.routes[at]))
     }
 
-    /// The route to this topic and its number, if it was met.
+    /// Returns the route of this topic and its number, if the topic was used before.
     pub(crate) fn named(&mut self, topic: &str) -> Option<(usize, &mut Route)> {
         let at = *self.by_topic.get(topic)?;
         Some((at, &mut self.routes[at]))
@@ -249,7 +257,7 @@ impl Routes {
         Ok(at)
     }
 
-    /// Remembers a topic that was looked up.
+    /// Adds a topic that was looked up.
     pub(crate) fn learn(&mut self, topic: String, partitions: i32) {
         self.by_topic.entry(topic.clone()).or_insert_with(|| {
             let first_contacts =
@@ -263,7 +271,7 @@ impl Routes {
         });
     }
 
-    /// Every topic met so far.
+    /// Returns all topics used so far.
     pub(crate) fn all(&self) -> &[Route] {
         &self.routes
     }
@@ -320,7 +328,7 @@ mod tests {
         assert!(route.may_send(0, 0, || 8));
         route.sent(0, 0, 9);
         assert!(route.may_send(0, 0, || 8));
-        // Each producer has a first record of its own.
+        // Each producer has its own first record.
         route.sent(0, 1, 10);
         assert!(!route.may_send(0, 1, || 10) && route.may_send(0, 0, || 10));
     }
@@ -334,14 +342,14 @@ mod tests {
             );
         }
         assert_eq!((unusable("order"), unusable("tidings.order")), (None, None));
-        assert!(unusable("or der").is_some_and(|reason| reason.contains("no name for a topic")));
+        assert!(unusable("or der").is_some_and(|reason| reason.contains("not a valid topic name")));
         for template in ["__{type}", "tidings.position.{aggregatetype}.0123abcd"] {
             assert_eq!(
                 TopicTemplate::parse(template),
                 Err(TemplateError::Reserved(template.into()))
             );
         }
-        // Those that the columns complete are found at the event.
+        // Names that the columns complete are checked with the event.
         let mut routes = Routes::new(
             TopicTemplate::parse("tidings.{aggregatetype}").expect("a template"),
             None,

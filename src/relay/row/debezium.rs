@@ -1,4 +1,4 @@
-//! From a row of somebody else's table to an event: pure, borrows the row's bytes where it can.
+//! Decoding of rows of a Debezium outbox. Pure; events borrow the row's bytes where possible.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,10 @@ use crate::{
     relay::options::debezium::{ADDITIONAL_MAX, DebeziumOutbox, OutboxField, Placement},
 };
 
-/// How many values a row is made of: the outbox's own, then the additional ones.
+/// Number of values of a row: the outbox's own, then the additional ones.
 pub(crate) const FOREIGN_CELLS: usize = 32;
 
-/// Where a value stands among a row's; additional columns follow.
+/// Places of the values of a row. Additional columns follow.
 const SEQ: usize = 0;
 const XID: usize = 1;
 const FIELDS: usize = 2;
@@ -23,22 +23,23 @@ const ADDITIONAL: usize = FOREIGN_CELLS - ADDITIONAL_MAX;
 const LENGTH: &str = "not of its type's length";
 const UTF8: &str = "not UTF-8";
 
-/// The columns of a table, and what each is for.
+/// The columns of a table and their uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     outbox: DebeziumOutbox,
-    /// By the table's columns: where the value stands in a row.
+    /// For each column of the table: the place of its value in a row.
     places: Vec<Option<usize>>,
-    /// A column may serve twice: from which place to which others its value is copied.
+    /// A column may have several uses: pairs of the place that has its value and a place to copy
+    /// the value to.
     copies: Vec<(usize, usize)>,
-    /// By place: the column's name and type.
+    /// For each place: the column's name and type.
     columns: Vec<Option<(String, Kind)>>,
 }
 
-/// What the bytes of a column are.
+/// Type of a column's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// text, varchar, citext, an enum: bytes that are UTF-8.
+    /// text, varchar, citext, an enum: UTF-8 bytes.
     Text,
     Json,
     Jsonb,
@@ -53,7 +54,7 @@ enum Kind {
     Other(u32),
 }
 
-/// What has to be written to read a row. One a row.
+/// Buffers for values that cannot be borrowed from the row. One per row.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     key: String,
@@ -62,7 +63,8 @@ pub(crate) struct Scratch {
 }
 
 impl Kind {
-    /// By the type's oid (`pg_type.dat`: built-in types keep theirs).
+    /// Returns the kind of a type by its oid (`pg_type.dat`: the oids of built-in types never
+    /// change).
     fn of(type_oid: u32) -> Self {
         match type_oid {
             16 => Self::Boolean,
@@ -75,13 +77,15 @@ impl Kind {
             2950 => Self::Uuid,
             3802 => Self::Jsonb,
             5069 => Self::Xid8,
-            // text, name, char(n), varchar; from 16,384 on they are the database's own: enums, citext, domains.
+            // text, name, char(n), varchar. Oids from 16,384 on are assigned by the database:
+            // enums, citext, domains.
             25 | 19 | 1042 | 1043 | 16_384.. => Self::Text,
             other => Self::Other(other),
         }
     }
 
-    /// Whether a value of it has a plain text: as a key, a header, a member of the envelope.
+    /// Returns `true` if a value has a plain text form for a key, a header or a member of the
+    /// envelope.
     fn is_plain(self) -> bool {
         matches!(
             self,
@@ -101,7 +105,8 @@ impl Layout {
     /// Finds the outbox's columns among a table's.
     ///
     /// # Errors
-    /// When one is missing or of a type that cannot be read; with the remedy.
+    ///
+    /// Returns an error with the remedy if a column is missing or has an unsupported type.
     pub(crate) fn of(outbox: &DebeziumOutbox, columns: &[Column]) -> Result<Self, RowError> {
         let table = format!("{}.{}", outbox.schema, outbox.table);
         let mut layout = Self {
@@ -131,7 +136,7 @@ impl Layout {
                     if place < FIELDS
                         && !matches!((place, kind), (SEQ, Kind::Integer8) | (XID, Kind::Xid8))
                     {
-                        // Something of its own that has this name.
+                        // An unrelated column with the same name.
                         continue;
                     }
                     layout.columns[place] = Some((name.to_owned(), kind));
@@ -199,12 +204,13 @@ impl Layout {
         Ok(())
     }
 
-    /// Whether the table can tell order and completeness: it has `seq bigint` and `xid xid8`.
+    /// Returns `true` if the table shows order and completeness: it has `seq bigint` and `xid
+    /// xid8`.
     pub(crate) fn is_ordered(&self) -> bool {
         self.columns[SEQ].is_some() && self.columns[XID].is_some()
     }
 
-    /// The values of a row in the order of places, for a select list.
+    /// Returns a select list of a row's values in the order of places.
     pub(crate) fn select_list(&self) -> String {
         let column = |(place, column): (usize, &Option<(String, Kind)>)| {
             let alias = if place == SEQ {
@@ -225,7 +231,8 @@ impl Layout {
             .join(", ")
     }
 
-    /// What existing rows are ordered by when they have no `seq`: their time if they have one; else where they lie.
+    /// Returns the sort order of existing rows: `seq` if the table has it, otherwise their time if
+    /// they have one, otherwise their physical order.
     pub(crate) fn natural_order(&self) -> String {
         match &self.columns[FIELDS + OutboxField::OccurredAt as usize] {
             _ if self.columns[SEQ].is_some() => "seq".into(),
@@ -234,10 +241,11 @@ impl Layout {
         }
     }
 
-    /// The event in a streamed row.
+    /// Decodes the event of a streamed row.
     ///
     /// # Errors
-    /// When a value is missing or is not what its column's type says.
+    ///
+    /// Returns an error if a value is missing or does not match its column's type.
     pub(crate) fn read<'a>(
         &'a self,
         tuple: &Tuple<'a>,
@@ -257,10 +265,11 @@ impl Layout {
         self.row(&cells, committed_at, scratch)
     }
 
-    /// The row in these values, in the order of places.
+    /// Decodes a row from these values, in the order of places.
     ///
     /// # Errors
-    /// As [`Layout::read`].
+    ///
+    /// Returns the errors of [`Layout::read`].
     pub(crate) fn table_row<'a>(
         &'a self,
         cells: &[Cell<'a>],
@@ -275,10 +284,11 @@ impl Layout {
         Ok(TableRow { xid, row })
     }
 
-    /// The row's `seq`; zero without one.
+    /// Returns the row's `seq`, or zero if the table has no such column.
     ///
     /// # Errors
-    /// As [`Layout::read`].
+    ///
+    /// Returns the errors of [`Layout::read`].
     pub(crate) fn seq(&self, cells: &[Cell<'_>]) -> Result<i64, RowError> {
         if self.columns[SEQ].is_some() {
             self.cell(cells, SEQ, integer8)
@@ -353,7 +363,8 @@ impl Layout {
         })
     }
 
-    /// What such a table may let in, and no event can do without: its topic or its key.
+    /// Returns the fault of a row without a topic or a key. Every event needs both, but such a
+    /// table may accept nulls.
     fn fault(&self, cells: &[Cell<'_>]) -> Option<Fault<'_>> {
         let needed = [OutboxField::AggregateType, OutboxField::AggregateId]
             .map(|field| FIELDS + field as usize);
@@ -366,7 +377,7 @@ impl Layout {
         })
     }
 
-    /// The additional headers, as a JSON object in the order in which they are configured.
+    /// Writes the additional headers as a JSON object, in the configured order.
     fn write_headers(&self, cells: &[Cell<'_>], out: &mut String) -> Result<(), RowError> {
         let mut between = '{';
         for (at, one) in self
@@ -394,7 +405,8 @@ impl Layout {
         Ok(())
     }
 
-    /// The payload and the additional columns beside it, as EventRouter's envelope has them; false if there are none.
+    /// Writes the payload and the additional columns beside it in the format of EventRouter's
+    /// envelope. Returns `false` if no column belongs to the envelope.
     fn write_envelope(&self, cells: &[Cell<'_>], out: &mut String) -> Result<bool, RowError> {
         let in_envelope = || {
             self.outbox
@@ -423,7 +435,7 @@ impl Layout {
         Ok(true)
     }
 
-    /// One value of the envelope, as Connect's JsonConverter writes it without schemas.
+    /// Writes one value of the envelope in the format of Connect's JsonConverter without schemas.
     fn member(
         &self,
         cells: &[Cell<'_>],
@@ -461,7 +473,7 @@ impl Layout {
         self.columns[place].as_ref().map(|(_, kind)| *kind)
     }
 
-    /// Reads one value; the reader says what is wrong, this says where.
+    /// Reads one value. `parse` returns the problem, and this function adds the place.
     fn cell<'a, T>(
         &self,
         cells: &[Cell<'a>],
@@ -480,7 +492,7 @@ impl Layout {
     }
 }
 
-/// Whether a table without the field cannot be read.
+/// Returns `true` if a table without the field cannot be read.
 fn is_needed(outbox: &DebeziumOutbox, field: OutboxField) -> bool {
     field != OutboxField::Type
         || outbox
@@ -489,7 +501,7 @@ fn is_needed(outbox: &DebeziumOutbox, field: OutboxField) -> bool {
             .any(|(named, _)| *named == OutboxField::Type)
 }
 
-/// A value's text: as it is, or as Java would write it.
+/// Writes the text of a value: text unchanged, other types as Java writes them.
 fn plain(kind: Option<Kind>, cell: Cell<'_>, out: &mut String) -> Result<(), &'static str> {
     let number = match kind {
         Some(Kind::Boolean) => {
@@ -519,7 +531,7 @@ fn plain(kind: Option<Kind>, cell: Cell<'_>, out: &mut String) -> Result<(), &'s
     write!(out, "{number}").map_err(|_| LENGTH)
 }
 
-/// A JSON string.
+/// Writes a JSON string.
 fn quote(text: &str, out: &mut String) {
     out.push_str(&serde_json::to_string(text).expect("a string is JSON"));
 }
@@ -536,7 +548,7 @@ fn text(cell: Cell<'_>) -> Result<&str, &'static str> {
 }
 
 fn jsonb(cell: Cell<'_>) -> Result<&str, &'static str> {
-    // The binary form begins with a version, which is 1.
+    // The binary form starts with a version byte, which is 1.
     Ok(text(cell)?.trim_start_matches('\u{1}'))
 }
 

@@ -1,4 +1,4 @@
-//! An outbox row out of the stream: pure, borrows the row's bytes.
+//! Decoding of rows of Tidings' own outbox. Pure; events borrow the row's bytes.
 
 use uuid::Uuid;
 
@@ -8,35 +8,39 @@ use crate::{
     postgres::replication::{Cell, Column, DecodeError, POSTGRES_EPOCH_MICROS, Relation, Tuple},
 };
 
-/// jsonb's binary form starts with this version.
+/// Version byte at the start of jsonb's binary form.
 const JSONB_VERSION: u8 = 1;
 
-/// One event as the source found it.
+/// One event as read from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row<'a> {
-    /// Insertion order.
+    /// Order of insertion.
     pub(crate) seq: i64,
     pub(crate) event: Outgoing<'a>,
-    /// Why it cannot be delivered; then what stands in the place of what is missing says nothing.
+    /// The reason why the event is undeliverable. Missing values then have placeholders without a
+    /// meaning.
     pub(crate) fault: Option<Fault<'a>>,
 }
 
-/// What is wrong with one row alone, of which it is known which event it is: only a table that somebody has altered, or made, lets it in.
+/// A fault of a single row whose event is identified. The constraints of an unaltered outbox
+/// prevent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault<'a> {
     pub(crate) column: &'a str,
     pub(crate) problem: &'static str,
 }
 
-/// A row of which it is not known what event it is, or a table whose rows are none.
+/// A row whose event cannot be identified, or a table that is not an outbox.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RowError {
     #[error(
-        "table {table} has no column `{column}`: run `tidings migrate`, or name the right schema"
+        "table {table} has no column `{column}`: run `tidings migrate`, or set the correct schema"
     )]
     MissingColumn { table: String, column: &'static str },
     #[error(
-        "column `{column}` of event seq {} is {problem}: somebody has altered the table. Put column and row right, and have the row read from the table (drop the relay's slot: it makes a new one); or `tidings relay skip --event ID`",
+        "column `{column}` of event seq {} is {problem}: the table was altered. Correct the column \
+         and the row, and drop the relay's slot, so that the relay reads the row from the table \
+         and creates a new slot; or run `tidings relay skip --event ID`",
         .seq.map_or_else(|| "?".to_owned(), |seq| seq.to_string())
     )]
     Column {
@@ -44,17 +48,22 @@ pub(crate) enum RowError {
         column: &'static str,
         problem: &'static str,
     },
-    #[error("table {table} has no column `{column}`: name the one it has in outbox.columns")]
+    #[error("table {table} has no column `{column}`: set the column's name in outbox.columns")]
     MissingOutboxColumn { table: String, column: String },
     #[error(
-        "column `{column}` of table {table} is not of a type that can be sent as it is: expected {expected}; name another column, or add a generated one that casts it"
+        "column `{column}` of table {table} has a type that cannot be sent unchanged: expected \
+         {expected}; name another column, or add a generated column that casts it"
     )]
     OutboxColumnType {
         table: String,
         column: String,
         expected: &'static str,
     },
-    #[error("column `{column}` of event {} of table {table} is {problem}: `tidings relay skip --all` goes on with what comes from now on", .id.map_or_else(|| "?".to_owned(), |id| id.to_string()))]
+    #[error(
+        "column `{column}` of event {} of table {table} is {problem}: `tidings relay skip --all` \
+         continues with new events",
+        .id.map_or_else(|| "?".to_owned(), |id| id.to_string())
+    )]
     OutboxColumn {
         table: String,
         column: String,
@@ -66,7 +75,7 @@ pub(crate) enum RowError {
 }
 
 impl RowError {
-    /// The event, if it is known.
+    /// Returns the event's `seq`, if it is known.
     pub(crate) fn seq(&self) -> Option<i64> {
         match self {
             Self::Column { seq, .. } => *seq,
@@ -91,7 +100,7 @@ enum Field {
     Topic,
 }
 
-/// How many columns a row is made of.
+/// Number of columns of a row.
 pub(crate) const CELLS: usize = 11;
 
 const NAMES: [(&str, Field); CELLS] = [
@@ -108,26 +117,28 @@ const NAMES: [(&str, Field); CELLS] = [
     ("topic", Field::Topic),
 ];
 
-/// Which value of a streamed row is which column of the outbox.
+/// Assignment of a streamed row's values to the columns of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns {
     fields: Vec<Option<Field>>,
 }
 
-/// The columns of whichever table the events are read from.
+/// Columns of the table that events are read from, in either layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TableColumns {
-    /// Tidings' own.
+    /// Tidings' own table.
     Own(Columns),
     /// A Debezium outbox.
     Debezium(Box<Layout>),
 }
 
 impl TableColumns {
-    /// The event in a streamed row of a transaction that committed at this time, microseconds since the Unix epoch.
+    /// Decodes the event of a streamed row. `committed_at` is the commit time of its transaction,
+    /// in microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// When a value is missing or is not what its column's type says.
+    ///
+    /// Returns an error if a value is missing or does not match its column's type.
     pub(crate) fn read<'a>(
         &'a self,
         tuple: &Tuple<'a>,
@@ -145,7 +156,8 @@ impl Columns {
     /// Finds the outbox's columns among a table's.
     ///
     /// # Errors
-    /// When one is missing.
+    ///
+    /// Returns an error if a column is missing.
     pub(crate) fn of(relation: &Relation) -> Result<Self, RowError> {
         let field = |column: &Column| {
             NAMES
@@ -165,7 +177,7 @@ impl Columns {
         Ok(Self { fields })
     }
 
-    /// Every column, in the order of [`NAMES`]: for the fuzz target.
+    /// Returns all columns in the order of [`NAMES`], for the fuzz target.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn in_order() -> Self {
         Self {
@@ -173,10 +185,11 @@ impl Columns {
         }
     }
 
-    /// The event in a streamed row.
+    /// Decodes the event of a streamed row.
     ///
     /// # Errors
-    /// As [`Row::from_cells`].
+    ///
+    /// Returns the errors of [`Row::from_cells`].
     pub(crate) fn read<'a>(&self, tuple: &Tuple<'a>) -> Result<Row<'a>, RowError> {
         let mut cells = [Cell::Null; CELLS];
         for (cell, field) in tuple.cells().zip(&self.fields) {
@@ -189,7 +202,7 @@ impl Columns {
     }
 }
 
-/// A row of the table, with what places it in a snapshot.
+/// A row of the table, with the transaction that places it in a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TableRow<'a> {
     /// The transaction that wrote it.
@@ -197,19 +210,20 @@ pub(crate) struct TableRow<'a> {
     pub(crate) row: Row<'a>,
 }
 
-/// How many columns a row of the table is made of.
+/// Number of columns of a row of the table.
 pub(crate) const TABLE_CELLS: usize = CELLS + 1;
 
 impl<'a> TableRow<'a> {
-    /// The columns, in the order that [`TableRow::from_cells`] expects, for a select list.
+    /// Returns a select list of the columns in the order of [`TableRow::from_cells`].
     pub(crate) fn select_list() -> String {
         format!("xid, {}", Row::select_list())
     }
 
-    /// The row in these values.
+    /// Decodes a row from these values.
     ///
     /// # Errors
-    /// As [`Row::from_cells`].
+    ///
+    /// Returns the errors of [`Row::from_cells`].
     pub(crate) fn from_cells(cells: &[Cell<'a>; TABLE_CELLS]) -> Result<Self, RowError> {
         let mut rest = [Cell::Null; CELLS];
         rest.copy_from_slice(&cells[1..]);
@@ -227,16 +241,17 @@ impl<'a> TableRow<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The columns a row is made of, in the order that [`Row::from_cells`] expects, for a select list.
+    /// Returns a select list of the columns in the order of [`Row::from_cells`].
     pub(crate) fn select_list() -> String {
         NAMES.map(|(name, _)| name).join(", ")
     }
 
-    /// The event in these values, in the order of [`Row::select_list`].
+    /// Decodes an event from values in the order of [`Row::select_list`].
     ///
     /// # Errors
-    /// When a value is not what its column's type says, or it is not known what event it is; names the event and the column. That something else is
-    /// missing is the row's fault.
+    ///
+    /// Returns an error that names event and column if a value does not match its column's type, or
+    /// if the event cannot be identified. Other missing values become the row's [`Fault`].
     pub(crate) fn from_cells(cells: &[Cell<'a>; CELLS]) -> Result<Self, RowError> {
         let seq = read(None, cells, Field::Seq, integer8)?;
         let (at, mut fault) = (Some(seq), None);
@@ -292,7 +307,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Reads one column; the reader says what is wrong, this says where.
+/// Reads one column. `parse` returns the problem, and this function adds the column.
 fn read<'a, T>(
     seq: Option<i64>,
     cells: &[Cell<'a>; CELLS],
@@ -309,7 +324,7 @@ fn read<'a, T>(
 
 pub(crate) const NULL: &str = "null where a value is needed";
 const LENGTH: &str = "not of its type's length";
-const AS_TEXT: &str = "sent as text where the binary form was asked for";
+const AS_TEXT: &str = "sent as text although the binary form was requested";
 
 fn bytes_of(cell: Cell<'_>) -> Result<&[u8], &'static str> {
     match cell {
@@ -324,7 +339,7 @@ fn text(cell: Cell<'_>) -> Result<&str, &'static str> {
 
 fn json(cell: Cell<'_>) -> Result<&str, &'static str> {
     let text = text(cell)?;
-    // json has no version byte, and no JSON text starts with one.
+    // json has no version byte, and no JSON text starts with this byte.
     Ok(text.strip_prefix(char::from(JSONB_VERSION)).unwrap_or(text))
 }
 
@@ -353,7 +368,8 @@ fn uuid(cell: Cell<'_>) -> Result<Uuid, &'static str> {
 }
 
 fn timestamp(cell: Cell<'_>) -> Result<i64, &'static str> {
-    // Infinity is the largest and the smallest number: saturates to a time that every reader refuses to believe.
+    // Infinity is the largest or the smallest number. It saturates to a time that every reader
+    // rejects.
     integer8(cell).map(|micros| micros.saturating_add(POSTGRES_EPOCH_MICROS))
 }
 

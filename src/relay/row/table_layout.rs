@@ -1,4 +1,5 @@
-//! What the outbox of a session is: Tidings' own table, or one of Debezium's, and whether that can be read otherwise than by the log.
+//! Layout of a session's outbox: Tidings' own table or a Debezium table, and the sources that can
+//! read it.
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
@@ -25,19 +26,19 @@ use crate::{
 pub(crate) enum Shape {
     /// Tidings' own table.
     Own,
-    /// One of Debezium's.
+    /// A Debezium table.
     Debezium {
         layout: Box<Layout>,
-        /// Why it can only be read from the log; none if the table can be read too.
+        /// The reason why it can be read only from the log. `None` if the table can be read too.
         log_only: Option<String>,
     },
 }
 
-/// The values of a row that was copied out of the table.
+/// The values of a row that was copied from the table.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "Tidings' own rows are the many, and are not allocated"
+    reason = "most rows are Tidings' own, and these are not allocated"
 )]
 pub(crate) enum CopiedRow<'a> {
     Own([Cell<'a>; TABLE_CELLS]),
@@ -45,7 +46,7 @@ pub(crate) enum CopiedRow<'a> {
 }
 
 impl<'a> CopiedRow<'a> {
-    /// Its `seq`.
+    /// Returns the row's `seq`.
     pub(crate) fn seq(&self) -> Cell<'a> {
         match self {
             Self::Own(cells) => cells[1],
@@ -55,7 +56,7 @@ impl<'a> CopiedRow<'a> {
 }
 
 impl Shape {
-    /// Why nothing but the log can be read, if so.
+    /// Returns the reason why only the log can be read, if there is one.
     pub(crate) fn log_only(&self) -> Option<&str> {
         match self {
             Self::Own => None,
@@ -63,7 +64,7 @@ impl Shape {
         }
     }
 
-    /// The values of a row, for a select list.
+    /// Returns a select list of a row's values.
     pub(crate) fn select_list(&self) -> String {
         match self {
             Self::Own => TableRow::select_list(),
@@ -71,7 +72,7 @@ impl Shape {
         }
     }
 
-    /// What rows are ordered by that a snapshot sees before the log begins.
+    /// Returns the sort order of the rows that a snapshot sees before the log starts.
     pub(crate) fn natural_order(&self) -> String {
         match self {
             Self::Own => "seq".into(),
@@ -79,10 +80,11 @@ impl Shape {
         }
     }
 
-    /// The rows that were copied with [`select_list`](Self::select_list).
+    /// Returns the rows that were copied with [`select_list`](Self::select_list).
     ///
     /// # Errors
-    /// When the server sent something else.
+    ///
+    /// Returns an error if the server sent another format.
     pub(crate) fn rows<'a>(
         &self,
         bytes: &'a [u8],
@@ -99,10 +101,11 @@ impl Shape {
         })
     }
 
-    /// The event in a copied row. One without a time of its own is of `now`.
+    /// Decodes the event of a copied row. An event without a time of its own gets `now`.
     ///
     /// # Errors
-    /// When a value is missing or is not what its column's type says.
+    ///
+    /// Returns an error if a value is missing or does not match its column's type.
     pub(crate) fn event<'a>(
         &'a self,
         row: &CopiedRow<'a>,
@@ -115,16 +118,18 @@ impl Shape {
                 layout.table_row(cells, now, scratch)
             }
             (Self::Own, CopiedRow::Debezium(_)) => {
-                unreachable!("rows are copied in the shape in which they are read")
+                unreachable!("rows are copied and read in the same layout")
             }
         }
     }
 }
 
-/// Looks at the outbox: its columns, and whether the table may be read.
+/// Examines the outbox: its columns, and the sources that can read it.
 ///
 /// # Errors
-/// A table that is not there or cannot be read, with the remedy; a lost connection.
+///
+/// Returns a refusal with the remedy if the table is missing or cannot be read, or an error if the
+/// connection is lost.
 pub(crate) async fn examine(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -132,12 +137,14 @@ pub(crate) async fn examine(
     let Some(outbox) = &options.debezium else {
         return Ok(Shape::Own);
     };
-    let doing = "looking at the outbox's columns";
+    let doing = "reading the outbox's columns";
     let (schema, table) = options.table();
     let rows = sqlx::query(
         "select a.attname::text as name, a.atttypid::bigint as type_oid, c.relkind::text as kind
-         from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped order by a.attnum",
+         from pg_attribute a join pg_class c on c.oid = a.attrelid
+             join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
+             order by a.attnum",
     );
     let rows = within(
         doing,
@@ -164,12 +171,14 @@ pub(crate) async fn examine(
         "r" => {}
         "" => {
             return Err(Interruption::Refused(format!(
-                "there is no table {schema}.{table} in this database: name it in outbox.table, in the letters that Postgres has (select schemaname, tablename from pg_tables)"
+                "there is no table {schema}.{table} in this database: set its name in outbox.table \
+                 exactly as Postgres stores it (select schemaname, tablename from pg_tables)"
             )));
         }
         _ => {
             return Err(Interruption::Refused(format!(
-                "{schema}.{table} is no plain table (relkind {kind}): a partitioned one or a view cannot be read in the order of the log"
+                "{schema}.{table} is not a plain table (relkind {kind}): a partitioned table or a \
+                 view cannot be read in the order of the log"
             )));
         }
     }
@@ -177,10 +186,15 @@ pub(crate) async fn examine(
     let log_only = if outbox.rows == OutboxRows::Deleted {
         Some("outbox.rows is deleted: rows do not stay in the table".to_owned())
     } else if outbox.hand_over.is_some() {
-        Some("outbox.takes_over is set: a connector's place is taken by the log; without the key the table is read too".to_owned())
+        Some(
+            "outbox.takes_over is set: the relay takes the place of a connector by reading the \
+             log; without this key it reads the table too"
+                .to_owned(),
+        )
     } else if !layout.is_ordered() {
         Some(format!(
-            "table {schema}.{table} has no columns `seq bigint` and `xid xid8`, so only the log knows its order (docs/from-debezium.md has the statements that add them)"
+            "table {schema}.{table} has no columns `seq bigint` and `xid xid8`, so only the log \
+             contains its order (docs/from-debezium.md has the statements that add them)"
         ))
     } else {
         None
@@ -196,11 +210,13 @@ pub(crate) async fn examine(
 }
 
 impl Shape {
-    /// A relay that has followed the log until now may read the table only once its position sees the transactions that added `seq` and
-    /// `xid`: the rows of before bear the numbers which that gave them.
+    /// Restricts the layout to the log if the position does not allow the table yet. A relay that
+    /// has read the log may read the table only once its position sees the transactions that added
+    /// `seq` and `xid`: older rows have the numbers that those transactions assigned.
     ///
     /// # Errors
-    /// A lost connection.
+    ///
+    /// Returns a refusal if the options conflict, or an error if the connection is lost.
     pub(crate) async fn judge(
         self,
         options: &RelayOptions,
@@ -221,12 +237,13 @@ impl Shape {
                 .is_some_and(|outbox| outbox.existing == ExistingRows::Leave);
             if leaves && options.source == SourceKind::Poll {
                 return Err(Interruption::Refused(format!(
-                    "outbox.existing is leave, and source is poll: rows that are there are left by beginning with the log. Run `tidings relay skip --all --name {}`, or begin with source = \"auto\"",
+                    "outbox.existing is leave, which needs the log, and source is poll: run \
+                     `tidings relay skip --all --name {}`, or start with source = \"auto\"",
                     options.name
                 )));
             }
             if leaves {
-                let reason = "outbox.existing is leave: the relay begins with the log; from its next start on the table is read too";
+                let reason = "outbox.existing is leave: the relay's first start reads only the log";
                 return Ok(Self::Debezium {
                     layout,
                     log_only: Some(reason.into()),
@@ -237,10 +254,11 @@ impl Shape {
                 log_only: None,
             });
         }
-        let doing = "looking when the outbox's columns were added";
-        // A catalog row's xmin is whoever wrote it last: the statement that added the column, or a later one, which is as good.
+        let doing = "looking up when the outbox's columns were added";
+        // xmin is the row's last writer: the statement that added the column, or a later one.
         let sql = format!(
-            "select xmin::text as xid, pg_current_snapshot()::text as now from pg_attribute where attrelid = '{}'::regclass and attname in ('seq', 'xid')",
+            "select xmin::text as xid, pg_current_snapshot()::text as now from pg_attribute
+                 where attrelid = '{}'::regclass and attname in ('seq', 'xid')",
             options.quoted_table().replace('\'', "''")
         );
         let rows = within(doing, sqlx::query(AssertSqlSafe(sql)).fetch_all(session)).await?;
@@ -256,7 +274,8 @@ impl Shape {
                 continue;
             };
             if !position.seen.sees(not_after(xid, now.xmax())) {
-                let reason = "the columns seq and xid were added after the relay's position: the log is followed until that is past them, then start the relay again";
+                let reason = "columns seq and xid are newer than the relay's position: the relay \
+                              reads the log until it has passed them; restart it then";
                 return Ok(Self::Debezium {
                     layout,
                     log_only: Some(reason.into()),
@@ -270,7 +289,8 @@ impl Shape {
     }
 }
 
-/// The largest whole id with these 32 bits that has been given out: at worst too late by a turn of the counter, which only waits longer.
+/// Returns the largest assigned full id with these 32 bits. At worst it is one cycle of the counter
+/// too late, which only prolongs the wait.
 fn not_after(xid: u32, next: u64) -> u64 {
     let same_turn = (next & !0xffff_ffff) | u64::from(xid);
     if same_turn < next || same_turn < 1 << 32 {

@@ -1,19 +1,20 @@
-//! Idempotent producing without transactions: what was in flight when the relay died is sent again.
+//! Idempotent producing without transactions. Events in flight when the relay dies are sent again.
 
 use std::collections::VecDeque;
 
 use super::{Batch, Durable, sender::Sender};
 
-/// Most positions that wait for acknowledgements. A further one replaces the last: positions are stored once a second anyway.
+/// Maximum number of positions that wait for acknowledgements. A further one replaces the last,
+/// because positions are stored only once per second.
 const MARKS_MAX: usize = 8;
 
-/// Positions, and the tag below which everything must be acknowledged before each is durable.
+/// Positions, each with the tag below which everything must be acknowledged before it is durable.
 #[derive(Default)]
 pub(super) struct Marks {
     waiting: VecDeque<(u64, Batch)>,
 }
 
-/// Records between two positions, while the source has more.
+/// Number of records between two positions while the source has more events.
 const CUT_RECORDS: u64 = 4_096;
 
 impl Marks {
@@ -56,7 +57,7 @@ impl Marks {
 }
 
 impl Batch {
-    /// Takes the batch that follows in.
+    /// Appends the following batch to this one.
     pub(super) fn absorb(&mut self, next: Self) {
         self.position = next.position;
         if self.counts.len() < next.counts.len() {

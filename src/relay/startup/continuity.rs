@@ -1,7 +1,9 @@
-//! Whether the database is still the one that a position belongs to, with everything that was published still in it.
+//! Checks that the database is still the one that a position belongs to, and still contains every
+//! published commit.
 //!
-//! The identity is compared first: in another database neither transaction ids nor places of the log mean the same. In the same
-//! one the timeline, the end of the log and the last published event show whether commits were lost.
+//! The identity is compared first: in another database, transaction ids and log positions have
+//! other meanings. In the same database, the timeline, the end of the log and the last published
+//! event show whether commits were lost.
 
 use sqlx::{AssertSqlSafe, PgConnection, types::Json};
 
@@ -16,13 +18,15 @@ use crate::{
     },
 };
 
-/// Most events that a message counts: more are "more than" so many.
+/// Maximum number of events that a message counts. Above it, the message shows "more than" it.
 const COUNTED_MAX: i64 = 10_000;
 
-/// Whether the position that the database stores belongs to this database, or is to be taken over by it.
+/// Checks that the stored position belongs to this database, or that an operator has decided about
+/// it (a move or an adoption).
 ///
 /// # Errors
-/// A refusal with the cause and the remedies; a lost connection.
+///
+/// Returns a refusal with the cause and the remedies, or an error if the connection is lost.
 pub(crate) async fn require_same_database(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -51,10 +55,12 @@ pub(crate) async fn require_same_database(
     ))
 }
 
-/// The name of the database `identity` if this server has it besides the one that it is asked in.
+/// Returns the name of the database `identity` if this server still contains it beside the
+/// connected one.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an error if the connection is lost.
 pub(crate) async fn original_of(
     session: &mut PgConnection,
     server: &Server,
@@ -81,42 +87,58 @@ fn other_database(
 ) -> Interruption {
     let (name, here) = (&options.name, &server.identity);
     let what = format!(
-        "relay `{name}` has a position in another database (system {}, oid {}; this one is system {}, oid {})",
+        "relay `{name}` has a position in another database (system {}, oid {}; this one is system \
+         {}, oid {})",
         identity.system, identity.database, here.system, here.database
     );
     let adopt = format!(
-        "`tidings relay adopt --name {name}` continues after the last published event: nothing repeats, nothing is left out"
+        "`tidings relay adopt --name {name}` continues after the last published event: no event \
+         repeats, and none is left out"
     );
     let skip = format!(
-        "`tidings relay skip --all --name {name}` publishes only what is inserted from now on, and leaves out {} that the position has not published",
+        "`tidings relay skip --all --name {name}` publishes only new events, and leaves out {} \
+         that the position has not published",
         counts.unpublished
     );
     let rewind = format!(
-        "`tidings relay rewind --all --name {name}` publishes everything that the outbox holds, {} of it again",
+        "`tidings relay rewind --all --name {name}` publishes everything that the outbox contains, \
+         {} of it again",
         counts.published
     );
     let (cause, remedies) = match original {
         Some(original) => (
-            format!("this database is a copy of database `{original}` of the same server, whose relay keeps its slot and its positions"),
+            format!(
+                "this database is a copy of database `{original}` of the same server, whose relay \
+                 keeps its slot and its positions"
+            ),
             format!("to run a relay beside the original, {skip}; {rewind}"),
         ),
         None if identity.system == here.system => (
             "that database was dropped, and this one was restored from it or copied".to_owned(),
-            format!("if this database replaces the other one, {adopt}; if the other one continues elsewhere, {skip}; {rewind}"),
+            format!(
+                "if this database replaces the other one, {adopt}; if the other one continues \
+                 elsewhere, {skip}; {rewind}"
+            ),
         ),
         None => (
-            "the server was upgraded by pg_upgrade, or this database was restored from a dump or copied to another server".to_owned(),
-            format!("after an upgrade or a move, {adopt}; if the other database continues, {skip}; {rewind}"),
+            "the server was upgraded by pg_upgrade, or this database was restored from a dump or \
+             copied to another server"
+                .to_owned(),
+            format!(
+                "after an upgrade or a move, {adopt}; if the other database continues, {skip}; \
+                 {rewind}"
+            ),
         ),
     };
     Interruption::Refused(format!("{what}: {cause}. {remedies} (each has --dry-run)"))
 }
 
-/// Whether this database has everything that was published. `mirror` is the position that the database itself stores. The
-/// position without its witness, if that row was deleted.
+/// Checks that this database contains every published commit. `mirror` is the position that the
+/// database itself stores. Returns the position, without its witness if that row was deleted.
 ///
 /// # Errors
-/// A refusal with the cause and the remedies; a lost connection.
+///
+/// Returns a refusal with the cause and the remedies, or an error if the connection is lost.
 pub(crate) async fn require_kept_commits(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -142,7 +164,7 @@ pub(crate) async fn require_kept_commits(
         )
         .await;
     }
-    // The rows of another table are not the relay's to keep.
+    // The relay does not control deletes from another table.
     let Some(witness) = position.witness.filter(|_| options.debezium.is_none()) else {
         return Ok(position);
     };
@@ -150,12 +172,14 @@ pub(crate) async fn require_kept_commits(
         return Ok(position);
     }
     if mirror.is_some_and(|mirror| mirror.covers(witness.xid, witness.seq)) {
-        // The row of the relay was written after the event was. So the commit of the event is part of this database's past.
+        // The relay's row was written after the event, so the event's commit belongs to this
+        // database's history.
         tracing::warn!(
             event = %witness.id,
             seq = witness.seq,
-            "the last published event was deleted from the outbox by another program than the relay. Published events may be deleted; \
-             events that were deleted before they were published are lost. Leave deleting to the relay ([retention])"
+            "the last published event was deleted from the outbox by a program other than the \
+             relay. Published events may be deleted; events that were deleted before they were \
+             published are lost. Leave deleting to the relay ([retention])"
         );
         return Ok(Position {
             witness: None,
@@ -163,8 +187,9 @@ pub(crate) async fn require_kept_commits(
         });
     }
     let evidence = format!(
-        "event {} (seq {}), the last one published, is not in the outbox. Either the database lost commits (a fail-over, or a restore), \
-         or a program other than the relay deleted the row, and then nothing is lost",
+        "event {} (seq {}), the last one published, is not in the outbox. Either the database lost \
+         commits (a failover, or a restore), or a program other than the relay deleted the row, \
+         and then no event is lost",
         witness.id, witness.seq
     );
     let counts = Counts::of(options, session, &position).await?;
@@ -177,7 +202,8 @@ async fn is_there(
     witness: Witness,
 ) -> Result<bool, Interruption> {
     let sql = format!(
-        "select exists (select from \"{}\".outbox where seq = $1 and id = $2 and xid = $3::text::xid8)",
+        "select exists (select from \"{}\".outbox
+             where seq = $1 and id = $2 and xid = $3::text::xid8)",
         options.schema
     );
     let there = sqlx::query_scalar(AssertSqlSafe(sql))
@@ -191,7 +217,8 @@ async fn is_there(
     .await
 }
 
-/// What shows that a promoted standby lacks something that was published: its timeline left the old one before that.
+/// Returns evidence that a promoted standby lacks published commits: its timeline left the old one
+/// before them. Returns `None` if there is no such evidence.
 async fn left_before(
     options: &RelayOptions,
     server: &Server,
@@ -215,27 +242,36 @@ async fn left_before(
             .and_then(|text| left_at(&text, old)),
         Err(error) => {
             tracing::warn!(
-                "the timeline's history cannot be read ({error}): whether the fail-over lost commits is judged by the last published event alone"
+                "the timeline's history cannot be read ({error}): only the last published event \
+                 shows whether the failover lost commits"
             );
             return Ok(None);
         }
     };
     Ok(match switch {
         Some(switch) if switch >= position.reach => {
-            tracing::warn!(old, new, at = %switch, "the database was promoted to a new timeline after everything that was published: goes on");
+            tracing::warn!(
+                old,
+                new,
+                at = %switch,
+                "the database was promoted to a new timeline after the last published event: the \
+                 relay continues"
+            );
             None
         }
         Some(switch) => Some(format!(
-            "timeline {new} left timeline {old} at {switch}, before {}, where the last published event was",
+            "timeline {new} left timeline {old} at {switch}, before {}, where the last published \
+             event was",
             position.reach
         )),
         None => Some(format!(
-            "timeline {new} does not descend from timeline {old}, in which it published"
+            "timeline {new} does not descend from timeline {old}, where the relay published"
         )),
     })
 }
 
-/// Where a timeline was left, out of a history file (`timeline TAB lsn TAB reason`, a line each).
+/// Returns the log position where a timeline was left, from a history file (lines of `timeline TAB
+/// lsn TAB reason`).
 fn left_at(history: &str, timeline: i64) -> Option<Lsn> {
     history.lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -248,7 +284,8 @@ fn left_at(history: &str, timeline: i64) -> Option<Lsn> {
 fn lost_commits(options: &RelayOptions, evidence: &str, counts: &Counts) -> Interruption {
     let name = &options.name;
     Interruption::Refused(format!(
-        "the database of relay `{name}` has lost commits that were published (a fail-over, or a restore): {evidence}. Consumers may have seen events that do not exist any more. {}",
+        "the database of relay `{name}` has lost commits that were published (a failover, or a \
+         restore): {evidence}. Consumers may have seen events that no longer exist. {}",
         remedies(options, counts)
     ))
 }
@@ -257,7 +294,7 @@ fn not_there(options: &RelayOptions, evidence: &str, counts: &Counts) -> Interru
     Interruption::Refused(format!("{evidence}. {}", remedies(options, counts)))
 }
 
-/// The remedies, the one that loses and repeats least first.
+/// Returns the remedies, starting with the one that loses and repeats the fewest events.
 fn remedies(options: &RelayOptions, counts: &Counts) -> String {
     let (
         name,
@@ -267,17 +304,23 @@ fn remedies(options: &RelayOptions, counts: &Counts) -> String {
         },
     ) = (&options.name, counts);
     format!(
-        "`tidings relay rewind --to-mirror --name {name}` goes on from the position that the database has: it publishes the {unpublished} that are not published, and what was published in the last second before the relay ended may repeat; `tidings relay rewind --all --name {name}` publishes everything that the outbox holds once more, {published} of it again, `tidings relay rewind --since TIME --name {name}` what is younger; `tidings relay skip --all --name {name}` goes on with what comes from now on, and leaves out the {unpublished} that are not published (each has --dry-run)"
+        "`tidings relay rewind --to-mirror --name {name}` continues from the position in the \
+         database: it publishes the {unpublished} that are not published, and may repeat events of \
+         the last second before the relay ended; `tidings relay rewind --all --name {name}` \
+         publishes everything that the outbox contains, {published} of it again, `tidings relay \
+         rewind --since TIME --name {name}` younger events; `tidings relay skip --all --name \
+         {name}` continues with new events, and leaves out the {unpublished} that are not \
+         published (each has --dry-run)"
     )
 }
 
-/// How many events of the outbox a position has published, and has not.
+/// Numbers of events of the outbox that a position has published and has not published.
 pub(crate) struct Counts {
     pub(crate) published: Count,
     pub(crate) unpublished: Count,
 }
 
-/// A number of events; with `more`, there are more than were counted.
+/// A number of events. With `more`, the actual number is larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count {
     events: i64,
@@ -285,7 +328,8 @@ pub(crate) struct Count {
 }
 
 impl Counts {
-    /// Counts up to a bound. Of a Debezium table nothing is counted: it does not record transactions.
+    /// Counts up to a bound. Events of a Debezium table are not counted, because it does not record
+    /// transactions.
     async fn of(
         options: &RelayOptions,
         session: &mut PgConnection,
@@ -302,12 +346,18 @@ impl Counts {
             });
         }
         let schema = &options.schema;
-        // The rows before the first transaction that is not published whole need no look at each, and of the others so many.
+        // All rows before the first transaction that is not completely published are published, so
+        // they are only counted. At most `$2` of the other rows are examined.
         let sql = format!(
-            "with first as materialized (select pg_snapshot_xmin(($1 ->> 'seen')::pg_snapshot) as xid),
-                 rest as materialized (
-                     select o.xid, o.seq from \"{schema}\".outbox o where o.xid >= (select xid from first) order by o.xid, o.seq limit $2)
-             select (select count(*) from (select from \"{schema}\".outbox o where o.xid < (select xid from first) limit $2) bounded),
+            "with first as materialized (
+                 select pg_snapshot_xmin(($1 ->> 'seen')::pg_snapshot) as xid
+             ), rest as materialized (
+                 select o.xid, o.seq from \"{schema}\".outbox o
+                 where o.xid >= (select xid from first) order by o.xid, o.seq limit $2
+             )
+             select (select count(*) from (
+                        select from \"{schema}\".outbox o
+                        where o.xid < (select xid from first) limit $2) bounded),
                     count(*) filter (where \"{schema}\".is_published($1, xid, seq)),
                     count(*) filter (where not \"{schema}\".is_published($1, xid, seq))
              from rest"
@@ -387,7 +437,8 @@ mod tests {
         other_database(&options, &server, &theirs, original, &counts).full()
     }
 
-    /// A copy beside its original is told apart from an upgrade, and the first remedy loses nothing.
+    /// A copy beside its original is distinguished from an upgrade, and the first remedy loses
+    /// nothing.
     #[test]
     fn another_database_is_refused_with_its_cause_and_the_remedy_that_loses_nothing_first() {
         let copy = refused(Some("shop"), "1");

@@ -1,4 +1,4 @@
-//! Start of a session: whether the relay may start, and at which position.
+//! Start of a session: the conditions of a start, and the start position.
 //!
 //! | file | content |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `pooler` | detection of a connection pooler, and of too few connections |
 //! | `server` | the server and the database behind a session |
 //! | `names` | the names of slot, publication, transactional ids and position topic |
-//! | `continuity` | whether this database is the one that the position belongs to |
+//! | `continuity` | the check that this database is the one that the position belongs to |
 //! | `position_topic` | the positions that Kafka holds |
 //! | `recovery` | the start position, chosen from Kafka, Postgres and the operator's moves |
 //! | `transaction_timeout` | the time limit of Kafka transactions that the brokers allow |

@@ -1,7 +1,8 @@
-//! The names of a relay's slot, publication, transactional ids and position topic.
+//! Names of a relay's slot, publication, transactional ids and position topic.
 //!
-//! A slot belongs to a whole server, and a topic or a transactional id to a whole Kafka cluster. Their names therefore carry a
-//! mark of the database and the schema. An installation that has a slot or a publication under another name keeps it.
+//! A slot belongs to a whole server, and a topic or a transactional id to a whole Kafka cluster.
+//! Their names therefore contain a mark of the database and the schema. An installation that has a
+//! slot or a publication under another name keeps it.
 
 use std::time::Duration;
 
@@ -14,14 +15,14 @@ use crate::{
 
 /// The relay's names in Kafka.
 pub(crate) struct KafkaNames {
-    /// Those of its producers, which take turns.
+    /// The transactional ids of its producers, which take turns.
     pub(crate) transactional_ids: [String; PRODUCERS],
     /// The topic of its positions.
     pub(crate) topic: String,
 }
 
 impl KafkaNames {
-    /// The transactional ids, with transactions that may stay open this long.
+    /// Returns the transactional ids, with `timeout` as the time limit of their transactions.
     pub(crate) fn transactional(&self, timeout: Duration) -> Vec<Transactional<'_>> {
         self.transactional_ids
             .iter()
@@ -29,7 +30,7 @@ impl KafkaNames {
             .collect()
     }
 
-    /// The names of relay `relay` in database `identity` and schema `schema`.
+    /// Returns the names of relay `relay` in database `identity` and schema `schema`.
     pub(crate) fn new(relay: &str, identity: &Identity, schema: &str) -> Self {
         let id = format!("tidings.relay.{relay}.{}", identity.mark(schema));
         Self {
@@ -39,15 +40,15 @@ impl KafkaNames {
     }
 }
 
-/// What the names of topics of positions begin with.
+/// Prefix of position topics.
 const POSITION_TOPICS: &str = "tidings.position.";
 
-/// Whether a relay keeps its positions in this topic. No event goes there.
+/// Returns `true` if this is a position topic of a relay. No event goes there.
 pub(crate) fn is_of_positions(topic: &str) -> bool {
     topic.starts_with(POSITION_TOPICS)
 }
 
-/// The topic of a relay's positions.
+/// Returns the name of the topic for a relay's positions.
 pub(crate) fn position_topic_name(relay: &str, identity: &Identity, schema: &str) -> String {
     format!("{POSITION_TOPICS}{relay}.{}", identity.mark(schema))
 }
@@ -59,40 +60,40 @@ pub(crate) struct LogNames {
     pub(crate) publication: String,
 }
 
-/// The relay that names are looked for.
+/// The relay whose names are looked up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
     pub(crate) relay: &'a str,
     pub(crate) schema: &'a str,
-    /// Schema and name of the table that it reads.
+    /// Schema and name of the table that the relay reads.
     pub(crate) table: (&'a str, &'a str),
     /// The publication that the operator has configured.
     pub(crate) publication: Option<&'a str>,
 }
 
-/// What the relay's row records of its names.
+/// Names that are recorded in the relay's row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KnownNames {
-    /// The slot that it used last.
+    /// The last used slot.
     pub(crate) slot: Option<String>,
-    /// The publication that it used last.
+    /// The last used publication.
     pub(crate) publication: Option<String>,
-    /// It has stored a position, so a slot under the earlier name may be its own.
+    /// The relay has stored a position, so a slot under the earlier name may be its own.
     pub(crate) has_run: bool,
 }
 
-/// The names that slot and publication may have without a record of them.
+/// Names that the slot and the publication may have without a record of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Own {
     marked: String,
     unmarked: String,
 }
 
-/// What the server has under one name.
+/// Objects that the server has under one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     name: String,
-    /// A slot of this database.
+    /// A slot of this database exists.
     slot: bool,
     publication: bool,
     /// The publication contains the outbox.
@@ -101,7 +102,8 @@ struct Found {
     publishes_others: bool,
 }
 
-/// The name that earlier versions gave to slot and publication: the same in every database.
+/// Returns the name that earlier versions gave to slot and publication. It is the same in every
+/// database.
 pub(crate) fn unmarked(relay: &str) -> String {
     if relay == "tidings" {
         relay.to_owned()
@@ -110,7 +112,7 @@ pub(crate) fn unmarked(relay: &str) -> String {
     }
 }
 
-/// The name of slot and publication of a relay that has neither yet.
+/// Returns the name for the slot and the publication of a relay that has neither yet.
 fn marked(relay: &str, identity: &Identity, schema: &str) -> String {
     let mark = identity.mark(schema);
     if relay == "tidings" {
@@ -120,10 +122,11 @@ fn marked(relay: &str, identity: &Identity, schema: &str) -> String {
     }
 }
 
-/// The names that the relay uses in this database.
+/// Returns the names that the relay uses in this database.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an error if the connection is lost.
 pub(crate) async fn log_names(
     subject: Subject<'_>,
     session: &mut PgConnection,
@@ -151,10 +154,13 @@ async fn find(
     names: &[String],
 ) -> Result<Vec<Found>, sqlx::Error> {
     let sql = "select n.name,
-                exists (select from pg_replication_slots s where s.slot_name = n.name and s.database = current_database()) as slot,
+                exists (select from pg_replication_slots s
+                    where s.slot_name = n.name and s.database = current_database()) as slot,
                 exists (select from pg_publication p where p.pubname = n.name) as publication,
-                coalesce(bool_or(t.schemaname = $2 and t.tablename = $3), false) as publishes_outbox,
-                coalesce(bool_or(not (t.schemaname = $2 and t.tablename = $3)), false) as publishes_others
+                coalesce(bool_or(t.schemaname = $2 and t.tablename = $3), false)
+                    as publishes_outbox,
+                coalesce(bool_or(not (t.schemaname = $2 and t.tablename = $3)), false)
+                    as publishes_others
          from unnest($1::text[]) with ordinality n (name, place)
          left join pg_publication_tables t on t.pubname = n.name
          group by n.name, n.place order by n.place";
@@ -177,7 +183,7 @@ async fn find(
 }
 
 impl RelayOptions {
-    /// The relay that these options describe.
+    /// Returns the relay that these options describe.
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject {
             relay: &self.name,
@@ -189,8 +195,9 @@ impl RelayOptions {
 }
 
 impl Own {
-    /// The first slot of this database that is the relay's own. Another schema of the database may have a relay of the same
-    /// name: a slot under the unmarked name is told apart by its publication.
+    /// Returns the first slot of this database that is the relay's own. Another schema of the
+    /// database may have a relay of the same name, so the publication decides whose a slot under
+    /// the unmarked name is.
     fn slot(&self, found: &[Found], known: &KnownNames) -> String {
         let is_ours = |one: &&Found| {
             let is_named = one.name == self.marked || known.slot.as_deref() == Some(&one.name);
@@ -200,7 +207,7 @@ impl Own {
         self.or_marked(found.iter().find(is_ours))
     }
 
-    /// The first publication that is the relay's own, whether it is fit or not.
+    /// Returns the first publication that is the relay's own, regardless of its fitness.
     fn publication(&self, found: &[Found], known: &KnownNames) -> String {
         let is_ours = |one: &&Found| {
             let is_named =
@@ -269,7 +276,8 @@ mod tests {
         );
     }
 
-    /// An existing installation keeps its slot, a relay of another schema or another database does not take it.
+    /// An existing installation keeps its slot, and a relay of another schema or another database
+    /// does not take it.
     #[test]
     fn a_slot_under_another_name_is_kept_only_by_the_relay_that_it_belongs_to() {
         let (ours, theirs, both, empty) =
@@ -335,7 +343,7 @@ mod tests {
                 &fresh,
                 ("new", "new"),
             ),
-            // The slot of another database: this one has none under the name.
+            // The slot belongs to another database: this one has none under the name.
             (
                 vec![
                     found("new", false, None),
@@ -365,7 +373,7 @@ mod tests {
                 &stored,
                 ("new", "new"),
             ),
-            // A connector's slot that has the name of the publication that the relay reads by.
+            // A connector's slot has the name of the publication that the relay reads.
             (
                 vec![found("dbz", true, Some(ours)), found("new", false, None)],
                 &by_connector,

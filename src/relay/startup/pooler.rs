@@ -1,8 +1,9 @@
-//! Whether there is a pooler between the relay and Postgres that shares sessions.
+//! Detection of a pooler between the relay and Postgres that shares sessions.
 //!
-//! A relay cannot work through one: its stream speaks the replication protocol, its sessions set how they commit, and what it prepares in one
-//! session it executes in the same. So it looks for one before anything else, by what no server does by itself: two connections that are
-//! open at once and have the same backend.
+//! A relay cannot work through such a pooler. Its stream uses the replication protocol, its
+//! sessions set how they commit, and it prepares and executes statements in the same session. It
+//! therefore looks for a pooler first. The sign of a pooler is that two connections that are open
+//! at the same time have the same backend, which never happens with a server.
 
 use std::time::Duration;
 
@@ -14,17 +15,21 @@ use crate::{
     relay::{RelayOptions, SourceKind, error::Interruption},
 };
 
-/// A pooler may take another idle backend than the last one: so often is looked.
+/// Number of connections that are compared: a pooler may choose another idle backend for one of
+/// them.
 const LOOKS: usize = 3;
 
-/// A pooler without a free server connection accepts a client and lets its first statement wait. A server that is slow to
-/// start a process answers within this.
+/// Time limit of the first response. A pooler without a free server connection accepts a client and
+/// delays its first statement. A server that starts a process slowly still answers within this
+/// time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Refuses a pooler that shares sessions (PgBouncer in transaction or statement mode, Supavisor, Neon's `-pooler` hosts).
+/// Refuses a pooler that shares sessions (PgBouncer in transaction or statement mode, Supavisor,
+/// Neon's `-pooler` hosts).
 ///
 /// # Errors
-/// The refusal, with the remedy; a lost connection.
+///
+/// Returns the refusal with the remedy, or an error if the connection is lost.
 pub(crate) async fn require_direct(options: &RelayOptions) -> Result<(), Interruption> {
     let mut sessions: Vec<(PgConnection, i32)> = Vec::with_capacity(LOOKS);
     for _ in 0..LOOKS {
@@ -35,7 +40,9 @@ pub(crate) async fn require_direct(options: &RelayOptions) -> Result<(), Interru
         };
         if sessions.iter().any(|(_, other)| *other == backend) {
             return Err(Interruption::Refused(format!(
-                "{}:{} is a pooler that shares sessions, and a relay needs its own: name Postgres itself in the database URL (publishers may use the pooler; docs/managed-postgres.md names each service's direct address)",
+                "{}:{} is a pooler that shares sessions, and a relay needs sessions of its own: \
+                 set Postgres itself as the host of the database URL (publishers may use the \
+                 pooler; docs/managed-postgres.md names each service's direct address)",
                 options.database.host(),
                 options.database.port()
             )));
@@ -46,10 +53,12 @@ pub(crate) async fn require_direct(options: &RelayOptions) -> Result<(), Interru
     Ok(())
 }
 
-/// Makes sure that the database gives a leader as many connections as it needs at once, beside the one of the lease. A pooler
-/// accepts more and lets them wait.
+/// Checks that the database allows the connections that a leader needs at the same time, in
+/// addition to the one of the lease. A pooler accepts more connections and delays them.
 ///
 /// # Errors
+///
+/// Returns [`Interruption::Connections`] if a connection cannot be opened.
 /// [`Interruption::Connections`].
 pub(crate) async fn require_connections(options: &RelayOptions) -> Result<(), Interruption> {
     let mut sessions = Vec::new();
@@ -63,8 +72,9 @@ pub(crate) async fn require_connections(options: &RelayOptions) -> Result<(), In
     Ok(())
 }
 
-/// Ordinary connections that a leader keeps open: the lease, its row and the table, and what moves scheduled events, deletes
-/// published ones and listens for new ones. Making a slot takes up to two more for a while.
+/// Returns the number of ordinary connections that a leader keeps open: the lease, the relay's row,
+/// the table, and those that move scheduled events, delete published events and listen for new
+/// ones. The creation of a slot temporarily takes up to two more.
 fn needed(options: &RelayOptions) -> usize {
     let own_table = options.debezium.is_none();
     3 + usize::from(own_table)
@@ -80,13 +90,13 @@ fn too_few(options: &RelayOptions, had: usize, error: &Interruption) -> Interrup
     }
 }
 
-/// A session, and the server's process that serves it.
+/// Opens a session, and returns it with the process id of its backend.
 async fn look(options: &RelayOptions) -> Result<(PgConnection, i32), Interruption> {
     let doing = "looking for a pooler";
-    // A setting could become another client's.
+    // A setting could become another client's, so the session has none.
     let session = session::unprepared(&options.database, "relay look").await;
     let mut session = session.map_err(Interruption::connecting(&options.database))?;
-    // The simple protocol: nothing is prepared that another session could meet.
+    // The simple protocol prepares no statement that another session could see.
     let row = sqlx::Executor::fetch_one(
         &mut session,
         sqlx::raw_sql("select pg_catalog.pg_backend_pid()"),

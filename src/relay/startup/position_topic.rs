@@ -1,4 +1,4 @@
-//! The topic of a relay's positions: made, and read back at a start.
+//! Topic of a relay's positions: creation, and reading at a start.
 
 use std::time::Duration;
 
@@ -17,23 +17,25 @@ use crate::{
     },
 };
 
-/// The longest time after its time limit at which a coordinator aborts a transaction
+/// Maximum delay between a transaction's time limit and its abort by the coordinator
 /// (`transaction.abort.timed.out.transaction.cleanup.interval.ms`, 10 s by default).
 const ABORT_DELAY: Duration = Duration::from_secs(15);
 
-/// How often the end of a transaction is looked for.
+/// Interval between checks for the end of a transaction.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Settings of the position topic: small segments, so that compaction keeps what a start reads small.
+/// Settings of the position topic. Small segments let compaction limit the records that a start
+/// reads.
 const POSITION_TOPIC: &[(&str, &str)] = &[
     ("cleanup.policy", "compact"),
     ("segment.bytes", "16777216"),
     ("min.cleanable.dirty.ratio", "0.1"),
-    // A relay that dies leaves at most one transaction open; nobody reads this topic but its successor.
+    // A relay that dies leaves at most one transaction open, and only its successor reads this
+    // topic.
     ("min.compaction.lag.ms", "0"),
 ];
 
-/// Makes sure of the topic of positions; whether it was there.
+/// Finds or creates the position topic. Returns `true` if it existed before.
 pub(crate) async fn find_or_create(
     options: &RelayOptions,
     names: &KafkaNames,
@@ -52,7 +54,10 @@ pub(crate) async fn find_or_create(
             Ok(()) => Ok(false),
             Err(error @ TopicError::Unreachable(_)) => Err(error.into()),
             Err(error) => Err(Interruption::Refused(format!(
-                "{error}: delivery exactly once keeps its positions there; create it (kafka-topics.sh --create --topic {} --partitions 1 --config cleanup.policy=compact), let the relay's principal create topics that begin with `tidings.position.`, or run with --delivery at-least-once",
+                "{error}: delivery exactly once keeps its positions there; create it \
+                 (kafka-topics.sh --create --topic {} --partitions 1 --config \
+                 cleanup.policy=compact), let the relay's principal create topics that begin with \
+                 `tidings.position.`, or run with --delivery at-least-once",
                 names.topic
             ))),
         },
@@ -60,7 +65,8 @@ pub(crate) async fn find_or_create(
     }
 }
 
-/// What the topic holds, and what of it does not count. If the operator has moved the relay, it need not be readable.
+/// Returns the position in the topic, and the records that do not count. An unreadable topic is not
+/// an error if the operator has moved the relay.
 pub(crate) async fn read(
     options: &RelayOptions,
     names: &KafkaNames,
@@ -71,12 +77,19 @@ pub(crate) async fn read(
     Ok((recorded, foreign))
 }
 
-/// The same once every earlier producer of the relay is fenced off, so that its transactions have ended.
+/// Reads the topic once every earlier producer of the relay is fenced off, so that its transactions
+/// have ended.
 ///
-/// A transaction that has not ended hides all records behind its first one, committed or not. Two causes are known: another
-/// program holds a transaction open in the topic, and Kafka has dropped the end of one of the relay's own (KAFKA-20734). The
-/// relay waits for the first. In the second case nothing ends the transaction before the same producer writes again, and the
-/// relay continues without its position: what the transaction holds is published again.
+/// A transaction that has not ended hides all records after its first one, committed or not. There
+/// are two known causes:
+///
+/// - Another program holds a transaction open in the topic. It may end soon.
+/// - Kafka has dropped the end of one of the relay's own transactions (KAFKA-20734). Then nothing
+///   ends the transaction before the same producer writes again.
+///
+/// The relay waits for the end until the time limit of its transactions and [`ABORT_DELAY`] have
+/// passed. Then it continues from the last visible position, and publishes the events of the hidden
+/// transactions again.
 pub(crate) async fn read_after_fencing(
     session: &Session<'_>,
     saved: &Saved,
@@ -102,15 +115,17 @@ pub(crate) async fn read_after_fencing(
                 topic = names.topic,
                 offset = end,
                 positions = hidden,
-                "a transaction in the topic of positions has not ended; the relay goes on from the last position before it, and events published \
-                 since may be repeated. Kafka 4.3 and 4.4 can drop the end of a transaction while a partition has no leader (KAFKA-20734): see \
-                 docs/operating.md, \"Prepare Kafka\""
+                "a transaction in the topic of positions has not ended; the relay continues from \
+                 the last position before it, and events published since may repeat. Kafka 4.3 and \
+                 4.4 can drop the end of a transaction while a partition has no leader \
+                 (KAFKA-20734): see docs/operating.md, \"Prepare Kafka\""
             );
             return Ok((recorded, foreign));
         }
         standing.get_or_insert_with(|| {
             let text = format!(
-                "a transaction that has not ended hides {hidden} positions in topic `{}`; the relay waits for its end",
+                "a transaction that has not ended hides {hidden} positions in topic `{}`; the \
+                 relay waits for its end",
                 names.topic
             );
             tracing::warn!(offset = end, "{text}");
@@ -124,7 +139,8 @@ pub(crate) async fn read_after_fencing(
     }
 }
 
-/// How many positions of the relay are behind the offset, whether or not their transactions have ended.
+/// Returns the number of the relay's positions after the offset, whether or not their transactions
+/// have ended.
 async fn hidden(
     options: &RelayOptions,
     names: &KafkaNames,
@@ -178,7 +194,8 @@ async fn read_committed(
             Ok((None, Foreign::default(), end))
         }
         Err(error) => Err(Interruption::Refused(format!(
-            "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind --to-mirror --name {}` goes on from the position that the database has",
+            "the positions in topic `{}` cannot be read: {error}; `tidings relay rewind \
+             --to-mirror --name {}` continues from the position in the database",
             names.topic, options.name
         ))),
     }
@@ -190,19 +207,21 @@ fn warn_of(foreign: &Foreign, names: &KafkaNames) {
             topic = names.topic,
             records = foreign.records,
             last_offset = foreign.last,
-            "passes over records that this relay has not signed: another program writes to the topic of its positions, or an earlier version of \
-             this relay ran since. Only the relay's principal needs Write on it (docs/security.md)"
+            "skips records that this relay has not signed: another program writes to the topic of \
+             its positions, or an earlier version of this relay ran since. Only the relay's \
+             principal needs Write on it (docs/security.md)"
         );
     }
 }
 
-/// A refusal: positions of one relay need one partition.
+/// Returns the refusal of a position topic that does not have exactly one partition.
 pub(crate) fn wrong_partitions(
     names: &KafkaNames,
     partitions: impl std::fmt::Display,
 ) -> Interruption {
     Interruption::Refused(format!(
-        "topic `{}` has {partitions} partitions; the relay's positions need it to have one: it was not made by the relay, delete it",
+        "topic `{}` has {partitions} partitions; the relay's positions need exactly one: the relay \
+         did not create this topic, so delete it",
         names.topic
     ))
 }

@@ -1,8 +1,13 @@
-//! The start order: where a relay goes on, decided only once nobody else can move it.
+//! Choice of the start position, made once no other relay can change it.
 //!
-//! With delivery exactly once the order is all: the lease and its epoch → fence off every earlier producer, which ends what it left open →
-//! read the position from the relay's own topic → compare it with its copy in Postgres. Reading before fencing repeats what an
-//! earlier leader commits in between.
+//! With delivery exactly once, the order of the steps is essential:
+//!
+//! 1. Take the lease and its epoch.
+//! 2. Fence off every earlier producer, which ends their open transactions.
+//! 3. Read the position from the relay's own topic.
+//! 4. Compare it with its copy in Postgres.
+//!
+//! Reading before fencing would repeat events that an earlier leader commits in between.
 
 use std::sync::Arc;
 #[cfg(feature = "cli")]
@@ -31,39 +36,42 @@ use crate::{
     },
 };
 
-/// Where a relay goes on.
+/// Start position of a relay.
 pub(crate) struct Start {
     pub(crate) position: Position,
     /// The number of the position's record.
     pub(crate) number: u64,
-    /// The operator moved it here: it is stored before anything is published.
+    /// The operator moved the relay here. The position is stored before anything is published.
     pub(crate) moved: bool,
 }
 
-/// How long each question of a preview may take.
+/// Time limit of each request of a preview.
 #[cfg(feature = "cli")]
 const PREVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the coordinator is asked by the same client before that is replaced. A question takes up to 30 seconds.
+/// Attempts to fence with the same client before the client is replaced. An attempt takes up to 30
+/// seconds.
 const FENCE_TRIES: u32 = 3;
 
-/// What a session knows by the time it asks where to go on.
+/// Context of a session for the choice of the start position.
 #[derive(Clone, Copy)]
 pub(crate) struct Session<'s> {
     pub(crate) options: &'s RelayOptions,
     pub(crate) server: &'s Server,
     pub(crate) names: &'s KafkaNames,
-    /// Kafka's own id.
+    /// The id of the Kafka cluster.
     pub(crate) cluster: &'s str,
     pub(crate) observer: &'s Observer,
-    /// Cancelled once the lease is not certain any more.
+    /// Cancelled once the lease is no longer certain.
     pub(crate) lost: &'s CancellationToken,
 }
 
-/// Decides where the relay goes on, and has the sink write positions after it.
+/// Chooses the start position, and configures the sink to write positions from there on.
 ///
 /// # Errors
-/// A refusal when Kafka or the database has lost what was published; what passes by itself otherwise.
+///
+/// Returns a refusal if Kafka or the database has lost published events or positions, and a
+/// transient error otherwise.
 pub(crate) async fn resume(
     session: Session<'_>,
     saved: Saved,
@@ -103,14 +111,16 @@ pub(crate) async fn resume(
                 nothing
             }
         }
-        // A relay that delivered exactly once before: its last position is in the topic, a second newer than the row's at most.
+        // The relay may have delivered exactly once before. Then its last position is in the topic,
+        // at most a second newer than the one in the row.
         Delivery::AtLeastOnce if saved.number > 0 && saved.cluster.as_deref() == Some(cluster) => {
             position_topic::read(options, names, &saved, (ledger.seal(), ledger.signs())).await?
         }
         Delivery::AtLeastOnce => nothing,
     };
     let (recorded, foreign, adopted) = match &saved.adopts {
-        // It has published here since.
+        // A position in this database's own topic would show that the relay has published here
+        // since.
         Some(before) if recorded.is_none() && saved.moved_to.is_none() => {
             let (recorded, foreign) =
                 before_adoption(&session, before, &saved, ledger, forwarder).await?;
@@ -124,10 +134,10 @@ pub(crate) async fn resume(
         .max(saved.number);
     let start = match saved.moved_to {
         Some(position) => {
-            tracing::warn!("goes on from where the operator has moved it to");
-            // What was released stays released.
+            tracing::warn!("continues from the position that the operator moved the relay to");
+            // Released events stay released.
             let released = recorded.map_or_else(Vec::new, |recorded| recorded.position.released);
-            // What retention has deleted was the outbox's.
+            // Retention deletes only from the relay's own outbox.
             let forgone = if options.debezium.is_none() {
                 position.forgone
             } else {
@@ -170,7 +180,7 @@ pub(crate) async fn resume(
                     .await?;
                     require_kept(options, &position, floor)?;
                     tracing::warn!(
-                        "continues the outbox of another database, as the operator has confirmed"
+                        "continues the outbox of another database, as confirmed by the operator"
                     );
                     Start {
                         moved: true,
@@ -191,7 +201,7 @@ pub(crate) async fn resume(
                     require_kept(options, &position, floor)?;
                     give_up(position, number, given_up)
                 }
-                // It begins: with what the outbox still holds.
+                // The first start publishes everything that the outbox still contains.
                 None => Start {
                     position: Position::rewound_to_the_start(floor),
                     number,
@@ -215,7 +225,7 @@ pub(crate) async fn resume(
     Ok(start)
 }
 
-/// The position in the topic of the database that this one continues.
+/// Returns the position in the topic of the database that this one continues.
 async fn before_adoption(
     session: &Session<'_>,
     before: &Identity,
@@ -240,8 +250,8 @@ async fn before_adoption(
     }
 }
 
-/// The newer one of the topic's and the row's position, unless the topic has lost some. What another program wrote to the
-/// topic (`foreign`) never counts.
+/// Returns the newer position of the topic's and the row's, unless the topic has lost positions.
+/// Records that another program wrote to the topic (`foreign`) never count.
 fn choose(
     options: &RelayOptions,
     names: &KafkaNames,
@@ -253,13 +263,21 @@ fn choose(
     let name = &options.name;
     let refused = |what: String| {
         Err(Interruption::Refused(format!(
-            "{what}. Nothing was published since. `tidings relay rewind --to-mirror --name {name}` goes on from the position that the database has (events that Kafka lost stay lost, and some may repeat), `tidings relay rewind --since TIME --name {name}` publishes what is younger once more (each has --dry-run)"
+            "{what}. Nothing was published since. `tidings relay rewind --to-mirror --name {name}` \
+             continues from the position in the database (events that Kafka lost stay lost, and \
+             some may repeat), `tidings relay rewind --since TIME --name {name}` publishes younger \
+             events again (each has --dry-run)"
         )))
     };
     let Some(mirror) = saved.position else {
         if recorded.is_none() && foreign.records > 0 {
             return Err(Interruption::Refused(format!(
-                "topic `{}` holds {} records that relay `{name}` has not signed, and the database has no position of it: another program wrote them, or an earlier version of a relay that was forgotten since. Nothing was published since. `tidings relay rewind --all --name {name}` publishes everything that the outbox holds (events that were published before are repeated), `tidings relay skip --all --name {name}` goes on with what comes from now on (each has --dry-run)",
+                "topic `{}` holds {} records that relay `{name}` has not signed, and the database \
+                 has no position of the relay: another program wrote them, or an earlier version \
+                 of a relay that was forgotten since. Nothing was published since. `tidings relay \
+                 rewind --all --name {name}` publishes everything that the outbox contains (events \
+                 that were published before are repeated), `tidings relay skip --all --name \
+                 {name}` continues with new events (each has --dry-run)",
                 names.topic, foreign.records
             )));
         }
@@ -267,7 +285,7 @@ fn choose(
             (recorded.position, Some(recorded.identity))
         }));
     };
-    // Only a position that came from the topic says anything about the topic.
+    // Only a position that came from the topic is evidence about the topic.
     let from_topic = saved.number > 0 && options.delivery == Delivery::ExactlyOnce;
     if from_topic
         && saved
@@ -281,7 +299,8 @@ fn choose(
         ));
     }
     match recorded {
-        // The database's own copy needs no signature. Read where an earlier version ran in between, or never signed.
+        // The database's own copy needs no signature. An unsigned record was written by an earlier
+        // version, in between or before any signature.
         Some(Recorded {
             signed: false,
             number,
@@ -296,12 +315,15 @@ fn choose(
             Ok((mirror, saved.identity))
         }
         None if from_topic => refused(format!(
-            "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and the database knows of its record {}",
+            "Kafka has lost the positions of relay `{name}`: topic `{}` is missing or empty, and \
+             the database refers to its record {}",
             names.topic, saved.number
         )),
-        // Numbers count on from one epoch to the next. The row's epoch says nothing here: a leader stores its own before its first record.
+        // Numbers continue from one epoch to the next. The row's epoch is no evidence: a leader
+        // stores its own epoch before its first record.
         Some(recorded) if from_topic && recorded.number < saved.number => refused(format!(
-            "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the database knows of record {}",
+            "Kafka has lost data: topic `{}` ends with record {} of relay `{name}`, and the \
+             database refers to record {}",
             names.topic, recorded.number, saved.number
         )),
         Some(recorded)
@@ -313,7 +335,7 @@ fn choose(
     }
 }
 
-/// Every event that the position has not published must still be in the outbox.
+/// Checks that the outbox still contains every event that the position has not published.
 pub(crate) fn require_kept(
     options: &RelayOptions,
     position: &Position,
@@ -324,11 +346,16 @@ pub(crate) fn require_kept(
     }
     let name = &options.name;
     Err(Interruption::Refused(format!(
-        "retention has deleted events that relay `{name}` has not published (of transactions below {floor}): it was not in the database's table of relays then, so it was forgotten, or the table is older than its positions in Kafka. Those events are gone. `tidings relay rewind --all --name {name}` publishes everything that the outbox still holds, `tidings relay skip --all --name {name}` goes on with what comes from now on (each has --dry-run)"
+        "retention has deleted events that relay `{name}` has not published (of transactions below \
+         {floor}): the relay was missing from the database's table of relays at that time, because \
+         it was forgotten, or because the table is older than its positions in Kafka. Those events \
+         are lost. `tidings relay rewind --all --name {name}` publishes everything that the outbox \
+         still contains, `tidings relay skip --all --name {name}` continues with new events (each \
+         has --dry-run)"
     )))
 }
 
-/// The position without the events that the operator has given up.
+/// Returns the start at the position without the events that the operator has given up.
 fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
     let moved = !events.is_empty();
     for event in events {
@@ -345,7 +372,7 @@ fn give_up(mut position: Position, number: u64, events: Vec<GivenUp>) -> Start {
     }
 }
 
-/// Makes this relay the only producer of its transactional ids.
+/// Makes this relay the only producer with its transactional ids.
 async fn fence(session: &Session<'_>, producers: &[Arc<Producer>]) -> Result<(), Interruption> {
     let ids = session.names.transactional_ids.iter();
     try_join_all(
@@ -367,7 +394,11 @@ async fn fence_one(
         asked += 1;
         let asks = producer.clone();
         let fenced = tokio::select! {
-            fenced = bounded("init_transactions", Producer::FENCE_TIMEOUT + OVERDUE, move || asks.fence()) => fenced,
+            fenced = bounded(
+                "init_transactions",
+                Producer::FENCE_TIMEOUT + OVERDUE,
+                move || asks.fence(),
+            ) => fenced,
             () = lost.cancelled() => return Err(Interruption::LeaseLost),
         };
         match fenced {
@@ -388,14 +419,17 @@ async fn fence_one(
             }
             Ok(Err(FenceError::Failed(Failure::Fenced))) => {
                 return Err(Interruption::Kafka(format!(
-                    "another relay has begun to produce as `{id}` at the same time"
+                    "another relay has started to produce with transactional id `{id}` at the same \
+                     time"
                 )));
             }
             Ok(Err(FenceError::Failed(
                 Failure::Broken(reason) | Failure::Refused(reason) | Failure::Untimely(reason),
             ))) => {
                 return Err(Interruption::Kafka(format!(
-                    "cannot produce as the only one of transactional id `{id}`: {reason}. If the cluster asks for rights: grant Write on it to the relay's principal, see docs/operating.md"
+                    "cannot become the only producer with transactional id `{id}`: {reason}. If \
+                     the cluster enforces ACLs, grant Write on it to the relay's principal, see \
+                     docs/operating.md"
                 )));
             }
             Err(unanswered) => return Err(Interruption::Kafka(unanswered.to_string())),
@@ -403,10 +437,12 @@ async fn fence_one(
     }
 }
 
-/// What a start would find of the positions in Kafka. Nothing is fenced, created or stored.
+/// Examines the positions in Kafka as a start would. Nothing is fenced, created or stored.
 ///
 /// # Errors
-/// The refusal of the start; a broker that does not answer; a lost connection.
+///
+/// Returns the refusal of the start, or an error if a broker does not answer or the connection is
+/// lost.
 #[cfg(feature = "cli")]
 pub(crate) async fn preview(
     options: &RelayOptions,
@@ -481,7 +517,8 @@ mod tests {
         }
     }
 
-    /// Row and topic as (epoch, number), each with or without; what is gone on from, `R`ow or `T`opic, or a refusal.
+    /// Row and topic as (epoch, number), or `None` if missing. Returns the source of the chosen
+    /// position (`row`, `topic` or `start`) or the refusal.
     fn chosen(
         row: Option<(i64, u64)>,
         topic: Option<(i64, u64)>,
@@ -495,7 +532,7 @@ mod tests {
         )
     }
 
-    /// The same of a topic's record that is signed or not, with others that do not count.
+    /// The same for a record that is signed or unsigned, with foreign records in the topic.
     fn chosen_of(
         row: Option<(i64, u64)>,
         topic: Option<(i64, u64, bool)>,
@@ -539,15 +576,15 @@ mod tests {
         assert_eq!(chosen(None, Some((1, 5)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 7)), "ours"), Ok("topic"));
         assert_eq!(chosen(Some((3, 7)), Some((3, 9)), "ours"), Ok("topic"));
-        // A leader stored its row, and died before its first batch.
+        // A leader stored its row and was killed before its first batch.
         assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
-        // Stored by delivery at least once, before or after what the topic holds.
+        // The row was stored by delivery at least once, before or after the topic's record.
         assert_eq!(chosen(Some((3, 0)), None, "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((2, 9)), "ours"), Ok("row"));
         assert_eq!(chosen(Some((3, 0)), Some((4, 10)), "ours"), Ok("topic"));
-        // A leader that stored its epoch and was killed before its first record.
+        // A leader stored its epoch and was killed before its first record.
         assert_eq!(chosen(Some((4, 7)), Some((3, 7)), "ours"), Ok("topic"));
-        // Lost.
+        // Kafka has lost positions.
         assert!(
             chosen(Some((3, 7)), None, "ours").is_err_and(|text| text.contains("missing or empty"))
         );
@@ -568,7 +605,7 @@ mod tests {
             last: 9,
             known,
         };
-        // The relay has not begun, and somebody wrote to its topic.
+        // The relay has not started yet, and another program wrote to its topic.
         assert!(
             chosen_of(None, None, &foreign(false), "ours")
                 .is_err_and(|text| text.contains("has not signed") && text.contains("rewind --all"))
@@ -581,17 +618,17 @@ mod tests {
             chosen_of(Some((3, 7)), Some((3, 9, true)), &foreign(false), "ours"),
             Ok("topic")
         );
-        // Kafka has lost what the relay signed, and others wrote something else.
+        // Kafka has lost the signed records, and other programs wrote other records.
         assert!(
             chosen_of(Some((3, 7)), None, &foreign(false), "ours")
                 .is_err_and(|text| text.contains("missing or empty"))
         );
-        // An earlier version ran since, and wrote the position that the database knows.
+        // An earlier version ran since, and wrote the record that the database refers to.
         assert_eq!(
             chosen_of(Some((3, 7)), Some((2, 5, true)), &foreign(true), "ours"),
             Ok("row")
         );
-        // An earlier version wrote all of it.
+        // An earlier version wrote all records.
         assert_eq!(
             chosen_of(
                 Some((3, 7)),

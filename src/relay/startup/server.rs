@@ -1,4 +1,4 @@
-//! The server and the database behind a session. Whether a relay may work on them is examined by `preflight`.
+//! The server and the database of a session. `preflight` examines whether a relay may work on them.
 
 use sqlx::{PgConnection, Row as _};
 
@@ -7,30 +7,34 @@ use crate::{
     relay::{error::Interruption, leadership::relay_store::within, position::Identity},
 };
 
-/// What the server is, as far as it matters here.
+/// Properties of the server that a session needs.
 pub(crate) struct Server {
     pub(crate) version: i32,
     pub(crate) logical: bool,
     pub(crate) wal_level: String,
     pub(crate) identity: Identity,
-    /// Where its log ends.
+    /// The end of the server's log.
     pub(crate) insert: Lsn,
 }
 
-/// Asks the server what it is.
+/// Queries the properties of the server.
 ///
 /// # Errors
-/// [`Interruption::Standby`] on a standby; a lost connection.
+///
+/// Returns [`Interruption::Standby`] if the server is a standby, or an error if the connection is
+/// lost.
 pub(crate) async fn examine(session: &mut PgConnection) -> Result<Server, Interruption> {
-    let asking = "asking the server what it is";
+    let asking = "querying the server's properties";
     let recovering = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&mut *session);
     if within(asking, recovering).await? {
-        // Passes by itself when the standby is promoted or the name points to the primary again. Its snapshots do not list what is in
-        // progress, so its table must not be polled either.
+        // Passes by itself when the standby is promoted or the host name refers to the primary
+        // again. Snapshots of a standby do not list transactions in progress, so its table must not
+        // be polled either.
         return Err(Interruption::Standby);
     }
     let row = sqlx::query(
-        "select current_setting('server_version_num')::int as version, current_setting('wal_level') as wal_level,
+        "select current_setting('server_version_num')::int as version,
+                current_setting('wal_level') as wal_level,
                 pg_current_wal_insert_lsn()::text as insert",
     );
     let row = within(asking, row.fetch_one(&mut *session)).await?;
@@ -52,15 +56,18 @@ pub(crate) async fn examine(session: &mut PgConnection) -> Result<Server, Interr
     read().map_err(Interruption::sql(asking))
 }
 
-/// Which database this is.
+/// Returns the identity of the connected database.
 ///
 /// # Errors
-/// When it cannot be asked.
+///
+/// Returns an error if the query fails.
 pub(crate) async fn identity(session: &mut PgConnection) -> Result<Identity, sqlx::Error> {
     let row = sqlx::query(
-        "select ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::bigint as timeline,
+        "select ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))
+                    ::bit(32)::int::bigint as timeline,
                 (select system_identifier::text from pg_control_system()) as system_identifier,
-                (select oid::bigint from pg_database where datname = current_database()) as database_oid",
+                (select oid::bigint from pg_database where datname = current_database())
+                    as database_oid",
     );
     let row = row.fetch_one(session).await?;
     Ok(Identity {

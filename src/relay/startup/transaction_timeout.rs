@@ -1,4 +1,4 @@
-//! The time limit of the relay's Kafka transactions.
+//! Time limit of the relay's Kafka transactions.
 
 use std::time::Duration;
 
@@ -7,20 +7,23 @@ use crate::{
     relay::error::Interruption,
 };
 
-/// How long a transaction may stay open unless the brokers allow less: after it the coordinator aborts it. Well above any batch, and no
-/// longer than readers of committed records should wait for a relay that died without a successor.
+/// Default time limit of a transaction, after which the coordinator aborts it. Well above the
+/// duration of any batch, and short enough for readers of committed records if a relay dies without
+/// a successor.
 pub(crate) const WANTED: Duration = Duration::from_secs(60);
 
-/// The shortest one that librdkafka takes.
+/// The shortest time limit that librdkafka accepts.
 pub(crate) const LEAST: Duration = Duration::from_secs(1);
 
-/// The brokers' setting that limits it; 15 minutes by default.
+/// The brokers' setting that limits transactions. Defaults to 15 minutes.
 pub(crate) const LIMIT: &str = "transaction.max.timeout.ms";
 
-/// The time limit to try after the brokers have refused `refused`: theirs, or half as long if it may not be read.
+/// Returns the time limit to try after the brokers have refused `refused`: the brokers' own limit,
+/// or half of `refused` if that limit cannot be read.
 ///
 /// # Errors
-/// A refusal when even the shortest one is too long.
+///
+/// Returns a refusal if even the shortest time limit is too long.
 pub(crate) async fn shorter(kafka: &Settings, refused: Duration) -> Result<Duration, Interruption> {
     let told = broker_setting(kafka, LIMIT)
         .await
@@ -28,7 +31,8 @@ pub(crate) async fn shorter(kafka: &Settings, refused: Duration) -> Result<Durat
         .map(Duration::from_millis);
     let next = next(refused, told).ok_or_else(|| {
         Interruption::Refused(format!(
-            "the brokers allow no transaction of {} ms, the shortest that the relay can use: raise {LIMIT} on every broker ({} ms is enough), or run with --delivery at-least-once",
+            "the brokers allow no transaction of {} ms, the shortest that the relay can use: raise \
+             {LIMIT} on every broker ({} ms is enough), or run with --delivery at-least-once",
             LEAST.as_millis(),
             WANTED.as_millis()
         ))
@@ -36,8 +40,9 @@ pub(crate) async fn shorter(kafka: &Settings, refused: Duration) -> Result<Durat
     tracing::warn!(
         milliseconds = next.as_millis(),
         limit = told.map(|limit| limit.as_millis()),
-        "the brokers do not allow transactions of {} ms ({LIMIT}); the relay uses a shorter time limit: an outage of a broker that lasts \
-         longer ends a transaction, and its events are sent again",
+        "the brokers do not allow transactions of {} ms ({LIMIT}); the relay uses a shorter time \
+         limit: an outage of a broker that lasts longer ends a transaction, and its events are \
+         sent again",
         refused.as_millis()
     );
     Ok(next)
@@ -45,7 +50,7 @@ pub(crate) async fn shorter(kafka: &Settings, refused: Duration) -> Result<Durat
 
 fn next(refused: Duration, told: Option<Duration>) -> Option<Duration> {
     let next = told.filter(|limit| *limit < refused).unwrap_or(refused / 2);
-    // What is halved ends at the least; a limit that was read does not.
+    // Halving ends at the minimum. A limit that was read may be below it, which is a refusal.
     let next = if told.is_none() && refused > LEAST {
         next.max(LEAST)
     } else {

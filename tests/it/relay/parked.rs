@@ -269,7 +269,7 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
         reasons.len() == 2
             && reasons
                 .iter()
-                .all(|reason| reason.contains("not in the outbox any more")),
+                .all(|reason| reason.contains("no longer in the outbox")),
         "{reasons:?}"
     );
     sql(
@@ -310,7 +310,7 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
             .await
             .expect("read");
     assert!(
-        reasons[0].0.contains("not a JSON object") && reasons[1].0.contains("no name for a topic"),
+        reasons[0].0.contains("not a JSON object") && reasons[1].0.contains("not a valid topic name"),
         "{reasons:?}"
     );
     assert!(reasons[1].1.ends_with("-or der"), "{reasons:?}");

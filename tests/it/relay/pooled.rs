@@ -295,7 +295,7 @@ async fn a_relay_that_is_given_a_pooler_says_so_and_names_the_remedy() {
         let refusal = Running::start(options).refusal().await;
         assert!(
             refusal.contains("a pooler that shares sessions")
-                && refusal.contains("name Postgres itself"),
+                && refusal.contains("set Postgres itself"),
             "{source:?}: {refusal}"
         );
     }

@@ -30,7 +30,7 @@ const CASES: &[Case] = &[
     },
     Case {
         fault: "alter sequence tidings.outbox_seq_seq increment by -1 minvalue -1000 start 1 cycle",
-        message: "does not count up",
+        message: "does not always count up",
         remedy: "increment by 1 no cycle",
         repair: "alter sequence tidings.outbox_seq_seq increment by 1 no cycle minvalue 1",
         source: SourceKind::Auto,

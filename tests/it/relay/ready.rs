@@ -145,7 +145,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     // With the events that wait: a machine that is slow may take longer than two seconds to see that nothing is pending.
     let stalls = |reason: &String| {
         reason.starts_with("progress: nothing was acknowledged for")
-            && (reason.contains("are under way") || reason.contains("an event waits"))
+            && (reason.contains("are in flight") || reason.contains("an event waits"))
     };
     relay
         .until("stalled", |failing| failing.iter().any(stalls))

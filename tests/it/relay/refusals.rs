@@ -168,7 +168,7 @@ async fn rows_restored_from_another_server_are_not_skipped_in_silence() {
     let command = text
         .split("run ")
         .nth(1)
-        .and_then(|rest| rest.split(" to have").next())
+        .and_then(|rest| rest.split(" to publish").next())
         .expect("a command")
         .to_owned();
     sqlx::raw_sql(sqlx::AssertSqlSafe(command))

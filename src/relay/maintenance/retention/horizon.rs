@@ -1,44 +1,47 @@
-//! Up to which transaction every relay has published everything. Decided here, on what the table of relays says.
+//! Horizon of retention: every relay has published all transactions below it. Decided from the
+//! table of relays.
 
 use std::time::Duration;
 
 use crate::relay::position::{Identity, Snapshot};
 
-/// What the table of relays says of one.
+/// A relay in the table of relays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registered {
     pub(super) name: String,
-    /// Every event of a transaction that it sees is published; none if the relay has not begun.
+    /// All events of the transactions that it sees are published. `None` if the relay has not
+    /// started yet.
     pub(super) seen: Option<Snapshot>,
-    /// The same of where an operator has moved it to, if one has; none within if that cannot be read.
+    /// The same for the position that an operator has moved the relay to, if there is one. The
+    /// inner value is `None` if that position cannot be read.
     pub(super) moved_to: Option<Option<Snapshot>>,
-    /// What these are snapshots of.
+    /// The database that these snapshots belong to.
     pub(super) identity: Option<Identity>,
-    /// Since it was last heard of.
+    /// Time since the relay last reported.
     pub(super) silent: Duration,
-    /// The `seq` of rows that prove to it that this is still its database.
+    /// The `seq` of rows that let the relay recognize its database.
     pub(super) witnesses: Vec<i64>,
 }
 
-/// What may be deleted, as far as relays are concerned.
+/// Bounds that the relays set for deletes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Horizon<'r> {
-    /// Every relay has published every transaction below it.
+    /// Every relay has published every transaction below this one.
     pub(super) below: u64,
-    /// The relay that keeps it from being higher, and why; none without relays.
+    /// The relay that determines `below`, and the reason. `None` without relays.
     pub(super) held_by: Option<(&'r Registered, &'static str)>,
     pub(super) witnesses: Vec<i64>,
 }
 
 impl<'r> Horizon<'r> {
-    /// What these relays leave, in the database `here`.
+    /// Returns the bounds that these relays set in the database `here`.
     pub(super) fn of(relays: &'r [Registered], here: &Identity) -> Self {
         let each = relays
             .iter()
             .map(|relay| (relay.published_below(here), relay));
         let lowest = each.min_by_key(|((below, _), _)| *below);
         Self {
-            // Without a relay nothing is published.
+            // Without a relay, nothing is published.
             below: lowest.map_or(0, |((below, _), _)| below),
             held_by: lowest.map(|((_, why), relay)| (relay, why)),
             witnesses: relays
@@ -50,9 +53,11 @@ impl<'r> Horizon<'r> {
 }
 
 impl Registered {
-    /// It has published every transaction below this one, and why not more.
+    /// Returns the transaction below which the relay has published everything, and the reason why
+    /// it is not higher.
     fn published_below(&self, here: &Identity) -> (u64, &'static str) {
-        // On another timeline transaction ids mean other transactions: it looks at that itself when it starts.
+        // On another timeline, transaction ids refer to other transactions. The relay checks this
+        // itself at its start.
         if self
             .identity
             .as_ref()
@@ -60,7 +65,7 @@ impl Registered {
         {
             return (
                 0,
-                "has its position in another database, or in this one before a fail-over",
+                "has its position in another database, or in this one before a failover",
             );
         }
         let below = |snapshot: &Option<Snapshot>| snapshot.as_ref().map_or(0, Snapshot::xmin);
@@ -117,13 +122,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_deleted_that_a_relay_has_not_published_or_was_moved_back_to(relays in proptest::collection::vec((proptest::option::of(snapshots()), proptest::option::of(proptest::option::of(snapshots()))), 0..5)) {
-            let relays: Vec<_> = relays.into_iter().map(|(seen, moved_to)| relay(seen, moved_to)).collect();
+        fn nothing_is_deleted_that_a_relay_has_not_published_or_was_moved_back_to(
+            relays in proptest::collection::vec(
+                (
+                    proptest::option::of(snapshots()),
+                    proptest::option::of(proptest::option::of(snapshots())),
+                ),
+                0..5,
+            ),
+        ) {
+            let relays: Vec<_> = relays
+                .into_iter()
+                .map(|(seen, moved_to)| relay(seen, moved_to))
+                .collect();
             let horizon = Horizon::of(&relays, &here());
             for xid in 3..horizon.below {
                 for relay in &relays {
                     prop_assert!(relay.seen.as_ref().is_some_and(|seen| seen.sees(xid)));
-                    prop_assert!(relay.moved_to.as_ref().is_none_or(|moved| moved.as_ref().is_some_and(|moved| moved.sees(xid))));
+                    prop_assert!(
+                        relay.moved_to.as_ref().is_none_or(|moved| moved
+                            .as_ref()
+                            .is_some_and(|moved| moved.sees(xid)))
+                    );
                 }
             }
             prop_assert!(!relays.is_empty() || horizon.below == 0);

@@ -1,12 +1,20 @@
-//! Deletes what nobody needs any more from the outbox. The leader does, beside its work.
+//! Deletion of published events from the outbox, by the leader.
 //!
-//! A row goes only if *every* relay of the database has published it (its transaction is below the [`Horizon`] of their stored positions), it
-//! is old enough, it is no relay's witness, and it is not set aside. In batches: dropping a partition would make publishers wait behind
-//! each other. With each batch the *floor* is stored: events of transactions below it may be gone. A relay that would need one of
-//! them is refused at its start, and an operator who moves one back is told.
+//! A row is deleted only if all of these conditions hold:
 //!
-//! Whoever deletes, and whoever moves a relay back, holds the row of the table `retention` meanwhile: so a relay that is being moved is either
-//! seen here, or sees what was deleted.
+//! - *Every* relay of the database has published it: its transaction is below the [`Horizon`] of
+//!   their stored positions.
+//! - It is old enough, or the outbox is too large.
+//! - It is no relay's witness.
+//! - It is not parked.
+//!
+//! Rows are deleted in batches, because dropping a partition would make publishers wait behind each
+//! other. Each batch stores the *floor*: events of transactions below it may be missing. A relay
+//! that would need one of them is refused at its start, and `tidings relay rewind` reports it to
+//! the operator.
+//!
+//! Deletes and moves of a relay both lock the row of the table `retention`. A relay that is being
+//! moved is therefore either taken into account here, or its move sees the deletes.
 
 mod horizon;
 
@@ -27,35 +35,40 @@ use crate::{
 };
 use horizon::{Horizon, Registered};
 
-/// Rows looked at, and deleted at most, at once: a few tens of milliseconds.
+/// Number of rows that are examined, and deleted at most, at once. Takes a few tens of
+/// milliseconds.
 const BATCH: i64 = 10_000;
 
-/// Between two batches while there are more: others need the disk too.
+/// Pause between two batches while more rows remain, because other programs need the disk too.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Between two looks at an outbox in which nothing was to delete.
+/// Interval between examinations of an outbox without rows to delete.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// Before it is tried again after an error, for instance a missing right.
+/// Delay after an error, for instance a missing right.
 const AGAIN: Duration = Duration::from_secs(300);
 
-/// A relay that was not heard of for this long, and keeps events from being deleted, is reported; and how often.
+/// Silence after which a relay that keeps events from being deleted is reported, and the interval
+/// of these reports.
 const SILENT_MAX: Duration = Duration::from_secs(3_600);
 
-/// Longer than this is for ever: Postgres has no time so long ago that it could subtract anything.
+/// Upper bound of `keep`, equivalent to no limit. Postgres has no timestamps old enough to subtract
+/// an arbitrary duration.
 const KEEP_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
-/// Rows whose size is looked at to tell how many fit.
+/// Number of rows whose size is measured to estimate how many rows fit.
 const SAMPLE: i64 = 1_000;
 
-/// What is kept of the published events.
+/// Retention of published events.
 #[derive(Clone, Debug)]
 pub struct RetentionOptions {
-    /// Whether anything is deleted at all.
+    /// Enables deletes.
     pub enabled: bool,
-    /// How long an event is kept after it happened. As long as Kafka keeps them by default: what Kafka loses can be published once more.
+    /// Time for which an event is kept after it happened. Defaults to seven days, as long as Kafka
+    /// keeps events by default, so that events that Kafka loses can be published again.
     pub keep: Duration,
-    /// About how many bytes of rows are kept (without indexes): beyond it published ones go before their time.
+    /// Approximate maximum size of the rows in bytes, without indexes. Beyond it, published rows
+    /// are deleted before their time.
     pub size_max: Option<u64>,
 }
 
@@ -69,14 +82,14 @@ impl Default for RetentionOptions {
     }
 }
 
-/// Deletes for as long as the future is polled.
+/// Deletes events while the future is polled.
 pub(crate) async fn run(
     options: &RelayOptions,
     identity: &Identity,
     epoch: i64,
     observer: &Observer,
 ) {
-    // The rows of a Debezium table are somebody else's.
+    // The rows of a Debezium table belong to other programs.
     if !options.retention.enabled || options.debezium.is_some() {
         std::future::pending::<()>().await;
     }
@@ -94,7 +107,9 @@ pub(crate) async fn run(
             Err(error) => error,
         };
         tracing::warn!(
-            "published events are not deleted: {}; the relay needs DELETE on the outbox, and SELECT and UPDATE on the table `retention` ([retention] enabled = false if nothing shall be deleted)",
+            "published events are not deleted: {}; the relay needs DELETE on the outbox, and \
+             SELECT and UPDATE on the table `retention` (set [retention] enabled = false to delete \
+             nothing)",
             error.full()
         );
         tokio::time::sleep(AGAIN).await;
@@ -106,12 +121,12 @@ struct Retention<'s> {
     identity: &'s Identity,
     epoch: i64,
     observer: &'s Observer,
-    /// Rows up to this `seq` were looked at.
+    /// Rows up to this `seq` were examined.
     after: i64,
     told: Option<Instant>,
 }
 
-/// What came of a batch.
+/// Result of a batch.
 struct Batch {
     looked_at: i64,
     last: Option<i64>,
@@ -121,7 +136,7 @@ struct Batch {
 }
 
 impl Retention<'_> {
-    /// Deletes until something goes wrong.
+    /// Deletes events until an error occurs.
     async fn work(&mut self) -> Result<(), Interruption> {
         let mut session = connect(self.options, "relay retention").await?;
         loop {
@@ -130,10 +145,11 @@ impl Retention<'_> {
         }
     }
 
-    /// One batch in a transaction of its own; whether there may be more.
+    /// Deletes one batch in its own transaction. Returns `true` if more rows may follow.
     async fn batch(&mut self, session: &mut PgConnection) -> Result<bool, Interruption> {
         let doing = "deleting published events";
-        // Read committed: what the lock has waited for is seen. Losing the last deletes in a crash loses nothing.
+        // With read committed, the statements see the changes that the lock waited for. The loss of
+        // the last deletes in a crash is harmless.
         let begin = "begin isolation level read committed; set local synchronous_commit = off";
         within(doing, sqlx::raw_sql(begin).execute(&mut *session)).await?;
         let lock = format!(
@@ -152,7 +168,8 @@ impl Retention<'_> {
         let batch = self.delete(session, &horizon, full).await?;
         if let Some(floor) = batch.floor {
             let sql = format!(
-                "update \"{}\".retention set floor = greatest(floor, $1::text::xid8), deleted = deleted + $2, deleted_at = now()",
+                "update \"{}\".retention set floor = greatest(floor, $1::text::xid8), deleted = \
+                 deleted + $2, deleted_at = now()",
                 self.options.schema
             );
             let stored = sqlx::query(AssertSqlSafe(sql))
@@ -163,8 +180,8 @@ impl Retention<'_> {
         }
         within(doing, sqlx::raw_sql("commit").execute(&mut *session)).await?;
         self.observe(session, &batch).await?;
-        // A page in which every row is too young is the last one: those after it are younger still. One such row proves
-        // nothing: its publisher gives it its time.
+        // A page of rows that are all too young is the last one, because later rows are younger. A
+        // single young row is no evidence: publishers set the time of their events.
         let more = batch.looked_at == BATCH && batch.young < batch.looked_at;
         self.after = if more { batch.last.unwrap_or(0) } else { 0 };
         Ok(more)
@@ -173,9 +190,12 @@ impl Retention<'_> {
     async fn relays(&self, session: &mut PgConnection) -> Result<Vec<Registered>, Interruption> {
         let doing = "reading what the relays have published";
         let sql = format!(
-            "select name, epoch, position ->> 'seen' as seen, moved_to ->> 'seen' as moved_to, identity,
-                    extract(epoch from now() - coalesce(heartbeat_at, updated_at))::float8 as silent,
-                    array_remove(array[position #>> '{{witness,seq}}', moved_to #>> '{{witness,seq}}']::bigint[], null) as witnesses
+            "select name, epoch, position ->> 'seen' as seen, moved_to ->> 'seen' as moved_to,
+                    identity,
+                    extract(epoch from now() - coalesce(heartbeat_at, updated_at))::float8
+                        as silent,
+                    array_remove(array[position #>> '{{witness,seq}}',
+                        moved_to #>> '{{witness,seq}}']::bigint[], null) as witnesses
              from \"{}\".relay",
             self.options.schema
         );
@@ -191,7 +211,7 @@ impl Retention<'_> {
                 };
                 let relay = Registered {
                     name: row.try_get("name")?,
-                    // One that cannot be read sees nothing.
+                    // A snapshot that cannot be read sees nothing.
                     seen: snapshot("seen")?.flatten(),
                     moved_to: snapshot("moved_to")?,
                     identity: row
@@ -211,14 +231,15 @@ impl Retention<'_> {
         Ok(relays)
     }
 
-    /// The last `seq` that is one too many for the size that may be kept; zero if all fit. Numbers that were drawn and rolled back count as
-    /// rows: what is kept is at most that much.
+    /// Returns the last `seq` beyond the maximum size, or zero if all rows fit. Numbers of rolled
+    /// back transactions count as rows, so at most the maximum size is kept.
     async fn full(&self, session: &mut PgConnection) -> Result<i64, Interruption> {
         let Some(size_max) = self.options.retention.size_max else {
             return Ok(0);
         };
         let sql = format!(
-            "select coalesce(max(seq), 0), coalesce(avg(pg_column_size(o.*)), 1)::float8 from (select * from \"{}\".outbox order by seq desc limit {SAMPLE}) o",
+            "select coalesce(max(seq), 0), coalesce(avg(pg_column_size(o.*)), 1)::float8
+                 from (select * from \"{}\".outbox order by seq desc limit {SAMPLE}) o",
             self.options.schema
         );
         let sampled = within(
@@ -230,7 +251,7 @@ impl Retention<'_> {
         Ok((last - (size_max as f64 / bytes.max(1.0)) as i64).max(0))
     }
 
-    /// Deletes what is old. A row whose time is yet to come is as old as a later row that is.
+    /// Deletes old rows. A row with a time in the future counts as old if a later row is old.
     async fn delete(
         &self,
         session: &mut PgConnection,
@@ -241,20 +262,25 @@ impl Retention<'_> {
         let schema = &self.options.schema;
         let sql = format!(
             "with aged as (
-                 select seq, xid, occurred_at, occurred_at < now() - make_interval(secs => $3) or seq <= $4 as old
+                 select seq, xid, occurred_at, occurred_at < now() - make_interval(secs => $3)
+                     or seq <= $4 as old
                  from \"{schema}\".outbox where seq > $1 order by seq limit {BATCH}
              ), looked as (
-                 select seq, xid, old or (occurred_at > now() and seq < max(seq) filter (where old) over ()) as old from aged
+                 select seq, xid, old or (occurred_at > now()
+                     and seq < max(seq) filter (where old) over ()) as old from aged
              ), gone as (
                  delete from \"{schema}\".outbox o using looked
-                 where o.seq = looked.seq and looked.old and looked.xid < $2::text::xid8 and looked.seq <> all ($5)
+                 where o.seq = looked.seq and looked.old and looked.xid < $2::text::xid8
+                     and looked.seq <> all ($5)
                      and not exists (select from \"{schema}\".parked p where p.seq = looked.seq)
                      and not exists (
-                         select from \"{schema}\".parked p where p.to_seq is not null and p.aggregatetype = o.aggregatetype
+                         select from \"{schema}\".parked p
+                             where p.to_seq is not null and p.aggregatetype = o.aggregatetype
                              and p.aggregateid = o.aggregateid and o.seq between p.seq and p.to_seq)
                  returning o.xid
              )
-             select (select count(*) from looked), (select max(seq) from looked), (select count(*) from looked where not old),
+             select (select count(*) from looked), (select max(seq) from looked),
+                    (select count(*) from looked where not old),
                     (select count(*) from gone), (select max(xid)::text from gone)"
         );
         let keep = self.options.retention.keep.min(KEEP_MAX).as_secs_f64();
@@ -286,8 +312,10 @@ impl Retention<'_> {
             self.observer.deleted(batch.deleted.cast_unsigned());
         }
         let sql = format!(
-            "select coalesce((select extract(epoch from case when isfinite(occurred_at) then now() - occurred_at end)::float8
-                              from \"{}\".outbox order by seq limit 1), 0)",
+            "select coalesce((
+                 select extract(epoch from
+                     case when isfinite(occurred_at) then now() - occurred_at end)::float8
+                 from \"{}\".outbox order by seq limit 1), 0)",
             self.options.schema
         );
         let oldest: f64 = within(
@@ -310,7 +338,8 @@ impl Retention<'_> {
         tracing::warn!(
             relay = relay.name,
             silent_seconds = relay.silent.as_secs(),
-            "published events are kept for relay `{name}`, which {why} and was not heard of for {hours} h: start it, or run `tidings relay forget {name}` if it is gone for good",
+            "published events are kept for relay `{name}`, which {why} and has not reported for \
+             {hours} h: start it, or run `tidings relay forget {name}` if it is no longer needed",
             name = relay.name,
             hours = relay.silent.as_secs() / 3_600
         );

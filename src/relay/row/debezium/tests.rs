@@ -1,4 +1,4 @@
-//! Values in, events out.
+//! Tests of decoding: values in, events out.
 
 use proptest::prelude::*;
 
@@ -37,7 +37,7 @@ fn outbox(additional: &[(&str, Placement, &str)]) -> DebeziumOutbox {
     outbox
 }
 
-/// A streamed row's bytes: a count, then each value with its tag and length.
+/// Returns a streamed row's bytes: a count, then each value with its tag and length.
 fn tuple(values: &[Option<Vec<u8>>]) -> Vec<u8> {
     let mut bytes = vec![b'I', 0, 0, 0, 1, b'N'];
     bytes.extend((values.len() as u16).to_be_bytes());
@@ -80,23 +80,60 @@ fn read<T>(layout: &Layout, bytes: &[u8], check: impl FnOnce(Result<Row<'_>, Row
 
 proptest! {
     #[test]
-    fn what_an_envelope_holds_is_what_the_columns_held(key: i64, text in ".{0,20}", n in any::<Option<i32>>(), expand: bool) {
-        let mut outbox = outbox(&[("type", Placement::Header, "t"), ("n", Placement::Envelope, "number"), ("type", Placement::Envelope, "kind"), ("urgent", Placement::Envelope, "urgent")]);
+    fn what_an_envelope_holds_is_what_the_columns_held(
+        key: i64,
+        text in ".{0,20}",
+        n in any::<Option<i32>>(),
+        expand: bool,
+    ) {
+        let mut outbox = outbox(&[
+            ("type", Placement::Header, "t"),
+            ("n", Placement::Envelope, "number"),
+            ("type", Placement::Envelope, "kind"),
+            ("urgent", Placement::Envelope, "urgent"),
+        ]);
         outbox.expand_json = expand;
         let layout = Layout::of(&outbox, &columns()).expect("a layout");
         let payload = serde_json::json!({ "text": text }).to_string();
         read(&layout, &row(key, Some(&payload), n), |row| {
             let event = row.expect("an event").event;
-            assert_eq!((event.aggregate_id, event.headers, event.occurred_at), (key.to_string().as_str(), r#"{"t":"Placed"}"#, 5));
-            let value: serde_json::Value = serde_json::from_slice(event.value.bytes().expect("a value")).expect("JSON");
-            let inner = if expand { serde_json::from_str(&payload).expect("JSON") } else { serde_json::Value::from(payload.as_str()) };
-            assert_eq!(value, serde_json::json!({ "payload": inner, "number": n, "kind": "Placed", "urgent": true }));
+            assert_eq!(
+                (event.aggregate_id, event.headers, event.occurred_at),
+                (key.to_string().as_str(), r#"{"t":"Placed"}"#, 5)
+            );
+            let value: serde_json::Value = serde_json::from_slice(event.value.bytes().expect(
+                "a value",
+            ))
+            .expect("JSON");
+            let inner = if expand {
+                serde_json::from_str(&payload).expect("JSON")
+            } else {
+                serde_json::Value::from(payload.as_str())
+            };
+            assert_eq!(
+                value,
+                serde_json::json!({
+                    "payload": inner, "number": n, "kind": "Placed", "urgent": true,
+                })
+            );
         });
     }
 
     #[test]
-    fn no_row_panics(bytes in proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)), 0..10)) {
-        let layout = Layout::of(&outbox(&[("n", Placement::Header, "n"), ("payload", Placement::Envelope, "p")]), &columns()).expect("a layout");
+    fn no_row_panics(
+        bytes in proptest::collection::vec(
+            proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
+            0..10,
+        ),
+    ) {
+        let layout = Layout::of(
+            &outbox(&[
+                ("n", Placement::Header, "n"),
+                ("payload", Placement::Envelope, "p"),
+            ]),
+            &columns(),
+        )
+        .expect("a layout");
         read(&layout, &tuple(&bytes), |row| row.is_ok());
     }
 }
@@ -117,7 +154,7 @@ fn a_payload_is_the_value_as_it_is_and_null_is_a_tombstone() {
 
 #[test]
 fn a_column_that_is_missing_or_cannot_be_sent_is_named_with_the_remedy() {
-    // A `seq` that is no bigint is a column of its own, and nothing to order by.
+    // A `seq` that is not a bigint is an unrelated column, and the table has no order.
     assert!(
         !Layout::of(&outbox(&[]), &columns())
             .expect("a layout")
@@ -146,7 +183,7 @@ fn a_column_that_is_missing_or_cannot_be_sent_is_named_with_the_remedy() {
     null.truncate(8 + 21);
     null[7] = 1;
     read(&layout, &null, |row| {
-        let row = row.expect("it is known which event it is");
+        let row = row.expect("an identified event");
         assert_eq!(
             row.fault.map(|fault| fault.to_string()).as_deref(),
             Some("column `aggregatetype` is null where a value is needed")

@@ -1,4 +1,5 @@
-//! Conditions of the positions in Kafka, as the start examines them after it has fenced earlier producers.
+//! Conditions of the positions in Kafka. The start examines them in the same way, after it has
+//! fenced earlier producers.
 
 use sqlx::PgConnection;
 
@@ -13,7 +14,8 @@ use crate::relay::{
 /// Adds the conditions of the positions in Kafka.
 ///
 /// # Errors
-/// A broker or a database that does not answer.
+///
+/// Returns an error if a broker or the database does not answer.
 pub(super) async fn probe(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -31,7 +33,7 @@ pub(super) async fn probe(
     if saved.moved_to.is_some() || saved.adopts.is_some() {
         conditions.met(
             name,
-            "moved by a command: the relay's next start takes it over",
+            "moved by a command: the relay's next start applies the move",
         );
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The facts about a database that most conditions are judged by. Asked with one query.
+//! Facts about a database that decide most conditions. One query returns them all.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use sqlx::{PgConnection, types::Json};
 
 use crate::relay::RelayOptions;
 
-/// What the server answers about itself, the relay's tables and the role.
+/// Properties of the server, the relay's tables and the role.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub(super) struct Facts {
     pub(super) version_number: i32,
@@ -19,7 +19,7 @@ pub(super) struct Facts {
     pub(super) slots_used: i32,
     pub(super) senders_max: i32,
     pub(super) senders_used: i32,
-    /// -1 is no limit.
+    /// -1 means no limit.
     pub(super) slot_wal_keep_megabytes: Option<i64>,
     pub(super) role: String,
     pub(super) database: String,
@@ -31,12 +31,12 @@ pub(super) struct Facts {
     /// `p` survives a crash.
     pub(super) outbox_persistence: Option<String>,
     pub(super) outbox_has_children: bool,
-    /// Names and types.
+    /// Column names and their types.
     pub(super) outbox_columns: BTreeMap<String, String>,
     pub(super) outbox_is_indexed: bool,
     pub(super) outbox_disabled_triggers: Vec<String>,
     pub(super) outbox_sequence: Option<Sequence>,
-    /// Tables that have rows which row level security hides from the role.
+    /// Tables with rows that row level security hides from the role.
     pub(super) hidden: Vec<String>,
     pub(super) schema_usage: Option<bool>,
     pub(super) outbox_schema_usage: Option<bool>,
@@ -44,9 +44,9 @@ pub(super) struct Facts {
     pub(super) relay_write: Option<bool>,
     pub(super) relay_topic_write: Option<bool>,
     pub(super) relay_secret_write: Option<bool>,
-    /// Each row gets the number of its transaction.
+    /// The trigger that gives each row the id of its transaction is enabled.
     pub(super) own_transactions: bool,
-    /// The server's clock, milliseconds since the Unix epoch.
+    /// The server's clock, in milliseconds since the Unix epoch.
     pub(super) clock: i64,
     pub(super) parked_write: Option<bool>,
     pub(super) retention_write: Option<bool>,
@@ -68,10 +68,11 @@ pub(super) struct Sequence {
 }
 
 impl Facts {
-    /// Asks the server.
+    /// Queries the server.
     ///
     /// # Errors
-    /// A lost connection; a server that is not PostgreSQL.
+    ///
+    /// Returns an error if the connection is lost, or if the server is not PostgreSQL.
     pub(super) async fn ask(
         options: &RelayOptions,
         session: &mut PgConnection,

@@ -17,7 +17,8 @@ use crate::relay::{
 /// Adds the conditions of publication and slot. Nothing is created or dropped.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an error if the connection is lost.
 pub(super) async fn probe(
     facts: &Facts,
     options: &RelayOptions,
@@ -28,7 +29,7 @@ pub(super) async fn probe(
     if log == Log::Unwanted || facts.wal_level != "logical" {
         return Ok(());
     }
-    let here = within("asking which database this is", identity(session)).await?;
+    let here = within("identifying the database", identity(session)).await?;
     let known = relay_store::saved(options, session)
         .await?
         .unwrap_or_default()
@@ -83,27 +84,32 @@ async fn publication(
     conditions.without_log(
         log,
         "publication",
-        format!("permission denied: there is no publication {name}, and role {role} may not create it"),
         format!(
-            "as the table's owner, run create publication {name} for table {table} with (publish = 'insert'); or make {role} the owner and grant create on database {} to it",
+            "permission denied: there is no publication {name}, and role {role} may not create it"
+        ),
+        format!(
+            "as the table's owner, run create publication {name} for table {table} with (publish = \
+             'insert'); or make {role} the owner and grant create on database {} to it",
             quoted(&facts.database)
         ),
     );
     Ok(())
 }
 
-/// The relay publishes from the table what the slot has lost, if there is a table to read.
+/// Adds a warning about a lost slot. The relay publishes the missing events from the table, if it
+/// can read one.
 fn slot_lost(options: &RelayOptions, log: Log, names: &LogNames, conditions: &mut Conditions) {
     let text = format!(
-        "{} cannot be read any more: the server has removed WAL that the relay had not read",
+        "{} can no longer be read: the server has removed WAL that the relay had not read",
         names.slot
     );
     let remedy = match (log, &options.debezium) {
         (Log::Needed, Some(_)) => {
-            "start the relay: it stops, and names the commands by which it continues"
+            "start the relay: it stops, and its message contains the commands to continue"
         }
         _ => {
-            "start the relay: it publishes from the table what the slot has lost, and makes the slot again. Raise max_slot_wal_keep_size"
+            "start the relay: it publishes the missing events from the table, and creates the slot \
+             again. Raise max_slot_wal_keep_size"
         }
     };
     conditions.warn("slot", text, remedy);

@@ -1,13 +1,15 @@
-//! The conditions under which a relay works: one list for the relay's start and for `tidings check`.
+//! Conditions for the work of a relay: one list for the relay's start and for `tidings check`.
 //!
 //! ```text
-//! facts (one query) ──▶ server, tables, outbox: pure judgements ─┐
-//! probes: log (publication, slot), position                      ┴─▶ Conditions ──▶ the start refuses │ `check` prints
+//! facts (one query) ─▶ server, tables, outbox: pure checks ─┐
+//! probes: log (publication, slot), position                 ┴▶ Conditions ─▶ refusal of the start
+//!                                                                         └▶ output of `check`
 //! ```
 //!
-//! A new condition is a judgement of `Facts` in the file of its object, or a probe that [`examine`] calls. A probe adds to the
-//! list with [`Conditions::met`], [`warn`](Conditions::warn), [`wait`](Conditions::wait) or [`refuse`](Conditions::refuse).
-//! Text and remedy appear in both places word for word, so a remedy must be complete by itself.
+//! A new condition is either a check of `Facts` in the file of its object, or a probe that
+//! [`examine`] calls. A probe adds to the list with [`Conditions::met`],
+//! [`warn`](Conditions::warn), [`wait`](Conditions::wait) or [`refuse`](Conditions::refuse). Text
+//! and remedy appear word for word in both places, so a remedy must be complete by itself.
 
 #[cfg(feature = "cli")]
 mod cluster;
@@ -33,43 +35,44 @@ use crate::relay::{
 use facts::Facts;
 pub(crate) use outbox::require_own_transactions;
 
-/// How a condition stands.
+/// Severity of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
-    /// It holds.
+    /// The condition holds.
     Met,
-    /// The relay works, until something else fails.
+    /// The relay works until another fault occurs.
     Warning,
-    /// The relay waits until it holds.
+    /// The relay waits until the condition holds.
     Waits,
     /// The relay does not start.
     Refused,
 }
 
-/// One condition that was examined.
+/// One examined condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Condition {
-    /// What was examined, for instance a setting's name.
+    /// The examined object, for instance a setting's name.
     pub(crate) name: String,
     pub(crate) level: Level,
-    /// What was found.
+    /// The result.
     pub(crate) text: String,
-    /// What to do, with the setting or the SQL. None if nothing is to be done, or if the text contains it.
+    /// The remedy, with the setting or the SQL. `None` if no action is needed, or if the text
+    /// contains the remedy.
     pub(crate) remedy: Option<String>,
 }
 
-/// The conditions that were examined, in order.
+/// The examined conditions, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Conditions(pub(crate) Vec<Condition>);
 
-/// Whether the relay reads the write-ahead log.
+/// The relay's need for the write-ahead log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Log {
-    /// It cannot work without.
+    /// The relay cannot work without the log.
     Needed,
-    /// It reads the table where the log cannot be had.
+    /// The relay reads the table if the log is unavailable.
     Wanted,
-    /// It reads the table only.
+    /// The relay reads only the table.
     Unwanted,
 }
 
@@ -79,7 +82,7 @@ impl Conditions {
         self.add(name, Level::Met, text.into(), None);
     }
 
-    /// Adds a condition whose absence does not keep a relay from working.
+    /// Adds a condition that does not hold but does not stop the relay.
     pub(crate) fn warn(&mut self, name: &str, text: impl Into<String>, remedy: impl Into<String>) {
         self.add(name, Level::Warning, text.into(), Some(remedy.into()));
     }
@@ -89,7 +92,7 @@ impl Conditions {
         self.add(name, Level::Waits, text.into(), Some(remedy.into()));
     }
 
-    /// Adds a condition without which a relay does not start.
+    /// Adds a condition that prevents the relay's start.
     pub(crate) fn refuse(
         &mut self,
         name: &str,
@@ -99,7 +102,8 @@ impl Conditions {
         self.add(name, Level::Refused, text.into(), Some(remedy.into()));
     }
 
-    /// Adds a condition of the log that does not hold: a refusal only if the relay cannot work without the log.
+    /// Adds a condition of the log that does not hold. It is a refusal only if the relay cannot
+    /// work without the log.
     fn without_log(
         &mut self,
         log: Log,
@@ -115,10 +119,12 @@ impl Conditions {
         self.add(name, level, text.into(), Some(remedy.into()));
     }
 
-    /// Adds what a probe found; `log` says how a fault of the log counts. False if it did not hold.
+    /// Adds the result of a probe. `log` decides the level of a fault of the log. Returns `false`
+    /// if the condition does not hold.
     ///
     /// # Errors
-    /// What is no statement about the condition: a lost connection.
+    ///
+    /// Returns an error that does not concern the condition, such as a lost connection.
     fn probed(
         &mut self,
         name: &str,
@@ -148,17 +154,19 @@ impl Conditions {
         });
     }
 
-    /// Whether every condition holds without which nothing more can be asked.
+    /// Returns `true` if all conditions hold that further probes depend on.
     fn hold(&self) -> bool {
         self.0
             .iter()
             .all(|condition| condition.level < Level::Waits)
     }
 
-    /// Passes if a relay may start now.
+    /// Checks that a relay may start now.
     ///
     /// # Errors
-    /// Every refusal in one, or else what the relay waits for.
+    ///
+    /// Returns all refusals in one [`Interruption::Refused`], or else an [`Interruption::Waiting`]
+    /// with the conditions that the relay waits for.
     pub(crate) fn require(&self) -> Result<(), Interruption> {
         let of = |level| {
             self.0
@@ -185,26 +193,31 @@ impl Condition {
     }
 }
 
-/// Examines every condition on the database's side.
+/// Examines every condition of the database.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an error if the connection is lost.
 pub(crate) async fn examine(
     options: &RelayOptions,
     session: &mut PgConnection,
 ) -> Result<Conditions, Interruption> {
     let mut conditions = Conditions::default();
-    let facts = within("asking the server what it is", Facts::ask(options, session)).await?;
+    let facts = within(
+        "querying the server's properties",
+        Facts::ask(options, session),
+    )
+    .await?;
     let log = log_of(options, session, &mut conditions).await?;
     server::judge(&facts, log, &mut conditions);
     tables::judge(&facts, options, &mut conditions);
     outbox::judge(&facts, options, &mut conditions);
-    // The rest reads tables.
+    // The probes read tables.
     if conditions.hold() {
         log::probe(&facts, options, log, session, &mut conditions).await?;
         position::probe(options, session, &mut conditions).await?;
     }
-    // Of a position in another database the remedies take care of its rows too.
+    // The remedies for a position in another database also cover the rows.
     if conditions.hold() {
         outbox::probe(options, session, &mut conditions).await?;
     }
@@ -214,7 +227,8 @@ pub(crate) async fn examine(
 /// Examines the connection and the database, for `tidings check`.
 ///
 /// # Errors
-/// What is no statement about a condition, such as a lost connection.
+///
+/// Returns an error that does not concern a condition, such as a lost connection.
 #[cfg(feature = "cli")]
 pub(crate) async fn examine_all(options: &RelayOptions) -> Result<Vec<Condition>, String> {
     all(options)
@@ -228,11 +242,11 @@ async fn all(options: &RelayOptions) -> Result<Conditions, Interruption> {
     let mut conditions = Conditions::default();
     let direct = pooler::require_direct(options)
         .await
-        .map(|()| "none in between".to_owned());
+        .map(|()| "none detected".to_owned());
     if conditions.probed("pooler", Log::Wanted, direct)? {
         let enough = pooler::require_connections(options)
             .await
-            .map(|()| "as many as a leader needs".to_owned());
+            .map(|()| "enough for a leader".to_owned());
         conditions.probed("connections", Log::Wanted, enough)?;
         let mut session = connect(options, "check").await?;
         conditions.0.extend(examine(options, &mut session).await?.0);
@@ -241,8 +255,8 @@ async fn all(options: &RelayOptions) -> Result<Conditions, Interruption> {
     Ok(conditions)
 }
 
-/// Examines the positions in Kafka, for `tidings check`. What does not answer is a condition of the brokers, which are examined
-/// by themselves: nothing is added then.
+/// Examines the positions in Kafka, for `tidings check`. Adds nothing if a broker does not answer,
+/// because `check` examines the brokers separately.
 #[cfg(feature = "cli")]
 pub(crate) async fn examine_positions(options: &RelayOptions) -> Vec<Condition> {
     let mut conditions = Conditions::default();
@@ -253,10 +267,12 @@ pub(crate) async fn examine_positions(options: &RelayOptions) -> Vec<Condition> 
     conditions.0
 }
 
-/// Passes if a relay may start.
+/// Checks that a relay may start.
 ///
 /// # Errors
-/// Every refusal, what the relay waits for, or a lost connection.
+///
+/// Returns the refusals, the conditions that the relay waits for, or an error if the connection is
+/// lost.
 pub(crate) async fn require(options: &RelayOptions) -> Result<(), Interruption> {
     let mut session = connect(options, "relay preflight").await?;
     let conditions = examine(options, &mut session).await?;
@@ -264,7 +280,7 @@ pub(crate) async fn require(options: &RelayOptions) -> Result<(), Interruption> 
     conditions.require()
 }
 
-/// Whether the relay reads the log. Of a Debezium table the columns decide.
+/// Returns the relay's need for the log. For a Debezium table, the columns decide.
 async fn log_of(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -285,7 +301,7 @@ async fn log_of(
     })
 }
 
-/// An identifier for SQL that is shown, in quotes where it needs them.
+/// Returns an identifier for displayed SQL, in quotes if it needs them.
 fn quoted(name: &str) -> String {
     let plain = name
         .bytes()

@@ -1,4 +1,5 @@
-//! Conditions of the stored position: that it belongs to this database, and that the outbox has what it needs.
+//! Conditions of the stored position: it belongs to this database, and the outbox contains the
+//! events that it needs.
 
 use sqlx::PgConnection;
 
@@ -10,10 +11,12 @@ use crate::relay::{
     startup::{continuity, recovery, server},
 };
 
-/// Adds the conditions of the position that the database has. The relay's start examines the one in Kafka in the same way.
+/// Adds the conditions of the position in the database. The relay's start examines the position in
+/// Kafka in the same way.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an error if the connection is lost.
 pub(super) async fn probe(
     options: &RelayOptions,
     session: &mut PgConnection,
@@ -22,7 +25,7 @@ pub(super) async fn probe(
     let Some(saved) = relay_store::saved(options, session).await? else {
         conditions.met(
             "position",
-            "none: the relay begins with what the outbox holds",
+            "none: the relay starts with the events in the outbox",
         );
         return Ok(());
     };
@@ -37,7 +40,7 @@ async fn examine(
     saved: &Saved,
 ) -> Result<String, Interruption> {
     if saved.moved_to.is_some() || saved.adopts.is_some() {
-        return Ok("moved by a command: the relay's next start takes it over".into());
+        return Ok("moved by a command: the relay's next start applies the move".into());
     }
     let here = server::examine(session).await?;
     continuity::require_same_database(options, session, &here, saved).await?;

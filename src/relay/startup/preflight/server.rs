@@ -5,7 +5,7 @@ use chrono::Utc;
 use super::{Conditions, Log, facts::Facts, quoted};
 use crate::relay::pipeline::clock::disagreement;
 
-/// The oldest server the relay is tested on.
+/// The oldest server version that the relay is tested on.
 const VERSION_MIN: i32 = 150_000;
 
 /// Adds the conditions of the server.
@@ -33,51 +33,63 @@ pub(super) fn judge(facts: &Facts, log: Log, conditions: &mut Conditions) {
     logical(facts, log, conditions);
 }
 
-/// Records are stamped by the server's clock.
+/// Checks that the clocks agree: records get timestamps from the server's clock.
 pub(super) fn clock(server: i64, here: i64, conditions: &mut Conditions) {
     match disagreement(here, server) {
-        None => conditions.met("clock", "as this machine's"),
+        None => conditions.met("clock", "agrees with this machine's clock"),
         Some((by, ahead)) => conditions.warn(
             "clock",
-            format!("differs by {} s: this machine is {}", by.as_secs(), if ahead { "ahead" } else { "behind" }),
-            "synchronise both with a time server: records are stamped by the database's clock, and brokers refuse what is too far from theirs",
+            format!(
+                "differs by {} s: this machine is {}",
+                by.as_secs(),
+                if ahead { "ahead" } else { "behind" }
+            ),
+            "synchronize both with a time server: records get timestamps from the database's \
+             clock, and brokers refuse timestamps that are too far from their own clock",
         ),
     }
 }
 
-/// A relay stores its position and its lease in the database.
+/// Checks that the relay can store its position and its lease in the database.
 fn writable(facts: &Facts, conditions: &mut Conditions) {
     let name = "primary";
     match (facts.in_recovery, facts.read_only) {
         (false, false) => conditions.met(name, "not in recovery, and writable"),
-        // Snapshots of a standby do not list what is in progress, so its table cannot be polled either.
+        // Snapshots of a standby do not list transactions in progress, so its table cannot be
+        // polled either.
         (true, _) => conditions.wait(
             name,
             "this server is a standby: waiting for a primary",
-            "name the primary in the database URL, or a host name that moves with it; or promote this server",
+            "name the primary in the database URL, or a host name that moves with it; or promote \
+             this server",
         ),
         (false, true) => conditions.wait(
             name,
-            format!("sessions of {} in database {} are read-only: waiting until they may write", facts.role, facts.database),
-            "look for default_transaction_read_only in the database, the role, the server's configuration and the database URL, and set it to off",
+            format!(
+                "sessions of {} in database {} are read-only: waiting until they may write",
+                facts.role, facts.database
+            ),
+            "look for default_transaction_read_only in the database, the role, the server's \
+             configuration and the database URL, and set it to off",
         ),
     }
 }
 
-/// Text must be valid in the encoding that the relay asks for, UTF-8.
+/// Checks that text is valid in UTF-8, the encoding that the relay requests.
 fn encoding(facts: &Facts, conditions: &mut Conditions) {
     let name = "encoding";
     match facts.encoding.as_str() {
         "SQL_ASCII" => conditions.warn(
             name,
-            "the database's encoding is SQL_ASCII, so nothing keeps text that is not UTF-8 out of the outbox: the relay stops before such an event",
-            "store UTF-8 only; or dump the database, create it with encoding 'UTF8', and restore it",
+            "the database's encoding is SQL_ASCII, so the outbox may contain text that is not \
+             UTF-8: the relay stops before such an event",
+            "store only UTF-8; or dump, create (with encoding 'UTF8') and restore the database",
         ),
         encoding => conditions.met(name, encoding),
     }
 }
 
-/// The server can decode its log for one relay more.
+/// Checks that the server can decode its log for one more relay.
 fn logical(facts: &Facts, log: Log, conditions: &mut Conditions) {
     match facts.wal_level.as_str() {
         "logical" => conditions.met("wal_level", "logical"),
@@ -85,15 +97,19 @@ fn logical(facts: &Facts, log: Log, conditions: &mut Conditions) {
             log,
             "wal_level",
             format!("wal_level is `{other}`, so the write-ahead log cannot be decoded"),
-            "run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or the like)",
+            "run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, \
+             set rds.logical_replication, cloudsql.logical_decoding or the like)",
         ),
     }
     match facts.slot_wal_keep_megabytes {
-        Some(megabytes @ 0..) => conditions.met("max_slot_wal_keep_size", format!("{megabytes} MB")),
+        Some(megabytes @ 0..) => {
+            conditions.met("max_slot_wal_keep_size", format!("{megabytes} MB"))
+        }
         _ => conditions.warn(
             "max_slot_wal_keep_size",
-            "no limit: while the relay is down the server keeps WAL until its disk is full",
-            "run ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (what the disk can spare), then select pg_reload_conf()",
+            "no limit: while the relay is down, the server keeps WAL until its disk is full",
+            "run ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (a size that the disk can \
+             spare), then select pg_reload_conf()",
         ),
     }
     match facts.superuser || facts.replication {
@@ -112,7 +128,8 @@ fn logical(facts: &Facts, log: Log, conditions: &mut Conditions) {
     }
 }
 
-/// The server has a slot and a WAL sender left. A relay whose slot exists has both, or had.
+/// Checks that the server has a free slot and a free WAL sender. A relay whose slot exists has
+/// both, or had them.
 pub(super) fn room(facts: &Facts, log: Log, slot_exists: bool, conditions: &mut Conditions) {
     let used = |used: i32, max: i32| format!("{used} of {max} used");
     match slot_exists || facts.slots_used < facts.slots_max {
@@ -121,12 +138,13 @@ pub(super) fn room(facts: &Facts, log: Log, slot_exists: bool, conditions: &mut 
             log,
             "replication slots",
             format!("{}, none is left", used(facts.slots_used, facts.slots_max)),
-            "raise max_replication_slots in postgresql.conf and restart the server, or drop a slot that nothing uses (select * from pg_replication_slots)",
+            "raise max_replication_slots in postgresql.conf and restart the server, or drop an \
+             unused slot (select * from pg_replication_slots)",
         ),
     }
     match facts.senders_used < facts.senders_max {
         true => conditions.met("WAL senders", used(facts.senders_used, facts.senders_max)),
-        // One of them may be this relay's own, which its next leader ends.
+        // One of them may be this relay's own, which the next leader ends.
         false if slot_exists => conditions.warn(
             "WAL senders",
             format!(

@@ -1,4 +1,4 @@
-//! Conditions of the relay's tables: that they exist, and what the role may do with them.
+//! Conditions of the relay's tables: their existence, and the role's rights on them.
 
 use super::{Conditions, facts::Facts, quoted};
 use crate::{outbox::COLUMNS, relay::RelayOptions};
@@ -7,7 +7,7 @@ use crate::{outbox::COLUMNS, relay::RelayOptions};
 pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Conditions) {
     let (schema, (_, table)) = (&options.schema, options.table());
     let is_own = options.debezium.is_none();
-    // The shape of another table is judged with its columns.
+    // The columns of a Debezium table are examined in `row/table_layout.rs`.
     if !facts.outbox_exists && is_own {
         let text = format!(
             "there is no table {} in database {}",
@@ -28,7 +28,8 @@ pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Cond
             "relay, relay_topic and relay_secret"
         };
         let text = format!(
-            "one of the tables {names} is missing in schema {schema}, or is of an earlier version"
+            "one of the tables {names} is missing in schema {schema}, or belongs to an earlier \
+             version"
         );
         conditions.refuse(
             "tables",
@@ -44,7 +45,7 @@ pub(super) fn judge(facts: &Facts, options: &RelayOptions, conditions: &mut Cond
     } else {
         conditions.met(
             "tables",
-            format!("{table} and the relay's own in schema {schema}"),
+            format!("{table}, and the relay's own tables in schema {schema}"),
         );
     }
     if is_own
@@ -83,7 +84,7 @@ fn exist(facts: &Facts, is_own: bool) -> bool {
             .all(Option::is_some)
 }
 
-/// The statements that give the role what it lacks.
+/// Returns the statements that grant the missing rights.
 fn missing_rights(facts: &Facts, options: &RelayOptions) -> Vec<String> {
     let (role, table, schema) = (
         quoted(&facts.role),
@@ -126,7 +127,7 @@ fn missing_rights(facts: &Facts, options: &RelayOptions) -> Vec<String> {
         facts.relay_secret_write,
         format!("grant select, insert, update on {schema}.relay_secret to {role}"),
     );
-    // Of another table nothing is parked, deleted or scheduled.
+    // Events of a Debezium table are neither parked, deleted nor scheduled.
     if is_own {
         needs(
             facts.parked_write,

@@ -1,4 +1,4 @@
-//! Facts in, conditions out.
+//! Tests of the conditions that facts decide.
 
 use super::{facts::Sequence, *};
 
@@ -102,7 +102,7 @@ fn a_sound_database_has_nothing_to_put_right() {
     }
 }
 
-/// What keeps a relay from starting is found alone, with the setting or the SQL that puts it right.
+/// Each fault is reported alone, with the setting or the SQL that corrects it.
 #[test]
 fn each_fault_is_one_condition_with_its_remedy() {
     type Case = (fn(&mut Facts), &'static str, Level, &'static str);
