@@ -310,7 +310,8 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
             .await
             .expect("read");
     assert!(
-        reasons[0].0.contains("not a JSON object") && reasons[1].0.contains("not a valid topic name"),
+        reasons[0].0.contains("not a JSON object")
+            && reasons[1].0.contains("not a valid topic name"),
         "{reasons:?}"
     );
     assert!(reasons[1].1.ends_with("-or der"), "{reasons:?}");
