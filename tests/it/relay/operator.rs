@@ -110,7 +110,7 @@ async fn a_rewind_publishes_everything_once_more_and_its_dry_run_says_how_much_t
     relay.says("stream", "streaming").await;
     let (code, text) = place.command(&["relay", "rewind", "--all"]);
     assert!(
-        code == 3 && text.contains("runs:") && text.contains(&std::process::id().to_string()),
+        code == 3 && text.contains("is running:") && text.contains(&std::process::id().to_string()),
         "{text}"
     );
     relay.stop().await;
