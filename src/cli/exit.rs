@@ -23,12 +23,12 @@ pub(super) const INTERRUPTED: u8 = 130;
 
 /// The codes as `--help` shows them.
 pub(super) const HELP: &str = "Exit codes:
-  0    done: migrated, drained, printed; `check` found nothing that fails
-  1    failed: a service cannot be reached, or `check` found something that fails; trying again may help
+  0    done: migrated, drained or printed; `check` found no failure
+  1    failed: a service cannot be reached, or `check` found a failure; trying again may help
   2    the command line or the configuration is wrong
-  3    something only a person can put right; the message says what. Trying again does not help
-  4    --shutdown-grace ran out; what was in flight is sent again by the next relay
-  130  a second signal: left at once";
+  3    an operator must solve the problem that the message names; trying again does not help
+  4    --shutdown-grace ran out; the next relay sends the events in flight again
+  130  a second signal ended the process at once";
 
 /// Why a command did not do what it should.
 #[derive(Debug)]

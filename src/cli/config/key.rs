@@ -51,85 +51,112 @@ macro_rules! keys {
 
 keys! {
     NAME = "name", "name", None, Kind::Text, Some("tidings"),
-        "Name of the relay: its slot, its lease and its row in the relay table carry it. Lower case letters, digits and _, at most 40";
+        "Name of the relay: identifies its slot, its lease and its row in the relay table; \
+         lower-case letters, digits and _, at most 40 characters";
     SCHEMA = "schema", "schema", None, Kind::Text, Some("tidings"),
-        "Schema that holds the outbox";
+        "Schema that contains the outbox";
     SOURCE = "source", "source", None, Kind::Choice(&["auto", "wal", "poll"]), Some("auto"),
-        "Where events are read from: auto streams the write-ahead log, and reads the table while behind or where there is no logical replication; wal; poll is the table alone";
+        "Source of the events: wal streams the write-ahead log, poll reads the table, auto \
+         streams at the head of the log and reads the table while behind or without logical \
+         replication";
     DELIVERY = "delivery", "delivery", None, Kind::Choice(&["exactly-once", "at-least-once"]), Some("exactly-once"),
-        "What a consumer may see twice: nothing, if it reads committed records; at-least-once repeats what was in flight when a relay died";
+        "Delivery guarantee: exactly-once for consumers that read committed records; \
+         at-least-once repeats the events that were in flight when a relay died";
     OUTBOX_TABLE = "outbox.table", "outbox-table", None, Kind::Text, None,
-        "A table made for Debezium's EventRouter that is read instead of tidings.outbox, as schema.name in Postgres's letters: docs/from-debezium.md";
+        "Table made for Debezium's EventRouter, read instead of tidings.outbox; written as \
+         schema.name with Postgres's letter case (docs/from-debezium.md)";
     OUTBOX_COLUMNS = "outbox.columns", "outbox-columns", None, Kind::List, None,
-        "Columns of that table with other names than Debezium's defaults: field=column of id, aggregatetype, aggregateid, type, payload, timestamp";
+        "Columns of that table whose names differ from Debezium's defaults; field=column with \
+         the fields id, aggregatetype, aggregateid, type, payload, timestamp";
     OUTBOX_ADDITIONAL = "outbox.additional", "outbox-additional", None, Kind::List, None,
-        "Columns of that table that are sent too, as in table.fields.additional.placement: column:header[:alias] or column:envelope[:alias]";
+        "Further columns of that table to send, as in table.fields.additional.placement; \
+         column:header[:alias] or column:envelope[:alias]";
     OUTBOX_EXPAND_JSON = "outbox.expand_json", "outbox-expand-json", None, Kind::Boolean, Some("false"),
-        "Beside columns in the envelope a JSON payload is JSON, not a string with JSON in it";
+        "Write a JSON payload as JSON rather than as a JSON string, if columns are placed in the \
+         envelope";
     OUTBOX_ROWS = "outbox.rows", "outbox-rows", None, Kind::Choice(&["kept", "deleted"]), Some("kept"),
-        "Whether rows of that table stay. If they are deleted by whoever inserted them only the log is read";
+        "Whether the rows of that table are kept; if the program that inserts them also deletes \
+         them, only the log is read";
     OUTBOX_EXISTING = "outbox.existing", "outbox-existing", None, Kind::Choice(&["publish", "leave"]), Some("publish"),
-        "What becomes of rows that are there when the relay begins";
+        "Treatment of the rows that exist at the first start of the relay; publish sends them, \
+         leave skips them";
     OUTBOX_PUBLICATION = "outbox.publication", "outbox-publication", None, Kind::Text, None,
-        "Publication to read that table by; the relay makes its own unless given";
+        "Publication through which that table is read; by default the relay creates its own";
     OUTBOX_TAKES_OVER = "outbox.takes_over", "outbox-takes-over", None, Kind::Text, None,
-        "Slot of the stopped connector whose place the relay takes at its first start";
+        "Slot of the stopped connector that the relay replaces at its first start";
     OUTBOX_TAKEN_OFFSET = "outbox.taken_offset", "outbox-taken-offset", None, Kind::Text, None,
-        "That connector's stored offset, as GET /connectors/NAME/offsets answers: with it nothing is repeated";
+        "Stored offset of that connector, as GET /connectors/NAME/offsets returns it; with it, \
+         no event is repeated";
     SHUTDOWN_GRACE = "shutdown_grace", "shutdown-grace", None, Kind::Duration(1_000, 3_600_000), Some("10s"),
-        "How long SIGTERM waits for what is in flight";
+        "Maximum time after SIGTERM to wait for events in flight";
     STALL_AFTER = "stall_after", "stall-after", None, Kind::Duration(1_000, 3_600_000), Some("15s"),
-        "How long events may be pending without an acknowledgement before the relay is not ready and warns";
+        "Maximum time for pending events without an acknowledgement; after it, the relay is not \
+         ready and logs a warning";
     DATABASE_URL = "database.url", "database-url", Some("DATABASE_URL"), Kind::Url, None,
-        "Postgres database that holds the outbox: postgres://user:password@host:5432/database?sslmode=verify-full";
+        "Postgres database that contains the outbox: \
+         postgres://user:password@host:5432/database?sslmode=verify-full";
     BROKERS = "kafka.brokers", "brokers", Some("KAFKA_BROKERS"), Kind::List, None,
-        "Kafka brokers to start from: host:port, several separated by commas";
+        "Kafka brokers for the first connection: host:port, several separated by commas";
     MAX_MESSAGE_BYTES = "kafka.max_message_bytes", "max-message-bytes", None, Kind::Bytes(1_000, 1_000_000_000), Some("1MiB"),
-        "Largest record that is sent; the topic's max.message.bytes must allow it";
+        "Maximum size of a record; max.message.bytes of the topic must allow it";
     TOPICS_CREATE = "topics.create", "create-topics", None, Kind::Boolean, Some("false"),
         "Create a topic when its first event arrives";
     TOPICS_PARTITIONS = "topics.partitions", "topic-partitions", None, Kind::Integer(1, 100_000), None,
-        "Partitions of a created topic; the broker's default unless given";
+        "Partition count of created topics; defaults to the broker's setting";
     TOPICS_REPLICATION = "topics.replication", "topic-replication", None, Kind::Integer(1, 32_767), None,
-        "Replicas of a created topic; the broker's default unless given";
+        "Replication factor of created topics; defaults to the broker's setting";
     TOPICS_GIVE_UP_AFTER = "topics.give_up_after", "topics-give-up-after", None, Kind::Duration(1_000, 86_400_000), Some("30s"),
-        "How long a topic that cannot be used is waited for before its events count as parked; they follow in order when it can be used";
+        "Time after which the events of an unusable topic count as parked; they follow in order \
+         once the topic can be used";
     TOPICS_CREATE_MAX = "topics.create_max_per_minute", "topics-create-max-per-minute", None, Kind::Integer(1, 100_000), Some("100"),
-        "Most topics that are created in a minute; the events of others are set aside until it is their turn";
+        "Maximum number of topics created per minute; events of further topics are set aside \
+         until their topic is created";
     TOPIC = "routing.topic", "topic", None, Kind::Text, Some("{aggregatetype}"),
-        "Topic of an event whose row names none: text with {aggregatetype} and {type}";
+        "Topic of an event whose row names no topic; text with {aggregatetype} and {type}";
     REGEX = "routing.regex", "topic-regex", None, Kind::Text, None,
-        "Topic by rewriting the aggregate type instead of the template, as route.topic.regex; `(?<routedByValue>.*)` if only the replacement is given";
+        "Regular expression that rewrites the aggregate type to the topic, as route.topic.regex; \
+         replaces the template, and is `(?<routedByValue>.*)` if only the replacement is given";
     REPLACEMENT = "routing.replacement", "topic-replacement", None, Kind::Text, None,
-        "As route.topic.replacement: $1, ${name}; outbox.event.${routedByValue} if only the expression is given";
+        "Replacement for that expression, as route.topic.replacement: $1, ${name}; \
+         outbox.event.${routedByValue} if only the expression is given";
     ENVELOPE = "routing.envelope", "envelope", None, Kind::Choice(&["cloudevents", "cloudevents-structured", "debezium"]), Some("cloudevents"),
-        "How an event becomes a record";
+        "Format of the records";
     EVENT_SOURCE = "routing.event_source", "event-source", None, Kind::Text, None,
-        "ce_source of every record: who the events come from, a URI reference; /tidings/DATABASE unless given, or /tidings if the relay published before that was the default";
+        "Value of ce_source in every record, a URI reference; defaults to /tidings/DATABASE, or \
+         to /tidings if the relay already published with that earlier default";
     ON_UNDELIVERABLE = "undeliverable.policy", "on-undeliverable", None, Kind::Choice(&["park", "dead-letter", "stop"]), Some("park"),
-        "What becomes of an event that can never be delivered: it waits with its aggregate, goes to a topic of dead letters, or stops the relay. Beside outbox.table it stops unless dead-letter is written";
+        "Treatment of an event that can never be delivered: park keeps it and its aggregate \
+         waiting, dead-letter sends it to a dead letter topic, stop stops the relay; with \
+         outbox.table, the default is stop";
     DEAD_LETTER_TOPIC = "undeliverable.dead_letter_topic", "dead-letter-topic", None, Kind::Text, Some("{topic}.dead"),
-        "Topic of dead letters: text with {topic} for the one the event was for";
+        "Dead letter topic; text with {topic} for the topic of the event";
     PARKED_PER_AGGREGATE = "undeliverable.parked_events_per_aggregate", "parked-events-per-aggregate", None, Kind::Integer(1, 1_000_000), Some("10000"),
-        "Most events of one aggregate that are parked one by one; later ones are parked as one range";
+        "Maximum number of events of one aggregate that are parked one by one; later ones are \
+         parked as one range";
     PARKED = "undeliverable.parked_events", "parked-events", None, Kind::Integer(1, 10_000_000), Some("100000"),
-        "Most events and ranges that are parked in all; the relay reads no further before there is room. Bounds memory";
+        "Maximum number of parked events and ranges in total, which bounds memory; at the limit, \
+         the relay stops reading until there is room";
     IN_FLIGHT_EVENTS = "limits.in_flight_events", "in-flight-events", None, Kind::Integer(1, 1_000_000), Some("4096"),
-        "Most events sent and not yet acknowledged; bounds memory";
+        "Maximum number of events that were sent and not acknowledged, which bounds memory";
     IN_FLIGHT_BYTES = "limits.in_flight_bytes", "in-flight-bytes", None, Kind::Bytes(65_536, 1 << 31), Some("8MiB"),
-        "Most bytes sent and not yet acknowledged; bounds memory";
+        "Maximum size of the events that were sent and not acknowledged, which bounds memory";
     RETENTION = "retention.enabled", "retention", None, Kind::Boolean, Some("true"),
-        "Delete published events from the outbox, once every relay of the database has published them";
+        "Delete published events from the outbox once every relay of the database has published \
+         them";
     RETENTION_KEEP = "retention.keep", "retention-keep", None, Kind::Duration(1_000, 315_360_000_000), Some("7d"),
-        "How long a published event is kept after it happened; the default is as long as Kafka keeps it by default";
+        "Time for which a published event is kept after it happened; the default equals Kafka's \
+         default retention";
     RETENTION_MAX_SIZE = "retention.max_size", "retention-max-size", None, Kind::Bytes(1 << 20, 1 << 50), None,
-        "About how many bytes of rows are kept, without indexes: beyond it published events go before their time";
+        "Approximate maximum size of the rows without indexes; beyond it, published events are \
+         deleted before their time";
     LISTEN = "admin.listen", "listen", None, Kind::Text, Some("127.0.0.1:9464"),
-        "Address of health and metrics, or off. They have no authentication: think before listening beyond loopback";
+        "Address of health and metrics, or off; they have no authentication, so listen beyond \
+         loopback only in a trusted network";
     LOG_FORMAT = "log.format", "log-format", None, Kind::Choice(&["human", "json"]), Some("human"),
-        "How log lines are written, to stderr";
+        "Format of the log lines on stderr";
     LOG_LEVEL = "log.level", "log-level", None, Kind::Text, Some("info"),
-        "error, warn, info, debug, trace or off; per target too: info,librdkafka=debug";
+        "Log level: error, warn, info, debug, trace or off; also per target, for example \
+         info,librdkafka=debug";
 }
 
 /// The table of librdkafka properties in the file.
