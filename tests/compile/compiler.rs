@@ -22,14 +22,14 @@ const CRATES: &[&str] = &[
 ];
 
 /// Compiles programs against libraries that are built already.
-pub struct Compiler {
+pub(crate) struct Compiler {
     libraries: HashMap<String, PathBuf>,
     dependencies: PathBuf,
 }
 
 impl Compiler {
     /// Finds the libraries. Cargo lists them without building anything, since this test was built with the same options.
-    pub fn of_this_build() -> Self {
+    pub(crate) fn of_this_build() -> Self {
         let test = std::env::current_exe().expect("the path of this test");
         let dependencies = test.parent().expect("a folder").to_owned();
         let mut cargo = Command::new(env!("CARGO"));
@@ -68,7 +68,7 @@ impl Compiler {
 
     /// Compiles a program up to its metadata. Returns the errors, empty if there are none: of each its message, the places and
     /// labels in the program, and notes. Text that depends on the library's own lines is left out.
-    pub fn compile(&self, program: &Path) -> String {
+    pub(crate) fn compile(&self, program: &Path) -> String {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compile");
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc
