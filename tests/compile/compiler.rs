@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use serde_json::Value;
@@ -28,15 +29,21 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
+    /// The compiler of this test run.
+    pub(crate) fn of_this_build() -> &'static Self {
+        static COMPILER: LazyLock<Compiler> = LazyLock::new(Compiler::find);
+        &COMPILER
+    }
+
     /// Finds the libraries. Cargo lists them without building anything, since this test was built with the same options.
-    pub(crate) fn of_this_build() -> Self {
+    fn find() -> Self {
         let test = std::env::current_exe().expect("the path of this test");
         let dependencies = test.parent().expect("a folder").to_owned();
         let mut cargo = Command::new(env!("CARGO"));
         cargo
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .args(["test", "--no-run", "--offline", "--message-format=json"])
-            .args(["--package", "tidings", "--test", "compile"]);
+            .args(["--workspace", "--test", "compile"]);
         if dependencies.ends_with("release/deps") {
             cargo.arg("--release");
         }

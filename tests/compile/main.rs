@@ -54,7 +54,7 @@ fn each_of(folder: &str, check: impl Fn(&Compiler, &Path) -> Result<(), String> 
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(program) = { programs.lock().expect("no panic").pop() } {
-                    if let Err(failure) = check(&compiler, &program) {
+                    if let Err(failure) = check(compiler, &program) {
                         let name = program.file_name().unwrap_or_default().to_string_lossy();
                         let failure = format!("{name}:\n{failure}");
                         failures.lock().expect("no panic").push(failure);

@@ -203,8 +203,9 @@ mod tests {
 aggregate  events        waits  tries  decided  topic  blocking event
 order/7     1,200  4 min 10 s      1  -        order  00000000-0000-0000-0000-000000000000
 
-  -> fix the cause and run `tidings parked retry TYPE/ID --name shop`,
-     or discard the blocking event with `tidings parked discard EVENT --name shop`
+order/7: too large
+  -> fix the cause and run `tidings parked retry TYPE/ID --name shop`, or discard the \
+     blocking event with `tidings parked discard EVENT --name shop`
 ";
         let text = waiting("shop", &[one], &[]);
         assert_eq!(
