@@ -12,8 +12,7 @@
 
 pub(crate) mod escalation;
 pub(crate) mod failure_log;
-pub(crate) mod gate;
-pub(crate) mod outage;
+pub(crate) mod pause;
 pub(crate) mod permit;
 pub(crate) mod probe;
 
@@ -21,8 +20,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -30,7 +28,7 @@ use tokio::sync::Semaphore;
 use tracing::Span;
 
 use super::{
-    Delivery, Escalation, Order, SubscriberState,
+    Delivery, Escalation, Order,
     clock::Clock,
     companion::Companions,
     deployment::unknown_types::UnknownTypes,
@@ -41,7 +39,6 @@ use super::{
     },
     options::{
         Options,
-        kill_switch::Tally,
         retry::{Next, Retry},
     },
     telemetry::{
@@ -52,8 +49,7 @@ use super::{
 use crate::{event::panic_text, kafka::Message, postgres::session_fault};
 use escalation::{Dead, REFUSED_PAUSE, retry_delay};
 use failure_log::FailureLog;
-use gate::Gate;
-use outage::Outage;
+use pause::{Outage, Pause};
 use permit::Turn;
 
 /// Pause of an event that waits in place for another version of the code.
@@ -69,16 +65,8 @@ pub(crate) struct Runner {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) letterbox: Box<dyn Letterbox>,
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) gate: Gate,
+    pub(crate) pause: Pause,
     pub(crate) statistics: Statistics,
-    pub(crate) tally: Mutex<Tally>,
-    /// True if the tally contains a failure. Successes are counted only then.
-    pub(crate) tallying: AtomicBool,
-    /// Held by the event that probes while the kill switch has tripped.
-    pub(crate) probe: tokio::sync::Mutex<()>,
-    /// Number of events that probe or wait to probe.
-    pub(crate) probing: AtomicUsize,
-    pub(crate) tripped: AtomicBool,
     /// Limits log lines about dead letters of unreadable records.
     pub(crate) unreadable: LogLimit,
     pub(crate) clock: Clock,
@@ -103,43 +91,74 @@ pub(crate) enum Settled {
     /// The broker rejects the dead letter of the event. The event must be parked until the settings
     /// of the dead letter topic change.
     Refused { attempts: u32, error: String },
-    /// The partition is revoked or the subscriber stops. The next owner of the partition handles
-    /// the event.
-    Abandoned,
-}
-
-/// Outcome of an attempt at a parked event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Parked {
-    /// The event is handled or a dead letter. The next event of its aggregate follows.
-    Done,
-    /// The event waits for another version of the code.
-    Waits { error: String },
-    /// The event is tried again after this time.
+    /// A parked event is tried again after this time.
     Again {
         after: Duration,
         attempts: u32,
         error: String,
     },
-    /// The partition is revoked or the subscriber stops.
+    /// The partition is revoked or the subscriber stops. The next owner of the partition handles
+    /// the event.
     Abandoned,
 }
 
 impl Settled {
-    /// Converts the outcome for an event that is already parked and had `before` attempts from
-    /// there.
-    pub(crate) fn parked(self, before: u32) -> Parked {
+    /// Returns the outcome for an event that is already parked and has failed `before` times there.
+    pub(crate) fn of_parked(self, before: u32) -> Self {
         match self {
-            Self::Finished | Self::Park { .. } => Parked::Done,
-            Self::Waits { error } => Parked::Waits { error },
-            Self::Refused { error, .. } => Parked::Again {
+            Self::Refused { error, .. } => Self::Again {
                 after: REFUSED_PAUSE,
                 attempts: before,
                 error,
             },
-            Self::Abandoned => Parked::Abandoned,
+            other => other,
         }
     }
+}
+
+/// The place where a message waits between two attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Lane,
+    /// The table of parked events, where it has failed `before` times.
+    Table {
+        before: u32,
+    },
+}
+
+impl Place {
+    fn before(self) -> u32 {
+        match self {
+            Self::Lane => 0,
+            Self::Table { before } => before,
+        }
+    }
+
+    /// Waits for the next attempt, after `failed` attempts.
+    fn again(self, after: Duration, failed: u32, error: impl FnOnce() -> String) -> Then {
+        match self {
+            Self::Lane => Then::Pause(after),
+            Self::Table { before } => Then::Return(Settled::Again {
+                after,
+                attempts: before + failed,
+                error: error(),
+            }),
+        }
+    }
+}
+
+/// What follows a failed attempt.
+enum Then {
+    Pause(Duration),
+    Return(Settled),
+    /// The event shares its identity with another event that was handled.
+    Conflicting,
+    /// The attempts are used up, and the escalation decides.
+    Escalate,
+    /// The attempts of a parked event are used up.
+    Bury,
+    /// The kill switch has tripped.
+    Probe,
 }
 
 /// A failed batch. Its events must be handled one by one. `attempts` is the number of failed
@@ -173,90 +192,15 @@ impl Runner {
         }
     }
 
-    /// Handles one message until it has an outcome, with these retry rules. Its first attempt may
-    /// already have begun.
+    /// Handles one message until it has an outcome. Its first attempt may already have begun.
     pub(crate) async fn settle(
         &self,
         message: &Arc<Message>,
         turn: &mut Turn<'_>,
-        retry: &Retry,
-        mut begun: Option<Attempt>,
+        begun: Option<Attempt>,
     ) -> Settled {
-        if begun.is_none()
-            && let Some(time) = self.due_in(message)
-            && !turn.pause(time).await
-        {
-            return Settled::Abandoned;
-        }
-        let (mut failed, mut outage) = (0, Outage::none(self));
-        loop {
-            let attempt = begun.take().unwrap_or_else(|| {
-                self.begin(
-                    Delivery::one(message.clone(), failed + 1),
-                    Instant::now(),
-                    &mut None,
-                )
-            });
-            let error = match self.end_of(attempt, message).await {
-                Ok(handled) => {
-                    self.handled(handled, message.kind(), 1);
-                    return Settled::Finished;
-                }
-                Err(error) => error,
-            };
-            if error.verdict() != Verdict::Unavailable {
-                outage.is_over();
-            }
-            if error.is_conflicting() {
-                return self.end_conflicting(message, &error, failed, turn).await;
-            }
-            if error.waits_for_code() {
-                self.report_waiting(message, &error);
-                if self.options.order == Order::Aggregate {
-                    return Settled::Waits {
-                        error: error.chain(),
-                    };
-                }
-                // Only order per aggregate allows parking, so the event waits in place.
-                if !turn.pause(WAIT_PAUSE).await {
-                    return Settled::Abandoned;
-                }
-                continue;
-            }
-            let pause = match error.verdict() {
-                Verdict::Skip => {
-                    self.skipped(message, &error);
-                    return Settled::Finished;
-                }
-                Verdict::Snooze(time) => time,
-                Verdict::Unavailable => outage.goes_on(&error),
-                Verdict::Retry | Verdict::DeadLetter => {
-                    failed += 1;
-                    self.statistics
-                        .add(Count::FailedAttempts, message.kind(), 1);
-                    self.report_attempt(message, failed, &error);
-                    let next = if error.verdict() == Verdict::DeadLetter {
-                        Next::GiveUp
-                    } else {
-                        retry.after(failed, chance())
-                    };
-                    match next {
-                        Next::After(pause) => pause,
-                        // Malformed input from one producer must not pause the events of others.
-                        Next::GiveUp if !error.is_undecodable() && self.trips() => {
-                            match self.probe(message, turn).await {
-                                Some(end) => return end,
-                                None => continue,
-                            }
-                        }
-                        Next::GiveUp => return self.end(message, &error, failed, turn).await,
-                    }
-                }
-            };
-            if !turn.pause(pause).await {
-                return Settled::Abandoned;
-            }
-        }
+        self.settle_with(message, turn, &self.options.retry, Place::Lane, begun)
+            .await
     }
 
     /// Makes one attempt at a parked message that has failed `before` times since it was parked.
@@ -267,71 +211,113 @@ impl Runner {
         message: &Arc<Message>,
         turn: &mut Turn<'_>,
         before: u32,
-    ) -> Parked {
-        let Escalation::Park(retry) = &self.escalation else {
-            return self
-                .settle(message, turn, &self.options.retry, None)
-                .await
-                .parked(before);
+    ) -> Settled {
+        let (retry, place) = match &self.escalation {
+            Escalation::Park(retry) => (retry, Place::Table { before }),
+            _ => (&self.options.retry, Place::Lane),
         };
-        let mut outage = Outage::none(self);
+        let settled = self.settle_with(message, turn, retry, place, None).await;
+        settled.of_parked(before)
+    }
+
+    /// Makes attempts with these retry rules until the message has an outcome. Between two attempts
+    /// a message waits in its lane; a parked one waits in the table and is returned to it.
+    pub(crate) async fn settle_with(
+        &self,
+        message: &Arc<Message>,
+        turn: &mut Turn<'_>,
+        retry: &Retry,
+        place: Place,
+        mut begun: Option<Attempt>,
+    ) -> Settled {
+        if begun.is_none()
+            && let Some(time) = self.due_in(message)
+            && !turn.pause(time).await
+        {
+            return Settled::Abandoned;
+        }
+        let (mut failed, mut outage) = (0, Outage::none(&self.pause));
         loop {
-            let error = match self.attempt(Delivery::one(message.clone(), 1)).await {
+            let attempt = begun.take().unwrap_or_else(|| {
+                let delivery = Delivery::one(message.clone(), failed + 1);
+                self.begin(delivery, Instant::now(), &mut None)
+            });
+            let error = match self.end_of(attempt, message).await {
                 Ok(handled) => {
                     self.handled(handled, message.kind(), 1);
-                    return Parked::Done;
+                    return Settled::Finished;
                 }
                 Err(error) => error,
             };
-            if error.is_conflicting() {
-                return self
-                    .end_conflicting(message, &error, 0, turn)
-                    .await
-                    .parked(before);
-            }
-            if error.waits_for_code() {
-                self.report_waiting(message, &error);
-                return Parked::Waits {
-                    error: error.chain(),
-                };
-            }
-            let pause = match error.verdict() {
-                Verdict::Skip => {
-                    self.skipped(message, &error);
-                    return Parked::Done;
-                }
-                Verdict::Snooze(time) => {
-                    return Parked::Again {
-                        after: time,
-                        attempts: before,
-                        error: error.chain(),
-                    };
-                }
-                Verdict::Unavailable => outage.goes_on(&error),
-                Verdict::Retry | Verdict::DeadLetter => {
-                    self.statistics
-                        .add(Count::FailedAttempts, message.kind(), 1);
-                    self.report_attempt(message, 1, &error);
-                    let is_dead = error.verdict() == Verdict::DeadLetter;
-                    match retry.after(before + 1, chance()) {
-                        Next::After(after) if !is_dead => {
-                            return Parked::Again {
-                                after,
-                                attempts: before + 1,
-                                error: error.chain(),
-                            };
-                        }
-                        _ => {}
-                    }
-                    return self
-                        .bury_at_last(&Dead::event(message, 1), &error, turn)
-                        .await
-                        .parked(before);
+            let next = match error.verdict() {
+                Verdict::Unavailable => Then::Pause(outage.continues(&error)),
+                _ => {
+                    outage.is_over();
+                    self.after_failure(message, &error, &mut failed, retry, place)
                 }
             };
+            let pause = match next {
+                Then::Pause(pause) => pause,
+                Then::Return(settled) => return settled,
+                Then::Conflicting => {
+                    return self.end_conflicting(message, &error, failed, turn).await;
+                }
+                Then::Escalate => return self.end(message, &error, failed, turn).await,
+                Then::Bury => {
+                    let dead = Dead::event(message, failed);
+                    return self.bury_at_last(&dead, &error, turn).await;
+                }
+                Then::Probe => match self.probe(message, turn).await {
+                    Some(settled) => return settled,
+                    None => continue,
+                },
+            };
             if !turn.pause(pause).await {
-                return Parked::Abandoned;
+                return Settled::Abandoned;
             }
+        }
+    }
+
+    /// Decides what follows an attempt that failed for another reason than an outage.
+    fn after_failure(
+        &self,
+        message: &Message,
+        error: &HandlerError,
+        failed: &mut u32,
+        retry: &Retry,
+        place: Place,
+    ) -> Then {
+        let chain = || error.chain();
+        if error.is_conflicting() {
+            return Then::Conflicting;
+        }
+        if error.waits_for_code() {
+            self.report_waiting(message, error);
+            return match place {
+                // Only order per aggregate allows parking; otherwise the event waits in place.
+                Place::Lane if self.options.order != Order::Aggregate => Then::Pause(WAIT_PAUSE),
+                _ => Then::Return(Settled::Waits { error: chain() }),
+            };
+        }
+        let is_dead = match error.verdict() {
+            Verdict::Skip => {
+                self.skipped(message, error);
+                return Then::Return(Settled::Finished);
+            }
+            Verdict::Snooze(time) => return place.again(time, 0, chain),
+            Verdict::Unavailable | Verdict::Retry => false,
+            Verdict::DeadLetter => true,
+        };
+        *failed += 1;
+        self.statistics
+            .add(Count::FailedAttempts, message.kind(), 1);
+        self.report_attempt(message, *failed, error);
+        match retry.after(place.before() + *failed, chance()) {
+            Next::After(pause) if !is_dead => place.again(pause, *failed, chain),
+            _ if matches!(place, Place::Table { .. }) => Then::Bury,
+            // Malformed input from one producer must not pause the events of others.
+            _ if !error.is_undecodable() && self.trips() => Then::Probe,
+            _ => Then::Escalate,
         }
     }
 
@@ -464,16 +450,7 @@ impl Runner {
             },
             events,
         );
-        if !self.gate.is_open() {
-            self.reopen();
-        }
-        if self.tallying.load(Ordering::Relaxed) {
-            let now = self.clock.instant();
-            self.tally
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .handled(now);
-        }
+        self.pause.handled(|| self.clock.instant());
     }
 
     fn report_waiting(&self, message: &Message, error: &HandlerError) {
@@ -502,22 +479,6 @@ impl Runner {
         if let Some(inbox) = &self.core.inbox {
             session_fault::close_after(error, &inbox.pool);
         }
-    }
-
-    pub(crate) fn shut(&self, state: SubscriberState, reason: &str) {
-        self.gate.shut(&self.name, reason);
-        self.statistics.paused(state, reason);
-    }
-
-    pub(crate) fn reopen(&self) {
-        // The end of an outage does not end a pause by the kill switch.
-        if self.tripped.load(Ordering::Acquire) {
-            return self
-                .statistics
-                .set_state(SubscriberState::PausedByKillSwitch);
-        }
-        self.gate.reopen(&self.name);
-        self.statistics.set_state(SubscriberState::Running);
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Escalation, Statistics, SubscriberState,
-    attempt::{BatchFailed, Parked, Runner, Settled, permit::Turn},
+    attempt::{BatchFailed, Runner, Settled, permit::Turn},
     clock::{Clock, VirtualClock},
     consume::{
         lanes::{LaneCounts, Lanes},
@@ -188,7 +188,7 @@ impl InMemory {
 
     /// Returns the next work that may start.
     pub(crate) fn start(&mut self) -> Option<Work> {
-        if !self.runner.gate.is_open() {
+        if !self.runner.pause.is_running() {
             return None;
         }
         let (partition, lanes) = self
@@ -378,18 +378,14 @@ impl Unit {
 /// Handles an event until it has an outcome. A parked event waits on its own lane, which preserves
 /// the order like the table `detour` does.
 async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
-    let (attempts, first_pause) = match (
-        runner
-            .settle(message, turn, &runner.options.retry, None)
-            .await,
-        &runner.escalation,
-    ) {
-        (Settled::Park { attempts, .. }, Escalation::Park(retry)) => {
-            (attempts, retry.pause(0, 0.0))
-        }
-        (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
-        _ => return,
-    };
+    let (attempts, first_pause) =
+        match (runner.settle(message, turn, None).await, &runner.escalation) {
+            (Settled::Park { attempts, .. }, Escalation::Park(retry)) => {
+                (attempts, retry.pause(0, 0.0))
+            }
+            (Settled::Waits { .. }, _) => (0, CODE_PAUSE),
+            _ => return,
+        };
     runner.statistics.add(Count::Detoured, message.kind(), 1);
     let (mut pause, mut before) = (first_pause, 0);
     while turn.pause(pause).await {
@@ -398,11 +394,11 @@ async fn handle(runner: &Runner, message: &Arc<Message>, turn: &mut Turn<'_>) {
             .saturating_add(message.attempts_before());
         let message = Arc::new(Message::clone(message).with_attempts_before(attempts));
         match runner.settle_parked(&message, turn, before).await {
-            Parked::Again {
+            Settled::Again {
                 after, attempts, ..
             } => (pause, before) = (after, attempts),
-            Parked::Waits { .. } => pause = CODE_PAUSE,
-            Parked::Done | Parked::Abandoned => return,
+            Settled::Waits { .. } => pause = CODE_PAUSE,
+            _ => return,
         }
     }
 }

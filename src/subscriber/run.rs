@@ -5,8 +5,7 @@
 //! partitions (`consume/group.rs`), under supervision (`consume/supervision.rs`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -14,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Bus, DeadLetters, Statistics, SubscriberState,
-    attempt::{Runner, failure_log::FailureLog, gate::Gate},
+    attempt::{Runner, failure_log::FailureLog, pause::Pause},
     clock::Clock,
     companion::{self, Companions},
     consume::{group::Seat, supervision::serve, topic_role::Source},
@@ -220,12 +219,7 @@ impl Plan {
         Runner {
             permits,
             escalation: self.options.escalation(has_inbox),
-            gate: Gate::open(),
-            tally: Mutex::default(),
-            tallying: AtomicBool::new(false),
-            probe: tokio::sync::Mutex::new(()),
-            probing: AtomicUsize::new(0),
-            tripped: AtomicBool::new(false),
+            pause: Pause::new(&self.name, &self.statistics),
             unreadable: LogLimit::default(),
             clock: self.clock,
             failures: FailureLog::default(),

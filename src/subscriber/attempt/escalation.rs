@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Runner, Settled, outage::Outage, permit::Turn};
+use super::{Runner, Settled, pause::Outage, permit::Turn};
 use crate::{
     kafka::{Incoming, LetterError, Message},
     subscriber::{
@@ -107,7 +107,7 @@ impl Runner {
             Escalation::RetryTopics(delays) if !is_dead => {
                 let tier = tier_of(message.as_it_came(), &self.name);
                 if let Some(delay) = delays.get(tier) {
-                    let mut outage = Outage::none(self);
+                    let mut outage = Outage::none(&self.pause);
                     loop {
                         match self
                             .send_to_retry(message, error, failed, tier, *delay)
@@ -115,7 +115,7 @@ impl Runner {
                         {
                             Ok(()) => return Settled::Finished,
                             Err(Unburied::Unavailable(unsent)) => {
-                                if !turn.pause(outage.goes_on(&unsent)).await {
+                                if !turn.pause(outage.continues(&unsent)).await {
                                     return Settled::Abandoned;
                                 }
                             }
@@ -178,11 +178,11 @@ impl Runner {
         error: &HandlerError,
         turn: &mut Turn<'_>,
     ) -> Settled {
-        let mut outage = Outage::none(self);
+        let mut outage = Outage::none(&self.pause);
         loop {
             let pause = match self.bury(dead, error).await {
                 Ok(()) => return Settled::Finished,
-                Err(Unburied::Unavailable(unsent)) => outage.goes_on(&unsent),
+                Err(Unburied::Unavailable(unsent)) => outage.continues(&unsent),
                 Err(Unburied::Refused(refusal)) => {
                     outage.is_over();
                     let parks = self.core.inbox.is_some();
@@ -451,10 +451,10 @@ mod tests {
             attempts: 3,
             error: "too large".into(),
         }
-        .parked(7);
+        .of_parked(7);
         assert_eq!(
             stays,
-            crate::subscriber::attempt::Parked::Again {
+            Settled::Again {
                 after: REFUSED_PAUSE,
                 attempts: 7,
                 error: "too large".into()

@@ -150,7 +150,7 @@ impl PartitionTask {
         // An idle partition should not hold memory for reuse.
         self.spare = Spare::default();
         let (wants_permit, has_room) = (
-            self.lanes.has_ready() && self.site.runner.gate.is_open(),
+            self.lanes.has_ready() && self.site.runner.pause.is_running(),
             self.has_room(),
         );
         let due = self.detours.values().flatten().min().copied();
@@ -165,7 +165,7 @@ impl PartitionTask {
                 self.permit = permit.ok();
                 self.start();
             }
-            () = self.site.runner.gate.opened(), if !self.site.runner.gate.is_open() => {}
+            () = self.site.runner.pause.running(), if !self.site.runner.pause.is_running() => {}
             () = self.feed.readable(), if has_room => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -283,7 +283,7 @@ impl PartitionTask {
     fn start_ready(&mut self) -> usize {
         for started in 0..SLICE {
             if !self.lanes.has_ready()
-                || !self.site.runner.gate.is_open()
+                || !self.site.runner.pause.is_running()
                 || self.is_slice_over()
                 || !self.has_permit()
             {
@@ -307,7 +307,7 @@ impl PartitionTask {
         self.site.runner.options.batch == 1
             && !self.lanes.has_ready()
             && (self.lanes.are_free() || self.lanes.is_free(self.lane_of(message.as_it_came())))
-            && self.site.runner.gate.is_open()
+            && self.site.runner.pause.is_running()
             && !self.is_detoured(message.as_it_came().key())
             && self.site.due_in(message).is_none()
             && self.has_permit()

@@ -13,9 +13,7 @@ use crate::{
     postgres::errors::with_causes,
     subscriber::{
         Escalation,
-        attempt::{
-            Attempt, BatchFailed, Parked, Runner, Settled, escalation::REFUSED_PAUSE, permit::Turn,
-        },
+        attempt::{Attempt, BatchFailed, Runner, Settled, escalation::REFUSED_PAUSE, permit::Turn},
         deployment::{instances::Registry, unhandled::Room},
         failure::{
             dead_letter::attempts_of,
@@ -265,13 +263,9 @@ impl Site {
         turn: &mut Turn<'_>,
         ended: &mut Ended,
     ) {
-        match self
-            .runner
-            .settle(message, turn, &self.runner.options.retry, begun)
-            .await
-        {
+        match self.runner.settle(message, turn, begun).await {
             Settled::Finished => ended.finished.push(ticket),
-            Settled::Abandoned => {}
+            Settled::Abandoned | Settled::Again { .. } => {}
             Settled::Refused { attempts, error } => {
                 let setback = Setback {
                     pause: REFUSED_PAUSE,
@@ -344,7 +338,7 @@ impl Site {
                 self.set_refused_aside(ticket, record, "", &setback, turn, ended)
                     .await;
             }
-            Settled::Abandoned | Settled::Waits { .. } => {}
+            Settled::Abandoned | Settled::Again { .. } | Settled::Waits { .. } => {}
         }
     }
 
@@ -448,7 +442,8 @@ impl Site {
                     .runner
                     .settle_malformed(&record, &malformed.to_string(), turn)
                     .await;
-                return after_head(detour, head, end.parked(head.attempts.cast_unsigned())).await;
+                return after_head(detour, head, end.of_parked(head.attempts.cast_unsigned()))
+                    .await;
             }
         };
         if self.runner.core.router.route(&message).is_none() {
@@ -476,10 +471,12 @@ impl Site {
 
 /// Stores the outcome of the oldest event of an aggregate. Returns the time until the aggregate is
 /// due again.
-async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duration, sqlx::Error> {
+async fn after_head(detour: &Detour, head: &Head, end: Settled) -> Result<Duration, sqlx::Error> {
     match end {
-        Parked::Done => detour.remove(head.seq).await.map(|()| Duration::ZERO),
-        Parked::Again {
+        Settled::Finished | Settled::Park { .. } => {
+            detour.remove(head.seq).await.map(|()| Duration::ZERO)
+        }
+        Settled::Again {
             after,
             attempts,
             error,
@@ -489,8 +486,8 @@ async fn after_head(detour: &Detour, head: &Head, end: Parked) -> Result<Duratio
             .map(|()| after),
         // The due time in the table stays unchanged, because the next owner of the partition may
         // run the version that the event waits for.
-        Parked::Waits { .. } => Ok(CODE_PAUSE),
-        Parked::Abandoned => Ok(DATABASE_PAUSE),
+        Settled::Waits { .. } => Ok(CODE_PAUSE),
+        Settled::Refused { .. } | Settled::Abandoned => Ok(DATABASE_PAUSE),
     }
 }
 
