@@ -1,10 +1,12 @@
-//! The relay: options in, events out. Supervises one session after the other.
+//! The relay: its start with options, and the supervision of its sessions, one after the other.
 //!
 //! ```text
-//!          ┌──────────────── again, after a while ◀───────────── what passes by itself ──┐
-//!          ▼                                                                              │
-//!   lease (stand by) ─▶ take over the row ─▶ Kafka answers ─▶ resume ─▶ drive: table, log ─┼─▶ a person is needed: end
-//!                                                                                          └─▶ shutdown: drain, confirm, end
+//!          ┌──────── retry after a pause ◀──────── transient ◀─────────┐
+//!          ▼                                                           │
+//!   lease (stand by) ─▶ take over the row ─▶ Kafka answers ─▶ recovery ─▶ source selector
+//!                                                                      │
+//!                     end ◀──────── an operator is needed ◀────────────┤
+//!                     end ◀── confirm ◀── drain ◀── shutdown ◀─────────┘
 //! ```
 
 mod access;
@@ -33,10 +35,10 @@ use super::{
     startup::transaction_timeout,
 };
 
-/// First and longest wait between two sessions.
+/// First and longest pause between two sessions.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// A session this long was a good one: the next wait is the first again.
+/// A session that lasts longer than this was successful: the next pause is the first again.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 
 /// A relay that is ready to run.
@@ -46,15 +48,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay with these options; nothing is connected yet.
+    /// Creates a relay with these options. It does not connect yet.
     ///
     /// # Errors
-    /// [`RelayError::Options`] names an option that cannot be used.
+    ///
+    /// Returns [`RelayError::Options`] if an option is invalid.
     pub fn new(options: RelayOptions) -> Result<Self, RelayError> {
         let name = &options.name;
         if !is_relay_name(name) {
             return Err(RelayError::Options(format!(
-                "`{name}` is no name for a relay: lower case letters, digits and `_`, 40 at most"
+                "`{name}` is not a valid relay name: use at most 40 lower case letters, digits and \
+                 `_`"
             )));
         }
         TopicTemplate::parse(&options.topic).map_err(|error| {
@@ -63,27 +67,33 @@ impl Relay {
         let dead = &options.undeliverable.dead_letter_topic;
         if !is_dead_letter_topic(dead) {
             return Err(RelayError::Options(format!(
-                "`{dead}` is no topic for dead letters: letters, digits, `.`, `_`, `-` and {{topic}}, not alone"
+                "`{dead}` is not a valid dead letter topic: use letters, digits, `.`, `_`, `-` and \
+                 {{topic}}, and not {{topic}} alone"
             )));
         }
         if options.debezium.is_some() && options.undeliverable.policy == OnUndeliverable::Park {
             return Err(RelayError::Options(
-                "events of a Debezium table cannot be parked, because nothing keeps their rows: set the policy for undeliverable ones to DeadLetter or Stop".into(),
+                "events of a Debezium table cannot be parked, because nothing keeps their rows: \
+                 set the policy for undeliverable events to DeadLetter or Stop"
+                    .into(),
             ));
         }
         let observer = Observer::new(options.stall_after);
         Ok(Self { options, observer })
     }
 
-    /// What it shows of itself.
+    /// Returns the metrics and the readiness of the relay.
     pub fn observer(&self) -> Observer {
         self.observer.clone()
     }
 
-    /// Runs until `shutdown` is cancelled (then drains and returns `Ok`) or until a person is needed.
+    /// Runs until `shutdown` is cancelled (then drains and returns `Ok`), or until an operator is
+    /// needed.
     ///
     /// # Errors
-    /// [`RelayError::Refused`] says what happened and what to do; [`RelayError::GraceExceeded`] if draining took too long.
+    ///
+    /// Returns [`RelayError::Refused`] with the cause and the remedy if an operator is needed.
+    /// Returns [`RelayError::GraceExceeded`] if draining took too long.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let relay = Arc::new(Self {
             options: self.options.clone(),
@@ -153,7 +163,7 @@ impl Relay {
         }
     }
 
-    /// Exports an interruption. A refusal that no retry can pass ends the relay.
+    /// Exports an interruption. Returns an error if no retry can succeed, which ends the relay.
     fn report(&self, interruption: &Interruption, may_retry: bool) -> Result<(), RelayError> {
         let (part, side) = match interruption.meaning() {
             Meaning::NeedsPerson(remedy) if !may_retry => return Err(RelayError::Refused(remedy)),
@@ -169,9 +179,9 @@ impl Relay {
         Ok(())
     }
 
-    /// A relay that did not stop within its grace: a wait in it does not respond.
+    /// Ends a relay whose session did not stop within the grace: a wait in it does not respond.
     fn overdue(&self) -> Result<(), RelayError> {
-        tracing::warn!("the session did not respond within the shutdown grace, and is left");
+        tracing::warn!("the session did not respond within the shutdown grace and is abandoned");
         match self.observer.pulse().under_way() {
             0 => Ok(()),
             under_way => Err(RelayError::GraceExceeded {
@@ -182,7 +192,7 @@ impl Relay {
     }
 }
 
-/// The check that shows an interruption.
+/// Returns the readiness check that shows an interruption.
 fn part(interruption: &Interruption) -> Part {
     match interruption {
         _ if interruption.meaning() == Meaning::ProducerBroken => Part::Kafka,

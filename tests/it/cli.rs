@@ -382,7 +382,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     eventually("the rest is released", || (parked() == 0).then_some(()));
     let (code, log) = relay.stop("TERM");
     assert!(
-        code == 0 && log.contains(&event) && log.contains("gives an event up"),
+        code == 0 && log.contains(&event) && log.contains("discards a parked event"),
         "{log}"
     );
 }

@@ -401,8 +401,8 @@ order  orders           6      1,234
     fn what_is_wrong_with_a_relay_comes_with_what_to_do() {
         let mut table = relay();
         table.source = Some("table".into());
-        table.source_reason = Some("the slot is being made".into());
-        assert!(shown(table).contains("orders: reads the table: the slot is being made\n  ->"));
+        table.source_reason = Some("the slot is being created".into());
+        assert!(shown(table).contains("orders: reads the table: the slot is being created\n  ->"));
         let mut begins = relay();
         (begins.source, begins.source_reason) = (Some("table".into()), Some(String::new()));
         assert!(

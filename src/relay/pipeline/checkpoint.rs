@@ -1,4 +1,5 @@
-//! Checkpoints of a session: what was sent, what of it is durable, and what Postgres stores of it.
+//! Checkpoints of a session: the position after the sent events, its durable part, and the copy in
+//! Postgres.
 
 use std::time::Duration;
 
@@ -18,31 +19,32 @@ use crate::{
     },
 };
 
-/// The interval between checkpoints. With delivery at least once it bounds the events that a kill -9 repeats, and it is well
-/// within any `wal_sender_timeout`.
+/// Interval between checkpoints. With at-least-once delivery it bounds the events that are repeated
+/// after a kill -9. It is far below any useful `wal_sender_timeout`.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The interval at which the position of an idle outbox follows the log. Each time costs a Kafka transaction, and the server
-/// keeps the log that is not confirmed.
+/// Interval between advances of an idle outbox's position to the end of the log. Each advance costs
+/// a Kafka transaction, but the server keeps the log until it is confirmed.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The reason for the table until another source is chosen.
-const STARTING: &str = "the relay begins";
+/// The reason for reading the table until a source is chosen.
+const STARTING: &str = "the relay starts";
 
 /// The checkpoint of one session.
 pub(crate) struct Checkpointer {
     progress: Progress,
     relay_store: Ledger,
     durable: Position,
-    /// The number of the durable position's record.
+    /// The number of the durable position's record in the position topic.
     number: u64,
-    /// The position in the log at the end of the last batch.
+    /// The log position at the end of the last batch.
     batch_log: Lsn,
     batch_ended_at: Instant,
     reading: (Reading, String),
-    /// The row in Postgres has the durable position.
+    /// The relay's row in Postgres contains the durable position.
     is_stored: bool,
-    /// The operator has moved the position, and the move is not durable yet: the row keeps it until then.
+    /// The operator has moved the position, and the moved position is not durable yet. The row
+    /// keeps the requested move until then.
     is_moved: bool,
     stored_at: Instant,
     interval: Interval,
@@ -93,7 +95,7 @@ impl Checkpointer {
         self.progress.settled()
     }
 
-    /// The durable position, and the number of its record.
+    /// Returns the durable position and its record's number.
     pub(super) fn durable(&self) -> (&Position, u64) {
         (&self.durable, self.number)
     }
@@ -106,7 +108,7 @@ impl Checkpointer {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing.
+    /// Dropping the future has no effect.
     pub(super) async fn due(&mut self) {
         self.interval.tick().await;
     }
@@ -115,7 +117,8 @@ impl Checkpointer {
         self.stored_at.elapsed() >= INTERVAL
     }
 
-    /// Whether the log has moved on without events for so long that the position should follow it.
+    /// Returns `true` if the log has advanced without events for long enough that the position
+    /// should follow it.
     pub(super) fn wants_idle_batch(&self, publisher: &EventPublisher) -> bool {
         let interval = match publisher.sink().cuts_cost() {
             true => IDLE_INTERVAL,
@@ -124,7 +127,8 @@ impl Checkpointer {
         self.settled().log > self.batch_log && self.batch_ended_at.elapsed() >= interval
     }
 
-    /// Ends a batch at the present position. Returns `false` if the previous one is still being committed.
+    /// Ends a batch at the current position. Returns `false` if the previous batch is still being
+    /// committed.
     pub(super) fn end_batch(&mut self, publisher: &mut EventPublisher) -> bool {
         let position = self.progress.position();
         let log = position.log;
@@ -135,7 +139,7 @@ impl Checkpointer {
         done
     }
 
-    /// Stores the events that were parked since the last call. Returns whether there were any.
+    /// Stores the events that were parked since the last call. Returns `true` if there were any.
     ///
     /// # Errors
     ///
@@ -153,7 +157,8 @@ impl Checkpointer {
         Ok(true)
     }
 
-    /// Stores the durable position if it has moved, or a heartbeat. Returns whether it has moved.
+    /// Stores the durable position if it has moved, and a heartbeat otherwise. Returns `true` if
+    /// the position has moved.
     ///
     /// # Errors
     ///
@@ -201,8 +206,8 @@ impl Checkpointer {
         self.relay_store.checkpoint(checkpoint).await
     }
 
-    /// Deletes released events from the table of parked ones. After the checkpoint: a session that no longer finds them
-    /// there finds the position that has them.
+    /// Deletes released events from the table of parked events, after the checkpoint. A session
+    /// that does not find them in the table therefore finds them in the position.
     async fn forget_released(&mut self) -> Result<(), Interruption> {
         if self.durable.released.is_empty() {
             return Ok(());

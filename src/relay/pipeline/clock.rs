@@ -1,34 +1,38 @@
-//! Timestamps of records: by the clock of the database, whatever the clock of this machine shows.
+//! Timestamps of records. They follow the clock of the database, never the clock of this machine.
 //!
-//! A broker refuses a record whose timestamp is too far from its own clock, and with it the whole batch. That is a fault of a
-//! clock and never of an event. So the relay answers a refusal by other timestamps, step by step:
+//! A broker refuses a record whose timestamp is too far from its own clock, and with it the whole
+//! batch. The cause is a clock and never the event. The relay therefore reacts to each refusal with
+//! other timestamps, step by step:
 //!
 //! ```text
-//! OWN ──▶ SENDING ──▶ BEHIND 1 h ──▶ 2 h ──▶ 4 h … 7 days ──▶ the topic's events are set aside; begins again
-//! the event's own,    the time of     the same, earlier: the broker is behind the database
-//! a day old at most   its sending
+//! OWN ──▶ SENDING ──▶ BEHIND 1 h ──▶ 2 h ──▶ 4 h … 7 days ──▶ the topic counts as unusable;
+//! │       │           │                                       starts again with OWN
+//! │       │           └ earlier than the time of sending: the broker is behind the database
+//! │       └ the time of sending
+//! └ the event's own time, at most a day old
 //! ```
 //!
-//! The event's own time is in `ce_time` in any case.
+//! The header `ce_time` contains the event's own time in every case.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// How far a record's timestamp may lie in the past. Kafka deletes by it (a week by default), so an event that waited out a
-/// long outage must not arrive expired.
+/// Maximum age of a record's timestamp. Kafka deletes records by their timestamp (after a week by
+/// default), so an event that waited through a long outage must not arrive expired.
 const OLDEST: Duration = Duration::from_secs(24 * 3_600);
 
-/// The first step back, which is how far ahead of its own clock a broker takes a record by default; and the last one.
+/// The first and the last step back. By default brokers accept timestamps that are ahead of their
+/// own clock by the first one.
 const BEHIND: (Duration, Duration) = (
     Duration::from_secs(3_600),
     Duration::from_secs(7 * 24 * 3_600),
 );
 
-/// Clocks that differ by less are in order.
+/// Clocks that differ by less than this agree.
 pub(crate) const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// The time of the database, read at some moment and counted on from there.
+/// The time of the database, read once and advanced by this machine's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     millis: i64,
@@ -36,7 +40,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// The database's clock has just shown this: milliseconds since the Unix epoch.
+    /// Starts from the time that the database has just returned, in milliseconds since the Unix
+    /// epoch.
     pub(crate) fn showing(millis: i64) -> Self {
         Self {
             millis,
@@ -44,13 +49,14 @@ impl Clock {
         }
     }
 
-    /// What it shows now.
+    /// Returns the current time of the database, in milliseconds since the Unix epoch.
     pub(crate) fn now(&self) -> i64 {
         let since = i64::try_from(self.read.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.millis.saturating_add(since)
     }
 
-    /// By how much this machine's clock differs, and whether it is ahead; `None` if the two agree.
+    /// Returns the difference of this machine's clock, and whether it is ahead. Returns `None` if
+    /// the two clocks agree.
     pub(crate) fn disagreement(&self) -> Option<(Duration, bool)> {
         let here = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -61,26 +67,27 @@ impl Clock {
     }
 }
 
-/// By how much two clocks (milliseconds) differ, and whether the first is ahead; `None` if they agree.
+/// Returns the difference of two clocks (milliseconds), and whether the first is ahead. Returns
+/// `None` if they agree.
 pub(crate) fn disagreement(first: i64, second: i64) -> Option<(Duration, bool)> {
     let by = Duration::from_millis(first.abs_diff(second));
     (by > TOLERANCE).then_some((by, first > second))
 }
 
-/// How records are stamped.
+/// Source of the records' timestamps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stamping {
-    /// With the event's own time, if that is not of the future and not too old.
+    /// The event's own time, limited to the range from [`OLDEST`] ago to now.
     #[default]
     Own,
-    /// With the time of its sending.
+    /// The time of sending.
     Sending,
-    /// With a time so long before its sending.
+    /// A time earlier than the time of sending by this duration.
     Behind(Duration),
 }
 
 impl Stamping {
-    /// A record's timestamp, milliseconds.
+    /// Returns a record's timestamp in milliseconds.
     pub(crate) fn stamp(self, occurred_at: i64, now: i64) -> i64 {
         let before =
             |by: Duration| now.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
@@ -91,7 +98,8 @@ impl Stamping {
         }
     }
 
-    /// What to try after a broker has refused these timestamps; `None` if nothing is left.
+    /// Returns the next stamping to try after a broker has refused this one. Returns `None` if no
+    /// other is left.
     pub(crate) fn after_refusal(self) -> Option<Self> {
         match self {
             Self::Own => Some(Self::Sending),
@@ -108,10 +116,10 @@ impl std::fmt::Display for Stamping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Own => f.write_str("with their events' times"),
-            Self::Sending => f.write_str("with the time of their sending by the database's clock"),
+            Self::Sending => f.write_str("with the time of sending by the database's clock"),
             Self::Behind(by) => write!(
                 f,
-                "with a time {} h before their sending by the database's clock",
+                "with a time {} h before the time of sending by the database's clock",
                 by.as_secs() / 3_600
             ),
         }
@@ -137,14 +145,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_broker_whose_clock_is_up_to_a_week_behind_takes_a_record_after_a_few_refusals(behind in 0..7 * DAY, occurred_at: i64, narrow: bool) {
+        fn a_broker_whose_clock_is_up_to_a_week_behind_takes_a_record_after_a_few_refusals(
+            behind in 0..7 * DAY,
+            occurred_at: i64,
+            narrow: bool,
+        ) {
             let now = 1_700_000_000_000;
             let (mut stamping, mut refusals) = (Stamping::Own, 0);
-            // An hour ahead is taken by default, and anything of the past unless the topic is told otherwise.
+            // By default brokers accept timestamps up to an hour ahead and any timestamp in the
+            // past. A topic setting can limit the latter.
             let (behind, before) = if narrow { (0, 1_000) } else { (behind, i64::MAX) };
-            let taken = |stamp: i64| stamp <= now - behind + 3_600_000 && stamp >= (now - behind).saturating_sub(before);
+            let taken = |stamp: i64| {
+                stamp <= now - behind + 3_600_000 && stamp >= (now - behind).saturating_sub(before)
+            };
             while !taken(stamping.stamp(occurred_at, now)) {
-                stamping = stamping.after_refusal().expect("something is left");
+                stamping = stamping.after_refusal().expect("another stamping");
                 refusals += 1;
             }
             prop_assert!(refusals <= 10);

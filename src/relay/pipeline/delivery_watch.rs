@@ -1,4 +1,4 @@
-//! Whether delivery makes progress, as reported to the stall detection (`monitor/pulse.rs`).
+//! Progress of delivery, reported to the stall detection (`monitor/pulse.rs`).
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use crate::{
     relay::{monitor::metrics::Observer, sink::Sink},
 };
 
-/// The interval at which a session that waits for the sink reports that it waits.
+/// Interval between the signs of life of a session that waits for the sink.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reports progress of one session.
+/// Tracks the progress of one session.
 pub(super) struct DeliveryWatch {
     observer: Observer,
-    /// Every record below this tag was acknowledged at the last report.
+    /// All records below this tag were acknowledged at the last report.
     acknowledged: Option<u64>,
-    /// The source has read on since the last report, or had nothing more to read.
+    /// The source has made progress since the last report, or had nothing more to read.
     caught_up: bool,
     event_waits: bool,
 }
@@ -30,12 +30,12 @@ impl DeliveryWatch {
         }
     }
 
-    /// The source has read on, or has nothing more to read at the moment.
+    /// Records that the source made progress, or that it has nothing more to read at present.
     pub(super) fn caught_up(&mut self) {
         self.caught_up = true;
     }
 
-    /// Exports the reason for which an event waits; `None` once no event waits.
+    /// Exports the object that an event waits for, or `None` once no event waits.
     pub(super) fn event_waits(&mut self, reason: Option<&str>) {
         if self.event_waits || reason.is_some() {
             self.event_waits = reason.is_some();
@@ -43,8 +43,8 @@ impl DeliveryWatch {
         }
     }
 
-    /// Reports that delivery is well if something became durable or was acknowledged since the last report, or if nothing
-    /// is pending.
+    /// Reports that delivery makes progress if a batch became durable or a record was acknowledged
+    /// since the last report, or if nothing is pending.
     pub(super) fn report(&mut self, acks: &Acks, is_durable: bool) {
         let (floor, (under_way, _)) = (acks.floor(), acks.under_way());
         let acknowledged = self
@@ -58,7 +58,7 @@ impl DeliveryWatch {
         }
     }
 
-    /// Waits until everything that was sent is durable or has failed. Reports meanwhile that the session waits.
+    /// Waits until all sent records are durable or have failed. Reports signs of life meanwhile.
     pub(super) async fn settled(&self, sink: &Sink) {
         let mut settled = std::pin::pin!(sink.settled());
         loop {

@@ -1,4 +1,4 @@
-//! Rare jobs of a session, run on its tick.
+//! Periodic jobs of a session, run on its tick.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::relay::{
     source::slot, startup::names::LogNames,
 };
 
-/// The interval at which the slot and the outbox's trigger are examined.
+/// Interval between examinations of the slot and the outbox's trigger.
 const EXAMINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The jobs of one session.
 pub(super) struct Housekeeping {
     names: LogNames,
-    /// The outbox is Tidings' own table rather than one made for Debezium.
+    /// The outbox is Tidings' own table rather than a table made for Debezium.
     own_outbox: bool,
     examined_at: Option<Instant>,
 }
@@ -30,7 +30,7 @@ impl Housekeeping {
         }
     }
 
-    /// The names of the slot and the publication.
+    /// Returns the names of the slot and the publication.
     pub(super) fn names(&self) -> &LogNames {
         &self.names
     }
@@ -39,8 +39,8 @@ impl Housekeeping {
     ///
     /// # Errors
     ///
-    /// Returns [`Interruption::TopicsChanged`] if a command has changed topics, or an interruption if the connection or the
-    /// lease is lost.
+    /// Returns [`Interruption::TopicsChanged`] if a command has changed topics, or another
+    /// interruption if the connection or the lease is lost.
     pub(super) async fn run(
         &mut self,
         store: &mut Ledger,
@@ -84,7 +84,8 @@ async fn end_holds(store: &mut Ledger) -> Result<(), Interruption> {
     for topic in store.end_holds().await? {
         tracing::error!(
             topic,
-            "a command held the topic back and did not end in time: the relay publishes to it as before; see `tidings topics list`"
+            "a command held the topic back and did not end in time: the relay publishes to it as \
+             before; see `tidings topics list`"
         );
     }
     Ok(())

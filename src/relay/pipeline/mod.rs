@@ -9,16 +9,17 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `publisher` | one event becomes a record, is parked, or has to wait. Never waits itself |
-//! | `checkpoint` | batches, and the position that is durable |
-//! | `stream_link` | the connection to a server that streams its log |
-//! | `delivery_watch` | whether delivery makes progress |
-//! | `housekeeping` | rare jobs of a session |
-//! | `clock` | the timestamps of records |
+//! | `publisher` | turns an event into a record, parks it, or returns back-pressure. Never waits |
+//! | `checkpoint` | batches and the durable position |
+//! | `stream_link` | the connection to the server that streams the log |
+//! | `delivery_watch` | progress of delivery, for the stall detection |
+//! | `housekeeping` | periodic jobs of a session |
+//! | `clock` | timestamps of records |
 //!
-//! The pipeline waits in one place ([`Pipeline::wait_for`]). While it waits it stores checkpoints and answers the server that
-//! streams the log, so neither a slow sink nor a topic that is missing for a day looks like a dead relay. A shutdown or an
-//! interruption ends every wait as a [`Stop`], which `?` propagates through the sources.
+//! The pipeline waits in one place, [`Pipeline::wait_for`]. While it waits, it stores checkpoints
+//! and sends status updates to the streaming server. Therefore neither a slow sink nor a topic that
+//! is missing for a day looks like a dead relay. A shutdown or an interruption ends every wait with
+//! a [`Stop`], which `?` propagates through the sources.
 
 pub(crate) mod checkpoint;
 pub(crate) mod clock;
@@ -52,7 +53,7 @@ use super::{
 };
 use crate::postgres::replication::{DecodeError, StatusWriter};
 
-/// Publishes rows and keeps the checkpoint of one session.
+/// Publishes rows and stores the checkpoints of one session.
 pub(crate) struct Pipeline {
     publisher: EventPublisher,
     checkpoint: Checkpointer,
@@ -64,12 +65,12 @@ pub(crate) struct Pipeline {
     shutdown: CancellationToken,
 }
 
-/// Why a source stops.
+/// The reason why a source stops.
 #[derive(Debug)]
 pub(crate) enum Stop {
     /// The relay is shut down.
     Shutdown,
-    /// The session ends, and the supervisor decides what follows.
+    /// The session ends. The supervisor decides how the relay continues.
     Interrupted(Interruption),
 }
 
@@ -113,12 +114,15 @@ impl Pipeline {
         }
     }
 
-    /// Publishes one row, or parks it. Waits for back-pressure to clear, except for room in the set of parked events: only a
-    /// release makes such room, so the source gets [`Published::NoRoomToPark`] and releases events first.
+    /// Publishes one row, or parks it.
+    ///
+    /// Waits for back-pressure to clear, with one exception: only a release makes room in the set
+    /// of parked events. If the set is full, it returns [`Published::NoRoomToPark`], and the source
+    /// releases events first.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn publish(&mut self, row: &Row<'_>) -> Result<Published, Stop> {
         loop {
             match self.publisher.publish(row) {
@@ -128,12 +132,12 @@ impl Pipeline {
         }
     }
 
-    /// Publishes a row of which it is decided that it goes now, although its aggregate or its topic has parked events. Waits
-    /// for back-pressure to clear.
+    /// Publishes a row at once, even if its aggregate or its topic has parked events. Waits for
+    /// back-pressure to clear.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn deliver(&mut self, row: &Row<'_>) -> Result<Delivery, Stop> {
         loop {
             match self.publisher.deliver(row, false) {
@@ -150,16 +154,17 @@ impl Pipeline {
         }
     }
 
-    /// Waits until a cause of back-pressure is resolved. Stores checkpoints and answers the streaming server meanwhile.
+    /// Waits until the cause of back-pressure is resolved. Meanwhile it stores checkpoints and
+    /// confirms positions to the streaming server.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn wait_for(&mut self, backpressure: Backpressure) -> Result<(), Stop> {
         if matches!(backpressure, Backpressure::Parking) {
             self.store_parked().await?;
         }
-        // One future for the whole wait: a query to Kafka takes longer than a tick.
+        // One future for the whole wait, because a query to Kafka takes longer than a tick.
         let reason = backpressure.describe();
         let mut resolving = self.publisher.resolve(backpressure);
         loop {
@@ -174,15 +179,15 @@ impl Pipeline {
                 () = self.checkpoint.due() => {}
             }
             self.watch.event_waits(Some(&reason));
-            // The source does not read the stream meanwhile, so its silence proves nothing. An event that waits for a topic
-            // must not keep a batch open either.
+            // The source does not read the stream meanwhile, so the server's silence proves
+            // nothing. An event that waits for a topic must not keep a batch open either.
             self.on_server_message();
             self.end_batch_if_wanted(false).await?;
             self.tick().await?;
         }
     }
 
-    /// Stores and confirms the position that is durable, and runs the jobs of a session that are due.
+    /// Stores and confirms the durable position, and runs the housekeeping jobs that are due.
     ///
     /// # Errors
     ///
@@ -204,11 +209,11 @@ impl Pipeline {
             .await
     }
 
-    /// As [`tick`](Self::tick), if one is due. Fails if the session has to end.
+    /// Runs [`tick`](Self::tick) if it is due. Returns `true` if it ran.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`]. The result of the tick is `true`.
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn tick_if_due(&mut self) -> Result<bool, Stop> {
         if self.shutdown.is_cancelled() {
             return Err(Stop::Shutdown);
@@ -225,11 +230,11 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`] if the session has to end before.
+    /// Returns [`Stop`] if the relay shuts down or the lease is lost.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing.
+    /// Dropping the future has no effect.
     pub(crate) async fn due(&mut self) -> Result<(), Stop> {
         tokio::select! {
             biased;
@@ -239,11 +244,12 @@ impl Pipeline {
         }
     }
 
-    /// Ends a batch if the sink wants it. `idle`: the source has nothing more to read at the moment.
+    /// Ends the batch if the sink requests it. `idle` means that the source has nothing more to
+    /// read at present.
     ///
     /// # Errors
     ///
-    /// As [`end_batch`](Self::end_batch).
+    /// Returns an error under the same conditions as [`end_batch`](Self::end_batch).
     pub(crate) async fn end_batch_if_wanted(&mut self, idle: bool) -> Result<(), Interruption> {
         if self.publisher.sink().wants_cut(idle) {
             self.end_batch().await?;
@@ -251,12 +257,12 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Ends a batch. Returns `false` if the previous one is still being committed.
+    /// Ends the batch. Returns `false` if the previous batch is still being committed.
     ///
     /// # Errors
     ///
-    /// Returns an interruption if the connection or the lease is lost: parked events must be stored before a position
-    /// passes them.
+    /// Returns an interruption if the connection or the lease is lost, because parked events must
+    /// be stored before the position passes them.
     pub(crate) async fn end_batch(&mut self) -> Result<bool, Interruption> {
         self.store_parked().await?;
         Ok(self.checkpoint.end_batch(&mut self.publisher))
@@ -274,12 +280,12 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Ends the batch and waits until everything that was sent is durable. Returns `false` if the producer has failed, or
-    /// parked events cannot be stored.
+    /// Ends the batch and waits until all sent records are durable. Returns `false` if the producer
+    /// has failed or parked events cannot be stored.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing.
+    /// Dropping the future has no effect.
     pub(crate) async fn drain(&mut self) -> bool {
         loop {
             self.watch.settled(self.publisher.sink()).await;
@@ -299,13 +305,14 @@ impl Pipeline {
         self.publisher.sink().failure().is_none()
     }
 
-    /// Confirms what is left in the slot behind the last position, within `time`. Call it last, when the relay ends in order.
+    /// Confirms the rest of the slot after the durable position, within `time`. Called last, at an
+    /// orderly shutdown.
     pub(crate) async fn confirm_rest(&mut self, options: &RelayOptions, time: Duration) {
         let log = self.checkpoint.durable().0.log;
         confirm_rest::confirm_rest(options, self.housekeeping.names(), log, time).await;
     }
 
-    /// Fails if the lease is lost.
+    /// Returns an interruption if the lease is lost.
     pub(crate) fn require_lease(&self) -> Result<(), Interruption> {
         match self.lost.is_cancelled() {
             true => Err(Interruption::LeaseLost),
@@ -313,57 +320,57 @@ impl Pipeline {
         }
     }
 
-    /// Waits for the shutdown.
+    /// Returns the token that is cancelled at shutdown.
     pub(crate) fn shutdown(&self) -> &CancellationToken {
         &self.shutdown
     }
 
-    /// Sets the source that is read from now on, and the reason, for `tidings status`.
+    /// Records which source is read from now on, and the reason, for `tidings status`.
     pub(crate) fn reads(&mut self, reading: Reading, reason: impl Into<String>) {
         self.checkpoint.reads(reading, reason.into());
     }
 
-    /// The source has read on, or has nothing more to read at the moment.
+    /// Records that the source made progress, or that it has nothing more to read at present.
     pub(crate) fn caught_up(&mut self) {
         self.watch.caught_up();
     }
 
-    /// Starts to confirm positions to the server that streams its log.
+    /// Starts to confirm positions to the server that streams the log.
     pub(crate) fn stream_started(&mut self, status: StatusWriter) {
         self.stream = Some(StreamLink::new(status));
     }
 
-    /// Ends the stream in order.
+    /// Ends the stream in an orderly way.
     pub(crate) async fn end_stream(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.finish().await;
         }
     }
 
-    /// Records that the streaming server has sent something.
+    /// Records that the streaming server has sent a message.
     pub(crate) fn on_server_message(&mut self) {
         if let Some(stream) = &mut self.stream {
             stream.on_server_message();
         }
     }
 
-    /// Exports the number of parked events.
+    /// Exports the numbers of parked events and their aggregates.
     pub(crate) fn report_parked(&self) {
         let (events, aggregates) = self.publisher.parked().counts();
         self.observer.parked(events, aggregates);
     }
 
-    /// What was sent, as a position.
+    /// Returns the progress of the session, for updates by its source.
     pub(crate) fn progress(&mut self) -> &mut Progress {
         self.checkpoint.progress()
     }
 
-    /// The position of everything before the next event, without the events that are still being sent in a transaction.
+    /// Returns the position without the open transaction.
     pub(crate) fn settled(&self) -> &Position {
         self.checkpoint.settled()
     }
 
-    /// The durable position, and the number of its record.
+    /// Returns the durable position and its record's number.
     pub(crate) fn durable(&self) -> (&Position, u64) {
         self.checkpoint.durable()
     }
@@ -372,7 +379,7 @@ impl Pipeline {
         &self.publisher
     }
 
-    /// The parked events.
+    /// Returns the set of parked events.
     pub(crate) fn parked(&self) -> &ParkedSet {
         self.publisher.parked()
     }
@@ -385,12 +392,12 @@ impl Pipeline {
         &mut self.publisher
     }
 
-    /// The relay's row in Postgres, on the session's connection.
+    /// Returns the store of the relay's row, on the session's connection.
     pub(crate) fn relay_store(&mut self) -> &mut Ledger {
         self.checkpoint.relay_store()
     }
 
-    /// The session's connection.
+    /// Returns the session's connection.
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         self.checkpoint.relay_store().session()
     }

@@ -1,4 +1,5 @@
-//! From a row to the sink: route, envelope, record. The relay's hot path, shared by both sources.
+//! The path from a row to the sink: route, envelope, record. This is the relay's hot path, shared
+//! by all sources.
 
 mod backpressure;
 mod batch_isolation;
@@ -40,10 +41,11 @@ use size_limit::{Compression, Weight};
 pub(crate) use topic_faults::TopicFaults;
 use topic_lookup::TopicLookup;
 
-/// What the envelope's own headers weigh, about.
+/// Approximate size of the envelope's own headers, in bytes.
 const ENVELOPE_BYTES: usize = 256;
 
-/// Forwards events to the sink. Events go by their `seq`, and those of a table without one by a negative [`number`] meanwhile.
+/// Sends events to the sink. An event is identified by its `seq`. An event of a table without `seq`
+/// is identified by a negative [`number`] made of its id.
 pub(crate) struct EventPublisher {
     routes: Routes,
     envelope: EnvelopeWriter,
@@ -54,23 +56,26 @@ pub(crate) struct EventPublisher {
     parked: ParkedSet,
     isolation: BatchIsolation,
     compression: Compression,
-    /// Records by route since the last cut.
+    /// Number of records by route since the last batch ended.
     counts: Vec<u64>,
     observer: Observer,
     pinned: HashMap<String, i32>,
-    /// Topics that are being grown, and until when they are held back.
+    /// Topics that are being grown, and the end of the time for which each is held back.
     held: HashMap<String, Instant>,
-    /// The question whether an unreachable cluster is back.
+    /// The task that checks whether an unreachable cluster is reachable again.
     looking: Option<JoinHandle<()>>,
     clock: Clock,
     stamping: Stamping,
 }
 
 impl EventPublisher {
-    /// A forwarder with producers of its own: one for each transactional id, or one without.
+    /// Creates a publisher with its own producers: one for each transactional id, or a single one
+    /// without a transactional id.
     ///
     /// # Errors
-    /// Options that the Kafka client refuses.
+    ///
+    /// Returns an interruption if the topic template is invalid or the Kafka client refuses an
+    /// option.
     pub(crate) fn open(
         options: &RelayOptions,
         event_source: &str,
@@ -106,15 +111,18 @@ impl EventPublisher {
         })
     }
 
-    /// What the database's clock shows.
+    /// Sets the time of the database.
     pub(crate) fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }
 
-    /// Forwards one event: it is sent, or set aside with its aggregate; or why it has to wait. Never waits itself.
+    /// Publishes one event: sends it, or parks it with its aggregate. Never waits: if the event has
+    /// to wait, the reason is returned.
     ///
     /// # Errors
-    /// An event at which the relay has to stop, or a producer that has failed.
+    ///
+    /// Returns [`Unsent`] if the event has to wait, if the relay has to stop at it, or if the
+    /// producer has failed.
     pub(crate) fn publish(&mut self, row: &Row<'_>) -> Result<Published, Unsent> {
         let Row { seq, event, .. } = row;
         let seq = *seq;
@@ -132,11 +140,13 @@ impl EventPublisher {
         }
     }
 
-    /// Sends one event, whether its aggregate waits or not. One that cannot be delivered is told, if it is to be parked. `queues`: it
-    /// goes behind others that wait for its topic.
+    /// Sends one event, even if its aggregate has parked events. If the policy is to park and the
+    /// event is undeliverable, its reason is returned. With `queues`, the event waits if others
+    /// already wait for its topic.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    ///
+    /// Returns an error under the same conditions as [`publish`](Self::publish).
     pub(crate) fn deliver(&mut self, row: &Row<'_>, queues: bool) -> Result<Delivery, Unsent> {
         let (seq, event) = (number(row.seq, &row.event), &row.event);
         if !self.isolation.is_idle() {
@@ -188,7 +198,8 @@ impl EventPublisher {
             Ok(written) => written,
             Err(error) => return Ok(Attempt::Impossible(error.to_string())),
         };
-        // Of a record that is larger than the relay's own limit, this limit is the reason.
+        // A record that exceeds the relay's own limit is refused by the sink, with that limit as
+        // the reason.
         if self.isolation.has_limits()
             && value.is_none_or(|value| value.len() <= self.options.message_bytes_max)
         {
@@ -234,7 +245,7 @@ impl EventPublisher {
         }
     }
 
-    /// A producer that has failed takes no further record, and its failure is the cause.
+    /// A failed producer accepts no further record, so its failure is returned as the cause.
     fn not_taken(&self, error: &SendError) -> Interruption {
         self.sink.failure().unwrap_or_else(|| {
             Interruption::Kafka(match std::error::Error::source(error) {
@@ -244,34 +255,37 @@ impl EventPublisher {
         })
     }
 
-    /// What becomes of an event whose topic was not met: it waits for a look-up, or for the topic.
+    /// Decides about an event whose topic was not used before: it waits for a look-up, or for the
+    /// topic.
     fn unmet(&self, topic: String, queues: bool) -> Result<Attempt, Backpressure> {
         let faults = &self.lookup.faults;
         match faults.reason(&topic) {
             None if !faults.has_room() => Ok(Attempt::Impossible(format!(
-                "topic `{topic}` is one of more topics that cannot be used than are remembered: see `tidings parked list`, and the values of aggregatetype"
+                "topic `{topic}` is not looked up, because the relay already tracks the maximum \
+                 number of unusable topics: see `tidings parked list`, and the values of \
+                 aggregatetype"
             ))),
             Some(_) if queues || !faults.is_releasing(&topic) => Ok(Attempt::TopicWaits(topic)),
             _ => Err(Backpressure::NewTopic(topic)),
         }
     }
 
-    /// What it was told.
+    /// Returns the relay's options.
     pub(crate) fn options(&self) -> &RelayOptions {
         &self.options
     }
 
-    /// What is parked.
+    /// Returns the set of parked events.
     pub(crate) fn parked(&self) -> &ParkedSet {
         &self.parked
     }
 
-    /// What is parked, to be told what was stored and released.
+    /// Returns the set of parked events, to record which events were stored and released.
     pub(crate) fn parked_mut(&mut self) -> &mut ParkedSet {
         &mut self.parked
     }
 
-    /// Takes up what the table holds.
+    /// Loads the content of the table of parked events.
     pub(crate) fn load_parked(&mut self, loaded: Loaded) {
         self.parked = ParkedSet::new(limits(&self.options));
         let give_up_after = self.options.topic_limits.give_up_after.as_secs_f64();
@@ -286,21 +300,22 @@ impl EventPublisher {
         }
     }
 
-    /// The sink.
+    /// Returns the sink.
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
     }
 
-    /// The sink, before the first record.
+    /// Returns the sink for changes before the first record.
     pub(crate) fn sink_mut(&mut self) -> &mut Sink {
         &mut self.sink
     }
 }
 
-/// What an event goes by on its way: its `seq`; in a table without one something below zero, made of its id.
+/// Returns the number that identifies an event in the publisher: its `seq`, or a negative number
+/// made of its id in a table without `seq`.
 fn number(seq: i64, event: &Outgoing<'_>) -> i64 {
     let id = event.id.as_u128();
-    // Zero is the relay's own position.
+    // Zero identifies the record of the relay's own position.
     if seq > 0 {
         seq
     } else {

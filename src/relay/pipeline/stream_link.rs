@@ -1,4 +1,5 @@
-//! The connection to a server that streams its log: confirmations, and the time since its last message.
+//! The connection to the server that streams the log: confirmations, and the time of its last
+//! message.
 
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use crate::{
     relay::error::Interruption,
 };
 
-/// A server that was asked for a reply and has sent nothing for this long is unreachable: its machine or the network failed.
+/// A server that has sent nothing for this time, although a reply was requested, is unreachable:
+/// its machine or the network failed.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// A confirmation waits only for room in the socket. A server that reads nothing for this long hangs.
+/// Time limit for a confirmation. It only waits for room in the socket, so a server that reads
+/// nothing for this time hangs.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(20);
 
 /// One stream.
@@ -33,12 +36,13 @@ impl StreamLink {
         }
     }
 
-    /// Records that the server has sent something.
+    /// Records that the server has sent a message.
     pub(super) fn on_server_message(&mut self) {
         self.last_message = Instant::now();
     }
 
-    /// Confirms `log` to the server. Requests a reply if the server has been silent for long.
+    /// Confirms `log` to the server. Requests a reply after a third of [`SILENCE_MAX`] without a
+    /// message.
     ///
     /// # Errors
     ///
@@ -59,7 +63,7 @@ impl StreamLink {
         Ok(())
     }
 
-    /// Ends the stream in order.
+    /// Ends the stream in an orderly way.
     pub(super) async fn finish(self) {
         self.status.finish().await;
     }

@@ -1,8 +1,10 @@
-//! The slot of a relay that ends in order: confirmed up to the end of the log, if no event is left in it.
+//! Confirmation of the slot at an orderly shutdown: up to the end of the log, if no event is left
+//! in it.
 //!
-//! The relay stores its last position after the last event, so its own commit follows what it has confirmed. pg_upgrade (17 and
-//! later) refuses a slot behind which any transaction of the database is left. What lies between is looked at before it is
-//! confirmed: an event that the relay has not read stays in the slot.
+//! The relay stores its last position after the last event, so its own commit follows the confirmed
+//! log. pg_upgrade (17 and later) refuses a slot if any transaction of the database follows its
+//! confirmed position. The log in between is inspected before it is confirmed: an event that the
+//! relay has not read stays in the slot.
 
 use std::time::Duration;
 
@@ -19,13 +21,15 @@ use crate::{
     },
 };
 
-/// Between two looks at something that ends within milliseconds.
+/// Interval between checks for an operation that ends within milliseconds.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The most that the end of a relay is delayed: it decodes what came after the last confirmation, which is seconds of log.
+/// Maximum delay of a relay's shutdown. The log after the last confirmation is decoded, which is
+/// the log of a few seconds.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Confirms what is left in the slot after `safe`, within `time`. A failure costs nothing: the next start confirms it.
+/// Confirms the rest of the slot after `safe`, within `time`. A failure has no consequence: the
+/// next start confirms it.
 pub(crate) async fn confirm_rest(
     options: &RelayOptions,
     names: &LogNames,
@@ -52,7 +56,7 @@ pub(crate) async fn confirm_rest(
     }
 }
 
-/// Whether everything is confirmed.
+/// Returns `true` if everything is confirmed.
 async fn confirm(
     options: &RelayOptions,
     names: &LogNames,
@@ -60,7 +64,7 @@ async fn confirm(
     time: Duration,
 ) -> Result<bool, Interruption> {
     let mut session = connect(options, "relay slot").await?;
-    // A client that goes away does not end a statement.
+    // A client that disconnects does not end its statement.
     let limit = AssertSqlSafe(format!(
         "set statement_timeout = {}",
         time.as_millis().max(1)
@@ -86,19 +90,22 @@ async fn confirm(
     Ok(complete)
 }
 
-/// Whether the slot may be ahead of the position when the relay starts again, which then reads the table first. A table that
-/// is not Tidings' own may have lost its rows, and the table gives no order of commits, which `source = "wal"` promises.
+/// Returns `true` if the slot may be ahead of the position when the relay starts again. The relay
+/// then reads the table first. A table that is not Tidings' own may have lost its rows, and the
+/// table does not contain the order of commits, which `source = "wal"` guarantees.
 fn may_pass_position(options: &RelayOptions) -> bool {
     options.debezium.is_none() && options.source != SourceKind::Wal
 }
 
-/// Where the slot stands, once its walsender has ended; none if there is no slot that can be read from.
+/// Returns the slot's confirmed position once its walsender has ended. Returns `None` if there is
+/// no readable slot.
 async fn free_slot(session: &mut PgConnection, slot: &str) -> Result<Option<Lsn>, Interruption> {
     let sql = "select active, confirmed_flush_lsn::text from pg_replication_slots
-               where slot_name = $1 and database = current_database() and plugin = 'pgoutput' and wal_status <> 'lost'";
+               where slot_name = $1 and database = current_database() and plugin = 'pgoutput'
+               and wal_status <> 'lost'";
     loop {
         let row = sqlx::query_as(sql).bind(slot).fetch_optional(&mut *session);
-        let row: Option<(bool, Option<String>)> = within("looking at the slot", row).await?;
+        let row: Option<(bool, Option<String>)> = within("examining the slot", row).await?;
         match row {
             None => return Ok(None),
             Some((false, confirmed)) => return Ok(confirmed.and_then(|lsn| lsn.parse().ok())),
@@ -107,15 +114,18 @@ async fn free_slot(session: &mut PgConnection, slot: &str) -> Result<Option<Lsn>
     }
 }
 
-/// Waits until the server has ended what the relay has left: a statement outlives its client by a moment.
+/// Waits until the server has ended the relay's last statements, because a statement outlives its
+/// client by a moment.
 async fn own_work_ended(
     options: &RelayOptions,
     session: &mut PgConnection,
 ) -> Result<(), Interruption> {
     let names = ["relay retention", "relay scheduled", "relay table"]
         .map(|role| options.database.application_name(role));
-    let sql = "select exists (select from pg_stat_activity where datname = current_database() and usename = current_user
-                   and backend_xid is not null and pid <> pg_backend_pid() and application_name = any ($1))";
+    let sql = "select exists (select from pg_stat_activity
+                   where datname = current_database() and usename = current_user
+                   and backend_xid is not null and pid <> pg_backend_pid()
+                   and application_name = any ($1))";
     while within(
         "waiting for the relay's own sessions",
         sqlx::query_scalar(sql)
@@ -129,9 +139,10 @@ async fn own_work_ended(
     Ok(())
 }
 
-/// The end of the log, once it is on disk: the relay's own commits do not wait for that, and a slot is not advanced beyond it.
+/// Returns the end of the log once it is flushed. The relay's own commits do not wait for the
+/// flush, and a slot cannot be advanced beyond it.
 async fn flushed_end(session: &mut PgConnection) -> Result<Lsn, Interruption> {
-    let doing = "asking where the log ends";
+    let doing = "reading the end of the log";
     let end =
         sqlx::query_scalar("select pg_current_wal_insert_lsn()::text").fetch_one(&mut *session);
     let end: String = within(doing, end).await?;
@@ -149,14 +160,17 @@ async fn flushed_end(session: &mut PgConnection) -> Result<Lsn, Interruption> {
     Ok(end.parse().unwrap_or_default())
 }
 
-/// Whether the slot has an event, or that the outbox was truncated (message types `I` and `T` of pgoutput).
+/// Returns `true` if the slot contains an event or a truncation of the outbox (message types `I`
+/// and `T` of pgoutput).
 async fn holds_events(
     session: &mut PgConnection,
     names: &LogNames,
     end: Lsn,
 ) -> Result<bool, Interruption> {
     let sql = "select exists (
-                   select from pg_logical_slot_peek_binary_changes($1, $2::text::pg_lsn, null, 'proto_version', '1', 'publication_names', $3)
+                   select from pg_logical_slot_peek_binary_changes(
+                       $1, $2::text::pg_lsn, null,
+                       'proto_version', '1', 'publication_names', $3)
                    where get_byte(data, 0) in (ascii('I'), ascii('T')))";
     let publication = format!("\"{}\"", names.publication.replace('"', "\"\""));
     let peek = sqlx::query_scalar(sql)
@@ -164,7 +178,7 @@ async fn holds_events(
         .bind(end.to_string())
         .bind(publication)
         .fetch_one(session);
-    within("looking at what the slot holds", peek).await
+    within("reading the content of the slot", peek).await
 }
 
 async fn advance(session: &mut PgConnection, slot: &str, to: Lsn) -> Result<(), Interruption> {

@@ -1,4 +1,4 @@
-//! The start of a relay that reads the log alone: its slot, and the rows that the table holds already.
+//! The start of a relay that reads only the log: its slot, and the existing rows of the table.
 
 use tokio::sync::mpsc;
 
@@ -20,14 +20,16 @@ use crate::relay::{
 };
 
 impl SourceSelector<'_> {
-    /// Creates a slot, publishes or skips the rows that its snapshot sees, and continues from there.
+    /// Creates a slot, publishes or skips the rows that its snapshot sees, and continues from
+    /// there.
     ///
-    /// The position stays empty until the last of those rows is published. A relay that dies before that starts again and
-    /// repeats them, as a connector does: the table has nothing by which a read could be resumed.
+    /// The position stays empty until the last of those rows is published. A relay that dies before
+    /// that starts again and repeats them, as a connector does: the table has no column that could
+    /// mark the progress of the read.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(super) async fn begin(
         &self,
         existing: ExistingRows,
@@ -37,12 +39,15 @@ impl SourceSelector<'_> {
         let mut making = slot::make_exporting(self.options, self.names, self.server);
         let waiting = self.observer.hold(
             Part::Stream,
-            "the slot is being made, which waits for every open transaction of the server: the log names them every 5 s",
+            "the slot is being created, which waits for every open transaction of the server: the \
+             log names them every 5 s",
         );
         let seam = loop {
             tokio::select! {
                 made = &mut making => {
-                    let broke_off = |error| Interruption::Refused(format!("creating the slot broke off: {error}"));
+                    let broke_off = |error| {
+                        Interruption::Refused(format!("creating the slot broke off: {error}"))
+                    };
                     break made.map_err(broke_off)??;
                 }
                 due = pipeline.due() => {
@@ -55,7 +60,10 @@ impl SourceSelector<'_> {
             }
         };
         drop(waiting);
-        tracing::info!(slot = self.names.slot, from = %seam.from, ?existing, "has made the slot");
+        tracing::info!(
+            slot = self.names.slot, from = %seam.from, ?existing,
+            "created the slot"
+        );
         if existing == ExistingRows::Publish {
             self.publish_existing(&seam.exported, pipeline).await?;
         }
@@ -73,7 +81,7 @@ impl SourceSelector<'_> {
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(super) async fn begin_at_slot(&self, pipeline: &mut Pipeline) -> Result<(), Stop> {
         let start = connector_handover::at_slot(self.names, pipeline.connection()).await?;
         self.continue_from(start, pipeline).await
@@ -83,7 +91,7 @@ impl SourceSelector<'_> {
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(super) async fn take_over(
         &self,
         outbox: &DebeziumOutbox,
@@ -114,7 +122,7 @@ impl SourceSelector<'_> {
 
     async fn publish_existing(&self, snapshot: &str, pipeline: &mut Pipeline) -> Result<(), Stop> {
         self.observer
-            .note(Part::Stream, "reading the rows that are there");
+            .note(Part::Stream, "reading the existing rows");
         let (send, mut pages) = mpsc::channel(1);
         let reading = tokio::spawn(
             Reader::new(self.options, self.shape).read_existing(snapshot.to_owned(), send),
@@ -130,13 +138,10 @@ impl SourceSelector<'_> {
             }
             pipeline.tick_if_due().await?;
         }
-        let broke_off = |error| {
-            Interruption::Refused(format!(
-                "reading the rows that are there broke off: {error}"
-            ))
-        };
+        let broke_off =
+            |error| Interruption::Refused(format!("reading the existing rows broke off: {error}"));
         reading.await.map_err(broke_off)??;
-        tracing::info!(events, "has published the rows that were there");
+        tracing::info!(events, "published the existing rows");
         Ok(())
     }
 }

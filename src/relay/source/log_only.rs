@@ -1,4 +1,4 @@
-//! The log alone: the slot is the only place that knows what is still to be published.
+//! The log as the only source. Only the slot records which events are still to be published.
 
 use std::convert::Infallible;
 
@@ -16,38 +16,39 @@ use crate::{
     },
 };
 
-/// What is done before the stream.
+/// The step before the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
-    /// Nothing: the slot has everything after the position.
+    /// None: the slot contains everything after the position.
     Stream,
-    /// The operator has moved the position: what the slot has is read, and skipped as far as the position says.
+    /// The operator has moved the position: the stream starts at the slot's confirmed position, and
+    /// events before the position are skipped.
     StreamFrom(Lsn),
-    /// A slot is made; the rows that are there are published, or not.
+    /// A slot is created. The existing rows are published or skipped.
     Begin(ExistingRows),
-    /// The slot is there, and everything before it is left.
+    /// The slot exists, and everything before it is skipped.
     BeginAtSlot,
-    /// A connector's place is taken.
+    /// The relay takes over from a connector.
     TakeOver,
-    /// Events are lost to the log.
+    /// The log no longer contains all unpublished events.
     Refuse(Lost),
 }
 
-/// Why the log does not have what is still to be published.
+/// The reason why the log does not contain all unpublished events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
     Gone,
     Unreadable,
-    /// The slot has been advanced to here, by somebody else.
+    /// The slot was advanced to this position by another client.
     Advanced(Lsn),
 }
 
-/// Decides from the slot, the position and what the operator wants.
+/// Decides by the slot, the position and the operator's settings.
 fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) -> First {
     let fresh = position.is_start();
     match kept {
         _ if fresh && outbox.hand_over.is_some() && !moved => First::TakeOver,
-        // What an interrupted beginning has published of the rows nobody knows: it begins anew.
+        // It is unknown which of the rows an interrupted start has published, so it starts again.
         _ if fresh && (moved || outbox.existing == ExistingRows::Publish) => {
             First::Begin(ExistingRows::Publish)
         }
@@ -64,11 +65,12 @@ fn first(kept: Kept, position: &Position, moved: bool, outbox: &DebeziumOutbox) 
 }
 
 impl SourceSelector<'_> {
-    /// Publishes what the log brings.
+    /// Publishes the events of the log.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`]; a refusal if the log no longer holds everything that is not published.
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted, for example because
+    /// the log no longer contains all unpublished events.
     pub(super) async fn follow(
         &self,
         reason: &str,
@@ -81,7 +83,9 @@ impl SourceSelector<'_> {
             .expect("only a Debezium outbox is read from the log alone");
         if !self.server.logical {
             return Err(Interruption::Refused(format!(
-                "wal_level is `{}`, and {reason}: run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or the like)",
+                "wal_level is `{}`, and {reason}: run ALTER SYSTEM SET wal_level = logical and \
+                 restart Postgres (on a managed service, set rds.logical_replication, \
+                 cloudsql.logical_decoding or the like)",
                 self.server.wal_level
             ))
             .into());
@@ -112,14 +116,16 @@ impl SourceSelector<'_> {
         let (name, slot) = (&self.options.name, &self.names.slot);
         let (schema, table) = self.options.table();
         let what = match lost {
-            Lost::Gone => format!("slot `{slot}` is gone"),
+            Lost::Gone => format!("slot `{slot}` does not exist any more"),
             Lost::Unreadable => {
                 format!(
-                    "slot `{slot}` cannot be read any more (the server has removed log that it needs, or its publication was dropped)"
+                    "slot `{slot}` cannot be read any more (the server has removed log that it \
+                     needs, or its publication was dropped)"
                 )
             }
             Lost::Advanced(to) => format!(
-                "slot `{slot}` stands at {to}, beyond what the relay has published: somebody advanced it"
+                "slot `{slot}` is at {to}, beyond the position of the relay: another client has \
+                 advanced it"
             ),
         };
         let drop = if lost == Lost::Gone {
@@ -128,7 +134,12 @@ impl SourceSelector<'_> {
             format!("`select pg_drop_replication_slot('{slot}')`, then ")
         };
         Interruption::Refused(format!(
-            "{what}, and {reason}. What committed after {log} and was not published is in table {schema}.{table} at best. To go on: {drop}`tidings relay rewind --all --name {name}` publishes every row that the table still holds once more, and `tidings relay skip --all --name {name}` only what comes from now on; then start the relay, which makes a new slot. max_slot_wal_keep_size decides how much log the server keeps for a relay that is away",
+            "{what}, and {reason}. Events that were committed after {log} and were not published \
+             are at best in table {schema}.{table}. To continue, run {drop}`tidings relay rewind \
+             --all --name {name}`, which publishes every row of the table once more, or `tidings \
+             relay skip --all --name {name}`, which publishes only new events; then start the \
+             relay, which creates a new slot. max_slot_wal_keep_size limits the log that the \
+             server keeps for a stopped relay",
             log = position.log,
         ))
     }
@@ -217,7 +228,7 @@ mod tests {
                 &leaving,
                 First::Refuse(Lost::Unreadable),
             ),
-            // Moved by the operator.
+            // The operator has moved the position.
             (
                 Kept::None,
                 &start,

@@ -1,7 +1,8 @@
-//! Statements that may take arbitrarily long: waited for as long as the server works on them.
+//! Statements of unlimited duration. The caller waits as long as the server works on them.
 //!
-//! Creating a slot waits for every open transaction of the server, and decoding or counting takes as long as there is much of
-//! it. A time limit would only repeat such work. A session of its own looks whether the server still has it instead.
+//! The creation of a slot waits for every open transaction of the server. Decoding and counting
+//! take time in proportion to the amount of data. A time limit would only repeat such work.
+//! Instead, a second session checks that the server still works on the statement.
 
 use std::time::Duration;
 
@@ -13,29 +14,32 @@ use crate::relay::{
     leadership::relay_store::{connect, within},
 };
 
-/// How often is looked.
+/// Interval between two checks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// So many looks in a row without a sign of the work end the wait: a look itself may fail, and an answer be under way.
+/// Number of consecutive checks without a sign of work that end the wait. A single check may fail,
+/// or the answer may be in transit.
 const IDLE_MAX: u32 = 4;
 
-/// The process of the server that serves a session.
+/// Returns the process id of the server process that serves a session.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an interruption if the connection is lost.
 pub(crate) async fn backend(session: &mut PgConnection) -> Result<i32, Interruption> {
     within(
-        "asking for the session's process",
+        "reading the session's process id",
         sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(session),
     )
     .await
 }
 
-/// Waits for `work` of the server's process `backend`. With `blocked`, reports each open transaction that may keep it waiting,
-/// and what to do about it.
+/// Waits for `work` that the server process `backend` does. With `blocked`, logs this text for each
+/// open transaction that may delay the work.
 ///
 /// # Errors
-/// The error of the work, or that the server does not work on it any more.
+///
+/// Returns the error of the work, or an interruption if the server no longer works on it.
 pub(crate) async fn watched<T>(
     options: &RelayOptions,
     doing: &'static str,
@@ -50,7 +54,7 @@ pub(crate) async fn watched<T>(
             done = &mut work => return done,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        // The work may end while is looked.
+        // The work may end during the check.
         let looked = async {
             let mut session = match looking.take() {
                 Some(session) => session,
@@ -71,29 +75,35 @@ pub(crate) async fn watched<T>(
         if idle >= IDLE_MAX {
             let gone = std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
-                "the server does not work on it any more and has not answered",
+                "the server no longer works on the statement and has not answered",
             );
             return Err(Interruption::sql(doing)(sqlx::Error::Io(gone)));
         }
     }
 }
 
-/// Whether the process is busy. The state of another role's process may be hidden: then it counts as busy while it exists.
+/// Returns `true` if the process is busy. The state of another role's process may be hidden; such a
+/// process counts as busy while it exists.
 async fn is_working(session: &mut PgConnection, backend: i32) -> Result<bool, Interruption> {
-    let sql = "select exists (select from pg_catalog.pg_stat_activity where pid = $1 and coalesce(state, 'active') = 'active')";
+    let sql = "select exists (select from pg_catalog.pg_stat_activity
+                              where pid = $1 and coalesce(state, 'active') = 'active')";
     within(
-        "looking whether the server works",
+        "checking that the server works",
         sqlx::query_scalar(sql).bind(backend).fetch_one(session),
     )
     .await
 }
 
-/// Says which transactions something waits for.
+/// Logs the open transactions that a statement may wait for.
 async fn say_what_blocks(session: &mut PgConnection, blocked: &'static str) {
-    let sql = "select pid, coalesce(usename, '?')::text as role, coalesce(application_name, '')::text as application, (now() - xact_start)::text as age
-               from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 5";
+    let sql = "select pid, coalesce(usename, '?')::text as role,
+                      coalesce(application_name, '')::text as application,
+                      (now() - xact_start)::text as age
+               from pg_stat_activity
+               where backend_xid is not null and pid <> pg_backend_pid()
+               order by xact_start limit 5";
     let Ok(rows) = within(
-        "looking for what blocks",
+        "looking for open transactions",
         sqlx::query(sql).fetch_all(session),
     )
     .await

@@ -1,14 +1,16 @@
-//! Sources: where events come from.
+//! Sources of events.
 //!
 //! ```text
 //! selector ─▶ table     windows of the outbox, in insertion order
 //!          ─▶ wal       commits, as the server streams its log
 //!          ─▶ parked    events that an operator or a repaired topic releases
-//!          ─▶ log_only  a Debezium table, which only the log describes: initial rows, or a connector's place, then wal
+//!          ─▶ log_only  a table whose order only the log contains (Debezium): existing rows or a
+//!                       connector's position, then wal
 //! ```
 //!
-//! `slot` makes the log follow the outbox, `reconcile` compares the log with the table, `pages` reads the table ahead, and
-//! `server_snapshot` reads what the server shows at one moment. `read_pacing` is pure.
+//! `slot` maintains the publication and the replication slot, `reconcile` compares the log with the
+//! table, `pages` reads the table ahead, and `server_snapshot` reads a snapshot together with the
+//! log positions of the server. `read_pacing` is pure.
 
 pub(crate) mod confirm_rest;
 pub(crate) mod connector_handover;
@@ -37,11 +39,12 @@ use super::{
     row::native::Row,
 };
 
-/// Publishes a row, or parks it. While there is no room for parked events it releases those that nothing holds back.
+/// Publishes a row, or parks it. While the set of parked events is full, it releases the events
+/// that nothing holds back.
 ///
 /// # Errors
 ///
-/// Returns [`Stop`].
+/// Returns [`Stop`] if the relay shuts down or the session is interrupted.
 async fn publish(row: &Row<'_>, pipeline: &mut Pipeline) -> Result<Published, Stop> {
     let mut full = None;
     loop {
@@ -56,7 +59,7 @@ async fn publish(row: &Row<'_>, pipeline: &mut Pipeline) -> Result<Published, St
     }
 }
 
-/// Decodes any bytes as a binary COPY of the outbox: for the fuzz target.
+/// Decodes arbitrary bytes as a binary COPY of the outbox, for a fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_copy(bytes: &[u8]) {
     let Ok(rows) = crate::postgres::CopyRows::<TABLE_CELLS>::new(bytes) else {
@@ -67,7 +70,8 @@ pub(crate) fn fuzz_copy(bytes: &[u8]) {
     }
 }
 
-/// Decodes any bytes as a message, and an insert's row as one of the outbox: for the fuzz target.
+/// Decodes arbitrary bytes as a message, and the row of an insert as a row of the outbox, for a
+/// fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_row(bytes: &[u8]) {
     use crate::postgres::replication::{Message, decode};

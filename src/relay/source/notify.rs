@@ -1,4 +1,5 @@
-//! News of events by NOTIFY: a hint that saves waiting, never the truth. The table is looked at by a timer all the same.
+//! Notifications of new events by NOTIFY. They only shorten the wait: the table is also read by a
+//! timer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,16 +11,17 @@ use crate::{
     relay::{RelayOptions, SourceKind},
 };
 
-/// The channel on which publishers may say that there is something new.
+/// The channel for announcements of new events by publishers.
 const CHANNEL: &str = "tidings_outbox";
 
-/// Before a listener is built anew: one that has failed is not used again.
+/// Pause before a failed listener is replaced. A failed listener is not used again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a listener may take to be built.
+/// Time limit for starting a listener.
 const LISTEN_WITHIN: Duration = Duration::from_secs(20);
 
-/// Tells of notifications as long as the returned value is held; silent unless the source is `poll`.
+/// Starts to listen for notifications. Listens while the returned value exists, and only if the
+/// source is `poll`.
 pub(crate) fn listen(options: &RelayOptions) -> Arc<Notify> {
     let news = Arc::new(Notify::new());
     if options.source == SourceKind::Poll {
@@ -34,7 +36,7 @@ pub(crate) fn listen(options: &RelayOptions) -> Arc<Notify> {
                         Ok(Ok(()))
                     )
                 {
-                    // The timeout only looks whether anybody is still interested.
+                    // The timeout only serves to check that the returned value still exists.
                     while let Some(news) = weak.upgrade() {
                         match timeout(AGAIN_AFTER, listener.recv()).await {
                             Ok(Ok(_)) => news.notify_one(),

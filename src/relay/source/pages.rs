@@ -1,7 +1,9 @@
-//! Reads a window of the outbox in pages, ahead of whoever publishes them.
+//! Reads a window of the outbox in pages, ahead of the publisher.
 //!
-//! The shape of the query keeps a page under a millisecond on millions of rows with a transaction open for hours: what was in progress in the
-//! first snapshot is looked up by its transaction, everything else lies between two bounds that are asked for once a window.
+//! The form of the query keeps a page below a millisecond, even with millions of rows and a
+//! transaction that is open for hours. Rows of transactions that were in progress in the first
+//! snapshot are looked up by their transaction. All other rows lie between two bounds that are
+//! queried once per window.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,22 +23,26 @@ use crate::{
     },
 };
 
-/// Rows a page: the time to plan and ask hides behind the publishing of as many. More were not faster and cost memory.
+/// Maximum number of rows per page. The time for planning and querying is hidden by the publishing
+/// of that many events. Larger pages were not faster and cost memory.
 const ROWS_MAX: usize = 1_000;
 
-/// Rows of the first page, before it is known how large they are.
+/// Number of rows of the first page, whose row sizes are unknown.
 const ROWS_FIRST: usize = 250;
 
-/// Bytes a page, about: three of them are held at most. A row that is larger goes alone.
+/// Approximate size of a page in bytes. At most three pages are in memory. A larger row is a page
+/// of its own.
 const BYTES_MAX: usize = 2 << 20;
 
-/// Has a page read in the order of the primary key. Without statistics (a table just loaded) the planner would rather sort all that is left
-/// for each page, which makes a drain quadratic.
-const PLAN: &str = "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; set max_parallel_workers_per_gather = 0; set jit = off";
+/// Makes the planner read a page in the order of the primary key. Without statistics (a table just
+/// loaded) it would sort all remaining rows for each page, which makes a drain quadratic.
+const PLAN: &str = "set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off; \
+                    set max_parallel_workers_per_gather = 0; set jit = off";
 
-/// A database without an encoding sends text as it is stored. Otherwise one text that is not UTF-8 would end each reading of the
-/// table or the log, and it would not be known which event has it.
-pub(crate) const UNCHECKED_TEXT: &str = "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'";
+/// Makes a database without an encoding send text as it is stored. Otherwise a single text that is
+/// not UTF-8 would fail every read of the table or the log, and its event could not be identified.
+pub(crate) const UNCHECKED_TEXT: &str = "select set_config('client_encoding', 'SQL_ASCII', false) \
+                                         where current_setting('server_encoding') = 'SQL_ASCII'";
 
 /// A connection that reads the outbox.
 pub(crate) struct Reader {
@@ -47,17 +53,18 @@ pub(crate) struct Reader {
     spares: Spares,
 }
 
-/// Rows of one page, as COPY writes them.
+/// Rows of one page, in the format of COPY.
 pub(crate) struct Page {
     bytes: Vec<u8>,
     spares: Spares,
 }
 
-/// Buffers of pages that are done with: a page's memory is the next one's, and the allocator has nothing to keep.
+/// Buffers of dropped pages. They are reused for the next pages, so that the allocator does not
+/// accumulate memory.
 #[derive(Clone, Default)]
 struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
 
-/// Where the rows of a window lie that were not in progress in its first snapshot.
+/// Bounds of the rows of a window whose transactions were not in progress in its first snapshot.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     low: i64,
@@ -75,10 +82,11 @@ impl Reader {
         }
     }
 
-    /// Sends the pages of a window in order, and ends; comes back for the next window.
+    /// Sends the pages of a window in order. Returns the reader for the next window.
     ///
     /// # Errors
-    /// A lost connection.
+    ///
+    /// Returns an interruption if the connection is lost.
     pub(super) async fn read(
         mut self,
         seen: Snapshot,
@@ -111,10 +119,12 @@ impl Reader {
         }
     }
 
-    /// The events with these numbers (ascending), in order, and how many of the numbers were looked up: large rows end a page early.
+    /// Returns the events with these numbers (ascending), in order, and the count of numbers that
+    /// were looked up. Large rows end a page early.
     ///
     /// # Errors
-    /// A lost connection.
+    ///
+    /// Returns an interruption if the connection is lost.
     pub(crate) async fn read_these(&mut self, seqs: &[i64]) -> Result<(Page, usize), Interruption> {
         let list: Vec<String> = seqs.iter().map(i64::to_string).collect();
         let (columns, table) = (self.shape.select_list(), self.options.quoted_table());
@@ -133,13 +143,14 @@ impl Reader {
     /// Sends every row that an exported snapshot sees.
     ///
     /// # Errors
-    /// A lost connection.
+    ///
+    /// Returns an interruption if the connection is lost.
     pub(crate) async fn read_existing(
         mut self,
         snapshot: String,
         pages: mpsc::Sender<Page>,
     ) -> Result<(), Interruption> {
-        let doing = "reading the rows that are there";
+        let doing = "reading the existing rows";
         let (columns, table, order) = (
             self.shape.select_list(),
             self.options.quoted_table(),
@@ -155,12 +166,13 @@ impl Reader {
             sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *session),
         )
         .await?;
-        // The order is the table's, whatever it selects.
+        // The rows are ordered by the table's columns, whatever the select list contains.
         let query = format!(
-            "copy (select {columns} from {table} as outbox order by {order}) to stdout (format binary)"
+            "copy (select {columns} from {table} as outbox order by {order}) to stdout \
+             (format binary)"
         );
         let backend = backend(session).await?;
-        // The first row comes once all of them are sorted.
+        // The first row arrives after all rows are sorted.
         let sorting = async {
             let mut rows = session
                 .copy_out_raw(&query)
@@ -214,16 +226,18 @@ impl Reader {
         Ok(session)
     }
 
-    /// None if the window holds no row at all.
+    /// Returns the bounds of a window. Returns `None` if the window contains no row.
     async fn bounds(
         &mut self,
         seen: &Snapshot,
         to: &Snapshot,
     ) -> Result<Option<Bounds>, Interruption> {
         let sql = format!(
-            // Without `offset 0` the planner may look for the least seq along the primary key, past millions of older rows.
-            "select min(seq), max(seq) from (select seq from {} where xid >= '{}'::xid8 and xid < '{}'::xid8
-                and pg_visible_in_snapshot(xid, '{to}') offset 0) new_rows",
+            // Without `offset 0` the planner may look for the smallest seq along the primary key,
+            // past millions of older rows.
+            "select min(seq), max(seq) from (
+                 select seq from {} where xid >= '{}'::xid8 and xid < '{}'::xid8
+                 and pg_visible_in_snapshot(xid, '{to}') offset 0) new_rows",
             self.options.quoted_table(),
             seen.xmax(),
             to.xmax()
@@ -232,7 +246,8 @@ impl Reader {
         let options = self.options.clone();
         let session = self.session().await?;
         let backend = backend(session).await?;
-        // Not bounded in time: the first window of a large outbox is counted once, about half a second for five million rows.
+        // Not limited in time: the first window of a large outbox is counted once, which takes
+        // about half a second for five million rows.
         let counting = async {
             sqlx::query(AssertSqlSafe(sql))
                 .fetch_one(session)
@@ -251,7 +266,8 @@ impl Reader {
         })
     }
 
-    /// One page, and whether it is all that was asked for: rows that are larger than expected are left for the next one.
+    /// Returns one page, and whether it contains all requested rows. If rows are larger than
+    /// expected, the rest is left to the next page.
     async fn copy(&mut self, query: &str) -> Result<(Page, bool), Interruption> {
         let doing = "reading the outbox";
         let statement = format!("copy ({query}) to stdout (format binary)");
@@ -261,7 +277,8 @@ impl Reader {
         while let Some(row) = within(doing, rows.try_next()).await? {
             page.bytes.extend_from_slice(&row);
             if page.bytes.len() >= BYTES_MAX {
-                // What the server still sends would have to be read: the connection is given up instead.
+                // The rest of the response would have to be read. The connection is dropped
+                // instead.
                 return Ok((page, false));
             }
         }
@@ -272,7 +289,7 @@ impl Reader {
 }
 
 impl Spares {
-    /// An empty page.
+    /// Returns an empty page.
     fn page(&self) -> Page {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Page {
@@ -283,10 +300,11 @@ impl Spares {
 }
 
 impl Page {
-    /// The rows, to be decoded one by one.
+    /// Returns the rows, to decode them one by one.
     ///
     /// # Errors
-    /// When the server sent something else.
+    ///
+    /// Returns an interruption if the server sent something else.
     pub(crate) fn rows<'a>(
         &'a self,
         shape: &Shape,
@@ -295,7 +313,7 @@ impl Page {
         shape.rows(&self.bytes).map_err(damaged)
     }
 
-    /// How many rows it has, and the last one's `seq`.
+    /// Returns the number of rows and the `seq` of the last one.
     fn measure(&self, shape: &Shape) -> Result<(usize, Option<i64>), Interruption> {
         let (mut count, mut last) = (0, None);
         for row in self.rows(shape)? {
@@ -323,12 +341,12 @@ impl Drop for Page {
     }
 }
 
-/// How a damaged page is told.
+/// Converts the error of a damaged page.
 pub(crate) fn damaged(error: CopyError) -> Interruption {
     Interruption::sql("reading the outbox")(sqlx::Error::Protocol(error.to_string()))
 }
 
-/// How many rows to ask for next, after a page of `rows` rows and `bytes`.
+/// Returns the number of rows to request next, after a page of `rows` rows and `bytes` bytes.
 fn rows_for(rows: usize, bytes: usize) -> usize {
     let fitting = BYTES_MAX / 2 / (bytes / rows.max(1)).max(1);
     fitting.clamp(1, ROWS_MAX)
@@ -345,7 +363,8 @@ fn page_query(
 ) -> String {
     let from = after.max(bounds.low - 1);
     let settled = format!(
-        "(select {columns} from {table} where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8
+        "(select {columns} from {table}
+          where seq > {from} and seq <= {high} and xid >= '{first}'::xid8 and xid < '{last}'::xid8
             and pg_visible_in_snapshot(xid, '{to}') order by seq limit {limit})",
         high = bounds.high,
         first = seen.xmax(),
@@ -356,8 +375,11 @@ fn page_query(
     }
     format!(
         "select * from (
-            select o.* from pg_snapshot_xip('{seen}') as then_in_progress (xid) cross join lateral
-                (select {columns} from {table} as outbox where outbox.xid = then_in_progress.xid and seq > {after} order by seq limit {limit}) o
+            select o.* from pg_snapshot_xip('{seen}') as then_in_progress (xid)
+                cross join lateral
+                (select {columns} from {table} as outbox
+                 where outbox.xid = then_in_progress.xid and seq > {after}
+                 order by seq limit {limit}) o
             where pg_visible_in_snapshot(then_in_progress.xid, '{to}')
             union all {settled}
         ) page order by seq limit {limit}"

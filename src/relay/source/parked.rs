@@ -1,5 +1,5 @@
-//! Parked events as a source: carries out the operator's decisions and publishes, in order, the events that nothing holds back
-//! any more.
+//! Parked events as a source: carries out the operator's decisions, and publishes in order the
+//! events that nothing holds back any more.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ use crate::{
     },
 };
 
-/// Events released at once: their numbers are in one position.
+/// Maximum number of events that are released together. One position contains their numbers.
 const RELEASED_AT_ONCE: usize = 1_000;
 
-/// How long other events wait for those that are released, at a time.
+/// Approximate maximum time that other events wait for a release.
 const AT_A_TIME: Duration = Duration::from_secs(1);
 
-/// The events of an aggregate that can be published now: in order, without discarded ones, up to the first faulty event that
-/// no operator has decided about.
+/// Returns the events of an aggregate that can be published now: in order, without discarded ones,
+/// up to the first undeliverable event without an operator's decision.
 fn free(events: &[Parked]) -> Vec<i64> {
     let rest = events
         .iter()
@@ -42,12 +42,12 @@ fn free(events: &[Parked]) -> Vec<i64> {
     free.map(|event| event.seq).collect()
 }
 
-/// Released events that are not known to be durable yet.
+/// Released events that may not be durable yet.
 #[derive(Default)]
 struct Batch {
     released: Vec<(Aggregate, Vec<i64>)>,
     events: usize,
-    /// Aggregates of which more events can be released afterwards.
+    /// Aggregates with more events to release afterwards.
     again: Vec<Aggregate>,
 }
 
@@ -82,7 +82,7 @@ impl Batch {
 ///
 /// # Errors
 ///
-/// Returns [`Stop`].
+/// Returns [`Stop`] if the relay shuts down or the session is interrupted.
 pub(super) async fn release(pipeline: &mut Pipeline) -> Result<(), Stop> {
     if pipeline.parked().is_empty() {
         return Ok(());
@@ -118,8 +118,9 @@ async fn discard(began: Instant, pipeline: &mut Pipeline) -> Result<(), Interrup
         for row in &discarded {
             let (kind, id) = (&row.aggregate.kind, &row.aggregate.id);
             tracing::warn!(
-                event = %row.id, seq = row.seq, events = row.events, aggregate = format!("{kind}/{id}"), reason = row.reason,
-                "gives an event up, as it was told to (tidings parked discard)"
+                event = %row.id, seq = row.seq, events = row.events,
+                aggregate = format!("{kind}/{id}"), reason = row.reason,
+                "discards a parked event, as an operator decided (tidings parked discard)"
             );
             let parked = pipeline.parked_mut();
             match &row.waits_for {
@@ -185,13 +186,13 @@ async fn release_aggregates(
     Ok(())
 }
 
-/// What is left of an aggregate or a topic after a release.
+/// The rest of an aggregate or a topic after a release.
 pub(super) enum Remaining {
-    /// There may be more to release.
+    /// More events may be releasable.
     More,
-    /// Nothing is left, or the rest needs an operator or a topic.
+    /// Nothing is left, or the rest waits for an operator or a topic.
     Waits,
-    /// The position has not passed the rest yet, or its topic cannot be used at present.
+    /// The position has not passed the rest yet, or its topic is unusable at present.
     Later,
 }
 
@@ -217,7 +218,8 @@ async fn send_some(
             .position(|event| event.is_range)
             .unwrap_or(events.len()),
     );
-    // An event that was parked when the relay died, and is met once more, must not be gone by then.
+    // The position must pass a parked event before the event is released. Otherwise a relay that
+    // dies in between reads the event again and no longer finds it parked.
     let position = pipeline.progress().position();
     let passed = events
         .iter()
@@ -232,7 +234,8 @@ async fn send_some(
             Remaining::Later
         });
     }
-    // What was refused before is likely to be refused again: alone, so that it is known at once.
+    // An event that was refused before is likely to be refused again. It is sent alone, so that a
+    // refusal concerns it alone.
     let retried = events
         .iter()
         .filter(|event| event.action == Some(Action::Retry) && event.reason.is_some());
@@ -244,7 +247,7 @@ async fn send_some(
             tracing::error!(
                 seq,
                 aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
-                "cannot be delivered after all: {reason}"
+                "a released event cannot be delivered: {reason}"
             );
             store::failed(pipeline.relay_store(), aggregate, seq, &reason).await?;
             (Some(seq), Remaining::Waits)
@@ -263,7 +266,8 @@ async fn send_some(
 async fn unfold(aggregate: &Aggregate, pipeline: &mut Pipeline) -> Result<Remaining, Interruption> {
     let Some(range) = pipeline.parked().range(aggregate).cloned() else {
         return Err(Interruption::Refused(format!(
-            "the table of parked events has a range of {}/{} that this relay did not store: see tidings parked show {0}/{1}",
+            "the table of parked events has a range of {}/{} that this relay did not store: see \
+             `tidings parked show {0}/{1}`",
             aggregate.kind, aggregate.id
         )));
     };
@@ -273,16 +277,16 @@ async fn unfold(aggregate: &Aggregate, pipeline: &mut Pipeline) -> Result<Remain
     Ok(Remaining::Waits)
 }
 
-/// How far a release got.
+/// Outcome of sending released events.
 enum Sent {
     All,
-    /// This one cannot be delivered, for this reason.
+    /// This event is undeliverable for this reason.
     UpTo(i64, String),
-    /// The topic of this one cannot be used at present.
+    /// The topic of this event is unusable at present.
     BeforeTopic(i64),
 }
 
-/// Sends these events. The position has each of them as released as soon as it is sent.
+/// Sends these events. Each is recorded in the position as released as soon as it is sent.
 async fn send(seqs: &[i64], reader: &mut Reader, pipeline: &mut Pipeline) -> Result<Sent, Stop> {
     let mut rest = seqs;
     while !rest.is_empty() {
@@ -311,7 +315,7 @@ async fn send(seqs: &[i64], reader: &mut Reader, pipeline: &mut Pipeline) -> Res
     Ok(Sent::All)
 }
 
-/// Waits until released events are durable and deleted from the table of parked ones.
+/// Waits until released events are durable and deleted from the table of parked events.
 pub(super) async fn durable(pipeline: &mut Pipeline) -> Result<(), Stop> {
     if pipeline.settled().released.is_empty() {
         return Ok(());
@@ -346,12 +350,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_overtakes_an_event_that_still_waits(events in proptest::collection::vec((any::<bool>(), 0u8..3), 0..20)) {
-            let events: Vec<Parked> = (1..).zip(&events).map(|(seq, (wrong, action))| event(seq, *wrong, *action)).collect();
+        fn nothing_overtakes_an_event_that_still_waits(
+            events in proptest::collection::vec((any::<bool>(), 0u8..3), 0..20),
+        ) {
+            let events: Vec<Parked> = (1..)
+                .zip(&events)
+                .map(|(seq, (wrong, action))| event(seq, *wrong, *action))
+                .collect();
             let free = free(&events);
             for event in &events {
                 let discarded = event.action == Some(Action::Discard);
-                let blocked = events.iter().any(|earlier| earlier.seq <= event.seq && earlier.reason.is_some() && earlier.action.is_none());
+                let blocked = events.iter().any(|earlier| {
+                    earlier.seq <= event.seq && earlier.reason.is_some() && earlier.action.is_none()
+                });
                 prop_assert_eq!(free.contains(&event.seq), !discarded && !blocked);
             }
             prop_assert!(free.is_sorted());

@@ -1,4 +1,5 @@
-//! The end of a wait for a topic: what was set aside because the topic could not be used is published in order.
+//! Release of the events that were parked because their topic was unusable. They are published in
+//! order.
 
 use super::{
     pages::{Reader, damaged},
@@ -20,23 +21,24 @@ use crate::{
     },
 };
 
-/// Events released at once: their numbers are in one position.
+/// Maximum number of events that are released together. One position contains their numbers.
 const RELEASED_AT_ONCE: usize = 1_000;
 
-/// What became of the first events that wait for a topic.
+/// Outcome of sending the first events that wait for a topic.
 #[derive(Debug, Default)]
 struct Outcome {
     released: Vec<i64>,
-    /// These wait for something else now.
+    /// Events that now wait for another reason.
     converted: Vec<Converted>,
-    /// This one cannot be sent yet, nor can those after it.
+    /// An event cannot be sent yet, and neither can the later ones.
     stopped: bool,
 }
 
-/// Publishes the first events that wait for `topic`, and waits until that is durable.
+/// Publishes the first events that wait for `topic`, and waits until they are durable.
 ///
 /// # Errors
-/// Whatever interrupts the session.
+///
+/// Returns [`Stop`] if the relay shuts down or the session is interrupted.
 pub(crate) async fn release_topic(
     topic: &str,
     reader: &mut Reader,
@@ -45,7 +47,7 @@ pub(crate) async fn release_topic(
     pipeline.store_parked().await?;
     let mut events = store::first_of_topic(pipeline.relay_store(), topic, RELEASED_AT_ONCE).await?;
     if events.is_empty() {
-        tracing::info!(topic, "nothing waits for the topic any more");
+        tracing::info!(topic, "no event waits for the topic any more");
         pipeline.publisher_mut().topic_faults().released(topic);
         pipeline.parked_mut().nothing_waits_for(topic);
         return Ok(Remaining::Waits);
@@ -56,7 +58,7 @@ pub(crate) async fn release_topic(
         .take_while(|(_, event)| event.is_passed(&position))
         .count();
     let unpassed = events.split_off(passed).len();
-    // Those that were given up are removed together, elsewhere.
+    // Discarded events are removed together by `parked::discard`.
     events.retain(|(_, event)| event.action != Some(Action::Discard));
     if events.is_empty() {
         return Ok(if unpassed > 0 {
@@ -132,7 +134,7 @@ async fn publish(
     Ok(outcome)
 }
 
-/// Outcome of one event.
+/// Outcome of sending one event.
 enum Sent {
     Released,
     Converted(Converted),
@@ -159,7 +161,7 @@ async fn send(topic: &str, row: &Row<'_>, pipeline: &mut Pipeline) -> Result<Sen
         Delivery::Undeliverable(reason) => {
             tracing::error!(
                 seq = row.seq,
-                "cannot be delivered although its topic can be used: {reason}"
+                "an event cannot be delivered although its topic is usable: {reason}"
             );
             pipeline.parked_mut().adopt(&aggregate, row.seq);
             Ok(Sent::Converted(Converted::wrong(row.seq, reason)))

@@ -1,56 +1,60 @@
-//! When to read the socket: as bytes come, or after letting it fill. Pure.
+//! Pacing of the reads from the replication socket. Pure.
 //!
-//! A walsender whose reader waits in `recv` pays a wake-up for every message it sends; one whose reader naps between
-//! reads streams about twice as fast. Behind, the nap is free; at the head it would be latency. So the choice follows how
-//! far behind the stream is, by the server's own clock: when it sent a commit against when that commit happened.
+//! A walsender whose reader waits in `recv` pays a wake-up for every message that it sends. If the
+//! reader pauses between reads, the walsender streams about twice as fast. The pause is free while
+//! the stream is behind and adds latency at the head of the log. The decision therefore depends on
+//! the lag by the server's own clock: the time between a commit and its sending.
 
 use std::time::Duration;
 
-/// Behind from here on. Well above a busy server's send delay, well below what anybody calls lag.
+/// A stream with more lag than this is behind. The value is well above the send delay of a busy
+/// server and well below a lag that operators notice.
 const BEHIND: Duration = Duration::from_millis(20);
 
-/// Far behind from here on: some Kafka transactions long. Nearer, waiting for a fuller batch would only add to the lag.
+/// A stream with more lag than this is far behind. The value is the duration of some Kafka
+/// transactions. With less lag, a wait for a fuller batch would only increase the lag.
 const FAR_BEHIND: Duration = Duration::from_millis(200);
 
-/// How long to let the socket fill: a few thousand events at the speed of a walsender.
+/// Pause that lets the socket fill: a few thousand events at the speed of a walsender.
 const NAP: Duration = Duration::from_millis(4);
 
-/// A read this large, bytes, says that more is waiting: the next one needs no nap.
+/// Size of a read, in bytes, that indicates more waiting data. No pause follows such a read.
 const FULL_READ: usize = 48 * 1024;
 
-/// Decides, read by read.
+/// The current lag of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     lag_micros: i64,
 }
 
 impl Pace {
-    /// A commit was sent at `sent_at`, having happened at `committed_at` (microseconds, the server's clock).
+    /// Records that a commit of the time `committed_at` was sent at `sent_at` (microseconds, the
+    /// server's clock).
     pub(crate) fn saw_commit(&mut self, sent_at: i64, committed_at: i64) {
         self.lag_micros = sent_at.saturating_sub(committed_at);
     }
 
-    /// The server said that it has nothing more.
+    /// Records that the server has nothing more to send.
     pub(crate) fn saw_idle(&mut self) {
         self.lag_micros = 0;
     }
 
-    /// How far the stream is behind what is committed.
+    /// Returns the lag of the stream behind the commits.
     pub(crate) fn lag(&self) -> Duration {
         Duration::from_micros(self.lag_micros.try_into().unwrap_or(0))
     }
 
-    /// Whether there is more to read than what has come.
+    /// Returns `true` if the server has more to send than has arrived.
     pub(crate) fn is_behind(&self) -> bool {
         self.lag() > BEHIND
     }
 
-    /// Whether there is so much more that a batch had better wait for it.
+    /// Returns `true` if a batch should wait for more events.
     pub(crate) fn is_far_behind(&self) -> bool {
         self.lag() > FAR_BEHIND
     }
 
-    /// How long to wait before the next read, after one of `read` bytes.
+    /// Returns the pause before the next read, after a read of `read` bytes.
     pub(crate) fn nap(&self, read: usize) -> Option<Duration> {
         (self.is_behind() && read < FULL_READ).then_some(NAP)
     }

@@ -1,16 +1,19 @@
-//! Compares what the stream brought with what the table holds.
+//! Comparison of the streamed events with the table.
 //!
-//! A publication that is altered or made anew under a running relay loses rows without an error (since Postgres 18 even one that
-//! is dropped), or a part of those of one transaction. So whenever a snapshot is about to become the position's, the events it sees are looked up in the table.
+//! A publication that is altered or created again while a relay runs loses rows without an error
+//! (since PostgreSQL 18 also one that is dropped). It may lose only some rows of a transaction.
+//! Therefore, before a snapshot becomes that of the position, the events that it sees are looked up
+//! in the table.
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::relay::{error::Interruption, leadership::relay_store::within, position::Pair};
 
-/// The events that the pair's snapshot sees and the stream has not brought, by `seq`.
+/// Returns the events, by `seq`, that the pair's snapshot sees and the stream has not delivered.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an interruption if the connection is lost.
 pub(super) async fn missing(
     session: &mut PgConnection,
     table: &str,
@@ -19,7 +22,8 @@ pub(super) async fn missing(
     let Some(streamed) = &pair.streamed else {
         return Ok(Vec::new());
     };
-    // Fewer rows than were streamed is somebody's delete, and no loss. Sorted here: told to sort, the planner may walk the whole primary key.
+    // Fewer rows than streamed events are not a loss: a client has deleted rows. The rows are
+    // sorted here, because with `order by` the planner may scan the whole primary key.
     let listed = format!(
         "select seq from {table} where {} and not '{streamed}'::int8multirange @> seq",
         filter(pair)
@@ -30,7 +34,8 @@ pub(super) async fn missing(
     Ok(missing)
 }
 
-/// What the second snapshot sees and the first does not, without what is not known of.
+/// Returns the condition for rows that the second snapshot sees and the first does not, without
+/// transactions whose streamed events are unknown.
 fn filter(pair: &Pair) -> String {
     let in_progress: Vec<String> = pair
         .seen
@@ -39,8 +44,10 @@ fn filter(pair: &Pair) -> String {
         .map(|xid| format!("'{xid}'"))
         .collect();
     format!(
-        "((xid >= '{first}'::xid8 and xid < '{last}'::xid8) or xid = any (array[{in_progress}]::xid8[]))
-         and pg_visible_in_snapshot(xid, '{to}') and not '{unknown}'::int8multirange @> xid::text::bigint",
+        "((xid >= '{first}'::xid8 and xid < '{last}'::xid8)
+          or xid = any (array[{in_progress}]::xid8[]))
+         and pg_visible_in_snapshot(xid, '{to}')
+         and not '{unknown}'::int8multirange @> xid::text::bigint",
         first = pair.seen.xmax(),
         last = pair.to.xmax(),
         in_progress = in_progress.join(","),

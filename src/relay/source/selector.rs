@@ -1,15 +1,18 @@
-//! Which source is read: the table until the log can follow it, the log at its head.
+//! Selection of the source: the table until the log can follow it, then the log.
 //!
 //! ```text
-//!              no slot yet, or the slot starts beyond the position, or far behind (auto)
-//!            ┌────────────────────────────────────────────────────────────────────────────┐
-//!            ▼                                                                            │
-//! TABLE: windows one after the other ── covered by the slot, and little left ──▶ LOG: streams
-//!            │                                                                            │ the slot is lost: the session ends, and the
-//!            └── for ever: source = poll, or no logical replication to be had            ▼ next one begins with the table
+//!            no slot yet, or the slot starts beyond the position, or far behind (auto)
+//!          ┌───────────────────────────────────────────────────────────────────────────┐
+//!          ▼                                                                           │
+//! TABLE: window after window ── reached the slot's start, and few events are left ──▶ LOG: streams
+//!          │                                                                           │
+//!          ▼                                                                           ▼
+//! forever: source = poll,                                    the slot is lost: the session ends,
+//! or no logical replication                                  the next one starts with the table
 //! ```
 //!
-//! One position serves both (see `position`), so the change loses and repeats nothing, and a lost slot is not a loss.
+//! Both sources share one position (see `position`). A change of the source therefore neither loses
+//! nor repeats an event, and no event is lost with a slot.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -37,25 +40,26 @@ use crate::{
     },
 };
 
-/// A window with fewer events is the last one before the stream follows.
+/// A window with fewer events than this is the last one before the stream follows.
 const LITTLE: u64 = 2_000;
 
-/// Behind the position by more than this much log, bytes, the slot is advanced before the stream is read: it would be decoded otherwise.
+/// If the slot is behind the position by more bytes than this, it is advanced before the stream is
+/// read. Otherwise the stream would decode this log.
 const ADVANCE_BYTES: u64 = 16 << 20;
 
-/// Between two looks at a table in which nothing is new. One costs a tenth of a millisecond.
+/// Interval between reads of a table without new events. A read costs a tenth of a millisecond.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Between two tries for logical replication that could not be had.
+/// Interval between attempts while logical replication is unavailable.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
-/// What can be had of the log.
+/// Availability of the log.
 enum LogSide {
-    /// Nothing, and nothing is wanted.
+    /// The log is not wanted.
     NotWanted,
-    /// Nothing at present.
+    /// The log is unavailable at present.
     Unavailable { reason: String, tried: Instant },
-    /// A slot is being made.
+    /// A slot is being created.
     Making(JoinHandle<Result<(), Interruption>>),
     /// The slot streams every commit from here on.
     From(Lsn),
@@ -63,7 +67,7 @@ enum LogSide {
     Advancing(JoinHandle<Result<(), Interruption>>),
 }
 
-/// Everything that a session works with.
+/// The inputs of a session for its sources.
 pub(crate) struct SourceSelector<'s> {
     pub(crate) options: &'s RelayOptions,
     pub(crate) server: &'s Server,
@@ -79,21 +83,23 @@ pub(crate) struct SourceSelector<'s> {
 }
 
 impl SourceSelector<'_> {
-    /// Publishes until the relay is shut down or the session is interrupted. Records may still be under way then.
+    /// Publishes until the relay shuts down or the session is interrupted. Records may still be in
+    /// flight then.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn run(&self, pipeline: &mut Pipeline) -> Result<Infallible, Stop> {
         if let Some(reason) = self.shape.log_only() {
             return self.follow(reason, pipeline).await;
         }
-        // What was decided while no relay ran comes first: it may be what makes room for more.
+        // Decisions made while no relay ran come first, because they may make room for more parked
+        // events.
         release(pipeline).await?;
         let mut log = self.look(pipeline, self.log_unusable).await?;
         if self.log_silent && self.options.source == SourceKind::Auto {
             log = LogSide::Unavailable {
-                reason: "the server accepts a stream and does not answer".into(),
+                reason: "the server accepts a stream connection and does not answer".into(),
                 tried: Instant::now(),
             };
         }
@@ -107,12 +113,13 @@ impl SourceSelector<'_> {
             {
                 let lag = pipeline.settled().log.0 - confirmed.0;
                 if lag > ADVANCE_BYTES {
-                    // Only what is safe: until then the table is read on.
+                    // Only the durable position may be confirmed. Until it is past the slot's, the
+                    // table is read.
                     let safe = pipeline.durable().0.log;
                     if safe > confirmed {
                         tracing::info!(
                             bytes = lag,
-                            "has the slot forget the log that the table stood in for"
+                            "advances the slot past log whose events were read from the table"
                         );
                         log = LogSide::Advancing(slot::advance(self.options, self.names, safe));
                     }
@@ -120,10 +127,11 @@ impl SourceSelector<'_> {
                     let megabytes = self.stream(pipeline).await? >> 20;
                     pipeline.reads(
                         Reading::Table,
-                        format!("behind by {megabytes} MB of log, which the table is faster for"),
+                        format!("behind by {megabytes} MB of log: the table is the faster source"),
                     );
                     behind = true;
-                    // The stream's connection is closed, and what it had confirmed stays confirmed.
+                    // The stream's connection is closed. The positions confirmed on it stay
+                    // confirmed.
                     log = self.look(pipeline, false).await?;
                     continue;
                 }
@@ -140,7 +148,7 @@ impl SourceSelector<'_> {
         }
     }
 
-    /// What can be had of the log now.
+    /// Returns the current availability of the log.
     async fn look(&self, pipeline: &mut Pipeline, unusable: bool) -> Result<LogSide, Interruption> {
         let session = pipeline.connection();
         if self.options.source == SourceKind::Poll {
@@ -149,7 +157,9 @@ impl SourceSelector<'_> {
         }
         if !self.server.logical {
             let reason = format!(
-                "wal_level is `{}`: run ALTER SYSTEM SET wal_level = logical and restart Postgres (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or the like)",
+                "wal_level is `{}`: run ALTER SYSTEM SET wal_level = logical and restart Postgres \
+                 (on a managed service, set rds.logical_replication, cloudsql.logical_decoding or \
+                 the like)",
                 self.server.wal_level
             );
             return self.unavailable(Interruption::Refused(reason));
@@ -166,7 +176,8 @@ impl SourceSelector<'_> {
         }
     }
 
-    /// Without logical replication there is the table, unless the operator wants the log.
+    /// Continues with the table if logical replication is unavailable. Returns the error if the
+    /// operator requires the log.
     fn unavailable(&self, error: Interruption) -> Result<LogSide, Interruption> {
         if self.options.source == SourceKind::Wal {
             return Err(error);
@@ -176,7 +187,8 @@ impl SourceSelector<'_> {
             _ => error.full(),
         };
         tracing::warn!(
-            "no logical replication: {reason}; reads the table only, which is slower to notice new events (source = \"poll\" says that this is meant)"
+            "no logical replication: {reason}; reads the table only, which is slower to notice new \
+             events (set source = \"poll\" if this is intended)"
         );
         Ok(LogSide::Unavailable {
             reason,
@@ -184,7 +196,7 @@ impl SourceSelector<'_> {
         })
     }
 
-    /// Takes note of what has come of the work on the log.
+    /// Processes the result of a task that works on the slot, and retries after [`TRY_AGAIN`].
     async fn attend(&self, log: LogSide, pipeline: &mut Pipeline) -> Result<LogSide, Interruption> {
         match log {
             LogSide::Making(task) if task.is_finished() => match task.await {
@@ -219,7 +231,7 @@ impl SourceSelector<'_> {
         }
     }
 
-    /// Bytes of log after the position.
+    /// Returns the number of bytes of log after the position.
     async fn behind(&self, pipeline: &mut Pipeline) -> Result<u64, Interruption> {
         let log = pipeline.settled().log;
         Ok(slot::insert_position(pipeline.connection())
@@ -228,25 +240,27 @@ impl SourceSelector<'_> {
             .saturating_sub(log.0))
     }
 
-    /// A stream that starts at `confirmed` may follow if everything before that is published, and nothing is left half read.
+    /// Returns `true` if a stream that starts at `confirmed` may follow: all events before it are
+    /// published, and no window is open.
     fn may_stream(&self, confirmed: Lsn, behind: bool, pipeline: &Pipeline) -> bool {
         let position = pipeline.settled();
         let covered = position.window.is_none() && position.log >= confirmed;
         covered && (!behind || self.options.source == SourceKind::Wal)
     }
 
-    /// Streams the log. Returns the bytes of log that are not read yet, once the table is the faster source.
+    /// Streams the log. Returns the number of bytes of unread log once the table is the faster
+    /// source.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(super) async fn stream(&self, pipeline: &mut Pipeline) -> Result<u64, Stop> {
         let application = self.options.database.application_name("relay stream");
         let LogNames { slot, publication } = self.names;
         let from = pipeline.settled().log;
         self.observer
             .pulse()
-            .step("asking the server to stream the log");
+            .step("requesting the stream of the log");
         let opening = async {
             let mut connection = Connection::open(&self.options.database, &application)
                 .await
@@ -268,7 +282,7 @@ impl SourceSelector<'_> {
         let alone = self
             .shape
             .log_only()
-            .map(|reason| format!("streams the log alone: {reason}"));
+            .map(|reason| format!("streams only the log: {reason}"));
         pipeline.reads(
             Reading::Wal,
             alone.unwrap_or_else(|| "streams the log".into()),
@@ -302,20 +316,21 @@ impl SourceSelector<'_> {
 }
 
 impl LogSide {
-    /// Why the table is read.
+    /// Returns the reason for reading the table.
     fn reason(&self, behind: bool) -> String {
         match self {
             Self::NotWanted => "source is poll".into(),
             Self::Unavailable { reason, .. } => format!("no logical replication: {reason}"),
-            Self::Making(_) => "the slot is being made".into(),
-            Self::From(_) if behind => "behind, which the table is faster for".into(),
-            Self::From(_) => "the log after the slot's start is not covered yet".into(),
+            Self::Making(_) => "the slot is being created".into(),
+            Self::From(_) if behind => "behind: the table is the faster source".into(),
+            Self::From(_) => "the position has not reached the slot's start yet".into(),
             Self::Advancing(_) => "the slot is being advanced".into(),
         }
     }
 }
 
-/// Whether it says that logical replication cannot be had here: a publication that was altered, no privilege (insufficient_privilege), no slot left
+/// Returns `true` if the error means that logical replication is unavailable: an altered
+/// publication, a missing privilege (insufficient_privilege), no free slot
 /// (configuration_limit_exceeded), no logical log (object_not_in_prerequisite_state).
 fn cannot_be_had(error: &Interruption) -> bool {
     matches!(error, Interruption::PublicationUnfit(_))

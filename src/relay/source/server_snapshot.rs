@@ -1,4 +1,4 @@
-//! A look at the server: what is visible, and how far its log goes.
+//! A snapshot of the server, together with its log positions.
 
 use sqlx::{PgConnection, Row as _};
 
@@ -7,24 +7,26 @@ use crate::{
     relay::{error::Interruption, leadership::relay_store::within, position::Snapshot},
 };
 
-/// What a look saw.
+/// A snapshot and the log positions read with it.
 pub(super) struct Look {
     pub(super) snapshot: Snapshot,
     /// The log's insert position, read after the snapshot was taken.
     pub(super) insert: Lsn,
-    /// How far the log is flushed.
+    /// The end of the flushed log.
     pub(super) flushed: Lsn,
 }
 
-/// Takes a snapshot, then looks at the log.
+/// Takes a snapshot, then reads the log positions.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an interruption if the connection is lost.
 pub(super) async fn look(session: &mut PgConnection) -> Result<Look, Interruption> {
     let doing = "taking a snapshot";
-    // One statement: its snapshot is taken before any of its functions runs.
+    // One statement, because its snapshot is taken before any of its functions runs.
     let row = sqlx::query(
-        "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text",
+        "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
+                pg_current_wal_flush_lsn()::text",
     );
     let row = within(doing, row.fetch_one(session)).await?;
     let text = |at: usize| {
@@ -33,7 +35,7 @@ pub(super) async fn look(session: &mut PgConnection) -> Result<Look, Interruptio
     };
     let snapshot = text(0)?.parse().map_err(|error| {
         Interruption::Refused(format!(
-            "the server answers with a strange snapshot: {error}"
+            "the server returned an unexpected snapshot: {error}"
         ))
     })?;
     Ok(Look {

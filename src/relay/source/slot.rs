@@ -1,4 +1,4 @@
-//! The publication and the replication slot: makes the log follow the outbox, and says how far it may be read.
+//! The publication and the replication slot of the outbox: creation, state, advance and removal.
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::task::JoinHandle;
@@ -15,39 +15,40 @@ use crate::{
     },
 };
 
-/// What is said of each transaction that a new slot waits for.
+/// Log line for each transaction that the creation of a slot waits for.
 const SLOT_WAITS: &str =
     "the slot waits for this open transaction; end it, or select pg_terminate_backend(pid)";
 
-/// What can be read of the log.
+/// State of the slot for a relay that can also read the table.
 pub(crate) enum Log {
     /// The slot streams every commit from here on.
     From(Lsn),
-    /// There is no slot that can be used, or it cannot be read from any more.
+    /// No slot is usable.
     None,
 }
 
-/// What the relay's slot still keeps, for a relay that has nothing else.
+/// State of the slot for a relay that reads only the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
-    /// Every commit from here on.
+    /// The slot keeps every commit from here on.
     From(Lsn),
-    /// It is there and cannot be read from.
+    /// The slot exists and cannot be read.
     Unreadable,
     /// There is no slot.
     None,
 }
 
-/// A new slot, and the snapshot that sees exactly what committed before it begins, as long as the connection is held.
+/// A new slot, and a snapshot that sees exactly the commits before the slot's start. The snapshot
+/// is valid while the connection is open.
 pub(crate) struct Seam {
     pub(crate) connection: Connection,
     pub(crate) snapshot: Snapshot,
-    /// The name under which other sessions may take the snapshot.
+    /// The snapshot's name for import by other sessions.
     pub(crate) exported: String,
     pub(crate) from: Lsn,
 }
 
-/// A slot as `pg_replication_slots` shows it.
+/// A row of `pg_replication_slots`.
 struct Slot {
     plugin: Option<String>,
     database: Option<String>,
@@ -58,11 +59,12 @@ struct Slot {
     confirmed: Option<Lsn>,
 }
 
-/// Makes sure of the publication and looks at the slot. One that was invalidated, or that `unusable` says cannot be decoded, is dropped; the
-/// walsender of an earlier leader is ended.
+/// Ensures that the publication exists, and examines the slot. Drops a slot that was invalidated,
+/// or whose log could not be decoded (`unusable`). Ends the walsender of an earlier leader.
 ///
 /// # Errors
-/// What only a person can put right, or a lost connection.
+///
+/// Returns an interruption if only an operator can correct the fault, or if the connection is lost.
 pub(crate) async fn examine(
     options: &RelayOptions,
     names: &LogNames,
@@ -81,7 +83,8 @@ pub(crate) async fn examine(
         None => {
             tracing::warn!(
                 slot = name,
-                "the slot cannot be read from any more (invalidated, or its publication was dropped): it is made anew"
+                "the slot cannot be read any more (invalidated, or its publication was dropped): \
+                 it is created again"
             );
             drop_slot(session, name).await?;
             Ok(Log::None)
@@ -89,10 +92,11 @@ pub(crate) async fn examine(
     }
 }
 
-/// Makes sure of the publication and looks at the slot; nothing is dropped.
+/// Ensures that the publication exists, and examines the slot without dropping it.
 ///
 /// # Errors
-/// What only a person can put right, or a lost connection.
+///
+/// Returns an interruption if only an operator can correct the fault, or if the connection is lost.
 pub(crate) async fn kept(
     options: &RelayOptions,
     names: &LogNames,
@@ -110,10 +114,12 @@ pub(crate) async fn kept(
         .map_or(Kept::Unreadable, Kept::From))
 }
 
-/// Drops the relay's slot if it has one: a relay that reads the table only must not keep the server's log.
+/// Drops the relay's slot: a relay that reads only the table must not keep the server's log. A slot
+/// of this name that belongs to another database or plugin is kept.
 ///
 /// # Errors
-/// A slot that belongs to somebody else; a lost connection.
+///
+/// Returns an interruption if the connection is lost.
 pub(crate) async fn forget(
     names: &LogNames,
     session: &mut PgConnection,
@@ -130,14 +136,14 @@ pub(crate) async fn forget(
     drop_slot(session, name).await
 }
 
-/// Makes the slot, on a session of its own: that waits for every transaction that is writing when it is asked for, and
-/// statement_timeout does not end the wait.
+/// Creates the slot in a session of its own. The creation waits for every transaction that was
+/// writing at the request, and `statement_timeout` does not end this wait.
 pub(crate) fn make(
     options: &RelayOptions,
     names: &LogNames,
     server: &Server,
 ) -> JoinHandle<Result<(), Interruption>> {
-    // A failover slot (17 and later) is carried over to a standby that asks for it.
+    // A failover slot (PostgreSQL 17 and later) is synchronized to the standbys that request it.
     let failover = if server.version >= 170_000 {
         ", failover => true"
     } else {
@@ -155,7 +161,7 @@ pub(crate) fn make(
     )
 }
 
-/// Makes the slot together with the snapshot of what committed before it. Waits as [`make`] does.
+/// Creates the slot together with a snapshot of the commits before it. Waits as [`make`] does.
 pub(crate) fn make_exporting(
     options: &RelayOptions,
     names: &LogNames,
@@ -216,12 +222,12 @@ async fn export(options: &RelayOptions, create: &str) -> Result<Seam, Interrupti
             from,
         }),
         _ => Err(Interruption::Refused(format!(
-            "the server describes the new slot strangely: {rows:?}"
+            "the server returned an unexpected description of the new slot: {rows:?}"
         ))),
     }
 }
 
-/// Has the slot forget the log up to `to`, which is published, without decoding what it held.
+/// Advances the slot to `to` without decoding the log, because everything before `to` is published.
 pub(crate) fn advance(
     options: &RelayOptions,
     names: &LogNames,
@@ -260,10 +266,12 @@ fn aside(
     })
 }
 
-/// Whether there is the publication, fit for the outbox.
+/// Returns `true` if the publication exists and fits the outbox.
 ///
 /// # Errors
-/// One that is not fit, with the remedy; a lost connection.
+///
+/// Returns an interruption with the remedy if the publication does not fit, or an interruption if
+/// the connection is lost.
 pub(crate) async fn fit_publication(
     options: &RelayOptions,
     name: &str,
@@ -272,10 +280,13 @@ pub(crate) async fn fit_publication(
     let doing = "looking for the publication";
     let (schema, table) = options.table();
     let found = sqlx::query_as(
-        "select p.pubinsert, p.puballtables or coalesce(bool_or(t.ours and t.rowfilter is null), false), coalesce(bool_or(not t.ours), false)
+        "select p.pubinsert,
+                p.puballtables or coalesce(bool_or(t.ours and t.rowfilter is null), false),
+                coalesce(bool_or(not t.ours), false)
          from pg_publication p
          left join lateral (
-             select t.schemaname = $2 and t.tablename = $3 as ours, t.rowfilter from pg_publication_tables t where t.pubname = p.pubname
+             select t.schemaname = $2 and t.tablename = $3 as ours, t.rowfilter
+             from pg_publication_tables t where t.pubname = p.pubname
          ) t on true
          where p.pubname = $1 group by p.oid, p.pubinsert, p.puballtables",
     );
@@ -288,13 +299,16 @@ pub(crate) async fn fit_publication(
     match found {
         Some((true, true, _)) => Ok(true),
         Some((_, false, true)) => Err(Interruption::Refused(format!(
-            "publication `{name}` does not contain this outbox, or not all of its rows: a relay of another schema may have the same name (give this one another --name); if nobody uses the publication, drop it and let the relay create it"
+            "publication `{name}` does not contain this outbox, or not all of its rows: a relay \
+             of another schema may have the same name (give this one another --name); if the \
+             publication is not in use, drop it and let the relay create it"
         ))),
         Some((inserts, _, _)) => Err(Interruption::PublicationUnfit(format!(
             "publication `{name}` {}; or drop it and let the relay create it",
             if inserts {
                 format!(
-                    "does not contain the outbox, or not all of its rows: run ALTER PUBLICATION \"{name}\" SET TABLE {}",
+                    "does not contain the outbox, or not all of its rows: run ALTER PUBLICATION \
+                     \"{name}\" SET TABLE {}",
                     options.quoted_table()
                 )
             } else {
@@ -304,7 +318,8 @@ pub(crate) async fn fit_publication(
             },
         ))),
         None if options.configured_publication().is_some() => Err(Interruption::Refused(format!(
-            "there is no publication `{name}` (outbox.publication): name the one that the connector uses, or leave the key out and let the relay make its own"
+            "there is no publication `{name}` (outbox.publication): name the one that the \
+             connector uses, or remove the key and let the relay create its own"
         ))),
         None => Ok(false),
     }
@@ -330,17 +345,20 @@ async fn ensure_publication(
     Ok(())
 }
 
-/// What a slot is in, without a change to it.
+/// State of a slot.
 pub(crate) struct State {
-    /// The server still has the log from which it reads.
+    /// The server still has the log that the slot reads.
     pub(crate) usable: bool,
     pub(crate) wal_status: String,
 }
 
-/// Looks at the slot; none if there is none of the name.
+/// Returns the state of the slot without changing it. Returns `None` if there is no slot of this
+/// name.
 ///
 /// # Errors
-/// One of another database or plugin, with the remedy; a lost connection.
+///
+/// Returns an interruption with the remedy if the slot belongs to another database or plugin, or an
+/// interruption if the connection is lost.
 pub(crate) async fn look(
     name: &str,
     session: &mut PgConnection,
@@ -358,8 +376,11 @@ pub(crate) async fn look(
 async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, Interruption> {
     let doing = "looking for the slot";
     let row = sqlx::query(
-        "select plugin::text, database::text, coalesce(database = current_database(), false) as ours, active_pid, wal_status,
-                coalesce(wal_status, 'lost') <> 'lost' and to_jsonb(s) ->> 'invalidation_reason' is null as usable, confirmed_flush_lsn::text as confirmed
+        "select plugin::text, database::text, active_pid, wal_status,
+                coalesce(database = current_database(), false) as ours,
+                coalesce(wal_status, 'lost') <> 'lost'
+                and to_jsonb(s) ->> 'invalidation_reason' is null as usable,
+                confirmed_flush_lsn::text as confirmed
          from pg_replication_slots s where slot_name = $1",
     );
     let Some(row) = within(doing, row.bind(name).fetch_optional(session)).await? else {
@@ -382,7 +403,7 @@ async fn find(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, In
 }
 
 async fn drop_slot(session: &mut PgConnection, name: &str) -> Result<(), Interruption> {
-    // One whose making was interrupted vanishes by itself.
+    // Selects from the view, because a slot whose creation was interrupted vanishes by itself.
     let dropped = sqlx::query(
         "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1",
     )
@@ -393,19 +414,22 @@ async fn drop_slot(session: &mut PgConnection, name: &str) -> Result<(), Interru
         .map(|_| ())
 }
 
-/// Slots belong to the whole server. The name of another database's relay has another mark, so only a slot made by hand has this one.
+/// Refuses a slot of another database or plugin. All databases of a server share the names of
+/// slots. The slot of another database's relay has another mark in its name, so only a slot that
+/// was created by hand can have this name.
 fn require_ours(name: &str, slot: &Slot) -> Result<(), Interruption> {
     if slot.plugin.as_deref() == Some("pgoutput") && slot.in_this_database {
         return Ok(());
     }
     Err(Interruption::Refused(format!(
-        "slot `{name}` belongs to another database or plugin (plugin {}, database {}), and slots are shared by all databases of a server: give this relay another --name",
+        "slot `{name}` belongs to another database or plugin (plugin {}, database {}), and slots \
+         are shared by all databases of a server: give this relay another --name",
         slot.plugin.as_deref().unwrap_or("none"),
         slot.database.as_deref().unwrap_or("none"),
     )))
 }
 
-/// Ends the walsender of an earlier leader: whoever holds the lease owns the slot.
+/// Ends the walsender of an earlier leader, because the slot belongs to the holder of the lease.
 async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), Interruption> {
     let Some(pid) = slot.active_pid else {
         return Ok(());
@@ -419,33 +443,37 @@ async fn end_walsender(session: &mut PgConnection, slot: &Slot) -> Result<(), In
         .map(|_| ())
 }
 
-/// Bytes of log that the server keeps for a slot: what is not confirmed, and all of it. `None` without such a slot.
+/// Returns the numbers of bytes of log that the server keeps for a slot: those that are not
+/// confirmed, and all of them. Returns `None` if there is no such slot.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an interruption if the connection is lost.
 pub(crate) async fn log_kept(
     session: &mut PgConnection,
     slot: &str,
 ) -> Result<Option<(i64, i64)>, Interruption> {
     let kept = sqlx::query_as(
-        "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+        "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint,
+                coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
          from pg_replication_slots where slot_name = $1",
     );
     within(
-        "looking at the slot",
+        "examining the slot",
         kept.bind(slot).fetch_optional(session),
     )
     .await
 }
 
-/// Where the server's log ends.
+/// Returns the end of the server's log.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns an interruption if the connection is lost.
 pub(crate) async fn insert_position(session: &mut PgConnection) -> Result<Lsn, Interruption> {
     let insert = sqlx::query_scalar::<_, String>("select pg_current_wal_insert_lsn()::text")
         .fetch_one(session);
-    Ok(within("asking where the log ends", insert)
+    Ok(within("reading the end of the log", insert)
         .await?
         .parse()
         .unwrap_or_default())

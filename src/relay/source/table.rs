@@ -1,9 +1,12 @@
 //! The table as a source, window by window.
 //!
-//! A window is what one snapshot sees and the one before it did not, in the order of `seq`. It loses nothing to gaps in the sequence or to late
-//! commits, does not wait for a transaction that stays open, and keeps each aggregate's order: if A took effect before B, every snapshot that sees
-//! B sees A, and A has the smaller number. A window is published only once the server has flushed the log beyond it: with synchronous_commit
-//! off a crash may undo what a snapshot has seen.
+//! A window contains the rows that one snapshot sees and the one before it did not, in the order of
+//! `seq`. Gaps in the sequence and late commits lose no event, and a window does not wait for open
+//! transactions. The order of each aggregate is kept: if A took effect before B, every snapshot
+//! that sees B sees A, and A has the smaller number.
+//!
+//! A window is published only once the server has flushed the log beyond it. With
+//! `synchronous_commit` off, a crash may undo commits that a snapshot has seen.
 
 use std::time::Duration;
 
@@ -29,13 +32,14 @@ use crate::{
     },
 };
 
-/// Between two looks at how far the server has flushed.
+/// Interval between checks of the flushed position.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 
-/// Looks without success before the server is made to flush: a server whose writers do not wait for it may take 200 ms by itself.
+/// Number of unsuccessful checks before the relay makes the server flush. A server whose writers do
+/// not wait for the flush may take 200 ms by itself.
 const FLUSH_POLLS: u32 = 5;
 
-/// Events that the stream left out, looked up at once.
+/// Number of events missing from the stream that are looked up together.
 const MISSED_A_PAGE: usize = 500;
 
 /// Reads the outbox in windows.
@@ -43,7 +47,7 @@ pub(crate) struct TableSource {
     shape: Shape,
     reader: Option<Reader>,
     coverage: Coverage,
-    /// The insert position of the last look: it was read before the next snapshot.
+    /// The insert position read for the last window. It precedes the next snapshot.
     insert: Option<Lsn>,
 }
 
@@ -57,12 +61,12 @@ impl TableSource {
         }
     }
 
-    /// Publishes the events that have become visible since the last window, or the rest of one that was interrupted. Returns
-    /// their number; some may still be under way.
+    /// Publishes the events that have become visible since the last window, or the rest of an
+    /// interrupted window. Returns their number. Some may still be in flight.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn window(
         &mut self,
         pipeline: &mut Pipeline,
@@ -114,8 +118,8 @@ impl TableSource {
     }
 }
 
-/// Returns the next page once it is read, and `None` after the last. A window may take long to count, so checkpoints are
-/// stored meanwhile.
+/// Returns the next page, or `None` after the last one. Counting a window may take long, so
+/// checkpoints are stored meanwhile.
 async fn next_page(
     pages: &mut mpsc::Receiver<Page>,
     pipeline: &mut Pipeline,
@@ -170,11 +174,11 @@ async fn publish_page(page: &Page, shape: &Shape, pipeline: &mut Pipeline) -> Re
     Ok(events)
 }
 
-/// Publishes events that the stream has left out, later than their order demands.
+/// Publishes events that the stream has left out, later than their order requires.
 ///
 /// # Errors
 ///
-/// Returns [`Stop`].
+/// Returns [`Stop`] if the relay shuts down or the session is interrupted.
 pub(super) async fn publish_missed(
     options: &RelayOptions,
     shape: &Shape,

@@ -1,4 +1,4 @@
-//! The write-ahead log as a source: commit order, as transactions commit.
+//! The write-ahead log as a source, in the order of the commits.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -32,31 +32,34 @@ use crate::{
     },
 };
 
-/// Behind by this much log, bytes, the table is the faster source. About 100,000 events, which a stream reads in half a second: less is not
-/// worth the change.
+/// With more bytes of unread log than this, the table is the faster source. The value is about
+/// 100,000 events. A stream reads them in half a second, so for fewer events a change to the table
+/// is not worthwhile.
 pub(crate) const BEHIND_BYTES: u64 = 64 << 20;
 
-/// Most tables of the outbox's name in one stream: the table and those that replaced it since, of which each has an id of its own.
+/// Maximum number of tables with the outbox's name in one stream: the table and its replacements,
+/// each with its own id.
 const TABLES_MAX: usize = 64;
 
-/// Behind by less than this, much log is not much to publish: others have written it.
+/// With less lag than this, a large amount of unread log contains few events: most of it was
+/// written for other tables.
 const BEHIND: Duration = Duration::from_secs(1);
 
-/// The log may end with the header of a page, which belongs to no record: so many bytes at most.
+/// Maximum number of bytes at the end of the log that belong to no record: the header of a page.
 const PAGE_HEADER_BYTES: u64 = 64;
 
-/// A stream of the log, read and forwarded until something interrupts it.
+/// A stream of the log that is read and published until it is interrupted.
 pub(crate) struct WalSource {
     reader: FrameReader,
     pace: Pace,
-    /// The outbox's columns, by the table's id in the stream.
+    /// The outbox's columns by the table's id in the stream.
     tables: HashMap<u32, TableColumns>,
     options: RelayOptions,
     shape: Shape,
-    /// When the current transaction committed, microseconds since 2000.
+    /// Commit time of the current transaction, in microseconds since 2000-01-01.
     committed_at: i64,
     events: u64,
-    /// How far the log was read when this was looked at last.
+    /// The log position of the last comparison with the server.
     seen: Lsn,
 }
 
@@ -75,12 +78,12 @@ impl WalSource {
         }
     }
 
-    /// Publishes what the server streams. With `leave_when_behind` it returns once the table is the faster source: the
-    /// bytes of log that are not read yet. Records may still be under way then.
+    /// Publishes the streamed events. With `leave_when_behind` it returns once the table is the
+    /// faster source, with the number of bytes of unread log. Records may still be in flight then.
     ///
     /// # Errors
     ///
-    /// Returns [`Stop`].
+    /// Returns [`Stop`] if the relay shuts down or the session is interrupted.
     pub(crate) async fn run(
         &mut self,
         pipeline: &mut Pipeline,
@@ -92,13 +95,15 @@ impl WalSource {
         let mut topped_up = false;
         loop {
             self.publish_buffered(pipeline).await?;
-            // What came while the last batch was committed goes along with this one, or it would wait for a third to end.
+            // Events that arrived while the last batch was committed join this batch. Otherwise
+            // they would wait for the end of a third one.
             topped_up = !topped_up && self.fill_if_more_has_come()?;
             if topped_up {
                 pipeline.on_server_message();
                 continue;
             }
-            // Far behind, the buffer is empty between two reads and not because there is nothing more.
+            // When the stream is far behind, an empty buffer between two reads does not mean that
+            // nothing more follows.
             pipeline
                 .end_batch_if_wanted(!self.pace.is_far_behind())
                 .await?;
@@ -118,7 +123,9 @@ impl WalSource {
                     }
                     continue;
                 }
-                read = self.reader.fill() => read.map_err(Interruption::replication("reading the stream"))?,
+                read = self.reader.fill() => {
+                    read.map_err(Interruption::replication("reading the stream"))?
+                }
             };
             pipeline.on_server_message();
             if let Some(nap) = self.pace.nap(read) {
@@ -127,7 +134,8 @@ impl WalSource {
         }
     }
 
-    /// Reads what is there already, unless so much is that the socket had better fill.
+    /// Reads the bytes that have already arrived. Does nothing if the stream is so far behind that
+    /// the socket should fill first.
     fn fill_if_more_has_come(&mut self) -> Result<bool, Interruption> {
         if self.pace.is_behind() {
             return Ok(false);
@@ -140,8 +148,8 @@ impl WalSource {
         }
     }
 
-    /// Advances the position's snapshot after a comparison with the table. Returns the bytes of log that are not streamed
-    /// yet.
+    /// Advances the position's snapshot after a comparison with the table. Returns the number of
+    /// bytes of log that are not streamed yet.
     async fn pair(&mut self, pipeline: &mut Pipeline) -> Result<u64, Stop> {
         if let Some(pair) = pipeline.progress().reached() {
             let mut missing = match self.shape.log_only() {
@@ -149,7 +157,7 @@ impl WalSource {
                     reconcile::missing(pipeline.connection(), &self.options.quoted_table(), &pair)
                         .await?
                 }
-                // There is nothing to compare with.
+                // A table that is read only from the log cannot be compared.
                 Some(_) => Vec::new(),
             };
             missing.retain(|seq| !pipeline.settled().gave_up(*seq));
@@ -157,7 +165,9 @@ impl WalSource {
                 tracing::error!(
                     events = missing.len(),
                     first = missing[0],
-                    "the stream left events out that the outbox holds: the publication was altered or made anew while the relay ran. They are published from the table, after later events of their aggregates"
+                    "the stream left events out that the outbox holds: the publication was altered \
+                     or created again while the relay ran. They are published from the table, \
+                     after later events of their aggregates"
                 );
                 publish_missed(&self.options, &self.shape, &missing, pipeline).await?;
             }
@@ -173,7 +183,7 @@ impl WalSource {
         } = look(pipeline.connection()).await?;
         let log = pipeline.settled().log;
         let behind = insert.0.saturating_sub(log.0);
-        // What is not flushed yet is not streamed either.
+        // The server streams only flushed log.
         if flushed.0.saturating_sub(log.0) <= PAGE_HEADER_BYTES || log > self.seen {
             pipeline.caught_up();
         }
@@ -182,7 +192,7 @@ impl WalSource {
         Ok(behind)
     }
 
-    /// Publishes the messages that the buffer holds.
+    /// Publishes the buffered messages.
     async fn publish_buffered(&mut self, pipeline: &mut Pipeline) -> Result<(), Stop> {
         while let Some(frame) = self
             .reader
@@ -248,7 +258,7 @@ impl WalSource {
                     pipeline.end_batch_if_wanted(false).await?;
                 }
                 Message::Truncate => tracing::error!(
-                    "the outbox was truncated: events that were not published before are gone"
+                    "the outbox was truncated: events that were not published before are lost"
                 ),
                 Message::Other(_) => {}
             }
@@ -258,13 +268,13 @@ impl WalSource {
 }
 
 impl WalSource {
-    /// Takes note of a table of the stream.
+    /// Records a table of the stream.
     fn meet(&mut self, relation: &Relation) -> Result<(), Interruption> {
         let (schema, table) = self.options.table();
         let is_outbox = relation.schema == schema && relation.table == table;
         let columns = match &self.options.debezium {
             None => Columns::of(relation).map(TableColumns::Own),
-            // Any table may be in its publication.
+            // The publication of a Debezium outbox may contain other tables.
             Some(_) if !is_outbox && !self.tables.contains_key(&relation.id) => return Ok(()),
             Some(outbox) => Layout::of(outbox, &relation.columns)
                 .map(|layout| TableColumns::Debezium(Box::new(layout))),
@@ -279,7 +289,8 @@ impl WalSource {
             self.tables.insert(relation.id, columns?);
         } else if columns.is_ok() {
             return Err(Interruption::Refused(format!(
-                "the outbox is called {}.{} now: give it back the name {schema}.{table}; the relay stops, so that nothing is skipped",
+                "the outbox is called {}.{} now: rename it back to {schema}.{table}; the relay \
+                 stops, so that nothing is skipped",
                 relation.schema, relation.table
             )));
         }

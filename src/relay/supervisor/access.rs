@@ -1,20 +1,22 @@
-//! Refused connections of a relay that had access before: for how long they are retried.
+//! Retries after refused connections of a relay that had access before.
 //!
-//! A password is rotated in the database and in the relay's environment one after the other, and a database may be renamed or
-//! recreated. So a relay that had access tries again for a while. Then it ends: only a new process reads a new password.
+//! A password is rotated in the database and in the relay's environment one after the other, and a
+//! database may be renamed or created again. A relay that had access therefore retries for a while.
+//! Then it ends, because only a new process reads a new password.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a relay that had access retries. Longer than an orchestrator takes to hand over a new secret (a minute for a
-/// mounted one).
+/// Time for which a relay that had access retries. It is longer than an orchestrator takes to
+/// deliver a new secret (a minute for a mounted one).
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
-/// Refusals further apart than this do not belong together: the relay had access in between.
+/// Maximum interval between two refusals in a row. After a longer one, the relay had access in
+/// between.
 const SAME_WITHIN: Duration = Duration::from_secs(60);
 
-/// The refusals in a row.
+/// Consecutive refusals.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(Option<Row>);
 
@@ -25,7 +27,7 @@ struct Row {
 }
 
 impl Refusals {
-    /// Takes note of a refusal; whether to try again.
+    /// Records a refusal. Returns `true` if the relay may retry.
     pub(crate) fn may_retry(&mut self, now: Instant) -> bool {
         let first = match self.0 {
             Some(Row { first, last }) if now.duration_since(last) <= SAME_WITHIN => first,

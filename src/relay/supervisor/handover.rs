@@ -1,4 +1,4 @@
-//! What one session of a relay leaves to the next.
+//! State that one session of a relay leaves to the next.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,41 +16,44 @@ use crate::{
     },
 };
 
-/// The label of a record that holds a position; events have theirs from one on.
+/// The label of a record that contains a position. Labels of events are never zero.
 const POSITION: i64 = 0;
 
-/// What one session leaves to the next.
+/// State that one session leaves to the next.
 #[derive(Default)]
 pub(crate) struct Carried {
-    /// A producer whose records are all safe, and where that leaves the relay.
+    /// A publisher whose records are all durable, with the durable position and its record's
+    /// number.
     pub(crate) settled: Option<(EventPublisher, Position, u64)>,
-    /// The epoch under which this process led last.
+    /// The epoch of this process's last leadership.
     pub(crate) epoch: i64,
-    /// No pooler stands between.
+    /// No pooler is between the relay and the database.
     pub(crate) direct: bool,
-    /// What the producer knows of topics belongs to this count of their changes.
+    /// Count of topic changes that the publisher's view of its topics includes.
     pub(crate) topic_changes: i64,
-    /// The database gives it as many connections as it needs.
+    /// The database allows as many connections as the relay needs.
     pub(crate) has_connections: bool,
     /// The slot's log could not be decoded.
     pub(crate) log_unusable: bool,
     /// The server did not stream the log.
     pub(crate) log_silent: bool,
-    /// Whom refused batches have put under suspicion, and what the last producer, if it failed, knows of one.
+    /// Suspects and rejected records of refused batches. If the last producer failed, `failed`
+    /// contains its reports.
     pub(crate) isolation: BatchIsolation,
     pub(crate) topic_faults: Option<TopicFaults>,
     pub(crate) failed: Option<Arc<Acks>>,
-    /// The time limit of transactions, once the brokers have refused a longer one.
+    /// The time limit of transactions, after the brokers have refused a longer one.
     pub(crate) transaction_timeout: Option<Duration>,
-    /// How records are stamped after the timestamps that brokers have refused.
+    /// The source of timestamps, after brokers have refused others.
     pub(crate) stamping: Stamping,
-    /// It was reported that the clocks differ.
+    /// A difference of the clocks was reported.
     pub(crate) clocks_reported: bool,
 }
 
 impl Carried {
-    /// The state for the session after an interruption, and whether that session starts after the first and shortest wait:
-    /// because a command waits for it, or because each such session brings the search for a refused record on.
+    /// Returns the state for the session after an interruption, and whether that session starts
+    /// after the first and shortest pause. It does if a command waits for it, or if each such
+    /// session advances the search for a refused record.
     pub(super) fn after(self, interruption: &Interruption) -> (Self, bool) {
         let is_broken = interruption.meaning() == Meaning::ProducerBroken;
         let mut next = match is_broken {
@@ -69,8 +72,8 @@ impl Carried {
         (next, at_once)
     }
 
-    /// The producer of the last session, if its position is still the newest one and it knows every topic as it is now.
-    /// `alone`: no other relay has led since.
+    /// Returns the publisher of the last session if its position is still the newest one and its
+    /// view of the topics is current. `alone` means that no other relay has led since.
     pub(super) fn take_settled(
         &mut self,
         alone: bool,
@@ -84,7 +87,7 @@ impl Carried {
         settled.filter(|_| is_newest && knows_topics && !self.isolation.wants_trial())
     }
 
-    /// What is left when the producers are replaced.
+    /// Returns the state that remains when the producers are replaced.
     fn without_producer(self) -> Self {
         let Self {
             epoch,
@@ -118,7 +121,7 @@ impl Carried {
         }
     }
 
-    /// The largest batch and the longest transaction.
+    /// Returns the maximum batch size and the time limit of transactions.
     pub(crate) fn limits(&mut self) -> (usize, Duration) {
         (
             self.isolation.begin_session(),
@@ -127,7 +130,7 @@ impl Carried {
         )
     }
 
-    /// Takes note of what a producer that failed knows of refused batches.
+    /// Records the refusals that a failed producer has reported.
     pub(crate) async fn learn(&mut self, kafka: &Settings) -> Result<(), Interruption> {
         let Some(acks) = self.failed.take() else {
             return Ok(());
@@ -156,20 +159,26 @@ impl Carried {
         }
         tracing::warn!(
             records = refused.records.len(),
-            "looks for what is wrong with records of refused batches"
+            "isolates the faulty records of refused batches"
         );
         self.isolation.refused(&refused, limits);
         Ok(())
     }
 
-    /// A broker has refused the timestamps of the last producer's records, and the next session does something about it.
+    /// Returns `true` if a broker has refused the timestamps of the last producer's records and the
+    /// next session reacts to it.
     pub(crate) fn untimely(&self) -> bool {
         let failure = self.failed.as_ref().and_then(|acks| acks.failure());
-        matches!(failure, Some(Failure::Untimely(topic)) if !names::is_of_positions(&topic) || self.stamping.after_refusal().is_some())
+        matches!(
+            failure,
+            Some(Failure::Untimely(topic))
+                if !names::is_of_positions(&topic) || self.stamping.after_refusal().is_some()
+        )
     }
 
-    /// Has records stamped otherwise after a broker has refused their timestamps. A topic that refuses every timestamp is left
-    /// alone for a while, and the others go on; without the topic of positions nobody can.
+    /// Selects other timestamps after a broker has refused some. A topic that refuses every
+    /// timestamp counts as unusable for a while, and others continue. If it is the position topic,
+    /// no event can be published.
     fn stamp_otherwise(&mut self, topic: &str) -> Result<(), Interruption> {
         let refused = self.stamping;
         let Some(next) = refused.after_refusal() else {
@@ -187,20 +196,22 @@ impl Carried {
         };
         tracing::warn!(
             topic,
-            "the topic refuses records {refused}; from here on they are stamped {next}. Compare the clocks of the brokers and of the database \
-             (`tidings check`), and the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+            "the topic refuses records {refused}; from now on they are stamped {next}. Compare the \
+             clocks of the brokers and of the database (`tidings check`), and the topic's \
+             message.timestamp.before.max.ms and message.timestamp.after.max.ms"
         );
         self.stamping = next;
         Ok(())
     }
 
-    /// Reports once that this machine's clock is not the database's.
+    /// Reports once that this machine's clock differs from the database's.
     pub(crate) fn compare_clocks(&mut self, clock: Clock) {
         if let Some((by, ahead)) = clock.disagreement().filter(|_| !self.clocks_reported) {
             let which = if ahead { "ahead of" } else { "behind" };
             tracing::warn!(
                 seconds = by.as_secs(),
-                "the clock of this machine is {which} the database's: records are stamped by the database's, latencies are wrong; set the clock"
+                "the clock of this machine is {which} the database's: records are stamped by the \
+                 database's, latencies are wrong; set the clock"
             );
             self.clocks_reported = true;
         }
@@ -221,7 +232,7 @@ mod tests {
             topic_changes: 3,
             ..Carried::default()
         };
-        // A session that keeps its producer knows how often topics have changed.
+        // `topic_changes` is kept together with the producer.
         for (interruption, keeps_producer, at_once) in [
             (Interruption::LeaseLost, true, false),
             (Interruption::Publication, true, false),
@@ -240,7 +251,7 @@ mod tests {
         }
     }
 
-    /// A fault of one topic concerns that topic alone.
+    /// A fault of one topic affects only that topic.
     #[test]
     fn a_topic_that_refuses_every_timestamp_is_left_alone_and_others_keep_their_own() {
         let mut carried = Carried {

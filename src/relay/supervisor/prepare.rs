@@ -1,4 +1,4 @@
-//! The start of a session: everything that it needs before it reads.
+//! The start of a session, up to the moment before it reads.
 
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ pub(super) struct Ready {
 }
 
 impl Relay {
-    /// Everything that a session needs before it reads.
+    /// Prepares everything that a session needs before it reads.
     pub(super) async fn prepare(
         &self,
         carried: &mut Carried,
@@ -38,7 +38,7 @@ impl Relay {
         shutdown: &CancellationToken,
     ) -> Result<Ready, Interruption> {
         let (options, observer) = (&self.options, &self.observer);
-        observer.pulse().step("looking whether a relay may start");
+        observer.pulse().step("checking the requirements");
         preflight::require(options).await?;
         observer.pulse().step("taking over the relay's row");
         let (mut ledger, saved) = Ledger::take_over(options).await?;
@@ -48,7 +48,7 @@ impl Relay {
         let alone = ledger.epoch() == carried.epoch + 1;
         carried.epoch = ledger.epoch();
         observer.note(Part::Lease, format!("leads, epoch {}", ledger.epoch()));
-        observer.pulse().step("looking at the database");
+        observer.pulse().step("examining the database");
         let shape = table_layout::examine(options, ledger.session()).await?;
         let server = server::examine(ledger.session()).await?;
         let names = names::log_names(
@@ -67,7 +67,7 @@ impl Relay {
         let (mut publisher, mut start) = self
             .start(&server, saved, &mut ledger, settled, carried, lost)
             .await?;
-        observer.pulse().step("reading what is parked");
+        observer.pulse().step("loading parked events");
         let shape = shape
             .judge(options, ledger.session(), &start.position)
             .await?;
@@ -82,7 +82,7 @@ impl Relay {
             pipeline.end_batch().await?;
         }
         pipeline.report_parked();
-        // Last: from here on the end of the session gives it back.
+        // Last: from here on the end of the session returns the isolation state to `carried`.
         pipeline
             .publisher_mut()
             .isolate(std::mem::take(&mut carried.isolation));
@@ -95,7 +95,8 @@ impl Relay {
         })
     }
 
-    /// Loads what the publisher has to know of earlier sessions: parked events, unusable topics, topics that are being grown.
+    /// Loads the state of earlier sessions into the publisher: parked events, unusable topics,
+    /// topics that are being grown.
     async fn load(
         &self,
         publisher: &mut EventPublisher,
@@ -103,7 +104,7 @@ impl Relay {
         released: &[i64],
         carried: &mut Carried,
     ) -> Result<(), Interruption> {
-        // Released before the last session ended, and still in the table.
+        // These events were released before the last session ended, and are still in the table.
         if !released.is_empty() {
             store::delete(store, released).await?;
         }
@@ -114,13 +115,14 @@ impl Relay {
         if self.options.debezium.is_none() {
             publisher.load_parked(store::load(store).await?);
         }
-        // In this order: a growth that ends in between is then seen by its partitions rather than by its hold.
+        // In this order: if a growth ends in between, its new partition count is read rather than
+        // its hold.
         publisher.hold_back(store.take_up_holds().await?);
         publisher.pin(store.pinned().await?);
         Ok(())
     }
 
-    /// A producer, and where the relay goes on.
+    /// Returns a publisher and the start position of the session.
     async fn start(
         &self,
         server: &server::Server,
@@ -178,13 +180,15 @@ impl Relay {
     }
 }
 
-/// An epoch only counts up.
+/// Returns an interruption unless the epoch has increased.
 fn require_forward(before: i64, now: i64) -> Result<(), Interruption> {
     if now > before {
         return Ok(());
     }
     Err(Interruption::Refused(format!(
-        "the database has gone back in time: this relay led under epoch {before} and finds epoch {} (a restore, or a fail-over that lost commits); events that were published may not exist any more. Started again, the relay compares its position with what the database has",
+        "the database has gone back in time: this relay led under epoch {before} and finds epoch \
+         {} (a restore, or a failover that lost commits); events that were published may not exist \
+         any more. When it is started again, the relay compares its position with the database",
         now - 1
     )))
 }

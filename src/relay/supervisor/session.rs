@@ -1,7 +1,7 @@
 //! One session of a relay: start, run, drain.
 //!
 //! ```text
-//! lease ─▶ take over the row ─▶ Kafka answers ─▶ recovery ─▶ source selector ─▶ drain ─▶ what the next session can use
+//! lease ─▶ take over the row ─▶ Kafka answers ─▶ recovery ─▶ source selector ─▶ drain ─▶ handover
 //! ```
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -21,17 +21,17 @@ use crate::relay::{
     startup::pooler,
 };
 
-/// The time for which an interrupted session waits for the records that it has sent. If Kafka responds within it, the next
-/// session repeats nothing.
+/// Time for which an interrupted session waits for its records in flight. If Kafka acknowledges
+/// them in time, the next session repeats no event.
 const DRAIN_AFTER_INTERRUPTION: Duration = Duration::from_secs(10);
 
-/// The time within which the last position is stored if the grace is over by then.
+/// Minimum time for storing the last position, even if the grace has ended.
 const STORE_LAST: Duration = Duration::from_millis(500);
 
-/// How the work of a session ended.
+/// Outcome of the work of a session.
 enum Ended {
     Shutdown,
-    /// The relay is shut down, and the work did not stop: a call does not return.
+    /// The relay shuts down, but the work did not stop: a call does not return.
     ShutdownWithoutAnswer,
     Interrupted(Interruption),
 }
@@ -46,7 +46,8 @@ impl From<Stop> for Ended {
 }
 
 impl Relay {
-    /// One session as a task of its own: takes what the last one left, and returns what it leaves.
+    /// Runs one session as a task. Takes the state of the last session, and returns the state for
+    /// the next.
     pub(super) async fn run_session(
         self: Arc<Self>,
         mut carried: Carried,
@@ -57,7 +58,7 @@ impl Relay {
             .catch_unwind()
             .await;
         let outcome = led.unwrap_or_else(|panic| {
-            // What the session had taken out to work on is not whole any more.
+            // State that the session had taken out may be incomplete.
             carried = Carried {
                 epoch: carried.epoch,
                 direct: carried.direct,
@@ -98,14 +99,18 @@ impl Relay {
         let lost = lease.lost().clone();
         let outcome = tokio::select! {
             outcome = self.session(carried, &lost, shutdown) => outcome,
-            // The session ends by itself when the lease is lost, unless it hangs on a connection that is as dead as the lease.
-            () = async { lost.cancelled().await; tokio::time::sleep(DRAIN_AFTER_INTERRUPTION * 2).await } => Err(Interruption::LeaseLost),
+            // A session ends by itself when the lease is lost, unless it hangs on a connection that
+            // is as dead as the lease.
+            () = async {
+                lost.cancelled().await;
+                tokio::time::sleep(DRAIN_AFTER_INTERRUPTION * 2).await
+            } => Err(Interruption::LeaseLost),
         };
         lease.release().await;
         outcome
     }
 
-    /// One session: from the relay's row to the end of a stream.
+    /// Runs one session, from its preparation to the drain.
     async fn session(
         &self,
         carried: &mut Carried,
@@ -144,17 +149,24 @@ impl Relay {
                 Ok(never) => match never {},
                 Err(stop) => Ended::from(stop),
             },
-            () = retention::run(options, &server.identity, carried.epoch, observer) => Ended::Interrupted(Interruption::LeaseLost),
+            () = retention::run(options, &server.identity, carried.epoch, observer) => {
+                Ended::Interrupted(Interruption::LeaseLost)
+            }
             error = scheduler::run(options, observer) => Ended::Interrupted(error),
-            // Whatever the work waits for: a relay that does not lead any more stops.
+            // A relay without the lease stops, whatever its work waits for.
             () = lost.cancelled() => Ended::Interrupted(Interruption::LeaseLost),
-            // Every loop of the pipeline ends at once. A statement that the server does not answer does not.
-            () = async { shutdown.cancelled().await; tokio::time::sleep(options.shutdown_grace / 2).await } => Ended::ShutdownWithoutAnswer,
+            // Every loop of the pipeline ends at once, but not a statement that the server does not
+            // answer.
+            () = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(options.shutdown_grace / 2).await
+            } => Ended::ShutdownWithoutAnswer,
         };
         self.drain(ended, pipeline, carried).await
     }
 
-    /// Ends a session: waits for what was sent, stores it if that is still possible, and keeps what the next session can use.
+    /// Ends a session: waits for the records in flight, stores the position if possible, and keeps
+    /// the state that the next session can use.
     async fn drain(
         &self,
         ended: Ended,
@@ -167,10 +179,12 @@ impl Relay {
         } else {
             tracing::info!(
                 under_way = pipeline.publisher().sink().acks().under_way().0,
-                "stops reading and waits for what is under way"
+                "stops reading and waits for the records in flight"
             );
         }
-        self.observer.pulse().step("waiting for what is under way");
+        self.observer
+            .pulse()
+            .step("waiting for the records in flight");
         let grace = match &ended {
             Ended::Shutdown => self.options.shutdown_grace,
             Ended::ShutdownWithoutAnswer => self.options.shutdown_grace / 4,
@@ -179,9 +193,10 @@ impl Relay {
         let deadline = Instant::now() + grace;
         let may_commit = match &ended {
             Ended::Shutdown => true,
-            // The work that was dropped may have sent an event without recording it: the next session sends the batch again.
+            // The dropped work may have sent an event without recording it. The next session sends
+            // the batch again.
             Ended::ShutdownWithoutAnswer => false,
-            // The producer of the next leader fences this one off.
+            // The producer of the next leader fences off this one.
             Ended::Interrupted(interruption) => !matches!(interruption, Interruption::LeaseLost),
         };
         let drained = may_commit && matches!(timeout(grace, pipeline.drain()).await, Ok(true));
@@ -197,7 +212,8 @@ impl Relay {
         }
     }
 
-    /// Stores the last position and leaves the slot in order. Returns an error if events may be published again.
+    /// Stores the last position and leaves the slot in an orderly state. Returns an error if events
+    /// may be published again.
     async fn finish(
         &self,
         drained: bool,
@@ -208,7 +224,8 @@ impl Relay {
         match timeout_at(until, pipeline.tick()).await {
             Ok(stored) => stored?,
             Err(_) => tracing::warn!(
-                "the database does not answer: the position is not stored, and is read from Kafka again"
+                "the database does not answer: the last position is not stored there; the next \
+                 start reads it from Kafka (exactly once) or repeats events (at least once)"
             ),
         }
         pipeline.end_stream().await;
@@ -225,7 +242,7 @@ impl Relay {
         }))
     }
 
-    /// Keeps what the next session can use.
+    /// Keeps the state that the next session can use.
     async fn hand_over(
         &self,
         interruption: &Interruption,
@@ -242,8 +259,9 @@ impl Relay {
             carried.failed = Some(pipeline.publisher().sink().acks().clone());
             return;
         }
-        // An operator who moves the position past an event must not move it past events that are published. The database may
-        // be what interrupted the session; the position in Kafka is durable all the same.
+        // An operator who moves the position past an event must not move it past published events.
+        // The database may be the cause of the interruption; the position in Kafka is durable
+        // nevertheless.
         if let Err(error) = pipeline.tick().await {
             tracing::debug!("{}", error.full());
         }

@@ -1,9 +1,11 @@
-//! Supervision of a session from outside: reports stalls, and drops a session that does not move any more.
+//! Supervision of a session from outside: reports stalls, and drops a session that hangs.
 //!
-//! A session bounds each of its waits and reports that it moves, also while it waits for a broker, a topic or a transaction
-//! of others. So one that has not moved for [`hang_limit`] hangs where it should not, for instance in a library call that
-//! waits by a clock that was set back. It runs in a task of its own and is abandoned there. What it holds is released
-//! without its help: the lease by a token, Kafka's transactional ids and the epoch by the next session.
+//! A session limits each of its waits and reports signs of life, also while it waits for a broker,
+//! a topic or a foreign transaction. A session without a sign of life for [`hang_limit`] therefore
+//! hangs in an unexpected place, for instance in a library call whose wait depends on a clock that
+//! was set back. Each session runs in its own task. If it hangs, the task is abandoned, and its
+//! resources are released without its help: the lease by a token, Kafka's transactional ids and the
+//! epoch by the next session.
 
 use std::time::Duration;
 
@@ -15,32 +17,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::relay::{Observer, RelayOptions};
 
-/// How often the signs of life are looked at.
+/// Interval between checks for signs of life.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a stall is reported in the log.
+/// Interval between log lines about a stall.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// How long an aborted session may take to end before it is left behind.
+/// Time for an aborted session to end before it is abandoned.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Longest time without movement of a session that does not hang, beside the time for a connection: a few statements and
-/// questions to Kafka in a row, each of which may take 10 to 20 s.
+/// Lower bound of the hang limit, without the time for a connection. It allows for a few statements
+/// and requests to Kafka in a row. Each may take 10 to 20 s.
 const LEAST_HANG: Duration = Duration::from_secs(60);
 
-/// How much longer than its grace a session may take to stop. It stops by itself at its grace.
+/// Time beyond the grace for a session to stop. It stops by itself at the grace.
 const BEYOND_GRACE: Duration = Duration::from_secs(1);
 
-/// After how long without movement a session is dropped.
+/// Returns the time without a sign of life after which a session is dropped.
 pub(crate) fn hang_limit(options: &RelayOptions) -> Duration {
     LEAST_HANG.max(options.stall_after * 4) + options.database.connect_timeout()
 }
 
-/// How a session ended.
+/// Outcome of a supervised session.
 #[derive(Debug)]
 pub(crate) enum Supervised<T> {
     Ended(T),
-    /// It has not moved for longer than the limit, and was dropped; its last step.
+    /// It showed no sign of life for longer than the limit and was dropped. Contains its last step.
     Hung(String),
     /// It did not stop within the grace.
     Overdue,
@@ -54,7 +56,7 @@ pub(crate) struct Watchdog {
     warned: Option<Instant>,
 }
 
-/// A task that is aborted when this is dropped.
+/// A task that is aborted when this value is dropped.
 struct Aborting<T>(JoinHandle<T>);
 
 impl<T> Drop for Aborting<T> {
@@ -73,11 +75,12 @@ impl Watchdog {
         }
     }
 
-    /// Runs a session to its end, unless it hangs or does not stop in time. `dropped` is cancelled for whatever outlives a
-    /// session that is dropped.
+    /// Runs a session to its end, unless it hangs or does not stop in time. Cancels `dropped` for
+    /// everything that outlives a dropped session.
     ///
     /// # Panics
-    /// If the session does.
+    ///
+    /// Panics if the session panics.
     pub(crate) async fn supervise<T: Send + 'static>(
         &mut self,
         session: impl Future<Output = T> + Send + 'static,
@@ -107,21 +110,25 @@ impl Watchdog {
             let Some(step) = self.observer.pulse().hung_in(self.limit) else {
                 continue;
             };
-            tracing::error!(step, limit = ?self.limit, "the session does not move any more: it is dropped and started again");
+            tracing::error!(
+                step,
+                limit = ?self.limit,
+                "the session shows no sign of life: it is dropped and started again"
+            );
             dropped.cancel();
             session.0.abort();
             match timeout(ABORT_WITHIN, &mut session.0).await {
                 Ok(Ok(ended)) => return Supervised::Ended(ended),
                 Ok(Err(_)) => {}
                 Err(_) => {
-                    tracing::error!(step, "the session does not end either: it is left behind")
+                    tracing::error!(step, "the aborted session does not end: it is abandoned")
                 }
             }
             return Supervised::Hung(step);
         }
     }
 
-    /// Reports a stall when it begins and once a minute, and its end.
+    /// Reports a stall when it starts and once a minute, and its end.
     fn report_stall(&mut self) {
         let stall = self.observer.pulse().stall();
         match (stall, self.warned) {
@@ -130,7 +137,7 @@ impl Watchdog {
                 self.warned = Some(Instant::now());
             }
             (None, Some(_)) => {
-                tracing::info!("delivery does not stall any more");
+                tracing::info!("delivery no longer stalls");
                 self.warned = None;
             }
             _ => {}
@@ -138,7 +145,7 @@ impl Watchdog {
     }
 }
 
-/// The session's result; its panic goes on here.
+/// Returns the session's result, or resumes its panic.
 fn unwind<T>(ended: Result<T, JoinError>) -> T {
     ended.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
@@ -157,7 +164,7 @@ mod tests {
         (Watchdog::new(&observer, limit, Duration::ZERO), observer)
     }
 
-    /// A session that waits for ever without a sign of life.
+    /// A session that waits forever without a sign of life.
     #[tokio::test]
     async fn a_session_that_does_not_move_is_dropped_with_its_last_step() {
         let (mut watchdog, observer) = watchdog(LIMIT);
@@ -170,7 +177,7 @@ mod tests {
         assert!(dropped.is_cancelled());
     }
 
-    /// A session that blocks its thread cannot be dropped, and is left behind.
+    /// A session that blocks its thread cannot be dropped and is abandoned.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_session_that_blocks_its_thread_is_left_behind() {
         let (mut watchdog, _observer) = watchdog(LIMIT);
@@ -179,7 +186,7 @@ mod tests {
             let _ = blocked.recv();
         };
         let (dropped, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        // In a task, so that the session has the other thread.
+        // In a task, so that the session runs on the other thread.
         let supervised =
             tokio::spawn(async move { watchdog.supervise(session, &dropped, &shutdown).await });
         assert!(matches!(

@@ -1,4 +1,4 @@
-//! Back-pressure: why an event has to wait, and how the wait ends.
+//! Reasons why an event has to wait, and the end of each wait.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -8,58 +8,68 @@ use crate::{
     relay::{error::Interruption, monitor::metrics::Part},
 };
 
-/// How long to wait before looking again at what does not report when it changes.
+/// Interval between attempts when a cause of back-pressure does not signal its end.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why an event has to wait.
+/// The reason why an event has to wait.
 #[derive(Debug)]
 pub(crate) enum Backpressure {
-    /// The window is full for a record of this many bytes.
+    /// The window of records in flight has no room for a record of this many bytes.
     Full(usize),
-    /// Its topic was not met before.
+    /// Its topic was not used before.
     NewTopic(String),
-    /// The limit by which its topic would refuse it was looked up a while ago.
+    /// The size limit that its record exceeds was looked up some time ago.
     SizeLimit(String),
     /// Its partition has not acknowledged its first record yet.
     FirstContact,
-    /// The batches before are not far enough for the next one.
+    /// Earlier batches have not progressed far enough for the next one.
     Committing,
-    /// What was cut must be durable first.
+    /// All batches that were ended must be durable first.
     Unsettled,
-    /// It, or the one before it, goes alone: a batch with it was refused.
+    /// This event or the one before it is sent alone, because a batch that contained it was
+    /// refused.
     Alone,
-    /// As many are set aside as may be before they are stored.
+    /// The parked events that are not stored yet have reached their limit.
     Parking,
-    /// As much is parked as may be.
+    /// The set of parked events has reached this limit.
     ParkedFull(u64),
-    /// Its topic cannot be used, and it cannot be set aside.
+    /// Its topic is unusable, and the event cannot be parked.
     UnusableTopic(String),
     /// Its topic is being grown.
     Growing(String),
 }
 
 impl Backpressure {
-    /// What the event waits for, for people.
+    /// Describes the object that the event waits for, for messages to operators.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Full(_) => "records under way: see that the brokers answer and that min.insync.replicas replicas are in sync".into(),
+            Self::Full(_) => "records in flight: check that the brokers answer and that \
+                              min.insync.replicas replicas are in sync"
+                .into(),
             Self::NewTopic(topic) | Self::UnusableTopic(topic) => format!("topic `{topic}`"),
-            Self::SizeLimit(topic) => format!("the largest message that topic `{topic}` takes to be looked up"),
-            Self::ParkedFull(limit) => format!("room for parked events: {limit} are (see `tidings parked list`)"),
+            Self::SizeLimit(topic) => {
+                format!("the look-up of the largest message that topic `{topic}` accepts")
+            }
+            Self::ParkedFull(limit) => format!(
+                "room for parked events: the limit of {limit} is reached (see `tidings parked \
+                 list`)"
+            ),
             Self::FirstContact => "the first acknowledgement of its partition".into(),
             Self::Committing | Self::Unsettled => "the Kafka transactions before it".into(),
             Self::Alone => "the records before it, because it is sent alone".into(),
             Self::Parking => "parked events to be stored".into(),
-            Self::Growing(topic) => format!("topic `{topic}`, which is being grown (see `tidings topics list`)"),
+            Self::Growing(topic) => {
+                format!("topic `{topic}`, which is being grown (see `tidings topics list`)")
+            }
         }
     }
 }
 
-/// What was found out while an event was held.
+/// Outcome of a wait.
 pub(crate) enum Resolved {
     GoOn,
     Topic(Looked),
-    /// What a topic's limit is now; `None` if that cannot be read.
+    /// The topic's current limit. `None` if it cannot be read.
     SizeLimit {
         topic: String,
         limit: Option<SizeLimit>,
@@ -72,8 +82,8 @@ async fn then_go_on(wait: impl Future<Output = ()>) -> Resolved {
 }
 
 impl EventPublisher {
-    /// Waits until what held an event is out of the way. The future borrows nothing, so that the books can be kept meanwhile; give
-    /// its result to [`EventPublisher::cleared`].
+    /// Waits until the cause of back-pressure is resolved. The future borrows nothing, so
+    /// checkpoints can be stored meanwhile. Pass its result to [`EventPublisher::resolved`].
     pub(crate) fn resolve(
         &self,
         backpressure: Backpressure,
@@ -85,7 +95,7 @@ impl EventPublisher {
             }
             Backpressure::Committing => Box::pin(then_go_on(self.sink.admitted())),
             Backpressure::Unsettled => Box::pin(then_go_on(self.sink.settled())),
-            // Whoever keeps the books stores them.
+            // The pipeline stores the parked events.
             Backpressure::Parking => Box::pin(then_go_on(std::future::ready(()))),
             Backpressure::Growing(topic) => {
                 tracing::info!(topic, "holds back events: the topic is being grown");
@@ -93,7 +103,7 @@ impl EventPublisher {
                     Part::Stream,
                     format!("holds back events for topic {topic}, which is being grown"),
                 );
-                // The session ends with the hold.
+                // The end of the growth ends the session.
                 Box::pin(std::future::pending())
             }
             Backpressure::SizeLimit(topic) => {
@@ -103,7 +113,7 @@ impl EventPublisher {
                     Resolved::SizeLimit { topic, limit }
                 })
             }
-            // Whoever forwards releases what it can meanwhile.
+            // The source releases the events that it can meanwhile.
             Backpressure::ParkedFull(_) => Box::pin(then_go_on(tokio::time::sleep(FULL_PAUSE))),
             Backpressure::NewTopic(topic) => {
                 Box::pin(self.lookup.look_up(topic, self.observer.clone()))
@@ -118,10 +128,12 @@ impl EventPublisher {
         }
     }
 
-    /// Takes note of what was found out while an event was held.
+    /// Records the outcome of a wait.
     ///
     /// # Errors
-    /// When the producer has failed: then there is room, but not for long.
+    ///
+    /// Returns an interruption if the producer has failed. A failed producer also makes room, but
+    /// accepts nothing.
     pub(crate) fn resolved(&mut self, resolved: Resolved) -> Result<(), Interruption> {
         match resolved {
             Resolved::GoOn => {}

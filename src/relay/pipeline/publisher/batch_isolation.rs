@@ -1,16 +1,19 @@
 //! Isolation of the records for which a broker refuses a batch.
 //!
-//! A broker refuses a batch as a whole. Which of its records is at fault is found in as few sessions as possible, because each
-//! refusal ends one:
+//! A broker refuses a batch as a whole. The faulty records must be found in as few sessions as
+//! possible, because each refusal ends one:
 //!
 //! ```text
-//! too large, and the limit is known        the limit is applied before sending (`size_limit`), and batches become smaller
-//! otherwise                                TRIAL: the next session sends every record in a batch of its own, so each refusal names
-//!                                          its record, and all that are under way are judged at once
+//! too large, and the limit is known   the limit is applied before sending (`size_limit`), and
+//!                                     batches become smaller
+//! otherwise                           TRIAL: the next session sends every record in a batch of its
+//!                                     own, so each refusal identifies its record, and all records
+//!                                     in flight are judged at once
 //! ```
 //!
-//! A trial ends once every suspect was judged; the session after it sends full batches again. A rejected record stays known until
-//! the batch with which it was set aside is durable: a session that ends before that meets it again.
+//! A trial ends once every suspect is judged; the session after it sends full batches again. A
+//! rejected record is remembered until the batch with which it was parked is durable, because a
+//! session that ends earlier reads it again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,14 +29,16 @@ use super::{
 };
 use crate::kafka::{Acks, Refused};
 
-/// How long a trial may last. Suspects that are not met again, because somebody deleted their rows, do not prolong it.
+/// Maximum duration of a trial. Suspects that are not read again, because an operator has deleted
+/// their rows, do not prolong it.
 const TRIAL_MAX: Duration = Duration::from_secs(60);
 
-/// What a batch weighs beside its records, with a reserve.
+/// Size of a batch without its records, in bytes, with a reserve.
 const BATCH_OVERHEAD: usize = 512;
 
-/// Between two looks at whether the broker still reports on what was under way, and the number of looks without a report after
-/// which it does not. Three seconds bound the wait.
+/// Interval between checks for new reports of the broker, the number of checks without a report
+/// after which no more are expected, and the maximum number of checks. The wait takes at most three
+/// seconds.
 const REPORTS: (Duration, u32, u32) = (Duration::from_millis(50), 5, 60);
 
 /// Suspects and rejected records, by `seq`.
@@ -41,21 +46,22 @@ const REPORTS: (Duration, u32, u32) = (Duration::from_millis(50), 5, 60);
 pub(crate) struct BatchIsolation {
     /// Records of refused batches.
     suspects: HashSet<i64>,
-    /// Records that are sent alone, in a session that sends full batches.
+    /// Records that are sent alone in a session that otherwise sends full batches.
     alone_each: HashSet<i64>,
     rejected: HashMap<i64, Rejected>,
-    /// The tag of a suspect that was sent and must be acknowledged before anything else goes.
+    /// The tag of a suspect that was sent and must be acknowledged before the next record is sent.
     alone: Option<u64>,
-    /// Suspects under way in a trial.
+    /// Suspects in flight in a trial.
     tried: Vec<(u64, i64)>,
-    /// Since when every record goes in a batch of its own.
+    /// The start of the trial. `None` if the session sends full batches.
     trial: Option<Instant>,
-    /// Rejected records that were set aside since the last cut, and those of batches that are being committed.
+    /// Rejected records that were parked since the last batch ended, and those of ended batches
+    /// that are not durable yet.
     set_aside: Vec<i64>,
     cut: Vec<i64>,
-    /// The limits of topics that refused a record for its size.
+    /// The limits of topics that refused a record because of its size.
     limits: HashMap<String, SizeLimit>,
-    /// Batches larger than this were refused for nothing but their size.
+    /// The maximum batch size, after larger batches were refused only because of their size.
     batch_bytes_max: Option<usize>,
 }
 
@@ -63,23 +69,23 @@ pub(crate) struct BatchIsolation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejected {
     pub(crate) reason: String,
-    /// How often it was refused; more than once if it was sent again as a dead letter.
+    /// Number of refusals. More than one if the event was sent again as a dead letter.
     pub(crate) refusals: u32,
 }
 
-/// What becomes of a record after a comparison with its topic's limit.
+/// Result of a comparison with the topic's limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Weighed {
     MayGo,
     TooLarge(String),
-    /// The broker decides, once everything before it is acknowledged.
+    /// The broker decides, after all earlier records are acknowledged.
     GoesAlone,
-    /// The limit has to be looked up again.
+    /// The limit must be looked up again.
     LimitIsStale,
 }
 
 impl Weighed {
-    /// `None` if the record may be sent.
+    /// Returns `None` if the record may be sent.
     pub(super) fn attempt(self, topic: &str) -> Result<Option<Attempt>, Backpressure> {
         match self {
             Self::MayGo => Ok(None),
@@ -91,7 +97,7 @@ impl Weighed {
 }
 
 impl BatchIsolation {
-    /// Whether no record is treated differently from others.
+    /// Returns `true` if all records are treated alike.
     pub(super) fn is_idle(&self) -> bool {
         self.suspects.is_empty()
             && self.alone_each.is_empty()
@@ -99,12 +105,13 @@ impl BatchIsolation {
             && self.alone.is_none()
     }
 
-    /// Whether the order of sending depends on acknowledgements.
+    /// Returns `true` if the order of sending depends on acknowledgements.
     pub(super) fn watches_acknowledgements(&self) -> bool {
         !self.alone_each.is_empty() || self.alone.is_some()
     }
 
-    /// Takes note of refused records. `limits` holds the current limits of the topics that refused some for their size.
+    /// Records a refusal. `limits` contains the current limits of the topics that refused records
+    /// because of their size.
     pub(crate) fn refused(&mut self, refused: &Refused, limits: HashMap<String, SizeLimit>) {
         let judged_alone = self.trial.is_some() || refused.records.len() == 1;
         for (at, ground) in refused.grounds.iter().enumerate() {
@@ -121,7 +128,8 @@ impl BatchIsolation {
             self.suspects
                 .extend(of_ground.clone().map(|record| record.label));
             if ground.too_large {
-                // A topic takes batches of its limit, too: half of one that is too large is never less than half of that.
+                // A topic accepts batches up to its limit. A refused batch exceeds the limit, so
+                // half of it is never less than half the limit.
                 self.limit_batches(of_ground.map(|record| record.bytes).sum::<usize>() / 2);
             }
         }
@@ -131,7 +139,7 @@ impl BatchIsolation {
     fn reject(&mut self, seq: i64, reason: &str) {
         self.suspects.remove(&seq);
         self.alone_each.remove(&seq);
-        // The first reason is the event's own topic's.
+        // Keeps the first reason, which is that of the event's own topic.
         self.rejected
             .entry(seq)
             .or_insert_with(|| Rejected {
@@ -141,7 +149,7 @@ impl BatchIsolation {
             .refusals += 1;
     }
 
-    /// Whether the limit was not applied yet, so that applying it changes something.
+    /// Returns `true` if the limit was not applied yet, so that applying it has an effect.
     fn is_news(&self, topic: &str, limit: &SizeLimit) -> bool {
         self.limits
             .get(topic)
@@ -153,15 +161,15 @@ impl BatchIsolation {
         self.batch_bytes_max = Some(self.batch_bytes_max.unwrap_or(usize::MAX).min(bytes.max(1)));
     }
 
-    /// Whether the next session is a trial.
+    /// Returns `true` if the next session is a trial.
     pub(crate) fn wants_trial(&self) -> bool {
         !self.suspects.is_empty()
     }
 
-    /// Begins a trial if there are suspects; the largest batch that the next producers may send.
+    /// Starts a trial if there are suspects. Returns the maximum batch size for the next producers.
     pub(crate) fn begin_session(&mut self) -> usize {
         self.trial = self.wants_trial().then(Instant::now);
-        // A record that is larger goes in a batch of its own.
+        // A record that exceeds the maximum is sent in a batch of its own.
         if self.trial.is_some() {
             1
         } else {
@@ -169,8 +177,8 @@ impl BatchIsolation {
         }
     }
 
-    /// Compares a record with what is known of its topic's limit. `tags`: the tag after the last record, and below which all are
-    /// acknowledged.
+    /// Compares a record with its topic's limit. `tags` contains the tag after the last record, and
+    /// the tag below which all records are acknowledged.
     pub(super) fn weigh(
         &mut self,
         topic: &str,
@@ -196,12 +204,12 @@ impl BatchIsolation {
         }
     }
 
-    /// Whether some topic's limit has to be looked at.
+    /// Returns `true` if a topic's limit must be compared.
     pub(super) fn has_limits(&self) -> bool {
         !self.limits.is_empty()
     }
 
-    /// Replaces what is known of a topic's limit; without one the broker decides.
+    /// Replaces the limit of a topic. Without a limit the broker decides.
     pub(super) fn learn_limit(&mut self, topic: String, limit: Option<SizeLimit>) {
         match limit {
             Some(limit) => drop(self.limits.insert(topic, limit)),
@@ -209,18 +217,18 @@ impl BatchIsolation {
         }
     }
 
-    /// To be sent alone, whatever happens to others, and whatever was known of it.
+    /// Requests that an event is sent alone, and forgets an earlier refusal of it.
     pub(crate) fn suspect(&mut self, seq: i64) {
         self.rejected.remove(&seq);
         self.alone_each.insert(seq);
     }
 
-    /// The event, if it is known to be refused.
+    /// Returns the refusal of the event, if it was refused.
     pub(crate) fn rejected(&self, seq: i64) -> Option<&Rejected> {
         self.rejected.get(&seq)
     }
 
-    /// The event is set aside, or goes to the dead letters, with the current batch.
+    /// Records that the event is parked, or sent to the dead letters, with the current batch.
     pub(super) fn set_aside(&mut self, seq: i64) {
         self.suspects.remove(&seq);
         self.alone_each.remove(&seq);
@@ -229,7 +237,8 @@ impl BatchIsolation {
         }
     }
 
-    /// Whether the event may go now: everything below tag `floor` is acknowledged, up to `next` it is sent.
+    /// Returns `true` if the event may be sent now. All records below tag `floor` are acknowledged,
+    /// and `next` is the tag after the last one.
     pub(super) fn may_send(&mut self, seq: i64, floor: u64, next: u64) -> bool {
         if self.trial.is_some() {
             return true;
@@ -241,7 +250,8 @@ impl BatchIsolation {
         floor == next || !self.alone_each.contains(&seq)
     }
 
-    /// The event was sent under this tag. One that goes alone is no suspect any more: refused, it is rejected.
+    /// Records that the event was sent with this tag. An event that is sent alone is no longer a
+    /// suspect: if it is refused, it is rejected.
     pub(super) fn sent(&mut self, seq: i64, tag: u64) {
         if self.trial.is_some() {
             if self.suspects.contains(&seq) {
@@ -252,7 +262,7 @@ impl BatchIsolation {
         }
     }
 
-    /// Everything below tag `floor` is acknowledged. Whether that ends a trial.
+    /// Records that all tags below `floor` are acknowledged. Returns `true` if this ends a trial.
     pub(super) fn acknowledged(&mut self, floor: u64) -> bool {
         let suspects = &mut self.suspects;
         self.tried
@@ -266,19 +276,20 @@ impl BatchIsolation {
         self.suspects.is_empty()
     }
 
-    /// What was sent ends a batch.
+    /// Records that the batch of the sent records has ended.
     pub(super) fn cut(&mut self) {
         self.cut.append(&mut self.set_aside);
     }
 
-    /// The batches that were ended are durable.
+    /// Records that the ended batches are durable.
     pub(super) fn durable(&mut self) {
         for seq in self.cut.drain(..) {
             self.rejected.remove(&seq);
         }
     }
 
-    /// What the next producers must know: tags are the last ones'. `drained`: everything that was met is durable.
+    /// Returns the state for the next producers, without the tags of the last ones. `drained` means
+    /// that all sent events are durable.
     pub(crate) fn carry_over(mut self, drained: bool) -> Self {
         if drained {
             self.cut();
@@ -295,7 +306,7 @@ impl BatchIsolation {
     }
 }
 
-/// Waits until the broker has reported on all that is under way, as far as it still does.
+/// Waits until the broker has reported on all records in flight, or reports nothing more.
 pub(crate) async fn until_reported(acks: &Acks) {
     let (pause, quiet, most) = REPORTS;
     let (mut reports, mut unchanged) = (acks.reports(), 0);
@@ -338,8 +349,9 @@ mod tests {
         }
     }
 
-    /// A broker that takes batches as they fall and refuses each that holds a bad event, with all that is under way: sessions until all
-    /// events are sent or found bad. What was found, and how many sessions it took.
+    /// Simulates a broker that receives batches of arbitrary sizes and refuses each batch with a
+    /// bad event, together with all records in flight. Runs sessions until all events are sent or
+    /// rejected. Returns the rejected events and the number of sessions.
     fn found(
         events: &[bool],
         cuts: &[usize],
@@ -401,11 +413,16 @@ mod tests {
             events in proptest::collection::vec(proptest::bool::weighted(0.2), 1..60),
             cuts in proptest::collection::vec(1usize..30, 1..6), window in 1usize..30,
         ) {
-            let bad: BTreeSet<i64> = (1..).zip(&events).filter(|(_, bad)| **bad).map(|(seq, _)| seq).collect();
+            let bad: BTreeSet<i64> =
+                (1..).zip(&events).filter(|(_, bad)| **bad).map(|(seq, _)| seq).collect();
             let (found, sessions) = found(&events, &cuts, window, false);
             prop_assert_eq!(&found, &bad);
-            // One to notice and one to find, at most, for all that are under way together.
-            prop_assert!(sessions <= 2 * (events.len() / window + 1) + 1 || sessions <= 2 * bad.len() + 1, "{} sessions", sessions);
+            // For all events that are in flight together: at most one session to notice the refusal
+            // and one to find them.
+            prop_assert!(
+                sessions <= 2 * (events.len() / window + 1) + 1 || sessions <= 2 * bad.len() + 1,
+                "{} sessions", sessions
+            );
         }
     }
 
@@ -422,12 +439,12 @@ mod tests {
         isolation.refused(&refusal(&[7], 1, false), HashMap::new());
         isolation.set_aside(7);
         isolation = isolation.carry_over(false);
-        assert!(isolation.rejected(7).is_some(), "the session ended before");
+        assert!(isolation.rejected(7).is_some(), "the session ended first");
         isolation.set_aside(7);
         isolation.durable();
         assert!(
             isolation.rejected(7).is_some(),
-            "an earlier batch is durable"
+            "only an earlier batch is durable"
         );
         isolation.cut();
         isolation.durable();
@@ -440,7 +457,7 @@ mod tests {
         let mut isolation = BatchIsolation::default();
         isolation.refused(&refusal(&[1, 2], 9_000, true), limits());
         assert_eq!(isolation.begin_session(), 10_000 - BATCH_OVERHEAD);
-        // Refused all the same: the limit does not explain it.
+        // Refused again, so the limit does not explain the refusal.
         isolation.refused(&refusal(&[1, 2], 9_000, true), limits());
         assert_eq!(isolation.begin_session(), 1);
         isolation.refused(&refusal(&[2], 9_000, true), limits());

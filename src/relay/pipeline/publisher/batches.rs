@@ -1,4 +1,5 @@
-//! Batches of the publisher: which records belong together, what is durable, and what a refused batch has taught.
+//! Batches of the publisher: their records, their durability, and the handover to the next
+//! producers.
 
 use super::{BatchIsolation, EventPublisher};
 use crate::relay::{
@@ -10,7 +11,7 @@ use crate::relay::{
     startup::{names::KafkaNames, server::Server},
 };
 
-/// Records by topic.
+/// Number of records by topic.
 type Counts<'r> = Vec<(&'r Route, u64)>;
 
 impl EventPublisher {
@@ -21,22 +22,23 @@ impl EventPublisher {
         self.counts[route] += 1;
     }
 
-    /// Takes up what earlier producers have learned from refusals.
+    /// Takes the isolation state of earlier producers.
     pub(crate) fn isolate(&mut self, isolation: BatchIsolation) {
         self.isolation = isolation;
     }
 
-    /// Has an event sent alone, whatever was known of it.
+    /// Requests that an event is sent alone, and forgets an earlier refusal of it.
     pub(crate) fn suspect(&mut self, seq: i64) {
         self.isolation.suspect(seq);
     }
 
-    /// What the next producers must know. `drained`: everything that was met is durable.
+    /// Returns the isolation state for the next producers. `drained` means that all sent events are
+    /// durable.
     pub(crate) fn take_isolation(&mut self, drained: bool) -> BatchIsolation {
         std::mem::take(&mut self.isolation).carry_over(drained)
     }
 
-    /// Takes up a new epoch with a producer whose records are all safe.
+    /// Continues under a new epoch with a producer whose records are all durable.
     pub(crate) fn go_on(
         &mut self,
         names: &KafkaNames,
@@ -54,7 +56,8 @@ impl EventPublisher {
         self.sink.write_positions(names.topic.clone(), journal);
     }
 
-    /// What was sent so far belongs together, and after it the relay stands at `position`. False if the last batch is still being committed.
+    /// Ends a batch: the records sent so far belong together, and the relay's position after them
+    /// is `position`. Returns `false` if the last batch is still being committed.
     pub(crate) fn end_batch(&mut self, position: Position) -> bool {
         let counts = std::mem::take(&mut self.counts);
         match self.sink.cut(Batch {
@@ -73,10 +76,12 @@ impl EventPublisher {
         }
     }
 
-    /// What has become durable since the last call, and its records by topic.
+    /// Returns the batches that became durable since the last call, and the number of their records
+    /// by topic.
     ///
     /// # Errors
-    /// When the producer has failed.
+    ///
+    /// Returns an interruption if the producer has failed, or if a trial of suspects has ended.
     pub(crate) fn durable(&mut self) -> Result<Option<(Durable, Counts<'_>)>, Interruption> {
         self.observe_cluster();
         self.look_after_topics();

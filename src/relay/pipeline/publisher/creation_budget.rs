@@ -1,26 +1,27 @@
-//! How many topics may be created. Pure.
+//! Limits on the creation of topics. Pure.
 //!
-//! Event types are data: a mistake in a writer (an id used as a type) must not fill a cluster with topics, and creating topics must not
-//! hold up the events of others.
+//! Event types are data. A mistake in a writer (an id used as a type) must not fill a cluster with
+//! topics, and the creation of topics must not delay the events of other topics.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Topics that are created while an event waits for it, at first and per minute: each takes about a tenth of a second, for which
-/// all events wait. Further ones are created beside the relay's work, and their events set aside meanwhile.
+/// Number of topics that are created while an event waits, at first and per minute. Each creation
+/// takes about a tenth of a second and delays all events. Further topics are created in the
+/// background, and their events are parked meanwhile.
 const WAITED_FOR: f64 = 10.0;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What may be created now.
+/// Number of topics that may be created now.
 #[derive(Debug)]
 pub(super) struct CreationBudget {
     all: Bucket,
     waited_for: Bucket,
 }
 
-/// Tokens that come back at an even rate.
+/// Tokens that return at an even rate.
 #[derive(Debug)]
 struct Bucket {
     per_minute: f64,
@@ -28,13 +29,13 @@ struct Bucket {
     at: Instant,
 }
 
-/// Whether a topic may be created.
+/// Answer to a request to create a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MayCreate {
     Yes,
-    /// Not while an event waits for it.
+    /// Not now: the topic must be created in the background rather than while an event waits.
     Beside,
-    /// As many as may be are created.
+    /// The limit per minute is reached.
     No,
 }
 
@@ -62,7 +63,8 @@ impl CreationBudget {
         }
     }
 
-    /// Takes one topic off the budget, if it may be created. `waits`: an event waits for it.
+    /// Takes one topic from the budget if it may be created. `waits` means that an event waits for
+    /// it.
     pub(super) fn take(&mut self, waits: bool) -> MayCreate {
         self.all.refill();
         self.waited_for.refill();

@@ -6,26 +6,26 @@ use crate::relay::error::Interruption;
 /// Outcome of [`EventPublisher::publish`](super::EventPublisher::publish).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
-    /// The record is under way with this tag.
+    /// The record is in flight with this tag.
     Sent(u64),
     /// The event is parked. It is stored before the position passes it.
     Parked,
-    /// The event would be parked, and the limit of parked events is reached.
+    /// The event must be parked, but the limit of parked events is reached.
     NoRoomToPark(u64),
 }
 
 /// Outcome of [`EventPublisher::deliver`](super::EventPublisher::deliver).
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// The record is under way with this tag.
+    /// The record is in flight with this tag.
     Sent(u64),
-    /// The event cannot be delivered, for this reason.
+    /// The event is undeliverable for this reason.
     Undeliverable(String),
-    /// This topic cannot be used at present, or other events wait for it already.
+    /// This topic is unusable at present, or other events already wait for it.
     TopicWaits(String),
 }
 
-/// Why an event was not published.
+/// The reason why an event was not published.
 #[derive(Debug)]
 pub(crate) enum Unsent {
     /// The event has to wait. The caller publishes it again afterwards.
@@ -46,7 +46,7 @@ impl From<Interruption> for Unsent {
     }
 }
 
-/// Outcome of an attempt to send.
+/// Outcome of an attempt to send one event.
 pub(super) enum Attempt {
     Sent(u64),
     Impossible(String),

@@ -1,39 +1,41 @@
-//! A topic's `max.message.bytes`, applied before a record is sent.
+//! Checks a record against its topic's `max.message.bytes` before it is sent.
 //!
-//! The broker compares the batch as it is stored, compressed. So a record that is larger uncompressed is weighed by an estimate; one
-//! for which the estimate does not decide is left to the broker.
+//! The broker compares the size of the stored, compressed batch. The compressed size of a larger
+//! record is therefore estimated. If the estimate does not decide, the broker decides.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a limit is relied on. Somebody may raise it at any time, and what it refuses wrongly waits.
+/// Time for which a limit is valid. An operator may raise it at any time, and an event that it
+/// refuses wrongly waits.
 const RELIED_ON: Duration = Duration::from_secs(10);
 
-/// What a record's batch weighs beside key, value and headers, at least and at most.
+/// Size of a record's batch without key, value and headers, at least and at most, in bytes.
 const OVERHEAD: (usize, usize) = (61, 512);
 
-/// A topic's limit, and when it was looked up.
+/// A topic's limit and the time of its look-up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SizeLimit {
     pub(super) bytes: usize,
     at: Instant,
 }
 
-/// How much less an estimate may be than the true size, and how much more, in percent: other implementations find other repetitions.
+/// Bounds of the true size in percent of the estimate. Other implementations find other
+/// repetitions.
 const TOLERANCE: (usize, usize) = (92, 125);
 
-/// How the producer compresses.
+/// The producer's compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
-    /// LZ4 or Snappy, which find repetitions and nothing else.
+    /// LZ4 or Snappy, which only replace repetitions.
     Repetitions,
-    /// What cannot be estimated.
+    /// An algorithm whose result cannot be estimated.
     Other,
 }
 
-/// What a limit means for a record.
+/// Result of a comparison with a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Fits,
@@ -42,7 +44,7 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-/// A record to be weighed: its value, and at most how many bytes key and headers have.
+/// A record to compare: its value, and the maximum size of its key and headers in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight<'a> {
     pub(super) value: &'a [u8],
@@ -51,7 +53,7 @@ pub(super) struct Weight<'a> {
 }
 
 impl Compression {
-    /// The algorithm of this name.
+    /// Returns the kind of the named algorithm.
     pub(super) fn of(name: &str) -> Self {
         match name {
             "none" => Self::None,
@@ -69,12 +71,12 @@ impl SizeLimit {
         }
     }
 
-    /// Whether it has to be looked up again before it refuses anything.
+    /// Returns `true` if the limit must be looked up again before it refuses a record.
     pub(super) fn is_stale(&self) -> bool {
         self.at.elapsed() > RELIED_ON
     }
 
-    /// Why a record is refused here.
+    /// Returns the reason for a refusal by this limit.
     pub(super) fn reason(&self, topic: &str) -> String {
         format!(
             "larger than the {} bytes that max.message.bytes of topic `{topic}` allows",
@@ -82,7 +84,7 @@ impl SizeLimit {
         )
     }
 
-    /// Weighs a record.
+    /// Compares a record with the limit.
     pub(super) fn weigh(&self, weight: Weight<'_>) -> Verdict {
         let Weight {
             value,
@@ -96,7 +98,7 @@ impl SizeLimit {
         let (least, most) = match compression {
             Compression::None => (value.len() + OVERHEAD.0, most),
             Compression::Repetitions => {
-                // Where the lower bound is above the limit.
+                // With this size the lower bound exceeds the limit.
                 let enough = self.bytes * 100 / TOLERANCE.0 + 1;
                 let estimate = compressed_size(value, enough);
                 (
@@ -114,11 +116,12 @@ impl SizeLimit {
     }
 }
 
-/// Positions of four bytes that are remembered, as the fast compressors do.
+/// Number of remembered positions of four-byte sequences, as in fast compressors.
 const REMEMBERED: usize = 4096;
 
-/// About how many bytes LZ4 makes of `bytes`: literals are kept, and a repetition of four bytes or more within 64 kB costs three bytes
-/// and one more for each 255 that it is longer. Counts no further than `enough`.
+/// Estimates the size of `bytes` after compression with LZ4, in bytes. Literals are kept. A
+/// repetition of four bytes or more within 64 kB costs three bytes, and one more for each 255 bytes
+/// of its length. Stops counting at `enough`.
 fn compressed_size(bytes: &[u8], enough: usize) -> usize {
     let mut seen = [usize::MAX; REMEMBERED];
     let (mut size, mut literals, mut at) = (0, 0, 0);
@@ -150,7 +153,7 @@ fn compressed_size(bytes: &[u8], enough: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Hexadecimal digits that do not repeat.
+    /// Hexadecimal digits without repetitions.
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 7_u64;
         let next = |_| {

@@ -1,31 +1,34 @@
-//! Topics that cannot be used. Their events are set aside, and the topics are looked at again until they can.
+//! Unusable topics. Their events are parked, and the topics are looked up again until they are
+//! usable.
 //!
 //! ```text
-//!            a look-up, or a refusal to take records
-//!  (usable) ─────────────────────────────────────────▶ UNUSABLE ── looked at again and again ──▶ RELEASING ── nothing waits ──▶ (usable)
-//!                                                          ▲                                         │
-//!                                                          └───────── cannot be used again ──────────┘
+//!            a look-up, or refused records
+//!  (usable) ──────────────────────────────▶ UNUSABLE ── looked up repeatedly ──▶ RELEASING
+//!     ▲                                        ▲                                  │     │
+//!     │                                        └────────── unusable again ────────┘     │
+//!     └────────────────────────── no event waits any more ──────────────────────────────┘
 //! ```
 //!
-//! While a topic is releasing, new events queue up behind those that wait. A topic that cannot be used for longer than
-//! `topics.give_up_after` is *given up*: no reason against readiness any more, but a parked one for the operator. It is looked at
-//! all the same.
+//! While a topic is releasing, new events queue behind the waiting ones. A topic that is unusable
+//! for longer than `topics.give_up_after` is *given up*: it no longer prevents readiness, and the
+//! relay logs it for the operator. It is still looked up.
 
 use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// Between two looks at a topic that was found unusable lately, and later. A look costs a request.
+/// Interval between two look-ups of a topic, soon after it was found unusable and later. A look-up
+/// costs a request.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 
-/// Between two tries at a topic that refused records although it can be looked up, at first and at most. Each try that fails ends
-/// the session, for everybody.
+/// Interval between two attempts with a topic that refused records although its look-up succeeds,
+/// at first and at most. Each failed attempt ends the session for all topics.
 const TRY_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
-/// Most topics that are remembered. So many are no topics, but ids that are taken for types.
+/// Maximum number of tracked topics. More of them indicate that ids are used as types.
 const FAULTS_MAX: usize = 10_000;
 
-/// The topics that cannot be used.
+/// The unusable topics.
 #[derive(Debug, Default)]
 pub(crate) struct TopicFaults {
     topics: HashMap<String, TopicFault>,
@@ -35,13 +38,13 @@ pub(crate) struct TopicFaults {
 #[derive(Debug)]
 struct TopicFault {
     reason: String,
-    /// The reason is another one than that of events that wait already.
+    /// The reason differs from the reason stored with events that already wait.
     restated: bool,
     since: Instant,
     given_up: bool,
     releasing: bool,
     look_at: Instant,
-    /// How long to leave it alone after the next refusal of records.
+    /// Pause after the next refusal of records.
     pause: Duration,
 }
 
@@ -60,22 +63,22 @@ impl TopicFaults {
         }
     }
 
-    /// Whether every topic can be used, and nothing waits for one.
+    /// Returns `true` if every topic is usable and no event waits for one.
     pub(crate) fn is_idle(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// Whether one more topic can be remembered.
+    /// Returns `true` if one more topic can be tracked.
     pub(super) fn has_room(&self) -> bool {
         self.topics.len() < FAULTS_MAX
     }
 
-    /// Why events of this topic wait; `None` if they need not.
+    /// Returns the reason why events of this topic wait. Returns `None` if they do not have to.
     pub(crate) fn reason(&self, topic: &str) -> Option<&str> {
         self.topics.get(topic).map(|fault| fault.reason.as_str())
     }
 
-    /// A look-up has found the topic unusable.
+    /// Records that a look-up has found the topic unusable.
     pub(super) fn found(&mut self, topic: &str, reason: String) {
         let now = Instant::now();
         let fault = self.entry(topic, now);
@@ -85,7 +88,7 @@ impl TopicFaults {
         fault.releasing = false;
     }
 
-    /// The topic is to be looked at next: it is not known whether it can be used.
+    /// Records that the state of the topic is unknown. It is looked up next.
     pub(super) fn postponed(&mut self, topic: &str, reason: String) {
         let now = Instant::now();
         let fault = self.entry(topic, now);
@@ -93,7 +96,7 @@ impl TopicFaults {
         fault.look_at = now;
     }
 
-    /// The topic has refused records, although a look-up finds nothing wrong with it.
+    /// Records that the topic has refused records although a look-up finds no fault in it.
     pub(crate) fn refused_records(&mut self, topic: &str, reason: String) {
         let now = Instant::now();
         let fault = self.entry(topic, now);
@@ -117,21 +120,21 @@ impl TopicFaults {
             })
     }
 
-    /// Events of the topic wait since an earlier session, or an earlier process.
+    /// Records that events of the topic wait since an earlier session or process.
     pub(crate) fn waits(&mut self, topic: &str, reason: String, given_up: bool) {
         if !self.topics.contains_key(topic) {
             let fault = self.entry(topic, Instant::now());
-            // Tried at once: the topic may be there by now, or the events may go elsewhere.
+            // Tried at once: the topic may exist by now, or the events may have another topic.
             (fault.reason, fault.given_up, fault.releasing) = (reason, given_up, true);
         }
     }
 
-    /// Whether what waits for the topic is being released.
+    /// Returns `true` if the waiting events of the topic are being released.
     pub(super) fn is_releasing(&self, topic: &str) -> bool {
         self.topics.get(topic).is_some_and(|fault| fault.releasing)
     }
 
-    /// Topics whose events wait for another reason than before, once.
+    /// Returns the topics whose events wait for a new reason. Each change is returned once.
     pub(crate) fn restated(&mut self) -> Vec<(String, String)> {
         let restated = |(topic, fault): (&String, &mut TopicFault)| {
             std::mem::take(&mut fault.restated).then(|| (topic.clone(), fault.reason.clone()))
@@ -139,14 +142,14 @@ impl TopicFaults {
         self.topics.iter_mut().filter_map(restated).collect()
     }
 
-    /// Looks at the topic as soon as possible, because somebody asks for it.
+    /// Schedules a look-up of the topic as soon as possible, because an operator requests it.
     pub(crate) fn look_now(&mut self, topic: &str) {
         if let Some(fault) = self.topics.get_mut(topic) {
             fault.look_at = Instant::now();
         }
     }
 
-    /// The topics to be looked at now, `most` of them. Each is due again later.
+    /// Returns the topics that are due for a look-up, at most `most`. Each is due again later.
     pub(super) fn due(&mut self, most: usize) -> Vec<String> {
         let now = Instant::now();
         let due = self
@@ -161,14 +164,14 @@ impl TopicFaults {
         .collect()
     }
 
-    /// The topic can be used: what waits for it goes first.
+    /// Records that the topic is usable. Its waiting events are released first.
     pub(super) fn usable(&mut self, topic: &str) {
         if let Some(fault) = self.topics.get_mut(topic) {
             fault.releasing = true;
         }
     }
 
-    /// The topics for which events still wait although they can be used.
+    /// Returns the usable topics that events still wait for.
     pub(crate) fn releasing(&self) -> Vec<String> {
         self.topics
             .iter()
@@ -177,19 +180,20 @@ impl TopicFaults {
             .collect()
     }
 
-    /// Nothing waits for the topic any more.
+    /// Records that no event waits for the topic any more.
     pub(crate) fn released(&mut self, topic: &str) {
         self.topics.remove(topic);
     }
 
-    /// Whether the topic cannot be used for longer than it is waited for.
+    /// Returns `true` if the topic is unusable for longer than `give_up_after`.
     pub(super) fn is_overdue(&self, topic: &str) -> bool {
         self.topics
             .get(topic)
             .is_some_and(|fault| !fault.releasing && fault.since.elapsed() >= self.give_up_after)
     }
 
-    /// Gives topics up that cannot be used for too long: names and reasons of those that were not yet.
+    /// Gives up the topics that are unusable for too long. Returns the names and reasons of those
+    /// that were not given up before.
     pub(super) fn give_up(&mut self) -> Vec<(String, String)> {
         let after = self.give_up_after;
         let overdue = |fault: &TopicFault| {
@@ -204,7 +208,7 @@ impl TopicFaults {
             .collect()
     }
 
-    /// The reason against readiness: topics that cannot be used and are not given up.
+    /// Returns the reason that prevents readiness: topics that are unusable and not given up.
     pub(super) fn standing(&self) -> Option<String> {
         let standing = self
             .topics
@@ -267,7 +271,7 @@ mod tests {
         faults.usable("a");
         assert!(
             faults.reason("a").is_some(),
-            "new events queue up behind those that wait"
+            "new events queue behind the waiting ones"
         );
         assert_eq!(faults.releasing(), ["a"]);
         faults.released("a");

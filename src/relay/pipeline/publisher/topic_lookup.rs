@@ -1,7 +1,7 @@
-//! Topic look-up: whether a topic can be used, with how many partitions, and whether the cluster answers at all.
+//! Look-up of topics: their existence, their number of partitions, and whether the cluster answers.
 //!
-//! An event of a topic that was not met yet waits for one answer. If the topic cannot be used, its events are set aside
-//! ([`TopicFaults`]), and it is looked at again beside the relay's work.
+//! An event whose topic was not used before waits for one answer. If the topic is unusable, its
+//! events are parked ([`TopicFaults`]), and it is looked up again in the background.
 
 use std::{
     collections::HashMap,
@@ -33,25 +33,27 @@ use crate::{
     },
 };
 
-/// How often a cluster is asked by the same clients before they are replaced. A question takes up to ten seconds.
+/// Number of requests to a cluster with the same clients before they are replaced. A request takes
+/// up to ten seconds.
 const REACH_TRIES: u32 = 3;
 
-/// Between two questions to a cluster that does not answer.
+/// Interval between two requests to a cluster that does not answer.
 const OUTAGE_RETRY: Duration = Duration::from_secs(2);
 
-/// How long a list of all topics is relied on, and how long no other is asked for: it may be long.
+/// Time for which a list of all topics is valid, and minimum interval between two such lists. The
+/// list may be long.
 const SURVEY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
-/// Topics looked at beside the relay's work, at a time.
+/// Maximum number of topics that are looked up in the background at a time.
 const LOOKS_AT_A_TIME: usize = 100;
 
-/// What is known of topics beyond those that events go to.
+/// Look-ups of topics, and the unusable topics.
 pub(super) struct TopicLookup {
     asker: Asker,
     survey: Option<(Instant, HashMap<String, i32>)>,
     pub(super) faults: TopicFaults,
     standing: Option<Reason>,
-    /// Answers about the topics that are looked at now.
+    /// Answers of the look-ups in the background.
     looks: Option<mpsc::Receiver<Looked>>,
 }
 
@@ -59,11 +61,11 @@ pub(super) struct TopicLookup {
 pub(crate) struct Looked {
     topic: String,
     answer: Result<i32, TopicError>,
-    /// All topics, if they were asked for.
+    /// All topics, if a list was requested.
     survey: Option<HashMap<String, i32>>,
 }
 
-/// Asks about topics, and creates them if it may.
+/// Looks up topics, and creates them if the options allow it.
 #[derive(Clone)]
 struct Asker {
     directory: Arc<Directory>,
@@ -74,7 +76,7 @@ struct Asker {
 }
 
 impl Asker {
-    /// One answer about a topic. `waits`: an event waits for it.
+    /// Looks up a topic once. `waits` means that an event waits for the answer.
     async fn ask(&self, topic: &str, waits: bool) -> Result<i32, TopicError> {
         let mut answer = self.directory.partitions(topic).await;
         if matches!(answer, Err(TopicError::Unknown(_))) && self.create.create {
@@ -100,7 +102,8 @@ impl Asker {
             }
             MayCreate::Beside => "it is being created".to_owned(),
             MayCreate::No => format!(
-                "{} topics were created within a minute, which is as many as topics.create_max_per_minute allows; it is created in its turn",
+                "{} topics were created within a minute, which is as many as \
+                 topics.create_max_per_minute allows; it is created in its turn",
                 self.create_max_per_minute
             ),
         };
@@ -117,9 +120,10 @@ impl Asker {
         Ok(partitions)
     }
 
-    /// The first answer that is no outage, for an event that waits for it. Asks for all topics first if it shall.
+    /// Returns the first answer that is not an outage, for an event that waits for it. Lists all
+    /// topics first if `survey` is set.
     async fn until_answered(self, topic: String, survey: bool, observer: Observer) -> Resolved {
-        // Stands as long as this future lives: the session that drops it has a reason of its own.
+        // Stands as long as this future lives. A session that drops it raises its own reason.
         let mut standing: Option<Reason> = None;
         let survey = if survey {
             self.directory.all().await.ok()
@@ -170,7 +174,7 @@ impl TopicLookup {
         }
     }
 
-    /// Looks a topic up for an event that waits for the answer.
+    /// Looks up a topic for an event that waits for the answer.
     pub(super) fn look_up(
         &self,
         topic: String,
@@ -199,7 +203,7 @@ impl TopicLookup {
         }
     }
 
-    /// Takes answers that have come, and asks about the topics that are due.
+    /// Returns the answers that have arrived, and starts look-ups of the topics that are due.
     fn look_again(&mut self) -> Vec<Looked> {
         let mut answers = Vec::new();
         if let Some(looks) = &mut self.looks {
@@ -237,12 +241,13 @@ impl TopicLookup {
         answers
     }
 
-    /// Shows the topics that cannot be used, and reports those that are given up.
+    /// Exports the unusable topics, and logs those that are given up.
     fn show(&mut self, observer: &Observer) {
         for (topic, reason) in self.faults.give_up() {
             tracing::error!(
                 topic,
-                "gives the topic up for now: {reason}; its events are parked (tidings parked list), and follow in order as soon as it can be used"
+                "gives the topic up for now: {reason}; its events are parked (tidings parked \
+                 list), and follow in order as soon as it can be used"
             );
         }
         match (self.faults.standing(), &self.standing) {
@@ -254,10 +259,12 @@ impl TopicLookup {
 }
 
 impl EventPublisher {
-    /// Waits until the cluster answers; its id.
+    /// Waits until the cluster answers. Returns its id.
     ///
     /// # Errors
-    /// When it has not answered several times. New clients may reach it: one that tries for long may hang.
+    ///
+    /// Returns an interruption if the cluster has not answered several requests. New clients may
+    /// reach it: a client that retries for a long time may hang.
     pub(crate) async fn reach_cluster(&self) -> Result<String, Interruption> {
         let mut asked = 0;
         loop {
@@ -279,47 +286,48 @@ impl EventPublisher {
         }
     }
 
-    /// The partition counts by which earlier runs of this relay placed keys.
+    /// Sets the partition counts that earlier runs of this relay used to place keys.
     pub(crate) fn pin(&mut self, pinned: HashMap<String, i32>) {
         self.pinned = pinned;
     }
 
-    /// Sends nothing to these topics any more, each for this long.
+    /// Sends no event to these topics, each for at most this time.
     pub(crate) fn hold_back(&mut self, topics: Vec<(String, Duration)>) {
         let now = Instant::now();
-        // What was held before stays so: where its keys belong is not known to this producer.
+        // A topic that was held back before stays so, because this producer may place its keys by
+        // an outdated partition count.
         self.held
             .extend(topics.into_iter().map(|(topic, time)| (topic, now + time)));
     }
 
-    /// Whether a hold has lasted longer than it may.
+    /// Returns `true` if a topic is held back for longer than its time.
     pub(crate) fn a_hold_is_over(&self) -> bool {
         self.held.values().any(|until| *until <= Instant::now())
     }
 
-    /// Answers about topics.
+    /// Returns the client that looks up topics.
     pub(crate) fn topics(&self) -> &Topics {
         &self.topics
     }
 
-    /// The topics that cannot be used.
+    /// Returns the unusable topics.
     pub(crate) fn topic_faults(&mut self) -> &mut TopicFaults {
         &mut self.lookup.faults
     }
 
-    /// Takes up what earlier producers have learned of topics that cannot be used, and for which events wait.
+    /// Takes the unusable topics of earlier producers, including those that events wait for.
     pub(crate) fn take_up_faults(&mut self, faults: TopicFaults) {
         self.lookup.faults = faults;
         self.lookup.show(&self.observer);
     }
 
-    /// What the next producers must know of topics.
+    /// Returns the unusable topics for the next producers.
     pub(crate) fn take_faults(&mut self) -> TopicFaults {
         let give_up_after = self.options.topic_limits.give_up_after;
         std::mem::replace(&mut self.lookup.faults, TopicFaults::new(give_up_after))
     }
 
-    /// Looks at topics that cannot be used, beside other work.
+    /// Processes the answers about unusable topics, and looks topics up again in the background.
     pub(super) fn look_after_topics(&mut self) {
         if self.lookup.faults.is_idle() {
             self.lookup.standing = None;
@@ -331,18 +339,19 @@ impl EventPublisher {
         self.lookup.show(&self.observer);
     }
 
-    /// Shows that as much is parked as may be, until the result is dropped.
+    /// Exports that the limit of parked events is reached, until the result is dropped.
     pub(crate) fn parked_is_full(&self, limit: u64) -> Reason {
         let name = &self.options.name;
         let text = format!(
-            "{limit} events are parked, which is as many as undeliverable.parked_events allows; the relay reads no further. `tidings parked list --name {name}` lists the reasons: \
+            "{limit} events are parked, which is as many as undeliverable.parked_events allows; \
+             the relay reads no further. `tidings parked list --name {name}` lists the reasons: \
              correct the cause and run `tidings parked retry`, or raise the limit"
         );
         tracing::error!("{text}");
         self.observer.hold(Part::Stream, text)
     }
 
-    /// Takes note of an answer about a topic.
+    /// Processes an answer about a topic.
     pub(super) fn looked(&mut self, looked: Looked) {
         let Looked {
             topic,
@@ -357,12 +366,12 @@ impl EventPublisher {
                 self.learn_topic(&topic, partitions);
                 self.lookup.faults.usable(&topic);
             }
-            // Whoever asked beside other work asks again.
+            // A look-up in the background is repeated.
             Err(TopicError::Unreachable(_)) => {}
             Err(error) => {
                 if self.lookup.faults.reason(&topic).is_none() {
                     tracing::warn!(
-                        "{error}; its events are set aside and follow as soon as it can be used, others go on"
+                        "{error}; its events wait until it can be used, and others continue"
                     );
                 }
                 match error {
@@ -384,10 +393,12 @@ impl EventPublisher {
                 topic,
                 partitions,
                 pinned,
-                "the topic has another number of partitions than this relay spreads keys over: see `tidings topics list`"
+                "the topic's number of partitions differs from the number over which this relay \
+                 spreads keys: see `tidings topics list`"
             );
         }
-        // Keys stay where they are when a topic has grown; one that was made anew with fewer has nowhere else to put them.
+        // Keys stay in their partitions when a topic has grown. In a topic that was created again
+        // with fewer partitions, they can only move.
         self.routes.learn(topic.to_owned(), pinned.min(partitions));
     }
 

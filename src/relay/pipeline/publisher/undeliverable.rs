@@ -1,4 +1,4 @@
-//! What the forwarder does with an event that cannot be delivered: sets it aside, sends it to the dead letters, or stops.
+//! Handling of undeliverable events: parked, sent to the dead letter topic, or a reason to stop.
 
 use super::{
     Attempt, Delivery, ENVELOPE_BYTES, EventPublisher, Published, Unsent,
@@ -18,14 +18,16 @@ use crate::{
     },
 };
 
-/// From this many refusals on a dead letter is a reference; the first one was the event's own topic's.
+/// A dead letter is only a reference after this number of refusals. The first refusal is that of
+/// the event's own topic.
 const DEAD_LETTER_REFERENCE: u32 = 2;
 
-/// So many refusals, and the topic of dead letters does not even take references.
+/// After this number of refusals the relay stops, because the dead letter topic refuses even
+/// references.
 const DEAD_LETTER_REFUSALS_MAX: u32 = 4;
 
 impl EventPublisher {
-    /// What the policy says about an event that was found to be undeliverable, having been refused by the broker this often.
+    /// Applies the policy to an undeliverable event that the broker has refused `refusals` times.
     pub(super) fn undeliverable(
         &mut self,
         seq: i64,
@@ -50,7 +52,8 @@ impl EventPublisher {
         }
     }
 
-    /// Sets an event aside: itself undeliverable for this reason, or behind one that is.
+    /// Parks an event that is undeliverable for this reason, or that waits behind an undeliverable
+    /// one.
     pub(super) fn park(
         &mut self,
         seq: i64,
@@ -70,9 +73,10 @@ impl EventPublisher {
         };
         if let Some(reason) = &reason {
             tracing::error!(
-                event = %event.id, seq, topic, aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
-                "an event cannot be delivered: {reason}; it is parked, later ones of its aggregate wait behind it, others go on \
-                 (tidings parked list --name {})",
+                event = %event.id, seq, topic,
+                aggregate = format!("{}/{}", aggregate.kind, aggregate.id),
+                "an event cannot be delivered: {reason}; it is parked, later events of its \
+                 aggregate wait behind it, and others continue (tidings parked list --name {})",
                 self.options.name
             );
             self.observer.undeliverable("parked");
@@ -93,8 +97,8 @@ impl EventPublisher {
         }
     }
 
-    /// Sets an event aside until its topic can be used. Of a table whose events cannot be set aside, and where the relay shall stop, it
-    /// is waited for, up to `topics.give_up_after`.
+    /// Parks an event until its topic is usable. If the events of the table cannot be parked, or if
+    /// the policy is to stop, the relay waits for the topic for up to `topics.give_up_after`.
     pub(super) fn wait_for_topic(
         &mut self,
         row: &Row<'_>,
@@ -144,7 +148,7 @@ impl EventPublisher {
         }
     }
 
-    /// The topic of dead letters was not looked up yet, or cannot be used.
+    /// Decides about an event whose dead letter topic was not looked up yet or is unusable.
     fn dead_letter_waits(
         &mut self,
         topic: String,
@@ -158,7 +162,8 @@ impl EventPublisher {
         })
     }
 
-    /// Sends an event to the topic of dead letters, or a reference to it, if its payload is what Kafka does not take.
+    /// Sends an event to the dead letter topic, or a reference to it if Kafka does not accept its
+    /// payload.
     fn send_dead_letter(
         &mut self,
         seq: i64,
@@ -195,7 +200,8 @@ impl EventPublisher {
             let (headers, value) = match self.envelope.write(&event) {
                 Ok(written) => written,
                 Err(_) => {
-                    // The reason says so; they are in the outbox.
+                    // The headers are not a JSON object. The reason states this, and the outbox
+                    // keeps them.
                     event.headers = "{}";
                     self.envelope
                         .write(&event)
@@ -225,7 +231,10 @@ impl EventPublisher {
                     self.count(at);
                     self.isolation.sent(seq, tag);
                     self.isolation.set_aside(seq);
-                    tracing::warn!(event = %event.id, seq = known, topic, "an event cannot be delivered: {reason}; it goes to the dead letters");
+                    tracing::warn!(
+                        event = %event.id, seq = known, topic,
+                        "an event cannot be delivered: {reason}; it is sent to the dead letters"
+                    );
                     self.observer.undeliverable("dead-letter");
                     return Ok(Delivery::Sent(tag));
                 }
@@ -247,13 +256,15 @@ fn stop_message(options: &RelayOptions, seq: i64, event: &Outgoing<'_>, reason: 
     };
     let otherwise = match options.debezium {
         None => format!(
-            "park, which sets this aggregate aside and goes on (`tidings parked discard {id} --name {relay}` then gives this one event up), or with --on-undeliverable dead-letter"
+            "park, which only holds back this aggregate (`tidings parked discard {id} --name \
+             {relay}` then discards this one event), or with --on-undeliverable dead-letter"
         ),
         Some(_) => "dead-letter".into(),
     };
     format!(
-        "event {id} ({seq}{} of {}/{}) cannot be delivered: {reason}; the relay stops before it, so that nothing is skipped. Put the cause right and start it again; \
-         or start it with --on-undeliverable {otherwise}",
+        "event {id} ({seq}{} of {}/{}) cannot be delivered: {reason}; the relay stops before it, \
+         so that nothing is skipped. Correct the cause and start the relay again, or start it with \
+         --on-undeliverable {otherwise}",
         event.event_type, event.aggregate_type, event.aggregate_id
     )
 }

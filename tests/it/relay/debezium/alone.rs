@@ -100,7 +100,7 @@ async fn a_lost_slot_stops_the_relay_with_the_commands_that_go_on() {
     insert(&database.pool, "a", 3..5).await;
     let refusal = Running::start(options(&place)).refusal().await;
     for part in [
-        &format!("slot `{}` is gone", place.slot()),
+        &format!("slot `{}` does not exist any more", place.slot()),
         "no columns `seq bigint` and `xid xid8`",
         &format!("rewind --all --name {}", place.name),
         "skip --all",
