@@ -1,8 +1,9 @@
-//! Programs that must compile, and programs that must not: the compiler's messages are part of the interface.
+//! Programs that must compile, and programs that must not. The compiler's messages are part of the
+//! interface.
 //!
-//! Each program is compiled against the libraries of this very test run, so no dependency is built twice. The expected
-//! messages of `fail/NAME.rs` are in `fail/NAME.expected`. After an intended change,
-//! `UPDATE_EXPECTED=1 cargo test --test compile` writes them; read the difference.
+//! Each program is compiled against the libraries of this very test run, so that no dependency is
+//! built twice. The expected messages of `fail/NAME.rs` are in `fail/NAME.expected`. After an
+//! intended change, run `UPDATE_EXPECTED=1 cargo test --test compile` and review the difference.
 
 mod compiler;
 
@@ -15,7 +16,7 @@ use std::{
 
 use compiler::Compiler;
 
-/// Programs that are compiled at once.
+/// Number of programs that are compiled at once.
 const THREADS: usize = 2;
 
 #[test]

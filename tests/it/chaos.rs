@@ -1,11 +1,15 @@
-//! Histories under faults, each from its seed: a few seconds of what `cargo run --release --example chaos` does for as long as one likes.
+//! Histories under injected faults, each reproducible from its seed.
+//!
+//! Each test takes a few seconds. `cargo run --release --example chaos` runs such histories for any
+//! length of time.
 
 #[path = "../chaos/mod.rs"]
 mod history;
 
 use history::{Plan, Program};
 
-/// Plays the history that these words describe; a failure says how to replay it.
+/// Runs the history that `words` describe and asserts that every check passes. A failure reports
+/// how to replay the history.
 async fn holds(words: &str) {
     let plan = Plan::parse(words.split(' ')).expect("good words");
     let program = Program {

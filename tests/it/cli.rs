@@ -1,4 +1,4 @@
-//! The binary as an operator meets it: arguments in, text and exit codes out.
+//! The command line: arguments, output and exit codes.
 
 mod admin;
 mod hostile;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::services::{TestDatabase, brokers, database, migrated_database};
 
-/// How long anything may take before a test gives it up.
+/// Time limit of every wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn tidings(arguments: &[&str]) -> Command {
@@ -31,7 +31,7 @@ fn against(database: &TestDatabase, arguments: &[&str]) -> Command {
     command
 }
 
-/// Exit code, stdout, stderr.
+/// Runs the command to its end. Returns its exit code, stdout and stderr.
 fn ended(mut command: Command) -> (i32, String, String) {
     let Output {
         status,
@@ -42,7 +42,7 @@ fn ended(mut command: Command) -> (i32, String, String) {
     (status.code().expect("it exits"), text(stdout), text(stderr))
 }
 
-/// A relay in a process of its own, with what its first log line says of its admin server.
+/// A relay in a separate process, with the admin address from its first log line.
 struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -75,7 +75,8 @@ impl Running {
         get(&self.admin, path).expect("the admin server answers")
     }
 
-    /// Sends the signal and waits for the end: the exit code, and what else it logged.
+    /// Sends the signal and waits for the end of the process. Returns its exit code and the rest of
+    /// its log.
     fn stop(mut self, name: &str) -> (i32, String) {
         signal(&self.child, name);
         let mut rest = String::new();
@@ -93,7 +94,7 @@ impl Running {
     }
 }
 
-/// Asks an admin server; none if it does not answer.
+/// Requests `path` from an admin server. Returns `None` if the server does not answer.
 fn get(admin: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).ok()?;
     write!(
@@ -106,7 +107,8 @@ fn get(admin: &str, path: &str) -> Option<String> {
     Some(answer)
 }
 
-/// A name that no other relay of the shared server has: slots belong to the server.
+/// Returns a relay name that is unique on the shared server, because slots belong to the whole
+/// server.
 fn relay_name() -> String {
     format!("t_{}", uuid::Uuid::now_v7().simple())
 }
@@ -117,13 +119,13 @@ fn signal(process: &Child, name: &str) {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A failed assertion must not leave a relay behind; one that has ended is fine.
+        // A failed assertion must not leave a relay behind. The relay may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Asks again until the answer is there: nothing outside the process signals it.
+/// Polls until `ask` returns a value, because nothing outside the process can be awaited.
 fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

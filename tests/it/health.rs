@@ -1,4 +1,4 @@
-//! The checks that come with the crate, asked of real services that come and go.
+//! The health checks of the crate against real services that stop and restart.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use tidings::kafka::Settings;
 
 use crate::services::{own_kafka, own_postgres};
 
-/// Asks until the only check says so: a server that has just started or stopped takes its time.
+/// Polls until the status of the only check satisfies `says`. A server takes time to start and to
+/// stop.
 async fn until(health: &Health, what: &str, says: impl Fn(&Status) -> bool) -> Status {
     for _ in 0..1_200 {
         let status = health.report().await.checks.remove(0).status;

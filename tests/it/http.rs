@@ -1,9 +1,9 @@
-//! As much HTTP as tests need.
+//! A minimal HTTP client for tests.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
-/// Asks, and waits for status and body.
+/// Sends a request and returns the status and body of the response.
 pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     let head = format!(
@@ -18,7 +18,7 @@ pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, 
         .lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    // Not every server closes the connection when it is asked to.
+    // Some servers keep the connection open in spite of `connection: close`.
     let length = named.map_or(u64::MAX, |(_, length)| {
         length.trim().parse().expect("a length")
     });

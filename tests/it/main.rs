@@ -1,4 +1,5 @@
-//! Everything that needs real services, in one binary: they are started once.
+//! Integration tests that need real services. They form one binary, so that the services start only
+//! once.
 
 mod browser;
 mod chaos;

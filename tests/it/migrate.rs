@@ -1,4 +1,4 @@
-//! Creating and upgrading the tables.
+//! Creation and migration of the tables.
 
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use tidings::{MigrateError, Migrations, Outbox};
@@ -397,7 +397,7 @@ async fn the_documented_grants_are_enough_to_publish_and_not_enough_to_number_or
     .await;
 }
 
-/// The grants for `app` in the comment of the migration.
+/// Returns the grants for `app` from the comment of the migration.
 fn grants_for_app(role: &str) -> String {
     let comment = include_str!("../../migrations/0001_outbox.sql")
         .split_once("Least privilege.")
@@ -602,7 +602,7 @@ async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
     }
 }
 
-/// The schema of version 23 by hand.
+/// Returns the scripts that create the schema of version 23 without the migrator.
 fn scripts_up_to_23() -> String {
     [
         "create schema if not exists tidings; set local search_path to tidings;",
@@ -620,7 +620,8 @@ fn scripts_up_to_23() -> String {
     .concat()
 }
 
-/// Rows from before the rules stay as they are, and the roles of relays get what they need.
+/// The migration keeps rows that are older than its rules and grants the roles of relays their
+/// rights.
 #[tokio::test]
 async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_read_its_secret() {
     let database = database().await;
@@ -696,7 +697,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     }
 }
 
-/// Whoever inserts, and whatever number the row came with.
+/// This holds for every way to insert a row and for every `xid` that the row already has.
 #[tokio::test]
 async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
     let database = migrated_database().await;
@@ -717,7 +718,7 @@ async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
     assert_eq!(foreign, 0);
 }
 
-/// Nobody borrows the rights of the owner by a trigger on a table of their own.
+/// A role cannot use the owner's rights through a trigger on a table of its own.
 #[tokio::test]
 async fn the_functions_of_the_guards_cannot_be_attached_to_other_tables() {
     let database = migrated_database().await;

@@ -596,7 +596,7 @@ async fn a_megabyte_of_payload_and_the_largest_headers_are_accepted_by_the_table
     let mut envelope = tombstone_of("x".repeat(AggregateId::BYTES_MAX));
     envelope.payload =
         Payload::json(&"x".repeat(Outbox::MAX_EVENT_BYTES_DEFAULT - 2)).expect("JSON");
-    // What JSON must escape takes twice the bytes in the table, and each header some more.
+    // Escaped characters take twice the bytes in the table, and each header adds some overhead.
     let names = (100..100 + tidings::event::headers::COUNT_MAX).map(|n| n.to_string());
     envelope
         .headers
@@ -687,7 +687,7 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
     );
 }
 
-/// Until some session of this database waits for a lock.
+/// Waits until a session of this database waits for a lock.
 async fn wait_for_a_blocked_session(pool: &PgPool) {
     let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
     let blocked = async {
@@ -790,7 +790,7 @@ async fn a_connection_prepares_the_statement_once() {
     assert_eq!(prepared, 2);
 }
 
-/// A format of the publisher's own, as Avro or Protobuf would be.
+/// A custom payload format, as Avro or Protobuf would be.
 struct Semicolons;
 
 #[derive(DomainEvent, Debug, PartialEq)]
@@ -874,7 +874,7 @@ async fn plain_sql_publishes_as_the_documentation_says() {
     assert!(row.get::<bool, _>("has_xid"));
 }
 
-/// The blocks marked `sql` of a Markdown page.
+/// Returns the `sql` code blocks of a Markdown page.
 fn sql_of(page: &str) -> Vec<String> {
     page.split("```sql\n")
         .skip(1)

@@ -1,4 +1,4 @@
-//! `examples/publish.rs`, run as its reader would run it.
+//! `examples/publish.rs`, run as a separate process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::services::database;
 
-/// The running example; killed when dropped.
+/// The running example, killed on drop.
 struct Example {
     process: Child,
     address: String,
@@ -14,7 +14,7 @@ struct Example {
 
 impl Example {
     fn start(database_url: &str) -> Self {
-        // …/deps/it-… is this test; cargo builds examples beside `deps`.
+        // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
         let test = std::env::current_exe().expect("the test has a path");
         let program = test
             .ancestors()
@@ -56,7 +56,7 @@ impl Example {
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         drop(self.process.kill());
         drop(self.process.wait());
     }

@@ -1,11 +1,11 @@
-//! `examples/quickstart.rs`, run as its reader would run it.
+//! `examples/quickstart.rs`, run as a separate process.
 
 use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
     let database = crate::services::database().await;
-    // …/deps/it-… is this test; cargo builds examples beside `deps`.
+    // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
     let program = test
         .ancestors()

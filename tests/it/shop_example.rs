@@ -1,4 +1,4 @@
-//! `examples/shop`, run as its reader would run it.
+//! `examples/shop`, run as a separate process.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-/// Its databases have names: one shop at a time.
+/// Allows one shop at a time, because its databases have fixed names.
 pub(crate) static ONE: Mutex<()> = Mutex::const_new(());
 
 pub(crate) async fn shop() -> Command {
     let database = crate::services::database().await;
-    // …/deps/it-… is this test; cargo builds examples beside `deps`.
+    // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
     let mut command = Command::new(
         test.ancestors()
@@ -20,7 +20,7 @@ pub(crate) async fn shop() -> Command {
             .expect("it is in deps/")
             .join("examples/shop"),
     );
-    // Any database of the server will do: the shop makes its own.
+    // Any database of the server works, because the shop creates its own.
     let server = url::Url::parse(&database.url)
         .expect("a URL")
         .join("/postgres")
@@ -64,7 +64,7 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     assert!(said.contains("payment is killed (-9)"), "{said}");
 }
 
-/// The running shop; its processes end with it.
+/// The running shop. Its processes end with this value.
 pub(crate) struct Shop {
     process: Child,
     pub(crate) address: String,
@@ -87,7 +87,7 @@ impl Shop {
         Self { process, address }
     }
 
-    /// Status and body.
+    /// Sends a request. Returns status and body.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         crate::http::ask(&self.address, method, path, body)
     }
@@ -157,7 +157,8 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         );
         assert_eq!(whole["payment"]["cents"], 1_000);
 
-        // Route by route: what the new service does not do yet is the legacy system's.
+        // The migration is route by route: requests that the new service does not handle yet go to
+        // the legacy system.
         assert!(
             shop.ask("GET", "/api/orders", "")
                 .1

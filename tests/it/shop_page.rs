@@ -1,15 +1,15 @@
-//! The page of `examples/shop`, used as a person uses it.
+//! The page of `examples/shop` in a real browser.
 
 use crate::browser::{self, Browser};
 use crate::shop_example::{ONE, Shop, shop};
 
-/// The card of the newest order.
+/// Expression for the card of the newest order.
 const NEWEST: &str = "document.querySelector('#orders .order')";
 
-/// The steps of the newest order's saga, each with how it stands: `done accept`.
+/// Expression for the steps of the newest order's saga, each with its state: `done accept`.
 const STEPS: &str = "[...document.querySelectorAll('#orders .order:first-child .steps li')].map(step => `${step.className} ${step.dataset.step}`)";
 
-/// An order, told apart from those before by its number.
+/// Places an order and waits until the page shows `number` orders.
 fn order_a_teapot(browser: &Browser, number: usize) {
     browser.click("button[data-order*=teapot]");
     browser.until_true(&format!(
@@ -83,7 +83,7 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
             &browser,
             &["PaymentRefused", "ReleaseStock", "OrderCancelled"],
         );
-        // The page goes on asking for the order, and so for its payment.
+        // The page continues to request the order and thereby its payment.
         until_circuit_is(&browser, "open");
         events_are_listed(&browser, &["CircuitChanged"]);
         browser.until_true(&format!("{NEWEST}.innerText.includes('does not answer')"));

@@ -1,4 +1,4 @@
-//! The in-memory bus, as a service's developer uses it.
+//! The in-memory bus, as the developer of a service uses it.
 
 mod bounds;
 mod parity;
@@ -254,7 +254,7 @@ async fn parked_events_and_retry_topics_are_followed_too() {
     assert!(bus.dead_letters("topics").is_empty());
 }
 
-/// What was logged.
+/// Captured log output.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 

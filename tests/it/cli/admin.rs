@@ -1,4 +1,4 @@
-//! The admin port of a relay under clients that leave connections idle.
+//! The admin port of a relay while clients keep idle connections open.
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};

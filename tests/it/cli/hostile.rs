@@ -1,4 +1,4 @@
-//! Rows and records whose text would control a terminal or forge lines.
+//! Rows and records with terminal control sequences and line breaks in their text.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use super::{against, ended, eventually, get, relay_name, signal};
 use crate::relay::records::create_topic;
 use crate::services::{brokers, migrated_database};
 
-/// A window title, a line break, an eight-bit control sequence, a reversal of the line's direction and a line separator.
+/// A window title, a line break, an eight-bit control sequence, a right-to-left override and a line
+/// separator.
 const HOSTILE: &str = "a\u{1b}]0;x\u{7}\nforged  row\r\u{9b}31m\u{202e}b\u{2028}";
 
-/// Asserts that text can be shown on a terminal and that no line comes from a row.
+/// Asserts that a terminal can display the text safely and that no line of it begins inside a row.
 fn assert_harmless(text: &str, what: &str) {
     let is_harmful = |character: char| {
         character.is_control() && character != '\n'

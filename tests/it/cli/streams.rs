@@ -1,4 +1,4 @@
-//! Standard streams that cannot be written: a full disk, a reader that has ended, a reader that hangs.
+//! Standard streams that cannot be written: a full disk, a closed reader, a blocked reader.
 
 use std::fs::File;
 use std::io::{Read, Write, pipe};
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use super::{against, ended, eventually, get, relay_name, signal, tidings};
 use crate::services::{TestDatabase, migrated_database};
 
-/// What a pipe holds on Linux unless its owner changes it.
+/// Default capacity of a pipe on Linux, in bytes.
 const PIPE_BYTES: usize = 64 << 10;
 
 fn full_disk() -> Stdio {
@@ -93,7 +93,8 @@ fn an_error_that_cannot_be_printed_keeps_its_exit_code() {
     }
 }
 
-/// A relay whose stderr the test chooses, so that its address must be known.
+/// A relay whose stderr is chosen by the test. Its admin address is chosen in advance, because its
+/// log cannot be read.
 struct Blind {
     child: Child,
     admin: String,

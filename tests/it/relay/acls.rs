@@ -1,4 +1,4 @@
-//! The rights in Kafka that docs/operating.md lists are enough, and each of them is needed.
+//! The Kafka rights documented in docs/operating.md are sufficient, and each of them is required.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,7 +16,8 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database, own_kafka};
 
-/// One operation that is allowed on resources of a kind, by name or prefix. Numbers are those of the protocol.
+/// One allowed operation on resources of one kind, selected by name or prefix. The numbers are
+/// those of the Kafka protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Right {
     kind: u8,
@@ -25,7 +26,7 @@ struct Right {
     operation: u8,
 }
 
-/// The rights in the page's block that begins with `# title`, an operation each.
+/// Returns the rights in the documented block that begins with `# title`, one per operation.
 fn documented(title: &str, topic: &str) -> Vec<Right> {
     let page = include_str!("../../../docs/operating.md");
     let block = page
@@ -65,7 +66,7 @@ fn documented(title: &str, topic: &str) -> Vec<Right> {
     rights
 }
 
-/// What is given with an option, each time.
+/// Returns every value that is given with an option.
 fn given<'w>(words: &'w [&'w str], option: &'static str) -> impl Iterator<Item = &'w str> {
     words
         .windows(2)
@@ -73,7 +74,7 @@ fn given<'w>(words: &'w [&'w str], option: &'static str) -> impl Iterator<Item =
         .map(|pair| pair[1])
 }
 
-/// Asks a broker for one thing (`CreateAcls` and `DeleteAcls`, version 1), as whoever comes without a name.
+/// Sends a `CreateAcls` or `DeleteAcls` request, version 1, to a broker without authentication.
 fn ask(brokers: &str, api: i16, right: &Right) {
     let text = |text: &str| {
         [
@@ -104,7 +105,8 @@ fn ask(brokers: &str, api: i16, right: &Right) {
     stream.read_exact(&mut size).expect("answered");
     let mut answer = vec![0; u32::from_be_bytes(size) as usize];
     stream.read_exact(&mut answer).expect("answered");
-    // After the request's number and a throttle time: how many results, and the first one's error.
+    // The response begins with the correlation id and a throttle time. The number of results and
+    // the error code of the first result follow.
     assert_eq!(
         (&answer[..4], &answer[8..14]),
         (&7i32.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0][..]),
@@ -120,7 +122,7 @@ fn forbid(brokers: &str, right: &Right) {
     ask(brokers, 31, right);
 }
 
-/// A broker that gives a relay's principal only the rights that a test gives to it.
+/// A broker that grants the relay's principal only the rights that the test adds.
 struct Guarded {
     _kafka: Kafka,
     database: TestDatabase,
@@ -130,7 +132,8 @@ struct Guarded {
 }
 
 async fn guarded(title: &str, delivery: Delivery) -> Guarded {
-    // Who comes by the second listener has a name and no rights but those that are given to it.
+    // Clients of the second listener authenticate. They have only the rights that are granted to
+    // their name.
     let options = KafkaOptions::new()
         .proxied(true)
         .set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT")
@@ -180,7 +183,8 @@ async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery
         options,
         rights,
     } = guarded(title, delivery).await;
-    // Right after right, with a message for what is missing; the last one makes it work.
+    // With all rights the relay works. Without any single one it publishes nothing and names the
+    // resource in its check.
     let mut reader = place.reader();
     insert(&database.pool, 1..=1).await;
     rights.iter().for_each(|right| allow(&place.brokers, right));
@@ -188,7 +192,8 @@ async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery
     reader.until_distinct(1);
     relay.stop().await;
     let mut published = 1;
-    // The topic of positions is there by now.
+    // The topic of positions exists now, so the right to create it (operation 5) is not needed any
+    // more.
     for right in rights.iter().filter(|right| right.operation != 5) {
         forbid(&place.brokers, right);
         published += 1;
@@ -237,7 +242,7 @@ async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(
     let (mut reader, relay, mut published) = (place.reader(), Running::start(options), 1);
     insert(&database.pool, 1..=1).await;
     reader.until_distinct(1);
-    // The others are needed at the start only.
+    // The other rights are needed only at the start.
     for right in rights.iter().filter(|right| right.operation == 4) {
         forbid(&place.brokers, right);
         published += 1;

@@ -1,4 +1,5 @@
-//! Rows and records are data: none of them moves a relay, hides an event or contradicts its envelope.
+//! Rows and records as untrusted data: none of them moves a relay, hides an event or contradicts
+//! its envelope.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database};
 
-/// How long a test waits for what must come.
+/// Time limit of a wait.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn sql(pool: &PgPool, text: &str) {
@@ -30,7 +31,7 @@ async fn sql(pool: &PgPool, text: &str) {
         .expect(text);
 }
 
-/// Inserts rows as they may be there from before the table had a rule.
+/// Inserts rows that violate constraints, as rows from before these constraints may.
 async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
     let rules = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where conrelid = 'tidings.outbox'::regclass";
     let rules: Vec<(String, String)> = sqlx::query_as(rules).fetch_all(pool).await.expect("asked");
@@ -49,7 +50,8 @@ async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
     sql(pool, &text).await;
 }
 
-/// Why events are parked, by their topic.
+/// Waits until this number of events are parked with a reason. Returns the topic and reason of
+/// each.
 async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -64,7 +66,7 @@ async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
     }
 }
 
-/// Every record of the relay's topic of positions: key and value.
+/// Returns key and value of every record in the relay's topic of positions.
 fn positions(place: &Place) -> Vec<(Vec<u8>, Vec<u8>)> {
     let records = Reader::new(&place.brokers, &position_topic(place))
         .read_to_the_end()
@@ -87,7 +89,7 @@ fn produce(place: &Place, topic: &str, key: &[u8], value: &[u8]) {
     producer.flush(Duration::from_secs(30)).expect("sent");
 }
 
-/// A position that claims to have published everything, made of one that the relay wrote.
+/// Returns a position that claims that everything is published, made from one that the relay wrote.
 fn forged(record: &[u8], number: u64, keep_signature: bool) -> Vec<u8> {
     let mut entry: Value = serde_json::from_slice(record).expect("a position");
     entry["number"] = number.into();
@@ -148,7 +150,7 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
                 .all(|(topic, reason)| reason.contains(&format!("topic `{topic}` is reserved"))),
             "{parked:?}"
         );
-        // A retry changes nothing.
+        // A retry does not change the outcome.
         sql(pool, "update tidings.parked set action = 'retry'").await;
         sql(
             pool,
@@ -161,7 +163,7 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
             positions(&place).iter().all(|(key, _)| key != b"1"),
             "no row is a record of {own}"
         );
-        // The dead letter of such a row does not go there either.
+        // The dead letter of such a row does not reach the topic of positions either.
         options.undeliverable.policy = OnUndeliverable::DeadLetter;
         sql(pool, "delete from tidings.parked").await;
         let (code, text) = place.command(&["relay", "rewind", "--all"]);
@@ -185,7 +187,7 @@ async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
         b"{}".to_vec(),
         br#"{"version":9}"#.to_vec(),
     ] {
-        // Under a key of its own: what compaction does to others is another matter.
+        // The record has a key of its own, so that compaction does not remove the relay's records.
         produce(&place, &topic, b"forged", &forged);
     }
     insert(&database.pool, 4..=6).await;
@@ -239,7 +241,7 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
     );
 }
 
-/// A topic that another program has filled before the relay ran for the first time.
+/// Another program has filled the topic of positions before the first start of the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     let database = migrated_database().await;
@@ -273,7 +275,7 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     );
 }
 
-/// Positions of a version that did not sign.
+/// The positions were written by a version that did not sign them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_then_on() {
     let database = migrated_database().await;
@@ -300,7 +302,7 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
         .await
         .expect("asked");
     assert!(signs);
-    // No unsigned record counts any more.
+    // Unsigned records are ignored from now on.
     produce(
         &place,
         &topic,
@@ -366,7 +368,7 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
     );
 }
 
-/// The names of the headers of the only record of the place's topic.
+/// Returns the header names of the only record in the place's topic.
 fn header_names(place: &Place) -> Vec<String> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &place.brokers)
@@ -400,7 +402,8 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     let (pool, place) = (&database.pool, Place::new(&database));
     let mut options = place.options();
     options.source = SourceKind::Poll;
-    // Their transactions are older than everything that the relay sees from here on. Numbers are given by each table.
+    // The transactions of these rows are older than everything that the relay reads from here on.
+    // Each table assigns its own numbers, so the sequence of this one starts elsewhere.
     sql(
         &other.pool,
         "alter table tidings.outbox alter seq restart with 50001",
@@ -413,7 +416,7 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     replicate(&other, &database).await;
     insert(&other.pool, 151..=200).await;
     published(pool, &place, 210).await;
-    // What a restore of the data does, table by table.
+    // A restore of the data inserts rows in this way, table by table.
     sql(
         pool,
         "set session_replication_role = replica;
@@ -433,7 +436,7 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     sql(pool, "alter subscription copies disable; alter subscription copies set (slot_name = none); drop subscription copies").await;
 }
 
-/// Copies the outbox of one database into that of another one of the same server.
+/// Replicates the outbox of one database into that of another database on the same server.
 async fn replicate(from: &TestDatabase, to: &TestDatabase) {
     let slot = format!("copies_{}", Uuid::now_v7().simple());
     sql(
@@ -457,7 +460,7 @@ async fn replicate(from: &TestDatabase, to: &TestDatabase) {
 async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
-    // No relay, no promise: a test or another connector may do as it likes.
+    // No relay needs the rows yet, so tests and other connectors may delete them.
     insert(pool, 1..=2).await;
     sql(
         pool,
@@ -486,7 +489,7 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
             "{message} {hint}"
         );
     };
-    // What some do to keep the table empty.
+    // A common pattern to keep the table empty.
     refused("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '4', 'T', '4'); delete from tidings.outbox where aggregateid = '4'").await;
     relay.stop().await;
     insert(pool, 5..=6).await;
@@ -495,7 +498,7 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     let relay = Running::start(options);
     published(pool, &place, 3).await;
     let until = Instant::now() + PATIENCE;
-    // The position in the table is a moment behind.
+    // The position in the table is slightly older than that of the relay.
     while sqlx::raw_sql("delete from tidings.outbox where aggregateid = '5'")
         .execute(pool)
         .await
@@ -564,7 +567,7 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
     );
     let report = format!("{:?}", health.report().await);
     assert!(!report.contains("not known"), "{report}");
-    // Everything that is old, or that a later row proves to be old, is deleted.
+    // Rows are deleted if they are old or if a later row proves that they are old.
     sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values ('order', '20', 'T', '20', now() - interval '1 year')").await;
     let mut options = place.options();
     options.retention.keep = Duration::from_secs(3_600);
@@ -579,7 +582,7 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
                 .fetch_all(pool)
                 .await
                 .expect("asked");
-        // The one of now, and the last one published, which is the relay's witness.
+        // The recent row remains, and so does the last published one, which is the relay's witness.
         if left == ["7", "20"] {
             break;
         }

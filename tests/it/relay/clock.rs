@@ -1,4 +1,4 @@
-//! Timestamps that a broker refuses are a fault of a clock, and never of an event.
+//! Timestamps that a broker refuses: a fault of a clock, never of an event.
 
 use super::{
     operator::{delivered, published},
@@ -11,7 +11,7 @@ use crate::services::migrated_database;
 async fn events_whose_timestamps_a_topic_refuses_are_published_and_none_is_parked() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
-    // Narrower than an event that has waited: as if the broker's clock were ahead.
+    // The limit is narrower than the age of a waiting event, as if the broker's clock were ahead.
     create_topic_with(
         &place.brokers,
         &place.topic,

@@ -1,4 +1,4 @@
-//! What a record looks like, byte for byte.
+//! The content of records, byte for byte.
 
 use tidings::relay::EnvelopeFormat;
 
@@ -53,7 +53,7 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
         );
     }
     assert_eq!(record.headers.len(), 12, "{:?}", record.headers);
-    // Kafka deletes by this; an old event must not arrive expired.
+    // Kafka's retention uses this timestamp, so an old event must not arrive expired.
     assert!(record.timestamp > chrono::Utc::now().timestamp_millis() - 25 * 3_600_000);
 }
 
@@ -90,7 +90,8 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
         (Some(&[0u8, 255, 1][..]), "application/octet-stream")
     );
     assert_eq!(of("a-little-bit-long-string").value, None);
-    // Java: (murmur2(key) & 0x7fffffff) % 4, with the hashes of Kafka's own UtilsTest.
+    // The Java client computes `(murmur2(key) & 0x7fffffff) % 4`. The hashes are from Kafka's own
+    // UtilsTest.
     for (key, hash) in [
         ("foobar", -790_332_482i32),
         ("21", -973_932_308),
@@ -157,7 +158,8 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     );
 }
 
-/// An upgrade changes no identity, since delivery at least once may repeat what was sent before.
+/// An upgrade must not change the identity of events, because delivery at least once may repeat
+/// events from before the upgrade.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     let database = migrated_database().await;
@@ -175,7 +177,7 @@ async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     let mut reader = place.reader();
     reader.until_distinct(1);
     relay.stop().await;
-    // As the row of an earlier version is.
+    // The row of an earlier version has no source.
     sqlx::query("update tidings.relay set event_source = null")
         .execute(&database.pool)
         .await

@@ -1,4 +1,5 @@
-//! The database changes under a relay: rows are deleted by hand, the server is upgraded, a dump is restored elsewhere.
+//! Changes of the database under a relay: rows deleted by hand, server upgrades, dumps restored
+//! elsewhere.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +25,7 @@ async fn run(pool: &PgPool, sql: &str) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// A relay that has published events with these numbers, and ended in order.
+/// Runs a relay until it has published events with these numbers, then stops it cleanly.
 async fn ran(place: &Place, pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
     let count = usize::try_from(*ids.end()).expect("small");
     insert(pool, ids).await;
@@ -43,7 +44,7 @@ fn numbers(records: &[Record]) -> Vec<i64> {
     numbers
 }
 
-/// What was deleted was published, so nothing is lost, and the relay continues.
+/// The deleted rows were published, so nothing is lost and the relay continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
     for delete in [
@@ -67,7 +68,8 @@ async fn published_rows_that_were_deleted_by_hand_do_not_stop_a_relay() {
     }
 }
 
-/// Where the database cannot tell, both causes are named, and the remedy that loses nothing comes first.
+/// If the database cannot decide between two causes, the error names both, and the remedy that
+/// loses nothing comes first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_causes_and_counts() {
     let database = migrated_database().await;
@@ -79,7 +81,7 @@ async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_ca
     )
     .await;
     ran(&place, &database.pool, 3..=4).await;
-    // As a crash leaves it: the copy in the database is older than the position in Kafka.
+    // A crash leaves this state: the copy in the database is older than the position in Kafka.
     run(
         &database.pool,
         "update tidings.relay set position = older.position, number = older.number from older",
@@ -107,10 +109,11 @@ async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_ca
     relay.stop().await;
 }
 
-/// Pg_upgrade refuses a slot behind which a transaction of the database is left, whoever wrote it.
+/// `pg_upgrade` refuses a slot that has not consumed every transaction of its database, including
+/// those of other writers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
-    // A server of its own: nothing else writes to the log.
+    // A dedicated server, because nothing else may write to its log.
     let mut server = own_postgres(PostgresOptions::new().set("autovacuum", "off")).await;
     let database = migrated_database_on(&server.url()).await;
     let has_inspector = sqlx::raw_sql("create extension pg_walinspect")
@@ -130,7 +133,8 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
         let left = "select count(*) from pg_replication_slots s,
                         pg_get_wal_records_info_till_end_of_wal(confirmed_flush_lsn) r
                     where slot_name = $1 and resource_manager = 'Transaction'";
-        // Writes what is left in memory, and one record more: the function needs one to begin with.
+        // Flush the remaining changes and write one more record, because the function needs a
+        // record to begin with.
         run(&database.pool, "checkpoint").await;
         let left: i64 = sqlx::query_scalar(left)
             .bind(place.slot())
@@ -149,13 +153,13 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
     }
 }
 
-/// An event that is not published when the relay ends is in the slot, or set aside.
+/// An event that is not published when the relay ends remains in the slot, or it is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     let database = migrated_database().await;
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=2).await;
-    // A topic that is missing keeps the event from being published.
+    // The missing topic keeps the event from being published.
     let relay = place.start();
     relay.says("stream", "streaming").await;
     let hold = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('order', '3', 'T', '3', 'no-such-topic-' || gen_random_uuid())";
@@ -180,8 +184,8 @@ async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     assert_eq!(kept.max(parked), 1);
 }
 
-/// A dump that is restored on another server is continued without a loss and without a repeat, although transaction
-/// ids there mean other transactions.
+/// The relay continues from a dump restored on another server without a loss or a repeat, although
+/// transaction ids there refer to other transactions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_restored_on_another_server_is_continued_without_a_loss_or_a_repeat() {
     let before = migrated_database().await;
@@ -211,19 +215,19 @@ async fn a_dump_restored_on_another_server_is_continued_without_a_loss_or_a_repe
         numbers(place.reader().read_to_the_end()),
         [1, 2, 3, 4, 5, 6, 7, 8]
     );
-    // It holds once.
+    // The move applies to one start only.
     moved.start().stop().await;
     assert_eq!(place.reader().read_to_the_end().len(), 8);
 }
 
-/// The programs of the server that a test's own servers run, if pg_upgrade is among them.
+/// Returns the folder of the server's programs if it contains `pg_upgrade`.
 fn upgrade_programs(server: &Postgres) -> Option<PathBuf> {
     let major = server.version();
     let folder = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
     folder.join("pg_upgrade").exists().then_some(folder)
 }
 
-/// Pg_upgrade keeps transaction ids and gives the server another identity.
+/// `pg_upgrade` keeps transaction ids and gives the server another identity.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
     let mut old = own_postgres(PostgresOptions::new()).await;
@@ -267,7 +271,7 @@ async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
     );
 }
 
-/// Runs pg_upgrade from one stopped server to the other, as the user whose they are.
+/// Runs `pg_upgrade` from one stopped server to another, as the owner of their data folders.
 fn upgrade(programs: &Path, old: &Postgres, new: &Postgres) {
     let (bin, data) = (programs.display(), new.data_folder());
     let script = format!(
@@ -280,7 +284,8 @@ fn upgrade(programs: &Path, old: &Postgres, new: &Postgres) {
     as_owner(&data, &script);
 }
 
-/// Runs a script as the user whose the data folder is, since Postgres refuses to be root; what it writes.
+/// Runs a script as the owner of the data folder, because Postgres refuses to run as root. Returns
+/// the output of the script.
 fn as_owner(data: &Path, script: &str) -> String {
     let ask = |program: &str, arguments: &[&str]| {
         let output = Command::new(program)
@@ -310,7 +315,8 @@ fn as_owner(data: &Path, script: &str) -> String {
     written
 }
 
-/// Asks a stopped server of 17 or later what pg_upgrade asks it of the slot.
+/// Asserts that the slot of a stopped server passes the check of `pg_upgrade`. Needs version 17 or
+/// later, and does nothing unless `TIDINGS_POSTGRES_BIN` is set.
 fn require_caught_up(server: &Postgres, database: &str, slot: &str) {
     let (data, programs) = (server.data_folder(), std::env::var("TIDINGS_POSTGRES_BIN"));
     let Ok(programs) = programs else { return };
@@ -322,7 +328,7 @@ fn require_caught_up(server: &Postgres, database: &str, slot: &str) {
     assert!(written.contains("has_caught_up = \"t\""), "{written}");
 }
 
-/// The procedure of docs/operating.md for another Kafka cluster.
+/// Follows the procedure of docs/operating.md for another Kafka cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_moves_to_another_kafka_cluster_without_a_loss_or_a_repeat() {
     let database = migrated_database().await;
@@ -347,7 +353,7 @@ async fn a_relay_moves_to_another_kafka_cluster_without_a_loss_or_a_repeat() {
     assert_eq!(numbers(moved.reader().read_to_the_end()), [4, 5]);
 }
 
-/// The procedure of docs/operating.md for a partitioned outbox.
+/// Follows the procedure of docs/operating.md for a partitioned outbox.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partitioned_outbox_is_replaced_by_a_plain_one_without_a_loss_or_a_repeat() {
     let database = migrated_database().await;
@@ -374,7 +380,8 @@ async fn a_partitioned_outbox_is_replaced_by_a_plain_one_without_a_loss_or_a_rep
     assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4]);
 }
 
-/// What `status` reads does not grow with what is published. Counted in rows, not in time.
+/// The number of rows that `status` reads must not grow with the number of published events. The
+/// test counts rows instead of measuring time.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_reads_no_more_rows_than_it_counts() {
     const ROWS: i64 = 150_000;

@@ -1,4 +1,4 @@
-//! What goes away and comes back: the broker, the database, a connection, a topic.
+//! Failure and recovery of the broker, the database, a connection or a topic.
 
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
         .await
         .expect("asked");
     kafka.pause().expect("paused");
-    // More than the window holds, so that the relay stands still in the middle of the stream.
+    // More events than the window holds, so that the relay blocks in the middle of the stream.
     write_concurrently(&database.pool, 2, 6, 100).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
     let after: Option<i32> = sqlx::query_scalar(walsender)
@@ -240,7 +240,8 @@ async fn a_database_that_went_back_in_time_under_a_running_relay_is_noticed() {
     let place = Place::new(&database);
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    // What a restored storage snapshot looks like to the relay: its own row is older than what it wrote.
+    // After the restore of a storage snapshot, the relay's own row is older than the relay wrote
+    // it.
     sqlx::raw_sql(
         "update tidings.relay set epoch = 0;
          select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()",

@@ -1,4 +1,4 @@
-//! The grants that docs/managed-postgres.md lists are enough, and each of them is needed.
+//! The grants documented in docs/managed-postgres.md are sufficient, and each of them is required.
 
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::{
@@ -12,7 +12,8 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database};
 
-/// A role of one test, and the statements of the page's block that begins with `-- title`, which have been run for it.
+/// Creates a role for one test and executes the documented statements of the block that begins with
+/// `-- title`. Returns the role and the statements.
 async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String, Vec<String>) {
     let role = format!("r{}", uuid::Uuid::now_v7().simple());
     let named = |statement: String| {
@@ -31,7 +32,8 @@ async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String
     (role, all)
 }
 
-/// The statements of the page's block that begins with `-- title`, for this role and database.
+/// Returns the statements of the documented block that begins with `-- title`, with this role and
+/// database.
 pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -> Vec<String> {
     let page = include_str!("../../../docs/managed-postgres.md");
     let block = page
@@ -47,7 +49,8 @@ pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -
         .collect();
     let named = |text: &str| {
         let text = text.replace("'…'", "'secret'");
-        // Whole words: roles are called `app` and `relay` there, and so is a table.
+        // Replace whole words, because the page uses `app` and `relay` as names of roles and also
+        // of a table.
         let text = text.replace(
             "database shop",
             &format!("database \"{}\"", name_of(database)),
@@ -107,7 +110,7 @@ async fn insert(pool: &PgPool, n: u32) {
 
 async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind) {
     let database = migrated_database().await;
-    // A database that gives nothing away by itself.
+    // Revoke the default privileges of `public`.
     run(
         &database.pool,
         format!(
@@ -176,7 +179,7 @@ async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
 async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
     let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload text)";
-    // A database that gives nothing away by itself.
+    // Revoke the default privileges of `public`.
     run(
         &database.pool,
         format!("revoke all on database \"{}\" from public; revoke all on schema public from public; {table}", name_of(&database)),
@@ -189,7 +192,7 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.undeliverable.policy = OnUndeliverable::Stop;
-    // Positions in the database alone: without its row a relay begins.
+    // With positions in the database alone, a relay without its row starts for the first time.
     options.delivery = Delivery::AtLeastOnce;
     let insert = async |n: u32| {
         let sql = format!(
@@ -206,7 +209,7 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     reader.until_distinct(2);
     relay.stop().await;
     for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
-        // Its walsender may not have ended yet.
+        // The walsender of the relay may still be running.
         let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
         run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
         run(
@@ -268,7 +271,8 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
             run(&database.pool, grant.clone()).await;
         }
     }
-    // And no more: neither order nor completeness can be forged, nothing can be read.
+    // Nothing more is granted: the role can forge neither order nor completeness, and it can read
+    // nothing.
     for forbidden in [
         "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', 'b', 'c', 1)",
         "select * from tidings.outbox",

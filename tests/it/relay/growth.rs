@@ -1,4 +1,4 @@
-//! A topic gets more partitions.
+//! Adding partitions to a topic.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::services::TestDatabase;
 
-/// A consumer group of one member that remembers what it has read, in that order, and commits it.
+/// A consumer group of one member that commits records and keeps them in the order of reading.
 struct Group {
     name: String,
     stop: Arc<AtomicBool>,
@@ -101,7 +101,8 @@ async fn pinned(pool: &PgPool) -> i32 {
         .expect("asked")
 }
 
-/// A database with eight accounts, and a relay that has published so many transactions of two writers.
+/// Returns a database with eight accounts and a relay that has published this number of
+/// transactions of each of two writers.
 async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     let (database, place) = with_accounts(8).await;
     let relay = place.start();
@@ -121,7 +122,7 @@ async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     (database, place, relay)
 }
 
-/// The name of a group that has read a record or more and reads no further.
+/// Returns the name of a group that has read at least one record and then stopped.
 async fn stopped_group(place: &Place) -> String {
     let group = Group::start(place, &format!("{}-slow", place.name));
     group.until(1).await;
@@ -273,7 +274,7 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ended_by_the_relay() {
     let (database, place, relay) = met(10).await;
-    // A group that keeps the command waiting.
+    // This group keeps the command waiting.
     let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
     let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
@@ -320,7 +321,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     place
         .reader()
         .until_distinct(expected(&committed(&database.pool).await));
-    // Nobody ends it: the relay does.
+    // No operator ends the hold, so the relay ends it.
     interrupted("10s").await;
     write_concurrently(&database.pool, 2, 8, 10).await;
     place

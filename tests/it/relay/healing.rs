@@ -1,4 +1,5 @@
-//! The log is lost, changed, or not wanted any more: the table has what is missing, and nothing is lost or repeated.
+//! Loss, change or removal of the log: the table supplies the missing events, and nothing is lost
+//! or repeated.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::services::{migrated_database, migrated_database_on, own_postgres};
 
-/// Drops the relay's slot, whoever reads from it.
+/// Drops the relay's slot, even while a session reads from it.
 async fn drop_slot(pool: &PgPool, slot: &str) {
     let sql = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
     while sqlx::query(sql).bind(slot).execute(pool).await.is_err() {}
@@ -155,10 +156,15 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
     assert_eq!(place.reader().read_to_the_end().len(), 5);
 }
 
-/// A publication decides insert by insert, by the catalog as it was at that place of the log: the first transaction here comes without its event, the second
-/// with one of two. (Here it alters the publication itself. If another session does it meanwhile, a transaction comes in part, too, from the minor releases of
-/// May 2025 on, 15.13 and its like; earlier ones went on with what they had decided for the transaction.) Both are among those that the position has as streamed
-/// when the relay is killed, before it has compared them with the table.
+/// A publication filters each insert by the catalog as of that position in the log. Here the first
+/// transaction arrives without its event, and the second arrives with one of its two events.
+///
+/// In this test, the transaction itself alters the publication. If another session alters it
+/// concurrently, a transaction also arrives in part as of the minor releases of May 2025 (15.13 and
+/// its counterparts); earlier releases kept one decision for the whole transaction.
+///
+/// The position lists both transactions as streamed when the relay is killed, before it has
+/// compared them with the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_the_relay_is_killed_before_it_notices()
  {
@@ -177,7 +183,7 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
                 .await
                 .expect("done");
         };
-        // A relay of the log alone leaves its slot where its position is.
+        // A relay that reads only the log leaves its slot at its position.
         let relay = Running::start(RelayOptions {
             source: SourceKind::Wal,
             ..place.options()
@@ -199,7 +205,7 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         let (narrow, widen) = ("set (publish = 'update')", "set (publish = 'insert')");
         let (first, second) = (insert("first"), insert("second"));
         run(format!("begin; {first}; alter publication {name} {narrow}; {second}; alter publication {name} {widen}; commit")).await;
-        // Of the log, however much of it other tests have written meanwhile.
+        // Force the log as the source, even if other tests have written a large amount of it.
         let mut dying = place.spawn_with(&[
             ("TIDINGS_TEST_DIE_AT", "kafka-committed:1"),
             ("TIDINGS_SOURCE", "wal"),
@@ -238,7 +244,8 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_is_faster_repeats_nothing()
  {
-    // Its own: so much log would have the relays of other tests read the table.
+    // A dedicated server, because this amount of log would make the relays of other tests read the
+    // table.
     let postgres =
         own_postgres(dev_services::PostgresOptions::new().set("wal_level", "logical")).await;
     let database = migrated_database_on(&postgres.url()).await;
@@ -247,8 +254,9 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
     options.topics.create = false;
     let relay = Running::start(options);
     relay.says("stream", "streaming").await;
-    // The relay waits for the topic with the first event, and meanwhile falls behind by 240 MB, as they are stored: when it is behind by more than a second and by
-    // more than 64 MB it is in the middle of one of these.
+    // The relay waits for the topic of the first event and meanwhile falls behind by 240 MB, which
+    // are stored uncompressed. It is in the middle of one of these transactions when it is behind
+    // by more than a second and by more than 64 MB.
     let sql = "alter table tidings.outbox alter column payload set storage external;
                insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '0', 'T', '0')";
     sqlx::raw_sql(sql)
@@ -336,7 +344,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
     relay.says("stream", "streaming").await;
     write_concurrently(&database.pool, 2, 5, 20).await;
     let verdict = relay.verdict(&database.pool, &mut reader).await;
-    // What the stream had left out while the relay ran may have come late, as it says.
+    // Events that the stream left out while the relay ran may arrive late, which the relay reports.
     assert_eq!(
         Verdict {
             misordered: 0,
@@ -357,7 +365,7 @@ async fn each_source_goes_on_where_the_other_stopped() {
     for (round, source) in all.into_iter().cycle().take(9).enumerate() {
         let mut options = place.options();
         options.source = source;
-        // The delivery changes too: positions go from the topic to the row and back.
+        // The delivery changes too, so positions move from the topic to the row and back.
         options.delivery = if round % 4 == 3 {
             Delivery::AtLeastOnce
         } else {
@@ -382,7 +390,7 @@ async fn the_table_alone_gives_every_event_once_and_in_order_and_keeps_no_slot()
     let mut options = place.options();
     options.source = SourceKind::Poll;
     let relay = Running::start(options);
-    // A transaction that stays open holds nobody up.
+    // An open transaction does not hold up other transactions.
     let mut open = database.pool.begin().await.expect("begun");
     sqlx::query("select pg_current_xact_id()")
         .execute(&mut *open)

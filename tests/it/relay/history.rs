@@ -1,4 +1,4 @@
-//! What writers committed, and what the topic says of it.
+//! Histories of aggregate versions: the versions that writers committed, compared with the topic.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database};
 
-/// One step of an aggregate: versions count up by one from 1.
+/// One step of an aggregate. Versions start at 1 and increase by one.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "account", id = "account")]
 pub(crate) struct Moved {
@@ -20,7 +20,7 @@ pub(crate) struct Moved {
     pub(crate) version: i64,
 }
 
-/// What the checker found. `Default` is what a relay without faults must give.
+/// The findings of the checker. `Default` is the result of a relay without faults.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) lost: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Verdict {
     pub(crate) in_two_partitions: usize,
 }
 
-/// A database with so many accounts, and where its relay reads and writes.
+/// Returns a database with this number of accounts and a place for its relay.
 pub(crate) async fn with_accounts(accounts: usize) -> (TestDatabase, Place) {
     let database = migrated_database().await;
     let place = Place::new(&database);
@@ -50,7 +50,8 @@ pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {
         .expect("filled");
 }
 
-/// Commits (or rolls back) `transactions` of 1 to 4 steps each: locks the account, then publishes; some steps in a savepoint that is rolled back.
+/// Commits or rolls back `transactions` transactions of 1 to 4 steps. Each step locks its account
+/// and then publishes. Some steps run in a savepoint that is rolled back.
 pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions: usize) {
     let outbox = Outbox::new();
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -62,7 +63,8 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
     };
     for _ in 0..transactions {
         let mut tx = pool.begin().await.expect("begun");
-        // One account in two steps is the hot one. Sorted, so that writers do not deadlock.
+        // On average, half of the steps change one hot account. The accounts are sorted, so that
+        // writers do not deadlock.
         let mut steps: Vec<u64> = (0..=next(4))
             .map(|_| if next(2) == 0 { 0 } else { next(accounts) })
             .collect();
@@ -99,7 +101,7 @@ async fn step(outbox: &Outbox, connection: &mut sqlx::PgConnection, account: u64
         .expect("published");
 }
 
-/// Writers side by side, each with a seed of its own.
+/// Runs writers concurrently, each with its own seed.
 pub(crate) async fn write_concurrently(
     pool: &PgPool,
     writers: u64,
@@ -117,7 +119,7 @@ pub(crate) async fn write_concurrently(
     }
 }
 
-/// The version each account has committed.
+/// Returns the committed version of each account.
 pub(crate) async fn committed(pool: &PgPool) -> HashMap<String, i64> {
     let rows: Vec<(String, i64)> =
         sqlx::query_as("select id, version from account where version > 0")
@@ -127,10 +129,10 @@ pub(crate) async fn committed(pool: &PgPool) -> HashMap<String, i64> {
     rows.into_iter().collect()
 }
 
-/// Compares the topic with what was committed.
+/// Compares the topic with the committed versions.
 pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Verdict {
     let mut verdict = Verdict::default();
-    // Per account: the highest version delivered so far, and the partition of its first record.
+    // Per account: the highest version delivered so far, and the partition of the first record.
     let mut reached: HashMap<String, (i64, i32)> = HashMap::new();
     for record in records {
         let event: Moved =
@@ -149,7 +151,7 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
             *last = event.version;
         }
     }
-    // A version that was jumped over counts as misordered above; if it never came it is lost too.
+    // A skipped version counts as misordered above. If it never arrived, it is also lost.
     let mut delivered: HashMap<String, std::collections::HashSet<i64>> = HashMap::new();
     for record in records {
         let event: Moved =
@@ -168,7 +170,7 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
     verdict
 }
 
-/// How many distinct events were committed.
+/// Returns the number of distinct events that were committed.
 pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
     committed
         .values()
@@ -176,7 +178,7 @@ pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
         .sum()
 }
 
-/// Waits until the topic holds everything that is committed by now.
+/// Waits until the topic contains everything that has been committed so far.
 pub(crate) async fn caught_up(pool: &PgPool, reader: &mut Reader) {
     reader.until_distinct(expected(&committed(pool).await));
 }

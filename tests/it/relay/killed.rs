@@ -1,4 +1,4 @@
-//! kill -9 in mid-stream, and at each step of the protocols.
+//! `kill -9` in mid-stream and at each step of the protocols.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_t
     let mut seen = 0;
     for _ in 0..10 {
         let mut relay = place.spawn();
-        // Killed while it works: after some more records have come, while others are on their way.
+        // Kill the relay at work: some more records have arrived, and others are in flight.
         let more = reader.until_more_than(seen);
         seen = more + 20;
         relay.kill();
@@ -37,7 +37,8 @@ async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_t
     );
 }
 
-/// Ends a relay at its n-th time at a step of a protocol, starts another, and judges.
+/// Kills a relay at the n-th time that it reaches a step of a protocol, starts another one, and
+/// checks the topic.
 async fn died_at(step: &str, source: &str) {
     let database = migrated_database().await;
     let place = Place::new(&database);
@@ -50,7 +51,7 @@ async fn died_at(step: &str, source: &str) {
     let mut dying = place.spawn_with(&[("TIDINGS_TEST_DIE_AT", step), ("TIDINGS_SOURCE", source)]);
     let mut times = 0;
     while !dying.has_died() {
-        // Something to do for as long as the step is not reached.
+        // Keep the relay busy until it reaches the step.
         write_concurrently(&database.pool, 1, 6, 5).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         times += 1;

@@ -1,4 +1,5 @@
-//! Committed events reach the topic, once each when nothing fails, in each aggregate's order.
+//! The main purpose of a relay: committed events reach the topic once each, in the order of their
+//! aggregate, if nothing fails.
 
 use tidings::Outbox;
 
@@ -24,7 +25,8 @@ async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_e
 async fn events_from_before_the_first_start_come_too_and_the_seam_to_the_log_is_exact() {
     let (database, place) = with_accounts(5).await;
     write_concurrently(&database.pool, 3, 5, 60).await;
-    // The relay begins while others write: what its snapshot does not see comes from the log.
+    // The relay starts while others write. Events that its snapshot does not contain come from the
+    // log.
     let (relay, ()) = tokio::join!(
         async { place.start() },
         write_concurrently(&database.pool, 3, 5, 60)

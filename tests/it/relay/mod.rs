@@ -1,4 +1,4 @@
-//! The relay on real services. A history of aggregate versions decides, not the code under test.
+//! Relays on real services. A history of aggregate versions decides, not the code under test.
 
 mod acls;
 mod authority;

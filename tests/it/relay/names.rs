@@ -1,4 +1,5 @@
-//! Relays of one name on one server and one Kafka: none takes the slot or the positions of another.
+//! Relays of the same name on one server and one Kafka: none takes the slot or the positions of
+//! another.
 
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database, restored};
 
-/// The slots of this database.
+/// Returns the slots of this database.
 async fn slots(pool: &PgPool) -> Vec<String> {
     let sql = "select slot_name::text from pg_replication_slots where database = current_database() order by 1";
     sqlx::query_scalar(sql)
@@ -24,7 +25,7 @@ async fn run(pool: &PgPool, sql: &str) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// A place whose relay has the default name.
+/// Returns a place whose relay has the default name.
 fn default_place(database: &TestDatabase) -> Place {
     Place {
         name: "tidings".into(),
@@ -32,7 +33,7 @@ fn default_place(database: &TestDatabase) -> Place {
     }
 }
 
-/// Another database in which the relay `place` has its name.
+/// Returns a place in another database whose relay has the same name.
 fn same_name(place: &Place, database: &TestDatabase) -> Place {
     Place {
         name: place.name.clone(),
@@ -70,7 +71,7 @@ async fn two_databases_of_one_server_have_relays_of_the_default_name() {
     assert_eq!(places[1].reader().read_to_the_end().len(), 2);
 }
 
-/// The names of an earlier version.
+/// The slot and the publication have the names of an earlier version.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     let database = migrated_database().await;
@@ -125,7 +126,8 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     assert_eq!(slots(&database.pool).await, [] as [String; 0]);
 }
 
-/// A relay of another schema in the same database has names of its own, and an unmarked slot stays with its owner.
+/// Relays of different schemas in one database have different slots, and an unmarked slot stays
+/// with its owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_schemas_of_one_database_have_relays_of_one_name() {
     let database = migrated_database().await;
@@ -172,7 +174,8 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
     }
 }
 
-/// What a copy beside its original is told, and what it then does; the original notices nothing.
+/// Asserts that a relay on a copy is refused with a remedy and that the remedy works, while the
+/// original is unaffected.
 async fn a_copy_is_told_what_to_do(
     original: &TestDatabase,
     place: &Place,
@@ -212,7 +215,7 @@ async fn a_copy_is_told_what_to_do(
     assert_eq!(slots(&original.pool).await, [place.slot()]);
 }
 
-/// `create database ... template`.
+/// Copies the database with `create database ... template`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;
@@ -228,7 +231,7 @@ async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_o
     a_copy_is_told_what_to_do(&original, &place, relay, &copy).await;
 }
 
-/// A dump that is restored on the same server.
+/// Restores a dump on the same server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_dump_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;

@@ -1,4 +1,4 @@
-//! What an operator does with relays: moves one, forgets one, sees who stands by.
+//! Operator commands on relays: moving one, forgetting one, listing standbys.
 
 use std::process::{Command, Output, Stdio};
 
@@ -19,7 +19,7 @@ use super::{
 use crate::services::{TestDatabase, migrated_database};
 
 impl Place {
-    /// Runs a command of the binary on this relay: its exit code, and what it says.
+    /// Runs a command of the binary on this relay. Returns its exit code and output.
     pub(crate) fn command(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.prepared(arguments).output().expect("the binary runs");
         let Output {
@@ -55,7 +55,7 @@ pub(crate) async fn insert(pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
         .expect("inserted");
 }
 
-/// How often each of the events was delivered, in order.
+/// Returns the number of deliveries of each event, ordered by event.
 pub(super) fn delivered(records: &[Record]) -> Vec<(i64, usize)> {
     let mut times = std::collections::BTreeMap::new();
     records.iter().for_each(|record| {
@@ -66,7 +66,7 @@ pub(super) fn delivered(records: &[Record]) -> Vec<(i64, usize)> {
     times.into_iter().collect()
 }
 
-/// Waits until the database knows that the relay has published `events` events.
+/// Waits until the database records that the relay has published `events` events.
 pub(super) async fn published(pool: &PgPool, place: &Place, events: i64) {
     for _ in 0..6_000 {
         let sql = "select published from tidings.relay where name = $1";
@@ -83,7 +83,7 @@ pub(super) async fn published(pool: &PgPool, place: &Place, events: i64) {
     panic!("{events} events are not published");
 }
 
-/// A relay that has published these events and ended.
+/// Runs a relay until it has published these events, then stops it.
 pub(super) async fn ran(database: &TestDatabase, ids: std::ops::RangeInclusive<i64>) -> Place {
     let place = Place::new(database);
     let count = ids.end() - ids.start() + 1;
@@ -124,7 +124,7 @@ async fn a_rewind_publishes_everything_once_more_and_its_dry_run_says_how_much_t
     let relay = place.start();
     published(&database.pool, &place, 21).await;
     relay.stop().await;
-    // It holds once.
+    // The rewind applies to one start only.
     place.start().stop().await;
     let expected: Vec<_> = (1..=11)
         .map(|id| (id, if id == 11 { 1 } else { 2 }))
@@ -139,7 +139,7 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     let place = Place::new(&database);
     insert(&database.pool, 1..=3).await;
     let relay = place.start();
-    // It begins before the time and goes on after it.
+    // This transaction begins before the time of the rewind and continues after it.
     let mut long = database.pool.begin().await.expect("begun");
     sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '4', 'T', '4')")
         .execute(&mut *long)
@@ -228,7 +228,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
         insert(&database.pool, 6..=6).await;
         let relay = Running::start(options);
         published(&database.pool, &place, 5).await;
-        // Long enough for the stream to be compared with the table.
+        // Long enough for the relay to compare the stream with the table.
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         relay.stop().await;
         assert_eq!(
@@ -239,7 +239,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
     }
 }
 
-/// The topic of the relay's positions.
+/// Returns the name of the relay's topic of positions.
 pub(super) fn position_topic(place: &Place) -> String {
     let admin: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &place.brokers)
@@ -343,7 +343,7 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
     relay.stop().await;
 }
 
-/// The relay is named as for every other command, or as an argument.
+/// The command accepts the relay as an option, like every other command, or as an argument.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let database = migrated_database().await;

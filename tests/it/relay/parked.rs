@@ -1,4 +1,4 @@
-//! One bad event stops its own aggregate, and nothing else.
+//! Parking: one bad event stops its own aggregate and nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database};
 
-/// How long a test waits for what must come.
+/// Time limit of a wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn sql(pool: &PgPool, text: &str) {
@@ -22,7 +22,7 @@ pub(super) async fn sql(pool: &PgPool, text: &str) {
         .expect(text);
 }
 
-/// Publishes event `n` of an order, padded to about `bytes`.
+/// Publishes event `n` of an order, padded to about `bytes` bytes.
 pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
     sqlx::query(insert)
@@ -34,7 +34,8 @@ pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
         .expect("inserted");
 }
 
-/// Numbers and aggregates of the events that are parked, in order, and of which something is wrong.
+/// Returns aggregate and number of each parked event in order, and `true` for those that are parked
+/// for a reason of their own.
 pub(super) async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
     let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
     sqlx::query_as(select).fetch_all(pool).await.expect("read")
@@ -59,7 +60,7 @@ pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
     }
 }
 
-/// The numbers of an order's events, as they are in the topic.
+/// Returns the numbers of an order's events in topic order.
 pub(super) fn numbers(records: &[Record], id: &str) -> Vec<i64> {
     let of = records.iter().filter(|record| record.key == id.as_bytes());
     of.map(|record| {
@@ -90,14 +91,14 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
         publish(pool, "b", 1, 1).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
         place.reader().until_distinct(2);
-        // A restart knows it, and what follows waits too.
+        // The parked events survive a restart, and a later event of the aggregate waits too.
         relay.stop().await;
         let relay = Running::start(options.clone());
         publish(pool, "a", 4, 1).await;
         publish(pool, "b", 2, 1).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false), ("a", 4, false)]).await;
         place.reader().until_distinct(3);
-        // Nothing has changed: it fails again and waits again.
+        // The cause still exists, so the event fails and waits again.
         sql(
             pool,
             "update tidings.parked set action = 'retry' where reason is not null",
@@ -106,7 +107,7 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
         until_decided(pool).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false), ("a", 4, false)]).await;
         relay.stop().await;
-        // The limit is raised; before a relay runs again, more events come.
+        // Raise the limit. More events arrive before a relay runs again.
         options.message_bytes_max = 100_000;
         sql(pool, "update tidings.parked set action = 'retry'").await;
         publish(pool, "a", 5, 1).await;
@@ -131,7 +132,7 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
     }
 }
 
-/// Waits until the leader has done what was decided.
+/// Waits until the leader has executed the operator's decisions.
 pub(super) async fn until_decided(pool: &PgPool) {
     let until = Instant::now() + PATIENCE;
     let left = "select count(*) from tidings.parked where action is not null";
@@ -181,7 +182,8 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
         sql(pool, "update tidings.outbox set type = 'T' where type is null; update tidings.parked set action = 'retry'").await;
         let mut reader = place.reader();
         reader.until_distinct(4);
-        // Which aggregate has to wait is not known of this one.
+        // The aggregate of this row is unknown, so the relay cannot determine which events have to
+        // wait.
         sql(pool, "insert into tidings.outbox (aggregatetype, type, payload) values ('order', 'T', '{\"n\": 4}')").await;
         publish(pool, "b", 2, 1).await;
         let refusal = relay.refusal().await;
@@ -232,7 +234,7 @@ async fn giving_up_the_event_in_the_way_releases_what_waits_behind_it() {
         "update tidings.parked set action = 'discard' where reason is not null",
     )
     .await;
-    // The third one turns out to be no better only now.
+    // Only now does the third event prove undeliverable, too.
     until_parked(pool, &[("a", 3, true), ("a", 4, false)]).await;
     sql(pool, "update tidings.parked set action = 'discard'").await;
     until_parked(pool, &[]).await;
@@ -318,7 +320,8 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
     relay.stop().await;
 }
 
-/// A place whose topic takes batches up to so many bytes, and a relay that sends larger ones.
+/// Returns a place whose topic accepts batches up to this size, and the options of a relay that
+/// sends larger ones.
 pub(super) async fn strict(
     database: &TestDatabase,
     bytes: &str,
@@ -338,7 +341,7 @@ pub(super) async fn strict(
         .kafka
         .properties
         .insert("compression.type".into(), "none".into());
-    // What is sent together is in one batch.
+    // Events that are sent together form one batch.
     options
         .kafka
         .properties
@@ -379,7 +382,7 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
     let relay = Running::start(options);
     let mut reader = place.reader();
     for wave in 1..=8 {
-        // Together more than the topic takes at once.
+        // Together these events exceed the limit of the topic.
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
             select 'order', 'o' || n % 3, 'T', json_build_object('n', n, 'pad', repeat('x', 5000)) from generate_series($1 - 19, $1) n";
         sqlx::query(insert)
@@ -397,7 +400,8 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
         (records.len(), numbers(records, "o1")),
         (160, (1..=160).step_by(3).collect())
     );
-    // Halved until it fits, once and for all; without that each wave would be refused.
+    // The batch size is halved until it fits and is then kept. Otherwise every wave would be
+    // refused.
     let refused = metrics
         .lines()
         .find_map(|line| line.strip_prefix("tidings_relay_reconnects_total{side=\"kafka\"} "));
@@ -439,7 +443,7 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
         &[("max.message.bytes", "100000")],
     )
     .await;
-    // The broker learns of it in its own time; each try may come too early.
+    // The broker applies the new setting with a delay, so a retry may come too early.
     let until = Instant::now() + PATIENCE;
     while !parked(pool).await.is_empty() {
         sql(
@@ -461,7 +465,7 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     );
 }
 
-/// Waits until so many events are parked, by so many rows.
+/// Waits until `events` events are parked in `rows` rows.
 async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -501,14 +505,14 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
         let relay = Running::start(options.clone());
         until_counted(pool, 10, 4).await;
         place.reader().until_distinct(9);
-        // A restart knows the range, and what comes then is part of it.
+        // The range survives a restart, and a later event becomes part of it.
         relay.stop().await;
         let relay = Running::start(options.clone());
         publish(pool, "a", 11, 1).await;
         until_counted(pool, 11, 4).await;
         let (code, text) = place.command(&["parked", "list", "--json"]);
         assert!(code == 0 && text.contains("\"events\": 11"), "{text}");
-        // Retention has had its chance.
+        // Wait until retention has run, which the rows of the other aggregate show.
         let until = Instant::now() + PATIENCE;
         let others = "select count(*) from tidings.outbox where aggregateid = 'b'";
         while sqlx::query_scalar::<_, i64>(others)
@@ -561,7 +565,7 @@ async fn ten_thousand_and_one_events_of_an_aggregate_stop_that_aggregate_alone()
     let relay = Running::start(small(&place));
     place.reader().until_distinct(1);
     until_counted(pool, 10_001, 10_001).await;
-    // What has waited for long enough is given up together.
+    // One statement discards all of them.
     sql(pool, "update tidings.parked set action = 'discard'").await;
     until_counted(pool, 0, 0).await;
     publish(pool, "a", 10_002, 1).await;
@@ -584,7 +588,7 @@ async fn a_relay_that_has_parked_as_much_as_it_may_waits_and_acts_on_a_decision(
     let relay = Running::start(options.clone());
     relay.says("stream", "2 events are parked").await;
     relay.stop().await;
-    // Also at its next start.
+    // The relay also reports them at its next start.
     let relay = Running::start(options);
     relay.says("stream", "2 events are parked").await;
     sql(
@@ -721,7 +725,8 @@ async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch()
 async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_repeats_nothing() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
-    // Nothing gets off the table: as if the relay were killed each time right before.
+    // No parked row can be deleted, as if the relay were killed each time right before the
+    // deletion.
     sql(
         pool,
         "alter table tidings.outbox drop constraint outbox_headers_object;
@@ -747,7 +752,7 @@ async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_rep
     assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 2, 3]);
 }
 
-/// Has every seventh step of three accounts written so that it cannot be delivered.
+/// Makes every seventh step of three accounts undeliverable.
 async fn spoil(pool: &PgPool) {
     create_accounts(pool, 8).await;
     sql(
@@ -762,7 +767,7 @@ async fn spoil(pool: &PgPool) {
     .await;
 }
 
-/// Repairs what is parked and has it retried.
+/// Repairs the parked events and requests a retry.
 async fn repair(pool: &PgPool) {
     let repair =
         "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' and seq in (select seq from tidings.parked);
@@ -770,7 +775,8 @@ async fn repair(pool: &PgPool) {
     sql(pool, repair).await;
 }
 
-/// Repairs until nothing is parked and everything published, ends the relay, and judges.
+/// Repairs until nothing is parked and everything is published, ends the relay, and checks the
+/// topic.
 async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdict {
     let pool = &database.pool;
     let committed = committed(pool).await;
@@ -802,7 +808,8 @@ async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdi
     judge(&committed, reader.read_to_the_end())
 }
 
-/// Kills the relay again and again while events are found undeliverable, are repaired, retried and released.
+/// Kills the relay again and again while undeliverable events are parked, repaired, retried and
+/// released.
 async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
@@ -814,7 +821,8 @@ async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
     let mut random = 7_u64;
     for _ in 0..kills {
         let mut relay = place.spawn_with(variables);
-        // Deciding takes a tick to be seen: killed around it, a little later each time.
+        // The relay sees a decision at its next tick. Each round kills it at another moment around
+        // that tick.
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);

@@ -1,4 +1,5 @@
-//! PgBouncer in transaction mode: publishers and subscribers work through it, a relay says that it does not. Skipped where `pgbouncer` is not installed.
+//! PgBouncer in transaction mode: publishers and subscribers work through it, and a relay reports
+//! that it cannot. Skipped where `pgbouncer` is not installed.
 
 use std::{
     net::TcpListener,
@@ -31,12 +32,12 @@ struct Pooled {
     version: i32,
 }
 
-/// A PgBouncer with one server connection a database, so that clients share it all the time.
+/// A PgBouncer with few server connections per database, so that clients share them all the time.
 struct PgBouncer {
     child: Child,
     folder: PathBuf,
     port: u16,
-    /// It knows prepared statements in transaction mode (1.21 and newer).
+    /// `true` if it supports prepared statements in transaction mode (1.21 and later).
     prepares: bool,
 }
 
@@ -103,7 +104,7 @@ impl PgBouncer {
         let file = folder.join("pgbouncer.ini");
         std::fs::write(&file, settings).expect("written");
         let mut command = Command::new(program);
-        // It refuses to run as root.
+        // PgBouncer refuses to run as root.
         if std::fs::metadata("/proc/self")
             .is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
         {
@@ -148,7 +149,6 @@ impl PgBouncer {
     }
 }
 
-// === impl Drop ===
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
@@ -213,7 +213,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
     for writer in writers.collect::<Vec<_>>() {
         writer.await.expect("no panic");
     }
-    // What a relay then publishes, directly: each committed change once and in order.
+    // A relay without the pooler then publishes each committed change once and in order.
     let place = Place::new(&database);
     let relay = place.start();
     let mut reader = place.reader();
@@ -244,7 +244,7 @@ async fn an_inbox_behind_pgbouncer_in_transaction_mode_has_each_effect_once_and_
         Ok(())
     }
     let database = migrated_database().await;
-    // More clients than connections: a client has another one in each transaction.
+    // With more clients than connections, a client gets another connection in each transaction.
     let Some(pgbouncer) = PgBouncer::start(&database, 3).await else {
         return;
     };
@@ -307,7 +307,7 @@ async fn a_relay_behind_a_session_pool_that_is_too_small_names_the_connections_t
     let Some(pooler) = PgBouncer::start_in("session", &database, 3).await else {
         return;
     };
-    // Without waiting for the pooler, the first try fails.
+    // Wait for the pooler, because otherwise the first attempt fails.
     drop(pooler.pool(&database).await);
     let place = Place {
         url: pooler.url(&database),

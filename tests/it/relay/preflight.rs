@@ -1,4 +1,5 @@
-//! What keeps a relay from starting is found by `tidings check` too, with the same text.
+//! Preflight: every fault that keeps a relay from starting is also found by `tidings check`, with
+//! the same text.
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::services::{encoded_database, migrated_database};
 
-/// A fault of the database, and what puts it right. `%s` is the relay's slot, `%d` the database.
+/// A fault of the database and its repair. `%s` is the relay's slot, `%d` the database.
 struct Case {
     fault: &'static str,
     /// Part of the message.
@@ -133,7 +134,7 @@ async fn run(pool: &PgPool, sql: String) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// What `check` finds for this relay that is no `ok`: text and remedy.
+/// Returns the exit code of `check`, and text and remedy of each finding that is not `ok`.
 fn faults_of_check(place: &Place, source: SourceKind) -> (i32, Vec<(String, String)>) {
     let source = match source {
         SourceKind::Wal => "wal",
@@ -202,7 +203,7 @@ async fn every_refusal_of_the_start_is_reported_by_check_with_the_same_text() {
     relay.stop().await;
 }
 
-/// What the start finds in Kafka is found by `check` too.
+/// `check` also finds the faults that the start finds in Kafka.
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_the_start() {
     let database = migrated_database().await;
@@ -244,13 +245,13 @@ async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_th
     place.start().stop().await;
 }
 
-/// Text that is not UTF-8 neither ends a relay without a message nor is skipped.
+/// Text that is not UTF-8 does not end the relay without a message, and it is not skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_warned_of() {
     for (encoding, warned) in [("LATIN1", false), ("SQL_ASCII", true)] {
         let database = encoded_database(encoding).await;
         let place = Place::new(&database);
-        // An e with an acute accent, as the encoding of the database has it.
+        // An e with an acute accent, in the encoding of the database.
         let text = if warned { "Caf\\303\\251" } else { "Caf\\351" };
         let insert = format!(
             "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
@@ -283,7 +284,7 @@ async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_w
     }
 }
 
-/// Of a table with row level security the relay would miss rows without an error.
+/// Row-level security would hide rows from the relay without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() {
     let database = migrated_database().await;
@@ -333,7 +334,8 @@ async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() 
     .await;
 }
 
-/// A read-only database is no fault of an event, and a relay works again when it can be written to.
+/// A read-only database is not a fault of an event. The relay works again when the database becomes
+/// writable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_database_is_waited_for_and_reported() {
     let database = migrated_database().await;

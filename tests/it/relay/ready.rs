@@ -26,7 +26,7 @@ use crate::services::{
     TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres,
 };
 
-/// More than any machine needs.
+/// Time limit of a wait, longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Running {
@@ -65,7 +65,7 @@ impl Running {
             .await;
     }
 
-    /// Drains and ends it, and does not wait for ever.
+    /// Drains and ends the relay within a time limit.
     async fn stop_in_time(self) {
         tokio::time::timeout(PATIENCE, self.stop())
             .await
@@ -125,7 +125,7 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
     );
 }
 
-/// A broker that accepts everything and acknowledges nothing.
+/// The broker accepts everything and acknowledges nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_how_long() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
@@ -142,7 +142,8 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     relay.until_ready().await;
     kafka.pause().expect("paused");
     write_concurrently(&database.pool, 1, 3, 10).await;
-    // With the events that wait: a machine that is slow may take longer than two seconds to see that nothing is pending.
+    // Match only stalls with waiting events, because a slow machine may take more than two seconds
+    // to see that nothing is pending.
     let stalls = |reason: &String| {
         reason.starts_with("progress: nothing was acknowledged for")
             && (reason.contains("are in flight") || reason.contains("an event waits"))
@@ -182,7 +183,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     );
 }
 
-/// A session that hangs before it streams.
+/// The session hangs before it streams.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_told_to() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
@@ -208,7 +209,7 @@ async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_t
     kafka.resume().expect("resumed");
 }
 
-/// What a walsender behind a [`Muted`] wire answers to START_REPLICATION.
+/// Answer of a walsender behind a [`Muted`] wire to START_REPLICATION.
 #[derive(Clone, Copy, PartialEq)]
 enum Answer {
     Nothing,
@@ -216,7 +217,7 @@ enum Answer {
     CopyBoth,
 }
 
-/// A wire to Postgres on which nothing is answered once a stream is asked for.
+/// A wire to Postgres that forwards no further answer once a stream is requested.
 struct Muted(SocketAddr);
 
 impl Muted {
@@ -257,7 +258,7 @@ impl Muted {
     }
 }
 
-/// Forwards as many of the bytes read at once as `passes` returns.
+/// Forwards bytes. `passes` returns the number of bytes to forward from each read.
 fn pump(mut from: TcpStream, mut to: TcpStream, mut passes: impl FnMut(&[u8]) -> usize) {
     let mut bytes = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
@@ -286,7 +287,7 @@ async fn a_silent_stream_is_reported_and_ended(answer: Answer) {
         .await;
     relay.until_failing("does not answer with a").await;
     relay.stop_in_time().await;
-    // Nothing is lost: without the wire everything arrives.
+    // Nothing is lost: all events arrive without the wire.
     let relay = place.start();
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
@@ -304,7 +305,7 @@ async fn a_server_that_streams_nothing_is_reported_and_does_not_keep_the_relay()
     a_silent_stream_is_reported_and_ended(Answer::CopyBoth).await;
 }
 
-/// The table is read instead.
+/// The relay reads the table instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_server_does_not_stream_publishes_from_the_table() {
     let (database, place) = with_accounts(3).await;
@@ -338,7 +339,7 @@ async fn a_database_that_hangs_makes_a_relay_not_ready_and_does_not_keep_it() {
     wire.stall();
     write_concurrently(&database.pool, 1, 3, 10).await;
     relay.until_failing("progress: ").await;
-    // Nothing is under way, so it ends well.
+    // Nothing is in flight, so the relay ends cleanly.
     relay.stop_in_time().await;
     wire.resume();
     let relay = place.start();
@@ -363,7 +364,7 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
         "select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))",
         place.name
     );
-    // The name of a relay's session does not make one.
+    // A session with the application name of a relay is still not a relay.
     let name = format!(
         "set application_name = 'tidings lease {} host:1'",
         place.name
@@ -396,7 +397,7 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
     run(&database.pool, format!("drop role {role}")).await;
 }
 
-/// A superuser's session that is no relay.
+/// The holder is a superuser's session and not a relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_names_a_foreign_holder_of_a_lease() {
     let (database, place) = with_accounts(1).await;
@@ -486,7 +487,8 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
     );
 }
 
-/// Ends the sessions of the database until the statement succeeds, which tolerates none.
+/// Ends the sessions of the database until the statement succeeds. The statement requires that
+/// there are none.
 async fn run_alone(admin: &mut PgConnection, database: &str, sql: &str) {
     let began = std::time::Instant::now();
     while began.elapsed() < PATIENCE {
@@ -498,7 +500,8 @@ async fn run_alone(admin: &mut PgConnection, database: &str, sql: &str) {
     panic!("never alone: {sql}");
 }
 
-/// A role of one test that owns the tables, and a relay's URL with it.
+/// Creates a role of one test that owns the tables. Returns the role and the URL of a relay with
+/// it.
 async fn owner(database: &TestDatabase) -> (String, String) {
     let role = format!("r{}", uuid::Uuid::now_v7().simple());
     let name = database.url.rsplit('/').next().expect("a name");
@@ -529,7 +532,7 @@ async fn forget_owner(pool: &PgPool, role: &str) {
     .await;
 }
 
-/// Without a pooler: the role may have three connections.
+/// The limit comes from the role, which may have three connections, and not from a pooler.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_with_too_few_connections_names_how_many_it_needs() {
     let (database, place) = with_accounts(3).await;

@@ -1,4 +1,5 @@
-//! What only a person can put right: the relay says what, and stops before anything is skipped.
+//! Refusals: problems that only an operator can solve. The relay reports them and stops before it
+//! skips an event.
 
 use dev_services::PostgresOptions;
 use tidings::relay::{Delivery, OnUndeliverable};
@@ -32,7 +33,7 @@ async fn a_server_without_logical_wal_is_reported_with_the_setting() {
         text.contains("ALTER SYSTEM SET wal_level = logical"),
         "{text}"
     );
-    // Without the operator's word for the log, the table does.
+    // Without an explicit choice of the log, the relay reads the table.
     let relay = place.start();
     publish(&database.pool, "1", 1).await;
     place.reader().until_distinct(1);
@@ -65,7 +66,7 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
         records.iter().all(|record| record.key == b"before"),
         "{records:?}"
     );
-    // The remedy: the event is taken out (or the limit raised), and the relay goes on.
+    // The remedy: delete the event (or raise the limit). The relay then continues.
     sqlx::raw_sql("set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = 'large'")
         .execute(&database.pool)
         .await
@@ -215,7 +216,7 @@ async fn an_outbox_that_is_renamed_under_its_feet_stops_the_relay() {
     assert!(text.contains("tidings.mailbox now"), "{text}");
 }
 
-/// `pg_restore --data-only --disable-triggers` into the outbox of a relay.
+/// The effect of `pg_restore --data-only --disable-triggers` on the outbox of a relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_that_a_restore_has_left_off_stops_the_relay() {
     let database = migrated_database().await;

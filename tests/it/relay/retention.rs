@@ -1,4 +1,4 @@
-//! What is deleted from the outbox, and what never is.
+//! Retention: the rows that are deleted from the outbox, and the rows that never are.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ async fn until_at_most(pool: &PgPool, most: i64) {
     panic!("{} rows are left", rows(pool).await);
 }
 
-/// A relay that deletes what it has published: looked for at its start and then every half minute, so it is started again.
+/// Runs a relay with retention until at most `most` rows are left. Retention runs at the start and
+/// then every half minute, so the relay is restarted.
 async fn delete_all_but(place: &Place, pool: &PgPool, most: i64) {
     for _ in 0..20 {
         let relay = Running::start(deleting(place));
@@ -72,7 +73,7 @@ async fn published_events_go_in_batches_and_the_last_one_stays_as_the_relays_wit
     insert(&database.pool, 25_001..=25_003).await;
     reader.until_distinct(25_003);
     relay.stop().await;
-    // Its witness is there: it goes on.
+    // The witness of the relay still exists, so the relay continues.
     let relay = place.start();
     relay.says("stream", "streaming").await;
     relay.stop().await;
@@ -103,7 +104,7 @@ async fn what_another_relay_has_not_published_stays_until_that_one_is_forgotten(
     let (code, text) = place.command(&["relay", "forget", &other.name]);
     assert_eq!(code, 0, "{text}");
     delete_all_but(&place, &database.pool, 1).await;
-    // One that was forgotten and comes back would need them: it says so, and what to do.
+    // A forgotten relay that returns would need the deleted events. It reports this and the remedy.
     let text = other.start().refusal().await;
     assert!(
         text.contains("retention has deleted events") && text.contains("rewind --all"),
@@ -154,7 +155,7 @@ async fn events_are_deleted_beside_writers_and_none_is_lost_or_repeated() {
         async move { write_concurrently(&pool, 3, 6, 300).await }
     });
     let mut reader = place.reader();
-    // Each start deletes at once what is published by then.
+    // Each start immediately deletes everything that is published by then.
     while !writing.is_finished() {
         let relay = Running::start(deleting(&place));
         relay.says("stream", "streaming").await;

@@ -1,4 +1,5 @@
-//! Events for later: in the topic when they are due, once, and not at all if they are cancelled or rolled back.
+//! Scheduled events: published once when they are due, and never if they are cancelled or rolled
+//! back.
 
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ async fn scheduled(pool: &PgPool) -> i64 {
         .expect("asked")
 }
 
-/// Many events that are due at one moment, numbered from `first` on, of a hundred aggregates, by one statement.
+/// Schedules `events` events of a hundred aggregates for one moment, in one statement, numbered
+/// from `first`.
 async fn schedule_many(pool: &PgPool, first: i64, events: i64, delay: Duration) {
     let sql = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, due_at)
                select 'account', (n % 100)::text, 'Moved', json_build_object('account', (n % 100)::text, 'version', n), now() + make_interval(secs => $3)
@@ -52,7 +54,7 @@ async fn schedule_many(pool: &PgPool, first: i64, events: i64, delay: Duration) 
         .expect("scheduled");
 }
 
-/// Each of so many events is in the topic once, and those of one aggregate in their order.
+/// Asserts that the topic contains each of `events` events once, in the order of each aggregate.
 fn once_and_in_order(place: &Place, events: usize) {
     let mut reader = place.reader();
     reader.until_distinct(events);
@@ -131,7 +133,7 @@ async fn an_event_comes_when_it_is_due_and_says_so_with_its_id_and_its_headers()
         relay.observer.metrics_text()
     );
     relay.stop().await;
-    // Read to the end: what is due tomorrow is not there.
+    // Read to the end, because the event that is due tomorrow must not be in the topic.
     assert_eq!(place.reader().read_to_the_end().len(), 2);
     let left: Vec<uuid::Uuid> = sqlx::query_scalar("select id from tidings.scheduled")
         .fetch_all(&database.pool)
@@ -165,7 +167,8 @@ async fn what_is_cancelled_or_rolled_back_never_comes_and_a_cancellation_that_is
     tx.commit().await.expect("committed");
     let mut tx = database.pool.begin().await.expect("begun");
     assert!(outbox.cancel(&mut tx, kept).await.expect("cancelled"));
-    // Open beyond the event's time: it waits, and others do not wait for it.
+    // The transaction stays open beyond the due time of its event. This event waits, and others do
+    // not wait for it.
     schedule(&database.pool, moved("other", 1), SOON).await;
     let mut reader = place.reader();
     assert!(reader.until_distinct(1)[0].text().contains("other"));
@@ -199,7 +202,7 @@ async fn two_relays_of_one_database_move_each_event_once_and_in_order() {
         relay.says("stream", "streaming").await;
     }
     for round in 0..4 {
-        // Both wake up for it at the same moment.
+        // Both relays wake up for these events at the same moment.
         schedule_many(&database.pool, 1 + round * 2_000, 2_000, SOON).await;
         while scheduled(&database.pool).await > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -339,7 +342,7 @@ async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
     );
 }
 
-/// A row from before a rule of the outbox.
+/// The row is older than a rule of the outbox.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduled_event_that_the_outbox_refuses_does_not_hold_up_others() {
     let database = migrated_database().await;

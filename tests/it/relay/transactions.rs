@@ -1,4 +1,4 @@
-//! Kafka transactions that fail while events are under way.
+//! Failures of Kafka transactions while events are in flight.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::services::{TestDatabase, migrated_database, own_kafka};
 
-/// A broker of the test's own, and a relay's place on it with accounts.
+/// Starts a dedicated broker and creates accounts and a place that uses the broker.
 async fn beside(options: KafkaOptions) -> (Kafka, TestDatabase, Place) {
     let kafka = own_kafka(options).await;
     let database = migrated_database().await;
@@ -55,7 +55,7 @@ async fn a_transactional_id_that_the_broker_has_forgotten_costs_no_event_and_rep
     write_concurrently(&database.pool, 1, 4, 10).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
-    // Longer than the broker keeps an idle id, several times.
+    // Several times longer than the broker keeps an idle transactional id.
     tokio::time::sleep(Duration::from_secs(8)).await;
     write_concurrently(&database.pool, 2, 4, 20).await;
     session_ends(&relay).await;
@@ -138,7 +138,7 @@ async fn brokers_that_allow_short_transactions_only_are_adapted_to() {
     );
 }
 
-/// Options of a broker that ends transactions after two seconds.
+/// Returns the options of a broker that ends transactions after two seconds.
 fn hasty() -> KafkaOptions {
     KafkaOptions::new()
         .set("transaction.max.timeout.ms", "2000")
@@ -148,7 +148,7 @@ fn hasty() -> KafkaOptions {
         )
 }
 
-/// The coordinator ends a transaction of a process that is suspended.
+/// The coordinator ends the transaction of a suspended process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_nothing() {
     let (_kafka, database, place) = beside(hasty()).await;
@@ -181,13 +181,14 @@ fn signal(pid: u32, name: &str) {
     assert!(done.expect("kill runs").success());
 }
 
-/// A relay whose Kafka client does not return from a call publishes everything once, by another client.
+/// Asserts that a relay publishes everything once, with a new client, after its Kafka client does
+/// not return from a call.
 async fn hangs_in(call: &str) {
     let (_kafka, database, place) = beside(hasty()).await;
     let relay = place.spawn_with(&[("TIDINGS_TEST_HANG_IN", call)]);
     let mut reader = place.reader();
     write_concurrently(&database.pool, 2, 4, 30).await;
-    // The limits of the calls are up to a minute, and each session may come to one.
+    // The calls have limits of up to a minute, and each session may reach one of them.
     let until = tokio::time::Instant::now() + Duration::from_secs(240);
     let committed = committed(&database.pool).await;
     while reader.until_more_than(expected(&committed) - 1) < expected(&committed) {

@@ -1,4 +1,5 @@
-//! Functions of other roles that fit a call of tidings as well as the server's own, or better: none is ever called.
+//! Functions of other roles that match a call of Tidings as well as the server's own, or better:
+//! none is ever called.
 
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use super::running::{Place, Running};
 use crate::services::{TestDatabase, database, migrated_database};
 use crate::subscriber::place::{self as subscriber, Changed, create_effects, start, until_effects};
 
-/// Functions of the server that tidings calls somewhere, each made again in `public` with the same parameters.
+/// Server functions that Tidings calls. Each is also created in `public` with the same parameters.
 const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended pg_advisory_xact_lock pg_try_advisory_xact_lock make_interval left
     cardinality min max unnest pg_current_xact_id pg_current_snapshot pg_current_wal_insert_lsn pg_current_wal_flush_lsn pg_snapshot_xmin
     pg_snapshot_xmax pg_visible_in_snapshot current_setting set_config pg_is_in_recovery to_regnamespace to_regclass quote_ident pg_backend_pid
     pg_wal_lsn_diff pg_terminate_backend row_security_active pg_get_serial_sequence current_database has_table_privilege starts_with";
 
-/// Makes each of them, and one that fits a call with an integer literal better than the server's own. Each raises an error when it is called.
+/// Creates each function, and a variant that matches a call with an integer literal better than the
+/// server's own. Each raises an error when it is called.
 const TRAPS: &str = r#"
     create function public.trapped(name text) returns void language plpgsql as $f$ begin raise exception 'TRAPPED in %', name; end $f$;
     do $do$
@@ -41,7 +43,7 @@ const TRAPS: &str = r#"
     create function public.traps() returns bigint language sql as 'select count(*) from pg_proc where pronamespace = ''public''::regnamespace';
 "#;
 
-/// A database whose sessions look in `public` before they look in the server's own schema.
+/// Returns a pool whose sessions search `public` before the server's own schema.
 async fn trapped(database: &TestDatabase) -> PgPool {
     let name: String = sqlx::query_scalar("select current_database()::text")
         .fetch_one(&database.pool)
@@ -190,7 +192,8 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
             .map(|run| run.id),
         None
     );
-    // A subscriber: the first attempt of each account fails, so events are set aside and come back.
+    // A subscriber whose first attempt of each account fails, so that events are parked and
+    // retried.
     let place = subscriber::Place::new(1).await;
     create_effects(&pool).await;
     place.publish(3, 1..=4).await;

@@ -1,4 +1,4 @@
-//! Two relays of one name.
+//! Two relays of the same name.
 
 use super::{
     history::{Verdict, caught_up, create_accounts, write_concurrently},

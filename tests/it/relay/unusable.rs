@@ -1,4 +1,4 @@
-//! A topic that cannot be used stops its own events, and nothing else; they follow in order when it can.
+//! Unusable topics: only their own events stop, and these follow in order once the topic is usable.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::services::migrated_database;
 
-/// Publishes events `from` to `to` of an aggregate, in one transaction.
+/// Publishes events `from` to `to` of an aggregate in one transaction.
 async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
                   select $1, $2, 'T', json_build_object('n', n) from generate_series($3, $4) n";
@@ -27,7 +27,7 @@ async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
         .expect("inserted");
 }
 
-/// How many events are parked, and the reasons.
+/// Returns the number of parked events and the reasons.
 async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
     let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked")
         .fetch_one(pool)
@@ -43,7 +43,7 @@ async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
     )
 }
 
-/// Waits until so many events are parked; their reasons.
+/// Waits until `events` events are parked. Returns the reasons.
 async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
     let until = Instant::now() + 2 * PATIENCE;
     loop {
@@ -59,7 +59,8 @@ async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
     }
 }
 
-/// A relay that creates no topics and sends each type to a topic of its own.
+/// Returns the options of a relay that creates no topics and routes each aggregate type to a topic
+/// of its own.
 fn options(place: &Place) -> RelayOptions {
     let mut options = place.options();
     options.topic = format!("{}-{{aggregatetype}}", place.topic);
@@ -113,7 +114,7 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
             reasons.len() == 1 && reasons[0].contains("does not exist"),
             "{reasons:?}"
         );
-        // Given up, it is no reason against readiness any more.
+        // Discarded events no longer affect readiness.
         until_ready(&relay).await;
         relay.stop().await;
         publish(pool, "missing", "a", 5, 5).await;

@@ -1,4 +1,4 @@
-//! Sagas that the code cannot continue, beside others that it can.
+//! Sagas that the code cannot continue, next to others that it can.
 
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::Tx;
@@ -56,7 +56,7 @@ async fn a_saga_whose_state_cannot_be_read_is_reported_and_continued_by_code_tha
         check.contains("2 of book cannot be continued: version 1 cannot read its state"),
         "{check}"
     );
-    // A person may end it all the same.
+    // An operator can still end the saga.
     assert_eq!(
         tidings(
             &service.database,
@@ -116,7 +116,7 @@ async fn sagas_whose_command_panics_keep_no_other_waiting() {
             assert!(*number > 5, "no such number");
             TakePayment { order: *number }
         });
-    // More than are gone on with at once.
+    // More than the number of sagas that run at once.
     for number in 0..=5 {
         service.start(&saga, number).await;
     }
@@ -139,7 +139,7 @@ async fn sagas_whose_command_panics_keep_no_other_waiting() {
     service.stop().await;
 }
 
-/// A command that is larger than any record.
+/// A command that is larger than any record may be.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, tidings::DomainEvent)]
 #[event(aggregate = "payment", id = "order")]
 struct TakeMuch {

@@ -1,4 +1,5 @@
-//! The grants that docs/managed-postgres.md lists for a service with sagas are enough, and each of them is needed.
+//! The grants for a service with sagas in docs/managed-postgres.md are sufficient, and each of them
+//! is required.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use super::local::{Number, Service, effect};
 use super::shop::ReserveStock;
 use crate::relay::grants::{run, statements_for};
 
-/// Uses all there is of sagas: local and remote steps, back, locks, an end that is published, and that is forgotten.
+/// Returns a saga with every feature: local and remote steps, compensation, locks, a published end
+/// and retention.
 fn all_of_it() -> Saga<Number> {
     Saga::new("all")
         .locks("number", |_| "one".into())
@@ -78,7 +80,8 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     .await;
     service.stop().await;
 
-    // One of them less, and a saga that the owner starts is not gone on with, or not forgotten.
+    // Without one of these rights, a saga that the owner starts does not continue or is not
+    // deleted.
     let [.., grants] = all;
     for grant in grants {
         for right in ["select", "insert", "update", "delete"] {
@@ -96,7 +99,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
             )
             .await;
             let refused = match right {
-                // Without a right to register, a service does not start.
+                // Without the right to register, a service does not start.
                 _ if table.ends_with("saga_code") => {
                     let bus = tidings::Bus::new(tidings::kafka::Settings {
                         brokers: "127.0.0.1:1".into(),
@@ -122,7 +125,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                     service.run_on(&saga, pool.clone());
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     service.stop().await;
-                    // What is forgotten is forgotten by the next one that starts.
+                    // The next service that starts deletes the ended saga.
                     service.run_on(&saga, pool.clone());
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     service.stop().await;

@@ -11,7 +11,7 @@ use crate::subscriber::place::until;
 
 const ORDERS: i64 = 60;
 
-/// A process that does not outlive its test.
+/// A process that is killed on drop.
 struct Replica(Child);
 
 impl Drop for Replica {
@@ -66,7 +66,7 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
     })
     .await;
     for round in 0..6_i64 {
-        // Every third is too expensive, and undone.
+        // Every third order is too expensive and therefore compensated.
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
             select 'order', n, 'OrderPlaced', json_build_object('order_id', n, 'total_cents', case when n % 3 = 0 then 20000 else 1999 end)
             from generate_series($1::bigint, $2::bigint) n";
@@ -108,7 +108,7 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
             ("completed".into(), ORDERS - expensive)
         ]
     );
-    // What is undone is undone by an event, which may still be on its way.
+    // Compensations work through events, which may still be in flight.
     let counts = "select (select count(*) from reservation), (select count(*) from payment), (select count(*) from confirmed),
         (select count(*) from tidings.outbox where type in ('SagaCompleted', 'SagaCompensated'))";
     until(
@@ -123,7 +123,7 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
         },
     )
     .await;
-    // Nothing was sent twice: no step was tried again, and no transition took effect twice.
+    // Nothing was sent twice: no step was retried, and no transition took effect twice.
     let repeated: i64 = sqlx::query_scalar(
         "select count(*) from (select from tidings.outbox where aggregatetype <> 'order' group by type, headers ->> 'correlationid' having count(*) > 1) r",
     )

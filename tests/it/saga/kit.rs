@@ -1,4 +1,4 @@
-//! The test kit, as a service's developer uses it.
+//! The test kit for sagas, as the developer of a service uses it.
 
 use std::time::Duration;
 

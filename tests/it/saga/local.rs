@@ -1,4 +1,5 @@
-//! Sagas of local steps, started by code: a database and nothing else. What moves them is the timer.
+//! Sagas of local steps that are started by code. They need only a database and are moved by the
+//! timer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use crate::services::{TestDatabase, migrated_database};
 use crate::subscriber::place::until;
 
-/// A saga's state: which run it is.
+/// State of a saga: the number of the run.
 pub(super) type Number = i64;
 
 /// A service whose sagas wait for no event.
@@ -39,7 +40,7 @@ impl Service {
         }
     }
 
-    /// A replica that runs this saga. There is no Kafka at its address.
+    /// Starts a replica that runs this saga. No Kafka listens at its address.
     pub(super) fn run(&mut self, saga: &Saga<Number>) {
         self.run_on(saga, self.database.pool.clone());
     }
@@ -68,7 +69,7 @@ impl Service {
         saga.start(&mut conn, number).await.expect("started")
     }
 
-    /// Waits until the saga of this id is so.
+    /// Waits until the saga has this status.
     pub(super) async fn until(&self, id: Uuid, status: SagaStatus) -> SagaRun {
         until(&format!("saga {id} is {status:?}"), async || {
             let run = self.sagas.get(id).await.expect("read")?;
@@ -77,7 +78,7 @@ impl Service {
         .await
     }
 
-    /// What was done, in order.
+    /// Returns the recorded effects, in order.
     pub(super) async fn effects(&self) -> Vec<String> {
         sqlx::query_scalar("select what from effect")
             .fetch_all(&self.database.pool)
@@ -102,7 +103,7 @@ pub(super) async fn effect(tx: &mut Tx, number: Number, what: &str) -> Result<()
     Ok(())
 }
 
-/// A step that is refused for good.
+/// A step that is refused permanently.
 pub(super) async fn refuse(_: Number, _: Tx) -> Result<Number, HandlerError> {
     Err(HandlerError::dead_letter("refused"))
 }
@@ -129,7 +130,7 @@ async fn a_saga_that_waits_for_no_event_needs_no_kafka() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_sagas_go_on_at_once_in_one_process() {
     let (mut service, barrier) = (Service::open().await, Arc::new(Barrier::new(4)));
-    // Nobody passes before all four are there.
+    // No saga passes before all four have arrived.
     let saga = Saga::<Number>::new("meet")
         .step("meet")
         .local(move |number, _| {
@@ -152,7 +153,7 @@ async fn several_sagas_go_on_at_once_in_one_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_timer_wakes_when_the_next_saga_is_due_and_not_at_its_next_poll() {
-    // By polls alone it would take two and a half minutes, which is more than `until` waits.
+    // With polls alone this would take two and a half minutes, which is longer than `until` waits.
     const ATTEMPTS: u32 = 300;
     let (mut service, attempts) = (Service::open().await, Arc::new(AtomicU32::new(0)));
     let pauses = Duration::from_millis(10)..Duration::from_millis(10);
@@ -296,7 +297,7 @@ async fn sagas_that_ended_well_are_forgotten_after_their_time_and_failed_ones_ar
         service.until(ids[ids.len() - 1], status).await;
     }
     service.stop().await;
-    // All but the first are older than they may be.
+    // All but the first exceed the retention time.
     let age =
         "update tidings.saga set ended_at = ended_at - interval '2 hours' where id = any ($1)";
     sqlx::query(age)

@@ -1,4 +1,4 @@
-//! Notices of sagas that are due at once.
+//! Notifications of sagas that are due at once.
 
 use sqlx::postgres::PgListener;
 use tidings::saga::{Decision, Saga, SagaStatus};
@@ -28,7 +28,7 @@ async fn a_saga_that_code_starts_and_a_decision_are_notified_with_the_commit_tha
         .await
         .expect("notified");
     tx.commit().await.expect("committed");
-    // The first to arrive is of the second transaction.
+    // The first notification is from the second transaction.
     for payload in ["tidings/book", "in the same transaction"] {
         assert_eq!(listener.recv().await.expect("a notice").payload(), payload);
     }

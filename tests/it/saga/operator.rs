@@ -1,4 +1,4 @@
-//! `tidings sagas`, as an operator uses it.
+//! The commands `tidings sagas`.
 
 use std::process::{Command, Stdio};
 
@@ -8,12 +8,12 @@ use tidings::saga::SagaStatus;
 use super::shop::{Shop, place_order};
 use crate::services::{TestDatabase, brokers};
 
-/// Exit code, stdout and stderr.
+/// Runs `tidings sagas`. Returns its exit code, stdout and stderr.
 async fn sagas(shop: &Shop, arguments: &[&str]) -> (i32, String, String) {
     tidings(&shop.database, &[&["sagas"], arguments].concat()).await
 }
 
-/// The same of any command.
+/// Runs a command of the binary. Returns its exit code, stdout and stderr.
 pub(super) async fn tidings(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command
@@ -34,7 +34,7 @@ pub(super) async fn tidings(database: &TestDatabase, arguments: &[&str]) -> (i32
     )
 }
 
-/// What is known of one saga.
+/// Returns the output of `sagas show` for one saga.
 pub(super) async fn shown(database: &TestDatabase, saga: &str) -> Value {
     let (code, json, error) = tidings(database, &["sagas", "show", saga, "--json"]).await;
     assert_eq!(code, 0, "{error}");

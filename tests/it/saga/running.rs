@@ -1,4 +1,4 @@
-//! Sagas with all that belongs to them: relay, services, replicas.
+//! Complete sagas with a relay, services and replicas.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,16 +44,17 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
         (vec!["reserve".to_owned()], Some("pay: no money"))
     );
     shop.until_effects(12, &["reserved", "released"]).await;
-    // Not answered: sent twice, then undone, since it may have been done.
+    // No reply arrives: the command is sent twice and then compensated, because it may have taken
+    // effect.
     let silent = shop.until(13, SagaStatus::Compensated).await;
     assert_eq!(silent.undone, ["pay", "reserve"]);
     assert_eq!(silent.error.as_deref(), Some("pay: no reply within 5s"));
-    // A local step that fails leaves nothing behind.
+    // A local step that fails leaves no effect.
     let sunday = shop.until(18, SagaStatus::Compensated).await;
     assert_eq!(sunday.undone, ["pay", "reserve"]);
     shop.until_effects(18, &["reserved", "paid", "returned", "released"])
         .await;
-    // A compensation that fails is tried again, recorded, and the others still run.
+    // A compensation that fails is retried and recorded, and the others still run.
     let failed = shop.until(19, SagaStatus::Failed).await;
     assert_eq!(failed.failed_compensations.len(), 1);
     assert_eq!(failed.undone, ["reserve"]);
@@ -78,14 +79,15 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deploy_with_other_steps_does_not_break_what_runs() {
     let mut shop = Shop::open().await;
-    // Nobody serves yet: both wait for their stock.
+    // No service answers yet, so both orders wait for their stock.
     let old = shop.run(place_order());
     shop.place([10, 12]).await;
     for order in [10, 12] {
         shop.until(order, SagaStatus::Running).await;
     }
     old.cancel();
-    // `pay` is renamed, `check` is new and first, `confirm` is gone; the state has another shape.
+    // `pay` is renamed, `check` is new and first, `confirm` is removed, and the state has another
+    // shape.
     let new = Saga::<PlaceOrder>::new("place-order")
         .version(2)
         .lift(|_, mut state| {
@@ -147,7 +149,7 @@ async fn old_code_leaves_alone_what_newer_code_has_written() {
         .expect("updated");
     shop.serve();
     shop.until_effects(10, &["reserved"]).await;
-    // A later order goes on beside it.
+    // A later order runs next to it.
     shop.place([20]).await;
     shop.until(20, SagaStatus::Completed).await;
     assert_eq!(
@@ -274,7 +276,7 @@ async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
     shop.close().await;
 }
 
-/// Of an event that was sent: its type, trace, conversation, and the type of what has caused it.
+/// A published event: its type, trace, conversation, and the type of its cause.
 type Sent = (String, Option<String>, Option<String>, Option<String>);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +284,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let (mut shop, tried) = (Shop::open().await, Arc::new(AtomicBool::new(false)));
     shop.serve();
-    // Does not work the first time, so that it is the timer that has it tried again, and ends the saga.
+    // Fails the first time, so that the timer retries it and ends the saga.
     let tell = move |state: PlaceOrder, mut tx: Tx| {
         let works = tried.swap(true, Ordering::Relaxed);
         async move {

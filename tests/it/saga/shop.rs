@@ -1,4 +1,4 @@
-//! What the tests' sagas act on: a database with an outbox, a relay, topics of their own, and services that answer.
+//! A shop for sagas: a database with an outbox, a relay, topics, and services that reply.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(super) struct PlaceOrder {
     pub(super) reserved: bool,
 }
 
-/// A saga of this name whose first step reserves.
+/// Returns a saga of this name whose first step reserves stock.
 pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
     Saga::new(name)
         .starts_on::<OrderPlaced>(|placed| PlaceOrder {
@@ -56,7 +56,8 @@ pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
         .on::<StockReserved>(|s, _| s.reserved = true)
 }
 
-/// Reserve, pay, confirm. Orders are told apart by their number's last digit, see the services.
+/// Returns the saga with the steps reserve, pay and confirm. The last digit of the order number
+/// selects the behaviour of the services.
 pub(super) fn place_order() -> Saga<PlaceOrder> {
     reserving("place-order")
         .fails_on::<StockRefused>(|_, _| "sold out".into())
@@ -77,7 +78,7 @@ pub(super) fn place_order() -> Saga<PlaceOrder> {
         .local(confirm)
 }
 
-/// Fails for orders that end in 8 or 9.
+/// Fails for order numbers that end in 8 or 9.
 async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerError> {
     sqlx::query("insert into effect (order_id, what) values ($1, 'confirmed')")
         .bind(state.order)
@@ -100,7 +101,7 @@ async fn effect(tx: &mut Tx, order: i64, what: &str) -> Result<(), HandlerError>
 
 pub(super) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
-/// Orders that end in 1 are sold out.
+/// Refuses order numbers that end in 1 as sold out.
 pub(super) async fn reserve(
     Event(command): Event<ReserveStock>,
     mut tx: Tx,
@@ -120,7 +121,7 @@ pub(super) async fn release(
     effect(&mut tx, command.order, "released").await
 }
 
-/// Orders that end in 2 are refused, and in 3 not answered.
+/// Refuses order numbers that end in 2 and does not reply to those that end in 3.
 pub(super) async fn pay(
     Event(command): Event<TakePayment>,
     mut tx: Tx,
@@ -134,7 +135,7 @@ pub(super) async fn pay(
     Ok((Some(PaymentTaken { order }), None))
 }
 
-/// Orders that end in 9 are not returned.
+/// Keeps the payment of order numbers that end in 9.
 pub(super) async fn give_back(
     Event(command): Event<ReturnPayment>,
     mut tx: Tx,
@@ -147,7 +148,7 @@ pub(super) async fn give_back(
     Ok((Some(PaymentReturned { order }), None))
 }
 
-/// A database, a relay and topics of one test.
+/// A database, a relay and the topics of one test.
 pub(super) struct Shop {
     pub(super) database: TestDatabase,
     pub(super) bus: Bus,
@@ -196,7 +197,7 @@ impl Shop {
         shop
     }
 
-    /// The services that are commanded.
+    /// Starts the services that receive commands.
     pub(super) fn serve(&mut self) {
         self.serve_stock();
         self.serve_payments();
@@ -242,7 +243,7 @@ impl Shop {
             .topic::<PaymentTaken>(self.topic("payment"))
     }
 
-    /// A replica of the service that runs this saga.
+    /// Starts a replica of the service that runs this saga. Returns the token that stops it.
     pub(super) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
         let stop = self.shutdown.child_token();
         let subscriber = self
@@ -257,7 +258,7 @@ impl Shop {
         stop
     }
 
-    /// A version of the service that runs this saga, which the test stops.
+    /// Starts a version of the service that runs this saga. The test stops it.
     pub(super) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
         start!(
             self.subscriber("orders")
@@ -280,7 +281,7 @@ impl Shop {
         .await
     }
 
-    /// Waits until the saga of this order stands at this step.
+    /// Waits until the saga of this order is at this step.
     pub(super) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
         until(&format!("order {order} stands at {step}"), async || {
             let run = self
@@ -293,7 +294,7 @@ impl Shop {
         .await
     }
 
-    /// The event types that wait in the table `detour`.
+    /// Returns the types of the events in the table `detour`.
     pub(super) async fn parked(&self) -> Vec<String> {
         let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], 'UTF8') from tidings.detour order by seq";
         sqlx::query_scalar(sql)
@@ -313,7 +314,7 @@ impl Shop {
         }
     }
 
-    /// Waits until the saga of this order is so.
+    /// Waits until the saga of this order has this status.
     pub(super) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
         until(&format!("order {order} is {status:?}"), async || {
             let run = self
@@ -326,7 +327,7 @@ impl Shop {
         .await
     }
 
-    /// What was done for an order, in its order.
+    /// Returns the recorded effects of an order, in order.
     pub(super) async fn effects(&self, order: i64) -> Vec<String> {
         let sql = "select what from effect where order_id = $1";
         sqlx::query_scalar(sql)
@@ -336,7 +337,7 @@ impl Shop {
             .expect("read")
     }
 
-    /// Waits until exactly this was done.
+    /// Waits until exactly these effects are recorded, in any order.
     pub(super) async fn until_effects(&self, order: i64, expected: &[&str]) {
         until(&format!("order {order} has {expected:?}"), async || {
             let mut found = self.effects(order).await;

@@ -1,4 +1,4 @@
-//! Order, once, and what survives a restart.
+//! Order, deduplication, and state that survives a restart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -105,7 +105,7 @@ async fn a_duplicate_that_another_member_handles_at_this_moment_has_no_effect() 
         account: "a".into(),
         version: 1,
     });
-    // The other member has inserted its row and is at work.
+    // The other member has inserted its row and is still at work.
     let mut other = database.pool.begin().await.expect("a transaction");
     sqlx::query(
         "insert into tidings.inbox (consumer, source, event_id) values ($1, '/tidings', $2)",
@@ -185,7 +185,7 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
         }
         Ok(())
     }
-    // No inbox: nothing but the commit's metadata can tell.
+    // Without an inbox, only the metadata of the commit prevents a repeat.
     let place = Place::new(1).await;
     place.publish(30, 1..=3).await;
     let first = start!(place.subscriber().on(all_but_one).state(true));

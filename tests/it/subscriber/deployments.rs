@@ -1,4 +1,5 @@
-//! What one deployment leaves to the next: parked events and retry topics of other settings.
+//! The state that one deployment leaves to the next: parked events, and retry topics of other
+//! settings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ fn park() -> Escalation {
     ))
 }
 
-/// Fails at the second event of `a1` while it is broken.
+/// Fails at the second event of `a1` while `broken` is set.
 async fn while_broken(
     Event(changed): Event<Changed>,
     meta: Meta,
@@ -72,7 +73,7 @@ async fn until_nothing_is_parked(pool: &PgPool) {
     .await;
 }
 
-/// A subscriber of which the versions 2 to 5 of `a1` are parked, and that is down.
+/// Parks the versions 2 to 5 of `a1` with a subscriber and stops it.
 async fn with_parked_events() -> (TestDatabase, Place, Broken) {
     let (database, place, broken) = (
         migrated_database().await,
@@ -350,7 +351,7 @@ fn new_version(
     old_version(place, database, order).on(rename)
 }
 
-/// Publishes three events for each account, of which the second has the new type.
+/// Publishes three events for each account. The second one has the new type.
 async fn publish_both_types(place: &Place, accounts: usize, from: i32) {
     let event = |account: usize, version: i32| {
         let account = format!("a{account}");
@@ -405,7 +406,7 @@ async fn during_a_deployment_older_members_leave_a_new_type_to_newer_ones_and_ke
     assert_once_and_in_order(&database.pool, 20, 6).await;
 }
 
-/// Where nothing can be parked without breaking the order, the events wait in place.
+/// If parking would break the order, the events wait in place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_nothing_is() {
     for order in [Order::Partition, Order::None] {
@@ -476,7 +477,7 @@ async fn a_new_type_is_kept_while_its_only_member_restarts() {
     assert_once_and_in_order(&database.pool, 10, 3).await;
 }
 
-/// A handler that a version removes, and a type that no instance handles.
+/// One version removes a handler, so that no instance handles the type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     let (database, place) = (migrated_database().await, Place::new(2).await);

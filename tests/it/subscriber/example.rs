@@ -1,4 +1,4 @@
-//! `examples/subscribe.rs`, run as its reader would run it, and ended as a supervisor would end it.
+//! `examples/subscribe.rs`, run as a separate process and ended as a supervisor ends it.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ use crate::services::{database, own_kafka};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated() {
-    // A broker of its own: the example's topic is `order`.
+    // A dedicated broker, because the example's topic is always `order`.
     let (database, broker) = (database().await, own_kafka(KafkaOptions::default()).await);
     create_topic(&broker.brokers(), "order", 2).await;
     let test = std::env::current_exe().expect("the test has a path");
@@ -42,7 +42,7 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
             "OrderPlaced",
             payload,
         );
-        // The same event twice.
+        // The id follows from the order, so the last event repeats the first.
         envelope.id = uuid::Uuid::from_u128(order_id.parse().expect("a number")).into();
         bus.publish_envelope(&envelope).await.expect("published");
     }

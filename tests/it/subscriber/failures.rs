@@ -1,4 +1,5 @@
-//! What fails: tried again in place, set aside, retried from a topic, dead; and outages, which are not the event's fault.
+//! Failures: retries in place, parking, retry topics, dead letters, and outages, which are not the
+//! fault of an event.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn quick(attempts: u32) -> Retry {
     )
 }
 
-/// What a test turns on and off.
+/// A switch that a test turns on and off.
 #[derive(Clone, Default)]
 struct Switch(Arc<AtomicBool>, Arc<AtomicUsize>);
 
@@ -112,7 +113,7 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
             .escalation(park)
     };
     let running = start!(build());
-    // a1's versions 2 to 5 wait; everything else is handled.
+    // Versions 2 to 5 of a1 are parked, and everything else is handled.
     running
         .until("the aggregate waits", |seen| seen.detoured() == 4)
         .await;

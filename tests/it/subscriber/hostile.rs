@@ -1,4 +1,5 @@
-//! What breaks subscribers: handlers that block, records that nobody should write, outages that end while nobody looks, topics that go and come.
+//! Hostile conditions for subscribers: handlers that block, malformed records, outages that end
+//! unnoticed, and topics that are deleted and created.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
@@ -34,12 +35,12 @@ async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// A place whose members see soon that topics came or went.
+/// Returns a place whose members soon notice new and deleted topics.
 async fn attentive(partitions: i32) -> Place {
     noticing(partitions, 200).await
 }
 
-/// The same within so many milliseconds.
+/// Returns a place whose members notice new and deleted topics within this number of milliseconds.
 async fn noticing(partitions: i32, within: u32) -> Place {
     let mut place = Place::new(partitions).await;
     let properties = [(
@@ -77,7 +78,7 @@ async fn grow_to(place: &Place, partitions: usize) {
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
-/// An event in this partition, as soon as a broker knows of it.
+/// Sends an event to this partition as soon as a broker knows the partition.
 async fn send_to(place: &Place, topic: &str, partition: i32) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", &place.brokers)
@@ -100,11 +101,11 @@ async fn send_to(place: &Place, topic: &str, partition: i32) {
     .await;
 }
 
-// === nobody is left to notice ===
+// === outages that end unnoticed ===
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_that_ends_with_a_parked_event_that_fails_as_before_stops_nothing() {
-    /// Fails, is parked, sees an outage, and fails again.
+    /// The first event fails, is parked, meets an outage, and fails again.
     async fn fail(
         Event(changed): Event<Changed>,
         State(tries): State<Arc<AtomicUsize>>,
@@ -148,7 +149,8 @@ async fn an_outage_that_ends_with_a_parked_event_that_fails_as_before_stops_noth
     running.stop().await;
 }
 
-/// Events of "down" fail like this while their topic is there; then it is deleted. Others are handled nevertheless.
+/// Events of "down" fail with `fails` while their topic exists, and then the topic is deleted.
+/// Other events must still be handled.
 async fn goes_with_its_partition(fails: fn() -> HandlerError, switch: Option<KillSwitch>) {
     let (place, doomed) = (attentive(1).await, Place::new(1).await);
     let handle = move |Event(changed): Event<Changed>| async move {
@@ -361,7 +363,7 @@ async fn a_partition_is_given_up_between_two_events_that_take_their_time() {
         move |_: Event<Changed>| {
             let handled = handled.clone();
             async move {
-                // Work, not waiting: the thread is busy.
+                // A blocking sleep, which keeps the thread busy.
                 std::thread::sleep(Duration::from_millis(20));
                 handled.fetch_add(1, Ordering::SeqCst);
                 Ok::<_, HandlerError>(())
@@ -395,7 +397,7 @@ async fn a_partition_is_given_up_between_two_events_that_take_their_time() {
 async fn handlers_that_take_their_time_one_at_a_time_leave_nothing_unread() {
     let place = Place::new(2).await;
     place.publish(80, 1..=1).await;
-    // Longer than a partition goes on without a break.
+    // Longer than a partition runs without a break.
     let busy = async |_: Event<Changed>| {
         std::thread::sleep(Duration::from_millis(8));
         Ok::<_, HandlerError>(())
@@ -409,7 +411,8 @@ async fn handlers_that_take_their_time_one_at_a_time_leave_nothing_unread() {
 
 // === order ===
 
-/// What a handler does first, by chance of the event: it is done at once, waits, fails, or both.
+/// Acts before the effect as the event determines: completes at once, yields, sleeps, fails, or
+/// combines these.
 async fn do_anything(changed: &Changed, meta: &Meta) -> Result<(), HandlerError> {
     let chance = changed.account.bytes().map(usize::from).sum::<usize>() * 31
         + changed.version as usize * 17;
@@ -493,7 +496,8 @@ async fn events_that_wait_fail_or_do_neither_are_handled_once_and_in_order_howev
         let seen = seen.lock().expect("no panic");
         let (mut lanes, mut once) = (HashMap::<String, (i32, i64)>::new(), HashSet::new());
         for (account, version, partition, offset) in &*seen {
-            // A batch that fails is handled again one by one, and nothing remembers what of it was handled.
+            // A failed batch is handled again one event at a time, and nothing records which events
+            // were handled.
             if !once.insert((account, version)) {
                 continue;
             }
@@ -546,10 +550,12 @@ async fn a_pool_with_fewer_connections_than_handlers_costs_time_alone() {
     assert_once_and_in_order(&database.pool, 20, 5).await;
 }
 
-// === records that nobody should write ===
+// === malformed records ===
 
-/// A record with the only header `name`, whatever its bytes are: clients take text alone. A request of the type Produce, version 3, with one batch (KIP-98).
-/// False while the broker does not know the topic yet.
+/// Produces a record with the single header `name`. The bytes can be arbitrary, but clients accept
+/// only text, so this sends a Produce request of version 3 with one batch (KIP-98).
+///
+/// Returns `false` while the broker does not know the topic.
 fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
     fn varint(number: usize) -> u8 {
         assert!(number < 64, "one byte, zigzag");
@@ -621,11 +627,12 @@ fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
         0,
     );
     connection.read_exact(&mut answer).expect("an answer");
-    // Correlation id, one topic and its name, one partition and its number, then the error code.
+    // The error code follows the correlation id, one topic with its name, and one partition with
+    // its number.
     let code = 4 + 4 + 2 + topic.len() + 4 + 4;
     match answer[code..code + 2] {
         [0, 0] => true,
-        // Unknown, or without a leader.
+        // Unknown topic or partition, or no leader.
         [0, 3 | 5 | 6] => false,
         _ => panic!("{answer:?}"),
     }
@@ -678,7 +685,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         produce_with_header(&place.brokers, &place.topic, b"\xff\xfe").then_some(())
     })
     .await;
-    // Text that is none, in each attribute.
+    // Invalid UTF-8 in each attribute.
     for (name, id) in [
         ("ce_type", &b"1"[..]),
         ("ce_source", b"2"),
@@ -693,7 +700,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         )
         .await;
     }
-    // Times and places that are no such.
+    // Invalid due times, origins and retry counters.
     for (at, due) in [i64::MIN, i64::MAX, -1, 0].iter().enumerate() {
         let (key, due) = (format!("due{at}"), due.to_string());
         send(
@@ -731,7 +738,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         .concat(),
     )
     .await;
-    // Without a key, with an empty one, with one that is no text; large; without a value.
+    // No key, an empty key, and a key that is not text; large values; no value.
     for key in [None, Some(&b""[..]), Some(b"\xff")] {
         send(key, works, &event(b"10")).await;
     }
@@ -740,7 +747,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         send(Some(b"d"), Some(large.as_bytes()), &event(b"11")).await;
     }
     send(None, None, &event(b"12")).await;
-    // Types that nobody handles, each another.
+    // Unknown types, each one different.
     let types: Vec<String> = (0..10_000).map(|n| format!("Unknown{n}")).collect();
     let send_unknown =
         async |unknown: &String| send(None, works, &[("eventType", unknown.as_bytes())]).await;
@@ -760,7 +767,8 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         Escalation::retry_topics([Duration::from_millis(50)])
     ));
     for running in [retries, start!(build("buries", Escalation::DeadLetter))] {
-        // What is dead: the record without a type, the five attributes and the six that fail. The tombstone is skipped.
+        // Dead letters are the record without a type, the five attributes and the six that fail.
+        // The tombstone is skipped.
         running
             .until("all have ended", |seen| {
                 seen.handled() == 28 && seen.dead_lettered() == 12 && seen.unknown_types() == 10_001
@@ -810,7 +818,7 @@ async fn a_batch_takes_no_event_before_it_is_due() {
     assert_eq!(too_early.load(Ordering::SeqCst), 0);
 }
 
-// === topics and members that go and come ===
+// === topics and members that come and leave ===
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
@@ -837,7 +845,8 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
         .until("all others are handled", |seen| seen.handled() == 9)
         .await;
     first.stop().await;
-    // From now on it knows what is finished beyond the first.
+    // The second member restores from the commit's metadata which events beyond the first are
+    // finished.
     let second = start!(build());
     place.publish(1, 2..=2).await;
     second
@@ -892,7 +901,7 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
             seen.handled() == 1
         })
         .await;
-    // A topic that it finds when there is something in it already.
+    // A topic that already contains a record when the member finds it.
     let redriven = Place {
         topic: format!("{}.{}.redrive", place.topic, place.group),
         ..attentive(1).await
@@ -909,7 +918,7 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
 async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_beginning_also_by_who_began_at_the_end()
  {
     for from_end in [false, true] {
-        // Long enough for records to be there before anybody knows of their partition.
+        // Long enough for records to exist before a member knows of their partition.
         let place = noticing(1, 3_000).await;
         place.publish(1, 1..=1).await;
         let later = Place {
@@ -1061,7 +1070,7 @@ async fn an_effect_that_postgres_has_refused_is_not_taken_for_made_though_the_ha
     ) -> Result<(), HandlerError> {
         effect(&mut tx, &changed, &meta).await?;
         if meta.attempt() == 1 {
-            // From here on the transaction can only be rolled back, also by `commit`.
+            // From here on the transaction can only be rolled back, even by `commit`.
             let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
         }
         Ok(())

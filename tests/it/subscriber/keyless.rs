@@ -1,4 +1,4 @@
-//! Events without a key while something that their handlers need is down.
+//! Events without a key while a dependency of their handlers is down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,11 +57,11 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
     running
         .until("four are parked", |seen| seen.detoured() == 4)
         .await;
-    // One without a key waits for no other.
+    // An event without a key waits for no other.
     until_effects(&database.pool, 1).await;
     assert_eq!(running.statistics.dead_lettered(), 0);
     running.stop().await;
-    // The next owner of the partition finds them, still without a key.
+    // The next owner of the partition finds the events, still without a key.
     let keys: i64 = sqlx::query_scalar("select count(distinct key) from tidings.detour")
         .fetch_one(&database.pool)
         .await

@@ -1,4 +1,4 @@
-//! kill -9 at the two places where an effect could get lost or be repeated.
+//! `kill -9` at the two places where an effect could be lost or repeated.
 
 use super::place::{
     Place, assert_once_and_in_order, create_effects, effects, start, until_effects,
@@ -6,7 +6,8 @@ use super::place::{
 use super::process::{Process, slowly};
 use crate::services::migrated_database;
 
-/// Ends a member at its seventh time at a step, lets another take over, and counts effects; how many events it took for duplicates.
+/// Kills a member at the seventh time that it reaches a step, lets another take over, and checks
+/// the effects. Returns the number of duplicates.
 async fn died_at(step: &str) -> u64 {
     let (database, place) = (migrated_database().await, Place::new(4).await);
     create_effects(&database.pool).await;

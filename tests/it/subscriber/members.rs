@@ -1,4 +1,4 @@
-//! Several members: they come, go and are killed under load.
+//! Groups of several members that join, leave and are killed under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::services::{migrated_database, own_kafka};
 
 pub(super) const ACCOUNTS: usize = 40;
 
-/// Events that come and come, so that members are at work whenever others join, leave or die.
+/// A continuous load, so that members are at work whenever others join, leave or die.
 pub(super) struct Load {
     done: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<i32>,
@@ -41,7 +41,7 @@ impl Load {
         Self { done, task }
     }
 
-    /// Ends it, and waits for the effects of all that was published; the last version.
+    /// Ends the load and waits for the effects of everything published. Returns the last version.
     pub(super) async fn end(self, pool: &PgPool) -> i32 {
         self.done.store(true, Ordering::SeqCst);
         let versions = self.task.await.expect("published");
@@ -173,7 +173,8 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
     assert_once_and_in_order(&database.pool, 1, 2).await;
 }
 
-/// Switches the group protocol of KIP-848 on, as `kafka-features.sh upgrade --feature group.version=1` does: a request of the type UpdateFeatures, version 1.
+/// Enables the group protocol of KIP-848, as `kafka-features.sh upgrade --feature group.version=1`
+/// does, with an UpdateFeatures request of version 1.
 pub(super) fn enable_broker_side_groups(brokers: &str) {
     use std::io::{Read, Write};
     let mut request = vec![
@@ -190,7 +191,7 @@ pub(super) fn enable_broker_side_groups(brokers: &str) {
     connection.read_exact(&mut length).expect("an answer");
     let mut answer = vec![0; i32::from_be_bytes(length) as usize];
     connection.read_exact(&mut answer).expect("an answer");
-    // Correlation id, no tags, throttle time, then the error code.
+    // The response has a correlation id, no tags, a throttle time, and then the error code.
     assert_eq!(answer[9..11], [0, 0], "{answer:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Panics: in handlers, their arguments and layers, and in what these are cloned and dropped with.
+//! Panics in handlers, their arguments and layers, and in clones and drops of these.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tower::util::MapRequestLayer;
 
 use super::place::{Changed, Place, start};
 
-/// Panics when it is armed, and disarms itself by that.
+/// Panics if it is armed, and disarms itself in doing so.
 #[derive(Clone, Debug)]
 struct Bomb(Arc<AtomicBool>);
 
@@ -24,12 +24,12 @@ impl Bomb {
     }
 }
 
-/// What panics when it is cloned.
+/// A value that panics when it is cloned.
 struct Explosive(Bomb, Arc<AtomicBool>);
 
 impl Clone for Explosive {
     fn clone(&self) -> Self {
-        // Not while the subscriber is put together.
+        // Not while the subscriber is assembled.
         if self.1.load(Ordering::SeqCst) {
             self.0.touch();
         }
@@ -37,7 +37,7 @@ impl Clone for Explosive {
     }
 }
 
-/// What panics when it is dropped.
+/// A value that panics when it is dropped.
 struct Fragile(Bomb);
 
 impl Drop for Fragile {
@@ -48,7 +48,7 @@ impl Drop for Fragile {
     }
 }
 
-/// What panics when it is extracted.
+/// An argument that panics when it is extracted.
 struct Extracted;
 
 impl FromDelivery<Bomb> for Extracted {

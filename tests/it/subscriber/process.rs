@@ -1,4 +1,4 @@
-//! A member in a process of its own, to be killed.
+//! A member in a separate process, which a test can kill.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use tidings::{Bus, DomainEvent, Subscriber, kafka};
 use super::place::{Changed, Place, effect, until};
 use crate::services::{TestDatabase, signal};
 
-/// Slow enough that a member is at work whenever it is told to go.
+/// A handler that is slow enough to be running whenever its member is stopped.
 pub(crate) async fn slowly(
     Event(changed): Event<Changed>,
     meta: Meta,
@@ -43,7 +43,7 @@ async fn newly(Event(renewed): Event<Renewed>, meta: Meta, tx: Tx) -> Result<(),
     .await
 }
 
-/// A member in a process of its own.
+/// A member in a separate process.
 pub(crate) struct Process(std::sync::Mutex<Child>);
 
 impl Process {
@@ -51,12 +51,13 @@ impl Process {
         Self::start_with(place, database, None)
     }
 
-    /// One that ends at a step as by kill -9.
+    /// Starts a member that dies at a step as by `kill -9`.
     pub(crate) fn start_to_die_at(place: &Place, database: &TestDatabase, step: &str) -> Self {
         Self::start_with(place, database, Some(step))
     }
 
-    /// One with these variables, which [`a_member_in_its_own_process`] and failpoints read.
+    /// Starts a member with these variables, which [`a_member_in_its_own_process`] and failpoints
+    /// read.
     pub(crate) fn start_as(
         place: &Place,
         database: &TestDatabase,
@@ -97,12 +98,12 @@ impl Process {
 
     pub(crate) fn kill(self) {
         let mut child = self.0.lock().expect("nobody panicked");
-        // SIGKILL on Unix.
+        // This sends SIGKILL on Unix.
         child.kill().expect("killed");
         child.wait().expect("waited for");
     }
 
-    /// Sends SIGTERM and waits until it has ended in order.
+    /// Sends SIGTERM and waits until the member has ended cleanly.
     pub(crate) async fn stop(self) {
         let id = self.0.lock().expect("nobody panicked").id();
         signal(id, "TERM");
@@ -117,7 +118,7 @@ impl Process {
         assert!(status.success(), "{status}");
     }
 
-    /// Waits until it has died as it was told to.
+    /// Waits until the member has died at its failpoint.
     pub(crate) async fn until_it_dies(self) {
         let status = until("the member dies", async || {
             self.0
@@ -150,7 +151,7 @@ async fn a_member_in_its_own_process() {
         panic!("four parts")
     };
     let is_set = |name: &str| std::env::var_os(name).is_some();
-    // Otherwise the coordinator notices within six seconds that it is dead.
+    // Without the defaults, the coordinator notices within six seconds that the member is dead.
     let properties = match is_set("MEMBER_DEFAULTS") {
         true => Vec::new(),
         false => vec![

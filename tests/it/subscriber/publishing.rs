@@ -1,4 +1,4 @@
-//! Events that handlers publish.
+//! Publication of events by handlers.
 
 use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;

@@ -1,4 +1,4 @@
-//! Dead letters, looked at again by the command line.
+//! Inspection and replay of dead letters by command.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tidings::subscriber::{Event, HandlerError, Meta, Retry, State, Tx};
 use super::place::{Changed, Place, create_effects, effect, start, until_effects};
 use crate::services::migrated_database;
 
-/// Runs `tidings dead-letters …`; what it printed.
+/// Runs `tidings dead-letters …` and returns its output.
 pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command
@@ -89,7 +89,7 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         9
     );
 
-    // They die again, and say that they were replayed.
+    // The replayed event becomes a dead letter again.
     assert!(dead_letters(&place, &["replay", &topic, first]).ends_with("1 replayed\n"));
     running
         .until("it is dead again", |seen| seen.dead_lettered() == 10)

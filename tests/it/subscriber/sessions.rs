@@ -1,4 +1,7 @@
-//! The connections on which an inbox has one transaction after another: whatever happens to one, nothing of it is seen in the next, and others have their share of the pool.
+//! The connections that run one inbox transaction after another.
+//!
+//! A failed transaction leaves no trace in the next one, and other users of the pool get their
+//! share of the connections.
 
 use std::time::Duration;
 
@@ -20,7 +23,7 @@ fn quick(attempts: u32) -> Retry {
     )
 }
 
-/// How many connections to this database are within a transaction and do nothing.
+/// Returns the number of connections to this database that are idle in a transaction.
 async fn in_transaction(watcher: &PgPool) -> i64 {
     sqlx::query_scalar(
         "select count(*) from pg_stat_activity where state like 'idle in transaction%'
@@ -31,7 +34,7 @@ async fn in_transaction(watcher: &PgPool) -> i64 {
     .expect("looked at")
 }
 
-/// Effects in a row, each of which takes its time.
+/// A handler that counts its effect and takes some time.
 async fn count_slowly(
     Event(changed): Event<Changed>,
     meta: Meta,
@@ -127,7 +130,7 @@ async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_
         .concurrency(4)
         .retry(quick(1_000));
     let running = start!(subscriber.layer(TimeoutLayer::new(Duration::from_millis(100))));
-    // One whose commit was cut off, and had been made, is a duplicate when it is tried again.
+    // An event whose commit succeeded but was cut off is a duplicate when it is retried.
     running
         .until("all are handled", |seen| {
             seen.handled() + seen.duplicates() == 20
@@ -198,7 +201,8 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
             return Ok(());
         }
         match changed.version {
-            // Neither is the savepoint made, nor is the transaction one any more, nor does sqlx count it.
+            // The savepoint fails, the transaction is aborted, and sqlx does not count the
+            // savepoint.
             1 | 2 => {
                 let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
                 assert!(tx.begin().await.is_err());
@@ -206,7 +210,8 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
             3 => {
                 sqlx::query("rollback").execute(&mut *tx).await?;
             }
-            // The answer that nobody waited for is an error, and comes when another one is waited for.
+            // The answer to the abandoned statement is an error, and it arrives while another
+            // answer is awaited.
             4 => {
                 let mut part = tx.begin().await?;
                 let update = sqlx::query("update locked set n = n + 1").execute(&mut *part);
@@ -245,7 +250,8 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         .expect("locked");
     let events = place.publish(4, 1..=6).await;
     place.send(&events).await;
-    // One connection: whatever one event leaves behind, the next one meets, whose transaction begins by the message that commits the one before.
+    // With one connection, the next event meets everything that an event leaves behind, because its
+    // transaction begins with the message that commits the previous one.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .connect(&database.url)
@@ -273,7 +279,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         ),
         (24, 0, 0)
     );
-    // 4 alone goes well at once: what failed was within its savepoint.
+    // Version 4 alone succeeds at once, because its failure was within its savepoint.
     assert_eq!(running.statistics.failed_attempts(), 4 * 4);
     running.stop().await;
     holder.rollback().await.expect("rolled back");
@@ -316,7 +322,8 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         })
     });
     let events: Vec<_> = changes.map(|changed| place.envelope(&changed)).collect();
-    // What another member has done that handles one of them, from the midst of the crowd, and does not end.
+    // The state that another member leaves while it handles an event from the middle of the batch
+    // and does not end.
     let mut other = database.pool.begin().await.expect("begun");
     sqlx::query("insert into tidings.inbox (consumer, source, event_id) select distinct consumer, source, $1 from tidings.inbox")
         .bind(events[60].id.to_string())
@@ -324,8 +331,8 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         .await
         .expect("remembered");
     place.send(&events).await;
-    // Who is committed by the same message is told before, and its aggregate goes on.
-    // The wait for the lock is longer than the patience of `until`.
+    // The event that is committed with the same message is reported first, so its aggregate
+    // continues. The wait for the lock is longer than the time limit of `until`.
     running
         .until("all others are handled", |seen| seen.handled() == 120 - 9)
         .await;
@@ -361,7 +368,7 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
             .concurrency(8)
     );
     until_effects(&database.pool, 1).await;
-    // Alone, the subscriber needs both connections for eight seconds.
+    // The subscriber alone needs both connections for eight seconds.
     let mut shares = 0;
     while effects(&database.pool).await < 1_800 {
         let mut other = pool.acquire().await.expect("a connection");

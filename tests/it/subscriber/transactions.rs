@@ -1,4 +1,4 @@
-//! The handler's transaction: savepoints without an import, and its isolation level.
+//! The transaction of a handler: savepoints without an import, and the isolation level.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn a_transaction_whose_savepoint_could_not_begin_does_nothing_more() {
                 return Ok(());
             }
         }
-        // Outside of its transaction this would be committed by itself.
+        // Outside its transaction, this effect would be committed on its own.
         effect(&mut tx, &changed, &meta).await
     }
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -121,7 +121,7 @@ async fn a_transaction_whose_savepoint_could_not_begin_does_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_are_tried_again() {
-    /// Reads and writes: two at once would lose an update unless one of them fails.
+    /// Reads and then writes. Two concurrent runs would lose an update unless one of them fails.
     async fn add(
         Event(changed): Event<Changed>,
         meta: Meta,

@@ -1,4 +1,5 @@
-//! Waits of a subscriber: for a database at its start and at work, for brokers that keep its instance id, for a client that hangs.
+//! Waits of a subscriber: for a database at start-up and at work, for brokers that keep its
+//! instance id, and for a client that hangs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,9 @@ use super::process::{Process, slowly};
 use crate::relay::grants::{run, statements_for};
 use crate::services::{database, migrated_database, migrated_database_on, own_kafka, own_postgres};
 
-// === the database at the start ===
+// === the database at start-up ===
 
-/// The text with which a subscriber refuses to run on this inbox.
+/// Returns the error of a subscriber that refuses to run on this inbox.
 async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
     let running = place
         .subscriber::<()>()
@@ -158,7 +159,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     running.stop().await;
 }
 
-/// The brokers.
+/// The brokers are unreachable.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -183,7 +184,7 @@ async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
 
 // === the database at work ===
 
-/// Each attempt is cut off by the layer several times while the database hangs.
+/// The layer cuts off each attempt several times while the database hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -220,7 +221,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
             seen.state() == SubscriberState::PausedByOutage
         })
         .await;
-    // The length of the outage, in which each event would use up its attempts.
+    // An outage of this length would use up the attempts of each event.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(running.statistics.state(), SubscriberState::PausedByOutage);
     tokio::task::block_in_place(|| server.resume()).expect("it goes on");
@@ -240,7 +241,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
     assert_once_and_in_order(&database.pool, 10, 6).await;
 }
 
-/// Statements that the server cancels because it hung.
+/// The server cancels statements because it hung.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -299,7 +300,7 @@ async fn sleepy(
     super::place::effect(&mut tx, &changed, &meta).await
 }
 
-/// A statement that is slow by itself costs its event an attempt, and no other waits for it.
+/// A statement that is slow by itself costs its event an attempt, and no other event waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_of_a_slow_statement_is_a_failed_attempt_of_its_event_alone() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -377,7 +378,7 @@ async fn an_instance_id_that_brokers_keep_for_a_killed_process_is_waited_for() {
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
-/// Two processes with one id.
+/// Two processes share one id.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy() {
     let (database, place) = (migrated_database().await, Place::new(2).await);
@@ -414,7 +415,7 @@ async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy
 
 // === the client ===
 
-/// The ids of the members of a group.
+/// Returns the ids of the members of a group.
 async fn members(place: &Place) -> Vec<String> {
     let (brokers, group) = (place.brokers.clone(), place.group.clone());
     let asked = tokio::task::spawn_blocking(move || {
@@ -438,7 +439,7 @@ async fn members(place: &Place) -> Vec<String> {
     asked.await.expect("no panic").unwrap_or_default()
 }
 
-/// A poll of the member's client never returns, as after a step of the clock.
+/// A poll of the member's client never returns, which can happen after a step of the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     let (database, place) = (migrated_database().await, Arc::new(Place::new(4).await));
@@ -461,7 +462,7 @@ async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     let versions = load.end(&database.pool).await;
     hanging.stop().await;
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
-    // The new one has committed what both handled.
+    // The new member has committed the events that both handled.
     let next = start!(
         place
             .subscriber::<()>()

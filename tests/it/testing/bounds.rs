@@ -1,4 +1,5 @@
-//! The bus returns or says why it does not settle, within a bounded virtual time.
+//! Bounds of the test bus: it returns within a bounded virtual time, or it reports why it does not
+//! settle.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,10 +28,10 @@ struct StockReserved {
     note: String,
 }
 
-/// Orders, and the members that handled them.
+/// Orders and the members that handled them.
 type Calls = Vec<(i64, usize)>;
 
-/// The reason for which the bus does not settle, with the parts that it must have.
+/// Asserts that the bus does not settle and that the reason contains these parts.
 async fn reason(bus: &mut TestBus, parts: &[&str]) {
     let began = Instant::now();
     let reason = bus
@@ -205,7 +206,7 @@ async fn scheduled_events_pass_virtual_time_and_one_that_schedules_itself_for_ev
         })
     }
     let (database, mut bus) = (migrated_database().await, TestBus::new());
-    // What is there when the subscriber is added is left alone.
+    // Events that exist when the subscriber is added are left alone.
     let mut tx = database.pool.begin().await.expect("begun");
     Outbox::new()
         .publish_after(&mut tx, &OrderPlaced { order_id: 77 }, MONTH)

@@ -1,4 +1,4 @@
-//! The log alone: what it brings, and what happens without it.
+//! A relay that reads a Debezium table from the log alone, and its behaviour without the log.
 
 use serde_json::Value;
 use sqlx::PgPool;
@@ -23,7 +23,7 @@ async fn database_with_table() -> (TestDatabase, Place) {
     (database, place)
 }
 
-/// The values, in the order of the topic: all events are of one aggregate.
+/// Returns the values in topic order. All events belong to one aggregate.
 fn values(reader: &mut Reader) -> Vec<String> {
     reader
         .read_to_the_end()
@@ -107,7 +107,7 @@ async fn a_lost_slot_stops_the_relay_with_the_commands_that_go_on() {
     ] {
         assert!(refusal.contains(part), "{part}: {refusal}");
     }
-    // What `rewind --all` leaves behind: a position in nothing.
+    // `rewind --all` leaves this state: an empty position.
     let nothing = r#"update tidings.relay set moved_to = '{"seen":"3:3:","also":"{}","partial":null,"window":null,"log":"0/0","reach":"0/0","witness":null}' where name = $1"#;
     sqlx::query(nothing)
         .bind(&place.name)
@@ -170,7 +170,8 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     insert(&database.pool, "a", 10..20).await;
     reader.until_distinct(20);
     relay.stop().await;
-    // Not yet, or already past the columns: either way nothing comes twice.
+    // The relay may or may not have reached the transaction that added the columns. In both cases
+    // no event repeats.
     let relay = Running::start(options(&place));
     insert(&database.pool, "a", 20..30).await;
     reader.until_distinct(30);
@@ -232,7 +233,7 @@ async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
     assert_eq!(values(&mut reader), numbers(10..20));
 }
 
-/// What `tidings status` says of how many events wait, once it is what is expected.
+/// Waits until `tidings status` reports the expected number of waiting events.
 async fn waiting(place: &Place, expected: Value) {
     let mut said = Value::Null;
     for _ in 0..2_400 {
@@ -250,7 +251,7 @@ async fn waiting(place: &Place, expected: Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     let (database, place) = database_with_table().await;
-    // Nobody publishes these.
+    // No relay publishes these events.
     let own = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', '{}' from generate_series(1, 7) n";
     sqlx::raw_sql(own)
         .execute(&database.pool)

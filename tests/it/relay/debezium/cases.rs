@@ -1,19 +1,19 @@
-//! What tables and EventRouter settings are compared.
+//! Tables and EventRouter settings for the comparison with Debezium.
 
 use tidings::relay::{
     AdditionalColumn, DebeziumOutbox, OutboxField, Placement, RelayOptions, TopicRewrite,
 };
 
-/// One table with its settings, Debezium's and ours.
+/// One table with its settings for Debezium and for Tidings.
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) columns: &'static str,
     /// Values of rows, in the order of the columns.
     pub(super) rows: &'static [&'static str],
-    /// The connector's properties beside the usual ones.
+    /// Properties of the connector in addition to the usual ones.
     pub(super) connector: &'static [(&'static str, &'static str)],
     pub(super) ours: fn(&mut RelayOptions, &mut DebeziumOutbox),
-    /// The topic, after the prefix of a run.
+    /// The topic, without the prefix of the run.
     pub(super) topic: &'static str,
 }
 
@@ -33,7 +33,7 @@ fn also(column: &str, placement: Placement, alias: &str) -> AdditionalColumn {
     }
 }
 
-/// Every case in which the records are the same byte for byte.
+/// All cases whose records are identical byte for byte.
 pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "text",
@@ -140,7 +140,8 @@ pub(super) const LOSSLESS: &[Case] = &[
             "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
             ", payload jsonb"
         ),
-        // As compact as Java writes it; what it rewrites is told by another test.
+        // This value is as compact as Java writes it. Another test covers values that Java
+        // rewrites.
         rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e60', 'order', '7', 'OrderPlaced', '5'"],
         connector: &[
             JSON[0],
@@ -185,7 +186,7 @@ pub(super) const LOSSLESS: &[Case] = &[
     },
 ];
 
-/// A case in which Debezium rewrites what it reads: the payload is expanded.
+/// A case with an expanded payload, which Debezium rewrites.
 pub(super) const LOSSY: Case = Case {
     name: "lossy",
     columns: concat!(

@@ -1,4 +1,4 @@
-//! The real Debezium, in Kafka Connect standalone: its jars are fetched once by Maven.
+//! The real Debezium in standalone Kafka Connect. Maven downloads its jars once.
 
 use std::{
     fmt::Write as _,
@@ -16,13 +16,14 @@ const POM: &str = include_str!("../../../../benches/peers/debezium/pom.xml");
 const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\nappender.c.name=c\n\
                    appender.c.layout.type=PatternLayout\nappender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
 
-/// Starts the program, says its process id, and kills it once standard input ends: also when the test was killed.
+/// Starts the program, prints its process id, and kills it when standard input ends, even if the
+/// test was killed.
 const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child; read -r _; kill -KILL $child 2>/dev/null; wait"#;
 
-/// How long a JVM may take on a busy machine.
+/// Time limit for a JVM on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where Debezium is to be had: a Java and the jars.
+/// An installation of Debezium: a Java runtime and the jars.
 pub(super) struct Debezium {
     java: Java,
     jars: PathBuf,
@@ -36,7 +37,8 @@ pub(super) struct Worker {
     folder: PathBuf,
 }
 
-/// Debezium, or none with a word why the test is skipped.
+/// Returns the installation of Debezium. Returns `None` if there is none, and reports why the test
+/// is skipped.
 pub(super) async fn debezium() -> Option<Debezium> {
     let found = tokio::task::spawn_blocking(|| {
         let java = Java::newest().map_err(|error| error.to_string())?;
@@ -58,7 +60,7 @@ pub(super) async fn debezium() -> Option<Debezium> {
 }
 
 impl Debezium {
-    /// Starts a worker with these connectors, each a name and its properties.
+    /// Starts a worker with these connectors, given as names and properties.
     pub(super) async fn start(
         &self,
         brokers: &str,
@@ -140,7 +142,7 @@ impl Debezium {
 }
 
 impl Worker {
-    /// Asks the REST interface, again and again until `fits`.
+    /// Repeats a request to the REST interface until `fits` accepts the answer.
     async fn ask(&self, method: &'static str, path: &str, fits: impl Fn(&str) -> bool) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -171,7 +173,7 @@ impl Worker {
         }
     }
 
-    /// Stops a connector as an operator does, and gives its stored offset.
+    /// Stops a connector as an operator does and returns its stored offset.
     pub(super) async fn stop(&self, connector: &str) -> String {
         self.ask("PUT", &format!("/connectors/{connector}/stop"), |answer| {
             answer.contains(" 20")
@@ -191,7 +193,8 @@ impl Worker {
         .await
     }
 
-    /// Has a stopped connector forget its offset, so that it goes on from where its slot stands.
+    /// Deletes the offset of a stopped connector, so that it continues from the position of its
+    /// slot.
     pub(super) async fn resume_from_the_slot(&self, connector: &str) {
         self.ask(
             "DELETE",
@@ -207,7 +210,7 @@ impl Worker {
         .await;
     }
 
-    /// The end of what it logged.
+    /// Returns the last lines of the worker's log.
     pub(super) fn log(&self) -> String {
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -215,7 +218,6 @@ impl Worker {
     }
 }
 
-// === impl Drop ===
 
 impl Drop for Worker {
     fn drop(&mut self) {

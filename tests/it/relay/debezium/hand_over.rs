@@ -1,4 +1,4 @@
-//! A connector's place is taken, and given back, without a gap and without a repeat.
+//! The handover from a Debezium connector to a relay and back, without a gap and without a repeat.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     services::migrated_database,
 };
 
-/// The usual properties of a connector.
+/// Returns the usual properties of a connector.
 pub(super) fn properties(url: &url::Url, table: &str, name: &str) -> Vec<(String, String)> {
     let unique = format!("d{}", uuid::Uuid::now_v7().simple());
     let port = url.port().expect("a port").to_string();
@@ -38,14 +38,14 @@ pub(super) fn properties(url: &url::Url, table: &str, name: &str) -> Vec<(String
         ("snapshot.mode", "no_data"),
         ("transforms", "outbox"),
         ("transforms.outbox.type", transform),
-        // Headers about Debezium itself.
+        // Omit the headers about Debezium itself.
         ("extended.headers.enabled", "false"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()
 }
 
-/// Each aggregate's numbers in the order of the topic.
+/// Returns the numbers of each aggregate in topic order.
 fn sequences(reader: &mut Reader) -> BTreeMap<String, Vec<u32>> {
     let mut sequences: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for record in reader.read_to_the_end() {
@@ -115,7 +115,7 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
         .expect("other");
     insert_at_once(pool, "b", 0..10).await;
     insert(pool, "c", 0..4).await;
-    // As a connector stores it that has sent four events of the large transaction.
+    // The offset that a connector stores after it has sent four events of the large transaction.
     let changes = "select xid::text::bigint, (lsn - '0/0')::bigint from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', 'theirs')
                    where get_byte(data, 0) = ascii('I') offset 8 limit 1";
     let (xid, lsn): (i64, i64) = sqlx::query_as(changes)
@@ -147,7 +147,7 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
             ("c".to_owned(), (0..6).collect())
         ])
     );
-    // The next start goes on from its own position, whatever the options still say.
+    // The next start continues from the relay's own position and ignores the offset in the options.
     sqlx::query("select pg_drop_replication_slot($1)")
         .bind(&slot)
         .execute(pool)
@@ -196,7 +196,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         "transforms.outbox.route.topic.replacement".into(),
         place.topic.clone(),
     ));
-    // Small batches: a stop comes in the middle of transactions.
+    // With small batches, a stop falls into the middle of a transaction.
     properties.extend(
         [
             ("max.batch.size", "7"),
@@ -235,7 +235,8 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     relay.says("stream", "streaming").await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     relay.stop().await;
-    // Back. A relay that stopped within a transaction is started once more, until it has not.
+    // Hand the table back. A relay that stopped within a transaction is started again until its
+    // position is between transactions.
     loop {
         let whole = "select position -> 'partial' = 'null' from tidings.relay where name = $1";
         if sqlx::query_scalar::<_, bool>(whole)
@@ -251,7 +252,8 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         relay.stop().await;
     }
-    // What the relay confirmed last may not have reached a busy server: its row has it. Nor may the server have noticed that it is gone.
+    // The last confirmation may not have reached a busy server, but the relay's row contains it.
+    // The server may also not have noticed that the relay has disconnected.
     let active = "select active from pg_replication_slots where slot_name = $1";
     while sqlx::query_scalar::<_, bool>(active)
         .bind(place.slot())
@@ -292,7 +294,8 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     assert_once_in_order(&mut reader, &counts);
 }
 
-/// Writes transactions of 1 to 40 events of one aggregate; how many events in all.
+/// Writes transactions of 1 to 40 events of one aggregate until `stop` is cancelled. Returns the
+/// total number of events.
 async fn write_until(
     pool: PgPool,
     aggregate: &'static str,

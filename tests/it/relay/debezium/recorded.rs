@@ -1,5 +1,7 @@
-//! Records are those that the real Debezium wrote from the same rows, byte for byte: compared with a recording, and, where Java and Maven are
-//! to be had, with Debezium itself. `UPDATE_RECORDS=1` records anew.
+//! Comparison with the records that the real Debezium writes from the same rows, byte for byte.
+//!
+//! The expected records are a recording. If Java and Maven are available, the test also compares
+//! with Debezium itself. `UPDATE_RECORDS=1` updates the recording.
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -51,7 +53,7 @@ async fn fill(pool: &PgPool, case: &Case) {
     }
 }
 
-/// What our relay writes for a case, from the stream or from the rows that are there.
+/// Returns the records that Tidings writes for a case, from the stream or from existing rows.
 async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value> {
     let place = Place::new(database);
     let prefix = format!("{}.", new_topic());

@@ -1,4 +1,4 @@
-//! Records as they are on the wire: the order of headers and their nulls included.
+//! Records as they are on the wire, including the order of headers and null values.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use rdkafka::{
 };
 use serde_json::{Value, json};
 
-/// Reads `count` records of a topic of one partition, as JSON.
+/// Reads `count` records from a topic with one partition and returns them as JSON.
 pub(super) async fn read(brokers: &str, topic: &str, count: usize) -> Vec<Value> {
     let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
     tokio::task::spawn_blocking(move || read_blocking(&brokers, &topic, count))
@@ -54,7 +54,7 @@ fn shown(message: &impl Message) -> Value {
     json!({ "key": bytes(message.key()), "value": bytes(message.payload()), "headers": headers })
 }
 
-/// Text, or hexadecimal where it is none.
+/// Returns the text, or its hexadecimal form if it is not valid UTF-8.
 fn bytes(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
         None => Value::Null,

@@ -1,4 +1,5 @@
-//! An event that cannot be delivered, of a table without `seq`: it is found, and nothing else is taken for it.
+//! Undeliverable events of a table without `seq`: the relay finds the right event and blames no
+//! other.
 
 use tidings::relay::{OnUndeliverable, OutboxField, Relay, RelayError};
 
@@ -27,7 +28,7 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
         &[("max.message.bytes", "20000")],
     )
     .await;
-    // In one transaction, so that a batch holds them together.
+    // One transaction, so that a batch contains all of them.
     let rows = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload)
         select 'order', n::text, 'T', case n when 7 then repeat('x', 50000) else n::text end from generate_series(0, 19) n";
     sqlx::raw_sql(rows)
