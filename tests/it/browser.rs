@@ -110,7 +110,11 @@ impl Browser {
         if let Some(binary) = binary() {
             options["binary"] = binary.into();
         }
-        let wanted = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
+        let wanted = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
         let mut browser = Self {
             driver,
             address,
@@ -170,7 +174,12 @@ impl Browser {
 
     /// Sets the size of the window, in CSS pixels.
     pub(crate) fn resize(&self, width: u32, height: u32) {
-        let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+        let screen = json!({
+            "width": width,
+            "height": height,
+            "deviceScaleFactor": 1,
+            "mobile": width < 600,
+        });
         self.command(
             "POST",
             "/goog/cdp/execute",

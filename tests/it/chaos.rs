@@ -33,5 +33,9 @@ async fn a_relay_alone_that_is_killed_again_and_again_breaks_no_promise() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_brokers_of_which_one_comes_and_goes_break_no_promise() {
-    holds("--seed 3 --seconds 25 --brokers 3 --faults kill,kill-broker,stop-broker,freeze-broker,cut-kafka,stall-kafka").await;
+    holds(
+        "--seed 3 --seconds 25 --brokers 3 --faults \
+        kill,kill-broker,stop-broker,freeze-broker,cut-kafka,stall-kafka",
+    )
+    .await;
 }

@@ -190,10 +190,13 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
             .starts_with("HTTP/1.1 200")
             .then_some(())
     });
-    sqlx::query("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')")
-        .execute(&database.pool)
-        .await
-        .expect("an event can be inserted");
+    sqlx::query(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '1', 'OrderPlaced', '{}')",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("an event can be inserted");
     let published = format!("topic=\"{topic}\"");
     eventually("the metric", || {
         relay
@@ -280,7 +283,8 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
 
     let relay = Running::start(with(&["relay", "--listen", "127.0.0.1:0"]));
     for (n, bytes) in [(1, 20_000), (2, 1)] {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7/a', 'T', to_json(repeat($1, $2)))";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '7/a', 'T', to_json(repeat($1, $2)))";
         sqlx::query(insert)
             .bind(n.to_string())
             .bind(bytes)
@@ -454,9 +458,11 @@ async fn check_warns_of_sagas_that_have_failed_and_of_those_that_nobody_runs() {
         code == 0 && text.contains("0 under way, none has failed"),
         "{text}"
     );
-    let insert = "insert into tidings.saga (id, name, version, key, status, state, progress, due_at)
+    let insert =
+        "insert into tidings.saga (id, name, version, key, status, state, progress, due_at)
         select gen_random_uuid(), name, 1, name, status, '{}', '{}', clock_timestamp() + due
-        from (values ('pay', 'failed', null), ('ship', 'running', interval '-1 hour'), ('tell', 'running', '1 hour')) s (name, status, due)";
+        from (values ('pay', 'failed', null), ('ship', 'running', interval '-1 hour'), ('tell', \
+        'running', '1 hour')) s (name, status, due)";
     sqlx::query(insert)
         .execute(&database.pool)
         .await

@@ -82,8 +82,12 @@ async fn a_broker_that_stops_fails_its_check_with_the_reason_and_one_that_is_bac
     .await;
     assert_eq!(status, Status::Ok("connected, brokers: 1".into()));
     kafka.kill().expect("killed");
-    let because = |status: &Status| matches!(status, Status::Failing(text) if text.contains("Connection refused"));
-    until(&health, "failing with the reason", because).await;
+    until(
+        &health,
+        "failing with the reason",
+        |status| matches!(status, Status::Failing(text) if text.contains("Connection refused")),
+    )
+    .await;
     let _back = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka))
         .await
         .expect("no panic")
@@ -111,10 +115,12 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
             .rows_affected()
     };
     run("insert into tidings.relay (name, heartbeat_at) values ('tidings', now())").await;
-    assert!(
-        matches!(status().await, Status::Ok(text) if text.starts_with("no event waits, leader seen "))
-    );
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values ('order', '7', 'OrderPlaced', '{}', now()";
+    assert!(matches!(
+        status().await,
+        Status::Ok(text) if text.starts_with("no event waits, leader seen ")
+    ));
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, \
+        occurred_at) values ('order', '7', 'OrderPlaced', '{}', now()";
     sqlx::query(sqlx::AssertSqlSafe(format!(
         "{insert} - interval '10 seconds')"
     )))
@@ -124,7 +130,8 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     assert!(
         matches!(status().await, Status::Ok(text) if text.starts_with("an event has waited for 1"))
     );
-    let published = "update tidings.relay set position = jsonb_build_object('seen', pg_current_snapshot()::text)";
+    let published = "update tidings.relay set position = jsonb_build_object('seen', \
+        pg_current_snapshot()::text)";
     run(published).await;
     assert!(matches!(status().await, Status::Ok(text) if text.starts_with("no event waits")));
     sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -133,13 +140,16 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     .execute(&database.pool)
     .await
     .expect("inserted");
-    assert!(
-        matches!(status().await, Status::Failing(text) if text.starts_with("an event has waited for 60") && text.contains("leader seen"))
-    );
+    assert!(matches!(
+        status().await,
+        Status::Failing(text)
+            if text.starts_with("an event has waited for 60") && text.contains("leader seen")
+    ));
     run(published).await;
     assert!(health.report().await.is_ready());
     run("update tidings.relay set table_schema = 'public', table_name = 'outboxevent'").await;
-    assert!(
-        matches!(status().await, Status::Failing(text) if text.contains("reads the table public.outboxevent"))
-    );
+    assert!(matches!(
+        status().await,
+        Status::Failing(text) if text.contains("reads the table public.outboxevent")
+    ));
 }

@@ -7,7 +7,8 @@ use std::net::TcpStream;
 pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\n"
     );
     write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len())
         .expect("the request is sent");

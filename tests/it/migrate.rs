@@ -110,8 +110,10 @@ async fn a_schema_of_another_name_holds_everything() {
     assert_eq!(tables(&database.pool, "billing_events").await.len(), 15);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
-        "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-         where c.relkind in ('r', 'i', 'S') and n.nspname not in ('pg_catalog', 'pg_toast', 'information_schema')",
+        "select distinct n.nspname::text from pg_class c \
+         join pg_namespace n on n.oid = c.relnamespace \
+         where c.relkind in ('r', 'i', 'S') and n.nspname not in ('pg_catalog', 'pg_toast', \
+         'information_schema')",
     )
     .fetch_all(&database.pool)
     .await
@@ -142,7 +144,8 @@ async fn the_applications_own_migrations_are_left_alone() {
     let database = database().await;
     execute(
         &database.pool,
-        "create table _sqlx_migrations (version bigint primary key, mine text); insert into _sqlx_migrations values (1, 'x')",
+        "create table _sqlx_migrations (version bigint primary key, mine text); \
+         insert into _sqlx_migrations values (1, 'x')",
     )
     .await;
     Migrations::new()
@@ -196,10 +199,14 @@ async fn the_connections_search_path_is_as_before() {
         .await
         .expect("it can be shown");
     assert_eq!(path, "public, pg_temp");
-    let locks: i64 = sqlx::query_scalar("select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())")
-        .fetch_one(&pool)
-        .await
-        .expect("locks can be counted");
+    let locks: i64 = sqlx::query_scalar(
+        "select count(*) from pg_locks \
+        where locktype = 'advisory' and database = (select oid from pg_database \
+        where datname = current_database())",
+    )
+    .fetch_one(&pool)
+    .await
+    .expect("locks can be counted");
     assert_eq!(locks, 0);
 }
 
@@ -236,8 +243,14 @@ async fn a_role_that_may_not_create_is_told_what_to_grant_and_one_that_need_not_
         matches!(&error, MigrateError::Unreadable { .. }),
         "{error:?}"
     );
-    execute(&database.pool, format!("grant usage on schema tidings to {role}; grant select on tidings._tidings_migrations to {role}"))
-        .await;
+    execute(
+        &database.pool,
+        format!(
+            "grant usage on schema tidings to {role}; \
+        grant select on tidings._tidings_migrations to {role}"
+        ),
+    )
+    .await;
     tidings::migrate(&limited)
         .await
         .expect("there is nothing to create");
@@ -284,7 +297,8 @@ async fn a_migration_that_was_applied_with_other_contents_is_reported() {
 #[tokio::test]
 async fn an_older_library_starts_beside_a_newer_one() {
     let database = migrated_database().await;
-    let newer = "insert into tidings._tidings_migrations (version, description, success, checksum, execution_time) values (999, 'later', true, 'x', 0)";
+    let newer = "insert into tidings._tidings_migrations (version, description, success, \
+        checksum, execution_time) values (999, 'later', true, 'x', 0)";
     execute(&database.pool, newer).await;
     assert_eq!(
         Migrations::new()
@@ -372,8 +386,10 @@ async fn the_documented_grants_are_enough_to_publish_and_not_enough_to_number_or
         .await
         .expect_err("the id is taken");
     for forbidden in [
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '1', 'T', '1')",
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', '1', 'T', 1)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
+         values ('a', '1', 'T', '1')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) \
+         overriding system value values ('a', '1', 'T', 1)",
         "update tidings.outbox set type = 'X'",
         "delete from tidings.outbox",
     ] {
@@ -420,7 +436,8 @@ fn grants_for_app(role: &str) -> String {
 #[tokio::test]
 async fn the_table_refuses_what_no_relay_should_have_to_carry() {
     let database = migrated_database().await;
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, payload_bytes, headers, topic, version)";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, \
+        payload_bytes, headers, topic, version)";
     let refused = [
         (
             "'', '1', 'T', null, null, '{}', null, 1",
@@ -511,7 +528,8 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
             "outbox_headers_reserved",
         ),
         (
-            "'a', '1', 'T', null, null, '{\"Content-Type\": \" Application/CloudEvents+json\"}', null, 1",
+            "'a', '1', 'T', null, null, '{\"Content-Type\": \" Application/CloudEvents+json\"}', \
+             null, 1",
             "outbox_headers_reserved",
         ),
     ];
@@ -566,7 +584,8 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
         .await;
     }
     let largest = format!(
-        "{insert} values ('a', '1', 'T', to_json(repeat('x', 16777214)), null, '{{}}', 'a.b_c-9', 1)"
+        "{insert} values ('a', '1', 'T', to_json(repeat('x', 16777214)), null, '{{}}', 'a.b_c-9', \
+         1)"
     );
     execute(&database.pool, largest).await;
 }
@@ -576,7 +595,8 @@ async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
     let database = migrated_database().await;
     execute(
         &database.pool,
-        "insert into tidings.outbox (aggregatetype, aggregateid, type) select 'a', '1', 'T' from generate_series(1, 50)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type) select 'a', '1', 'T' \
+         from generate_series(1, 50)",
     )
     .await;
     let rows = sqlx::query("select id, occurred_at from tidings.outbox")
@@ -631,15 +651,22 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
         format!("tidings_dashboard_{suffix}"),
     );
     execute(&database.pool, scripts_up_to_23()).await;
-    let rows = r#"insert into tidings.outbox (aggregatetype, aggregateid, type, headers, occurred_at, topic) values
-            ('order', '1', 'T', '{"ce_id": "x"}', 'infinity', '__x'), ('__order', '2', 'T', '{}', '-infinity', 'tidings.position.a.b');
-        insert into tidings.scheduled (aggregatetype, aggregateid, type, headers, occurred_at, due_at) values ('order', '3', 'T', '{"tidings_x": "y"}', 'infinity', now());
-        insert into tidings.relay (name, number, position) values ('shop', 7, '{}'), ('other', 0, null);"#;
+    let rows = r#"insert into tidings.outbox
+            (aggregatetype, aggregateid, type, headers, occurred_at, topic) values
+            ('order', '1', 'T', '{"ce_id": "x"}', 'infinity', '__x'),
+            ('__order', '2', 'T', '{}', '-infinity', 'tidings.position.a.b');
+        insert into tidings.scheduled
+            (aggregatetype, aggregateid, type, headers, occurred_at, due_at) values
+            ('order', '3', 'T', '{"tidings_x": "y"}', 'infinity', now());
+        insert into tidings.relay (name, number, position) values
+            ('shop', 7, '{}'), ('other', 0, null);"#;
     execute(&database.pool, rows).await;
     let roles = format!(
-        "create role {relay} login password 'secret'; create role {dashboard} login password 'secret';
+        "create role {relay} login password 'secret'; create role {dashboard} login password \
+         'secret';
          grant usage on schema tidings to {relay}, {dashboard};
-         grant select, insert, update on tidings.relay to {relay}; grant select on tidings.relay to {dashboard};"
+         grant select, insert, update on tidings.relay to {relay}; \
+         grant select on tidings.relay to {dashboard};"
     );
     execute(&database.pool, roles).await;
     let read = "select array_agg(o::text order by seq)::text from tidings.outbox o";
@@ -702,8 +729,10 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
 async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
     let database = migrated_database().await;
     let copied = "set session_replication_role = replica;
-        insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '1', 'T', '3'), ('a', '2', 'T', '4000000000');
-        savepoint inner_one; insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '3', 'T', '3');
+        insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
+        values ('a', '1', 'T', '3'), ('a', '2', 'T', '4000000000');
+        savepoint inner_one; insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
+        values ('a', '3', 'T', '3');
         insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '4', 'T');";
     let mut tx = database.pool.begin().await.expect("begun");
     sqlx::raw_sql(copied)
@@ -726,12 +755,14 @@ async fn the_functions_of_the_guards_cannot_be_attached_to_other_tables() {
     execute(
         &database.pool,
         format!(
-            "create role {role} login password 'secret'; grant usage on schema tidings to {role}; create schema own authorization {role}"
+            "create role {role} login password 'secret'; grant usage on schema tidings to {role}; \
+             create schema own authorization {role}"
         ),
     )
     .await;
     let stranger = database.pool_as(&role).await;
-    let attach = "create table own.outbox (id int, seq int, xid int); create trigger guard after delete on own.outbox
+    let attach = "create table own.outbox (id int, seq int, xid int); \
+        create trigger guard after delete on own.outbox
         referencing old table as gone for each statement execute function tidings.refuse_loss()";
     let error = sqlx::raw_sql(attach)
         .execute(&stranger)

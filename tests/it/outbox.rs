@@ -94,11 +94,13 @@ async fn a_row_says_all_there_is_to_say_of_its_event() {
         .expect("an xid");
     tx.commit().await.expect("it commits");
 
-    let row =
-        sqlx::query("select *, payload::text as payload_text, headers::text as headers_text, xid::text as xid_text from tidings.outbox")
-            .fetch_one(&database.pool)
-            .await
-            .expect("one row");
+    let row = sqlx::query(
+        "select *, payload::text as payload_text, headers::text as headers_text, \
+            xid::text as xid_text from tidings.outbox",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("one row");
     assert_eq!(row.get::<uuid::Uuid, _>("id"), id.as_uuid());
     assert_eq!(row.get::<&str, _>("aggregatetype"), "order");
     assert_eq!(row.get::<&str, _>("aggregateid"), "ä-7");
@@ -112,7 +114,12 @@ async fn a_row_says_all_there_is_to_say_of_its_event() {
     let headers: serde_json::Value = row.get::<&str, _>("headers_text").parse().expect("JSON");
     assert_eq!(
         headers,
-        serde_json::json!({"correlationid": "c-1", "causationid": "42", "region": "eu", "tenant": "acme \"quoted\""})
+        serde_json::json!({
+            "correlationid": "c-1",
+            "causationid": "42",
+            "region": "eu",
+            "tenant": "acme \"quoted\"",
+        })
     );
     assert_eq!(
         row.get::<chrono::DateTime<chrono::Utc>, _>("occurred_at"),
@@ -273,10 +280,11 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
         .publish(&mut conn, &placed(1, 1))
         .await
         .expect_err("the transaction has failed");
-    assert!(
-        matches!(&error, PublishError::Database(source) if source.as_database_error().and_then(|e| e.code()).as_deref() == Some("25P02")),
-        "{error:?}"
-    );
+    let PublishError::Database(source) = &error else {
+        panic!("{error:?}")
+    };
+    let code = source.as_database_error().and_then(|error| error.code());
+    assert_eq!(code.as_deref(), Some("25P02"), "{error:?}");
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
@@ -689,7 +697,8 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
 
 /// Waits until a session of this database waits for a lock.
 async fn wait_for_a_blocked_session(pool: &PgPool) {
-    let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    let waiting = "select exists (select from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock')";
     let blocked = async {
         while !sqlx::query_scalar::<_, bool>(waiting)
             .fetch_one(pool)
@@ -782,11 +791,13 @@ async fn a_connection_prepares_the_statement_once() {
             .await
             .expect("they are inserted");
     }
-    let prepared: i64 =
-        sqlx::query_scalar("select count(*) from pg_prepared_statements where statement like 'insert into \"tidings\".outbox%'")
-            .fetch_one(&mut *conn)
-            .await
-            .expect("they can be counted");
+    let prepared: i64 = sqlx::query_scalar(
+        "select count(*) from pg_prepared_statements \
+            where statement like 'insert into \"tidings\".outbox%'",
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .expect("they can be counted");
     assert_eq!(prepared, 2);
 }
 
@@ -832,7 +843,8 @@ async fn an_event_in_a_format_of_its_own_is_stored_as_bytes_with_its_content_typ
         .await
         .expect("it is inserted");
     let row = sqlx::query(
-        "select payload_bytes, headers->>'content-type' as content_type, version, payload is null as no_json from tidings.outbox",
+        "select payload_bytes, headers->>'content-type' as content_type, version, \
+         payload is null as no_json from tidings.outbox",
     )
     .fetch_one(&mut *conn)
     .await
@@ -860,10 +872,13 @@ async fn plain_sql_publishes_as_the_documentation_says() {
             .await
             .unwrap_or_else(|e| panic!("{statement}: {e}"));
     }
-    let row = sqlx::query("select *, payload::text as payload_text, headers::text as headers_text, xid is not null as has_xid from tidings.outbox order by seq limit 1")
-        .fetch_one(&database.pool)
-        .await
-        .expect("the first example inserts a row");
+    let row = sqlx::query(
+        "select *, payload::text as payload_text, headers::text as \
+        headers_text, xid is not null as has_xid from tidings.outbox order by seq limit 1",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("the first example inserts a row");
     assert_eq!(row.get::<i32, _>("version"), 1);
     assert_eq!(
         row.get::<&str, _>("payload_text"),
@@ -891,7 +906,8 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
         .into_iter()
         .find(|sql| sql.contains("pg_advisory_xact_lock"))
         .expect("the page shows the lock");
-    let advisory = "select array_agg((classid, objid)::text order by classid, objid) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
+    let advisory = "select array_agg((classid, objid)::text order by classid, objid) \
+        from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
 
     let mut by_sql = database.pool.begin().await.expect("a transaction");
     sqlx::raw_sql(sqlx::AssertSqlSafe(locking))

@@ -44,7 +44,8 @@ impl Example {
     fn post(&self, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("it listens");
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-type: application/json\r\n"
         );
         write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len())
             .expect("the request is sent");

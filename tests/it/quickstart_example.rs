@@ -43,7 +43,8 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
         );
     }
     let left: i64 = sqlx::query_scalar(
-        "select (select count(*) from pg_namespace where nspname like 'quickstart%') + (select count(*) from pg_publication)
+        "select (select count(*) from pg_namespace where nspname like 'quickstart%') \
+         + (select count(*) from pg_publication)
               + (select count(*) from pg_replication_slots where database = current_database())",
     )
     .fetch_one(&database.pool)

@@ -123,7 +123,8 @@ async fn made_of(server_url: &str, template: &str) -> TestDatabase {
 /// Returns the mark of a schema in this database: 64-bit FNV-1a over system identifier, database
 /// and schema, folded to 32 bits.
 pub(crate) async fn mark(pool: &PgPool, schema: &str) -> String {
-    let sql = "select system_identifier || '/' || (select oid from pg_database where datname = current_database()) from pg_control_system()";
+    let sql = "select system_identifier || '/' || (select oid from pg_database \
+        where datname = current_database()) from pg_control_system()";
     let identity: String = sqlx::query_scalar(sql)
         .fetch_one(pool)
         .await
@@ -201,7 +202,8 @@ impl TestDatabase {
     /// Copies this database on the same server. Ends the sessions of its pool, because a template
     /// must have none.
     pub(crate) async fn copy(&self) -> TestDatabase {
-        let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+            where datname = current_database() and pid <> pg_backend_pid()";
         let mut session = self.pool.acquire().await.expect("a session").detach();
         sqlx::query(sql).execute(&mut session).await.expect("ended");
         session.close().await.expect("closed");
@@ -237,9 +239,18 @@ impl Drop for TestDatabase {
             runtime.block_on(async {
                 let mut admin = server.connect().await?;
                 // A slot would prevent the drop of its database.
-                let drop_slots = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where database = $1";
-                let _ = sqlx::query(drop_slots).bind(&name).execute(&mut admin).await;
-                sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)"))).execute(&mut admin).await?;
+                let drop_slots = "select pg_terminate_backend(active_pid, 5000), \
+                    pg_drop_replication_slot(slot_name) from pg_replication_slots \
+                    where database = $1";
+                let _ = sqlx::query(drop_slots)
+                    .bind(&name)
+                    .execute(&mut admin)
+                    .await;
+                sqlx::query(AssertSqlSafe(format!(
+                    "drop database if exists {name} with (force)"
+                )))
+                .execute(&mut admin)
+                .await?;
                 admin.close().await
             })
         });

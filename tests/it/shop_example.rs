@@ -99,7 +99,8 @@ impl Shop {
     fn place(&self) -> String {
         let id = uuid::Uuid::now_v7().to_string();
         let order = format!(
-            r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway", "article": "teapot", "quantity": 1}}"#
+            r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway",
+                "article": "teapot", "quantity": 1}}"#
         );
         self.until("the order is placed", || {
             self.ask("POST", "/api/orders/v2", &order).0 == 201

@@ -7,7 +7,8 @@ use crate::shop_example::{ONE, Shop, shop};
 const NEWEST: &str = "document.querySelector('#orders .order')";
 
 /// Expression for the steps of the newest order's saga, each with its state: `done accept`.
-const STEPS: &str = "[...document.querySelectorAll('#orders .order:first-child .steps li')].map(step => `${step.className} ${step.dataset.step}`)";
+const STEPS: &str = "[...document.querySelectorAll('#orders .order:first-child .steps \
+    li')].map(step => `${step.className} ${step.dataset.step}`)";
 
 /// Places an order and waits until the page shows `number` orders.
 fn order_a_teapot(browser: &Browser, number: usize) {
@@ -29,7 +30,10 @@ fn until_circuit_is(browser: &Browser, state: &str) {
 
 fn events_are_listed(browser: &Browser, types: &[&str]) {
     for event_type in types {
-        browser.until_true(&format!("[...document.querySelectorAll('#events strong')].some(type => type.innerText === '{event_type}')"));
+        browser.until_true(&format!(
+            "[...document.querySelectorAll('#events strong')].some(type \
+            => type.innerText === '{event_type}')"
+        ));
     }
 }
 
@@ -49,7 +53,10 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
 
         order_a_teapot(&browser, 1);
         until_newest_is(&browser, "completed");
-        browser.until_true(&format!("{STEPS}.join() === 'done accept,done reserve-stock,done take-payment,done ship,done complete'"));
+        browser.until_true(&format!(
+            "{STEPS}.join() === 'done accept,done reserve-stock,done \
+            take-payment,done ship,done complete'"
+        ));
         browser.until_true(&format!(
             "{NEWEST}.innerText.includes('on its way to Norway')"
         ));
@@ -77,8 +84,10 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
         browser.until_true(&format!(
             "{NEWEST}.innerText.includes('the card terminal is out of order')"
         ));
-        browser
-            .until_true(&format!("{STEPS}.join() === 'undone accept,undone reserve-stock,refused take-payment,ahead ship,ahead complete'"));
+        browser.until_true(&format!(
+            "{STEPS}.join() === 'undone accept,undone reserve-stock,refused \
+                take-payment,ahead ship,ahead complete'"
+        ));
         events_are_listed(
             &browser,
             &["PaymentRefused", "ReleaseStock", "OrderCancelled"],

@@ -308,7 +308,8 @@ async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
         let said = [
             "handle{otel.kind=\"consumer\" subscriber=\"inventory\"".to_owned(),
             format!(
-                "event.id=\"{id}\" event.type=\"OrderPlaced\" aggregate=\"7\" attempt={attempt} events=1 topic=\"order\""
+                "event.id=\"{id}\" event.type=\"OrderPlaced\" aggregate=\"7\" attempt={attempt} \
+                 events=1 topic=\"order\""
             ),
             format!("traceparent=\"{trace}\""),
         ];

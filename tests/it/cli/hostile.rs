@@ -39,15 +39,20 @@ async fn execute(pool: &PgPool, sql: &'static str) {
 
 async fn insert_rows(pool: &PgPool) {
     for sql in [
-        "insert into tidings.relay (name, leader, source, source_reason, delivery, position) values ('shop', $1, 'table', $1, $1, '{}')",
+        "insert into tidings.relay (name, leader, source, source_reason, delivery, position) \
+         values ('shop', $1, 'table', $1, $1, '{}')",
         "insert into tidings.relay_topic (relay, topic, partitions) values ('shop', $1, 1)",
         "insert into tidings.parked (relay, seq, id, aggregatetype, aggregateid, topic, reason)
          values ('shop', 1, '00000000-0000-0000-0000-000000000001', $1, $1, $1, $1)",
         "insert into tidings.saga (id, name, version, key, status, step, error, state, progress)
-         values ('00000000-0000-0000-0000-000000000002', $1, 1, $1, 'failed', $1, $1, to_json($1), jsonb_build_object(
-             'status', 'failed', 'ahead', jsonb_build_array($1), 'current', null, 'done', jsonb_build_array($1), 'undone', jsonb_build_array($1),
-             'failed_compensations', jsonb_build_array(jsonb_build_object('step', $1, 'error', $1))))",
-        "insert into tidings.saga_lock (resource, saga) values ($1, '00000000-0000-0000-0000-000000000002')",
+         values ('00000000-0000-0000-0000-000000000002', $1, 1, $1, 'failed', $1, $1, \
+         to_json($1), jsonb_build_object(
+             'status', 'failed', 'ahead', jsonb_build_array($1), 'current', null, 'done', \
+             jsonb_build_array($1), 'undone', jsonb_build_array($1),
+             'failed_compensations', jsonb_build_array(jsonb_build_object('step', $1, 'error', \
+             $1))))",
+        "insert into tidings.saga_lock (resource, saga) \
+         values ($1, '00000000-0000-0000-0000-000000000002')",
     ] {
         execute(pool, sql).await;
     }
@@ -163,7 +168,8 @@ async fn no_command_prints_a_control_character_or_a_line_of_a_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
     let database = migrated_database().await;
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ($1, $1, $1, to_json($1))";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ($1, $1, $1, to_json($1))";
     execute(&database.pool, insert).await;
     let path = std::env::temp_dir().join(format!("tidings-{}.log", uuid::Uuid::now_v7()));
     for format in ["human", "json"] {

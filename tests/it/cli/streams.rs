@@ -135,7 +135,8 @@ impl Blind {
     }
 
     async fn publishes(&self, database: &TestDatabase) {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{}')";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '1', 'T', '{}')";
         sqlx::query(insert)
             .execute(&database.pool)
             .await

@@ -136,13 +136,20 @@ async fn guarded(title: &str, delivery: Delivery) -> Guarded {
     // their name.
     let options = KafkaOptions::new()
         .proxied(true)
-        .set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT")
+        .set(
+            "listener.security.protocol.map",
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:SASL_PLAINTEXT",
+        )
         .set("sasl.enabled.mechanisms", "PLAIN")
         .set(
             "listener.name.proxied.plain.sasl.jaas.config",
-            "org.apache.kafka.common.security.plain.PlainLoginModule required user_relay=\"secret\";",
+            "org.apache.kafka.common.security.plain.PlainLoginModule required \
+             user_relay=\"secret\";",
         )
-        .set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .set(
+            "authorizer.class.name",
+            "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        )
         .set("super.users", "User:ANONYMOUS");
     let kafka = own_kafka(options).await;
     let database = migrated_database().await;
@@ -315,7 +322,8 @@ async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_unti
             .chain(&[right("good", WRITE), right("poor", DESCRIBE)])
             .for_each(|right| allow(&place.brokers, right));
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                      select kind, 'a', 'T', json_build_object('n', n) from generate_series(1, 3) n, unnest(array['poor', 'good']) kind";
+                      select kind, 'a', 'T', json_build_object('n', n) \
+                      from generate_series(1, 3) n, unnest(array['poor', 'good']) kind";
         sqlx::raw_sql(insert)
             .execute(&database.pool)
             .await

@@ -33,7 +33,8 @@ async fn sql(pool: &PgPool, text: &str) {
 
 /// Inserts rows that violate constraints, as rows from before these constraints may.
 async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
-    let rules = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where conrelid = 'tidings.outbox'::regclass";
+    let rules = "select conname::text, pg_get_constraintdef(oid) from pg_constraint \
+        where conrelid = 'tidings.outbox'::regclass";
     let rules: Vec<(String, String)> = sqlx::query_as(rules).fetch_all(pool).await.expect("asked");
     let mut text = String::new();
     for constraint in constraints {
@@ -55,7 +56,8 @@ async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
 async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let read = "select coalesce(topic, ''), reason from tidings.parked where reason is not null order by seq";
+        let read = "select coalesce(topic, ''), reason from tidings.parked \
+            where reason is not null order by seq";
         let parked: Vec<(String, String)> =
             sqlx::query_as(read).fetch_all(pool).await.expect("read");
         if parked.len() >= events {
@@ -113,7 +115,11 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         let relay = Running::start(options.clone());
         sql(
             pool,
-            &format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('{}', '1', 'T', '1')", place.topic),
+            &format!(
+                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                values ('{}', '1', 'T', '1')",
+                place.topic
+            ),
         )
         .await;
         published(pool, &place, 1).await;
@@ -134,7 +140,8 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
             })
             .collect();
         let rows = format!(
-            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values {}",
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+             values {}",
             rows.join(",")
         );
         insert_despite(
@@ -154,7 +161,11 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         sql(pool, "update tidings.parked set action = 'retry'").await;
         sql(
             pool,
-            &format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('{}', '1', 'T', '2')", place.topic),
+            &format!(
+                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                values ('{}', '1', 'T', '2')",
+                place.topic
+            ),
         )
         .await;
         published(pool, &place, 2).await;
@@ -253,7 +264,8 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     produce(&place, &topic, b"0", &forged(&ours, 9_999, false));
     sql(
         &database.pool,
-        "delete from tidings.relay; update tidings.relay_secret set secret = '\\x00112233445566778899aabbccddeeff', signs = false",
+        "delete from tidings.relay; update tidings.relay_secret set secret = \
+         '\\x00112233445566778899aabbccddeeff', signs = false",
     )
     .await;
     let text = place.start().refusal().await;
@@ -343,11 +355,13 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
         rows.join(",")
     );
     insert_despite(pool, &["outbox_headers_reserved"], &rows).await;
-    let good = r#"{"correlationid":"c","causationid":"d","content-type":"application/json","tenant":"acme"}"#;
+    let good = r#"{"correlationid":"c","causationid":"d",
+        "content-type":"application/json","tenant":"acme"}"#;
     sql(
         pool,
         &format!(
-            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values ('order', 'good', 'T', '1', '{good}')"
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) \
+             values ('order', 'good', 'T', '1', '{good}')"
         ),
     )
     .await;
@@ -420,8 +434,10 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     sql(
         pool,
         "set session_replication_role = replica;
-         insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) overriding system value
-             select 100000 + n, '5', 'order', n::text, 'T', to_json(n) from generate_series(2001, 2100) n;
+         insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) \
+         overriding system value
+             select 100000 + n, '5', 'order', n::text, 'T', to_json(n) \
+             from generate_series(2001, 2100) n;
          reset session_replication_role",
     )
     .await;
@@ -433,7 +449,12 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
         .map(|id| (id, 1))
         .collect();
     assert_eq!(delivered(place.reader().read_to_the_end()), expected);
-    sql(pool, "alter subscription copies disable; alter subscription copies set (slot_name = none); drop subscription copies").await;
+    sql(
+        pool,
+        "alter subscription copies disable; alter subscription copies set (slot_name = \
+        none); drop subscription copies",
+    )
+    .await;
 }
 
 /// Replicates the outbox of one database into that of another database on the same server.
@@ -451,7 +472,11 @@ async fn replicate(from: &TestDatabase, to: &TestDatabase) {
     .await;
     sql(
         &to.pool,
-        &format!("create subscription copies connection '{url}' publication copies with (create_slot = false, slot_name = '{slot}', copy_data = true)", url = from.url),
+        &format!(
+            "create subscription copies connection '{url}' publication copies with \
+            (create_slot = false, slot_name = '{slot}', copy_data = true)",
+            url = from.url
+        ),
     )
     .await;
 }
@@ -490,7 +515,11 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
         );
     };
     // A common pattern to keep the table empty.
-    refused("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '4', 'T', '4'); delete from tidings.outbox where aggregateid = '4'").await;
+    refused(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '4', 'T', '4'); delete from tidings.outbox where aggregateid = '4'",
+    )
+    .await;
     relay.stop().await;
     insert(pool, 5..=6).await;
     refused("delete from tidings.outbox where aggregateid = '5'").await;
@@ -513,7 +542,12 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
         [(3, 1), (5, 1), (6, 1)]
     );
     insert(pool, 7..=7).await;
-    sql(pool, "set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = '7'").await;
+    sql(
+        pool,
+        "set local tidings.delete_unpublished = on; delete from tidings.outbox \
+        where aggregateid = '7'",
+    )
+    .await;
     insert(pool, 8..=8).await;
     assert_eq!(place.command(&["relay", "forget", &place.name]).0, 0);
     sql(pool, "truncate tidings.outbox").await;
@@ -536,7 +570,8 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
         .map(|(n, time)| format!("('order', '{n}', 'T', '{n}', '{time}')"))
         .collect();
     let rows = format!(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values {}",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) \
+         values {}",
         rows.join(",")
     );
     insert_despite(pool, &["outbox_occurred_at_finite"], &rows).await;
@@ -568,7 +603,12 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
     let report = format!("{:?}", health.report().await);
     assert!(!report.contains("not known"), "{report}");
     // Rows are deleted if they are old or if a later row proves that they are old.
-    sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values ('order', '20', 'T', '20', now() - interval '1 year')").await;
+    sql(
+        pool,
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, \
+        occurred_at) values ('order', '20', 'T', '20', now() - interval '1 year')",
+    )
+    .await;
     let mut options = place.options();
     options.retention.keep = Duration::from_secs(3_600);
     let relay = Running::start(options.clone());

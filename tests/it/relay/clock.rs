@@ -19,8 +19,10 @@ async fn events_whose_timestamps_a_topic_refuses_are_published_and_none_is_parke
         &[("message.timestamp.before.max.ms", "60000")],
     )
     .await;
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at)
-                  select 'order', n::text, 'T', to_json(n), now() - interval '2 hours' from generate_series(1, 200) n";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, \
+        occurred_at)
+                  select 'order', n::text, 'T', to_json(n), now() - interval '2 hours' \
+                  from generate_series(1, 200) n";
     sqlx::query(insert).execute(pool).await.expect("inserted");
     let relay = place.start();
     published(pool, &place, 200).await;

@@ -11,8 +11,11 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
     let place = Place::new(&database);
     let payload = "{ \"total\" : 1.00,\n \"name\": \"Zoë \\u0000\" }";
     let id: uuid::Uuid = sqlx::query_scalar(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers, occurred_at)
-         values ('order', 'ключ-ä-🦀', 'OrderPlaced', $1::text::json, '{\"correlationid\": \"c-1\", \"tenant\": \"acme\", \"traceparent\": \"00-1-2-01\"}', '2026-01-02 03:04:05.678901+00')
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers, \
+         occurred_at)
+         values ('order', 'ключ-ä-🦀', 'OrderPlaced', $1::text::json, '{\"correlationid\": \
+         \"c-1\", \"tenant\": \"acme\", \"traceparent\": \"00-1-2-01\"}', \
+         '2026-01-02 03:04:05.678901+00')
          returning id",
     )
     .bind(payload)
@@ -65,9 +68,12 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
     let relay = place.start();
     relay.says("stream", "streaming").await;
     sqlx::raw_sql(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('file', 'foobar', 'Large', to_json(repeat('x', 999990)));
-         insert into tidings.outbox (aggregatetype, aggregateid, type, payload_bytes) values ('file', '21', 'Bytes', '\\x00ff01');
-         insert into tidings.outbox (aggregatetype, aggregateid, type) values ('file', 'a-little-bit-long-string', 'Gone')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+         values ('file', 'foobar', 'Large', to_json(repeat('x', 999990)));
+         insert into tidings.outbox (aggregatetype, aggregateid, type, payload_bytes) \
+         values ('file', '21', 'Bytes', '\\x00ff01');
+         insert into tidings.outbox (aggregatetype, aggregateid, type) \
+         values ('file', 'a-little-bit-long-string', 'Gone')",
     )
     .execute(&database.pool)
     .await
@@ -106,11 +112,15 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     let database = migrated_database().await;
     let place = Place::new(&database);
     let own = super::running::new_topic();
-    sqlx::query("insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('order', '1', 'OrderPlaced', '{\"n\":1}', $1), ('order', '1', 'OrderPlaced', '{\"n\":2}', null)")
-        .bind(&own)
-        .execute(&database.pool)
-        .await
-        .expect("inserted");
+    sqlx::query(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+        values ('order', '1', 'OrderPlaced', '{\"n\":1}', $1), ('order', '1', 'OrderPlaced', \
+        '{\"n\":2}', null)",
+    )
+    .bind(&own)
+    .execute(&database.pool)
+    .await
+    .expect("inserted");
     let mut options = place.options();
     options.envelope = EnvelopeFormat::CloudEventsStructured;
     options.event_source = "https://shop.example/orders".into();
@@ -134,7 +144,8 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     assert!(elsewhere.text().contains("\"data\":{\"n\":1}"));
 
     sqlx::raw_sql(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{\"n\":3}')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+         values ('order', '1', 'OrderPlaced', '{\"n\":3}')",
     )
     .execute(&database.pool)
     .await
@@ -165,7 +176,8 @@ async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     let database = migrated_database().await;
     let place = Place::new(&database);
     let publish = async |id: &str| {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'OrderPlaced', '{}')";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', $1, 'OrderPlaced', '{}')";
         sqlx::query(insert)
             .bind(id)
             .execute(&database.pool)

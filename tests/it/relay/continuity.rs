@@ -87,7 +87,12 @@ async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_ca
         "update tidings.relay set position = older.position, number = older.number from older",
     )
     .await;
-    run(&database.pool, "set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = '4'").await;
+    run(
+        &database.pool,
+        "set local tidings.delete_unpublished = on; delete from tidings.outbox \
+        where aggregateid = '4'",
+    )
+    .await;
     insert(&database.pool, 5..=5).await;
     let text = place.start().refusal().await;
     assert!(
@@ -122,7 +127,8 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
         .is_ok();
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=3).await;
-    let pending = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', $1)";
+    let pending = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, \
+        'proto_version', '1', 'publication_names', $1)";
     let pending: i64 = sqlx::query_scalar(pending)
         .bind(place.slot())
         .fetch_one(&database.pool)
@@ -162,7 +168,8 @@ async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     // The missing topic keeps the event from being published.
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    let hold = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('order', '3', 'T', '3', 'no-such-topic-' || gen_random_uuid())";
+    let hold = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+        values ('order', '3', 'T', '3', 'no-such-topic-' || gen_random_uuid())";
     let mut options = place.options();
     options.topics.create = false;
     relay.stop().await;
@@ -171,7 +178,8 @@ async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
     run(&database.pool, hold).await;
     relay.says("kafka", "no-such-topic").await;
     relay.stop().await;
-    let kept = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', $1)
+    let kept = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null, \
+        'proto_version', '1', 'publication_names', $1)
                 where get_byte(data, 0) = ascii('I')";
     let kept: i64 = sqlx::query_scalar(kept)
         .bind(place.slot())
@@ -275,7 +283,8 @@ async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
 fn upgrade(programs: &Path, old: &Postgres, new: &Postgres) {
     let (bin, data) = (programs.display(), new.data_folder());
     let script = format!(
-        "cd '{data}' && '{bin}/pg_upgrade' -U postgres -b '{bin}' -B '{bin}' -d '{old}' -D '{data}' -p {port} -P {other} --socketdir='{data}'",
+        "cd '{data}' && '{bin}/pg_upgrade' -U postgres -b '{bin}' -B '{bin}' -d '{old}' -D \
+         '{data}' -p {port} -P {other} --socketdir='{data}'",
         old = old.data_folder().display(),
         data = data.display(),
         port = old.port(),
@@ -321,7 +330,8 @@ fn require_caught_up(server: &Postgres, database: &str, slot: &str) {
     let (data, programs) = (server.data_folder(), std::env::var("TIDINGS_POSTGRES_BIN"));
     let Ok(programs) = programs else { return };
     let script = format!(
-        "echo \"select binary_upgrade_logical_slot_has_caught_up('{slot}')\" | '{programs}/postgres' --single -b -D '{}' {database}",
+        "echo \"select binary_upgrade_logical_slot_has_caught_up('{slot}')\" | \
+         '{programs}/postgres' --single -b -D '{}' {database}",
         data.display()
     );
     let written = as_owner(&data, &script);
@@ -389,11 +399,13 @@ async fn status_reads_no_more_rows_than_it_counts() {
     let place = Place::new(&database);
     ran(&place, &database.pool, 1..=2).await;
     let fill = format!(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', '1' from generate_series(1, {ROWS}) n"
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+         select 'order', n::text, 'T', '1' from generate_series(1, {ROWS}) n"
     );
     run(&database.pool, &fill).await;
     let read = async || -> (i64, i64) {
-        let sql = "select seq_tup_read::bigint, idx_tup_fetch::bigint from pg_stat_user_tables where schemaname = 'tidings' and relname = 'outbox'";
+        let sql = "select seq_tup_read::bigint, idx_tup_fetch::bigint from pg_stat_user_tables \
+            where schemaname = 'tidings' and relname = 'outbox'";
         sqlx::query_as(sql)
             .fetch_one(&database.pool)
             .await
@@ -413,7 +425,8 @@ async fn status_reads_no_more_rows_than_it_counts() {
     for published in [false, true] {
         if published {
             let position = format!(
-                "update tidings.relay set position = jsonb_set(position, '{{seen}}', to_jsonb(pg_current_snapshot()::text)) where name = '{}'",
+                "update tidings.relay set position = jsonb_set(position, '{{seen}}', \
+                 to_jsonb(pg_current_snapshot()::text)) where name = '{}'",
                 place.name
             );
             run(&database.pool, &position).await;

@@ -30,7 +30,8 @@ async fn server(basic_constraints: &str) -> (Postgres, TestDatabase) {
             .await
             .expect("set");
     }
-    let hba = "local all all trust\nhost all postgres all trust\nhost replication all all scram-sha-256\nhost all all all scram-sha-256\n";
+    let hba = "local all all trust\nhost all postgres all trust\n\
+        host replication all all scram-sha-256\nhost all all all scram-sha-256\n";
     std::fs::write(data.join("pg_hba.conf"), hba).expect("written");
     sqlx::raw_sql("select pg_reload_conf()")
         .execute(&database.pool)
@@ -106,7 +107,8 @@ async fn every_session_is_bound_to_the_tls_channel_if_the_url_demands_it() {
         place.reader().until_distinct(20);
         relay.says("stream", "streaming").await;
         // The view hides the columns of walsenders of other roles, so ann is a superuser.
-        let sql = "select count(*), count(*) filter (where s.ssl) from pg_stat_ssl s join pg_stat_activity a using (pid) where a.usename = 'ann'";
+        let sql = "select count(*), count(*) filter (where s.ssl) from pg_stat_ssl s \
+            join pg_stat_activity a using (pid) where a.usename = 'ann'";
         let (sessions, encrypted): (i64, i64) = sqlx::query_as(sql)
             .fetch_one(&database.pool)
             .await

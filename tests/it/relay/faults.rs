@@ -88,7 +88,8 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
         let pool = database.pool.clone();
         async move { write_concurrently(&pool, 3, 6, 500).await }
     });
-    let cut = "select count(pg_terminate_backend(active_pid)) from pg_replication_slots where database = current_database() and active_pid is not null";
+    let cut = "select count(pg_terminate_backend(active_pid)) from pg_replication_slots \
+        where database = current_database() and active_pid is not null";
     let mut cuts = 0;
     while !writing.is_finished() {
         cuts += sqlx::query_scalar::<_, i64>(cut)
@@ -244,7 +245,8 @@ async fn a_database_that_went_back_in_time_under_a_running_relay_is_noticed() {
     // it.
     sqlx::raw_sql(
         "update tidings.relay set epoch = 0;
-         select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()",
+         select pg_terminate_backend(active_pid) from pg_replication_slots \
+         where database = current_database()",
     )
     .execute(&database.pool)
     .await

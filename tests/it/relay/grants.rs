@@ -103,7 +103,8 @@ async fn relay_as(
 
 async fn insert(pool: &PgPool, n: u32) {
     let sql = format!(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')"
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+         values ('order', '1', 'T', '{n}')"
     );
     run(pool, sql).await;
 }
@@ -178,11 +179,16 @@ async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
-    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload text)";
+    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), \
+        aggregatetype text, aggregateid text, type text, payload text)";
     // Revoke the default privileges of `public`.
     run(
         &database.pool,
-        format!("revoke all on database \"{}\" from public; revoke all on schema public from public; {table}", name_of(&database)),
+        format!(
+            "revoke all on database \"{}\" from public; revoke all on schema public \
+            from public; {table}",
+            name_of(&database)
+        ),
     )
     .await;
     let place = Place::new(&database);
@@ -196,7 +202,8 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     options.delivery = Delivery::AtLeastOnce;
     let insert = async |n: u32| {
         let sql = format!(
-            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')"
+            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+             values ('order', '1', 'T', '{n}')"
         );
         run(&database.pool, sql).await;
     };
@@ -210,7 +217,8 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     relay.stop().await;
     for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
         // The walsender of the relay may still be running.
-        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
+        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), \
+            pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
         run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
         run(
             &database.pool,
@@ -274,7 +282,8 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
     // Nothing more is granted: the role can forge neither order nor completeness, and it can read
     // nothing.
     for forbidden in [
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', 'b', 'c', 1)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) \
+         overriding system value values ('a', 'b', 'c', 1)",
         "select * from tidings.outbox",
         "delete from tidings.outbox",
     ] {

@@ -219,7 +219,8 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
 async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
     let (database, place, relay) = met(10).await;
     let name = stopped_group(&place).await;
-    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
+    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
     sqlx::raw_sql(far)
         .execute(&database.pool)
         .await
@@ -251,7 +252,8 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
             0
         );
         flowing += 1;
-        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('account', 'flowing', 'T', to_json($1))";
+        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('account', 'flowing', 'T', to_json($1))";
         sqlx::query(one)
             .bind(flowing as i64)
             .execute(&database.pool)

@@ -15,7 +15,8 @@ use crate::services::{migrated_database, migrated_database_on, own_postgres};
 
 /// Drops the relay's slot, even while a session reads from it.
 async fn drop_slot(pool: &PgPool, slot: &str) {
-    let sql = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+    let sql = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) \
+        from pg_replication_slots where slot_name = $1";
     while sqlx::query(sql).bind(slot).execute(pool).await.is_err() {}
 }
 
@@ -82,10 +83,13 @@ async fn a_slot_that_the_server_invalidated_is_made_anew() {
         .expect("created");
     let status = "select wal_status from pg_replication_slots where slot_name = $1";
     for _ in 0..50 {
-        sqlx::raw_sql("insert into other select repeat('x', 1000) from generate_series(1, 20000); select pg_switch_wal(); checkpoint")
-            .execute(&database.pool)
-            .await
-            .expect("filled");
+        sqlx::raw_sql(
+            "insert into other select repeat('x', 1000) from generate_series(1, 20000); \
+            select pg_switch_wal(); checkpoint",
+        )
+        .execute(&database.pool)
+        .await
+        .expect("filled");
         let status: Option<String> = sqlx::query_scalar(status)
             .bind(place.slot())
             .fetch_one(&database.pool)
@@ -120,7 +124,8 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
     let publish = |key: &'static str| {
         let pool = database.pool.clone();
         async move {
-            let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', '1')";
+            let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                values ('order', $1, 'T', '1')";
             sqlx::query(sql)
                 .bind(key)
                 .execute(&pool)
@@ -174,7 +179,8 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         let name = place.slot();
         let insert = |key: &str| {
             format!(
-                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '{key}', 'T', '1')"
+                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                 values ('order', '{key}', 'T', '1')"
             )
         };
         let run = async |sql: String| {
@@ -204,7 +210,11 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         run(format!("alter publication {name} set table tidings.outbox")).await;
         let (narrow, widen) = ("set (publish = 'update')", "set (publish = 'insert')");
         let (first, second) = (insert("first"), insert("second"));
-        run(format!("begin; {first}; alter publication {name} {narrow}; {second}; alter publication {name} {widen}; commit")).await;
+        run(format!(
+            "begin; {first}; alter publication {name} {narrow}; {second}; \
+            alter publication {name} {widen}; commit"
+        ))
+        .await;
         // Force the log as the source, even if other tests have written a large amount of it.
         let mut dying = place.spawn_with(&[
             ("TIDINGS_TEST_DIE_AT", "kafka-committed:1"),
@@ -258,7 +268,8 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
     // are stored uncompressed. It is in the middle of one of these transactions when it is behind
     // by more than a second and by more than 64 MB.
     let sql = "alter table tidings.outbox alter column payload set storage external;
-               insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '0', 'T', '0')";
+               insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+               values ('order', '0', 'T', '0')";
     sqlx::raw_sql(sql)
         .execute(&database.pool)
         .await
@@ -268,7 +279,8 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
         .await;
     for transaction in 1..=8 {
         let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                   select 'order', $1::int || '-' || n, 'T', to_json(repeat('x', 20000)) from generate_series(1, 1500) n";
+                   select 'order', $1::int || '-' || n, 'T', to_json(repeat('x', 20000)) \
+                   from generate_series(1, 1500) n";
         sqlx::query(sql)
             .bind(transaction)
             .execute(&database.pool)

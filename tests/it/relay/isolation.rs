@@ -15,8 +15,10 @@ use crate::services::migrated_database;
 /// `bytes` bytes that do not compress.
 async fn insert_mixed(pool: &PgPool, events: i32, bytes: i32) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-        select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T', json_build_object('n', n, 'pad', case when n % 11 = 0
-            then (select string_agg(md5(n::text || k::text), '') from generate_series(1, $2 / 32) k) else 'x' end)
+        select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T', \
+        json_build_object('n', n, 'pad', case when n % 11 = 0
+            then (select string_agg(md5(n::text || k::text), '') \
+            from generate_series(1, $2 / 32) k) else 'x' end)
         from generate_series(1, $1) n";
     sqlx::query(insert)
         .bind(events)
@@ -106,7 +108,8 @@ async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_oth
     .await;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
         select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T',
-               json_build_object('n', n, 'pad', repeat('x', case when n % 11 = 0 then 40000 else 1 end))
+               json_build_object('n', n, 'pad', repeat('x', case when n % 11 = 0 then 40000 else \
+               1 end))
         from generate_series(1, 110) n";
     sql(&database.pool, insert).await;
     isolated(&database.pool, &place, place.start()).await;
@@ -125,7 +128,8 @@ async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
         .insert("compression.type".into(), "lz4".into());
     insert_mixed(pool, 11, 40_000).await;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-        select 'order', 'good' || n, 'T', json_build_object('n', n, 'pad', repeat('x', 200000)) from generate_series(101, 110) n";
+        select 'order', 'good' || n, 'T', json_build_object('n', n, 'pad', repeat('x', 200000)) \
+        from generate_series(101, 110) n";
     sql(pool, insert).await;
     let relay = Running::start(options);
     until_parked(pool, &[("bad11", 11, true)]).await;

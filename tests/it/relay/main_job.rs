@@ -87,7 +87,8 @@ async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
         .fetch_one(&database.pool)
         .await
         .expect("asked");
-    let followed = "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) from pg_replication_slots where database = current_database()";
+    let followed = "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) \
+        from pg_replication_slots where database = current_database()";
     for _ in 0..2_400 {
         if sqlx::query_scalar(followed)
             .bind(&target)

@@ -11,7 +11,8 @@ use crate::services::{TestDatabase, migrated_database, restored};
 
 /// Returns the slots of this database.
 async fn slots(pool: &PgPool) -> Vec<String> {
-    let sql = "select slot_name::text from pg_replication_slots where database = current_database() order by 1";
+    let sql = "select slot_name::text from pg_replication_slots \
+        where database = current_database() order by 1";
     sqlx::query_scalar(sql)
         .fetch_all(pool)
         .await
@@ -166,7 +167,12 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
     );
     assert_eq!(slots(&database.pool).await, [unmarked, marked]);
     insert(&database.pool, 1..=1).await;
-    run(&database.pool, "insert into other.outbox (aggregatetype, aggregateid, type, payload) values ('order', '2', 'T', '2')").await;
+    run(
+        &database.pool,
+        "insert into other.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '2', 'T', '2')",
+    )
+    .await;
     place.reader().until_distinct(1);
     other.reader().until_distinct(1);
     for relay in relays {

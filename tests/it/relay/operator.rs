@@ -46,7 +46,8 @@ impl Place {
 }
 
 pub(crate) async fn insert(pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
-    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', to_json(n) from generate_series($1::bigint, $2::bigint) n";
+    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'order', n::text, 'T', to_json(n) from generate_series($1::bigint, $2::bigint) n";
     sqlx::query(sql)
         .bind(*ids.start())
         .bind(*ids.end())
@@ -141,10 +142,13 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     let relay = place.start();
     // This transaction begins before the time of the rewind and continues after it.
     let mut long = database.pool.begin().await.expect("begun");
-    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '4', 'T', '4')")
-        .execute(&mut *long)
-        .await
-        .expect("inserted");
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '4', 'T', '4')",
+    )
+    .execute(&mut *long)
+    .await
+    .expect("inserted");
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let time: String = sqlx::query_scalar(
         "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
@@ -153,10 +157,13 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     .await
     .expect("asked");
     insert(&database.pool, 5..=6).await;
-    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7', 'T', '7')")
-        .execute(&mut *long)
-        .await
-        .expect("inserted");
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '7', 'T', '7')",
+    )
+    .execute(&mut *long)
+    .await
+    .expect("inserted");
     long.commit().await.expect("committed");
     published(&database.pool, &place, 7).await;
     relay.stop().await;
@@ -180,10 +187,13 @@ async fn a_skip_leaves_out_what_is_committed_and_not_what_comes_after() {
     let database = migrated_database().await;
     let place = ran(&database, 1..=2).await;
     let mut open = database.pool.begin().await.expect("begun");
-    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '5', 'T', '5')")
-        .execute(&mut *open)
-        .await
-        .expect("inserted");
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '5', 'T', '5')",
+    )
+    .execute(&mut *open)
+    .await
+    .expect("inserted");
     insert(&database.pool, 3..=4).await;
     let (code, text) = place.command(&["relay", "skip", "--all"]);
     assert!(
@@ -378,8 +388,10 @@ async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
             && text.contains(&format!("deleted the topic of its positions, {topic}")),
         "{text}"
     );
-    let left = "select (select count(*) from tidings.relay) + (select count(*) from tidings.relay_topic)
-                     + (select count(*) from pg_replication_slots where database = current_database()) + (select count(*) from pg_publication)";
+    let left = "select (select count(*) from tidings.relay) + (select count(*) \
+        from tidings.relay_topic)
+                     + (select count(*) from pg_replication_slots \
+                     where database = current_database()) + (select count(*) from pg_publication)";
     let left: i64 = sqlx::query_scalar(left)
         .fetch_one(&database.pool)
         .await

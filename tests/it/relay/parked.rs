@@ -24,7 +24,8 @@ pub(super) async fn sql(pool: &PgPool, text: &str) {
 
 /// Publishes event `n` of an order, padded to about `bytes` bytes.
 pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
     sqlx::query(insert)
         .bind(id)
         .bind(n)
@@ -37,7 +38,8 @@ pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
 /// Returns aggregate and number of each parked event in order, and `true` for those that are parked
 /// for a reason of their own.
 pub(super) async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
-    let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
+    let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null \
+        from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
     sqlx::query_as(select).fetch_all(pool).await.expect("read")
 }
 
@@ -168,7 +170,12 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
         if source == SourceKind::Auto {
             relay.says("stream", "streaming").await;
         }
-        sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'a', null, '{\"n\": 2}')").await;
+        sql(
+            pool,
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', 'a', null, '{\"n\": 2}')",
+        )
+        .await;
         publish(pool, "a", 3, 1).await;
         publish(pool, "b", 1, 1).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
@@ -179,12 +186,22 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
                 .expect("read");
         assert_eq!(reason, "column `type` is null where a value is needed");
         place.reader().until_distinct(2);
-        sql(pool, "update tidings.outbox set type = 'T' where type is null; update tidings.parked set action = 'retry'").await;
+        sql(
+            pool,
+            "update tidings.outbox set type = 'T' where type is null; \
+            update tidings.parked set action = 'retry'",
+        )
+        .await;
         let mut reader = place.reader();
         reader.until_distinct(4);
         // The aggregate of this row is unknown, so the relay cannot determine which events have to
         // wait.
-        sql(pool, "insert into tidings.outbox (aggregatetype, type, payload) values ('order', 'T', '{\"n\": 4}')").await;
+        sql(
+            pool,
+            "insert into tidings.outbox (aggregatetype, type, payload) \
+            values ('order', 'T', '{\"n\": 4}')",
+        )
+        .await;
         publish(pool, "b", 2, 1).await;
         let refusal = relay.refusal().await;
         assert!(
@@ -258,7 +275,8 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
     sql(
         pool,
         "set local tidings.delete_unpublished = on; delete from tidings.outbox where seq in (1, 3);
-         update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' where reason is not null",
+         update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' \
+         where reason is not null",
     )
     .await;
     until_decided(pool).await;
@@ -302,7 +320,8 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
     sql(
         pool,
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values
-            ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('or der', 'b', 'T', '{\"n\":1}', '{}'), ('order', 'c', 'T', '{\"n\":1}', '{}')",
+            ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('or der', 'b', 'T', '{\"n\":1}', '{}'), \
+            ('order', 'c', 'T', '{\"n\":1}', '{}')",
     )
     .await;
     until_parked(pool, &[("a", 1, true), ("b", 1, true)]).await;
@@ -312,7 +331,8 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
             .await
             .expect("read");
     assert!(
-        reasons[0].0.contains("not a JSON object") && reasons[1].0.contains("not a valid topic name"),
+        reasons[0].0.contains("not a JSON object")
+            && reasons[1].0.contains("not a valid topic name"),
         "{reasons:?}"
     );
     assert!(reasons[1].1.ends_with("-or der"), "{reasons:?}");
@@ -355,9 +375,14 @@ async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
         let database = migrated_database().await;
         let (pool, (place, options)) =
             (&database.pool, strict(&database, "100000", delivery).await);
-        sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', json_build_object('n', n, 'pad', repeat('x', case n when 50 then 200000 else 1 end))
-            from generate_series(1, 100) n").await;
+        sql(
+            pool,
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', \
+            json_build_object('n', n, 'pad', repeat('x', case n when 50 then 200000 else 1 end))
+            from generate_series(1, 100) n",
+        )
+        .await;
         publish(pool, "large", 101, 1).await;
         let relay = Running::start(options);
         until_parked(pool, &[("large", 50, true), ("large", 101, false)]).await;
@@ -384,7 +409,8 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
     for wave in 1..=8 {
         // Together these events exceed the limit of the topic.
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-            select 'order', 'o' || n % 3, 'T', json_build_object('n', n, 'pad', repeat('x', 5000)) from generate_series($1 - 19, $1) n";
+            select 'order', 'o' || n % 3, 'T', json_build_object('n', n, 'pad', repeat('x', \
+            5000)) from generate_series($1 - 19, $1) n";
         sqlx::query(insert)
             .bind(wave * 20)
             .execute(pool)
@@ -558,7 +584,8 @@ async fn ten_thousand_and_one_events_of_an_aggregate_stop_that_aggregate_alone()
     sql(
         pool,
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-         select 'order', 'a', 'T', json_build_object('n', n, 'pad', repeat('x', case n when 1 then 20000 else 1 end)) from generate_series(1, 10001) n",
+         select 'order', 'a', 'T', json_build_object('n', n, 'pad', repeat('x', \
+         case n when 1 then 20000 else 1 end)) from generate_series(1, 10001) n",
     )
     .await;
     publish(pool, "b", 1, 1).await;
@@ -622,7 +649,8 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
     publish(pool, "a", 3, 60_000).await;
     sql(
         pool,
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values ('order', 'a', 'T', '{\"n\":4}', '[1]')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) \
+         values ('order', 'a', 'T', '{\"n\":4}', '[1]')",
     )
     .await;
     publish(pool, "a", 5, 1).await;
@@ -730,15 +758,22 @@ async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_rep
     sql(
         pool,
         "alter table tidings.outbox drop constraint outbox_headers_object;
-         create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not now'; end $$;
-         create trigger refuse before delete on tidings.parked for each statement execute function refuse();
+         create function refuse() returns trigger language plpgsql as $$ begin raise exception \
+         'not now'; end $$;
+         create trigger refuse before delete on tidings.parked for each statement execute \
+         function refuse();
          insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values
              ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('order', 'a', 'T', '{\"n\":2}', '{}')",
     )
     .await;
     let mut relay = place.spawn();
     until_parked(pool, &[("a", 1, true), ("a", 2, false)]).await;
-    sql(pool, "update tidings.outbox set headers = '{}'; update tidings.parked set action = 'retry' where reason is not null").await;
+    sql(
+        pool,
+        "update tidings.outbox set headers = '{}'; \
+        update tidings.parked set action = 'retry' where reason is not null",
+    )
+    .await;
     place.reader().until_distinct(2);
     relay.kill();
     assert_eq!(parked(pool).await.len(), 2);
@@ -759,18 +794,20 @@ async fn spoil(pool: &PgPool) {
         pool,
         "alter table tidings.outbox drop constraint outbox_headers_object;
          create function spoil() returns trigger language plpgsql as $$ begin
-             if new.aggregateid in ('a0', 'a1', 'a2') and (new.payload ->> 'version')::bigint % 7 = 0 then new.headers = '[1]'; end if;
+             if new.aggregateid in ('a0', 'a1', 'a2') and (new.payload ->> 'version')::bigint % 7 \
+             = 0 then new.headers = '[1]'; end if;
              return new;
          end $$;
-         create trigger spoil before insert on tidings.outbox for each row execute function spoil()",
+         create trigger spoil before insert on tidings.outbox for each row execute function \
+         spoil()",
     )
     .await;
 }
 
 /// Repairs the parked events and requests a retry.
 async fn repair(pool: &PgPool) {
-    let repair =
-        "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' and seq in (select seq from tidings.parked);
+    let repair = "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' \
+         and seq in (select seq from tidings.parked);
                   update tidings.parked set action = 'retry' where reason is not null";
     sql(pool, repair).await;
 }
@@ -789,7 +826,8 @@ async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdi
             .await
             .expect("counted");
         let unread: i64 = sqlx::query_scalar(
-            "select count(*) from tidings.outbox o, tidings.relay r where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
+            "select count(*) from tidings.outbox o, tidings.relay r \
+             where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
         )
         .fetch_one(pool)
         .await

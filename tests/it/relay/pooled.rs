@@ -90,8 +90,10 @@ impl PgBouncer {
             .map(|password| format!(" password={password}"))
             .unwrap_or_default();
         let settings = format!(
-            "[databases]\n* = host={} port={} user={}{password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = {mode}\ndefault_pool_size = {server_connections}\nignore_startup_parameters = extra_float_digits,options\n{}",
+            "[databases]\n* = host={} port={} user={}{password}\n[pgbouncer]\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             pool_mode = {mode}\ndefault_pool_size = {server_connections}\n\
+             ignore_startup_parameters = extra_float_digits,options\n{}",
             url.host_str().expect("a host"),
             url.port().expect("a port"),
             url.username(),
@@ -148,7 +150,6 @@ impl PgBouncer {
         panic!("pgbouncer does not answer")
     }
 }
-
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {

@@ -52,14 +52,16 @@ const CASES: &[Case] = &[
     },
     Case {
         fault: "alter table tidings.outbox rename to plain;
-                create table tidings.outbox (like tidings.plain including defaults) partition by range (seq)",
+                create table tidings.outbox (like tidings.plain including defaults) \
+                partition by range (seq)",
         message: "is partitioned",
         remedy: "plain table",
         repair: "drop table tidings.outbox; alter table tidings.plain rename to outbox",
         source: SourceKind::Auto,
     },
     Case {
-        fault: "alter table tidings.outbox rename to plain; create view tidings.outbox as select * from tidings.plain",
+        fault: "alter table tidings.outbox rename to plain; create view tidings.outbox as \
+            select * from tidings.plain",
         message: "is a view",
         remedy: "plain table",
         repair: "drop view tidings.outbox; alter table tidings.plain rename to outbox",
@@ -115,7 +117,8 @@ const CASES: &[Case] = &[
         source: SourceKind::Auto,
     },
     Case {
-        fault: "insert into tidings.relay (name, identity, position, number) select '%n', '{\"system\": \"1\", \"database\": 5, \"timeline\": 1}', null, 0",
+        fault: "insert into tidings.relay (name, identity, position, number) \
+            select '%n', '{\"system\": \"1\", \"database\": 5, \"timeline\": 1}', null, 0",
         message: "has a position in another database (system 1, oid 5;",
         remedy: "tidings relay adopt",
         repair: "delete from tidings.relay",
@@ -218,7 +221,8 @@ async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_th
         "create table kept as select * from tidings.relay".into(),
     )
     .await;
-    let row = "update tidings.relay r set kafka_cluster_id = k.kafka_cluster_id, number = k.number from kept k";
+    let row = "update tidings.relay r set kafka_cluster_id = k.kafka_cluster_id, \
+        number = k.number from kept k";
     for (fault, message) in [
         (
             "update tidings.relay set kafka_cluster_id = 'another'",
@@ -294,7 +298,8 @@ async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() 
         &database.pool,
         format!(
             "create role {role} login replication password 'secret';
-             grant usage on schema tidings to {role}; grant select, insert, update, delete on all tables in schema tidings to {role}"
+             grant usage on schema tidings to {role}; grant select, insert, update, \
+             delete on all tables in schema tidings to {role}"
         ),
     )
     .await;

@@ -11,7 +11,8 @@ use super::{
 use crate::services::{migrated_database, migrated_database_on, own_postgres};
 
 async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
-    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', to_json(repeat('x', $2)))";
+    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', $1, 'T', to_json(repeat('x', $2)))";
     sqlx::query(sql)
         .bind(key)
         .bind(bytes)
@@ -67,10 +68,13 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
         "{records:?}"
     );
     // The remedy: delete the event (or raise the limit). The relay then continues.
-    sqlx::raw_sql("set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = 'large'")
-        .execute(&database.pool)
-        .await
-        .expect("deleted");
+    sqlx::raw_sql(
+        "set local tidings.delete_unpublished = on; delete from tidings.outbox \
+        where aggregateid = 'large'",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("deleted");
     let relay = place.start();
     let mut reader = place.reader();
     let keys: Vec<_> = reader
@@ -128,7 +132,8 @@ async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
     let mut place = Place::new(&database);
     let role = format!("relay_{}", uuid::Uuid::now_v7().simple());
     let sql = format!(
-        "create role {role} login password 'secret'; grant usage on schema tidings to {role}; grant select, insert, update on all tables in schema tidings to {role};
+        "create role {role} login password 'secret'; grant usage on schema tidings to {role}; \
+         grant select, insert, update on all tables in schema tidings to {role};
          create publication {} for table tidings.outbox with (publish = 'insert')",
         place.slot()
     );
@@ -208,10 +213,13 @@ async fn an_outbox_that_is_renamed_under_its_feet_stops_the_relay() {
     let place = Place::new(&database);
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    sqlx::raw_sql("alter table tidings.outbox rename to mailbox; insert into tidings.mailbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')")
-        .execute(&database.pool)
-        .await
-        .expect("renamed");
+    sqlx::raw_sql(
+        "alter table tidings.outbox rename to mailbox; \
+        insert into tidings.mailbox (aggregatetype, aggregateid, type) values ('a', '1', 'T')",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("renamed");
     let text = relay.refusal().await;
     assert!(text.contains("tidings.mailbox now"), "{text}");
 }
@@ -227,7 +235,8 @@ async fn a_trigger_that_a_restore_has_left_off_stops_the_relay() {
     let relay = Running::start(options.clone());
     place.reader().until_distinct(1);
     let restored = "alter table tidings.outbox disable trigger all;
-        insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) overriding system value values (1000, '5', 'order', '2', 'T', '2');
+        insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) \
+        overriding system value values (1000, '5', 'order', '2', 'T', '2');
         alter table tidings.outbox enable trigger all";
     sqlx::raw_sql(restored)
         .execute(pool)

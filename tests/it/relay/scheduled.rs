@@ -43,7 +43,8 @@ async fn scheduled(pool: &PgPool) -> i64 {
 /// from `first`.
 async fn schedule_many(pool: &PgPool, first: i64, events: i64, delay: Duration) {
     let sql = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, due_at)
-               select 'account', (n % 100)::text, 'Moved', json_build_object('account', (n % 100)::text, 'version', n), now() + make_interval(secs => $3)
+               select 'account', (n % 100)::text, 'Moved', json_build_object('account', \
+               (n % 100)::text, 'version', n), now() + make_interval(secs => $3)
                from generate_series($1, $1 + $2 - 1) n order by n";
     sqlx::query(sql)
         .bind(first)
@@ -351,14 +352,16 @@ async fn a_scheduled_event_that_the_outbox_refuses_does_not_hold_up_others() {
     schedule(&database.pool, moved("before", 1), Duration::ZERO).await;
     place.reader().until_distinct(1);
     let rule: String = sqlx::query_scalar(
-        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'tidings.scheduled'::regclass and conname = 'outbox_occurred_at_finite'",
+        "select pg_get_constraintdef(oid) from pg_constraint \
+         where conrelid = 'tidings.scheduled'::regclass and conname = 'outbox_occurred_at_finite'",
     )
     .fetch_one(&database.pool)
     .await
     .expect("asked");
     let bad = format!(
         "alter table tidings.scheduled drop constraint outbox_occurred_at_finite;
-         insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, occurred_at, due_at) values ('account', 'bad', 'Moved', '1', 'infinity', '2020-01-01');
+         insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, occurred_at, \
+         due_at) values ('account', 'bad', 'Moved', '1', 'infinity', '2020-01-01');
          alter table tidings.scheduled add constraint outbox_occurred_at_finite {rule};"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(bad))

@@ -87,7 +87,8 @@ async fn a_topic_deleted_and_created_again_around_events_stops_no_other_topic() 
 }
 
 async fn insert_into(pool: &sqlx::PgPool, topic: &str, id: i32) {
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('doomed', $1, 'Made', '{}', $2)";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+        values ('doomed', $1, 'Made', '{}', $2)";
     sqlx::query(insert)
         .bind(id.to_string())
         .bind(topic)
@@ -106,7 +107,8 @@ async fn a_topic_of_dead_letters_that_is_deleted_stops_nothing_and_gets_the_next
     let dead = format!("{}.dead", place.topic);
     let mut reader = place.reader();
     for id in ["one", "two"] {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('large', $1, 'Made', to_json(repeat('x', 20000)))";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('large', $1, 'Made', to_json(repeat('x', 20000)))";
         sqlx::query(insert)
             .bind(id)
             .execute(&database.pool)

@@ -15,32 +15,43 @@ use crate::services::{TestDatabase, database, migrated_database};
 use crate::subscriber::place::{self as subscriber, Changed, create_effects, start, until_effects};
 
 /// Server functions that Tidings calls. Each is also created in `public` with the same parameters.
-const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended pg_advisory_xact_lock pg_try_advisory_xact_lock make_interval left
-    cardinality min max unnest pg_current_xact_id pg_current_snapshot pg_current_wal_insert_lsn pg_current_wal_flush_lsn pg_snapshot_xmin
-    pg_snapshot_xmax pg_visible_in_snapshot current_setting set_config pg_is_in_recovery to_regnamespace to_regclass quote_ident pg_backend_pid
-    pg_wal_lsn_diff pg_terminate_backend row_security_active pg_get_serial_sequence current_database has_table_privilege starts_with";
+const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended
+    pg_advisory_xact_lock pg_try_advisory_xact_lock make_interval left cardinality min max unnest
+    pg_current_xact_id pg_current_snapshot pg_current_wal_insert_lsn pg_current_wal_flush_lsn
+    pg_snapshot_xmin pg_snapshot_xmax pg_visible_in_snapshot current_setting set_config
+    pg_is_in_recovery to_regnamespace to_regclass quote_ident pg_backend_pid pg_wal_lsn_diff
+    pg_terminate_backend row_security_active pg_get_serial_sequence current_database
+    has_table_privilege starts_with";
 
 /// Creates each function, and a variant that matches a call with an integer literal better than the
 /// server's own. Each raises an error when it is called.
 const TRAPS: &str = r#"
-    create function public.trapped(name text) returns void language plpgsql as $f$ begin raise exception 'TRAPPED in %', name; end $f$;
+    create function public.trapped(name text) returns void language plpgsql
+        as $f$ begin raise exception 'TRAPPED in %', name; end $f$;
     do $do$
     declare f record;
     begin
         for f in
-            select distinct on (p.proname, pg_get_function_identity_arguments(p.oid)) p.proname as name,
-                   pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result
+            select distinct on (p.proname, pg_get_function_identity_arguments(p.oid))
+                   p.proname as name, pg_get_function_arguments(p.oid) as arguments,
+                   pg_get_function_result(p.oid) as result
             from pg_proc p
-            where p.pronamespace = 'pg_catalog'::regnamespace and p.proname = any (regexp_split_to_array($names$NAMES$names$, '\s+'))
-              and pg_get_function_arguments(p.oid) !~ 'any|internal|VARIADIC' and pg_get_function_result(p.oid) !~ 'any|internal|trigger|TABLE'
+            where p.pronamespace = 'pg_catalog'::regnamespace
+              and p.proname = any (regexp_split_to_array($names$NAMES$names$, '\s+'))
+              and pg_get_function_arguments(p.oid) !~ 'any|internal|VARIADIC'
+              and pg_get_function_result(p.oid) !~ 'any|internal|trigger|TABLE'
         loop
-            execute format('create function public.%I(%s) returns %s language plpgsql as $f$ begin perform public.trapped(%L); end $f$',
+            execute format('create function public.%I(%s) returns %s language plpgsql
+                            as $f$ begin perform public.trapped(%L); end $f$',
                            f.name, f.arguments, f.result, f.name);
         end loop;
     end $do$;
-    create function public.hashtextextended(text, integer) returns bigint language plpgsql as $f$ begin perform public.trapped('hashtextextended'); end $f$;
-    create function public.unnest(text[]) returns setof text language plpgsql as $f$ begin perform public.trapped('unnest'); end $f$;
-    create function public.traps() returns bigint language sql as 'select count(*) from pg_proc where pronamespace = ''public''::regnamespace';
+    create function public.hashtextextended(text, integer) returns bigint language plpgsql
+        as $f$ begin perform public.trapped('hashtextextended'); end $f$;
+    create function public.unnest(text[]) returns setof text language plpgsql
+        as $f$ begin perform public.trapped('unnest'); end $f$;
+    create function public.traps() returns bigint language sql
+        as 'select count(*) from pg_proc where pronamespace = ''public''::regnamespace';
 "#;
 
 /// Returns a pool whose sessions search `public` before the server's own schema.
@@ -93,8 +104,10 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
         };
         let relay = Running::start(options);
         relay.says("lease", "leads").await;
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '1')";
-        let later = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, due_at) values ('order', '1', 'T', '2', pg_catalog.now())";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '1', 'T', '1')";
+        let later = "insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, \
+            due_at) values ('order', '1', 'T', '2', pg_catalog.now())";
         for sql in [insert, later] {
             sqlx::query(sql)
                 .execute(&database.pool)

@@ -232,7 +232,12 @@ async fn events_that_wait_for_a_topic_are_given_up_by_command() {
     publish(pool, "missing", "a", 1, 3).await;
     let relay = Running::start(options(&place));
     until_parked(pool, 3).await;
-    sql(pool, "update tidings.parked set action = 'discard' where seq = (select min(seq) from tidings.parked)").await;
+    sql(
+        pool,
+        "update tidings.parked set action = 'discard' where seq = (select min(seq) \
+        from tidings.parked)",
+    )
+    .await;
     until_parked(pool, 2).await;
     create_topic(&place.brokers, &topic(&place, "missing"), 1).await;
     sql(pool, "update tidings.parked set action = 'retry'").await;
@@ -303,7 +308,8 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     options.topics.partitions = Some(1);
     options.topic_limits.create_max_per_minute = 20;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                  select 'k' || n, 'x', 'T', json_build_object('n', n) from generate_series(1, 60) n";
+                  select 'k' || n, 'x', 'T', json_build_object('n', n) \
+                  from generate_series(1, 60) n";
     sql(pool, insert).await;
     publish(pool, "good", "x", 1, 5).await;
     let relay = Running::start(options);
@@ -331,7 +337,8 @@ async fn many_topics_that_exist_are_found_by_one_question() {
         create_topic(&place.brokers, &topic(&place, &format!("k{n}")), 1).await;
     }
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                  select 'k' || (1 + n % 60), 'x', 'T', json_build_object('n', n) from generate_series(1, 1200) n";
+                  select 'k' || (1 + n % 60), 'x', 'T', json_build_object('n', n) \
+                  from generate_series(1, 1200) n";
     sql(pool, insert).await;
     let relay = Running::start(options(&place));
     let until = Instant::now() + PATIENCE;

@@ -201,7 +201,8 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     let new = shop.deploy(pays("buy"));
     shop.serve_payments();
     until_kept(&shop).await;
-    let later = "update tidings.saga_code set seen_at = now() - interval '2 minutes' where name = 'place-order'";
+    let later = "update tidings.saga_code set seen_at = now() - interval '2 minutes' \
+        where name = 'place-order'";
     sqlx::query(later)
         .execute(&shop.database.pool)
         .await

@@ -63,8 +63,12 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     );
     service.run_on(&saga, pool.clone());
     crate::subscriber::place::until("both have ended", async || {
-        let ended = "select count(*) from tidings.outbox where type in ('SagaCompleted', 'SagaCompensated')";
-        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&service.database.pool).await.expect("read");
+        let ended = "select count(*) from tidings.outbox \
+            where type in ('SagaCompleted', 'SagaCompensated')";
+        let ended: i64 = sqlx::query_scalar(ended)
+            .fetch_one(&service.database.pool)
+            .await
+            .expect("read");
         (ended == 2).then_some(())
     })
     .await;

@@ -68,7 +68,8 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
     for round in 0..6_i64 {
         // Every third order is too expensive and therefore compensated.
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-            select 'order', n, 'OrderPlaced', json_build_object('order_id', n, 'total_cents', case when n % 3 = 0 then 20000 else 1999 end)
+            select 'order', n, 'OrderPlaced', json_build_object('order_id', n, 'total_cents', \
+            case when n % 3 = 0 then 20000 else 1999 end)
             from generate_series($1::bigint, $2::bigint) n";
         sqlx::query(insert)
             .bind(round * ORDERS / 6)
@@ -109,7 +110,8 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
         ]
     );
     // Compensations work through events, which may still be in flight.
-    let counts = "select (select count(*) from reservation), (select count(*) from payment), (select count(*) from confirmed),
+    let counts = "select (select count(*) from reservation), (select count(*) \
+        from payment), (select count(*) from confirmed),
         (select count(*) from tidings.outbox where type in ('SagaCompleted', 'SagaCompensated'))";
     until(
         "stock, payments and confirmations are those of the completed sagas",
@@ -125,7 +127,8 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
     .await;
     // Nothing was sent twice: no step was retried, and no transition took effect twice.
     let repeated: i64 = sqlx::query_scalar(
-        "select count(*) from (select from tidings.outbox where aggregatetype <> 'order' group by type, headers ->> 'correlationid' having count(*) > 1) r",
+        "select count(*) from (select from tidings.outbox where aggregatetype <> 'order' \
+         group by type, headers ->> 'correlationid' having count(*) > 1) r",
     )
     .fetch_one(&database.pool)
     .await

@@ -51,11 +51,14 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
         });
     let statistics = saga.statistics();
     let stuck = service.start(&saga, 9).await;
-    sqlx::query("update tidings.saga set version = 2, due_at = due_at - interval '1 hour', updated_at = updated_at - interval '2 hours' where id = $1")
-        .bind(stuck)
-        .execute(&service.database.pool)
-        .await
-        .expect("it is of newer code");
+    sqlx::query(
+        "update tidings.saga set version = 2, due_at = due_at - interval '1 hour', \
+        updated_at = updated_at - interval '2 hours' where id = $1",
+    )
+    .bind(stuck)
+    .execute(&service.database.pool)
+    .await
+    .expect("it is of newer code");
     let ends = [
         SagaStatus::Completed,
         SagaStatus::Compensated,

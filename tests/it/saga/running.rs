@@ -60,11 +60,13 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
     assert_eq!(failed.undone, ["reserve"]);
     shop.until_effects(19, &["reserved", "paid", "released"])
         .await;
-    let ended: Vec<(String, i64)> =
-        sqlx::query_as("select type, count(*) from tidings.outbox where aggregatetype = 'saga' group by type order by type")
-            .fetch_all(&shop.database.pool)
-            .await
-            .expect("read");
+    let ended: Vec<(String, i64)> = sqlx::query_as(
+        "select type, count(*) from tidings.outbox where aggregatetype = 'saga' \
+            group by type order by type",
+    )
+    .fetch_all(&shop.database.pool)
+    .await
+    .expect("read");
     assert_eq!(
         ended,
         [
@@ -241,11 +243,18 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
     tx.commit().await.expect("committed");
     shop.place([40]).await;
     assert_eq!(shop.until(40, SagaStatus::Completed).await.id, first);
-    until("the event that starts it once more is handled", async || {
-        let handled = "select count(*) from tidings.inbox where consumer like '%-orders' and event_id in (select id::text from tidings.outbox where type = 'OrderPlaced')";
-        let handled: i64 = sqlx::query_scalar(handled).fetch_one(&shop.database.pool).await.expect("read");
-        (handled == 1).then_some(())
-    })
+    until(
+        "the event that starts it once more is handled",
+        async || {
+            let handled = "select count(*) from tidings.inbox where consumer like '%-orders' \
+            and event_id in (select id::text from tidings.outbox where type = 'OrderPlaced')";
+            let handled: i64 = sqlx::query_scalar(handled)
+                .fetch_one(&shop.database.pool)
+                .await
+                .expect("read");
+            (handled == 1).then_some(())
+        },
+    )
     .await;
     shop.until_effects(40, &["reserved", "paid", "confirmed"])
         .await;
@@ -322,9 +331,11 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
         shop.until(13, SagaStatus::Compensated).await,
     );
     let sent = async |saga: Uuid, of: &[&str]| -> Vec<Sent> {
-        let sql = "select sent.type, sent.headers ->> 'traceparent', sent.headers ->> 'correlationid', cause.type from tidings.outbox sent
+        let sql = "select sent.type, sent.headers ->> 'traceparent', sent.headers ->> \
+            'correlationid', cause.type from tidings.outbox sent
             left join tidings.outbox cause on cause.id::text = sent.headers ->> 'causationid'
-            where sent.type = any ($2) and (sent.headers ->> 'correlationid' = $1 or sent.aggregateid = $1) order by sent.seq";
+            where sent.type = any ($2) and (sent.headers ->> 'correlationid' = $1 or \
+            sent.aggregateid = $1) order by sent.seq";
         sqlx::query_as(sql)
             .bind(saga.to_string())
             .bind(of)

@@ -296,7 +296,8 @@ impl Shop {
 
     /// Returns the types of the events in the table `detour`.
     pub(super) async fn parked(&self) -> Vec<String> {
-        let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], 'UTF8') from tidings.detour order by seq";
+        let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], \
+            'UTF8') from tidings.detour order by seq";
         sqlx::query_scalar(sql)
             .fetch_all(&self.database.pool)
             .await

@@ -117,7 +117,8 @@ async fn a_duplicate_that_another_member_handles_at_this_moment_has_no_effect() 
     .expect("inserted");
     place.send(&[envelope]).await;
     let running = start!(place.subscriber().on(count).inbox(database.pool.clone()));
-    let blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let blocked = "select count(*) from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock'";
     until("it waits for the other member", async || {
         let waiting: i64 = sqlx::query_scalar(blocked)
             .fetch_one(&database.pool)
@@ -214,7 +215,8 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
 #[tokio::test(flavor = "multi_thread")]
 async fn the_inbox_forgets_what_is_old_and_nothing_else() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
-    let rows = "insert into tidings.inbox select c, '/s', g::text, now() - g * interval '1 hour' from generate_series(1, 12000) g, unnest($1::text[]) c";
+    let rows = "insert into tidings.inbox select c, '/s', g::text, now() - g * interval '1 hour' \
+        from generate_series(1, 12000) g, unnest($1::text[]) c";
     sqlx::query(rows)
         .bind(vec![place.group.clone(), "another".into()])
         .execute(&database.pool)
@@ -223,12 +225,14 @@ async fn the_inbox_forgets_what_is_old_and_nothing_else() {
     let inbox = Inbox::new(database.pool.clone()).keep(Duration::from_secs(100 * 3_600 + 60));
     let running = start!(place.subscriber::<()>().on(count).inbox(inbox));
     until("what is old is gone", async || {
-        let counts: (i64, i64) =
-            sqlx::query_as("select count(*) filter (where consumer = $1), count(*) filter (where consumer <> $1) from tidings.inbox")
-                .bind(&place.group)
-                .fetch_one(&database.pool)
-                .await
-                .expect("counted");
+        let counts: (i64, i64) = sqlx::query_as(
+            "select count(*) filter (where consumer = $1), count(*) \
+                filter (where consumer <> $1) from tidings.inbox",
+        )
+        .bind(&place.group)
+        .fetch_one(&database.pool)
+        .await
+        .expect("counted");
         (counts == (100, 12_000)).then_some(())
     })
     .await;

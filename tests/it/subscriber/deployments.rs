@@ -494,7 +494,8 @@ async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     .await;
     assert_eq!(less.statistics.waiting_for_another_version(), 0);
     let registered: (String, Vec<String>, Vec<String>, bool) = sqlx::query_as(
-        "select version, types, topics, stopped_at is null and seen_at > now() - interval '1 minute' from tidings.subscriber \
+        "select version, types, topics, stopped_at is null \
+         and seen_at > now() - interval '1 minute' from tidings.subscriber \
          where consumer = $1 order by started_at desc limit 1",
     )
     .bind(&place.group)

@@ -47,8 +47,12 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
         bus.publish_envelope(&envelope).await.expect("published");
     }
     until("both are reserved and published", async || {
-        let counts = "select (select count(*) from reservation), (select count(*) from tidings.outbox where type = 'StockReserved')";
-        let counts: (i64, i64) = sqlx::query_as(counts).fetch_one(&database.pool).await.ok()?;
+        let counts = "select (select count(*) from reservation), (select count(*) \
+            from tidings.outbox where type = 'StockReserved')";
+        let counts: (i64, i64) = sqlx::query_as(counts)
+            .fetch_one(&database.pool)
+            .await
+            .ok()?;
         (counts == (2, 2)).then_some(())
     })
     .await;

@@ -270,7 +270,8 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
         .execute(&mut *admin)
         .await
         .expect("set");
-    let end_others = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    let end_others = "select pg_terminate_backend(pid) from pg_stat_activity \
+        where datname = current_database() and pid <> pg_backend_pid()";
     sqlx::raw_sql(end_others)
         .execute(&mut *admin)
         .await

@@ -157,7 +157,8 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
             .inbox(database.pool.clone())
             .drain_timeout(Duration::from_millis(200))
     );
-    let busy = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'";
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() \
+        and state = 'idle in transaction'";
     until("the handler hangs", async || {
         let hanging: i64 = sqlx::query_scalar(busy)
             .fetch_one(&database.pool)

@@ -199,7 +199,8 @@ pub(crate) async fn until<T>(what: &str, answer: impl AsyncFn() -> Option<T>) ->
 
 /// Creates the table that counts the effects.
 pub(crate) async fn create_effects(pool: &PgPool) {
-    let table = "create table effect (seq bigint generated always as identity, account text, version int, attempt int)";
+    let table = "create table effect (seq bigint generated always as identity, account text, \
+        version int, attempt int)";
     sqlx::query(table).execute(pool).await.expect("a new table");
 }
 
@@ -244,11 +245,13 @@ pub(crate) async fn until_effects(pool: &PgPool, count: i64) {
 
 /// Asserts that each account has the effects of versions `1..=versions`, each once and in order.
 pub(crate) async fn assert_once_and_in_order(pool: &PgPool, accounts: usize, versions: i32) {
-    let rows: Vec<(String, Vec<i32>)> =
-        sqlx::query_as("select account, array_agg(version order by seq) from effect group by account order by account")
-            .fetch_all(pool)
-            .await
-            .expect("read");
+    let rows: Vec<(String, Vec<i32>)> = sqlx::query_as(
+        "select account, array_agg(version order by seq) from effect \
+            group by account order by account",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("read");
     let expected: Vec<i32> = (1..=versions).collect();
     for (account, found) in &rows {
         assert_eq!(found, &expected, "the effects of {account}");

@@ -58,7 +58,8 @@ async fn an_event_that_a_handler_returns_is_in_the_outbox_if_and_only_if_its_eff
         .await;
     running.stop().await;
     let rows: Vec<(String, String, String, String)> = sqlx::query_as(
-        "select aggregateid, headers ->> 'causationid', headers ->> 'correlationid', headers ->> 'traceparent' from tidings.outbox order by seq",
+        "select aggregateid, headers ->> 'causationid', headers ->> 'correlationid', \
+         headers ->> 'traceparent' from tidings.outbox order by seq",
     )
     .fetch_all(&database.pool)
     .await

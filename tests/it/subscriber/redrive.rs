@@ -107,10 +107,14 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         format!("no dead letters in {topic}\n")
     );
     running.stop().await;
-    let in_order: Vec<bool> = sqlx::query_scalar("select array_agg(version order by seq) = array_agg(version order by version) from effect where account in (select account from effect group by account having count(*) = 3) group by account")
-        .fetch_all(&database.pool)
-        .await
-        .expect("read");
+    let in_order: Vec<bool> = sqlx::query_scalar(
+        "select array_agg(version order by seq) = array_agg(version order by version) from effect \
+        where account in (select account from effect group by account having count(*) = 3) \
+        group by account",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("read");
     assert!(
         in_order.len() == 2 && in_order.iter().all(|ordered| *ordered),
         "{in_order:?}"

@@ -27,7 +27,8 @@ fn quick(attempts: u32) -> Retry {
 async fn in_transaction(watcher: &PgPool) -> i64 {
     sqlx::query_scalar(
         "select count(*) from pg_stat_activity where state like 'idle in transaction%'
-         and datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'",
+         and datname = current_database() and pid <> pg_backend_pid() \
+         and backend_type = 'client backend'",
     )
     .fetch_one(watcher)
     .await
@@ -325,11 +326,14 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
     // The state that another member leaves while it handles an event from the middle of the batch
     // and does not end.
     let mut other = database.pool.begin().await.expect("begun");
-    sqlx::query("insert into tidings.inbox (consumer, source, event_id) select distinct consumer, source, $1 from tidings.inbox")
-        .bind(events[60].id.to_string())
-        .execute(&mut *other)
-        .await
-        .expect("remembered");
+    sqlx::query(
+        "insert into tidings.inbox (consumer, source, event_id) \
+        select distinct consumer, source, $1 from tidings.inbox",
+    )
+    .bind(events[60].id.to_string())
+    .execute(&mut *other)
+    .await
+    .expect("remembered");
     place.send(&events).await;
     // The event that is committed with the same message is reported first, so its aggregate
     // continues. The wait for the lock is longer than the time limit of `until`.
@@ -391,7 +395,8 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
     }
     assert!(
         shares > 3,
-        "without a share, the only connection comes when the subscriber has nothing more to do: {shares}"
+        "without a share, the only connection comes when the subscriber has nothing more to do: \
+         {shares}"
     );
     running
         .until("all are handled", |seen| seen.handled() == 2_000)
@@ -428,7 +433,8 @@ async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
             .concurrency(8)
             .retry(Retry::never())
     );
-    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name = 'to be cut'";
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+        where datname = current_database() and application_name = 'to be cut'";
     let mut cuts = 0;
     while effects(&database.pool).await < 1_900 {
         cuts += sqlx::query_scalar::<_, i64>(cut)

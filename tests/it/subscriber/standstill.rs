@@ -84,7 +84,8 @@ async fn timed_database() -> TestDatabase {
 /// Returns the longest time between two effects of one aggregate.
 async fn standstill(pool: &PgPool) -> Duration {
     let longest = "select extract(epoch from max(pause))::float8 from
-                   (select at - lag(at) over (partition by account order by seq) as pause from effect) pauses";
+                   (select at - lag(at) over (partition by account order by seq) as pause \
+                   from effect) pauses";
     Duration::from_secs_f64(
         sqlx::query_scalar(longest)
             .fetch_one(pool)

@@ -147,10 +147,13 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
         .execute(&database.pool)
         .await
         .expect("created");
-    sqlx::raw_sql("insert into counter values ('read committed', 0), ('repeatable read', 0), ('serializable', 0)")
-        .execute(&database.pool)
-        .await
-        .expect("filled");
+    sqlx::raw_sql(
+        "insert into counter values ('read committed', 0), ('repeatable read', 0), \
+        ('serializable', 0)",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("filled");
     for (isolation, level, concurrency, batch) in [
         (None, "read committed", 1, 1),
         (Some(Isolation::ReadCommitted), "read committed", 1, 1),

@@ -264,7 +264,8 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
         .escalation(Escalation::DeadLetter);
     let running = start!(subscriber);
     place.publish(3, 1..=1).await;
-    let busy = "select count(*) from pg_stat_activity where datname = current_database() and query like 'select pg_sleep%' and state = 'active'";
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() \
+        and query like 'select pg_sleep%' and state = 'active'";
     until("statements run", async || {
         (sqlx::query_scalar::<_, i64>(busy)
             .fetch_one(&database.pool)

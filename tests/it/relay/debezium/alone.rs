@@ -71,7 +71,8 @@ async fn rows_that_are_there_can_be_left_and_rows_deleted_at_once_come_by_the_lo
     relay.says("stream", "streaming").await;
     for n in 20..25 {
         let mut tx = database.pool.begin().await.expect("begun");
-        let insert = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', 'a', 'T', $1)";
+        let insert = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+            values ('order', 'a', 'T', $1)";
         sqlx::query(insert)
             .bind(n.to_string())
             .execute(&mut *tx)
@@ -108,7 +109,8 @@ async fn a_lost_slot_stops_the_relay_with_the_commands_that_go_on() {
         assert!(refusal.contains(part), "{part}: {refusal}");
     }
     // `rewind --all` leaves this state: an empty position.
-    let nothing = r#"update tidings.relay set moved_to = '{"seen":"3:3:","also":"{}","partial":null,"window":null,"log":"0/0","reach":"0/0","witness":null}' where name = $1"#;
+    let nothing = r#"update tidings.relay set moved_to = '{"seen":"3:3:","also":"{}",
+        "partial":null,"window":null,"log":"0/0","reach":"0/0","witness":null}' where name = $1"#;
     sqlx::query(nothing)
         .bind(&place.name)
         .execute(&database.pool)
@@ -161,7 +163,8 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     let mut reader = place.reader();
     reader.until_distinct(10);
     sqlx::raw_sql(
-        "begin; alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity;
+        "begin; alter table public.outboxevent add column xid xid8 not null default \
+         pg_current_xact_id(), add column seq bigint generated always as identity;
          create index on public.outboxevent (xid, seq); commit",
     )
     .execute(&database.pool)
@@ -175,7 +178,9 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     let relay = Running::start(options(&place));
     insert(&database.pool, "a", 20..30).await;
     reader.until_distinct(30);
-    let settled = "select pg_visible_in_snapshot((select max(xid) from public.outboxevent), (position ->> 'seen')::pg_snapshot) from tidings.relay where name = $1";
+    let settled = "select pg_visible_in_snapshot((select max(xid) \
+        from public.outboxevent), (position ->> 'seen')::pg_snapshot) from tidings.relay \
+        where name = $1";
     for _ in 0..2_400 {
         if sqlx::query_scalar::<_, bool>(settled)
             .bind(&place.name)
@@ -208,7 +213,8 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
     let (database, place) = database_with_table().await;
-    let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
+    let columns = "alter table public.outboxevent add column xid xid8 not null default \
+        pg_current_xact_id(), add column seq bigint generated always as identity";
     sqlx::raw_sql(columns)
         .execute(&database.pool)
         .await
@@ -252,7 +258,8 @@ async fn waiting(place: &Place, expected: Value) {
 async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     let (database, place) = database_with_table().await;
     // No relay publishes these events.
-    let own = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', '{}' from generate_series(1, 7) n";
+    let own = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'order', n::text, 'T', '{}' from generate_series(1, 7) n";
     sqlx::raw_sql(own)
         .execute(&database.pool)
         .await
@@ -263,7 +270,8 @@ async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     reader.until_distinct(3);
     waiting(&place, Value::Null).await;
     relay.stop().await;
-    let columns = "alter table public.outboxevent add column xid xid8 not null default pg_current_xact_id(), add column seq bigint generated always as identity";
+    let columns = "alter table public.outboxevent add column xid xid8 not null default \
+        pg_current_xact_id(), add column seq bigint generated always as identity";
     sqlx::raw_sql(columns)
         .execute(&database.pool)
         .await

@@ -38,12 +38,15 @@ pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "text",
         columns: concat!(
-            "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
+            "id uuid primary key, aggregatetype text not null, aggregateid text not null, \
+             type text not null",
             ", payload text"
         ),
         rows: &[
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10', 'order', '7', 'OrderPlaced', '{ \"total\" : 1.00, \"n\": null}'",
-            "'0199E6F0-5C1A-7D3E-9B21-4F0C8A2D6E11', 'order', 'ключ-ä-🦀', 'OrderPlaced', 'no JSON, Zoë'",
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e10', 'order', '7', 'OrderPlaced', \
+             '{ \"total\" : 1.00, \"n\": null}'",
+            "'0199E6F0-5C1A-7D3E-9B21-4F0C8A2D6E11', 'order', 'ключ-ä-🦀', 'OrderPlaced', \
+             'no JSON, Zoë'",
             "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e12', 'order', '7', 'OrderPlaced', null",
             "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e13', 'order', '7', 'OrderPlaced', ''",
         ],
@@ -54,12 +57,16 @@ pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "json",
         columns: concat!(
-            "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
+            "id uuid primary key, aggregatetype text not null, aggregateid text not null, \
+             type text not null",
             ", payload json, tenant text, attempts int, urgent boolean, trace uuid"
         ),
         rows: &[
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e20', 'order', '7', 'OrderPlaced', '{ \"b\": 1.00, \"a\": [null, 12345678901234567890] }', 'acme \"x\"', -3, true, '0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6eff'",
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e21', 'order', '8', 'OrderPaid', '{}', null, null, null, null",
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e20', 'order', '7', 'OrderPlaced', '{ \"b\": 1.00, \
+             \"a\": [null, 12345678901234567890] }', 'acme \"x\"', -3, true, \
+             '0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6eff'",
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e21', 'order', '8', 'OrderPaid', '{}', null, null, \
+             null, null",
         ],
         connector: &[(
             "transforms.outbox.table.fields.additional.placement",
@@ -79,11 +86,13 @@ pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "jsonb",
         columns: concat!(
-            "id uuid primary key, aggregatetype text not null, aggregateid bigint not null, type text not null",
+            "id uuid primary key, aggregatetype text not null, aggregateid bigint not null, \
+             type text not null",
             ", payload jsonb"
         ),
         rows: &[
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e30', 'order', 9007199254740993, 'OrderPlaced', '{ \"b\": 1.00, \"a\": null }'",
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e30', 'order', 9007199254740993, 'OrderPlaced', \
+             '{ \"b\": 1.00, \"a\": null }'",
         ],
         connector: &[],
         ours: |_, _| {},
@@ -92,12 +101,12 @@ pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "bytes",
         columns: concat!(
-            "id uuid primary key, aggregatetype text not null, aggregateid uuid not null, type text not null",
+            "id uuid primary key, aggregatetype text not null, aggregateid uuid not null, \
+             type text not null",
             ", payload bytea"
         ),
-        rows: &[
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e40', 'order', '0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e41', 'OrderPlaced', '\\x00ff01'",
-        ],
+        rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e40', 'order', \
+             '0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e41', 'OrderPlaced', '\\x00ff01'"],
         connector: &[(
             "value.converter",
             "org.apache.kafka.connect.converters.ByteArrayConverter",
@@ -108,19 +117,23 @@ pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "envelope",
         columns: concat!(
-            "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
+            "id uuid primary key, aggregatetype text not null, aggregateid text not null, \
+             type text not null",
             ", payload json, tenant text, attempts int, urgent boolean"
         ),
         rows: &[
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e50', 'order', '7', 'OrderPlaced', '{\"b\": 1.00, \"t\": \"Zoë \\\"q\\\" /\\\\ \"}', 'tab\there', 5, false",
-            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e51', 'order', '7', 'OrderPaid', '1', null, null, null",
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e50', 'order', '7', 'OrderPlaced', '{\"b\": 1.00, \
+             \"t\": \"Zoë \\\"q\\\" /\\\\ \"}', 'tab\there', 5, false",
+            "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e51', 'order', '7', 'OrderPaid', '1', null, null, \
+             null",
         ],
         connector: &[
             JSON[0],
             JSON[1],
             (
                 "transforms.outbox.table.fields.additional.placement",
-                "type:envelope:eventType,tenant:envelope,attempts:envelope,urgent:envelope,type:header",
+                "type:envelope:eventType,tenant:envelope,attempts:envelope,\
+                 urgent:envelope,type:header",
             ),
         ],
         ours: |_, outbox| {
@@ -137,7 +150,8 @@ pub(super) const LOSSLESS: &[Case] = &[
     Case {
         name: "expanded",
         columns: concat!(
-            "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
+            "id uuid primary key, aggregatetype text not null, aggregateid text not null, \
+             type text not null",
             ", payload jsonb"
         ),
         // This value is as compact as Java writes it. Another test covers values that Java
@@ -156,7 +170,8 @@ pub(super) const LOSSLESS: &[Case] = &[
     },
     Case {
         name: "renamed",
-        columns: "event_id uuid primary key, kind text not null, \"orderId\" text not null, type text, body text",
+        columns: "event_id uuid primary key, kind text not null, \"orderId\" text not null, \
+            type text, body text",
         rows: &["'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e70', 'shop.order', '7', null, 'x'"],
         connector: &[
             ("transforms.outbox.table.field.event.id", "event_id"),
@@ -190,11 +205,13 @@ pub(super) const LOSSLESS: &[Case] = &[
 pub(super) const LOSSY: Case = Case {
     name: "lossy",
     columns: concat!(
-        "id uuid primary key, aggregatetype text not null, aggregateid text not null, type text not null",
+        "id uuid primary key, aggregatetype text not null, aggregateid text not null, \
+         type text not null",
         ", payload json"
     ),
     rows: &[
-        "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e80', 'order', '7', 'OrderPlaced', '{\"n\": 1.00, \"gone\": null, \"large\": 1e2}'",
+        "'0199e6f0-5c1a-7d3e-9b21-4f0c8a2d6e80', 'order', '7', 'OrderPlaced', '{\"n\": 1.00, \
+         \"gone\": null, \"large\": 1e2}'",
     ],
     connector: &[
         JSON[0],

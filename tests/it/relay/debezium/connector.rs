@@ -13,12 +13,15 @@ use std::{
 use dev_services::java::{self, Java};
 
 const POM: &str = include_str!("../../../../benches/peers/debezium/pom.xml");
-const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\nappender.c.name=c\n\
-                   appender.c.layout.type=PatternLayout\nappender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
+const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\n\
+    appender.c.name=c\n\
+                   appender.c.layout.type=PatternLayout\n\
+                   appender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
 
 /// Starts the program, prints its process id, and kills it when standard input ends, even if the
 /// test was killed.
-const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child; read -r _; kill -KILL $child 2>/dev/null; wait"#;
+const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child
+    read -r _; kill -KILL $child 2>/dev/null; wait"#;
 
 /// Time limit for a JVM on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -82,10 +85,13 @@ impl Debezium {
                 .expect("a port")
                 .port();
             let worker = format!(
-                "bootstrap.servers={brokers}\nlisteners=http://127.0.0.1:{port}\nplugin.discovery=service_load\ntopic.creation.enable=false\n\
+                "bootstrap.servers={brokers}\nlisteners=http://127.0.0.1:{port}\n\
+                 plugin.discovery=service_load\ntopic.creation.enable=false\n\
                  offset.storage.file.filename={}/offsets\noffset.flush.interval.ms=500\n\
-                 key.converter=org.apache.kafka.connect.storage.StringConverter\nvalue.converter=org.apache.kafka.connect.storage.StringConverter\n\
-                 header.converter=org.apache.kafka.connect.storage.StringConverter\nproducer.linger.ms=0\n",
+                 key.converter=org.apache.kafka.connect.storage.StringConverter\n\
+                 value.converter=org.apache.kafka.connect.storage.StringConverter\n\
+                 header.converter=org.apache.kafka.connect.storage.StringConverter\n\
+                 producer.linger.ms=0\n",
                 folder.display()
             );
             fs::write(folder.join("worker.properties"), worker).expect("written");
@@ -217,7 +223,6 @@ impl Worker {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 }
-
 
 impl Drop for Worker {
     fn drop(&mut self) {

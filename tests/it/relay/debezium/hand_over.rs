@@ -83,7 +83,8 @@ async fn insert_at_once(pool: &PgPool, aggregate: &str, range: std::ops::Range<u
     let mut tx = pool.begin().await.expect("begun");
     for n in range {
         let sql = format!(
-            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '{aggregate}', 'T', '{n}')"
+            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+             values ('order', '{aggregate}', 'T', '{n}')"
         );
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut *tx)
@@ -116,7 +117,9 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
     insert_at_once(pool, "b", 0..10).await;
     insert(pool, "c", 0..4).await;
     // The offset that a connector stores after it has sent four events of the large transaction.
-    let changes = "select xid::text::bigint, (lsn - '0/0')::bigint from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', 'theirs')
+    let changes = "select xid::text::bigint, (lsn - '0/0')::bigint \
+        from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', \
+        'publication_names', 'theirs')
                    where get_byte(data, 0) = ascii('I') offset 8 limit 1";
     let (xid, lsn): (i64, i64) = sqlx::query_as(changes)
         .bind(&slot)
@@ -124,7 +127,8 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
         .await
         .expect("peeked");
     let offset = format!(
-        r#"{{"offsets":[{{"partition":{{"server":"x"}},"offset":{{"lsn_proc":{lsn},"lsn":{lsn},"txId":{xid},"ts_usec":1}}}}]}}"#
+        r#"{{"offsets":[{{"partition":{{"server":"x"}},
+            "offset":{{"lsn_proc":{lsn},"lsn":{lsn},"txId":{xid},"ts_usec":1}}}}]}}"#
     );
     let mut options = options(&place);
     let outbox = options.debezium.as_mut().expect("set");
@@ -263,7 +267,8 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) from tidings.relay where name = $2";
+    let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) \
+        from tidings.relay where name = $2";
     sqlx::query(advance)
         .bind(place.slot())
         .bind(&place.name)

@@ -15,7 +15,8 @@ use super::running::Place;
 
 /// A table with Debezium's default columns.
 const TABLE: &str = "create table public.outboxevent (
-    id uuid primary key default gen_random_uuid(), aggregatetype varchar(255) not null, aggregateid varchar(255) not null,
+    id uuid primary key default gen_random_uuid(), aggregatetype varchar(255) not null, \
+    aggregateid varchar(255) not null,
     type varchar(255) not null, payload text)";
 
 /// Returns the options of a relay that reads `public.outboxevent`.
@@ -31,7 +32,8 @@ fn options(place: &Place) -> RelayOptions {
 async fn insert(pool: &PgPool, aggregate: &str, range: std::ops::Range<u32>) {
     for n in range {
         let sql = format!(
-            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '{aggregate}', 'T', '{n}')"
+            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+             values ('order', '{aggregate}', 'T', '{n}')"
         );
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(pool)

@@ -205,7 +205,8 @@ pub(super) async fn wait_for_slots(
     log: impl Fn() -> String,
 ) {
     for _ in 0..1200 {
-        let active = "select count(*) from pg_replication_slots where active and database = current_database() and slot_name not like 'tidings%'";
+        let active = "select count(*) from pg_replication_slots where active \
+            and database = current_database() and slot_name not like 'tidings%'";
         let active: i64 = sqlx::query_scalar(active)
             .fetch_one(&database.pool)
             .await

@@ -30,7 +30,8 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
     .await;
     // One transaction, so that a batch contains all of them.
     let rows = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload)
-        select 'order', n::text, 'T', case n when 7 then repeat('x', 50000) else n::text end from generate_series(0, 19) n";
+        select 'order', n::text, 'T', case n when 7 then repeat('x', 50000) else n::text end \
+        from generate_series(0, 19) n";
     sqlx::raw_sql(rows)
         .execute(&database.pool)
         .await
@@ -88,7 +89,8 @@ async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_lette
         .execute(&database.pool)
         .await
         .expect("created");
-    let loose = "alter table public.outboxevent alter aggregateid drop not null, alter aggregatetype drop not null, add column at timestamptz";
+    let loose = "alter table public.outboxevent alter aggregateid drop not null, \
+        alter aggregatetype drop not null, add column at timestamptz";
     sqlx::raw_sql(loose)
         .execute(&database.pool)
         .await
@@ -98,7 +100,8 @@ async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_lette
     let outbox = options.debezium.as_mut().expect("set");
     outbox.columns.push((OutboxField::OccurredAt, "at".into()));
     insert(&database.pool, "a", 0..2).await;
-    let keyless = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', null, 'T', '2')";
+    let keyless = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+        values ('order', null, 'T', '2')";
     sqlx::raw_sql(keyless)
         .execute(&database.pool)
         .await
@@ -138,7 +141,8 @@ async fn parking_is_refused_before_anything_is_connected() {
     let database = migrated_database().await;
     let mut options = options(&Place::new(&database));
     options.undeliverable.policy = OnUndeliverable::Park;
-    assert!(
-        matches!(Relay::new(options), Err(RelayError::Options(text)) if text.contains("cannot be parked"))
-    );
+    assert!(matches!(
+        Relay::new(options),
+        Err(RelayError::Options(text)) if text.contains("cannot be parked")
+    ));
 }
