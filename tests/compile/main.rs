@@ -54,17 +54,22 @@ fn each_of(folder: &str, check: impl Fn(&Compiler, &Path) -> Result<(), String> 
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while let Some(program) = { programs.lock().expect("no panic").pop() } {
+                while let Some(program) =
+                    { programs.lock().expect("the task does not panic").pop() }
+                {
                     if let Err(failure) = check(&compiler, &program) {
                         let name = program.file_name().unwrap_or_default().to_string_lossy();
                         let failure = format!("{name}:\n{failure}");
-                        failures.lock().expect("no panic").push(failure);
+                        failures
+                            .lock()
+                            .expect("the task does not panic")
+                            .push(failure);
                     }
                 }
             });
         }
     });
-    let failures = failures.into_inner().expect("no panic");
+    let failures = failures.into_inner().expect("the task does not panic");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

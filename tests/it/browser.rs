@@ -91,14 +91,14 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("chromedriver: {error}; {MISSING}"));
-        let mut lines = BufReader::new(driver.stdout.take().expect("it is piped"))
+        let mut lines = BufReader::new(driver.stdout.take().expect("the output is piped"))
             .lines()
             .map_while(Result::ok);
         let port = lines.find_map(|line| {
             line.split_once("successfully on port ")
                 .map(|(_, port)| port.to_owned())
         });
-        let port = port.expect("chromedriver starts");
+        let port = port.expect("chromedriver prints its port");
         // Drain the rest of the output, so that a full pipe cannot block the driver.
         std::thread::spawn(move || lines.for_each(drop));
         let address = format!("127.0.0.1:{}", port.trim_end_matches('.'));
@@ -210,7 +210,7 @@ impl Browser {
         let bytes = base64::engine::general_purpose::STANDARD
             .decode(picture.as_str().expect("text"))
             .expect("base64");
-        std::fs::write(Path::new(&folder).join(name), bytes).expect("the folder is there");
+        std::fs::write(Path::new(&folder).join(name), bytes).expect("the folder exists");
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {

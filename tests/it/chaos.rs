@@ -11,7 +11,7 @@ use history::{Plan, Program};
 /// Runs the history that `words` describe and asserts that every check passes. A failure reports
 /// how to replay the history.
 async fn holds(words: &str) {
-    let plan = Plan::parse(words.split(' ')).expect("good words");
+    let plan = Plan::parse(words.split(' ')).expect("the plan is valid");
     let program = Program {
         path: env!("CARGO_BIN_EXE_tidings").into(),
     };

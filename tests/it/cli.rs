@@ -38,8 +38,12 @@ fn ended(mut command: Command) -> (i32, String, String) {
         stdout,
         stderr,
     } = command.output().expect("the binary runs");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
-    (status.code().expect("it exits"), text(stdout), text(stderr))
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+    (
+        status.code().expect("the process exits with a code"),
+        text(stdout),
+        text(stderr),
+    )
 }
 
 /// A relay in a separate process, with the admin address from its first log line.
@@ -57,7 +61,9 @@ impl Running {
             .expect("the binary starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
         let mut line = String::new();
-        stderr.read_line(&mut line).expect("it says that it starts");
+        stderr
+            .read_line(&mut line)
+            .expect("the first log line can be read");
         let line: Value = serde_json::from_str(&line).expect("a log line is JSON");
         let admin = line["admin"]
             .as_str()
@@ -82,13 +88,13 @@ impl Running {
         let mut rest = String::new();
         self.stderr
             .read_to_string(&mut rest)
-            .expect("it logs UTF-8");
+            .expect("the log is UTF-8");
         (
             self.child
                 .wait()
-                .expect("it ends")
+                .expect("the process ends")
                 .code()
-                .expect("it exits"),
+                .expect("the process exits with a code"),
             rest,
         )
     }
@@ -290,7 +296,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
             .bind(bytes)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
     eventually("both are parked", || {
         (json(&["parked", "show"])["parked"]
@@ -307,7 +313,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     );
     let event = listed["event"]
         .as_str()
-        .expect("the event in the way")
+        .expect("the id of the blocking event")
         .to_owned();
     let (_, text, _) = ended(with(&["parked", "list"]));
     assert!(
@@ -334,7 +340,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     );
     assert!(
         relay.get("/health/ready").starts_with("HTTP/1.1 200"),
-        "other aggregates go on"
+        "other aggregates continue"
     );
     assert!(
         relay
@@ -349,7 +355,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     assert_eq!(
         ended(with(&["parked", "discard"])).0,
         2,
-        "not everything by leaving a word out"
+        "`discard` without an argument must not discard everything"
     );
     let dry = json(&["parked", "discard", &event, "--dry-run"]);
     assert_eq!(
@@ -375,9 +381,9 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     assert_eq!(
         retried["events"][0]["id"].as_str(),
         Some(event.as_str()),
-        "what is in its way is tried again"
+        "the blocking event is retried"
     );
-    eventually("it was tried again", || {
+    eventually("the event was retried", || {
         (json(&["parked", "list"])["parked"][0]["tries"] == 2).then_some(())
     });
     let (_, text, _) = ended(with(&["parked", "discard", &event]));
@@ -415,7 +421,10 @@ async fn a_relay_is_alive_and_says_what_it_waits_for_while_kafka_is_away() {
 async fn an_admin_port_in_use_is_told_with_the_flag_that_changes_it() {
     let database = migrated_database().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = taken.local_addr().expect("it has an address").to_string();
+    let address = taken
+        .local_addr()
+        .expect("the listener has an address")
+        .to_string();
     let (code, _, error) = ended(against(&database, &["relay", "--listen", &address]));
     assert_eq!(code, 1);
     assert!(

@@ -34,15 +34,15 @@ async fn a_database_that_stops_fails_its_check_and_one_that_is_back_passes_it() 
         *status == Status::Ok("connected".into())
     })
     .await;
-    postgres.kill().expect("killed");
+    postgres.kill().expect("the kill succeeds");
     until(&health, "failing", |status| {
         matches!(status, Status::Failing(_))
     })
     .await;
     let _back = tokio::task::spawn_blocking(move || postgres.start_again().map(|()| postgres))
         .await
-        .expect("no panic")
-        .expect("it is back");
+        .expect("the task does not panic")
+        .expect("the service restarts");
     until(&health, "connected again", |status| {
         matches!(status, Status::Ok(_))
     })
@@ -56,7 +56,7 @@ async fn a_pool_without_a_free_connection_fails_its_check_in_time() {
         .max_connections(1)
         .connect(&database.url)
         .await
-        .expect("it answers");
+        .expect("the server answers");
     let health = Health::new().check("database", DatabaseCheck::new(&pool));
     let held = pool.acquire().await.expect("a connection");
     let status = health.report().await.checks.remove(0).status;
@@ -74,14 +74,14 @@ async fn a_broker_that_stops_fails_its_check_with_the_reason_and_one_that_is_bac
     };
     let health = Health::new().check(
         "kafka",
-        KafkaCheck::new(&settings).expect("no property is wrong"),
+        KafkaCheck::new(&settings).expect("the properties are valid"),
     );
     let status = until(&health, "connected", |status| {
         matches!(status, Status::Ok(_))
     })
     .await;
     assert_eq!(status, Status::Ok("connected, brokers: 1".into()));
-    kafka.kill().expect("killed");
+    kafka.kill().expect("the kill succeeds");
     until(
         &health,
         "failing with the reason",
@@ -90,8 +90,8 @@ async fn a_broker_that_stops_fails_its_check_with_the_reason_and_one_that_is_bac
     .await;
     let _back = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka))
         .await
-        .expect("no panic")
-        .expect("it is back");
+        .expect("the task does not panic")
+        .expect("the service restarts");
     until(&health, "connected again", |status| {
         matches!(status, Status::Ok(_))
     })
@@ -111,7 +111,7 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
         sqlx::query(statement)
             .execute(&database.pool)
             .await
-            .expect("done")
+            .expect("the statement succeeds")
             .rows_affected()
     };
     run("insert into tidings.relay (name, heartbeat_at) values ('tidings', now())").await;
@@ -126,7 +126,7 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     )))
     .execute(&database.pool)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     assert!(
         matches!(status().await, Status::Ok(text) if text.starts_with("an event has waited for 1"))
     );
@@ -139,7 +139,7 @@ async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
     )))
     .execute(&database.pool)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     assert!(matches!(
         status().await,
         Status::Failing(text)

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 /// Sends a request and returns the status and body of the response.
 pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("it listens");
+    let mut stream = TcpStream::connect(address).expect("the server listens");
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
          content-type: application/json\r\n"
@@ -14,7 +14,7 @@ pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, 
         .expect("the request is sent");
     let (mut answer, mut head) = (BufReader::new(stream), String::new());
     // The head ends with an empty line.
-    while answer.read_line(&mut head).expect("it answers") > 2 {}
+    while answer.read_line(&mut head).expect("the server answers") > 2 {}
     let named = head
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -27,6 +27,6 @@ pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, 
     answer
         .take(length)
         .read_to_string(&mut body)
-        .expect("it answers");
+        .expect("the server answers");
     (head[9..12].parse().expect("a status"), body)
 }

@@ -57,11 +57,14 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     );
     assert!(
         tables(&database.pool, "tidings").await.is_empty(),
-        "asking creates nothing"
+        "a query creates nothing"
     );
 
     assert_eq!(
-        migrations.run(&database.pool).await.expect("the first run"),
+        migrations
+            .run(&database.pool)
+            .await
+            .expect("the first run succeeds"),
         steps
     );
     let expected = [
@@ -93,7 +96,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         migrations
             .run(&database.pool)
             .await
-            .expect("the second run"),
+            .expect("the second run succeeds"),
         []
     );
     assert!(tables(&database.pool, "public").await.is_empty());
@@ -152,11 +155,11 @@ async fn the_applications_own_migrations_are_left_alone() {
         .schema("public")
         .run(&database.pool)
         .await
-        .expect("both fit one schema");
+        .expect("both migrators can share a schema");
     let mine: String = sqlx::query_scalar("select mine from _sqlx_migrations")
         .fetch_one(&database.pool)
         .await
-        .expect("it is still there");
+        .expect("the row still exists");
     assert_eq!(mine, "x");
 }
 
@@ -304,7 +307,7 @@ async fn an_older_library_starts_beside_a_newer_one() {
         Migrations::new()
             .run(&database.pool)
             .await
-            .expect("it knows nothing of 999"),
+            .expect("migration 999 is unknown"),
         []
     );
 }
@@ -354,7 +357,7 @@ async fn tables_made_by_hand_are_adopted() {
     let rows: i64 = sqlx::query_scalar("select count(*) from tidings.outbox")
         .fetch_one(&database.pool)
         .await
-        .expect("the row is there");
+        .expect("the row exists");
     assert_eq!(rows, 1);
 }
 
@@ -602,7 +605,7 @@ async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
     let rows = sqlx::query("select id, occurred_at from tidings.outbox")
         .fetch_all(&database.pool)
         .await
-        .expect("the rows are there");
+        .expect("the rows exist");
     for row in rows {
         let id: Uuid = row.get("id");
         let at: chrono::DateTime<chrono::Utc> = row.get("occurred_at");
@@ -673,7 +676,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     let before: String = sqlx::query_scalar(read)
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     Migrations::new()
         .run(&database.pool)
         .await
@@ -681,7 +684,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     let after: String = sqlx::query_scalar(read)
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(before, after);
     let secrets =
         "select relay, octet_length(secret), signs from tidings.relay_secret order by relay";
@@ -689,7 +692,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     let secrets: Vec<(String, i32, bool)> = sqlx::query_as(secrets)
         .fetch_all(&as_relay)
         .await
-        .expect("its role may");
+        .expect("the relay's role has the right");
     assert_eq!(
         secrets,
         [
@@ -701,13 +704,13 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
         sqlx::query_scalar("select count(distinct secret) from tidings.relay_secret")
             .fetch_one(&as_relay)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
     assert_eq!(different, 2);
     let as_dashboard = database.pool_as(&dashboard).await;
     let error = sqlx::query("select from tidings.relay_secret")
         .execute(&as_dashboard)
         .await
-        .expect_err("it may not");
+        .expect_err("the role lacks the right");
     assert_eq!(
         error.as_database_error().and_then(|e| e.code()).as_deref(),
         Some("42501")
@@ -734,16 +737,16 @@ async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
         savepoint inner_one; insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
         values ('a', '3', 'T', '3');
         insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '4', 'T');";
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     sqlx::raw_sql(copied)
         .execute(&mut *tx)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let foreign = "select count(*) from tidings.outbox where xid <> pg_current_xact_id()";
     let foreign: i64 = sqlx::query_scalar(foreign)
         .fetch_one(&mut *tx)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(foreign, 0);
 }
 
@@ -767,7 +770,7 @@ async fn the_functions_of_the_guards_cannot_be_attached_to_other_tables() {
     let error = sqlx::raw_sql(attach)
         .execute(&stranger)
         .await
-        .expect_err("it may not");
+        .expect_err("the role lacks the right");
     assert_eq!(
         error.as_database_error().and_then(|e| e.code()).as_deref(),
         Some("42501")

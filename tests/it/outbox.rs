@@ -48,27 +48,27 @@ async fn an_event_is_published_if_and_only_if_its_transaction_commits() {
     outbox
         .publish(&mut tx, &placed(1, 100))
         .await
-        .expect("it is inserted");
-    tx.rollback().await.expect("it is rolled back");
+        .expect("the insert succeeds");
+    tx.rollback().await.expect("the rollback succeeds");
     assert_eq!(count(&database.pool).await, 0);
 
     let mut tx = database.pool.begin().await.expect("a transaction");
     outbox
         .publish(&mut tx, &placed(1, 100))
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let mut savepoint = tx.begin().await.expect("a savepoint");
     outbox
         .publish(&mut savepoint, &placed(2, 100))
         .await
-        .expect("it is inserted");
-    savepoint.rollback().await.expect("it is rolled back");
+        .expect("the insert succeeds");
+    savepoint.rollback().await.expect("the rollback succeeds");
     assert_eq!(
         count(&database.pool).await,
         0,
-        "nobody sees it before the commit"
+        "the row is invisible before the commit"
     );
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
     assert_eq!(count(&database.pool).await, 1);
 }
 
@@ -87,12 +87,12 @@ async fn a_row_says_all_there_is_to_say_of_its_event() {
         .occurred_at(happened)
         .publish(&mut tx)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let xid: String = sqlx::query_scalar("select pg_current_xact_id()::text")
         .fetch_one(&mut *tx)
         .await
         .expect("an xid");
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
 
     let row = sqlx::query(
         "select *, payload::text as payload_text, headers::text as headers_text, \
@@ -141,8 +141,8 @@ async fn transactions_publish_and_so_do_pooled_and_plain_connections_if_it_is_al
     Outbox::new()
         .publish(inner, &placed(2, 1))
         .await
-        .expect("so does what it derefs to");
-    tx.commit().await.expect("it commits");
+        .expect("the dereferenced transaction publishes");
+    tx.commit().await.expect("the commit succeeds");
     let outbox = Outbox::new().allow_autocommit();
     let mut pooled = database.pool.acquire().await.expect("a connection");
     outbox
@@ -159,18 +159,18 @@ async fn transactions_publish_and_so_do_pooled_and_plain_connections_if_it_is_al
     outbox
         .publish_all(&mut plain, [&placed(5, 1)])
         .await
-        .expect("in batches too");
+        .expect("a plain connection publishes a batch");
     let later = outbox
         .publish_after(&mut plain, &placed(6, 1), Duration::from_secs(600))
         .await
-        .expect("and for later");
+        .expect("a plain connection schedules an event");
     assert!(
         outbox
             .cancel(&mut plain, later)
             .await
-            .expect("and takes it back")
+            .expect("a plain connection cancels an event")
     );
-    plain.close().await.expect("it closes");
+    plain.close().await.expect("the connection closes");
     assert_eq!(count(&database.pool).await, 5);
 }
 
@@ -187,7 +187,7 @@ async fn outside_a_transaction_nothing_is_published_scheduled_or_cancelled() {
             .publish_after(&mut tx, &placed(1, 1), Duration::from_secs(600))
             .await
             .expect("scheduled");
-        tx.commit().await.expect("it commits");
+        tx.commit().await.expect("the commit succeeds");
         let mut conn = database.pool.acquire().await.expect("a connection");
         let (event, soon) = (placed(2, 1), Duration::from_secs(1));
         let refused = [
@@ -258,7 +258,7 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
     sqlx::raw_sql("begin isolation level serializable")
         .execute(&mut *conn)
         .await
-        .expect("begun");
+        .expect("a transaction begins");
     Outbox::new()
         .publish(&mut conn, &placed(1, 1))
         .await
@@ -266,12 +266,12 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
-        .expect("rolled back");
+        .expect("the rollback succeeds");
     assert_eq!(count(&database.pool).await, 0);
     sqlx::raw_sql("begin")
         .execute(&mut *conn)
         .await
-        .expect("begun");
+        .expect("a transaction begins");
     sqlx::raw_sql("select 1 / 0")
         .execute(&mut *conn)
         .await
@@ -288,7 +288,7 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
-        .expect("rolled back");
+        .expect("the rollback succeeds");
 }
 
 #[tokio::test]
@@ -301,19 +301,19 @@ async fn publishing_can_be_part_of_a_spawned_task() {
         Outbox::new()
             .publish_all(&mut tx, events.iter().filter(|event| event.total_cents > 0))
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
         Outbox::new()
             .event(&events[0])
             .header("a", "b")
             .publish(&mut tx)
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
         tx.commit().await
     });
     publishing
         .await
         .expect("the task ends")
-        .expect("it commits");
+        .expect("the commit succeeds");
     assert_eq!(count(&database.pool).await, 3);
 }
 
@@ -328,17 +328,17 @@ async fn a_batch_is_one_statement_and_keeps_its_order() {
         sqlx::query("truncate tidings.outbox")
             .execute(&mut *conn)
             .await
-            .expect("it is emptied");
+            .expect("the table is emptied");
         let events: Vec<_> = (0..5_000).map(|n| placed((n * 7919) % 997, n)).collect();
         let ids = outbox
             .publish_all(&mut conn, &events)
             .await
-            .expect("all are inserted");
+            .expect("all events are inserted");
         let stored: Vec<(uuid::Uuid, String)> =
             sqlx::query_as("select id, payload->>'total_cents' from tidings.outbox order by seq")
                 .fetch_all(&mut *conn)
                 .await
-                .expect("the rows are there");
+                .expect("the rows exist");
         let numbers: Vec<_> = stored
             .iter()
             .map(|(_, number)| number.parse::<i64>().expect("a number"))
@@ -355,7 +355,7 @@ async fn a_batch_is_one_statement_and_keeps_its_order() {
             sqlx::query_scalar("select count(distinct xid) from tidings.outbox")
                 .fetch_one(&mut *conn)
                 .await
-                .expect("they can be counted");
+                .expect("the query succeeds");
         assert_eq!(
             transactions, 1,
             "outside a transaction, one statement is one transaction"
@@ -399,20 +399,20 @@ async fn an_envelope_in_a_batch_reads_as_one_published_alone() {
     outbox
         .publish_envelopes(&mut tx, &all)
         .await
-        .expect("all are inserted");
+        .expect("all events are inserted");
     for mut envelope in all {
         envelope.id = EventId::new();
         outbox
             .publish_envelope(&mut tx, &envelope)
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
     }
     let rows: Vec<String> = sqlx::query_scalar(
         "select (to_jsonb(o) - 'seq' - 'id')::text from tidings.outbox o order by seq",
     )
     .fetch_all(&mut *tx)
     .await
-    .expect("the rows are there");
+    .expect("the rows exist");
     assert_eq!(rows.len(), 8);
     assert_eq!(rows[..4], rows[4..]);
     assert!(
@@ -443,13 +443,13 @@ async fn json_is_stored_byte_for_byte() {
         .allow_autocommit()
         .publish_envelope(&mut conn, &envelope)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     envelope.id = EventId::new();
     Outbox::new()
         .allow_autocommit()
         .publish_envelopes(&mut conn, &[envelope])
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let stored: Vec<String> = sqlx::query_scalar("select payload::text from tidings.outbox")
         .fetch_all(&mut *conn)
         .await
@@ -474,7 +474,7 @@ fn whatever_a_payload_says_it_reads_back_the_same() {
             sqlx::query("truncate tidings.outbox")
                 .execute(&mut *conn)
                 .await
-                .expect("it is emptied");
+                .expect("the table is emptied");
             let envelopes: Vec<_> = events
                 .iter()
                 .map(|(id, text, header)| {
@@ -494,7 +494,7 @@ fn whatever_a_payload_says_it_reads_back_the_same() {
             )
             .fetch_all(&mut *conn)
             .await
-            .expect("the rows are there");
+            .expect("the rows exist");
             let read: Vec<_> = stored
                 .into_iter()
                 .map(|(id, text, header)| {
@@ -519,7 +519,7 @@ async fn what_could_never_be_delivered_is_refused_and_the_transaction_goes_on() 
     let mut tx = database.pool.begin().await.expect("a transaction");
     let invalid = |error| match error {
         PublishError::Invalid { source, .. } => source,
-        other => panic!("another error: {other}"),
+        other => panic!("unexpected error: {other}"),
     };
     assert_eq!(
         invalid(
@@ -589,11 +589,11 @@ async fn what_could_never_be_delivered_is_refused_and_the_transaction_goes_on() 
         .publish(&mut tx, &placed(1, 1))
         .await
         .expect("the transaction is not aborted");
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
     assert_eq!(
         count(&database.pool).await,
         1,
-        "of the batch nothing was inserted"
+        "no event of the batch was inserted"
     );
 }
 
@@ -614,7 +614,7 @@ async fn a_megabyte_of_payload_and_the_largest_headers_are_accepted_by_the_table
         .allow_autocommit()
         .publish_envelope(&mut conn, &envelope)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test]
@@ -644,7 +644,7 @@ async fn a_missing_table_is_reported_with_its_remedy() {
         .allow_autocommit()
         .publish(&mut conn, &placed(1, 1))
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test]
@@ -655,14 +655,14 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
     outbox
         .publish(&mut first, &placed("hot", 1))
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
 
     let mut other = database.pool.begin().await.expect("a transaction");
     outbox
         .publish(&mut other, &placed("cold", 1))
         .await
         .expect("another aggregate does not wait");
-    other.commit().await.expect("it commits");
+    other.commit().await.expect("the commit succeeds");
 
     let (pool, second_outbox) = (database.pool.clone(), outbox.clone());
     let second = tokio::spawn(async move {
@@ -671,15 +671,15 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
         second_outbox
             .publish_all(&mut tx, &[placed("a", 2), placed("hot", 2)])
             .await
-            .expect("it is inserted");
-        tx.commit().await.expect("it commits");
+            .expect("the insert succeeds");
+        tx.commit().await.expect("the commit succeeds");
     });
     wait_for_a_blocked_session(&database.pool).await;
     outbox
         .publish(&mut first, &placed("hot", 3))
         .await
         .expect("its own lock does not stop it");
-    first.commit().await.expect("it commits");
+    first.commit().await.expect("the commit succeeds");
     second.await.expect("the second goes on");
 
     let order: Vec<String> = sqlx::query_scalar(
@@ -687,7 +687,7 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
     )
     .fetch_all(&database.pool)
     .await
-    .expect("the rows are there");
+    .expect("the rows exist");
     assert_eq!(
         order,
         ["1", "3", "2"],
@@ -755,7 +755,7 @@ async fn more_locks_than_the_server_has_room_for_are_not_asked_for() {
     let error = outbox
         .publish_all(&mut tx, &events)
         .await
-        .expect_err("one too many");
+        .expect_err("the batch is too large");
     assert!(
         matches!(error, PublishError::TooManyAggregates { .. }),
         "{error}"
@@ -763,7 +763,7 @@ async fn more_locks_than_the_server_has_room_for_are_not_asked_for() {
     outbox
         .publish_all(&mut tx, &events[1..])
         .await
-        .expect("as many as are allowed");
+        .expect("the largest batch is accepted");
     let locks: i64 = sqlx::query_scalar(
         "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
     )
@@ -771,7 +771,7 @@ async fn more_locks_than_the_server_has_room_for_are_not_asked_for() {
     .await
     .expect("locks can be counted");
     assert_eq!(locks, 1_000);
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
 }
 
 #[tokio::test]
@@ -783,13 +783,13 @@ async fn a_connection_prepares_the_statement_once() {
             .allow_autocommit()
             .publish(&mut conn, &placed(n, 1))
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
         Outbox::new()
             .allow_autocommit()
             .header("a", "b")
             .publish_all(&mut conn, &vec![placed(n, 1); n + 1])
             .await
-            .expect("they are inserted");
+            .expect("the events are inserted");
     }
     let prepared: i64 = sqlx::query_scalar(
         "select count(*) from pg_prepared_statements \
@@ -797,7 +797,7 @@ async fn a_connection_prepares_the_statement_once() {
     )
     .fetch_one(&mut *conn)
     .await
-    .expect("they can be counted");
+    .expect("the query succeeds");
     assert_eq!(prepared, 2);
 }
 
@@ -841,7 +841,7 @@ async fn an_event_in_a_format_of_its_own_is_stored_as_bytes_with_its_content_typ
         .allow_autocommit()
         .publish(&mut conn, &Moved { x: 3, y: 4 })
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let row = sqlx::query(
         "select payload_bytes, headers->>'content-type' as content_type, version, \
          payload is null as no_json from tidings.outbox",
@@ -850,7 +850,7 @@ async fn an_event_in_a_format_of_its_own_is_stored_as_bytes_with_its_content_typ
     .await
     .expect("one row");
     assert_eq!(
-        Semicolons::decode(row.get("payload_bytes")).expect("it reads back"),
+        Semicolons::decode(row.get("payload_bytes")).expect("the row can be read"),
         Moved { x: 3, y: 4 }
     );
     assert_eq!(row.get::<&str, _>("content_type"), "text/x-semicolons");
@@ -913,12 +913,12 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(locking))
         .execute(&mut *by_sql)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let sql_locks: Vec<String> = sqlx::query_scalar(advisory)
         .fetch_one(&mut *by_sql)
         .await
         .expect("one lock");
-    by_sql.rollback().await.expect("it is rolled back");
+    by_sql.rollback().await.expect("the rollback succeeds");
 
     for batch in [false, true] {
         let mut by_outbox = database.pool.begin().await.expect("a transaction");
@@ -928,13 +928,13 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
                 outbox
                     .publish(&mut by_outbox, &placed(7, 1))
                     .await
-                    .expect("it is inserted"),
+                    .expect("the insert succeeds"),
             ),
             true => drop(
                 outbox
                     .publish_all(&mut by_outbox, &[placed(7, 1), placed(7, 2)])
                     .await
-                    .expect("they are inserted"),
+                    .expect("the events are inserted"),
             ),
         }
         let locks: Vec<String> = sqlx::query_scalar(advisory)
@@ -942,6 +942,6 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
             .await
             .expect("one lock");
         assert_eq!(locks, sql_locks);
-        by_outbox.rollback().await.expect("it is rolled back");
+        by_outbox.rollback().await.expect("the rollback succeeds");
     }
 }

@@ -19,7 +19,7 @@ impl Example {
         let program = test
             .ancestors()
             .nth(2)
-            .expect("it is in deps/")
+            .expect("the test is in `deps/`")
             .join("examples/publish");
         let mut process = Command::new(&program)
             .env("DATABASE_URL", database_url)
@@ -30,9 +30,9 @@ impl Example {
                 panic!("{} runs (cargo test builds it): {error}", program.display())
             });
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("it is piped"))
+        BufReader::new(process.stdout.take().expect("the output is piped"))
             .read_line(&mut line)
-            .expect("it says where it listens");
+            .expect("the example prints its address");
         let address = line
             .trim()
             .strip_prefix("listening on ")
@@ -42,7 +42,7 @@ impl Example {
     }
 
     fn post(&self, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        let mut stream = TcpStream::connect(&self.address).expect("the server listens");
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
              content-type: application/json\r\n"
@@ -50,7 +50,9 @@ impl Example {
         write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len())
             .expect("the request is sent");
         let mut response = String::new();
-        stream.read_to_string(&mut response).expect("it answers");
+        stream
+            .read_to_string(&mut response)
+            .expect("the server answers");
         response
     }
 }
@@ -87,7 +89,7 @@ async fn the_example_changes_rows_and_publishes_their_events_together() {
         sqlx::query_as("select aggregateid, type, payload::text from tidings.outbox order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("rows");
+            .expect("the query succeeds");
     let placed = r#"{"Placed":{"order_id":1,"customer":"ada","total_cents":1999}}"#;
     let expected = [
         ("1", "OrderPlaced", placed),

@@ -10,7 +10,7 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
     let program = test
         .ancestors()
         .nth(2)
-        .expect("it is in deps/")
+        .expect("the test is in `deps/`")
         .join("examples/quickstart");
     let mut command = Command::new(&program);
     command
@@ -19,7 +19,7 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
         .env("KAFKA_BROKERS", crate::services::brokers());
     let done = tokio::task::spawn_blocking(move || command.output())
         .await
-        .expect("no panic");
+        .expect("the task does not panic");
     let done = done.unwrap_or_else(|error| {
         panic!("{} runs (cargo test builds it): {error}", program.display())
     });
@@ -49,6 +49,6 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
     )
     .fetch_one(&database.pool)
     .await
-    .expect("asked");
+    .expect("the query succeeds");
     assert_eq!(left, 0);
 }

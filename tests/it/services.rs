@@ -68,7 +68,7 @@ pub(crate) fn brokers() -> String {
 pub(crate) async fn own_kafka(options: KafkaOptions) -> Kafka {
     tokio::task::spawn_blocking(|| Kafka::start(options))
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("a broker of its own")
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn own_kafka(options: KafkaOptions) -> Kafka {
 pub(crate) async fn own_postgres(options: PostgresOptions) -> Postgres {
     tokio::task::spawn_blocking(|| Postgres::start(options))
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("a server of its own")
 }
 
@@ -128,7 +128,7 @@ pub(crate) async fn mark(pool: &PgPool, schema: &str) -> String {
     let identity: String = sqlx::query_scalar(sql)
         .fetch_one(pool)
         .await
-        .expect("the server tells its identity");
+        .expect("the server returns its identity");
     let byte = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = format!("{identity}/{schema}")
         .bytes()
@@ -171,8 +171,8 @@ pub(crate) async fn restored_on(original: &TestDatabase, server_url: &str) -> Op
         .take()
         .expect("a pipe")
         .write_all(&dump.stdout)
-        .expect("it reads");
-    assert!(restoring.wait().expect("it ends").success());
+        .expect("`psql` reads the dump");
+    assert!(restoring.wait().expect("the process ends").success());
     Some(copy)
 }
 

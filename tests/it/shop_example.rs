@@ -17,7 +17,7 @@ pub(crate) async fn shop() -> Command {
     let mut command = Command::new(
         test.ancestors()
             .nth(2)
-            .expect("it is in deps/")
+            .expect("the test is in `deps/`")
             .join("examples/shop"),
     );
     // Any database of the server works, because the shop creates its own.
@@ -38,7 +38,7 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     command.args(["--orders", "200", "--kill", "payment"]);
     let done = tokio::task::spawn_blocking(move || command.output())
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("cargo test builds it");
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(
@@ -58,7 +58,7 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     };
     assert!(
         count("completed") > 100 && count("cancelled") > 20,
-        "both ways are gone: {said}"
+        "both outcomes occur: {said}"
     );
     assert_eq!(count("completed") + count("cancelled"), 200);
     assert!(said.contains("payment is killed (-9)"), "{said}");
@@ -76,14 +76,14 @@ impl Shop {
             .stdout(Stdio::piped())
             .spawn()
             .expect("cargo test builds it");
-        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let lines = BufReader::new(process.stdout.take().expect("the output is piped")).lines();
         let mut said = lines.map(|line| line.expect("text"));
         let address = said
             .find_map(|line| {
                 line.strip_prefix("the shop is open: http://")
                     .map(str::to_owned)
             })
-            .expect("it opens");
+            .expect("the shop prints its address");
         Self { process, address }
     }
 
@@ -122,9 +122,9 @@ impl Shop {
         services
             .iter()
             .find(|one| one["name"] == service)
-            .expect("it is there")["circuit"]
+            .expect("the service is listed")["circuit"]
             .as_str()
-            .expect("a word")
+            .expect("the circuit has a state")
             .to_owned()
     }
 }
@@ -191,7 +191,7 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         });
         assert_eq!(shop.circuit("order"), "closed");
         assert_eq!(shop.ask("POST", "/play/payment/start", "").0, 200);
-        shop.until("what has waited for it is completed", || completed(&second));
+        shop.until("the waiting order is completed", || completed(&second));
         shop.until("the circuit closes", || {
             shop.ask("GET", &format!("/api/payments/{second}"), "");
             shop.circuit("payment") == "closed"
@@ -199,5 +199,5 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         assert!(shop.ask("GET", "/", "").1.contains("A small shop"));
         assert_eq!(shop.ask("GET", "/health/ready", "").0, 200);
     });
-    playing.await.expect("all of it holds");
+    playing.await.expect("the task does not panic");
 }

@@ -109,10 +109,10 @@ async fn on_the_page_one_places_orders_breaks_a_service_and_sees_the_saga_go_bac
         assert_eq!(
             browser.value("document.documentElement.scrollWidth <= 360"),
             true,
-            "nothing is beside a phone's screen"
+            "nothing is wider than the screen of a phone"
         );
         browser.picture("phone.png");
         assert_eq!(browser.errors(), Vec::<String>::new());
     });
-    playing.await.expect("all of it holds");
+    playing.await.expect("the task does not panic");
 }

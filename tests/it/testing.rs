@@ -57,7 +57,7 @@ async fn a_cascade_over_two_subscribers_is_settled_with_its_causes() {
     bus.assert_not_published::<OrderPlaced>();
     assert_eq!(bus.published::<ParcelSent>(), [ParcelSent { order_id: 7 }]);
     let [stock, .., parcel] = bus.published_envelopes() else {
-        panic!("three events are published")
+        panic!("expected three published events")
     };
     assert_eq!(parcel.headers.causation_id(), Some(&*stock.id.to_string()));
     assert_eq!(
@@ -165,7 +165,7 @@ async fn with_a_real_database_effect_inbox_and_outbox_are_there() {
     let count: i64 = sqlx::query_scalar("select count(*) from reservation")
         .fetch_one(&database.pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     assert_eq!(count, 1);
 }
 
@@ -262,7 +262,7 @@ impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0
             .lock()
-            .expect("nobody panicked")
+            .expect("the lock is not poisoned")
             .extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -298,7 +298,8 @@ async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
     let id = envelope.id;
     bus.publish_envelope(&envelope);
     bus.settle().await;
-    let text = String::from_utf8(text.0.lock().expect("nobody panicked").clone()).expect("text");
+    let text =
+        String::from_utf8(text.0.lock().expect("the lock is not poisoned").clone()).expect("text");
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| line.ends_with("at work"))
@@ -343,7 +344,8 @@ async fn an_event_that_keeps_failing_is_reported_at_its_first_failure_when_it_is
         tidings::event::Envelope::of(&OrderPlaced { order_id: 7 }).expect("a valid event");
     bus.publish_envelope(&envelope);
     bus.settle().await;
-    let text = String::from_utf8(text.0.lock().expect("nobody panicked").clone()).expect("text");
+    let text =
+        String::from_utf8(text.0.lock().expect("the lock is not poisoned").clone()).expect("text");
     for (level, what) in [
         ("WARN", "failed at its first attempt"),
         ("WARN", "is parked in the table"),

@@ -92,7 +92,7 @@ async fn send_letter(topic: &str) {
     producer
         .send(record, Duration::from_secs(60))
         .await
-        .expect("sent");
+        .expect("the record is sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +199,7 @@ async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
                 .map(drop)
         });
         signal(&child, "TERM");
-        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+        assert_eq!(child.wait().expect("the process ends").code(), Some(0));
         let log = std::fs::read_to_string(&path).expect("text");
         assert_harmless(&log, format);
         assert!(
@@ -210,5 +210,5 @@ async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
             "{log}"
         );
     }
-    std::fs::remove_file(&path).expect("it is there");
+    std::fs::remove_file(&path).expect("the file exists");
 }

@@ -74,7 +74,7 @@ async fn a_hang_up_applies_the_log_level_and_names_what_needs_a_restart() {
     signal(&relay.child, "HUP");
     line_with(&mut relay, "log.nonsense: is not a key");
     let (code, log) = relay.stop("TERM");
-    std::fs::remove_file(&file).expect("it is there");
+    std::fs::remove_file(&file).expect("the file exists");
     assert_eq!(code, 0, "{log}");
 }
 

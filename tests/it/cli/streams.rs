@@ -15,7 +15,7 @@ fn full_disk() -> Stdio {
     File::options()
         .write(true)
         .open("/dev/full")
-        .expect("Linux has it")
+        .expect("`/dev/full` exists")
         .into()
 }
 
@@ -159,7 +159,7 @@ impl Blind {
 
     fn stop(mut self) -> Option<i32> {
         signal(&self.child, "TERM");
-        self.child.wait().expect("it ends").code()
+        self.child.wait().expect("the process ends").code()
     }
 }
 
@@ -189,7 +189,9 @@ async fn a_relay_delivers_and_counts_the_lines_that_it_cannot_log() {
 async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
     let database = migrated_database().await;
     let (mut reader, mut writer) = pipe().expect("a pipe");
-    writer.write_all(&vec![b'\n'; PIPE_BYTES]).expect("it fits");
+    writer
+        .write_all(&vec![b'\n'; PIPE_BYTES])
+        .expect("the pipe has room");
     let relay = Blind::start(&database, writer.into());
     relay.publishes(&database).await;
     assert_eq!(

@@ -34,7 +34,7 @@ fn documented(title: &str, topic: &str) -> Vec<Right> {
         .skip(1)
         .find(|block| block.starts_with(&format!("# {title}")))
         .expect("the page has the block");
-    let block = block.split("```").next().expect("it ends");
+    let block = block.split("```").next().expect("the process ends");
     let mut rights = Vec::new();
     for line in block
         .lines()
@@ -46,14 +46,14 @@ fn documented(title: &str, topic: &str) -> Vec<Right> {
             (Some("order"), _) => (2, topic),
             (Some(name), _) => (2, name),
             (None, Some(name)) => (5, name),
-            (None, None) => panic!("a right on something else: {line}"),
+            (None, None) => panic!("unexpected resource: {line}"),
         };
         let prefixed = after("--resource-pattern-type").next() == Some("prefixed");
         let operation = |word| match word {
             "Read" => 3,
             "Write" => 4,
             "Create" => 5,
-            other => panic!("another operation: {other}"),
+            other => panic!("unexpected operation: {other}"),
         };
         rights.extend(after("--operation").map(|word| Right {
             kind,
@@ -78,7 +78,9 @@ fn given<'w>(words: &'w [&'w str], option: &'static str) -> impl Iterator<Item =
 fn ask(brokers: &str, api: i16, right: &Right) {
     let text = |text: &str| {
         [
-            &i16::try_from(text.len()).expect("short").to_be_bytes()[..],
+            &i16::try_from(text.len())
+                .expect("the length fits")
+                .to_be_bytes()[..],
             text.as_bytes(),
         ]
         .concat()
@@ -96,15 +98,19 @@ fn ask(brokers: &str, api: i16, right: &Right) {
         allowed,
     ]
     .concat();
-    let mut stream = TcpStream::connect(brokers).expect("connected");
+    let mut stream = TcpStream::connect(brokers).expect("the connection succeeds");
     stream
-        .write_all(&i32::try_from(request.len()).expect("short").to_be_bytes())
-        .expect("sent");
-    stream.write_all(&request).expect("sent");
+        .write_all(
+            &i32::try_from(request.len())
+                .expect("the length fits")
+                .to_be_bytes(),
+        )
+        .expect("the request is sent");
+    stream.write_all(&request).expect("the request is sent");
     let mut size = [0; 4];
-    stream.read_exact(&mut size).expect("answered");
+    stream.read_exact(&mut size).expect("the broker answers");
     let mut answer = vec![0; u32::from_be_bytes(size) as usize];
-    stream.read_exact(&mut answer).expect("answered");
+    stream.read_exact(&mut answer).expect("the broker answers");
     // The response begins with the correlation id and a throttle time. The number of results and
     // the error code of the first result follow.
     assert_eq!(
@@ -218,7 +224,7 @@ async fn each_right_is_needed_and_all_are_enough(title: &str, delivery: Delivery
             "without {right:?}"
         );
         allow(&place.brokers, right);
-        reader.until_distinct(usize::try_from(published).expect("few"));
+        reader.until_distinct(usize::try_from(published).expect("the number fits"));
         relay.stop().await;
     }
     assert_eq!(reader.read_to_the_end().len() as i64, published);
@@ -261,7 +267,7 @@ async fn a_right_that_is_revoked_stops_events_until_it_is_given_back(
         };
         relay.says("kafka", resource).await;
         allow(&place.brokers, right);
-        reader.until_distinct(usize::try_from(published).expect("few"));
+        reader.until_distinct(usize::try_from(published).expect("the number fits"));
     }
     relay.stop().await;
     let delivered = reader.read_to_the_end().len() as i64;
@@ -327,7 +333,7 @@ async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_unti
         sqlx::raw_sql(insert)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
         let relay = Running::start(options);
         Reader::new(&place.brokers, &topic("good")).until_distinct(3);
         let waiting = "select count(*) from tidings.parked where waits_for like '%-poor'";
@@ -335,10 +341,10 @@ async fn a_topic_that_may_be_described_and_not_written_stops_its_own_events_unti
         while sqlx::query_scalar::<_, i64>(waiting)
             .fetch_one(&database.pool)
             .await
-            .expect("counted")
+            .expect("the query succeeds")
             < 3
         {
-            assert!(Instant::now() < until, "its events are not set aside");
+            assert!(Instant::now() < until, "its events are not parked");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         allow(&place.brokers, &right("poor", WRITE));

@@ -35,7 +35,10 @@ async fn sql(pool: &PgPool, text: &str) {
 async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
     let rules = "select conname::text, pg_get_constraintdef(oid) from pg_constraint \
         where conrelid = 'tidings.outbox'::regclass";
-    let rules: Vec<(String, String)> = sqlx::query_as(rules).fetch_all(pool).await.expect("asked");
+    let rules: Vec<(String, String)> = sqlx::query_as(rules)
+        .fetch_all(pool)
+        .await
+        .expect("the query succeeds");
     let mut text = String::new();
     for constraint in constraints {
         text += &format!("alter table tidings.outbox drop constraint {constraint};");
@@ -58,12 +61,14 @@ async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
     loop {
         let read = "select coalesce(topic, ''), reason from tidings.parked \
             where reason is not null order by seq";
-        let parked: Vec<(String, String)> =
-            sqlx::query_as(read).fetch_all(pool).await.expect("read");
+        let parked: Vec<(String, String)> = sqlx::query_as(read)
+            .fetch_all(pool)
+            .await
+            .expect("the query succeeds");
         if parked.len() >= events {
             return parked;
         }
-        assert!(Instant::now() < until, "parked are {parked:?}");
+        assert!(Instant::now() < until, "parked: {parked:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -87,8 +92,10 @@ fn produce(place: &Place, topic: &str, key: &[u8], value: &[u8]) {
     producer
         .send(BaseRecord::to(topic).partition(0).key(key).payload(value))
         .map_err(|(error, _)| error)
-        .expect("taken");
-    producer.flush(Duration::from_secs(30)).expect("sent");
+        .expect("the producer accepts the record");
+    producer
+        .flush(Duration::from_secs(30))
+        .expect("the record is sent");
 }
 
 /// Returns a position that claims that everything is published, made from one that the relay wrote.
@@ -101,7 +108,7 @@ fn forged(record: &[u8], number: u64, keep_signature: bool) -> Vec<u8> {
     if !keep_signature {
         entry.as_object_mut().expect("an object").remove("hmac");
     }
-    serde_json::to_vec(&entry).expect("plain data")
+    serde_json::to_vec(&entry).expect("the value can be serialized")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +179,7 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         relay.stop().await;
         assert!(
             positions(&place).iter().all(|(key, _)| key != b"1"),
-            "no row is a record of {own}"
+            "no row became a record of {own}"
         );
         // The dead letter of such a row does not reach the topic of positions either.
         options.undeliverable.policy = OnUndeliverable::DeadLetter;
@@ -224,8 +231,10 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
         .create()
         .expect("a client");
     let limit = Duration::from_secs(30);
-    other.init_transactions(limit).expect("begun");
-    other.begin_transaction().expect("begun");
+    other
+        .init_transactions(limit)
+        .expect("a transaction begins");
+    other.begin_transaction().expect("a transaction begins");
     other
         .send(
             BaseRecord::to(&topic)
@@ -234,8 +243,8 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
                 .payload("{}"),
         )
         .map_err(|(error, _)| error)
-        .expect("taken");
-    other.flush(limit).expect("sent");
+        .expect("the producer accepts the record");
+    other.flush(limit).expect("the record is sent");
     insert(&database.pool, 4..=6).await;
     let relay = place.start();
     published(&database.pool, &place, 6).await;
@@ -299,7 +308,7 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
     let unsigned = |record: &[u8]| {
         let mut entry: Value = serde_json::from_slice(record).expect("a position");
         entry.as_object_mut().expect("an object").remove("hmac");
-        serde_json::to_vec(&entry).expect("plain data")
+        serde_json::to_vec(&entry).expect("the value can be serialized")
     };
     records
         .iter()
@@ -312,7 +321,7 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
     let signs: bool = sqlx::query_scalar("select signs from tidings.relay_secret")
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert!(signs);
     // Unsigned records are ignored from now on.
     produce(
@@ -502,7 +511,7 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
             .execute(pool)
             .await
             .expect_err(text);
-        let error = error.into_database_error().expect("of the server");
+        let error = error.into_database_error().expect("an error of the server");
         let error = error.downcast_ref::<sqlx::postgres::PgDatabaseError>();
         let (message, hint) = (
             error.message().to_owned(),
@@ -533,7 +542,7 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
         .await
         .is_err()
     {
-        assert!(Instant::now() < until, "what is published can be deleted");
+        assert!(Instant::now() < until, "published rows can be deleted");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     relay.stop().await;
@@ -621,12 +630,12 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
             sqlx::query_scalar("select aggregateid from tidings.outbox order by seq")
                 .fetch_all(pool)
                 .await
-                .expect("asked");
+                .expect("the query succeeds");
         // The recent row remains, and so does the last published one, which is the relay's witness.
         if left == ["7", "20"] {
             break;
         }
-        assert!(Instant::now() < until, "left are {left:?}");
+        assert!(Instant::now() < until, "remaining: {left:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     relay.stop().await;

@@ -23,14 +23,17 @@ async fn events_whose_timestamps_a_topic_refuses_are_published_and_none_is_parke
         occurred_at)
                   select 'order', n::text, 'T', to_json(n), now() - interval '2 hours' \
                   from generate_series(1, 200) n";
-    sqlx::query(insert).execute(pool).await.expect("inserted");
+    sqlx::query(insert)
+        .execute(pool)
+        .await
+        .expect("the insert succeeds");
     let relay = place.start();
     published(pool, &place, 200).await;
     relay.stop().await;
     let parked: i64 = sqlx::query_scalar("select count(*) from tidings.parked")
         .fetch_one(pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     assert_eq!(parked, 0);
     assert_eq!(
         delivered(place.reader().read_to_the_end()),

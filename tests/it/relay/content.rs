@@ -21,7 +21,7 @@ async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
     .bind(payload)
     .fetch_one(&database.pool)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     let relay = place.start();
     let mut reader = place.reader();
     let record = reader.until_distinct(1)[0].clone();
@@ -77,7 +77,7 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
     )
     .execute(&database.pool)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     let mut reader = place.reader();
     let records = reader.until_distinct(3).to_vec();
     relay.stop().await;
@@ -120,7 +120,7 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     .bind(&own)
     .execute(&database.pool)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     let mut options = place.options();
     options.envelope = EnvelopeFormat::CloudEventsStructured;
     options.event_source = "https://shop.example/orders".into();
@@ -149,7 +149,7 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     )
     .execute(&database.pool)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     let mut options = place.options();
     options.envelope = EnvelopeFormat::Debezium;
     let relay = Running::start(options);
@@ -182,7 +182,7 @@ async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
             .bind(id)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     };
     publish("1").await;
     let relay = place.start();
@@ -193,7 +193,7 @@ async fn a_relay_from_before_sources_named_the_database_keeps_its_source() {
     sqlx::query("update tidings.relay set event_source = null")
         .execute(&database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     publish("2").await;
     let relay = place.start();
     let sources: Vec<String> = reader

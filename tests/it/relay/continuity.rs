@@ -27,7 +27,7 @@ async fn run(pool: &PgPool, sql: &str) {
 
 /// Runs a relay until it has published events with these numbers, then stops it cleanly.
 async fn ran(place: &Place, pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
-    let count = usize::try_from(*ids.end()).expect("small");
+    let count = usize::try_from(*ids.end()).expect("the number fits");
     insert(pool, ids).await;
     let relay = place.start();
     place.reader().until_distinct(count);
@@ -100,7 +100,7 @@ async fn a_missing_event_that_only_kafka_has_a_record_of_is_refused_with_both_ca
         "{text}"
     );
     let remedies = ["rewind --to-mirror", "rewind --all", "skip --all"]
-        .map(|remedy| text.find(remedy).expect("each remedy"));
+        .map(|remedy| text.find(remedy).expect("the text names each remedy"));
     assert!(
         remedies.is_sorted()
             && text.contains("publishes the 1 event that")
@@ -133,7 +133,7 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
         .bind(place.slot())
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(pending, 0);
     if has_inspector {
         let left = "select count(*) from pg_replication_slots s,
@@ -146,7 +146,7 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
             .bind(place.slot())
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         assert_eq!(left, 0);
     }
     ran(&place, &database.pool, 4..=5).await;
@@ -185,10 +185,13 @@ async fn an_event_that_is_not_published_is_kept_when_the_relay_ends() {
         .bind(place.slot())
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     let parked = sqlx::query_scalar("select count(*) from tidings.parked where relay = $1")
         .bind(&place.name);
-    let parked: i64 = parked.fetch_one(&database.pool).await.expect("asked");
+    let parked: i64 = parked
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds");
     assert_eq!(kept.max(parked), 1);
 }
 
@@ -300,12 +303,12 @@ fn as_owner(data: &Path, script: &str) -> String {
         let output = Command::new(program)
             .args(arguments)
             .output()
-            .expect("asked")
+            .expect("the program runs")
             .stdout;
         String::from_utf8(output).expect("text").trim().to_owned()
     };
     let owner = ask("stat", &["-c", "%u %g", &data.to_string_lossy()]);
-    let (user, group) = owner.split_once(' ').expect("two numbers");
+    let (user, group) = owner.split_once(' ').expect("`stat` prints two numbers");
     let mut command = Command::new(if ask("id", &["-u"]) == user {
         "sh"
     } else {
@@ -373,12 +376,12 @@ async fn a_partitioned_outbox_is_replaced_by_a_plain_one_without_a_loss_or_a_rep
     let section = page
         .split("## The outbox is no plain table")
         .nth(1)
-        .expect("the section");
+        .expect("the page has the section");
     let statements = section
         .split("```sql\n")
         .nth(1)
         .and_then(|block| block.split("```").next())
-        .expect("the statements");
+        .expect("the section has statements");
     insert(&database.pool, 3..=3).await;
     run(&database.pool, statements).await;
     let publication = format!(
@@ -409,7 +412,7 @@ async fn status_reads_no_more_rows_than_it_counts() {
         sqlx::query_as(sql)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
     };
     let settled = async || {
         let mut last = read().await;

@@ -40,7 +40,7 @@ async fn server(basic_constraints: &str) -> (Postgres, TestDatabase) {
     while !sqlx::query_scalar::<_, bool>("select current_setting('ssl')::boolean")
         .fetch_one(&database.pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
     {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
@@ -77,7 +77,8 @@ fn certificate(data: &Path, basic_constraints: &str) {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("set");
     let owner = std::fs::metadata(data).expect("a folder");
     for file in [&key, &certificate] {
-        std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid())).expect("given away");
+        std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid()))
+            .expect("the owner is set");
     }
 }
 
@@ -112,7 +113,7 @@ async fn every_session_is_bound_to_the_tls_channel_if_the_url_demands_it() {
         let (sessions, encrypted): (i64, i64) = sqlx::query_as(sql)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         assert!(
             sessions >= 3 && sessions == encrypted,
             "{encrypted} of {sessions}"
@@ -123,7 +124,7 @@ async fn every_session_is_bound_to_the_tls_channel_if_the_url_demands_it() {
         sqlx::raw_sql("set local tidings.delete_unpublished = on; truncate tidings.outbox")
             .execute(&database.pool)
             .await
-            .expect("emptied");
+            .expect("the table is emptied");
     }
     let wrong = as_ann(&database, "localhost", "sslmode=require&require_auth=md5");
     let place = Place {
@@ -194,7 +195,10 @@ fn readable(postgres: &Postgres) -> std::path::PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_for_the_password_in_clear_text_is_not_sent_it_where_that_is_excluded() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
+    let port = listener
+        .local_addr()
+        .expect("the listener has an address")
+        .port();
     let (sent, mut received) = tokio::sync::mpsc::unbounded_channel::<Vec<u8>>();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {

@@ -25,13 +25,13 @@ async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
     write_concurrently(&database.pool, 2, 6, 40).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
-    kafka.kill().expect("killed");
+    kafka.kill().expect("the kill succeeds");
     write_concurrently(&database.pool, 2, 6, 40).await;
     relay.says("kafka", "wait in the outbox").await;
     let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka))
         .await
-        .expect("no panic")
-        .expect("back");
+        .expect("the task does not panic")
+        .expect("the service restarts");
     write_concurrently(&database.pool, 2, 6, 40).await;
     caught_up(&database.pool, &mut reader).await;
     relay.says("kafka", "connected").await;
@@ -62,7 +62,10 @@ async fn a_database_that_restarts_is_followed_again_without_a_repeat() {
             .and_then(|()| postgres.start_again())
             .map(|()| postgres)
         });
-        postgres = done.await.expect("no panic").expect("back");
+        postgres = done
+            .await
+            .expect("the task does not panic")
+            .expect("the service restarts");
         while sqlx::query("select 1")
             .execute(&database.pool)
             .await
@@ -95,10 +98,10 @@ async fn a_stream_cut_again_and_again_under_load_repeats_nothing_while_kafka_ans
         cuts += sqlx::query_scalar::<_, i64>(cut)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     assert!(cuts > 1, "the stream was cut {cuts} times");
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
@@ -129,7 +132,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
         .bind(place.slot())
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     kafka.pause().expect("paused");
     // More events than the window holds, so that the relay blocks in the middle of the stream.
     write_concurrently(&database.pool, 2, 6, 100).await;
@@ -138,7 +141,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
         .bind(place.slot())
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     kafka.resume().expect("resumed");
     assert!(
         before.is_some() && before == after,
@@ -179,12 +182,12 @@ async fn an_idle_relay_notices_that_kafka_is_back() {
     let relay = place.start();
     write_concurrently(&database.pool, 1, 2, 3).await;
     caught_up(&database.pool, &mut place.reader()).await;
-    kafka.kill().expect("killed");
+    kafka.kill().expect("the kill succeeds");
     relay.says("kafka", "wait in the outbox").await;
     let kafka = tokio::task::spawn_blocking(move || kafka.start_again().map(|()| kafka))
         .await
-        .expect("no panic")
-        .expect("back");
+        .expect("the task does not panic")
+        .expect("the service restarts");
     relay.says("kafka", "connected").await;
     relay.stop().await;
     drop(kafka);
@@ -230,7 +233,7 @@ async fn a_topic_is_not_made_by_asking_for_it_even_if_the_broker_would() {
     assert_eq!(
         reader.partitions(),
         4,
-        "as the relay was told, not as the broker does by itself"
+        "with the relay's settings, not with the broker's defaults"
     );
     relay.stop().await;
 }

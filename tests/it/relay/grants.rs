@@ -41,7 +41,7 @@ pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -
         .skip(1)
         .find(|block| block.starts_with(&format!("-- {title}")))
         .expect("the page has the block");
-    let block = block.split("```").next().expect("it ends");
+    let block = block.split("```").next().expect("the process ends");
     let lines: Vec<&str> = block
         .lines()
         .filter(|line| !line.starts_with("--"))
@@ -263,7 +263,7 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
             )
             .await;
         }
-        let mut tx = pool.begin().await.expect("begun");
+        let mut tx = pool.begin().await.expect("a transaction begins");
         let published = event
             .publish(
                 &mut tx,
@@ -320,7 +320,7 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
         assert!(works().await.is_err(), "before {sql}");
         run(&database.pool, sql.clone()).await;
     }
-    assert!(works().await.expect("all are enough"));
+    assert!(works().await.expect("all grants together are sufficient"));
     for grant in &grants {
         run(
             &database.pool,
@@ -337,6 +337,6 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
             .execute(&pool)
             .await
             .is_err(),
-        "and no more: what is scheduled is not read"
+        "nothing more is granted: scheduled events cannot be read"
     );
 }

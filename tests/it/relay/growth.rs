@@ -54,7 +54,7 @@ impl Group {
                     let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
                         continue;
                     };
-                    read.lock().expect("whole").push(Record {
+                    read.lock().expect("the lock is not poisoned").push(Record {
                         partition: message.partition(),
                         key: message.key().unwrap_or_default().to_vec(),
                         value: message.payload().map(<[u8]>::to_vec),
@@ -76,20 +76,20 @@ impl Group {
 
     fn stop(self) -> Vec<Record> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("ends well");
-        self.read.lock().expect("whole").clone()
+        self.thread.join().expect("the relay ends without an error");
+        self.read.lock().expect("the lock is not poisoned").clone()
     }
 
     async fn until(&self, records: usize) {
         for _ in 0..6_000 {
-            if self.read.lock().expect("whole").len() >= records {
+            if self.read.lock().expect("the lock is not poisoned").len() >= records {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!(
             "{} of {records} records",
-            self.read.lock().expect("whole").len()
+            self.read.lock().expect("the lock is not poisoned").len()
         );
     }
 }
@@ -98,7 +98,7 @@ async fn pinned(pool: &PgPool) -> i32 {
     sqlx::query_scalar("select partitions from tidings.relay_topic")
         .fetch_one(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
 }
 
 /// Returns a database with eight accounts and a relay that has published this number of
@@ -114,7 +114,7 @@ async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     while sqlx::query_scalar::<_, i64>(known)
         .fetch_one(&database.pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
         == 0
     {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -153,7 +153,7 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
         );
     }
     assert_eq!(pinned(&database.pool).await, 11);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     write_concurrently(&database.pool, 2, 8, 40).await;
     let committed = committed(&database.pool).await;
     group.until(expected(&committed)).await;
@@ -224,7 +224,7 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
     sqlx::raw_sql(far)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let mut reader = place.reader();
     let before = expected(&committed(&database.pool).await) + 12_000;
     reader.until_distinct(before);
@@ -243,12 +243,16 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
         .expect("the binary starts");
     let held = "select count(*) from tidings.relay_topic where hold is not null";
     let mut flowing = 0;
-    while child.try_wait().expect("asked").is_none() {
+    while child
+        .try_wait()
+        .expect("the process can be polled")
+        .is_none()
+    {
         assert_eq!(
             sqlx::query_scalar::<_, i64>(held)
                 .fetch_one(&database.pool)
                 .await
-                .expect("asked"),
+                .expect("the query succeeds"),
             0
         );
         flowing += 1;
@@ -258,10 +262,10 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
             .bind(flowing as i64)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
         reader.until_distinct(before + flowing);
     }
-    let ended = child.wait_with_output().expect("it ends");
+    let ended = child.wait_with_output().expect("the process ends");
     let text = String::from_utf8(ended.stderr).expect("UTF-8");
     assert!(
         ended.status.code() == Some(1)
@@ -297,14 +301,18 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         while sqlx::query_scalar::<_, i64>(held)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
             == 0
         {
-            assert_eq!(child.try_wait().expect("asked"), None, "the command waits");
+            assert_eq!(
+                child.try_wait().expect("the process can be polled"),
+                None,
+                "the command waits"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        child.kill().expect("killed");
-        child.wait().expect("gone");
+        child.kill().expect("the kill succeeds");
+        child.wait().expect("the process ends");
     };
     interrupted("5m").await;
     let (_, text) = place.command(&["topics", "list"]);

@@ -89,12 +89,12 @@ async fn a_slot_that_the_server_invalidated_is_made_anew() {
         )
         .execute(&database.pool)
         .await
-        .expect("filled");
+        .expect("the table is filled");
         let status: Option<String> = sqlx::query_scalar(status)
             .bind(place.slot())
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if status.as_deref() == Some("lost") {
             break;
         }
@@ -103,7 +103,7 @@ async fn a_slot_that_the_server_invalidated_is_made_anew() {
         .bind(place.slot())
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(status.as_deref(), Some("lost"));
     write_concurrently(&database.pool, 3, 5, 40).await;
     let relay = place.start();
@@ -130,7 +130,7 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
                 .bind(key)
                 .execute(&pool)
                 .await
-                .expect("inserted");
+                .expect("the insert succeeds");
         }
     };
     let run = |sql: String| {
@@ -187,7 +187,7 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
                 .execute(&database.pool)
                 .await
-                .expect("done");
+                .expect("the statement succeeds");
         };
         // A relay that reads only the log leaves its slot at its position.
         let relay = Running::start(RelayOptions {
@@ -246,7 +246,7 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         assert_eq!(
             keys(place.reader()),
             ["before", "beside", "first", "second"],
-            "{next} goes on"
+            "{next} continues"
         );
     }
 }
@@ -273,7 +273,7 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
     sqlx::raw_sql(sql)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     relay
         .says("kafka", &format!("topic `{}` does not exist", place.topic))
         .await;
@@ -285,7 +285,7 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
             .bind(transaction)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     super::records::create_topic(&place.brokers, &place.topic, 4).await;
@@ -336,7 +336,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
             .bind(&place.name)
             .fetch_optional(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if said
             .as_ref()
             .is_some_and(|reason| reason.contains("does not contain the outbox"))
@@ -403,7 +403,7 @@ async fn the_table_alone_gives_every_event_once_and_in_order_and_keeps_no_slot()
     options.source = SourceKind::Poll;
     let relay = Running::start(options);
     // An open transaction does not hold up other transactions.
-    let mut open = database.pool.begin().await.expect("begun");
+    let mut open = database.pool.begin().await.expect("a transaction begins");
     sqlx::query("select pg_current_xact_id()")
         .execute(&mut *open)
         .await
@@ -414,7 +414,7 @@ async fn the_table_alone_gives_every_event_once_and_in_order_and_keeps_no_slot()
             .bind(place.slot())
             .fetch_one(&database.pool)
             .await
-            .expect("counted");
+            .expect("the query succeeds");
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
         Verdict::default()

@@ -44,10 +44,10 @@ pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {
         .await
         .expect("created");
     sqlx::query("insert into account (id) select 'a' || n from generate_series(0, $1 - 1) n")
-        .bind(i64::try_from(accounts).expect("few"))
+        .bind(i64::try_from(accounts).expect("the number fits"))
         .execute(pool)
         .await
-        .expect("filled");
+        .expect("the table is filled");
 }
 
 /// Commits or rolls back `transactions` transactions of 1 to 4 steps. Each step locks its account
@@ -62,7 +62,7 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
         random % below
     };
     for _ in 0..transactions {
-        let mut tx = pool.begin().await.expect("begun");
+        let mut tx = pool.begin().await.expect("a transaction begins");
         // On average, half of the steps change one hot account. The accounts are sorted, so that
         // writers do not deadlock.
         let mut steps: Vec<u64> = (0..=next(4))
@@ -73,15 +73,15 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
             let mut savepoint = tx.begin().await.expect("a savepoint");
             step(&outbox, &mut savepoint, account).await;
             if next(5) == 0 {
-                savepoint.rollback().await.expect("rolled back");
+                savepoint.rollback().await.expect("the rollback succeeds");
             } else {
                 savepoint.commit().await.expect("released");
             }
         }
         if next(6) == 0 {
-            tx.rollback().await.expect("rolled back");
+            tx.rollback().await.expect("the rollback succeeds");
         } else {
-            tx.commit().await.expect("committed");
+            tx.commit().await.expect("the commit succeeds");
         }
     }
 }
@@ -115,7 +115,7 @@ pub(crate) async fn write_concurrently(
         })
         .collect();
     for task in tasks {
-        task.await.expect("a writer ends well");
+        task.await.expect("the writer ends without an error");
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn committed(pool: &PgPool) -> HashMap<String, i64> {
         sqlx::query_as("select id, version from account where version > 0")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     rows.into_iter().collect()
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
 pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
     committed
         .values()
-        .map(|versions| usize::try_from(*versions).expect("positive"))
+        .map(|versions| usize::try_from(*versions).expect("the version is positive"))
         .sum()
 }
 

@@ -51,7 +51,7 @@ impl Meddler {
     async fn at_start_before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (address, meddled) = (
-            listener.local_addr().expect("bound"),
+            listener.local_addr().expect("the listener has an address"),
             Arc::new(AtomicUsize::new(0)),
         );
         let count = meddled.clone();
@@ -85,7 +85,7 @@ impl Meddler {
     async fn before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (address, meddled) = (
-            listener.local_addr().expect("bound"),
+            listener.local_addr().expect("the listener has an address"),
             Arc::new(AtomicUsize::new(0)),
         );
         let count = meddled.clone();

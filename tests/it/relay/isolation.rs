@@ -25,7 +25,7 @@ async fn insert_mixed(pool: &PgPool, events: i32, bytes: i32) {
         .bind(bytes)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 /// Returns the number of sessions that ended because of Kafka.

@@ -27,7 +27,7 @@ async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_t
         relay.kill();
     }
     let last = place.spawn();
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     let committed = committed(&database.pool).await;
     reader.until_distinct(expected(&committed));
     drop(last);
@@ -55,10 +55,10 @@ async fn died_at(step: &str, source: &str) {
         write_concurrently(&database.pool, 1, 6, 5).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         times += 1;
-        assert!(times < 600, "the relay never comes to {step}");
+        assert!(times < 600, "the relay never reaches {step}");
     }
     let last = place.spawn_with(&[("TIDINGS_SOURCE", source)]);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     let committed = committed(&database.pool).await;
     let mut reader = place.reader();
     reader.until_distinct(expected(&committed));

@@ -42,7 +42,7 @@ async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restar
  {
     let (database, place) = with_accounts(7).await;
     let relay = place.start();
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     let events: Vec<Moved> = (0..100_000)
         .map(|n| Moved {
             account: format!("a{}", n % 7),
@@ -57,7 +57,7 @@ async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restar
         .execute(&mut *tx)
         .await
         .expect("changed");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     let mut reader = place.reader();
     reader.until_distinct(100_000);
     relay.stop().await;
@@ -82,11 +82,11 @@ async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
     sqlx::raw_sql("insert into other select n, repeat('x', 500) from generate_series(1, 20000) n")
         .execute(&database.pool)
         .await
-        .expect("filled");
+        .expect("the table is filled");
     let target: String = sqlx::query_scalar("select pg_current_wal_lsn()::text")
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     let followed = "select coalesce(bool_or(confirmed_flush_lsn >= $1::pg_lsn), false) \
         from pg_replication_slots where database = current_database()";
     for _ in 0..2_400 {
@@ -94,7 +94,7 @@ async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
             .bind(&target)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
         {
             return relay.stop().await;
         }

@@ -16,7 +16,7 @@ async fn slots(pool: &PgPool) -> Vec<String> {
     sqlx::query_scalar(sql)
         .fetch_all(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
 }
 
 async fn run(pool: &PgPool, sql: &str) {

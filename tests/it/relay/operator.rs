@@ -29,7 +29,7 @@ impl Place {
         } = output;
         let text = [stdout, stderr].concat();
         (
-            status.code().expect("it exits"),
+            status.code().expect("the process exits with a code"),
             String::from_utf8(text).expect("UTF-8"),
         )
     }
@@ -53,7 +53,7 @@ pub(crate) async fn insert(pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
         .bind(*ids.end())
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 /// Returns the number of deliveries of each event, ordered by event.
@@ -75,7 +75,7 @@ pub(super) async fn published(pool: &PgPool, place: &Place, events: i64) {
             .bind(&place.name)
             .fetch_optional(pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if count.is_some_and(|count| count >= events) {
             return;
         }
@@ -141,21 +141,21 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     insert(&database.pool, 1..=3).await;
     let relay = place.start();
     // This transaction begins before the time of the rewind and continues after it.
-    let mut long = database.pool.begin().await.expect("begun");
+    let mut long = database.pool.begin().await.expect("a transaction begins");
     sqlx::raw_sql(
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
         values ('order', '4', 'T', '4')",
     )
     .execute(&mut *long)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let time: String = sqlx::query_scalar(
         "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
     )
     .fetch_one(&database.pool)
     .await
-    .expect("asked");
+    .expect("the query succeeds");
     insert(&database.pool, 5..=6).await;
     sqlx::raw_sql(
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
@@ -163,8 +163,8 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     )
     .execute(&mut *long)
     .await
-    .expect("inserted");
-    long.commit().await.expect("committed");
+    .expect("the insert succeeds");
+    long.commit().await.expect("the commit succeeds");
     published(&database.pool, &place, 7).await;
     relay.stop().await;
     insert(&database.pool, 8..=8).await;
@@ -186,14 +186,14 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
 async fn a_skip_leaves_out_what_is_committed_and_not_what_comes_after() {
     let database = migrated_database().await;
     let place = ran(&database, 1..=2).await;
-    let mut open = database.pool.begin().await.expect("begun");
+    let mut open = database.pool.begin().await.expect("a transaction begins");
     sqlx::raw_sql(
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
         values ('order', '5', 'T', '5')",
     )
     .execute(&mut *open)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     insert(&database.pool, 3..=4).await;
     let (code, text) = place.command(&["relay", "skip", "--all"]);
     assert!(
@@ -203,7 +203,7 @@ async fn a_skip_leaves_out_what_is_committed_and_not_what_comes_after() {
             ),
         "{text}"
     );
-    open.commit().await.expect("committed");
+    open.commit().await.expect("the commit succeeds");
     insert(&database.pool, 6..=6).await;
     let relay = place.start();
     published(&database.pool, &place, 4).await;
@@ -258,7 +258,7 @@ pub(super) fn position_topic(place: &Place) -> String {
     let metadata = admin
         .client()
         .fetch_metadata(None, std::time::Duration::from_secs(10))
-        .expect("answers");
+        .expect("the broker answers");
     let prefix = format!("tidings.position.{}.", place.name);
     let names = metadata
         .topics()
@@ -267,7 +267,7 @@ pub(super) fn position_topic(place: &Place) -> String {
     names
         .into_iter()
         .find(|name| name.starts_with(&prefix))
-        .expect("it is there")
+        .expect("the topic of positions exists")
 }
 
 pub(super) async fn delete_topic(place: &Place, topic: &str) {
@@ -316,10 +316,10 @@ async fn a_record_that_is_no_position_is_passed_over() {
     producer
         .send(BaseRecord::to(&topic).key("x").payload("{}"))
         .map_err(|(error, _)| error)
-        .expect("taken");
+        .expect("the producer accepts the record");
     producer
         .flush(std::time::Duration::from_secs(30))
-        .expect("sent");
+        .expect("the record is sent");
     for id in 4..=5 {
         insert(&database.pool, id..=id).await;
         let relay = place.start();
@@ -341,7 +341,7 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
         let epoch: i64 = sqlx::query_scalar("select position_epoch from tidings.relay")
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if epoch == 2 {
             break;
         }
@@ -395,7 +395,7 @@ async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let left: i64 = sqlx::query_scalar(left)
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(left, 0);
 }
 

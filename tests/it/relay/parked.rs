@@ -32,7 +32,7 @@ pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
         .bind(bytes)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 /// Returns aggregate and number of each parked event in order, and `true` for those that are parked
@@ -40,7 +40,10 @@ pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
 pub(super) async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
     let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null \
         from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
-    sqlx::query_as(select).fetch_all(pool).await.expect("read")
+    sqlx::query_as(select)
+        .fetch_all(pool)
+        .await
+        .expect("the query succeeds")
 }
 
 pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
@@ -56,7 +59,7 @@ pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
         }
         assert!(
             Instant::now() < until,
-            "parked are {now:?} and not {wanted:?}"
+            "parked: {now:?}, expected: {wanted:?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -141,10 +144,10 @@ pub(super) async fn until_decided(pool: &PgPool) {
     while sqlx::query_scalar::<_, i64>(left)
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
         > 0
     {
-        assert!(Instant::now() < until, "nobody acts on what is decided");
+        assert!(Instant::now() < until, "no relay executes the decision");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -183,7 +186,7 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
             sqlx::query_scalar("select reason from tidings.parked where reason is not null")
                 .fetch_one(pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
         assert_eq!(reason, "column `type` is null where a value is needed");
         place.reader().until_distinct(2);
         sql(
@@ -213,7 +216,7 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
             sqlx::query_scalar("select id from tidings.outbox where aggregateid is null")
                 .fetch_one(pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
         let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
         assert_eq!(code, 0, "{text}");
         let relay = Running::start(options);
@@ -284,7 +287,7 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
         sqlx::query_scalar("select reason from tidings.parked where reason is not null")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(
         reasons.len() == 2
             && reasons
@@ -329,7 +332,7 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
         sqlx::query_as("select reason, topic from tidings.parked order by seq")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(
         reasons[0].0.contains("not a JSON object")
             && reasons[1].0.contains("not a valid topic name"),
@@ -415,8 +418,8 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
             .bind(wave * 20)
             .execute(pool)
             .await
-            .expect("inserted");
-        reader.until_distinct(usize::try_from(wave).expect("few") * 20);
+            .expect("the insert succeeds");
+        reader.until_distinct(usize::try_from(wave).expect("the number fits") * 20);
     }
     let metrics = relay.observer.metrics_text();
     relay.stop().await;
@@ -499,13 +502,13 @@ async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
         let now: (i64, i64) = sqlx::query_as(count)
             .fetch_one(pool)
             .await
-            .expect("counted");
+            .expect("the query succeeds");
         if now == (events, rows) {
             return;
         }
         assert!(
             Instant::now() < until,
-            "{now:?} and not {events} events in {rows} rows"
+            "parked: {now:?}, expected: {events} events in {rows} rows"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -544,7 +547,7 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
         while sqlx::query_scalar::<_, i64>(others)
             .fetch_one(pool)
             .await
-            .expect("counted")
+            .expect("the query succeeds")
             > 1
         {
             assert!(Instant::now() < until, "nothing is deleted");
@@ -554,7 +557,7 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
             sqlx::query_scalar("select count(*) from tidings.outbox where aggregateid = 'a'")
                 .fetch_one(pool)
                 .await
-                .expect("counted");
+                .expect("the query succeeds");
         assert_eq!(kept, 11);
         relay.stop().await;
         options.message_bytes_max = 100_000;
@@ -666,7 +669,7 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
         sqlx::query_as("select seq, id from tidings.outbox order by seq")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     for (record, (seq, id)) in dead.iter().zip(&seqs[1..4]) {
         assert_eq!(record.headers["tidings_original_topic"], place.topic);
         assert_eq!(
@@ -734,7 +737,7 @@ async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch()
         sqlx::query_scalar("select id from tidings.outbox where aggregateid = 'o7'")
             .fetch_one(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(
         text.contains(&id.to_string())
             && text.contains("order/o7")
@@ -824,14 +827,14 @@ async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdi
         let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.parked")
             .fetch_one(pool)
             .await
-            .expect("counted");
+            .expect("the query succeeds");
         let unread: i64 = sqlx::query_scalar(
             "select count(*) from tidings.outbox o, tidings.relay r \
              where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
         )
         .fetch_one(pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
         if waiting == 0 && unread == 0 {
             break;
         }
@@ -873,7 +876,7 @@ async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
         relay.kill();
     }
     let last = place.spawn_with(variables);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     repaired(&database, &place, last).await
 }
 
@@ -896,7 +899,7 @@ async fn a_death_at_each_step_of_parking_and_releasing_costs_nothing() {
             repair(pool).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             times += 1;
-            assert!(times < 600, "the relay never comes to {step}");
+            assert!(times < 600, "the relay never reaches {step}");
         }
         let last = place.spawn();
         assert_eq!(

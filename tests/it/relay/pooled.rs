@@ -119,7 +119,7 @@ impl PgBouncer {
             .stderr(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .expect("it starts");
+            .expect("the program starts");
         Some(Self {
             child,
             folder,
@@ -173,7 +173,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
     sqlx::raw_sql("insert into counter values (1, 0), (2, 0)")
         .execute(&database.pool)
         .await
-        .expect("filled");
+        .expect("the table is filled");
     let prepared = pgbouncer.prepares;
     let writers = (0..6).map(|writer| {
         let pool = pool.clone();
@@ -189,7 +189,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
                 outbox.serialize_aggregates()
             };
             for n in 0..30 {
-                let mut tx = pool.begin().await.expect("begun");
+                let mut tx = pool.begin().await.expect("a transaction begins");
                 let order_id = writer % 2 + 1;
                 let update =
                     "update counter set version = version + 1 where id = $1 returning version";
@@ -198,21 +198,21 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
                     .bind(order_id)
                     .fetch_one(&mut *tx)
                     .await
-                    .expect("updated");
+                    .expect("the update succeeds");
                 outbox
                     .publish(&mut tx, &Pooled { order_id, version })
                     .await
                     .expect("published");
                 if n % 5 == 0 {
-                    tx.rollback().await.expect("rolled back");
+                    tx.rollback().await.expect("the rollback succeeds");
                 } else {
-                    tx.commit().await.expect("committed");
+                    tx.commit().await.expect("the commit succeeds");
                 }
             }
         })
     });
     for writer in writers.collect::<Vec<_>>() {
-        writer.await.expect("no panic");
+        writer.await.expect("the task does not panic");
     }
     // A relay without the pooler then publishes each committed change once and in order.
     let place = Place::new(&database);

@@ -200,7 +200,7 @@ async fn every_refusal_of_the_start_is_reported_by_check_with_the_same_text() {
         run(&database.pool, named(case.repair, &place)).await;
     }
     let (code, faults) = faults_of_check(&place, SourceKind::Auto);
-    assert_eq!((code, faults), (0, Vec::new()), "everything is put right");
+    assert_eq!((code, faults), (0, Vec::new()), "everything is repaired");
     let relay = place.start();
     place.reader().until_distinct(1);
     relay.stop().await;

@@ -69,7 +69,7 @@ impl Running {
     async fn stop_in_time(self) {
         tokio::time::timeout(PATIENCE, self.stop())
             .await
-            .expect("it stops");
+            .expect("the relay stops");
     }
 }
 
@@ -223,7 +223,7 @@ struct Muted(SocketAddr);
 impl Muted {
     fn to(server: SocketAddr, answer: Answer) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let address = listener.local_addr().expect("bound");
+        let address = listener.local_addr().expect("the listener has an address");
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(server).expect("the server answers");
@@ -497,7 +497,7 @@ async fn run_alone(admin: &mut PgConnection, database: &str, sql: &str) {
             return;
         }
     }
-    panic!("never alone: {sql}");
+    panic!("other sessions remain: {sql}");
 }
 
 /// Creates a role of one test that owns the tables. Returns the role and the URL of a relay with

@@ -93,7 +93,7 @@ impl Reader {
         for partition in 0..partitions {
             list.add_partition_offset(
                 &self.topic,
-                i32::try_from(partition).expect("few"),
+                i32::try_from(partition).expect("the number fits"),
                 Offset::Beginning,
             )
             .expect("a partition");
@@ -102,7 +102,13 @@ impl Reader {
     }
 
     fn read_one(&mut self) -> bool {
-        if self.consumer.assignment().expect("asked").count() == 0 {
+        if self
+            .consumer
+            .assignment()
+            .expect("the assignment is known")
+            .count()
+            == 0
+        {
             self.assign();
         }
         let message = match self.consumer.poll(Duration::from_millis(50)) {
@@ -242,7 +248,7 @@ pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
     let until = Instant::now() + PATIENCE;
     while Reader::new(brokers, topic).partitions() > 0 {
-        assert!(Instant::now() < until, "topic {topic} is still there");
+        assert!(Instant::now() < until, "topic {topic} still exists");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

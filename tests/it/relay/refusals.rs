@@ -18,7 +18,7 @@ async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
         .bind(bytes)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +74,7 @@ async fn an_event_too_large_for_kafka_stops_the_relay_before_it_and_what_comes_a
     )
     .execute(&database.pool)
     .await
-    .expect("deleted");
+    .expect("the rows are deleted");
     let relay = place.start();
     let mut reader = place.reader();
     let keys: Vec<_> = reader
@@ -168,7 +168,7 @@ async fn rows_restored_from_another_server_are_not_skipped_in_silence() {
     sqlx::raw_sql("update tidings.outbox set xid = '9999999999'")
         .execute(&database.pool)
         .await
-        .expect("as a restore leaves them");
+        .expect("the update succeeds");
     let text = place.start().refusal().await;
     assert!(text.contains("restored"), "{text}");
     let command = text
@@ -180,7 +180,7 @@ async fn rows_restored_from_another_server_are_not_skipped_in_silence() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(command))
         .execute(&database.pool)
         .await
-        .expect("accepted as it is");
+        .expect("the command is valid as printed");
     let relay = place.start();
     place.reader().until_distinct(1);
     relay.stop().await;

@@ -25,7 +25,7 @@ async fn rows(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from tidings.outbox")
         .fetch_one(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
 }
 
 async fn until_at_most(pool: &PgPool, most: i64) {
@@ -80,7 +80,7 @@ async fn published_events_go_in_batches_and_the_last_one_stays_as_the_relays_wit
     let floor: String = sqlx::query_scalar("select floor::text from tidings.retention")
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_ne!(floor, "0");
 }
 
@@ -162,7 +162,7 @@ async fn events_are_deleted_beside_writers_and_none_is_lost_or_repeated() {
         tokio::time::sleep(Duration::from_millis(700)).await;
         relay.stop().await;
     }
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     let relay = Running::start(deleting(&place));
     caught_up(&database.pool, &mut reader).await;
     assert_eq!(
@@ -185,7 +185,7 @@ async fn a_limit_of_size_deletes_the_oldest_before_their_time_and_switched_off_n
         sqlx::query_scalar("select avg(pg_column_size(o.*))::float8 from tidings.outbox o")
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
     let mut options = place.options();
     options.retention.size_max = Some((bytes * 500.0) as u64);
     options.retention.enabled = false;

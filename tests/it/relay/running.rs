@@ -127,7 +127,10 @@ impl Running {
     /// Drains and ends the relay.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.expect("no panic").expect("ends well");
+        self.task
+            .await
+            .expect("the task does not panic")
+            .expect("the relay ends without an error");
     }
 
     /// Waits until everything committed is delivered, ends the relay, and checks all records of the
@@ -143,8 +146,11 @@ impl Running {
     pub(crate) async fn refusal(self) -> String {
         let ended = tokio::time::timeout(Duration::from_secs(120), self.task)
             .await
-            .expect("ends by itself");
-        ended.expect("no panic").expect_err("a refusal").to_string()
+            .expect("the relay ends by itself");
+        ended
+            .expect("the task does not panic")
+            .expect_err("a refusal")
+            .to_string()
     }
 
     /// Waits until the text of a check contains `text`.
@@ -180,10 +186,10 @@ impl Killed {
     /// Panics if the process has ended in any other way, because then it never reached the step.
     pub(crate) fn has_died(&mut self) -> bool {
         const ABORTED: i32 = 6;
-        let ended = self.0.try_wait().expect("asked");
+        let ended = self.0.try_wait().expect("the process can be polled");
         assert!(
             ended.is_none_or(|status| status.signal() == Some(ABORTED)),
-            "it did not die: {ended:?}"
+            "the process ended in another way: {ended:?}"
         );
         ended.is_some()
     }
@@ -194,8 +200,8 @@ impl Killed {
 
     /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.0.kill().expect("killed");
-        self.0.wait().expect("gone");
+        self.0.kill().expect("the kill succeeds");
+        self.0.wait().expect("the process ends");
     }
 }
 

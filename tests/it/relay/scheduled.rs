@@ -23,12 +23,12 @@ fn moved(account: impl ToString, version: i64) -> Moved {
 }
 
 async fn schedule(pool: &PgPool, event: Moved, delay: Duration) -> EventId {
-    let mut tx = pool.begin().await.expect("begun");
+    let mut tx = pool.begin().await.expect("a transaction begins");
     let id = Outbox::new()
         .publish_after(&mut tx, &event, delay)
         .await
         .expect("scheduled");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     id
 }
 
@@ -36,7 +36,7 @@ async fn scheduled(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from tidings.scheduled")
         .fetch_one(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
 }
 
 /// Schedules `events` events of a hundred aggregates for one moment, in one statement, numbered
@@ -80,7 +80,7 @@ async fn an_event_comes_when_it_is_due_and_says_so_with_its_id_and_its_headers()
     let place = Place::new(&database);
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     let when = (Utc::now() + SOON).trunc_subsecs(6);
     let outbox = Outbox::new();
     let id = outbox
@@ -97,13 +97,10 @@ async fn an_event_comes_when_it_is_due_and_says_so_with_its_id_and_its_headers()
         .publish(&mut tx, &moved("a", 1))
         .await
         .expect("published");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     let mut reader = place.reader();
     reader.until_distinct(1);
-    assert!(
-        Utc::now() < when,
-        "this test says nothing on a machine that is so slow"
-    );
+    assert!(Utc::now() < when, "the machine is too slow for this test");
     let records = reader.until_distinct(2).to_vec();
     let late = Utc::now() - when;
     assert!(
@@ -139,7 +136,7 @@ async fn an_event_comes_when_it_is_due_and_says_so_with_its_id_and_its_headers()
     let left: Vec<uuid::Uuid> = sqlx::query_scalar("select id from tidings.scheduled")
         .fetch_all(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(left, [far.as_uuid()]);
 }
 
@@ -153,34 +150,40 @@ async fn what_is_cancelled_or_rolled_back_never_comes_and_a_cancellation_that_is
     relay.says("stream", "streaming").await;
     let cancelled = schedule(&database.pool, moved("cancelled", 1), SOON).await;
     let kept = schedule(&database.pool, moved("kept", 1), SOON).await;
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     outbox
         .publish_after(&mut tx, &moved("rolled-back", 1), Duration::ZERO)
         .await
         .expect("scheduled");
-    tx.rollback().await.expect("rolled back");
-    let mut tx = database.pool.begin().await.expect("begun");
+    tx.rollback().await.expect("the rollback succeeds");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     assert!(outbox.cancel(&mut tx, cancelled).await.expect("cancelled"));
     assert!(
-        !outbox.cancel(&mut tx, cancelled).await.expect("asked"),
+        !outbox
+            .cancel(&mut tx, cancelled)
+            .await
+            .expect("the event can be cancelled"),
         "it is cancelled already"
     );
-    tx.commit().await.expect("committed");
-    let mut tx = database.pool.begin().await.expect("begun");
+    tx.commit().await.expect("the commit succeeds");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     assert!(outbox.cancel(&mut tx, kept).await.expect("cancelled"));
     // The transaction stays open beyond the due time of its event. This event waits, and others do
     // not wait for it.
     schedule(&database.pool, moved("other", 1), SOON).await;
     let mut reader = place.reader();
     assert!(reader.until_distinct(1)[0].text().contains("other"));
-    tx.rollback().await.expect("rolled back");
+    tx.rollback().await.expect("the rollback succeeds");
     reader.until_distinct(2);
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     assert!(
-        !outbox.cancel(&mut tx, kept).await.expect("asked"),
+        !outbox
+            .cancel(&mut tx, kept)
+            .await
+            .expect("the event can be cancelled"),
         "it is published"
     );
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     relay.stop().await;
     let accounts: Vec<String> = reader
         .read_to_the_end()
@@ -265,7 +268,7 @@ async fn an_id_that_was_published_already_is_dropped_and_keeps_nobody_waiting() 
     let database = migrated_database().await;
     let place = Place::new(&database);
     let (outbox, id) = (Outbox::new(), EventId::new());
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     outbox
         .event(&moved("a", 1))
         .id(id)
@@ -282,7 +285,7 @@ async fn an_id_that_was_published_already_is_dropped_and_keeps_nobody_waiting() 
         .publish_after(&mut tx, &moved("a", 3), Duration::ZERO)
         .await
         .expect("scheduled");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     let relay = place.start();
     let mut reader = place.reader();
     reader.until_distinct(2);
@@ -315,12 +318,12 @@ async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
         .schema("billing")
         .header("region", "eu")
         .unprepared();
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     outbox
         .publish_after(&mut tx, &moved("there", 1), Duration::ZERO)
         .await
         .expect("scheduled");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     schedule(&database.pool, moved("here", 1), Duration::ZERO).await;
     let mut reader = place.reader();
     let record = reader.until_distinct(1)[0].clone();
@@ -357,7 +360,7 @@ async fn a_scheduled_event_that_the_outbox_refuses_does_not_hold_up_others() {
     )
     .fetch_one(&database.pool)
     .await
-    .expect("asked");
+    .expect("the query succeeds");
     let bad = format!(
         "alter table tidings.scheduled drop constraint outbox_occurred_at_finite;
          insert into tidings.scheduled (aggregatetype, aggregateid, type, payload, occurred_at, \
@@ -367,13 +370,13 @@ async fn a_scheduled_event_that_the_outbox_refuses_does_not_hold_up_others() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(bad))
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     for account in 1..=3 {
         schedule(&database.pool, moved(account, 1), Duration::ZERO).await;
     }
     place.reader().until_distinct(4);
     schedule(&database.pool, moved("after", 1), Duration::ZERO).await;
     place.reader().until_distinct(5);
-    assert_eq!(scheduled(&database.pool).await, 1, "it is still there");
+    assert_eq!(scheduled(&database.pool).await, 1, "the event still exists");
     relay.stop().await;
 }

@@ -94,7 +94,7 @@ async fn insert_into(pool: &sqlx::PgPool, topic: &str, id: i32) {
         .bind(topic)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +113,7 @@ async fn a_topic_of_dead_letters_that_is_deleted_stops_nothing_and_gets_the_next
             .bind(id)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
         write_concurrently(&database.pool, 1, 4, 5).await;
         caught_up(&database.pool, &mut reader).await;
         let letters = Reader::new(&place.brokers, &dead)
@@ -166,7 +166,7 @@ async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_noth
         signal(relay.pid(), "STOP");
         tokio::time::sleep(Duration::from_secs(5)).await;
         signal(relay.pid(), "CONT");
-        writing.await.expect("writers end well");
+        writing.await.expect("the writers end without an error");
         caught_up(&database.pool, &mut reader).await;
     }
     drop(relay);

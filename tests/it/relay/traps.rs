@@ -59,7 +59,7 @@ async fn trapped(database: &TestDatabase) -> PgPool {
     let name: String = sqlx::query_scalar("select current_database()::text")
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     sqlx::raw_sql(sqlx::AssertSqlSafe(TRAPS.replace("NAMES", NAMES)))
         .execute(&database.pool)
         .await
@@ -67,7 +67,7 @@ async fn trapped(database: &TestDatabase) -> PgPool {
     let traps: i64 = sqlx::query_scalar("select public.traps()")
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert!(traps > 50, "{traps} traps");
     let sql = format!("alter database {name} set search_path = public, pg_catalog");
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
@@ -83,7 +83,7 @@ async fn trapped(database: &TestDatabase) -> PgPool {
     let error = sqlx::query("select now()")
         .execute(&pool)
         .await
-        .expect_err("a trap")
+        .expect_err("the function is a trap")
         .to_string();
     assert!(error.contains("TRAPPED"), "{error}");
     pool
@@ -112,7 +112,7 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
             sqlx::query(sql)
                 .execute(&database.pool)
                 .await
-                .expect("inserted");
+                .expect("the insert succeeds");
         }
         place.reader().until_distinct(2);
         relay
@@ -165,7 +165,7 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
         Migrations::new()
             .pending(&pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
             .is_empty()
     );
     let mut conn = pool.acquire().await.expect("a connection");
@@ -174,7 +174,9 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
             account: "a1".into(),
             version,
         };
-        let mut tx = sqlx::Connection::begin(&mut *conn).await.expect("begun");
+        let mut tx = sqlx::Connection::begin(&mut *conn)
+            .await
+            .expect("a transaction begins");
         outbox.publish(&mut tx, &event(1)).await.expect("published");
         outbox
             .publish_all(&mut tx, &[event(2), event(3)])
@@ -185,7 +187,7 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
             .await
             .expect("scheduled");
         assert!(outbox.cancel(&mut tx, later).await.expect("cancelled"));
-        tx.commit().await.expect("committed");
+        tx.commit().await.expect("the commit succeeds");
     }
     drop(conn);
     let lag = RelayLagCheck::new(&pool, "none", Duration::from_secs(1))
@@ -201,7 +203,7 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
         sagas
             .find("order", "1")
             .await
-            .expect("asked")
+            .expect("the saga can be read")
             .map(|run| run.id),
         None
     );

@@ -24,7 +24,7 @@ async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
         .bind(to)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 /// Returns the number of parked events and the reasons.
@@ -32,14 +32,14 @@ async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
     let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked")
         .fetch_one(pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     let reasons = "select distinct reason from tidings.parked where reason is not null order by 1";
     (
         count,
         sqlx::query_scalar(reasons)
             .fetch_all(pool)
             .await
-            .expect("read"),
+            .expect("the query succeeds"),
     )
 }
 
@@ -53,7 +53,7 @@ async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
         }
         assert!(
             Instant::now() < until,
-            "{now} events are parked and not {events}: {reasons:?}"
+            "{now} events are parked, expected {events}: {reasons:?}"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -274,7 +274,7 @@ async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_
                 create_topic(&place.brokers, &place.topic, 2).await;
                 created = true;
             }
-            assert!(Instant::now() < until, "the relay never comes to {step}");
+            assert!(Instant::now() < until, "the relay never reaches {step}");
         }
         write_concurrently(pool, 2, 4, 5).await;
         let mut relay = place.spawn_with(&[without]);
@@ -346,7 +346,7 @@ async fn many_topics_that_exist_are_found_by_one_question() {
     while sqlx::query_scalar::<_, i64>(published)
         .fetch_one(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
         < 1200
     {
         assert!(Instant::now() < until, "not all are published");

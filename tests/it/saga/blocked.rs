@@ -33,7 +33,7 @@ async fn change(service: &Service, id: Uuid, change: &str) {
         .bind(id)
         .execute(&service.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,12 +123,12 @@ async fn sagas_whose_command_panics_keep_no_other_waiting() {
     let good = service.start(&saga, 6).await;
     service.run(&saga);
     service.until(good, SagaStatus::Completed).await;
-    let errors: Vec<String> = until("the others say why", async || {
+    let errors: Vec<String> = until("the others report their reasons", async || {
         let errors: Vec<String> =
             sqlx::query_scalar("select error from tidings.saga where error is not null")
                 .fetch_all(&service.database.pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
         (errors.len() == 6).then_some(errors)
     })
     .await;
@@ -165,7 +165,7 @@ async fn a_command_that_cannot_be_sent_fails_its_step() {
     let id = service.start(&saga, 1).await;
     service.run(&saga);
     let run = service.until(id, SagaStatus::Compensated).await;
-    let error = run.error.expect("it says why");
+    let error = run.error.expect("the saga has an error");
     assert!(
         error.starts_with("take: the command cannot be sent: ") && error.contains("bytes"),
         "{error}"

@@ -73,7 +73,7 @@ async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
         .publish_envelope(&mut tx, &envelope)
         .await
         .expect("published");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_i
     shop.serve_payments();
     until_kept(&shop).await;
     without
-        .until("what answers nothing is skipped", |seen| {
+        .until("the event that is not a reply is skipped", |seen| {
             seen.unknown_types() >= 1
         })
         .await;
@@ -206,7 +206,7 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     sqlx::query(later)
         .execute(&shop.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     let (_, check, _) = tidings(&shop.database, &["check"]).await;
     assert!(
         check.contains("1 of place-order are under way, and no service has run them"),
@@ -252,5 +252,5 @@ async fn two_versions_of_a_saga_run_side_by_side() {
     old.stop().await;
     tokio::time::timeout(Duration::from_secs(60), shop.close())
         .await
-        .expect("it ends");
+        .expect("the process ends");
 }

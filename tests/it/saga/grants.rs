@@ -68,7 +68,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
         let ended: i64 = sqlx::query_scalar(ended)
             .fetch_one(&service.database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (ended == 2).then_some(())
     })
     .await;
@@ -76,8 +76,8 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     service.run_on(&saga, pool.clone());
     crate::subscriber::place::until("both are forgotten", async || {
         let left = [
-            service.sagas.get(even).await.expect("read"),
-            service.sagas.get(odd).await.expect("read"),
+            service.sagas.get(even).await.expect("the saga can be read"),
+            service.sagas.get(odd).await.expect("the saga can be read"),
         ];
         left.iter().all(Option::is_none).then_some(())
     })
@@ -137,7 +137,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                         .sagas
                         .get(id)
                         .await
-                        .expect("read")
+                        .expect("the saga can be read")
                         .is_some_and(|run| right == "delete" || run.status != SagaStatus::Completed)
                 }
             };

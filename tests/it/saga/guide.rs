@@ -186,7 +186,7 @@ fn every_line_of_rust_on_the_page_is_compiled_here() {
         for paragraph in block.split("\n\n") {
             assert!(
                 here.contains(&bare(paragraph)),
-                "this is not compiled in guide.rs:\n{paragraph}"
+                "guide.rs does not contain:\n{paragraph}"
             );
         }
     }

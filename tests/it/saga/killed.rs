@@ -26,7 +26,7 @@ fn start(database: &TestDatabase, brokers: &str, instance: &str) -> Replica {
     let program = test
         .ancestors()
         .nth(2)
-        .expect("it is in deps/")
+        .expect("the test is in `deps/`")
         .join("examples/saga");
     let mut command = Command::new(&program);
     command
@@ -56,9 +56,9 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
         sqlx::query_scalar::<_, i64>(sql)
             .fetch_one(&database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     };
-    until("the tables are there", async || {
+    until("the tables exist", async || {
         sqlx::query("select from confirmed")
             .execute(&database.pool)
             .await
@@ -76,7 +76,7 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
             .bind((round + 1) * ORDERS / 6 - 1)
             .execute(&database.pool)
             .await
-            .expect("placed");
+            .expect("the orders are placed");
         let before = ended().await;
         until("some have ended", async || {
             (ended().await > before).then_some(())
@@ -84,8 +84,8 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
         .await;
         tokio::time::sleep(Duration::from_millis(37 * round.unsigned_abs())).await;
         let at = usize::from(round % 2 == 1);
-        replicas[at].0.kill().expect("killed");
-        replicas[at].0.wait().expect("waited for");
+        replicas[at].0.kill().expect("the kill succeeds");
+        replicas[at].0.wait().expect("the process ends");
         replicas[at] = start(&database, &broker.brokers(), ["one", "two"][at]);
     }
     until("all have ended", async || {
@@ -96,12 +96,12 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
         .filter(|order| order % 3 == 0)
         .count()
         .try_into()
-        .expect("few");
+        .expect("the number fits");
     let statuses: Vec<(String, i64)> =
         sqlx::query_as("select status, count(*) from tidings.saga group by status order by status")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(
         statuses,
         [
@@ -119,7 +119,7 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
             let counts: (i64, i64, i64, i64) = sqlx::query_as(counts)
                 .fetch_one(&database.pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
             let completed = ORDERS - expensive;
             (counts == (completed, completed, completed, ORDERS)).then_some(())
         },
@@ -132,6 +132,6 @@ async fn two_replicas_killed_with_9_again_and_again_end_every_saga_with_each_eff
     )
     .fetch_one(&database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     assert_eq!(repeated, 0);
 }

@@ -60,7 +60,9 @@ impl Service {
             .run(stop.clone());
         self.running.push((
             stop,
-            tokio::spawn(async move { running.await.expect("it ends well") }),
+            tokio::spawn(
+                async move { running.await.expect("the subscriber ends without an error") },
+            ),
         ));
     }
 
@@ -72,7 +74,7 @@ impl Service {
     /// Waits until the saga has this status.
     pub(super) async fn until(&self, id: Uuid, status: SagaStatus) -> SagaRun {
         until(&format!("saga {id} is {status:?}"), async || {
-            let run = self.sagas.get(id).await.expect("read")?;
+            let run = self.sagas.get(id).await.expect("the saga can be read")?;
             (run.status == status).then_some(run)
         })
         .await
@@ -83,13 +85,13 @@ impl Service {
         sqlx::query_scalar("select what from effect")
             .fetch_all(&self.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     }
 
     pub(super) async fn stop(&mut self) {
         for (stop, running) in self.running.drain(..) {
             stop.cancel();
-            running.await.expect("no panic");
+            running.await.expect("the task does not panic");
         }
     }
 }
@@ -240,7 +242,7 @@ async fn a_local_step_that_panics_or_whose_statement_does_not_end_fails_in_time_
         .until(panics, SagaStatus::Compensated)
         .await
         .error
-        .expect("it failed");
+        .expect("the saga has an error");
     assert!(
         panics.starts_with("bad: it panicked: ") && panics.contains("one is too many"),
         "{panics}"
@@ -249,14 +251,14 @@ async fn a_local_step_that_panics_or_whose_statement_does_not_end_fails_in_time_
         .until(hangs, SagaStatus::Compensated)
         .await
         .error
-        .expect("it failed");
+        .expect("the saga has an error");
     assert_eq!(hangs, "bad: it did not finish within 500ms");
     let good = service.start(&saga, 3).await;
     service.until(good, SagaStatus::Completed).await;
     assert_eq!(
         service.effects().await,
         ["begun"],
-        "of what failed nothing is left"
+        "failed steps leave no effects"
     );
     service.stop().await;
 }
@@ -304,13 +306,13 @@ async fn sagas_that_ended_well_are_forgotten_after_their_time_and_failed_ones_ar
         .bind(&ids[1..])
         .execute(&service.database.pool)
         .await
-        .expect("aged");
+        .expect("the update succeeds");
     service.run(&saga);
     let left = async || {
         let left: Vec<Uuid> = sqlx::query_scalar("select id from tidings.saga order by started_at")
             .fetch_all(&service.database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         left
     };
     until("two are forgotten", async || {

@@ -20,14 +20,14 @@ async fn a_saga_that_code_starts_and_a_decision_are_notified_with_the_commit_tha
     listener.listen("tidings_saga").await.expect("listens");
     let mut tx = service.database.pool.begin().await.expect("a transaction");
     booking().start(&mut tx, 1).await.expect("started");
-    tx.rollback().await.expect("rolled back");
+    tx.rollback().await.expect("the rollback succeeds");
     let mut tx = service.database.pool.begin().await.expect("a transaction");
     let id = booking().start(&mut tx, 2).await.expect("started");
     sqlx::query("notify tidings_saga, 'in the same transaction'")
         .execute(&mut *tx)
         .await
         .expect("notified");
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     // The first notification is from the second transaction.
     for payload in ["tidings/book", "in the same transaction"] {
         assert_eq!(listener.recv().await.expect("a notice").payload(), payload);
@@ -60,7 +60,7 @@ async fn a_running_service_listens() {
         let sessions: i64 = sqlx::query_scalar(listening)
             .fetch_one(&service.database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (sessions == 1).then_some(())
     })
     .await;

@@ -24,11 +24,11 @@ pub(super) async fn tidings(database: &TestDatabase, arguments: &[&str]) -> (i32
         .stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output())
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("the binary runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (
-        output.status.code().expect("it exits"),
+        output.status.code().expect("the process exits with a code"),
         text(output.stdout),
         text(output.stderr),
     )

@@ -42,9 +42,9 @@ async fn refused(running: tokio::task::JoinHandle<Result<(), RunError>>) -> Stri
     let ended = tokio::time::timeout(PATIENCE, running)
         .await
         .expect("it does not run")
-        .expect("no panic");
+        .expect("the task does not panic");
     let Err(RunError::Settings(reasons)) = ended else {
-        panic!("it is refused")
+        panic!("expected a refusal")
     };
     reasons.join("; ")
 }
@@ -103,7 +103,7 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
     sqlx::query(later)
         .execute(&service.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     for owner in ["bookings", "service"] {
         assert_eq!(
             tidings(
@@ -148,7 +148,7 @@ async fn of_two_definitions_that_start_at_once_one_is_refused() {
         () = tokio::time::sleep(PATIENCE) => panic!("both run"),
     };
     assert!(matches!(
-        ended.expect("no panic"),
+        ended.expect("the task does not panic"),
         Err(RunError::Settings(_))
     ));
     stop.cancel();

@@ -29,7 +29,7 @@ async fn until_overdue(shop: &Shop, order: i64) {
             .bind(order.to_string())
             .fetch_optional(&shop.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     })
     .await;
 }
@@ -51,7 +51,7 @@ async fn with_replies_that_wait(orders: &[i64]) -> Shop {
         let paid: i64 = sqlx::query_scalar(sql)
             .fetch_one(&shop.database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (paid == orders.len() as i64).then_some(())
     })
     .await;

@@ -66,7 +66,7 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
     )
     .fetch_all(&shop.database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     assert_eq!(
         ended,
         [
@@ -118,7 +118,7 @@ async fn a_deploy_with_other_steps_does_not_break_what_runs() {
     assert_eq!(
         (done.version, done.done),
         (2, vec!["reserve".to_owned(), "pay".to_owned()]),
-        "as it was planned, but for what is gone"
+        "the planned steps without the removed one"
     );
     assert_eq!(
         done.state["reserved"].as_bool(),
@@ -148,7 +148,7 @@ async fn old_code_leaves_alone_what_newer_code_has_written() {
     sqlx::query("update tidings.saga set version = 2, due_at = clock_timestamp()")
         .execute(&shop.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     shop.serve();
     shop.until_effects(10, &["reserved"]).await;
     // A later order runs next to it.
@@ -182,14 +182,14 @@ async fn of_two_sagas_that_lock_one_aggregate_the_second_waits_or_is_refused() {
         .sagas
         .find("place-order", "10")
         .await
-        .expect("read")
-        .expect("there")
+        .expect("the saga can be read")
+        .expect("the saga exists")
         .id;
     assert_eq!(
         shop.sagas
             .holder_of(&mut conn, "customer", "7")
             .await
-            .expect("read"),
+            .expect("the query succeeds"),
         Some(first)
     );
     let refused = locking()
@@ -218,7 +218,7 @@ async fn of_two_sagas_that_lock_one_aggregate_the_second_waits_or_is_refused() {
         shop.sagas
             .holder_of(&mut conn, "customer", "7")
             .await
-            .expect("read"),
+            .expect("the query succeeds"),
         None
     );
     drop(conn);
@@ -236,11 +236,11 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
     });
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
     saga.start(&mut tx, state(30)).await.expect("started");
-    tx.rollback().await.expect("rolled back");
+    tx.rollback().await.expect("the rollback succeeds");
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
     let first = saga.start(&mut tx, state(40)).await.expect("started");
     assert_eq!(saga.start(&mut tx, state(40)).await.expect("found"), first);
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
     shop.place([40]).await;
     assert_eq!(shop.until(40, SagaStatus::Completed).await.id, first);
     until(
@@ -251,7 +251,7 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
             let handled: i64 = sqlx::query_scalar(handled)
                 .fetch_one(&shop.database.pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
             (handled == 1).then_some(())
         },
     )
@@ -262,10 +262,17 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
         shop.sagas
             .find("place-order", "30")
             .await
-            .expect("read")
+            .expect("the saga can be read")
             .is_none()
     );
-    assert_eq!(shop.sagas.list(None, &[], 10).await.expect("read").len(), 1);
+    assert_eq!(
+        shop.sagas
+            .list(None, &[], 10)
+            .await
+            .expect("the saga can be read")
+            .len(),
+        1
+    );
     shop.close().await;
 }
 
@@ -341,7 +348,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
             .bind(of)
             .fetch_all(&shop.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     };
     let row = |what: &str, saga: Uuid, cause: &str| {
         (
@@ -357,7 +364,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
         "by the step itself"
     );
     let [(_, trace, conversation, cause)] = &sent(told.id, &["SagaCompleted"]).await[..] else {
-        panic!("it ends once")
+        panic!("expected exactly one end")
     };
     assert_eq!(
         (trace.as_deref(), cause.as_deref()),
@@ -366,7 +373,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
     assert_eq!(
         conversation.as_deref(),
         Some(&*placed[0].to_string()),
-        "its end belongs to the conversation in which it was started"
+        "its end belongs to the conversation that started it"
     );
     let again = row("TakePayment", silent.id, "StockReserved");
     let undone = row("ReturnPayment", silent.id, "StockReserved");
@@ -395,8 +402,8 @@ async fn a_reply_does_not_take_away_what_a_person_has_decided() {
     let id = sagas
         .find("place-order", "10")
         .await
-        .expect("read")
-        .expect("there")
+        .expect("the saga can be read")
+        .expect("the saga exists")
         .id;
     assert!(sagas.decide(id, Decision::Abort).await.expect("marked"));
     let mut reply = Envelope::of(&StockReserved { order: 10 }).expect("a valid event");
@@ -405,7 +412,11 @@ async fn a_reply_does_not_take_away_what_a_person_has_decided() {
         .insert(headers::CORRELATION_ID, id.to_string());
     bus.publish_envelope(&reply);
     bus.settle().await;
-    let run = sagas.get(id).await.expect("read").expect("there");
+    let run = sagas
+        .get(id)
+        .await
+        .expect("the saga can be read")
+        .expect("the saga exists");
     assert_eq!(
         (run.step.as_deref(), run.action.as_deref()),
         (Some("pay"), Some("abort"))
@@ -462,7 +473,7 @@ async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_cha
         )
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
         let expected = [
             ("compensated: confirm: not on a Sunday", 2),
             ("compensated: pay: no money", 1),
@@ -544,7 +555,11 @@ async fn a_saga_can_be_a_step_of_another_one() {
     bus.settle().await;
     let sagas = Sagas::new(database.pool.clone());
     let status = async |key: &str| {
-        let run = sagas.find("buy", key).await.expect("read").expect("there");
+        let run = sagas
+            .find("buy", key)
+            .await
+            .expect("the saga can be read")
+            .expect("the saga exists");
         (run.status, run.error)
     };
     assert_eq!(status("10").await, (SagaStatus::Completed, None));
@@ -577,13 +592,13 @@ async fn a_saga_that_does_not_wait_for_a_lock_ends_before_its_first_step() {
     let holder = sagas
         .find("place-order", "10")
         .await
-        .expect("read")
-        .expect("there");
+        .expect("the saga can be read")
+        .expect("the saga exists");
     let refused = sagas
         .find("place-order", "20")
         .await
-        .expect("read")
-        .expect("there");
+        .expect("the saga can be read")
+        .expect("the saga exists");
     assert_eq!(
         (holder.status, refused.status),
         (SagaStatus::Running, SagaStatus::Compensated)

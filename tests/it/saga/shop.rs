@@ -215,7 +215,7 @@ impl Shop {
                 .concurrency(2)
                 .run(stop)
                 .await
-                .expect("it ends well")
+                .expect("the subscriber ends without an error")
         }));
     }
 
@@ -231,7 +231,7 @@ impl Shop {
                 .concurrency(2)
                 .run(stop)
                 .await
-                .expect("it ends well")
+                .expect("the subscriber ends without an error")
         }));
     }
 
@@ -252,9 +252,9 @@ impl Shop {
             .inbox(self.database.pool.clone())
             .concurrency(2);
         let running = subscriber.run(stop.clone());
-        self.running.push(tokio::spawn(
-            async move { running.await.expect("it ends well") },
-        ));
+        self.running.push(tokio::spawn(async move {
+            running.await.expect("the subscriber ends without an error")
+        }));
         stop
     }
 
@@ -275,7 +275,7 @@ impl Shop {
                 .sagas
                 .find("place-order", &order.to_string())
                 .await
-                .expect("read")?;
+                .expect("the saga can be read")?;
             run.status.is_end().then_some(run)
         })
         .await
@@ -288,7 +288,7 @@ impl Shop {
                 .sagas
                 .find("place-order", &order.to_string())
                 .await
-                .expect("read")?;
+                .expect("the saga can be read")?;
             (run.status == SagaStatus::Running && run.step.as_deref() == Some(step)).then_some(run)
         })
         .await
@@ -301,7 +301,7 @@ impl Shop {
         sqlx::query_scalar(sql)
             .fetch_all(&self.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     }
 
     pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
@@ -322,7 +322,7 @@ impl Shop {
                 .sagas
                 .find("place-order", &order.to_string())
                 .await
-                .expect("read")?;
+                .expect("the saga can be read")?;
             (run.status == status).then_some(run)
         })
         .await
@@ -335,7 +335,7 @@ impl Shop {
             .bind(order)
             .fetch_all(&self.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     }
 
     /// Waits until exactly these effects are recorded, in any order.
@@ -353,7 +353,7 @@ impl Shop {
     pub(super) async fn close(self) {
         self.shutdown.cancel();
         for running in self.running {
-            running.await.expect("no panic");
+            running.await.expect("the task does not panic");
         }
     }
 

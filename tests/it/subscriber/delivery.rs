@@ -93,7 +93,7 @@ async fn handlers_of_single_events_share_a_transaction_if_they_may() {
         sqlx::query_scalar("select count(*) - count(distinct xmin::text) from effect")
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(together > 0, "some events shared a transaction");
 }
 
@@ -114,7 +114,7 @@ async fn a_duplicate_that_another_member_handles_at_this_moment_has_no_effect() 
     .bind(envelope.id.to_string())
     .execute(&mut *other)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     place.send(&[envelope]).await;
     let running = start!(place.subscriber().on(count).inbox(database.pool.clone()));
     let blocked = "select count(*) from pg_stat_activity where datname = current_database() \
@@ -123,12 +123,12 @@ async fn a_duplicate_that_another_member_handles_at_this_moment_has_no_effect() 
         let waiting: i64 = sqlx::query_scalar(blocked)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         (waiting > 0).then_some(())
     })
     .await;
     assert_eq!(running.statistics.duplicates(), 0);
-    other.commit().await.expect("committed");
+    other.commit().await.expect("the commit succeeds");
     running
         .until("it is a duplicate", |seen| seen.duplicates() == 1)
         .await;
@@ -200,13 +200,13 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
         .await;
     place.publish(1, 4..=4).await;
     second
-        .until("what comes later is handled", |seen| seen.handled() == 4)
+        .until("later events are handled", |seen| seen.handled() == 4)
         .await;
     second.stop().await;
     let third = start!(place.subscriber().on(all_but_one).state(false));
     place.publish(1, 5..=5).await;
     third
-        .until("what comes later is handled", |seen| seen.handled() == 1)
+        .until("later events are handled", |seen| seen.handled() == 1)
         .await;
     assert_eq!(third.statistics.handled(), 1);
     third.stop().await;
@@ -221,10 +221,10 @@ async fn the_inbox_forgets_what_is_old_and_nothing_else() {
         .bind(vec![place.group.clone(), "another".into()])
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let inbox = Inbox::new(database.pool.clone()).keep(Duration::from_secs(100 * 3_600 + 60));
     let running = start!(place.subscriber::<()>().on(count).inbox(inbox));
-    until("what is old is gone", async || {
+    until("old rows are deleted", async || {
         let counts: (i64, i64) = sqlx::query_as(
             "select count(*) filter (where consumer = $1), count(*) \
                 filter (where consumer <> $1) from tidings.inbox",
@@ -232,7 +232,7 @@ async fn the_inbox_forgets_what_is_old_and_nothing_else() {
         .bind(&place.group)
         .fetch_one(&database.pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
         (counts == (100, 12_000)).then_some(())
     })
     .await;

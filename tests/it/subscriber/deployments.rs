@@ -63,7 +63,7 @@ async fn parked(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from tidings.detour")
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
 }
 
 async fn until_nothing_is_parked(pool: &PgPool) {
@@ -199,11 +199,11 @@ async fn a_parked_event_that_still_fails_ends_as_the_new_version_escalates_and_l
         sqlx::query_as("select version, attempt from effect where account = 'a1' order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(
         handled,
         [(1, 1), (3, 1), (4, 1), (5, 1)],
-        "what waited behind it had no attempt of its own"
+        "the events behind it had no attempt of their own"
     );
 }
 
@@ -270,7 +270,7 @@ async fn attempts_are_counted_across_retry_topics() {
         sqlx::query_as("select version, attempt from effect order by version")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(attempts, [(1, 6), (2, 1)]);
 }
 
@@ -303,7 +303,7 @@ async fn attempts_are_counted_from_the_first_through_parking_and_start_at_one_be
         sqlx::query_as("select version, attempt from effect order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(attempts, [(1, 4), (2, 1), (3, 1)]);
 }
 
@@ -436,7 +436,7 @@ async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_noth
             sqlx::query_scalar("select count(distinct (account, version)) from effect")
                 .fetch_one(&database.pool)
                 .await
-                .expect("counted");
+                .expect("the query succeeds");
         assert_eq!(
             (effects(&database.pool).await, distinct),
             (60, 60),
@@ -465,11 +465,7 @@ async fn a_new_type_is_kept_while_its_only_member_restarts() {
         seen.waiting_for_another_version() == 10
     })
     .await;
-    assert_eq!(
-        effects(&database.pool).await,
-        10,
-        "what comes after waits too"
-    );
+    assert_eq!(effects(&database.pool).await, 10, "later events wait too");
     let new = start!(new_version(&place, &database, Order::Aggregate));
     old.stop().await;
     until_effects(&database.pool, 30).await;
@@ -514,6 +510,6 @@ async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     .bind(&place.group)
     .fetch_one(&database.pool)
     .await
-    .expect("counted");
+    .expect("the query succeeds");
     assert_eq!(stopped, 2);
 }

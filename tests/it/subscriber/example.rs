@@ -19,7 +19,7 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
     let program = test
         .ancestors()
         .nth(2)
-        .expect("it is in deps/")
+        .expect("the test is in `deps/`")
         .join("examples/subscribe");
     let mut example = Command::new(&program)
         .env("DATABASE_URL", &database.url)
@@ -59,7 +59,7 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
     crate::services::signal(example.id(), "TERM");
     let status = tokio::task::spawn_blocking(move || example.wait())
         .await
-        .expect("no panic")
-        .expect("waited for");
+        .expect("the task does not panic")
+        .expect("the process ends");
     assert!(status.success(), "{status}");
 }

@@ -72,7 +72,7 @@ async fn a_failed_attempt_or_a_panic_is_rolled_back_and_tried_again_in_order() {
     let attempts: Vec<i32> = sqlx::query_scalar("select attempt from effect where version = 2")
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(attempts, [3; 5]);
 }
 
@@ -122,14 +122,12 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
     let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.detour")
         .fetch_one(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(waiting, 4);
     let running = start!(build());
     place.publish(4, 6..=6).await;
     running
-        .until("a later event goes the same way", |seen| {
-            seen.detoured() == 1
-        })
+        .until("a later event is parked too", |seen| seen.detoured() == 1)
         .await;
     broken.set(false);
     until_effects(&database.pool, 24).await;
@@ -137,7 +135,7 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
         let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.detour")
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (waiting == 0).then_some(())
     })
     .await;
@@ -312,7 +310,7 @@ async fn a_database_that_goes_away_pauses_the_subscriber_and_costs_no_event_an_a
         .await;
     tokio::task::block_in_place(|| server.start_again()).expect("started");
     until_effects(&database.pool, 60).await;
-    running.until("it goes on", |seen| !seen.is_paused()).await;
+    running.until("it resumes", |seen| !seen.is_paused()).await;
     assert_eq!(
         (
             running.statistics.failed_attempts(),
@@ -360,7 +358,7 @@ async fn when_too_many_events_fail_the_subscriber_pauses_and_goes_on_by_itself_w
     );
     broken.set(false);
     running
-        .until("it goes on", |seen| {
+        .until("it resumes", |seen| {
             seen.handled() + seen.dead_lettered() == 200
         })
         .await;

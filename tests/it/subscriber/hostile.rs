@@ -95,7 +95,7 @@ async fn send_to(place: &Place, topic: &str, partition: i32) {
             .payload(r#"{"account":"a0","version":9}"#)
             .headers(headers)
     };
-    until("the partition is there", async || {
+    until("the partition exists", async || {
         producer.send(record(), Duration::from_secs(30)).await.ok()
     })
     .await;
@@ -177,7 +177,7 @@ async fn goes_with_its_partition(fails: fn() -> HandlerError, switch: Option<Kil
     assert_eq!(running.statistics.handled(), 0);
     delete_topic(&doomed.brokers, &doomed.topic).await;
     running
-        .until("what is left is handled", |seen| {
+        .until("the remaining events are handled", |seen| {
             seen.handled() == 1 && !seen.is_paused()
         })
         .await;
@@ -245,7 +245,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
         .max_connections(3)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -285,7 +285,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     sqlx::raw_sql(set("off"))
         .execute(&mut *admin)
         .await
-        .expect("set back");
+        .expect("the setting is restored");
     running
         .until("all are handled", |seen| seen.handled() == 30)
         .await;
@@ -300,7 +300,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     let effects: i64 = sqlx::query_scalar("select count(*) from effect")
         .fetch_one(&mut *admin)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     assert_eq!(effects, 30);
 }
 
@@ -320,7 +320,7 @@ async fn a_handler_that_blocks_its_thread_keeps_neither_the_shutdown_nor_the_nex
                 entered.store(true, Ordering::SeqCst);
                 let _ = released
                     .lock()
-                    .expect("nobody panicked")
+                    .expect("the lock is not poisoned")
                     .recv_timeout(PATIENCE);
                 Ok::<_, HandlerError>(())
             }
@@ -338,7 +338,7 @@ async fn a_handler_that_blocks_its_thread_keeps_neither_the_shutdown_nor_the_nex
     .await;
     tokio::time::timeout(PATIENCE / 3, blocked.stop())
         .await
-        .expect("the shutdown does not wait for it");
+        .expect("the shutdown does not wait for the handler");
     let next = start!(
         place
             .subscriber::<()>()
@@ -349,8 +349,8 @@ async fn a_handler_that_blocks_its_thread_keeps_neither_the_shutdown_nor_the_nex
         next.until("the next member handles it", |seen| seen.handled() == 1),
     )
     .await
-    .expect("no wait");
-    release.send(()).expect("it still waits");
+    .expect("the next member does not wait");
+    release.send(()).expect("the handler still waits");
     next.stop().await;
 }
 
@@ -439,7 +439,7 @@ async fn note(
     State(seen): State<Seen>,
 ) -> Result<(), HandlerError> {
     do_anything(&changed, &meta).await?;
-    seen.lock().expect("no panic").push((
+    seen.lock().expect("the lock is not poisoned").push((
         changed.account,
         changed.version,
         meta.partition(),
@@ -494,7 +494,7 @@ async fn events_that_wait_fail_or_do_neither_are_handled_once_and_in_order_howev
             "{order:?}"
         );
         running.stop().await;
-        let seen = seen.lock().expect("no panic");
+        let seen = seen.lock().expect("the lock is not poisoned");
         let (mut lanes, mut once) = (HashMap::<String, (i32, i64)>::new(), HashSet::new());
         for (account, version, partition, offset) in &*seen {
             // A failed batch is handled again one event at a time, and nothing records which events
@@ -534,7 +534,7 @@ async fn a_pool_with_fewer_connections_than_handlers_costs_time_alone() {
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -616,7 +616,7 @@ fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
     request.extend([0, 0, 0, 1, 0, 0, 0, 0]);
     request.extend((batch.len() as u32).to_be_bytes());
     request.extend(batch);
-    let mut connection = std::net::TcpStream::connect(brokers).expect("connected");
+    let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
     connection
         .write_all(&(request.len() as u32).to_be_bytes())
         .expect("written");
@@ -668,7 +668,10 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
             ..FutureRecord::to(&place.topic)
         }
         .headers(headers);
-        producer.send(record, PATIENCE).await.expect("sent");
+        producer
+            .send(record, PATIENCE)
+            .await
+            .expect("the record is sent");
     };
     let event = |id: &'static [u8]| -> Vec<(&'static str, &'static [u8])> {
         vec![
@@ -833,9 +836,12 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
                 "not at all",
             ));
         }
-        seen.lock()
-            .expect("no panic")
-            .push((changed.account, changed.version, 0, 0));
+        seen.lock().expect("the lock is not poisoned").push((
+            changed.account,
+            changed.version,
+            0,
+            0,
+        ));
         Ok(())
     }
     let (place, seen) = (attentive(1).await, Seen::default());
@@ -874,7 +880,7 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
     until("all of the new topic are handled", async || {
         (seen
             .lock()
-            .expect("no panic")
+            .expect("the lock is not poisoned")
             .iter()
             .filter(|(_, version, ..)| *version == 3)
             .count()
@@ -898,7 +904,7 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
     place.publish(1, 2..=2).await;
     let second = start!(build());
     second
-        .until("what came while it was away is handled", |seen| {
+        .until("events from its absence are handled", |seen| {
             seen.handled() == 1
         })
         .await;
@@ -910,7 +916,7 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
     create_topic(&redriven.brokers, &redriven.topic, 1).await;
     redriven.publish(1, 3..=3).await;
     second
-        .until("what is replayed is handled", |seen| seen.handled() == 2)
+        .until("replayed events are handled", |seen| seen.handled() == 2)
         .await;
     second.stop().await;
 }
@@ -941,9 +947,10 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
             .await;
         let before = u64::from(!from_end);
         running
-            .until("it has handled what was there if it began there", |seen| {
-                seen.handled() == before
-            })
+            .until(
+                "it has handled the existing event if it starts at the beginning",
+                |seen| seen.handled() == before,
+            )
             .await;
 
         grow_to(&place, 3).await;
@@ -957,9 +964,10 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
             send_to(&place, topic, partition).await;
         }
         running
-            .until("what was sent before it knew is handled", |seen| {
-                seen.handled() == before + 4
-            })
+            .until(
+                "events sent before it noticed the topic are handled",
+                |seen| seen.handled() == before + 4,
+            )
             .await;
         running.stop().await;
     }
@@ -982,7 +990,7 @@ async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_
     create_topic(&place.brokers, &place.topic, 1).await;
     send_to(&place, &place.topic, 0).await;
     first
-        .until("what was sent to the new topic is handled", |seen| {
+        .until("events of the new topic are handled", |seen| {
             seen.handled() == 1
         })
         .await;
@@ -991,7 +999,7 @@ async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_
     send_to(&place, &place.topic, 1).await;
     let second = start!(build());
     second
-        .until("what was sent to the new partition is handled", |seen| {
+        .until("events of the new partition are handled", |seen| {
             seen.handled() == 1
         })
         .await;
@@ -1017,9 +1025,10 @@ async fn members_that_begin_at_the_end_together_miss_nothing_of_each_others_part
     let before = other.statistics.handled();
     place.publish(8, 3..=3).await;
     other
-        .until("what is left by the other is handled", |seen| {
-            seen.handled() == before + 8
-        })
+        .until(
+            "the remaining events of the other member are handled",
+            |seen| seen.handled() == before + 8,
+        )
         .await;
     other.stop().await;
 }
@@ -1044,8 +1053,8 @@ async fn of_two_members_with_one_instance_id_the_second_goes_on_and_the_first_sa
     let second = start!(build());
     let ended = tokio::time::timeout(PATIENCE, first)
         .await
-        .expect("it ends")
-        .expect("no panic");
+        .expect("the process ends")
+        .expect("the task does not panic");
     assert!(
         ended
             .as_ref()
@@ -1055,7 +1064,7 @@ async fn of_two_members_with_one_instance_id_the_second_goes_on_and_the_first_sa
     assert_eq!(statistics.state(), SubscriberState::Stopped);
     place.publish(5, 2..=2).await;
     second
-        .until("the second handles what comes", |seen| seen.handled() >= 5)
+        .until("the second handles new events", |seen| seen.handled() >= 5)
         .await;
     second.stop().await;
 }

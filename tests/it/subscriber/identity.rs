@@ -137,7 +137,7 @@ async fn a_second_event_of_one_id_with_another_key_type_or_data_is_a_dead_letter
         let handled: Vec<i32> = sqlx::query_scalar("select version from effect order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         assert_eq!(handled, [1, 3], "batch of {batch}");
         let mut reader = Reader::new(
             &place.brokers,
@@ -230,11 +230,11 @@ async fn rows_of_an_earlier_version_count_for_their_events_and_it_finds_those_of
     migrate_to_23(&database.pool).await;
     remember_as_before(&database.pool, &place.group, "before the upgrade")
         .await
-        .expect("remembered");
+        .expect("the row is inserted");
     tidings::migrate(&database.pool).await.expect("upgraded");
     remember_as_before(&database.pool, &place.group, "during the deployment")
         .await
-        .expect("remembered");
+        .expect("the row is inserted");
     create_effects(&database.pool).await;
     for id in ["before the upgrade", "during the deployment", "new"] {
         place.send_raw("a", Some(V1), &event(id, "/shop")).await;
@@ -254,13 +254,13 @@ async fn rows_of_an_earlier_version_count_for_their_events_and_it_finds_those_of
     assert_eq!(effects(&database.pool).await, 1);
     let error = remember_as_before(&database.pool, &place.group, "new")
         .await
-        .expect_err("it is there");
+        .expect_err("the row exists");
     let constraint = error
         .as_database_error()
         .and_then(|error| error.constraint().map(str::to_owned));
     assert_eq!(
         constraint.as_deref(),
         Some("inbox_pkey"),
-        "by which an earlier version knows a duplicate"
+        "the row that shows an earlier version a duplicate"
     );
 }

@@ -65,7 +65,7 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
     let keys: i64 = sqlx::query_scalar("select count(distinct key) from tidings.detour")
         .fetch_one(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(keys, 4);
     let running = start();
     down.store(false, Ordering::SeqCst);
@@ -82,7 +82,7 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
     let versions: Vec<i32> = sqlx::query_scalar("select version from effect")
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     let mut times = BTreeMap::new();
     versions
         .iter()

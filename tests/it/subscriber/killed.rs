@@ -39,6 +39,6 @@ async fn killed_between_a_commit_and_its_offset_the_next_member_knows_the_event_
  {
     assert!(
         died_at("effect-committed").await > 0,
-        "what was committed came again"
+        "a committed event was delivered again"
     );
 }

@@ -163,7 +163,7 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
         let hanging: i64 = sqlx::query_scalar(busy)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         (hanging > 0).then_some(())
     })
     .await;
@@ -183,7 +183,7 @@ pub(super) fn enable_broker_side_groups(brokers: &str) {
     ];
     request.extend(b"group.version");
     request.extend([0, 1, 1, 0, 0, 0]);
-    let mut connection = std::net::TcpStream::connect(brokers).expect("connected");
+    let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
     connection
         .write_all(&(request.len() as i32).to_be_bytes())
         .expect("written");

@@ -40,7 +40,7 @@ pub(crate) fn scraped(register: impl FnOnce(&mut Registry)) -> String {
     let mut registry = Registry::default();
     register(&mut registry);
     let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes any text");
+    encode(&mut text, &registry).expect("a string accepts any text");
     text
 }
 
@@ -66,7 +66,11 @@ async fn metrics_show_what_became_of_events_by_type_and_how_far_each_partition_i
         Event(changed): Event<Changed>,
         State(turns): State<Arc<Semaphore>>,
     ) -> Result<(), HandlerError> {
-        turns.acquire().await.expect("open").forget();
+        turns
+            .acquire()
+            .await
+            .expect("the semaphore is open")
+            .forget();
         match changed.version {
             1 => Err(HandlerError::skip("not of interest")),
             2 => Err(HandlerError::retry("never works")),

@@ -146,7 +146,7 @@ async fn a_panic_costs_one_attempt_wherever_it_happens_and_no_partition() {
     ];
     for running in &running {
         running
-            .until("it is put together", |seen| {
+            .until("the subscriber is assembled", |seen| {
                 seen.state() == SubscriberState::Running
             })
             .await;

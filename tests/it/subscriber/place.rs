@@ -133,7 +133,7 @@ impl Place {
         producer
             .send(record, Duration::from_secs(30))
             .await
-            .expect("sent");
+            .expect("the record is sent");
     }
 }
 
@@ -178,7 +178,10 @@ impl Running {
     /// Shuts the subscriber down as SIGTERM would.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.expect("no panic").expect("it ends well");
+        self.task
+            .await
+            .expect("the task does not panic")
+            .expect("the subscriber ends without an error");
     }
 }
 
@@ -221,7 +224,7 @@ pub(crate) async fn effect(
     sqlx::query("insert into effect (account, version, attempt) values ($1, $2, $3)")
         .bind(&changed.account)
         .bind(changed.version)
-        .bind(i32::try_from(meta.attempt()).expect("few"))
+        .bind(i32::try_from(meta.attempt()).expect("the number fits"))
         .execute(&mut **tx)
         .await?;
     Ok(())
@@ -232,7 +235,7 @@ pub(crate) async fn effects(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from effect")
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
 }
 
 /// Waits until there are at least `count` effects.
@@ -251,7 +254,7 @@ pub(crate) async fn assert_once_and_in_order(pool: &PgPool, accounts: usize, ver
     )
     .fetch_all(pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     let expected: Vec<i32> = (1..=versions).collect();
     for (account, found) in &rows {
         assert_eq!(found, &expected, "the effects of {account}");

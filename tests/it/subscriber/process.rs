@@ -93,26 +93,26 @@ impl Process {
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        Self(command.spawn().expect("it starts").into())
+        Self(command.spawn().expect("the program starts").into())
     }
 
     pub(crate) fn kill(self) {
-        let mut child = self.0.lock().expect("nobody panicked");
+        let mut child = self.0.lock().expect("the lock is not poisoned");
         // This sends SIGKILL on Unix.
-        child.kill().expect("killed");
-        child.wait().expect("waited for");
+        child.kill().expect("the kill succeeds");
+        child.wait().expect("the process ends");
     }
 
     /// Sends SIGTERM and waits until the member has ended cleanly.
     pub(crate) async fn stop(self) {
-        let id = self.0.lock().expect("nobody panicked").id();
+        let id = self.0.lock().expect("the lock is not poisoned").id();
         signal(id, "TERM");
         let status = until("the member ends", async || {
             self.0
                 .lock()
-                .expect("nobody panicked")
+                .expect("the lock is not poisoned")
                 .try_wait()
-                .expect("asked")
+                .expect("the process can be polled")
         })
         .await;
         assert!(status.success(), "{status}");
@@ -123,9 +123,9 @@ impl Process {
         let status = until("the member dies", async || {
             self.0
                 .lock()
-                .expect("nobody panicked")
+                .expect("the lock is not poisoned")
                 .try_wait()
-                .expect("asked")
+                .expect("the process can be polled")
         })
         .await;
         assert!(status.signal().is_some(), "it ended by itself: {status}");
@@ -134,7 +134,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.0.get_mut().expect("nobody panicked");
+        let child = self.0.get_mut().expect("the lock is not poisoned");
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -148,7 +148,7 @@ async fn a_member_in_its_own_process() {
     };
     let parts: Vec<&str> = member.split(' ').collect();
     let [brokers, topic, group, url] = parts[..] else {
-        panic!("four parts")
+        panic!("expected four parts")
     };
     let is_set = |name: &str| std::env::var_os(name).is_some();
     // Without the defaults, the coordinator notices within six seconds that the member is dead.
@@ -168,7 +168,7 @@ async fn a_member_in_its_own_process() {
         brokers: brokers.into(),
         properties,
     });
-    let pool = PgPool::connect(url).await.expect("connected");
+    let pool = PgPool::connect(url).await.expect("the connection succeeds");
     let mut subscriber: Subscriber<()> = bus
         .subscriber(group)
         .topic::<Changed>(topic)
@@ -194,5 +194,5 @@ async fn a_member_in_its_own_process() {
         true => subscriber.on(newly).run(shutdown).await,
         false => subscriber.run(shutdown).await,
     }
-    .expect("it ends well");
+    .expect("the subscriber ends without an error");
 }

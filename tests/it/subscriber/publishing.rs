@@ -63,7 +63,7 @@ async fn an_event_that_a_handler_returns_is_in_the_outbox_if_and_only_if_its_eff
     )
     .fetch_all(&database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     let expected = |account: &str| {
         (
             account.to_owned(),

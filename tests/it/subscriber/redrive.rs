@@ -74,7 +74,7 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         .lines()
         .nth(1)
         .and_then(|line| line.split_whitespace().next())
-        .expect("a letter");
+        .expect("a dead letter is listed");
     let shown = dead_letters(&place, &["show", &topic, first]);
     assert!(
         shown.contains("reason   broken")
@@ -114,7 +114,7 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
     )
     .fetch_all(&database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     assert!(
         in_order.len() == 2 && in_order.iter().all(|ordered| *ordered),
         "{in_order:?}"

@@ -32,7 +32,7 @@ async fn in_transaction(watcher: &PgPool) -> i64 {
     )
     .fetch_one(watcher)
     .await
-    .expect("looked at")
+    .expect("the query succeeds")
 }
 
 /// A handler that counts its effect and takes some time.
@@ -85,7 +85,7 @@ async fn savepoints_of_a_handler_are_savepoints_in_each_transaction_of_a_connect
         .max_connections(1)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -123,7 +123,7 @@ async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let subscriber = place
         .subscriber::<()>()
         .on(slow_at_first)
@@ -173,7 +173,7 @@ async fn a_commit_that_is_refused_is_a_failed_attempt_and_the_next_transaction_i
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -244,7 +244,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         .execute(&database.pool)
         .await
         .expect("a table");
-    let mut holder = database.pool.begin().await.expect("begun");
+    let mut holder = database.pool.begin().await.expect("a transaction begins");
     sqlx::query("select from locked for update")
         .execute(&mut *holder)
         .await
@@ -257,7 +257,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         .max_connections(1)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let inbox = Inbox::new(pool.clone()).lock_timeout(Duration::from_millis(300));
     let running = start!(
         place
@@ -283,7 +283,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
     // Version 4 alone succeeds at once, because its failure was within its savepoint.
     assert_eq!(running.statistics.failed_attempts(), 4 * 4);
     running.stop().await;
-    holder.rollback().await.expect("rolled back");
+    holder.rollback().await.expect("the rollback succeeds");
     assert_once_and_in_order(&database.pool, 4, 6).await;
     until("no transaction is left", async || {
         (in_transaction(&database.pool).await == 0).then_some(())
@@ -293,7 +293,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
     sqlx::query("insert into effect (account, version) values ('z', 1)")
         .execute(&mut *connection)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     assert_eq!(effects(&database.pool).await, 25, "it is in no transaction");
 }
 
@@ -306,7 +306,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -325,7 +325,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
     let events: Vec<_> = changes.map(|changed| place.envelope(&changed)).collect();
     // The state that another member leaves while it handles an event from the middle of the batch
     // and does not end.
-    let mut other = database.pool.begin().await.expect("begun");
+    let mut other = database.pool.begin().await.expect("a transaction begins");
     sqlx::query(
         "insert into tidings.inbox (consumer, source, event_id) \
         select distinct consumer, source, $1 from tidings.inbox",
@@ -333,7 +333,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
     .bind(events[60].id.to_string())
     .execute(&mut *other)
     .await
-    .expect("remembered");
+    .expect("the row is inserted");
     place.send(&events).await;
     // The event that is committed with the same message is reported first, so its aggregate
     // continues. The wait for the lock is longer than the time limit of `until`.
@@ -347,7 +347,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         ),
         (0, 0)
     );
-    other.rollback().await.expect("rolled back");
+    other.rollback().await.expect("the rollback succeeds");
     until_effects(&database.pool, 120).await;
     running.stop().await;
     assert_once_and_in_order(&database.pool, 6, 20).await;
@@ -363,7 +363,7 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -380,7 +380,7 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
         let timeout: String = sqlx::query_scalar("show lock_timeout")
             .fetch_one(&mut *other)
             .await
-            .expect("shown");
+            .expect("the query succeeds");
         assert_eq!(
             timeout, "0",
             "nothing of the inbox is set beyond its transactions"
@@ -388,15 +388,14 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
         other
             .begin()
             .await
-            .expect("it is in no transaction")
+            .expect("the connection is in no transaction")
             .commit()
             .await
-            .expect("nor left in one");
+            .expect("the connection is left in no transaction");
     }
     assert!(
         shares > 3,
-        "without a share, the only connection comes when the subscriber has nothing more to do: \
-         {shares}"
+        "without a share, the only connection is free only when the subscriber is done: {shares}"
     );
     running
         .until("all are handled", |seen| seen.handled() == 2_000)
@@ -424,7 +423,7 @@ async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
         .max_connections(4)
         .connect_with(options)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()

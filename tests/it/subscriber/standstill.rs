@@ -90,7 +90,7 @@ async fn standstill(pool: &PgPool) -> Duration {
         sqlx::query_scalar(longest)
             .fetch_one(pool)
             .await
-            .expect("measured"),
+            .expect("the query succeeds"),
     )
 }
 
@@ -100,7 +100,7 @@ async fn registered(pool: &PgPool) -> i64 {
     sqlx::query_scalar(running)
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,7 +49,7 @@ fn tombstone(place: &Place, account: &str) -> Envelope {
 async fn effects_of(pool: &PgPool, account: &str) -> Vec<i32> {
     let read = sqlx::query_scalar("select version from effect where account = $1 order by seq")
         .bind(account);
-    read.fetch_all(pool).await.expect("read")
+    read.fetch_all(pool).await.expect("the query succeeds")
 }
 
 #[tokio::test(flavor = "multi_thread")]

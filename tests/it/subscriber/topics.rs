@@ -90,7 +90,7 @@ async fn setting(brokers: &str, topic: &str, name: &str) -> Option<String> {
         .expect("an answer");
     answer[0]
         .as_ref()
-        .expect("described")
+        .expect("the topic is described")
         .get(name)
         .and_then(|entry| entry.value.clone())
 }
@@ -170,7 +170,7 @@ async fn remove_before(place: &Place, offset: i64) {
     admin(&place.brokers)
         .delete_records(&offsets, &AdminOptions::new())
         .await
-        .expect("deleted");
+        .expect("the rows are deleted");
 }
 
 async fn health(running: &super::place::Running) -> Status {
@@ -204,7 +204,7 @@ async fn records_that_are_removed_before_they_are_read_are_counted_and_reported(
         .await;
     assert_eq!(second.statistics.removed_unread(), 15);
     let Status::Degraded(text) = health(&second).await else {
-        panic!("the check reports the loss")
+        panic!("the check does not report the loss")
     };
     assert!(text.contains(&format!("{}: 15", place.topic)), "{text}");
     second.stop().await;
@@ -219,7 +219,7 @@ async fn records_that_are_removed_before_they_are_read_are_counted_and_reported(
     let versions: Vec<i32> = sqlx::query_scalar("select version from effect order by seq")
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(versions, (1..=5).chain(21..=31).collect::<Vec<_>>());
 }
 

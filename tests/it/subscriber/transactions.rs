@@ -76,7 +76,7 @@ async fn a_savepoint_keeps_or_undoes_its_part_and_the_events_it_published() {
     )
     .fetch_all(&database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     let expected: Vec<_> = sent
         .iter()
         .map(|cause| ("kept".to_owned(), cause.id.to_string()))
@@ -153,7 +153,7 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
     )
     .execute(&database.pool)
     .await
-    .expect("filled");
+    .expect("the table is filled");
     for (isolation, level, concurrency, batch) in [
         (None, "read committed", 1, 1),
         (Some(Isolation::ReadCommitted), "read committed", 1, 1),
@@ -168,7 +168,7 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
             .bind(level)
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         let inbox = Inbox::new(database.pool.clone());
         let inbox = isolation.map_or(inbox.clone(), |isolation| inbox.isolation(isolation));
         let subscriber = place
@@ -189,7 +189,7 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
             .bind(level)
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         assert_eq!(after - before, 30, "{level} {batch}");
     }
 }

@@ -32,8 +32,8 @@ async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
         .run(CancellationToken::new());
     let ended = tokio::time::timeout(Duration::from_secs(60), running)
         .await
-        .expect("it does not wait");
-    match ended.expect_err("it cannot run") {
+        .expect("the subscriber does not wait");
+    match ended.expect_err("the subscriber cannot run") {
         RunError::Settings(faults) => faults.join("; "),
         error => panic!("{error}"),
     }
@@ -135,7 +135,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
         .await;
     assert_eq!(running.statistics.state(), SubscriberState::Starting);
     let Status::Degraded(text) = SubscriberCheck::new(&running.statistics).check().await else {
-        panic!("it does not run")
+        panic!("the check is not degraded")
     };
     assert!(text.contains(&database.name), "{text}");
     place.publish(5, 1..=4).await;
@@ -197,7 +197,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
         .max_connections(8)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let subscriber = place
         .subscriber::<()>()
         .on(slowly)
@@ -214,7 +214,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
     running
         .until("the first are handled", |seen| seen.handled() == 20)
         .await;
-    tokio::task::block_in_place(|| server.pause()).expect("it hangs");
+    tokio::task::block_in_place(|| server.pause()).expect("the server is paused");
     place.publish(10, 3..=6).await;
     running
         .until("it pauses", |seen| {
@@ -224,7 +224,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
     // An outage of this length would use up the attempts of each event.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(running.statistics.state(), SubscriberState::PausedByOutage);
-    tokio::task::block_in_place(|| server.resume()).expect("it goes on");
+    tokio::task::block_in_place(|| server.resume()).expect("the server resumes");
     running
         .until("all are handled", |seen| {
             seen.handled() + seen.duplicates() >= 60
@@ -255,7 +255,7 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
         .max_connections(4)
         .connect_with(options.options([("statement_timeout", "1500")]))
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let subscriber = place
         .subscriber::<()>()
         .on(sleepy)
@@ -270,14 +270,14 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
         (sqlx::query_scalar::<_, i64>(busy)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
             == 3)
             .then_some(())
     })
     .await;
-    tokio::task::block_in_place(|| server.pause()).expect("it hangs");
+    tokio::task::block_in_place(|| server.pause()).expect("the server is paused");
     tokio::time::sleep(Duration::from_secs(4)).await;
-    tokio::task::block_in_place(|| server.resume()).expect("it goes on");
+    tokio::task::block_in_place(|| server.resume()).expect("the server resumes");
     running
         .until("all are handled", |seen| seen.handled() == 3)
         .await;
@@ -401,9 +401,9 @@ async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy
     let second = start!(build());
     let ended = tokio::time::timeout(Duration::from_secs(60), first)
         .await
-        .expect("it ends")
-        .expect("no panic");
-    let error = ended.expect_err("it is fenced").to_string();
+        .expect("the process ends")
+        .expect("the task does not panic");
+    let error = ended.expect_err("the first process is fenced").to_string();
     assert!(
         error.contains("`one`") && error.contains("an instance id of its own"),
         "{error}"
@@ -437,7 +437,10 @@ async fn members(place: &Place) -> Vec<String> {
                 .collect(),
         )
     });
-    asked.await.expect("no panic").unwrap_or_default()
+    asked
+        .await
+        .expect("the task does not panic")
+        .unwrap_or_default()
 }
 
 /// A poll of the member's client never returns, which can happen after a step of the clock.

@@ -51,11 +51,14 @@ struct Seen(Arc<Mutex<Vec<String>>>);
 
 impl Seen {
     fn note(&self, line: impl Into<String>) {
-        self.0.lock().expect("no panic").push(line.into());
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(line.into());
     }
 
     fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("no panic").clone()
+        self.0.lock().expect("the lock is not poisoned").clone()
     }
 }
 
@@ -264,7 +267,7 @@ mod scenario {
         let effects: Vec<i32> = sqlx::query_scalar("select n from effect")
             .fetch_all(world.pool())
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (
             world.outcome().await,
             effects.iter().map(ToString::to_string).collect(),

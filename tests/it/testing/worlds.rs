@@ -235,9 +235,9 @@ impl Real {
         let relay = Relay::new(options)
             .expect("a relay")
             .run(real.shutdown.clone());
-        real.running.push(tokio::spawn(
-            async move { relay.await.expect("it ends well") },
-        ));
+        real.running.push(tokio::spawn(async move {
+            relay.await.expect("the subscriber ends without an error")
+        }));
         real
     }
 }
@@ -264,18 +264,23 @@ impl World for Real {
         self.statistics
             .push((name.to_owned(), subscriber.statistics()));
         let run = subscriber.run(self.shutdown.clone());
-        self.running.push(tokio::spawn(
-            async move { run.await.expect("it ends well") },
-        ));
+        self.running.push(tokio::spawn(async move {
+            run.await.expect("the subscriber ends without an error")
+        }));
     }
 
     async fn publish(&mut self, envelopes: &[Envelope]) {
-        let mut tx = self.database.pool.begin().await.expect("begun");
+        let mut tx = self
+            .database
+            .pool
+            .begin()
+            .await
+            .expect("a transaction begins");
         Outbox::new()
             .publish_envelopes(&mut tx, envelopes)
             .await
             .expect("published");
-        tx.commit().await.expect("committed");
+        tx.commit().await.expect("the commit succeeds");
         self.sent
             .extend(envelopes.iter().map(|envelope| envelope.id.as_uuid()));
     }
@@ -289,7 +294,9 @@ impl World for Real {
                 .bus
                 .clone()
                 .source(format!("/tidings/{}", self.database.name));
-            bus.publish_envelope(&envelope).await.expect("sent");
+            bus.publish_envelope(&envelope)
+                .await
+                .expect("the record is sent");
         }
     }
 
@@ -315,7 +322,7 @@ impl World for Real {
     async fn outcome(self) -> Outcome {
         self.shutdown.cancel();
         for task in self.running {
-            task.await.expect("no panic");
+            task.await.expect("the task does not panic");
         }
         let mut dead = BTreeMap::<String, Vec<String>>::new();
         for (name, _) in self
@@ -342,7 +349,7 @@ impl World for Real {
         .bind(&self.sent)
         .fetch_all(&self.database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
         let line = |(event_type, id, payload): (String, String, Option<String>)| {
             format!("{event_type} {id} {}", payload.as_deref().unwrap_or("none"))
         };

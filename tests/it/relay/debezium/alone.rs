@@ -70,19 +70,19 @@ async fn rows_that_are_there_can_be_left_and_rows_deleted_at_once_come_by_the_lo
     let relay = Running::start(options.clone());
     relay.says("stream", "streaming").await;
     for n in 20..25 {
-        let mut tx = database.pool.begin().await.expect("begun");
+        let mut tx = database.pool.begin().await.expect("a transaction begins");
         let insert = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
             values ('order', 'a', 'T', $1)";
         sqlx::query(insert)
             .bind(n.to_string())
             .execute(&mut *tx)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
         sqlx::query("delete from public.outboxevent")
             .execute(&mut *tx)
             .await
-            .expect("deleted");
-        tx.commit().await.expect("committed");
+            .expect("the rows are deleted");
+        tx.commit().await.expect("the commit succeeds");
     }
     let mut reader = place.reader();
     reader.until_distinct(5);
@@ -186,7 +186,7 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
             .bind(&place.name)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
         {
             break;
         }
@@ -263,7 +263,7 @@ async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     sqlx::raw_sql(own)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let relay = Running::start(options(&place));
     insert(&database.pool, "a", 0..3).await;
     let mut reader = place.reader();

@@ -188,7 +188,7 @@ pub(super) const LOSSLESS: &[Case] = &[
             let prefix = options.topic.clone();
             options.topic_rewrite = Some(
                 TopicRewrite::parse("shop\\.(.*)", &format!("{prefix}$1-events"))
-                    .expect("a rewriting"),
+                    .expect("a valid rewrite"),
             );
             outbox.columns = vec![
                 (OutboxField::Id, "event_id".into()),

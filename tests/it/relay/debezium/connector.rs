@@ -53,10 +53,10 @@ pub(super) async fn debezium() -> Option<Debezium> {
             java::jars(&format!("debezium-{version}"), POM).map_err(|error| error.to_string())?;
         Ok::<_, String>(Debezium { java, jars })
     });
-    match found.await.expect("no panic") {
+    match found.await.expect("the task does not panic") {
         Ok(debezium) => Some(debezium),
         Err(error) => {
-            eprintln!("SKIPPED, the real Debezium is not to be had: {error}");
+            eprintln!("SKIPPED, the real Debezium is not available: {error}");
             None
         }
     }
@@ -113,7 +113,7 @@ impl Debezium {
             for (name, properties) in connectors {
                 let mut text = format!("name={name}\n");
                 properties.iter().for_each(|(key, value)| {
-                    writeln!(text, "{key}={value}").expect("a string takes all")
+                    writeln!(text, "{key}={value}").expect("a string accepts any text")
                 });
                 let file = folder.join(format!("{name}.properties"));
                 fs::write(&file, text).expect("written");
@@ -133,7 +133,7 @@ impl Debezium {
                 .expect("sh starts");
             let leash = keeper.stdin.take();
             let mut pid = String::new();
-            BufReader::new(keeper.stdout.take().expect("piped"))
+            BufReader::new(keeper.stdout.take().expect("the input is piped"))
                 .read_line(&mut pid)
                 .expect("the process id");
             Worker {
@@ -143,7 +143,7 @@ impl Debezium {
                 folder,
             }
         });
-        started.await.expect("no panic")
+        started.await.expect("the task does not panic")
     }
 }
 
@@ -164,7 +164,10 @@ impl Worker {
                 socket.read_to_string(&mut answer)?;
                 Ok(answer)
             });
-            let answer = asked.await.expect("no panic").unwrap_or_default();
+            let answer = asked
+                .await
+                .expect("the task does not panic")
+                .unwrap_or_default();
             if fits(&answer) {
                 return answer
                     .split_once("\r\n\r\n")

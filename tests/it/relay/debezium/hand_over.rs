@@ -80,7 +80,7 @@ fn assert_once_in_order(reader: &mut Reader, aggregates: &[(&str, u32)]) {
 }
 
 async fn insert_at_once(pool: &PgPool, aggregate: &str, range: std::ops::Range<u32>) {
-    let mut tx = pool.begin().await.expect("begun");
+    let mut tx = pool.begin().await.expect("a transaction begins");
     for n in range {
         let sql = format!(
             "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
@@ -89,9 +89,9 @@ async fn insert_at_once(pool: &PgPool, aggregate: &str, range: std::ops::Range<u
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut *tx)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +113,7 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
     sqlx::raw_sql("create table public.other (n int); insert into public.other values (1), (2)")
         .execute(pool)
         .await
-        .expect("other");
+        .expect("the other table is created");
     insert_at_once(pool, "b", 0..10).await;
     insert(pool, "c", 0..4).await;
     // The offset that a connector stores after it has sent four events of the large transaction.
@@ -125,7 +125,7 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
         .bind(&slot)
         .fetch_one(pool)
         .await
-        .expect("peeked");
+        .expect("the slot can be read");
     let offset = format!(
         r#"{{"offsets":[{{"partition":{{"server":"x"}},
             "offset":{{"lsn_proc":{lsn},"lsn":{lsn},"txId":{xid},"ts_usec":1}}}}]}}"#
@@ -228,7 +228,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let offset = worker.stop("shop").await;
     let mut options = options(&place);
-    options.topic_rewrite = Some(TopicRewrite::parse(".*", &place.topic).expect("a rewriting"));
+    options.topic_rewrite = Some(TopicRewrite::parse(".*", &place.topic).expect("a valid rewrite"));
     let outbox = options.debezium.as_mut().expect("set");
     outbox.publication = Some("shop".into());
     outbox.hand_over = Some(HandOver {
@@ -247,7 +247,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
             .bind(&place.name)
             .fetch_one(&pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
         {
             break;
         }
@@ -263,7 +263,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         .bind(place.slot())
         .fetch_one(&pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
     {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
@@ -291,7 +291,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     stop.cancel();
     let mut counts = Vec::new();
     for (aggregate, writer) in ["a", "b", "c"].into_iter().zip(writers) {
-        counts.push((aggregate, writer.await.expect("no panic")));
+        counts.push((aggregate, writer.await.expect("the task does not panic")));
     }
     let mut reader = place.reader();
     reader.until_distinct(counts.iter().map(|(_, count)| *count as usize).sum());

@@ -38,6 +38,6 @@ async fn insert(pool: &PgPool, aggregate: &str, range: std::ops::Range<u32>) {
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
 }

@@ -49,7 +49,7 @@ async fn fill(pool: &PgPool, case: &Case) {
         )))
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     }
 }
 
@@ -67,7 +67,7 @@ async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value
             "(?<routedByValue>.*)",
             &format!("{prefix}outbox.event.${{routedByValue}}"),
         )
-        .expect("a rewriting"),
+        .expect("a valid rewrite"),
     );
     (case.ours)(&mut options, &mut outbox);
     options.debezium = Some(outbox);
@@ -210,8 +210,8 @@ pub(super) async fn wait_for_slots(
         let active: i64 = sqlx::query_scalar(active)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
-        if active == i64::try_from(slots).expect("few") {
+            .expect("the query succeeds");
+        if active == i64::try_from(slots).expect("the number fits") {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -13,7 +13,7 @@ pub(super) async fn read(brokers: &str, topic: &str, count: usize) -> Vec<Value>
     let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
     tokio::task::spawn_blocking(move || read_blocking(&brokers, &topic, count))
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
 }
 
 fn read_blocking(brokers: &str, topic: &str, count: usize) -> Vec<Value> {

@@ -35,7 +35,7 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
     sqlx::raw_sql(rows)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let mut options = options(&place);
     options
         .kafka
@@ -105,7 +105,7 @@ async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_lette
     sqlx::raw_sql(keyless)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     insert(&database.pool, "a", 3..5).await;
     let refusal = Running::start(options.clone()).refusal().await;
     assert!(
