@@ -1,6 +1,8 @@
-//! How long the server takes for a page of the outbox while a transaction is open that began before everything in it.
+//! Duration of a page query on the outbox while a transaction is open that began before all of its
+//! events.
 //!
-//! `cargo bench --bench poll -- --events 5000000`; docs/benchmarks.md says what the figures mean.
+//! Run it with `cargo bench --bench poll -- --events 5000000`. `docs/benchmarks.md` explains the
+//! figures.
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -17,19 +19,19 @@ use harness::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// What to measure.
+/// Measures page queries of the relay that reads the table.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench poll --")]
 struct Options {
     /// Events in the outbox.
     #[arg(long, default_value_t = 5_000_000)]
     events: u64,
-    /// Single events afterwards, one every 20 ms.
+    /// Single events after the backlog, one every 20 ms.
     #[arg(long, default_value_t = 500)]
     trickle: u64,
 }
 
-/// The server tells how long each statement took.
+/// Makes the server log the duration of each statement.
 const SETTINGS: &[(&str, &str)] = &[
     ("logging_collector", "on"),
     ("log_directory", "log"),
@@ -39,10 +41,13 @@ const SETTINGS: &[(&str, &str)] = &[
     ("log_line_prefix", "[%a] "),
 ];
 
-/// An event whose transaction stays open.
-const OPEN: &str = "begin; insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'open', 'OrderPlaced', '{}')";
+/// Inserts an event and leaves the transaction open.
+const OPEN: &str = "begin;
+    insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', 'open', 'OrderPlaced', '{}')";
 
-const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
+const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', '1', 'OrderPlaced', '{}')";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome<()> {
@@ -84,30 +89,31 @@ async fn main() -> Outcome<()> {
     sqlx::raw_sql("rollback").execute(&mut open).await?;
 
     println!(
-        "\n{} events, one transaction open from before them\n\n| statement | count | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|",
+        "\n{} events, and one transaction that was opened before them\n\
+         \n| statement | count | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|",
         options.events
     );
-    tell("page of the backlog, 1,000 events at most", backlog.pages);
-    tell("page at the head, an event or a few", head.pages);
+    tell("page of the backlog, at most 1,000 events", backlog.pages);
+    tell("page at the head, one or a few events", head.pages);
     tell("bounds of a window at the head", head.bounds);
     outbox.finish().await
 }
 
-/// Milliseconds that statements of the relay took.
+/// Durations of statements of the relay, in milliseconds.
 #[derive(Default)]
 struct Durations {
     pages: Vec<f64>,
     bounds: Vec<f64>,
 }
 
-/// The server's log of statements, read as it grows.
+/// The server's statement log, read incrementally.
 struct Statements {
     path: PathBuf,
     read: usize,
 }
 
 impl Statements {
-    /// What was logged since the last call.
+    /// Returns the durations that were logged since the last call.
     fn pages(&mut self) -> Outcome<Durations> {
         let log = std::fs::read(&self.path)?;
         let new = String::from_utf8_lossy(&log[self.read..]).into_owned();

@@ -1,11 +1,13 @@
-//! What publishing costs beside the bare SQL: `publish` beside one INSERT, `publish_all` of 1,000 beside COPY.
+//! Cost of publishing compared to plain SQL: `publish` with one INSERT, `publish_all` of 1,000
+//! events with COPY.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://… cargo bench --bench publish
 //! ```
 //!
-//! Both sides of a ratio write the same rows over the same connection in the same shape of transaction, in alternating rounds, so that
-//! whatever else the machine does falls on both. The ratio is that of the medians.
+//! Both sides write the same rows over the same connection in transactions of the same shape. The
+//! rounds alternate, so that other load on the machine affects both sides equally. The ratio is
+//! that of the medians.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +18,20 @@ use tidings::{DomainEvent, Outbox};
 use uuid::Uuid;
 
 const ROUNDS: usize = 40;
-/// Transactions of one event in a round.
+/// Transactions with one event per round.
 const SINGLES: usize = 250;
-/// Events of one batch.
+/// Events per batch.
 const BATCH: usize = 1_000;
-/// Batches in a round.
+/// Batches per round.
 const BATCHES: usize = 4;
 
-/// COPY is sent in pieces: as one large message it now and then waits 40 ms for a delayed TCP acknowledgement, which would flatter us.
+/// Size of the pieces of a COPY. A single large message sometimes waits 40 ms for a
+/// delayed TCP acknowledgement, which would favour Tidings.
 const COPY_CHUNK: usize = 60_000;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// About 250 bytes of JSON.
+/// An event of about 250 bytes of JSON.
 #[derive(Serialize, Deserialize, DomainEvent, Clone)]
 #[event(aggregate = "order", id = "order_id")]
 struct OrderPlaced {
@@ -51,8 +54,9 @@ fn event(number: usize) -> OrderPlaced {
     }
 }
 
-/// The row as a careful service writes it by hand.
-const BARE: &str = "insert into tidings.outbox (id, aggregatetype, aggregateid, type, version, payload, headers, occurred_at) \
+/// Inserts the row as a service without Tidings would.
+const BARE: &str = "insert into tidings.outbox \
+    (id, aggregatetype, aggregateid, type, version, payload, headers, occurred_at) \
                     values ($1, $2, $3, $4, $5, $6::text::json, $7::text::jsonb, $8)";
 
 async fn bare_insert(conn: &mut PgConnection, event: &OrderPlaced) -> Result<(), Failure> {
@@ -90,7 +94,7 @@ async fn copy(conn: &mut PgConnection, events: &[OrderPlaced]) -> Result<(), Fai
     Ok(())
 }
 
-/// Times `count` transactions, each of which runs `write` once.
+/// Measures `count` transactions, each of which runs `write` once.
 async fn time(
     conn: &mut PgConnection,
     count: usize,
@@ -114,7 +118,8 @@ fn report(name: &str, target: f64, ours: &mut [Duration], bare: &mut [Duration],
     let (ours, bare) = (median(ours), median(bare));
     let ratio = ours.as_secs_f64() / bare.as_secs_f64();
     println!(
-        "{name:<24} {ours:>10.1?}   {bare_name:<12} {bare:>10.1?}   ratio {ratio:.2} (at most {target})"
+        "{name:<24} {ours:>10.1?}   {bare_name:<12} {bare:>10.1?}   \
+         ratio {ratio:.2} (at most {target})"
     );
 }
 
@@ -154,7 +159,7 @@ async fn measure(options: sqlx::postgres::PgConnectOptions) -> Result<(), Failur
         sqlx::query("truncate tidings.outbox")
             .execute(&mut *conn)
             .await?;
-        // Who goes first alternates too.
+        // The order of the sides alternates too.
         for side in [round % 2, (round + 1) % 2] {
             if side == 0 {
                 publish.push(
@@ -181,7 +186,7 @@ async fn measure(options: sqlx::postgres::PgConnectOptions) -> Result<(), Failur
         }
     }
     println!(
-        "{ROUNDS} rounds; {} bytes of JSON an event; time of one transaction, median",
+        "{ROUNDS} rounds; {} bytes of JSON per event; median time of one transaction",
         serde_json::to_string(&events[0])?.len()
     );
     report("publish", 1.1, &mut publish, &mut insert, "INSERT");

@@ -1,6 +1,7 @@
-//! What deleting published events costs the server: time, log, and the size of what is left.
+//! Cost of deleting published events: time, WAL, and the remaining sizes of table and indexes.
 //!
-//! `cargo bench --bench retention -- --events 1000000`; docs/benchmarks.md says what the figures mean.
+//! Run it with `cargo bench --bench retention -- --events 1000000`. `docs/benchmarks.md` explains
+//! the figures.
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -14,19 +15,19 @@ use clap::Parser;
 use harness::{Outcome, outbox::Outbox, servers::Servers, tidings::Tidings, topic};
 use sqlx::PgConnection;
 
-/// What to measure.
+/// Measures the cost of retention.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench retention --")]
 struct Options {
     /// Events in the outbox.
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// Events in each transaction.
+    /// Events per transaction.
     #[arg(long, default_value_t = 100)]
     per_tx: u64,
 }
 
-/// A relay with settings of its own, killed when this is dropped.
+/// A relay with its own settings, killed on drop.
 struct Relay(Child);
 
 impl Relay {
@@ -56,9 +57,10 @@ impl Drop for Relay {
     }
 }
 
-/// The log's end, bytes; and table and indexes, bytes.
+/// Returns the end of the WAL and the sizes of the table and the indexes, in bytes.
 async fn sizes(session: &mut PgConnection) -> Outcome<(i64, i64, i64)> {
-    let sql = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, pg_table_size('tidings.outbox'), pg_indexes_size('tidings.outbox')";
+    let sql = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint,
+        pg_table_size('tidings.outbox'), pg_indexes_size('tidings.outbox')";
     Ok(sqlx::query_as(sql).fetch_one(session).await?)
 }
 
@@ -90,7 +92,7 @@ async fn main() -> Outcome<()> {
         .await?;
     let relay = Relay::start(&outbox.url, &brokers, &["--retention=false"])?;
     let all = "select not exists (select from tidings.outbox o, tidings.relay r
-                                  where o.xid >= pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot) limit 1)";
+               where o.xid >= pg_snapshot_xmin((r.position ->> 'seen')::pg_snapshot) limit 1)";
     until(&mut outbox.session, all).await?;
     drop(relay);
     sqlx::raw_sql("vacuum (analyze) tidings.outbox")
@@ -118,7 +120,8 @@ async fn main() -> Outcome<()> {
 
     let mb = |bytes: i64| bytes as f64 / 1e6;
     println!(
-        "\n| events | deleted in s | log of the deletes MB | of the vacuum MB | table before, after MB | indexes before, after MB |\n|---|---|---|---|---|---|"
+        "\n| events | deleted in s | WAL of the deletes MB | WAL of the vacuum MB \
+         | table before, after MB | indexes before, after MB |\n|---|---|---|---|---|---|"
     );
     println!(
         "| {} | {:.1} | {:.0} | {:.0} | {:.0}, {:.0} | {:.0}, {:.0} |",

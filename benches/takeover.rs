@@ -1,6 +1,7 @@
-//! How long nothing arrives when the leader of two relays is killed with SIGKILL: from the last record before to the first after.
+//! Gap in delivery when the leader of two relays is killed with SIGKILL: from the last record
+//! before to the first record after.
 //!
-//! `cargo bench --bench takeover`; docs/benchmarks.md says what the figures mean.
+//! Run it with `cargo bench --bench takeover`. `docs/benchmarks.md` explains the figures.
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -27,25 +28,26 @@ use rdkafka::{
 };
 use sqlx::{Connection as _, PgConnection};
 
-/// What to measure.
+/// Measures the gap at a takeover.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench takeover --")]
 struct Options {
-    /// Leaders killed.
+    /// Number of leaders to kill.
     #[arg(long, default_value_t = 10)]
     kills: usize,
 }
 
-/// Between two inserts.
+/// Pause between two inserts.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Between two kills: the next standby is there, and the new leader streams.
+/// Time between two kills. Meanwhile the next standby starts and the new leader begins to stream.
 const BETWEEN: Duration = Duration::from_secs(6);
 
-/// After a kill, records that still arrive from then on are the next leader's.
+/// Time after a kill. Records that arrive later are the new leader's.
 const SETTLED: Duration = Duration::from_secs(3);
 
-const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')";
+const ONE: &str = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', '1', 'OrderPlaced', '{}')";
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() -> Outcome<()> {
@@ -66,7 +68,7 @@ async fn main() -> Outcome<()> {
                 if let Some(Ok(_)) = consumer.poll(Duration::from_millis(100)) {
                     arrivals
                         .lock()
-                        .expect("nobody panics with it")
+                        .expect("no thread panics while it holds the lock")
                         .push(Instant::now());
                 }
             }
@@ -95,7 +97,7 @@ async fn main() -> Outcome<()> {
             let standby = tidings.start(&outbox.url, "takeover", mode)?;
             tokio::time::sleep(BETWEEN / 2).await;
             let killed = Instant::now();
-            // Dropping it kills it.
+            // Dropping the process kills it.
             drop(std::mem::replace(&mut leader, standby));
             gaps.push(gap(&arrivals, killed).await?);
         }
@@ -114,7 +116,8 @@ async fn main() -> Outcome<()> {
     outbox.finish().await
 }
 
-/// From the last arrival that can be the dead leader's to the first of the next one: the longest pause around the kill.
+/// Returns the longest pause around the kill: from the last record that the killed leader may have
+/// sent to the first one of the new leader.
 async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duration> {
     let until = killed + Duration::from_secs(60);
     loop {
@@ -126,7 +129,7 @@ async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duratio
                 .saturating_sub(1);
             arrivals[from..].to_vec()
         };
-        // What the broker had when the leader died still arrives for a moment.
+        // Records that reached the broker before the kill still arrive for a moment.
         let longest = after
             .windows(2)
             .map(|pair| pair[1] - pair[0])
@@ -136,7 +139,7 @@ async fn gap(arrivals: &Mutex<Vec<Instant>>, killed: Instant) -> Outcome<Duratio
             return Ok(longest);
         }
         if Instant::now() > until {
-            return Err("nobody took over within a minute".into());
+            return Err("no relay took over within a minute".into());
         }
     }
 }

@@ -1,8 +1,9 @@
-//! A service that changes a row and publishes the event of it in one transaction.
+//! A service that changes a row and publishes an event about the change in one transaction.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://localhost/shop cargo run --example publish
-//! curl localhost:3000/orders -H 'content-type: application/json' -d '{"customer": "ada", "total_cents": 1999}'
+//! curl localhost:3000/orders -H 'content-type: application/json' \
+//!   -d '{"customer": "ada", "total_cents": 1999}'
 //! curl -X POST localhost:3000/orders/1/cancel
 //! ```
 
@@ -57,7 +58,7 @@ async fn place(
         total_cents: new.total_cents,
     };
     shop.outbox.publish(&mut tx, &event).await?;
-    tx.commit().await?; // the order and its event exist from here on, or neither does
+    tx.commit().await?; // commits both the order and its event
     Ok((StatusCode::CREATED, Json(order_id)))
 }
 
@@ -66,7 +67,7 @@ async fn cancel(
     Path(order_id): Path<i64>,
 ) -> Result<StatusCode, Failure> {
     let mut tx = shop.pool.begin().await?;
-    // The update locks the row, so this order's events have the order of its changes.
+    // The update locks the row, so the events of an order have the order of its changes.
     let cancelled =
         sqlx::query("update orders set cancelled = true where id = $1 and not cancelled")
             .bind(order_id)
@@ -82,7 +83,7 @@ async fn cancel(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whatever goes wrong: nothing was changed and nothing published.
+/// Any error. Nothing was changed or published.
 struct Failure(Box<dyn std::error::Error>);
 
 impl<E: Into<Box<dyn std::error::Error>>> From<E> for Failure {
@@ -105,8 +106,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     )
     .await?;
     tidings::migrate(&pool).await?;
-    let orders = "create table if not exists orders (id bigint generated always as identity primary key, customer text not null, \
-                  total_cents bigint not null, cancelled boolean not null default false)";
+    let orders = "create table if not exists orders (
+        id bigint generated always as identity primary key, customer text not null,
+        total_cents bigint not null, cancelled boolean not null default false
+    )";
     sqlx::query(orders).execute(&pool).await?;
 
     let shop = Shop {

@@ -1,6 +1,11 @@
-//! The main job on a real Postgres and a real Kafka: orders changed by concurrent transactions, some rolled back, through the relay
-//! to a plain consumer, and a verdict: `cargo run --example quickstart [EVENTS]`.
-//! Uses `DATABASE_URL` and `KAFKA_BROKERS` if they are set, else starts both services. Leaves neither tables nor slot behind.
+//! The main task of Tidings on a real Postgres and a real Kafka.
+//!
+//! Concurrent transactions change orders, and some roll back. The relay publishes the events, a
+//! plain consumer reads them, and the verdict compares both.
+//!
+//! Run it with `cargo run --example quickstart [EVENTS]`. It uses `DATABASE_URL` and
+//! `KAFKA_BROKERS` if they are set, and starts both services otherwise. It removes its tables and
+//! its slot at the end.
 use std::io::{Write as _, stdout};
 use std::time::Instant;
 
@@ -85,22 +90,24 @@ async fn main() -> Result<(), Failure> {
     expect.send(committed as usize)?;
     let delivered = tokio::select! {
         delivered = consumer => delivered??,
-        ended = &mut relay => return Ok(ended??), // it was refused, and says why
+        ended = &mut relay => return Ok(ended??), // the error contains the reason
     };
     let seconds = began.elapsed().as_secs_f64();
     shutdown.cancel();
     relay.await??;
     bar.finish();
-    // The server may take a moment to notice that the stream has ended.
+    // The server may take a moment to detect the end of the stream.
     let names = format!("select slot, publication from {name}.relay");
     let (slot, publication): (String, String) = sqlx::query_as(AssertSqlSafe(names))
         .fetch_one(&pool)
         .await?;
     let end = format!(
-        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = '{slot}'"
+        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots
+         where slot_name = '{slot}'"
     );
     let drop = format!(
-        "select pg_drop_replication_slot('{slot}'); drop publication {publication}; drop schema {name} cascade"
+        "select pg_drop_replication_slot('{slot}'); drop publication {publication};
+         drop schema {name} cascade"
     );
     sqlx::raw_sql(AssertSqlSafe(format!("{end}; {drop}")))
         .execute(&pool)
@@ -108,7 +115,8 @@ async fn main() -> Result<(), Failure> {
     verdict::print(&truth, &delivered, seconds)
 }
 
-/// Changes orders and publishes that in the same transaction, five a transaction; every eighth is rolled back, and its events with it.
+/// Changes orders and publishes the changes in the same transactions, five per transaction. Every
+/// eighth transaction rolls back, including its events.
 async fn write(
     pool: PgPool,
     schema: String,
@@ -117,13 +125,15 @@ async fn write(
 ) -> Result<(), Failure> {
     let outbox = Outbox::new().schema(&schema);
     let change = format!(
-        "insert into {schema}.orders as o values ($1, 1) on conflict (id) do update set version = o.version + 1"
+        "insert into {schema}.orders as o values ($1, 1)
+         on conflict (id) do update set version = o.version + 1"
     );
     let change = change + " returning version";
     for n in 0..transactions {
         let mut tx = pool.begin().await?;
         for step in 0..5 {
-            let order_id = (writer * 211 + n * 7) % 990 + step; // ascending, so that writers do not deadlock
+            // Ascending, so that writers do not deadlock.
+            let order_id = (writer * 211 + n * 7) % 990 + step;
             let version = sqlx::query_scalar(AssertSqlSafe(change.clone()))
                 .bind(order_id)
                 .fetch_one(&mut *tx)

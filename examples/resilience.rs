@@ -1,4 +1,5 @@
-//! A dependency goes down and comes back: its client tries again, opens the circuit, probes, and closes it.
+//! A dependency fails and recovers. Its client retries, opens the circuit, probes, and closes the
+//! circuit.
 //!
 //! ```sh
 //! cargo run --example resilience
@@ -19,7 +20,7 @@ const fn millis(millis: u64) -> Duration {
 
 const DOWN: Range<Duration> = millis(300)..millis(1_000);
 
-/// What would be an HTTP request.
+/// Stands for an HTTP request.
 async fn ask_for_stock(began: Instant) -> Result<u32, BoxError> {
     if DOWN.contains(&began.elapsed()) {
         Err("connection refused".into())
@@ -30,7 +31,8 @@ async fn ask_for_stock(began: Instant) -> Result<u32, BoxError> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // Both are the dependency's, shared by all its clients. The times are short, so that there is something to see.
+    // All clients of the dependency share both. The times are short to make the transitions
+    // visible.
     let breaker = CircuitBreaker::new(
         "stock",
         CircuitBreakerPolicy {

@@ -1,9 +1,14 @@
-//! A saga that places an order: reserves stock, takes the payment, confirms, and has a parcel sent; or undoes what was done. The services that it commands, and a relay, run in this
-//! process too, so that one command shows all of it. Start it twice, kill one: nothing is lost, and nothing happens twice.
+//! A saga that places an order: it reserves stock, takes the payment, confirms the order and sends
+//! a parcel, or compensates the completed steps.
+//!
+//! The services that it commands and a relay run in the same process, so that one command runs the
+//! whole example. Start it twice with different `INSTANCE`s and kill one: no order is lost, and no
+//! effect happens twice.
 //!
 //! ```sh
 //! DATABASE_URL=postgres://localhost/shop KAFKA_BROKERS=localhost:9092 cargo run --example saga
-//! psql "$DATABASE_URL" -c "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7', 'OrderPlaced', '{\"order_id\": 7, \"total_cents\": 1999}')"
+//! psql "$DATABASE_URL" -c "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+//!   values ('order', '7', 'OrderPlaced', '{\"order_id\": 7, \"total_cents\": 1999}')"
 //! tidings sagas list --all
 //! ```
 
@@ -17,7 +22,7 @@ use tidings::subscriber::{Event, HandlerError, Retry, Tx};
 use tidings::{Bus, DomainEvent, kafka, postgres};
 use tokio_util::sync::CancellationToken;
 
-/// Events of an order, by its id.
+/// Events of an order, identified by its id.
 macro_rules! events {
     ($($aggregate:literal $Event:ident { $($field:ident: $ty:ty),* })*) => {$(
         #[derive(Serialize, Deserialize, DomainEvent)]
@@ -94,7 +99,7 @@ async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerErr
     Ok(state)
 }
 
-// === the services that it commands: handlers like any other ===
+// === the services that it commands: ordinary handlers ===
 
 async fn reserve(
     Event(command): Event<ReserveStock>,
@@ -107,7 +112,7 @@ async fn reserve(
         .await?;
     Ok(StockReserved {
         order_id: command.order_id,
-    }) // carries the command's correlation id by itself
+    }) // the correlation id is added automatically
 }
 
 async fn release(Event(command): Event<ReleaseStock>, mut tx: Tx) -> Result<(), HandlerError> {
@@ -158,7 +163,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::env::var("DATABASE_URL")?,
         std::env::var("KAFKA_BROKERS")?,
     );
-    // Which of several processes this is: one that is restarted gets its partitions back at once.
+    // Identifies this process among several. A restarted process gets its partitions back at once.
     let instance = std::env::var("INSTANCE").unwrap_or_else(|_| "one".into());
     let (pool, settings) = (
         PgPool::connect(&url).await?,

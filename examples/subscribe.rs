@@ -1,7 +1,9 @@
-//! A service that reserves stock for each order that is placed: once, in order, and with an event of its own.
+//! A service that reserves stock for each placed order: once, in order, and with an event about the
+//! reservation.
 //!
 //! ```sh
-//! DATABASE_URL=postgres://localhost/shop KAFKA_BROKERS=localhost:9092 cargo run --example subscribe
+//! DATABASE_URL=postgres://localhost/shop KAFKA_BROKERS=localhost:9092 \
+//!   cargo run --example subscribe
 //! ```
 
 use std::time::Duration;
@@ -34,7 +36,8 @@ async fn reserve(
         .bind(order.order_id)
         .execute(&mut *tx)
         .await?;
-    // Into the outbox of the same transaction, caused by the event it handled.
+    // The returned event goes to the outbox in the same transaction, with the handled event as its
+    // cause.
     Ok(StockReserved {
         order_id: order.order_id,
     })

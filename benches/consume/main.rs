@@ -1,16 +1,21 @@
-//! How fast a subscriber handles what is in a topic: 8 partitions, JSON of 250 B, 20,000 keys, order per key.
+//! Throughput of a subscriber that handles the backlog of a topic.
+//!
+//! The topic has 8 partitions, JSON records of 250 bytes and 20,000 keys. Order is kept per key.
 //!
 //! ```sh
-//! cargo bench --bench consume                                   # every scenario once, and its peers
-//! cargo bench --bench consume -- --no-peers                     # Tidings alone
+//! # Every scenario once, with its peers.
+//! cargo bench --bench consume
+//! # Tidings alone.
+//! cargo bench --bench consume -- --no-peers
 //! cargo bench --bench consume -- --scenario no-work,one-milli --rounds 3
-//! cargo bench --bench consume -- --brokers host:9092 --topic t  # a topic that is there, e.g. one that peers read too
+//! # An existing topic, for example one that the peers read too.
+//! cargo bench --bench consume -- --brokers host:9092 --topic t --records 1000000
 //! ```
 
 #[path = "../harness/mod.rs"]
 mod harness;
 
-// As `docs/subscribing.md` advises.
+// The allocator that `docs/subscribing.md` recommends.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -63,7 +68,7 @@ async fn main() -> Outcome<()> {
         .unwrap_or_else(|| servers.kafka.brokers());
     println!(
         "{:<10} {:<18} {:>9} {:>9} {:>12} {:>9} {:>9}",
-        "scenario", "who", "records", "seconds", "records/s", "CPU s", "peak MB"
+        "scenario", "consumer", "records", "seconds", "records/s", "CPU s", "peak MB"
     );
     let mut report = Report::default();
     for scenario in options.scenarios() {
@@ -72,7 +77,7 @@ async fn main() -> Outcome<()> {
             Some(topic) => topic.clone(),
             None => fill::topic(&brokers, records, scenario.keys()).await?,
         };
-        // Whoever comes first would wait for a broker whose Java is cold.
+        // Otherwise the first consumer would wait for a broker whose JVM is cold.
         tokio::task::block_in_place(|| bare::read(&brokers, &topic, records))?;
         for _ in 0..options.rounds {
             let database = servers.postgres.url();
@@ -102,7 +107,7 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// The peers of a scenario; one that is not to be had is left out, with its reason.
+/// Runs the peers of a scenario. A peer that is not available is skipped and the reason printed.
 async fn beside(
     scenario: Scenario,
     brokers: &str,
@@ -117,7 +122,7 @@ async fn beside(
                 .into_iter()
                 .for_each(|measured| report.add(scenario, Path::Peer(peer), measured)),
             Err(error) => println!(
-                "{:<10} {} is left out: {error}",
+                "{:<10} {} skipped: {error}",
                 scenario.name(),
                 Path::Peer(peer)
             ),
@@ -127,6 +132,6 @@ async fn beside(
         Ok(measured) => measured
             .into_iter()
             .for_each(|measured| report.add(scenario, Path::Pgbench, measured)),
-        Err(error) => println!("{:<10} pgbench is left out: {error}", scenario.name()),
+        Err(error) => println!("{:<10} pgbench skipped: {error}", scenario.name()),
     }
 }

@@ -1,4 +1,4 @@
-//! The peers: consumers of the JVM with the same work.
+//! Peers: JVM consumers that do the same work.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::harness::{Outcome, process::Process};
 use crate::options::Scenario;
 use crate::report::Measured;
 
-/// How long a peer may take for its rounds: one that needs longer is left out.
+/// Time limit for all rounds of a peer. A peer that needs longer is skipped.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// The second round counts: the first one's Java is cold.
+/// The last round counts, because the JVM is cold in the first one.
 const ROUNDS: usize = 2;
 
-/// A consumer of the JVM; its settings are the files in `benches/peers/`.
+/// A JVM consumer. Its program and dependencies are the files in `benches/peers/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
     ParallelConsumer,
@@ -26,7 +26,7 @@ pub(crate) enum Peer {
 impl Peer {
     pub(crate) const ALL: [Self; 2] = [Self::ParallelConsumer, Self::SpringKafka];
 
-    /// The name of its jars in the cache, what they are, and the program.
+    /// Returns the name of its jars in the cache, its Maven POM and its program.
     fn files(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::ParallelConsumer => (
@@ -42,10 +42,11 @@ impl Peer {
         }
     }
 
-    /// Reads the whole topic; nothing if the scenario is not for it.
+    /// Reads the whole topic. Returns `None` if the scenario does not apply to this peer.
     ///
     /// # Errors
-    /// When it is not to be had, or takes too long.
+    ///
+    /// Returns an error if the peer is not available or exceeds [`PATIENCE`].
     pub(crate) fn run(
         self,
         scenario: Scenario,
@@ -56,7 +57,8 @@ impl Peer {
         let Some((wait_micros, concurrency)) = scenario.waits() else {
             return Ok(None);
         };
-        // A thread a partition waits for one record at a time: 8,000/s at best, which nobody need wait for.
+        // One thread per partition handles one record at a time: at most 8,000 records/s, which
+        // would take too long.
         if self == Self::SpringKafka && wait_micros > 0 {
             return Ok(None);
         }
@@ -73,8 +75,8 @@ impl Peer {
             "-cp".to_owned(),
             java::class_path(&jars)?
                 .into_string()
-                .map_err(|_| "a cache folder that is not UTF-8")?,
-            // Java compiles a single file by itself; that needs a JDK.
+                .map_err(|_| "the path of the cache folder is not UTF-8")?,
+            // Java compiles and runs a single source file, which requires a JDK.
             source.display().to_string(),
             brokers.to_owned(),
             topic.to_owned(),
@@ -92,7 +94,7 @@ impl Peer {
     }
 }
 
-/// What the program says of its last round.
+/// Waits for the program's last round and returns its figures.
 fn until_done(process: &Process, log: &PathBuf, records: u64) -> Outcome<Measured> {
     let (until, mut cpu_before) = (Instant::now() + PATIENCE, 0.0);
     loop {

@@ -1,4 +1,6 @@
-//! pgbench with the statements of a subscriber that has an inbox, in as many messages: what Postgres gives at most to who sends them one by one.
+//! pgbench with the statements of a subscriber that has an inbox, in the same number of messages.
+//!
+//! Its rate is the highest that Postgres reaches for clients that send these statements one by one.
 
 use std::process::Command;
 use std::time::Instant;
@@ -9,13 +11,14 @@ use crate::options::{Scenario, Transactions};
 use crate::report::Measured;
 use crate::scenarios;
 
-/// The rows of the table that is updated.
+/// Rows of the table that the transactions update.
 const ACCOUNTS: usize = 20_000;
 
-/// As many events as a subscriber has, by as many clients as it has connections.
+/// Runs pgbench with the subscriber's number of events, and one client per connection.
 ///
 /// # Errors
-/// When pgbench is not there or fails.
+///
+/// Returns an error if pgbench is not installed or fails.
 pub(crate) async fn run(
     server: &str,
     scenario: Scenario,
@@ -65,7 +68,7 @@ pub(crate) async fn run(
     }))
 }
 
-/// A client has accounts of its own, as the handlers of a subscriber never have the same aggregate.
+/// Each client updates its own accounts, because concurrent handlers never share an aggregate.
 fn text(transactions: &Transactions) -> String {
     let Transactions {
         connections: clients,
@@ -78,7 +81,8 @@ fn text(transactions: &Transactions) -> String {
     let rows = match events {
         1 => "values ('bench', '/bench', 'event-:client_id-:t')".to_owned(),
         _ => format!(
-            "select 'bench', '/bench', 'event-:client_id-:t-' || g from generate_series(1, {events}) g"
+            "select 'bench', '/bench', 'event-:client_id-:t-' || g \
+             from generate_series(1, {events}) g"
         ),
     };
     let update = if at_once {
@@ -87,7 +91,8 @@ fn text(transactions: &Transactions) -> String {
             account("g")
         );
         format!(
-            "update account set cents = account.cents + n.cents from (select id, sum(cents)::bigint as cents from ({all}) u group by id order by id) as n \
+            "update account set cents = account.cents + n.cents from (select id, \
+             sum(cents)::bigint as cents from ({all}) u group by id order by id) as n \
              where account.id = n.id;\n"
         )
     } else {
@@ -100,7 +105,8 @@ fn text(transactions: &Transactions) -> String {
         updates.collect()
     };
     iter::once("\\set t :t + 1\n\\set r random(0, 1000000)\n")
-        .chain(["set local lock_timeout = 10000 \\; set local idle_in_transaction_session_timeout = 60000 \\; "])
+        .chain(["set local lock_timeout = 10000 \\; \
+             set local idle_in_transaction_session_timeout = 60000 \\; "])
         .chain([insert, " ", &rows, " \\; begin;\n", &update, "commit;\n"])
         .collect()
 }

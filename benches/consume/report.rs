@@ -1,37 +1,37 @@
-//! The figures of a run, absolute and as ratios against what is asked.
+//! Figures of a run, in absolute numbers and as ratios against the goals.
 
 use std::{collections::BTreeMap, fmt};
 
 use crate::options::Scenario;
 use crate::peers::Peer;
 
-/// Who handles.
+/// A measured consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Path {
     Tidings,
     Peer(Peer),
     Pgbench,
-    /// The client that it reads by, alone.
+    /// librdkafka alone, the client that the subscriber uses.
     Bare,
-    /// The client and the parser.
+    /// librdkafka and the JSON parser.
     Parsed,
 }
 
-/// One round.
+/// Figures of one round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     pub(crate) records: u64,
     pub(crate) seconds: f64,
-    /// Zero where it is not known.
+    /// Zero if unknown.
     pub(crate) cpu_seconds: f64,
     pub(crate) peak_megabytes: f64,
 }
 
-/// All rounds.
+/// Figures of all rounds.
 #[derive(Default)]
 pub(crate) struct Report(BTreeMap<(Scenario, Path), Vec<Measured>>);
 
-/// One figure beside what is asked of it.
+/// A figure and its goal.
 struct Goal {
     what: String,
     value: Option<f64>,
@@ -46,7 +46,7 @@ impl Measured {
 }
 
 impl Report {
-    /// Takes note of one round, and says so.
+    /// Records a round and prints it.
     pub(crate) fn add(&mut self, scenario: Scenario, path: Path, measured: Measured) {
         println!(
             "{:<10} {path:<18} {:>9} {:>9.2} {:>12.0} {:>9.2} {:>9.0}",
@@ -165,10 +165,10 @@ impl Report {
         goals
     }
 
-    /// Prints the medians, then what is asked.
+    /// Prints the medians and then the goals.
     pub(crate) fn print(&self) {
         println!(
-            "\n| scenario | who | records/s | CPU µs a record | peak MB |\n|---|---|---|---|---|"
+            "\n| scenario | consumer | records/s | CPU µs/record | peak MB |\n|---|---|---|---|---|"
         );
         for (scenario, path) in self.0.keys().copied() {
             let shown = |figure: Option<f64>, digits: usize| match figure {
@@ -190,7 +190,7 @@ impl Report {
                 )
             );
         }
-        println!("\n| asked | must | measured | |\n|---|---|---|---|");
+        println!("\n| figure | goal | measured | |\n|---|---|---|---|");
         for goal in self.goals() {
             let Some(value) = goal.value else { continue };
             let reached = if goal.least {

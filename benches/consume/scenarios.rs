@@ -1,4 +1,4 @@
-//! The subscribers that are measured.
+//! The measured subscribers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::timer::Timer;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
-#[allow(dead_code, reason = "it is read like an application's")]
+#[allow(dead_code, reason = "fields are decoded but not read")]
 pub(crate) struct OrderPlaced {
     order_id: String,
     seq: u64,
@@ -49,7 +49,8 @@ async fn wait(
 }
 
 impl OrderPlaced {
-    /// The row that is its aggregate's: nobody else's, so that two handlers never wait for each other.
+    /// Returns the id of the account row of this aggregate. No other aggregate uses the row, so two
+    /// handlers never wait for each other.
     fn account(&self) -> i32 {
         self.order_id
             .trim_start_matches("k-")
@@ -73,7 +74,10 @@ async fn update_all(orders: Batch<OrderPlaced>, mut tx: Tx) -> Result<(), Handle
         .map(|order| (order.account(), order.total_cents))
         .unzip();
     let sql = "update account set cents = account.cents + n.cents
-        from (select id, sum(cents)::bigint as cents from unnest($1::int[], $2::bigint[]) as u (id, cents) group by id order by id) as n
+        from (
+            select id, sum(cents)::bigint as cents
+            from unnest($1::int[], $2::bigint[]) as u (id, cents) group by id order by id
+        ) as n
         where account.id = n.id";
     sqlx::query(sql)
         .bind(ids)
@@ -83,7 +87,7 @@ async fn update_all(orders: Batch<OrderPlaced>, mut tx: Tx) -> Result<(), Handle
     Ok(())
 }
 
-/// The same in a process of its own, whose memory is the subscriber's alone: filling a topic leaves some behind.
+/// Runs a scenario in a child process, because filling a topic leaves memory allocated in this one.
 pub(crate) fn run_apart(
     scenario: Scenario,
     brokers: &str,
@@ -110,7 +114,7 @@ pub(crate) fn run_apart(
         .filter_map(|figure| figure.parse().ok())
         .collect();
     let [seconds, cpu_seconds, peak_megabytes] = figures[..] else {
-        return Err(format!("{} says {said:?}", scenario.name()).into());
+        return Err(format!("{} printed {said:?}", scenario.name()).into());
     };
     Ok(Measured {
         records,
@@ -120,7 +124,7 @@ pub(crate) fn run_apart(
     })
 }
 
-/// Handles the whole topic once, by a new group; what it took.
+/// Handles the whole topic once in a new consumer group and returns the figures.
 pub(crate) async fn run(
     scenario: Scenario,
     brokers: &str,
@@ -137,7 +141,7 @@ pub(crate) async fn run(
     let (statistics, task) = match scenario {
         Scenario::NoWork => start(subscriber(&bus, topic).on(nothing), &shutdown),
         Scenario::OneMilli | Scenario::FewKeys | Scenario::TenMilli => {
-            let (micros, concurrency) = scenario.waits().ok_or("it waits")?;
+            let (micros, concurrency) = scenario.waits().ok_or("the scenario has no wait")?;
             let state = (Timer::start(), Duration::from_micros(micros));
             start(
                 subscriber(&bus, topic)
@@ -152,7 +156,7 @@ pub(crate) async fn run(
                 connections,
                 events,
                 at_once,
-            } = scenario.transactions().ok_or("it has an inbox")?;
+            } = scenario.transactions().ok_or("the scenario has no inbox")?;
             let pool = pool(database, u32::try_from(connections)?).await?;
             let subscriber = subscriber(&bus, topic)
                 .concurrency(2 * connections)
@@ -210,7 +214,7 @@ where
 }
 
 async fn pool(server: &str, connections: u32) -> Outcome<sqlx::PgPool> {
-    // As `docs/subscribing.md` advises.
+    // The pool options that `docs/subscribing.md` recommends.
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .test_before_acquire(false)
@@ -218,7 +222,7 @@ async fn pool(server: &str, connections: u32) -> Outcome<sqlx::PgPool> {
         .await?)
 }
 
-/// A database of its own, with a table to update.
+/// Creates a new database with the table that the handlers update, and returns its URL.
 pub(crate) async fn database(server: &str) -> Outcome<String> {
     let name = format!("bench_{}", Uuid::now_v7().simple());
     let admin = sqlx::PgPool::connect(server).await?;
@@ -241,7 +245,7 @@ pub(crate) async fn database(server: &str) -> Outcome<String> {
     Ok(url.into())
 }
 
-/// User and system time of this process (Linux: `/proc`, in hundredths).
+/// User and system time of this process in seconds. Linux reports hundredths in `/proc`.
 pub(crate) fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat

@@ -1,4 +1,5 @@
-//! Debezium in Kafka Connect standalone, tuned: the peer. Its settings are the files in `benches/peers/debezium/`.
+//! Debezium in Kafka Connect standalone. Its tuned settings are the files in
+//! `benches/peers/debezium/`.
 
 use std::{fs, path::PathBuf};
 
@@ -6,14 +7,16 @@ use dev_services::java::{self, Java};
 
 use super::{Outcome, outbox::Outbox, process::Process, servers::Servers};
 
-/// The slot Debezium works on.
+/// The replication slot of Debezium.
 pub(crate) const SLOT: &str = "bench_debezium";
 
 const POM: &str = include_str!("../peers/debezium/pom.xml");
-const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\nappender.c.name=c\n\
-                   appender.c.layout.type=PatternLayout\nappender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
+const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\n\
+                   appender.c.type=Console\nappender.c.name=c\n\
+                   appender.c.layout.type=PatternLayout\n\
+                   appender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
 
-/// What it is tuned for.
+/// The goal of the settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tuning {
     Drain,
@@ -43,7 +46,7 @@ impl Tuning {
     }
 }
 
-/// How to start Debezium: a Java and the jars.
+/// A Java installation and the jars of Debezium.
 pub(crate) struct Debezium {
     java: Java,
     jars: PathBuf,
@@ -52,7 +55,8 @@ pub(crate) struct Debezium {
 }
 
 impl Debezium {
-    /// Debezium beside these servers; says so if it is not to be had.
+    /// Finds Debezium for these servers. Returns `None` and prints the reason if it is not
+    /// available.
     pub(crate) fn of(servers: &Servers) -> Option<Self> {
         match Self::find(servers.kafka.brokers(), servers.postgres.port()) {
             Ok(debezium) => {
@@ -60,18 +64,18 @@ impl Debezium {
                 Some(debezium)
             }
             Err(error) => {
-                println!("Debezium is left out: {error}");
+                println!("Debezium skipped: {error}");
                 None
             }
         }
     }
 
-    /// The newest Java, and Debezium's jars, fetched once by Maven.
+    /// Finds the newest Java and the jars of Debezium, which Maven downloads once.
     fn find(brokers: String, port: u16) -> Outcome<Self> {
         let java = Java::newest()?;
         let (_, rest) = POM
             .split_once("debezium-connector-postgres</artifactId><version>")
-            .ok_or("the pom names no Debezium")?;
+            .ok_or("the pom contains no Debezium")?;
         let version = rest.split('<').next().unwrap_or_default();
         let jars = java::jars(&format!("debezium-{version}"), POM)?;
         Ok(Self {
@@ -82,7 +86,7 @@ impl Debezium {
         })
     }
 
-    /// What it is, in a line.
+    /// Describes the versions in one line.
     fn describe(&self) -> String {
         let version: Vec<String> = self.java.version.iter().map(u32::to_string).collect();
         format!(
@@ -92,7 +96,7 @@ impl Debezium {
         )
     }
 
-    /// Starts it on the slot [`SLOT`] of `outbox`, with every event going to `topic`.
+    /// Starts Debezium on the slot [`SLOT`] of `outbox`. All events are published to `topic`.
     pub(crate) fn start(&self, outbox: &Outbox, topic: &str, tuning: Tuning) -> Outcome<Process> {
         let folder =
             std::env::temp_dir().join(format!("tidings-bench-debezium-{}", std::process::id()));
@@ -130,7 +134,7 @@ impl Debezium {
             "-cp".to_owned(),
             java::class_path(&self.jars)?
                 .into_string()
-                .map_err(|_| "a cache folder that is not UTF-8")?,
+                .map_err(|_| "the path of the cache folder is not UTF-8")?,
             "org.apache.kafka.connect.cli.ConnectStandalone".to_owned(),
             format!("{folder_text}/worker.properties"),
             format!("{folder_text}/connector.properties"),
@@ -139,7 +143,7 @@ impl Debezium {
     }
 }
 
-/// A port for Connect's REST interface, which nobody uses.
+/// Returns a free port for the REST interface of Kafka Connect, which the benchmark does not use.
 fn free_port() -> String {
     let port =
         std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());

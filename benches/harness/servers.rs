@@ -4,19 +4,20 @@ use dev_services::{Kafka, KafkaOptions, Postgres, PostgresOptions};
 
 use super::Outcome;
 
-/// The pair, with room to work: no checkpoint and no JVM in its first tier shall decide a comparison.
+/// Both servers, sized so that neither checkpoints nor the first compiler tier of the JVM affect a
+/// comparison.
 pub(crate) struct Servers {
     pub(crate) postgres: Postgres,
     pub(crate) kafka: Kafka,
 }
 
 impl Servers {
-    /// Starts both.
+    /// Starts both servers.
     pub(crate) fn start() -> Outcome<Self> {
         Self::start_with(&[])
     }
 
-    /// As [`start`](Self::start), with more settings for Postgres.
+    /// Starts both servers as [`start`](Self::start) does, with more settings for Postgres.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Outcome<Self> {
         let postgres = PostgresOptions::new()
             .set("max_wal_size", "32GB")
@@ -38,14 +39,14 @@ impl Servers {
         })
     }
 
-    /// The URL of one database.
+    /// Returns the URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
         let url = self.postgres.url();
-        let (server, _) = url.rsplit_once('/').expect("a URL names a database");
+        let (server, _) = url.rsplit_once('/').expect("the URL has a database name");
         format!("{server}/{database}")
     }
 
-    /// What was measured on, one line a server.
+    /// Describes both servers, one per line.
     pub(crate) fn describe(&self) -> String {
         format!("{}\n{}", self.postgres.describe(), self.kafka.describe())
     }

@@ -1,4 +1,4 @@
-//! Writers at a steady rate, and a consumer that looks at the clock.
+//! Writers at a steady rate, and a consumer that measures the latency.
 
 use std::{
     sync::{
@@ -18,13 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::harness::{Outcome, topic::PARTITIONS};
 
-/// Writers side by side, so that one slow commit does not hold up the rate.
+/// Number of concurrent writers, so that one slow commit does not delay the others.
 const WRITERS: u32 = 4;
 
-/// How long the last events may take after the last insert.
+/// Time limit for the last events after the last insert.
 const TAIL: Duration = Duration::from_secs(10);
 
-/// Milliseconds from insert to consumer.
+/// Latencies from insert to consumer in milliseconds.
 pub(crate) struct Latencies {
     pub(crate) p50: f64,
     pub(crate) p95: f64,
@@ -32,7 +32,7 @@ pub(crate) struct Latencies {
     pub(crate) max: f64,
 }
 
-/// Inserts `rate` events a second for `seconds`, each in a transaction of its own, and consumes them.
+/// Inserts `rate` events per second for `seconds`, each in its own transaction, and consumes them.
 pub(crate) async fn run(
     url: &str,
     brokers: &str,
@@ -59,10 +59,16 @@ pub(crate) async fn run(
         writers.push(async move {
             for n in 0..rate * seconds / WRITERS {
                 ticks.tick().await;
-                // The clock is read when the row is made: the commit is within the latency.
-                let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'OrderPlaced',
-                              json_build_object('at', (extract(epoch from clock_timestamp()) * 1000000)::bigint, 'pad', repeat('x', 200)))";
-                sqlx::query(insert).bind(format!("{}", n % 1000)).execute(&mut session).await?;
+                // The row records the time of its insert, so the latency includes the commit.
+                let insert =
+                    "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+                     values ('order', $1, 'OrderPlaced', json_build_object(
+                         'at', (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+                         'pad', repeat('x', 200)))";
+                sqlx::query(insert)
+                    .bind(format!("{}", n % 1000))
+                    .execute(&mut session)
+                    .await?;
             }
             session.close().await
         });
@@ -92,7 +98,7 @@ pub(crate) async fn run(
     })
 }
 
-/// A consumer at the end of the topic that waits for nothing.
+/// A consumer at the end of the topic. The broker returns each record at once.
 fn consumer(brokers: &str, topic: &str) -> Outcome<BaseConsumer> {
     let mut config = ClientConfig::new();
     config
@@ -113,7 +119,7 @@ fn consumer(brokers: &str, topic: &str) -> Outcome<BaseConsumer> {
 }
 
 fn consume(consumer: &BaseConsumer, expected: u64, stop: &AtomicBool) -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("good bounds");
+    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
     while histogram.len() < expected && !stop.load(Ordering::Acquire) {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
             continue;

@@ -1,7 +1,11 @@
-//! How long an event takes from its insert to a consumer at a steady rate, and what a relay costs that has nothing to do:
-//! Tidings and a Debezium tuned for latency, one after the other on one Postgres and one Kafka.
+//! Latency from the insert of an event to a consumer at a steady rate, and the cost of an idle
+//! relay.
 //!
-//! `cargo bench --bench latency -- --help`; docs/benchmarks.md says what the figures mean.
+//! Compares Tidings with a Debezium tuned for latency, one after the other on the same Postgres and
+//! Kafka.
+//!
+//! `cargo bench --bench latency -- --help` lists the options. `docs/benchmarks.md` explains the
+//! figures.
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -22,28 +26,34 @@ use harness::{
 };
 use load::Latencies;
 
-/// What to measure.
+/// Measures the latency of a relay and its cost when idle.
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench latency --")]
 struct Options {
-    /// Events a second, one in each transaction.
-    #[arg(long = "rate", value_delimiter = ',', default_values_t = [500, 2000], env = "BENCH_RATES")]
+    /// Events per second, each in its own transaction.
+    #[arg(
+        long = "rate",
+        value_delimiter = ',',
+        default_values_t = [500, 2000],
+        env = "BENCH_RATES"
+    )]
     rates: Vec<u32>,
-    /// Seconds at each rate.
+    /// Seconds per rate.
     #[arg(long, default_value_t = 20, env = "BENCH_SECONDS")]
     seconds: u32,
-    /// Leave Debezium out.
+    /// Skip Debezium.
     #[arg(long)]
     skip_debezium: bool,
-    /// Another build of the binary, to compare with this one.
+    /// Another build of the binary, for comparison.
     #[arg(long)]
     tidings: Option<std::path::PathBuf>,
 }
 
-/// Before the first measurement: a JVM compiles what it has run often.
+/// Rate and seconds of a run before the first measurement. A JVM compiles frequently executed code
+/// only after a while.
 const WARM_UP: (u32, u32) = (2000, 20);
 
-/// How long the idle relay is watched.
+/// Time over which the cost of an idle relay is measured.
 const IDLE: Duration = Duration::from_secs(20);
 
 #[tokio::main(flavor = "current_thread")]
@@ -53,7 +63,8 @@ async fn main() -> Outcome<()> {
     println!("{}", servers.describe());
     let tidings = Tidings::new(options.tidings.clone(), servers.kafka.brokers());
     println!(
-        "\n| relay | events/s | p50 ms | p95 ms | p99 ms | max ms | CPU s |\n|---|---|---|---|---|---|---|"
+        "\n| relay | events/s | p50 ms | p95 ms | p99 ms | max ms | CPU s |\
+         \n|---|---|---|---|---|---|---|"
     );
 
     for (name, database, mode) in [
@@ -120,6 +131,6 @@ async fn measure(
     let before = relay.cost().cpu_seconds;
     tokio::time::sleep(IDLE).await;
     let share = (relay.cost().cpu_seconds - before) / IDLE.as_secs_f64() * 100.0;
-    println!("| {name} | idle | – | – | – | – | {share:.2} % of a core |");
+    println!("| {name} | idle | – | – | – | – | {share:.2} % of one core |");
     relay.stop()
 }

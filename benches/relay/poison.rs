@@ -1,5 +1,6 @@
-//! A backlog of which the topic refuses one record in a hundred, each of another aggregate, beside the same backlog on a topic that
-//! takes all of it. Rounds alternate.
+//! A backlog with events that a topic refuses: one in a hundred, each of another aggregate.
+//!
+//! The same backlog is drained to a topic that accepts everything. The rounds alternate.
 
 use std::time::{Duration, Instant};
 
@@ -16,22 +17,31 @@ use crate::{
     options::Sized,
 };
 
-/// `max.message.bytes` of the topic that refuses records, and about how many bytes those have.
+/// `max.message.bytes` of the topic that refuses records, and the approximate size of those
+/// records.
 const LIMIT: u32 = 65_536;
 const LARGE: u32 = 80_000;
 
-/// One in so many events is refused.
+/// One in `EVERY` events is refused.
 const EVERY: u64 = 100;
 
-/// As the harness loads a backlog, and every hundredth event of another aggregate, large and without repetitions.
+/// Loads a backlog as the harness does. Every hundredth event belongs to another aggregate, is
+/// large and does not compress.
 const LOAD: &str = "
-create or replace procedure load_poisoned(n bigint, per_tx bigint, pad int, keys int, every bigint, large int) language plpgsql as $$
-declare i bigint := 0; noise text := (select string_agg(md5(k::text), '') from generate_series(1, large / 32) k);
+create or replace procedure load_poisoned(
+  n bigint, per_tx bigint, pad int, keys int, every bigint, large int
+) language plpgsql as $$
+declare
+  i bigint := 0;
+  noise text := (select string_agg(md5(k::text), '') from generate_series(1, large / 32) k);
 begin
   while i < n loop
     insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-      select 'order', case when g % every = 0 then 'large-' || g else (g % keys)::text end, 'OrderPlaced',
-             json_build_object('n', g, 'pad', case when g % every = 0 then noise else repeat('x', pad) end)
+    select 'order', case when g % every = 0 then 'large-' || g else (g % keys)::text end,
+           'OrderPlaced',
+           json_build_object(
+             'n', g, 'pad', case when g % every = 0 then noise else repeat('x', pad) end
+           )
       from generate_series(i, least(i + per_tx, n) - 1) g;
     commit;
     i := i + per_tx;
@@ -51,7 +61,7 @@ pub(crate) async fn run(
         pad,
     } = sized.backlog;
     let refused = events.div_ceil(EVERY);
-    println!("\npoison: loads {events} events, of which {refused} are too large for a topic");
+    println!("\npoison: loading {events} events; a topic refuses {refused} of them as too large");
     let mut outbox = Outbox::create(servers, "bench_poison", tidings).await?;
     sqlx::raw_sql(LOAD).execute(&mut outbox.session).await?;
     outbox
@@ -62,7 +72,7 @@ pub(crate) async fn run(
     let (mut plain, mut poisoned) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         let rate = drain(servers, &mut outbox, tidings, None, events, 0).await?;
-        println!("  round {round}: all are taken       {rate:>9.0} events/s");
+        println!("  round {round}: all accepted        {rate:>9.0} events/s");
         plain.push(rate);
         let rate = drain(
             servers,
@@ -82,20 +92,22 @@ pub(crate) async fn run(
     };
     let (plain, poisoned) = (median(&mut plain), median(&mut poisoned));
     println!(
-        "\n| poison: valid events/s | all taken | one in {EVERY} refused | ratio | must |\n|---|---|---|---|---|"
+        "\n| poison: valid events/s | all accepted | one in {EVERY} refused | ratio | goal |\
+         \n|---|---|---|---|---|"
     );
     println!(
         "| | {plain:.0} | {poisoned:.0} | {:.2} | ≥ 0.5 |",
         poisoned / plain
     );
-    // What is parked may not be truncated.
+    // The outbox cannot be truncated while events are parked.
     sqlx::raw_sql("delete from tidings.parked")
         .execute(&mut outbox.session)
         .await?;
     outbox.finish().await
 }
 
-/// Valid events a second from the start of the process until all are published and the refused ones are parked.
+/// Returns the valid events per second, from the start of the process until all of them are
+/// published and the refused ones are parked.
 async fn drain(
     servers: &Servers,
     outbox: &mut Outbox,
@@ -135,7 +147,7 @@ async fn drain(
         relay.still_runs()?;
         if start.elapsed() > Duration::from_secs(600) {
             return Err(format!(
-                "{} of {valid} are published and {parked} of {refused} parked",
+                "{} of {valid} events are published and {parked} of {refused} are parked",
                 now - before
             )
             .into());

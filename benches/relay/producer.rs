@@ -1,4 +1,4 @@
-//! Kafka's side alone: librdkafka with the records that the relay would send.
+//! Upper limit of the Kafka side: librdkafka alone with the records that the relay would send.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -34,7 +34,7 @@ impl ProducerContext for Delivered {
     }
 }
 
-/// Events a second and CPU seconds for as many records as the backlog has events.
+/// Returns the events per second and the CPU seconds for as many records as the backlog has events.
 pub(crate) fn measure(brokers: &str, topic: &str, backlog: Backlog) -> Outcome<(f64, f64)> {
     let mut config = ClientConfig::new();
     for (name, value) in [
@@ -88,7 +88,7 @@ pub(crate) fn measure(brokers: &str, topic: &str, backlog: Backlog) -> Outcome<(
     ))
 }
 
-/// The headers of docs/wire-format.md, as many and as long.
+/// The headers of `docs/wire-format.md`, in the same number and length.
 fn headers(key: &str) -> OwnedHeaders {
     [
         ("ce_specversion", "1.0"),

@@ -1,4 +1,4 @@
-//! The figures of a run, absolute and as ratios against what is asked.
+//! Figures of a run, in absolute numbers and as ratios against the goals.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,7 +7,7 @@ use crate::{
     options::{Scenario, Sized},
 };
 
-/// What is measured.
+/// A measured path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Path {
     Ceiling,
@@ -22,14 +22,14 @@ pub(crate) enum Path {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Ceiling => "walsender, discarded, napping reader",
-            Self::AsItComes => "walsender, discarded, read as it comes",
+            Self::Ceiling => "walsender, discarded, buffered reads",
+            Self::AsItComes => "walsender, discarded, immediate reads",
             Self::Producer => "bare librdkafka producer",
             Self::Debezium => "Debezium, tuned",
             Self::Tidings(Mode::Default) => "Tidings, defaults (auto, exactly once)",
-            Self::Tidings(Mode::WalOnce) => "Tidings, log alone, exactly once",
-            Self::Tidings(Mode::WalAtLeastOnce) => "Tidings, log alone, at least once",
-            Self::Tidings(Mode::Poll) => "Tidings, table alone, exactly once",
+            Self::Tidings(Mode::WalOnce) => "Tidings, log only, exactly once",
+            Self::Tidings(Mode::WalAtLeastOnce) => "Tidings, log only, at least once",
+            Self::Tidings(Mode::Poll) => "Tidings, table only, exactly once",
         })
     }
 }
@@ -40,7 +40,7 @@ pub(crate) struct Report {
     rounds: BTreeMap<Path, Vec<Drain>>,
 }
 
-/// One figure beside what is asked of it.
+/// A figure and its goals.
 struct Goal {
     what: String,
     value: Option<f64>,
@@ -57,7 +57,7 @@ impl Report {
         }
     }
 
-    /// Takes note of one drain, and says so.
+    /// Records a drain and prints it.
     pub(crate) fn add(&mut self, path: Path, round: usize, drain: Drain) {
         println!(
             "  round {round}: {path:<38} {:>9.0} events/s{}",
@@ -108,7 +108,7 @@ impl Report {
         let memory = goal("peak memory, MB", peak, 64.0, 32.0, false);
         let once = self.ratio(Mode::WalOnce, Path::Tidings(Mode::WalAtLeastOnce));
         let once = goal(
-            "exactly once against at least once, log alone",
+            "exactly once against at least once, log only",
             once,
             0.80,
             0.92,
@@ -118,21 +118,21 @@ impl Report {
         match self.sized.scenario {
             Scenario::Drain => vec![
                 goal(
-                    "log alone, at least once, against Debezium",
+                    "log only, at least once, against Debezium",
                     debezium(Mode::WalAtLeastOnce),
                     2.8,
                     3.4,
                     true,
                 ),
                 goal(
-                    "the same against the walsender's ceiling",
+                    "the same against the walsender's limit",
                     self.ratio(Mode::WalAtLeastOnce, Path::Ceiling),
                     0.70,
                     0.85,
                     true,
                 ),
                 goal(
-                    "the same, CPU seconds for a million events",
+                    "the same, CPU seconds per million events",
                     cpu,
                     4.5,
                     2.5,
@@ -184,10 +184,11 @@ impl Report {
     }
 }
 
-/// Prints every scenario's medians, then what is asked.
+/// Prints the medians of every scenario, then the goals.
 pub(crate) fn print(reports: &[Report]) {
     println!(
-        "\n| scenario | path | events/s | CPU s | peak MB | CPU s of a million |\n|---|---|---|---|---|---|"
+        "\n| scenario | path | events/s | CPU s | peak MB | CPU s per million |\
+         \n|---|---|---|---|---|---|"
     );
     for report in reports {
         for path in report.rounds.keys().copied() {
@@ -217,7 +218,7 @@ pub(crate) fn print(reports: &[Report]) {
             );
         }
     }
-    println!("\n| asked | must | aim | measured | |\n|---|---|---|---|---|");
+    println!("\n| figure | required | aim | measured | |\n|---|---|---|---|---|");
     for goal in reports.iter().flat_map(Report::goals) {
         let Some(value) = goal.value else { continue };
         let reached = |bound: f64| {
@@ -229,7 +230,7 @@ pub(crate) fn print(reports: &[Report]) {
         };
         let verdict = match (reached(goal.must), reached(goal.aim)) {
             (_, true) => "aim reached",
-            (true, false) => "must reached",
+            (true, false) => "required reached",
             (false, false) => "MISSED",
         };
         let sign = if goal.least { "≥" } else { "≤" };

@@ -1,4 +1,5 @@
-//! The rounds of one scenario: every path once a round, so that a noisy minute hits all of them.
+//! Rounds of one scenario. Each round runs every path once, so that temporary load affects all of
+//! them.
 
 use crate::{
     ceiling::{self, Reading},
@@ -16,7 +17,7 @@ use crate::{
     report::{Path, Report},
 };
 
-/// One scenario from the load to its figures.
+/// Runs a scenario, from loading the backlog to the figures.
 pub(crate) async fn run(
     options: &Options,
     servers: &Servers,
@@ -26,7 +27,7 @@ pub(crate) async fn run(
 ) -> Outcome<Report> {
     let (scenario, backlog) = (sized.scenario, sized.backlog);
     println!(
-        "\n{}: loads {} events, {} a transaction",
+        "\n{}: loading {} events, {} per transaction",
         scenario.name(),
         backlog.events,
         backlog.per_tx

@@ -1,4 +1,4 @@
-//! What is downloaded or computed once: a folder that is either complete or not there.
+//! Cache of downloaded and computed files. An entry is either complete or missing.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,8 @@ use std::{env, fs};
 
 use crate::{Error, process};
 
-/// `TIDINGS_CACHE`, or the customary place. Root's is outside root's home: the user that Postgres runs as must read it.
+/// Returns `TIDINGS_CACHE`, or the default location. The default of root is outside of root's home,
+/// because the user that runs Postgres must be able to read it.
 fn folder() -> PathBuf {
     let set = |name| {
         env::var_os(name)
@@ -29,8 +30,10 @@ fn folder() -> PathBuf {
         .join("tidings")
 }
 
-/// The entry `name` of the cache, made by `make` if it is not there. `make` fills a path of its own process, which is then renamed:
-/// two processes with an empty cache both work, one of them wins, and a process that is killed leaves nothing half done behind.
+/// Returns the entry `name` of the cache. If it is missing, `make` creates it.
+///
+/// `make` fills a path that belongs to this process, which is then renamed. Two processes may
+/// therefore create the same entry: one of them wins. A killed process leaves no incomplete entry.
 pub(crate) fn entry(
     name: &str,
     make: impl FnOnce(&Path) -> Result<(), Error>,
@@ -44,7 +47,8 @@ fn entry_of(
     make: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<PathBuf, Error> {
     static PARTS: AtomicU32 = AtomicU32::new(0);
-    /// One thread at a time: the others of this process want the same, and would take its part for one that was left behind.
+    /// Serializes the threads of this process, which create the same entries and would remove each
+    /// other's parts as abandoned.
     static MAKING: Mutex<()> = Mutex::new(());
 
     let whole = folder.join(name);
@@ -74,7 +78,7 @@ fn entry_of(
     made.map(|()| whole)
 }
 
-/// Removes the parts of processes that were killed.
+/// Removes the parts of killed processes.
 fn remove_abandoned(folder: &Path, name: &str) {
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
         let file_name = file.file_name();
@@ -85,7 +89,7 @@ fn remove_abandoned(folder: &Path, name: &str) {
     }
 }
 
-/// The process whose part of the entry `name` a file is.
+/// Returns the process id in the name of a part of the entry `name`.
 fn part_of(file: &str, name: &str) -> Option<u32> {
     file.strip_prefix(name)?
         .strip_prefix(".part-")?
@@ -137,7 +141,7 @@ mod tests {
                 assert!(
                     one.join()
                         .expect("no panic")
-                        .expect("it is made")
+                        .expect("the entry is created")
                         .join("jar")
                         .exists()
                 );

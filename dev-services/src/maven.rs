@@ -1,4 +1,4 @@
-//! Downloads by `mvn`, which knows the machine's mirrors and proxies.
+//! Downloads with `mvn`, which uses the mirrors and proxies that are configured on the machine.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +7,8 @@ use crate::{Error, programs};
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 
-/// Runs a goal of Maven's dependency plugin in `folder`, where the plugin also leaves its marks, after telling the user what is fetched.
+/// Runs a goal of Maven's dependency plugin in `folder`, where the plugin also stores its marker
+/// files. Prints the name of the download first.
 pub(crate) fn run(
     what: &str,
     folder: &Path,
@@ -15,13 +16,14 @@ pub(crate) fn run(
     arguments: &[String],
 ) -> Result<(), Error> {
     if !programs::is_installed("mvn") {
-        let remedy = "apt-get install maven (Debian, Ubuntu) or brew install maven (macOS); it is needed once, to download";
+        let remedy = "apt-get install maven (Debian, Ubuntu) or brew install maven (macOS); \
+                      it is needed once, for the download";
         return Err(Error::missing(
-            format!("`mvn`, which fetches {what},"),
+            format!("`mvn`, which downloads {what},"),
             remedy,
         ));
     }
-    eprintln!("fetching {what} with mvn, once");
+    eprintln!("downloading {what} with mvn (once)");
     let mut mvn = Command::new("mvn");
     mvn.args(["--batch-mode", "--quiet", "-Dstyle.color=never"])
         .arg(format!("{PLUGIN}:{goal}"))
@@ -38,7 +40,7 @@ pub(crate) fn run(
     })
 }
 
-/// What went wrong is at the top; what follows is about Maven.
+/// Returns the first lines of the output. They describe the error; the rest is about Maven.
 fn errors(output: &str) -> String {
     output
         .lines()

@@ -1,4 +1,5 @@
-//! Signals and process trees, by the programs that every Unix has: std has neither, and `unsafe` is forbidden here.
+//! Signals and process trees, with programs of every Unix: std offers neither, and `unsafe` is
+//! forbidden in this crate.
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -7,9 +8,9 @@ use std::{fs, path::Path};
 
 use crate::Error;
 
-/// Sends a signal. A process that is gone already is no error.
+/// Sends a signal. A process that has already exited is not an error.
 pub(crate) fn signal(name: &str, pids: &[u32]) -> Result<(), Error> {
-    // The shell's own `kill`: slim images have no other.
+    // The shell's built-in `kill`, because slim images have no other.
     let mut kill = Command::new("sh");
     kill.args(["-c", r#"kill -s "$0" "$@""#, name])
         .args(pids.iter().map(u32::to_string))
@@ -17,7 +18,8 @@ pub(crate) fn signal(name: &str, pids: &[u32]) -> Result<(), Error> {
     kill.status().map(drop).map_err(Error::system("run `sh`"))
 }
 
-/// Stops `root` and then its descendants, which it cannot replace any more; returns all of them.
+/// Stops `root` and then its descendants. A stopped process cannot replace them. Returns all of
+/// them.
 pub(crate) fn freeze_tree(root: u32) -> Result<Vec<u32>, Error> {
     signal("STOP", &[root])?;
     let tree = tree(root);
@@ -25,19 +27,20 @@ pub(crate) fn freeze_tree(root: u32) -> Result<Vec<u32>, Error> {
     Ok(tree)
 }
 
-/// `root` and its descendants.
+/// Returns `root` and its descendants.
 pub(crate) fn tree(root: u32) -> Vec<u32> {
     descend(root, &processes())
 }
 
-/// Whether the process runs.
+/// Returns `true` if the process is running.
 pub(crate) fn is_running(pid: u32) -> bool {
     processes()
         .iter()
         .any(|process| process.pid == pid && !process.zombie)
 }
 
-/// Waits until none of the processes runs. (A zombie does not run: it is only waiting to be read by its parent.)
+/// Waits until none of the processes is running. Zombies do not count, because they only wait for
+/// their parent to read the exit code.
 pub(crate) fn wait_until_gone(pids: &[u32], limit: Duration) {
     let until = Instant::now() + limit;
     while Instant::now() < until
@@ -92,7 +95,8 @@ fn processes() -> Vec<Process> {
         .unwrap_or_default()
 }
 
-/// A line of `/proc/PID/stat`: `123 (name) S 1 …`, where a name may hold spaces and parentheses.
+/// Parses a line of `/proc/PID/stat`: `123 (name) S 1 …`. The name may contain spaces and
+/// parentheses.
 fn stat(line: &str) -> Option<Process> {
     let (head, tail) = line.rsplit_once(')')?;
     let mut tail = tail.split_ascii_whitespace();
@@ -104,7 +108,7 @@ fn stat(line: &str) -> Option<Process> {
     })
 }
 
-/// A line of `ps -o pid=,ppid=,stat=`.
+/// Parses a line of `ps -o pid=,ppid=,stat=`.
 fn ps_line(line: &str) -> Option<Process> {
     let mut fields = line.split_ascii_whitespace();
     let (pid, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

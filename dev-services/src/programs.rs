@@ -1,10 +1,11 @@
-//! Programs that are installed on this machine.
+//! Installed programs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The folders that match `pattern`, whose one `*` stands for (a part of) a name, newest version first.
+/// Returns the folders that match `pattern`, the newest version first. The single `*` matches (a
+/// part of) a name.
 pub(crate) fn folders(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return Some(PathBuf::from(pattern))
@@ -26,19 +27,19 @@ pub(crate) fn folders(pattern: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The folders of PATH.
+/// Returns the folders of PATH.
 pub(crate) fn path() -> Vec<PathBuf> {
     env::var_os("PATH")
         .map(|path| env::split_paths(&path).collect())
         .unwrap_or_default()
 }
 
-/// Whether `program` is in one of PATH's folders.
+/// Returns `true` if a folder of PATH contains `program`.
 pub(crate) fn is_installed(program: &str) -> bool {
     path().iter().any(|folder| folder.join(program).is_file())
 }
 
-/// What `program argument` prints, on both outputs, if it succeeds.
+/// Runs the program and returns its output on both streams, or `None` if it fails.
 pub(crate) fn ask(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -52,7 +53,8 @@ pub(crate) fn ask(program: &Path, arguments: &[&str]) -> Option<String> {
     ))
 }
 
-/// The first version number in a text: `postgres (PostgreSQL) 15.18 (Debian …)` gives `[15, 18]`.
+/// Returns the first version number in a text: `[15, 18]` for
+/// `postgres (PostgreSQL) 15.18 (Debian …)`.
 pub(crate) fn version(text: &str) -> Vec<u32> {
     let Some(start) = text.find(|c: char| c.is_ascii_digit()) else {
         return Vec::new();
@@ -67,7 +69,7 @@ pub(crate) fn version(text: &str) -> Vec<u32> {
         .collect()
 }
 
-/// `[15, 18]` as people write it.
+/// Formats `[15, 18]` as `15.18`.
 pub(crate) fn dotted(version: &[u32]) -> String {
     version
         .iter()

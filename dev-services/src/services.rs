@@ -6,7 +6,8 @@ use crate::choice::{Choice, choose};
 use crate::compose::{self, Compose};
 use crate::{Error, Kafka, KafkaOptions, Postgres, PostgresOptions};
 
-/// The shared pair of servers. Dropped or at the end of the process, what it started is gone.
+/// The shared pair of servers. The servers that it started are removed on drop and when the process
+/// ends.
 #[derive(Debug)]
 pub struct Services {
     postgres: Option<Postgres>,
@@ -18,10 +19,13 @@ pub struct Services {
 }
 
 impl Services {
-    /// Starts what the environment does not name, at the same time, and returns once all of it answers.
+    /// Starts the services that the environment does not provide, concurrently. Returns when all of
+    /// them respond.
     ///
     /// # Errors
-    /// When a service is not to be had on this machine, or does not start. The message says what to do.
+    ///
+    /// Returns an error with a remedy if a service is not available on this machine or does not
+    /// start.
     pub fn start() -> Result<Self, Error> {
         let wish = env::var("TIDINGS_DEV_SERVICES").ok();
         let docker = OnceCell::new();
@@ -59,7 +63,7 @@ impl Services {
         let in_compose = || {
             compose
                 .as_ref()
-                .expect("compose was started when it was chosen")
+                .expect("compose is started if it is chosen")
         };
 
         let (database_url, postgres_is) = match (&own_postgres, postgres) {
@@ -88,26 +92,27 @@ impl Services {
         })
     }
 
-    /// The URL of a superuser, for example `postgres://postgres@127.0.0.1:17012/postgres`.
+    /// Returns the URL of a superuser, for example `postgres://postgres@127.0.0.1:17012/postgres`.
     pub fn database_url(&self) -> String {
         self.database_url.clone()
     }
 
-    /// The address for `bootstrap.servers`, for example `127.0.0.1:17013`.
+    /// Returns the address for `bootstrap.servers`, for example `127.0.0.1:17013`.
     pub fn brokers(&self) -> String {
         self.brokers.clone()
     }
 
-    /// One line a service: which version, and where it comes from.
+    /// Describes version and source of the services, one per line.
     pub fn describe(&self) -> String {
         self.description.clone()
     }
 
-    /// Lets the process `pid` end before the servers, for at most 10 s, when this process ends: on Ctrl-C both get the signal, and a
-    /// program that drains still needs its database.
+    /// Makes the servers wait up to 10 s for the process `pid` to exit when this process ends. On
+    /// Ctrl-C, both receive the signal, and a program that drains still needs its database.
     ///
     /// # Errors
-    /// When a keeper is gone.
+    ///
+    /// Returns an error if a keeper has exited.
     pub fn outlast(&mut self, pid: u32) -> Result<(), Error> {
         let postgres = self.postgres.iter_mut().map(Postgres::keeper);
         let kafka = self.kafka.iter_mut().map(Kafka::keeper);

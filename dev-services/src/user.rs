@@ -1,4 +1,4 @@
-//! Who the servers run as. Postgres refuses to run as root.
+//! The user that runs the servers. Postgres refuses to run as root.
 
 use std::fs;
 use std::path::Path;
@@ -13,13 +13,13 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// The user to become: `None` stays who we are.
+    /// Returns the user to switch to, or `None` to keep the current one.
     pub(crate) fn to_become() -> Option<Self> {
         if !is_root() {
             return None;
         }
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        // 65534 is `nobody` wherever there is no list to ask.
+        // 65534 is `nobody` on systems without this file.
         Some(Self::unprivileged(&passwd).unwrap_or(Self {
             uid: 65534,
             gid: 65534,
@@ -41,7 +41,7 @@ impl User {
     }
 }
 
-/// std has no `getuid`.
+/// Returns `true` for root. std does not provide `getuid`.
 pub(crate) fn is_root() -> bool {
     static ROOT: OnceLock<bool> = OnceLock::new();
     *ROOT.get_or_init(|| {

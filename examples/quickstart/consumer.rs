@@ -7,7 +7,8 @@ use tokio::sync::watch::Receiver;
 
 use super::{Delivered, Failure, OrderChanged};
 
-/// Any consumer will do: the key is the order's id, the value its event as JSON. Returns the events and their latencies, ms.
+/// Reads the events as any Kafka consumer can: the key is the order's id, the value its event as
+/// JSON. Returns the events and their latencies in milliseconds.
 pub(crate) async fn consume(
     brokers: String,
     topic: String,
@@ -26,7 +27,7 @@ pub(crate) async fn consume(
     consumer.subscribe(&[&topic])?;
     let mut delivered = Vec::new();
     while delivered.len() < *expected.borrow() {
-        // A topic that is not there yet is an error that passes.
+        // If the topic does not exist yet, the consumer returns a temporary error.
         let Ok(Ok(message)) =
             tokio::time::timeout(std::time::Duration::from_millis(100), consumer.recv()).await
         else {

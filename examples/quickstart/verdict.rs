@@ -1,11 +1,12 @@
-//! What was committed against what was delivered.
+//! Comparison of the committed and the delivered events.
 
 use std::collections::BTreeMap;
 use std::io::{Write as _, stdout};
 
 use super::{Failure, OrderChanged};
 
-/// Every order's versions must have come once each and in order, from 1 to the one in the table.
+/// Each version of every order must arrive exactly once and in order, from 1 to the one in the
+/// table.
 pub(crate) fn print(
     truth: &[(i64, i64)],
     delivered: &[(OrderChanged, f64)],
@@ -26,7 +27,7 @@ pub(crate) fn print(
         repeated += seen.len() - distinct.len();
         misordered += seen.windows(2).filter(|pair| pair[1] < pair[0]).count();
     }
-    // The first half waits for the consumer to join its group, and for the topic to be created.
+    // The first half includes the time to join the group and to create the topic.
     let mut latencies: Vec<f64> = delivered[delivered.len() / 2..]
         .iter()
         .map(|(_, latency)| *latency)
@@ -40,7 +41,8 @@ pub(crate) fn print(
     let mut out = stdout();
     writeln!(
         out,
-        "committed     {committed:>8}\ndelivered     {:>8}\nlost          {lost:>8}\nrepeated      {repeated:>8}",
+        "committed     {committed:>8}\ndelivered     {:>8}\n\
+         lost          {lost:>8}\nrepeated      {repeated:>8}",
         delivered.len()
     )?;
     writeln!(

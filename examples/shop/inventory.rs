@@ -1,4 +1,4 @@
-//! Inventory: reserves stock, and puts it back.
+//! Inventory: reserves and releases stock.
 
 use axum::Router;
 use tidings::subscriber::{Event, HandlerError, State, Tx};
@@ -9,9 +9,17 @@ use super::events::{ReleaseStock, ReserveStock, StockRefused, StockReserved};
 use super::service::{Broken, Service};
 
 const TABLES: &str = "
-create table if not exists stock (article text primary key, delivered int not null, available int not null check (available >= 0));
-create table if not exists reservation (order_id uuid primary key, article text not null, quantity int not null, released boolean not null default false);
-insert into stock select article, pieces, pieces from (values ('teapot', 1000000), ('kettle', 1000000), ('spoon', 1000000), ('unicorn', 20)) a (article, pieces)
+create table if not exists stock (
+    article text primary key, delivered int not null,
+    available int not null check (available >= 0)
+);
+create table if not exists reservation (
+    order_id uuid primary key, article text not null, quantity int not null,
+    released boolean not null default false
+);
+insert into stock select article, pieces, pieces from (
+    values ('teapot', 1000000), ('kettle', 1000000), ('spoon', 1000000), ('unicorn', 20)
+) a (article, pieces)
 on conflict do nothing;";
 
 pub(crate) async fn main() -> Result<(), Failure> {
@@ -75,9 +83,12 @@ async fn release(
     Event(ReleaseStock { order_id }): Event<ReleaseStock>,
     mut tx: Tx,
 ) -> Result<(), HandlerError> {
-    let release =
-        "with released as (update reservation set released = true where order_id = $1 and not released returning article, quantity)
-                   update stock s set available = available + r.quantity from released r where s.article = r.article";
+    let release = "with released as (
+            update reservation set released = true where order_id = $1 and not released
+            returning article, quantity
+        )
+        update stock s set available = available + r.quantity
+        from released r where s.article = r.article";
     sqlx::query(release)
         .bind(order_id)
         .execute(&mut *tx)

@@ -1,4 +1,5 @@
-//! The order system of before: no events, no database. The gateway still sends it what the new service does not do yet.
+//! The legacy order system, with neither events nor a database. The gateway still forwards to it
+//! what the new service does not support yet.
 
 use axum::{Json, Router, routing::get};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! Notification: tells customers how their orders ended. Nobody knows of it; it only listens.
+//! Notification: informs customers of the outcome of their orders. It only listens, and no other
+//! service refers to it.
 
 use axum::Router;
 use tidings::subscriber::{Event, HandlerError, Tx};
@@ -9,8 +10,10 @@ use super::Failure;
 use super::events::{OrderCancelled, OrderCompleted};
 use super::service::Service;
 
-// No key: a letter that was written twice would be there twice.
-const TABLES: &str = "create table if not exists letter (order_id uuid not null, customer text not null, words text not null);";
+// No primary key, so that a letter that was written twice appears twice.
+const TABLES: &str = "create table if not exists letter (
+    order_id uuid not null, customer text not null, words text not null
+);";
 
 pub(crate) async fn main() -> Result<(), Failure> {
     let service = Service::start("notification", TABLES).await?;

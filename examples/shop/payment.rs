@@ -1,4 +1,4 @@
-//! Payment: takes money from customers' accounts, and gives it back.
+//! Payment: takes money from customers' accounts and refunds it.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -14,9 +14,16 @@ use super::service::{Broken, Service};
 use super::{Failure, gateway::internal};
 
 const TABLES: &str = "
-create table if not exists account (customer text primary key, opened_with bigint not null, cents bigint not null check (cents >= 0));
-create table if not exists payment (order_id uuid primary key, customer text not null, cents bigint not null, refunded boolean not null default false);
-insert into account select customer, cents, cents from (values ('ada', 1000000000), ('grace', 1000000000), ('alan', 1000000000), ('pauper', 30000)) c (customer, cents)
+create table if not exists account (
+    customer text primary key, opened_with bigint not null, cents bigint not null check (cents >= 0)
+);
+create table if not exists payment (
+    order_id uuid primary key, customer text not null, cents bigint not null,
+    refunded boolean not null default false
+);
+insert into account select customer, cents, cents from (
+    values ('ada', 1000000000), ('grace', 1000000000), ('alan', 1000000000), ('pauper', 30000)
+) c (customer, cents)
 on conflict do nothing;";
 
 pub(crate) async fn main() -> Result<(), Failure> {
@@ -83,8 +90,12 @@ async fn refund(
     Event(RefundPayment { order_id }): Event<RefundPayment>,
     mut tx: Tx,
 ) -> Result<(), HandlerError> {
-    let refund = "with refunded as (update payment set refunded = true where order_id = $1 and not refunded returning customer, cents)
-                  update account a set cents = a.cents + r.cents from refunded r where a.customer = r.customer";
+    let refund = "with refunded as (
+            update payment set refunded = true where order_id = $1 and not refunded
+            returning customer, cents
+        )
+        update account a set cents = a.cents + r.cents
+        from refunded r where a.customer = r.customer";
     sqlx::query(refund).bind(order_id).execute(&mut *tx).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A process for each service: this program once more, with the service's name.
+//! Processes of the services. Each runs this program with the name of the service.
 
 use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Failure;
 use super::servers::Servers;
 
-/// Every service there is; the last one is of before.
+/// Names of all services. The last one is the legacy system.
 pub(crate) const NAMES: [&str; 6] = [
     "order",
     "payment",
@@ -18,12 +18,13 @@ pub(crate) const NAMES: [&str; 6] = [
     "legacy",
 ];
 
-/// Those that a button can break: what they are commanded they then refuse, and what they are asked they do not answer.
+/// Services that the page can break. A broken service refuses commands and responds to requests
+/// with an error.
 pub(crate) const BREAKABLE: [&str; 3] = ["payment", "inventory", "shipping"];
 
-/// The services' processes; killed when this is dropped.
+/// Processes of the services, killed on drop.
 pub(crate) struct Processes {
-    /// Where each listens, whether it runs or not.
+    /// Address of each service, whether it runs or not.
     addresses: HashMap<&'static str, String>,
     running: Mutex<HashMap<&'static str, Running>>,
     environment: Vec<(&'static str, Vec<(&'static str, String)>)>,
@@ -38,7 +39,7 @@ impl Processes {
     pub(crate) fn start(servers: &Servers) -> Result<Self, Failure> {
         let mut addresses = HashMap::new();
         for name in NAMES {
-            // Free a moment ago.
+            // A free port. Another process could still take it before the service does.
             addresses.insert(
                 name,
                 std::net::TcpListener::bind("127.0.0.1:0")?
@@ -69,7 +70,7 @@ impl Processes {
         Ok(processes)
     }
 
-    /// Waits until each says that it is ready: by the routes that an orchestrator asks.
+    /// Waits until each service reports ready, on the route that an orchestrator uses.
     pub(crate) async fn ready(&self) -> Result<(), Failure> {
         let (http, patience) = (
             reqwest::Client::new(),
@@ -84,7 +85,7 @@ impl Processes {
                 .is_ok_and(|answer| answer.status().is_success())
             {
                 if !self.is_running(name) || Instant::now() > patience {
-                    return Err(format!("{name} does not get ready").into());
+                    return Err(format!("{name} is not ready in time").into());
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -96,7 +97,7 @@ impl Processes {
         &self.addresses[name]
     }
 
-    /// Starts a service that does not run.
+    /// Starts a service that is not running.
     pub(crate) fn launch(&self, name: &str) -> Result<(), Failure> {
         let (name, environment) = self
             .environment
@@ -122,7 +123,7 @@ impl Processes {
         Ok(())
     }
 
-    /// `kill -9`.
+    /// Kills a service with SIGKILL.
     pub(crate) fn kill(&self, name: &str) {
         if let Some(mut running) = self
             .running
@@ -135,7 +136,7 @@ impl Processes {
         }
     }
 
-    /// Puts a service that runs out of order, or right again. A process that is started anew works.
+    /// Breaks or repairs a running service. A restarted process is not broken.
     pub(crate) async fn set_broken(&self, name: &str, broken: bool) -> Result<(), Failure> {
         let address = self
             .addresses

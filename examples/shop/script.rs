@@ -1,4 +1,4 @@
-//! Many orders, a service killed in the middle, and a verdict.
+//! A script that places many orders, kills a service halfway, and prints a verdict.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use super::processes::Processes;
 use super::servers::Servers;
 use super::{Failure, verdict};
 
-/// Customers that order at the same time.
+/// Number of concurrent customers.
 const CUSTOMERS: usize = 8;
 
-/// How long a killed service stays away.
+/// Time before a killed service is started again.
 const AWAY: Duration = Duration::from_secs(3);
 
 pub(crate) async fn play(
@@ -43,20 +43,20 @@ pub(crate) async fn play(
         processes.kill(name);
         println!("{name} is killed (-9)");
         tokio::time::sleep(AWAY).await;
-        println!("{name} is started again");
+        println!("{name} is restarted");
         processes.launch(name)
     };
     let placing = futures_util::future::try_join_all((0..CUSTOMERS).map(|_| customer()));
     tokio::try_join!(placing, killing)?;
     println!(
-        "{} orders are placed, after {:.1} s",
+        "{} orders were placed in {:.1} s",
         script.orders,
         began.elapsed().as_secs_f64()
     );
     verdict::wait_and_judge(script.orders, servers, began).await
 }
 
-/// Places the n-th order, and tries again with the same id for as long as it takes.
+/// Places the n-th order, and retries with the same id.
 async fn place(http: &reqwest::Client, gateway: &str, n: usize) -> Result<(), Failure> {
     let customer = ["ada", "grace", "alan", "ada", "grace", "alan", "pauper"][n % 7];
     let article = [
@@ -66,7 +66,13 @@ async fn place(http: &reqwest::Client, gateway: &str, n: usize) -> Result<(), Fa
         "Norway", "Chile", "Japan", "Norway", "Chile", "Japan", "Norway", "Chile", "Japan",
         "Norway", "Atlantis",
     ][n % 11];
-    let order = json!({ "order_id": Uuid::now_v7(), "customer": customer, "country": country, "article": article, "quantity": 1 + n % 3 });
+    let order = json!({
+        "order_id": Uuid::now_v7(),
+        "customer": customer,
+        "country": country,
+        "article": article,
+        "quantity": 1 + n % 3,
+    });
     let patience = Instant::now() + Duration::from_secs(120);
     loop {
         let request = http

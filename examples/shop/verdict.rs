@@ -1,4 +1,4 @@
-//! What the five databases must say together, once everything has come to rest.
+//! Conditions that the five databases must fulfil together once no order changes any more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -9,14 +9,16 @@ use uuid::Uuid;
 use super::Failure;
 use super::servers::Servers;
 
-/// Nothing more is going to happen if nothing happens for so long: longer than a killed service takes to work again.
+/// Time without a change after which no further change is expected. It is longer than a killed
+/// service needs to resume.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the services know of one order.
+/// State of an order in all services.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 struct Known {
     status: String,
-    /// Stock that is reserved and was not put back, money likewise, parcels, letters.
+    /// Stock that is reserved and not released. The next fields count payments without refund,
+    /// parcels and letters.
     reserved: i64,
     paid: i64,
     parcels: i64,
@@ -31,7 +33,7 @@ struct Databases {
     notification: PgPool,
 }
 
-/// Waits until nothing moves any more, and prints the verdict.
+/// Waits until no order changes any more, and prints the verdict.
 pub(crate) async fn wait_and_judge(
     orders: usize,
     servers: &Servers,
@@ -117,12 +119,21 @@ impl Databases {
         Ok(known)
     }
 
-    /// Money and stock are all somewhere.
+    /// Verifies that no money and no stock is missing.
     async fn sums(&self) -> Result<Vec<String>, sqlx::Error> {
-        let stock = "select s.article || ': ' || s.delivered || ' delivered, ' || s.available || ' left' from stock s
-                     where delivered <> available + (select coalesce(sum(quantity), 0) from reservation r where r.article = s.article and not released)";
-        let money = "select a.customer || ' began with ' || a.opened_with || ' and has ' || a.cents from account a
-                     where opened_with <> cents + (select coalesce(sum(cents), 0) from payment p where p.customer = a.customer and not refunded)";
+        let stock = "select s.article || ': ' || s.delivered || ' delivered, ' || s.available
+                || ' left'
+            from stock s
+            where delivered <> available + (
+                select coalesce(sum(quantity), 0) from reservation r
+                where r.article = s.article and not released
+            )";
+        let money = "select a.customer || ' began with ' || a.opened_with || ' and has ' || a.cents
+            from account a
+            where opened_with <> cents + (
+                select coalesce(sum(cents), 0) from payment p
+                where p.customer = a.customer and not refunded
+            )";
         let mut faults: Vec<String> = sqlx::query_scalar(stock).fetch_all(&self.inventory).await?;
         faults.extend(
             sqlx::query_scalar::<_, String>(money)
@@ -137,12 +148,13 @@ fn faults(orders: usize, known: &HashMap<Uuid, Known>) -> Vec<String> {
     let mut faults = Vec::new();
     if known.len() != orders {
         faults.push(format!(
-            "{orders} orders were placed, and {} are known",
+            "{orders} orders were placed, but the databases contain {}",
             known.len()
         ));
     }
     for (id, known) in known {
-        // All of it once and a letter; or nothing of it, and a letter.
+        // A completed order has exactly one of each effect, any other order has none. Both have one
+        // letter.
         let done = i64::from(known.status == "completed");
         let right = Known {
             status: known.status.clone(),

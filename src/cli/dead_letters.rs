@@ -1,4 +1,4 @@
-//! `tidings dead-letters`: what subscribers could not handle, and what is done about it.
+//! `tidings dead-letters`: lists, replays and discards events that subscribers could not handle.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// How much of a reason a list shows.
+/// Characters of a reason that a list shows.
 const REASON_CHARACTERS_MAX: usize = 80;
 
 #[derive(Debug, Subcommand)]
@@ -31,67 +31,68 @@ pub(super) enum DeadLettersCommand {
     Show {
         /// The topic, e.g. order.inventory.dlt
         topic: String,
-        /// Which: its partition and offset, as `list` shows them
+        /// Partition and offset of the letter, as `list` shows them
         #[arg(value_name = "PARTITION/OFFSET", value_parser = place)]
         letter: (i32, i64),
     },
-    /// Give dead letters back to the subscriber they died in, the events of one aggregate in their order
+    /// Send dead letters back to the subscriber that could not handle them, in order per aggregate
     Replay {
         #[command(flatten)]
         change: Change,
-        /// Also those that were replayed three times already
+        /// Include letters that have already been replayed three times
         #[arg(long)]
         again: bool,
-        /// The subscriber the letters died in. Needed for a topic whose name is not TOPIC.GROUP.dlt
+        /// Subscriber that could not handle the letters. Required for a topic whose name is not
+        /// TOPIC.GROUP.dlt
         #[arg(long, value_name = "GROUP")]
         group: Option<String>,
     },
-    /// Be done with dead letters: they are not listed or replayed any more
+    /// Discard dead letters: they are no longer listed or replayed
     Discard {
         #[command(flatten)]
         change: Change,
     },
 }
 
-/// Which letters.
+/// Filter of letters.
 #[derive(Debug, Args)]
 pub(super) struct Selection {
     /// The topic, e.g. order.inventory.dlt
     topic: String,
-    /// Died within this time, e.g. 2h
+    /// Only letters that failed within this time, e.g. 2h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     since: Option<Duration>,
-    /// Of this event type
+    /// Only letters of this event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// The first of them only
+    /// Only the first NUMBER letters
     #[arg(long, value_name = "NUMBER")]
     max: Option<usize>,
 }
 
-/// Which letters, and whether it is meant.
+/// Letters to change.
 #[derive(Debug, Args)]
 pub(super) struct Change {
     #[command(flatten)]
     selection: Selection,
-    /// These, by partition and offset as `list` shows them
+    /// Partition and offset of each letter, as `list` shows them
     #[arg(value_name = "PARTITION/OFFSET", value_parser = place, required_unless_present = "all")]
     letters: Vec<(i32, i64)>,
-    /// All that --since, --type and --max leave
+    /// All letters that match --since, --type and --max
     #[arg(long, conflicts_with = "letters")]
     all: bool,
-    /// Say what would be done, and do nothing
+    /// Print the changes without making them
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Runs one of the commands.
+/// Runs a subcommand.
 pub(super) async fn run(
     config: &Config,
     command: &DeadLettersCommand,
 ) -> Result<ExitCode, Failure> {
     let settings = config.kafka.as_ref().ok_or_else(|| {
-        Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into())
+        Failure::Failed("no brokers are configured: set --brokers or KAFKA_BROKERS".into())
     })?;
     match command {
         DeadLettersCommand::List(selection) => list(settings, selection).await,
@@ -114,7 +115,7 @@ async fn list(settings: &Settings, selection: &Selection) -> Result<(), Failure>
     }
     let mut rows = vec![
         [
-            "letter", "type", "key", "died", "attempts", "replays", "reason",
+            "letter", "type", "key", "failed", "attempts", "replays", "reason",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -156,7 +157,7 @@ async fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(),
     let letter = letters.letters().next();
     let letter = letter.ok_or_else(|| {
         Failure::Refused(format!(
-            "there is no dead letter {}/{} in {}",
+            "dead letter {}/{} does not exist in {}",
             place.0,
             place.1,
             escaped(topic)
@@ -166,7 +167,7 @@ async fn show(settings: &Settings, topic: &str, place: (i32, i64)) -> Result<(),
     Ok(())
 }
 
-/// One letter with its headers. All of it but numbers was written by somebody else.
+/// Formats a letter with its headers. Everything except numbers is untrusted text.
 fn whole(topic: &str, letter: &DeadLetter) -> String {
     let (key, reason) = (escaped(&letter.key), escaped(&letter.reason));
     let mut text = format!(
@@ -214,12 +215,15 @@ async fn replay(
         let name = name(letter);
         if letter.replays >= REPLAYS_MAX && !again {
             output::line(format_args!(
-                "{name} was replayed {} times and died each time: --again replays it once more",
+                "{name} was replayed {} times and failed each time; \
+                 use --again to replay it once more",
                 letter.replays
             ));
         } else {
             match letter.target(group) {
-                Err(reason) => output::line(format_args!("{name} {}; it stays", escaped(&reason))),
+                Err(reason) => {
+                    output::line(format_args!("{name} {}; it is kept", escaped(&reason)))
+                }
                 Ok(target) if change.dry_run => output::line(format_args!(
                     "{name} would be replayed to {}",
                     escaped(&target)
@@ -227,10 +231,10 @@ async fn replay(
                 Ok(target) => {
                     let shown = escaped(&target).into_owned();
                     if let Err(error) = letters.replay(&bus, at, target).await {
-                        failure = Some(Failure::failed("a dead letter cannot be replayed", &error));
+                        failure = Some(Failure::failed("cannot replay a dead letter", &error));
                         break;
                     }
-                    output::line(format_args!("{name} is replayed to {shown}"));
+                    output::line(format_args!("{name} was replayed to {shown}"));
                     replayed += 1;
                 }
             }
@@ -270,7 +274,7 @@ async fn read(
     let read = DeadLetterBox::read(settings, &selection.topic, filter).await;
     read.map_err(|reason| {
         Failure::Failed(format!(
-            "the dead letters cannot be read: {}",
+            "cannot read the dead letters: {}",
             escaped(&reason)
         ))
     })
@@ -282,7 +286,7 @@ async fn finish(letters: &DeadLetterBox, change: &Change) -> Result<(), Failure>
     }
     letters.commit().await.map_err(|reason| {
         Failure::Failed(format!(
-            "what was done is not remembered, and is listed again: {}",
+            "cannot record the processed letters, so they will be listed again: {}",
             escaped(&reason)
         ))
     })

@@ -1,4 +1,4 @@
-//! Log lines: to stderr, for people or as JSON.
+//! Log lines on stderr, as text or JSON.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -15,13 +15,16 @@ use super::config::{Config, LogFormat, Place};
 use super::escape::{escaped, shortened};
 use super::stderr::{self, LogLines};
 
-/// How much of one field is logged: more than any message of Tidings, less than a record's value.
+/// Characters of a field that are logged: more than any message of Tidings, fewer than a record's
+/// value.
 const FIELD_CHARACTERS_MAX: usize = 4_096;
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts logging. The relay, which runs for months, logs at the configured level. The other commands print their
-/// result and log warnings, unless a level is given.
+/// Starts logging.
+///
+/// A relay logs at the configured level. The other commands print their result and log only
+/// warnings, unless a level is configured.
 pub(super) fn start(config: &Config, daemon: bool) {
     let asked = config
         .entries
@@ -62,17 +65,17 @@ pub(super) fn start(config: &Config, daemon: bool) {
     let _ = FILTER.set(handle);
 }
 
-/// Logs at another level from now on.
+/// Changes the log filter.
 pub(super) fn set_level(level: &str) {
     if let Some(Err(error)) = FILTER
         .get()
         .map(|filter| filter.reload(EnvFilter::new(level)))
     {
-        tracing::warn!(%error, level, "the log level cannot be changed");
+        tracing::warn!(%error, level, "cannot change the log level");
     }
 }
 
-/// Writes a field as tracing-subscriber does, with unprintable characters escaped.
+/// Writes a field as tracing-subscriber does, and escapes unprintable characters.
 fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = format!("{value:?}");
     let value = shortened(&value, FIELD_CHARACTERS_MAX);

@@ -1,23 +1,24 @@
-//! Aligned columns, and numbers and sizes as people read them.
+//! Aligned columns, and human-readable numbers, sizes and times.
 
 use super::escape::{escaped, shortened};
 
-/// How much of a cell a list shows: a reason and any sensible key, rather than a whole payload.
+/// Characters of a cell that a list shows: a reason or any sensible key, but not a whole payload.
 const CELL_CHARACTERS_MAX: usize = 300;
 
-/// Left or right, by column.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// Rows in columns two spaces apart, without trailing spaces. Cells are escaped and shortened.
+/// Formats rows in columns that are two spaces apart, without trailing spaces. Escapes and shortens
+/// the cells.
 pub(super) fn aligned(columns: &[Align], rows: &[Vec<String>]) -> String {
     aligned_to(columns, rows, CELL_CHARACTERS_MAX)
 }
 
-/// The same with cells of any length.
+/// Formats rows as [`aligned`] does, but does not shorten the cells.
 pub(super) fn aligned_whole(columns: &[Align], rows: &[Vec<String>]) -> String {
     aligned_to(columns, rows, usize::MAX)
 }
@@ -52,7 +53,7 @@ fn aligned_to(columns: &[Align], rows: &[Vec<String>], characters_max: usize) ->
     text
 }
 
-/// `1,234,567`.
+/// Formats a number as `1,234,567`.
 pub(super) fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let groups: Vec<&str> = digits
@@ -64,7 +65,7 @@ pub(super) fn grouped(number: i64) -> String {
     format!("{}{}", if number < 0 { "-" } else { "" }, groups.join(","))
 }
 
-/// `16.0 MiB`.
+/// Formats a size as `16.0 MiB`.
 pub(super) fn size(bytes: i64) -> String {
     let mut amount = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
@@ -80,7 +81,7 @@ pub(super) fn size(bytes: i64) -> String {
     format!("{amount:.1} TiB")
 }
 
-/// `0.3 s`, `4 min 10 s`, `3 h 2 min`.
+/// Formats a duration as `0.3 s`, `4 min 10 s` or `3 h 2 min`.
 pub(super) fn time(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {

@@ -1,4 +1,4 @@
-//! Help and errors of the command line itself.
+//! Help and usage errors.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ pub(super) fn print(error: clap::Error) -> ExitCode {
     ExitCode::from(CONFIGURATION)
 }
 
-/// Hides arguments in the wrong place that may hold a secret.
+/// Replaces misplaced arguments that may be secrets.
 fn redacted(mut error: clap::Error, arguments: &[String]) -> clap::Error {
     for kind in [
         ContextKind::InvalidArg,
@@ -44,14 +44,14 @@ fn redacted(mut error: clap::Error, arguments: &[String]) -> clap::Error {
                 .filter(|name| !name.contains(['@', '/']));
             let text = name.map_or("***".to_owned(), |name| format!("{name}=***"));
             error.insert(kind, ContextValue::String(text));
-            // A suggestion may repeat the argument.
+            // A suggestion may contain the argument.
             error.remove(ContextKind::Suggested);
         }
     }
     error
 }
 
-/// Whether a property was written as `-X NAME VALUE` instead of `-X NAME=VALUE`.
+/// Returns `true` if a property was written as `-X NAME VALUE` instead of `-X NAME=VALUE`.
 fn is_value_of_property(text: &str, arguments: &[String]) -> bool {
     let is_flag =
         |argument: &str| argument == "-X" || argument.trim_start_matches('-') == PROPERTY_FLAG;

@@ -1,10 +1,11 @@
-//! `adopt`: a database continues the outbox of another one, after pg_upgrade or a restore on another server.
+//! `adopt`: a database continues the outbox of another one, after pg_upgrade or a restore on
+//! another server.
 //!
 //! ```text
-//! transaction ids mean the same (pg_upgrade) ──▶ the position holds as it is; the relay reads the newest one from the topic
-//!                                                of the other database at its next start
-//! they do not (a dump, restored)             ──▶ rows get new ids: one that every snapshot sees if they are published, the
-//!                                                command's own if they are not
+//! transaction ids are still valid ──▶ the position is kept; at its next start, the relay reads the
+//! (pg_upgrade)                        newest one from the topic of the other database
+//! transaction ids are not valid   ──▶ rows get new ids: published rows one that every snapshot
+//! (a restored dump)                   sees, the others that of the command's transaction
 //! ```
 
 use sqlx::{AssertSqlSafe, PgConnection, types::Json};
@@ -15,10 +16,10 @@ use super::{
 };
 use crate::relay::position::{Change, Identity, Position};
 
-/// The first transaction id that is not reserved: every snapshot sees it.
+/// The first transaction id that is not reserved. Every snapshot sees it.
 const SEEN_BY_ALL: &str = "3";
 
-/// What an adoption works with.
+/// Input of an adoption.
 pub(super) struct Adoption<'a> {
     pub(super) schema: &'a str,
     pub(super) name: &'a str,
@@ -29,10 +30,11 @@ pub(super) struct Adoption<'a> {
     pub(super) dry_run: bool,
 }
 
-/// Has the relay continue after the position that it has in another database.
+/// Makes the relay continue after its position in another database.
 ///
 /// # Errors
-/// A refusal with the reason; a lost connection.
+///
+/// Returns a refusal with the reason, or the error of a failed query.
 pub(super) async fn adopt(
     session: &mut PgConnection,
     adoption: &Adoption<'_>,
@@ -76,15 +78,15 @@ fn position_elsewhere<'a>(
         )))
     };
     let (Some(identity), Some(position)) = (&stood.identity, &stood.position) else {
-        return refused("it has no position; start it");
+        return refused("it has no position; start the relay");
     };
     if identity.change(&adoption.now.identity) != Change::Database {
-        return refused("its position is one in this database; start it");
+        return refused("its position belongs to this database; start the relay");
     }
     Ok((identity, position))
 }
 
-/// A copy beside its original would publish the same events a second time.
+/// Refuses a copy on the server of its original, because both would publish the same events.
 async fn refuse_copy(
     session: &mut PgConnection,
     adoption: &Adoption<'_>,
@@ -96,17 +98,17 @@ async fn refuse_copy(
     let original =
         sqlx::query_scalar("select datname::text from pg_database where oid::bigint = $1")
             .bind(identity.database);
-    let original: Option<String> =
-        original
-            .fetch_optional(session)
-            .await
-            .map_err(OperatorError::sql(
-                "looking for the database of the position",
-            ))?;
+    let original: Option<String> = original
+        .fetch_optional(session)
+        .await
+        .map_err(OperatorError::sql("reading the database of the position"))?;
     let name = adoption.name;
     original.map_or(Ok(()), |original| {
         Err(OperatorError::Refused(format!(
-            "database `{original}` of this server is still there, and this one is a copy of it: both would publish what is not published. `tidings relay skip --all --name {name}` has this one publish only what is inserted from now on; to replace `{original}`, stop its relay, drop it, and adopt again"
+            "database `{original}` still exists on this server, and this database is a copy of \
+             it: both would publish the same unpublished events. To publish only events that are \
+             inserted from now on, run `tidings relay skip --all --name {name}`. To replace \
+             `{original}`, stop its relay, drop the database and run adopt again"
         )))
     })
 }
@@ -116,33 +118,41 @@ async fn has_rows_of_the_future(
     schema: &str,
 ) -> Result<bool, OperatorError> {
     let sql = format!(
-        "select exists (select from \"{schema}\".outbox where xid >= pg_snapshot_xmax(pg_current_snapshot()))"
+        "select exists (select from \"{schema}\".outbox
+         where xid >= pg_snapshot_xmax(pg_current_snapshot()))"
     );
     sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(session)
         .await
-        .map_err(OperatorError::sql("looking at the outbox"))
+        .map_err(OperatorError::sql("reading the outbox"))
 }
 
-/// New transaction ids keep for one relay what is published.
+/// Refuses if there are other relays: new transaction ids can record the published events of one
+/// relay only.
 async fn refuse_others(
     session: &mut PgConnection,
     adoption: &Adoption<'_>,
 ) -> Result<(), OperatorError> {
     let Adoption { schema, name, .. } = adoption;
     let sql = format!(
-        "select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay where name <> $1"
+        "select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay
+         where name <> $1"
     );
     let others: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(name)
         .fetch_one(session)
         .await
-        .map_err(OperatorError::sql("looking for relays"))?;
+        .map_err(OperatorError::sql("reading the relays"))?;
     if others.is_empty() {
         return Ok(());
     }
     Err(OperatorError::Refused(format!(
-        "transaction ids of this server are behind those of the outbox's rows, and what each of several relays ({name}, {}) has published cannot be kept in one column. If every relay had published everything before the dump, run update \"{schema}\".outbox set xid = pg_current_xact_id(), then `tidings relay skip --all` for each relay: nothing repeats, nothing is left out. Otherwise `tidings relay rewind --all` for each publishes everything again",
+        "the transaction ids of this server are behind those of the outbox's rows, and one column \
+         cannot record what each of several relays ({name}, {}) has published. If every relay had \
+         published everything before the dump, run update \"{schema}\".outbox set xid = \
+         pg_current_xact_id(), then `tidings relay skip --all` for each relay: no event is \
+         repeated or skipped. Otherwise run `tidings relay rewind --all` for each relay, which \
+         publishes everything again",
         others.join(", ")
     )))
 }
@@ -163,7 +173,8 @@ async fn store_adoption(
         return store(session, schema, name, after).await;
     }
     let sql = format!(
-        "update \"{schema}\".relay set adopts = $2, moved_to = null, epoch = epoch + 1, updated_at = now() where name = $1"
+        "update \"{schema}\".relay
+         set adopts = $2, moved_to = null, epoch = epoch + 1, updated_at = now() where name = $1"
     );
     let stored = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -183,7 +194,7 @@ async fn renumber(
 ) -> Result<(), OperatorError> {
     let doing = "giving the outbox's rows transaction ids of this server";
     let Adoption { schema, name, .. } = adoption;
-    // No transaction that has written to the outbox is open behind it.
+    // The lock waits for open transactions that have written to the outbox.
     let lock = format!("lock table \"{schema}\".outbox in share row exclusive mode");
     sqlx::raw_sql(AssertSqlSafe(lock))
         .execute(&mut *session)
@@ -195,12 +206,15 @@ async fn renumber(
         .map_err(OperatorError::sql(doing))?;
     let first = own.parse().map_err(|_| {
         OperatorError::Refused(format!(
-            "the server answers with a strange transaction id: {own}"
+            "the server returned an invalid transaction id: {own}"
         ))
     })?;
     let rows = format!(
         "update \"{schema}\".outbox
-         set xid = case when \"{schema}\".is_published($1, xid, seq) then '{SEEN_BY_ALL}'::xid8 else pg_current_xact_id() end"
+         set xid = case
+             when \"{schema}\".is_published($1, xid, seq) then '{SEEN_BY_ALL}'::xid8
+             else pg_current_xact_id()
+         end"
     );
     sqlx::query(AssertSqlSafe(rows))
         .bind(Json(position))
@@ -216,11 +230,12 @@ async fn renumber(
     store(session, schema, name, &position.clone().renumbered(first)).await
 }
 
-/// Gives rows of transactions that this server has not had yet an id of its own: one that every snapshot sees if they are left
-/// out, this command's if they are to be published.
+/// Gives a new id to rows whose transactions this server has not reached yet: one that every
+/// snapshot sees if they are skipped, the id of this transaction if they will be published.
 ///
 /// # Errors
-/// A lost connection.
+///
+/// Returns the error of a failed query.
 pub(super) async fn renumber_foreign(
     session: &mut PgConnection,
     schema: &str,
@@ -232,7 +247,8 @@ pub(super) async fn renumber_foreign(
         "pg_current_xact_id()".to_owned()
     };
     let sql = format!(
-        "update \"{schema}\".outbox set xid = {id} where xid >= pg_snapshot_xmax(pg_current_snapshot())"
+        "update \"{schema}\".outbox set xid = {id}
+         where xid >= pg_snapshot_xmax(pg_current_snapshot())"
     );
     let renumbered = sqlx::query(AssertSqlSafe(sql)).execute(session).await;
     renumbered.map(|_| ()).map_err(OperatorError::sql(

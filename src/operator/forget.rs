@@ -1,4 +1,4 @@
-//! Removes what a relay leaves behind: its row, its slot, its publication.
+//! Removal of a relay: its row, its slot and its publication.
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
 
@@ -11,19 +11,20 @@ use crate::relay::{
     },
 };
 
-/// What was removed.
+/// Removed objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Forgotten {
     pub(crate) slot: Option<String>,
     pub(crate) publication: Option<String>,
-    /// The topic of its positions, if it delivered exactly once; it stays in Kafka.
+    /// The topic of its positions if it delivered exactly once. The topic stays in Kafka.
     pub(crate) topic: Option<String>,
 }
 
-/// Removes the relay `name`, which must not run. Retention does not wait for it any more.
+/// Removes the relay `name`, which must not be running. Retention then no longer waits for it.
 ///
 /// # Errors
-/// A refusal with the reason; a lost connection.
+///
+/// Returns a refusal with the reason, or the error of a failed query.
 pub(crate) async fn forget(
     session: &mut PgConnection,
     schema: &str,
@@ -63,7 +64,7 @@ async fn remove(
         .map_or((schema, "outbox"), |(schema, table)| (schema, table));
     let here = server::identity(session)
         .await
-        .map_err(OperatorError::sql("asking the server what it is"))?;
+        .map_err(OperatorError::sql("reading the identity of the server"))?;
     let subject = Subject {
         relay: name,
         schema,
@@ -71,10 +72,11 @@ async fn remove(
         publication: None,
     };
     let names = log_names(subject, session, &here, &known).await;
-    let LogNames { slot, publication } =
-        names.map_err(OperatorError::sql("looking for slot and publication"))?;
+    let LogNames { slot, publication } = names.map_err(OperatorError::sql(
+        "reading the names of slot and publication",
+    ))?;
     let dropped_publication = drop_publication(session, &publication, table).await?;
-    // Last: this is not undone by a rollback. A walsender that is left over would keep it.
+    // Last, because a rollback does not restore a slot. A remaining walsender would block it.
     let dropped_slot = drop_slot(session, &slot).await?;
     Ok(Forgotten {
         slot: dropped_slot.then_some(slot),
@@ -83,11 +85,11 @@ async fn remove(
     })
 }
 
-/// What a relay's row said before it was deleted.
+/// Values of a deleted row.
 struct Deleted {
     identity: Option<Identity>,
     known: KnownNames,
-    /// The table that it read, if that was not the schema's outbox.
+    /// The table that the relay read. `None` if it was the schema's outbox.
     table: Option<(String, String)>,
 }
 
@@ -99,7 +101,8 @@ async fn delete_row(
     let doing = "deleting the relay's row";
     let sql = format!(
         "delete from \"{schema}\".relay where name = $1
-         returning identity, slot, publication, position is not null as has_run, table_schema, table_name"
+         returning identity, slot, publication, position is not null as has_run,
+             table_schema, table_name"
     );
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -124,13 +127,16 @@ async fn delete_row(
     read().map_err(OperatorError::sql(doing))
 }
 
-/// Drops the publication if the relay's table is in it; whether it was there.
+/// Drops the publication if it contains the relay's table. Returns `true` if it was dropped.
 async fn drop_publication(
     session: &mut PgConnection,
     name: &str,
     (schema, table): (&str, &str),
 ) -> Result<bool, OperatorError> {
-    let ours = "select exists (select from pg_publication_tables where pubname = $1 and schemaname = $2 and tablename = $3)";
+    let ours = "select exists (
+        select from pg_publication_tables
+        where pubname = $1 and schemaname = $2 and tablename = $3
+    )";
     let ours = sqlx::query_scalar(ours)
         .bind(name)
         .bind(schema)
@@ -138,18 +144,18 @@ async fn drop_publication(
         .fetch_one(&mut *session);
     if !ours
         .await
-        .map_err(OperatorError::sql("looking for the publication"))?
+        .map_err(OperatorError::sql("reading the publication"))?
     {
         return Ok(false);
     }
     let sql = format!("drop publication \"{}\"", name.replace('"', "\"\""));
     let dropped = sqlx::raw_sql(AssertSqlSafe(sql)).execute(session).await;
     dropped.map(|_| true).map_err(OperatorError::sql(
-        "dropping the publication (its owner may)",
+        "dropping the publication (only its owner can)",
     ))
 }
 
-/// Drops the slot if this database has it; whether it was there.
+/// Drops the slot if it belongs to this database. Returns `true` if it was dropped.
 async fn drop_slot(session: &mut PgConnection, slot: &str) -> Result<bool, OperatorError> {
     let ended = "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots
                  where slot_name = $1 and database = current_database() and active_pid is not null";
@@ -157,7 +163,7 @@ async fn drop_slot(session: &mut PgConnection, slot: &str) -> Result<bool, Opera
         .bind(slot)
         .execute(&mut *session)
         .await
-        .map_err(OperatorError::sql("ending the slot's walsender"))?;
+        .map_err(OperatorError::sql("terminating the slot's walsender"))?;
     let sql = "select pg_drop_replication_slot(slot_name) from pg_replication_slots
                where slot_name = $1 and database = current_database() and plugin = 'pgoutput'";
     let dropped = sqlx::query(sql)

@@ -1,20 +1,24 @@
-//! A topic gets more partitions without an aggregate's events overtaking each other.
+//! Adding partitions to a topic without reordering the events of an aggregate.
 //!
-//! More partitions move keys. So before one key is placed by the new count, whatever was placed by the old one must be consumed:
+//! More partitions move keys. Before the first key is placed by the new count, all events that were
+//! placed by the old count must be consumed:
 //!
 //! ```text
 //! events flow until every consumer group is near the end
-//! hold ─▶ every relay that publishes to the topic begins anew, sends nothing more to it, and acknowledges
-//!      ─▶ every consumer group has read to the end ─▶ Kafka makes the partitions ─▶ pin: the new count holds, and the hold ends
+//! hold ─▶ every relay that publishes to the topic restarts, stops sending to it, and acknowledges
+//!      ─▶ every consumer group reads to the end ─▶ Kafka adds the partitions
+//!      ─▶ pin: the new count takes effect, and the hold ends
 //! ```
 //!
-//! What is held back is not the topic's events alone but everything the source brings after the first of them. To send others meanwhile the relay would have to
-//! remember, durably, which ones it has not sent: it can (`parked`), one row an event, released an aggregate at a time, which takes longer than the hold
-//! lasts and holds up everybody again. So the hold is short instead: it begins when consumers are near the end, and it ends by itself.
+//! A hold delays the events of the topic and everything that the source delivers after the first of
+//! them. To publish the other events meanwhile, the relay would have to record durably which events
+//! it has not sent. It could park them, but parked events take one row each and are released one
+//! aggregate at a time, which takes longer than the hold. Instead the hold is short: it begins when
+//! consumers are near the end, and it expires.
 //!
-//! Each arrow is one step in Postgres or Kafka that can be done again, so a command that was interrupted is run again, or aborted. *Pin* is the
-//! only step that moves keys, and it happens only while the hold lasts: a hold that nobody ends is ended by the relay once its time is over, and
-//! pin finds that out in the same transaction.
+//! Each step is idempotent, so an interrupted command can be run again or aborted. *Pin* is the
+//! only step that moves keys, and it succeeds only during the hold. A relay ends an expired hold;
+//! pin verifies the hold in its own transaction.
 
 use std::time::Duration;
 
@@ -27,36 +31,39 @@ use super::OperatorError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hold {
     id: Uuid,
-    /// The relays that publish to it.
+    /// The relays that publish to the topic.
     pub(crate) relays: Vec<String>,
-    /// It was set by an earlier run of the command.
+    /// An earlier run of the command set the hold.
     pub(crate) taken_up: bool,
 }
 
-/// A topic as the relays know it.
+/// A topic of a relay.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub(crate) struct PinnedTopic {
     pub(crate) topic: String,
     pub(crate) relay: String,
-    /// The partitions over which keys are spread.
+    /// Number of partitions that keys are spread over.
     pub(crate) partitions: i32,
     pub(crate) published: i64,
-    /// Nothing is published to it for this many seconds at most.
+    /// Remaining time of the hold in seconds, during which nothing is published to the topic.
     pub(crate) held_seconds: Option<f64>,
     pub(crate) hold_acknowledged: bool,
 }
 
-/// Every topic of every relay.
+/// Returns every topic of every relay.
 ///
 /// # Errors
-/// When the database cannot be asked.
+///
+/// Returns the error of a failed query.
 pub(crate) async fn topics(
     session: &mut PgConnection,
     schema: &str,
 ) -> Result<Vec<PinnedTopic>, OperatorError> {
     let sql = format!(
         "select topic, relay, partitions, published, hold_acknowledged,
-                case when hold is not null then greatest(extract(epoch from hold_until - now()), 0)::float8 end as held_seconds
+             case when hold is not null
+                 then greatest(extract(epoch from hold_until - now()), 0)::float8
+             end as held_seconds
          from \"{schema}\".relay_topic order by topic, relay"
     );
     let doing = "reading the topics";
@@ -76,10 +83,12 @@ pub(crate) async fn topics(
     Ok(rows.into_iter().map(read).collect())
 }
 
-/// Has every relay hold back what goes to `topic`, for `time` at most. Takes up a hold that is there.
+/// Makes every relay hold back the events of `topic` for at most `time`. Resumes an existing hold.
 ///
 /// # Errors
-/// A topic that no relay knows, or a count that some relay is beyond.
+///
+/// Returns a refusal if no relay has published to the topic, or if a relay uses more partitions
+/// than `partitions`.
 pub(crate) async fn hold(
     session: &mut PgConnection,
     schema: &str,
@@ -94,25 +103,32 @@ pub(crate) async fn hold(
         .collect();
     if known.is_empty() {
         return Err(OperatorError::Refused(format!(
-            "no relay of schema {schema} has published to topic `{topic}`: nobody has placed keys there, so give it partitions with kafka-topics.sh"
+            "no relay of schema {schema} has published to topic `{topic}`, so no keys are placed \
+             there: add partitions with kafka-topics.sh"
         )));
     }
     if let Some(more) = known.iter().find(|one| one.partitions > partitions) {
         return Err(OperatorError::Refused(format!(
-            "relay `{}` spreads keys over {} partitions of `{topic}` already; a topic cannot shrink",
+            "relay `{}` already spreads keys over {} partitions of `{topic}`, and a topic cannot \
+             shrink",
             more.relay, more.partitions
         )));
     }
     let sql = format!(
-        "with there as (select hold from \"{schema}\".relay_topic where topic = $1 and hold is not null and hold_until > now() limit 1),
+        "with there as (
+             select hold from \"{schema}\".relay_topic
+             where topic = $1 and hold is not null and hold_until > now() limit 1
+         ),
          held as (
              update \"{schema}\".relay_topic t
              set hold = chosen.id, hold_until = now() + make_interval(secs => $3),
-                 hold_acknowledged = t.hold_acknowledged and t.hold is not distinct from chosen.id and t.hold_until > now()
+                 hold_acknowledged = t.hold_acknowledged
+                     and t.hold is not distinct from chosen.id and t.hold_until > now()
              from (select coalesce((select hold from there), $2) as id) chosen
              where topic = $1 returning t.relay, t.hold, t.hold_acknowledged
          ), told as (
-             update \"{schema}\".relay r set topic_changes = topic_changes + 1 from held where r.name = held.relay and not held.hold_acknowledged
+             update \"{schema}\".relay r set topic_changes = topic_changes + 1
+             from held where r.name = held.relay and not held.hold_acknowledged
          )
          select hold, array_agg(relay order by relay) from held group by hold"
     );
@@ -132,10 +148,11 @@ pub(crate) async fn hold(
     })
 }
 
-/// The relays that may still publish to the topic.
+/// Returns the relays that may still publish to the topic.
 ///
 /// # Errors
-/// When the hold is over; when the database cannot be asked.
+///
+/// Returns a refusal if the hold has ended, or the error of a failed query.
 pub(crate) async fn not_acknowledged(
     session: &mut PgConnection,
     schema: &str,
@@ -143,15 +160,15 @@ pub(crate) async fn not_acknowledged(
     hold: &Hold,
 ) -> Result<Vec<String>, OperatorError> {
     let sql = format!(
-        "select relay, hold is not distinct from $2 and hold_until > now(), hold_acknowledged from \"{schema}\".relay_topic where topic = $1 order by relay"
+        "select relay, hold is not distinct from $2 and hold_until > now(), hold_acknowledged
+         from \"{schema}\".relay_topic where topic = $1 order by relay"
     );
     let rows = sqlx::query_as(AssertSqlSafe(sql))
         .bind(topic)
         .bind(hold.id)
         .fetch_all(session)
         .await;
-    let rows: Vec<(String, bool, bool)> =
-        rows.map_err(OperatorError::sql("looking at the hold"))?;
+    let rows: Vec<(String, bool, bool)> = rows.map_err(OperatorError::sql("reading the hold"))?;
     if rows.iter().any(|(_, held, _)| !held) || rows.is_empty() {
         return Err(over(topic));
     }
@@ -165,7 +182,9 @@ pub(crate) async fn not_acknowledged(
 /// Spreads keys over `partitions` from now on, and ends the hold.
 ///
 /// # Errors
-/// When the hold is over, or a relay has met the topic since: nothing is changed then.
+///
+/// Returns a refusal and changes nothing if the hold has ended, or if another relay has started to
+/// publish to the topic.
 pub(crate) async fn pin(
     session: &mut PgConnection,
     schema: &str,
@@ -173,16 +192,20 @@ pub(crate) async fn pin(
     hold: &Hold,
     partitions: i32,
 ) -> Result<(), OperatorError> {
-    // One statement: all of the topic's relays, or none.
+    // A single statement changes either all relays of the topic or none.
     let sql = format!(
         "with ready as (
-             select bool_and(hold is not distinct from $2 and hold_until > now() and hold_acknowledged) as all_held
+             select bool_and(
+                 hold is not distinct from $2 and hold_until > now() and hold_acknowledged
+             ) as all_held
              from (select * from \"{schema}\".relay_topic where topic = $1 for update) locked
          ), pinned as (
-             update \"{schema}\".relay_topic t set partitions = $3, hold = null, hold_until = null, hold_acknowledged = false
+             update \"{schema}\".relay_topic t
+             set partitions = $3, hold = null, hold_until = null, hold_acknowledged = false
              from ready where t.topic = $1 and ready.all_held returning t.relay
          ), told as (
-             update \"{schema}\".relay r set topic_changes = topic_changes + 1 from pinned where r.name = pinned.relay
+             update \"{schema}\".relay r set topic_changes = topic_changes + 1
+             from pinned where r.name = pinned.relay
          )
          select count(*) from pinned"
     );
@@ -200,10 +223,11 @@ pub(crate) async fn pin(
     }
 }
 
-/// Ends a hold; whether there was one. Keys stay where they are.
+/// Ends a hold. Returns `false` if there was none. Keys stay in their partitions.
 ///
 /// # Errors
-/// When the database cannot be asked.
+///
+/// Returns the error of a failed query.
 pub(crate) async fn release(
     session: &mut PgConnection,
     schema: &str,
@@ -211,10 +235,12 @@ pub(crate) async fn release(
 ) -> Result<bool, OperatorError> {
     let sql = format!(
         "with released as (
-             update \"{schema}\".relay_topic set hold = null, hold_until = null, hold_acknowledged = false
+             update \"{schema}\".relay_topic
+             set hold = null, hold_until = null, hold_acknowledged = false
              where topic = $1 and hold is not null returning relay
          ), told as (
-             update \"{schema}\".relay r set topic_changes = topic_changes + 1 from released where r.name = released.relay
+             update \"{schema}\".relay r set topic_changes = topic_changes + 1
+             from released where r.name = released.relay
          )
          select count(*) from released"
     );
@@ -229,6 +255,7 @@ pub(crate) async fn release(
 
 fn over(topic: &str) -> OperatorError {
     OperatorError::Refused(format!(
-        "the hold on `{topic}` is over (its time ran out, another command ended it, or another relay has met the topic since): keys stay where they are; run it again"
+        "the hold on `{topic}` has ended (it expired, another command ended it, or another relay \
+         started to publish to the topic): keys stay in their partitions; run the command again"
     ))
 }

@@ -1,4 +1,5 @@
-//! A command's hold on a relay: none of its name leads until the command's transaction ends.
+//! The lease of a relay while a command works on it: no relay of the name can lead until the
+//! transaction ends.
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
@@ -8,13 +9,14 @@ use crate::relay::leadership::lease::lock_name;
 /// Takes the relay's lease for the transaction of `session`.
 ///
 /// # Errors
-/// A refusal that says who leads, or which relays there are if none of this name is.
+///
+/// Returns a refusal that names the leader, or that lists the known relays if none has this name.
 pub(super) async fn take(
     session: &mut PgConnection,
     schema: &str,
     name: &str,
 ) -> Result<(), OperatorError> {
-    let doing = "looking for the relay";
+    let doing = "reading the relays";
     let known =
         format!("select coalesce(array_agg(name order by name), '{{}}') from \"{schema}\".relay");
     let known: Vec<String> = sqlx::query_scalar(AssertSqlSafe(known))
@@ -25,10 +27,10 @@ pub(super) async fn take(
         let known = if known.is_empty() {
             "none has run yet".to_owned()
         } else {
-            format!("there are {}", known.join(", "))
+            format!("known relays are {}", known.join(", "))
         };
         return Err(OperatorError::Refused(format!(
-            "no relay `{name}` has run on schema {schema}: {known}; name one with --name"
+            "no relay `{name}` has run on schema {schema}: {known}; set one with --name"
         )));
     }
     let doing = "taking the relay's lease";
@@ -62,6 +64,7 @@ pub(super) async fn take(
         ),
     };
     Err(OperatorError::Refused(format!(
-        "relay `{name}` runs: {process}{pid} leads, and only it knows where it is. Stop every relay of this name, then try again"
+        "relay `{name}` is running: {process}{pid} leads, and only the leader has the current \
+         position. Stop every relay of this name, then try again"
     )))
 }

@@ -1,16 +1,17 @@
-//! What a person does with relays: moves one, forgets one, sees who stands by, grows a topic.
+//! Operations on relays: move one, remove one, list standbys, grow a topic.
 //!
-//! A running relay alone knows where it is. So what moves or removes one first takes its lease, which no relay can have then, and raises its
-//! epoch: a leader that was stopped and wakes up writes nothing any more. The relay takes a move over at its next start.
+//! Only a running relay has its current position. A command that moves or removes a relay therefore
+//! takes its lease first, so that the relay cannot run, and increments its epoch, so that a
+//! suspended leader that resumes cannot write. The relay applies a move at its next start.
 //!
-//! | | |
+//! | file | content |
 //! |---|---|
-//! | `lease` | nobody leads while a command works, or who does |
-//! | `moves` | `rewind` and `skip`: where to, and how many events that repeats or leaves out |
+//! | `lease` | takes the lease for a command, or reports the leader |
+//! | `moves` | `rewind` and `skip`: the new position, and the affected events |
 //! | `adopt` | a database continues the outbox of another one |
-//! | `forget` | everything that a relay has left behind |
-//! | `growth` | a topic gets more partitions, once consumers have drained it |
-//! | `standby` | the processes that wait for a lease |
+//! | `forget` | removes everything that a relay leaves behind |
+//! | `growth` | adds partitions to a topic, once consumers have drained it |
+//! | `standby` | the processes that lead or wait for a lease |
 
 mod adopt;
 mod forget;
@@ -24,13 +25,13 @@ pub(crate) use growth::{Hold, PinnedTopic, hold, not_acknowledged, pin, release,
 pub(crate) use moves::{Move, Moved, move_relay};
 pub(crate) use standby::sessions;
 
-/// Why a command cannot do what it is asked for.
+/// Error of an operation.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OperatorError {
-    /// Only a person can put it right; the text says what.
+    /// The operator has to act, as the text describes.
     #[error("{0}")]
     Refused(String),
-    /// The database could not be asked.
+    /// A query failed.
     #[error("{doing}")]
     Sql {
         doing: &'static str,

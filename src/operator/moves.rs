@@ -1,8 +1,10 @@
-//! `rewind` and `skip`: moves a relay's position, or says what that would do.
+//! `rewind` and `skip`: move the position of a relay, or report the effect of a move.
 //!
-//! What the row says is at most a second older than what the relay had published when it ended. So a rewind repeats at most that much more, and
-//! nothing is skipped that was not asked for. A single event is given up *beside* the position, not by one: the relay adds it to the newest it
-//! finds, so nothing else is repeated or skipped.
+//! The position in the database is at most one second older than the last published event. A rewind
+//! therefore repeats at most one second of additional events, and no move skips an event that was
+//! not selected. A single event is skipped *in addition* to the position, not by moving it: the
+//! relay adds the event to the newest position that it finds, so no other event is repeated or
+//! skipped.
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, types::Json};
@@ -11,42 +13,44 @@ use uuid::Uuid;
 use super::{OperatorError, adopt, lease};
 use crate::relay::position::{Change, GIVEN_UP_MAX, GivenUp, Identity, Position, Snapshot};
 
-/// Most events that are counted: beyond it the number is "very many" whatever it is.
+/// Maximum number of events that are counted. A larger number makes no difference to the operator.
 const COUNTED_MAX: i64 = 1_000_000;
 
-/// Where to.
+/// A move of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
-    /// Everything that the outbox holds is published once more.
+    /// Publish every event in the outbox again.
     RewindAll,
-    /// What is younger than this is.
+    /// Publish events younger than this again.
     RewindSince(DateTime<Utc>),
-    /// To the position that the database has, whatever Kafka has.
+    /// Continue from the position in the database, regardless of the one in Kafka.
     RewindToMirror,
-    /// To the position in the database that this one continues: nothing repeats, and nothing is left out.
+    /// Continue from the position in the database that this one replaces. No event is repeated or
+    /// skipped.
     Adopt,
-    /// Everything that is visible now is left out.
+    /// Skip every event that is visible now.
     SkipAll,
-    /// This event is.
+    /// Skip this event.
     SkipEvent(Uuid),
 }
 
-/// What a move does.
+/// Effect of a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
-    /// Events that are published now and will be again.
+    /// Number of published events that will be published again.
     pub(crate) repeats: i64,
-    /// Events that are not published now and will not be.
+    /// Number of unpublished events that will be skipped.
     pub(crate) skips: i64,
-    /// There are more than were counted.
+    /// More events than were counted.
     pub(crate) is_lower_bound: bool,
-    /// The position is one in another database, so what it says of these events means nothing: what will be published is in `repeats`.
+    /// The position belongs to another database, so nothing is known about the events of this one.
+    /// All events that will be published are counted in `repeats`.
     pub(crate) elsewhere: bool,
-    /// Retention has deleted events that would be published otherwise.
+    /// Retention has deleted events that would otherwise be published.
     pub(crate) some_are_gone: bool,
 }
 
-/// What the relay's row says.
+/// State in the row of a relay.
 pub(super) struct Stood {
     pub(super) position: Option<Position>,
     pub(super) identity: Option<Identity>,
@@ -54,17 +58,18 @@ pub(super) struct Stood {
     floor: u64,
 }
 
-/// The server as it is now.
+/// Current state of the server.
 pub(super) struct Now {
     pub(super) snapshot: Snapshot,
     insert: crate::postgres::Lsn,
     pub(super) identity: Identity,
 }
 
-/// Moves the relay `name`, or only counts if it is a `dry_run`. The relay must not run.
+/// Moves the relay `name`, which must not be running. Only counts the events if `dry_run` is set.
 ///
 /// # Errors
-/// A refusal with the reason; a lost connection.
+///
+/// Returns a refusal with the reason, or the error of a failed query.
 pub(crate) async fn move_relay(
     session: &mut PgConnection,
     schema: &str,
@@ -95,7 +100,7 @@ async fn plan(
     dry_run: bool,
 ) -> Result<Moved, OperatorError> {
     if let Move::SkipEvent(id) = to {
-        // Before it is asked whether the relay runs: what is to be done instead needs it to.
+        // Checked before the lease, because the remedy requires the relay to be running.
         refuse_parked(session, schema, name, id).await?;
     }
     lease::take(session, schema, name).await?;
@@ -126,7 +131,8 @@ async fn plan(
             let event = find(session, schema, id).await?;
             if stood.given_up.len() + before.given_up.len() >= GIVEN_UP_MAX {
                 return Err(OperatorError::Refused(format!(
-                    "{GIVEN_UP_MAX} events are given up already and the relay has not passed them: run it, or use `tidings relay skip --all`"
+                    "{GIVEN_UP_MAX} events are already skipped, and the relay has not passed them \
+                     yet: run the relay, or use `tidings relay skip --all`"
                 )));
             }
             if !dry_run {
@@ -138,11 +144,12 @@ async fn plan(
         }
         Move::RewindToMirror if stood.position.is_none() => {
             return Err(OperatorError::Refused(format!(
-                "the database has no position of relay `{name}`: it has not begun"
+                "the database has no position of relay `{name}`, because the relay has not started \
+                 to publish"
             )));
         }
         Move::RewindToMirror | Move::Adopt => before.clone(),
-        // What is released of parked events is off their table soon.
+        // Released events are removed from the table of parked events soon.
         Move::RewindAll => Position {
             released: before.released.clone(),
             ..Position::rewound_to_the_start(stood.floor)
@@ -164,7 +171,7 @@ async fn plan(
         }
         Move::SkipAll => before.skipped_to(now.snapshot, now.insert, stood.floor),
     };
-    // Of another database's transactions everything may be in Kafka, or nothing.
+    // Any transaction of another database may have been published or not.
     let known = if elsewhere {
         Position::of_all_below(u64::MAX >> 2, 0)
     } else {
@@ -193,13 +200,14 @@ async fn plan(
 }
 
 async fn begin(session: &mut PgConnection) -> Result<(), OperatorError> {
-    // Each statement sees what the ones before it waited for. Counting a large outbox takes its time.
+    // With `read committed`, each statement sees the changes that earlier ones waited for. The
+    // timeout is long enough to count a large outbox.
     let begin = "begin isolation level read committed; set local statement_timeout = '10min'";
     sqlx::raw_sql(begin)
         .execute(session)
         .await
         .map(|_| ())
-        .map_err(OperatorError::sql("beginning"))
+        .map_err(OperatorError::sql("beginning the transaction"))
 }
 
 async fn read(
@@ -208,14 +216,15 @@ async fn read(
     name: &str,
 ) -> Result<Stood, OperatorError> {
     let doing = "reading the relay's position";
-    // Retention does not delete what is needed from here on.
+    // The lock keeps retention from deleting events that the move needs.
     let floor = format!("select floor::text from \"{schema}\".retention for update");
     let floor: Option<String> = sqlx::query_scalar(AssertSqlSafe(floor))
         .fetch_optional(&mut *session)
         .await
         .map_err(OperatorError::sql(doing))?;
     let sql = format!(
-        "select coalesce(moved_to, position) as position, identity, given_up from \"{schema}\".relay where name = $1 for update"
+        "select coalesce(moved_to, position) as position, identity, given_up
+         from \"{schema}\".relay where name = $1 for update"
     );
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -241,20 +250,18 @@ async fn read(
 
 async fn look(session: &mut PgConnection) -> Result<Now, OperatorError> {
     let doing = "taking a snapshot";
-    // One statement: its snapshot is taken before any of its functions runs.
+    // In a single statement, the snapshot is taken before any of the functions runs.
     let sql = "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text";
     let (snapshot, insert): (String, String) = sqlx::query_as(sql)
         .fetch_one(&mut *session)
         .await
         .map_err(OperatorError::sql(doing))?;
     let snapshot = snapshot.parse().map_err(|error| {
-        OperatorError::Refused(format!(
-            "the server answers with a strange snapshot: {error}"
-        ))
+        OperatorError::Refused(format!("the server returned an invalid snapshot: {error}"))
     })?;
     let identity = crate::relay::startup::server::identity(session)
         .await
-        .map_err(OperatorError::sql("asking the server what it is"))?;
+        .map_err(OperatorError::sql("reading the identity of the server"))?;
     Ok(Now {
         snapshot,
         insert: insert.parse().unwrap_or_default(),
@@ -262,15 +269,19 @@ async fn look(session: &mut PgConnection) -> Result<Now, OperatorError> {
     })
 }
 
-/// The first transaction whose events, and those of all after it, are not all older than `time`: one event of it happened later, or (if the
-/// server keeps commit timestamps) it committed later. One that is open may still commit.
+/// Returns the first transaction from which events must be published again to include everything
+/// younger than `time`.
+///
+/// A transaction counts as younger if one of its events occurred at `time` or later, or if it
+/// committed then and the server keeps commit timestamps. The result is never above the oldest open
+/// transaction, which may still commit.
 async fn first_younger(
     session: &mut PgConnection,
     schema: &str,
     time: DateTime<Utc>,
     now: &Snapshot,
 ) -> Result<u64, OperatorError> {
-    let doing = "looking for younger events";
+    let doing = "reading the younger events";
     let tracked: bool =
         sqlx::query_scalar("select current_setting('track_commit_timestamp')::boolean")
             .fetch_one(&mut *session)
@@ -304,7 +315,7 @@ async fn find(
         .bind(id)
         .fetch_optional(session)
         .await
-        .map_err(OperatorError::sql("looking for the event"))?;
+        .map_err(OperatorError::sql("reading the event"))?;
     let found = found.and_then(|(xid, seq)| {
         Some(GivenUp {
             xid: xid.parse().ok()?,
@@ -318,7 +329,8 @@ async fn find(
     })
 }
 
-/// An event that is parked is behind the relay's position: leaving it out there would change nothing, and its aggregate would wait on.
+/// Refuses to skip a parked event. The relay's position has already passed it, so a skip would have
+/// no effect and its aggregate would keep waiting.
 async fn refuse_parked(
     session: &mut PgConnection,
     schema: &str,
@@ -338,11 +350,13 @@ async fn refuse_parked(
         .fetch_optional(session)
         .await;
     let parked: Option<String> =
-        parked.map_err(OperatorError::sql("looking whether the event is parked"))?;
+        parked.map_err(OperatorError::sql("checking whether the event is parked"))?;
     match parked {
         None => Ok(()),
         Some(aggregate) => Err(OperatorError::Refused(format!(
-            "event {id} is parked: relay `{name}` has passed it, and events of {aggregate:?} wait behind it\n  -> `tidings parked discard {id} --name {name}` gives it up and lets them go; the relay must run for that"
+            "event {id} is parked: relay `{name}` has passed it, and events of {aggregate:?} wait \
+             behind it\n  -> `tidings parked discard {id} --name {name}` discards it and releases \
+             them; the relay must be running"
         ))),
     }
 }
@@ -356,7 +370,10 @@ pub(super) async fn count(
     let sql = format!(
         "select count(*) filter (where was), count(*) filter (where not was) from (
              select was from \"{schema}\".outbox o
-             cross join lateral (select \"{schema}\".is_published($1, o.xid, o.seq) as was, \"{schema}\".is_published($2, o.xid, o.seq) as will_be) p
+             cross join lateral (
+                 select \"{schema}\".is_published($1, o.xid, o.seq) as was,
+                     \"{schema}\".is_published($2, o.xid, o.seq) as will_be
+             ) p
              where was <> will_be limit $3
          ) differing"
     );
@@ -381,9 +398,11 @@ pub(super) async fn store(
     name: &str,
     to: &Position,
 ) -> Result<(), OperatorError> {
-    // The epoch: whoever led before writes nothing any more.
+    // The new epoch prevents an earlier leader from writing.
     let sql = format!(
-        "update \"{schema}\".relay set moved_to = $2, adopts = null, given_up = null, epoch = epoch + 1, updated_at = now() where name = $1"
+        "update \"{schema}\".relay
+         set moved_to = $2, adopts = null, given_up = null, epoch = epoch + 1, updated_at = now()
+         where name = $1"
     );
     let stored = sqlx::query(AssertSqlSafe(sql))
         .bind(name)
@@ -395,7 +414,7 @@ pub(super) async fn store(
         .map_err(OperatorError::sql("storing the move"))
 }
 
-/// A move that the relay has not taken over yet takes the event in; otherwise the event is added to whatever the relay finds.
+/// Adds the event to a pending move, or to the position that the relay finds at its next start.
 async fn give_up(
     session: &mut PgConnection,
     schema: &str,
@@ -406,7 +425,9 @@ async fn give_up(
     let sql = format!(
         "update \"{schema}\".relay set epoch = epoch + 1, updated_at = now(),
                 given_up = case when moved_to is null then $2 end,
-                moved_to = jsonb_set(moved_to, '{{given_up}}', coalesce(moved_to -> 'given_up', '[]') || $3)
+             moved_to = jsonb_set(
+                 moved_to, '{{given_up}}', coalesce(moved_to -> 'given_up', '[]') || $3
+             )
          where name = $1"
     );
     let mut given_up = stood.given_up.clone();
@@ -421,5 +442,5 @@ async fn give_up(
         .await;
     stored
         .map(|_| ())
-        .map_err(OperatorError::sql("giving the event up"))
+        .map_err(OperatorError::sql("skipping the event"))
 }

@@ -1,4 +1,5 @@
-//! Which processes lead or wait for a lease: each shows itself by its session's application name.
+//! Processes that lead or wait for a lease. Each is identified by the application name of its
+//! session.
 
 use sqlx::PgConnection;
 
@@ -8,23 +9,29 @@ use crate::relay::leadership::lease::SESSION_PREFIX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Session {
     pub(crate) relay: String,
-    /// `host:pid`, the host cut short if all of it does not fit.
+    /// `host:pid`. The host is shortened if the name does not fit.
     pub(crate) process: String,
-    /// Of the server's process.
+    /// Process id of the session on the server.
     pub(crate) pid: i32,
-    /// It holds the lease; otherwise it waits for it.
+    /// The process holds the lease. Otherwise it waits for it.
     pub(crate) leads: bool,
 }
 
-/// Every process that leads or waits, in this database.
+/// Returns every process that leads or waits in this database.
 ///
 /// # Errors
-/// When the database cannot be asked.
+///
+/// Returns an error if the query fails.
 pub(crate) async fn sessions(session: &mut PgConnection) -> Result<Vec<Session>, sqlx::Error> {
     let rows: Vec<(i32, String, bool)> = sqlx::query_as(
         "select a.pid, a.application_name::text,
-                exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory' and l.granted)
-         from pg_stat_activity a where a.datname = current_database() and starts_with(a.application_name, $1) order by a.backend_start",
+            exists (
+              select from pg_locks l
+              where l.pid = a.pid and l.locktype = 'advisory' and l.granted
+            )
+         from pg_stat_activity a
+         where a.datname = current_database() and starts_with(a.application_name, $1)
+         order by a.backend_start",
     )
     .bind(SESSION_PREFIX)
     .fetch_all(session)
@@ -54,7 +61,7 @@ mod tests {
     fn a_process_is_known_by_its_session_however_long_its_names_are() {
         let ours = session_name("orders", "relay-7d9f", 4711);
         assert_eq!(ours, "tidings lease orders relay-7d9f:4711");
-        let session = read(1, &ours, true).expect("one of ours");
+        let session = read(1, &ours, true).expect("a session of a relay");
         assert_eq!(
             (session.relay.as_str(), session.process.as_str()),
             ("orders", "relay-7d9f:4711")
@@ -66,7 +73,10 @@ mod tests {
             4_194_304,
         );
         assert!(long.len() <= 63 && long.ends_with(":4194304"), "{long}");
-        assert_eq!(read(1, &long, false).expect("one of ours").relay, name);
+        assert_eq!(
+            read(1, &long, false).expect("a session of a relay").relay,
+            name
+        );
         assert_eq!(read(1, "psql", false), None);
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use serde_json::Value;
@@ -22,22 +23,28 @@ const CRATES: &[&str] = &[
 ];
 
 /// Compiles programs against libraries that are already built.
-pub struct Compiler {
+pub(crate) struct Compiler {
     libraries: HashMap<String, PathBuf>,
     dependencies: PathBuf,
 }
 
 impl Compiler {
+    /// Returns the compiler of this test run.
+    pub(crate) fn of_this_build() -> &'static Self {
+        static COMPILER: LazyLock<Compiler> = LazyLock::new(Compiler::find);
+        &COMPILER
+    }
+
     /// Finds the libraries. Cargo lists them without building anything, because this test was built
     /// with the same options.
-    pub fn of_this_build() -> Self {
+    fn find() -> Self {
         let test = std::env::current_exe().expect("the path of this test");
         let dependencies = test.parent().expect("a folder").to_owned();
         let mut cargo = Command::new(env!("CARGO"));
         cargo
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .args(["test", "--no-run", "--offline", "--message-format=json"])
-            .args(["--package", "tidings", "--test", "compile"]);
+            .args(["--workspace", "--test", "compile"]);
         if dependencies.ends_with("release/deps") {
             cargo.arg("--release");
         }
@@ -72,7 +79,7 @@ impl Compiler {
     ///
     /// Each error has its message, the places and labels in the program, and its notes. Text that
     /// depends on the lines of the library itself is left out.
-    pub fn compile(&self, program: &Path) -> String {
+    pub(crate) fn compile(&self, program: &Path) -> String {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compile");
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc

@@ -55,14 +55,14 @@ fn each_of(folder: &str, check: impl Fn(&Compiler, &Path) -> Result<(), String> 
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(program) =
-                    { programs.lock().expect("the task does not panic").pop() }
+                    { programs.lock().expect("the lock is not poisoned").pop() }
                 {
-                    if let Err(failure) = check(&compiler, &program) {
+                    if let Err(failure) = check(compiler, &program) {
                         let name = program.file_name().unwrap_or_default().to_string_lossy();
                         let failure = format!("{name}:\n{failure}");
                         failures
                             .lock()
-                            .expect("the task does not panic")
+                            .expect("the lock is not poisoned")
                             .push(failure);
                     }
                 }

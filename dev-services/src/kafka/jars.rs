@@ -1,4 +1,4 @@
-//! Kafka's jars, and the archive of its classes that makes the JVM start in half the time.
+//! Kafka's jars, and the class archive that halves the start-up time of the JVM.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,21 +10,23 @@ use super::{Kafka, KafkaOptions, Parts, SERVICE};
 
 const POM: &str = include_str!("../../kafka/pom.xml");
 
-/// The version that `kafka/pom.xml` names.
+/// Returns the version in `kafka/pom.xml`.
 pub(super) fn version() -> &'static str {
     let (_, rest) = POM
         .split_once("<kafka.version>")
-        .expect("the pom names Kafka's version");
+        .expect("the pom contains Kafka's version");
     rest.split_once('<').expect("the pom is well-formed").0
 }
 
-/// The folder with Kafka's jars: 44 MB, fetched once.
+/// Returns the folder with Kafka's jars, which take 44 MB and are downloaded once.
 pub(super) fn fetch() -> Result<PathBuf, Error> {
     java::jars(&format!("kafka-{}", version()), POM)
 }
 
-/// The classes that a broker loads, parsed once (JEP 350). Made by the first broker that ever runs; `None` when that fails, as a broker
-/// without it is slower and nothing else.
+/// Returns the archive of the parsed classes that a broker loads (JEP 350). The first broker that
+/// runs on this machine creates it.
+///
+/// Returns `None` if that fails, because a broker without the archive only starts more slowly.
 pub(super) fn class_archive(jars: &Path, java: &Java) -> Result<Option<PathBuf>, Error> {
     let name = format!(
         "kafka-{}-java-{}.jsa",

@@ -3,7 +3,8 @@ use std::process::Command;
 
 use crate::{Error, cache, maven, programs};
 
-/// Where packagers put `postgres` and `initdb`; they are seldom in PATH. One `*` a line, the newest version first.
+/// Folders in which packages install `postgres` and `initdb`, which are seldom in PATH. One `*` per
+/// line; the newest version comes first.
 const FOLDERS: [&str; 7] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -14,13 +15,14 @@ const FOLDERS: [&str; 7] = [
     "/usr/local/pgsql/bin",
 ];
 
-/// The release of Zonky's jars that is fetched when none is installed.
+/// Release of Zonky's jars that is downloaded if no Postgres is installed.
 const FETCHED: &str = "18.1.0";
 
-const REMEDY: &str = "apt-get install postgresql (Debian, Ubuntu), brew install postgresql@18 (macOS), \
-                      start Docker, install Maven so that it can be fetched, or set DATABASE_URL to a server with wal_level=logical";
+const REMEDY: &str = "apt-get install postgresql (Debian, Ubuntu), \
+    brew install postgresql@18 (macOS), start Docker, install Maven to download it, \
+    or set DATABASE_URL to a server with wal_level=logical";
 
-/// A Postgres that can be run.
+/// The programs of a Postgres installation.
 #[derive(Debug)]
 pub(super) struct Binaries {
     pub(super) folder: PathBuf,
@@ -29,7 +31,8 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// In `wish`, where the environment says, installed, or fetched.
+    /// Finds Postgres in `wish`, as set in the environment, installed, or downloaded, in this
+    /// order.
     pub(super) fn find(wish: Option<&Path>) -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(folder) = wish
@@ -62,7 +65,7 @@ impl Binaries {
         })
     }
 
-    /// The first number of the version.
+    /// Returns the major version.
     pub(super) fn major(&self) -> u32 {
         self.version.first().copied().unwrap_or_default()
     }
@@ -76,7 +79,8 @@ impl Binaries {
         format!("Postgres {} ({origin})", programs::dotted(&self.version))
     }
 
-    /// Three programs and their libraries, as jars that Zonky publishes for every platform.
+    /// Downloads the three programs and their libraries, which Zonky publishes as jars for every
+    /// platform.
     fn fetch(release: &str) -> Result<Self, Error> {
         let missing = || Error::missing("Postgres 15 or newer", REMEDY);
         let platform = platform()
@@ -124,7 +128,7 @@ fn platform() -> Option<String> {
     Some(format!("{system}-{processor}{musl}"))
 }
 
-/// The jar holds one `*.txz`.
+/// Unpacks the single `*.txz` of the jar.
 fn unpack(folder: &Path) -> Result<(), Error> {
     let files =
         std::fs::read_dir(folder).map_err(Error::system(format!("read {}", folder.display())))?;
@@ -136,7 +140,7 @@ fn unpack(folder: &Path) -> Result<(), Error> {
     let Some(archive) = archive else {
         return Err(Error::Fetch {
             what,
-            output: "there is no archive in the jar".to_owned(),
+            output: "the jar contains no archive".to_owned(),
         });
     };
     let tar = Command::new("tar")

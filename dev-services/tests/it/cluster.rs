@@ -1,4 +1,4 @@
-//! Three brokers, and one behind a wire.
+//! Tests of a cluster of three brokers, and of a broker behind a proxy.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -37,7 +37,8 @@ fn any_one_of_three_brokers_may_go_and_come_back() {
             matches!(wire::partitions(other, "kept"), Ok(Some(1)))
         });
         let topic = format!("without-{gone}");
-        // Until a new controller is elected and the missing broker is noticed: it may be asked to hold a replica, and asked again.
+        // Retries until a new controller is elected and the missing broker is detected. The
+        // controller may choose that broker for a replica until then.
         until(&format!("{topic} made"), || {
             matches!(
                 wire::create_replicated_topic(other, &topic, 2),
@@ -48,7 +49,7 @@ fn any_one_of_three_brokers_may_go_and_come_back() {
         if gone < 2 {
             assert!(
                 TcpStream::connect(("127.0.0.1", ports[gone])).is_err(),
-                "nobody listens"
+                "nothing listens"
             );
             cluster.broker(gone).start_again().expect("it starts again");
         }

@@ -1,4 +1,4 @@
-//! What the program `services` promises to whoever starts it.
+//! Tests of the program `services`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ fn services(arguments: &[&str]) -> Command {
     services
 }
 
-/// `services up`, the ports of Postgres and Kafka.
+/// Starts `services up` and returns it with the ports of Postgres and Kafka.
 fn up() -> (Child, u16, u16) {
     let mut owner = services(&["up"]).spawn().expect("`services` can be run");
     let mut lines = BufReader::new(owner.stdout.take().expect("stdout is a pipe")).lines();
@@ -47,12 +47,12 @@ fn up() -> (Child, u16, u16) {
     );
     (
         owner,
-        port(&database).expect("the URL names a port"),
-        port(&brokers).expect("the address names a port"),
+        port(&database).expect("the URL contains a port"),
+        port(&brokers).expect("the address contains a port"),
     )
 }
 
-/// The folders that the process has made.
+/// Returns the folders that the process has created.
 fn folders(owner: u32) -> Vec<String> {
     let names = fs::read_dir(std::env::temp_dir())
         .expect("the temporary folder can be read")
@@ -63,7 +63,8 @@ fn folders(owner: u32) -> Vec<String> {
         .collect()
 }
 
-/// The processes whose command line or working folder names one of the folders: keepers, servers and their children.
+/// Returns the processes whose command line or working folder contains one of the folders: keepers,
+/// servers and their children.
 fn processes(folders: &[String]) -> BTreeSet<u32> {
     let names_a_folder = |pid: &u32| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -80,7 +81,7 @@ fn processes(folders: &[String]) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Waits until nothing of an owner is left.
+/// Waits until no process and no folder of an owner is left.
 fn assert_gone(folders: &[String], pids: &BTreeSet<u32>) {
     let until = Instant::now() + Duration::from_secs(15);
     loop {
@@ -189,7 +190,9 @@ fn addresses_from_the_environment_are_used_as_they_are_and_nothing_is_started() 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_program_that_drains_after_the_owner_is_gone_still_has_its_servers() {
-    let script = "echo ${DATABASE_URL##*:}; read -r _; sleep 0.5; echo >/dev/tcp/127.0.0.1/$(echo ${DATABASE_URL##*:} | cut -d/ -f1) && echo served";
+    let script = "echo ${DATABASE_URL##*:}; read -r _; sleep 0.5; \
+                  echo >/dev/tcp/127.0.0.1/$(echo ${DATABASE_URL##*:} | cut -d/ -f1) \
+                  && echo served";
     let mut owner = services(&["run", "--", "bash", "-c", script])
         .spawn()
         .expect("`services` can be run");
@@ -204,14 +207,14 @@ fn a_program_that_drains_after_the_owner_is_gone_still_has_its_servers() {
     assert_eq!(
         lines
             .next()
-            .expect("the program goes on")
+            .expect("the program continues")
             .expect("it prints text"),
         "served"
     );
     assert_gone(&folders, &pids);
 }
 
-/// A `docker` that only writes down what it is told; `up` takes as long as FAKE_UP says.
+/// A `docker` that only logs its arguments. `up` takes FAKE_UP seconds.
 const FAKE_DOCKER: &str = r#"#!/bin/sh
 echo "$POSTGRES_PORT:$KAFKA_PORT $*" >>"$FAKE_LOG"
 case "$*" in *" up "*) exec sleep "$FAKE_UP" ;; esac
@@ -269,7 +272,7 @@ fn docker_is_used_when_an_engine_answers_and_its_containers_are_taken_down_howev
         .and_then(|line| line.split(' ').next());
     let (postgres, kafka) = ports
         .and_then(|ports| ports.split_once(':'))
-        .expect("compose is told the ports");
+        .expect("compose receives the ports");
     assert_eq!(
         line,
         format!("postgres://postgres:postgres@127.0.0.1:{postgres}/postgres 127.0.0.1:{kafka}\n")

@@ -1,4 +1,4 @@
-//! A primary and its standby.
+//! Tests of a primary and its standby.
 
 use dev_services::{Postgres, PostgresOptions};
 
@@ -85,7 +85,8 @@ fn a_failover_slot_survives_where_postgres_can_keep_it() {
     run(&primary, "insert into kept values (1)");
     let waited = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| standby.wait_for_slot(&primary, "followed"));
-        // As a reader does who confirms what it has read: the standby has nothing from before its time.
+        // Confirms what it has read, as a reader does: the standby has no WAL from before it was
+        // created.
         while !waiting.is_finished() {
             run(&primary, "insert into kept values (1)");
             run(&primary, "select pg_sleep(0.1)");
@@ -101,6 +102,7 @@ fn a_failover_slot_survives_where_postgres_can_keep_it() {
     standby.catch_up_with(&primary).expect("it catches up");
     primary.kill().expect("it is killed");
     standby.promote().expect("it takes over");
-    let changes = "(select count(*) from pg_logical_slot_peek_binary_changes('followed', null, null, 'proto_version', '1', 'publication_names', 'p')) > 0";
+    let changes = "(select count(*) from pg_logical_slot_peek_binary_changes(
+        'followed', null, null, 'proto_version', '1', 'publication_names', 'p')) > 0";
     assert!(holds(&standby, changes));
 }

@@ -1,4 +1,4 @@
-//! What a test may do to a server of its own.
+//! Tests of the actions on a private server.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn postgres_that_was_stopped_or_killed_starts_again_with_its_port_and_data() {
     server.stop().expect("it stops");
     assert!(
         TcpStream::connect(("127.0.0.1", port)).is_err(),
-        "nobody listens"
+        "nothing listens"
     );
     server.start_again().expect("it starts again");
     assert!(wire::sql(port, "select from kept").expect("Postgres answers"));
@@ -29,7 +29,7 @@ fn postgres_that_was_stopped_or_killed_starts_again_with_its_port_and_data() {
     server.kill().expect("it is killed");
     assert!(
         TcpStream::connect(("127.0.0.1", port)).is_err(),
-        "nobody listens"
+        "nothing listens"
     );
     server.start_again().expect("it recovers");
     assert!(wire::sql(port, "select from kept, kept_too").expect("Postgres answers"));
@@ -37,7 +37,7 @@ fn postgres_that_was_stopped_or_killed_starts_again_with_its_port_and_data() {
     assert_ne!(server.pid(), first);
     assert!(
         !wire::sql(postgres().port(), "select from kept").expect("Postgres answers"),
-        "another server has data of its own"
+        "another server has different data"
     );
 }
 
@@ -51,7 +51,7 @@ fn kafka_that_was_stopped_or_killed_starts_again_with_its_port_and_data() {
     broker.kill().expect("it is killed");
     assert!(
         TcpStream::connect(("127.0.0.1", port)).is_err(),
-        "nobody listens"
+        "nothing listens"
     );
     broker.start_again().expect("it recovers");
     assert_eq!(
@@ -62,7 +62,7 @@ fn kafka_that_was_stopped_or_killed_starts_again_with_its_port_and_data() {
     broker.stop().expect("it stops");
     assert!(
         TcpStream::connect(("127.0.0.1", port)).is_err(),
-        "nobody listens"
+        "nothing listens"
     );
     broker.start_again().expect("it starts again");
     assert_eq!(
@@ -83,7 +83,7 @@ fn a_paused_server_is_silent_until_it_is_resumed() {
     let mut session = wire::session(server.port()).expect("Postgres answers");
     server.pause().expect("it is paused");
     let silent =
-        wire::query(&mut session, "select 1").expect_err("a paused server does not answer");
+        wire::query(&mut session, "select 1").expect_err("a paused server does not respond");
     assert!(
         matches!(
             silent.kind(),
@@ -92,9 +92,10 @@ fn a_paused_server_is_silent_until_it_is_resumed() {
         "{silent}"
     );
     server.resume().expect("it is resumed");
-    // The old session answers the question that it got while it was stopped, and the next one.
-    assert!(wire::until_ready(&mut session).expect("the session goes on"));
-    assert!(wire::query(&mut session, "select 1").expect("the session goes on"));
+    // The old session returns the result of the query that it received while it was paused, and of
+    // the next one.
+    assert!(wire::until_ready(&mut session).expect("the session continues"));
+    assert!(wire::query(&mut session, "select 1").expect("the session continues"));
 
     let mut broker = Kafka::start(KafkaOptions::new()).expect("Kafka starts");
     broker.pause().expect("it is paused");
@@ -130,11 +131,13 @@ fn settings_and_the_socket_reach_postgres() {
         .unix_socket(true);
     let mut server = Postgres::start(options).expect("Postgres starts");
     let port = server.port();
-    let check = "do $$ begin assert current_setting('wal_level') = 'minimal' and current_setting('fsync')::bool; end $$";
+    let check = "do $$ begin
+        assert current_setting('wal_level') = 'minimal' and current_setting('fsync')::bool;
+    end $$";
     assert!(wire::sql(port, check).expect("Postgres answers"));
     let socket = server
         .socket_folder()
-        .expect("a socket was asked for")
+        .expect("a socket is configured")
         .join(format!(".s.PGSQL.{port}"));
     std::os::unix::net::UnixStream::connect(socket).expect("the socket can be reached");
 
@@ -155,7 +158,7 @@ fn a_server_that_cannot_start_says_why() {
         .expect_err("it refuses")
         .to_string();
     assert!(
-        error.contains("Postgres did not start: it ended with code 1")
+        error.contains("Postgres did not start: it exited with code 1")
             && error.contains("no_such_setting"),
         "{error}"
     );
@@ -163,7 +166,7 @@ fn a_server_that_cannot_start_says_why() {
         .expect_err("it refuses")
         .to_string();
     assert!(
-        error.contains("Kafka did not start: it ended with code 1")
+        error.contains("Kafka did not start: it exited with code 1")
             && error.contains("process.roles"),
         "{error}"
     );

@@ -1,4 +1,4 @@
-//! Just enough of both protocols to ask a server whether it is one, and whether it still has its data.
+//! Minimal clients of both protocols, which verify that a server responds and still has its data.
 
 use std::io::{Read, Result, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ fn connect(port: u16) -> Result<TcpStream> {
     Ok(connection)
 }
 
-/// Runs one statement in a session of its own; whether it succeeded.
+/// Runs one statement in a separate session. Returns `true` if it succeeded.
 pub(crate) fn sql(port: u16, statement: &str) -> Result<bool> {
     query(&mut session(port)?, statement)
 }
@@ -24,7 +24,7 @@ pub(crate) fn session(port: u16) -> Result<TcpStream> {
     Ok(server)
 }
 
-/// Runs one statement by the simple protocol; whether it succeeded.
+/// Runs one statement with the simple protocol. Returns `true` if it succeeded.
 pub(crate) fn query(server: &mut TcpStream, statement: &str) -> Result<bool> {
     let mut query = vec![b'Q'];
     query.extend((statement.len() as u32 + 5).to_be_bytes());
@@ -34,7 +34,8 @@ pub(crate) fn query(server: &mut TcpStream, statement: &str) -> Result<bool> {
     until_ready(server)
 }
 
-/// Reads messages until the server is ready for a query; whether none of them was an error.
+/// Reads messages until the server is ready for a query. Returns `false` if one of them was an
+/// error.
 pub(crate) fn until_ready(server: &mut TcpStream) -> Result<bool> {
     let mut no_error = true;
     loop {
@@ -72,12 +73,12 @@ fn kafka(port: u16, api_key: u8, version: u8, body: &[u8]) -> Result<Vec<u8>> {
     Ok(answer.split_off(4))
 }
 
-/// CreateTopics, version 2, with one partition; the error code.
+/// Sends CreateTopics, version 2, with one partition, and returns the error code.
 pub(crate) fn create_topic(port: u16, topic: &str) -> Result<i16> {
     create_replicated_topic(port, topic, 1)
 }
 
-/// The same on several brokers.
+/// Does the same with several replicas.
 pub(crate) fn create_replicated_topic(port: u16, topic: &str, replicas: u8) -> Result<i16> {
     let one = [0, 0, 0, 1];
     let (no_assignments, no_configs, timeout) = ([0; 4], [0; 4], [0, 0, 0x27, 0x10]);
@@ -93,12 +94,13 @@ pub(crate) fn create_replicated_topic(port: u16, topic: &str, replicas: u8) -> R
     ]
     .concat();
     let answer = kafka(port, 19, 2, &body)?;
-    // Throttle time, the number of topics, the name.
+    // Throttle time, number of topics, name.
     let code = 4 + 4 + 2 + topic.len();
     Ok(i16::from_be_bytes([answer[code], answer[code + 1]]))
 }
 
-/// How many partitions a topic has by Metadata, version 1; `None` when the broker does not know it.
+/// Returns the number of partitions of a topic from Metadata, version 1, or `None` if the broker
+/// does not have it.
 pub(crate) fn partitions(port: u16, topic: &str) -> Result<Option<u32>> {
     let answer = kafka(port, 3, 1, &[&[0, 0, 0, 1][..], &text(topic)].concat())?;
     let at = answer
@@ -109,7 +111,7 @@ pub(crate) fn partitions(port: u16, topic: &str) -> Result<Option<u32>> {
     Ok((error == [0, 0]).then(|| u32::from_be_bytes([after[0], after[1], after[2], after[3]])))
 }
 
-/// Waits until the broker itself knows the topic that its controller has created.
+/// Waits until the broker itself has the metadata of a topic that its controller has created.
 pub(crate) fn wait_for_topic(port: u16, topic: &str) {
     let until = std::time::Instant::now() + Duration::from_secs(10);
     while partitions(port, topic).expect("Kafka answers").is_none() {

@@ -1,11 +1,11 @@
-//! The gateway: the one address that customers know.
+//! The gateway: the only address that customers use.
 //!
 //! ```text
-//! GET  /api/orders/{id}      three services at once, and what is missing by name      overview.rs
-//!      /api/orders/v2…       the new order service                                    ┐ the strangler fig: route by route
-//!      /api/orders…          the legacy system, for all that is not moved yet         ┘ until nothing is left behind it
-//!      /api/payments/…       the payment service; likewise /api/parcels/…
-//! GET  /                     a page to play with                                      page.rs, page.html
+//! GET  /api/orders/{id}   three services at once; names the missing ones   overview.rs
+//!      /api/orders/v2…    the new order service                            ┐ the strangler fig:
+//!      /api/orders…       the legacy system, for all other order routes    ┘ moved route by route
+//!      /api/payments/…    the payment service; likewise /api/parcels/…
+//! GET  /                  a page to experiment with                        page.rs, page.html
 //! ```
 //!
 //! Every call to a service goes through `upstream.rs`: retry, circuit breaker, bulkhead, timeout.
@@ -39,7 +39,7 @@ use super::processes::{NAMES, Processes};
 use super::servers::Servers;
 use upstream::{Ask, Upstream};
 
-/// What the routes share.
+/// State of the routes.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     upstreams: Arc<HashMap<&'static str, Upstream>>,
@@ -47,7 +47,7 @@ pub(crate) struct Gateway {
     feed: feed::Feed,
 }
 
-/// Where it listens.
+/// Starts the gateway and returns its address.
 pub(crate) async fn start(
     servers: &Servers,
     processes: Arc<Processes>,
@@ -95,7 +95,8 @@ pub(crate) async fn start(
     Ok(address)
 }
 
-/// A circuit that opens is worth an event: the gateway has no database, so it goes straight to Kafka.
+/// Publishes the transitions of a circuit as events. They go directly to Kafka, because the gateway
+/// has no database.
 async fn publish_transitions(bus: Bus, breaker: CircuitBreaker) {
     let mut transitions = breaker.transitions();
     while let Some(transition) = transitions.next().await {
@@ -158,7 +159,7 @@ async fn shipping(
 }
 
 impl Gateway {
-    /// What the service says, or why it says nothing.
+    /// Returns the response of a service, or an error response if there is none.
     async fn forward(
         &self,
         service: &'static str,
@@ -176,7 +177,7 @@ impl Gateway {
     }
 }
 
-/// Why there is no answer: nobody was asked, or nobody answered in time, or nobody is there.
+/// Returns the error response for a call that was rejected by the circuit, timed out or failed.
 fn refusal(service: &str, error: &BoxError) -> Response {
     let mut headers = HeaderMap::new();
     if let Some(open) = error.downcast_ref::<CircuitOpen>() {
@@ -190,7 +191,7 @@ fn refusal(service: &str, error: &BoxError) -> Response {
     (status, headers, format!("{service}: {error}")).into_response()
 }
 
-/// A service's answer to what it did not expect.
+/// Maps an unexpected error of a service to a response.
 pub(crate) fn internal(error: impl Display) -> (StatusCode, String) {
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }

@@ -1,4 +1,5 @@
-//! One order as its customer sees it: from three services at once. Where one does not answer, the rest is shown, and the missing part is named.
+//! A customer's view of an order, from three services at once. If a service does not respond, the
+//! response contains the other parts and names the missing one.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -35,7 +36,7 @@ pub(super) async fn show(
     (status, Json(body))
 }
 
-/// What the service has of it, null if nothing yet; none if it does not answer.
+/// Returns the service's part of the order: null if it has none yet, `None` if it does not respond.
 async fn part(gateway: &Gateway, service: &str, path: String) -> Option<Value> {
     let answer = gateway.upstreams[service].get(path).await.ok()?;
     match answer.status {

@@ -1,4 +1,5 @@
-//! The page, and its buttons. No customer's: whoever opens it may break and kill services.
+//! The page and its actions. It is not for customers: anyone who opens it can break and kill
+//! services.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -26,7 +27,7 @@ pub(super) fn routes() -> Router<Gateway> {
         )
 }
 
-/// Each service with its circuit, the newest orders, the newest events.
+/// Returns each service with its circuit, the newest orders and the newest events.
 async fn state(State(gateway): State<Gateway>) -> Json<Value> {
     let service = |name: &&'static str| {
         let (circuit, processes) = (
@@ -34,7 +35,13 @@ async fn state(State(gateway): State<Gateway>) -> Json<Value> {
             &gateway.processes,
         );
         let (running, broken) = (processes.is_running(name), processes.is_broken(name));
-        json!({ "name": name, "running": running, "broken": broken, "breakable": BREAKABLE.contains(name), "circuit": circuit })
+        json!({
+            "name": name,
+            "running": running,
+            "broken": broken,
+            "breakable": BREAKABLE.contains(name),
+            "circuit": circuit,
+        })
     };
     let services: Vec<Value> = NAMES.iter().map(service).collect();
     let orders = gateway.upstreams["order"].get("/orders".into()).await.ok();

@@ -1,4 +1,4 @@
-//! One service as the gateway sees it: an HTTP client in layers.
+//! A service as the gateway calls it: an HTTP client with layers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tidings::resilience::{
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
 
-/// A request. May be sent twice: placing an order carries the customer's own id.
+/// A request. Sending it twice is safe, because an order carries an id from the customer.
 #[derive(Clone)]
 pub(super) struct Ask {
     pub(super) method: Method,
@@ -22,7 +22,7 @@ pub(super) struct Ask {
     pub(super) body: Bytes,
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -37,7 +37,8 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Breaker and bulkhead are the service's own: one that is down takes nothing from the others.
+    /// Each service has its own breaker and bulkhead, so that a failed service does not affect the
+    /// others.
     pub(super) fn new(name: &'static str, address: &str) -> Self {
         let breaker = CircuitBreaker::new(
             name,
@@ -70,7 +71,7 @@ impl Upstream {
         self.client.clone().oneshot(ask).await
     }
 
-    /// What it has of this path.
+    /// Requests this path.
     pub(super) async fn get(&self, path: String) -> Result<Answer, BoxError> {
         self.ask(Ask {
             method: Method::GET,
@@ -85,7 +86,7 @@ impl Upstream {
     }
 }
 
-/// What an outcome means, to the retry and to the breaker alike.
+/// Classifies an outcome, for both the retry and the breaker.
 fn judge(outcome: Result<&Answer, &BoxError>) -> Class {
     match outcome {
         Ok(answer) if answer.status.is_server_error() => Class::Transient,

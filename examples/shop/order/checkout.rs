@@ -1,4 +1,5 @@
-//! The checkout: a saga over three other services. Forward step by step; where a step is refused, back through those that are done.
+//! The checkout: a saga over three other services. If a service refuses its step, the saga
+//! compensates the completed steps in reverse order.
 //!
 //! ```text
 //! reserve stock ─▶ take payment ─▶ ship ─▶ completed
@@ -7,8 +8,9 @@
 //!  cancelled ◀── release stock ◀── refund payment
 //! ```
 //!
-//! Where each order stands is in the order service's own database: whatever is killed, the saga goes on from there. A service that is away is
-//! waited for, since no step has a timeout; the customer's order is no less placed.
+//! The state of each order is in the order service's own database, so the saga continues after any
+//! process is killed. The steps have no timeout: the saga waits for a service that is down, and the
+//! customer's order remains placed.
 
 use serde::{Deserialize, Serialize};
 use tidings::saga::Saga;
@@ -21,15 +23,15 @@ use crate::events::{
     StockReserved, TakePayment,
 };
 
-/// What the saga carries from step to step.
+/// State that the saga passes from step to step.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Checkout {
     order: OrderPlaced,
-    /// Why it goes back.
+    /// Reason of a compensation.
     refused: Option<String>,
 }
 
-/// Stored with each run.
+/// Name of the saga, which is stored with each run.
 pub(super) const NAME: &str = "checkout";
 
 pub(super) fn checkout() -> Saga<Checkout> {
@@ -39,7 +41,7 @@ pub(super) fn checkout() -> Saga<Checkout> {
             refused: None,
         })
         .key(|s| s.order.order_id.to_string())
-        // Nothing to do, but to undo: what is compensated last.
+        // This step does nothing itself. Its compensation runs last.
         .step("accept")
         .compensate_local(cancel)
         .step("reserve-stock")
@@ -67,7 +69,7 @@ pub(super) fn checkout() -> Saga<Checkout> {
         })
         .on::<OrderShipped>(|_, _| ())
         .fails_on::<ShippingRefused>(|s, refusal| s.refuse(refusal.reason))
-        .pivot() // what is sent does not come back: from here on only forward
+        .pivot() // a parcel cannot be called back, so the saga can only continue
         .step("complete")
         .local(complete)
 }

@@ -1,4 +1,4 @@
-//! Order: takes orders, and is where their checkout is steered from.
+//! Order: accepts orders and runs their checkout saga.
 
 mod checkout;
 
@@ -19,8 +19,10 @@ use super::{Failure, gateway::internal};
 
 const TABLES: &str = "
 create table if not exists orders (
-    id uuid primary key, customer text not null, country text not null, article text not null, quantity int not null, cents bigint not null,
-    status text not null default 'placed', reason text, placed_at timestamptz not null default clock_timestamp()
+    id uuid primary key, customer text not null, country text not null, article text not null,
+    quantity int not null, cents bigint not null,
+    status text not null default 'placed', reason text,
+    placed_at timestamptz not null default clock_timestamp()
 );
 create index if not exists orders_placed_at on orders (placed_at);";
 
@@ -39,7 +41,7 @@ pub(crate) async fn main() -> Result<(), Failure> {
 
 #[derive(Deserialize)]
 struct NewOrder {
-    /// The customer's own, so that an order that is sent twice is placed once.
+    /// Chosen by the customer, so that an order that is sent twice is placed once.
     order_id: Uuid,
     customer: String,
     country: String,
@@ -60,7 +62,8 @@ async fn place(
     } = new;
     let cents = 1_000 * i64::from(quantity);
     let mut tx = pool.begin().await.map_err(internal)?;
-    let insert = "insert into orders (id, customer, country, article, quantity, cents) values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
+    let insert = "insert into orders (id, customer, country, article, quantity, cents)
+        values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
     let insert = sqlx::query(insert)
         .bind(order_id)
         .bind(&customer)
@@ -88,7 +91,8 @@ async fn place(
             .await
             .map_err(internal)?;
     }
-    tx.commit().await.map_err(internal)?; // the order and its event exist from here on, or neither does
+    // Commits both the order and its event.
+    tx.commit().await.map_err(internal)?;
     Ok((StatusCode::CREATED, Json(order_id)))
 }
 
@@ -113,7 +117,7 @@ async fn show(
     Ok(Json(order))
 }
 
-/// The latest orders, and how far each is.
+/// Returns the latest orders and their progress.
 async fn newest(State(pool): State<PgPool>) -> Result<Json<Value>, (StatusCode, String)> {
     let sql = format!("{AS_JSON} order by placed_at desc limit 15");
     let mut orders: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(sql))
@@ -136,5 +140,11 @@ async fn newest(State(pool): State<PgPool>) -> Result<Json<Value>, (StatusCode, 
 }
 
 fn progress(saga: &SagaRun) -> Value {
-    json!({ "status": saga.status, "step": saga.step, "done": saga.done, "undone": saga.undone, "ahead": saga.ahead })
+    json!({
+        "status": saga.status,
+        "step": saga.step,
+        "done": saga.done,
+        "undone": saga.undone,
+        "ahead": saga.ahead,
+    })
 }

@@ -1,4 +1,4 @@
-//! What Kafka says: facts by asking once, and what they mean.
+//! Checks of the Kafka cluster: its state is read once, then judged by pure functions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::{
     relay::{Delivery, startup::transaction_timeout},
 };
 
-/// How long each question may take.
+/// Time limit of each request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The findings about the brokers and these topics.
+/// Returns the findings about the brokers and these topics.
 pub(super) async fn look(config: &Config, topics: &[String]) -> Result<Vec<Finding>, Failure> {
     let settings = config
         .kafka
@@ -25,7 +25,7 @@ pub(super) async fn look(config: &Config, topics: &[String]) -> Result<Vec<Findi
         Err(reason) => {
             findings.fail(
                 "reachable",
-                format!("no answer from {}: {reason}", settings.brokers),
+                format!("no response from {}: {reason}", settings.brokers),
                 remedy(&reason),
             );
         }
@@ -37,7 +37,8 @@ fn remedy(reason: &str) -> &'static str {
     let reason = reason.to_ascii_lowercase();
     match () {
         () if reason.contains("sasl") || reason.contains("authentication") => {
-            "check kafka.properties: security.protocol, sasl.mechanism, sasl.username, sasl.password"
+            "check kafka.properties: security.protocol, sasl.mechanism, sasl.username, \
+             sasl.password"
         }
         () if reason.contains("ssl") => {
             "check kafka.properties: security.protocol, ssl.ca.location"
@@ -46,9 +47,10 @@ fn remedy(reason: &str) -> &'static str {
             "check the host names in --brokers, and the advertised.listeners of the brokers"
         }
         () if reason.contains("disconnected") || reason.contains("timed out") => {
-            "does the listener expect TLS or SASL (kafka.properties security.protocol)? Are the advertised.listeners reachable from here?"
+            "check whether the listener expects TLS or SASL (kafka.properties \
+             security.protocol), and that the advertised.listeners are reachable from here"
         }
-        () => "are the brokers running, and is --brokers right?",
+        () => "check that the brokers are running, and check --brokers",
     }
 }
 
@@ -62,20 +64,20 @@ fn judge(cluster: &Cluster, config: &Config, findings: &mut Findings) {
     if cluster.brokers == 1 {
         findings.warn(
             "replication",
-            "one broker: nothing survives its loss",
-            "fine for development; run three brokers for production",
+            "one broker: all events are lost with it",
+            "run three brokers in production",
         );
     }
     judge_transactions(cluster, config, findings);
     if cluster.topics.is_empty() {
-        findings.ok("topics", "no event yet, so no topic to look at");
+        findings.ok("topics", "no event yet, so no topic to check");
     }
     for (name, topic) in &cluster.topics {
         judge_topic(name, topic, cluster, config, findings);
     }
     if config.topics.create {
         let mut settings = cluster.defaults.clone();
-        // A broker's default bears another name than the topic's setting.
+        // The broker's default has another name than the topic's setting.
         if let Some(bytes) = settings.get("message.max.bytes").cloned() {
             settings.insert("max.message.bytes".into(), bytes);
         }
@@ -96,7 +98,8 @@ fn judge(cluster: &Cluster, config: &Config, findings: &mut Findings) {
     }
 }
 
-/// The limit of the brokers on transactions, of which delivery exactly once needs some. Nothing is found if it may not be read.
+/// Checks the brokers' limit on transactions, which exactly-once delivery uses. Adds no finding if
+/// the limit cannot be read.
 fn judge_transactions(cluster: &Cluster, config: &Config, findings: &mut Findings) {
     let limit = cluster
         .defaults
@@ -115,7 +118,8 @@ fn judge_transactions(cluster: &Cluster, config: &Config, findings: &mut Finding
     );
     if limit < transaction_timeout::LEAST {
         let text = format!(
-            "{name} {milliseconds} is less than the shortest transaction of a relay that delivers exactly once"
+            "{name} {milliseconds} is shorter than the shortest transaction \
+             of a relay that delivers exactly once"
         );
         findings.fail(
             "transactions",
@@ -124,7 +128,8 @@ fn judge_transactions(cluster: &Cluster, config: &Config, findings: &mut Finding
         );
     } else {
         let text = format!(
-            "{name} {milliseconds} limits the relay's transactions: an outage of a broker that lasts longer has events sent again"
+            "{name} {milliseconds} limits the relay's transactions: \
+             a longer broker outage causes events to be sent again"
         );
         findings.warn("transactions", text, remedy);
     }
@@ -138,26 +143,40 @@ fn judge_topic(
     findings: &mut Findings,
 ) {
     match topic {
-        Topic::There { partitions, replicas, settings } => {
+        Topic::There {
+            partitions,
+            replicas,
+            settings,
+        } => {
             if judge_durability(name, *replicas, settings, cluster, config, findings) {
-                findings.ok(name, format!("{partitions} partitions, {replicas} replicas"));
+                findings.ok(
+                    name,
+                    format!("{partitions} partitions, {replicas} replicas"),
+                );
             }
         }
-        Topic::Missing if config.topics.create => findings.ok(name, "created when its first event arrives"),
+        Topic::Missing if config.topics.create => {
+            findings.ok(name, "created when its first event arrives")
+        }
         Topic::Missing => findings.fail(
             name,
-            "does not exist, and the relay may not create it",
+            "does not exist, and the relay is not allowed to create it",
             format!(
-                "kafka-topics.sh --bootstrap-server … --create --topic {name} --partitions 6 --replication-factor 3; or --create-topics"
+                "kafka-topics.sh --bootstrap-server … --create --topic {name} \
+                 --partitions 6 --replication-factor 3; or --create-topics"
             ),
         ),
         Topic::Refused(reason) => {
-            findings.fail(name, reason.as_str(), format!("grant Describe and Write on the topic {name} to the relay's principal"));
+            findings.fail(
+                name,
+                reason.as_str(),
+                format!("grant Describe and Write on the topic {name} to the relay's principal"),
+            );
         }
     }
 }
 
-/// What would lose events or refuse them. True if there is nothing to say.
+/// Adds findings about settings that lose or refuse events. Returns `true` if there are none.
 fn judge_durability(
     name: &str,
     replicas: usize,
@@ -174,7 +193,7 @@ fn judge_durability(
     };
     if replicas > cluster.brokers {
         let text = format!(
-            "{replicas} replicas on {} brokers: it cannot be created",
+            "{replicas} replicas on {} brokers: the topic cannot be created",
             cluster.brokers
         );
         findings.fail(
@@ -185,7 +204,7 @@ fn judge_durability(
     } else if replicas < 2 && cluster.brokers > 1 {
         findings.warn(
             name,
-            "one replica: events are lost with its broker",
+            "one replica: events are lost if its broker fails",
             "give the topic three replicas (topics.replication = 3 for new ones)",
         );
     }
@@ -193,21 +212,27 @@ fn judge_durability(
         Some(least) if least > replicas => {
             findings.fail(
                 name,
-                format!("min.insync.replicas {least} is more than its {replicas} replicas: every write is refused"),
+                format!(
+                    "min.insync.replicas {least} is more than the {replicas} replicas: \
+                     every write is refused"
+                ),
                 "lower min.insync.replicas or add replicas",
             );
         }
         Some(least) if replicas > 1 && least == replicas => {
             findings.warn(
                 name,
-                format!("min.insync.replicas {least} of {replicas} replicas: the relay waits whenever one broker is down"),
+                format!(
+                    "min.insync.replicas {least} of {replicas} replicas: \
+                     the relay waits whenever one broker is down"
+                ),
                 "set min.insync.replicas to one less than the replicas",
             );
         }
         Some(1) if replicas > 1 => {
             findings.warn(
                 name,
-                "min.insync.replicas 1: an event that one broker has counts as delivered",
+                "min.insync.replicas 1: an event counts as delivered once one broker has it",
                 "set min.insync.replicas = 2 on the topic",
             );
         }
@@ -219,7 +244,8 @@ fn judge_durability(
     {
         findings.warn(
             name,
-            "unclean.leader.election.enable is true: a broker that lags may lead, and drop events",
+            "unclean.leader.election.enable is true: a lagging broker may become leader \
+             and drop events",
             "set it to false",
         );
     }
@@ -254,7 +280,7 @@ mod tests {
                 brokers: false,
             },
         )
-        .expect("sound")
+        .expect("a valid configuration")
     }
 
     fn topic(replicas: usize, settings: &[(&str, &str)]) -> Topic {
@@ -361,7 +387,7 @@ mod tests {
                 .filter(|finding| finding.state == State::Warn)
                 .count(),
             1,
-            "one broker is told once: {single:?}"
+            "one broker causes one warning: {single:?}"
         );
     }
 

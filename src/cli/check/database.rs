@@ -1,4 +1,4 @@
-//! What Postgres answers: the conditions of a relay's start, the sagas, and the topics that events go to.
+//! Checks of the database: the start conditions of a relay, sagas, and the topics of the events.
 
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -8,10 +8,11 @@ use crate::cli::database as connection;
 use crate::cli::exit::Failure;
 use crate::relay::{Condition, Level, examine_all};
 
-/// How many of the newest events are asked for their topics. Enough to meet every kind of event, few enough to be read at once.
+/// Number of the newest events whose topics are checked: enough to include every kind of event, and
+/// few enough to read at once.
 const NEWEST: i64 = 10_000;
 
-/// The findings, and the topics that events go to.
+/// Returns the findings, and the topics of the events.
 pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>), Failure> {
     let settings = connection::settings(config)?;
     let mut findings = Findings::of("postgres");
@@ -38,7 +39,7 @@ pub(super) async fn look(config: &Config) -> Result<(Vec<Finding>, Vec<String>),
         Err(text) => findings.fail(
             "catalogs",
             text,
-            "is this PostgreSQL itself, of a supported version?",
+            "check that the server is PostgreSQL of a supported version",
         ),
     }
     if findings

@@ -1,12 +1,14 @@
-//! Whether the database password could travel in clear text. Decided from the settings and from one connection.
+//! Check for a database password that could be sent in clear text. It uses the settings and one
+//! connection.
 
 use super::Findings;
 use crate::postgres::replication::{Channel, probe};
 use crate::postgres::{Method, Settings};
 
-const REMEDY: &str = "use sslmode=verify-full (sslrootcert=FILE for an authority of your own), or channel_binding=require, or require_auth=scram-sha-256";
+const REMEDY: &str = "use sslmode=verify-full (sslrootcert=FILE for your own authority), \
+                      channel_binding=require, or require_auth=scram-sha-256";
 
-/// Connects once and adds a warning. A connection that fails is another finding's.
+/// Connects once and adds a warning. A failed connection is reported by another check.
 pub(super) async fn look(settings: &Settings, findings: &mut Findings) {
     if let Ok((method, channel)) = probe(settings).await
         && let Some(text) = exposure(settings, method, &channel)
@@ -15,7 +17,8 @@ pub(super) async fn look(settings: &Settings, findings: &mut Findings) {
     }
 }
 
-/// How the password could be read on its way. As in libpq, a server may ask for it in clear text unless the settings exclude that.
+/// Returns how the password could be read in transit. As in libpq, a server may request it in clear
+/// text unless the settings exclude that.
 fn exposure(settings: &Settings, method: Method, channel: &Channel) -> Option<String> {
     let may_be_asked = settings.may_send_password();
     if settings.password().is_none() || settings.is_local() || channel.verified || !may_be_asked {
@@ -28,14 +31,16 @@ fn exposure(settings: &Settings, method: Method, channel: &Channel) -> Option<St
     };
     Some(match method {
         Method::Password => {
-            format!("{connection}, and the server asks for the password in clear text")
+            format!("{connection}, and the server requests the password in clear text")
         }
         Method::Md5 => format!(
-            "{connection}, and the server asks for an MD5 hash of the password, which is as good as the password"
+            "{connection}, and the server requests an MD5 hash of the password, \
+             which is as sensitive as the password"
         ),
         Method::None | Method::Scram | Method::ScramPlus => {
             format!(
-                "{connection}: a machine between could ask for the password in clear text, and would be sent it"
+                "{connection}: a machine in between could request and receive the password \
+                 in clear text"
             )
         }
     })
@@ -64,25 +69,25 @@ mod tests {
                 url("db", ""),
                 Method::Password,
                 &plain,
-                Some("not encrypted, and the server asks for the password in clear text"),
+                Some("not encrypted, and the server requests the password in clear text"),
             ),
             (
                 url("db", ""),
                 Method::Scram,
                 &plain,
-                Some("a machine between"),
+                Some("a machine in between"),
             ),
             (
                 url("db", "?sslmode=require"),
                 Method::Md5,
                 &encrypted,
-                Some("not verified, and the server asks for an MD5"),
+                Some("not verified, and the server requests an MD5"),
             ),
             (
                 url("db", "?sslmode=require"),
                 Method::ScramPlus,
                 &encrypted,
-                Some("not verified: a machine between"),
+                Some("not verified: a machine in between"),
             ),
             (
                 url("db", "?sslmode=verify-full"),

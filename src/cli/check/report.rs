@@ -1,4 +1,4 @@
-//! What was found, for people and for programs.
+//! The findings as text and as JSON.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::cli::config::Config;
 use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned_whole};
 
-/// The configuration that holds, then the findings, then one line that sums up.
+/// Returns the effective configuration, the findings and a summary line.
 pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
     let entries = config.entries.iter().map(|entry| {
         vec![
@@ -59,7 +59,7 @@ pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
     let (warnings, failures) = (count(State::Warn), count(State::Fail));
     let plural = |count: usize| if count == 1 { "" } else { "s" };
     text.push_str(&match (failures, warnings) {
-        (0, 0) => "\neverything is as it should be\n".to_owned(),
+        (0, 0) => "\nno problems found\n".to_owned(),
         (0, _) => format!(
             "\na relay can run; {warnings} warning{}\n",
             plural(warnings)
@@ -73,7 +73,7 @@ pub(super) fn text(config: &Config, findings: &[Finding]) -> String {
     text
 }
 
-/// The same as JSON.
+/// Returns the configuration and the findings as JSON.
 pub(super) fn json(config: &Config, findings: &[Finding]) -> Value {
     let entries = config.entries.iter().map(
         |entry| json!({ "key": entry.key, "value": entry.value, "from": entry.place.to_string() }),

@@ -1,4 +1,4 @@
-//! Parked events of subscribers whose inbox is in this database, for operators.
+//! Checks of parked events of the subscribers whose inbox is in this database.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool, Row as _, postgres::PgRow};
 
@@ -11,9 +11,9 @@ struct Parked {
     topic: String,
     events: i64,
     aggregates: i64,
-    /// An instance of the subscriber runs.
+    /// An instance of the subscriber is running.
     runs: bool,
-    /// One that runs reads the topic.
+    /// A running instance reads the topic.
     is_read: bool,
 }
 
@@ -30,7 +30,7 @@ impl FromRow<'_, PgRow> for Parked {
     }
 }
 
-/// Adds findings about parked events. A role that may not read the tables gets none.
+/// Adds findings about parked events. Adds none if the role may not read the tables.
 pub(super) async fn look(pool: &PgPool, schema: &str, findings: &mut Findings) {
     let sql = include_str!("subscribers.sql").replace("{schema}", schema);
     if let Ok(parked) = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await {
@@ -55,14 +55,15 @@ fn judge(parked: &[Parked], findings: &mut Findings) {
             (_, true) => findings.ok("subscribers", waiting),
             (true, false) => findings.warn(
                 "subscribers",
-                format!("{waiting} are not handled: no instance that runs subscribes to it"),
+                format!("{waiting} are not handled: no running instance subscribes to the topic"),
                 format!(
-                    "run a version of {consumer} that subscribes to {topic} until they are handled"
+                    "run a version of {consumer} that subscribes to {topic} \
+                     until these events are handled"
                 ),
             ),
             (false, _) => findings.warn(
                 "subscribers",
-                format!("{waiting} wait, and no instance of the subscriber runs"),
+                format!("{waiting} wait: no instance of the subscriber is running"),
                 format!("start {consumer}"),
             ),
         }

@@ -1,6 +1,8 @@
--- Parked events of subscribers, and whether an instance that runs reads their topic. An instance sends a heartbeat every ten seconds.
+-- Parked events of subscribers, and whether a running instance reads their topic.
+-- An instance sends a heartbeat every ten seconds.
 with live as (
-    select consumer, topics from "{schema}".subscriber where stopped_at is null and seen_at > now() - interval '1 minute'
+    select consumer, topics from "{schema}".subscriber
+    where stopped_at is null and seen_at > now() - interval '1 minute'
 )
 select
     consumer,
@@ -8,7 +10,10 @@ select
     count(*) as events,
     count(distinct (partition, key)) as aggregates,
     exists (select from live where live.consumer = detour.consumer) as runs,
-    exists (select from live where live.consumer = detour.consumer and detour.topic = any (live.topics)) as is_read
+    exists (
+        select from live
+        where live.consumer = detour.consumer and detour.topic = any (live.topics)
+    ) as is_read
 from "{schema}".detour
 group by consumer, topic
 order by consumer, topic

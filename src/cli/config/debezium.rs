@@ -1,4 +1,4 @@
-//! What `outbox.*` and `routing.regex` mean, or what is wrong with them.
+//! Validation of `outbox.*` and `routing.regex`.
 
 use super::key::{self, Key};
 use super::settle::Settled;
@@ -8,11 +8,11 @@ use crate::relay::{
     OutboxRows, Placement, TopicRewrite,
 };
 
-/// EventRouter's defaults.
+/// The defaults of EventRouter.
 const REGEX: &str = "(?<routedByValue>.*)";
 const REPLACEMENT: &str = "outbox.event.${routedByValue}";
 
-/// Keys that mean something only beside `outbox.table`.
+/// Keys that are valid only together with `outbox.table`.
 const OF_TABLE: [&Key; 8] = [
     &key::OUTBOX_COLUMNS,
     &key::OUTBOX_ADDITIONAL,
@@ -25,7 +25,7 @@ const OF_TABLE: [&Key; 8] = [
 ];
 
 impl Settled {
-    /// The Debezium table, if one is named.
+    /// Returns the Debezium table, if one is configured.
     pub(super) fn debezium(&mut self) -> Option<DebeziumOutbox> {
         let Some(table) = self.given(&key::OUTBOX_TABLE) else {
             for key in OF_TABLE
@@ -35,8 +35,8 @@ impl Settled {
             {
                 self.wrong(
                     key,
-                    "is about a Debezium outbox, and none is named".into(),
-                    "name it in outbox.table, or remove this key".into(),
+                    "applies to a Debezium outbox, but outbox.table is not set".into(),
+                    "set outbox.table, or remove this key".into(),
                 );
             }
             return None;
@@ -47,23 +47,28 @@ impl Settled {
         else {
             self.wrong(
                 &key::OUTBOX_TABLE,
-                "is not a table's name".into(),
-                "write schema.name, without quotes, in the letters that Postgres has".into(),
+                "is not a table name".into(),
+                "write schema.name without quotes, in the case that Postgres stores".into(),
             );
             return None;
         };
         let mut outbox = DebeziumOutbox::new(schema, table);
-        outbox.columns = self.items(&key::OUTBOX_COLUMNS, "write field=column, for instance aggregateid=order_id; the fields are id, aggregatetype, aggregateid, type, payload, timestamp", column);
+        outbox.columns = self.items(
+            &key::OUTBOX_COLUMNS,
+            "write field=column, for instance aggregateid=order_id; \
+             the fields are id, aggregatetype, aggregateid, type, payload, timestamp",
+            column,
+        );
         outbox.additional = self.items(
             &key::OUTBOX_ADDITIONAL,
-            "write column:header or column:envelope, and :alias for another name there",
+            "write column:header or column:envelope, with :alias for another name",
             additional,
         );
         if outbox.additional.len() > ADDITIONAL_MAX {
             self.wrong(
                 &key::OUTBOX_ADDITIONAL,
-                format!("names {} columns", outbox.additional.len()),
-                format!("name {ADDITIONAL_MAX} at most"),
+                format!("lists {} columns", outbox.additional.len()),
+                format!("list at most {ADDITIONAL_MAX}"),
             );
         }
         outbox.expand_json =
@@ -84,16 +89,19 @@ impl Settled {
         Some(outbox)
     }
 
-    /// Nothing keeps the rows of such a table until somebody decides.
+    /// Excludes the policy `park`: nothing keeps the rows of such a table until an operator
+    /// decides.
     fn park_nothing(&mut self) {
         let key = &key::ON_UNDELIVERABLE;
         if !self.written.contains_key(key.path) {
             self.meant.insert(key.path, Meant::Text("stop".into()));
         } else if self.text(key) == "park" {
-            let remedy = "write stop or dead-letter, or leave it out, which is stop";
+            let remedy = "write stop or dead-letter; the default for this table is stop";
             self.wrong(
                 key,
-                "is not for a Debezium outbox, whose rows nobody keeps for the relay".into(),
+                "is not available for a Debezium outbox, because its rows are not kept \
+                 for the relay"
+                    .into(),
                 remedy.into(),
             );
         }
@@ -108,15 +116,15 @@ impl Settled {
             self.wrong(
                 &key::OUTBOX_TAKEN_OFFSET,
                 format!("is {error}"),
-                "copy the whole answer, with one offset in it".into(),
+                "copy the whole response, which contains exactly one offset".into(),
             );
             return None;
         }
         if slot.is_none() && offset.is_some() {
             self.wrong(
                 &key::OUTBOX_TAKEN_OFFSET,
-                "is of a connector whose slot is not named".into(),
-                "name its slot.name in outbox.takes_over".into(),
+                "belongs to a connector whose slot is not set".into(),
+                "write its slot.name to outbox.takes_over".into(),
             );
         }
         Some(HandOver {
@@ -125,7 +133,7 @@ impl Settled {
         })
     }
 
-    /// How the topic is made of the aggregate type, if not by the template.
+    /// Returns the rewrite of the aggregate type to a topic, if it replaces the template.
     pub(super) fn topic_rewrite(&mut self) -> Option<TopicRewrite> {
         let (regex, replacement) = (self.given(&key::REGEX), self.given(&key::REPLACEMENT));
         if regex.is_none() && replacement.is_none() {
@@ -142,8 +150,13 @@ impl Settled {
         ) {
             Ok(rewrite) => Some(rewrite),
             Err(error) => {
-                let remedy = "write a regular expression of https://docs.rs/regex and a replacement with its groups as $1 or ${name}";
-                self.wrong(wrong, format!("is no rewriting: {error}"), remedy.into());
+                let remedy = "write a regular expression (https://docs.rs/regex), \
+                              and a replacement that refers to its groups as $1 or ${name}";
+                self.wrong(
+                    wrong,
+                    format!("is not a valid rewrite: {error}"),
+                    remedy.into(),
+                );
                 None
             }
         }
@@ -153,7 +166,7 @@ impl Settled {
         Some(self.text(key)).filter(|text| !text.is_empty())
     }
 
-    /// The items of a list; the first that cannot be read is reported.
+    /// Returns the items of a list. Reports the first invalid one.
     fn items<T>(
         &mut self,
         key: &'static Key,
@@ -172,7 +185,7 @@ impl Settled {
                 None => {
                     self.wrong(
                         key,
-                        format!("has an item that cannot be read: {item:?}"),
+                        format!("has an invalid item: {item:?}"),
                         remedy.to_owned(),
                     );
                     break;
@@ -208,7 +221,8 @@ fn additional(item: &str) -> Option<AdditionalColumn> {
     })
 }
 
-/// What Postgres takes for a name, if quoted; without what this configuration uses to separate names.
+/// Returns `true` for a valid quoted identifier of Postgres that contains none of the separators of
+/// this configuration.
 fn is_identifier(name: &str) -> bool {
     (1..=63).contains(&name.len()) && !name.contains(['.', ',', ':', '=', '"', '\0'])
 }

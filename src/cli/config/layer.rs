@@ -1,4 +1,5 @@
-//! What each layer says: the file, the environment, the flags. No layer knows of another.
+//! Layers of the configuration: the file, the environment and the flags. They are independent of
+//! each other.
 
 use std::path::Path;
 
@@ -10,19 +11,19 @@ use super::key::{CONFIG_ENV, KEYS, Key, PROPERTIES, PROPERTIES_ENV};
 use super::value::Written;
 use crate::kafka;
 
-/// What one layer gives.
+/// Contents of a layer.
 #[derive(Debug, Default)]
 pub(crate) struct Layer {
-    /// Values of keys.
+    /// Values of the keys.
     pub(crate) values: Vec<(&'static Key, Written, Place)>,
-    /// librdkafka properties.
+    /// Properties of librdkafka.
     pub(crate) properties: Vec<(String, String, Place)>,
-    /// What could not be understood at all.
+    /// Errors in the layer.
     pub(crate) faults: Vec<Fault>,
 }
 
 impl Layer {
-    /// Reads the text of a file.
+    /// Parses the text of a configuration file.
     pub(crate) fn of_file(path: &Path, text: &str) -> Self {
         let mut layer = Layer::default();
         let (table, errors) = DeTable::parse_recoverable(text);
@@ -33,13 +34,14 @@ impl Layer {
             )
         };
         for error in errors {
-            // Only the message: the parser's own rendering quotes the line, and a line may hold a password.
+            // Uses only the message: the parser's rendering quotes the line, which may hold a
+            // password.
             layer.faults.push(Fault {
                 key: String::new(),
                 value: None,
                 place: Some(place(error.span().map_or(0, |span| span.start))),
                 problem: format!("is not valid TOML: {}", error.message().replace('\n', ", ")),
-                remedy: "put it right; docs/configuration.md has an example of every key".into(),
+                remedy: "correct it; docs/configuration.md has an example of every key".into(),
             });
         }
         layer.read_table("", table.get_ref(), &place);
@@ -67,7 +69,8 @@ impl Layer {
         }
     }
 
-    /// Dotted names are tables to TOML, so `sasl.password = "x"` and `"sasl.password" = "x"` both work.
+    /// Reads librdkafka properties. TOML parses a dotted name as nested tables, so both
+    /// `sasl.password = "x"` and `"sasl.password" = "x"` work.
     fn read_properties(
         &mut self,
         prefix: &str,
@@ -93,17 +96,17 @@ impl Layer {
                     key: format!("{PROPERTIES}.{property}"),
                     value: None,
                     place: Some(at),
-                    problem: format!("is of type {}", other.type_str()),
+                    problem: format!("has type {}", other.type_str()),
                     remedy: "write a string, a number or a boolean".into(),
                 }),
             }
         }
     }
 
-    /// Reads the variables that are meant for Tidings.
+    /// Reads the environment variables of Tidings.
     pub(crate) fn of_environment(variables: &[(String, String)]) -> Self {
         let mut layer = Layer::default();
-        // An empty variable is an unset one: compose files and CI systems cannot leave one out.
+        // An empty variable counts as unset, because compose files and CI systems cannot omit one.
         let given = |name: &str| {
             variables
                 .iter()
@@ -135,7 +138,7 @@ impl Layer {
         layer
     }
 
-    /// Reads what was given as flags.
+    /// Reads the flags.
     pub(crate) fn of_flags(flags: &[(&'static Key, String)], properties: &[String]) -> Self {
         let mut layer = Layer::default();
         for (key, value) in flags {
@@ -178,7 +181,7 @@ fn written(value: &DeValue<'_>) -> Written {
             Written::Integer,
         ),
         DeValue::Array(items) => items.iter().map(text).collect::<Option<Vec<_>>>().map_or(
-            Written::Other("array with other things than strings"),
+            Written::Other("array with items that are not strings"),
             Written::Strings,
         ),
         DeValue::Float(_) => Written::Other("float"),
@@ -198,7 +201,7 @@ fn is_section(path: &str) -> bool {
 fn unknown_key(path: &str, place: Place) -> Fault {
     let name = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
     let last = path.rsplit('.').next().unwrap_or(path);
-    // The right key in the wrong section is a likelier slip than any misspelling.
+    // The right key in the wrong section is a more likely mistake than a misspelling.
     let misplaced = KEYS
         .iter()
         .find(|key| name(key.path) == last)
@@ -225,7 +228,7 @@ fn unknown_key(path: &str, place: Place) -> Fault {
         key: path.into(),
         value: None,
         place: Some(place),
-        problem: "is not a key of Tidings".into(),
+        problem: "is not a known key".into(),
         remedy,
     }
 }
@@ -248,21 +251,21 @@ fn unknown_variable(name: &str) -> Fault {
         key: name.into(),
         value: None,
         place,
-        problem: "is not a variable of Tidings".into(),
+        problem: "is not a known variable".into(),
         remedy,
     }
 }
 
 fn is_known_variable(name: &str) -> bool {
     let known = name == CONFIG_ENV || KEYS.iter().any(|key| key.env() == name);
-    // What Kubernetes adds to every pod beside a service called `tidings`.
+    // Variables that Kubernetes adds to every pod next to a service named `tidings`.
     let service_link = name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || name.ends_with("_PORT")
         || name.split_once("_PORT_").is_some_and(|(_, rest)| {
             rest.starts_with(|character: char| character.is_ascii_digit())
         });
-    // What the development services and the tests of Tidings itself are told.
+    // Variables of the development services and of the tests of Tidings.
     known
         || service_link
         || name == "TIDINGS_CACHE"
@@ -271,7 +274,7 @@ fn is_known_variable(name: &str) -> bool {
             .any(|own| name.starts_with(own))
 }
 
-/// The candidate most like `name`, if it is alike at all.
+/// Returns the candidate that is most similar to `name`, if any is similar enough.
 pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,

@@ -1,8 +1,9 @@
-//! The reference of the configuration, written from the table of keys. A test compares `docs/configuration.md` with it.
+//! Reference of the configuration, generated from the table of keys. A test compares it with
+//! `docs/configuration.md`.
 
 use super::key::{KEYS, Key, Kind};
 
-/// The part of `docs/configuration.md` that lists every key.
+/// Returns the table of all keys in `docs/configuration.md`.
 fn keys_as_markdown() -> String {
     let mut text =
         String::from("| key | flag | environment | default | value |\n|---|---|---|---|---|\n");
@@ -37,24 +38,26 @@ fn allowed(key: &Key) -> String {
     }
 }
 
-/// Where the table stands in the page.
+/// The lines around the table in the page.
 const BEGIN: &str = "<!-- keys: written by `UPDATE_DOCS=1 cargo test --lib reference` -->\n";
 const END: &str = "<!-- end of keys -->\n";
 
 #[test]
 fn the_reference_lists_every_key_as_the_code_has_it() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
-    let page = std::fs::read_to_string(path).expect("docs/configuration.md is there");
+    let page = std::fs::read_to_string(path).expect("docs/configuration.md exists");
     let (before, rest) = page
         .split_once(BEGIN)
-        .expect("the page has the table's begin");
-    let (table, after) = rest.split_once(END).expect("the page has the table's end");
+        .expect("the page has the line before the table");
+    let (table, after) = rest
+        .split_once(END)
+        .expect("the page has the line after the table");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(
             path,
             format!("{before}{BEGIN}{}{END}{after}", keys_as_markdown()),
         )
-        .expect("the page can be written");
+        .expect("the page is writable");
     } else {
         assert_eq!(
             table,

@@ -1,47 +1,48 @@
-//! What a text must look like where any string will not do. Each answers with problem and remedy, or nothing.
+//! Rules for the text values of individual keys. Each returns the problem and the remedy, or `None`
+//! if the text is valid.
 
 use crate::postgres::{SchemaName, SchemaNameError};
 use crate::relay::{TopicTemplate, is_dead_letter_topic, is_relay_name};
 
-/// What is wrong, and what to do.
+/// The problem and the remedy of an invalid text.
 pub(crate) type Broken = Option<(String, String)>;
 
 fn broken(problem: impl Into<String>, remedy: impl Into<String>) -> Broken {
     Some((problem.into(), remedy.into()))
 }
 
-/// A relay's name.
+/// Checks the name of a relay.
 pub(crate) fn relay_name(name: &str) -> Broken {
     if is_relay_name(name) {
         None
     } else {
         broken(
-            "is not a name for a relay",
+            "is not a valid relay name",
             "use 1 to 40 lower case letters, digits and _",
         )
     }
 }
 
-/// A schema that needs no quotes, as the migrations have it.
+/// Checks the name of a schema. As in the migrations, it must not need quotes.
 pub(crate) fn schema(name: &str) -> Broken {
     match name.parse::<SchemaName>() {
         Ok(_) => None,
         Err(SchemaNameError::Reserved(_)) => broken(
-            "starts with pg_, which Postgres keeps for itself",
+            "starts with pg_, which Postgres reserves",
             "choose another name",
         ),
         Err(SchemaNameError::Length(_)) => broken(
-            "is longer than 63 bytes, where Postgres cuts names off",
+            "is longer than 63 bytes, the limit of Postgres",
             "choose a shorter name",
         ),
         Err(_) => broken(
-            "is not a usable schema name",
+            "is not a valid schema name",
             "use lower case letters, digits and _, not starting with a digit",
         ),
     }
 }
 
-/// A topic template, as the relay reads it.
+/// Checks a topic template, as the relay parses it.
 pub(crate) fn topic_template(template: &str) -> Broken {
     let error = TopicTemplate::parse(template).err()?;
     broken(
@@ -50,19 +51,20 @@ pub(crate) fn topic_template(template: &str) -> Broken {
     )
 }
 
-/// A topic of dead letters, as the relay reads it.
+/// Checks a dead letter topic, as the relay parses it.
 pub(crate) fn dead_letter_topic(template: &str) -> Broken {
     if is_dead_letter_topic(template) {
         None
     } else {
         broken(
-            "is no topic for dead letters",
-            "use letters, digits, '.', '_', '-' and the placeholder {topic}, not alone, for instance {topic}.dead",
+            "is not a valid dead letter topic",
+            "use letters, digits, '.', '_', '-' and the placeholder {topic}, which must not stand \
+             alone, for instance {topic}.dead",
         )
     }
 }
 
-/// `ce_source` is a non-empty URI reference (CloudEvents 1.0).
+/// Checks `ce_source`, a non-empty URI reference (CloudEvents 1.0).
 pub(crate) fn event_source(text: &str) -> Broken {
     let fits = !text.is_empty()
         && text.bytes().all(|byte| {
@@ -77,12 +79,13 @@ pub(crate) fn event_source(text: &str) -> Broken {
     } else {
         broken(
             "is not a URI reference",
-            "write for instance /orders or https://example.com/orders, percent-encoding the rest",
+            "write for instance /orders or https://example.com/orders; \
+             percent-encode other characters",
         )
     }
 }
 
-/// `host:port`, or `off`.
+/// Checks `host:port`, or `off`.
 pub(crate) fn listen(text: &str) -> Broken {
     const REMEDY: &str = "write ADDRESS:PORT, for instance 127.0.0.1:9464, or off";
     match text.rsplit_once(':') {
@@ -99,7 +102,8 @@ pub(crate) fn listen(text: &str) -> Broken {
     }
 }
 
-/// Directives of tracing-subscriber's `EnvFilter`, of which a bare word that is no level would pass for a target.
+/// Checks the directives of tracing-subscriber's `EnvFilter`. Unlike `EnvFilter`, it does not
+/// accept an unknown bare word as a target.
 pub(crate) fn log_level(text: &str) -> Broken {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
@@ -115,7 +119,7 @@ pub(crate) fn log_level(text: &str) -> Broken {
         None
     } else {
         broken(
-            "is not a level",
+            "is not a log level",
             format!(
                 "use {}, or per target: info,librdkafka=debug",
                 LEVELS.join(", ")

@@ -1,4 +1,4 @@
-//! From layers to the configuration that holds, or everything that is wrong with it.
+//! Merges the layers into the effective configuration, or returns all of its errors.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::relay::{
 };
 use crate::{kafka, postgres};
 
-/// What a command cannot do without.
+/// Settings that a command requires.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs {
     /// `database.url`.
@@ -23,56 +23,56 @@ pub(crate) struct Needs {
     pub(crate) brokers: bool,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// One value that holds, as it may be shown.
+/// An effective value in printable form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// Its key in the file.
     pub(crate) key: String,
-    /// The value without secrets; none if nothing holds.
+    /// The value without secrets. `None` if the key has neither a value nor a default.
     pub(crate) value: Option<String>,
-    /// Where it comes from.
+    /// Source of the value.
     pub(crate) place: Place,
 }
 
-/// The configuration that holds.
+/// The effective configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Every value, without secrets.
     pub(crate) entries: Vec<Entry>,
-    /// Where the outbox is; there if the command needs it.
+    /// The database of the outbox. `Some` if the command requires it.
     pub(crate) database: Option<postgres::Settings>,
-    /// Where the brokers are; there if the command needs it.
+    /// The brokers. `Some` if the command requires them.
     pub(crate) kafka: Option<kafka::Settings>,
     /// The relay's name.
     pub(crate) name: String,
     /// The outbox's schema.
     pub(crate) schema: String,
-    /// The template of a topic's name.
+    /// The topic template.
     pub(crate) topic: String,
-    /// The Debezium table that is read instead of the outbox.
+    /// The Debezium table to read instead of the outbox.
     pub(crate) debezium: Option<DebeziumOutbox>,
-    /// Whether and how topics are created.
+    /// Creation of topics.
     pub(crate) topics: TopicOptions,
     pub(crate) topic_limits: TopicLimits,
-    /// The largest record.
+    /// Size limit of a record.
     pub(crate) message_bytes_max: usize,
-    /// Where health and metrics are served, unless `off`.
+    /// Address of health and metrics. `None` if it is `off`.
     pub(crate) listen: Option<String>,
-    /// How long draining may take.
+    /// Time limit of draining.
     pub(crate) shutdown_grace: Duration,
     stall_after: Duration,
-    /// How log lines are written.
+    /// Format of log lines.
     pub(crate) log_format: LogFormat,
-    /// What is logged.
+    /// Log filter.
     pub(crate) log_level: String,
     topic_rewrite: Option<TopicRewrite>,
     retention: RetentionOptions,
@@ -86,7 +86,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// What the relay is told; none without a database and brokers.
+    /// Returns the options of the relay, or `None` without a database or brokers.
     pub(crate) fn relay_options(&self) -> Option<RelayOptions> {
         let mut options = RelayOptions::new(self.database.clone()?, self.kafka.clone()?);
         options.name = self.name.clone();
@@ -111,11 +111,11 @@ impl Config {
     }
 }
 
-/// Decides: the last layer that gives a key wins, and what it means is checked. A value that loses is not looked at.
+/// Merges the layers: the last layer that sets a key wins. Only the winning value is checked.
 ///
 /// # Errors
 ///
-/// Every fault of every layer and every value.
+/// Returns all errors of all layers and values.
 pub(crate) fn settle(layers: Vec<Layer>, needs: Needs) -> Result<Config, Vec<Fault>> {
     let mut settled = Settled::default();
     for layer in layers {
@@ -185,7 +185,7 @@ impl Settled {
             (&key::LOG_LEVEL, rule::log_level),
         ];
         for (key, rule) in rules {
-            // A key without a meaning is reported already.
+            // A key without a meaning has already been reported.
             if let Some(Meant::Text(text)) = self.meant.get(key.path)
                 && let Some((problem, remedy)) = rule(text)
             {
@@ -194,7 +194,7 @@ impl Settled {
         }
     }
 
-    /// What no value shows alone.
+    /// Checks combinations of values.
     fn check_together(&mut self) {
         let (record, in_flight) = (
             self.number(&key::MAX_MESSAGE_BYTES),
@@ -202,13 +202,14 @@ impl Settled {
         );
         if record > in_flight && in_flight > 0 {
             let problem = format!(
-                "is less than kafka.max_message_bytes ({}), so the largest record could never be sent",
+                "is less than kafka.max_message_bytes ({}), so the largest record could never \
+                 be sent",
                 value::show_bytes(record)
             );
             self.wrong(
                 &key::IN_FLIGHT_BYTES,
                 problem,
-                format!("set it to {} at least", value::show_bytes(record)),
+                format!("set it to at least {}", value::show_bytes(record)),
             );
         }
     }
@@ -224,21 +225,23 @@ impl Settled {
         match postgres::Settings::parse(url) {
             Ok(settings) => Some(settings),
             Err(error) => {
-                let remedy = "put it right; the form is postgres://user:password@host:5432/database?sslmode=verify-full";
+                let remedy = "correct it; the form is \
+                              postgres://user:password@host:5432/database?sslmode=verify-full";
                 self.wrong(&key::DATABASE_URL, error.to_string(), remedy.into());
                 None
             }
         }
     }
 
-    /// Refuses `message.max.bytes`, which the relay sets from its own key. True if it was given.
+    /// Reports an error if `message.max.bytes` is set, because the relay sets it from its own key.
+    /// Returns `true` if it is set.
     fn refuse_message_limit(&mut self) -> bool {
         const LIMIT: &str = "message.max.bytes";
         let Some((value, place)) = self.properties.get(LIMIT).cloned() else {
             return false;
         };
         let (problem, remedy) = (
-            "set by Tidings".to_owned(),
+            "is set by Tidings".to_owned(),
             "use kafka.max_message_bytes".to_owned(),
         );
         let key = format!("{PROPERTIES}.{LIMIT}");
@@ -298,12 +301,12 @@ impl Settled {
             );
         }
         if let Some(problem) = sound.then(|| settings.combination_fault()).flatten() {
-            let remedy = "change the property it names".to_owned();
+            let remedy = "change the property in the message".to_owned();
             self.faults.push(Fault {
                 key: PROPERTIES.into(),
                 value: None,
                 place: None,
-                problem: format!("do not go together: {problem}"),
+                problem: format!("are not a valid combination: {problem}"),
                 remedy,
             });
         }
@@ -311,13 +314,13 @@ impl Settled {
     }
 
     fn missing(&mut self, key: &'static Key) {
-        // Given with the wrong type: reported already.
+        // A value of the wrong type has already been reported.
         if self.written.contains_key(key.path) {
             return;
         }
         let variable = key.env_shared.map_or_else(|| key.env(), str::to_owned);
         let remedy = format!(
-            "give --{}, the variable {variable}, or {} in the configuration file",
+            "set --{}, the variable {variable}, or {} in the configuration file",
             key.flag, key.path
         );
         self.faults.push(Fault {
@@ -474,7 +477,8 @@ impl Settled {
     }
 }
 
-/// A value as it may be shown. Credentials end up in the wrong key, too: what looks like them is hidden.
+/// Returns a value in printable form. Hides text that looks like credentials, which may have been
+/// written to the wrong key.
 fn shown(kind: Kind, written: &Written) -> String {
     let text = written.to_string();
     if kind == Kind::Url || looks_secret(&text) {
@@ -484,7 +488,8 @@ fn shown(kind: Kind, written: &Written) -> String {
     }
 }
 
-/// A text with a user and a password as URLs have them, or with a word that names a secret, as connection strings do.
+/// Returns `true` for text that contains `@`, as a URL with a user does, or a word for a secret, as
+/// connection strings do.
 fn looks_secret(text: &str) -> bool {
     const MARKS: [&str; 5] = ["@", "password", "passwd", "secret", "token"];
     let text = text.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! Layers in, the configuration or its faults out.
+//! Tests from layers to the configuration or its errors.
 
 use super::*;
 use crate::relay::{ExistingRows, OutboxField, OutboxRows, Placement};
@@ -74,7 +74,7 @@ fn a_flag_wins_over_the_environment_and_the_environment_over_the_file() {
         ("TIDINGS_NAME", "env"),
         ("TIDINGS_SCHEMA", "env"),
     ];
-    let config = settled(file, &variables, &[("name", "flag")]).expect("sound");
+    let config = settled(file, &variables, &[("name", "flag")]).expect("a valid configuration");
     assert_eq!(entry(&config, "name"), ("flag", "flag --name".into()));
     assert_eq!(
         entry(&config, "schema"),
@@ -100,7 +100,7 @@ fn a_variable_of_its_own_wins_over_a_shared_one_and_an_empty_one_is_unset() {
         ("TIDINGS_KAFKA_BROKERS", "own:1"),
         ("TIDINGS_NAME", ""),
     ];
-    let config = settled("", &variables, &[]).expect("sound");
+    let config = settled("", &variables, &[]).expect("a valid configuration");
     assert_eq!(
         entry(&config, "kafka.brokers"),
         ("own:1", "environment TIDINGS_KAFKA_BROKERS".into())
@@ -130,7 +130,7 @@ fn every_key_can_be_given_in_the_file_in_the_environment_and_as_a_flag() {
             Some((section, name)) => format!("[{section}]\n{name} = {quoted}\n"),
             None => format!("{} = {quoted}\n", key.path),
         };
-        // The last two: other keys mean something only beside them.
+        // The last two are the keys that other keys depend on.
         let base = [
             ("DATABASE_URL", URL),
             ("KAFKA_BROKERS", "b:9092"),
@@ -178,7 +178,7 @@ fn example(key: &Key) -> &'static str {
         _ if key.path == "outbox.columns" => "aggregateid=order_id",
         _ if key.path == "outbox.additional" => "type:header:eventType",
         _ if key.path == "outbox.taken_offset" => "{\"lsn\":1}",
-        // Parking is not for a Debezium table.
+        // Parking is not available for a Debezium table.
         _ if key.path == "undeliverable.policy" => "dead-letter",
         _ if key.path == "routing.regex" => "(?<routedByValue>.*)",
         (Kind::Text, None) => "name",
@@ -192,8 +192,8 @@ fn example(key: &Key) -> &'static str {
 
 #[test]
 fn the_defaults_are_those_of_the_library() {
-    let config = minimal("").expect("sound");
-    let options = config.relay_options().expect("both ends are given");
+    let config = minimal("").expect("a valid configuration");
+    let options = config.relay_options().expect("a database and brokers");
     let library = crate::relay::RelayOptions::new(options.database.clone(), options.kafka.clone());
     let shown = |options: &crate::relay::RelayOptions| {
         let limits = (
@@ -222,13 +222,19 @@ fn the_defaults_are_those_of_the_library() {
 
 #[test]
 fn what_is_configured_reaches_the_relay() {
-    let file = "name = 'n'\n[outbox]\ntable = 'public.OutboxEvent'\ncolumns = ['payload=body', 'aggregatetype=kind']\n\
-        additional = ['type:header:eventType', 'tenant:envelope']\nexpand_json = true\nrows = 'deleted'\nexisting = 'leave'\npublication = 'dbz'\n\
-        takes_over = 'debezium'\ntaken_offset = '{\"lsn\": 5}'\n[kafka]\nmax_message_bytes = 2000000\nbrokers = ['a:1', 'b:2']\n[kafka.properties]\nlinger.ms = 5\n\
-        [topics]\ncreate = true\npartitions = 6\nreplication = 3\n[routing]\ntopic = 'x.{type}'\nenvelope = 'debezium'\nevent_source = '/me'\n\
-        [limits]\nin_flight_events = 7\nin_flight_bytes = '4MiB'\n[admin]\nlisten = 'off'\n[database]\nurl = 'postgres://a@b/c'\n";
+    let file = "name = 'n'\n[outbox]\ntable = 'public.OutboxEvent'\n\
+        columns = ['payload=body', 'aggregatetype=kind']\n\
+        additional = ['type:header:eventType', 'tenant:envelope']\nexpand_json = true\n\
+        rows = 'deleted'\nexisting = 'leave'\npublication = 'dbz'\n\
+        takes_over = 'debezium'\ntaken_offset = '{\"lsn\": 5}'\n\
+        [kafka]\nmax_message_bytes = 2000000\nbrokers = ['a:1', 'b:2']\n\
+        [kafka.properties]\nlinger.ms = 5\n\
+        [topics]\ncreate = true\npartitions = 6\nreplication = 3\n\
+        [routing]\ntopic = 'x.{type}'\nenvelope = 'debezium'\nevent_source = '/me'\n\
+        [limits]\nin_flight_events = 7\nin_flight_bytes = '4MiB'\n\
+        [admin]\nlisten = 'off'\n[database]\nurl = 'postgres://a@b/c'\n";
     let config = settled(file, &[], &[]).unwrap_or_else(|faults| panic!("{}", Faults(faults)));
-    let options = config.relay_options().expect("both ends are given");
+    let options = config.relay_options().expect("a database and brokers");
     assert_eq!(
         (
             options.kafka.brokers.as_str(),
@@ -262,7 +268,7 @@ fn what_is_configured_reaches_the_relay() {
         (7, 4 << 20, 2_000_000)
     );
     assert_eq!(config.listen, None);
-    let outbox = options.debezium.expect("a table is named");
+    let outbox = options.debezium.expect("a Debezium table");
     assert_eq!(
         (
             outbox.schema.as_str(),
@@ -305,19 +311,19 @@ fn each_fault_of_a_debezium_outbox_names_the_key_the_value_and_the_remedy() {
         (
             "[outbox]\ntable = 'outbox'\n".to_owned(),
             "outbox.table",
-            "not a table's name",
+            "not a table name",
             "schema.name",
         ),
         (
             "[outbox]\nrows = 'deleted'\n".into(),
             "outbox.rows",
-            "none is named",
+            "outbox.table is not set",
             "outbox.table",
         ),
         (
             format!("{table}[undeliverable]\npolicy = 'park'\n"),
             "undeliverable.policy",
-            "rows nobody keeps",
+            "rows are not kept",
             "stop or dead-letter",
         ),
         (
@@ -336,12 +342,12 @@ fn each_fault_of_a_debezium_outbox_names_the_key_the_value_and_the_remedy() {
             format!("{table}taken_offset = '{{}}'\ntakes_over = 's'\n"),
             "outbox.taken_offset",
             "no stored offset",
-            "copy the whole answer",
+            "copy the whole response",
         ),
         (
             format!("{table}taken_offset = '{{\"lsn\":1}}'\n"),
             "outbox.taken_offset",
-            "not named",
+            "slot is not set",
             "outbox.takes_over",
         ),
         (
@@ -371,7 +377,7 @@ fn each_fault_of_a_debezium_outbox_names_the_key_the_value_and_the_remedy() {
     }
 }
 
-/// key, place, and a word of problem or remedy
+/// Key, place, and a word of the problem or the remedy.
 type Expected<'a> = (&'a str, &'a str, &'a str);
 
 #[test]
@@ -394,9 +400,12 @@ fn every_fault_names_key_place_and_remedy() {
             "[kafka]\n'linger.ms' = 5",
             ("kafka.linger.ms", "t.toml:2", "[kafka.properties]"),
         ),
-        ("name = 5", ("name", "t.toml:1", "a number without quotes")),
+        ("name = 5", ("name", "t.toml:1", "an unquoted number")),
         ("name = 'Orders'", ("name", "t.toml:1", "lower case")),
-        ("schema = 'pg_x'", ("schema", "t.toml:1", "Postgres keeps")),
+        (
+            "schema = 'pg_x'",
+            ("schema", "t.toml:1", "Postgres reserves"),
+        ),
         (
             "shutdown_grace = 10",
             ("shutdown_grace", "t.toml:1", "\"10s\""),
@@ -507,7 +516,7 @@ fn all_faults_of_all_layers_are_told_at_once() {
         ],
         &[("shutdown-grace", "soon")],
     )
-    .expect_err("nothing of it is right");
+    .expect_err("invalid values");
     let mut keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
     keys.sort_unstable();
     let expected = [
@@ -524,7 +533,7 @@ fn all_faults_of_all_layers_are_told_at_once() {
     assert_eq!(keys, expected);
     let text = Faults(faults).to_string();
     assert!(
-        text.contains("9 faults") && text.contains("did you mean TIDINGS_KAFKA_BROKERS?"),
+        text.contains("9 errors") && text.contains("did you mean TIDINGS_KAFKA_BROKERS?"),
         "{text}"
     );
 }

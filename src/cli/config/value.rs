@@ -1,11 +1,11 @@
-//! From what is written to what is meant, for one value.
+//! Parsing of single values.
 
 use super::key::Kind;
 
-/// A value as it is written: text in the environment and in flags, typed in the file.
+/// A value as written: text in the environment and in flags, typed in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Written {
-    /// From the environment or a flag: may stand for any type.
+    /// Text from the environment or a flag, which may represent any type.
     Word(String),
     /// A TOML string.
     String(String),
@@ -15,22 +15,22 @@ pub(crate) enum Written {
     Boolean(bool),
     /// A TOML array of strings.
     Strings(Vec<String>),
-    /// Any other TOML value, by the name of its type.
+    /// Any other TOML value, with the name of its type.
     Other(&'static str),
 }
 
-/// A value as it is meant.
+/// A parsed value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Meant {
-    /// Text, a choice, a list joined with commas.
+    /// Text, a choice, or a list joined with commas.
     Text(String),
-    /// A whole number, bytes, or milliseconds.
+    /// A whole number, a number of bytes, or a duration in milliseconds.
     Number(u64),
-    /// Yes or no.
+    /// `true` or `false`.
     Boolean(bool),
 }
 
-/// What `written` means for a key of this kind, or what is wrong with it.
+/// Parses `written` for a key of this kind, or returns the problem.
 pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
     let expected = || format!("is not {}", kind.expected());
     match (kind, written) {
@@ -82,8 +82,8 @@ pub(crate) fn read(kind: Kind, written: &Written) -> Result<Meant, String> {
 impl Written {
     fn type_name(&self) -> &'static str {
         match self {
-            Written::Word(_) | Written::String(_) => "a string in quotes",
-            Written::Integer(_) => "a number without quotes",
+            Written::Word(_) | Written::String(_) => "a quoted string",
+            Written::Integer(_) => "an unquoted number",
             Written::Boolean(_) => "a boolean",
             Written::Strings(_) => "an array",
             Written::Other(name) => name,
@@ -123,7 +123,7 @@ const BYTE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
 ];
 
-/// Reads the sum of one or more numbers with units, in milliseconds: `90s`, `7d`, `1h 30m`.
+/// Parses the sum of one or more numbers with units, in milliseconds: `90s`, `7d`, `1h 30m`.
 fn read_duration(text: &str) -> Option<u64> {
     let mut sum = 0_u64;
     let mut rest = text;
@@ -154,13 +154,13 @@ fn within(number: i128, least: i128, most: i128) -> Option<Meant> {
         .then_some(Meant::Number(number as u64))
 }
 
-/// Milliseconds in the largest unit up to days that keeps them whole.
+/// Formats milliseconds as a whole number of the largest possible unit, up to days.
 pub(crate) fn show_duration(milliseconds: u64) -> String {
     let up_to_days = &DURATION_UNITS[..DURATION_UNITS.len() - 1];
     show(milliseconds, up_to_days)
 }
 
-/// Bytes in the largest unit that keeps them whole.
+/// Formats bytes as a whole number of the largest possible unit.
 pub(crate) fn show_bytes(bytes: u64) -> String {
     show(bytes, &BYTE_UNITS)
 }
@@ -288,8 +288,7 @@ mod tests {
         assert_eq!(read(integer, &word("6")), Ok(Meant::Number(6)));
         assert_eq!(read(integer, &Written::Integer(6)), Ok(Meant::Number(6)));
         assert!(
-            read(integer, &Written::String("6".into()))
-                .is_err_and(|text| text.contains("in quotes"))
+            read(integer, &Written::String("6".into())).is_err_and(|text| text.contains("quoted"))
         );
         assert!(read(integer, &Written::Integer(10)).is_err());
         assert!(read(integer, &Written::Integer(-1)).is_err());

@@ -1,10 +1,10 @@
-//! What is parked, as people read it.
+//! Text output of the parked events.
 
 use super::rows::{Decision, Elsewhere, Event, Waiting};
 use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
-/// One line an aggregate, then what is wrong with each and what to do.
+/// Formats one line per aggregate, then the reason for each, and the remedy.
 pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere]) -> String {
     if waiting.is_empty() {
         return nothing(relay, elsewhere);
@@ -17,7 +17,7 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere])
             "tries",
             "decided",
             "topic",
-            "event in the way",
+            "blocking event",
         ]
         .map(String::from)
         .to_vec(),
@@ -51,17 +51,18 @@ pub(super) fn waiting(relay: &str, waiting: &[Waiting], elsewhere: &[Elsewhere])
         let reason = one
             .reason
             .as_deref()
-            .unwrap_or("nothing is in its way any more: the relay releases it");
+            .unwrap_or("no longer blocked: the relay will release it");
         let aggregate = format!("{}/{}", one.aggregate_type, one.aggregate_id);
         out.push_str(&format!("{}: {}\n", escaped(&aggregate), escaped(reason)));
     }
     out.push_str(&format!(
-        "  -> put the cause right, then `tidings parked retry TYPE/ID --name {relay}`; or `tidings parked discard EVENT --name {relay}` gives the event in the way up\n"
+        "  -> fix the cause and run `tidings parked retry TYPE/ID --name {relay}`, or discard the \
+         blocking event with `tidings parked discard EVENT --name {relay}`\n"
     ));
     out
 }
 
-/// One line an event.
+/// Formats one line per event.
 pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> String {
     if events.is_empty() {
         return nothing(relay, elsewhere);
@@ -87,7 +88,7 @@ pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> 
             ),
             event.id.to_string(),
             format!("{}/{}", event.aggregate_type, event.aggregate_id),
-            event.payload_bytes.map_or("row is gone".into(), size),
+            event.payload_bytes.map_or("row deleted".into(), size),
             time(event.waits_seconds),
             event.action.clone().unwrap_or_else(|| "-".into()),
             why(event),
@@ -110,19 +111,19 @@ pub(super) fn events(relay: &str, events: &[Event], elsewhere: &[Elsewhere]) -> 
 fn why(event: &Event) -> String {
     let behind = match event.to_seq {
         Some(_) => format!(
-            "{} events that wait behind an earlier one",
+            "{} events that wait behind an earlier event",
             grouped(event.events)
         ),
-        None => "waits behind an earlier one".into(),
+        None => "waits behind an earlier event".into(),
     };
     let reason = event.reason.clone().unwrap_or(behind);
     match &event.waits_for {
-        Some(_) => format!("{reason} (follows when the topic can be used)"),
+        Some(_) => format!("{reason} (published once the topic is usable)"),
         None => reason,
     }
 }
 
-/// Nothing is parked by this relay; what others have parked.
+/// Reports that this relay has no parked events, and lists those of other relays.
 pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
     let mut out = format!("nothing is parked by relay {}\n", escaped(relay));
     for Elsewhere { relay, events } in elsewhere {
@@ -135,10 +136,10 @@ pub(super) fn nothing(relay: &str, elsewhere: &[Elsewhere]) -> String {
     out
 }
 
-/// Most lines of what was marked.
+/// Maximum number of printed rows.
 const SHOWN: usize = 100;
 
-/// What was marked.
+/// Formats the marked events.
 pub(super) fn decided(
     relay: &str,
     events: &[Event],
@@ -154,7 +155,7 @@ pub(super) fn decided(
     );
     if count == 0 {
         return match elsewhere {
-            [] => format!("nothing is parked by relay {relay} that there is to {verb}\n"),
+            [] => format!("relay {relay} has no parked events to {verb}\n"),
             elsewhere => nothing(relay, elsewhere),
         };
     }
@@ -164,13 +165,17 @@ pub(super) fn decided(
     }
     out.push('\n');
     out.push_str(&match (decision, dry_run) {
-        (_, true) => format!("would {verb} {count} event{s}; nothing is marked\n"),
+        (_, true) => format!("would {verb} {count} event{s}; nothing was marked\n"),
         (Decision::Retry, false) => {
-            format!("{count} event{s} marked: the leading relay tries again within seconds, and what waits behind follows in order\n")
+            format!(
+                "{count} event{s} marked: the leading relay retries within seconds; \
+                 events that wait behind follow in order\n"
+            )
         }
         (Decision::Discard, false) => {
             format!(
-                "{count} event{s} marked: the leading relay gives up within seconds, and logs each; what waits behind follows in order\n"
+                "{count} event{s} marked: the leading relay discards and logs them within seconds; \
+                 events that wait behind follow in order\n"
             )
         }
     });
@@ -195,11 +200,12 @@ mod tests {
             tries: Some(1),
         };
         let expected = "\
-aggregate  events        waits  tries  decided  topic  event in the way
+aggregate  events        waits  tries  decided  topic  blocking event
 order/7     1,200  4 min 10 s      1  -        order  00000000-0000-0000-0000-000000000000
 
 order/7: too large
-  -> put the cause right, then `tidings parked retry TYPE/ID --name shop`; or `tidings parked discard EVENT --name shop` gives the event in the way up
+  -> fix the cause and run `tidings parked retry TYPE/ID --name shop`, or discard the \
+     blocking event with `tidings parked discard EVENT --name shop`
 ";
         let text = waiting("shop", &[one], &[]);
         assert_eq!(
@@ -219,7 +225,8 @@ order/7: too large
             relay: "orders".into(),
             events: 1_200,
         }];
-        let expected = "nothing is parked by relay shop\nrelay orders has parked 1,200 events\n  -> `tidings parked list --name orders`\n";
+        let expected = "nothing is parked by relay shop\nrelay orders has parked 1,200 events\n  \
+                        -> `tidings parked list --name orders`\n";
         assert_eq!(waiting("shop", &[], &elsewhere), expected);
         assert_eq!(events("shop", &[], &elsewhere), expected);
     }

@@ -1,4 +1,4 @@
-//! `tidings relay`: runs one, or looks after those that run.
+//! `tidings relay`: runs a relay, or administers relays.
 
 mod forget;
 mod moves;
@@ -21,17 +21,17 @@ use super::{
 };
 use crate::operator::OperatorError;
 
-/// What stands between a problem and its remedy.
+/// Separator between a problem and its remedy.
 const REMEDY: &str = "\n  -> ";
 
-/// What a relay cannot do without.
+/// Settings that a running relay requires.
 const NEEDS: Needs = Needs {
     database: true,
     brokers: true,
 };
 
 impl RelayArgs {
-    /// What the command cannot do without.
+    /// Returns the settings that the command requires.
     pub(super) fn needs(&self) -> Needs {
         match &self.command {
             None => NEEDS,
@@ -47,7 +47,7 @@ impl RelayArgs {
     }
 }
 
-/// Does what was asked for.
+/// Runs the command.
 pub(super) async fn dispatch(
     config: &Config,
     settings: &Settings,
@@ -63,18 +63,18 @@ pub(super) async fn dispatch(
     }
 }
 
-/// A point in time: RFC 3339, or a duration before now.
+/// Parses a point in time: RFC 3339, or a duration before now.
 pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
     let ago = parse_duration(text).map_err(|_| {
-        "write a time with its zone, 2026-11-24T18:00:00Z, or how long ago, 90m".to_owned()
+        "write a time with its zone, 2026-11-24T18:00:00Z, or a duration before now, 90m".to_owned()
     })?;
     Ok(Utc::now() - ago)
 }
 
-/// A session for one command.
+/// Opens a database session for one command.
 pub(super) async fn session(
     config: &Config,
     role: &str,
@@ -85,7 +85,7 @@ pub(super) async fn session(
     pool.acquire().await.map_err(failed)
 }
 
-/// What a command's error means for a script.
+/// Maps an operator error to a failure with a remedy.
 pub(super) fn failure(config: &Config, error: OperatorError) -> Failure {
     let code = match &error {
         OperatorError::Refused(text) => {
@@ -101,10 +101,10 @@ pub(super) fn failure(config: &Config, error: OperatorError) -> Failure {
     let text = with_causes(&error);
     match code.as_str() {
         "42P01" | "3F000" | "42703" => Failure::Refused(format!(
-            "{text}\n  -> run `tidings migrate`, or name another schema with --schema"
+            "{text}\n  -> run `tidings migrate`, or set another schema with --schema"
         )),
         "42501" => Failure::Refused(format!(
-            "{text}\n  -> run it as the owner of schema {}, or grant what is missing",
+            "{text}\n  -> run it as the owner of schema {}, or grant the missing privilege",
             config.schema
         )),
         _ => Failure::Failed(text),

@@ -1,7 +1,7 @@
 //! SIGHUP: reads the configuration again and applies the log level.
 //!
-//! Everything else is fixed for the life of a relay. Changed keys are named, so that an operator does not take them for
-//! applied.
+//! All other settings are fixed for the lifetime of a relay. The log names the changed keys, so
+//! that an operator does not expect them to be in effect.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::cli::{load, logging};
 /// The key that is applied without a restart.
 const APPLIED: &str = "log.level";
 
-/// Reads the configuration again. A faulty one changes nothing.
+/// Reads the configuration again. An invalid one changes nothing.
 pub(super) fn reload(settings: &Settings, running: &Config) {
     let config = match load(settings, NEEDS) {
         Ok(config) => config,
@@ -22,7 +22,7 @@ pub(super) fn reload(settings: &Settings, running: &Config) {
             let faults = faults.0.iter().map(text).collect::<Vec<_>>().join("; ");
             tracing::warn!(
                 faults,
-                "the configuration has faults; the relay keeps the one it runs with"
+                "the new configuration has errors; the relay keeps the current one"
             );
             return;
         }
@@ -38,12 +38,13 @@ pub(super) fn reload(settings: &Settings, running: &Config) {
         tracing::warn!(
             level = config.log_level,
             keys,
-            "read the configuration again; changes of these keys need a restart"
+            "read the configuration again; changes to these keys require a restart"
         );
     }
 }
 
-/// The keys that differ and are not applied. Secrets are masked in entries, so a changed secret is not noticed.
+/// Returns the keys that differ and are not applied. Entries mask secrets, so a changed secret is
+/// not detected.
 fn changed(before: &[Entry], after: &[Entry]) -> BTreeSet<String> {
     let lacking = |some: &[Entry], others: &[Entry]| -> Vec<String> {
         let has = |entry: &&Entry| {

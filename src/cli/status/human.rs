@@ -1,22 +1,23 @@
-//! The state of the relays as people read it.
+//! Text output of the state of the relays.
 
 use super::read::{COUNTED_MAX, LagStatus, RelayStatus, ScheduledStatus, Status};
 use crate::cli::escape::escaped;
 use crate::cli::table::{Align, aligned, grouped, size, time};
 
-/// A leader that has not been heard of for this long is not there any more: a lease lasts ten seconds.
+/// Age of a heartbeat above which a leader counts as dead. A lease lasts ten seconds.
 const HEARTBEAT_SECONDS_MAX: f64 = 15.0;
 
-/// A leader moves an event within a second of its time.
+/// Delay above which scheduled events are reported. A leader moves an event within a second of its
+/// due time.
 const OVERDUE_SECONDS_MAX: f64 = 5.0;
 
-/// Every relay in a row: who leads, who waits, and since when nothing was heard.
+/// Formats one row per relay with its leader, its standbys and the age of its heartbeat.
 pub(super) fn list(status: &Status) -> String {
     let head = [
         "relay",
         "leader",
-        "stands by",
-        "last heard of",
+        "standbys",
+        "last heartbeat",
         "delivery",
         "reads",
         "position",
@@ -56,13 +57,14 @@ pub(super) fn list(status: &Status) -> String {
     }
 }
 
-/// The whole text.
+/// Formats the whole status.
 pub(super) fn text(status: &Status) -> String {
     if status.relays.is_empty() {
         let waiting = status.waiting_events.unwrap_or_default();
         let count = bounded(waiting);
         return format!(
-            "no relay has run on schema {} yet; {count} events wait in the outbox\n  -> run `tidings relay`\n",
+            "no relay has run on schema {} yet; {count} events wait in the outbox\n  \
+             -> run `tidings relay`\n",
             status.schema
         );
     }
@@ -83,7 +85,7 @@ fn relays(relays: &[RelayStatus]) -> String {
     let head = [
         "relay",
         "leader",
-        "stands by",
+        "standbys",
         "epoch",
         "delivery",
         "reads",
@@ -135,7 +137,7 @@ fn relays(relays: &[RelayStatus]) -> String {
     )
 }
 
-/// How many events wait: counted, or about.
+/// Formats the number of events that wait: exact, a lower bound, or an estimate.
 fn lag(events: i64, lag: &LagStatus) -> String {
     match lag.events_estimate {
         Some(estimate) if estimate > events => format!("~ {}", grouped(estimate)),
@@ -144,7 +146,7 @@ fn lag(events: i64, lag: &LagStatus) -> String {
     }
 }
 
-/// A count that stops one beyond [`COUNTED_MAX`].
+/// Formats a count that stops at one more than [`COUNTED_MAX`].
 fn bounded(events: i64) -> String {
     if events > COUNTED_MAX {
         format!("more than {}", grouped(COUNTED_MAX))
@@ -179,12 +181,13 @@ fn topics(relays: &[RelayStatus]) -> String {
     )
 }
 
-/// What waits until it is due, and whether it should not wait any more.
+/// Reports scheduled events, and whether they are overdue.
 fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
     let events = bounded(scheduled.events);
     match scheduled.overdue_seconds {
         Some(overdue) if overdue > OVERDUE_SECONDS_MAX => Some(format!(
-            "events scheduled: {events}; the first has been due for {}\n  -> see that a relay leads; one that reads a Debezium table moves none\n",
+            "events scheduled: {events}; the first has been due for {}\n  \
+             -> make sure that a relay leads; a relay that reads a Debezium table moves none\n",
             time(overdue)
         )),
         _ if scheduled.events > 0 => Some(format!("events scheduled: {events}\n")),
@@ -192,7 +195,7 @@ fn scheduled(scheduled: &ScheduledStatus) -> Option<String> {
     }
 }
 
-/// What an operator should know of, each with what to do.
+/// Returns the problems of a relay, each with its remedy.
 fn notes(relay: &RelayStatus) -> Vec<String> {
     let (name, slot) = (escaped(&relay.name), &relay.slot);
     let mut notes = Vec::new();
@@ -211,14 +214,15 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     {
         note(
             format!("reads the table: {reason}"),
-            "events arrive in order and none is lost; at the head the log is the quicker source"
+            "events stay in order and none is lost; once caught up, the log has the lower latency"
                 .into(),
         );
     }
     if let (Some(table), None) = (&relay.table, relay.lag.events) {
         note(
-            format!("how many events wait cannot be counted in table {table}"),
-            "`behind` says how much log they are in; with the columns seq and xid, and SELECT for this role, they are counted (docs/from-debezium.md)"
+            format!("events that wait cannot be counted in table {table}"),
+            "`behind` is the amount of log they are in; to count them, add the columns seq and \
+             xid and grant SELECT to this role (docs/from-debezium.md)"
                 .into(),
         );
     }
@@ -228,12 +232,13 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
         };
         note(
             format!(
-                "topic {} is being grown: what goes to it is held back, and every event that comes after such a one, for {} at most",
+                "topic {} is being grown: its events and all later ones are held back, \
+                 for {} at most",
                 topic.topic,
                 time(seconds)
             ),
             format!(
-                "run `tidings topics grow` to its end, or `tidings topics grow {} --abort`",
+                "let `tidings topics grow` finish, or run `tidings topics grow {} --abort`",
                 topic.topic
             ),
         );
@@ -245,9 +250,10 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
         );
         note(
             format!(
-                "events parked: {events}, of aggregates: {aggregates}; each waits because it, or an earlier event of its aggregate, cannot be delivered"
+                "events parked: {events}, of aggregates: {aggregates}; each cannot be delivered, \
+                 or waits behind such an event of its aggregate"
             ),
-            format!("`tidings parked list --name {name}` says why"),
+            format!("`tidings parked list --name {name}` shows the reasons"),
         );
     }
     match slot.wal_status.as_deref() {
@@ -257,7 +263,8 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
                 slot.name
             ),
             format!(
-                "run `tidings relay --name {name}`: it publishes from the table what the slot has lost, and makes it anew; raise max_slot_wal_keep_size"
+                "run `tidings relay --name {name}`: it publishes the missed events from the table \
+                 and recreates the slot; raise max_slot_wal_keep_size"
             ),
         ),
         Some("unreserved") => note(
@@ -265,14 +272,17 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
                 "the server is about to remove WAL that its slot {} has not read",
                 slot.name
             ),
-            "see that the relay catches up, or raise max_slot_wal_keep_size now".into(),
+            "make sure that the relay catches up, or raise max_slot_wal_keep_size now".into(),
         ),
         _ => {}
     }
     if let Some(holder) = &relay.lock_held_by {
         note(
-            format!("nothing is published: {holder} holds the lock of its lease and is no relay"),
-            "wait for that session, or end it with select pg_terminate_backend(PID); revoke CONNECT from a role that should not be in this database"
+            format!(
+                "nothing is published: {holder} holds the lock of its lease but is not a relay"
+            ),
+            "wait for that session, or end it with select pg_terminate_backend(PID); \
+             revoke CONNECT from roles that should not use this database"
                 .into(),
         );
     }
@@ -282,20 +292,21 @@ fn notes(relay: &RelayStatus) -> Vec<String> {
     if silent && !slot.active && relay.lock_held_by.is_none() {
         let since = relay
             .heartbeat_age_seconds
-            .map_or("it never led".to_owned(), |age| {
-                format!("last heard of {} ago", time(age))
+            .map_or("it has never led".to_owned(), |age| {
+                format!("last heartbeat {} ago", time(age))
             });
         note(
             format!(
                 "not running ({since}){}",
                 if slot.exists {
-                    "; its slot keeps WAL on the server's disk meanwhile"
+                    "; its slot retains WAL on the server's disk"
                 } else {
                     ""
                 }
             ),
             format!(
-                "run `tidings relay --name {name}`; if it is gone for good, `tidings relay forget {name}`"
+                "run `tidings relay --name {name}`, or `tidings relay forget {name}` \
+                 if it will not run again"
             ),
         );
     }
@@ -375,8 +386,10 @@ mod tests {
     #[test]
     fn a_relay_is_a_row_and_a_healthy_one_has_no_notes() {
         let expected = "\
-relay   leader  stands by  epoch  delivery      reads  published  lag  oldest  slot    WAL        behind      kept
-orders  host:7  host:8         3  exactly-once  wal        1,234   12   0.2 s  active  reserved  2.0 KiB  16.0 MiB
+relay   leader  standbys  epoch  delivery      reads  published  lag  oldest  \
+slot    WAL        behind      kept
+orders  host:7  host:8        3  exactly-once  wal        1,234   12   0.2 s  \
+active  reserved  2.0 KiB  16.0 MiB
 
 topic  relay   partitions  published
 order  orders           6      1,234
@@ -439,14 +452,14 @@ order  orders           6      1,234
         streaming.heartbeat_age_seconds = Some(250.0);
         assert!(
             !shown(streaming).contains("->"),
-            "a relay that holds its slot is running, however late its heartbeat"
+            "a relay that holds its slot is running, even if its heartbeat is late"
         );
         let mut stopped = relay();
         stopped.slot.active = false;
         stopped.heartbeat_age_seconds = Some(250.0);
         let text = shown(stopped);
         assert!(
-            text.contains("not running (last heard of 4 min 10 s ago)")
+            text.contains("not running (last heartbeat 4 min 10 s ago)")
                 && text.contains("`tidings relay forget orders`"),
             "{text}"
         );

@@ -15,12 +15,12 @@ use super::time_limit;
 use crate::postgres::Settings;
 use read::{Status, StatusError};
 
-/// Prints the state of every relay.
+/// Prints the full status of every relay.
 pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     print(config, json, human::text).await
 }
 
-/// Prints every relay, a line each.
+/// Prints one line per relay.
 pub(super) async fn list(config: &Config, json: bool) -> Result<ExitCode, Failure> {
     print(config, json, human::list).await
 }
@@ -44,15 +44,22 @@ async fn read(config: &Config, settings: &Settings) -> Result<Status, Failure> {
     let pool = database::connect(settings, "status")
         .await
         .map_err(|error| Failure::Failed(database::unreachable(settings, &error)))?;
-    Status::read(&pool, &config.schema).await.map_err(|error| match error {
-        StatusError::Missing => Failure::Refused(format!(
-            "the tables of Tidings are not in schema {} of {}\n  -> run `tidings migrate`, or name another schema with --schema",
-            config.schema,
-            settings.redacted()
-        )),
-        StatusError::Denied(text) => {
-            Failure::Refused(format!("{}\n  -> grant usage on schema {1} and select on its tables", escaped(&text), config.schema))
-        }
-        StatusError::Database(error) => Failure::failed("cannot read the state of the relays", &error),
-    })
+    Status::read(&pool, &config.schema)
+        .await
+        .map_err(|error| match error {
+            StatusError::Missing => Failure::Refused(format!(
+                "the tables of Tidings are not in schema {} of {}\n  \
+             -> run `tidings migrate`, or set another schema with --schema",
+                config.schema,
+                settings.redacted()
+            )),
+            StatusError::Denied(text) => Failure::Refused(format!(
+                "{}\n  -> grant usage on schema {1} and select on its tables",
+                escaped(&text),
+                config.schema
+            )),
+            StatusError::Database(error) => {
+                Failure::failed("cannot read the state of the relays", &error)
+            }
+        })
 }

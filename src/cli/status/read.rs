@@ -1,4 +1,4 @@
-//! Reads the state of every relay from the database.
+//! Queries for the state of every relay.
 
 use serde::Serialize;
 use sqlx::postgres::PgRow;
@@ -10,49 +10,52 @@ use crate::{
     relay::{Holder, holder},
 };
 
-/// Most events that are counted one by one. What is more is estimated: counting a million takes seconds.
+/// Maximum number of events that are counted exactly. Larger numbers are estimated, because
+/// counting a million takes seconds.
 pub(super) const COUNTED_MAX: i64 = 10_000;
 
-/// Rows are read in the order of an index, whatever statistics the planner has. Without any it sorts the whole table.
-const PLAN: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off; set local jit = off";
+/// Forces reads in index order regardless of the planner's statistics. Without statistics the
+/// planner would sort the whole table.
+const PLAN: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off; \
+                    set local enable_sort = off; set local jit = off";
 
-/// What a database knows of its relays.
+/// State of the relays of a database.
 #[derive(Debug, Serialize)]
 pub(super) struct Status {
     pub(super) schema: String,
     pub(super) relays: Vec<RelayStatus>,
-    /// Events in the outbox when no relay has run yet, counted up to a bound.
+    /// Number of events in the outbox if no relay has run yet, up to a bound.
     pub(super) waiting_events: Option<i64>,
     pub(super) scheduled: ScheduledStatus,
 }
 
-/// Events that are published when they are due.
+/// Scheduled events.
 #[derive(Debug, Serialize)]
 pub(super) struct ScheduledStatus {
-    /// Counted up to a bound.
+    /// Number of events, up to a bound.
     pub(super) events: i64,
-    /// For how long the first one has been due; none if it is not.
+    /// Time since the first event became due. `None` if it is not due yet.
     pub(super) overdue_seconds: Option<f64>,
 }
 
-/// One relay.
+/// State of a relay.
 #[derive(Debug, Serialize)]
 pub(super) struct RelayStatus {
     pub(super) name: String,
-    /// What it reads, if that is not this schema's outbox.
+    /// The table that it reads. `None` if it is the schema's outbox.
     pub(super) table: Option<ForeignTable>,
     pub(super) leader: Option<String>,
-    /// The session that holds the lock of its lease, if that is no relay.
+    /// The session that holds the lock of its lease, if that session is not a relay.
     pub(super) lock_held_by: Option<String>,
-    /// Processes that wait to lead, `host:pid`.
+    /// Standby processes, `host:pid`.
     pub(super) standbys: Vec<String>,
     pub(super) epoch: i64,
     pub(super) heartbeat_age_seconds: Option<f64>,
-    /// Since it has stored how far it is.
+    /// Time since the relay last stored its position.
     pub(super) position_age_seconds: f64,
     pub(super) published: i64,
     pub(super) kafka_cluster_id: Option<String>,
-    /// What it reads, `wal` or `table`, and why.
+    /// The source, `wal` or `table`, and the reason for it.
     pub(super) source: Option<String>,
     pub(super) source_reason: Option<String>,
     pub(super) delivery: Option<String>,
@@ -63,38 +66,38 @@ pub(super) struct RelayStatus {
     pub(super) topics: Vec<TopicStatus>,
 }
 
-/// How far it has published.
+/// Published position of a relay.
 #[derive(Debug, Serialize)]
 pub(super) struct PositionStatus {
-    /// Every commit before it is published.
+    /// Every commit before this LSN is published.
     pub(super) log: Option<String>,
-    /// Every transaction that this snapshot sees is.
+    /// Every transaction that is visible to this snapshot is published.
     pub(super) seen: Option<String>,
 }
 
-/// What it has not published yet.
+/// Unpublished events of a relay.
 #[derive(Debug, Serialize)]
 pub(super) struct LagStatus {
-    /// None: it cannot be told from the table.
+    /// `None` if the events of the table cannot be counted.
     pub(super) events: Option<i64>,
-    /// There are more events than are counted.
+    /// `true` if there are more events than were counted.
     pub(super) events_is_lower_bound: bool,
-    /// About how many there are then, by the numbers of the first and the last one; more than there are if transactions were
-    /// rolled back. None: not known.
+    /// Estimated number of events, from the sequence numbers of the first and the last one. Rolled
+    /// back transactions make it too high. `None` if unknown.
     pub(super) events_estimate: Option<i64>,
     pub(super) bytes: Option<i64>,
-    /// None: nothing in the table says when an event happened.
+    /// `None` if the table does not record the time of an event.
     pub(super) seconds: Option<f64>,
 }
 
-/// What waits because it, or an earlier event of its aggregate, cannot be delivered.
+/// Parked events of a relay.
 #[derive(Debug, Serialize)]
 pub(super) struct ParkedStatus {
     pub(super) events: i64,
     pub(super) aggregates: i64,
 }
 
-/// Its replication slot.
+/// Replication slot of a relay.
 #[derive(Debug, Serialize)]
 pub(super) struct SlotStatus {
     pub(super) name: String,
@@ -106,17 +109,18 @@ pub(super) struct SlotStatus {
     pub(super) safe_wal_size: Option<i64>,
 }
 
-/// What it published to one topic.
+/// Events that a relay published to a topic.
 #[derive(Debug, Serialize)]
 pub(super) struct TopicStatus {
     pub(super) topic: String,
     pub(super) partitions: i32,
     pub(super) published: i64,
-    /// It is being grown: what goes to it is held back, and with it what comes after that, for so long at most.
+    /// Remaining time of the hold while the topic is being grown. The relay holds back the events
+    /// of the topic and all later ones.
     pub(super) held_seconds: Option<f64>,
 }
 
-/// Why the state cannot be read.
+/// Cause of a failed read.
 #[derive(Debug)]
 pub(super) enum StatusError {
     Missing,
@@ -125,7 +129,7 @@ pub(super) enum StatusError {
 }
 
 impl Status {
-    /// Reads it in one snapshot.
+    /// Reads the state in one snapshot.
     pub(super) async fn read(pool: &PgPool, schema: &str) -> Result<Self, StatusError> {
         let mut tx = pool
             .begin_with("begin isolation level repeatable read read only")
@@ -138,7 +142,8 @@ impl Status {
             .await?;
         let topics = format!(
             r#"select relay, topic, partitions, published,
-                      case when hold is not null then greatest(extract(epoch from hold_until - now()), 0)::float8 end
+                 case when hold is not null
+                   then greatest(extract(epoch from hold_until - now()), 0)::float8 end
                from "{schema}".relay_topic order by relay, topic"#
         );
         let topics: Vec<(String, String, i32, i64, Option<f64>)> =
@@ -188,9 +193,13 @@ impl Status {
             );
         }
         let scheduled = format!(
-            r#"select (select count(*) from (select from "{schema}".scheduled limit $1) bounded) as events,
-                      (select extract(epoch from clock_timestamp() - min(due_at)) from "{schema}".scheduled where due_at < clock_timestamp())::float8
-                          as overdue_seconds"#
+            r#"select
+                 (select count(*) from (select from "{schema}".scheduled limit $1) bounded)
+                   as events,
+                 (
+                   select extract(epoch from clock_timestamp() - min(due_at))
+                   from "{schema}".scheduled where due_at < clock_timestamp()
+                 )::float8 as overdue_seconds"#
         );
         let (events, overdue_seconds) = sqlx::query_as(AssertSqlSafe(scheduled))
             .bind(COUNTED_MAX + 1)
@@ -211,7 +220,7 @@ impl Status {
 }
 
 impl LagStatus {
-    /// Takes note of how many events wait, counted to one more than [`COUNTED_MAX`].
+    /// Stores the number of events that wait, counted up to one more than [`COUNTED_MAX`].
     fn count(&mut self, events: Option<i64>) {
         self.events = events.map(|events| events.min(COUNTED_MAX));
         self.events_is_lower_bound = events.is_some_and(|events| events > COUNTED_MAX);
@@ -281,7 +290,7 @@ impl From<sqlx::Error> for StatusError {
             .unwrap_or_default()
             .into_owned();
         match code.as_str() {
-            // undefined_table, invalid_schema_name, undefined_column (tables of an older version).
+            // undefined_table, invalid_schema_name, undefined_column (tables of an older version)
             "42P01" | "3F000" | "42703" => StatusError::Missing,
             // insufficient_privilege
             "42501" => StatusError::Denied(

@@ -1,4 +1,4 @@
-//! `tidings topics grow`.
+//! `tidings topics grow`: adds partitions to a topic.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,19 +20,20 @@ use crate::{
     operator::{Hold, OperatorError, hold, not_acknowledged, pin, release},
 };
 
-/// Between two looks at relays and consumers.
+/// Interval between two checks of relays and consumers.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Further from the end of a partition than this, offsets, a consumer group is waited for before anything is held back.
+/// Distance from the end of a partition, in records, that a consumer group must reach before events
+/// are held back.
 const NEAR: i64 = 10_000;
 
-/// How much longer than the command waits the relays hold back: its last question and its last step take a while.
+/// Time that relays hold back beyond the time of the command, for its last check and its last step.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// Between two lines that say what is waited for.
+/// Interval between two progress lines.
 const SAY: Duration = Duration::from_secs(10);
 
-/// Gives a topic more partitions, or ends an attempt to.
+/// Adds partitions to a topic, or ends an interrupted attempt.
 pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Failure> {
     let mut session = session(config, "topics grow").await?;
     let fail = |error| failure(config, error);
@@ -42,7 +43,7 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
         output::line(format_args!(
             "{topic}: {}",
             if there {
-                "the hold is ended; keys stay where they are"
+                "the hold has ended; keys stay in their partitions"
             } else {
                 "is not held"
             }
@@ -55,7 +56,8 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
         .map_err(|error| Failure::Failed(with_causes(&error)))?;
     if actual > partitions {
         return Err(Failure::Refused(format!(
-            "`{}` has {actual} partitions already, and a topic cannot shrink\n  -> --partitions {actual}",
+            "`{}` already has {actual} partitions, and a topic cannot shrink\n  \
+             -> use --partitions {actual}",
             escaped(topic)
         )));
     }
@@ -65,7 +67,8 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
         args,
         partitions: actual,
     };
-    // Events flow meanwhile: a group that needs hours to catch up must not have the relays wait for hours.
+    // Events flow during this wait, so a group that needs hours to catch up does not stop the
+    // relays.
     let mut patience = Patience {
         topic,
         until,
@@ -78,7 +81,7 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     {
         patience
             .wait(
-                &format!("nothing is held back yet; waits for {behind} to come near the end"),
+                &format!("nothing is held back yet; waiting for {behind} to get near the end"),
                 CONSUMERS,
             )
             .await?;
@@ -90,9 +93,9 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
         .await
         .map_err(fail)?;
     output::line(format_args!(
-        "{topic}: {} {} hold back what goes to it, and what comes after that, for {} s at most",
+        "{topic}: {} {} hold back its events and all later ones, for {} s at most",
         if held.taken_up {
-            "goes on; relays"
+            "hold resumed; relays"
         } else {
             "relays"
         },
@@ -119,7 +122,7 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     match growing.run(&mut session, patience).await {
         Ok(()) => {
             output::line(format_args!(
-                "{topic}: keys are spread over {partitions} partitions from now on"
+                "{topic}: keys are now spread over {partitions} partitions"
             ));
             Ok(ExitCode::from(DONE))
         }
@@ -130,9 +133,9 @@ pub(super) async fn run(config: &Config, args: &GrowArgs) -> Result<ExitCode, Fa
     }
 }
 
-/// What to do about consumers that are waited for.
+/// Remedy for consumers that do not catch up.
 const CONSUMERS: &str =
-    "run these consumers, or --no-wait-for GROUP for one that will not read the topic any more";
+    "run these consumers, or use --no-wait-for GROUP for a group that no longer reads the topic";
 
 /// The consumer groups of the topic.
 struct Consumers<'c> {
@@ -142,7 +145,7 @@ struct Consumers<'c> {
 }
 
 impl Consumers<'_> {
-    /// Those that have not read as far as this, in words.
+    /// Returns a description of the groups that have not read far enough.
     async fn behind(&self, read: Read) -> Result<Option<String>, Failure> {
         let GrowArgs {
             topic, no_wait_for, ..
@@ -156,12 +159,12 @@ impl Consumers<'_> {
     }
 }
 
-/// Waits, says for what, and gives up once the time is over.
+/// Waits, prints progress, and fails when the time is over.
 struct Patience<'c> {
     topic: &'c str,
     until: Instant,
     what: Duration,
-    /// The option that makes it longer.
+    /// The option that extends the time.
     longer: &'static str,
     said: Instant,
 }
@@ -177,7 +180,8 @@ impl Patience<'_> {
         } = *self;
         if Instant::now() + LOOK > until {
             return Err(Failure::Failed(format!(
-                "{}: {}, in vain: gives up after {} s, and keys stay where they are\n  -> {remedy}; longer: {longer}",
+                "{}: {}: timed out after {} s; keys stay in their partitions\n  \
+                 -> {remedy}; to wait longer, set {longer}",
                 escaped(topic),
                 escaped(text),
                 what.as_secs()
@@ -235,13 +239,13 @@ impl Growing<'_> {
                 return Ok(());
             }
             let text = format!(
-                "waits for relay {} to finish what is under way",
+                "waiting for relay {} to finish the events in flight",
                 waiting.join(", ")
             );
             patience
                 .wait(
                     &text,
-                    "start the relay, or `tidings relay forget` it if it is gone for good",
+                    "start the relay, or run `tidings relay forget` if it will not run again",
                 )
                 .await?;
         }
@@ -253,10 +257,13 @@ impl Growing<'_> {
         patience: &mut Patience<'_>,
     ) -> Result<(), Failure> {
         while let Some(behind) = self.consumers.behind(Read::ToTheEnd).await? {
-            // The hold may be over meanwhile.
+            // Fails if the hold has expired.
             self.look(session).await?;
             patience
-                .wait(&format!("waits for {behind} to read to the end"), CONSUMERS)
+                .wait(
+                    &format!("waiting for {behind} to read to the end"),
+                    CONSUMERS,
+                )
                 .await?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `tidings topics list`.
+//! `tidings topics list`: prints the topics of the relays and their partitions.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     operator::{PinnedTopic, topics},
 };
 
-/// How long the cluster may take to answer.
+/// Time limit of the request to the cluster.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One topic of one relay, and what Kafka has.
+/// A topic of a relay, and its partitions in Kafka.
 #[derive(Debug, Serialize)]
 struct Listed {
     #[serde(flatten)]
     pinned: PinnedTopic,
-    /// None if it is not there, or may not be looked at.
+    /// `None` if the topic does not exist or may not be described.
     partitions_in_kafka: Option<i32>,
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<ExitCode, Failure
     let cluster = Cluster::ask(brokers(config)?, &names, TIMEOUT).await;
     let cluster = cluster.map_err(|reason| {
         Failure::Failed(format!(
-            "Kafka does not answer: {}\n  -> check --brokers",
+            "Kafka does not respond: {}\n  -> check --brokers",
             escaped(&reason)
         ))
     })?;
@@ -71,7 +71,7 @@ fn text(topics: &[Listed]) -> String {
         return "no relay has published to a topic yet\n".into();
     }
     let mut rows = vec![
-        ["topic", "relay", "keys over", "in Kafka", "published"]
+        ["topic", "relay", "partitions", "in Kafka", "published"]
             .map(String::from)
             .to_vec(),
     ];
@@ -100,17 +100,20 @@ fn text(topics: &[Listed]) -> String {
         ]);
         if let Some(seconds) = pinned.held_seconds {
             let state = if pinned.hold_acknowledged {
-                "holds back what goes to it"
+                "holds back its events"
             } else {
                 "has not acknowledged the hold yet"
             };
             notes.push_str(&format!(
-                "{topic}: is being grown; relay {relay} {state}, for {} at most\n  -> run the command to its end, or `tidings topics grow {topic} --abort`\n",
+                "{topic}: is being grown; relay {relay} {state}, for {} at most\n  \
+                 -> let the command finish, or run `tidings topics grow {topic} --abort`\n",
                 time(seconds)
             ));
         } else if let Some(more) = partitions_in_kafka.filter(|count| count > partitions) {
             notes.push_str(&format!(
-                "{topic}: has {more} partitions, and relay {relay} uses {partitions} of them, so that no key moves\n  -> `tidings topics grow {topic} --partitions {more}` uses all, once consumers have drained it\n"
+                "{topic}: has {more} partitions, but relay {relay} uses {partitions} of them, so \
+                 that keys keep their partitions\n  \
+                 -> run `tidings topics grow {topic} --partitions {more}` to use all of them\n"
             ));
         }
     }
@@ -151,7 +154,8 @@ mod tests {
         }]);
         assert_eq!(
             same,
-            "topic  relay    keys over  in Kafka  published\norder  tidings          4         4      1,200\n"
+            "topic  relay    partitions  in Kafka  published\n\
+             order  tidings           4         4      1,200\n"
         );
         let grown = text(&[Listed {
             pinned: pinned.clone(),

@@ -1,4 +1,4 @@
-//! `tidings topics`: over how many partitions keys are spread, and how that changes.
+//! `tidings topics`: shows and changes the number of partitions that keys are spread over.
 
 mod grow;
 mod list;
@@ -10,7 +10,7 @@ use super::config::Config;
 use super::exit::Failure;
 use crate::kafka;
 
-/// Does what was asked for.
+/// Runs a subcommand.
 pub(super) async fn dispatch(
     config: &Config,
     command: &TopicsCommand,
@@ -23,6 +23,6 @@ pub(super) async fn dispatch(
 
 fn brokers(config: &Config) -> Result<&kafka::Settings, Failure> {
     config.kafka.as_ref().ok_or_else(|| {
-        Failure::Failed("no brokers are configured: give --brokers or KAFKA_BROKERS".into())
+        Failure::Failed("no brokers are configured: set --brokers or KAFKA_BROKERS".into())
     })
 }

@@ -225,7 +225,7 @@ mod tests {
         for (interruption, keeps_producer, at_once) in [
             (Interruption::LeaseLost, true, false),
             (Interruption::Publication, true, false),
-            (Interruption::Topic("order".into()), true, false),
+            (Interruption::Waiting("another relay".into()), true, false),
             (Interruption::Kafka("fatal".into()), false, false),
             (Interruption::TopicsChanged, false, true),
             (Interruption::Isolated, false, true),

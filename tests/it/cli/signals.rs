@@ -62,7 +62,7 @@ async fn a_hang_up_applies_the_log_level_and_names_what_needs_a_restart() {
     signal(&relay.child, "HUP");
     let line = line_with(&mut relay, "read the configuration again");
     assert!(
-        line.contains("shutdown_grace") && line.contains("need a restart"),
+        line.contains("shutdown_grace") && line.contains("require a restart"),
         "{line}"
     );
     line_with(&mut relay, "\"level\":\"DEBUG\"");
@@ -72,7 +72,7 @@ async fn a_hang_up_applies_the_log_level_and_names_what_needs_a_restart() {
         .and_then(|mut file| file.write_all(b"nonsense = 1\n"))
         .expect("a file");
     signal(&relay.child, "HUP");
-    line_with(&mut relay, "log.nonsense: is not a key");
+    line_with(&mut relay, "log.nonsense: is not a known key");
     let (code, log) = relay.stop("TERM");
     std::fs::remove_file(&file).expect("the file exists");
     assert_eq!(code, 0, "{log}");
@@ -95,7 +95,7 @@ async fn a_second_signal_leaves_at_once() {
     let (code, log) = relay.stop("TERM");
     // The relay may have drained before the second signal arrived.
     assert!(
-        code == 130 && log.contains("left at once") || code == 0 && log.contains("stopped"),
+        code == 130 && log.contains("exiting immediately") || code == 0 && log.contains("stopped"),
         "{code}: {log}"
     );
 }

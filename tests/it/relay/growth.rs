@@ -317,7 +317,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     interrupted("5m").await;
     let (_, text) = place.command(&["topics", "list"]);
     assert!(
-        text.contains("is being grown") && text.contains("holds back what goes to it"),
+        text.contains("is being grown") && text.contains("holds back its events"),
         "{text}"
     );
     let (_, text) = place.command(&["status"]);
@@ -326,7 +326,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         "{text}"
     );
     let (code, text) = place.command(&["topics", "grow", &place.topic, "--abort"]);
-    assert!(code == 0 && text.contains("the hold is ended"), "{text}");
+    assert!(code == 0 && text.contains("the hold has ended"), "{text}");
     write_concurrently(&database.pool, 2, 8, 10).await;
     place
         .reader()
@@ -348,7 +348,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         "--no-wait-for",
         &name,
     ]);
-    assert!(code == 0 && text.contains("goes on"), "{text}");
+    assert!(code == 0 && text.contains("hold resumed"), "{text}");
     assert_eq!(pinned(&database.pool).await, 8);
     write_concurrently(&database.pool, 2, 8, 10).await;
     place

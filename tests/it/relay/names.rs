@@ -201,7 +201,7 @@ async fn a_copy_is_told_what_to_do(
     assert!(code == 1 && report.contains(&expected), "{report}");
     let (code, text) = theirs.command(&["relay", "adopt"]);
     assert!(
-        code == 3 && text.contains("is still there") && text.contains("skip --all"),
+        code == 3 && text.contains("still exists") && text.contains("skip --all"),
         "{text}"
     );
     let (code, text) = theirs.command(&["relay", "skip", "--all"]);

@@ -416,7 +416,7 @@ async fn status_names_a_foreign_holder_of_a_lease() {
         .expect("it runs");
     let text = String::from_utf8_lossy(&status.stdout);
     assert!(
-        text.contains("holds the lock of its lease and is no relay")
+        text.contains("holds the lock of its lease but is not a relay")
             && !text.contains("not running"),
         "{text}"
     );

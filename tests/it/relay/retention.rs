@@ -136,7 +136,7 @@ async fn a_relay_that_is_moved_back_keeps_what_it_is_to_publish() {
     let (code, text) = other.command(&["relay", "rewind", "--all"]);
     assert!(
         code == 0
-            && text.contains("50 events are published once more")
+            && text.contains("50 events will be published again")
             && !text.contains("retention"),
         "{text}"
     );

@@ -209,7 +209,7 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
         .expect("the update succeeds");
     let (_, check, _) = tidings(&shop.database, &["check"]).await;
     assert!(
-        check.contains("1 of place-order are under way, and no service has run them"),
+        check.contains("1 of place-order are open, and no service has run them"),
         "{check}"
     );
     new.stop().await;

@@ -145,7 +145,7 @@ async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     assert!(
-        check().contains("no instance of the subscriber runs"),
+        check().contains("no instance of the subscriber is running"),
         "{}",
         check()
     );
@@ -162,7 +162,7 @@ async fn check_reports_parked_events_of_a_topic_that_no_instance_reads() {
     let found = check();
     assert!(
         found.contains("4 parked events of 1 aggregates")
-            && found.contains("no instance that runs subscribes to it"),
+            && found.contains("no running instance subscribes to the topic"),
         "{found}"
     );
     elsewhere.stop().await;
