@@ -69,7 +69,7 @@ fn each_of(folder: &str, check: impl Fn(&Compiler, &Path) -> Result<(), String> 
             });
         }
     });
-    let failures = failures.into_inner().expect("the task does not panic");
+    let failures = failures.into_inner().expect("the lock is not poisoned");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
