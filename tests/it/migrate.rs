@@ -28,7 +28,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let steps = migrations
         .pending(&database.pool)
         .await
-        .expect("an empty database can be asked");
+        .expect("an empty database can be queried");
     assert_eq!(
         steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
@@ -89,7 +89,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         migrations
             .pending(&database.pool)
             .await
-            .expect("a migrated database can be asked"),
+            .expect("a migrated database can be queried"),
         []
     );
     assert_eq!(
@@ -238,7 +238,7 @@ async fn a_role_that_may_not_create_is_told_what_to_grant_and_one_that_need_not_
 
     tidings::migrate(&database.pool)
         .await
-        .expect("the owner may");
+        .expect("the owner has the right");
     let error = tidings::migrate(&limited)
         .await
         .expect_err("the role may not see what is applied");

@@ -186,7 +186,7 @@ async fn outside_a_transaction_nothing_is_published_scheduled_or_cancelled() {
         let scheduled = outbox
             .publish_after(&mut tx, &placed(1, 1), Duration::from_secs(600))
             .await
-            .expect("scheduled");
+            .expect("the event is scheduled");
         tx.commit().await.expect("the commit succeeds");
         let mut conn = database.pool.acquire().await.expect("a connection");
         let (event, soon) = (placed(2, 1), Duration::from_secs(1));
@@ -262,7 +262,7 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
     Outbox::new()
         .publish(&mut conn, &placed(1, 1))
         .await
-        .expect("published");
+        .expect("the event is published");
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
@@ -381,17 +381,17 @@ async fn an_envelope_in_a_batch_reads_as_one_published_alone() {
         .traceparent("00-a")
         .topic("t")
         .build()
-        .expect("valid");
+        .expect("the event is valid");
     json.version = 7;
     let bytes = Envelope::new(
         "meter",
-        AggregateId::new("m").expect("valid"),
+        AggregateId::new("m").expect("the event is valid"),
         "Read",
         Payload::Bytes(vec![0, 159, 146, 150]),
     );
     let empty = Envelope::new(
         "meter",
-        AggregateId::new("m").expect("valid"),
+        AggregateId::new("m").expect("the event is valid"),
         "Read",
         Payload::Bytes(vec![]),
     );
@@ -488,7 +488,7 @@ fn whatever_a_payload_says_it_reads_back_the_same() {
                 .allow_autocommit()
                 .publish_envelopes(&mut conn, &envelopes)
                 .await
-                .expect("all are valid");
+                .expect("all events are valid");
             let stored: Vec<(String, String, String)> = sqlx::query_as(
                 "select aggregateid, payload::text, headers->>'h' from tidings.outbox order by seq",
             )
@@ -637,7 +637,7 @@ async fn a_missing_table_is_reported_with_its_remedy() {
         .schema("elsewhere")
         .run(&database.pool)
         .await
-        .expect("it migrates");
+        .expect("the migration succeeds");
     let mut conn = database.pool.acquire().await.expect("a connection");
     Outbox::new()
         .schema("elsewhere")
@@ -680,7 +680,7 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
         .await
         .expect("its own lock does not stop it");
     first.commit().await.expect("the commit succeeds");
-    second.await.expect("the second goes on");
+    second.await.expect("the second writer continues");
 
     let order: Vec<String> = sqlx::query_scalar(
         "select payload->>'total_cents' from tidings.outbox where aggregateid = 'hot' order by seq",

@@ -83,7 +83,7 @@ async fn the_example_changes_rows_and_publishes_their_events_together() {
     });
     exchange
         .await
-        .expect("every request is answered as it should be");
+        .expect("every request receives the expected answer");
 
     let events: Vec<(String, String, String)> =
         sqlx::query_as("select aggregateid, type, payload::text from tidings.outbox order by seq")

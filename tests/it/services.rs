@@ -205,8 +205,11 @@ impl TestDatabase {
         let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
             where datname = current_database() and pid <> pg_backend_pid()";
         let mut session = self.pool.acquire().await.expect("a session").detach();
-        sqlx::query(sql).execute(&mut session).await.expect("ended");
-        session.close().await.expect("closed");
+        sqlx::query(sql)
+            .execute(&mut session)
+            .await
+            .expect("the statement succeeds");
+        session.close().await.expect("the connection closes");
         made_of(&self.url, &self.name).await
     }
 

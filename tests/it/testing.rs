@@ -206,14 +206,14 @@ async fn a_handler_is_a_function_and_can_be_called() {
         ("OrderPlaced", "7", 1)
     );
     assert_eq!(
-        reserve(Event(event)).await.expect("reserved"),
+        reserve(Event(event)).await.expect("the handler succeeds"),
         StockReserved { order_id: 7 }
     );
     let database = migrated_database().await;
     let mut tx = Tx::begin(&database.pool).await.expect("a transaction");
     tx.publish(&StockReserved { order_id: 7 })
         .await
-        .expect("published");
+        .expect("the event is published");
 }
 
 #[tokio::test]

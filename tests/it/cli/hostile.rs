@@ -16,7 +16,7 @@ use crate::services::{brokers, migrated_database};
 /// separator.
 const HOSTILE: &str = "a\u{1b}]0;x\u{7}\nforged  row\r\u{9b}31m\u{202e}b\u{2028}";
 
-/// Asserts that a terminal can display the text safely and that no line of it begins inside a row.
+/// Asserts that a terminal can display the text safely and that no text of a row begins a line.
 fn assert_harmless(text: &str, what: &str) {
     let is_harmful = |character: char| {
         character.is_control() && character != '\n'

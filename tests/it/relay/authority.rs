@@ -251,7 +251,7 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
     relay.stop().await;
     let relay = place.start();
     relay.says("kafka", "hides").await;
-    other.abort_transaction(limit).expect("aborted");
+    other.abort_transaction(limit).expect("the abort succeeds");
     insert(&database.pool, 7..=7).await;
     published(&database.pool, &place, 7).await;
     relay.stop().await;
@@ -403,7 +403,7 @@ fn header_names(place: &Place) -> Vec<String> {
         list.add_partition_offset(&place.topic, partition, Offset::Beginning)
             .expect("a partition")
     });
-    consumer.assign(&list).expect("assigned");
+    consumer.assign(&list).expect("the assignment succeeds");
     let until = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < until, "no record comes");

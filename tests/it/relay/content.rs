@@ -85,7 +85,7 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
         records
             .iter()
             .find(|record| record.key == key.as_bytes())
-            .expect("delivered")
+            .expect("the record is delivered")
     };
     assert_eq!(of("foobar").value.as_ref().map(Vec::len), Some(999_992));
     assert_eq!(
@@ -154,7 +154,11 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     options.envelope = EnvelopeFormat::Debezium;
     let relay = Running::start(options);
     let mut reader = place.reader();
-    let record = reader.until_distinct(2).last().cloned().expect("delivered");
+    let record = reader
+        .until_distinct(2)
+        .last()
+        .cloned()
+        .expect("the record is delivered");
     relay.stop().await;
     assert_eq!(
         (

@@ -153,9 +153,9 @@ async fn a_clean_stop_leaves_no_transaction_behind_the_slot() {
     assert_eq!(numbers(place.reader().read_to_the_end()), [1, 2, 3, 4, 5]);
     if server.version() >= 17 {
         database.pool.close().await;
-        server.stop().expect("stopped");
+        server.stop().expect("the service stops");
         require_caught_up(&server, &database.name, &place.slot());
-        server.start_again().expect("started");
+        server.start_again().expect("the service starts");
     }
 }
 
@@ -251,10 +251,10 @@ async fn an_upgraded_server_is_continued_without_a_loss_or_a_repeat() {
     insert(&before.pool, 5..=5).await;
     before.pool.close().await;
     let mut new = own_postgres(PostgresOptions::new()).await;
-    old.stop().expect("stopped");
-    new.stop().expect("stopped");
+    old.stop().expect("the service stops");
+    new.stop().expect("the service stops");
     upgrade(&programs, &old, &new);
-    new.start_again().expect("started");
+    new.start_again().expect("the service starts");
     let mut url: url::Url = new.url().parse().expect("a URL");
     url.set_path(&before.name);
     let moved = Place {

@@ -28,15 +28,15 @@ async fn server(basic_constraints: &str) -> (Postgres, TestDatabase) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
             .execute(&database.pool)
             .await
-            .expect("set");
+            .expect("the statement succeeds");
     }
     let hba = "local all all trust\nhost all postgres all trust\n\
         host replication all all scram-sha-256\nhost all all all scram-sha-256\n";
-    std::fs::write(data.join("pg_hba.conf"), hba).expect("written");
+    std::fs::write(data.join("pg_hba.conf"), hba).expect("the write succeeds");
     sqlx::raw_sql("select pg_reload_conf()")
         .execute(&database.pool)
         .await
-        .expect("reloaded");
+        .expect("the statement succeeds");
     while !sqlx::query_scalar::<_, bool>("select current_setting('ssl')::boolean")
         .fetch_one(&database.pool)
         .await
@@ -187,7 +187,7 @@ async fn a_certificate_that_is_refused_stops_the_relay_with_the_remedy() {
 fn readable(postgres: &Postgres) -> std::path::PathBuf {
     let copy =
         std::env::temp_dir().join(format!("tidings-it-{}.crt", uuid::Uuid::now_v7().simple()));
-    std::fs::copy(postgres.data_folder().join("server.crt"), &copy).expect("copied");
+    std::fs::copy(postgres.data_folder().join("server.crt"), &copy).expect("the copy succeeds");
     copy
 }
 

@@ -133,7 +133,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
         .fetch_one(&database.pool)
         .await
         .expect("the query succeeds");
-    kafka.pause().expect("paused");
+    kafka.pause().expect("the broker is paused");
     // More events than the window holds, so that the relay blocks in the middle of the stream.
     write_concurrently(&database.pool, 2, 6, 100).await;
     tokio::time::sleep(Duration::from_secs(8)).await;
@@ -142,7 +142,7 @@ async fn a_stalled_broker_does_not_look_to_postgres_like_a_dead_relay() {
         .fetch_one(&database.pool)
         .await
         .expect("the query succeeds");
-    kafka.resume().expect("resumed");
+    kafka.resume().expect("the broker resumes");
     assert!(
         before.is_some() && before == after,
         "the walsender {before:?} became {after:?}"

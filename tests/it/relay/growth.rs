@@ -42,7 +42,9 @@ impl Group {
             .set("topic.metadata.refresh.interval.ms", "300")
             .create()
             .expect("a consumer");
-        consumer.subscribe(&[&place.topic]).expect("subscribed");
+        consumer
+            .subscribe(&[&place.topic])
+            .expect("the subscription succeeds");
         let (stop, read) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(Mutex::new(Vec::new())),

@@ -53,7 +53,7 @@ async fn a_slot_dropped_and_made_anew_by_hand_while_the_relay_was_down_is_notice
         .bind(place.slot())
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     write_concurrently(&database.pool, 3, 5, 40).await;
     let relay = place.start();
     assert_eq!(
@@ -80,7 +80,7 @@ async fn a_slot_that_the_server_invalidated_is_made_anew() {
     sqlx::raw_sql("create table other (pad text)")
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let status = "select wal_status from pg_replication_slots where slot_name = $1";
     for _ in 0..50 {
         sqlx::raw_sql(
@@ -139,7 +139,7 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
                 .execute(&pool)
                 .await
-                .expect("altered")
+                .expect("the statement succeeds")
         }
     };
     let name = place.slot();
@@ -308,7 +308,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
                 .execute(&pool)
                 .await
-                .expect("altered")
+                .expect("the statement succeeds")
         }
     };
     let name = place.slot();
@@ -387,7 +387,7 @@ async fn each_source_goes_on_where_the_other_stopped() {
         tokio::time::sleep(Duration::from_millis(900)).await;
         relay.stop().await;
     }
-    writing.await.expect("written");
+    writing.await.expect("the write succeeds");
     let relay = place.start();
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,

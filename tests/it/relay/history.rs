@@ -42,7 +42,7 @@ pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {
     sqlx::raw_sql("create table account (id text primary key, version bigint not null default 0)")
         .execute(pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::query("insert into account (id) select 'a' || n from generate_series(0, $1 - 1) n")
         .bind(i64::try_from(accounts).expect("the number fits"))
         .execute(pool)
@@ -75,7 +75,7 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
             if next(5) == 0 {
                 savepoint.rollback().await.expect("the rollback succeeds");
             } else {
-                savepoint.commit().await.expect("released");
+                savepoint.commit().await.expect("the savepoint is released");
             }
         }
         if next(6) == 0 {
@@ -98,7 +98,7 @@ async fn step(outbox: &Outbox, connection: &mut sqlx::PgConnection, account: u64
     outbox
         .publish(connection, &Moved { account, version })
         .await
-        .expect("published");
+        .expect("the event is published");
 }
 
 /// Runs writers concurrently, each with its own seed.

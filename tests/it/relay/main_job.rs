@@ -52,11 +52,11 @@ async fn one_transaction_of_a_hundred_thousand_events_arrives_whole_and_a_restar
     Outbox::new()
         .publish_all(&mut tx, &events)
         .await
-        .expect("published");
+        .expect("the event is published");
     sqlx::query("update account set version = (100000 + 6 - substr(id, 2)::int) / 7")
         .execute(&mut *tx)
         .await
-        .expect("changed");
+        .expect("the statement succeeds");
     tx.commit().await.expect("the commit succeeds");
     let mut reader = place.reader();
     reader.until_distinct(100_000);
@@ -78,7 +78,7 @@ async fn the_slot_follows_a_database_whose_traffic_is_not_events() {
     sqlx::raw_sql("create table other (n int, pad text)")
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::raw_sql("insert into other select n, repeat('x', 500) from generate_series(1, 20000) n")
         .execute(&database.pool)
         .await

@@ -136,7 +136,7 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
         .schema("other")
         .run(&database.pool)
         .await
-        .expect("migrated");
+        .expect("the migration succeeds");
     let place = Place::new(&database);
     let unmarked = format!("tidings_{}", place.name);
     run(

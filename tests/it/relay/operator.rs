@@ -223,7 +223,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
             sqlx::query_scalar("select id from tidings.outbox where aggregateid = '4'")
                 .fetch_one(&database.pool)
                 .await
-                .expect("found");
+                .expect("the query succeeds");
         let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
         assert!(
             code == 0 && text.contains("0 events will be published again, 1 unpublished"),

@@ -104,7 +104,7 @@ impl PgBouncer {
             }
         );
         let file = folder.join("pgbouncer.ini");
-        std::fs::write(&file, settings).expect("written");
+        std::fs::write(&file, settings).expect("the write succeeds");
         let mut command = Command::new(program);
         // PgBouncer refuses to run as root.
         if std::fs::metadata("/proc/self")
@@ -169,7 +169,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
     sqlx::raw_sql("create table counter (id int primary key, version int not null)")
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::raw_sql("insert into counter values (1, 0), (2, 0)")
         .execute(&database.pool)
         .await
@@ -202,7 +202,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
                 outbox
                     .publish(&mut tx, &Pooled { order_id, version })
                     .await
-                    .expect("published");
+                    .expect("the event is published");
                 if n % 5 == 0 {
                     tx.rollback().await.expect("the rollback succeeds");
                 } else {

@@ -140,7 +140,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
     relay.until_ready().await;
-    kafka.pause().expect("paused");
+    kafka.pause().expect("the broker is paused");
     write_concurrently(&database.pool, 1, 3, 10).await;
     // Match only stalls with waiting events, because a slow machine may take more than two seconds
     // to see that nothing is pending.
@@ -169,7 +169,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
             .ok()
     });
     assert!(stalled.is_some_and(|seconds| seconds >= 2.0), "{stalled:?}");
-    kafka.resume().expect("resumed");
+    kafka.resume().expect("the broker resumes");
     relay.until_ready().await;
     assert!(
         relay
@@ -192,7 +192,7 @@ async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_t
         brokers: kafka.brokers(),
         ..Place::new(&database)
     };
-    kafka.pause().expect("paused");
+    kafka.pause().expect("the broker is paused");
     let relay = Running::start(impatient(&place));
     relay
         .until_failing("progress: nothing was acknowledged for")
@@ -206,7 +206,7 @@ async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_t
         relay.observer.checks()
     );
     relay.stop_in_time().await;
-    kafka.resume().expect("resumed");
+    kafka.resume().expect("the broker resumes");
 }
 
 /// Answer of a walsender behind a [`Muted`] wire to START_REPLICATION.
@@ -229,8 +229,8 @@ impl Muted {
                 let server = TcpStream::connect(server).expect("the server answers");
                 let muted = Arc::new(AtomicBool::new(false));
                 let (to_server, to_client) = (
-                    server.try_clone().expect("cloned"),
-                    client.try_clone().expect("cloned"),
+                    server.try_clone().expect("the value can be cloned"),
+                    client.try_clone().expect("the value can be cloned"),
                 );
                 let asked = muted.clone();
                 std::thread::spawn(move || {
@@ -369,11 +369,14 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
         "set application_name = 'tidings lease {} host:1'",
         place.name
     );
-    foreign.execute(AssertSqlSafe(name)).await.expect("named");
+    foreign
+        .execute(AssertSqlSafe(name))
+        .await
+        .expect("the statement succeeds");
     foreign
         .execute(AssertSqlSafe(lock.clone()))
         .await
-        .expect("locked");
+        .expect("the statement succeeds");
     let relay = Running::start(impatient(&place));
     relay
         .until_failing(&format!("(role {role}, application `tidings lease"))
@@ -409,7 +412,10 @@ async fn status_names_a_foreign_holder_of_a_lease() {
         "select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))",
         place.name
     );
-    foreign.execute(AssertSqlSafe(lock)).await.expect("locked");
+    foreign
+        .execute(AssertSqlSafe(lock))
+        .await
+        .expect("the statement succeeds");
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
         .args(["status", "--database-url", &database.url])
         .output()
@@ -434,7 +440,7 @@ async fn end_sessions(admin: &mut PgConnection, database: &str) {
         .bind(database)
         .execute(admin)
         .await
-        .expect("ended");
+        .expect("the statement succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -466,7 +472,10 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
             // A database with sessions cannot be renamed.
             run_alone(&mut admin, &name, &no).await;
         } else {
-            admin.execute(AssertSqlSafe(no)).await.expect("altered");
+            admin
+                .execute(AssertSqlSafe(no))
+                .await
+                .expect("the statement succeeds");
             end_sessions(&mut admin, &name).await;
         }
         relay
@@ -477,7 +486,10 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
             })
             .await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        admin.execute(AssertSqlSafe(yes)).await.expect("altered");
+        admin
+            .execute(AssertSqlSafe(yes))
+            .await
+            .expect("the statement succeeds");
         relay.until_ready().await;
     }
     write_concurrently(&database.pool, 1, 3, 10).await;

@@ -98,7 +98,9 @@ impl Reader {
             )
             .expect("a partition");
         }
-        self.consumer.assign(&list).expect("assigned");
+        self.consumer
+            .assign(&list)
+            .expect("the assignment succeeds");
     }
 
     fn read_one(&mut self) -> bool {

@@ -121,7 +121,7 @@ async fn a_position_in_another_database_is_not_followed() {
     sqlx::raw_sql("update tidings.relay set identity = identity || '{\"system\": \"1\"}'")
         .execute(&database.pool)
         .await
-        .expect("changed");
+        .expect("the statement succeeds");
     let text = Running::start(options).refusal().await;
     assert!(text.contains("another database"), "{text}");
 }
@@ -140,7 +140,7 @@ async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let mut url: url::Url = place.url.parse().expect("a URL");
     url.set_username(&role).expect("set");
     url.set_password(Some("secret")).expect("set");
@@ -153,7 +153,7 @@ async fn a_role_without_the_right_to_replicate_is_told_what_to_grant() {
     )))
     .execute(&database.pool)
     .await
-    .expect("dropped");
+    .expect("the statement succeeds");
     assert!(
         text.contains("ALTER ROLE") && text.contains("REPLICATION"),
         "{text}"
@@ -198,7 +198,7 @@ async fn a_log_that_ends_before_the_position_is_reported_as_lost_commits() {
     sqlx::raw_sql("update tidings.relay set position = position || '{\"reach\": \"FF/0\"}'")
         .execute(&database.pool)
         .await
-        .expect("changed");
+        .expect("the statement succeeds");
     let text = Running::start(options).refusal().await;
     assert!(
         text.contains("has lost commits that were published")
@@ -219,7 +219,7 @@ async fn an_outbox_that_is_renamed_under_its_feet_stops_the_relay() {
     )
     .execute(&database.pool)
     .await
-    .expect("renamed");
+    .expect("the statement succeeds");
     let text = relay.refusal().await;
     assert!(text.contains("tidings.mailbox now"), "{text}");
 }
@@ -241,7 +241,7 @@ async fn a_trigger_that_a_restore_has_left_off_stops_the_relay() {
     sqlx::raw_sql(restored)
         .execute(pool)
         .await
-        .expect("restored");
+        .expect("the statement succeeds");
     let refusal = relay.refusal().await;
     assert!(
         refusal.contains("enable always trigger outbox_own_transaction"),

@@ -114,7 +114,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(options: RelayOptions) -> Self {
-        let relay = Relay::new(options).expect("good options");
+        let relay = Relay::new(options).expect("the options are valid");
         let (shutdown, observer) = (CancellationToken::new(), relay.observer());
         let task = tokio::spawn(relay.run(shutdown.clone()));
         Self {

@@ -27,7 +27,7 @@ async fn schedule(pool: &PgPool, event: Moved, delay: Duration) -> EventId {
     let id = Outbox::new()
         .publish_after(&mut tx, &event, delay)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     tx.commit().await.expect("the commit succeeds");
     id
 }
@@ -52,7 +52,7 @@ async fn schedule_many(pool: &PgPool, first: i64, events: i64, delay: Duration) 
         .bind(delay.as_secs_f64())
         .execute(pool)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
 }
 
 /// Asserts that the topic contains each of `events` events once, in the order of each aggregate.
@@ -88,15 +88,15 @@ async fn an_event_comes_when_it_is_due_and_says_so_with_its_id_and_its_headers()
         .header("tenant", "acme")
         .publish_at(&mut tx, when)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     let far = outbox
         .publish_after(&mut tx, &moved("a", 9), Duration::from_secs(86_400))
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     outbox
         .publish(&mut tx, &moved("a", 1))
         .await
-        .expect("published");
+        .expect("the event is published");
     tx.commit().await.expect("the commit succeeds");
     let mut reader = place.reader();
     reader.until_distinct(1);
@@ -154,10 +154,15 @@ async fn what_is_cancelled_or_rolled_back_never_comes_and_a_cancellation_that_is
     outbox
         .publish_after(&mut tx, &moved("rolled-back", 1), Duration::ZERO)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     tx.rollback().await.expect("the rollback succeeds");
     let mut tx = database.pool.begin().await.expect("a transaction begins");
-    assert!(outbox.cancel(&mut tx, cancelled).await.expect("cancelled"));
+    assert!(
+        outbox
+            .cancel(&mut tx, cancelled)
+            .await
+            .expect("the event can be cancelled")
+    );
     assert!(
         !outbox
             .cancel(&mut tx, cancelled)
@@ -167,7 +172,12 @@ async fn what_is_cancelled_or_rolled_back_never_comes_and_a_cancellation_that_is
     );
     tx.commit().await.expect("the commit succeeds");
     let mut tx = database.pool.begin().await.expect("a transaction begins");
-    assert!(outbox.cancel(&mut tx, kept).await.expect("cancelled"));
+    assert!(
+        outbox
+            .cancel(&mut tx, kept)
+            .await
+            .expect("the event can be cancelled")
+    );
     // The transaction stays open beyond the due time of its event. This event waits, and others do
     // not wait for it.
     schedule(&database.pool, moved("other", 1), SOON).await;
@@ -274,17 +284,17 @@ async fn an_id_that_was_published_already_is_dropped_and_keeps_nobody_waiting() 
         .id(id)
         .publish(&mut tx)
         .await
-        .expect("published");
+        .expect("the event is published");
     outbox
         .event(&moved("a", 2))
         .id(id)
         .publish_after(&mut tx, Duration::ZERO)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     outbox
         .publish_after(&mut tx, &moved("a", 3), Duration::ZERO)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     tx.commit().await.expect("the commit succeeds");
     let relay = place.start();
     let mut reader = place.reader();
@@ -310,7 +320,7 @@ async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
         .schema("billing")
         .run(&database.pool)
         .await
-        .expect("migrated");
+        .expect("the migration succeeds");
     let mut options = place.options();
     options.schema = "billing".into();
     let relay = Running::start(options);
@@ -322,7 +332,7 @@ async fn an_event_of_another_schema_goes_to_the_outbox_of_that_schema() {
     outbox
         .publish_after(&mut tx, &moved("there", 1), Duration::ZERO)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     tx.commit().await.expect("the commit succeeds");
     schedule(&database.pool, moved("here", 1), Duration::ZERO).await;
     let mut reader = place.reader();

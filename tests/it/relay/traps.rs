@@ -73,7 +73,7 @@ async fn trapped(database: &TestDatabase) -> PgPool {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
         .execute(&database.pool)
         .await
-        .expect("set");
+        .expect("the statement succeeds");
     let options = database.url.parse().expect("a URL");
     let pool = sqlx::postgres::PgPoolOptions::new()
         .max_connections(8)
@@ -160,7 +160,10 @@ async fn a_relay_and_every_command_call_the_servers_own_functions() {
 async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
     let database = database().await;
     let pool = trapped(&database).await;
-    Migrations::new().run(&pool).await.expect("migrated");
+    Migrations::new()
+        .run(&pool)
+        .await
+        .expect("the migration succeeds");
     assert!(
         Migrations::new()
             .pending(&pool)
@@ -177,16 +180,24 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
         let mut tx = sqlx::Connection::begin(&mut *conn)
             .await
             .expect("a transaction begins");
-        outbox.publish(&mut tx, &event(1)).await.expect("published");
+        outbox
+            .publish(&mut tx, &event(1))
+            .await
+            .expect("the event is published");
         outbox
             .publish_all(&mut tx, &[event(2), event(3)])
             .await
-            .expect("published");
+            .expect("the event is published");
         let later = outbox
             .publish_after(&mut tx, &event(4), Duration::from_secs(60))
             .await
-            .expect("scheduled");
-        assert!(outbox.cancel(&mut tx, later).await.expect("cancelled"));
+            .expect("the event is scheduled");
+        assert!(
+            outbox
+                .cancel(&mut tx, later)
+                .await
+                .expect("the event can be cancelled")
+        );
         tx.commit().await.expect("the commit succeeds");
     }
     drop(conn);
@@ -198,7 +209,13 @@ async fn a_service_on_its_own_search_path_calls_the_servers_own_functions() {
         "{lag:?}"
     );
     let sagas = Sagas::new(pool.clone());
-    assert!(sagas.list(None, &[], 5).await.expect("listed").is_empty());
+    assert!(
+        sagas
+            .list(None, &[], 5)
+            .await
+            .expect("the relay is listed")
+            .is_empty()
+    );
     assert_eq!(
         sagas
             .find("order", "1")

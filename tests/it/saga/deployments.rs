@@ -72,7 +72,7 @@ async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
     Outbox::new()
         .publish_envelope(&mut tx, &envelope)
         .await
-        .expect("published");
+        .expect("the event is published");
     tx.commit().await.expect("the commit succeeds");
 }
 

@@ -58,8 +58,8 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
         saga.start(&mut conn, number).await
     };
     let (even, odd) = (
-        started(2).await.expect("started"),
-        started(3).await.expect("started"),
+        started(2).await.expect("the service starts"),
+        started(3).await.expect("the service starts"),
     );
     service.run_on(&saga, pool.clone());
     crate::subscriber::place::until("both have ended", async || {

@@ -68,7 +68,9 @@ impl Service {
 
     pub(super) async fn start(&self, saga: &Saga<Number>, number: Number) -> Uuid {
         let mut conn = self.database.pool.acquire().await.expect("a connection");
-        saga.start(&mut conn, number).await.expect("started")
+        saga.start(&mut conn, number)
+            .await
+            .expect("the saga starts")
     }
 
     /// Waits until the saga has this status.

@@ -58,7 +58,7 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
     .bind(stuck)
     .execute(&service.database.pool)
     .await
-    .expect("it is of newer code");
+    .expect("the statement succeeds");
     let ends = [
         SagaStatus::Completed,
         SagaStatus::Compensated,

@@ -17,16 +17,19 @@ async fn a_saga_that_code_starts_and_a_decision_are_notified_with_the_commit_tha
     let mut listener = PgListener::connect_with(&service.database.pool)
         .await
         .expect("a session");
-    listener.listen("tidings_saga").await.expect("listens");
+    listener
+        .listen("tidings_saga")
+        .await
+        .expect("the listener connects");
     let mut tx = service.database.pool.begin().await.expect("a transaction");
-    booking().start(&mut tx, 1).await.expect("started");
+    booking().start(&mut tx, 1).await.expect("the saga starts");
     tx.rollback().await.expect("the rollback succeeds");
     let mut tx = service.database.pool.begin().await.expect("a transaction");
-    let id = booking().start(&mut tx, 2).await.expect("started");
+    let id = booking().start(&mut tx, 2).await.expect("the saga starts");
     sqlx::query("notify tidings_saga, 'in the same transaction'")
         .execute(&mut *tx)
         .await
-        .expect("notified");
+        .expect("the statement succeeds");
     tx.commit().await.expect("the commit succeeds");
     // The first notification is from the second transaction.
     for payload in ["tidings/book", "in the same transaction"] {
@@ -37,7 +40,7 @@ async fn a_saga_that_code_starts_and_a_decision_are_notified_with_the_commit_tha
             .sagas
             .decide(id, Decision::Retry)
             .await
-            .expect("marked")
+            .expect("the decision is stored")
     );
     assert_eq!(
         listener.recv().await.expect("a notice").payload(),

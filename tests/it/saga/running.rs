@@ -235,11 +235,21 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
         reserved: false,
     });
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
-    saga.start(&mut tx, state(30)).await.expect("started");
+    saga.start(&mut tx, state(30))
+        .await
+        .expect("the saga starts");
     tx.rollback().await.expect("the rollback succeeds");
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
-    let first = saga.start(&mut tx, state(40)).await.expect("started");
-    assert_eq!(saga.start(&mut tx, state(40)).await.expect("found"), first);
+    let first = saga
+        .start(&mut tx, state(40))
+        .await
+        .expect("the saga starts");
+    assert_eq!(
+        saga.start(&mut tx, state(40))
+            .await
+            .expect("the saga is found"),
+        first
+    );
     tx.commit().await.expect("the commit succeeds");
     shop.place([40]).await;
     assert_eq!(shop.until(40, SagaStatus::Completed).await.id, first);
@@ -330,7 +340,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
                 .traceparent(TRACE)
                 .publish(&mut conn)
                 .await
-                .expect("published"),
+                .expect("the event is published"),
         );
     }
     let (told, silent) = (
@@ -405,7 +415,12 @@ async fn a_reply_does_not_take_away_what_a_person_has_decided() {
         .expect("the saga can be read")
         .expect("the saga exists")
         .id;
-    assert!(sagas.decide(id, Decision::Abort).await.expect("marked"));
+    assert!(
+        sagas
+            .decide(id, Decision::Abort)
+            .await
+            .expect("the decision is stored")
+    );
     let mut reply = Envelope::of(&StockReserved { order: 10 }).expect("a valid event");
     reply
         .headers

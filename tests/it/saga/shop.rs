@@ -311,7 +311,7 @@ impl Shop {
                 .allow_autocommit()
                 .publish(&mut conn, &OrderPlaced { order })
                 .await
-                .expect("published");
+                .expect("the event is published");
         }
     }
 

@@ -44,7 +44,9 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
         );
         // The id follows from the order, so the last event repeats the first.
         envelope.id = uuid::Uuid::from_u128(order_id.parse().expect("a number")).into();
-        bus.publish_envelope(&envelope).await.expect("published");
+        bus.publish_envelope(&envelope)
+            .await
+            .expect("the event is published");
     }
     until("both are reserved and published", async || {
         let counts = "select (select count(*) from reservation), (select count(*) \

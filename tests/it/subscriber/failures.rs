@@ -301,14 +301,14 @@ async fn a_database_that_goes_away_pauses_the_subscriber_and_costs_no_event_an_a
             .retry(Retry::never())
     );
     until_effects(&database.pool, 30).await;
-    tokio::task::block_in_place(|| server.stop()).expect("stopped");
+    tokio::task::block_in_place(|| server.stop()).expect("the service stops");
     place.publish(10, 4..=6).await;
     running
         .until("it pauses", |seen| {
             seen.is_paused() && seen.state() == SubscriberState::PausedByOutage
         })
         .await;
-    tokio::task::block_in_place(|| server.start_again()).expect("started");
+    tokio::task::block_in_place(|| server.start_again()).expect("the service starts");
     until_effects(&database.pool, 60).await;
     running.until("it resumes", |seen| !seen.is_paused()).await;
     assert_eq!(
@@ -380,8 +380,8 @@ async fn a_broker_that_goes_away_costs_nothing_but_time() {
             .inbox(database.pool.clone())
     );
     until_effects(&database.pool, 30).await;
-    tokio::task::block_in_place(|| broker.stop()).expect("stopped");
-    tokio::task::block_in_place(|| broker.start_again()).expect("started");
+    tokio::task::block_in_place(|| broker.stop()).expect("the service stops");
+    tokio::task::block_in_place(|| broker.start_again()).expect("the service starts");
     place.publish(10, 4..=6).await;
     until_effects(&database.pool, 60).await;
     running.stop().await;

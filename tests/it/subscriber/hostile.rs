@@ -208,7 +208,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
         .acquire_timeout(Duration::from_millis(500))
         .connect_lazy(&database.url)
         .expect("a URL");
-    tokio::task::block_in_place(|| server.stop()).expect("stopped");
+    tokio::task::block_in_place(|| server.stop()).expect("the service stops");
     let running = start!(
         place
             .subscriber::<()>()
@@ -217,7 +217,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
             .retry(Retry::never())
     );
     place.publish(5, 1..=4).await;
-    tokio::task::block_in_place(|| server.start_again()).expect("started");
+    tokio::task::block_in_place(|| server.start_again()).expect("the service starts");
     running
         .until("all are handled", |seen| seen.handled() == 20)
         .await;
@@ -269,13 +269,13 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     sqlx::raw_sql(set("on"))
         .execute(&mut *admin)
         .await
-        .expect("set");
+        .expect("the statement succeeds");
     let end_others = "select pg_terminate_backend(pid) from pg_stat_activity \
         where datname = current_database() and pid <> pg_backend_pid()";
     sqlx::raw_sql(end_others)
         .execute(&mut *admin)
         .await
-        .expect("ended");
+        .expect("the statement succeeds");
     place.publish(5, 3..=6).await;
     running
         .until("it pauses", |seen| {
@@ -619,8 +619,8 @@ fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
     let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
     connection
         .write_all(&(request.len() as u32).to_be_bytes())
-        .expect("written");
-    connection.write_all(&request).expect("written");
+        .expect("the write succeeds");
+    connection.write_all(&request).expect("the write succeeds");
     let mut answer = vec![0; 4];
     connection.read_exact(&mut answer).expect("an answer");
     answer.resize(

@@ -231,7 +231,9 @@ async fn rows_of_an_earlier_version_count_for_their_events_and_it_finds_those_of
     remember_as_before(&database.pool, &place.group, "before the upgrade")
         .await
         .expect("the row is inserted");
-    tidings::migrate(&database.pool).await.expect("upgraded");
+    tidings::migrate(&database.pool)
+        .await
+        .expect("the migration succeeds");
     remember_as_before(&database.pool, &place.group, "during the deployment")
         .await
         .expect("the row is inserted");

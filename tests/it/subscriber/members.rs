@@ -44,7 +44,7 @@ impl Load {
     /// Ends the load and waits for the effects of everything published. Returns the last version.
     pub(super) async fn end(self, pool: &PgPool) -> i32 {
         self.done.store(true, Ordering::SeqCst);
-        let versions = self.task.await.expect("published");
+        let versions = self.task.await.expect("the event is published");
         until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
         versions
     }
@@ -186,8 +186,8 @@ pub(super) fn enable_broker_side_groups(brokers: &str) {
     let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
     connection
         .write_all(&(request.len() as i32).to_be_bytes())
-        .expect("written");
-    connection.write_all(&request).expect("written");
+        .expect("the write succeeds");
+    connection.write_all(&request).expect("the write succeeds");
     let mut length = [0; 4];
     connection.read_exact(&mut length).expect("an answer");
     let mut answer = vec![0; i32::from_be_bytes(length) as usize];

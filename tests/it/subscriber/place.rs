@@ -101,7 +101,7 @@ impl Place {
         )
         .await
         {
-            sent.expect("published");
+            sent.expect("the event is published");
         }
     }
 

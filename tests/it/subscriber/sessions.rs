@@ -248,7 +248,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
     sqlx::query("select from locked for update")
         .execute(&mut *holder)
         .await
-        .expect("locked");
+        .expect("the statement succeeds");
     let events = place.publish(4, 1..=6).await;
     place.send(&events).await;
     // With one connection, the next event meets everything that an event leaves behind, because its

@@ -52,7 +52,7 @@ impl Load {
     /// Ends the load and waits for the effects of everything published. Returns the last version.
     async fn end(self, pool: &PgPool) -> i32 {
         self.done.store(true, Ordering::SeqCst);
-        let versions = self.task.await.expect("published");
+        let versions = self.task.await.expect("the event is published");
         until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
         versions
     }
@@ -77,7 +77,7 @@ async fn timed_database() -> TestDatabase {
     )
     .execute(&database.pool)
     .await
-    .expect("added");
+    .expect("the statement succeeds");
     database
 }
 

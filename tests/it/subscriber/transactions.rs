@@ -146,7 +146,7 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
     sqlx::raw_sql("create table counter (level text primary key, n int not null)")
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::raw_sql(
         "insert into counter values ('read committed', 0), ('repeatable read', 0), \
         ('serializable', 0)",

@@ -122,7 +122,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     let pool = PgPoolOptions::new()
         .connect_lazy(&database.url)
         .expect("a URL");
-    tokio::task::block_in_place(|| server.stop()).expect("stopped");
+    tokio::task::block_in_place(|| server.stop()).expect("the service stops");
     let running = start!(place.subscriber::<()>().on(count).inbox(pool));
     let names = |reason: &str| {
         let reason = reason.to_owned();
@@ -139,7 +139,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     };
     assert!(text.contains(&database.name), "{text}");
     place.publish(5, 1..=4).await;
-    tokio::task::block_in_place(|| server.start_again()).expect("started");
+    tokio::task::block_in_place(|| server.start_again()).expect("the service starts");
     running
         .until("its state names the mode", names("read-only"))
         .await;
@@ -151,7 +151,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("begin; {reset}; commit")))
         .execute(&mut *admin)
         .await
-        .expect("reset");
+        .expect("the statement succeeds");
     running
         .until("all are handled", |seen| seen.handled() == 20)
         .await;

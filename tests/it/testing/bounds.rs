@@ -211,7 +211,7 @@ async fn scheduled_events_pass_virtual_time_and_one_that_schedules_itself_for_ev
     Outbox::new()
         .publish_after(&mut tx, &OrderPlaced { order_id: 77 }, MONTH)
         .await
-        .expect("scheduled");
+        .expect("the event is scheduled");
     tx.commit().await.expect("the commit succeeds");
     bus.add(
         bus.subscriber::<()>("inventory")
@@ -384,7 +384,7 @@ async fn tombstones_can_be_published_and_their_handlers_called() {
     );
     let called = forget(tidings::testing::tombstone("9"), State(calls))
         .await
-        .expect("handled")
+        .expect("the handler succeeds")
         .expect("an event");
     assert_eq!((called.order_id, &*called.note), (9, "order"));
 }

@@ -279,7 +279,7 @@ impl World for Real {
         Outbox::new()
             .publish_envelopes(&mut tx, envelopes)
             .await
-            .expect("published");
+            .expect("the event is published");
         tx.commit().await.expect("the commit succeeds");
         self.sent
             .extend(envelopes.iter().map(|envelope| envelope.id.as_uuid()));

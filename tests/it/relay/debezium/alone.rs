@@ -18,7 +18,7 @@ async fn database_with_table() -> (TestDatabase, Place) {
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let place = Place::new(&database);
     (database, place)
 }
@@ -41,7 +41,7 @@ async fn drop_slot(pool: &PgPool, place: &Place) {
         .bind(place.slot())
         .execute(pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,7 @@ async fn a_lost_slot_stops_the_relay_with_the_commands_that_go_on() {
         .bind(&place.name)
         .execute(&database.pool)
         .await
-        .expect("moved");
+        .expect("the statement succeeds");
     let relay = Running::start(options(&place));
     insert(&database.pool, "a", 5..6).await;
     let mut reader = place.reader();
@@ -137,7 +137,7 @@ async fn a_table_without_order_is_not_polled_and_one_of_other_columns_is_not_rea
     sqlx::raw_sql("alter table public.outboxevent rename payload to body")
         .execute(&database.pool)
         .await
-        .expect("renamed");
+        .expect("the statement succeeds");
     let refusal = Running::start(options(&place)).refusal().await;
     assert!(
         refusal.contains("no column `payload`") && refusal.contains("outbox.columns"),
@@ -146,7 +146,7 @@ async fn a_table_without_order_is_not_polled_and_one_of_other_columns_is_not_rea
     sqlx::raw_sql("alter table public.outboxevent add payload point")
         .execute(&database.pool)
         .await
-        .expect("added");
+        .expect("the statement succeeds");
     let refusal = Running::start(options(&place)).refusal().await;
     assert!(
         refusal.contains("`payload`") && refusal.contains("json, jsonb, text or bytea"),
@@ -169,7 +169,7 @@ async fn with_seq_and_xid_added_under_a_running_relay_the_table_heals_a_lost_slo
     )
     .execute(&database.pool)
     .await
-    .expect("altered");
+    .expect("the statement succeeds");
     insert(&database.pool, "a", 10..20).await;
     reader.until_distinct(20);
     relay.stop().await;
@@ -218,7 +218,7 @@ async fn rows_that_are_left_stay_left_when_the_table_is_read_later() {
     sqlx::raw_sql(columns)
         .execute(&database.pool)
         .await
-        .expect("altered");
+        .expect("the statement succeeds");
     insert(&database.pool, "a", 0..10).await;
     let mut leaving = options(&place);
     leaving.debezium.as_mut().expect("set").existing = ExistingRows::Leave;
@@ -275,7 +275,7 @@ async fn what_waits_is_counted_in_the_table_that_is_read_or_not_at_all() {
     sqlx::raw_sql(columns)
         .execute(&database.pool)
         .await
-        .expect("altered");
+        .expect("the statement succeeds");
     let relay = Running::start(options(&place));
     waiting(&place, 0.into()).await;
     relay.stop().await;

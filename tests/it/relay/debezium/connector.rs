@@ -94,8 +94,8 @@ impl Debezium {
                  producer.linger.ms=0\n",
                 folder.display()
             );
-            fs::write(folder.join("worker.properties"), worker).expect("written");
-            fs::write(folder.join("log4j2.properties"), LOG).expect("written");
+            fs::write(folder.join("worker.properties"), worker).expect("the write succeeds");
+            fs::write(folder.join("log4j2.properties"), LOG).expect("the write succeeds");
             let mut arguments = vec![
                 "-Xmx512m".to_owned(),
                 format!(
@@ -116,7 +116,7 @@ impl Debezium {
                     writeln!(text, "{key}={value}").expect("a string accepts any text")
                 });
                 let file = folder.join(format!("{name}.properties"));
-                fs::write(&file, text).expect("written");
+                fs::write(&file, text).expect("the write succeeds");
                 arguments.push(file.display().to_string());
             }
             let log = fs::File::create(folder.join("log")).expect("a log");

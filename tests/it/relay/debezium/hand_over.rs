@@ -99,16 +99,19 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
     let database = migrated_database().await;
     let (place, pool) = (Place::new(&database), &database.pool);
     let slot = format!("d{}", uuid::Uuid::now_v7().simple());
-    sqlx::raw_sql(TABLE).execute(pool).await.expect("created");
+    sqlx::raw_sql(TABLE)
+        .execute(pool)
+        .await
+        .expect("the statement succeeds");
     sqlx::raw_sql("create publication theirs for all tables")
         .execute(pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::query("select pg_create_logical_replication_slot($1, 'pgoutput')")
         .bind(&slot)
         .execute(pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     insert(pool, "a", 0..3).await;
     sqlx::raw_sql("create table public.other (n int); insert into public.other values (1), (2)")
         .execute(pool)
@@ -156,7 +159,7 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
         .bind(&slot)
         .execute(pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
     let relay = Running::start(options);
     insert(pool, "c", 6..7).await;
     reader.until_distinct(13);
@@ -171,7 +174,7 @@ async fn a_connector_that_still_runs_or_is_not_there_is_not_taken_over() {
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let mut options = options(&place);
     options.debezium.as_mut().expect("set").hand_over = Some(HandOver {
         slot: "no_such_slot".into(),
@@ -192,7 +195,10 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     };
     let database = migrated_database().await;
     let (place, pool) = (Place::new(&database), database.pool.clone());
-    sqlx::raw_sql(TABLE).execute(&pool).await.expect("created");
+    sqlx::raw_sql(TABLE)
+        .execute(&pool)
+        .await
+        .expect("the statement succeeds");
     create_topic(&place.brokers, &place.topic, 1).await;
     let url: url::Url = database.url.parse().expect("a URL");
     let mut properties = properties(&url, "public.outboxevent", "shop");
@@ -274,18 +280,18 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         .bind(&place.name)
         .execute(&pool)
         .await
-        .expect("advanced");
+        .expect("the statement succeeds");
     sqlx::query("select pg_drop_replication_slot($1)")
         .bind(&slot)
         .execute(&pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
     sqlx::query("select pg_copy_logical_replication_slot($1, $2)")
         .bind(place.slot())
         .bind(&slot)
         .execute(&pool)
         .await
-        .expect("copied");
+        .expect("the statement succeeds");
     worker.resume_from_the_slot("shop").await;
     wait_for_slots(&database, 1, || worker.log()).await;
     stop.cancel();

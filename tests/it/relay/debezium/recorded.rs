@@ -27,7 +27,7 @@ const RECORDED: &str = concat!(
 );
 
 fn recorded() -> Map<String, Value> {
-    let text = std::fs::read_to_string(RECORDED).expect("the recording is there");
+    let text = std::fs::read_to_string(RECORDED).expect("the recording exists");
     serde_json::from_str(&text).expect("the recording is JSON")
 }
 
@@ -38,7 +38,7 @@ async fn create(pool: &PgPool, case: &Case) {
     )))
     .execute(pool)
     .await
-    .expect("created");
+    .expect("the statement succeeds");
 }
 
 async fn fill(pool: &PgPool, case: &Case) {
@@ -86,7 +86,7 @@ async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value
     sqlx::raw_sql(AssertSqlSafe(format!("drop table public.{}", case.name)))
         .execute(&database.pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
     records
 }
 
@@ -178,7 +178,7 @@ async fn the_recording_is_what_the_real_debezium_writes() {
             RECORDED,
             serde_json::to_string_pretty(&records).expect("JSON") + "\n",
         )
-        .expect("written");
+        .expect("the write succeeds");
     } else {
         assert_eq!(records, recorded());
     }

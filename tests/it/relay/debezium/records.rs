@@ -29,7 +29,7 @@ fn read_blocking(brokers: &str, topic: &str, count: usize) -> Vec<Value> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Beginning)
         .expect("a partition");
-    consumer.assign(&list).expect("assigned");
+    consumer.assign(&list).expect("the assignment succeeds");
     let (mut records, until) = (Vec::new(), Instant::now() + Duration::from_secs(120));
     while records.len() < count {
         assert!(

@@ -19,7 +19,7 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let place = Place::new(&database);
     create_topic_with(
         &place.brokers,
@@ -88,13 +88,13 @@ async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_lette
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let loose = "alter table public.outboxevent alter aggregateid drop not null, \
         alter aggregatetype drop not null, add column at timestamptz";
     sqlx::raw_sql(loose)
         .execute(&database.pool)
         .await
-        .expect("altered");
+        .expect("the statement succeeds");
     let place = Place::new(&database);
     let mut options = options(&place);
     let outbox = options.debezium.as_mut().expect("set");
