@@ -244,8 +244,7 @@ async fn a_database_that_went_back_in_time_under_a_running_relay_is_noticed() {
     let place = Place::new(&database);
     let relay = place.start();
     relay.says("stream", "streaming").await;
-    // After the restore of a storage snapshot, the relay's own row is older than the relay wrote
-    // it.
+    // After the restore of a storage snapshot, the row is older than the relay's last write to it.
     sqlx::raw_sql(
         "update tidings.relay set epoch = 0;
          select pg_terminate_backend(active_pid) from pg_replication_slots \

@@ -198,7 +198,7 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.undeliverable.policy = OnUndeliverable::Stop;
-    // With positions in the database alone, a relay without its row starts for the first time.
+    // Positions are in the database alone, so a relay whose row is deleted makes a first start.
     options.delivery = Delivery::AtLeastOnce;
     let insert = async |n: u32| {
         let sql = format!(
