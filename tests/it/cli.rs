@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::services::{TestDatabase, brokers, database, migrated_database};
+use crate::support::services::{TestDatabase, brokers, database, migrated_database};
 
 /// Time limit of every wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -120,7 +120,7 @@ fn relay_name() -> String {
 }
 
 fn signal(process: &Child, name: &str) {
-    crate::services::signal(process.id(), name);
+    crate::support::services::signal(process.id(), name);
 }
 
 impl Drop for Running {

@@ -7,7 +7,7 @@ use sqlx::postgres::PgPoolOptions;
 use tidings::health::{DatabaseCheck, Health, KafkaCheck, RelayLagCheck, Status};
 use tidings::kafka::Settings;
 
-use crate::services::{own_kafka, own_postgres};
+use crate::support::services::{own_kafka, own_postgres};
 
 /// Polls until the status of the only check satisfies `says`. A server takes time to start and to
 /// stop.
@@ -51,7 +51,7 @@ async fn a_database_that_stops_fails_its_check_and_one_that_is_back_passes_it() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_without_a_free_connection_fails_its_check_in_time() {
-    let database = crate::services::database().await;
+    let database = crate::support::services::database().await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .connect(&database.url)
@@ -100,7 +100,7 @@ async fn a_broker_that_stops_fails_its_check_with_the_reason_and_one_that_is_bac
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_lets_events_wait_for_too_long_fails_its_check() {
-    let database = crate::services::migrated_database().await;
+    let database = crate::support::services::migrated_database().await;
     let health = Health::new().check(
         "relay lag",
         RelayLagCheck::new(&database.pool, "tidings", Duration::from_secs(60)),

@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 use tidings::{MigrateError, Migrations, Outbox};
 use uuid::Uuid;
 
-use crate::services::{database, migrated_database};
+use crate::support::services::{database, migrated_database};
 
 async fn tables(pool: &PgPool, schema: &str) -> Vec<String> {
     sqlx::query_scalar("select tablename::text from pg_tables where schemaname = $1 order by 1")

@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool, Row};
 use tidings::event::{AggregateId, Codec, CodecError, Envelope, EventId, InvalidEvent, Payload};
 use tidings::{DomainEvent, Migrations, Outbox, PublishError};
 
-use crate::services::{database, migrated_database};
+use crate::support::services::{database, migrated_database};
 
 #[derive(Serialize, Deserialize, DomainEvent, Clone, Debug, PartialEq)]
 #[event(aggregate = "order", id = "order_id")]

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use crate::services::database;
+use crate::support::services::database;
 
 /// The running example, killed on drop.
 struct Example {

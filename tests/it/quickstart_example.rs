@@ -4,7 +4,7 @@ use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
-    let database = crate::services::database().await;
+    let database = crate::support::services::database().await;
     // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
     let program = test
@@ -16,7 +16,7 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
     command
         .arg("2000")
         .env("DATABASE_URL", &database.url)
-        .env("KAFKA_BROKERS", crate::services::brokers());
+        .env("KAFKA_BROKERS", crate::support::services::brokers());
     let done = tokio::task::spawn_blocking(move || command.output())
         .await
         .expect("the task does not panic");

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 pub(crate) static ONE: Mutex<()> = Mutex::const_new(());
 
 pub(crate) async fn shop() -> Command {
-    let database = crate::services::database().await;
+    let database = crate::support::services::database().await;
     // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
     let mut command = Command::new(
@@ -27,7 +27,7 @@ pub(crate) async fn shop() -> Command {
         .expect("a URL");
     command
         .env("DATABASE_URL", server.as_str())
-        .env("KAFKA_BROKERS", crate::services::brokers());
+        .env("KAFKA_BROKERS", crate::support::services::brokers());
     command
 }
 
@@ -89,7 +89,7 @@ impl Shop {
 
     /// Sends a request. Returns status and body.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        crate::http::ask(&self.address, method, path, body)
+        crate::support::http::ask(&self.address, method, path, body)
     }
 
     fn json(&self, path: &str) -> Value {

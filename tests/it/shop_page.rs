@@ -1,7 +1,7 @@
 //! The page of `examples/shop` in a real browser.
 
-use crate::browser::{self, Browser};
 use crate::shop_example::{ONE, Shop, shop};
+use crate::support::browser::{self, Browser};
 
 /// Expression for the card of the newest order.
 const NEWEST: &str = "document.querySelector('#orders .order')";

@@ -2,7 +2,6 @@
 
 mod bounds;
 mod parity;
-mod worlds;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +12,7 @@ use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
 use tidings::testing::TestBus;
 
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use super::{Running, eventually, relay_name};
-use crate::services::{brokers, migrated_database};
+use crate::support::services::{brokers, migrated_database};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_with_few_descriptors_is_alive_and_delivers_behind_many_idle_connections() {

@@ -9,8 +9,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::PgPool;
 
 use super::{against, ended, eventually, get, relay_name, signal};
-use crate::relay::records::create_topic;
-use crate::services::{brokers, migrated_database};
+use crate::support::records::create_topic;
+use crate::support::services::{brokers, migrated_database};
 
 /// A window title, a line break, an eight-bit control sequence, a right-to-left override and a line
 /// separator.

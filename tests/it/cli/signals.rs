@@ -4,7 +4,7 @@ use std::io::{BufRead, Read, Write};
 use std::process::Command;
 
 use super::{Running, against, relay_name, signal};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
 fn relay(database: &TestDatabase) -> Command {
     against(

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use super::{against, ended, eventually, get, relay_name, signal, tidings};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// Default capacity of a pipe on Linux, in bytes.
 const PIPE_BYTES: usize = 64 << 10;

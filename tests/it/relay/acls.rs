@@ -9,12 +9,10 @@ use std::{
 use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::{Delivery, RelayOptions};
 
-use super::{
-    operator::insert,
-    records::{Reader, create_topic},
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database, own_kafka};
+use super::operator::insert;
+use crate::support::records::{Reader, create_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
 /// One allowed operation on resources of one kind, selected by name or prefix. The numbers are
 /// those of the Kafka protocol.

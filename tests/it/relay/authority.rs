@@ -14,12 +14,10 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{OnUndeliverable, SourceKind};
 use uuid::Uuid;
 
-use super::{
-    operator::{delete_topic, delivered, insert, position_topic, published, ran},
-    records::{Reader, create_topic_with},
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use super::operator::{delete_topic, delivered, insert, position_topic, published, ran};
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// Time limit of a wait.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -1,11 +1,9 @@
 //! Timestamps that a broker refuses: a fault of a clock, never of an event.
 
-use super::{
-    operator::{delivered, published},
-    records::create_topic_with,
-    running::Place,
-};
-use crate::services::migrated_database;
+use super::operator::{delivered, published};
+use crate::support::records::create_topic_with;
+use crate::support::running::Place;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_whose_timestamps_a_topic_refuses_are_published_and_none_is_parked() {

@@ -2,8 +2,8 @@
 
 use tidings::relay::EnvelopeFormat;
 
-use super::running::{Place, Running};
-use crate::services::migrated_database;
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_sql_is_enough_and_the_payload_arrives_as_it_was_written() {
@@ -111,7 +111,7 @@ async fn large_payloads_bytes_and_tombstones_come_through_and_go_where_the_java_
 async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    let own = super::running::new_topic();
+    let own = crate::support::running::new_topic();
     sqlx::query(
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
         values ('order', '1', 'OrderPlaced', '{\"n\":1}', $1), ('order', '1', 'OrderPlaced', \
@@ -126,7 +126,8 @@ async fn the_other_envelopes_and_a_rows_own_topic_are_followed() {
     options.event_source = "https://shop.example/orders".into();
     let relay = Running::start(options);
     let structured = place.reader().until_distinct(1)[0].clone();
-    let elsewhere = super::records::Reader::new(&place.brokers, &own).until_distinct(1)[0].clone();
+    let elsewhere =
+        crate::support::records::Reader::new(&place.brokers, &own).until_distinct(1)[0].clone();
     relay.stop().await;
     let json: serde_json::Value = serde_json::from_str(structured.text()).expect("JSON");
     assert_eq!(

@@ -9,12 +9,10 @@ use std::{
 use dev_services::{KafkaOptions, Postgres, PostgresOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::{
-    operator::insert,
-    records::Record,
-    running::{Place, Running},
-};
-use crate::services::{
+use super::operator::insert;
+use crate::support::records::Record;
+use crate::support::running::{Place, Running};
+use crate::support::services::{
     TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres, restored_on,
 };
 

@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::operator::insert;
-use super::running::{Place, Running};
-use crate::services::{TestDatabase, migrated_database_on, own_postgres};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database_on, own_postgres};
 
 /// Starts a server with TLS and a role `ann`, which must authenticate over TCP with a SCRAM
 /// password.

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use dev_services::{KafkaOptions, PostgresOptions};
 
-use super::{
-    history::{
-        Verdict, caught_up, committed, create_accounts, expected, with_accounts, write_concurrently,
-    },
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, caught_up, committed, create_accounts, expected, with_accounts, write_concurrently,
 };
-use crate::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
+use crate::support::running::{Place, Running};
+use crate::support::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stops_and_starts_costs_no_event_and_no_order() {
@@ -163,7 +161,7 @@ async fn a_missing_topic_is_waited_for_by_name_and_nothing_is_lost() {
     relay
         .says("kafka", &format!("topic `{}` does not exist", place.topic))
         .await;
-    super::records::create_topic(&place.brokers, &place.topic, 2).await;
+    crate::support::records::create_topic(&place.brokers, &place.topic, 2).await;
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
         Verdict::default()
@@ -197,14 +195,14 @@ async fn an_idle_relay_notices_that_kafka_is_back() {
 async fn a_topic_that_grows_does_not_move_a_key() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    super::records::create_topic(&place.brokers, &place.topic, 2).await;
+    crate::support::records::create_topic(&place.brokers, &place.topic, 2).await;
     create_accounts(&database.pool, 20).await;
     let relay = place.start();
     write_concurrently(&database.pool, 1, 20, 40).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
     relay.stop().await;
-    super::records::grow_topic(&place.brokers, &place.topic, 7).await;
+    crate::support::records::grow_topic(&place.brokers, &place.topic, 7).await;
     let relay = place.start();
     write_concurrently(&database.pool, 1, 20, 40).await;
     assert_eq!(

@@ -6,11 +6,9 @@ use tidings::{
     relay::{DebeziumOutbox, Delivery, OnUndeliverable, SourceKind},
 };
 
-use super::{
-    records::create_topic,
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::create_topic;
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// Creates a role for one test and executes the documented statements of the block that begins with
 /// `-- title`. Returns the role and the statements.
@@ -267,7 +265,7 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
         let published = event
             .publish(
                 &mut tx,
-                &super::history::Moved {
+                &crate::support::history::Moved {
                     account: "a".into(),
                     version: 1,
                 },
@@ -306,7 +304,7 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
             .begin()
             .await
             .map_err(tidings::PublishError::Database)?;
-        let event = super::history::Moved {
+        let event = crate::support::history::Moved {
             account: "a".into(),
             version: 1,
         };

@@ -17,12 +17,12 @@ use rdkafka::{
 };
 use sqlx::PgPool;
 
-use super::{
-    history::{Verdict, committed, expected, judge, with_accounts, write_concurrently},
-    records::{Record, grow_topic},
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, committed, expected, judge, with_accounts, write_concurrently,
 };
-use crate::services::TestDatabase;
+use crate::support::records::{Record, grow_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::TestDatabase;
 
 /// A consumer group of one member that commits records and keeps them in the order of reading.
 struct Group {

@@ -6,12 +6,10 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tidings::relay::{Delivery, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, create_accounts, with_accounts, write_concurrently},
-    records::Reader,
-    running::{Place, Running},
-};
-use crate::services::{migrated_database, migrated_database_on, own_postgres};
+use crate::support::history::{Verdict, create_accounts, with_accounts, write_concurrently};
+use crate::support::records::Reader;
+use crate::support::running::{Place, Running};
+use crate::support::services::{migrated_database, migrated_database_on, own_postgres};
 
 /// Drops the relay's slot, even while a session reads from it.
 async fn drop_slot(pool: &PgPool, slot: &str) {
@@ -288,7 +286,7 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
             .expect("the insert succeeds");
     }
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    super::records::create_topic(&place.brokers, &place.topic, 4).await;
+    crate::support::records::create_topic(&place.brokers, &place.topic, 4).await;
     let mut reader = place.reader();
     reader.until_distinct(12_001);
     relay.stop().await;
@@ -328,7 +326,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
     let relay = place.start();
     write_concurrently(&database.pool, 2, 5, 20).await;
     let mut reader = place.reader();
-    super::history::caught_up(&database.pool, &mut reader).await;
+    crate::support::history::caught_up(&database.pool, &mut reader).await;
     let reason = "select source_reason from tidings.relay where name = $1 and source = 'table'";
     let mut said = None;
     for _ in 0..6_000 {

@@ -10,10 +10,8 @@ use tokio::{
     net::{TcpListener, TcpStream, tcp},
 };
 
-use super::{
-    history::{Verdict, with_accounts, write_concurrently},
-    running::Place,
-};
+use crate::support::history::{Verdict, with_accounts, write_concurrently};
+use crate::support::running::Place;
 
 /// Bytes sent in place of the stream, one entry per attempt.
 const HOSTILE: [&[u8]; 8] = [

@@ -4,12 +4,10 @@
 use sqlx::PgPool;
 use tidings::relay::Delivery;
 
-use super::{
-    parked::{parked, sql, strict, until_parked},
-    records::{alter_topic, create_topic_with},
-    running::{Place, Running},
-};
-use crate::services::migrated_database;
+use super::parked::{parked, sql, strict, until_parked};
+use crate::support::records::{alter_topic, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 /// Inserts `events` events of one aggregate each in one statement. Every eleventh event has about
 /// `bytes` bytes that do not compress.

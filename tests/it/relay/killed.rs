@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    running::Place,
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::migrated_database;
+use crate::support::running::Place;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_ten_times_in_mid_stream_it_loses_and_repeats_nothing_and_keeps_the_order() {

@@ -3,11 +3,9 @@
 
 use tidings::Outbox;
 
-use super::{
-    history::{Moved, Verdict, with_accounts, write_concurrently},
-    running::Place,
-};
-use crate::services::migrated_database;
+use crate::support::history::{Moved, Verdict, with_accounts, write_concurrently};
+use crate::support::running::Place;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_writers_with_rollbacks_and_savepoints_give_every_committed_event_once_and_in_order()

@@ -11,7 +11,6 @@ mod faults;
 pub(crate) mod grants;
 mod growth;
 mod healing;
-mod history;
 mod hostile;
 mod isolation;
 mod killed;
@@ -22,12 +21,13 @@ mod parked;
 mod pooled;
 mod preflight;
 mod ready;
-pub(crate) mod records;
 mod refusals;
 mod retention;
-mod running;
 mod scheduled;
 mod transactions;
 mod traps;
 mod two;
 mod unusable;
+
+// `subscriber/foreign.rs` still uses this path.
+pub(crate) use crate::support::records;

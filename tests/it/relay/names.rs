@@ -3,11 +3,9 @@
 
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::{
-    operator::insert,
-    running::{Place, Running, new_topic},
-};
-use crate::services::{TestDatabase, migrated_database, restored};
+use super::operator::insert;
+use crate::support::running::{Place, Running, new_topic};
+use crate::support::services::{TestDatabase, migrated_database, restored};
 
 /// Returns the slots of this database.
 async fn slots(pool: &PgPool) -> Vec<String> {
@@ -163,7 +161,7 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
     }
     let marked = format!(
         "{unmarked}_{}",
-        crate::services::mark(&database.pool, "other").await
+        crate::support::services::mark(&database.pool, "other").await
     );
     assert_eq!(slots(&database.pool).await, [unmarked, marked]);
     insert(&database.pool, 1..=1).await;

@@ -12,11 +12,9 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tidings::relay::SourceKind;
 
-use super::{
-    records::Record,
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::Record;
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
 impl Place {
     /// Runs a command of the binary on this relay. Returns its exit code and output.

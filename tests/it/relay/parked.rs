@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{Delivery, OnUndeliverable, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    records::{Reader, Record, create_topic_with},
-    running::{Killed, Place, Running},
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::{Reader, Record, create_topic_with};
+use crate::support::running::{Killed, Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// Time limit of a wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
@@ -466,7 +466,7 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     .await;
     until_decided(pool).await;
     until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
-    super::records::alter_topic(
+    crate::support::records::alter_topic(
         &place.brokers,
         &place.topic,
         &[("max.message.bytes", "100000")],

@@ -19,11 +19,11 @@ use tidings::{
     subscriber::{Event, HandlerError, Tx},
 };
 
-use super::running::{Place, Running};
-use crate::services::{TestDatabase, migrated_database, skipped};
-use crate::subscriber::place::{
+use crate::support::place::{
     self as subscriber, Changed, assert_once_and_in_order, create_effects, start,
 };
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, skipped};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
@@ -221,7 +221,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
     reader.until_distinct(6 * 24);
     relay.stop().await;
     for order in ["1", "2"] {
-        let of = |record: &&super::records::Record| record.key == order.as_bytes();
+        let of = |record: &&crate::support::records::Record| record.key == order.as_bytes();
         let events = reader
             .read_to_the_end()
             .iter()

@@ -5,11 +5,9 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{CheckState, RelayOptions, SourceKind};
 
-use super::{
-    operator::insert,
-    running::{Place, Running},
-};
-use crate::services::{encoded_database, migrated_database};
+use super::operator::insert;
+use crate::support::running::{Place, Running};
+use crate::support::services::{encoded_database, migrated_database};
 
 /// A fault of the database and its repair. `%s` is the relay's slot, `%d` the database.
 struct Case {

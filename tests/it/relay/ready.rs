@@ -17,12 +17,12 @@ use tidings::{
     relay::{CheckState, RelayOptions, SourceKind},
 };
 
-use super::{
-    grants::run,
-    history::{Verdict, caught_up, create_accounts, with_accounts, write_concurrently},
-    running::{Place, Running},
+use super::grants::run;
+use crate::support::history::{
+    Verdict, caught_up, create_accounts, with_accounts, write_concurrently,
 };
-use crate::services::{
+use crate::support::running::{Place, Running};
+use crate::support::services::{
     TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres,
 };
 
@@ -117,7 +117,7 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
         );
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    super::records::create_topic(&place.brokers, &place.topic, 2).await;
+    crate::support::records::create_topic(&place.brokers, &place.topic, 2).await;
     relay.until_ready().await;
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,

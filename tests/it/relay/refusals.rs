@@ -4,11 +4,9 @@
 use dev_services::PostgresOptions;
 use tidings::relay::{Delivery, OnUndeliverable};
 
-use super::{
-    records::create_topic_with,
-    running::{Place, Running},
-};
-use crate::services::{migrated_database, migrated_database_on, own_postgres};
+use crate::support::records::create_topic_with;
+use crate::support::running::{Place, Running};
+use crate::support::services::{migrated_database, migrated_database_on, own_postgres};
 
 async fn publish(pool: &sqlx::PgPool, key: &str, bytes: i32) {
     let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
@@ -43,7 +41,7 @@ async fn a_server_without_logical_wal_is_reported_with_the_setting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_are_not_there_are_reported_with_the_command() {
-    let database = crate::services::database().await;
+    let database = crate::support::services::database().await;
     let text = Place::new(&database).start().refusal().await;
     assert!(text.contains("tidings migrate"), "{text}");
 }

@@ -5,12 +5,10 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tidings::relay::{RelayOptions, RetentionOptions};
 
-use super::{
-    history::{Verdict, caught_up, with_accounts, write_concurrently},
-    operator::insert,
-    running::{Place, Running},
-};
-use crate::services::migrated_database;
+use super::operator::insert;
+use crate::support::history::{Verdict, caught_up, with_accounts, write_concurrently};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 fn deleting(place: &Place) -> RelayOptions {
     let mut options = place.options();

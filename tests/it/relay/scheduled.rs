@@ -7,11 +7,9 @@ use chrono::{SubsecRound as _, Utc};
 use sqlx::PgPool;
 use tidings::{Outbox, event::EventId};
 
-use super::{
-    history::Moved,
-    running::{Place, Running},
-};
-use crate::services::migrated_database;
+use crate::support::history::Moved;
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 const SOON: Duration = Duration::from_millis(1_500);
 

@@ -5,14 +5,12 @@ use std::time::Duration;
 use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::OnUndeliverable;
 
-use super::{
-    history::{
-        Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
-    },
-    records::{Reader, create_topic, delete_topic},
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::{TestDatabase, migrated_database, own_kafka};
+use crate::support::records::{Reader, create_topic, delete_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
 /// Starts a dedicated broker and creates accounts and a place that uses the broker.
 async fn beside(options: KafkaOptions) -> (Kafka, TestDatabase, Place) {

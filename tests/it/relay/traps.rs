@@ -10,9 +10,9 @@ use tidings::saga::Sagas;
 use tidings::subscriber::{Event, HandlerError, Inbox, Retry, Tx};
 use tidings::{Migrations, Outbox};
 
-use super::running::{Place, Running};
-use crate::services::{TestDatabase, database, migrated_database};
-use crate::subscriber::place::{self as subscriber, Changed, create_effects, start, until_effects};
+use crate::support::place::{self as subscriber, Changed, create_effects, start, until_effects};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, database, migrated_database};
 
 /// Server functions that Tidings calls. Each is also created in `public` with the same parameters.
 const NAMES: &str = "now clock_timestamp statement_timestamp hashtextextended

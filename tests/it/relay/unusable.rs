@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tidings::relay::{CheckState, Delivery, OnUndeliverable, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    parked::{PATIENCE, numbers, sql},
-    records::{Reader, alter_topic, create_topic, create_topic_with},
-    running::{Place, Running},
+use super::parked::{PATIENCE, numbers, sql};
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::migrated_database;
+use crate::support::records::{Reader, alter_topic, create_topic, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 /// Publishes events `from` to `to` of an aggregate in one transaction.
 async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {

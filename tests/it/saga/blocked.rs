@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
 use super::operator::{shown, tidings};
-use super::shop::TakePayment;
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::shop::TakePayment;
 
 fn booking() -> Saga<Number> {
     Saga::new("book")

@@ -9,11 +9,11 @@ use tidings::saga::{Saga, SagaStatus};
 use tidings::{DomainEvent, Outbox};
 
 use super::operator::{shown, tidings};
-use super::shop::{
+use crate::support::place::until;
+use crate::support::shop::{
     PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment,
     place_order, reserving,
 };
-use crate::subscriber::place::until;
 
 /// An event in the conversation of a saga that is not a reply.
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
@@ -214,7 +214,7 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     );
     new.stop().await;
     let (saga, former) = (pays("buy"), place_order());
-    let both = crate::subscriber::place::start!(
+    let both = crate::support::place::start!(
         shop.subscriber("orders")
             .saga(saga)
             .saga(former)

@@ -8,8 +8,8 @@ use tidings::subscriber::{HandlerError, Tx};
 use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
-use super::shop::ReserveStock;
 use crate::relay::grants::{run, statements_for};
+use crate::support::shop::ReserveStock;
 
 /// Returns a saga with every feature: local and remote steps, compensation, locks, a published end
 /// and retention.
@@ -62,7 +62,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
         started(3).await.expect("the service starts"),
     );
     service.run_on(&saga, pool.clone());
-    crate::subscriber::place::until("both have ended", async || {
+    crate::support::place::until("both have ended", async || {
         let ended = "select count(*) from tidings.outbox \
             where type in ('SagaCompleted', 'SagaCompensated')";
         let ended: i64 = sqlx::query_scalar(ended)
@@ -74,7 +74,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
     .await;
     service.stop().await;
     service.run_on(&saga, pool.clone());
-    crate::subscriber::place::until("both are forgotten", async || {
+    crate::support::place::until("both are forgotten", async || {
         let left = [
             service.sagas.get(even).await.expect("the saga can be read"),
             service.sagas.get(odd).await.expect("the saga can be read"),
@@ -114,7 +114,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                         .saga(saga.clone())
                         .inbox(pool.clone());
                     let ended = tokio::time::timeout(
-                        crate::subscriber::place::PATIENCE,
+                        crate::support::place::PATIENCE,
                         running.run(Default::default()),
                     )
                     .await;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use dev_services::KafkaOptions;
 
-use crate::relay::records::create_topic;
-use crate::services::{TestDatabase, migrated_database, own_kafka};
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::records::create_topic;
+use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
 const ORDERS: i64 = 60;
 

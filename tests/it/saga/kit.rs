@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidings::saga::SagaStatus;
 
-use super::shop::{
+use crate::support::shop::{
     PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment,
     StockRefused, StockReserved, TakePayment, place_order,
 };

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::services::{TestDatabase, migrated_database};
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// State of a saga: the number of the run.
 pub(super) type Number = i64;

@@ -6,7 +6,8 @@ use tidings::saga::{Saga, SagaMetrics, SagaStatistics, SagaStatus};
 use tidings::subscriber::{HandlerError, Retry};
 
 use super::local::{Number, Service, refuse};
-use crate::subscriber::{observing::scraped, place::until};
+use crate::subscriber::observing::scraped;
+use crate::support::place::until;
 
 /// Returns the metrics of sagas as text.
 fn shown(statistics: &SagaStatistics) -> String {

@@ -13,4 +13,3 @@ mod operator;
 mod owners;
 mod replies;
 mod running;
-mod shop;

@@ -59,7 +59,7 @@ async fn a_running_service_listens() {
     service.until(first, SagaStatus::Completed).await;
     let listening = "select count(*) from pg_stat_activity where datname = current_database() \
         and application_name = 'tidings saga notices'";
-    crate::subscriber::place::until("it listens", async || {
+    crate::support::place::until("it listens", async || {
         let sessions: i64 = sqlx::query_scalar(listening)
             .fetch_one(&service.database.pool)
             .await

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tidings::saga::SagaStatus;
 
-use super::shop::{Shop, place_order};
-use crate::services::{TestDatabase, brokers};
+use crate::support::services::{TestDatabase, brokers};
+use crate::support::shop::{Shop, place_order};
 
 /// Runs `tidings sagas`. Returns its exit code, stdout and stderr.
 async fn sagas(shop: &Shop, arguments: &[&str]) -> (i32, String, String) {

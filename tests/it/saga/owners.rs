@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
 use super::operator::{shown, tidings};
-use crate::subscriber::place::{PATIENCE, until};
+use crate::support::place::{PATIENCE, until};
 
 fn booking(steps: &[&'static str]) -> Saga<Number> {
     steps.iter().copied().fold(Saga::new("book"), |saga, step| {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::{Event, HandlerError};
 
-use super::shop::{
+use crate::support::place::{start, until};
+use crate::support::shop::{
     PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment, reserving,
 };
-use crate::subscriber::place::{start, until};
 
 /// Returns a saga whose payment may take two seconds.
 fn hasty() -> Saga<PlaceOrder> {

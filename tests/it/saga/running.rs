@@ -11,11 +11,11 @@ use tidings::subscriber::{HandlerError, Retry, Tx};
 use tidings::{DomainEvent, Outbox};
 use uuid::Uuid;
 
-use super::shop::{
+use crate::support::place::until;
+use crate::support::shop::{
     OrderPlaced, PaymentReturned, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved,
     TakePayment, place_order,
 };
-use crate::subscriber::place::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once() {
@@ -105,11 +105,11 @@ async fn a_deploy_with_other_steps_does_not_break_what_runs() {
         .step("reserve")
         .command(|s: &PlaceOrder| ReserveStock { order: s.order })
         .on::<StockReserved>(|_, _| ())
-        .compensate(|s| super::shop::ReleaseStock { order: s.order })
+        .compensate(|s| crate::support::shop::ReleaseStock { order: s.order })
         .step("pay")
         .command(|s| TakePayment { order: s.order })
         .on::<PaymentTaken>(|_, _| ())
-        .fails_on::<super::shop::PaymentRefused>(|_, _| "no money, says version 2".into())
+        .fails_on::<crate::support::shop::PaymentRefused>(|_, _| "no money, says version 2".into())
         .retired()
         .step("charge");
     shop.run(new);
@@ -397,7 +397,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
 #[tokio::test]
 async fn a_reply_does_not_take_away_what_a_person_has_decided() {
     let (database, mut bus) = (
-        crate::services::migrated_database().await,
+        crate::support::services::migrated_database().await,
         tidings::testing::TestBus::new(),
     );
     bus.add(
@@ -448,7 +448,7 @@ async fn a_reply_does_not_take_away_what_a_person_has_decided() {
 async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_change_nothing() {
     for seed in 0..5 {
         let (database, mut bus) = (
-            crate::services::migrated_database().await,
+            crate::support::services::migrated_database().await,
             tidings::testing::TestBus::new(),
         );
         sqlx::query("create table effect (order_id bigint, what text)")
@@ -463,15 +463,15 @@ async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_cha
         .await;
         bus.add(
             bus.subscriber("inventory")
-                .on(super::shop::reserve)
-                .on(super::shop::release)
+                .on(crate::support::shop::reserve)
+                .on(crate::support::shop::release)
                 .inbox(database.pool.clone()),
         )
         .await;
         bus.add(
             bus.subscriber("payments")
-                .on(super::shop::pay)
-                .on(super::shop::give_back)
+                .on(crate::support::shop::pay)
+                .on(crate::support::shop::give_back)
                 .inbox(database.pool.clone()),
         )
         .await;
@@ -537,7 +537,7 @@ async fn a_saga_can_be_a_step_of_another_one() {
         .on::<OrderDone>(|_, _| ())
         .fails_on::<OrderUndone>(|_, undone| undone.error);
     let (database, mut bus) = (
-        crate::services::migrated_database().await,
+        crate::support::services::migrated_database().await,
         tidings::testing::TestBus::new(),
     );
     sqlx::query("create table effect (order_id bigint, what text)")
@@ -553,15 +553,15 @@ async fn a_saga_can_be_a_step_of_another_one() {
     .await;
     bus.add(
         bus.subscriber("inventory")
-            .on(super::shop::reserve)
-            .on(super::shop::release)
+            .on(crate::support::shop::reserve)
+            .on(crate::support::shop::release)
             .inbox(database.pool.clone()),
     )
     .await;
     bus.add(
         bus.subscriber("payments")
-            .on(super::shop::pay)
-            .on(super::shop::give_back)
+            .on(crate::support::shop::pay)
+            .on(crate::support::shop::give_back)
             .inbox(database.pool.clone()),
     )
     .await;
@@ -587,7 +587,7 @@ async fn a_saga_can_be_a_step_of_another_one() {
 #[tokio::test]
 async fn a_saga_that_does_not_wait_for_a_lock_ends_before_its_first_step() {
     let (database, mut bus) = (
-        crate::services::migrated_database().await,
+        crate::support::services::migrated_database().await,
         tidings::testing::TestBus::new(),
     );
     let saga = place_order()

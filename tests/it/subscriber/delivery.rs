@@ -7,11 +7,11 @@ use std::time::Duration;
 use tidings::subscriber::{Batch, Event, HandlerError, Inbox, Meta, State, Tx};
 use tokio::sync::Notify;
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, count, create_effects, effect, effects, start, until,
     until_effects,
 };
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_event_has_its_effect_once_and_in_order_though_each_is_delivered_twice() {

@@ -13,12 +13,12 @@ use tidings::subscriber::{
 };
 use tidings::{DomainEvent, Subscriber};
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, Running, assert_once_and_in_order, count, create_effects, effect, effects,
     start, until, until_effects,
 };
-use crate::relay::records::Reader;
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::Reader;
+use crate::support::services::{TestDatabase, migrated_database};
 
 type Broken = Arc<AtomicBool>;
 type Service = Subscriber<Broken, HasState, HasInbox>;

@@ -6,9 +6,9 @@ use dev_services::KafkaOptions;
 use tidings::event::{AggregateId, Envelope, Payload};
 use tidings::{Bus, kafka};
 
-use super::place::until;
-use crate::relay::records::create_topic;
-use crate::services::{database, own_kafka};
+use crate::support::place::until;
+use crate::support::records::create_topic;
+use crate::support::services::{database, own_kafka};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated() {
@@ -58,7 +58,7 @@ async fn the_example_reserves_once_publishes_and_ends_well_when_it_is_terminated
         (counts == (2, 2)).then_some(())
     })
     .await;
-    crate::services::signal(example.id(), "TERM");
+    crate::support::services::signal(example.id(), "TERM");
     let status = tokio::task::spawn_blocking(move || example.wait())
         .await
         .expect("the task does not panic")

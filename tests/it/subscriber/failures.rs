@@ -11,12 +11,12 @@ use tidings::subscriber::{
     Escalation, Event, HandlerError, KillSwitch, Meta, Order, Retry, State, SubscriberState, Tx,
 };
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, count, create_effects, effect, effects, start, until,
     until_effects,
 };
-use crate::relay::records::Reader;
-use crate::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
+use crate::support::records::Reader;
+use crate::support::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
 
 fn quick(attempts: u32) -> Retry {
     Retry::exponential(

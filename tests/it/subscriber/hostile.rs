@@ -19,11 +19,11 @@ use tidings::subscriber::{
 use tidings::{Bus, Subscriber, kafka};
 use tokio_util::sync::CancellationToken;
 
-use super::place::{
+use crate::support::place::{
     Changed, PATIENCE, Place, assert_once_and_in_order, count, create_effects, effect, start, until,
 };
-use crate::relay::records::create_topic;
-use crate::services::{migrated_database, migrated_database_on, own_postgres};
+use crate::support::records::create_topic;
+use crate::support::services::{migrated_database, migrated_database_on, own_postgres};
 
 const AT_ONCE: Duration = Duration::from_millis(5);
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::subscriber::{Escalation, Inbox, Order, Retry};
 
-use super::place::{Changed, Place, count, create_effects, effects, start, until_effects};
-use crate::relay::records::{Reader, create_topic};
-use crate::services::{database, migrated_database};
+use crate::support::place::{Changed, Place, count, create_effects, effects, start, until_effects};
+use crate::support::records::{Reader, create_topic};
+use crate::support::services::{database, migrated_database};
 
 const V1: &str = r#"{"account":"a","version":1}"#;
 

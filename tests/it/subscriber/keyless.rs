@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tidings::subscriber::{Escalation, Event, HandlerError, Meta, Retry, State, Tx};
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_handled_after_it() {

@@ -1,10 +1,10 @@
 //! `kill -9` at the two places where an effect could be lost or repeated.
 
-use super::place::{
+use super::process::{Process, slowly};
+use crate::support::place::{
     Place, assert_once_and_in_order, create_effects, effects, start, until_effects,
 };
-use super::process::{Process, slowly};
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 /// Kills a member at the seventh time that it reaches a step, lets another take over, and checks
 /// the effects. Returns the number of duplicates.

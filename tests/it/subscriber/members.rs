@@ -8,12 +8,12 @@ use dev_services::KafkaOptions;
 use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
 
-use super::place::{
+use super::process::{Process, slowly};
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until,
     until_effects,
 };
-use super::process::{Process, slowly};
-use crate::services::{migrated_database, own_kafka};
+use crate::support::services::{migrated_database, own_kafka};
 
 pub(super) const ACCOUNTS: usize = 40;
 

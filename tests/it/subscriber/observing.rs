@@ -12,8 +12,8 @@ use tidings::subscriber::{
 use tidings::{Bus, kafka};
 use tokio::sync::Semaphore;
 
-use super::place::{Changed, Place, create_effects, start, until};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, start, until};
+use crate::support::services::migrated_database;
 
 /// Returns a place whose members frequently query the ends of partitions.
 async fn place() -> Place {

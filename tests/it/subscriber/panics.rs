@@ -9,7 +9,7 @@ use tidings::Subscriber;
 use tidings::subscriber::{Delivery, Event, FromDelivery, HandlerError, Retry, SubscriberState};
 use tower::util::MapRequestLayer;
 
-use super::place::{Changed, Place, start};
+use crate::support::place::{Changed, Place, start};
 
 /// Panics if it is armed, and disarms itself in doing so.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Meta, Tx};
 use tidings::{Bus, DomainEvent, Subscriber, kafka};
 
-use super::place::{Changed, Place, effect, until};
-use crate::services::{TestDatabase, signal};
+use crate::support::place::{Changed, Place, effect, until};
+use crate::support::services::{TestDatabase, signal};
 
 /// A handler that is slow enough to be running whenever its member is stopped.
 pub(crate) async fn slowly(

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Tx};
 
-use super::place::{Changed, Place, start};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, start};
+use crate::support::services::migrated_database;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "audit", id = "account")]

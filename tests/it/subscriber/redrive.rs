@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidings::subscriber::{Event, HandlerError, Meta, Retry, State, Tx};
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::services::migrated_database;
 
 /// Runs `tidings dead-letters …` and returns its output.
 pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {

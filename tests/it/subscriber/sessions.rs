@@ -10,11 +10,11 @@ use sqlx::{Connection as _, PgPool};
 use tidings::subscriber::{Event, HandlerError, Inbox, Meta, Retry, Tx};
 use tower::timeout::TimeoutLayer;
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until,
     until_effects,
 };
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 fn quick(attempts: u32) -> Retry {
     Retry::exponential(

@@ -9,11 +9,11 @@ use tidings::event::Envelope;
 use tokio::task::JoinHandle;
 
 use super::members::ACCOUNTS;
-use super::place::{
+use super::process::{Process, Renewed, slowly};
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, create_effects, effects, start, until, until_effects,
 };
-use super::process::{Process, Renewed, slowly};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// The guarantee is 10 s, but the machine that runs the tests may be busy.
 const LIMIT: Duration = Duration::from_secs(15);

@@ -14,10 +14,10 @@ use tidings::subscriber::{
 };
 use uuid::Uuid;
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
 use super::redrive::dead_letters;
-use crate::relay::records::{Reader, create_topic_with};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::services::migrated_database;
 
 /// Another aggregate in the same topic.
 #[derive(Serialize, Deserialize, DomainEvent)]
@@ -289,9 +289,9 @@ async fn a_member_without_a_tombstone_handler_leaves_tombstones_to_a_version_tha
             }),
         ])
         .await;
-    super::place::until("the tombstone is handled or waits", async || {
+    crate::support::place::until("the tombstone is handled or waits", async || {
         let waits = older.statistics.waiting_for_another_version() > 0;
-        (waits || super::place::effects(&database.pool).await == 3).then_some(())
+        (waits || crate::support::place::effects(&database.pool).await == 3).then_some(())
     })
     .await;
     assert_eq!(older.statistics.unknown_types(), 0);

@@ -9,13 +9,13 @@ use tidings::health::{Check, Status, SubscriberCheck};
 use tidings::subscriber::{Escalation, Event, HandlerError, Retry, SubscriberState};
 use uuid::Uuid;
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, count, create_effects, start, until_effects,
 };
-use crate::relay::records::{
+use crate::support::records::{
     Reader, admin, alter_topic, create_topic, create_topic_with, delete_topic,
 };
-use crate::services::{brokers, migrated_database};
+use crate::support::services::{brokers, migrated_database};
 
 /// Time limit for the discovery of a new topic: a third of the interval of the client's own
 /// refresh.
@@ -173,7 +173,7 @@ async fn remove_before(place: &Place, offset: i64) {
         .expect("the rows are deleted");
 }
 
-async fn health(running: &super::place::Running) -> Status {
+async fn health(running: &crate::support::place::Running) -> Status {
     SubscriberCheck::new(&running.statistics).check().await
 }
 

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Inbox, Isolation, Meta, Retry, Tx};
 
-use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, start};
-use crate::services::migrated_database;
+use crate::support::place::{
+    Changed, Place, assert_once_and_in_order, create_effects, effect, start,
+};
+use crate::support::services::migrated_database;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "audit", id = "account")]

@@ -14,12 +14,14 @@ use tower::timeout::TimeoutLayer;
 use uuid::Uuid;
 
 use super::members::{ACCOUNTS, Load, enable_broker_side_groups};
-use super::place::{
-    Place, assert_once_and_in_order, count, create_effects, start, until, until_effects,
-};
 use super::process::{Process, slowly};
 use crate::relay::grants::{run, statements_for};
-use crate::services::{database, migrated_database, migrated_database_on, own_kafka, own_postgres};
+use crate::support::place::{
+    Place, assert_once_and_in_order, count, create_effects, start, until, until_effects,
+};
+use crate::support::services::{
+    database, migrated_database, migrated_database_on, own_kafka, own_postgres,
+};
 
 // === the database at start-up ===
 
@@ -170,7 +172,7 @@ async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
     });
     let subscriber = bus
         .subscriber(&place.group)
-        .topic::<super::place::Changed>(&place.topic);
+        .topic::<crate::support::place::Changed>(&place.topic);
     let running = start!(subscriber.on(count).inbox(database.pool.clone()));
     running
         .until("its state names the brokers", |seen| {
@@ -293,12 +295,12 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
 
 /// Takes a second of the server's time.
 async fn sleepy(
-    tidings::subscriber::Event(changed): tidings::subscriber::Event<super::place::Changed>,
+    tidings::subscriber::Event(changed): tidings::subscriber::Event<crate::support::place::Changed>,
     meta: tidings::subscriber::Meta,
     mut tx: tidings::subscriber::Tx,
 ) -> Result<(), tidings::subscriber::HandlerError> {
     sqlx::query("select pg_sleep(1)").execute(&mut *tx).await?;
-    super::place::effect(&mut tx, &changed, &meta).await
+    crate::support::place::effect(&mut tx, &changed, &meta).await
 }
 
 /// A statement that is slow by itself costs its event an attempt, and no other event waits for it.

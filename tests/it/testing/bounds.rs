@@ -13,7 +13,7 @@ use tidings::subscriber::{
 use tidings::testing::TestBus;
 use tidings::{DomainEvent, Outbox};
 
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]

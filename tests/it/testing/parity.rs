@@ -12,7 +12,7 @@ use tidings::subscriber::{
 };
 use tidings::{DomainEvent, Outbox};
 
-use super::worlds::{Memory, Outcome, Real, World, of};
+use crate::support::worlds::{Memory, Outcome, Real, World, of};
 
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]

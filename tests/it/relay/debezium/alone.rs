@@ -5,13 +5,9 @@ use sqlx::PgPool;
 use tidings::relay::{ExistingRows, OutboxRows, SourceKind};
 
 use super::{TABLE, insert, options};
-use crate::{
-    relay::{
-        records::Reader,
-        running::{Place, Running},
-    },
-    services::{TestDatabase, migrated_database},
-};
+use crate::support::records::Reader;
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
 async fn database_with_table() -> (TestDatabase, Place) {
     let database = migrated_database().await;

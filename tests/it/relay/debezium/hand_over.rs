@@ -6,13 +6,9 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{HandOver, Offset, TopicRewrite};
 
 use super::{TABLE, connector::debezium, insert, options, recorded::wait_for_slots};
-use crate::{
-    relay::{
-        records::{Reader, create_topic},
-        running::{Place, Running},
-    },
-    services::migrated_database,
-};
+use crate::support::records::{Reader, create_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 /// Returns the usual properties of a connector.
 pub(super) fn properties(url: &url::Url, table: &str, name: &str) -> Vec<(String, String)> {

@@ -11,7 +11,7 @@ mod undeliverable;
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{DebeziumOutbox, EnvelopeFormat, OnUndeliverable, RelayOptions};
 
-use super::running::Place;
+use crate::support::running::Place;
 
 /// A table with Debezium's default columns.
 const TABLE: &str = "create table public.outboxevent (

@@ -12,14 +12,10 @@ use super::{
     connector::debezium,
     records::read,
 };
-use crate::{
-    relay::{
-        debezium::options,
-        records::create_topic,
-        running::{Place, Running, new_topic},
-    },
-    services::{TestDatabase, brokers, migrated_database},
-};
+use crate::relay::debezium::options;
+use crate::support::records::create_topic;
+use crate::support::running::{Place, Running, new_topic};
+use crate::support::services::{TestDatabase, brokers, migrated_database};
 
 const RECORDED: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -4,13 +4,9 @@
 use tidings::relay::{OnUndeliverable, OutboxField, Relay, RelayError};
 
 use super::{TABLE, insert, options};
-use crate::{
-    relay::{
-        records::{Reader, create_topic_with},
-        running::{Place, Running},
-    },
-    services::migrated_database,
-};
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_letters_or_stops_the_relay()

@@ -10,7 +10,7 @@ use super::{
     records::{Reader, Record},
     running::Place,
 };
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
 /// One step of an aggregate. Versions start at 1 and increase by one.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

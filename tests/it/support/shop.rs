@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::relay::records::create_topic;
-use crate::services::{TestDatabase, brokers, migrated_database};
-use crate::subscriber::place::{Running, start, until};
+use crate::support::place::{Running, start, until};
+use crate::support::records::create_topic;
+use crate::support::services::{TestDatabase, brokers, migrated_database};
 
 macro_rules! events {
     ($($aggregate:literal $Event:ident)*) => {$(
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
         #[event(aggregate = $aggregate, id = "order")]
-        pub(super) struct $Event { pub(super) order: i64 }
+        pub(crate) struct $Event { pub(crate) order: i64 }
     )*};
 }
 
@@ -38,13 +38,13 @@ events! {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct PlaceOrder {
-    pub(super) order: i64,
-    pub(super) reserved: bool,
+pub(crate) struct PlaceOrder {
+    pub(crate) order: i64,
+    pub(crate) reserved: bool,
 }
 
 /// Returns a saga of this name whose first step reserves stock.
-pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
+pub(crate) fn reserving(name: &str) -> Saga<PlaceOrder> {
     Saga::new(name)
         .starts_on::<OrderPlaced>(|placed| PlaceOrder {
             order: placed.order,
@@ -58,7 +58,7 @@ pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
 
 /// Returns the saga with the steps reserve, pay and confirm. The last digit of the order number
 /// selects the behaviour of the services.
-pub(super) fn place_order() -> Saga<PlaceOrder> {
+pub(crate) fn place_order() -> Saga<PlaceOrder> {
     reserving("place-order")
         .fails_on::<StockRefused>(|_, _| "sold out".into())
         .compensate(|s| ReleaseStock { order: s.order })
@@ -99,10 +99,10 @@ async fn effect(tx: &mut Tx, order: i64, what: &str) -> Result<(), HandlerError>
     Ok(())
 }
 
-pub(super) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
+pub(crate) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
 /// Refuses order numbers that end in 1 as sold out.
-pub(super) async fn reserve(
+pub(crate) async fn reserve(
     Event(command): Event<ReserveStock>,
     mut tx: Tx,
 ) -> Answer<StockReserved, StockRefused> {
@@ -114,7 +114,7 @@ pub(super) async fn reserve(
     Ok((Some(StockReserved { order }), None))
 }
 
-pub(super) async fn release(
+pub(crate) async fn release(
     Event(command): Event<ReleaseStock>,
     mut tx: Tx,
 ) -> Result<(), HandlerError> {
@@ -122,7 +122,7 @@ pub(super) async fn release(
 }
 
 /// Refuses order numbers that end in 2 and does not reply to those that end in 3.
-pub(super) async fn pay(
+pub(crate) async fn pay(
     Event(command): Event<TakePayment>,
     mut tx: Tx,
 ) -> Answer<PaymentTaken, PaymentRefused> {
@@ -136,7 +136,7 @@ pub(super) async fn pay(
 }
 
 /// Keeps the payment of order numbers that end in 9.
-pub(super) async fn give_back(
+pub(crate) async fn give_back(
     Event(command): Event<ReturnPayment>,
     mut tx: Tx,
 ) -> Answer<PaymentReturned, PaymentKept> {
@@ -149,17 +149,17 @@ pub(super) async fn give_back(
 }
 
 /// A database, a relay and the topics of one test.
-pub(super) struct Shop {
-    pub(super) database: TestDatabase,
-    pub(super) bus: Bus,
-    pub(super) sagas: Sagas,
+pub(crate) struct Shop {
+    pub(crate) database: TestDatabase,
+    pub(crate) bus: Bus,
+    pub(crate) sagas: Sagas,
     id: String,
     shutdown: CancellationToken,
     running: Vec<JoinHandle<()>>,
 }
 
 impl Shop {
-    pub(super) async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let (database, id) = (
             migrated_database().await,
             Uuid::now_v7().simple().to_string(),
@@ -198,12 +198,12 @@ impl Shop {
     }
 
     /// Starts the services that receive commands.
-    pub(super) fn serve(&mut self) {
+    pub(crate) fn serve(&mut self) {
         self.serve_stock();
         self.serve_payments();
     }
 
-    pub(super) fn serve_stock(&mut self) {
+    pub(crate) fn serve_stock(&mut self) {
         let inventory = self
             .subscriber("inventory")
             .on(reserve)
@@ -219,7 +219,7 @@ impl Shop {
         }));
     }
 
-    pub(super) fn serve_payments(&mut self) {
+    pub(crate) fn serve_payments(&mut self) {
         let payments = self
             .subscriber("payments")
             .on(pay)
@@ -235,7 +235,7 @@ impl Shop {
         }));
     }
 
-    pub(super) fn subscriber(&self, group: &str) -> Subscriber<()> {
+    pub(crate) fn subscriber(&self, group: &str) -> Subscriber<()> {
         self.bus
             .subscriber(format!("{}-{group}", self.id))
             .topic::<OrderPlaced>(self.topic("order"))
@@ -244,7 +244,7 @@ impl Shop {
     }
 
     /// Starts a replica of the service that runs this saga. Returns the token that stops it.
-    pub(super) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
+    pub(crate) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
         let stop = self.shutdown.child_token();
         let subscriber = self
             .subscriber("orders")
@@ -259,7 +259,7 @@ impl Shop {
     }
 
     /// Starts a version of the service that runs this saga. The test stops it.
-    pub(super) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
+    pub(crate) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
         start!(
             self.subscriber("orders")
                 .saga(saga)
@@ -269,7 +269,7 @@ impl Shop {
     }
 
     /// Waits until the saga of this order has ended.
-    pub(super) async fn until_ended(&self, order: i64) -> SagaRun {
+    pub(crate) async fn until_ended(&self, order: i64) -> SagaRun {
         until(&format!("order {order} has ended"), async || {
             let run = self
                 .sagas
@@ -282,7 +282,7 @@ impl Shop {
     }
 
     /// Waits until the saga of this order is at this step.
-    pub(super) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
+    pub(crate) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
         until(&format!("order {order} stands at {step}"), async || {
             let run = self
                 .sagas
@@ -295,7 +295,7 @@ impl Shop {
     }
 
     /// Returns the types of the events in the table `detour`.
-    pub(super) async fn parked(&self) -> Vec<String> {
+    pub(crate) async fn parked(&self) -> Vec<String> {
         let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], \
             'UTF8') from tidings.detour order by seq";
         sqlx::query_scalar(sql)
@@ -304,7 +304,7 @@ impl Shop {
             .expect("the query succeeds")
     }
 
-    pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
+    pub(crate) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
         for order in orders {
             let mut conn = self.database.pool.acquire().await.expect("a connection");
             tidings::Outbox::new()
@@ -316,7 +316,7 @@ impl Shop {
     }
 
     /// Waits until the saga of this order has this status.
-    pub(super) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
+    pub(crate) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
         until(&format!("order {order} is {status:?}"), async || {
             let run = self
                 .sagas
@@ -329,7 +329,7 @@ impl Shop {
     }
 
     /// Returns the recorded effects of an order, in order.
-    pub(super) async fn effects(&self, order: i64) -> Vec<String> {
+    pub(crate) async fn effects(&self, order: i64) -> Vec<String> {
         let sql = "select what from effect where order_id = $1";
         sqlx::query_scalar(sql)
             .bind(order)
@@ -339,7 +339,7 @@ impl Shop {
     }
 
     /// Waits until exactly these effects are recorded, in any order.
-    pub(super) async fn until_effects(&self, order: i64, expected: &[&str]) {
+    pub(crate) async fn until_effects(&self, order: i64, expected: &[&str]) {
         until(&format!("order {order} has {expected:?}"), async || {
             let mut found = self.effects(order).await;
             found.sort_unstable();
@@ -350,7 +350,7 @@ impl Shop {
         .await;
     }
 
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.shutdown.cancel();
         for running in self.running {
             running.await.expect("the task does not panic");

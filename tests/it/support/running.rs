@@ -19,7 +19,7 @@ use super::{
     history::{Verdict, committed, expected, judge},
     records::Reader,
 };
-use crate::services::TestDatabase;
+use crate::support::services::TestDatabase;
 
 /// Returns a topic name that no other test uses.
 pub(crate) fn new_topic() -> String {
@@ -44,7 +44,7 @@ impl Place {
         let name = format!("t{}", Uuid::now_v7().simple());
         Self {
             url: database.url.clone(),
-            brokers: crate::services::brokers(),
+            brokers: crate::support::services::brokers(),
             topic: new_topic(),
             name,
             mark: database.mark.clone(),

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::http::ask;
-use crate::services::skipped;
+use crate::support::http::ask;
+use crate::support::services::skipped;
 
 /// Flags for a run without a window, a first-run dialog or background network traffic.
 const FLAGS: [&str; 9] = [

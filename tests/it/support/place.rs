@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::relay::records::create_topic;
+use crate::support::records::create_topic;
 
 /// Time limit of a wait. It is long, so that only a hang fails the test and not a slow machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ pub(crate) struct Place {
 impl Place {
     /// Creates a topic with this number of partitions.
     pub(crate) async fn new(partitions: i32) -> Self {
-        Self::on(crate::services::brokers(), partitions).await
+        Self::on(crate::support::services::brokers(), partitions).await
     }
 
     pub(crate) async fn on(brokers: String, partitions: i32) -> Self {
@@ -148,7 +148,7 @@ pub(crate) struct Running {
 macro_rules! start {
     ($subscriber:expr) => {{
         let (subscriber, shutdown) = ($subscriber, tokio_util::sync::CancellationToken::new());
-        $crate::subscriber::place::Running::new(
+        $crate::support::place::Running::new(
             subscriber.statistics(),
             shutdown.clone(),
             tokio::spawn(subscriber.run(shutdown)),

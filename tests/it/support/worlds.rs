@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::relay::records::{Reader, create_topic_with};
-use crate::services::{TestDatabase, brokers, migrated_database};
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::services::{TestDatabase, brokers, migrated_database};
 
 /// The result that is compared between worlds.
 #[derive(Debug, Default, PartialEq, Eq)]
