@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-/// The crates that the programs name.
+/// Crates that the programs use.
 const CRATES: &[&str] = &[
     "serde",
     "serde_json",
@@ -22,20 +22,21 @@ const CRATES: &[&str] = &[
     "uuid",
 ];
 
-/// Compiles programs against libraries that are built already.
+/// Compiles programs against libraries that are already built.
 pub(crate) struct Compiler {
     libraries: HashMap<String, PathBuf>,
     dependencies: PathBuf,
 }
 
 impl Compiler {
-    /// The compiler of this test run.
+    /// Returns the compiler of this test run.
     pub(crate) fn of_this_build() -> &'static Self {
         static COMPILER: LazyLock<Compiler> = LazyLock::new(Compiler::find);
         &COMPILER
     }
 
-    /// Finds the libraries. Cargo lists them without building anything, since this test was built with the same options.
+    /// Finds the libraries. Cargo lists them without building anything, because this test was built
+    /// with the same options.
     fn find() -> Self {
         let test = std::env::current_exe().expect("the path of this test");
         let dependencies = test.parent().expect("a folder").to_owned();
@@ -73,8 +74,11 @@ impl Compiler {
         }
     }
 
-    /// Compiles a program up to its metadata. Returns the errors, empty if there are none: of each its message, the places and
-    /// labels in the program, and notes. Text that depends on the library's own lines is left out.
+    /// Compiles a program up to its metadata. Returns the errors, or an empty string if there are
+    /// none.
+    ///
+    /// Each error has its message, the places and labels in the program, and its notes. Text that
+    /// depends on the lines of the library itself is left out.
     pub(crate) fn compile(&self, program: &Path) -> String {
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compile");
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
@@ -104,7 +108,7 @@ impl Compiler {
     }
 }
 
-/// The name, version and file of a library, from one of cargo's messages.
+/// Returns the name, version and file of a library from one of cargo's messages.
 fn library(line: &[u8]) -> Option<(String, Vec<u64>, PathBuf)> {
     let message: Value = serde_json::from_slice(line).ok()?;
     let target = message.get("target")?;

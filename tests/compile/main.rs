@@ -1,8 +1,9 @@
-//! Programs that must compile, and programs that must not: the compiler's messages are part of the interface.
+//! Programs that must compile, and programs that must not. The compiler's messages are part of the
+//! interface.
 //!
-//! Each program is compiled against the libraries of this very test run, so no dependency is built twice. The expected
-//! messages of `fail/NAME.rs` are in `fail/NAME.expected`. After an intended change,
-//! `UPDATE_EXPECTED=1 cargo test --test compile` writes them; read the difference.
+//! Each program is compiled against the libraries of this very test run, so that no dependency is
+//! built twice. The expected messages of `fail/NAME.rs` are in `fail/NAME.expected`. After an
+//! intended change, run `UPDATE_EXPECTED=1 cargo test --test compile` and review the difference.
 
 mod compiler;
 
@@ -15,7 +16,7 @@ use std::{
 
 use compiler::Compiler;
 
-/// Programs that are compiled at once.
+/// Number of programs that are compiled at once.
 const THREADS: usize = 2;
 
 #[test]
@@ -53,17 +54,22 @@ fn each_of(folder: &str, check: impl Fn(&Compiler, &Path) -> Result<(), String> 
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while let Some(program) = { programs.lock().expect("no panic").pop() } {
+                while let Some(program) =
+                    { programs.lock().expect("the lock is not poisoned").pop() }
+                {
                     if let Err(failure) = check(compiler, &program) {
                         let name = program.file_name().unwrap_or_default().to_string_lossy();
                         let failure = format!("{name}:\n{failure}");
-                        failures.lock().expect("no panic").push(failure);
+                        failures
+                            .lock()
+                            .expect("the lock is not poisoned")
+                            .push(failure);
                     }
                 }
             });
         }
     });
-    let failures = failures.into_inner().expect("no panic");
+    let failures = failures.into_inner().expect("the lock is not poisoned");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

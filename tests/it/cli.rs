@@ -1,4 +1,4 @@
-//! The binary as an operator meets it: arguments in, text and exit codes out.
+//! The command line: arguments, output and exit codes.
 
 mod admin;
 mod hostile;
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::services::{TestDatabase, brokers, database, migrated_database};
+use crate::support::services::{TestDatabase, brokers, database, migrated_database};
 
-/// How long anything may take before a test gives it up.
+/// Time limit of every wait in these tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn tidings(arguments: &[&str]) -> Command {
@@ -31,18 +31,22 @@ fn against(database: &TestDatabase, arguments: &[&str]) -> Command {
     command
 }
 
-/// Exit code, stdout, stderr.
+/// Runs the command to its end. Returns its exit code, stdout and stderr.
 fn ended(mut command: Command) -> (i32, String, String) {
     let Output {
         status,
         stdout,
         stderr,
     } = command.output().expect("the binary runs");
-    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
-    (status.code().expect("it exits"), text(stdout), text(stderr))
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+    (
+        status.code().expect("the process exits with a code"),
+        text(stdout),
+        text(stderr),
+    )
 }
 
-/// A relay in a process of its own, with what its first log line says of its admin server.
+/// A relay in a separate process, with the admin address from its first log line.
 struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -57,7 +61,9 @@ impl Running {
             .expect("the binary starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
         let mut line = String::new();
-        stderr.read_line(&mut line).expect("it says that it starts");
+        stderr
+            .read_line(&mut line)
+            .expect("the first log line can be read");
         let line: Value = serde_json::from_str(&line).expect("a log line is JSON");
         let admin = line["admin"]
             .as_str()
@@ -75,25 +81,26 @@ impl Running {
         get(&self.admin, path).expect("the admin server answers")
     }
 
-    /// Sends the signal and waits for the end: the exit code, and what else it logged.
+    /// Sends the signal and waits for the end of the process. Returns its exit code and the rest of
+    /// its log.
     fn stop(mut self, name: &str) -> (i32, String) {
         signal(&self.child, name);
         let mut rest = String::new();
         self.stderr
             .read_to_string(&mut rest)
-            .expect("it logs UTF-8");
+            .expect("the log is UTF-8");
         (
             self.child
                 .wait()
-                .expect("it ends")
+                .expect("the process ends")
                 .code()
-                .expect("it exits"),
+                .expect("the process exits with a code"),
             rest,
         )
     }
 }
 
-/// Asks an admin server; none if it does not answer.
+/// Requests `path` from an admin server. Returns `None` if the server does not answer.
 fn get(admin: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).ok()?;
     write!(
@@ -106,24 +113,25 @@ fn get(admin: &str, path: &str) -> Option<String> {
     Some(answer)
 }
 
-/// A name that no other relay of the shared server has: slots belong to the server.
+/// Returns a relay name that is unique on the shared server, because slots belong to the whole
+/// server.
 fn relay_name() -> String {
     format!("t_{}", uuid::Uuid::now_v7().simple())
 }
 
 fn signal(process: &Child, name: &str) {
-    crate::services::signal(process.id(), name);
+    crate::support::services::signal(process.id(), name);
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A failed assertion must not leave a relay behind; one that has ended is fine.
+        // A failed assertion must not leave a relay behind. The relay may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Asks again until the answer is there: nothing outside the process signals it.
+/// Polls until `ask` returns a value, because nothing outside the process can be awaited.
 fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -188,10 +196,13 @@ async fn the_commands_lead_from_an_empty_database_to_a_published_event() {
             .starts_with("HTTP/1.1 200")
             .then_some(())
     });
-    sqlx::query("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'OrderPlaced', '{}')")
-        .execute(&database.pool)
-        .await
-        .expect("an event can be inserted");
+    sqlx::query(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '1', 'OrderPlaced', '{}')",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("an event can be inserted");
     let published = format!("topic=\"{topic}\"");
     eventually("the metric", || {
         relay
@@ -278,13 +289,14 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
 
     let relay = Running::start(with(&["relay", "--listen", "127.0.0.1:0"]));
     for (n, bytes) in [(1, 20_000), (2, 1)] {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7/a', 'T', to_json(repeat($1, $2)))";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '7/a', 'T', to_json(repeat($1, $2)))";
         sqlx::query(insert)
             .bind(n.to_string())
             .bind(bytes)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
     eventually("both are parked", || {
         (json(&["parked", "show"])["parked"]
@@ -301,7 +313,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     );
     let event = listed["event"]
         .as_str()
-        .expect("the event in the way")
+        .expect("the id of the blocking event")
         .to_owned();
     let (_, text, _) = ended(with(&["parked", "list"]));
     assert!(
@@ -328,7 +340,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     );
     assert!(
         relay.get("/health/ready").starts_with("HTTP/1.1 200"),
-        "other aggregates go on"
+        "other aggregates continue"
     );
     assert!(
         relay
@@ -346,7 +358,7 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     assert_eq!(
         ended(with(&["parked", "discard"])).0,
         2,
-        "not everything by leaving a word out"
+        "`discard` without an argument must not discard everything"
     );
     let dry = json(&["parked", "discard", &event, "--dry-run"]);
     assert_eq!(
@@ -372,9 +384,9 @@ async fn what_is_parked_is_listed_shown_retried_and_discarded_by_command() {
     assert_eq!(
         retried["events"][0]["id"].as_str(),
         Some(event.as_str()),
-        "what is in its way is tried again"
+        "the blocking event is retried"
     );
-    eventually("it was tried again", || {
+    eventually("the event was retried", || {
         (json(&["parked", "list"])["parked"][0]["tries"] == 2).then_some(())
     });
     let (_, text, _) = ended(with(&["parked", "discard", &event]));
@@ -412,7 +424,10 @@ async fn a_relay_is_alive_and_says_what_it_waits_for_while_kafka_is_away() {
 async fn an_admin_port_in_use_is_told_with_the_flag_that_changes_it() {
     let database = migrated_database().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = taken.local_addr().expect("it has an address").to_string();
+    let address = taken
+        .local_addr()
+        .expect("the listener has an address")
+        .to_string();
     let (code, _, error) = ended(against(&database, &["relay", "--listen", &address]));
     assert_eq!(code, 1);
     assert!(
@@ -452,9 +467,11 @@ async fn check_warns_of_sagas_that_have_failed_and_of_those_that_nobody_runs() {
     let database = migrated_database().await;
     let (code, text, _) = ended(against(&database, &["check"]));
     assert!(code == 0 && text.contains("0 open, none failed"), "{text}");
-    let insert = "insert into tidings.saga (id, name, version, key, status, state, progress, due_at)
+    let insert =
+        "insert into tidings.saga (id, name, version, key, status, state, progress, due_at)
         select gen_random_uuid(), name, 1, name, status, '{}', '{}', clock_timestamp() + due
-        from (values ('pay', 'failed', null), ('ship', 'running', interval '-1 hour'), ('tell', 'running', '1 hour')) s (name, status, due)";
+        from (values ('pay', 'failed', null), ('ship', 'running', interval '-1 hour'), \
+        ('tell', 'running', '1 hour')) s (name, status, due)";
     sqlx::query(insert)
         .execute(&database.pool)
         .await

@@ -1,10 +1,10 @@
-//! Creating and upgrading the tables.
+//! Creation and migration of the tables.
 
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use tidings::{MigrateError, Migrations, Outbox};
 use uuid::Uuid;
 
-use crate::services::{database, migrated_database};
+use crate::support::services::{database, migrated_database};
 
 async fn tables(pool: &PgPool, schema: &str) -> Vec<String> {
     sqlx::query_scalar("select tablename::text from pg_tables where schemaname = $1 order by 1")
@@ -28,7 +28,7 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     let steps = migrations
         .pending(&database.pool)
         .await
-        .expect("an empty database can be asked");
+        .expect("an empty database can be queried");
     assert_eq!(
         steps.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
@@ -57,11 +57,14 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
     );
     assert!(
         tables(&database.pool, "tidings").await.is_empty(),
-        "asking creates nothing"
+        "a query creates nothing"
     );
 
     assert_eq!(
-        migrations.run(&database.pool).await.expect("the first run"),
+        migrations
+            .run(&database.pool)
+            .await
+            .expect("the first run succeeds"),
         steps
     );
     let expected = [
@@ -86,14 +89,14 @@ async fn migrating_creates_the_tables_once_and_then_has_nothing_to_do() {
         migrations
             .pending(&database.pool)
             .await
-            .expect("a migrated database can be asked"),
+            .expect("a migrated database can be queried"),
         []
     );
     assert_eq!(
         migrations
             .run(&database.pool)
             .await
-            .expect("the second run"),
+            .expect("the second run succeeds"),
         []
     );
     assert!(tables(&database.pool, "public").await.is_empty());
@@ -110,8 +113,10 @@ async fn a_schema_of_another_name_holds_everything() {
     assert_eq!(tables(&database.pool, "billing_events").await.len(), 15);
     assert!(tables(&database.pool, "tidings").await.is_empty());
     let types: Vec<String> = sqlx::query_scalar(
-        "select distinct n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-         where c.relkind in ('r', 'i', 'S') and n.nspname not in ('pg_catalog', 'pg_toast', 'information_schema')",
+        "select distinct n.nspname::text from pg_class c \
+         join pg_namespace n on n.oid = c.relnamespace \
+         where c.relkind in ('r', 'i', 'S') and n.nspname not in ('pg_catalog', 'pg_toast', \
+         'information_schema')",
     )
     .fetch_all(&database.pool)
     .await
@@ -142,18 +147,19 @@ async fn the_applications_own_migrations_are_left_alone() {
     let database = database().await;
     execute(
         &database.pool,
-        "create table _sqlx_migrations (version bigint primary key, mine text); insert into _sqlx_migrations values (1, 'x')",
+        "create table _sqlx_migrations (version bigint primary key, mine text); \
+         insert into _sqlx_migrations values (1, 'x')",
     )
     .await;
     Migrations::new()
         .schema("public")
         .run(&database.pool)
         .await
-        .expect("both fit one schema");
+        .expect("both migrators can share a schema");
     let mine: String = sqlx::query_scalar("select mine from _sqlx_migrations")
         .fetch_one(&database.pool)
         .await
-        .expect("it is still there");
+        .expect("the row still exists");
     assert_eq!(mine, "x");
 }
 
@@ -196,10 +202,14 @@ async fn the_connections_search_path_is_as_before() {
         .await
         .expect("it can be shown");
     assert_eq!(path, "public, pg_temp");
-    let locks: i64 = sqlx::query_scalar("select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())")
-        .fetch_one(&pool)
-        .await
-        .expect("locks can be counted");
+    let locks: i64 = sqlx::query_scalar(
+        "select count(*) from pg_locks \
+        where locktype = 'advisory' and database = (select oid from pg_database \
+        where datname = current_database())",
+    )
+    .fetch_one(&pool)
+    .await
+    .expect("locks can be counted");
     assert_eq!(locks, 0);
 }
 
@@ -228,7 +238,7 @@ async fn a_role_that_may_not_create_is_told_what_to_grant_and_one_that_need_not_
 
     tidings::migrate(&database.pool)
         .await
-        .expect("the owner may");
+        .expect("the owner has the right");
     let error = tidings::migrate(&limited)
         .await
         .expect_err("the role may not see what is applied");
@@ -236,8 +246,14 @@ async fn a_role_that_may_not_create_is_told_what_to_grant_and_one_that_need_not_
         matches!(&error, MigrateError::Unreadable { .. }),
         "{error:?}"
     );
-    execute(&database.pool, format!("grant usage on schema tidings to {role}; grant select on tidings._tidings_migrations to {role}"))
-        .await;
+    execute(
+        &database.pool,
+        format!(
+            "grant usage on schema tidings to {role}; \
+        grant select on tidings._tidings_migrations to {role}"
+        ),
+    )
+    .await;
     tidings::migrate(&limited)
         .await
         .expect("there is nothing to create");
@@ -284,13 +300,14 @@ async fn a_migration_that_was_applied_with_other_contents_is_reported() {
 #[tokio::test]
 async fn an_older_library_starts_beside_a_newer_one() {
     let database = migrated_database().await;
-    let newer = "insert into tidings._tidings_migrations (version, description, success, checksum, execution_time) values (999, 'later', true, 'x', 0)";
+    let newer = "insert into tidings._tidings_migrations (version, description, success, \
+        checksum, execution_time) values (999, 'later', true, 'x', 0)";
     execute(&database.pool, newer).await;
     assert_eq!(
         Migrations::new()
             .run(&database.pool)
             .await
-            .expect("it knows nothing of 999"),
+            .expect("migration 999 is unknown"),
         []
     );
 }
@@ -340,7 +357,7 @@ async fn tables_made_by_hand_are_adopted() {
     let rows: i64 = sqlx::query_scalar("select count(*) from tidings.outbox")
         .fetch_one(&database.pool)
         .await
-        .expect("the row is there");
+        .expect("the row exists");
     assert_eq!(rows, 1);
 }
 
@@ -372,8 +389,10 @@ async fn the_documented_grants_are_enough_to_publish_and_not_enough_to_number_or
         .await
         .expect_err("the id is taken");
     for forbidden in [
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '1', 'T', '1')",
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', '1', 'T', 1)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
+         values ('a', '1', 'T', '1')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) \
+         overriding system value values ('a', '1', 'T', 1)",
         "update tidings.outbox set type = 'X'",
         "delete from tidings.outbox",
     ] {
@@ -397,7 +416,7 @@ async fn the_documented_grants_are_enough_to_publish_and_not_enough_to_number_or
     .await;
 }
 
-/// The grants for `app` in the comment of the migration.
+/// Returns the grants for `app` from the comment of the migration.
 fn grants_for_app(role: &str) -> String {
     let comment = include_str!("../../migrations/0001_outbox.sql")
         .split_once("Least privilege.")
@@ -420,7 +439,8 @@ fn grants_for_app(role: &str) -> String {
 #[tokio::test]
 async fn the_table_refuses_what_no_relay_should_have_to_carry() {
     let database = migrated_database().await;
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, payload_bytes, headers, topic, version)";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, \
+        payload_bytes, headers, topic, version)";
     let refused = [
         (
             "'', '1', 'T', null, null, '{}', null, 1",
@@ -511,7 +531,8 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
             "outbox_headers_reserved",
         ),
         (
-            "'a', '1', 'T', null, null, '{\"Content-Type\": \" Application/CloudEvents+json\"}', null, 1",
+            "'a', '1', 'T', null, null, '{\"Content-Type\": \" Application/CloudEvents+json\"}', \
+             null, 1",
             "outbox_headers_reserved",
         ),
     ];
@@ -566,7 +587,8 @@ async fn the_table_refuses_what_no_relay_should_have_to_carry() {
         .await;
     }
     let largest = format!(
-        "{insert} values ('a', '1', 'T', to_json(repeat('x', 16777214)), null, '{{}}', 'a.b_c-9', 1)"
+        "{insert} values ('a', '1', 'T', to_json(repeat('x', 16777214)), null, '{{}}', 'a.b_c-9', \
+         1)"
     );
     execute(&database.pool, largest).await;
 }
@@ -576,13 +598,14 @@ async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
     let database = migrated_database().await;
     execute(
         &database.pool,
-        "insert into tidings.outbox (aggregatetype, aggregateid, type) select 'a', '1', 'T' from generate_series(1, 50)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type) select 'a', '1', 'T' \
+         from generate_series(1, 50)",
     )
     .await;
     let rows = sqlx::query("select id, occurred_at from tidings.outbox")
         .fetch_all(&database.pool)
         .await
-        .expect("the rows are there");
+        .expect("the rows exist");
     for row in rows {
         let id: Uuid = row.get("id");
         let at: chrono::DateTime<chrono::Utc> = row.get("occurred_at");
@@ -602,7 +625,7 @@ async fn the_default_id_is_a_uuid_of_version_seven_of_the_present() {
     }
 }
 
-/// The schema of version 23 by hand.
+/// Returns the scripts that create the schema of version 23 without the migrator.
 fn scripts_up_to_23() -> String {
     [
         "create schema if not exists tidings; set local search_path to tidings;",
@@ -620,7 +643,8 @@ fn scripts_up_to_23() -> String {
     .concat()
 }
 
-/// Rows from before the rules stay as they are, and the roles of relays get what they need.
+/// The migration keeps rows that are older than its rules and grants the roles of relays their
+/// rights.
 #[tokio::test]
 async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_read_its_secret() {
     let database = database().await;
@@ -630,22 +654,29 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
         format!("tidings_dashboard_{suffix}"),
     );
     execute(&database.pool, scripts_up_to_23()).await;
-    let rows = r#"insert into tidings.outbox (aggregatetype, aggregateid, type, headers, occurred_at, topic) values
-            ('order', '1', 'T', '{"ce_id": "x"}', 'infinity', '__x'), ('__order', '2', 'T', '{}', '-infinity', 'tidings.position.a.b');
-        insert into tidings.scheduled (aggregatetype, aggregateid, type, headers, occurred_at, due_at) values ('order', '3', 'T', '{"tidings_x": "y"}', 'infinity', now());
-        insert into tidings.relay (name, number, position) values ('shop', 7, '{}'), ('other', 0, null);"#;
+    let rows = r#"insert into tidings.outbox
+            (aggregatetype, aggregateid, type, headers, occurred_at, topic) values
+            ('order', '1', 'T', '{"ce_id": "x"}', 'infinity', '__x'),
+            ('__order', '2', 'T', '{}', '-infinity', 'tidings.position.a.b');
+        insert into tidings.scheduled
+            (aggregatetype, aggregateid, type, headers, occurred_at, due_at) values
+            ('order', '3', 'T', '{"tidings_x": "y"}', 'infinity', now());
+        insert into tidings.relay (name, number, position) values
+            ('shop', 7, '{}'), ('other', 0, null);"#;
     execute(&database.pool, rows).await;
     let roles = format!(
-        "create role {relay} login password 'secret'; create role {dashboard} login password 'secret';
+        "create role {relay} login password 'secret'; create role {dashboard} login password \
+         'secret';
          grant usage on schema tidings to {relay}, {dashboard};
-         grant select, insert, update on tidings.relay to {relay}; grant select on tidings.relay to {dashboard};"
+         grant select, insert, update on tidings.relay to {relay}; \
+         grant select on tidings.relay to {dashboard};"
     );
     execute(&database.pool, roles).await;
     let read = "select array_agg(o::text order by seq)::text from tidings.outbox o";
     let before: String = sqlx::query_scalar(read)
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     Migrations::new()
         .run(&database.pool)
         .await
@@ -653,7 +684,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     let after: String = sqlx::query_scalar(read)
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(before, after);
     let secrets =
         "select relay, octet_length(secret), signs from tidings.relay_secret order by relay";
@@ -661,7 +692,7 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     let secrets: Vec<(String, i32, bool)> = sqlx::query_as(secrets)
         .fetch_all(&as_relay)
         .await
-        .expect("its role may");
+        .expect("the relay's role has the right");
     assert_eq!(
         secrets,
         [
@@ -673,13 +704,13 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
         sqlx::query_scalar("select count(distinct secret) from tidings.relay_secret")
             .fetch_one(&as_relay)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
     assert_eq!(different, 2);
     let as_dashboard = database.pool_as(&dashboard).await;
     let error = sqlx::query("select from tidings.relay_secret")
         .execute(&as_dashboard)
         .await
-        .expect_err("it may not");
+        .expect_err("the role lacks the right");
     assert_eq!(
         error.as_database_error().and_then(|e| e.code()).as_deref(),
         Some("42501")
@@ -696,28 +727,30 @@ async fn rows_from_before_the_rules_of_24_to_26_are_kept_and_a_relays_role_may_r
     }
 }
 
-/// Whoever inserts, and whatever number the row came with.
+/// This holds for every way to insert a row and for every `xid` that the row already has.
 #[tokio::test]
 async fn a_row_has_the_number_of_the_transaction_that_inserts_it() {
     let database = migrated_database().await;
     let copied = "set session_replication_role = replica;
-        insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '1', 'T', '3'), ('a', '2', 'T', '4000000000');
-        savepoint inner_one; insert into tidings.outbox (aggregatetype, aggregateid, type, xid) values ('a', '3', 'T', '3');
+        insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
+        values ('a', '1', 'T', '3'), ('a', '2', 'T', '4000000000');
+        savepoint inner_one; insert into tidings.outbox (aggregatetype, aggregateid, type, xid) \
+        values ('a', '3', 'T', '3');
         insert into tidings.outbox (aggregatetype, aggregateid, type) values ('a', '4', 'T');";
-    let mut tx = database.pool.begin().await.expect("begun");
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     sqlx::raw_sql(copied)
         .execute(&mut *tx)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let foreign = "select count(*) from tidings.outbox where xid <> pg_current_xact_id()";
     let foreign: i64 = sqlx::query_scalar(foreign)
         .fetch_one(&mut *tx)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(foreign, 0);
 }
 
-/// Nobody borrows the rights of the owner by a trigger on a table of their own.
+/// A role cannot use the owner's rights through a trigger on a table of its own.
 #[tokio::test]
 async fn the_functions_of_the_guards_cannot_be_attached_to_other_tables() {
     let database = migrated_database().await;
@@ -725,17 +758,19 @@ async fn the_functions_of_the_guards_cannot_be_attached_to_other_tables() {
     execute(
         &database.pool,
         format!(
-            "create role {role} login password 'secret'; grant usage on schema tidings to {role}; create schema own authorization {role}"
+            "create role {role} login password 'secret'; grant usage on schema tidings to {role}; \
+             create schema own authorization {role}"
         ),
     )
     .await;
     let stranger = database.pool_as(&role).await;
-    let attach = "create table own.outbox (id int, seq int, xid int); create trigger guard after delete on own.outbox
+    let attach = "create table own.outbox (id int, seq int, xid int); \
+        create trigger guard after delete on own.outbox
         referencing old table as gone for each statement execute function tidings.refuse_loss()";
     let error = sqlx::raw_sql(attach)
         .execute(&stranger)
         .await
-        .expect_err("it may not");
+        .expect_err("the role lacks the right");
     assert_eq!(
         error.as_database_error().and_then(|e| e.code()).as_deref(),
         Some("42501")

@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool, Row};
 use tidings::event::{AggregateId, Codec, CodecError, Envelope, EventId, InvalidEvent, Payload};
 use tidings::{DomainEvent, Migrations, Outbox, PublishError};
 
-use crate::services::{database, migrated_database};
+use crate::support::services::{database, migrated_database};
 
 #[derive(Serialize, Deserialize, DomainEvent, Clone, Debug, PartialEq)]
 #[event(aggregate = "order", id = "order_id")]
@@ -48,27 +48,27 @@ async fn an_event_is_published_if_and_only_if_its_transaction_commits() {
     outbox
         .publish(&mut tx, &placed(1, 100))
         .await
-        .expect("it is inserted");
-    tx.rollback().await.expect("it is rolled back");
+        .expect("the insert succeeds");
+    tx.rollback().await.expect("the rollback succeeds");
     assert_eq!(count(&database.pool).await, 0);
 
     let mut tx = database.pool.begin().await.expect("a transaction");
     outbox
         .publish(&mut tx, &placed(1, 100))
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let mut savepoint = tx.begin().await.expect("a savepoint");
     outbox
         .publish(&mut savepoint, &placed(2, 100))
         .await
-        .expect("it is inserted");
-    savepoint.rollback().await.expect("it is rolled back");
+        .expect("the insert succeeds");
+    savepoint.rollback().await.expect("the rollback succeeds");
     assert_eq!(
         count(&database.pool).await,
         0,
-        "nobody sees it before the commit"
+        "the row is invisible before the commit"
     );
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
     assert_eq!(count(&database.pool).await, 1);
 }
 
@@ -87,18 +87,20 @@ async fn a_row_says_all_there_is_to_say_of_its_event() {
         .occurred_at(happened)
         .publish(&mut tx)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let xid: String = sqlx::query_scalar("select pg_current_xact_id()::text")
         .fetch_one(&mut *tx)
         .await
         .expect("an xid");
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
 
-    let row =
-        sqlx::query("select *, payload::text as payload_text, headers::text as headers_text, xid::text as xid_text from tidings.outbox")
-            .fetch_one(&database.pool)
-            .await
-            .expect("one row");
+    let row = sqlx::query(
+        "select *, payload::text as payload_text, headers::text as headers_text, \
+            xid::text as xid_text from tidings.outbox",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("one row");
     assert_eq!(row.get::<uuid::Uuid, _>("id"), id.as_uuid());
     assert_eq!(row.get::<&str, _>("aggregatetype"), "order");
     assert_eq!(row.get::<&str, _>("aggregateid"), "ä-7");
@@ -112,7 +114,12 @@ async fn a_row_says_all_there_is_to_say_of_its_event() {
     let headers: serde_json::Value = row.get::<&str, _>("headers_text").parse().expect("JSON");
     assert_eq!(
         headers,
-        serde_json::json!({"correlationid": "c-1", "causationid": "42", "region": "eu", "tenant": "acme \"quoted\""})
+        serde_json::json!({
+            "correlationid": "c-1",
+            "causationid": "42",
+            "region": "eu",
+            "tenant": "acme \"quoted\"",
+        })
     );
     assert_eq!(
         row.get::<chrono::DateTime<chrono::Utc>, _>("occurred_at"),
@@ -134,8 +141,8 @@ async fn transactions_publish_and_so_do_pooled_and_plain_connections_if_it_is_al
     Outbox::new()
         .publish(inner, &placed(2, 1))
         .await
-        .expect("so does what it derefs to");
-    tx.commit().await.expect("it commits");
+        .expect("the dereferenced transaction publishes");
+    tx.commit().await.expect("the commit succeeds");
     let outbox = Outbox::new().allow_autocommit();
     let mut pooled = database.pool.acquire().await.expect("a connection");
     outbox
@@ -152,18 +159,18 @@ async fn transactions_publish_and_so_do_pooled_and_plain_connections_if_it_is_al
     outbox
         .publish_all(&mut plain, [&placed(5, 1)])
         .await
-        .expect("in batches too");
+        .expect("a plain connection publishes a batch");
     let later = outbox
         .publish_after(&mut plain, &placed(6, 1), Duration::from_secs(600))
         .await
-        .expect("and for later");
+        .expect("a plain connection schedules an event");
     assert!(
         outbox
             .cancel(&mut plain, later)
             .await
-            .expect("and takes it back")
+            .expect("a plain connection cancels an event")
     );
-    plain.close().await.expect("it closes");
+    plain.close().await.expect("the connection closes");
     assert_eq!(count(&database.pool).await, 5);
 }
 
@@ -179,8 +186,8 @@ async fn outside_a_transaction_nothing_is_published_scheduled_or_cancelled() {
         let scheduled = outbox
             .publish_after(&mut tx, &placed(1, 1), Duration::from_secs(600))
             .await
-            .expect("scheduled");
-        tx.commit().await.expect("it commits");
+            .expect("the event is scheduled");
+        tx.commit().await.expect("the commit succeeds");
         let mut conn = database.pool.acquire().await.expect("a connection");
         let (event, soon) = (placed(2, 1), Duration::from_secs(1));
         let refused = [
@@ -251,20 +258,20 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
     sqlx::raw_sql("begin isolation level serializable")
         .execute(&mut *conn)
         .await
-        .expect("begun");
+        .expect("a transaction begins");
     Outbox::new()
         .publish(&mut conn, &placed(1, 1))
         .await
-        .expect("published");
+        .expect("the event is published");
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
-        .expect("rolled back");
+        .expect("the rollback succeeds");
     assert_eq!(count(&database.pool).await, 0);
     sqlx::raw_sql("begin")
         .execute(&mut *conn)
         .await
-        .expect("begun");
+        .expect("a transaction begins");
     sqlx::raw_sql("select 1 / 0")
         .execute(&mut *conn)
         .await
@@ -273,14 +280,15 @@ async fn a_transaction_that_was_begun_by_sql_publishes_and_one_that_failed_says_
         .publish(&mut conn, &placed(1, 1))
         .await
         .expect_err("the transaction has failed");
-    assert!(
-        matches!(&error, PublishError::Database(source) if source.as_database_error().and_then(|e| e.code()).as_deref() == Some("25P02")),
-        "{error:?}"
-    );
+    let PublishError::Database(source) = &error else {
+        panic!("{error:?}")
+    };
+    let code = source.as_database_error().and_then(|error| error.code());
+    assert_eq!(code.as_deref(), Some("25P02"), "{error:?}");
     sqlx::raw_sql("rollback")
         .execute(&mut *conn)
         .await
-        .expect("rolled back");
+        .expect("the rollback succeeds");
 }
 
 #[tokio::test]
@@ -293,19 +301,19 @@ async fn publishing_can_be_part_of_a_spawned_task() {
         Outbox::new()
             .publish_all(&mut tx, events.iter().filter(|event| event.total_cents > 0))
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
         Outbox::new()
             .event(&events[0])
             .header("a", "b")
             .publish(&mut tx)
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
         tx.commit().await
     });
     publishing
         .await
         .expect("the task ends")
-        .expect("it commits");
+        .expect("the commit succeeds");
     assert_eq!(count(&database.pool).await, 3);
 }
 
@@ -320,17 +328,17 @@ async fn a_batch_is_one_statement_and_keeps_its_order() {
         sqlx::query("truncate tidings.outbox")
             .execute(&mut *conn)
             .await
-            .expect("it is emptied");
+            .expect("the table is emptied");
         let events: Vec<_> = (0..5_000).map(|n| placed((n * 7919) % 997, n)).collect();
         let ids = outbox
             .publish_all(&mut conn, &events)
             .await
-            .expect("all are inserted");
+            .expect("all events are inserted");
         let stored: Vec<(uuid::Uuid, String)> =
             sqlx::query_as("select id, payload->>'total_cents' from tidings.outbox order by seq")
                 .fetch_all(&mut *conn)
                 .await
-                .expect("the rows are there");
+                .expect("the rows exist");
         let numbers: Vec<_> = stored
             .iter()
             .map(|(_, number)| number.parse::<i64>().expect("a number"))
@@ -347,7 +355,7 @@ async fn a_batch_is_one_statement_and_keeps_its_order() {
             sqlx::query_scalar("select count(distinct xid) from tidings.outbox")
                 .fetch_one(&mut *conn)
                 .await
-                .expect("they can be counted");
+                .expect("the query succeeds");
         assert_eq!(
             transactions, 1,
             "outside a transaction, one statement is one transaction"
@@ -373,17 +381,17 @@ async fn an_envelope_in_a_batch_reads_as_one_published_alone() {
         .traceparent("00-a")
         .topic("t")
         .build()
-        .expect("valid");
+        .expect("the event is valid");
     json.version = 7;
     let bytes = Envelope::new(
         "meter",
-        AggregateId::new("m").expect("valid"),
+        AggregateId::new("m").expect("the event is valid"),
         "Read",
         Payload::Bytes(vec![0, 159, 146, 150]),
     );
     let empty = Envelope::new(
         "meter",
-        AggregateId::new("m").expect("valid"),
+        AggregateId::new("m").expect("the event is valid"),
         "Read",
         Payload::Bytes(vec![]),
     );
@@ -391,20 +399,20 @@ async fn an_envelope_in_a_batch_reads_as_one_published_alone() {
     outbox
         .publish_envelopes(&mut tx, &all)
         .await
-        .expect("all are inserted");
+        .expect("all events are inserted");
     for mut envelope in all {
         envelope.id = EventId::new();
         outbox
             .publish_envelope(&mut tx, &envelope)
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
     }
     let rows: Vec<String> = sqlx::query_scalar(
         "select (to_jsonb(o) - 'seq' - 'id')::text from tidings.outbox o order by seq",
     )
     .fetch_all(&mut *tx)
     .await
-    .expect("the rows are there");
+    .expect("the rows exist");
     assert_eq!(rows.len(), 8);
     assert_eq!(rows[..4], rows[4..]);
     assert!(
@@ -435,13 +443,13 @@ async fn json_is_stored_byte_for_byte() {
         .allow_autocommit()
         .publish_envelope(&mut conn, &envelope)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     envelope.id = EventId::new();
     Outbox::new()
         .allow_autocommit()
         .publish_envelopes(&mut conn, &[envelope])
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let stored: Vec<String> = sqlx::query_scalar("select payload::text from tidings.outbox")
         .fetch_all(&mut *conn)
         .await
@@ -466,7 +474,7 @@ fn whatever_a_payload_says_it_reads_back_the_same() {
             sqlx::query("truncate tidings.outbox")
                 .execute(&mut *conn)
                 .await
-                .expect("it is emptied");
+                .expect("the table is emptied");
             let envelopes: Vec<_> = events
                 .iter()
                 .map(|(id, text, header)| {
@@ -480,13 +488,13 @@ fn whatever_a_payload_says_it_reads_back_the_same() {
                 .allow_autocommit()
                 .publish_envelopes(&mut conn, &envelopes)
                 .await
-                .expect("all are valid");
+                .expect("all events are valid");
             let stored: Vec<(String, String, String)> = sqlx::query_as(
                 "select aggregateid, payload::text, headers->>'h' from tidings.outbox order by seq",
             )
             .fetch_all(&mut *conn)
             .await
-            .expect("the rows are there");
+            .expect("the rows exist");
             let read: Vec<_> = stored
                 .into_iter()
                 .map(|(id, text, header)| {
@@ -511,7 +519,7 @@ async fn what_could_never_be_delivered_is_refused_and_the_transaction_goes_on() 
     let mut tx = database.pool.begin().await.expect("a transaction");
     let invalid = |error| match error {
         PublishError::Invalid { source, .. } => source,
-        other => panic!("another error: {other}"),
+        other => panic!("unexpected error: {other}"),
     };
     assert_eq!(
         invalid(
@@ -581,11 +589,11 @@ async fn what_could_never_be_delivered_is_refused_and_the_transaction_goes_on() 
         .publish(&mut tx, &placed(1, 1))
         .await
         .expect("the transaction is not aborted");
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
     assert_eq!(
         count(&database.pool).await,
         1,
-        "of the batch nothing was inserted"
+        "no event of the batch was inserted"
     );
 }
 
@@ -596,7 +604,7 @@ async fn a_megabyte_of_payload_and_the_largest_headers_are_accepted_by_the_table
     let mut envelope = tombstone_of("x".repeat(AggregateId::BYTES_MAX));
     envelope.payload =
         Payload::json(&"x".repeat(Outbox::MAX_EVENT_BYTES_DEFAULT - 2)).expect("JSON");
-    // What JSON must escape takes twice the bytes in the table, and each header some more.
+    // Escaped characters take twice the bytes in the table, and each header adds some overhead.
     let names = (100..100 + tidings::event::headers::COUNT_MAX).map(|n| n.to_string());
     envelope
         .headers
@@ -606,7 +614,7 @@ async fn a_megabyte_of_payload_and_the_largest_headers_are_accepted_by_the_table
         .allow_autocommit()
         .publish_envelope(&mut conn, &envelope)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test]
@@ -629,14 +637,14 @@ async fn a_missing_table_is_reported_with_its_remedy() {
         .schema("elsewhere")
         .run(&database.pool)
         .await
-        .expect("it migrates");
+        .expect("the migration succeeds");
     let mut conn = database.pool.acquire().await.expect("a connection");
     Outbox::new()
         .schema("elsewhere")
         .allow_autocommit()
         .publish(&mut conn, &placed(1, 1))
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test]
@@ -647,14 +655,14 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
     outbox
         .publish(&mut first, &placed("hot", 1))
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
 
     let mut other = database.pool.begin().await.expect("a transaction");
     outbox
         .publish(&mut other, &placed("cold", 1))
         .await
         .expect("another aggregate does not wait");
-    other.commit().await.expect("it commits");
+    other.commit().await.expect("the commit succeeds");
 
     let (pool, second_outbox) = (database.pool.clone(), outbox.clone());
     let second = tokio::spawn(async move {
@@ -663,23 +671,23 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
         second_outbox
             .publish_all(&mut tx, &[placed("a", 2), placed("hot", 2)])
             .await
-            .expect("it is inserted");
-        tx.commit().await.expect("it commits");
+            .expect("the insert succeeds");
+        tx.commit().await.expect("the commit succeeds");
     });
     wait_for_a_blocked_session(&database.pool).await;
     outbox
         .publish(&mut first, &placed("hot", 3))
         .await
         .expect("its own lock does not stop it");
-    first.commit().await.expect("it commits");
-    second.await.expect("the second goes on");
+    first.commit().await.expect("the commit succeeds");
+    second.await.expect("the second writer continues");
 
     let order: Vec<String> = sqlx::query_scalar(
         "select payload->>'total_cents' from tidings.outbox where aggregateid = 'hot' order by seq",
     )
     .fetch_all(&database.pool)
     .await
-    .expect("the rows are there");
+    .expect("the rows exist");
     assert_eq!(
         order,
         ["1", "3", "2"],
@@ -687,9 +695,10 @@ async fn serialized_writers_of_one_aggregate_wait_for_each_other_and_others_do_n
     );
 }
 
-/// Until some session of this database waits for a lock.
+/// Waits until a session of this database waits for a lock.
 async fn wait_for_a_blocked_session(pool: &PgPool) {
-    let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    let waiting = "select exists (select from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock')";
     let blocked = async {
         while !sqlx::query_scalar::<_, bool>(waiting)
             .fetch_one(pool)
@@ -746,7 +755,7 @@ async fn more_locks_than_the_server_has_room_for_are_not_asked_for() {
     let error = outbox
         .publish_all(&mut tx, &events)
         .await
-        .expect_err("one too many");
+        .expect_err("the batch is too large");
     assert!(
         matches!(error, PublishError::TooManyAggregates { .. }),
         "{error}"
@@ -754,7 +763,7 @@ async fn more_locks_than_the_server_has_room_for_are_not_asked_for() {
     outbox
         .publish_all(&mut tx, &events[1..])
         .await
-        .expect("as many as are allowed");
+        .expect("the largest batch is accepted");
     let locks: i64 = sqlx::query_scalar(
         "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
     )
@@ -762,7 +771,7 @@ async fn more_locks_than_the_server_has_room_for_are_not_asked_for() {
     .await
     .expect("locks can be counted");
     assert_eq!(locks, 1_000);
-    tx.commit().await.expect("it commits");
+    tx.commit().await.expect("the commit succeeds");
 }
 
 #[tokio::test]
@@ -774,23 +783,25 @@ async fn a_connection_prepares_the_statement_once() {
             .allow_autocommit()
             .publish(&mut conn, &placed(n, 1))
             .await
-            .expect("it is inserted");
+            .expect("the insert succeeds");
         Outbox::new()
             .allow_autocommit()
             .header("a", "b")
             .publish_all(&mut conn, &vec![placed(n, 1); n + 1])
             .await
-            .expect("they are inserted");
+            .expect("the events are inserted");
     }
-    let prepared: i64 =
-        sqlx::query_scalar("select count(*) from pg_prepared_statements where statement like 'insert into \"tidings\".outbox%'")
-            .fetch_one(&mut *conn)
-            .await
-            .expect("they can be counted");
+    let prepared: i64 = sqlx::query_scalar(
+        "select count(*) from pg_prepared_statements \
+            where statement like 'insert into \"tidings\".outbox%'",
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .expect("the query succeeds");
     assert_eq!(prepared, 2);
 }
 
-/// A format of the publisher's own, as Avro or Protobuf would be.
+/// A custom payload format, as Avro or Protobuf would be.
 struct Semicolons;
 
 #[derive(DomainEvent, Debug, PartialEq)]
@@ -830,15 +841,16 @@ async fn an_event_in_a_format_of_its_own_is_stored_as_bytes_with_its_content_typ
         .allow_autocommit()
         .publish(&mut conn, &Moved { x: 3, y: 4 })
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let row = sqlx::query(
-        "select payload_bytes, headers->>'content-type' as content_type, version, payload is null as no_json from tidings.outbox",
+        "select payload_bytes, headers->>'content-type' as content_type, version, \
+         payload is null as no_json from tidings.outbox",
     )
     .fetch_one(&mut *conn)
     .await
     .expect("one row");
     assert_eq!(
-        Semicolons::decode(row.get("payload_bytes")).expect("it reads back"),
+        Semicolons::decode(row.get("payload_bytes")).expect("the row can be read"),
         Moved { x: 3, y: 4 }
     );
     assert_eq!(row.get::<&str, _>("content_type"), "text/x-semicolons");
@@ -860,10 +872,13 @@ async fn plain_sql_publishes_as_the_documentation_says() {
             .await
             .unwrap_or_else(|e| panic!("{statement}: {e}"));
     }
-    let row = sqlx::query("select *, payload::text as payload_text, headers::text as headers_text, xid is not null as has_xid from tidings.outbox order by seq limit 1")
-        .fetch_one(&database.pool)
-        .await
-        .expect("the first example inserts a row");
+    let row = sqlx::query(
+        "select *, payload::text as payload_text, headers::text as \
+        headers_text, xid is not null as has_xid from tidings.outbox order by seq limit 1",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("the first example inserts a row");
     assert_eq!(row.get::<i32, _>("version"), 1);
     assert_eq!(
         row.get::<&str, _>("payload_text"),
@@ -874,7 +889,7 @@ async fn plain_sql_publishes_as_the_documentation_says() {
     assert!(row.get::<bool, _>("has_xid"));
 }
 
-/// The blocks marked `sql` of a Markdown page.
+/// Returns the `sql` code blocks of a Markdown page.
 fn sql_of(page: &str) -> Vec<String> {
     page.split("```sql\n")
         .skip(1)
@@ -891,18 +906,19 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
         .into_iter()
         .find(|sql| sql.contains("pg_advisory_xact_lock"))
         .expect("the page shows the lock");
-    let advisory = "select array_agg((classid, objid)::text order by classid, objid) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
+    let advisory = "select array_agg((classid, objid)::text order by classid, objid) \
+        from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()";
 
     let mut by_sql = database.pool.begin().await.expect("a transaction");
     sqlx::raw_sql(sqlx::AssertSqlSafe(locking))
         .execute(&mut *by_sql)
         .await
-        .expect("it is inserted");
+        .expect("the insert succeeds");
     let sql_locks: Vec<String> = sqlx::query_scalar(advisory)
         .fetch_one(&mut *by_sql)
         .await
         .expect("one lock");
-    by_sql.rollback().await.expect("it is rolled back");
+    by_sql.rollback().await.expect("the rollback succeeds");
 
     for batch in [false, true] {
         let mut by_outbox = database.pool.begin().await.expect("a transaction");
@@ -912,13 +928,13 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
                 outbox
                     .publish(&mut by_outbox, &placed(7, 1))
                     .await
-                    .expect("it is inserted"),
+                    .expect("the insert succeeds"),
             ),
             true => drop(
                 outbox
                     .publish_all(&mut by_outbox, &[placed(7, 1), placed(7, 2)])
                     .await
-                    .expect("they are inserted"),
+                    .expect("the events are inserted"),
             ),
         }
         let locks: Vec<String> = sqlx::query_scalar(advisory)
@@ -926,6 +942,6 @@ async fn the_lock_documented_for_sql_is_the_one_the_outbox_takes() {
             .await
             .expect("one lock");
         assert_eq!(locks, sql_locks);
-        by_outbox.rollback().await.expect("it is rolled back");
+        by_outbox.rollback().await.expect("the rollback succeeds");
     }
 }

@@ -1,12 +1,12 @@
-//! `examples/publish.rs`, run as its reader would run it.
+//! `examples/publish.rs`, run as a separate process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use crate::services::database;
+use crate::support::services::database;
 
-/// The running example; killed when dropped.
+/// The running example, killed on drop.
 struct Example {
     process: Child,
     address: String,
@@ -14,12 +14,12 @@ struct Example {
 
 impl Example {
     fn start(database_url: &str) -> Self {
-        // …/deps/it-… is this test; cargo builds examples beside `deps`.
+        // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
         let test = std::env::current_exe().expect("the test has a path");
         let program = test
             .ancestors()
             .nth(2)
-            .expect("it is in deps/")
+            .expect("the test is in `deps/`")
             .join("examples/publish");
         let mut process = Command::new(&program)
             .env("DATABASE_URL", database_url)
@@ -30,9 +30,9 @@ impl Example {
                 panic!("{} runs (cargo test builds it): {error}", program.display())
             });
         let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("it is piped"))
+        BufReader::new(process.stdout.take().expect("the output is piped"))
             .read_line(&mut line)
-            .expect("it says where it listens");
+            .expect("the example prints its address");
         let address = line
             .trim()
             .strip_prefix("listening on ")
@@ -42,21 +42,24 @@ impl Example {
     }
 
     fn post(&self, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        let mut stream = TcpStream::connect(&self.address).expect("the server listens");
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+             content-type: application/json\r\n"
         );
         write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len())
             .expect("the request is sent");
         let mut response = String::new();
-        stream.read_to_string(&mut response).expect("it answers");
+        stream
+            .read_to_string(&mut response)
+            .expect("the server answers");
         response
     }
 }
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         drop(self.process.kill());
         drop(self.process.wait());
     }
@@ -80,13 +83,13 @@ async fn the_example_changes_rows_and_publishes_their_events_together() {
     });
     exchange
         .await
-        .expect("every request is answered as it should be");
+        .expect("every request receives the expected answer");
 
     let events: Vec<(String, String, String)> =
         sqlx::query_as("select aggregateid, type, payload::text from tidings.outbox order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("rows");
+            .expect("the query succeeds");
     let placed = r#"{"Placed":{"order_id":1,"customer":"ada","total_cents":1999}}"#;
     let expected = [
         ("1", "OrderPlaced", placed),

@@ -1,25 +1,25 @@
-//! `examples/quickstart.rs`, run as its reader would run it.
+//! `examples/quickstart.rs`, run as a separate process.
 
 use std::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
-    let database = crate::services::database().await;
-    // …/deps/it-… is this test; cargo builds examples beside `deps`.
+    let database = crate::support::services::database().await;
+    // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
     let program = test
         .ancestors()
         .nth(2)
-        .expect("it is in deps/")
+        .expect("the test is in `deps/`")
         .join("examples/quickstart");
     let mut command = Command::new(&program);
     command
         .arg("2000")
         .env("DATABASE_URL", &database.url)
-        .env("KAFKA_BROKERS", crate::services::brokers());
+        .env("KAFKA_BROKERS", crate::support::services::brokers());
     let done = tokio::task::spawn_blocking(move || command.output())
         .await
-        .expect("no panic");
+        .expect("the task does not panic");
     let done = done.unwrap_or_else(|error| {
         panic!("{} runs (cargo test builds it): {error}", program.display())
     });
@@ -43,11 +43,12 @@ async fn the_quickstart_delivers_everything_once_and_leaves_nothing_behind() {
         );
     }
     let left: i64 = sqlx::query_scalar(
-        "select (select count(*) from pg_namespace where nspname like 'quickstart%') + (select count(*) from pg_publication)
+        "select (select count(*) from pg_namespace where nspname like 'quickstart%') \
+         + (select count(*) from pg_publication)
               + (select count(*) from pg_replication_slots where database = current_database())",
     )
     .fetch_one(&database.pool)
     .await
-    .expect("asked");
+    .expect("the query succeeds");
     assert_eq!(left, 0);
 }

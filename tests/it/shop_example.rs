@@ -1,4 +1,4 @@
-//! `examples/shop`, run as its reader would run it.
+//! `examples/shop`, run as a separate process.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,27 +7,27 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-/// Its databases have names: one shop at a time.
+/// Allows one shop at a time, because its databases have fixed names.
 pub(crate) static ONE: Mutex<()> = Mutex::const_new(());
 
 pub(crate) async fn shop() -> Command {
-    let database = crate::services::database().await;
-    // …/deps/it-… is this test; cargo builds examples beside `deps`.
+    let database = crate::support::services::database().await;
+    // This test is `…/deps/it-…`; cargo builds the examples next to `deps`.
     let test = std::env::current_exe().expect("the test has a path");
     let mut command = Command::new(
         test.ancestors()
             .nth(2)
-            .expect("it is in deps/")
+            .expect("the test is in `deps/`")
             .join("examples/shop"),
     );
-    // Any database of the server will do: the shop makes its own.
+    // Any database of the server works, because the shop creates its own.
     let server = url::Url::parse(&database.url)
         .expect("a URL")
         .join("/postgres")
         .expect("a URL");
     command
         .env("DATABASE_URL", server.as_str())
-        .env("KAFKA_BROKERS", crate::services::brokers());
+        .env("KAFKA_BROKERS", crate::support::services::brokers());
     command
 }
 
@@ -38,7 +38,7 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     command.args(["--orders", "200", "--kill", "payment"]);
     let done = tokio::task::spawn_blocking(move || command.output())
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("cargo test builds it");
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(
@@ -58,13 +58,13 @@ async fn every_order_is_completed_or_compensated_once_though_a_service_is_killed
     };
     assert!(
         count("completed") > 100 && count("cancelled") > 20,
-        "both ways are gone: {said}"
+        "both outcomes occur: {said}"
     );
     assert_eq!(count("completed") + count("cancelled"), 200);
     assert!(said.contains("payment is killed (-9)"), "{said}");
 }
 
-/// The running shop; its processes end with it.
+/// The running shop. Its processes end with this value.
 pub(crate) struct Shop {
     process: Child,
     pub(crate) address: String,
@@ -76,20 +76,20 @@ impl Shop {
             .stdout(Stdio::piped())
             .spawn()
             .expect("cargo test builds it");
-        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let lines = BufReader::new(process.stdout.take().expect("the output is piped")).lines();
         let mut said = lines.map(|line| line.expect("text"));
         let address = said
             .find_map(|line| {
                 line.strip_prefix("the shop is open: http://")
                     .map(str::to_owned)
             })
-            .expect("it opens");
+            .expect("the shop prints its address");
         Self { process, address }
     }
 
-    /// Status and body.
+    /// Sends a request. Returns status and body.
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        crate::http::ask(&self.address, method, path, body)
+        crate::support::http::ask(&self.address, method, path, body)
     }
 
     fn json(&self, path: &str) -> Value {
@@ -99,7 +99,8 @@ impl Shop {
     fn place(&self) -> String {
         let id = uuid::Uuid::now_v7().to_string();
         let order = format!(
-            r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway", "article": "teapot", "quantity": 1}}"#
+            r#"{{"order_id": "{id}", "customer": "ada", "country": "Norway",
+                "article": "teapot", "quantity": 1}}"#
         );
         self.until("the order is placed", || {
             self.ask("POST", "/api/orders/v2", &order).0 == 201
@@ -121,9 +122,9 @@ impl Shop {
         services
             .iter()
             .find(|one| one["name"] == service)
-            .expect("it is there")["circuit"]
+            .expect("the service is listed")["circuit"]
             .as_str()
-            .expect("a word")
+            .expect("the circuit has a state")
             .to_owned()
     }
 }
@@ -157,7 +158,8 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         );
         assert_eq!(whole["payment"]["cents"], 1_000);
 
-        // Route by route: what the new service does not do yet is the legacy system's.
+        // The migration is route by route: requests that the new service does not handle yet go to
+        // the legacy system.
         assert!(
             shop.ask("GET", "/api/orders", "")
                 .1
@@ -189,7 +191,7 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         });
         assert_eq!(shop.circuit("order"), "closed");
         assert_eq!(shop.ask("POST", "/play/payment/start", "").0, 200);
-        shop.until("what has waited for it is completed", || completed(&second));
+        shop.until("the waiting order is completed", || completed(&second));
         shop.until("the circuit closes", || {
             shop.ask("GET", &format!("/api/payments/{second}"), "");
             shop.circuit("payment") == "closed"
@@ -197,5 +199,5 @@ async fn the_gateway_answers_with_what_it_has_names_what_is_missing_and_leaves_a
         assert!(shop.ask("GET", "/", "").1.contains("A small shop"));
         assert_eq!(shop.ask("GET", "/health/ready", "").0, 200);
     });
-    playing.await.expect("all of it holds");
+    playing.await.expect("the task does not panic");
 }

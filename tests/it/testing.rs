@@ -1,8 +1,7 @@
-//! The in-memory bus, as a service's developer uses it.
+//! The in-memory bus, as the developer of a service uses it.
 
 mod bounds;
 mod parity;
-mod worlds;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +12,7 @@ use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
 use tidings::testing::TestBus;
 
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
@@ -57,7 +56,7 @@ async fn a_cascade_over_two_subscribers_is_settled_with_its_causes() {
     bus.assert_not_published::<OrderPlaced>();
     assert_eq!(bus.published::<ParcelSent>(), [ParcelSent { order_id: 7 }]);
     let [stock, .., parcel] = bus.published_envelopes() else {
-        panic!("three events are published")
+        panic!("expected three published events")
     };
     assert_eq!(parcel.headers.causation_id(), Some(&*stock.id.to_string()));
     assert_eq!(
@@ -165,7 +164,7 @@ async fn with_a_real_database_effect_inbox_and_outbox_are_there() {
     let count: i64 = sqlx::query_scalar("select count(*) from reservation")
         .fetch_one(&database.pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     assert_eq!(count, 1);
 }
 
@@ -206,14 +205,14 @@ async fn a_handler_is_a_function_and_can_be_called() {
         ("OrderPlaced", "7", 1)
     );
     assert_eq!(
-        reserve(Event(event)).await.expect("reserved"),
+        reserve(Event(event)).await.expect("the handler succeeds"),
         StockReserved { order_id: 7 }
     );
     let database = migrated_database().await;
     let mut tx = Tx::begin(&database.pool).await.expect("a transaction");
     tx.publish(&StockReserved { order_id: 7 })
         .await
-        .expect("published");
+        .expect("the event is published");
 }
 
 #[tokio::test]
@@ -254,7 +253,7 @@ async fn parked_events_and_retry_topics_are_followed_too() {
     assert!(bus.dead_letters("topics").is_empty());
 }
 
-/// What was logged.
+/// Captured log output.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -262,7 +261,7 @@ impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0
             .lock()
-            .expect("nobody panicked")
+            .expect("the lock is not poisoned")
             .extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -298,7 +297,8 @@ async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
     let id = envelope.id;
     bus.publish_envelope(&envelope);
     bus.settle().await;
-    let text = String::from_utf8(text.0.lock().expect("nobody panicked").clone()).expect("text");
+    let text =
+        String::from_utf8(text.0.lock().expect("the lock is not poisoned").clone()).expect("text");
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| line.ends_with("at work"))
@@ -308,7 +308,8 @@ async fn what_a_handler_logs_says_which_event_and_attempt_it_belongs_to() {
         let said = [
             "handle{otel.kind=\"consumer\" subscriber=\"inventory\"".to_owned(),
             format!(
-                "event.id=\"{id}\" event.type=\"OrderPlaced\" aggregate=\"7\" attempt={attempt} events=1 topic=\"order\""
+                "event.id=\"{id}\" event.type=\"OrderPlaced\" aggregate=\"7\" attempt={attempt} \
+                 events=1 topic=\"order\""
             ),
             format!("traceparent=\"{trace}\""),
         ];
@@ -342,7 +343,8 @@ async fn an_event_that_keeps_failing_is_reported_at_its_first_failure_when_it_is
         tidings::event::Envelope::of(&OrderPlaced { order_id: 7 }).expect("a valid event");
     bus.publish_envelope(&envelope);
     bus.settle().await;
-    let text = String::from_utf8(text.0.lock().expect("nobody panicked").clone()).expect("text");
+    let text =
+        String::from_utf8(text.0.lock().expect("the lock is not poisoned").clone()).expect("text");
     for (level, what) in [
         ("WARN", "failed at its first attempt"),
         ("WARN", "is parked in the table"),

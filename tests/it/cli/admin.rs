@@ -1,17 +1,18 @@
-//! The admin port of a relay under clients that leave connections idle.
+//! The admin port of a relay while clients keep idle connections open.
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 use super::{Running, eventually, relay_name};
-use crate::services::{brokers, migrated_database};
+use crate::support::services::{brokers, migrated_database};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_with_few_descriptors_is_alive_and_delivers_behind_many_idle_connections() {
     let database = migrated_database().await;
     let topic = format!("cli-{}", uuid::Uuid::now_v7().simple());
     let mut command = Command::new("sh");
-    let relay = r#"ulimit -n 256 && exec "$0" relay --name "$2" --create-topics --topic "$1" --listen 127.0.0.1:0 --log-format json"#;
+    let relay = r#"ulimit -n 256 && exec "$0" relay --name "$2" --create-topics --topic "$1" \
+        --listen 127.0.0.1:0 --log-format json"#;
     command
         .args([
             "-c",
@@ -36,7 +37,8 @@ async fn a_relay_with_few_descriptors_is_alive_and_delivers_behind_many_idle_con
             .starts_with("HTTP/1.1 200")
             .then_some(())
     });
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{}')";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '1', 'T', '{}')";
     sqlx::query(insert)
         .execute(&database.pool)
         .await

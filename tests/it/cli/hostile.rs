@@ -1,4 +1,4 @@
-//! Rows and records whose text would control a terminal or forge lines.
+//! Rows and records with terminal control sequences and line breaks in their text.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::PgPool;
 
 use super::{against, ended, eventually, get, relay_name, signal};
-use crate::relay::records::create_topic;
-use crate::services::{brokers, migrated_database};
+use crate::support::records::create_topic;
+use crate::support::services::{brokers, migrated_database};
 
-/// A window title, a line break, an eight-bit control sequence, a reversal of the line's direction and a line separator.
+/// A window title, a line break, an eight-bit control sequence, a right-to-left override and a line
+/// separator.
 const HOSTILE: &str = "a\u{1b}]0;x\u{7}\nforged  row\r\u{9b}31m\u{202e}b\u{2028}";
 
-/// Asserts that text can be shown on a terminal and that no line comes from a row.
+/// Asserts that a terminal can display the text safely and that no text of a row begins a line.
 fn assert_harmless(text: &str, what: &str) {
     let is_harmful = |character: char| {
         character.is_control() && character != '\n'
@@ -38,15 +39,20 @@ async fn execute(pool: &PgPool, sql: &'static str) {
 
 async fn insert_rows(pool: &PgPool) {
     for sql in [
-        "insert into tidings.relay (name, leader, source, source_reason, delivery, position) values ('shop', $1, 'table', $1, $1, '{}')",
+        "insert into tidings.relay (name, leader, source, source_reason, delivery, position) \
+         values ('shop', $1, 'table', $1, $1, '{}')",
         "insert into tidings.relay_topic (relay, topic, partitions) values ('shop', $1, 1)",
         "insert into tidings.parked (relay, seq, id, aggregatetype, aggregateid, topic, reason)
          values ('shop', 1, '00000000-0000-0000-0000-000000000001', $1, $1, $1, $1)",
         "insert into tidings.saga (id, name, version, key, status, step, error, state, progress)
-         values ('00000000-0000-0000-0000-000000000002', $1, 1, $1, 'failed', $1, $1, to_json($1), jsonb_build_object(
-             'status', 'failed', 'ahead', jsonb_build_array($1), 'current', null, 'done', jsonb_build_array($1), 'undone', jsonb_build_array($1),
-             'failed_compensations', jsonb_build_array(jsonb_build_object('step', $1, 'error', $1))))",
-        "insert into tidings.saga_lock (resource, saga) values ($1, '00000000-0000-0000-0000-000000000002')",
+         values ('00000000-0000-0000-0000-000000000002', $1, 1, $1, 'failed', $1, $1, \
+         to_json($1), jsonb_build_object(
+             'status', 'failed', 'ahead', jsonb_build_array($1), 'current', null, 'done', \
+             jsonb_build_array($1), 'undone', jsonb_build_array($1),
+             'failed_compensations', jsonb_build_array(jsonb_build_object('step', $1, 'error', \
+             $1))))",
+        "insert into tidings.saga_lock (resource, saga) \
+         values ($1, '00000000-0000-0000-0000-000000000002')",
     ] {
         execute(pool, sql).await;
     }
@@ -86,7 +92,7 @@ async fn send_letter(topic: &str) {
     producer
         .send(record, Duration::from_secs(60))
         .await
-        .expect("sent");
+        .expect("the record is sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +168,8 @@ async fn no_command_prints_a_control_character_or_a_line_of_a_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
     let database = migrated_database().await;
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ($1, $1, $1, to_json($1))";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ($1, $1, $1, to_json($1))";
     execute(&database.pool, insert).await;
     let path = std::env::temp_dir().join(format!("tidings-{}.log", uuid::Uuid::now_v7()));
     for format in ["human", "json"] {
@@ -192,7 +199,7 @@ async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
                 .map(drop)
         });
         signal(&child, "TERM");
-        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+        assert_eq!(child.wait().expect("the process ends").code(), Some(0));
         let log = std::fs::read_to_string(&path).expect("text");
         assert_harmless(&log, format);
         assert!(
@@ -203,5 +210,5 @@ async fn no_log_line_of_a_relay_holds_a_control_character_of_an_event() {
             "{log}"
         );
     }
-    std::fs::remove_file(&path).expect("it is there");
+    std::fs::remove_file(&path).expect("the file exists");
 }

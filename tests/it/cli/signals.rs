@@ -1,10 +1,10 @@
-//! Signals to a relay.
+//! Signals to a relay process.
 
 use std::io::{BufRead, Read, Write};
 use std::process::Command;
 
 use super::{Running, against, relay_name, signal};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
 fn relay(database: &TestDatabase) -> Command {
     against(
@@ -74,14 +74,14 @@ async fn a_hang_up_applies_the_log_level_and_names_what_needs_a_restart() {
     signal(&relay.child, "HUP");
     line_with(&mut relay, "log.nonsense: is not a known key");
     let (code, log) = relay.stop("TERM");
-    std::fs::remove_file(&file).expect("it is there");
+    std::fs::remove_file(&file).expect("the file exists");
     assert_eq!(code, 0, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_leaves_at_once() {
     let database = migrated_database().await;
-    // Nothing answers, so the relay has something to wait for when it is told to stop.
+    // The broker never answers, so the relay still waits for it after the first signal.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mut command = relay(&database);
     command.args(["--shutdown-grace", "1h"]).env(
@@ -93,7 +93,7 @@ async fn a_second_signal_leaves_at_once() {
     line_with(&mut relay, "draining");
     signal(&relay.child, "HUP");
     let (code, log) = relay.stop("TERM");
-    // It may have drained before the second signal came.
+    // The relay may have drained before the second signal arrived.
     assert!(
         code == 130 && log.contains("exiting immediately") || code == 0 && log.contains("stopped"),
         "{code}: {log}"

@@ -1,4 +1,4 @@
-//! Standard streams that cannot be written: a full disk, a reader that has ended, a reader that hangs.
+//! Standard streams that cannot be written: a full disk, a closed reader, a blocked reader.
 
 use std::fs::File;
 use std::io::{Read, Write, pipe};
@@ -6,16 +6,16 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use super::{against, ended, eventually, get, relay_name, signal, tidings};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// What a pipe holds on Linux unless its owner changes it.
+/// Default capacity of a pipe on Linux, in bytes.
 const PIPE_BYTES: usize = 64 << 10;
 
 fn full_disk() -> Stdio {
     File::options()
         .write(true)
         .open("/dev/full")
-        .expect("Linux has it")
+        .expect("`/dev/full` exists")
         .into()
 }
 
@@ -93,7 +93,8 @@ fn an_error_that_cannot_be_printed_keeps_its_exit_code() {
     }
 }
 
-/// A relay whose stderr the test chooses, so that its address must be known.
+/// A relay whose stderr is chosen by the test. Its admin address is chosen in advance, because its
+/// log cannot be read.
 struct Blind {
     child: Child,
     admin: String,
@@ -134,7 +135,8 @@ impl Blind {
     }
 
     async fn publishes(&self, database: &TestDatabase) {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{}')";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', '1', 'T', '{}')";
         sqlx::query(insert)
             .execute(&database.pool)
             .await
@@ -157,7 +159,7 @@ impl Blind {
 
     fn stop(mut self) -> Option<i32> {
         signal(&self.child, "TERM");
-        self.child.wait().expect("it ends").code()
+        self.child.wait().expect("the process ends").code()
     }
 }
 
@@ -187,7 +189,9 @@ async fn a_relay_delivers_and_counts_the_lines_that_it_cannot_log() {
 async fn a_relay_delivers_and_ends_while_the_reader_of_its_log_hangs() {
     let database = migrated_database().await;
     let (mut reader, mut writer) = pipe().expect("a pipe");
-    writer.write_all(&vec![b'\n'; PIPE_BYTES]).expect("it fits");
+    writer
+        .write_all(&vec![b'\n'; PIPE_BYTES])
+        .expect("the pipe has room");
     let relay = Blind::start(&database, writer.into());
     relay.publishes(&database).await;
     assert_eq!(

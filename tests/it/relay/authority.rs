@@ -1,4 +1,5 @@
-//! Rows and records are data: none of them moves a relay, hides an event or contradicts its envelope.
+//! Rows and records as untrusted data: none of them moves a relay, hides an event or contradicts
+//! its envelope.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,12 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{OnUndeliverable, SourceKind};
 use uuid::Uuid;
 
-use super::{
-    operator::{delete_topic, delivered, insert, position_topic, published, ran},
-    records::{Reader, create_topic_with},
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use super::operator::{delete_topic, delivered, insert, position_topic, published, ran};
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// How long a test waits for what must come.
+/// Time limit of a wait.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn sql(pool: &PgPool, text: &str) {
@@ -30,10 +29,14 @@ async fn sql(pool: &PgPool, text: &str) {
         .expect(text);
 }
 
-/// Inserts rows as they may be there from before the table had a rule.
+/// Inserts rows that violate constraints, as rows from before these constraints may.
 async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
-    let rules = "select conname::text, pg_get_constraintdef(oid) from pg_constraint where conrelid = 'tidings.outbox'::regclass";
-    let rules: Vec<(String, String)> = sqlx::query_as(rules).fetch_all(pool).await.expect("asked");
+    let rules = "select conname::text, pg_get_constraintdef(oid) from pg_constraint \
+        where conrelid = 'tidings.outbox'::regclass";
+    let rules: Vec<(String, String)> = sqlx::query_as(rules)
+        .fetch_all(pool)
+        .await
+        .expect("the query succeeds");
     let mut text = String::new();
     for constraint in constraints {
         text += &format!("alter table tidings.outbox drop constraint {constraint};");
@@ -49,22 +52,26 @@ async fn insert_despite(pool: &PgPool, constraints: &[&str], insert: &str) {
     sql(pool, &text).await;
 }
 
-/// Why events are parked, by their topic.
+/// Waits until this number of events are parked with a reason. Returns the topic and reason of
+/// each.
 async fn until_parked(pool: &PgPool, events: usize) -> Vec<(String, String)> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let read = "select coalesce(topic, ''), reason from tidings.parked where reason is not null order by seq";
-        let parked: Vec<(String, String)> =
-            sqlx::query_as(read).fetch_all(pool).await.expect("read");
+        let read = "select coalesce(topic, ''), reason from tidings.parked \
+            where reason is not null order by seq";
+        let parked: Vec<(String, String)> = sqlx::query_as(read)
+            .fetch_all(pool)
+            .await
+            .expect("the query succeeds");
         if parked.len() >= events {
             return parked;
         }
-        assert!(Instant::now() < until, "parked are {parked:?}");
+        assert!(Instant::now() < until, "parked: {parked:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Every record of the relay's topic of positions: key and value.
+/// Returns key and value of every record in the relay's topic of positions.
 fn positions(place: &Place) -> Vec<(Vec<u8>, Vec<u8>)> {
     let records = Reader::new(&place.brokers, &position_topic(place))
         .read_to_the_end()
@@ -83,11 +90,13 @@ fn produce(place: &Place, topic: &str, key: &[u8], value: &[u8]) {
     producer
         .send(BaseRecord::to(topic).partition(0).key(key).payload(value))
         .map_err(|(error, _)| error)
-        .expect("taken");
-    producer.flush(Duration::from_secs(30)).expect("sent");
+        .expect("the producer accepts the record");
+    producer
+        .flush(Duration::from_secs(30))
+        .expect("the record is sent");
 }
 
-/// A position that claims to have published everything, made of one that the relay wrote.
+/// Returns a position that claims that everything is published, made from one that the relay wrote.
 fn forged(record: &[u8], number: u64, keep_signature: bool) -> Vec<u8> {
     let mut entry: Value = serde_json::from_slice(record).expect("a position");
     entry["number"] = number.into();
@@ -97,7 +106,7 @@ fn forged(record: &[u8], number: u64, keep_signature: bool) -> Vec<u8> {
     if !keep_signature {
         entry.as_object_mut().expect("an object").remove("hmac");
     }
-    serde_json::to_vec(&entry).expect("plain data")
+    serde_json::to_vec(&entry).expect("the value can be serialized")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +120,11 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
         let relay = Running::start(options.clone());
         sql(
             pool,
-            &format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('{}', '1', 'T', '1')", place.topic),
+            &format!(
+                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                values ('{}', '1', 'T', '1')",
+                place.topic
+            ),
         )
         .await;
         published(pool, &place, 1).await;
@@ -132,7 +145,8 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
             })
             .collect();
         let rows = format!(
-            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values {}",
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+             values {}",
             rows.join(",")
         );
         insert_despite(
@@ -148,20 +162,24 @@ async fn a_row_that_asks_for_a_reserved_topic_is_parked_by_whichever_way_it_asks
                 .all(|(topic, reason)| reason.contains(&format!("topic `{topic}` is reserved"))),
             "{parked:?}"
         );
-        // A retry changes nothing.
+        // A retry does not change the outcome.
         sql(pool, "update tidings.parked set action = 'retry'").await;
         sql(
             pool,
-            &format!("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('{}', '1', 'T', '2')", place.topic),
+            &format!(
+                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                values ('{}', '1', 'T', '2')",
+                place.topic
+            ),
         )
         .await;
         published(pool, &place, 2).await;
         relay.stop().await;
         assert!(
             positions(&place).iter().all(|(key, _)| key != b"1"),
-            "no row is a record of {own}"
+            "no row became a record of {own}"
         );
-        // The dead letter of such a row does not go there either.
+        // The dead letter of such a row does not reach the topic of positions either.
         options.undeliverable.policy = OnUndeliverable::DeadLetter;
         sql(pool, "delete from tidings.parked").await;
         let (code, text) = place.command(&["relay", "rewind", "--all"]);
@@ -185,7 +203,7 @@ async fn a_position_that_another_producer_wrote_is_not_gone_on_from() {
         b"{}".to_vec(),
         br#"{"version":9}"#.to_vec(),
     ] {
-        // Under a key of its own: what compaction does to others is another matter.
+        // The record has a key of its own, so that compaction does not remove the relay's records.
         produce(&place, &topic, b"forged", &forged);
     }
     insert(&database.pool, 4..=6).await;
@@ -211,8 +229,10 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
         .create()
         .expect("a client");
     let limit = Duration::from_secs(30);
-    other.init_transactions(limit).expect("begun");
-    other.begin_transaction().expect("begun");
+    other
+        .init_transactions(limit)
+        .expect("a transaction begins");
+    other.begin_transaction().expect("a transaction begins");
     other
         .send(
             BaseRecord::to(&topic)
@@ -221,15 +241,15 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
                 .payload("{}"),
         )
         .map_err(|(error, _)| error)
-        .expect("taken");
-    other.flush(limit).expect("sent");
+        .expect("the producer accepts the record");
+    other.flush(limit).expect("the record is sent");
     insert(&database.pool, 4..=6).await;
     let relay = place.start();
     published(&database.pool, &place, 6).await;
     relay.stop().await;
     let relay = place.start();
     relay.says("kafka", "hides").await;
-    other.abort_transaction(limit).expect("aborted");
+    other.abort_transaction(limit).expect("the abort succeeds");
     insert(&database.pool, 7..=7).await;
     published(&database.pool, &place, 7).await;
     relay.stop().await;
@@ -239,7 +259,7 @@ async fn positions_behind_an_open_transaction_of_another_program_are_waited_for(
     );
 }
 
-/// A topic that another program has filled before the relay ran for the first time.
+/// Another program has filled the topic of positions before the first start of the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     let database = migrated_database().await;
@@ -251,7 +271,8 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     produce(&place, &topic, b"0", &forged(&ours, 9_999, false));
     sql(
         &database.pool,
-        "delete from tidings.relay; update tidings.relay_secret set secret = '\\x00112233445566778899aabbccddeeff', signs = false",
+        "delete from tidings.relay; update tidings.relay_secret set secret = \
+         '\\x00112233445566778899aabbccddeeff', signs = false",
     )
     .await;
     let text = place.start().refusal().await;
@@ -273,7 +294,7 @@ async fn a_relay_that_begins_does_not_go_on_from_what_it_finds() {
     );
 }
 
-/// Positions of a version that did not sign.
+/// The positions were written by a version that did not sign them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_then_on() {
     let database = migrated_database().await;
@@ -285,7 +306,7 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
     let unsigned = |record: &[u8]| {
         let mut entry: Value = serde_json::from_slice(record).expect("a position");
         entry.as_object_mut().expect("an object").remove("hmac");
-        serde_json::to_vec(&entry).expect("plain data")
+        serde_json::to_vec(&entry).expect("the value can be serialized")
     };
     records
         .iter()
@@ -298,9 +319,9 @@ async fn an_installation_whose_positions_are_not_signed_goes_on_and_signs_from_t
     let signs: bool = sqlx::query_scalar("select signs from tidings.relay_secret")
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert!(signs);
-    // No unsigned record counts any more.
+    // Unsigned records are ignored from now on.
     produce(
         &place,
         &topic,
@@ -341,11 +362,13 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
         rows.join(",")
     );
     insert_despite(pool, &["outbox_headers_reserved"], &rows).await;
-    let good = r#"{"correlationid":"c","causationid":"d","content-type":"application/json","tenant":"acme"}"#;
+    let good = r#"{"correlationid":"c","causationid":"d",
+        "content-type":"application/json","tenant":"acme"}"#;
     sql(
         pool,
         &format!(
-            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values ('order', 'good', 'T', '1', '{good}')"
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) \
+             values ('order', 'good', 'T', '1', '{good}')"
         ),
     )
     .await;
@@ -366,7 +389,7 @@ async fn a_row_that_contradicts_its_envelope_is_parked_and_a_record_has_each_att
     );
 }
 
-/// The names of the headers of the only record of the place's topic.
+/// Returns the header names of the only record in the place's topic.
 fn header_names(place: &Place) -> Vec<String> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &place.brokers)
@@ -378,7 +401,7 @@ fn header_names(place: &Place) -> Vec<String> {
         list.add_partition_offset(&place.topic, partition, Offset::Beginning)
             .expect("a partition")
     });
-    consumer.assign(&list).expect("assigned");
+    consumer.assign(&list).expect("the assignment succeeds");
     let until = Instant::now() + PATIENCE;
     loop {
         assert!(Instant::now() < until, "no record comes");
@@ -400,7 +423,8 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     let (pool, place) = (&database.pool, Place::new(&database));
     let mut options = place.options();
     options.source = SourceKind::Poll;
-    // Their transactions are older than everything that the relay sees from here on. Numbers are given by each table.
+    // The transactions of these rows are older than everything that the relay reads from here on.
+    // Each table assigns its own numbers, so the sequence of this one starts elsewhere.
     sql(
         &other.pool,
         "alter table tidings.outbox alter seq restart with 50001",
@@ -413,12 +437,14 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
     replicate(&other, &database).await;
     insert(&other.pool, 151..=200).await;
     published(pool, &place, 210).await;
-    // What a restore of the data does, table by table.
+    // A restore of the data inserts rows in this way, table by table.
     sql(
         pool,
         "set session_replication_role = replica;
-         insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) overriding system value
-             select 100000 + n, '5', 'order', n::text, 'T', to_json(n) from generate_series(2001, 2100) n;
+         insert into tidings.outbox (seq, xid, aggregatetype, aggregateid, type, payload) \
+         overriding system value
+             select 100000 + n, '5', 'order', n::text, 'T', to_json(n) \
+             from generate_series(2001, 2100) n;
          reset session_replication_role",
     )
     .await;
@@ -430,10 +456,15 @@ async fn rows_that_are_replicated_into_the_outbox_with_older_transactions_are_pu
         .map(|id| (id, 1))
         .collect();
     assert_eq!(delivered(place.reader().read_to_the_end()), expected);
-    sql(pool, "alter subscription copies disable; alter subscription copies set (slot_name = none); drop subscription copies").await;
+    sql(
+        pool,
+        "alter subscription copies disable; alter subscription copies set (slot_name = \
+        none); drop subscription copies",
+    )
+    .await;
 }
 
-/// Copies the outbox of one database into that of another one of the same server.
+/// Replicates the outbox of one database into that of another database on the same server.
 async fn replicate(from: &TestDatabase, to: &TestDatabase) {
     let slot = format!("copies_{}", Uuid::now_v7().simple());
     sql(
@@ -448,7 +479,11 @@ async fn replicate(from: &TestDatabase, to: &TestDatabase) {
     .await;
     sql(
         &to.pool,
-        &format!("create subscription copies connection '{url}' publication copies with (create_slot = false, slot_name = '{slot}', copy_data = true)", url = from.url),
+        &format!(
+            "create subscription copies connection '{url}' publication copies with \
+            (create_slot = false, slot_name = '{slot}', copy_data = true)",
+            url = from.url
+        ),
     )
     .await;
 }
@@ -457,7 +492,7 @@ async fn replicate(from: &TestDatabase, to: &TestDatabase) {
 async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
-    // No relay, no promise: a test or another connector may do as it likes.
+    // No relay needs the rows yet, so tests and other connectors may delete them.
     insert(pool, 1..=2).await;
     sql(
         pool,
@@ -474,7 +509,7 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
             .execute(pool)
             .await
             .expect_err(text);
-        let error = error.into_database_error().expect("of the server");
+        let error = error.into_database_error().expect("an error of the server");
         let error = error.downcast_ref::<sqlx::postgres::PgDatabaseError>();
         let (message, hint) = (
             error.message().to_owned(),
@@ -486,8 +521,12 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
             "{message} {hint}"
         );
     };
-    // What some do to keep the table empty.
-    refused("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '4', 'T', '4'); delete from tidings.outbox where aggregateid = '4'").await;
+    // A common pattern to keep the table empty.
+    refused(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '4', 'T', '4'); delete from tidings.outbox where aggregateid = '4'",
+    )
+    .await;
     relay.stop().await;
     insert(pool, 5..=6).await;
     refused("delete from tidings.outbox where aggregateid = '5'").await;
@@ -495,13 +534,13 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
     let relay = Running::start(options);
     published(pool, &place, 3).await;
     let until = Instant::now() + PATIENCE;
-    // The position in the table is a moment behind.
+    // The position in the table is slightly older than that of the relay.
     while sqlx::raw_sql("delete from tidings.outbox where aggregateid = '5'")
         .execute(pool)
         .await
         .is_err()
     {
-        assert!(Instant::now() < until, "what is published can be deleted");
+        assert!(Instant::now() < until, "published rows can be deleted");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     relay.stop().await;
@@ -510,7 +549,12 @@ async fn an_event_that_a_relay_needs_cannot_be_deleted_by_accident() {
         [(3, 1), (5, 1), (6, 1)]
     );
     insert(pool, 7..=7).await;
-    sql(pool, "set local tidings.delete_unpublished = on; delete from tidings.outbox where aggregateid = '7'").await;
+    sql(
+        pool,
+        "set local tidings.delete_unpublished = on; delete from tidings.outbox \
+        where aggregateid = '7'",
+    )
+    .await;
     insert(pool, 8..=8).await;
     assert_eq!(place.command(&["relay", "forget", &place.name]).0, 0);
     sql(pool, "truncate tidings.outbox").await;
@@ -533,7 +577,8 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
         .map(|(n, time)| format!("('order', '{n}', 'T', '{n}', '{time}')"))
         .collect();
     let rows = format!(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values {}",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) \
+         values {}",
         rows.join(",")
     );
     insert_despite(pool, &["outbox_occurred_at_finite"], &rows).await;
@@ -564,8 +609,13 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
     );
     let report = format!("{:?}", health.report().await);
     assert!(!report.contains("not known"), "{report}");
-    // Everything that is old, or that a later row proves to be old, is deleted.
-    sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, occurred_at) values ('order', '20', 'T', '20', now() - interval '1 year')").await;
+    // Rows are deleted if they are old or if a later row proves that they are old.
+    sql(
+        pool,
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, \
+        occurred_at) values ('order', '20', 'T', '20', now() - interval '1 year')",
+    )
+    .await;
     let mut options = place.options();
     options.retention.keep = Duration::from_secs(3_600);
     let relay = Running::start(options.clone());
@@ -578,12 +628,12 @@ async fn times_that_are_none_or_far_away_harm_nothing() {
             sqlx::query_scalar("select aggregateid from tidings.outbox order by seq")
                 .fetch_all(pool)
                 .await
-                .expect("asked");
-        // The one of now, and the last one published, which is the relay's witness.
+                .expect("the query succeeds");
+        // The recent row remains, and so does the last published one, which is the relay's witness.
         if left == ["7", "20"] {
             break;
         }
-        assert!(Instant::now() < until, "left are {left:?}");
+        assert!(Instant::now() < until, "remaining: {left:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     relay.stop().await;

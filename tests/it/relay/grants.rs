@@ -1,4 +1,4 @@
-//! The grants that docs/managed-postgres.md lists are enough, and each of them is needed.
+//! The grants documented in docs/managed-postgres.md are sufficient, and each of them is required.
 
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::{
@@ -6,13 +6,12 @@ use tidings::{
     relay::{DebeziumOutbox, Delivery, OnUndeliverable, SourceKind},
 };
 
-use super::{
-    records::create_topic,
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::create_topic;
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// A role of one test, and the statements of the page's block that begins with `-- title`, which have been run for it.
+/// Creates a role for one test and executes the documented statements of the block that begins with
+/// `-- title`. Returns the role and the statements.
 async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String, Vec<String>) {
     let role = format!("r{}", uuid::Uuid::now_v7().simple());
     let named = |statement: String| {
@@ -31,7 +30,8 @@ async fn granted(title: &str, database: &TestDatabase, place: &Place) -> (String
     (role, all)
 }
 
-/// The statements of the page's block that begins with `-- title`, for this role and database.
+/// Returns the statements of the documented block that begins with `-- title`, with this role and
+/// database.
 pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -> Vec<String> {
     let page = include_str!("../../../docs/managed-postgres.md");
     let block = page
@@ -39,7 +39,7 @@ pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -
         .skip(1)
         .find(|block| block.starts_with(&format!("-- {title}")))
         .expect("the page has the block");
-    let block = block.split("```").next().expect("it ends");
+    let block = block.split("```").next().expect("the process ends");
     let lines: Vec<&str> = block
         .lines()
         .filter(|line| !line.starts_with("--"))
@@ -47,7 +47,8 @@ pub(crate) fn statements_for(title: &str, role: &str, database: &TestDatabase) -
         .collect();
     let named = |text: &str| {
         let text = text.replace("'…'", "'secret'");
-        // Whole words: roles are called `app` and `relay` there, and so is a table.
+        // Replace whole words, because the page uses `app` and `relay` as names of roles and also
+        // of a table.
         let text = text.replace(
             "database shop",
             &format!("database \"{}\"", name_of(database)),
@@ -100,14 +101,15 @@ async fn relay_as(
 
 async fn insert(pool: &PgPool, n: u32) {
     let sql = format!(
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')"
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+         values ('order', '1', 'T', '{n}')"
     );
     run(pool, sql).await;
 }
 
 async fn each_grant_is_needed_and_all_are_enough(title: &str, source: SourceKind) {
     let database = migrated_database().await;
-    // A database that gives nothing away by itself.
+    // Revoke the default privileges of `public`.
     run(
         &database.pool,
         format!(
@@ -175,11 +177,16 @@ async fn a_relay_that_streams_needs_exactly_the_documented_grants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     let database = migrated_database().await;
-    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload text)";
-    // A database that gives nothing away by itself.
+    let table = "create table public.outboxevent (id uuid primary key default gen_random_uuid(), \
+        aggregatetype text, aggregateid text, type text, payload text)";
+    // Revoke the default privileges of `public`.
     run(
         &database.pool,
-        format!("revoke all on database \"{}\" from public; revoke all on schema public from public; {table}", name_of(&database)),
+        format!(
+            "revoke all on database \"{}\" from public; revoke all on schema public \
+            from public; {table}",
+            name_of(&database)
+        ),
     )
     .await;
     let place = Place::new(&database);
@@ -189,11 +196,12 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     options.database = postgres::Settings::parse(&as_role(&database, &role)).expect("a URL");
     options.debezium = Some(DebeziumOutbox::new("public", "outboxevent"));
     options.undeliverable.policy = OnUndeliverable::Stop;
-    // Positions in the database alone: without its row a relay begins.
+    // Positions are in the database alone, so a relay whose row is deleted makes a first start.
     options.delivery = Delivery::AtLeastOnce;
     let insert = async |n: u32| {
         let sql = format!(
-            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '1', 'T', '{n}')"
+            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+             values ('order', '1', 'T', '{n}')"
         );
         run(&database.pool, sql).await;
     };
@@ -206,8 +214,9 @@ async fn a_relay_of_a_debezium_table_needs_exactly_the_documented_grants() {
     reader.until_distinct(2);
     relay.stop().await;
     for grant in all.iter().filter(|sql| sql.starts_with("grant")) {
-        // Its walsender may not have ended yet.
-        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
+        // The walsender of the relay may still be running.
+        let begins = "delete from tidings.relay; select pg_terminate_backend(active_pid, 5000), \
+            pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
         run(&database.pool, format!("{begins} = '{}'", place.slot())).await;
         run(
             &database.pool,
@@ -252,11 +261,11 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
             )
             .await;
         }
-        let mut tx = pool.begin().await.expect("begun");
+        let mut tx = pool.begin().await.expect("a transaction begins");
         let published = event
             .publish(
                 &mut tx,
-                &super::history::Moved {
+                &crate::support::history::Moved {
                     account: "a".into(),
                     version: 1,
                 },
@@ -268,9 +277,11 @@ async fn a_publisher_needs_exactly_the_documented_grants() {
             run(&database.pool, grant.clone()).await;
         }
     }
-    // And no more: neither order nor completeness can be forged, nothing can be read.
+    // Nothing more is granted: the role can forge neither order nor completeness, and it can read
+    // nothing.
     for forbidden in [
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) overriding system value values ('a', 'b', 'c', 1)",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, seq) \
+         overriding system value values ('a', 'b', 'c', 1)",
         "select * from tidings.outbox",
         "delete from tidings.outbox",
     ] {
@@ -293,7 +304,7 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
             .begin()
             .await
             .map_err(tidings::PublishError::Database)?;
-        let event = super::history::Moved {
+        let event = crate::support::history::Moved {
             account: "a".into(),
             version: 1,
         };
@@ -307,7 +318,7 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
         assert!(works().await.is_err(), "before {sql}");
         run(&database.pool, sql.clone()).await;
     }
-    assert!(works().await.expect("all are enough"));
+    assert!(works().await.expect("all grants together are sufficient"));
     for grant in &grants {
         run(
             &database.pool,
@@ -324,6 +335,6 @@ async fn scheduling_and_cancelling_need_exactly_the_documented_grants() {
             .execute(&pool)
             .await
             .is_err(),
-        "and no more: what is scheduled is not read"
+        "nothing more is granted: scheduled events cannot be read"
     );
 }

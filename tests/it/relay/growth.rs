@@ -1,4 +1,4 @@
-//! A topic gets more partitions.
+//! Adding partitions to a topic.
 
 use std::{
     collections::HashMap,
@@ -17,14 +17,14 @@ use rdkafka::{
 };
 use sqlx::PgPool;
 
-use super::{
-    history::{Verdict, committed, expected, judge, with_accounts, write_concurrently},
-    records::{Record, grow_topic},
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, committed, expected, judge, with_accounts, write_concurrently,
 };
-use crate::services::TestDatabase;
+use crate::support::records::{Record, grow_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::TestDatabase;
 
-/// A consumer group of one member that remembers what it has read, in that order, and commits it.
+/// A consumer group of one member that commits records and keeps them in the order of reading.
 struct Group {
     name: String,
     stop: Arc<AtomicBool>,
@@ -42,7 +42,9 @@ impl Group {
             .set("topic.metadata.refresh.interval.ms", "300")
             .create()
             .expect("a consumer");
-        consumer.subscribe(&[&place.topic]).expect("subscribed");
+        consumer
+            .subscribe(&[&place.topic])
+            .expect("the subscription succeeds");
         let (stop, read) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(Mutex::new(Vec::new())),
@@ -54,7 +56,7 @@ impl Group {
                     let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
                         continue;
                     };
-                    read.lock().expect("whole").push(Record {
+                    read.lock().expect("the lock is not poisoned").push(Record {
                         partition: message.partition(),
                         key: message.key().unwrap_or_default().to_vec(),
                         value: message.payload().map(<[u8]>::to_vec),
@@ -76,20 +78,20 @@ impl Group {
 
     fn stop(self) -> Vec<Record> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("ends well");
-        self.read.lock().expect("whole").clone()
+        self.thread.join().expect("the relay ends without an error");
+        self.read.lock().expect("the lock is not poisoned").clone()
     }
 
     async fn until(&self, records: usize) {
         for _ in 0..6_000 {
-            if self.read.lock().expect("whole").len() >= records {
+            if self.read.lock().expect("the lock is not poisoned").len() >= records {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!(
             "{} of {records} records",
-            self.read.lock().expect("whole").len()
+            self.read.lock().expect("the lock is not poisoned").len()
         );
     }
 }
@@ -98,10 +100,11 @@ async fn pinned(pool: &PgPool) -> i32 {
     sqlx::query_scalar("select partitions from tidings.relay_topic")
         .fetch_one(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
 }
 
-/// A database with eight accounts, and a relay that has published so many transactions of two writers.
+/// Returns a database with eight accounts and a relay that has published this number of
+/// transactions of each of two writers.
 async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     let (database, place) = with_accounts(8).await;
     let relay = place.start();
@@ -113,7 +116,7 @@ async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     while sqlx::query_scalar::<_, i64>(known)
         .fetch_one(&database.pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
         == 0
     {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -121,7 +124,7 @@ async fn met(transactions: usize) -> (TestDatabase, Place, Running) {
     (database, place, relay)
 }
 
-/// The name of a group that has read a record or more and reads no further.
+/// Returns the name of a group that has read at least one record and then stopped.
 async fn stopped_group(place: &Place) -> String {
     let group = Group::start(place, &format!("{}-slow", place.name));
     group.until(1).await;
@@ -152,7 +155,7 @@ async fn a_topic_grows_under_writers_and_readers_and_no_event_is_lost_repeated_o
         );
     }
     assert_eq!(pinned(&database.pool).await, 11);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     write_concurrently(&database.pool, 2, 8, 40).await;
     let committed = committed(&database.pool).await;
     group.until(expected(&committed)).await;
@@ -218,11 +221,12 @@ async fn a_group_that_does_not_read_is_waited_for_by_name_and_in_the_end_everyth
 async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
     let (database, place, relay) = met(10).await;
     let name = stopped_group(&place).await;
-    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
+    let far = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'account', 'far', 'T', to_json(n) from generate_series(1, 12000) n";
     sqlx::raw_sql(far)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let mut reader = place.reader();
     let before = expected(&committed(&database.pool).await) + 12_000;
     reader.until_distinct(before);
@@ -241,24 +245,29 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
         .expect("the binary starts");
     let held = "select count(*) from tidings.relay_topic where hold is not null";
     let mut flowing = 0;
-    while child.try_wait().expect("asked").is_none() {
+    while child
+        .try_wait()
+        .expect("the process can be polled")
+        .is_none()
+    {
         assert_eq!(
             sqlx::query_scalar::<_, i64>(held)
                 .fetch_one(&database.pool)
                 .await
-                .expect("asked"),
+                .expect("the query succeeds"),
             0
         );
         flowing += 1;
-        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('account', 'flowing', 'T', to_json($1))";
+        let one = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('account', 'flowing', 'T', to_json($1))";
         sqlx::query(one)
             .bind(flowing as i64)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
         reader.until_distinct(before + flowing);
     }
-    let ended = child.wait_with_output().expect("it ends");
+    let ended = child.wait_with_output().expect("the process ends");
     let text = String::from_utf8(ended.stderr).expect("UTF-8");
     assert!(
         ended.status.code() == Some(1)
@@ -273,7 +282,7 @@ async fn nothing_is_held_back_for_a_group_that_is_far_from_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ended_by_the_relay() {
     let (database, place, relay) = met(10).await;
-    // A group that keeps the command waiting.
+    // This group keeps the command waiting.
     let name = stopped_group(&place).await;
     write_concurrently(&database.pool, 2, 8, 30).await;
     let held = "select count(*) from tidings.relay_topic where hold_acknowledged";
@@ -294,14 +303,18 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
         while sqlx::query_scalar::<_, i64>(held)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
             == 0
         {
-            assert_eq!(child.try_wait().expect("asked"), None, "the command waits");
+            assert_eq!(
+                child.try_wait().expect("the process can be polled"),
+                None,
+                "the command waits"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        child.kill().expect("killed");
-        child.wait().expect("gone");
+        child.kill().expect("the kill succeeds");
+        child.wait().expect("the process ends");
     };
     interrupted("5m").await;
     let (_, text) = place.command(&["topics", "list"]);
@@ -320,7 +333,7 @@ async fn a_growth_that_was_interrupted_is_shown_and_run_again_or_aborted_or_ende
     place
         .reader()
         .until_distinct(expected(&committed(&database.pool).await));
-    // Nobody ends it: the relay does.
+    // No operator ends the hold, so the relay ends it.
     interrupted("10s").await;
     write_concurrently(&database.pool, 2, 8, 10).await;
     place

@@ -1,20 +1,20 @@
-//! The log is lost, changed, or not wanted any more: the table has what is missing, and nothing is lost or repeated.
+//! Loss, change or removal of the log: the table supplies the missing events, and nothing is lost
+//! or repeated.
 
 use std::time::Duration;
 
 use sqlx::PgPool;
 use tidings::relay::{Delivery, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, create_accounts, with_accounts, write_concurrently},
-    records::Reader,
-    running::{Place, Running},
-};
-use crate::services::{migrated_database, migrated_database_on, own_postgres};
+use crate::support::history::{Verdict, create_accounts, with_accounts, write_concurrently};
+use crate::support::records::Reader;
+use crate::support::running::{Place, Running};
+use crate::support::services::{migrated_database, migrated_database_on, own_postgres};
 
-/// Drops the relay's slot, whoever reads from it.
+/// Drops the relay's slot, even while a session reads from it.
 async fn drop_slot(pool: &PgPool, slot: &str) {
-    let sql = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+    let sql = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) \
+        from pg_replication_slots where slot_name = $1";
     while sqlx::query(sql).bind(slot).execute(pool).await.is_err() {}
 }
 
@@ -51,7 +51,7 @@ async fn a_slot_dropped_and_made_anew_by_hand_while_the_relay_was_down_is_notice
         .bind(place.slot())
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     write_concurrently(&database.pool, 3, 5, 40).await;
     let relay = place.start();
     assert_eq!(
@@ -78,18 +78,21 @@ async fn a_slot_that_the_server_invalidated_is_made_anew() {
     sqlx::raw_sql("create table other (pad text)")
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let status = "select wal_status from pg_replication_slots where slot_name = $1";
     for _ in 0..50 {
-        sqlx::raw_sql("insert into other select repeat('x', 1000) from generate_series(1, 20000); select pg_switch_wal(); checkpoint")
-            .execute(&database.pool)
-            .await
-            .expect("filled");
+        sqlx::raw_sql(
+            "insert into other select repeat('x', 1000) from generate_series(1, 20000); \
+            select pg_switch_wal(); checkpoint",
+        )
+        .execute(&database.pool)
+        .await
+        .expect("the table is filled");
         let status: Option<String> = sqlx::query_scalar(status)
             .bind(place.slot())
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if status.as_deref() == Some("lost") {
             break;
         }
@@ -98,7 +101,7 @@ async fn a_slot_that_the_server_invalidated_is_made_anew() {
         .bind(place.slot())
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(status.as_deref(), Some("lost"));
     write_concurrently(&database.pool, 3, 5, 40).await;
     let relay = place.start();
@@ -119,12 +122,13 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
     let publish = |key: &'static str| {
         let pool = database.pool.clone();
         async move {
-            let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', '1')";
+            let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                values ('order', $1, 'T', '1')";
             sqlx::query(sql)
                 .bind(key)
                 .execute(&pool)
                 .await
-                .expect("inserted");
+                .expect("the insert succeeds");
         }
     };
     let run = |sql: String| {
@@ -133,7 +137,7 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
                 .execute(&pool)
                 .await
-                .expect("altered")
+                .expect("the statement succeeds")
         }
     };
     let name = place.slot();
@@ -155,10 +159,15 @@ async fn a_publication_emptied_dropped_and_made_anew_under_a_running_relay_costs
     assert_eq!(place.reader().read_to_the_end().len(), 5);
 }
 
-/// A publication decides insert by insert, by the catalog as it was at that place of the log: the first transaction here comes without its event, the second
-/// with one of two. (Here it alters the publication itself. If another session does it meanwhile, a transaction comes in part, too, from the minor releases of
-/// May 2025 on, 15.13 and its like; earlier ones went on with what they had decided for the transaction.) Both are among those that the position has as streamed
-/// when the relay is killed, before it has compared them with the table.
+/// A publication filters each insert by the catalog as of that position in the log. Here the first
+/// transaction arrives without its event, and the second arrives with one of its two events.
+///
+/// In this test, the transaction itself alters the publication. If another session alters it
+/// concurrently, a transaction also arrives in part as of the minor releases of May 2025 (15.13 and
+/// its counterparts); earlier releases kept one decision for the whole transaction.
+///
+/// The position lists both transactions as streamed when the relay is killed, before it has
+/// compared them with the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_the_relay_is_killed_before_it_notices()
  {
@@ -168,16 +177,17 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         let name = place.slot();
         let insert = |key: &str| {
             format!(
-                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '{key}', 'T', '1')"
+                "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+                 values ('order', '{key}', 'T', '1')"
             )
         };
         let run = async |sql: String| {
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
                 .execute(&database.pool)
                 .await
-                .expect("done");
+                .expect("the statement succeeds");
         };
-        // A relay of the log alone leaves its slot where its position is.
+        // A relay that reads only the log leaves its slot at its position.
         let relay = Running::start(RelayOptions {
             source: SourceKind::Wal,
             ..place.options()
@@ -198,8 +208,12 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         run(format!("alter publication {name} set table tidings.outbox")).await;
         let (narrow, widen) = ("set (publish = 'update')", "set (publish = 'insert')");
         let (first, second) = (insert("first"), insert("second"));
-        run(format!("begin; {first}; alter publication {name} {narrow}; {second}; alter publication {name} {widen}; commit")).await;
-        // Of the log, however much of it other tests have written meanwhile.
+        run(format!(
+            "begin; {first}; alter publication {name} {narrow}; {second}; \
+            alter publication {name} {widen}; commit"
+        ))
+        .await;
+        // Force the log as the source, even if other tests have written a large amount of it.
         let mut dying = place.spawn_with(&[
             ("TIDINGS_TEST_DIE_AT", "kafka-committed:1"),
             ("TIDINGS_SOURCE", "wal"),
@@ -230,7 +244,7 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
         assert_eq!(
             keys(place.reader()),
             ["before", "beside", "first", "second"],
-            "{next} goes on"
+            "{next} continues"
         );
     }
 }
@@ -238,7 +252,8 @@ async fn a_transaction_that_the_publication_left_out_in_part_comes_whole_though_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_is_faster_repeats_nothing()
  {
-    // Its own: so much log would have the relays of other tests read the table.
+    // A dedicated server, because this amount of log would make the relays of other tests read the
+    // table.
     let postgres =
         own_postgres(dev_services::PostgresOptions::new().set("wal_level", "logical")).await;
     let database = migrated_database_on(&postgres.url()).await;
@@ -247,28 +262,31 @@ async fn a_stream_that_is_left_in_the_middle_of_a_transaction_because_the_table_
     options.topics.create = false;
     let relay = Running::start(options);
     relay.says("stream", "streaming").await;
-    // The relay waits for the topic with the first event, and meanwhile falls behind by 240 MB, as they are stored: when it is behind by more than a second and by
-    // more than 64 MB it is in the middle of one of these.
+    // The relay waits for the topic of the first event and meanwhile falls behind by 240 MB, which
+    // are stored uncompressed. It is in the middle of one of these transactions when it is behind
+    // by more than a second and by more than 64 MB.
     let sql = "alter table tidings.outbox alter column payload set storage external;
-               insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '0', 'T', '0')";
+               insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+               values ('order', '0', 'T', '0')";
     sqlx::raw_sql(sql)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     relay
         .says("kafka", &format!("topic `{}` does not exist", place.topic))
         .await;
     for transaction in 1..=8 {
         let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                   select 'order', $1::int || '-' || n, 'T', to_json(repeat('x', 20000)) from generate_series(1, 1500) n";
+                   select 'order', $1::int || '-' || n, 'T', to_json(repeat('x', 20000)) \
+                   from generate_series(1, 1500) n";
         sqlx::query(sql)
             .bind(transaction)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    super::records::create_topic(&place.brokers, &place.topic, 4).await;
+    crate::support::records::create_topic(&place.brokers, &place.topic, 4).await;
     let mut reader = place.reader();
     reader.until_distinct(12_001);
     relay.stop().await;
@@ -288,7 +306,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
                 .execute(&pool)
                 .await
-                .expect("altered")
+                .expect("the statement succeeds")
         }
     };
     let name = place.slot();
@@ -308,7 +326,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
     let relay = place.start();
     write_concurrently(&database.pool, 2, 5, 20).await;
     let mut reader = place.reader();
-    super::history::caught_up(&database.pool, &mut reader).await;
+    crate::support::history::caught_up(&database.pool, &mut reader).await;
     let reason = "select source_reason from tidings.relay where name = $1 and source = 'table'";
     let mut said = None;
     for _ in 0..6_000 {
@@ -316,7 +334,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
             .bind(&place.name)
             .fetch_optional(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if said
             .as_ref()
             .is_some_and(|reason| reason.contains("does not contain the outbox"))
@@ -336,7 +354,7 @@ async fn a_publication_that_leaves_inserts_out_when_the_relay_starts_has_it_read
     relay.says("stream", "streaming").await;
     write_concurrently(&database.pool, 2, 5, 20).await;
     let verdict = relay.verdict(&database.pool, &mut reader).await;
-    // What the stream had left out while the relay ran may have come late, as it says.
+    // Events that the stream left out while the relay ran may arrive late, which the relay reports.
     assert_eq!(
         Verdict {
             misordered: 0,
@@ -357,7 +375,7 @@ async fn each_source_goes_on_where_the_other_stopped() {
     for (round, source) in all.into_iter().cycle().take(9).enumerate() {
         let mut options = place.options();
         options.source = source;
-        // The delivery changes too: positions go from the topic to the row and back.
+        // The delivery changes too, so positions move from the topic to the row and back.
         options.delivery = if round % 4 == 3 {
             Delivery::AtLeastOnce
         } else {
@@ -367,7 +385,7 @@ async fn each_source_goes_on_where_the_other_stopped() {
         tokio::time::sleep(Duration::from_millis(900)).await;
         relay.stop().await;
     }
-    writing.await.expect("written");
+    writing.await.expect("the write succeeds");
     let relay = place.start();
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
@@ -382,8 +400,8 @@ async fn the_table_alone_gives_every_event_once_and_in_order_and_keeps_no_slot()
     let mut options = place.options();
     options.source = SourceKind::Poll;
     let relay = Running::start(options);
-    // A transaction that stays open holds nobody up.
-    let mut open = database.pool.begin().await.expect("begun");
+    // An open transaction does not hold up other transactions.
+    let mut open = database.pool.begin().await.expect("a transaction begins");
     sqlx::query("select pg_current_xact_id()")
         .execute(&mut *open)
         .await
@@ -394,7 +412,7 @@ async fn the_table_alone_gives_every_event_once_and_in_order_and_keeps_no_slot()
             .bind(place.slot())
             .fetch_one(&database.pool)
             .await
-            .expect("counted");
+            .expect("the query succeeds");
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
         Verdict::default()

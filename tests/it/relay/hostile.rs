@@ -1,4 +1,4 @@
-//! A server, or a machine between, that sends bytes which are no protocol.
+//! A server, or an intermediary, that sends bytes outside the protocol.
 
 use std::sync::{
     Arc,
@@ -10,12 +10,10 @@ use tokio::{
     net::{TcpListener, TcpStream, tcp},
 };
 
-use super::{
-    history::{Verdict, with_accounts, write_concurrently},
-    running::Place,
-};
+use crate::support::history::{Verdict, with_accounts, write_concurrently};
+use crate::support::running::Place;
 
-/// What is sent in the place of the stream, one after the other.
+/// Bytes sent in place of the stream, one entry per attempt.
 const HOSTILE: [&[u8]; 8] = [
     b"d\0\0\0\0",
     b"d\xff\xff\xff\xffgarbage",
@@ -23,12 +21,13 @@ const HOSTILE: [&[u8]; 8] = [
     b"\0\0\0\0\0",
     b"E\0\0\0\x03",
     b"N\xff\xff\xff\xff",
-    // Frames of the right length whose content is none: an empty one, a row cut off, an unknown kind.
+    // Frames with a correct length and invalid content: an empty one, a truncated row, an unknown
+    // kind.
     b"d\0\0\0\x04",
     b"d\0\0\0\x1ew\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0I",
 ];
 
-/// What is answered to the start-up message of a connection, one after the other. sqlx panics on some of it.
+/// Answers to the start-up message, one entry per connection. Some of them make sqlx panic.
 const ANSWERS: [&[u8]; 6] = [
     b"R\0\0\0\0",
     b"R\0\0\0\x03",
@@ -38,18 +37,19 @@ const ANSWERS: [&[u8]; 6] = [
     b"\0",
 ];
 
-/// Passes everything between relay and server on, but for the first streams, whose first bytes are hostile.
+/// Forwards all traffic between relay and server, except that the first streams begin with hostile
+/// bytes.
 struct Meddler {
     address: std::net::SocketAddr,
     meddled: Arc<AtomicUsize>,
 }
 
 impl Meddler {
-    /// Answers the first connections itself, each by another of [`ANSWERS`].
+    /// Answers the first connections itself, each with another entry of [`ANSWERS`].
     async fn at_start_before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (address, meddled) = (
-            listener.local_addr().expect("bound"),
+            listener.local_addr().expect("the listener has an address"),
             Arc::new(AtomicUsize::new(0)),
         );
         let count = meddled.clone();
@@ -66,7 +66,8 @@ impl Meddler {
                 };
                 tokio::spawn(async move {
                     let mut buffer = [0; 1024];
-                    // The request for TLS, which is declined, then the start-up message.
+                    // Decline the request for TLS, which has eight bytes. Then answer the start-up
+                    // message.
                     while let Ok(read @ 1..) = client.read(&mut buffer).await {
                         let bytes = if read == 8 { b"N" } else { *answer };
                         if client.write_all(bytes).await.is_err() || read != 8 {
@@ -82,7 +83,7 @@ impl Meddler {
     async fn before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (address, meddled) = (
-            listener.local_addr().expect("bound"),
+            listener.local_addr().expect("the listener has an address"),
             Arc::new(AtomicUsize::new(0)),
         );
         let count = meddled.clone();
@@ -131,7 +132,7 @@ async fn answer(
             () = streaming.notified() => {
                 let turn = meddled.fetch_add(1, Ordering::Relaxed);
                 if let Some(bytes) = HOSTILE.get(turn) {
-                    // CopyBothResponse, and what no server sends.
+                    // CopyBothResponse, followed by bytes that no server sends.
                     let _ = to.write_all(&[b"W\0\0\0\x07\0\0\0", *bytes].concat()).await;
                     return;
                 }
@@ -144,7 +145,7 @@ async fn answer(
     }
 }
 
-/// Hostile lengths and truncated messages, on sessions of sqlx.
+/// Hostile lengths and truncated messages in sessions of sqlx.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_library_that_panics_on_bytes_of_a_server_ends_a_session_alone() {
     let (database, place) = with_accounts(3).await;

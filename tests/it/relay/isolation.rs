@@ -1,30 +1,32 @@
-//! Many records for which a broker refuses batches are found in a few sessions, and everything else is published.
+//! Many records that make a broker refuse batches: a few sessions find them all, and all other
+//! events are published.
 
 use sqlx::PgPool;
 use tidings::relay::Delivery;
 
-use super::{
-    parked::{parked, sql, strict, until_parked},
-    records::{alter_topic, create_topic_with},
-    running::{Place, Running},
-};
-use crate::services::migrated_database;
+use super::parked::{parked, sql, strict, until_parked};
+use crate::support::records::{alter_topic, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
-/// Inserts `events` events of one aggregate each, in one statement; every eleventh has about `bytes` that do not repeat.
+/// Inserts `events` events of one aggregate each in one statement. Every eleventh event has about
+/// `bytes` bytes that do not compress.
 async fn insert_mixed(pool: &PgPool, events: i32, bytes: i32) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-        select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T', json_build_object('n', n, 'pad', case when n % 11 = 0
-            then (select string_agg(md5(n::text || k::text), '') from generate_series(1, $2 / 32) k) else 'x' end)
+        select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T', \
+        json_build_object('n', n, 'pad', case when n % 11 = 0
+            then (select string_agg(md5(n::text || k::text), '') \
+            from generate_series(1, $2 / 32) k) else 'x' end)
         from generate_series(1, $1) n";
     sqlx::query(insert)
         .bind(events)
         .bind(bytes)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
-/// How often the relay began anew because of Kafka.
+/// Returns the number of sessions that ended because of Kafka.
 fn sessions(relay: &Running) -> u32 {
     let metrics = relay.observer.metrics_text();
     let reconnects = metrics
@@ -40,7 +42,8 @@ fn bad(events: i32) -> Vec<(String, i64, bool)> {
         .collect()
 }
 
-/// Runs a relay until exactly the bad ones of 110 events are parked and the others published; how often it began anew.
+/// Runs a relay until exactly the bad ones of 110 events are parked and the others are published.
+/// Returns the number of sessions that ended because of Kafka.
 async fn isolated(pool: &PgPool, place: &Place, relay: Running) -> u32 {
     let wanted = bad(110);
     let wanted: Vec<(&str, i64, bool)> = wanted
@@ -77,7 +80,8 @@ async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_t
             .insert("compression.type".into(), compression.into());
         insert_mixed(&database.pool, 110, 40_000).await;
         let sessions = isolated(&database.pool, &place, Running::start(options)).await;
-        // One to learn the limit. A session for each of the ten would be another kind.
+        // One session determines the limit. Without isolation, each of the ten bad events would
+        // cost a session.
         assert!(
             sessions <= 2,
             "{sessions} sessions with {delivery:?}, {compression}"
@@ -89,7 +93,7 @@ async fn of_a_hundred_events_ten_that_the_topic_finds_too_large_are_parked_and_t
 async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_others_published() {
     let database = migrated_database().await;
     let place = Place::new(&database);
-    // What repeats is small on its way, and too large as the topic stores it.
+    // Repetitive payloads are small in transit and too large in the form that the topic stores.
     create_topic_with(
         &place.brokers,
         &place.topic,
@@ -102,7 +106,8 @@ async fn events_that_are_refused_although_they_seem_to_fit_are_found_and_the_oth
     .await;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
         select 'order', (case when n % 11 = 0 then 'bad' else 'good' end) || n, 'T',
-               json_build_object('n', n, 'pad', repeat('x', case when n % 11 = 0 then 40000 else 1 end))
+               json_build_object('n', n, 'pad', repeat('x', case when n % 11 = 0 then 40000 else \
+               1 end))
         from generate_series(1, 110) n";
     sql(&database.pool, insert).await;
     isolated(&database.pool, &place, place.start()).await;
@@ -121,7 +126,8 @@ async fn what_compresses_well_is_published_however_large_it_is_uncompressed() {
         .insert("compression.type".into(), "lz4".into());
     insert_mixed(pool, 11, 40_000).await;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-        select 'order', 'good' || n, 'T', json_build_object('n', n, 'pad', repeat('x', 200000)) from generate_series(101, 110) n";
+        select 'order', 'good' || n, 'T', json_build_object('n', n, 'pad', repeat('x', 200000)) \
+        from generate_series(101, 110) n";
     sql(pool, insert).await;
     let relay = Running::start(options);
     until_parked(pool, &[("bad11", 11, true)]).await;

@@ -1,20 +1,20 @@
-//! Relays of one name on one server and one Kafka: none takes the slot or the positions of another.
+//! Relays of the same name on one server and one Kafka: none takes the slot or the positions of
+//! another.
 
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::{
-    operator::insert,
-    running::{Place, Running, new_topic},
-};
-use crate::services::{TestDatabase, migrated_database, restored};
+use super::operator::insert;
+use crate::support::running::{Place, Running, new_topic};
+use crate::support::services::{TestDatabase, migrated_database, restored};
 
-/// The slots of this database.
+/// Returns the slots of this database.
 async fn slots(pool: &PgPool) -> Vec<String> {
-    let sql = "select slot_name::text from pg_replication_slots where database = current_database() order by 1";
+    let sql = "select slot_name::text from pg_replication_slots \
+        where database = current_database() order by 1";
     sqlx::query_scalar(sql)
         .fetch_all(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
 }
 
 async fn run(pool: &PgPool, sql: &str) {
@@ -24,7 +24,7 @@ async fn run(pool: &PgPool, sql: &str) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// A place whose relay has the default name.
+/// Returns a place whose relay has the default name.
 fn default_place(database: &TestDatabase) -> Place {
     Place {
         name: "tidings".into(),
@@ -32,7 +32,7 @@ fn default_place(database: &TestDatabase) -> Place {
     }
 }
 
-/// Another database in which the relay `place` has its name.
+/// Returns a place in another database whose relay has the same name.
 fn same_name(place: &Place, database: &TestDatabase) -> Place {
     Place {
         name: place.name.clone(),
@@ -70,7 +70,7 @@ async fn two_databases_of_one_server_have_relays_of_the_default_name() {
     assert_eq!(places[1].reader().read_to_the_end().len(), 2);
 }
 
-/// The names of an earlier version.
+/// The slot and the publication have the names of an earlier version.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     let database = migrated_database().await;
@@ -125,7 +125,8 @@ async fn an_installation_keeps_the_slot_and_the_publication_that_it_has() {
     assert_eq!(slots(&database.pool).await, [] as [String; 0]);
 }
 
-/// A relay of another schema in the same database has names of its own, and an unmarked slot stays with its owner.
+/// Relays of different schemas in one database have different slots, and an unmarked slot stays
+/// with its owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_schemas_of_one_database_have_relays_of_one_name() {
     let database = migrated_database().await;
@@ -133,7 +134,7 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
         .schema("other")
         .run(&database.pool)
         .await
-        .expect("migrated");
+        .expect("the migration succeeds");
     let place = Place::new(&database);
     let unmarked = format!("tidings_{}", place.name);
     run(
@@ -160,11 +161,16 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
     }
     let marked = format!(
         "{unmarked}_{}",
-        crate::services::mark(&database.pool, "other").await
+        crate::support::services::mark(&database.pool, "other").await
     );
     assert_eq!(slots(&database.pool).await, [unmarked, marked]);
     insert(&database.pool, 1..=1).await;
-    run(&database.pool, "insert into other.outbox (aggregatetype, aggregateid, type, payload) values ('order', '2', 'T', '2')").await;
+    run(
+        &database.pool,
+        "insert into other.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '2', 'T', '2')",
+    )
+    .await;
     place.reader().until_distinct(1);
     other.reader().until_distinct(1);
     for relay in relays {
@@ -172,7 +178,8 @@ async fn two_schemas_of_one_database_have_relays_of_one_name() {
     }
 }
 
-/// What a copy beside its original is told, and what it then does; the original notices nothing.
+/// Asserts that a relay on a copy is refused with a remedy and that the remedy works, while the
+/// original is unaffected.
 async fn a_copy_is_told_what_to_do(
     original: &TestDatabase,
     place: &Place,
@@ -212,7 +219,7 @@ async fn a_copy_is_told_what_to_do(
     assert_eq!(slots(&original.pool).await, [place.slot()]);
 }
 
-/// `create database ... template`.
+/// Copies the database with `create database ... template`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;
@@ -228,7 +235,7 @@ async fn a_database_made_of_a_template_does_not_take_the_slot_or_the_positions_o
     a_copy_is_told_what_to_do(&original, &place, relay, &copy).await;
 }
 
-/// A dump that is restored on the same server.
+/// Restores a dump on the same server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_dump_does_not_take_the_slot_or_the_positions_of_the_original() {
     let original = migrated_database().await;

@@ -1,4 +1,4 @@
-//! What an operator does with relays: moves one, forgets one, sees who stands by.
+//! Operator commands on relays: moving one, forgetting one, listing standbys.
 
 use std::process::{Command, Output, Stdio};
 
@@ -12,14 +12,12 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tidings::relay::SourceKind;
 
-use super::{
-    records::Record,
-    running::{Place, Running},
-};
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::Record;
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
 impl Place {
-    /// Runs a command of the binary on this relay: its exit code, and what it says.
+    /// Runs a command of the binary on this relay. Returns its exit code and output.
     pub(crate) fn command(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.prepared(arguments).output().expect("the binary runs");
         let Output {
@@ -29,7 +27,7 @@ impl Place {
         } = output;
         let text = [stdout, stderr].concat();
         (
-            status.code().expect("it exits"),
+            status.code().expect("the process exits with a code"),
             String::from_utf8(text).expect("UTF-8"),
         )
     }
@@ -46,16 +44,17 @@ impl Place {
 }
 
 pub(crate) async fn insert(pool: &PgPool, ids: std::ops::RangeInclusive<i64>) {
-    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) select 'order', n::text, 'T', to_json(n) from generate_series($1::bigint, $2::bigint) n";
+    let sql = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        select 'order', n::text, 'T', to_json(n) from generate_series($1::bigint, $2::bigint) n";
     sqlx::query(sql)
         .bind(*ids.start())
         .bind(*ids.end())
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
-/// How often each of the events was delivered, in order.
+/// Returns the number of deliveries of each event, ordered by event.
 pub(super) fn delivered(records: &[Record]) -> Vec<(i64, usize)> {
     let mut times = std::collections::BTreeMap::new();
     records.iter().for_each(|record| {
@@ -66,7 +65,7 @@ pub(super) fn delivered(records: &[Record]) -> Vec<(i64, usize)> {
     times.into_iter().collect()
 }
 
-/// Waits until the database knows that the relay has published `events` events.
+/// Waits until the database records that the relay has published `events` events.
 pub(super) async fn published(pool: &PgPool, place: &Place, events: i64) {
     for _ in 0..6_000 {
         let sql = "select published from tidings.relay where name = $1";
@@ -74,7 +73,7 @@ pub(super) async fn published(pool: &PgPool, place: &Place, events: i64) {
             .bind(&place.name)
             .fetch_optional(pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if count.is_some_and(|count| count >= events) {
             return;
         }
@@ -83,7 +82,7 @@ pub(super) async fn published(pool: &PgPool, place: &Place, events: i64) {
     panic!("{events} events are not published");
 }
 
-/// A relay that has published these events and ended.
+/// Runs a relay until it has published these events, then stops it.
 pub(super) async fn ran(database: &TestDatabase, ids: std::ops::RangeInclusive<i64>) -> Place {
     let place = Place::new(database);
     let count = ids.end() - ids.start() + 1;
@@ -124,7 +123,7 @@ async fn a_rewind_publishes_everything_once_more_and_its_dry_run_says_how_much_t
     let relay = place.start();
     published(&database.pool, &place, 21).await;
     relay.stop().await;
-    // It holds once.
+    // The rewind applies to one start only.
     place.start().stop().await;
     let expected: Vec<_> = (1..=11)
         .map(|id| (id, if id == 11 { 1 } else { 2 }))
@@ -139,25 +138,31 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
     let place = Place::new(&database);
     insert(&database.pool, 1..=3).await;
     let relay = place.start();
-    // It begins before the time and goes on after it.
-    let mut long = database.pool.begin().await.expect("begun");
-    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '4', 'T', '4')")
-        .execute(&mut *long)
-        .await
-        .expect("inserted");
+    // This transaction begins before the time of the rewind and continues after it.
+    let mut long = database.pool.begin().await.expect("a transaction begins");
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '4', 'T', '4')",
+    )
+    .execute(&mut *long)
+    .await
+    .expect("the insert succeeds");
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let time: String = sqlx::query_scalar(
         "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
     )
     .fetch_one(&database.pool)
     .await
-    .expect("asked");
+    .expect("the query succeeds");
     insert(&database.pool, 5..=6).await;
-    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '7', 'T', '7')")
-        .execute(&mut *long)
-        .await
-        .expect("inserted");
-    long.commit().await.expect("committed");
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '7', 'T', '7')",
+    )
+    .execute(&mut *long)
+    .await
+    .expect("the insert succeeds");
+    long.commit().await.expect("the commit succeeds");
     published(&database.pool, &place, 7).await;
     relay.stop().await;
     insert(&database.pool, 8..=8).await;
@@ -179,11 +184,14 @@ async fn a_rewind_to_a_time_repeats_whole_transactions_that_are_younger_and_publ
 async fn a_skip_leaves_out_what_is_committed_and_not_what_comes_after() {
     let database = migrated_database().await;
     let place = ran(&database, 1..=2).await;
-    let mut open = database.pool.begin().await.expect("begun");
-    sqlx::raw_sql("insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', '5', 'T', '5')")
-        .execute(&mut *open)
-        .await
-        .expect("inserted");
+    let mut open = database.pool.begin().await.expect("a transaction begins");
+    sqlx::raw_sql(
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', '5', 'T', '5')",
+    )
+    .execute(&mut *open)
+    .await
+    .expect("the insert succeeds");
     insert(&database.pool, 3..=4).await;
     let (code, text) = place.command(&["relay", "skip", "--all"]);
     assert!(
@@ -192,7 +200,7 @@ async fn a_skip_leaves_out_what_is_committed_and_not_what_comes_after() {
                 .contains("0 events will be published again, 2 unpublished events will be skipped"),
         "{text}"
     );
-    open.commit().await.expect("committed");
+    open.commit().await.expect("the commit succeeds");
     insert(&database.pool, 6..=6).await;
     let relay = place.start();
     published(&database.pool, &place, 4).await;
@@ -213,7 +221,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
             sqlx::query_scalar("select id from tidings.outbox where aggregateid = '4'")
                 .fetch_one(&database.pool)
                 .await
-                .expect("found");
+                .expect("the query succeeds");
         let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
         assert!(
             code == 0 && text.contains("0 events will be published again, 1 unpublished"),
@@ -227,7 +235,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
         insert(&database.pool, 6..=6).await;
         let relay = Running::start(options);
         published(&database.pool, &place, 5).await;
-        // Long enough for the stream to be compared with the table.
+        // Long enough for the relay to compare the stream with the table.
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         relay.stop().await;
         assert_eq!(
@@ -238,7 +246,7 @@ async fn one_event_is_given_up_in_the_middle_of_its_transaction_whichever_source
     }
 }
 
-/// The topic of the relay's positions.
+/// Returns the name of the relay's topic of positions.
 pub(super) fn position_topic(place: &Place) -> String {
     let admin: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &place.brokers)
@@ -247,7 +255,7 @@ pub(super) fn position_topic(place: &Place) -> String {
     let metadata = admin
         .client()
         .fetch_metadata(None, std::time::Duration::from_secs(10))
-        .expect("answers");
+        .expect("the broker answers");
     let prefix = format!("tidings.position.{}.", place.name);
     let names = metadata
         .topics()
@@ -256,7 +264,7 @@ pub(super) fn position_topic(place: &Place) -> String {
     names
         .into_iter()
         .find(|name| name.starts_with(&prefix))
-        .expect("it is there")
+        .expect("the topic of positions exists")
 }
 
 pub(super) async fn delete_topic(place: &Place, topic: &str) {
@@ -305,10 +313,10 @@ async fn a_record_that_is_no_position_is_passed_over() {
     producer
         .send(BaseRecord::to(&topic).key("x").payload("{}"))
         .map_err(|(error, _)| error)
-        .expect("taken");
+        .expect("the producer accepts the record");
     producer
         .flush(std::time::Duration::from_secs(30))
-        .expect("sent");
+        .expect("the record is sent");
     for id in 4..=5 {
         insert(&database.pool, id..=id).await;
         let relay = place.start();
@@ -330,7 +338,7 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
         let epoch: i64 = sqlx::query_scalar("select position_epoch from tidings.relay")
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         if epoch == 2 {
             break;
         }
@@ -342,7 +350,7 @@ async fn a_leader_killed_before_its_first_record_is_not_taken_for_a_kafka_that_l
     relay.stop().await;
 }
 
-/// The relay is named as for every other command, or as an argument.
+/// The command accepts the relay as an option, like every other command, or as an argument.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
     let database = migrated_database().await;
@@ -377,12 +385,14 @@ async fn a_relay_that_is_forgotten_leaves_nothing_behind() {
             && text.contains(&format!("deleted the topic of its positions, {topic}")),
         "{text}"
     );
-    let left = "select (select count(*) from tidings.relay) + (select count(*) from tidings.relay_topic)
-                     + (select count(*) from pg_replication_slots where database = current_database()) + (select count(*) from pg_publication)";
+    let left = "select (select count(*) from tidings.relay) + (select count(*) \
+        from tidings.relay_topic)
+                     + (select count(*) from pg_replication_slots \
+                     where database = current_database()) + (select count(*) from pg_publication)";
     let left: i64 = sqlx::query_scalar(left)
         .fetch_one(&database.pool)
         .await
-        .expect("asked");
+        .expect("the query succeeds");
     assert_eq!(left, 0);
 }
 

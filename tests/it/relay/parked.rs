@@ -1,18 +1,18 @@
-//! One bad event stops its own aggregate, and nothing else.
+//! Parking: one bad event stops its own aggregate and nothing else.
 
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{Delivery, OnUndeliverable, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    records::{Reader, Record, create_topic_with},
-    running::{Killed, Place, Running},
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::{Reader, Record, create_topic_with};
+use crate::support::running::{Killed, Place, Running};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// How long a test waits for what must come.
+/// Time limit of a wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn sql(pool: &PgPool, text: &str) {
@@ -22,22 +22,28 @@ pub(super) async fn sql(pool: &PgPool, text: &str) {
         .expect(text);
 }
 
-/// Publishes event `n` of an order, padded to about `bytes`.
+/// Publishes event `n` of an order, padded to about `bytes` bytes.
 pub(super) async fn publish(pool: &PgPool, id: &str, n: i64, bytes: i32) {
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+        values ('order', $1, 'T', json_build_object('n', $2, 'pad', repeat('x', $3)))";
     sqlx::query(insert)
         .bind(id)
         .bind(n)
         .bind(bytes)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
-/// Numbers and aggregates of the events that are parked, in order, and of which something is wrong.
+/// Returns aggregate and number of each parked event in order, and `true` for those that are parked
+/// for a reason of their own.
 pub(super) async fn parked(pool: &PgPool) -> Vec<(String, i64, bool)> {
-    let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
-    sqlx::query_as(select).fetch_all(pool).await.expect("read")
+    let select = "select p.aggregateid, (o.payload ->> 'n')::bigint, p.reason is not null \
+        from tidings.parked p join tidings.outbox o using (seq) order by p.seq";
+    sqlx::query_as(select)
+        .fetch_all(pool)
+        .await
+        .expect("the query succeeds")
 }
 
 pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
@@ -53,13 +59,13 @@ pub(super) async fn until_parked(pool: &PgPool, wanted: &[(&str, i64, bool)]) {
         }
         assert!(
             Instant::now() < until,
-            "parked are {now:?} and not {wanted:?}"
+            "parked: {now:?}, expected: {wanted:?}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The numbers of an order's events, as they are in the topic.
+/// Returns the numbers of an order's events in topic order.
 pub(super) fn numbers(records: &[Record], id: &str) -> Vec<i64> {
     let of = records.iter().filter(|record| record.key == id.as_bytes());
     of.map(|record| {
@@ -90,14 +96,14 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
         publish(pool, "b", 1, 1).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
         place.reader().until_distinct(2);
-        // A restart knows it, and what follows waits too.
+        // The parked events survive a restart, and a later event of the aggregate waits too.
         relay.stop().await;
         let relay = Running::start(options.clone());
         publish(pool, "a", 4, 1).await;
         publish(pool, "b", 2, 1).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false), ("a", 4, false)]).await;
         place.reader().until_distinct(3);
-        // Nothing has changed: it fails again and waits again.
+        // The cause still exists, so the event fails and waits again.
         sql(
             pool,
             "update tidings.parked set action = 'retry' where reason is not null",
@@ -106,7 +112,7 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
         until_decided(pool).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false), ("a", 4, false)]).await;
         relay.stop().await;
-        // The limit is raised; before a relay runs again, more events come.
+        // Raise the limit. More events arrive before a relay runs again.
         options.message_bytes_max = 100_000;
         sql(pool, "update tidings.parked set action = 'retry'").await;
         publish(pool, "a", 5, 1).await;
@@ -131,17 +137,17 @@ async fn an_event_too_large_waits_with_its_aggregate_others_go_on_and_a_retry_ke
     }
 }
 
-/// Waits until the leader has done what was decided.
+/// Waits until the leader has executed the operator's decisions.
 pub(super) async fn until_decided(pool: &PgPool) {
     let until = Instant::now() + PATIENCE;
     let left = "select count(*) from tidings.parked where action is not null";
     while sqlx::query_scalar::<_, i64>(left)
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
         > 0
     {
-        assert!(Instant::now() < until, "nobody acts on what is decided");
+        assert!(Instant::now() < until, "no relay executes the decision");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -167,7 +173,12 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
         if source == SourceKind::Auto {
             relay.says("stream", "streaming").await;
         }
-        sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('order', 'a', null, '{\"n\": 2}')").await;
+        sql(
+            pool,
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('order', 'a', null, '{\"n\": 2}')",
+        )
+        .await;
         publish(pool, "a", 3, 1).await;
         publish(pool, "b", 1, 1).await;
         until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
@@ -175,14 +186,25 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
             sqlx::query_scalar("select reason from tidings.parked where reason is not null")
                 .fetch_one(pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
         assert_eq!(reason, "column `type` is null where a value is needed");
         place.reader().until_distinct(2);
-        sql(pool, "update tidings.outbox set type = 'T' where type is null; update tidings.parked set action = 'retry'").await;
+        sql(
+            pool,
+            "update tidings.outbox set type = 'T' where type is null; \
+            update tidings.parked set action = 'retry'",
+        )
+        .await;
         let mut reader = place.reader();
         reader.until_distinct(4);
-        // Which aggregate has to wait is not known of this one.
-        sql(pool, "insert into tidings.outbox (aggregatetype, type, payload) values ('order', 'T', '{\"n\": 4}')").await;
+        // The aggregate of this row is unknown, so the relay cannot determine which events have to
+        // wait.
+        sql(
+            pool,
+            "insert into tidings.outbox (aggregatetype, type, payload) \
+            values ('order', 'T', '{\"n\": 4}')",
+        )
+        .await;
         publish(pool, "b", 2, 1).await;
         let refusal = relay.refusal().await;
         assert!(
@@ -194,7 +216,7 @@ async fn a_row_that_lacks_a_value_waits_with_its_aggregate_until_it_is_repaired_
             sqlx::query_scalar("select id from tidings.outbox where aggregateid is null")
                 .fetch_one(pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
         let (code, text) = place.command(&["relay", "skip", "--event", &id.to_string()]);
         assert_eq!(code, 0, "{text}");
         let relay = Running::start(options);
@@ -232,7 +254,7 @@ async fn giving_up_the_event_in_the_way_releases_what_waits_behind_it() {
         "update tidings.parked set action = 'discard' where reason is not null",
     )
     .await;
-    // The third one turns out to be no better only now.
+    // Only now does the third event prove undeliverable, too.
     until_parked(pool, &[("a", 3, true), ("a", 4, false)]).await;
     sql(pool, "update tidings.parked set action = 'discard'").await;
     until_parked(pool, &[]).await;
@@ -256,7 +278,8 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
     sql(
         pool,
         "set local tidings.delete_unpublished = on; delete from tidings.outbox where seq in (1, 3);
-         update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' where reason is not null",
+         update tidings.parked set parked_at = now() - interval '1 hour', action = 'retry' \
+         where reason is not null",
     )
     .await;
     until_decided(pool).await;
@@ -264,7 +287,7 @@ async fn an_event_whose_row_was_deleted_is_not_released_but_said_to_be_gone() {
         sqlx::query_scalar("select reason from tidings.parked where reason is not null")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(
         reasons.len() == 2
             && reasons
@@ -300,7 +323,8 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
     sql(
         pool,
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values
-            ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('or der', 'b', 'T', '{\"n\":1}', '{}'), ('order', 'c', 'T', '{\"n\":1}', '{}')",
+            ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('or der', 'b', 'T', '{\"n\":1}', '{}'), \
+            ('order', 'c', 'T', '{\"n\":1}', '{}')",
     )
     .await;
     until_parked(pool, &[("a", 1, true), ("b", 1, true)]).await;
@@ -308,7 +332,7 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
         sqlx::query_as("select reason, topic from tidings.parked order by seq")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(
         reasons[0].0.contains("not a JSON object")
             && reasons[1].0.contains("not a valid topic name"),
@@ -319,7 +343,8 @@ async fn headers_that_are_no_object_and_types_that_are_no_topic_are_parked() {
     relay.stop().await;
 }
 
-/// A place whose topic takes batches up to so many bytes, and a relay that sends larger ones.
+/// Returns a place whose topic accepts batches up to this size, and the options of a relay that
+/// sends larger ones.
 pub(super) async fn strict(
     database: &TestDatabase,
     bytes: &str,
@@ -339,7 +364,7 @@ pub(super) async fn strict(
         .kafka
         .properties
         .insert("compression.type".into(), "none".into());
-    // What is sent together is in one batch.
+    // Events that are sent together form one batch.
     options
         .kafka
         .properties
@@ -353,9 +378,14 @@ async fn of_a_batch_that_the_broker_refuses_only_the_culprit_is_parked() {
         let database = migrated_database().await;
         let (pool, (place, options)) =
             (&database.pool, strict(&database, "100000", delivery).await);
-        sql(pool, "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', json_build_object('n', n, 'pad', repeat('x', case n when 50 then 200000 else 1 end))
-            from generate_series(1, 100) n").await;
+        sql(
+            pool,
+            "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
+            select 'order', case n when 50 then 'large' else 'o' || n end, 'T', \
+            json_build_object('n', n, 'pad', repeat('x', case n when 50 then 200000 else 1 end))
+            from generate_series(1, 100) n",
+        )
+        .await;
         publish(pool, "large", 101, 1).await;
         let relay = Running::start(options);
         until_parked(pool, &[("large", 50, true), ("large", 101, false)]).await;
@@ -380,15 +410,16 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
     let relay = Running::start(options);
     let mut reader = place.reader();
     for wave in 1..=8 {
-        // Together more than the topic takes at once.
+        // Together these events exceed the limit of the topic.
         let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-            select 'order', 'o' || n % 3, 'T', json_build_object('n', n, 'pad', repeat('x', 5000)) from generate_series($1 - 19, $1) n";
+            select 'order', 'o' || n % 3, 'T', json_build_object('n', n, 'pad', repeat('x', \
+            5000)) from generate_series($1 - 19, $1) n";
         sqlx::query(insert)
             .bind(wave * 20)
             .execute(pool)
             .await
-            .expect("inserted");
-        reader.until_distinct(usize::try_from(wave).expect("few") * 20);
+            .expect("the insert succeeds");
+        reader.until_distinct(usize::try_from(wave).expect("the number fits") * 20);
     }
     let metrics = relay.observer.metrics_text();
     relay.stop().await;
@@ -398,7 +429,8 @@ async fn batches_that_are_too_large_for_the_topic_become_smaller_and_nothing_is_
         (records.len(), numbers(records, "o1")),
         (160, (1..=160).step_by(3).collect())
     );
-    // Halved until it fits, once and for all; without that each wave would be refused.
+    // The batch size is halved until it fits and is then kept. Otherwise every wave would be
+    // refused.
     let refused = metrics
         .lines()
         .find_map(|line| line.strip_prefix("tidings_relay_reconnects_total{side=\"kafka\"} "));
@@ -434,13 +466,13 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     .await;
     until_decided(pool).await;
     until_parked(pool, &[("a", 2, true), ("a", 3, false)]).await;
-    super::records::alter_topic(
+    crate::support::records::alter_topic(
         &place.brokers,
         &place.topic,
         &[("max.message.bytes", "100000")],
     )
     .await;
-    // The broker learns of it in its own time; each try may come too early.
+    // The broker applies the new setting with a delay, so a retry may come too early.
     let until = Instant::now() + PATIENCE;
     while !parked(pool).await.is_empty() {
         sql(
@@ -462,7 +494,7 @@ async fn what_the_broker_refuses_again_when_it_is_retried_waits_again_and_goes_o
     );
 }
 
-/// Waits until so many events are parked, by so many rows.
+/// Waits until `events` events are parked in `rows` rows.
 async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -470,13 +502,13 @@ async fn until_counted(pool: &PgPool, events: i64, rows: i64) {
         let now: (i64, i64) = sqlx::query_as(count)
             .fetch_one(pool)
             .await
-            .expect("counted");
+            .expect("the query succeeds");
         if now == (events, rows) {
             return;
         }
         assert!(
             Instant::now() < until,
-            "{now:?} and not {events} events in {rows} rows"
+            "parked: {now:?}, expected: {events} events in {rows} rows"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -502,20 +534,20 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
         let relay = Running::start(options.clone());
         until_counted(pool, 10, 4).await;
         place.reader().until_distinct(9);
-        // A restart knows the range, and what comes then is part of it.
+        // The range survives a restart, and a later event becomes part of it.
         relay.stop().await;
         let relay = Running::start(options.clone());
         publish(pool, "a", 11, 1).await;
         until_counted(pool, 11, 4).await;
         let (code, text) = place.command(&["parked", "list", "--json"]);
         assert!(code == 0 && text.contains("\"events\": 11"), "{text}");
-        // Retention has had its chance.
+        // Wait until retention has run, which the rows of the other aggregate show.
         let until = Instant::now() + PATIENCE;
         let others = "select count(*) from tidings.outbox where aggregateid = 'b'";
         while sqlx::query_scalar::<_, i64>(others)
             .fetch_one(pool)
             .await
-            .expect("counted")
+            .expect("the query succeeds")
             > 1
         {
             assert!(Instant::now() < until, "nothing is deleted");
@@ -525,7 +557,7 @@ async fn of_an_aggregate_of_which_many_wait_the_later_ones_are_a_range_that_is_k
             sqlx::query_scalar("select count(*) from tidings.outbox where aggregateid = 'a'")
                 .fetch_one(pool)
                 .await
-                .expect("counted");
+                .expect("the query succeeds");
         assert_eq!(kept, 11);
         relay.stop().await;
         options.message_bytes_max = 100_000;
@@ -555,14 +587,15 @@ async fn ten_thousand_and_one_events_of_an_aggregate_stop_that_aggregate_alone()
     sql(
         pool,
         "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-         select 'order', 'a', 'T', json_build_object('n', n, 'pad', repeat('x', case n when 1 then 20000 else 1 end)) from generate_series(1, 10001) n",
+         select 'order', 'a', 'T', json_build_object('n', n, 'pad', repeat('x', \
+         case n when 1 then 20000 else 1 end)) from generate_series(1, 10001) n",
     )
     .await;
     publish(pool, "b", 1, 1).await;
     let relay = Running::start(small(&place));
     place.reader().until_distinct(1);
     until_counted(pool, 10_001, 10_001).await;
-    // What has waited for long enough is given up together.
+    // One statement discards all of them.
     sql(pool, "update tidings.parked set action = 'discard'").await;
     until_counted(pool, 0, 0).await;
     publish(pool, "a", 10_002, 1).await;
@@ -585,7 +618,7 @@ async fn a_relay_that_has_parked_as_much_as_it_may_waits_and_acts_on_a_decision(
     let relay = Running::start(options.clone());
     relay.says("stream", "2 events are parked").await;
     relay.stop().await;
-    // Also at its next start.
+    // The relay also reports them at its next start.
     let relay = Running::start(options);
     relay.says("stream", "2 events are parked").await;
     sql(
@@ -619,7 +652,8 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
     publish(pool, "a", 3, 60_000).await;
     sql(
         pool,
-        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values ('order', 'a', 'T', '{\"n\":4}', '[1]')",
+        "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) \
+         values ('order', 'a', 'T', '{\"n\":4}', '[1]')",
     )
     .await;
     publish(pool, "a", 5, 1).await;
@@ -635,7 +669,7 @@ async fn a_dead_letter_says_why_and_its_aggregate_goes_on() {
         sqlx::query_as("select seq, id from tidings.outbox order by seq")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     for (record, (seq, id)) in dead.iter().zip(&seqs[1..4]) {
         assert_eq!(record.headers["tidings_original_topic"], place.topic);
         assert_eq!(
@@ -703,7 +737,7 @@ async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch()
         sqlx::query_scalar("select id from tidings.outbox where aggregateid = 'o7'")
             .fetch_one(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(
         text.contains(&id.to_string())
             && text.contains("order/o7")
@@ -722,19 +756,27 @@ async fn with_stop_the_event_is_named_even_if_the_broker_refused_a_whole_batch()
 async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_repeats_nothing() {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
-    // Nothing gets off the table: as if the relay were killed each time right before.
+    // No parked row can be deleted, as if the relay were killed each time right before the
+    // deletion.
     sql(
         pool,
         "alter table tidings.outbox drop constraint outbox_headers_object;
-         create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not now'; end $$;
-         create trigger refuse before delete on tidings.parked for each statement execute function refuse();
+         create function refuse() returns trigger language plpgsql as $$ begin raise exception \
+         'not now'; end $$;
+         create trigger refuse before delete on tidings.parked for each statement execute \
+         function refuse();
          insert into tidings.outbox (aggregatetype, aggregateid, type, payload, headers) values
              ('order', 'a', 'T', '{\"n\":1}', '[1]'), ('order', 'a', 'T', '{\"n\":2}', '{}')",
     )
     .await;
     let mut relay = place.spawn();
     until_parked(pool, &[("a", 1, true), ("a", 2, false)]).await;
-    sql(pool, "update tidings.outbox set headers = '{}'; update tidings.parked set action = 'retry' where reason is not null").await;
+    sql(
+        pool,
+        "update tidings.outbox set headers = '{}'; \
+        update tidings.parked set action = 'retry' where reason is not null",
+    )
+    .await;
     place.reader().until_distinct(2);
     relay.kill();
     assert_eq!(parked(pool).await.len(), 2);
@@ -748,30 +790,33 @@ async fn killed_between_the_commit_of_a_release_and_its_note_in_the_table_it_rep
     assert_eq!(numbers(reader.read_to_the_end(), "a"), [1, 2, 3]);
 }
 
-/// Has every seventh step of three accounts written so that it cannot be delivered.
+/// Makes every seventh step of three accounts undeliverable.
 async fn spoil(pool: &PgPool) {
     create_accounts(pool, 8).await;
     sql(
         pool,
         "alter table tidings.outbox drop constraint outbox_headers_object;
          create function spoil() returns trigger language plpgsql as $$ begin
-             if new.aggregateid in ('a0', 'a1', 'a2') and (new.payload ->> 'version')::bigint % 7 = 0 then new.headers = '[1]'; end if;
+             if new.aggregateid in ('a0', 'a1', 'a2') and (new.payload ->> 'version')::bigint % 7 \
+             = 0 then new.headers = '[1]'; end if;
              return new;
          end $$;
-         create trigger spoil before insert on tidings.outbox for each row execute function spoil()",
+         create trigger spoil before insert on tidings.outbox for each row execute function \
+         spoil()",
     )
     .await;
 }
 
-/// Repairs what is parked and has it retried.
+/// Repairs the parked events and requests a retry.
 async fn repair(pool: &PgPool) {
-    let repair =
-        "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' and seq in (select seq from tidings.parked);
+    let repair = "update tidings.outbox set headers = '{}' where jsonb_typeof(headers) = 'array' \
+         and seq in (select seq from tidings.parked);
                   update tidings.parked set action = 'retry' where reason is not null";
     sql(pool, repair).await;
 }
 
-/// Repairs until nothing is parked and everything published, ends the relay, and judges.
+/// Repairs until nothing is parked and everything is published, ends the relay, and checks the
+/// topic.
 async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdict {
     let pool = &database.pool;
     let committed = committed(pool).await;
@@ -782,13 +827,14 @@ async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdi
         let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.parked")
             .fetch_one(pool)
             .await
-            .expect("counted");
+            .expect("the query succeeds");
         let unread: i64 = sqlx::query_scalar(
-            "select count(*) from tidings.outbox o, tidings.relay r where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
+            "select count(*) from tidings.outbox o, tidings.relay r \
+             where not tidings.is_published(coalesce(r.position, '{}'), o.xid, o.seq)",
         )
         .fetch_one(pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
         if waiting == 0 && unread == 0 {
             break;
         }
@@ -803,7 +849,8 @@ async fn repaired(database: &TestDatabase, place: &Place, last: Killed) -> Verdi
     judge(&committed, reader.read_to_the_end())
 }
 
-/// Kills the relay again and again while events are found undeliverable, are repaired, retried and released.
+/// Kills the relay again and again while undeliverable events are parked, repaired, retried and
+/// released.
 async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
     let database = migrated_database().await;
     let (pool, place) = (&database.pool, Place::new(&database));
@@ -815,7 +862,8 @@ async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
     let mut random = 7_u64;
     for _ in 0..kills {
         let mut relay = place.spawn_with(variables);
-        // Deciding takes a tick to be seen: killed around it, a little later each time.
+        // The relay sees a decision at its next tick. Each round kills it at another moment around
+        // that tick.
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
@@ -828,7 +876,7 @@ async fn killed(kills: usize, variables: &[(&str, &str)]) -> Verdict {
         relay.kill();
     }
     let last = place.spawn_with(variables);
-    writing.await.expect("writers end well");
+    writing.await.expect("the writers end without an error");
     repaired(&database, &place, last).await
 }
 
@@ -851,7 +899,7 @@ async fn a_death_at_each_step_of_parking_and_releasing_costs_nothing() {
             repair(pool).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             times += 1;
-            assert!(times < 600, "the relay never comes to {step}");
+            assert!(times < 600, "the relay never reaches {step}");
         }
         let last = place.spawn();
         assert_eq!(

@@ -1,4 +1,5 @@
-//! PgBouncer in transaction mode: publishers and subscribers work through it, a relay says that it does not. Skipped where `pgbouncer` is not installed.
+//! PgBouncer in transaction mode: publishers and subscribers work through it, and a relay reports
+//! that it cannot. Skipped where `pgbouncer` is not installed.
 
 use std::{
     net::TcpListener,
@@ -18,11 +19,11 @@ use tidings::{
     subscriber::{Event, HandlerError, Tx},
 };
 
-use super::running::{Place, Running};
-use crate::services::{TestDatabase, migrated_database, skipped};
-use crate::subscriber::place::{
+use crate::support::place::{
     self as subscriber, Changed, assert_once_and_in_order, create_effects, start,
 };
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, skipped};
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
@@ -31,12 +32,12 @@ struct Pooled {
     version: i32,
 }
 
-/// A PgBouncer with one server connection a database, so that clients share it all the time.
+/// A PgBouncer with few server connections per database, so that clients share them all the time.
 struct PgBouncer {
     child: Child,
     folder: PathBuf,
     port: u16,
-    /// It knows prepared statements in transaction mode (1.21 and newer).
+    /// `true` if it supports prepared statements in transaction mode (1.21 and later).
     prepares: bool,
 }
 
@@ -89,8 +90,10 @@ impl PgBouncer {
             .map(|password| format!(" password={password}"))
             .unwrap_or_default();
         let settings = format!(
-            "[databases]\n* = host={} port={} user={}{password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = {mode}\ndefault_pool_size = {server_connections}\nignore_startup_parameters = extra_float_digits,options\n{}",
+            "[databases]\n* = host={} port={} user={}{password}\n[pgbouncer]\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+             pool_mode = {mode}\ndefault_pool_size = {server_connections}\n\
+             ignore_startup_parameters = extra_float_digits,options\n{}",
             url.host_str().expect("a host"),
             url.port().expect("a port"),
             url.username(),
@@ -101,9 +104,9 @@ impl PgBouncer {
             }
         );
         let file = folder.join("pgbouncer.ini");
-        std::fs::write(&file, settings).expect("written");
+        std::fs::write(&file, settings).expect("the write succeeds");
         let mut command = Command::new(program);
-        // It refuses to run as root.
+        // PgBouncer refuses to run as root.
         if std::fs::metadata("/proc/self")
             .is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
         {
@@ -116,7 +119,7 @@ impl PgBouncer {
             .stderr(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .expect("it starts");
+            .expect("the program starts");
         Some(Self {
             child,
             folder,
@@ -148,8 +151,6 @@ impl PgBouncer {
     }
 }
 
-// === impl Drop ===
-
 impl Drop for PgBouncer {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -168,11 +169,11 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
     sqlx::raw_sql("create table counter (id int primary key, version int not null)")
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::raw_sql("insert into counter values (1, 0), (2, 0)")
         .execute(&database.pool)
         .await
-        .expect("filled");
+        .expect("the table is filled");
     let prepared = pgbouncer.prepares;
     let writers = (0..6).map(|writer| {
         let pool = pool.clone();
@@ -188,7 +189,7 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
                 outbox.serialize_aggregates()
             };
             for n in 0..30 {
-                let mut tx = pool.begin().await.expect("begun");
+                let mut tx = pool.begin().await.expect("a transaction begins");
                 let order_id = writer % 2 + 1;
                 let update =
                     "update counter set version = version + 1 where id = $1 returning version";
@@ -197,30 +198,30 @@ async fn publishing_through_pgbouncer_in_transaction_mode_works_with_the_lock_an
                     .bind(order_id)
                     .fetch_one(&mut *tx)
                     .await
-                    .expect("updated");
+                    .expect("the update succeeds");
                 outbox
                     .publish(&mut tx, &Pooled { order_id, version })
                     .await
-                    .expect("published");
+                    .expect("the event is published");
                 if n % 5 == 0 {
-                    tx.rollback().await.expect("rolled back");
+                    tx.rollback().await.expect("the rollback succeeds");
                 } else {
-                    tx.commit().await.expect("committed");
+                    tx.commit().await.expect("the commit succeeds");
                 }
             }
         })
     });
     for writer in writers.collect::<Vec<_>>() {
-        writer.await.expect("no panic");
+        writer.await.expect("the task does not panic");
     }
-    // What a relay then publishes, directly: each committed change once and in order.
+    // A relay without the pooler then publishes each committed change once and in order.
     let place = Place::new(&database);
     let relay = place.start();
     let mut reader = place.reader();
     reader.until_distinct(6 * 24);
     relay.stop().await;
     for order in ["1", "2"] {
-        let of = |record: &&super::records::Record| record.key == order.as_bytes();
+        let of = |record: &&crate::support::records::Record| record.key == order.as_bytes();
         let events = reader
             .read_to_the_end()
             .iter()
@@ -244,7 +245,7 @@ async fn an_inbox_behind_pgbouncer_in_transaction_mode_has_each_effect_once_and_
         Ok(())
     }
     let database = migrated_database().await;
-    // More clients than connections: a client has another one in each transaction.
+    // With more clients than connections, a client gets another connection in each transaction.
     let Some(pgbouncer) = PgBouncer::start(&database, 3).await else {
         return;
     };
@@ -307,7 +308,7 @@ async fn a_relay_behind_a_session_pool_that_is_too_small_names_the_connections_t
     let Some(pooler) = PgBouncer::start_in("session", &database, 3).await else {
         return;
     };
-    // Without waiting for the pooler, the first try fails.
+    // Wait for the pooler, because otherwise the first attempt fails.
     drop(pooler.pool(&database).await);
     let place = Place {
         url: pooler.url(&database),

@@ -1,16 +1,15 @@
-//! What keeps a relay from starting is found by `tidings check` too, with the same text.
+//! Preflight: every fault that keeps a relay from starting is also found by `tidings check`, with
+//! the same text.
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{CheckState, RelayOptions, SourceKind};
 
-use super::{
-    operator::insert,
-    running::{Place, Running},
-};
-use crate::services::{encoded_database, migrated_database};
+use super::operator::insert;
+use crate::support::running::{Place, Running};
+use crate::support::services::{encoded_database, migrated_database};
 
-/// A fault of the database, and what puts it right. `%s` is the relay's slot, `%d` the database.
+/// A fault of the database and its repair. `%s` is the relay's slot, `%d` the database.
 struct Case {
     fault: &'static str,
     /// Part of the message.
@@ -51,14 +50,16 @@ const CASES: &[Case] = &[
     },
     Case {
         fault: "alter table tidings.outbox rename to plain;
-                create table tidings.outbox (like tidings.plain including defaults) partition by range (seq)",
+                create table tidings.outbox (like tidings.plain including defaults) \
+                partition by range (seq)",
         message: "is partitioned",
         remedy: "plain table",
         repair: "drop table tidings.outbox; alter table tidings.plain rename to outbox",
         source: SourceKind::Auto,
     },
     Case {
-        fault: "alter table tidings.outbox rename to plain; create view tidings.outbox as select * from tidings.plain",
+        fault: "alter table tidings.outbox rename to plain; create view tidings.outbox as \
+            select * from tidings.plain",
         message: "is a view",
         remedy: "plain table",
         repair: "drop view tidings.outbox; alter table tidings.plain rename to outbox",
@@ -114,7 +115,8 @@ const CASES: &[Case] = &[
         source: SourceKind::Auto,
     },
     Case {
-        fault: "insert into tidings.relay (name, identity, position, number) select '%n', '{\"system\": \"1\", \"database\": 5, \"timeline\": 1}', null, 0",
+        fault: "insert into tidings.relay (name, identity, position, number) \
+            select '%n', '{\"system\": \"1\", \"database\": 5, \"timeline\": 1}', null, 0",
         message: "has a position in another database (system 1, oid 5;",
         remedy: "tidings relay adopt",
         repair: "delete from tidings.relay",
@@ -133,7 +135,7 @@ async fn run(pool: &PgPool, sql: String) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// What `check` finds for this relay that is no `ok`: text and remedy.
+/// Returns the exit code of `check`, and text and remedy of each finding that is not `ok`.
 fn faults_of_check(place: &Place, source: SourceKind) -> (i32, Vec<(String, String)>) {
     let source = match source {
         SourceKind::Wal => "wal",
@@ -196,13 +198,13 @@ async fn every_refusal_of_the_start_is_reported_by_check_with_the_same_text() {
         run(&database.pool, named(case.repair, &place)).await;
     }
     let (code, faults) = faults_of_check(&place, SourceKind::Auto);
-    assert_eq!((code, faults), (0, Vec::new()), "everything is put right");
+    assert_eq!((code, faults), (0, Vec::new()), "everything is repaired");
     let relay = place.start();
     place.reader().until_distinct(1);
     relay.stop().await;
 }
 
-/// What the start finds in Kafka is found by `check` too.
+/// `check` also finds the faults that the start finds in Kafka.
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_the_start() {
     let database = migrated_database().await;
@@ -217,7 +219,8 @@ async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_th
         "create table kept as select * from tidings.relay".into(),
     )
     .await;
-    let row = "update tidings.relay r set kafka_cluster_id = k.kafka_cluster_id, number = k.number from kept k";
+    let row = "update tidings.relay r set kafka_cluster_id = k.kafka_cluster_id, \
+        number = k.number from kept k";
     for (fault, message) in [
         (
             "update tidings.relay set kafka_cluster_id = 'another'",
@@ -244,13 +247,13 @@ async fn positions_that_kafka_has_lost_are_reported_by_check_with_the_text_of_th
     place.start().stop().await;
 }
 
-/// Text that is not UTF-8 neither ends a relay without a message nor is skipped.
+/// Text that is not UTF-8 does not end the relay without a message, and it is not skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_warned_of() {
     for (encoding, warned) in [("LATIN1", false), ("SQL_ASCII", true)] {
         let database = encoded_database(encoding).await;
         let place = Place::new(&database);
-        // An e with an acute accent, as the encoding of the database has it.
+        // An e with an acute accent, in the encoding of the database.
         let text = if warned { "Caf\\303\\251" } else { "Caf\\351" };
         let insert = format!(
             "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
@@ -283,7 +286,7 @@ async fn a_database_of_another_encoding_is_read_and_one_without_an_encoding_is_w
     }
 }
 
-/// Of a table with row level security the relay would miss rows without an error.
+/// Row-level security would hide rows from the relay without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() {
     let database = migrated_database().await;
@@ -293,7 +296,8 @@ async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() 
         &database.pool,
         format!(
             "create role {role} login replication password 'secret';
-             grant usage on schema tidings to {role}; grant select, insert, update, delete on all tables in schema tidings to {role}"
+             grant usage on schema tidings to {role}; grant select, insert, update, \
+             delete on all tables in schema tidings to {role}"
         ),
     )
     .await;
@@ -333,7 +337,8 @@ async fn row_level_security_of_any_table_of_the_relay_is_refused_and_reported() 
     .await;
 }
 
-/// A read-only database is no fault of an event, and a relay works again when it can be written to.
+/// A read-only database is not a fault of an event. The relay works again when the database becomes
+/// writable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_database_is_waited_for_and_reported() {
     let database = migrated_database().await;

@@ -17,16 +17,16 @@ use tidings::{
     relay::{CheckState, RelayOptions, SourceKind},
 };
 
-use super::{
-    grants::run,
-    history::{Verdict, caught_up, create_accounts, with_accounts, write_concurrently},
-    running::{Place, Running},
+use super::grants::run;
+use crate::support::history::{
+    Verdict, caught_up, create_accounts, with_accounts, write_concurrently,
 };
-use crate::services::{
+use crate::support::running::{Place, Running};
+use crate::support::services::{
     TestDatabase, migrated_database, migrated_database_on, own_kafka, own_postgres,
 };
 
-/// More than any machine needs.
+/// Time limit of a wait, longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Running {
@@ -65,11 +65,11 @@ impl Running {
             .await;
     }
 
-    /// Drains and ends it, and does not wait for ever.
+    /// Drains and ends the relay within a time limit.
     async fn stop_in_time(self) {
         tokio::time::timeout(PATIENCE, self.stop())
             .await
-            .expect("it stops");
+            .expect("the relay stops");
     }
 }
 
@@ -117,7 +117,7 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
         );
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    super::records::create_topic(&place.brokers, &place.topic, 2).await;
+    crate::support::records::create_topic(&place.brokers, &place.topic, 2).await;
     relay.until_ready().await;
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
@@ -125,7 +125,7 @@ async fn a_relay_that_waits_for_a_topic_is_never_ready_meanwhile() {
     );
 }
 
-/// A broker that accepts everything and acknowledges nothing.
+/// The broker accepts everything and acknowledges nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_how_long() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
@@ -140,9 +140,10 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
     relay.until_ready().await;
-    kafka.pause().expect("paused");
+    kafka.pause().expect("the broker is paused");
     write_concurrently(&database.pool, 1, 3, 10).await;
-    // With the events that wait: a machine that is slow may take longer than two seconds to see that nothing is pending.
+    // Match only stalls with waiting events, because a slow machine may take more than two seconds
+    // to see that nothing is pending.
     let stalls = |reason: &String| {
         reason.starts_with("progress: nothing was acknowledged for")
             && (reason.contains("are in flight") || reason.contains("an event waits"))
@@ -168,7 +169,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
             .ok()
     });
     assert!(stalled.is_some_and(|seconds| seconds >= 2.0), "{stalled:?}");
-    kafka.resume().expect("resumed");
+    kafka.resume().expect("the broker resumes");
     relay.until_ready().await;
     assert!(
         relay
@@ -182,7 +183,7 @@ async fn a_relay_whose_broker_acknowledges_nothing_is_not_ready_and_counts_for_h
     );
 }
 
-/// A session that hangs before it streams.
+/// The session hangs before it streams.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_told_to() {
     let mut kafka = own_kafka(KafkaOptions::new()).await;
@@ -191,7 +192,7 @@ async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_t
         brokers: kafka.brokers(),
         ..Place::new(&database)
     };
-    kafka.pause().expect("paused");
+    kafka.pause().expect("the broker is paused");
     let relay = Running::start(impatient(&place));
     relay
         .until_failing("progress: nothing was acknowledged for")
@@ -205,10 +206,10 @@ async fn a_relay_whose_broker_hangs_from_the_start_is_not_ready_and_stops_when_t
         relay.observer.checks()
     );
     relay.stop_in_time().await;
-    kafka.resume().expect("resumed");
+    kafka.resume().expect("the broker resumes");
 }
 
-/// What a walsender behind a [`Muted`] wire answers to START_REPLICATION.
+/// Answer of a walsender behind a [`Muted`] wire to START_REPLICATION.
 #[derive(Clone, Copy, PartialEq)]
 enum Answer {
     Nothing,
@@ -216,20 +217,20 @@ enum Answer {
     CopyBoth,
 }
 
-/// A wire to Postgres on which nothing is answered once a stream is asked for.
+/// A wire to Postgres that forwards no further answer once a stream is requested.
 struct Muted(SocketAddr);
 
 impl Muted {
     fn to(server: SocketAddr, answer: Answer) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let address = listener.local_addr().expect("bound");
+        let address = listener.local_addr().expect("the listener has an address");
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(server).expect("the server answers");
                 let muted = Arc::new(AtomicBool::new(false));
                 let (to_server, to_client) = (
-                    server.try_clone().expect("cloned"),
-                    client.try_clone().expect("cloned"),
+                    server.try_clone().expect("the value can be cloned"),
+                    client.try_clone().expect("the value can be cloned"),
                 );
                 let asked = muted.clone();
                 std::thread::spawn(move || {
@@ -257,7 +258,7 @@ impl Muted {
     }
 }
 
-/// Forwards as many of the bytes read at once as `passes` returns.
+/// Forwards bytes. `passes` returns the number of bytes to forward from each read.
 fn pump(mut from: TcpStream, mut to: TcpStream, mut passes: impl FnMut(&[u8]) -> usize) {
     let mut bytes = vec![0; 1 << 16];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
@@ -286,7 +287,7 @@ async fn a_silent_stream_is_reported_and_ended(answer: Answer) {
         .await;
     relay.until_failing("does not answer with a").await;
     relay.stop_in_time().await;
-    // Nothing is lost: without the wire everything arrives.
+    // Nothing is lost: all events arrive without the wire.
     let relay = place.start();
     assert_eq!(
         relay.verdict(&database.pool, &mut place.reader()).await,
@@ -304,7 +305,7 @@ async fn a_server_that_streams_nothing_is_reported_and_does_not_keep_the_relay()
     a_silent_stream_is_reported_and_ended(Answer::CopyBoth).await;
 }
 
-/// The table is read instead.
+/// The relay reads the table instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_server_does_not_stream_publishes_from_the_table() {
     let (database, place) = with_accounts(3).await;
@@ -338,7 +339,7 @@ async fn a_database_that_hangs_makes_a_relay_not_ready_and_does_not_keep_it() {
     wire.stall();
     write_concurrently(&database.pool, 1, 3, 10).await;
     relay.until_failing("progress: ").await;
-    // Nothing is under way, so it ends well.
+    // Nothing is in flight, so the relay ends cleanly.
     relay.stop_in_time().await;
     wire.resume();
     let relay = place.start();
@@ -363,16 +364,19 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
         "select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))",
         place.name
     );
-    // The name of a relay's session does not make one.
+    // A session with the application name of a relay is still not a relay.
     let name = format!(
         "set application_name = 'tidings lease {} host:1'",
         place.name
     );
-    foreign.execute(AssertSqlSafe(name)).await.expect("named");
+    foreign
+        .execute(AssertSqlSafe(name))
+        .await
+        .expect("the statement succeeds");
     foreign
         .execute(AssertSqlSafe(lock.clone()))
         .await
-        .expect("locked");
+        .expect("the statement succeeds");
     let relay = Running::start(impatient(&place));
     relay
         .until_failing(&format!("(role {role}, application `tidings lease"))
@@ -396,7 +400,7 @@ async fn a_lock_that_is_held_by_a_role_that_runs_no_relay_is_a_fault() {
     run(&database.pool, format!("drop role {role}")).await;
 }
 
-/// A superuser's session that is no relay.
+/// The holder is a superuser's session and not a relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_names_a_foreign_holder_of_a_lease() {
     let (database, place) = with_accounts(1).await;
@@ -408,7 +412,10 @@ async fn status_names_a_foreign_holder_of_a_lease() {
         "select pg_advisory_lock(hashtextextended('tidings relay tidings.{}', 0))",
         place.name
     );
-    foreign.execute(AssertSqlSafe(lock)).await.expect("locked");
+    foreign
+        .execute(AssertSqlSafe(lock))
+        .await
+        .expect("the statement succeeds");
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
         .args(["status", "--database-url", &database.url])
         .output()
@@ -433,7 +440,7 @@ async fn end_sessions(admin: &mut PgConnection, database: &str) {
         .bind(database)
         .execute(admin)
         .await
-        .expect("ended");
+        .expect("the statement succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -465,7 +472,10 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
             // A database with sessions cannot be renamed.
             run_alone(&mut admin, &name, &no).await;
         } else {
-            admin.execute(AssertSqlSafe(no)).await.expect("altered");
+            admin
+                .execute(AssertSqlSafe(no))
+                .await
+                .expect("the statement succeeds");
             end_sessions(&mut admin, &name).await;
         }
         relay
@@ -476,7 +486,10 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
             })
             .await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        admin.execute(AssertSqlSafe(yes)).await.expect("altered");
+        admin
+            .execute(AssertSqlSafe(yes))
+            .await
+            .expect("the statement succeeds");
         relay.until_ready().await;
     }
     write_concurrently(&database.pool, 1, 3, 10).await;
@@ -486,7 +499,8 @@ async fn a_database_that_takes_no_connections_for_a_while_is_waited_for() {
     );
 }
 
-/// Ends the sessions of the database until the statement succeeds, which tolerates none.
+/// Ends the sessions of the database until the statement succeeds. The statement requires that
+/// there are none.
 async fn run_alone(admin: &mut PgConnection, database: &str, sql: &str) {
     let began = std::time::Instant::now();
     while began.elapsed() < PATIENCE {
@@ -495,10 +509,11 @@ async fn run_alone(admin: &mut PgConnection, database: &str, sql: &str) {
             return;
         }
     }
-    panic!("never alone: {sql}");
+    panic!("other sessions remain: {sql}");
 }
 
-/// A role of one test that owns the tables, and a relay's URL with it.
+/// Creates a role of one test that owns the tables. Returns the role and the URL of a relay with
+/// it.
 async fn owner(database: &TestDatabase) -> (String, String) {
     let role = format!("r{}", uuid::Uuid::now_v7().simple());
     let name = database.url.rsplit('/').next().expect("a name");
@@ -529,7 +544,7 @@ async fn forget_owner(pool: &PgPool, role: &str) {
     .await;
 }
 
-/// Without a pooler: the role may have three connections.
+/// The limit comes from the role, which may have three connections, and not from a pooler.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_with_too_few_connections_names_how_many_it_needs() {
     let (database, place) = with_accounts(3).await;

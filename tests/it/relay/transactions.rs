@@ -1,20 +1,18 @@
-//! Kafka transactions that fail while events are under way.
+//! Failures of Kafka transactions while events are in flight.
 
 use std::time::Duration;
 
 use dev_services::{Kafka, KafkaOptions};
 use tidings::relay::OnUndeliverable;
 
-use super::{
-    history::{
-        Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
-    },
-    records::{Reader, create_topic, delete_topic},
-    running::{Place, Running},
+use crate::support::history::{
+    Verdict, caught_up, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::{TestDatabase, migrated_database, own_kafka};
+use crate::support::records::{Reader, create_topic, delete_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::{TestDatabase, migrated_database, own_kafka};
 
-/// A broker of the test's own, and a relay's place on it with accounts.
+/// Starts a dedicated broker and creates accounts and a place that uses the broker.
 async fn beside(options: KafkaOptions) -> (Kafka, TestDatabase, Place) {
     let kafka = own_kafka(options).await;
     let database = migrated_database().await;
@@ -55,7 +53,7 @@ async fn a_transactional_id_that_the_broker_has_forgotten_costs_no_event_and_rep
     write_concurrently(&database.pool, 1, 4, 10).await;
     let mut reader = place.reader();
     caught_up(&database.pool, &mut reader).await;
-    // Longer than the broker keeps an idle id, several times.
+    // Several times longer than the broker keeps an idle transactional id.
     tokio::time::sleep(Duration::from_secs(8)).await;
     write_concurrently(&database.pool, 2, 4, 20).await;
     session_ends(&relay).await;
@@ -87,13 +85,14 @@ async fn a_topic_deleted_and_created_again_around_events_stops_no_other_topic() 
 }
 
 async fn insert_into(pool: &sqlx::PgPool, topic: &str, id: i32) {
-    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) values ('doomed', $1, 'Made', '{}', $2)";
+    let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload, topic) \
+        values ('doomed', $1, 'Made', '{}', $2)";
     sqlx::query(insert)
         .bind(id.to_string())
         .bind(topic)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,12 +105,13 @@ async fn a_topic_of_dead_letters_that_is_deleted_stops_nothing_and_gets_the_next
     let dead = format!("{}.dead", place.topic);
     let mut reader = place.reader();
     for id in ["one", "two"] {
-        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) values ('large', $1, 'Made', to_json(repeat('x', 20000)))";
+        let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload) \
+            values ('large', $1, 'Made', to_json(repeat('x', 20000)))";
         sqlx::query(insert)
             .bind(id)
             .execute(&database.pool)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
         write_concurrently(&database.pool, 1, 4, 5).await;
         caught_up(&database.pool, &mut reader).await;
         let letters = Reader::new(&place.brokers, &dead)
@@ -138,7 +138,7 @@ async fn brokers_that_allow_short_transactions_only_are_adapted_to() {
     );
 }
 
-/// Options of a broker that ends transactions after two seconds.
+/// Returns the options of a broker that ends transactions after two seconds.
 fn hasty() -> KafkaOptions {
     KafkaOptions::new()
         .set("transaction.max.timeout.ms", "2000")
@@ -148,7 +148,7 @@ fn hasty() -> KafkaOptions {
         )
 }
 
-/// The coordinator ends a transaction of a process that is suspended.
+/// The coordinator ends the transaction of a suspended process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_nothing() {
     let (_kafka, database, place) = beside(hasty()).await;
@@ -164,7 +164,7 @@ async fn a_relay_that_was_suspended_for_longer_than_its_transaction_repeats_noth
         signal(relay.pid(), "STOP");
         tokio::time::sleep(Duration::from_secs(5)).await;
         signal(relay.pid(), "CONT");
-        writing.await.expect("writers end well");
+        writing.await.expect("the writers end without an error");
         caught_up(&database.pool, &mut reader).await;
     }
     drop(relay);
@@ -181,13 +181,14 @@ fn signal(pid: u32, name: &str) {
     assert!(done.expect("kill runs").success());
 }
 
-/// A relay whose Kafka client does not return from a call publishes everything once, by another client.
+/// Asserts that a relay publishes everything once, with a new client, after its Kafka client does
+/// not return from a call.
 async fn hangs_in(call: &str) {
     let (_kafka, database, place) = beside(hasty()).await;
     let relay = place.spawn_with(&[("TIDINGS_TEST_HANG_IN", call)]);
     let mut reader = place.reader();
     write_concurrently(&database.pool, 2, 4, 30).await;
-    // The limits of the calls are up to a minute, and each session may come to one.
+    // The calls have limits of up to a minute, and each session may reach one of them.
     let until = tokio::time::Instant::now() + Duration::from_secs(240);
     let committed = committed(&database.pool).await;
     while reader.until_more_than(expected(&committed) - 1) < expected(&committed) {

@@ -1,10 +1,8 @@
-//! Two relays of one name.
+//! Two relays of the same name.
 
-use super::{
-    history::{Verdict, caught_up, create_accounts, write_concurrently},
-    running::Place,
-};
-use crate::services::migrated_database;
+use crate::support::history::{Verdict, caught_up, create_accounts, write_concurrently};
+use crate::support::running::Place;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_works_one_waits_and_the_second_takes_over_where_the_first_stopped() {

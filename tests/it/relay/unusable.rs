@@ -1,19 +1,19 @@
-//! A topic that cannot be used stops its own events, and nothing else; they follow in order when it can.
+//! Unusable topics: only their own events stop, and these follow in order once the topic is usable.
 
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tidings::relay::{CheckState, Delivery, OnUndeliverable, RelayOptions, SourceKind};
 
-use super::{
-    history::{Verdict, committed, create_accounts, expected, judge, write_concurrently},
-    parked::{PATIENCE, numbers, sql},
-    records::{Reader, alter_topic, create_topic, create_topic_with},
-    running::{Place, Running},
+use super::parked::{PATIENCE, numbers, sql};
+use crate::support::history::{
+    Verdict, committed, create_accounts, expected, judge, write_concurrently,
 };
-use crate::services::migrated_database;
+use crate::support::records::{Reader, alter_topic, create_topic, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
-/// Publishes events `from` to `to` of an aggregate, in one transaction.
+/// Publishes events `from` to `to` of an aggregate in one transaction.
 async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
                   select $1, $2, 'T', json_build_object('n', n) from generate_series($3, $4) n";
@@ -24,26 +24,26 @@ async fn publish(pool: &PgPool, kind: &str, id: &str, from: i64, to: i64) {
         .bind(to)
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
 }
 
-/// How many events are parked, and the reasons.
+/// Returns the number of parked events and the reasons.
 async fn parked(pool: &PgPool) -> (i64, Vec<String>) {
     let count = sqlx::query_scalar("select coalesce(sum(events), 0)::bigint from tidings.parked")
         .fetch_one(pool)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     let reasons = "select distinct reason from tidings.parked where reason is not null order by 1";
     (
         count,
         sqlx::query_scalar(reasons)
             .fetch_all(pool)
             .await
-            .expect("read"),
+            .expect("the query succeeds"),
     )
 }
 
-/// Waits until so many events are parked; their reasons.
+/// Waits until `events` events are parked. Returns the reasons.
 async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
     let until = Instant::now() + 2 * PATIENCE;
     loop {
@@ -53,13 +53,14 @@ async fn until_parked(pool: &PgPool, events: i64) -> Vec<String> {
         }
         assert!(
             Instant::now() < until,
-            "{now} events are parked and not {events}: {reasons:?}"
+            "{now} events are parked, expected {events}: {reasons:?}"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// A relay that creates no topics and sends each type to a topic of its own.
+/// Returns the options of a relay that creates no topics and routes each aggregate type to a topic
+/// of its own.
 fn options(place: &Place) -> RelayOptions {
     let mut options = place.options();
     options.topic = format!("{}-{{aggregatetype}}", place.topic);
@@ -113,7 +114,7 @@ async fn events_of_a_missing_topic_wait_by_themselves_and_follow_in_order_once_i
             reasons.len() == 1 && reasons[0].contains("does not exist"),
             "{reasons:?}"
         );
-        // Given up, it is no reason against readiness any more.
+        // Discarded events no longer affect readiness.
         until_ready(&relay).await;
         relay.stop().await;
         publish(pool, "missing", "a", 5, 5).await;
@@ -231,7 +232,12 @@ async fn events_that_wait_for_a_topic_are_given_up_by_command() {
     publish(pool, "missing", "a", 1, 3).await;
     let relay = Running::start(options(&place));
     until_parked(pool, 3).await;
-    sql(pool, "update tidings.parked set action = 'discard' where seq = (select min(seq) from tidings.parked)").await;
+    sql(
+        pool,
+        "update tidings.parked set action = 'discard' where seq = (select min(seq) \
+        from tidings.parked)",
+    )
+    .await;
     until_parked(pool, 2).await;
     create_topic(&place.brokers, &topic(&place, "missing"), 1).await;
     sql(pool, "update tidings.parked set action = 'retry'").await;
@@ -268,7 +274,7 @@ async fn killed_while_events_wait_for_a_topic_and_are_released_it_loses_repeats_
                 create_topic(&place.brokers, &place.topic, 2).await;
                 created = true;
             }
-            assert!(Instant::now() < until, "the relay never comes to {step}");
+            assert!(Instant::now() < until, "the relay never reaches {step}");
         }
         write_concurrently(pool, 2, 4, 5).await;
         let mut relay = place.spawn_with(&[without]);
@@ -302,7 +308,8 @@ async fn many_types_at_once_do_not_hold_up_others_and_become_topics_in_their_tur
     options.topics.partitions = Some(1);
     options.topic_limits.create_max_per_minute = 20;
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                  select 'k' || n, 'x', 'T', json_build_object('n', n) from generate_series(1, 60) n";
+                  select 'k' || n, 'x', 'T', json_build_object('n', n) \
+                  from generate_series(1, 60) n";
     sql(pool, insert).await;
     publish(pool, "good", "x", 1, 5).await;
     let relay = Running::start(options);
@@ -330,7 +337,8 @@ async fn many_topics_that_exist_are_found_by_one_question() {
         create_topic(&place.brokers, &topic(&place, &format!("k{n}")), 1).await;
     }
     let insert = "insert into tidings.outbox (aggregatetype, aggregateid, type, payload)
-                  select 'k' || (1 + n % 60), 'x', 'T', json_build_object('n', n) from generate_series(1, 1200) n";
+                  select 'k' || (1 + n % 60), 'x', 'T', json_build_object('n', n) \
+                  from generate_series(1, 1200) n";
     sql(pool, insert).await;
     let relay = Running::start(options(&place));
     let until = Instant::now() + PATIENCE;
@@ -338,7 +346,7 @@ async fn many_topics_that_exist_are_found_by_one_question() {
     while sqlx::query_scalar::<_, i64>(published)
         .fetch_one(pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
         < 1200
     {
         assert!(Instant::now() < until, "not all are published");

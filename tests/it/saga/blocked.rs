@@ -1,4 +1,4 @@
-//! Sagas that the code cannot continue, beside others that it can.
+//! Sagas that the code cannot continue, next to others that it can.
 
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::Tx;
@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
 use super::operator::{shown, tidings};
-use super::shop::TakePayment;
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::shop::TakePayment;
 
 fn booking() -> Saga<Number> {
     Saga::new("book")
@@ -33,7 +33,7 @@ async fn change(service: &Service, id: Uuid, change: &str) {
         .bind(id)
         .execute(&service.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +56,7 @@ async fn a_saga_whose_state_cannot_be_read_is_reported_and_continued_by_code_tha
         check.contains("2 of book cannot be continued: version 1 cannot read its state"),
         "{check}"
     );
-    // A person may end it all the same.
+    // An operator can still end the saga.
     assert_eq!(
         tidings(
             &service.database,
@@ -116,19 +116,19 @@ async fn sagas_whose_command_panics_keep_no_other_waiting() {
             assert!(*number > 5, "no such number");
             TakePayment { order: *number }
         });
-    // More than are gone on with at once.
+    // More than the number of sagas that run at once.
     for number in 0..=5 {
         service.start(&saga, number).await;
     }
     let good = service.start(&saga, 6).await;
     service.run(&saga);
     service.until(good, SagaStatus::Completed).await;
-    let errors: Vec<String> = until("the others say why", async || {
+    let errors: Vec<String> = until("the others report their reasons", async || {
         let errors: Vec<String> =
             sqlx::query_scalar("select error from tidings.saga where error is not null")
                 .fetch_all(&service.database.pool)
                 .await
-                .expect("read");
+                .expect("the query succeeds");
         (errors.len() == 6).then_some(errors)
     })
     .await;
@@ -139,7 +139,7 @@ async fn sagas_whose_command_panics_keep_no_other_waiting() {
     service.stop().await;
 }
 
-/// A command that is larger than any record.
+/// A command that is larger than any record may be.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, tidings::DomainEvent)]
 #[event(aggregate = "payment", id = "order")]
 struct TakeMuch {
@@ -165,7 +165,7 @@ async fn a_command_that_cannot_be_sent_fails_its_step() {
     let id = service.start(&saga, 1).await;
     service.run(&saga);
     let run = service.until(id, SagaStatus::Compensated).await;
-    let error = run.error.expect("it says why");
+    let error = run.error.expect("the saga has an error");
     assert!(
         error.starts_with("take: the command cannot be sent: ") && error.contains("bytes"),
         "{error}"

@@ -1,4 +1,4 @@
-//! Replies that come to a version of the code that does not know them.
+//! Replies that arrive at a version of the code that does not know them.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tidings::saga::{Saga, SagaStatus};
 use tidings::{DomainEvent, Outbox};
 
 use super::operator::{shown, tidings};
-use super::shop::{
+use crate::support::place::until;
+use crate::support::shop::{
     PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment,
     place_order, reserving,
 };
-use crate::subscriber::place::until;
 
-/// An event in the conversation of a saga that answers nothing.
+/// An event in the conversation of a saga that is not a reply.
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "payment", id = "order")]
 struct PaymentNoted {
@@ -28,7 +28,7 @@ fn named(name: &str, version: u32) -> Saga<PlaceOrder> {
         .compensate(|s| ReleaseStock { order: s.order })
 }
 
-/// Version 2 of the shop's saga: without `pay`, and still with a reply from the topic of payments.
+/// Version 2 of the shop's saga: no step `pay`, but still a reply from the topic of payments.
 fn without_pay() -> Saga<PlaceOrder> {
     named("place-order", 2)
         .step("settle")
@@ -36,7 +36,7 @@ fn without_pay() -> Saga<PlaceOrder> {
         .on::<PaymentReturned>(|_, _| ())
 }
 
-/// Version 3: `pay` is there for those that stand at it.
+/// Version 3: `pay` remains for sagas that are at this step.
 fn with_retired_pay() -> Saga<PlaceOrder> {
     named("place-order", 3)
         .step("pay")
@@ -46,7 +46,7 @@ fn with_retired_pay() -> Saga<PlaceOrder> {
         .step("confirm")
 }
 
-/// A shop with order 10 at `pay`, its saga's id, and no service that runs it.
+/// Returns a shop with order 10 at `pay` and the id of its saga. No service runs the saga.
 async fn left_at_pay() -> (Shop, String) {
     let mut shop = Shop::open().await;
     shop.serve_stock();
@@ -57,7 +57,7 @@ async fn left_at_pay() -> (Shop, String) {
     (shop, saga)
 }
 
-/// Waits until the reply to `pay` is kept.
+/// Waits until the reply to `pay` is parked.
 async fn until_kept(shop: &Shop) {
     until("the reply is kept", async || {
         (shop.parked().await == ["PaymentTaken"]).then_some(())
@@ -72,8 +72,8 @@ async fn publish_for(shop: &Shop, saga: &str, event: &impl DomainEvent) {
     Outbox::new()
         .publish_envelope(&mut tx, &envelope)
         .await
-        .expect("published");
-    tx.commit().await.expect("committed");
+        .expect("the event is published");
+    tx.commit().await.expect("the commit succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_i
     shop.serve_payments();
     until_kept(&shop).await;
     without
-        .until("what answers nothing is skipped", |seen| {
+        .until("the event that is not a reply is skipped", |seen| {
             seen.unknown_types() >= 1
         })
         .await;
@@ -120,7 +120,7 @@ async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_i
         1,
         "it is not overwritten"
     );
-    // Others go on.
+    // Other sagas continue.
     shop.place([30]).await;
     shop.until(30, SagaStatus::Completed).await;
     without.stop().await;
@@ -137,7 +137,8 @@ async fn a_reply_to_a_step_that_a_deployment_removed_is_kept_for_code_that_has_i
     shop.close().await;
 }
 
-/// A later event of the saga's conversation is a late reply for code that knows the step, and for code that does not.
+/// A later event of the saga's conversation is a late reply, both for code that has the step and
+/// for code that does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_for_a_saga_that_ended_is_skipped_by_code_that_does_not_know_its_type() {
     let mut shop = Shop::open().await;
@@ -156,7 +157,7 @@ async fn a_reply_for_a_saga_that_ended_is_skipped_by_code_that_does_not_know_its
     shop.close().await;
 }
 
-/// The type of the reply is known, since another step waits for it.
+/// The type of the reply is known, because another step waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_of_a_known_type_waits_for_code_that_has_the_step_without_losing_attempts() {
     let (mut shop, _) = left_at_pay().await;
@@ -200,11 +201,12 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     let new = shop.deploy(pays("buy"));
     shop.serve_payments();
     until_kept(&shop).await;
-    let later = "update tidings.saga_code set seen_at = now() - interval '2 minutes' where name = 'place-order'";
+    let later = "update tidings.saga_code set seen_at = now() - interval '2 minutes' \
+        where name = 'place-order'";
     sqlx::query(later)
         .execute(&shop.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     let (_, check, _) = tidings(&shop.database, &["check"]).await;
     assert!(
         check.contains("1 of place-order are open, and no service has run them"),
@@ -212,7 +214,7 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     );
     new.stop().await;
     let (saga, former) = (pays("buy"), place_order());
-    let both = crate::subscriber::place::start!(
+    let both = crate::support::place::start!(
         shop.subscriber("orders")
             .saga(saga)
             .saga(former)
@@ -224,7 +226,7 @@ async fn a_reply_to_a_saga_that_was_renamed_is_kept_until_its_former_definition_
     shop.close().await;
 }
 
-/// A rolling deployment is no other owner.
+/// A new version in a rolling deployment is not another owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_versions_of_a_saga_run_side_by_side() {
     let mut shop = Shop::open().await;
@@ -238,7 +240,7 @@ async fn two_versions_of_a_saga_run_side_by_side() {
     old.until("both run", |seen| !seen.partitions().is_empty())
         .await;
     old.stop().await;
-    // Back to the old version.
+    // Roll back to the old version.
     let old = shop.deploy(place_order());
     new.stop().await;
     old.until("the old version has the partitions", |seen| {
@@ -250,5 +252,5 @@ async fn two_versions_of_a_saga_run_side_by_side() {
     old.stop().await;
     tokio::time::timeout(Duration::from_secs(60), shop.close())
         .await
-        .expect("it ends");
+        .expect("the process ends");
 }

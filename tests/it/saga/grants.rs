@@ -1,4 +1,5 @@
-//! The grants that docs/managed-postgres.md lists for a service with sagas are enough, and each of them is needed.
+//! The grants for a service with sagas in docs/managed-postgres.md are sufficient, and each of them
+//! is required.
 
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use tidings::subscriber::{HandlerError, Tx};
 use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
-use super::shop::ReserveStock;
 use crate::relay::grants::{run, statements_for};
+use crate::support::shop::ReserveStock;
 
-/// Uses all there is of sagas: local and remote steps, back, locks, an end that is published, and that is forgotten.
+/// Returns a saga with every feature: local and remote steps, compensation, locks, a published end
+/// and retention.
 fn all_of_it() -> Saga<Number> {
     Saga::new("all")
         .locks("number", |_| "one".into())
@@ -56,29 +58,34 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
         saga.start(&mut conn, number).await
     };
     let (even, odd) = (
-        started(2).await.expect("started"),
-        started(3).await.expect("started"),
+        started(2).await.expect("the service starts"),
+        started(3).await.expect("the service starts"),
     );
     service.run_on(&saga, pool.clone());
-    crate::subscriber::place::until("both have ended", async || {
-        let ended = "select count(*) from tidings.outbox where type in ('SagaCompleted', 'SagaCompensated')";
-        let ended: i64 = sqlx::query_scalar(ended).fetch_one(&service.database.pool).await.expect("read");
+    crate::support::place::until("both have ended", async || {
+        let ended = "select count(*) from tidings.outbox \
+            where type in ('SagaCompleted', 'SagaCompensated')";
+        let ended: i64 = sqlx::query_scalar(ended)
+            .fetch_one(&service.database.pool)
+            .await
+            .expect("the query succeeds");
         (ended == 2).then_some(())
     })
     .await;
     service.stop().await;
     service.run_on(&saga, pool.clone());
-    crate::subscriber::place::until("both are forgotten", async || {
+    crate::support::place::until("both are forgotten", async || {
         let left = [
-            service.sagas.get(even).await.expect("read"),
-            service.sagas.get(odd).await.expect("read"),
+            service.sagas.get(even).await.expect("the saga can be read"),
+            service.sagas.get(odd).await.expect("the saga can be read"),
         ];
         left.iter().all(Option::is_none).then_some(())
     })
     .await;
     service.stop().await;
 
-    // One of them less, and a saga that the owner starts is not gone on with, or not forgotten.
+    // Without one of these rights, a saga that the owner starts does not continue or is not
+    // deleted.
     let [.., grants] = all;
     for grant in grants {
         for right in ["select", "insert", "update", "delete"] {
@@ -96,7 +103,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
             )
             .await;
             let refused = match right {
-                // Without a right to register, a service does not start.
+                // Without the right to register, a service does not start.
                 _ if table.ends_with("saga_code") => {
                     let bus = tidings::Bus::new(tidings::kafka::Settings {
                         brokers: "127.0.0.1:1".into(),
@@ -107,7 +114,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                         .saga(saga.clone())
                         .inbox(pool.clone());
                     let ended = tokio::time::timeout(
-                        crate::subscriber::place::PATIENCE,
+                        crate::support::place::PATIENCE,
                         running.run(Default::default()),
                     )
                     .await;
@@ -122,7 +129,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                     service.run_on(&saga, pool.clone());
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     service.stop().await;
-                    // What is forgotten is forgotten by the next one that starts.
+                    // The next service that starts deletes the ended saga.
                     service.run_on(&saga, pool.clone());
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     service.stop().await;
@@ -130,7 +137,7 @@ async fn a_service_with_sagas_needs_exactly_the_documented_grants() {
                         .sagas
                         .get(id)
                         .await
-                        .expect("read")
+                        .expect("the saga can be read")
                         .is_some_and(|run| right == "delete" || run.status != SagaStatus::Completed)
                 }
             };

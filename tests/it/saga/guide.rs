@@ -1,4 +1,4 @@
-//! What docs/sagas.md shows, as it stands there: it compiles, and its test passes.
+//! The code of docs/sagas.md, word for word: it compiles, and its test passes.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn reserve(
     })
 }
 
-/// Compiled, and not called: what the page leaves out around its lines.
+/// The code around the excerpts of the page. It is compiled and never called.
 #[allow(dead_code)]
 async fn run(bus: Bus, pool: sqlx::PgPool, shutdown: CancellationToken) -> Result<(), RunError> {
     bus.subscriber("inventory")
@@ -161,7 +161,7 @@ fn the_pages_test_passes() {
         .expect_compensated(["reserve-stock"]);
 }
 
-/// Without comments and white space, and commas before a closing bracket.
+/// Removes comments, white space, and commas before a closing bracket.
 fn bare(code: &str) -> String {
     let code: String = code
         .lines()
@@ -182,11 +182,11 @@ fn every_line_of_rust_on_the_page_is_compiled_here() {
         .collect();
     assert!(blocks.len() >= 5, "{}", blocks.len());
     for block in blocks {
-        // What stands apart on the page may stand apart here.
+        // Paragraphs that are separate on the page may be separate here.
         for paragraph in block.split("\n\n") {
             assert!(
                 here.contains(&bare(paragraph)),
-                "this is not compiled in guide.rs:\n{paragraph}"
+                "guide.rs does not contain:\n{paragraph}"
             );
         }
     }

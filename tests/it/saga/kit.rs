@@ -1,10 +1,10 @@
-//! The test kit, as a service's developer uses it.
+//! The test kit for sagas, as the developer of a service uses it.
 
 use std::time::Duration;
 
 use tidings::saga::SagaStatus;
 
-use super::shop::{
+use crate::support::shop::{
     PaymentReturned, PaymentTaken, PlaceOrder, ReleaseStock, ReserveStock, ReturnPayment,
     StockRefused, StockReserved, TakePayment, place_order,
 };

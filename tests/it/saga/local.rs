@@ -1,4 +1,5 @@
-//! Sagas of local steps, started by code: a database and nothing else. What moves them is the timer.
+//! Sagas of local steps that are started by code. They need only a database and are moved by the
+//! timer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::services::{TestDatabase, migrated_database};
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// A saga's state: which run it is.
+/// State of a saga: the number of the run.
 pub(super) type Number = i64;
 
 /// A service whose sagas wait for no event.
@@ -39,7 +40,7 @@ impl Service {
         }
     }
 
-    /// A replica that runs this saga. There is no Kafka at its address.
+    /// Starts a replica that runs this saga. No Kafka listens at its address.
     pub(super) fn run(&mut self, saga: &Saga<Number>) {
         self.run_on(saga, self.database.pool.clone());
     }
@@ -59,36 +60,40 @@ impl Service {
             .run(stop.clone());
         self.running.push((
             stop,
-            tokio::spawn(async move { running.await.expect("it ends well") }),
+            tokio::spawn(
+                async move { running.await.expect("the subscriber ends without an error") },
+            ),
         ));
     }
 
     pub(super) async fn start(&self, saga: &Saga<Number>, number: Number) -> Uuid {
         let mut conn = self.database.pool.acquire().await.expect("a connection");
-        saga.start(&mut conn, number).await.expect("started")
+        saga.start(&mut conn, number)
+            .await
+            .expect("the saga starts")
     }
 
-    /// Waits until the saga of this id is so.
+    /// Waits until the saga has this status.
     pub(super) async fn until(&self, id: Uuid, status: SagaStatus) -> SagaRun {
         until(&format!("saga {id} is {status:?}"), async || {
-            let run = self.sagas.get(id).await.expect("read")?;
+            let run = self.sagas.get(id).await.expect("the saga can be read")?;
             (run.status == status).then_some(run)
         })
         .await
     }
 
-    /// What was done, in order.
+    /// Returns the recorded effects, in order.
     pub(super) async fn effects(&self) -> Vec<String> {
         sqlx::query_scalar("select what from effect")
             .fetch_all(&self.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     }
 
     pub(super) async fn stop(&mut self) {
         for (stop, running) in self.running.drain(..) {
             stop.cancel();
-            running.await.expect("no panic");
+            running.await.expect("the task does not panic");
         }
     }
 }
@@ -102,7 +107,7 @@ pub(super) async fn effect(tx: &mut Tx, number: Number, what: &str) -> Result<()
     Ok(())
 }
 
-/// A step that is refused for good.
+/// A step that is refused permanently.
 pub(super) async fn refuse(_: Number, _: Tx) -> Result<Number, HandlerError> {
     Err(HandlerError::dead_letter("refused"))
 }
@@ -129,7 +134,7 @@ async fn a_saga_that_waits_for_no_event_needs_no_kafka() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_sagas_go_on_at_once_in_one_process() {
     let (mut service, barrier) = (Service::open().await, Arc::new(Barrier::new(4)));
-    // Nobody passes before all four are there.
+    // No saga passes before all four have arrived.
     let saga = Saga::<Number>::new("meet")
         .step("meet")
         .local(move |number, _| {
@@ -152,7 +157,7 @@ async fn several_sagas_go_on_at_once_in_one_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_timer_wakes_when_the_next_saga_is_due_and_not_at_its_next_poll() {
-    // By polls alone it would take two and a half minutes, which is more than `until` waits.
+    // With polls alone this would take two and a half minutes, which is longer than `until` waits.
     const ATTEMPTS: u32 = 300;
     let (mut service, attempts) = (Service::open().await, Arc::new(AtomicU32::new(0)));
     let pauses = Duration::from_millis(10)..Duration::from_millis(10);
@@ -239,7 +244,7 @@ async fn a_local_step_that_panics_or_whose_statement_does_not_end_fails_in_time_
         .until(panics, SagaStatus::Compensated)
         .await
         .error
-        .expect("it failed");
+        .expect("the saga has an error");
     assert!(
         panics.starts_with("bad: it panicked: ") && panics.contains("one is too many"),
         "{panics}"
@@ -248,14 +253,14 @@ async fn a_local_step_that_panics_or_whose_statement_does_not_end_fails_in_time_
         .until(hangs, SagaStatus::Compensated)
         .await
         .error
-        .expect("it failed");
+        .expect("the saga has an error");
     assert_eq!(hangs, "bad: it did not finish within 500ms");
     let good = service.start(&saga, 3).await;
     service.until(good, SagaStatus::Completed).await;
     assert_eq!(
         service.effects().await,
         ["begun"],
-        "of what failed nothing is left"
+        "failed steps leave no effects"
     );
     service.stop().await;
 }
@@ -296,20 +301,20 @@ async fn sagas_that_ended_well_are_forgotten_after_their_time_and_failed_ones_ar
         service.until(ids[ids.len() - 1], status).await;
     }
     service.stop().await;
-    // All but the first are older than they may be.
+    // All but the first exceed the retention time.
     let age =
         "update tidings.saga set ended_at = ended_at - interval '2 hours' where id = any ($1)";
     sqlx::query(age)
         .bind(&ids[1..])
         .execute(&service.database.pool)
         .await
-        .expect("aged");
+        .expect("the update succeeds");
     service.run(&saga);
     let left = async || {
         let left: Vec<Uuid> = sqlx::query_scalar("select id from tidings.saga order by started_at")
             .fetch_all(&service.database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         left
     };
     until("two are forgotten", async || {

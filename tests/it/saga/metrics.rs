@@ -1,4 +1,4 @@
-//! What sagas show of themselves.
+//! Metrics of sagas.
 
 use std::time::Duration;
 
@@ -6,9 +6,10 @@ use tidings::saga::{Saga, SagaMetrics, SagaStatistics, SagaStatus};
 use tidings::subscriber::{HandlerError, Retry};
 
 use super::local::{Number, Service, refuse};
-use crate::subscriber::{observing::scraped, place::until};
+use crate::subscriber::observing::scraped;
+use crate::support::place::until;
 
-/// What a scrape shows.
+/// Returns the metrics of sagas as text.
 fn shown(statistics: &SagaStatistics) -> String {
     scraped(|registry| SagaMetrics::default().saga(statistics).register(registry))
 }
@@ -16,7 +17,7 @@ fn shown(statistics: &SagaStatistics) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
     let mut service = Service::open().await;
-    // 1 is completed, 2 compensated, 3 failed; 4 is never due.
+    // Saga 1 completes, 2 is compensated, 3 fails, and 4 is never due.
     let saga = Saga::<Number>::new("book")
         .step("book")
         .local(async |number, _| Ok(number))
@@ -51,11 +52,14 @@ async fn metrics_show_how_sagas_end_what_steps_take_and_which_are_stuck() {
         });
     let statistics = saga.statistics();
     let stuck = service.start(&saga, 9).await;
-    sqlx::query("update tidings.saga set version = 2, due_at = due_at - interval '1 hour', updated_at = updated_at - interval '2 hours' where id = $1")
-        .bind(stuck)
-        .execute(&service.database.pool)
-        .await
-        .expect("it is of newer code");
+    sqlx::query(
+        "update tidings.saga set version = 2, due_at = due_at - interval '1 hour', \
+        updated_at = updated_at - interval '2 hours' where id = $1",
+    )
+    .bind(stuck)
+    .execute(&service.database.pool)
+    .await
+    .expect("the statement succeeds");
     let ends = [
         SagaStatus::Completed,
         SagaStatus::Compensated,

@@ -1,19 +1,19 @@
-//! `tidings sagas`, as an operator uses it.
+//! The commands `tidings sagas`.
 
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tidings::saga::SagaStatus;
 
-use super::shop::{Shop, place_order};
-use crate::services::{TestDatabase, brokers};
+use crate::support::services::{TestDatabase, brokers};
+use crate::support::shop::{Shop, place_order};
 
-/// Exit code, stdout and stderr.
+/// Runs `tidings sagas`. Returns its exit code, stdout and stderr.
 async fn sagas(shop: &Shop, arguments: &[&str]) -> (i32, String, String) {
     tidings(&shop.database, &[&["sagas"], arguments].concat()).await
 }
 
-/// The same of any command.
+/// Runs a command of the binary. Returns its exit code, stdout and stderr.
 pub(super) async fn tidings(database: &TestDatabase, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command
@@ -24,17 +24,17 @@ pub(super) async fn tidings(database: &TestDatabase, arguments: &[&str]) -> (i32
         .stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output())
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("the binary runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (
-        output.status.code().expect("it exits"),
+        output.status.code().expect("the process exits with a code"),
         text(output.stdout),
         text(output.stderr),
     )
 }
 
-/// What is known of one saga.
+/// Returns the output of `sagas show` for one saga.
 pub(super) async fn shown(database: &TestDatabase, saga: &str) -> Value {
     let (code, json, error) = tidings(database, &["sagas", "show", saga, "--json"]).await;
     assert_eq!(code, 0, "{error}");

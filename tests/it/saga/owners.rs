@@ -1,4 +1,4 @@
-//! Which subscriber runs the sagas of a name.
+//! Ownership of a saga's name by one subscriber.
 
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::{RunError, Tx};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::local::{Number, Service, effect};
 use super::operator::{shown, tidings};
-use crate::subscriber::place::{PATIENCE, until};
+use crate::support::place::{PATIENCE, until};
 
 fn booking(steps: &[&'static str]) -> Saga<Number> {
     steps.iter().copied().fold(Saga::new("book"), |saga, step| {
@@ -19,7 +19,7 @@ fn booking(steps: &[&'static str]) -> Saga<Number> {
     })
 }
 
-/// Runs sagas by a subscriber of this name until it is stopped.
+/// Runs sagas with a subscriber of this name until `stop` is cancelled.
 fn run(
     service: &Service,
     group: &str,
@@ -42,9 +42,9 @@ async fn refused(running: tokio::task::JoinHandle<Result<(), RunError>>) -> Stri
     let ended = tokio::time::timeout(PATIENCE, running)
         .await
         .expect("it does not run")
-        .expect("no panic");
+        .expect("the task does not panic");
     let Err(RunError::Settings(reasons)) = ended else {
-        panic!("it is refused")
+        panic!("expected a refusal")
     };
     reasons.join("; ")
 }
@@ -67,11 +67,11 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
     ] {
         assert!(reason.contains(part), "{part}: {reason}");
     }
-    // The owner may be down: the name is still its own.
+    // The name belongs to its owner even while the owner is down.
     service.stop().await;
     let reason = refused(run(&service, "guests", vec![booking(&["invite"])], &stop)).await;
     assert!(reason.contains("another definition"), "{reason}");
-    // A new version of the owner, and one that forgot to raise its version.
+    // A new version of the owner, then a changed definition with the same version.
     for next in [
         booking(&["book", "send"]).version(2),
         booking(&["book"]).version(2),
@@ -81,7 +81,7 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
         service.until(id, SagaStatus::Completed).await;
         service.stop().await;
     }
-    // The subscriber is renamed: the same definition first, then a change.
+    // The subscriber is renamed: first with the same definition, then with a change.
     for next in [
         booking(&["book"]).version(2),
         booking(&["reserve"]).version(3),
@@ -103,7 +103,7 @@ async fn a_second_definition_of_a_name_is_refused_at_start_and_a_new_version_or_
     sqlx::query(later)
         .execute(&service.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     for owner in ["bookings", "service"] {
         assert_eq!(
             tidings(
@@ -136,7 +136,7 @@ async fn two_sagas_of_one_name_in_one_subscriber_are_refused() {
     assert!(reason.contains("two sagas are called `book`"), "{reason}");
 }
 
-/// Of two that start at the same moment one is refused.
+/// Two definitions start at the same moment, and one of them is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_definitions_that_start_at_once_one_is_refused() {
     let (service, stop) = (Service::open().await, CancellationToken::new());
@@ -148,13 +148,13 @@ async fn of_two_definitions_that_start_at_once_one_is_refused() {
         () = tokio::time::sleep(PATIENCE) => panic!("both run"),
     };
     assert!(matches!(
-        ended.expect("no panic"),
+        ended.expect("the task does not panic"),
         Err(RunError::Settings(_))
     ));
     stop.cancel();
 }
 
-/// Code without a subscriber starts a saga by another definition.
+/// Code without a subscriber starts a saga with another definition.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_that_another_definition_has_started_is_not_completed_without_its_steps() {
     let mut service = Service::open().await;

@@ -1,16 +1,16 @@
-//! Replies before timers.
+//! Precedence of replies over timers.
 
 use std::time::Duration;
 
 use tidings::saga::{Saga, SagaStatus};
 use tidings::subscriber::{Event, HandlerError};
 
-use super::shop::{
+use crate::support::place::{start, until};
+use crate::support::shop::{
     PaymentTaken, PlaceOrder, ReleaseStock, ReturnPayment, Shop, TakePayment, reserving,
 };
-use crate::subscriber::place::{start, until};
 
-/// Its payment may take two seconds.
+/// Returns a saga whose payment may take two seconds.
 fn hasty() -> Saga<PlaceOrder> {
     reserving("place-order")
         .compensate(|s| ReleaseStock { order: s.order })
@@ -21,7 +21,7 @@ fn hasty() -> Saga<PlaceOrder> {
         .timeout(Duration::from_secs(2))
 }
 
-/// Waits until the time of an order's present step is over, by the database's clock.
+/// Waits until the current step of an order is overdue by the database's clock.
 async fn until_overdue(shop: &Shop, order: i64) {
     until("its time is over", async || {
         let sql = "select 1 from tidings.saga where key = $1 and due_at < clock_timestamp()";
@@ -29,12 +29,13 @@ async fn until_overdue(shop: &Shop, order: i64) {
             .bind(order.to_string())
             .fetch_optional(&shop.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     })
     .await;
 }
 
-/// Orders at `pay` whose time is over, and whose replies wait in Kafka; no member of the group runs.
+/// Returns a shop whose orders are overdue at `pay` and whose replies wait in Kafka. No member of
+/// the group runs.
 async fn with_replies_that_wait(orders: &[i64]) -> Shop {
     let mut shop = Shop::open().await;
     shop.serve_stock();
@@ -50,11 +51,11 @@ async fn with_replies_that_wait(orders: &[i64]) -> Shop {
         let paid: i64 = sqlx::query_scalar(sql)
             .fetch_one(&shop.database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (paid == orders.len() as i64).then_some(())
     })
     .await;
-    // A reader of its own has seen them in Kafka.
+    // A separate subscriber confirms that the replies are in Kafka.
     let audit = start!(
         shop.subscriber("audit")
             .on(async |_: Event<PaymentTaken>| Ok::<_, HandlerError>(()))
@@ -75,7 +76,7 @@ async fn with_replies_that_wait(orders: &[i64]) -> Shop {
 async fn replies_that_came_while_the_service_was_away_are_handled_before_its_timers() {
     let orders: Vec<i64> = (1..=8).map(|n| n * 10).collect();
     let shop = with_replies_that_wait(&orders).await;
-    // Two members: a timer of one may belong to a reply in a partition of the other.
+    // Two members: the timer of one may belong to a reply in a partition of the other.
     let members = [shop.deploy(hasty()), shop.deploy(hasty())];
     for order in orders {
         let run = shop.until_ended(order).await;
@@ -91,7 +92,7 @@ async fn replies_that_came_while_the_service_was_away_are_handled_before_its_tim
     shop.close().await;
 }
 
-/// The reply is read by a member that fails at it, and another member's timer is due.
+/// One member reads the reply and fails to handle it, while a timer of another member is due.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     let shop = with_replies_that_wait(&[10]).await;
@@ -121,7 +122,7 @@ async fn a_reply_that_is_parked_is_handled_before_the_timer() {
         (shop.parked().await == ["PaymentTaken"]).then_some(())
     })
     .await;
-    // Another order's timer shows that timers fire.
+    // The timer of another order shows that timers fire.
     shop.place([13]).await;
     let silent = shop.until_ended(13).await;
     assert_eq!(
@@ -135,11 +136,11 @@ async fn a_reply_that_is_parked_is_handled_before_the_timer() {
     shop.close().await;
 }
 
-/// A paused or lagging group does not hold timers for ever.
+/// A paused or lagging group does not hold timers forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timer_fires_at_the_limit_though_replies_are_not_handled() {
     let shop = with_replies_that_wait(&[10]).await;
-    // The first reply blocks its partition, and with it the group's commits.
+    // The first reply blocks its partition and thereby the commits of the group.
     let stuck = async |_: Event<PaymentTaken>| {
         Err::<(), _>(HandlerError::snooze(Duration::from_secs(3_600), "closed"))
     };

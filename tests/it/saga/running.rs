@@ -1,4 +1,4 @@
-//! Sagas with all that belongs to them: relay, services, replicas.
+//! Complete sagas with a relay, services and replicas.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,11 @@ use tidings::subscriber::{HandlerError, Retry, Tx};
 use tidings::{DomainEvent, Outbox};
 use uuid::Uuid;
 
-use super::shop::{
+use crate::support::place::until;
+use crate::support::shop::{
     OrderPlaced, PaymentReturned, PaymentTaken, PlaceOrder, ReserveStock, Shop, StockReserved,
     TakePayment, place_order,
 };
-use crate::subscriber::place::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once() {
@@ -44,26 +44,29 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
         (vec!["reserve".to_owned()], Some("pay: no money"))
     );
     shop.until_effects(12, &["reserved", "released"]).await;
-    // Not answered: sent twice, then undone, since it may have been done.
+    // No reply arrives: the command is sent twice and then compensated, because it may have taken
+    // effect.
     let silent = shop.until(13, SagaStatus::Compensated).await;
     assert_eq!(silent.undone, ["pay", "reserve"]);
     assert_eq!(silent.error.as_deref(), Some("pay: no reply within 5s"));
-    // A local step that fails leaves nothing behind.
+    // A local step that fails leaves no effect.
     let sunday = shop.until(18, SagaStatus::Compensated).await;
     assert_eq!(sunday.undone, ["pay", "reserve"]);
     shop.until_effects(18, &["reserved", "paid", "returned", "released"])
         .await;
-    // A compensation that fails is tried again, recorded, and the others still run.
+    // A compensation that fails is retried and recorded, and the others still run.
     let failed = shop.until(19, SagaStatus::Failed).await;
     assert_eq!(failed.failed_compensations.len(), 1);
     assert_eq!(failed.undone, ["reserve"]);
     shop.until_effects(19, &["reserved", "paid", "released"])
         .await;
-    let ended: Vec<(String, i64)> =
-        sqlx::query_as("select type, count(*) from tidings.outbox where aggregatetype = 'saga' group by type order by type")
-            .fetch_all(&shop.database.pool)
-            .await
-            .expect("read");
+    let ended: Vec<(String, i64)> = sqlx::query_as(
+        "select type, count(*) from tidings.outbox where aggregatetype = 'saga' \
+            group by type order by type",
+    )
+    .fetch_all(&shop.database.pool)
+    .await
+    .expect("the query succeeds");
     assert_eq!(
         ended,
         [
@@ -78,14 +81,15 @@ async fn two_replicas_complete_compensate_and_fail_sagas_and_each_effect_is_once
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deploy_with_other_steps_does_not_break_what_runs() {
     let mut shop = Shop::open().await;
-    // Nobody serves yet: both wait for their stock.
+    // No service answers yet, so both orders wait for their stock.
     let old = shop.run(place_order());
     shop.place([10, 12]).await;
     for order in [10, 12] {
         shop.until(order, SagaStatus::Running).await;
     }
     old.cancel();
-    // `pay` is renamed, `check` is new and first, `confirm` is gone; the state has another shape.
+    // `pay` is renamed, `check` is new and first, `confirm` is removed, and the state has another
+    // shape.
     let new = Saga::<PlaceOrder>::new("place-order")
         .version(2)
         .lift(|_, mut state| {
@@ -101,11 +105,11 @@ async fn a_deploy_with_other_steps_does_not_break_what_runs() {
         .step("reserve")
         .command(|s: &PlaceOrder| ReserveStock { order: s.order })
         .on::<StockReserved>(|_, _| ())
-        .compensate(|s| super::shop::ReleaseStock { order: s.order })
+        .compensate(|s| crate::support::shop::ReleaseStock { order: s.order })
         .step("pay")
         .command(|s| TakePayment { order: s.order })
         .on::<PaymentTaken>(|_, _| ())
-        .fails_on::<super::shop::PaymentRefused>(|_, _| "no money, says version 2".into())
+        .fails_on::<crate::support::shop::PaymentRefused>(|_, _| "no money, says version 2".into())
         .retired()
         .step("charge");
     shop.run(new);
@@ -114,7 +118,7 @@ async fn a_deploy_with_other_steps_does_not_break_what_runs() {
     assert_eq!(
         (done.version, done.done),
         (2, vec!["reserve".to_owned(), "pay".to_owned()]),
-        "as it was planned, but for what is gone"
+        "the planned steps without the removed one"
     );
     assert_eq!(
         done.state["reserved"].as_bool(),
@@ -144,10 +148,10 @@ async fn old_code_leaves_alone_what_newer_code_has_written() {
     sqlx::query("update tidings.saga set version = 2, due_at = clock_timestamp()")
         .execute(&shop.database.pool)
         .await
-        .expect("updated");
+        .expect("the update succeeds");
     shop.serve();
     shop.until_effects(10, &["reserved"]).await;
-    // A later order goes on beside it.
+    // A later order runs next to it.
     shop.place([20]).await;
     shop.until(20, SagaStatus::Completed).await;
     assert_eq!(
@@ -178,14 +182,14 @@ async fn of_two_sagas_that_lock_one_aggregate_the_second_waits_or_is_refused() {
         .sagas
         .find("place-order", "10")
         .await
-        .expect("read")
-        .expect("there")
+        .expect("the saga can be read")
+        .expect("the saga exists")
         .id;
     assert_eq!(
         shop.sagas
             .holder_of(&mut conn, "customer", "7")
             .await
-            .expect("read"),
+            .expect("the query succeeds"),
         Some(first)
     );
     let refused = locking()
@@ -214,7 +218,7 @@ async fn of_two_sagas_that_lock_one_aggregate_the_second_waits_or_is_refused() {
         shop.sagas
             .holder_of(&mut conn, "customer", "7")
             .await
-            .expect("read"),
+            .expect("the query succeeds"),
         None
     );
     drop(conn);
@@ -231,19 +235,36 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
         reserved: false,
     });
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
-    saga.start(&mut tx, state(30)).await.expect("started");
-    tx.rollback().await.expect("rolled back");
+    saga.start(&mut tx, state(30))
+        .await
+        .expect("the saga starts");
+    tx.rollback().await.expect("the rollback succeeds");
     let mut tx = shop.database.pool.begin().await.expect("a transaction");
-    let first = saga.start(&mut tx, state(40)).await.expect("started");
-    assert_eq!(saga.start(&mut tx, state(40)).await.expect("found"), first);
-    tx.commit().await.expect("committed");
+    let first = saga
+        .start(&mut tx, state(40))
+        .await
+        .expect("the saga starts");
+    assert_eq!(
+        saga.start(&mut tx, state(40))
+            .await
+            .expect("the saga is found"),
+        first
+    );
+    tx.commit().await.expect("the commit succeeds");
     shop.place([40]).await;
     assert_eq!(shop.until(40, SagaStatus::Completed).await.id, first);
-    until("the event that starts it once more is handled", async || {
-        let handled = "select count(*) from tidings.inbox where consumer like '%-orders' and event_id in (select id::text from tidings.outbox where type = 'OrderPlaced')";
-        let handled: i64 = sqlx::query_scalar(handled).fetch_one(&shop.database.pool).await.expect("read");
-        (handled == 1).then_some(())
-    })
+    until(
+        "the event that starts it once more is handled",
+        async || {
+            let handled = "select count(*) from tidings.inbox where consumer like '%-orders' \
+            and event_id in (select id::text from tidings.outbox where type = 'OrderPlaced')";
+            let handled: i64 = sqlx::query_scalar(handled)
+                .fetch_one(&shop.database.pool)
+                .await
+                .expect("the query succeeds");
+            (handled == 1).then_some(())
+        },
+    )
     .await;
     shop.until_effects(40, &["reserved", "paid", "confirmed"])
         .await;
@@ -251,10 +272,17 @@ async fn a_saga_is_started_by_code_with_its_transaction_and_once_for_a_key() {
         shop.sagas
             .find("place-order", "30")
             .await
-            .expect("read")
+            .expect("the saga can be read")
             .is_none()
     );
-    assert_eq!(shop.sagas.list(None, &[], 10).await.expect("read").len(), 1);
+    assert_eq!(
+        shop.sagas
+            .list(None, &[], 10)
+            .await
+            .expect("the saga can be read")
+            .len(),
+        1
+    );
     shop.close().await;
 }
 
@@ -274,7 +302,7 @@ async fn the_whole_sagas_time_ends_it_though_nobody_answers() {
     shop.close().await;
 }
 
-/// Of an event that was sent: its type, trace, conversation, and the type of what has caused it.
+/// A published event: its type, trace, conversation, and the type of its cause.
 type Sent = (String, Option<String>, Option<String>, Option<String>);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +310,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let (mut shop, tried) = (Shop::open().await, Arc::new(AtomicBool::new(false)));
     shop.serve();
-    // Does not work the first time, so that it is the timer that has it tried again, and ends the saga.
+    // Fails the first time, so that the timer retries it and ends the saga.
     let tell = move |state: PlaceOrder, mut tx: Tx| {
         let works = tried.swap(true, Ordering::Relaxed);
         async move {
@@ -312,7 +340,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
                 .traceparent(TRACE)
                 .publish(&mut conn)
                 .await
-                .expect("published"),
+                .expect("the event is published"),
         );
     }
     let (told, silent) = (
@@ -320,15 +348,17 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
         shop.until(13, SagaStatus::Compensated).await,
     );
     let sent = async |saga: Uuid, of: &[&str]| -> Vec<Sent> {
-        let sql = "select sent.type, sent.headers ->> 'traceparent', sent.headers ->> 'correlationid', cause.type from tidings.outbox sent
+        let sql = "select sent.type, sent.headers ->> 'traceparent', sent.headers ->> \
+            'correlationid', cause.type from tidings.outbox sent
             left join tidings.outbox cause on cause.id::text = sent.headers ->> 'causationid'
-            where sent.type = any ($2) and (sent.headers ->> 'correlationid' = $1 or sent.aggregateid = $1) order by sent.seq";
+            where sent.type = any ($2) and (sent.headers ->> 'correlationid' = $1 or \
+            sent.aggregateid = $1) order by sent.seq";
         sqlx::query_as(sql)
             .bind(saga.to_string())
             .bind(of)
             .fetch_all(&shop.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     };
     let row = |what: &str, saga: Uuid, cause: &str| {
         (
@@ -344,7 +374,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
         "by the step itself"
     );
     let [(_, trace, conversation, cause)] = &sent(told.id, &["SagaCompleted"]).await[..] else {
-        panic!("it ends once")
+        panic!("expected exactly one end")
     };
     assert_eq!(
         (trace.as_deref(), cause.as_deref()),
@@ -353,7 +383,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
     assert_eq!(
         conversation.as_deref(),
         Some(&*placed[0].to_string()),
-        "its end belongs to the conversation in which it was started"
+        "its end belongs to the conversation that started it"
     );
     let again = row("TakePayment", silent.id, "StockReserved");
     let undone = row("ReturnPayment", silent.id, "StockReserved");
@@ -367,7 +397,7 @@ async fn what_time_moves_bears_the_conversation_the_cause_and_the_trace_of_the_e
 #[tokio::test]
 async fn a_reply_does_not_take_away_what_a_person_has_decided() {
     let (database, mut bus) = (
-        crate::services::migrated_database().await,
+        crate::support::services::migrated_database().await,
         tidings::testing::TestBus::new(),
     );
     bus.add(
@@ -382,17 +412,26 @@ async fn a_reply_does_not_take_away_what_a_person_has_decided() {
     let id = sagas
         .find("place-order", "10")
         .await
-        .expect("read")
-        .expect("there")
+        .expect("the saga can be read")
+        .expect("the saga exists")
         .id;
-    assert!(sagas.decide(id, Decision::Abort).await.expect("marked"));
+    assert!(
+        sagas
+            .decide(id, Decision::Abort)
+            .await
+            .expect("the decision is stored")
+    );
     let mut reply = Envelope::of(&StockReserved { order: 10 }).expect("a valid event");
     reply
         .headers
         .insert(headers::CORRELATION_ID, id.to_string());
     bus.publish_envelope(&reply);
     bus.settle().await;
-    let run = sagas.get(id).await.expect("read").expect("there");
+    let run = sagas
+        .get(id)
+        .await
+        .expect("the saga can be read")
+        .expect("the saga exists");
     assert_eq!(
         (run.step.as_deref(), run.action.as_deref()),
         (Some("pay"), Some("abort"))
@@ -409,7 +448,7 @@ async fn a_reply_does_not_take_away_what_a_person_has_decided() {
 async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_change_nothing() {
     for seed in 0..5 {
         let (database, mut bus) = (
-            crate::services::migrated_database().await,
+            crate::support::services::migrated_database().await,
             tidings::testing::TestBus::new(),
         );
         sqlx::query("create table effect (order_id bigint, what text)")
@@ -424,15 +463,15 @@ async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_cha
         .await;
         bus.add(
             bus.subscriber("inventory")
-                .on(super::shop::reserve)
-                .on(super::shop::release)
+                .on(crate::support::shop::reserve)
+                .on(crate::support::shop::release)
                 .inbox(database.pool.clone()),
         )
         .await;
         bus.add(
             bus.subscriber("payments")
-                .on(super::shop::pay)
-                .on(super::shop::give_back)
+                .on(crate::support::shop::pay)
+                .on(crate::support::shop::give_back)
                 .inbox(database.pool.clone()),
         )
         .await;
@@ -449,7 +488,7 @@ async fn dying_before_any_commit_and_events_that_come_twice_and_in_any_order_cha
         )
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
         let expected = [
             ("compensated: confirm: not on a Sunday", 2),
             ("compensated: pay: no money", 1),
@@ -498,7 +537,7 @@ async fn a_saga_can_be_a_step_of_another_one() {
         .on::<OrderDone>(|_, _| ())
         .fails_on::<OrderUndone>(|_, undone| undone.error);
     let (database, mut bus) = (
-        crate::services::migrated_database().await,
+        crate::support::services::migrated_database().await,
         tidings::testing::TestBus::new(),
     );
     sqlx::query("create table effect (order_id bigint, what text)")
@@ -514,15 +553,15 @@ async fn a_saga_can_be_a_step_of_another_one() {
     .await;
     bus.add(
         bus.subscriber("inventory")
-            .on(super::shop::reserve)
-            .on(super::shop::release)
+            .on(crate::support::shop::reserve)
+            .on(crate::support::shop::release)
             .inbox(database.pool.clone()),
     )
     .await;
     bus.add(
         bus.subscriber("payments")
-            .on(super::shop::pay)
-            .on(super::shop::give_back)
+            .on(crate::support::shop::pay)
+            .on(crate::support::shop::give_back)
             .inbox(database.pool.clone()),
     )
     .await;
@@ -531,7 +570,11 @@ async fn a_saga_can_be_a_step_of_another_one() {
     bus.settle().await;
     let sagas = Sagas::new(database.pool.clone());
     let status = async |key: &str| {
-        let run = sagas.find("buy", key).await.expect("read").expect("there");
+        let run = sagas
+            .find("buy", key)
+            .await
+            .expect("the saga can be read")
+            .expect("the saga exists");
         (run.status, run.error)
     };
     assert_eq!(status("10").await, (SagaStatus::Completed, None));
@@ -544,7 +587,7 @@ async fn a_saga_can_be_a_step_of_another_one() {
 #[tokio::test]
 async fn a_saga_that_does_not_wait_for_a_lock_ends_before_its_first_step() {
     let (database, mut bus) = (
-        crate::services::migrated_database().await,
+        crate::support::services::migrated_database().await,
         tidings::testing::TestBus::new(),
     );
     let saga = place_order()
@@ -564,13 +607,13 @@ async fn a_saga_that_does_not_wait_for_a_lock_ends_before_its_first_step() {
     let holder = sagas
         .find("place-order", "10")
         .await
-        .expect("read")
-        .expect("there");
+        .expect("the saga can be read")
+        .expect("the saga exists");
     let refused = sagas
         .find("place-order", "20")
         .await
-        .expect("read")
-        .expect("there");
+        .expect("the saga can be read")
+        .expect("the saga exists");
     assert_eq!(
         (holder.status, refused.status),
         (SagaStatus::Running, SagaStatus::Compensated)

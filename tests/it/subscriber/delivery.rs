@@ -1,4 +1,4 @@
-//! Order, once, and what survives a restart.
+//! Order, deduplication, and state that survives a restart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,11 +7,11 @@ use std::time::Duration;
 use tidings::subscriber::{Batch, Event, HandlerError, Inbox, Meta, State, Tx};
 use tokio::sync::Notify;
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, count, create_effects, effect, effects, start, until,
     until_effects,
 };
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_event_has_its_effect_once_and_in_order_though_each_is_delivered_twice() {
@@ -93,7 +93,7 @@ async fn handlers_of_single_events_share_a_transaction_if_they_may() {
         sqlx::query_scalar("select count(*) - count(distinct xmin::text) from effect")
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert!(together > 0, "some events shared a transaction");
 }
 
@@ -105,7 +105,7 @@ async fn a_duplicate_that_another_member_handles_at_this_moment_has_no_effect() 
         account: "a".into(),
         version: 1,
     });
-    // The other member has inserted its row and is at work.
+    // The other member has inserted its row and is still at work.
     let mut other = database.pool.begin().await.expect("a transaction");
     sqlx::query(
         "insert into tidings.inbox (consumer, source, event_id) values ($1, '/tidings', $2)",
@@ -114,20 +114,21 @@ async fn a_duplicate_that_another_member_handles_at_this_moment_has_no_effect() 
     .bind(envelope.id.to_string())
     .execute(&mut *other)
     .await
-    .expect("inserted");
+    .expect("the insert succeeds");
     place.send(&[envelope]).await;
     let running = start!(place.subscriber().on(count).inbox(database.pool.clone()));
-    let blocked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let blocked = "select count(*) from pg_stat_activity where datname = current_database() \
+        and wait_event_type = 'Lock'";
     until("it waits for the other member", async || {
         let waiting: i64 = sqlx::query_scalar(blocked)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         (waiting > 0).then_some(())
     })
     .await;
     assert_eq!(running.statistics.duplicates(), 0);
-    other.commit().await.expect("committed");
+    other.commit().await.expect("the commit succeeds");
     running
         .until("it is a duplicate", |seen| seen.duplicates() == 1)
         .await;
@@ -185,7 +186,7 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
         }
         Ok(())
     }
-    // No inbox: nothing but the commit's metadata can tell.
+    // Without an inbox, only the metadata of the commit prevents a repeat.
     let place = Place::new(1).await;
     place.publish(30, 1..=3).await;
     let first = start!(place.subscriber().on(all_but_one).state(true));
@@ -199,13 +200,13 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
         .await;
     place.publish(1, 4..=4).await;
     second
-        .until("what comes later is handled", |seen| seen.handled() == 4)
+        .until("later events are handled", |seen| seen.handled() == 4)
         .await;
     second.stop().await;
     let third = start!(place.subscriber().on(all_but_one).state(false));
     place.publish(1, 5..=5).await;
     third
-        .until("what comes later is handled", |seen| seen.handled() == 1)
+        .until("later events are handled", |seen| seen.handled() == 1)
         .await;
     assert_eq!(third.statistics.handled(), 1);
     third.stop().await;
@@ -214,21 +215,24 @@ async fn a_restart_repeats_no_finished_event_though_an_earlier_one_is_not_finish
 #[tokio::test(flavor = "multi_thread")]
 async fn the_inbox_forgets_what_is_old_and_nothing_else() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
-    let rows = "insert into tidings.inbox select c, '/s', g::text, now() - g * interval '1 hour' from generate_series(1, 12000) g, unnest($1::text[]) c";
+    let rows = "insert into tidings.inbox select c, '/s', g::text, now() - g * interval '1 hour' \
+        from generate_series(1, 12000) g, unnest($1::text[]) c";
     sqlx::query(rows)
         .bind(vec![place.group.clone(), "another".into()])
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let inbox = Inbox::new(database.pool.clone()).keep(Duration::from_secs(100 * 3_600 + 60));
     let running = start!(place.subscriber::<()>().on(count).inbox(inbox));
-    until("what is old is gone", async || {
-        let counts: (i64, i64) =
-            sqlx::query_as("select count(*) filter (where consumer = $1), count(*) filter (where consumer <> $1) from tidings.inbox")
-                .bind(&place.group)
-                .fetch_one(&database.pool)
-                .await
-                .expect("counted");
+    until("old rows are deleted", async || {
+        let counts: (i64, i64) = sqlx::query_as(
+            "select count(*) filter (where consumer = $1), count(*) \
+                filter (where consumer <> $1) from tidings.inbox",
+        )
+        .bind(&place.group)
+        .fetch_one(&database.pool)
+        .await
+        .expect("the query succeeds");
         (counts == (100, 12_000)).then_some(())
     })
     .await;

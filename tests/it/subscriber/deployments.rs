@@ -1,4 +1,5 @@
-//! What one deployment leaves to the next: parked events and retry topics of other settings.
+//! The state that one deployment leaves to the next: parked events, and retry topics of other
+//! settings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +13,12 @@ use tidings::subscriber::{
 };
 use tidings::{DomainEvent, Subscriber};
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, Running, assert_once_and_in_order, count, create_effects, effect, effects,
     start, until, until_effects,
 };
-use crate::relay::records::Reader;
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::records::Reader;
+use crate::support::services::{TestDatabase, migrated_database};
 
 type Broken = Arc<AtomicBool>;
 type Service = Subscriber<Broken, HasState, HasInbox>;
@@ -36,7 +37,7 @@ fn park() -> Escalation {
     ))
 }
 
-/// Fails at the second event of `a1` while it is broken.
+/// Fails at the second event of `a1` while `broken` is set.
 async fn while_broken(
     Event(changed): Event<Changed>,
     meta: Meta,
@@ -62,7 +63,7 @@ async fn parked(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from tidings.detour")
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
 }
 
 async fn until_nothing_is_parked(pool: &PgPool) {
@@ -72,7 +73,7 @@ async fn until_nothing_is_parked(pool: &PgPool) {
     .await;
 }
 
-/// A subscriber of which the versions 2 to 5 of `a1` are parked, and that is down.
+/// Parks the versions 2 to 5 of `a1` with a subscriber and stops it.
 async fn with_parked_events() -> (TestDatabase, Place, Broken) {
     let (database, place, broken) = (
         migrated_database().await,
@@ -198,11 +199,11 @@ async fn a_parked_event_that_still_fails_ends_as_the_new_version_escalates_and_l
         sqlx::query_as("select version, attempt from effect where account = 'a1' order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(
         handled,
         [(1, 1), (3, 1), (4, 1), (5, 1)],
-        "what waited behind it had no attempt of its own"
+        "the events behind it had no attempt of their own"
     );
 }
 
@@ -269,7 +270,7 @@ async fn attempts_are_counted_across_retry_topics() {
         sqlx::query_as("select version, attempt from effect order by version")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(attempts, [(1, 6), (2, 1)]);
 }
 
@@ -302,7 +303,7 @@ async fn attempts_are_counted_from_the_first_through_parking_and_start_at_one_be
         sqlx::query_as("select version, attempt from effect order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     assert_eq!(attempts, [(1, 4), (2, 1), (3, 1)]);
 }
 
@@ -350,7 +351,7 @@ fn new_version(
     old_version(place, database, order).on(rename)
 }
 
-/// Publishes three events for each account, of which the second has the new type.
+/// Publishes three events for each account. The second one has the new type.
 async fn publish_both_types(place: &Place, accounts: usize, from: i32) {
     let event = |account: usize, version: i32| {
         let account = format!("a{account}");
@@ -405,7 +406,7 @@ async fn during_a_deployment_older_members_leave_a_new_type_to_newer_ones_and_ke
     assert_once_and_in_order(&database.pool, 20, 6).await;
 }
 
-/// Where nothing can be parked without breaking the order, the events wait in place.
+/// If parking would break the order, the events wait in place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_nothing_is() {
     for order in [Order::Partition, Order::None] {
@@ -435,7 +436,7 @@ async fn a_new_type_waits_in_place_where_the_whole_partition_is_in_order_or_noth
             sqlx::query_scalar("select count(distinct (account, version)) from effect")
                 .fetch_one(&database.pool)
                 .await
-                .expect("counted");
+                .expect("the query succeeds");
         assert_eq!(
             (effects(&database.pool).await, distinct),
             (60, 60),
@@ -464,11 +465,7 @@ async fn a_new_type_is_kept_while_its_only_member_restarts() {
         seen.waiting_for_another_version() == 10
     })
     .await;
-    assert_eq!(
-        effects(&database.pool).await,
-        10,
-        "what comes after waits too"
-    );
+    assert_eq!(effects(&database.pool).await, 10, "later events wait too");
     let new = start!(new_version(&place, &database, Order::Aggregate));
     old.stop().await;
     until_effects(&database.pool, 30).await;
@@ -476,7 +473,7 @@ async fn a_new_type_is_kept_while_its_only_member_restarts() {
     assert_once_and_in_order(&database.pool, 10, 3).await;
 }
 
-/// A handler that a version removes, and a type that no instance handles.
+/// One version removes a handler, so that no instance handles the type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     let (database, place) = (migrated_database().await, Place::new(2).await);
@@ -493,7 +490,8 @@ async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     .await;
     assert_eq!(less.statistics.waiting_for_another_version(), 0);
     let registered: (String, Vec<String>, Vec<String>, bool) = sqlx::query_as(
-        "select version, types, topics, stopped_at is null and seen_at > now() - interval '1 minute' from tidings.subscriber \
+        "select version, types, topics, stopped_at is null \
+         and seen_at > now() - interval '1 minute' from tidings.subscriber \
          where consumer = $1 order by started_at desc limit 1",
     )
     .bind(&place.group)
@@ -512,6 +510,6 @@ async fn a_type_that_no_instance_handles_any_more_is_skipped_and_counted() {
     .bind(&place.group)
     .fetch_one(&database.pool)
     .await
-    .expect("counted");
+    .expect("the query succeeds");
     assert_eq!(stopped, 2);
 }

@@ -1,4 +1,5 @@
-//! What fails: tried again in place, set aside, retried from a topic, dead; and outages, which are not the event's fault.
+//! Failures: retries in place, parking, retry topics, dead letters, and outages, which are not the
+//! fault of an event.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use tidings::subscriber::{
     Escalation, Event, HandlerError, KillSwitch, Meta, Order, Retry, State, SubscriberState, Tx,
 };
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, count, create_effects, effect, effects, start, until,
     until_effects,
 };
-use crate::relay::records::Reader;
-use crate::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
+use crate::support::records::Reader;
+use crate::support::services::{migrated_database, migrated_database_on, own_kafka, own_postgres};
 
 fn quick(attempts: u32) -> Retry {
     Retry::exponential(
@@ -24,7 +25,7 @@ fn quick(attempts: u32) -> Retry {
     )
 }
 
-/// What a test turns on and off.
+/// A switch that a test turns on and off.
 #[derive(Clone, Default)]
 struct Switch(Arc<AtomicBool>, Arc<AtomicUsize>);
 
@@ -71,7 +72,7 @@ async fn a_failed_attempt_or_a_panic_is_rolled_back_and_tried_again_in_order() {
     let attempts: Vec<i32> = sqlx::query_scalar("select attempt from effect where version = 2")
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(attempts, [3; 5]);
 }
 
@@ -112,7 +113,7 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
             .escalation(park)
     };
     let running = start!(build());
-    // a1's versions 2 to 5 wait; everything else is handled.
+    // Versions 2 to 5 of a1 are parked, and everything else is handled.
     running
         .until("the aggregate waits", |seen| seen.detoured() == 4)
         .await;
@@ -121,14 +122,12 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
     let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.detour")
         .fetch_one(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(waiting, 4);
     let running = start!(build());
     place.publish(4, 6..=6).await;
     running
-        .until("a later event goes the same way", |seen| {
-            seen.detoured() == 1
-        })
+        .until("a later event is parked too", |seen| seen.detoured() == 1)
         .await;
     broken.set(false);
     until_effects(&database.pool, 24).await;
@@ -136,7 +135,7 @@ async fn an_aggregate_whose_event_fails_too_often_waits_in_the_database_and_keep
         let waiting: i64 = sqlx::query_scalar("select count(*) from tidings.detour")
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (waiting == 0).then_some(())
     })
     .await;
@@ -302,16 +301,16 @@ async fn a_database_that_goes_away_pauses_the_subscriber_and_costs_no_event_an_a
             .retry(Retry::never())
     );
     until_effects(&database.pool, 30).await;
-    tokio::task::block_in_place(|| server.stop()).expect("stopped");
+    tokio::task::block_in_place(|| server.stop()).expect("the service stops");
     place.publish(10, 4..=6).await;
     running
         .until("it pauses", |seen| {
             seen.is_paused() && seen.state() == SubscriberState::PausedByOutage
         })
         .await;
-    tokio::task::block_in_place(|| server.start_again()).expect("started");
+    tokio::task::block_in_place(|| server.start_again()).expect("the service starts");
     until_effects(&database.pool, 60).await;
-    running.until("it goes on", |seen| !seen.is_paused()).await;
+    running.until("it resumes", |seen| !seen.is_paused()).await;
     assert_eq!(
         (
             running.statistics.failed_attempts(),
@@ -359,7 +358,7 @@ async fn when_too_many_events_fail_the_subscriber_pauses_and_goes_on_by_itself_w
     );
     broken.set(false);
     running
-        .until("it goes on", |seen| {
+        .until("it resumes", |seen| {
             seen.handled() + seen.dead_lettered() == 200
         })
         .await;
@@ -381,8 +380,8 @@ async fn a_broker_that_goes_away_costs_nothing_but_time() {
             .inbox(database.pool.clone())
     );
     until_effects(&database.pool, 30).await;
-    tokio::task::block_in_place(|| broker.stop()).expect("stopped");
-    tokio::task::block_in_place(|| broker.start_again()).expect("started");
+    tokio::task::block_in_place(|| broker.stop()).expect("the service stops");
+    tokio::task::block_in_place(|| broker.start_again()).expect("the service starts");
     place.publish(10, 4..=6).await;
     until_effects(&database.pool, 60).await;
     running.stop().await;

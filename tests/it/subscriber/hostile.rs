@@ -1,4 +1,5 @@
-//! What breaks subscribers: handlers that block, records that nobody should write, outages that end while nobody looks, topics that go and come.
+//! Hostile conditions for subscribers: handlers that block, malformed records, outages that end
+//! unnoticed, and topics that are deleted and created.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
@@ -18,11 +19,11 @@ use tidings::subscriber::{
 use tidings::{Bus, Subscriber, kafka};
 use tokio_util::sync::CancellationToken;
 
-use super::place::{
+use crate::support::place::{
     Changed, PATIENCE, Place, assert_once_and_in_order, count, create_effects, effect, start, until,
 };
-use crate::relay::records::create_topic;
-use crate::services::{migrated_database, migrated_database_on, own_postgres};
+use crate::support::records::create_topic;
+use crate::support::services::{migrated_database, migrated_database_on, own_postgres};
 
 const AT_ONCE: Duration = Duration::from_millis(5);
 
@@ -34,12 +35,12 @@ async fn fine(_: Event<Changed>) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// A place whose members see soon that topics came or went.
+/// Returns a place whose members soon notice new and deleted topics.
 async fn attentive(partitions: i32) -> Place {
     noticing(partitions, 200).await
 }
 
-/// The same within so many milliseconds.
+/// Returns a place whose members notice new and deleted topics within this number of milliseconds.
 async fn noticing(partitions: i32, within: u32) -> Place {
     let mut place = Place::new(partitions).await;
     let properties = [(
@@ -77,7 +78,7 @@ async fn grow_to(place: &Place, partitions: usize) {
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
-/// An event in this partition, as soon as a broker knows of it.
+/// Sends an event to this partition as soon as a broker knows the partition.
 async fn send_to(place: &Place, topic: &str, partition: i32) {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", &place.brokers)
@@ -94,17 +95,17 @@ async fn send_to(place: &Place, topic: &str, partition: i32) {
             .payload(r#"{"account":"a0","version":9}"#)
             .headers(headers)
     };
-    until("the partition is there", async || {
+    until("the partition exists", async || {
         producer.send(record(), Duration::from_secs(30)).await.ok()
     })
     .await;
 }
 
-// === nobody is left to notice ===
+// === outages that end unnoticed ===
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_that_ends_with_a_parked_event_that_fails_as_before_stops_nothing() {
-    /// Fails, is parked, sees an outage, and fails again.
+    /// The first event fails, is parked, meets an outage, and fails again.
     async fn fail(
         Event(changed): Event<Changed>,
         State(tries): State<Arc<AtomicUsize>>,
@@ -148,7 +149,8 @@ async fn an_outage_that_ends_with_a_parked_event_that_fails_as_before_stops_noth
     running.stop().await;
 }
 
-/// Events of "down" fail like this while their topic is there; then it is deleted. Others are handled nevertheless.
+/// Events of "down" fail with `fails` while their topic exists, and then the topic is deleted.
+/// Other events must still be handled.
 async fn goes_with_its_partition(fails: fn() -> HandlerError, switch: Option<KillSwitch>) {
     let (place, doomed) = (attentive(1).await, Place::new(1).await);
     let handle = move |Event(changed): Event<Changed>| async move {
@@ -175,7 +177,7 @@ async fn goes_with_its_partition(fails: fn() -> HandlerError, switch: Option<Kil
     assert_eq!(running.statistics.handled(), 0);
     delete_topic(&doomed.brokers, &doomed.topic).await;
     running
-        .until("what is left is handled", |seen| {
+        .until("the remaining events are handled", |seen| {
             seen.handled() == 1 && !seen.is_paused()
         })
         .await;
@@ -206,7 +208,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
         .acquire_timeout(Duration::from_millis(500))
         .connect_lazy(&database.url)
         .expect("a URL");
-    tokio::task::block_in_place(|| server.stop()).expect("stopped");
+    tokio::task::block_in_place(|| server.stop()).expect("the service stops");
     let running = start!(
         place
             .subscriber::<()>()
@@ -215,7 +217,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
             .retry(Retry::never())
     );
     place.publish(5, 1..=4).await;
-    tokio::task::block_in_place(|| server.start_again()).expect("started");
+    tokio::task::block_in_place(|| server.start_again()).expect("the service starts");
     running
         .until("all are handled", |seen| seen.handled() == 20)
         .await;
@@ -243,7 +245,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
         .max_connections(3)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -267,12 +269,13 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     sqlx::raw_sql(set("on"))
         .execute(&mut *admin)
         .await
-        .expect("set");
-    let end_others = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        .expect("the statement succeeds");
+    let end_others = "select pg_terminate_backend(pid) from pg_stat_activity \
+        where datname = current_database() and pid <> pg_backend_pid()";
     sqlx::raw_sql(end_others)
         .execute(&mut *admin)
         .await
-        .expect("ended");
+        .expect("the statement succeeds");
     place.publish(5, 3..=6).await;
     running
         .until("it pauses", |seen| {
@@ -282,7 +285,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     sqlx::raw_sql(set("off"))
         .execute(&mut *admin)
         .await
-        .expect("set back");
+        .expect("the setting is restored");
     running
         .until("all are handled", |seen| seen.handled() == 30)
         .await;
@@ -297,7 +300,7 @@ async fn a_database_that_was_read_only_for_a_while_is_used_again_and_costs_no_ev
     let effects: i64 = sqlx::query_scalar("select count(*) from effect")
         .fetch_one(&mut *admin)
         .await
-        .expect("counted");
+        .expect("the query succeeds");
     assert_eq!(effects, 30);
 }
 
@@ -317,7 +320,7 @@ async fn a_handler_that_blocks_its_thread_keeps_neither_the_shutdown_nor_the_nex
                 entered.store(true, Ordering::SeqCst);
                 let _ = released
                     .lock()
-                    .expect("nobody panicked")
+                    .expect("the lock is not poisoned")
                     .recv_timeout(PATIENCE);
                 Ok::<_, HandlerError>(())
             }
@@ -335,7 +338,7 @@ async fn a_handler_that_blocks_its_thread_keeps_neither_the_shutdown_nor_the_nex
     .await;
     tokio::time::timeout(PATIENCE / 3, blocked.stop())
         .await
-        .expect("the shutdown does not wait for it");
+        .expect("the shutdown does not wait for the handler");
     let next = start!(
         place
             .subscriber::<()>()
@@ -346,8 +349,8 @@ async fn a_handler_that_blocks_its_thread_keeps_neither_the_shutdown_nor_the_nex
         next.until("the next member handles it", |seen| seen.handled() == 1),
     )
     .await
-    .expect("no wait");
-    release.send(()).expect("it still waits");
+    .expect("the next member does not wait");
+    release.send(()).expect("the handler still waits");
     next.stop().await;
 }
 
@@ -361,7 +364,7 @@ async fn a_partition_is_given_up_between_two_events_that_take_their_time() {
         move |_: Event<Changed>| {
             let handled = handled.clone();
             async move {
-                // Work, not waiting: the thread is busy.
+                // A blocking sleep, which keeps the thread busy.
                 std::thread::sleep(Duration::from_millis(20));
                 handled.fetch_add(1, Ordering::SeqCst);
                 Ok::<_, HandlerError>(())
@@ -395,7 +398,7 @@ async fn a_partition_is_given_up_between_two_events_that_take_their_time() {
 async fn handlers_that_take_their_time_one_at_a_time_leave_nothing_unread() {
     let place = Place::new(2).await;
     place.publish(80, 1..=1).await;
-    // Longer than a partition goes on without a break.
+    // Longer than a partition runs without a break.
     let busy = async |_: Event<Changed>| {
         std::thread::sleep(Duration::from_millis(8));
         Ok::<_, HandlerError>(())
@@ -409,7 +412,8 @@ async fn handlers_that_take_their_time_one_at_a_time_leave_nothing_unread() {
 
 // === order ===
 
-/// What a handler does first, by chance of the event: it is done at once, waits, fails, or both.
+/// Acts before the effect as the event determines: completes at once, yields, sleeps, fails, or
+/// combines these.
 async fn do_anything(changed: &Changed, meta: &Meta) -> Result<(), HandlerError> {
     let chance = changed.account.bytes().map(usize::from).sum::<usize>() * 31
         + changed.version as usize * 17;
@@ -435,7 +439,7 @@ async fn note(
     State(seen): State<Seen>,
 ) -> Result<(), HandlerError> {
     do_anything(&changed, &meta).await?;
-    seen.lock().expect("no panic").push((
+    seen.lock().expect("the lock is not poisoned").push((
         changed.account,
         changed.version,
         meta.partition(),
@@ -490,10 +494,11 @@ async fn events_that_wait_fail_or_do_neither_are_handled_once_and_in_order_howev
             "{order:?}"
         );
         running.stop().await;
-        let seen = seen.lock().expect("no panic");
+        let seen = seen.lock().expect("the lock is not poisoned");
         let (mut lanes, mut once) = (HashMap::<String, (i32, i64)>::new(), HashSet::new());
         for (account, version, partition, offset) in &*seen {
-            // A batch that fails is handled again one by one, and nothing remembers what of it was handled.
+            // A failed batch is handled again one event at a time, and nothing records which events
+            // were handled.
             if !once.insert((account, version)) {
                 continue;
             }
@@ -529,7 +534,7 @@ async fn a_pool_with_fewer_connections_than_handlers_costs_time_alone() {
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -546,10 +551,12 @@ async fn a_pool_with_fewer_connections_than_handlers_costs_time_alone() {
     assert_once_and_in_order(&database.pool, 20, 5).await;
 }
 
-// === records that nobody should write ===
+// === malformed records ===
 
-/// A record with the only header `name`, whatever its bytes are: clients take text alone. A request of the type Produce, version 3, with one batch (KIP-98).
-/// False while the broker does not know the topic yet.
+/// Produces a record with the single header `name`. The bytes can be arbitrary, but clients accept
+/// only text, so this sends a Produce request of version 3 with one batch (KIP-98).
+///
+/// Returns `false` while the broker does not know the topic.
 fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
     fn varint(number: usize) -> u8 {
         assert!(number < 64, "one byte, zigzag");
@@ -609,11 +616,11 @@ fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
     request.extend([0, 0, 0, 1, 0, 0, 0, 0]);
     request.extend((batch.len() as u32).to_be_bytes());
     request.extend(batch);
-    let mut connection = std::net::TcpStream::connect(brokers).expect("connected");
+    let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
     connection
         .write_all(&(request.len() as u32).to_be_bytes())
-        .expect("written");
-    connection.write_all(&request).expect("written");
+        .expect("the write succeeds");
+    connection.write_all(&request).expect("the write succeeds");
     let mut answer = vec![0; 4];
     connection.read_exact(&mut answer).expect("an answer");
     answer.resize(
@@ -621,11 +628,12 @@ fn produce_with_header(brokers: &str, topic: &str, name: &[u8]) -> bool {
         0,
     );
     connection.read_exact(&mut answer).expect("an answer");
-    // Correlation id, one topic and its name, one partition and its number, then the error code.
+    // The error code follows the correlation id, one topic with its name, and one partition with
+    // its number.
     let code = 4 + 4 + 2 + topic.len() + 4 + 4;
     match answer[code..code + 2] {
         [0, 0] => true,
-        // Unknown, or without a leader.
+        // Unknown topic or partition, or no leader.
         [0, 3 | 5 | 6] => false,
         _ => panic!("{answer:?}"),
     }
@@ -660,7 +668,10 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
             ..FutureRecord::to(&place.topic)
         }
         .headers(headers);
-        producer.send(record, PATIENCE).await.expect("sent");
+        producer
+            .send(record, PATIENCE)
+            .await
+            .expect("the record is sent");
     };
     let event = |id: &'static [u8]| -> Vec<(&'static str, &'static [u8])> {
         vec![
@@ -678,7 +689,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         produce_with_header(&place.brokers, &place.topic, b"\xff\xfe").then_some(())
     })
     .await;
-    // Text that is none, in each attribute.
+    // Invalid UTF-8 in each attribute.
     for (name, id) in [
         ("ce_type", &b"1"[..]),
         ("ce_source", b"2"),
@@ -693,7 +704,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         )
         .await;
     }
-    // Times and places that are no such.
+    // Invalid due times, origins and retry counters.
     for (at, due) in [i64::MIN, i64::MAX, -1, 0].iter().enumerate() {
         let (key, due) = (format!("due{at}"), due.to_string());
         send(
@@ -731,7 +742,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         .concat(),
     )
     .await;
-    // Without a key, with an empty one, with one that is no text; large; without a value.
+    // No key, an empty key, and a key that is not text; large values; no value.
     for key in [None, Some(&b""[..]), Some(b"\xff")] {
         send(key, works, &event(b"10")).await;
     }
@@ -740,7 +751,7 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         send(Some(b"d"), Some(large.as_bytes()), &event(b"11")).await;
     }
     send(None, None, &event(b"12")).await;
-    // Types that nobody handles, each another.
+    // Unknown types, each one different.
     let types: Vec<String> = (0..10_000).map(|n| format!("Unknown{n}")).collect();
     let send_unknown =
         async |unknown: &String| send(None, works, &[("eventType", unknown.as_bytes())]).await;
@@ -760,7 +771,8 @@ async fn records_that_nobody_should_write_stop_nobody_elses() {
         Escalation::retry_topics([Duration::from_millis(50)])
     ));
     for running in [retries, start!(build("buries", Escalation::DeadLetter))] {
-        // What is dead: the record without a type, the five attributes and the six that fail. The tombstone is skipped.
+        // Dead letters are the record without a type, the five attributes and the six that fail.
+        // The tombstone is skipped.
         running
             .until("all have ended", |seen| {
                 seen.handled() == 28 && seen.dead_lettered() == 12 && seen.unknown_types() == 10_001
@@ -810,7 +822,7 @@ async fn a_batch_takes_no_event_before_it_is_due() {
     assert_eq!(too_early.load(Ordering::SeqCst), 0);
 }
 
-// === topics and members that go and come ===
+// === topics and members that come and leave ===
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
@@ -824,9 +836,12 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
                 "not at all",
             ));
         }
-        seen.lock()
-            .expect("no panic")
-            .push((changed.account, changed.version, 0, 0));
+        seen.lock().expect("the lock is not poisoned").push((
+            changed.account,
+            changed.version,
+            0,
+            0,
+        ));
         Ok(())
     }
     let (place, seen) = (attentive(1).await, Seen::default());
@@ -837,7 +852,8 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
         .until("all others are handled", |seen| seen.handled() == 9)
         .await;
     first.stop().await;
-    // From now on it knows what is finished beyond the first.
+    // The second member restores from the commit's metadata which events beyond the first are
+    // finished.
     let second = start!(build());
     place.publish(1, 2..=2).await;
     second
@@ -864,7 +880,7 @@ async fn a_topic_that_is_deleted_and_made_anew_is_read_from_its_beginning() {
     until("all of the new topic are handled", async || {
         (seen
             .lock()
-            .expect("no panic")
+            .expect("the lock is not poisoned")
             .iter()
             .filter(|(_, version, ..)| *version == 3)
             .count()
@@ -888,11 +904,11 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
     place.publish(1, 2..=2).await;
     let second = start!(build());
     second
-        .until("what came while it was away is handled", |seen| {
+        .until("events from its absence are handled", |seen| {
             seen.handled() == 1
         })
         .await;
-    // A topic that it finds when there is something in it already.
+    // A topic that already contains a record when the member finds it.
     let redriven = Place {
         topic: format!("{}.{}.redrive", place.topic, place.group),
         ..attentive(1).await
@@ -900,7 +916,7 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
     create_topic(&redriven.brokers, &redriven.topic, 1).await;
     redriven.publish(1, 3..=3).await;
     second
-        .until("what is replayed is handled", |seen| seen.handled() == 2)
+        .until("replayed events are handled", |seen| seen.handled() == 2)
         .await;
     second.stop().await;
 }
@@ -909,7 +925,7 @@ async fn who_begins_at_the_end_misses_nothing_from_then_on_and_no_letter_to_itse
 async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_beginning_also_by_who_began_at_the_end()
  {
     for from_end in [false, true] {
-        // Long enough for records to be there before anybody knows of their partition.
+        // Long enough for records to exist before a member knows of their partition.
         let place = noticing(1, 3_000).await;
         place.publish(1, 1..=1).await;
         let later = Place {
@@ -931,9 +947,10 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
             .await;
         let before = u64::from(!from_end);
         running
-            .until("it has handled what was there if it began there", |seen| {
-                seen.handled() == before
-            })
+            .until(
+                "it has handled the existing event if it starts at the beginning",
+                |seen| seen.handled() == before,
+            )
             .await;
 
         grow_to(&place, 3).await;
@@ -947,9 +964,10 @@ async fn partitions_that_are_added_and_topics_that_are_made_are_read_from_their_
             send_to(&place, topic, partition).await;
         }
         running
-            .until("what was sent before it knew is handled", |seen| {
-                seen.handled() == before + 4
-            })
+            .until(
+                "events sent before it noticed the topic are handled",
+                |seen| seen.handled() == before + 4,
+            )
             .await;
         running.stop().await;
     }
@@ -972,7 +990,7 @@ async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_
     create_topic(&place.brokers, &place.topic, 1).await;
     send_to(&place, &place.topic, 0).await;
     first
-        .until("what was sent to the new topic is handled", |seen| {
+        .until("events of the new topic are handled", |seen| {
             seen.handled() == 1
         })
         .await;
@@ -981,7 +999,7 @@ async fn a_topic_that_is_made_anew_and_what_is_added_while_nobody_runs_are_read_
     send_to(&place, &place.topic, 1).await;
     let second = start!(build());
     second
-        .until("what was sent to the new partition is handled", |seen| {
+        .until("events of the new partition are handled", |seen| {
             seen.handled() == 1
         })
         .await;
@@ -1007,9 +1025,10 @@ async fn members_that_begin_at_the_end_together_miss_nothing_of_each_others_part
     let before = other.statistics.handled();
     place.publish(8, 3..=3).await;
     other
-        .until("what is left by the other is handled", |seen| {
-            seen.handled() == before + 8
-        })
+        .until(
+            "the remaining events of the other member are handled",
+            |seen| seen.handled() == before + 8,
+        )
         .await;
     other.stop().await;
 }
@@ -1034,8 +1053,8 @@ async fn of_two_members_with_one_instance_id_the_second_goes_on_and_the_first_sa
     let second = start!(build());
     let ended = tokio::time::timeout(PATIENCE, first)
         .await
-        .expect("it ends")
-        .expect("no panic");
+        .expect("the process ends")
+        .expect("the task does not panic");
     assert!(
         ended
             .as_ref()
@@ -1045,7 +1064,7 @@ async fn of_two_members_with_one_instance_id_the_second_goes_on_and_the_first_sa
     assert_eq!(statistics.state(), SubscriberState::Stopped);
     place.publish(5, 2..=2).await;
     second
-        .until("the second handles what comes", |seen| seen.handled() >= 5)
+        .until("the second handles new events", |seen| seen.handled() >= 5)
         .await;
     second.stop().await;
 }
@@ -1061,7 +1080,7 @@ async fn an_effect_that_postgres_has_refused_is_not_taken_for_made_though_the_ha
     ) -> Result<(), HandlerError> {
         effect(&mut tx, &changed, &meta).await?;
         if meta.attempt() == 1 {
-            // From here on the transaction can only be rolled back, also by `commit`.
+            // From here on the transaction can only be rolled back, even by `commit`.
             let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
         }
         Ok(())

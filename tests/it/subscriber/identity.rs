@@ -1,17 +1,17 @@
-//! Which events the inbox takes for the same.
+//! The identity of events: the inbox treats equal ones as duplicates.
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgPool};
 use tidings::subscriber::{Escalation, Inbox, Order, Retry};
 
-use super::place::{Changed, Place, count, create_effects, effects, start, until_effects};
-use crate::relay::records::{Reader, create_topic};
-use crate::services::{database, migrated_database};
+use crate::support::place::{Changed, Place, count, create_effects, effects, start, until_effects};
+use crate::support::records::{Reader, create_topic};
+use crate::support::services::{database, migrated_database};
 
 const V1: &str = r#"{"account":"a","version":1}"#;
 
-/// The headers of a CloudEvent of the type that tests handle.
+/// Returns the headers of a CloudEvent of the type that the tests handle.
 fn event<'a>(id: &'a str, source: &'a str) -> [(&'static str, &'a str); 4] {
     [
         ("ce_specversion", "1.0"),
@@ -21,7 +21,7 @@ fn event<'a>(id: &'a str, source: &'a str) -> [(&'static str, &'a str); 4] {
     ]
 }
 
-/// Another topic of the same group.
+/// Returns a place with another topic for the same group.
 async fn beside(place: &Place) -> Place {
     let topic = format!("{}-beside", place.topic);
     create_topic(&place.brokers, &topic, 1).await;
@@ -55,7 +55,7 @@ async fn an_event_with_the_source_and_id_of_one_of_another_topic_is_handled_once
     until_effects(&database.pool, 1).await;
     place.send_raw("a", Some(V1), &event("1", "/shop")).await;
     until_effects(&database.pool, 2).await;
-    // Each comes again, in the other order.
+    // Each event arrives again, in the opposite order.
     place.send_raw("a", Some(V1), &event("1", "/shop")).await;
     running
         .until("the second is a duplicate", |seen| seen.duplicates() == 1)
@@ -70,7 +70,7 @@ async fn an_event_with_the_source_and_id_of_one_of_another_topic_is_handled_once
     running
         .until("the first is a duplicate", |seen| seen.duplicates() == 2)
         .await;
-    // One with other data is neither.
+    // An event with other data is not a duplicate of either.
     place
         .send_raw(
             "a",
@@ -137,7 +137,7 @@ async fn a_second_event_of_one_id_with_another_key_type_or_data_is_a_dead_letter
         let handled: Vec<i32> = sqlx::query_scalar("select version from effect order by seq")
             .fetch_all(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         assert_eq!(handled, [1, 3], "batch of {batch}");
         let mut reader = Reader::new(
             &place.brokers,
@@ -157,7 +157,7 @@ async fn a_second_event_of_one_id_with_another_key_type_or_data_is_a_dead_letter
     }
 }
 
-/// An event that comes back by a retry topic is the one that was sent there.
+/// An event that returns through a retry topic is the event that was sent there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_retry_topic_is_a_duplicate_of_the_one_that_was_read_first() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -188,7 +188,7 @@ async fn an_event_of_a_retry_topic_is_a_duplicate_of_the_one_that_was_read_first
     assert_eq!(effects(&database.pool).await, 1);
 }
 
-/// The tables as a version from before topics counted made them.
+/// Creates the tables of a version whose inbox did not distinguish topics.
 async fn migrate_to_23(pool: &PgPool) {
     let mut sql = String::from("begin; create schema tidings; set local search_path = tidings;");
     for step in [
@@ -212,7 +212,7 @@ async fn migrate_to_23(pool: &PgPool) {
         .expect("the tables of an earlier version");
 }
 
-/// What a version from before topics counted does to remember an event.
+/// Inserts the inbox row of a version whose inbox did not distinguish topics.
 async fn remember_as_before(pool: &PgPool, consumer: &str, id: &str) -> Result<(), sqlx::Error> {
     let insert = "insert into tidings.inbox (consumer, source, event_id) values ($1, '/shop', $2)";
     sqlx::query(insert)
@@ -223,18 +223,20 @@ async fn remember_as_before(pool: &PgPool, consumer: &str, id: &str) -> Result<(
         .map(drop)
 }
 
-/// An upgrade, and a deployment during which both versions run.
+/// An upgrade, and a deployment while both versions run.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_an_earlier_version_count_for_their_events_and_it_finds_those_of_this_one() {
     let (database, place) = (database().await, Place::new(1).await);
     migrate_to_23(&database.pool).await;
     remember_as_before(&database.pool, &place.group, "before the upgrade")
         .await
-        .expect("remembered");
-    tidings::migrate(&database.pool).await.expect("upgraded");
+        .expect("the row is inserted");
+    tidings::migrate(&database.pool)
+        .await
+        .expect("the migration succeeds");
     remember_as_before(&database.pool, &place.group, "during the deployment")
         .await
-        .expect("remembered");
+        .expect("the row is inserted");
     create_effects(&database.pool).await;
     for id in ["before the upgrade", "during the deployment", "new"] {
         place.send_raw("a", Some(V1), &event(id, "/shop")).await;
@@ -254,13 +256,13 @@ async fn rows_of_an_earlier_version_count_for_their_events_and_it_finds_those_of
     assert_eq!(effects(&database.pool).await, 1);
     let error = remember_as_before(&database.pool, &place.group, "new")
         .await
-        .expect_err("it is there");
+        .expect_err("the row exists");
     let constraint = error
         .as_database_error()
         .and_then(|error| error.constraint().map(str::to_owned));
     assert_eq!(
         constraint.as_deref(),
         Some("inbox_pkey"),
-        "by which an earlier version knows a duplicate"
+        "the row that shows an earlier version a duplicate"
     );
 }

@@ -1,4 +1,4 @@
-//! Events without a key while something that their handlers need is down.
+//! Events without a key while a dependency of their handlers is down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tidings::subscriber::{Escalation, Event, HandlerError, Meta, Retry, State, Tx};
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_handled_after_it() {
@@ -57,15 +57,15 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
     running
         .until("four are parked", |seen| seen.detoured() == 4)
         .await;
-    // One without a key waits for no other.
+    // An event without a key waits for no other.
     until_effects(&database.pool, 1).await;
     assert_eq!(running.statistics.dead_lettered(), 0);
     running.stop().await;
-    // The next owner of the partition finds them, still without a key.
+    // The next owner of the partition finds the events, still without a key.
     let keys: i64 = sqlx::query_scalar("select count(distinct key) from tidings.detour")
         .fetch_one(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(keys, 4);
     let running = start();
     down.store(false, Ordering::SeqCst);
@@ -82,7 +82,7 @@ async fn events_without_a_key_are_parked_during_an_outage_of_a_dependency_and_ha
     let versions: Vec<i32> = sqlx::query_scalar("select version from effect")
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     let mut times = BTreeMap::new();
     versions
         .iter()

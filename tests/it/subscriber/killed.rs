@@ -1,12 +1,13 @@
-//! kill -9 at the two places where an effect could get lost or be repeated.
+//! `kill -9` at the two places where an effect could be lost or repeated.
 
-use super::place::{
+use super::process::{Process, slowly};
+use crate::support::place::{
     Place, assert_once_and_in_order, create_effects, effects, start, until_effects,
 };
-use super::process::{Process, slowly};
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
-/// Ends a member at its seventh time at a step, lets another take over, and counts effects; how many events it took for duplicates.
+/// Kills a member at the seventh time that it reaches a step, lets another take over, and checks
+/// the effects. Returns the number of duplicates.
 async fn died_at(step: &str) -> u64 {
     let (database, place) = (migrated_database().await, Place::new(4).await);
     create_effects(&database.pool).await;
@@ -38,6 +39,6 @@ async fn killed_between_a_commit_and_its_offset_the_next_member_knows_the_event_
  {
     assert!(
         died_at("effect-committed").await > 0,
-        "what was committed came again"
+        "a committed event was delivered again"
     );
 }

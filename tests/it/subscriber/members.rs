@@ -1,4 +1,4 @@
-//! Several members: they come, go and are killed under load.
+//! Groups of several members that join, leave and are killed under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,16 +8,16 @@ use dev_services::KafkaOptions;
 use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Meta, State, Tx};
 
-use super::place::{
+use super::process::{Process, slowly};
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until,
     until_effects,
 };
-use super::process::{Process, slowly};
-use crate::services::{migrated_database, own_kafka};
+use crate::support::services::{migrated_database, own_kafka};
 
 pub(super) const ACCOUNTS: usize = 40;
 
-/// Events that come and come, so that members are at work whenever others join, leave or die.
+/// A continuous load, so that members are at work whenever others join, leave or die.
 pub(super) struct Load {
     done: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<i32>,
@@ -41,10 +41,10 @@ impl Load {
         Self { done, task }
     }
 
-    /// Ends it, and waits for the effects of all that was published; the last version.
+    /// Ends the load and waits for the effects of everything published. Returns the last version.
     pub(super) async fn end(self, pool: &PgPool) -> i32 {
         self.done.store(true, Ordering::SeqCst);
-        let versions = self.task.await.expect("published");
+        let versions = self.task.await.expect("the event is published");
         until_effects(pool, i64::from(versions) * ACCOUNTS as i64).await;
         versions
     }
@@ -157,12 +157,13 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
             .inbox(database.pool.clone())
             .drain_timeout(Duration::from_millis(200))
     );
-    let busy = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'";
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() \
+        and state = 'idle in transaction'";
     until("the handler hangs", async || {
         let hanging: i64 = sqlx::query_scalar(busy)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
+            .expect("the query succeeds");
         (hanging > 0).then_some(())
     })
     .await;
@@ -173,7 +174,8 @@ async fn a_handler_that_does_not_end_in_time_is_rolled_back_and_left_to_the_next
     assert_once_and_in_order(&database.pool, 1, 2).await;
 }
 
-/// Switches the group protocol of KIP-848 on, as `kafka-features.sh upgrade --feature group.version=1` does: a request of the type UpdateFeatures, version 1.
+/// Enables the group protocol of KIP-848, as `kafka-features.sh upgrade --feature group.version=1`
+/// does, with an UpdateFeatures request of version 1.
 pub(super) fn enable_broker_side_groups(brokers: &str) {
     use std::io::{Read, Write};
     let mut request = vec![
@@ -181,16 +183,16 @@ pub(super) fn enable_broker_side_groups(brokers: &str) {
     ];
     request.extend(b"group.version");
     request.extend([0, 1, 1, 0, 0, 0]);
-    let mut connection = std::net::TcpStream::connect(brokers).expect("connected");
+    let mut connection = std::net::TcpStream::connect(brokers).expect("the connection succeeds");
     connection
         .write_all(&(request.len() as i32).to_be_bytes())
-        .expect("written");
-    connection.write_all(&request).expect("written");
+        .expect("the write succeeds");
+    connection.write_all(&request).expect("the write succeeds");
     let mut length = [0; 4];
     connection.read_exact(&mut length).expect("an answer");
     let mut answer = vec![0; i32::from_be_bytes(length) as usize];
     connection.read_exact(&mut answer).expect("an answer");
-    // Correlation id, no tags, throttle time, then the error code.
+    // The response has a correlation id, no tags, a throttle time, and then the error code.
     assert_eq!(answer[9..11], [0, 0], "{answer:?}");
 }
 

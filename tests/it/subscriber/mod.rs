@@ -12,7 +12,6 @@ mod killed;
 mod members;
 pub(crate) mod observing;
 mod panics;
-pub(crate) mod place;
 mod process;
 mod publishing;
 mod redrive;
@@ -22,3 +21,6 @@ mod tombstones;
 mod topics;
 mod transactions;
 mod waits;
+
+// `foreign.rs` still uses this path.
+use crate::support::place;

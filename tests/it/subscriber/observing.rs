@@ -1,4 +1,4 @@
-//! What a subscriber shows of itself: metrics, its health check, and the span of an attempt.
+//! Metrics, health check, and attempt spans of a subscriber.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,10 @@ use tidings::subscriber::{
 use tidings::{Bus, kafka};
 use tokio::sync::Semaphore;
 
-use super::place::{Changed, Place, create_effects, start, until};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, start, until};
+use crate::support::services::migrated_database;
 
-/// A place whose members ask often where partitions end.
+/// Returns a place whose members frequently query the ends of partitions.
 async fn place() -> Place {
     let mut place = Place::new(1).await;
     let properties = [("statistics.interval.ms".to_owned(), "200".to_owned())];
@@ -26,7 +26,7 @@ async fn place() -> Place {
     place
 }
 
-/// What a scrape shows of this subscriber.
+/// Returns the metrics of this subscriber as text.
 fn shown(statistics: &Statistics) -> String {
     scraped(|registry| {
         SubscriberMetrics::default()
@@ -35,12 +35,12 @@ fn shown(statistics: &Statistics) -> String {
     })
 }
 
-/// What a scrape shows of what is registered.
+/// Returns the registered metrics as text.
 pub(crate) fn scraped(register: impl FnOnce(&mut Registry)) -> String {
     let mut registry = Registry::default();
     register(&mut registry);
     let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes any text");
+    encode(&mut text, &registry).expect("a string accepts any text");
     text
 }
 
@@ -66,7 +66,11 @@ async fn metrics_show_what_became_of_events_by_type_and_how_far_each_partition_i
         Event(changed): Event<Changed>,
         State(turns): State<Arc<Semaphore>>,
     ) -> Result<(), HandlerError> {
-        turns.acquire().await.expect("open").forget();
+        turns
+            .acquire()
+            .await
+            .expect("the semaphore is open")
+            .forget();
         match changed.version {
             1 => Err(HandlerError::skip("not of interest")),
             2 => Err(HandlerError::retry("never works")),

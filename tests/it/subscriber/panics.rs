@@ -1,4 +1,4 @@
-//! Panics: in handlers, their arguments and layers, and in what these are cloned and dropped with.
+//! Panics in handlers, their arguments and layers, and in clones and drops of these.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use tidings::Subscriber;
 use tidings::subscriber::{Delivery, Event, FromDelivery, HandlerError, Retry, SubscriberState};
 use tower::util::MapRequestLayer;
 
-use super::place::{Changed, Place, start};
+use crate::support::place::{Changed, Place, start};
 
-/// Panics when it is armed, and disarms itself by that.
+/// Panics if it is armed, and disarms itself in doing so.
 #[derive(Clone, Debug)]
 struct Bomb(Arc<AtomicBool>);
 
@@ -24,12 +24,12 @@ impl Bomb {
     }
 }
 
-/// What panics when it is cloned.
+/// A value that panics when it is cloned.
 struct Explosive(Bomb, Arc<AtomicBool>);
 
 impl Clone for Explosive {
     fn clone(&self) -> Self {
-        // Not while the subscriber is put together.
+        // Not while the subscriber is assembled.
         if self.1.load(Ordering::SeqCst) {
             self.0.touch();
         }
@@ -37,7 +37,7 @@ impl Clone for Explosive {
     }
 }
 
-/// What panics when it is dropped.
+/// A value that panics when it is dropped.
 struct Fragile(Bomb);
 
 impl Drop for Fragile {
@@ -48,7 +48,7 @@ impl Drop for Fragile {
     }
 }
 
-/// What panics when it is extracted.
+/// An argument that panics when it is extracted.
 struct Extracted;
 
 impl FromDelivery<Bomb> for Extracted {
@@ -146,7 +146,7 @@ async fn a_panic_costs_one_attempt_wherever_it_happens_and_no_partition() {
     ];
     for running in &running {
         running
-            .until("it is put together", |seen| {
+            .until("the subscriber is assembled", |seen| {
                 seen.state() == SubscriberState::Running
             })
             .await;

@@ -1,4 +1,4 @@
-//! A member in a process of its own, to be killed.
+//! A member in a separate process, which a test can kill.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,10 @@ use sqlx::PgPool;
 use tidings::subscriber::{Event, HandlerError, Meta, Tx};
 use tidings::{Bus, DomainEvent, Subscriber, kafka};
 
-use super::place::{Changed, Place, effect, until};
-use crate::services::{TestDatabase, signal};
+use crate::support::place::{Changed, Place, effect, until};
+use crate::support::services::{TestDatabase, signal};
 
-/// Slow enough that a member is at work whenever it is told to go.
+/// A handler that is slow enough to be running whenever its member is stopped.
 pub(crate) async fn slowly(
     Event(changed): Event<Changed>,
     meta: Meta,
@@ -43,7 +43,7 @@ async fn newly(Event(renewed): Event<Renewed>, meta: Meta, tx: Tx) -> Result<(),
     .await
 }
 
-/// A member in a process of its own.
+/// A member in a separate process.
 pub(crate) struct Process(std::sync::Mutex<Child>);
 
 impl Process {
@@ -51,12 +51,13 @@ impl Process {
         Self::start_with(place, database, None)
     }
 
-    /// One that ends at a step as by kill -9.
+    /// Starts a member that dies at a step as by `kill -9`.
     pub(crate) fn start_to_die_at(place: &Place, database: &TestDatabase, step: &str) -> Self {
         Self::start_with(place, database, Some(step))
     }
 
-    /// One with these variables, which [`a_member_in_its_own_process`] and failpoints read.
+    /// Starts a member with these variables, which [`a_member_in_its_own_process`] and failpoints
+    /// read.
     pub(crate) fn start_as(
         place: &Place,
         database: &TestDatabase,
@@ -92,39 +93,39 @@ impl Process {
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        Self(command.spawn().expect("it starts").into())
+        Self(command.spawn().expect("the program starts").into())
     }
 
     pub(crate) fn kill(self) {
-        let mut child = self.0.lock().expect("nobody panicked");
-        // SIGKILL on Unix.
-        child.kill().expect("killed");
-        child.wait().expect("waited for");
+        let mut child = self.0.lock().expect("the lock is not poisoned");
+        // This sends SIGKILL on Unix.
+        child.kill().expect("the kill succeeds");
+        child.wait().expect("the process ends");
     }
 
-    /// Sends SIGTERM and waits until it has ended in order.
+    /// Sends SIGTERM and waits until the member has ended cleanly.
     pub(crate) async fn stop(self) {
-        let id = self.0.lock().expect("nobody panicked").id();
+        let id = self.0.lock().expect("the lock is not poisoned").id();
         signal(id, "TERM");
         let status = until("the member ends", async || {
             self.0
                 .lock()
-                .expect("nobody panicked")
+                .expect("the lock is not poisoned")
                 .try_wait()
-                .expect("asked")
+                .expect("the process can be polled")
         })
         .await;
         assert!(status.success(), "{status}");
     }
 
-    /// Waits until it has died as it was told to.
+    /// Waits until the member has died at its failpoint.
     pub(crate) async fn until_it_dies(self) {
         let status = until("the member dies", async || {
             self.0
                 .lock()
-                .expect("nobody panicked")
+                .expect("the lock is not poisoned")
                 .try_wait()
-                .expect("asked")
+                .expect("the process can be polled")
         })
         .await;
         assert!(status.signal().is_some(), "it ended by itself: {status}");
@@ -133,7 +134,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.0.get_mut().expect("nobody panicked");
+        let child = self.0.get_mut().expect("the lock is not poisoned");
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -147,10 +148,10 @@ async fn a_member_in_its_own_process() {
     };
     let parts: Vec<&str> = member.split(' ').collect();
     let [brokers, topic, group, url] = parts[..] else {
-        panic!("four parts")
+        panic!("expected four parts")
     };
     let is_set = |name: &str| std::env::var_os(name).is_some();
-    // Otherwise the coordinator notices within six seconds that it is dead.
+    // Without the defaults, the coordinator notices within six seconds that the member is dead.
     let properties = match is_set("MEMBER_DEFAULTS") {
         true => Vec::new(),
         false => vec![
@@ -167,7 +168,7 @@ async fn a_member_in_its_own_process() {
         brokers: brokers.into(),
         properties,
     });
-    let pool = PgPool::connect(url).await.expect("connected");
+    let pool = PgPool::connect(url).await.expect("the connection succeeds");
     let mut subscriber: Subscriber<()> = bus
         .subscriber(group)
         .topic::<Changed>(topic)
@@ -193,5 +194,5 @@ async fn a_member_in_its_own_process() {
         true => subscriber.on(newly).run(shutdown).await,
         false => subscriber.run(shutdown).await,
     }
-    .expect("it ends well");
+    .expect("the subscriber ends without an error");
 }

@@ -1,11 +1,11 @@
-//! Events that handlers publish.
+//! Publication of events by handlers.
 
 use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Tx};
 
-use super::place::{Changed, Place, start};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, start};
+use crate::support::services::migrated_database;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "audit", id = "account")]
@@ -58,11 +58,12 @@ async fn an_event_that_a_handler_returns_is_in_the_outbox_if_and_only_if_its_eff
         .await;
     running.stop().await;
     let rows: Vec<(String, String, String, String)> = sqlx::query_as(
-        "select aggregateid, headers ->> 'causationid', headers ->> 'correlationid', headers ->> 'traceparent' from tidings.outbox order by seq",
+        "select aggregateid, headers ->> 'causationid', headers ->> 'correlationid', \
+         headers ->> 'traceparent' from tidings.outbox order by seq",
     )
     .fetch_all(&database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     let expected = |account: &str| {
         (
             account.to_owned(),

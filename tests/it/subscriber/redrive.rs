@@ -1,4 +1,4 @@
-//! Dead letters, looked at again by the command line.
+//! Inspection and replay of dead letters by command.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidings::subscriber::{Event, HandlerError, Meta, Retry, State, Tx};
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::services::migrated_database;
 
-/// Runs `tidings dead-letters …`; what it printed.
+/// Runs `tidings dead-letters …` and returns its output.
 pub(super) fn dead_letters(place: &Place, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     command
@@ -74,7 +74,7 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         .lines()
         .nth(1)
         .and_then(|line| line.split_whitespace().next())
-        .expect("a letter");
+        .expect("a dead letter is listed");
     let shown = dead_letters(&place, &["show", &topic, first]);
     assert!(
         shown.contains("reason   broken")
@@ -89,7 +89,7 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         9
     );
 
-    // They die again, and say that they were replayed.
+    // The replayed event becomes a dead letter again.
     assert!(dead_letters(&place, &["replay", &topic, first]).ends_with("1 replayed\n"));
     running
         .until("it is dead again", |seen| seen.dead_lettered() == 10)
@@ -107,10 +107,14 @@ async fn dead_letters_are_listed_replayed_once_in_order_to_their_subscriber_and_
         format!("no dead letters in {topic}\n")
     );
     running.stop().await;
-    let in_order: Vec<bool> = sqlx::query_scalar("select array_agg(version order by seq) = array_agg(version order by version) from effect where account in (select account from effect group by account having count(*) = 3) group by account")
-        .fetch_all(&database.pool)
-        .await
-        .expect("read");
+    let in_order: Vec<bool> = sqlx::query_scalar(
+        "select array_agg(version order by seq) = array_agg(version order by version) from effect \
+        where account in (select account from effect group by account having count(*) = 3) \
+        group by account",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("the query succeeds");
     assert!(
         in_order.len() == 2 && in_order.iter().all(|ordered| *ordered),
         "{in_order:?}"

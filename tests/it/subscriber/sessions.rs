@@ -1,4 +1,7 @@
-//! The connections on which an inbox has one transaction after another: whatever happens to one, nothing of it is seen in the next, and others have their share of the pool.
+//! The connections that run one inbox transaction after another.
+//!
+//! A failed transaction leaves no trace in the next one, and other users of the pool get their
+//! share of the connections.
 
 use std::time::Duration;
 
@@ -7,11 +10,11 @@ use sqlx::{Connection as _, PgPool};
 use tidings::subscriber::{Event, HandlerError, Inbox, Meta, Retry, Tx};
 use tower::timeout::TimeoutLayer;
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, create_effects, effect, effects, start, until,
     until_effects,
 };
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 fn quick(attempts: u32) -> Retry {
     Retry::exponential(
@@ -20,18 +23,19 @@ fn quick(attempts: u32) -> Retry {
     )
 }
 
-/// How many connections to this database are within a transaction and do nothing.
+/// Returns the number of connections to this database that are idle in a transaction.
 async fn in_transaction(watcher: &PgPool) -> i64 {
     sqlx::query_scalar(
         "select count(*) from pg_stat_activity where state like 'idle in transaction%'
-         and datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'",
+         and datname = current_database() and pid <> pg_backend_pid() \
+         and backend_type = 'client backend'",
     )
     .fetch_one(watcher)
     .await
-    .expect("looked at")
+    .expect("the query succeeds")
 }
 
-/// Effects in a row, each of which takes its time.
+/// A handler that counts its effect and takes some time.
 async fn count_slowly(
     Event(changed): Event<Changed>,
     meta: Meta,
@@ -81,7 +85,7 @@ async fn savepoints_of_a_handler_are_savepoints_in_each_transaction_of_a_connect
         .max_connections(1)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -119,7 +123,7 @@ async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let subscriber = place
         .subscriber::<()>()
         .on(slow_at_first)
@@ -127,7 +131,7 @@ async fn an_attempt_that_is_cut_off_within_its_transaction_leaves_no_effect_and_
         .concurrency(4)
         .retry(quick(1_000));
     let running = start!(subscriber.layer(TimeoutLayer::new(Duration::from_millis(100))));
-    // One whose commit was cut off, and had been made, is a duplicate when it is tried again.
+    // An event whose commit succeeded but was cut off is a duplicate when it is retried.
     running
         .until("all are handled", |seen| {
             seen.handled() + seen.duplicates() == 20
@@ -169,7 +173,7 @@ async fn a_commit_that_is_refused_is_a_failed_attempt_and_the_next_transaction_i
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -198,7 +202,8 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
             return Ok(());
         }
         match changed.version {
-            // Neither is the savepoint made, nor is the transaction one any more, nor does sqlx count it.
+            // The savepoint fails, the transaction is aborted, and sqlx does not count the
+            // savepoint.
             1 | 2 => {
                 let _ = sqlx::query("select 1 / 0").execute(&mut *tx).await;
                 assert!(tx.begin().await.is_err());
@@ -206,7 +211,8 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
             3 => {
                 sqlx::query("rollback").execute(&mut *tx).await?;
             }
-            // The answer that nobody waited for is an error, and comes when another one is waited for.
+            // The answer to the abandoned statement is an error, and it arrives while another
+            // answer is awaited.
             4 => {
                 let mut part = tx.begin().await?;
                 let update = sqlx::query("update locked set n = n + 1").execute(&mut *part);
@@ -238,19 +244,20 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         .execute(&database.pool)
         .await
         .expect("a table");
-    let mut holder = database.pool.begin().await.expect("begun");
+    let mut holder = database.pool.begin().await.expect("a transaction begins");
     sqlx::query("select from locked for update")
         .execute(&mut *holder)
         .await
-        .expect("locked");
+        .expect("the statement succeeds");
     let events = place.publish(4, 1..=6).await;
     place.send(&events).await;
-    // One connection: whatever one event leaves behind, the next one meets, whose transaction begins by the message that commits the one before.
+    // With one connection, the next event meets everything that an event leaves behind, because its
+    // transaction begins with the message that commits the previous one.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let inbox = Inbox::new(pool.clone()).lock_timeout(Duration::from_millis(300));
     let running = start!(
         place
@@ -273,10 +280,10 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
         ),
         (24, 0, 0)
     );
-    // 4 alone goes well at once: what failed was within its savepoint.
+    // Version 4 alone succeeds at once, because its failure was within its savepoint.
     assert_eq!(running.statistics.failed_attempts(), 4 * 4);
     running.stop().await;
-    holder.rollback().await.expect("rolled back");
+    holder.rollback().await.expect("the rollback succeeds");
     assert_once_and_in_order(&database.pool, 4, 6).await;
     until("no transaction is left", async || {
         (in_transaction(&database.pool).await == 0).then_some(())
@@ -286,7 +293,7 @@ async fn a_handler_that_thinks_nothing_of_errors_has_its_effect_once_and_harms_n
     sqlx::query("insert into effect (account, version) values ('z', 1)")
         .execute(&mut *connection)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     assert_eq!(effects(&database.pool).await, 25, "it is in no transaction");
 }
 
@@ -299,7 +306,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -316,16 +323,20 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         })
     });
     let events: Vec<_> = changes.map(|changed| place.envelope(&changed)).collect();
-    // What another member has done that handles one of them, from the midst of the crowd, and does not end.
-    let mut other = database.pool.begin().await.expect("begun");
-    sqlx::query("insert into tidings.inbox (consumer, source, event_id) select distinct consumer, source, $1 from tidings.inbox")
-        .bind(events[60].id.to_string())
-        .execute(&mut *other)
-        .await
-        .expect("remembered");
+    // The state that another member leaves while it handles an event from the middle of the batch
+    // and does not end.
+    let mut other = database.pool.begin().await.expect("a transaction begins");
+    sqlx::query(
+        "insert into tidings.inbox (consumer, source, event_id) \
+        select distinct consumer, source, $1 from tidings.inbox",
+    )
+    .bind(events[60].id.to_string())
+    .execute(&mut *other)
+    .await
+    .expect("the row is inserted");
     place.send(&events).await;
-    // Who is committed by the same message is told before, and its aggregate goes on.
-    // The wait for the lock is longer than the patience of `until`.
+    // The event that is committed with the same message is reported first, so its aggregate
+    // continues. The wait for the lock is longer than the time limit of `until`.
     running
         .until("all others are handled", |seen| seen.handled() == 120 - 9)
         .await;
@@ -336,7 +347,7 @@ async fn an_event_that_another_member_handles_at_this_moment_keeps_no_commit_wai
         ),
         (0, 0)
     );
-    other.rollback().await.expect("rolled back");
+    other.rollback().await.expect("the rollback succeeds");
     until_effects(&database.pool, 120).await;
     running.stop().await;
     assert_once_and_in_order(&database.pool, 6, 20).await;
@@ -352,7 +363,7 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
         .max_connections(2)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -361,7 +372,7 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
             .concurrency(8)
     );
     until_effects(&database.pool, 1).await;
-    // Alone, the subscriber needs both connections for eight seconds.
+    // The subscriber alone needs both connections for eight seconds.
     let mut shares = 0;
     while effects(&database.pool).await < 1_800 {
         let mut other = pool.acquire().await.expect("a connection");
@@ -369,7 +380,7 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
         let timeout: String = sqlx::query_scalar("show lock_timeout")
             .fetch_one(&mut *other)
             .await
-            .expect("shown");
+            .expect("the query succeeds");
         assert_eq!(
             timeout, "0",
             "nothing of the inbox is set beyond its transactions"
@@ -377,14 +388,14 @@ async fn others_have_their_share_of_a_pool_that_is_in_full_use_and_all_of_it_whe
         other
             .begin()
             .await
-            .expect("it is in no transaction")
+            .expect("the connection is in no transaction")
             .commit()
             .await
-            .expect("nor left in one");
+            .expect("the connection is left in no transaction");
     }
     assert!(
         shares > 3,
-        "without a share, the only connection comes when the subscriber has nothing more to do: {shares}"
+        "without a share, the only connection is free only when the subscriber is done: {shares}"
     );
     running
         .until("all are handled", |seen| seen.handled() == 2_000)
@@ -412,7 +423,7 @@ async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
         .max_connections(4)
         .connect_with(options)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let running = start!(
         place
             .subscriber::<()>()
@@ -421,7 +432,8 @@ async fn connections_that_are_cut_cost_no_event_an_attempt_and_no_effect() {
             .concurrency(8)
             .retry(Retry::never())
     );
-    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name = 'to be cut'";
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+        where datname = current_database() and application_name = 'to be cut'";
     let mut cuts = 0;
     while effects(&database.pool).await < 1_900 {
         cuts += sqlx::query_scalar::<_, i64>(cut)

@@ -14,12 +14,12 @@ use tidings::subscriber::{
 };
 use uuid::Uuid;
 
-use super::place::{Changed, Place, create_effects, effect, start, until_effects};
 use super::redrive::dead_letters;
-use crate::relay::records::{Reader, create_topic_with};
-use crate::services::migrated_database;
+use crate::support::place::{Changed, Place, create_effects, effect, start, until_effects};
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::services::migrated_database;
 
-/// An aggregate in the same topic.
+/// Another aggregate in the same topic.
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "customer", id = "customer")]
 struct CustomerChanged {
@@ -30,7 +30,7 @@ async fn count(Event(changed): Event<Changed>, meta: Meta, mut tx: Tx) -> Result
     effect(&mut tx, &changed, &meta).await
 }
 
-/// Notes a deletion as version -1.
+/// Records a deletion as version -1.
 async fn delete(erased: Tombstone<Changed>, mut tx: Tx) -> Result<(), HandlerError> {
     let changed = Changed {
         account: erased.aggregate_id().into_owned(),
@@ -49,7 +49,7 @@ fn tombstone(place: &Place, account: &str) -> Envelope {
 async fn effects_of(pool: &PgPool, account: &str) -> Vec<i32> {
     let read = sqlx::query_scalar("select version from effect where account = $1 order by seq")
         .bind(account);
-    read.fetch_all(pool).await.expect("read")
+    read.fetch_all(pool).await.expect("the query succeeds")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +72,7 @@ async fn tombstones_of_any_publisher_reach_their_handler_once_and_in_the_order_o
         })
     };
     let gone = tombstone(&place, "a");
-    // The second tombstone is the first once more.
+    // The second tombstone repeats the first.
     for envelope in [event(1), gone.clone(), gone, event(2)] {
         place.send(&[envelope]).await;
     }
@@ -147,7 +147,7 @@ async fn tombstones_without_a_handler_are_skipped_and_counted_and_never_dead() {
             ],
         )
         .await;
-    // Several aggregates share the topic, and nothing says whose it is.
+    // Several aggregates share the topic, and nothing identifies the aggregate of this tombstone.
     place.send_raw("a", None, &[]).await;
     let mut customer = Envelope::tombstone("customer", AggregateId::new("c").expect("a valid id"));
     customer.topic = Some(place.topic.clone());
@@ -226,7 +226,7 @@ async fn a_failing_tombstone_is_retried_parked_with_what_follows_dead_and_replay
             .escalation(Escalation::Park(quick(2)))
             .dead_letters(DeadLetters::topic())
     );
-    // Version 2 of a0 waits behind the tombstone, which waits for its turn in the detour.
+    // Version 2 of a0 waits behind the tombstone, which is parked until its next attempt.
     running
         .until("both are dead", |seen| seen.dead_lettered() == 2)
         .await;
@@ -266,7 +266,7 @@ async fn a_member_without_a_tombstone_handler_leaves_tombstones_to_a_version_tha
     );
     place.publish(1, 1..=1).await;
     until_effects(&database.pool, 1).await;
-    // The newer version registers, and the older one still has the partition.
+    // The newer version registers while the older one still has the partition.
     let newer = start!(
         place
             .subscriber::<()>()
@@ -274,7 +274,7 @@ async fn a_member_without_a_tombstone_handler_leaves_tombstones_to_a_version_tha
             .on(delete)
             .inbox(database.pool.clone())
     );
-    // By then no member has a view of the others that is older than its registration.
+    // By then no member's view of the others is older than this registration.
     newer
         .until("the newer one runs", |seen| {
             seen.state() == SubscriberState::Running
@@ -289,9 +289,9 @@ async fn a_member_without_a_tombstone_handler_leaves_tombstones_to_a_version_tha
             }),
         ])
         .await;
-    super::place::until("the tombstone is handled or waits", async || {
+    crate::support::place::until("the tombstone is handled or waits", async || {
         let waits = older.statistics.waiting_for_another_version() > 0;
-        (waits || super::place::effects(&database.pool).await == 3).then_some(())
+        (waits || crate::support::place::effects(&database.pool).await == 3).then_some(())
     })
     .await;
     assert_eq!(older.statistics.unknown_types(), 0);

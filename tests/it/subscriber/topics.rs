@@ -1,4 +1,5 @@
-//! Topics that are created late, deleted, created again, or lose their oldest records while subscribers run.
+//! Topics that are created late, deleted, recreated, or lose their oldest records while subscribers
+//! run.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +9,16 @@ use tidings::health::{Check, Status, SubscriberCheck};
 use tidings::subscriber::{Escalation, Event, HandlerError, Retry, SubscriberState};
 use uuid::Uuid;
 
-use super::place::{
+use crate::support::place::{
     Changed, Place, assert_once_and_in_order, count, create_effects, start, until_effects,
 };
-use crate::relay::records::{
+use crate::support::records::{
     Reader, admin, alter_topic, create_topic, create_topic_with, delete_topic,
 };
-use crate::services::{brokers, migrated_database};
+use crate::support::services::{brokers, migrated_database};
 
-/// The time in which a new topic is noticed: a third of the interval at which the client looks by itself.
+/// Time limit for the discovery of a new topic: a third of the interval of the client's own
+/// refresh.
 const SOON: Duration = Duration::from_secs(10);
 
 fn quick(attempts: u32) -> Retry {
@@ -26,7 +28,7 @@ fn quick(attempts: u32) -> Retry {
     )
 }
 
-/// Also beside a topic that exists.
+/// This also holds next to a topic that exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_later_is_read_within_seconds() {
     let (database, place, late) = (
@@ -88,7 +90,7 @@ async fn setting(brokers: &str, topic: &str, name: &str) -> Option<String> {
         .expect("an answer");
     answer[0]
         .as_ref()
-        .expect("described")
+        .expect("the topic is described")
         .get(name)
         .and_then(|entry| entry.value.clone())
 }
@@ -168,14 +170,14 @@ async fn remove_before(place: &Place, offset: i64) {
     admin(&place.brokers)
         .delete_records(&offsets, &AdminOptions::new())
         .await
-        .expect("deleted");
+        .expect("the rows are deleted");
 }
 
-async fn health(running: &super::place::Running) -> Status {
+async fn health(running: &crate::support::place::Running) -> Status {
     SubscriberCheck::new(&running.statistics).check().await
 }
 
-/// Records beyond the committed offset are removed while the subscriber is down, and while it is paused.
+/// Records beyond the committed offset are removed while the subscriber is down or paused.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_removed_before_they_are_read_are_counted_and_reported() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -202,11 +204,11 @@ async fn records_that_are_removed_before_they_are_read_are_counted_and_reported(
         .await;
     assert_eq!(second.statistics.removed_unread(), 15);
     let Status::Degraded(text) = health(&second).await else {
-        panic!("the check reports the loss")
+        panic!("the check does not report the loss")
     };
     assert!(text.contains(&format!("{}: 15", place.topic)), "{text}");
     second.stop().await;
-    // The offset is committed beyond the gap: the loss is reported once.
+    // The offset is committed beyond the gap, so the loss is reported only once.
     let third = start!(build());
     place.publish(1, 31..=31).await;
     third
@@ -217,11 +219,11 @@ async fn records_that_are_removed_before_they_are_read_are_counted_and_reported(
     let versions: Vec<i32> = sqlx::query_scalar("select version from effect order by seq")
         .fetch_all(&database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
     assert_eq!(versions, (1..=5).chain(21..=31).collect::<Vec<_>>());
 }
 
-/// All records are removed, and the loss is reported once although no other comes.
+/// All records are removed. The loss is reported once, although no other record arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_whose_records_are_all_removed_is_reported_once() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -255,7 +257,7 @@ async fn a_partition_whose_records_are_all_removed_is_reported_once() {
     third.stop().await;
 }
 
-/// A topic that is created again has fewer records than the group has read.
+/// The recreated topic has fewer records than the group has read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_again_is_read_from_its_beginning() {
     let (database, place) = (migrated_database().await, Place::new(1).await);

@@ -1,4 +1,4 @@
-//! The handler's transaction: savepoints without an import, and its isolation level.
+//! The transaction of a handler: savepoints without an import, and the isolation level.
 
 use std::time::Duration;
 
@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use tidings::DomainEvent;
 use tidings::subscriber::{Event, HandlerError, Inbox, Isolation, Meta, Retry, Tx};
 
-use super::place::{Changed, Place, assert_once_and_in_order, create_effects, effect, start};
-use crate::services::migrated_database;
+use crate::support::place::{
+    Changed, Place, assert_once_and_in_order, create_effects, effect, start,
+};
+use crate::support::services::migrated_database;
 
 #[derive(Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "audit", id = "account")]
@@ -76,7 +78,7 @@ async fn a_savepoint_keeps_or_undoes_its_part_and_the_events_it_published() {
     )
     .fetch_all(&database.pool)
     .await
-    .expect("read");
+    .expect("the query succeeds");
     let expected: Vec<_> = sent
         .iter()
         .map(|cause| ("kept".to_owned(), cause.id.to_string()))
@@ -98,7 +100,7 @@ async fn a_transaction_whose_savepoint_could_not_begin_does_nothing_more() {
                 return Ok(());
             }
         }
-        // Outside of its transaction this would be committed by itself.
+        // Outside its transaction, this effect would be committed on its own.
         effect(&mut tx, &changed, &meta).await
     }
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -121,7 +123,7 @@ async fn a_transaction_whose_savepoint_could_not_begin_does_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_are_tried_again() {
-    /// Reads and writes: two at once would lose an update unless one of them fails.
+    /// Reads and then writes. Two concurrent runs would lose an update unless one of them fails.
     async fn add(
         Event(changed): Event<Changed>,
         meta: Meta,
@@ -146,11 +148,14 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
     sqlx::raw_sql("create table counter (level text primary key, n int not null)")
         .execute(&database.pool)
         .await
-        .expect("created");
-    sqlx::raw_sql("insert into counter values ('read committed', 0), ('repeatable read', 0), ('serializable', 0)")
-        .execute(&database.pool)
-        .await
-        .expect("filled");
+        .expect("the statement succeeds");
+    sqlx::raw_sql(
+        "insert into counter values ('read committed', 0), ('repeatable read', 0), \
+        ('serializable', 0)",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("the table is filled");
     for (isolation, level, concurrency, batch) in [
         (None, "read committed", 1, 1),
         (Some(Isolation::ReadCommitted), "read committed", 1, 1),
@@ -165,7 +170,7 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
             .bind(level)
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         let inbox = Inbox::new(database.pool.clone());
         let inbox = isolation.map_or(inbox.clone(), |isolation| inbox.isolation(isolation));
         let subscriber = place
@@ -186,7 +191,7 @@ async fn handlers_run_in_the_isolation_level_that_the_inbox_says_and_conflicts_a
             .bind(level)
             .fetch_one(&database.pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
         assert_eq!(after - before, 30, "{level} {batch}");
     }
 }

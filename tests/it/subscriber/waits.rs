@@ -1,4 +1,5 @@
-//! Waits of a subscriber: for a database at its start and at work, for brokers that keep its instance id, for a client that hangs.
+//! Waits of a subscriber: for a database at start-up and at work, for brokers that keep its
+//! instance id, and for a client that hangs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +14,18 @@ use tower::timeout::TimeoutLayer;
 use uuid::Uuid;
 
 use super::members::{ACCOUNTS, Load, enable_broker_side_groups};
-use super::place::{
-    Place, assert_once_and_in_order, count, create_effects, start, until, until_effects,
-};
 use super::process::{Process, slowly};
 use crate::relay::grants::{run, statements_for};
-use crate::services::{database, migrated_database, migrated_database_on, own_kafka, own_postgres};
+use crate::support::place::{
+    Place, assert_once_and_in_order, count, create_effects, start, until, until_effects,
+};
+use crate::support::services::{
+    database, migrated_database, migrated_database_on, own_kafka, own_postgres,
+};
 
-// === the database at the start ===
+// === the database at start-up ===
 
-/// The text with which a subscriber refuses to run on this inbox.
+/// Returns the error of a subscriber that refuses to run on this inbox.
 async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
     let running = place
         .subscriber::<()>()
@@ -31,8 +34,8 @@ async fn refusal(place: &Place, inbox: impl Into<Inbox>) -> String {
         .run(CancellationToken::new());
     let ended = tokio::time::timeout(Duration::from_secs(60), running)
         .await
-        .expect("it does not wait");
-    match ended.expect_err("it cannot run") {
+        .expect("the subscriber does not wait");
+    match ended.expect_err("the subscriber cannot run") {
         RunError::Settings(faults) => faults.join("; "),
         error => panic!("{error}"),
     }
@@ -121,7 +124,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     let pool = PgPoolOptions::new()
         .connect_lazy(&database.url)
         .expect("a URL");
-    tokio::task::block_in_place(|| server.stop()).expect("stopped");
+    tokio::task::block_in_place(|| server.stop()).expect("the service stops");
     let running = start!(place.subscriber::<()>().on(count).inbox(pool));
     let names = |reason: &str| {
         let reason = reason.to_owned();
@@ -134,11 +137,11 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
         .await;
     assert_eq!(running.statistics.state(), SubscriberState::Starting);
     let Status::Degraded(text) = SubscriberCheck::new(&running.statistics).check().await else {
-        panic!("it does not run")
+        panic!("the check is not degraded")
     };
     assert!(text.contains(&database.name), "{text}");
     place.publish(5, 1..=4).await;
-    tokio::task::block_in_place(|| server.start_again()).expect("started");
+    tokio::task::block_in_place(|| server.start_again()).expect("the service starts");
     running
         .until("its state names the mode", names("read-only"))
         .await;
@@ -150,7 +153,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("begin; {reset}; commit")))
         .execute(&mut *admin)
         .await
-        .expect("reset");
+        .expect("the statement succeeds");
     running
         .until("all are handled", |seen| seen.handled() == 20)
         .await;
@@ -158,7 +161,7 @@ async fn a_database_that_is_down_or_read_only_at_the_start_is_shown_by_state_and
     running.stop().await;
 }
 
-/// The brokers.
+/// The brokers are unreachable.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -169,7 +172,7 @@ async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
     });
     let subscriber = bus
         .subscriber(&place.group)
-        .topic::<super::place::Changed>(&place.topic);
+        .topic::<crate::support::place::Changed>(&place.topic);
     let running = start!(subscriber.on(count).inbox(database.pool.clone()));
     running
         .until("its state names the brokers", |seen| {
@@ -183,7 +186,7 @@ async fn brokers_that_do_not_answer_are_shown_by_state_and_health() {
 
 // === the database at work ===
 
-/// Each attempt is cut off by the layer several times while the database hangs.
+/// The layer cuts off each attempt several times while the database hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -196,7 +199,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
         .max_connections(8)
         .connect(&database.url)
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let subscriber = place
         .subscriber::<()>()
         .on(slowly)
@@ -213,17 +216,17 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
     running
         .until("the first are handled", |seen| seen.handled() == 20)
         .await;
-    tokio::task::block_in_place(|| server.pause()).expect("it hangs");
+    tokio::task::block_in_place(|| server.pause()).expect("the server is paused");
     place.publish(10, 3..=6).await;
     running
         .until("it pauses", |seen| {
             seen.state() == SubscriberState::PausedByOutage
         })
         .await;
-    // The length of the outage, in which each event would use up its attempts.
+    // An outage of this length would use up the attempts of each event.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(running.statistics.state(), SubscriberState::PausedByOutage);
-    tokio::task::block_in_place(|| server.resume()).expect("it goes on");
+    tokio::task::block_in_place(|| server.resume()).expect("the server resumes");
     running
         .until("all are handled", |seen| {
             seen.handled() + seen.duplicates() >= 60
@@ -240,7 +243,7 @@ async fn a_time_out_while_the_database_hangs_is_an_outage_and_no_failed_attempt(
     assert_once_and_in_order(&database.pool, 10, 6).await;
 }
 
-/// Statements that the server cancels because it hung.
+/// The server cancels statements because it hung.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
     let mut server = own_postgres(PostgresOptions::default()).await;
@@ -254,7 +257,7 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
         .max_connections(4)
         .connect_with(options.options([("statement_timeout", "1500")]))
         .await
-        .expect("connected");
+        .expect("the connection succeeds");
     let subscriber = place
         .subscriber::<()>()
         .on(sleepy)
@@ -263,19 +266,20 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
         .escalation(Escalation::DeadLetter);
     let running = start!(subscriber);
     place.publish(3, 1..=1).await;
-    let busy = "select count(*) from pg_stat_activity where datname = current_database() and query like 'select pg_sleep%' and state = 'active'";
+    let busy = "select count(*) from pg_stat_activity where datname = current_database() \
+        and query like 'select pg_sleep%' and state = 'active'";
     until("statements run", async || {
         (sqlx::query_scalar::<_, i64>(busy)
             .fetch_one(&database.pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
             == 3)
             .then_some(())
     })
     .await;
-    tokio::task::block_in_place(|| server.pause()).expect("it hangs");
+    tokio::task::block_in_place(|| server.pause()).expect("the server is paused");
     tokio::time::sleep(Duration::from_secs(4)).await;
-    tokio::task::block_in_place(|| server.resume()).expect("it goes on");
+    tokio::task::block_in_place(|| server.resume()).expect("the server resumes");
     running
         .until("all are handled", |seen| seen.handled() == 3)
         .await;
@@ -291,15 +295,15 @@ async fn a_statement_time_out_of_a_database_that_hung_is_an_outage() {
 
 /// Takes a second of the server's time.
 async fn sleepy(
-    tidings::subscriber::Event(changed): tidings::subscriber::Event<super::place::Changed>,
+    tidings::subscriber::Event(changed): tidings::subscriber::Event<crate::support::place::Changed>,
     meta: tidings::subscriber::Meta,
     mut tx: tidings::subscriber::Tx,
 ) -> Result<(), tidings::subscriber::HandlerError> {
     sqlx::query("select pg_sleep(1)").execute(&mut *tx).await?;
-    super::place::effect(&mut tx, &changed, &meta).await
+    crate::support::place::effect(&mut tx, &changed, &meta).await
 }
 
-/// A statement that is slow by itself costs its event an attempt, and no other waits for it.
+/// A statement that is slow by itself costs its event an attempt, and no other event waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_out_of_a_slow_statement_is_a_failed_attempt_of_its_event_alone() {
     let (database, place) = (migrated_database().await, Place::new(1).await);
@@ -377,7 +381,7 @@ async fn an_instance_id_that_brokers_keep_for_a_killed_process_is_waited_for() {
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
 }
 
-/// Two processes with one id.
+/// Two processes share one id.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy() {
     let (database, place) = (migrated_database().await, Place::new(2).await);
@@ -399,9 +403,9 @@ async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy
     let second = start!(build());
     let ended = tokio::time::timeout(Duration::from_secs(60), first)
         .await
-        .expect("it ends")
-        .expect("no panic");
-    let error = ended.expect_err("it is fenced").to_string();
+        .expect("the process ends")
+        .expect("the task does not panic");
+    let error = ended.expect_err("the first process is fenced").to_string();
     assert!(
         error.contains("`one`") && error.contains("an instance id of its own"),
         "{error}"
@@ -414,7 +418,7 @@ async fn a_second_process_with_the_same_instance_id_ends_the_first_with_a_remedy
 
 // === the client ===
 
-/// The ids of the members of a group.
+/// Returns the ids of the members of a group.
 async fn members(place: &Place) -> Vec<String> {
     let (brokers, group) = (place.brokers.clone(), place.group.clone());
     let asked = tokio::task::spawn_blocking(move || {
@@ -435,10 +439,13 @@ async fn members(place: &Place) -> Vec<String> {
                 .collect(),
         )
     });
-    asked.await.expect("no panic").unwrap_or_default()
+    asked
+        .await
+        .expect("the task does not panic")
+        .unwrap_or_default()
 }
 
-/// A poll of the member's client never returns, as after a step of the clock.
+/// A poll of the member's client never returns, which can happen after a step of the clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     let (database, place) = (migrated_database().await, Arc::new(Place::new(4).await));
@@ -461,7 +468,7 @@ async fn a_member_whose_client_hangs_is_replaced_and_repeats_nothing() {
     let versions = load.end(&database.pool).await;
     hanging.stop().await;
     assert_once_and_in_order(&database.pool, ACCOUNTS, versions).await;
-    // The new one has committed what both handled.
+    // The new member has committed the events that both handled.
     let next = start!(
         place
             .subscriber::<()>()

@@ -1,4 +1,5 @@
-//! The bus returns or says why it does not settle, within a bounded virtual time.
+//! Bounds of the test bus: it returns within a bounded virtual time, or it reports why it does not
+//! settle.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use tidings::subscriber::{
 use tidings::testing::TestBus;
 use tidings::{DomainEvent, Outbox};
 
-use crate::services::migrated_database;
+use crate::support::services::migrated_database;
 
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
@@ -27,10 +28,10 @@ struct StockReserved {
     note: String,
 }
 
-/// Orders, and the members that handled them.
+/// Orders and the members that handled them.
 type Calls = Vec<(i64, usize)>;
 
-/// The reason for which the bus does not settle, with the parts that it must have.
+/// Asserts that the bus does not settle and that the reason contains these parts.
 async fn reason(bus: &mut TestBus, parts: &[&str]) {
     let began = Instant::now();
     let reason = bus
@@ -205,13 +206,13 @@ async fn scheduled_events_pass_virtual_time_and_one_that_schedules_itself_for_ev
         })
     }
     let (database, mut bus) = (migrated_database().await, TestBus::new());
-    // What is there when the subscriber is added is left alone.
-    let mut tx = database.pool.begin().await.expect("begun");
+    // Events that exist when the subscriber is added are left alone.
+    let mut tx = database.pool.begin().await.expect("a transaction begins");
     Outbox::new()
         .publish_after(&mut tx, &OrderPlaced { order_id: 77 }, MONTH)
         .await
-        .expect("scheduled");
-    tx.commit().await.expect("committed");
+        .expect("the event is scheduled");
+    tx.commit().await.expect("the commit succeeds");
     bus.add(
         bus.subscriber::<()>("inventory")
             .on(monthly)
@@ -251,7 +252,7 @@ async fn an_event_of_five_megabytes_is_refused_whoever_publishes_it() {
     bus.settle().await;
     assert!(bus.published_envelopes().is_empty());
     let [reason] = &bus.dead_letters("inventory")[..] else {
-        panic!("one dead letter")
+        panic!("expected one dead letter")
     };
     assert!(reason.contains("max_event_bytes"), "{reason}");
     let publish = std::panic::AssertUnwindSafe(|| {
@@ -275,7 +276,10 @@ async fn without_an_inbox_an_event_that_comes_twice_is_handled_twice_and_batches
         orders: Batch<OrderPlaced>,
         State(sizes): State<Arc<Mutex<Vec<usize>>>>,
     ) -> Result<(), HandlerError> {
-        sizes.lock().expect("no panic").push(orders.len());
+        sizes
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(orders.len());
         Ok(())
     }
     let (mut bus, sizes) = (TestBus::new(), Arc::<Mutex<Vec<usize>>>::default());
@@ -290,7 +294,10 @@ async fn without_an_inbox_an_event_that_comes_twice_is_handled_twice_and_batches
     bus.deliver_twice();
     (0..48).for_each(|n| bus.publish(&OrderPlaced { order_id: n % 7 }));
     bus.settle().await;
-    assert_eq!(*sizes.lock().expect("no panic"), [32, 32, 32]);
+    assert_eq!(
+        *sizes.lock().expect("the lock is not poisoned"),
+        [32, 32, 32]
+    );
     assert_eq!(
         (
             bus.statistics("inventory").handled(),
@@ -307,7 +314,7 @@ async fn members_of_a_group_share_its_events_by_partition_and_each_aggregate_has
         State((member, seen)): State<(usize, Arc<Mutex<Calls>>)>,
     ) -> Result<(), HandlerError> {
         seen.lock()
-            .expect("no panic")
+            .expect("the lock is not poisoned")
             .push((order.order_id, member));
         Ok(())
     }
@@ -324,7 +331,7 @@ async fn members_of_a_group_share_its_events_by_partition_and_each_aggregate_has
         (0..20).for_each(|order_id| bus.publish(&OrderPlaced { order_id }));
         bus.settle().await;
     }
-    let mut seen = seen.lock().expect("no panic").clone();
+    let mut seen = seen.lock().expect("the lock is not poisoned").clone();
     assert_eq!(seen.len(), 60);
     seen.sort_unstable();
     seen.dedup();
@@ -377,7 +384,7 @@ async fn tombstones_can_be_published_and_their_handlers_called() {
     );
     let called = forget(tidings::testing::tombstone("9"), State(calls))
         .await
-        .expect("handled")
+        .expect("the handler succeeds")
         .expect("an event");
     assert_eq!((called.order_id, &*called.note), (9, "order"));
 }

@@ -1,4 +1,4 @@
-//! One suite of scenarios: what happens on the in-memory bus and on real services is the same.
+//! Parity: a scenario has the same result on the in-memory bus and on real services.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tidings::subscriber::{
 };
 use tidings::{DomainEvent, Outbox};
 
-use super::worlds::{Memory, Outcome, Real, World, of};
+use crate::support::worlds::{Memory, Outcome, Real, World, of};
 
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "order", id = "order_id")]
@@ -45,21 +45,24 @@ fn quick(attempts: u32) -> Retry {
     Retry::exponential(attempts, Duration::from_millis(1)..Duration::from_millis(5))
 }
 
-/// What handlers have seen, in order.
+/// Lines that handlers record, in order.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<String>>>);
 
 impl Seen {
     fn note(&self, line: impl Into<String>) {
-        self.0.lock().expect("no panic").push(line.into());
+        self.0
+            .lock()
+            .expect("the lock is not poisoned")
+            .push(line.into());
     }
 
     fn lines(&self) -> Vec<String> {
-        self.0.lock().expect("no panic").clone()
+        self.0.lock().expect("the lock is not poisoned").clone()
     }
 }
 
-/// Runs a scenario in both worlds and compares what handlers saw and what came of it.
+/// Runs a scenario in both worlds and compares the lines of the handlers and the outcomes.
 macro_rules! scenarios {
     ($($(#[$attribute:meta])* $name:ident)*) => {
         $(
@@ -91,7 +94,7 @@ mod scenario {
 
     type Ended = (Outcome, Vec<String>);
 
-    /// Two events, and both again once they have ended.
+    /// Publishes two events, and both again after they have ended.
     async fn publish_twice(world: &mut impl World) {
         let events = [placed("a", 1), placed("a", 2)];
         world.publish(&events).await;
@@ -150,7 +153,7 @@ mod scenario {
     pub(super) async fn events_that_wait_are_handled_in_batches_and_a_bad_one_costs_only_itself(
         mut world: impl World,
     ) -> Ended {
-        /// Notes how often a batch had several events, and the order of each aggregate.
+        /// Counts the batches with several events and records the order of each aggregate.
         async fn note(
             orders: Batch<OrderPlaced>,
             mut tx: Tx,
@@ -178,7 +181,7 @@ mod scenario {
         let subscriber = subscriber
             .state((seen.clone(), several.clone()))
             .inbox(world.pool().clone());
-        // All of them wait when the subscriber starts.
+        // All events are waiting when the subscriber starts.
         world
             .publish(&(0..96).map(|n| placed(n % 5, n)).collect::<Vec<_>>())
             .await;
@@ -189,10 +192,10 @@ mod scenario {
             "batches of several events"
         );
         let mut lines = seen.lines();
-        // Stable: the events of one order stay in the order in which they were handled.
+        // A stable sort keeps the events of one order in the order of their handling.
         lines.sort_by_key(|line| line.split(' ').next().map(str::to_owned));
         let mut outcome = world.outcome().await;
-        // How many attempts fail depends on what waits together.
+        // The number of failed attempts depends on which events wait together.
         outcome.counts.values_mut().for_each(|counts| counts[5] = 0);
         (outcome, lines)
     }
@@ -200,7 +203,8 @@ mod scenario {
     pub(super) async fn one_key_in_two_topics_is_handled_in_parallel(
         mut world: impl World,
     ) -> Ended {
-        /// Both wait for each other: one after the other they would wait for ever.
+        /// Both handlers wait for each other, so they would wait forever if they ran one after the
+        /// other.
         async fn meet<E: DomainEvent>(
             _: Event<E>,
             State(barrier): State<Arc<tokio::sync::Barrier>>,
@@ -263,7 +267,7 @@ mod scenario {
         let effects: Vec<i32> = sqlx::query_scalar("select n from effect")
             .fetch_all(world.pool())
             .await
-            .expect("read");
+            .expect("the query succeeds");
         (
             world.outcome().await,
             effects.iter().map(ToString::to_string).collect(),

@@ -1,4 +1,4 @@
-//! The real Debezium, in Kafka Connect standalone: its jars are fetched once by Maven.
+//! The real Debezium in standalone Kafka Connect. Maven downloads its jars once.
 
 use std::{
     fmt::Write as _,
@@ -13,16 +13,20 @@ use std::{
 use dev_services::java::{self, Java};
 
 const POM: &str = include_str!("../../../../benches/peers/debezium/pom.xml");
-const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\nappender.c.name=c\n\
-                   appender.c.layout.type=PatternLayout\nappender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
+const LOG: &str = "rootLogger.level=warn\nrootLogger.appenderRef.c.ref=c\nappender.c.type=Console\n\
+    appender.c.name=c\n\
+                   appender.c.layout.type=PatternLayout\n\
+                   appender.c.layout.pattern=%d %-5p %c{1}: %m%n\n";
 
-/// Starts the program, says its process id, and kills it once standard input ends: also when the test was killed.
-const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child; read -r _; kill -KILL $child 2>/dev/null; wait"#;
+/// Starts the program, prints its process id, and kills it when standard input ends, even if the
+/// test was killed.
+const KEEPER: &str = r#""$@" </dev/null >&2 & child=$!; echo $child
+    read -r _; kill -KILL $child 2>/dev/null; wait"#;
 
-/// How long a JVM may take on a busy machine.
+/// Time limit for a JVM on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where Debezium is to be had: a Java and the jars.
+/// An installation of Debezium: a Java runtime and the jars.
 pub(super) struct Debezium {
     java: Java,
     jars: PathBuf,
@@ -36,7 +40,8 @@ pub(super) struct Worker {
     folder: PathBuf,
 }
 
-/// Debezium, or none with a word why the test is skipped.
+/// Returns the installation of Debezium. Returns `None` if there is none, and reports why the test
+/// is skipped.
 pub(super) async fn debezium() -> Option<Debezium> {
     let found = tokio::task::spawn_blocking(|| {
         let java = Java::newest().map_err(|error| error.to_string())?;
@@ -48,17 +53,17 @@ pub(super) async fn debezium() -> Option<Debezium> {
             java::jars(&format!("debezium-{version}"), POM).map_err(|error| error.to_string())?;
         Ok::<_, String>(Debezium { java, jars })
     });
-    match found.await.expect("no panic") {
+    match found.await.expect("the task does not panic") {
         Ok(debezium) => Some(debezium),
         Err(error) => {
-            eprintln!("SKIPPED, the real Debezium is not to be had: {error}");
+            eprintln!("SKIPPED, the real Debezium is not available: {error}");
             None
         }
     }
 }
 
 impl Debezium {
-    /// Starts a worker with these connectors, each a name and its properties.
+    /// Starts a worker with these connectors, given as names and properties.
     pub(super) async fn start(
         &self,
         brokers: &str,
@@ -80,14 +85,17 @@ impl Debezium {
                 .expect("a port")
                 .port();
             let worker = format!(
-                "bootstrap.servers={brokers}\nlisteners=http://127.0.0.1:{port}\nplugin.discovery=service_load\ntopic.creation.enable=false\n\
+                "bootstrap.servers={brokers}\nlisteners=http://127.0.0.1:{port}\n\
+                 plugin.discovery=service_load\ntopic.creation.enable=false\n\
                  offset.storage.file.filename={}/offsets\noffset.flush.interval.ms=500\n\
-                 key.converter=org.apache.kafka.connect.storage.StringConverter\nvalue.converter=org.apache.kafka.connect.storage.StringConverter\n\
-                 header.converter=org.apache.kafka.connect.storage.StringConverter\nproducer.linger.ms=0\n",
+                 key.converter=org.apache.kafka.connect.storage.StringConverter\n\
+                 value.converter=org.apache.kafka.connect.storage.StringConverter\n\
+                 header.converter=org.apache.kafka.connect.storage.StringConverter\n\
+                 producer.linger.ms=0\n",
                 folder.display()
             );
-            fs::write(folder.join("worker.properties"), worker).expect("written");
-            fs::write(folder.join("log4j2.properties"), LOG).expect("written");
+            fs::write(folder.join("worker.properties"), worker).expect("the write succeeds");
+            fs::write(folder.join("log4j2.properties"), LOG).expect("the write succeeds");
             let mut arguments = vec![
                 "-Xmx512m".to_owned(),
                 format!(
@@ -105,10 +113,10 @@ impl Debezium {
             for (name, properties) in connectors {
                 let mut text = format!("name={name}\n");
                 properties.iter().for_each(|(key, value)| {
-                    writeln!(text, "{key}={value}").expect("a string takes all")
+                    writeln!(text, "{key}={value}").expect("a string accepts any text")
                 });
                 let file = folder.join(format!("{name}.properties"));
-                fs::write(&file, text).expect("written");
+                fs::write(&file, text).expect("the write succeeds");
                 arguments.push(file.display().to_string());
             }
             let log = fs::File::create(folder.join("log")).expect("a log");
@@ -125,7 +133,7 @@ impl Debezium {
                 .expect("sh starts");
             let leash = keeper.stdin.take();
             let mut pid = String::new();
-            BufReader::new(keeper.stdout.take().expect("piped"))
+            BufReader::new(keeper.stdout.take().expect("the input is piped"))
                 .read_line(&mut pid)
                 .expect("the process id");
             Worker {
@@ -135,12 +143,12 @@ impl Debezium {
                 folder,
             }
         });
-        started.await.expect("no panic")
+        started.await.expect("the task does not panic")
     }
 }
 
 impl Worker {
-    /// Asks the REST interface, again and again until `fits`.
+    /// Repeats a request to the REST interface until `fits` accepts the answer.
     async fn ask(&self, method: &'static str, path: &str, fits: impl Fn(&str) -> bool) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -156,7 +164,10 @@ impl Worker {
                 socket.read_to_string(&mut answer)?;
                 Ok(answer)
             });
-            let answer = asked.await.expect("no panic").unwrap_or_default();
+            let answer = asked
+                .await
+                .expect("the task does not panic")
+                .unwrap_or_default();
             if fits(&answer) {
                 return answer
                     .split_once("\r\n\r\n")
@@ -171,7 +182,7 @@ impl Worker {
         }
     }
 
-    /// Stops a connector as an operator does, and gives its stored offset.
+    /// Stops a connector as an operator does and returns its stored offset.
     pub(super) async fn stop(&self, connector: &str) -> String {
         self.ask("PUT", &format!("/connectors/{connector}/stop"), |answer| {
             answer.contains(" 20")
@@ -191,7 +202,8 @@ impl Worker {
         .await
     }
 
-    /// Has a stopped connector forget its offset, so that it goes on from where its slot stands.
+    /// Deletes the offset of a stopped connector, so that it continues from the position of its
+    /// slot.
     pub(super) async fn resume_from_the_slot(&self, connector: &str) {
         self.ask(
             "DELETE",
@@ -207,15 +219,13 @@ impl Worker {
         .await;
     }
 
-    /// The end of what it logged.
+    /// Returns the last lines of the worker's log.
     pub(super) fn log(&self) -> String {
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 }
-
-// === impl Drop ===
 
 impl Drop for Worker {
     fn drop(&mut self) {

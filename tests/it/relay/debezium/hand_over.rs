@@ -1,4 +1,4 @@
-//! A connector's place is taken, and given back, without a gap and without a repeat.
+//! The handover from a Debezium connector to a relay and back, without a gap and without a repeat.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,11 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidings::relay::{HandOver, Offset, TopicRewrite};
 
 use super::{TABLE, connector::debezium, insert, options, recorded::wait_for_slots};
-use crate::{
-    relay::{
-        records::{Reader, create_topic},
-        running::{Place, Running},
-    },
-    services::migrated_database,
-};
+use crate::support::records::{Reader, create_topic};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
-/// The usual properties of a connector.
+/// Returns the usual properties of a connector.
 pub(super) fn properties(url: &url::Url, table: &str, name: &str) -> Vec<(String, String)> {
     let unique = format!("d{}", uuid::Uuid::now_v7().simple());
     let port = url.port().expect("a port").to_string();
@@ -38,14 +34,14 @@ pub(super) fn properties(url: &url::Url, table: &str, name: &str) -> Vec<(String
         ("snapshot.mode", "no_data"),
         ("transforms", "outbox"),
         ("transforms.outbox.type", transform),
-        // Headers about Debezium itself.
+        // Omit the headers about Debezium itself.
         ("extended.headers.enabled", "false"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()
 }
 
-/// Each aggregate's numbers in the order of the topic.
+/// Returns the numbers of each aggregate in topic order.
 fn sequences(reader: &mut Reader) -> BTreeMap<String, Vec<u32>> {
     let mut sequences: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for record in reader.read_to_the_end() {
@@ -80,17 +76,18 @@ fn assert_once_in_order(reader: &mut Reader, aggregates: &[(&str, u32)]) {
 }
 
 async fn insert_at_once(pool: &PgPool, aggregate: &str, range: std::ops::Range<u32>) {
-    let mut tx = pool.begin().await.expect("begun");
+    let mut tx = pool.begin().await.expect("a transaction begins");
     for n in range {
         let sql = format!(
-            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', '{aggregate}', 'T', '{n}')"
+            "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+             values ('order', '{aggregate}', 'T', '{n}')"
         );
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut *tx)
             .await
-            .expect("inserted");
+            .expect("the insert succeeds");
     }
-    tx.commit().await.expect("committed");
+    tx.commit().await.expect("the commit succeeds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,33 +95,39 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
     let database = migrated_database().await;
     let (place, pool) = (Place::new(&database), &database.pool);
     let slot = format!("d{}", uuid::Uuid::now_v7().simple());
-    sqlx::raw_sql(TABLE).execute(pool).await.expect("created");
+    sqlx::raw_sql(TABLE)
+        .execute(pool)
+        .await
+        .expect("the statement succeeds");
     sqlx::raw_sql("create publication theirs for all tables")
         .execute(pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::query("select pg_create_logical_replication_slot($1, 'pgoutput')")
         .bind(&slot)
         .execute(pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     insert(pool, "a", 0..3).await;
     sqlx::raw_sql("create table public.other (n int); insert into public.other values (1), (2)")
         .execute(pool)
         .await
-        .expect("other");
+        .expect("the other table is created");
     insert_at_once(pool, "b", 0..10).await;
     insert(pool, "c", 0..4).await;
-    // As a connector stores it that has sent four events of the large transaction.
-    let changes = "select xid::text::bigint, (lsn - '0/0')::bigint from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', 'publication_names', 'theirs')
+    // The offset that a connector stores after it has sent four events of the large transaction.
+    let changes = "select xid::text::bigint, (lsn - '0/0')::bigint \
+        from pg_logical_slot_peek_binary_changes($1, null, null, 'proto_version', '1', \
+        'publication_names', 'theirs')
                    where get_byte(data, 0) = ascii('I') offset 8 limit 1";
     let (xid, lsn): (i64, i64) = sqlx::query_as(changes)
         .bind(&slot)
         .fetch_one(pool)
         .await
-        .expect("peeked");
+        .expect("the slot can be read");
     let offset = format!(
-        r#"{{"offsets":[{{"partition":{{"server":"x"}},"offset":{{"lsn_proc":{lsn},"lsn":{lsn},"txId":{xid},"ts_usec":1}}}}]}}"#
+        r#"{{"offsets":[{{"partition":{{"server":"x"}},
+            "offset":{{"lsn_proc":{lsn},"lsn":{lsn},"txId":{xid},"ts_usec":1}}}}]}}"#
     );
     let mut options = options(&place);
     let outbox = options.debezium.as_mut().expect("set");
@@ -147,12 +150,12 @@ async fn a_slot_and_an_offset_in_the_middle_of_a_transaction_are_gone_on_from_ex
             ("c".to_owned(), (0..6).collect())
         ])
     );
-    // The next start goes on from its own position, whatever the options still say.
+    // The next start continues from the relay's own position and ignores the offset in the options.
     sqlx::query("select pg_drop_replication_slot($1)")
         .bind(&slot)
         .execute(pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
     let relay = Running::start(options);
     insert(pool, "c", 6..7).await;
     reader.until_distinct(13);
@@ -167,7 +170,7 @@ async fn a_connector_that_still_runs_or_is_not_there_is_not_taken_over() {
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let mut options = options(&place);
     options.debezium.as_mut().expect("set").hand_over = Some(HandOver {
         slot: "no_such_slot".into(),
@@ -188,7 +191,10 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     };
     let database = migrated_database().await;
     let (place, pool) = (Place::new(&database), database.pool.clone());
-    sqlx::raw_sql(TABLE).execute(&pool).await.expect("created");
+    sqlx::raw_sql(TABLE)
+        .execute(&pool)
+        .await
+        .expect("the statement succeeds");
     create_topic(&place.brokers, &place.topic, 1).await;
     let url: url::Url = database.url.parse().expect("a URL");
     let mut properties = properties(&url, "public.outboxevent", "shop");
@@ -196,7 +202,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         "transforms.outbox.route.topic.replacement".into(),
         place.topic.clone(),
     ));
-    // Small batches: a stop comes in the middle of transactions.
+    // With small batches, a stop falls into the middle of a transaction.
     properties.extend(
         [
             ("max.batch.size", "7"),
@@ -224,7 +230,7 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let offset = worker.stop("shop").await;
     let mut options = options(&place);
-    options.topic_rewrite = Some(TopicRewrite::parse(".*", &place.topic).expect("a rewriting"));
+    options.topic_rewrite = Some(TopicRewrite::parse(".*", &place.topic).expect("a valid rewrite"));
     let outbox = options.debezium.as_mut().expect("set");
     outbox.publication = Some("shop".into());
     outbox.hand_over = Some(HandOver {
@@ -235,14 +241,15 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     relay.says("stream", "streaming").await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     relay.stop().await;
-    // Back. A relay that stopped within a transaction is started once more, until it has not.
+    // Hand the table back. A relay that stopped within a transaction is started again until its
+    // position is between transactions.
     loop {
         let whole = "select position -> 'partial' = 'null' from tidings.relay where name = $1";
         if sqlx::query_scalar::<_, bool>(whole)
             .bind(&place.name)
             .fetch_one(&pool)
             .await
-            .expect("asked")
+            .expect("the query succeeds")
         {
             break;
         }
@@ -251,40 +258,42 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         relay.stop().await;
     }
-    // What the relay confirmed last may not have reached a busy server: its row has it. Nor may the server have noticed that it is gone.
+    // The last confirmation may not have reached a busy server, but the relay's row contains it.
+    // The server may also not have noticed that the relay has disconnected.
     let active = "select active from pg_replication_slots where slot_name = $1";
     while sqlx::query_scalar::<_, bool>(active)
         .bind(place.slot())
         .fetch_one(&pool)
         .await
-        .expect("asked")
+        .expect("the query succeeds")
     {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) from tidings.relay where name = $2";
+    let advance = "select pg_replication_slot_advance($1, (position ->> 'log')::pg_lsn) \
+        from tidings.relay where name = $2";
     sqlx::query(advance)
         .bind(place.slot())
         .bind(&place.name)
         .execute(&pool)
         .await
-        .expect("advanced");
+        .expect("the statement succeeds");
     sqlx::query("select pg_drop_replication_slot($1)")
         .bind(&slot)
         .execute(&pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
     sqlx::query("select pg_copy_logical_replication_slot($1, $2)")
         .bind(place.slot())
         .bind(&slot)
         .execute(&pool)
         .await
-        .expect("copied");
+        .expect("the statement succeeds");
     worker.resume_from_the_slot("shop").await;
     wait_for_slots(&database, 1, || worker.log()).await;
     stop.cancel();
     let mut counts = Vec::new();
     for (aggregate, writer) in ["a", "b", "c"].into_iter().zip(writers) {
-        counts.push((aggregate, writer.await.expect("no panic")));
+        counts.push((aggregate, writer.await.expect("the task does not panic")));
     }
     let mut reader = place.reader();
     reader.until_distinct(counts.iter().map(|(_, count)| *count as usize).sum());
@@ -292,7 +301,8 @@ async fn the_real_debezium_hands_over_and_takes_back_while_others_write_and_no_e
     assert_once_in_order(&mut reader, &counts);
 }
 
-/// Writes transactions of 1 to 40 events of one aggregate; how many events in all.
+/// Writes transactions of 1 to 40 events of one aggregate until `stop` is cancelled. Returns the
+/// total number of events.
 async fn write_until(
     pool: PgPool,
     aggregate: &'static str,

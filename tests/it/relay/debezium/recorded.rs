@@ -1,5 +1,7 @@
-//! Records are those that the real Debezium wrote from the same rows, byte for byte: compared with a recording, and, where Java and Maven are
-//! to be had, with Debezium itself. `UPDATE_RECORDS=1` records anew.
+//! Comparison with the records that the real Debezium writes from the same rows, byte for byte.
+//!
+//! The expected records are a recording. If Java and Maven are available, the test also compares
+//! with Debezium itself. `UPDATE_RECORDS=1` updates the recording.
 
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -10,14 +12,10 @@ use super::{
     connector::debezium,
     records::read,
 };
-use crate::{
-    relay::{
-        debezium::options,
-        records::create_topic,
-        running::{Place, Running, new_topic},
-    },
-    services::{TestDatabase, brokers, migrated_database},
-};
+use crate::relay::debezium::options;
+use crate::support::records::create_topic;
+use crate::support::running::{Place, Running, new_topic};
+use crate::support::services::{TestDatabase, brokers, migrated_database};
 
 const RECORDED: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -25,7 +23,7 @@ const RECORDED: &str = concat!(
 );
 
 fn recorded() -> Map<String, Value> {
-    let text = std::fs::read_to_string(RECORDED).expect("the recording is there");
+    let text = std::fs::read_to_string(RECORDED).expect("the recording exists");
     serde_json::from_str(&text).expect("the recording is JSON")
 }
 
@@ -36,7 +34,7 @@ async fn create(pool: &PgPool, case: &Case) {
     )))
     .execute(pool)
     .await
-    .expect("created");
+    .expect("the statement succeeds");
 }
 
 async fn fill(pool: &PgPool, case: &Case) {
@@ -47,11 +45,11 @@ async fn fill(pool: &PgPool, case: &Case) {
         )))
         .execute(pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     }
 }
 
-/// What our relay writes for a case, from the stream or from the rows that are there.
+/// Returns the records that Tidings writes for a case, from the stream or from existing rows.
 async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value> {
     let place = Place::new(database);
     let prefix = format!("{}.", new_topic());
@@ -65,7 +63,7 @@ async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value
             "(?<routedByValue>.*)",
             &format!("{prefix}outbox.event.${{routedByValue}}"),
         )
-        .expect("a rewriting"),
+        .expect("a valid rewrite"),
     );
     (case.ours)(&mut options, &mut outbox);
     options.debezium = Some(outbox);
@@ -84,7 +82,7 @@ async fn ours(database: &TestDatabase, case: &Case, existing: bool) -> Vec<Value
     sqlx::raw_sql(AssertSqlSafe(format!("drop table public.{}", case.name)))
         .execute(&database.pool)
         .await
-        .expect("dropped");
+        .expect("the statement succeeds");
     records
 }
 
@@ -176,7 +174,7 @@ async fn the_recording_is_what_the_real_debezium_writes() {
             RECORDED,
             serde_json::to_string_pretty(&records).expect("JSON") + "\n",
         )
-        .expect("written");
+        .expect("the write succeeds");
     } else {
         assert_eq!(records, recorded());
     }
@@ -203,12 +201,13 @@ pub(super) async fn wait_for_slots(
     log: impl Fn() -> String,
 ) {
     for _ in 0..1200 {
-        let active = "select count(*) from pg_replication_slots where active and database = current_database() and slot_name not like 'tidings%'";
+        let active = "select count(*) from pg_replication_slots where active \
+            and database = current_database() and slot_name not like 'tidings%'";
         let active: i64 = sqlx::query_scalar(active)
             .fetch_one(&database.pool)
             .await
-            .expect("asked");
-        if active == i64::try_from(slots).expect("few") {
+            .expect("the query succeeds");
+        if active == i64::try_from(slots).expect("the number fits") {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! Records as they are on the wire: the order of headers and their nulls included.
+//! Records as they are on the wire, including the order of headers and null values.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use rdkafka::{
 };
 use serde_json::{Value, json};
 
-/// Reads `count` records of a topic of one partition, as JSON.
+/// Reads `count` records from a topic with one partition and returns them as JSON.
 pub(super) async fn read(brokers: &str, topic: &str, count: usize) -> Vec<Value> {
     let (brokers, topic) = (brokers.to_owned(), topic.to_owned());
     tokio::task::spawn_blocking(move || read_blocking(&brokers, &topic, count))
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
 }
 
 fn read_blocking(brokers: &str, topic: &str, count: usize) -> Vec<Value> {
@@ -29,7 +29,7 @@ fn read_blocking(brokers: &str, topic: &str, count: usize) -> Vec<Value> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Beginning)
         .expect("a partition");
-    consumer.assign(&list).expect("assigned");
+    consumer.assign(&list).expect("the assignment succeeds");
     let (mut records, until) = (Vec::new(), Instant::now() + Duration::from_secs(120));
     while records.len() < count {
         assert!(
@@ -54,7 +54,7 @@ fn shown(message: &impl Message) -> Value {
     json!({ "key": bytes(message.key()), "value": bytes(message.payload()), "headers": headers })
 }
 
-/// Text, or hexadecimal where it is none.
+/// Returns the text, or its hexadecimal form if it is not valid UTF-8.
 fn bytes(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
         None => Value::Null,

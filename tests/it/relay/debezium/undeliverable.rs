@@ -1,15 +1,12 @@
-//! An event that cannot be delivered, of a table without `seq`: it is found, and nothing else is taken for it.
+//! Undeliverable events of a table without `seq`: the relay finds the right event and blames no
+//! other.
 
 use tidings::relay::{OnUndeliverable, OutboxField, Relay, RelayError};
 
 use super::{TABLE, insert, options};
-use crate::{
-    relay::{
-        records::{Reader, create_topic_with},
-        running::{Place, Running},
-    },
-    services::migrated_database,
-};
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::running::{Place, Running};
+use crate::support::services::migrated_database;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_letters_or_stops_the_relay()
@@ -18,7 +15,7 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     let place = Place::new(&database);
     create_topic_with(
         &place.brokers,
@@ -27,13 +24,14 @@ async fn one_that_the_broker_refuses_is_found_among_others_and_goes_to_the_dead_
         &[("max.message.bytes", "20000")],
     )
     .await;
-    // In one transaction, so that a batch holds them together.
+    // One transaction, so that a batch contains all of them.
     let rows = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload)
-        select 'order', n::text, 'T', case n when 7 then repeat('x', 50000) else n::text end from generate_series(0, 19) n";
+        select 'order', n::text, 'T', case n when 7 then repeat('x', 50000) else n::text end \
+        from generate_series(0, 19) n";
     sqlx::raw_sql(rows)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     let mut options = options(&place);
     options
         .kafka
@@ -86,22 +84,24 @@ async fn a_row_without_a_key_stops_the_relay_before_it_or_goes_to_the_dead_lette
     sqlx::raw_sql(TABLE)
         .execute(&database.pool)
         .await
-        .expect("created");
-    let loose = "alter table public.outboxevent alter aggregateid drop not null, alter aggregatetype drop not null, add column at timestamptz";
+        .expect("the statement succeeds");
+    let loose = "alter table public.outboxevent alter aggregateid drop not null, \
+        alter aggregatetype drop not null, add column at timestamptz";
     sqlx::raw_sql(loose)
         .execute(&database.pool)
         .await
-        .expect("altered");
+        .expect("the statement succeeds");
     let place = Place::new(&database);
     let mut options = options(&place);
     let outbox = options.debezium.as_mut().expect("set");
     outbox.columns.push((OutboxField::OccurredAt, "at".into()));
     insert(&database.pool, "a", 0..2).await;
-    let keyless = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) values ('order', null, 'T', '2')";
+    let keyless = "insert into public.outboxevent (aggregatetype, aggregateid, type, payload) \
+        values ('order', null, 'T', '2')";
     sqlx::raw_sql(keyless)
         .execute(&database.pool)
         .await
-        .expect("inserted");
+        .expect("the insert succeeds");
     insert(&database.pool, "a", 3..5).await;
     let refusal = Running::start(options.clone()).refusal().await;
     assert!(
@@ -137,7 +137,8 @@ async fn parking_is_refused_before_anything_is_connected() {
     let database = migrated_database().await;
     let mut options = options(&Place::new(&database));
     options.undeliverable.policy = OnUndeliverable::Park;
-    assert!(
-        matches!(Relay::new(options), Err(RelayError::Options(text)) if text.contains("cannot be parked"))
-    );
+    assert!(matches!(
+        Relay::new(options),
+        Err(RelayError::Options(text)) if text.contains("cannot be parked")
+    ));
 }

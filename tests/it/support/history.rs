@@ -1,4 +1,4 @@
-//! What writers committed, and what the topic says of it.
+//! Histories of aggregate versions: the versions that writers committed, compared with the topic.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use super::{
     records::{Reader, Record},
     running::Place,
 };
-use crate::services::{TestDatabase, migrated_database};
+use crate::support::services::{TestDatabase, migrated_database};
 
-/// One step of an aggregate: versions count up by one from 1.
+/// One step of an aggregate. Versions start at 1 and increase by one.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "account", id = "account")]
 pub(crate) struct Moved {
@@ -20,7 +20,7 @@ pub(crate) struct Moved {
     pub(crate) version: i64,
 }
 
-/// What the checker found. `Default` is what a relay without faults must give.
+/// The findings of the checker. `Default` is the result of a relay without faults.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) lost: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Verdict {
     pub(crate) in_two_partitions: usize,
 }
 
-/// A database with so many accounts, and where its relay reads and writes.
+/// Returns a database with this number of accounts and a place for its relay.
 pub(crate) async fn with_accounts(accounts: usize) -> (TestDatabase, Place) {
     let database = migrated_database().await;
     let place = Place::new(&database);
@@ -42,15 +42,16 @@ pub(crate) async fn create_accounts(pool: &PgPool, accounts: usize) {
     sqlx::raw_sql("create table account (id text primary key, version bigint not null default 0)")
         .execute(pool)
         .await
-        .expect("created");
+        .expect("the statement succeeds");
     sqlx::query("insert into account (id) select 'a' || n from generate_series(0, $1 - 1) n")
-        .bind(i64::try_from(accounts).expect("few"))
+        .bind(i64::try_from(accounts).expect("the number fits"))
         .execute(pool)
         .await
-        .expect("filled");
+        .expect("the table is filled");
 }
 
-/// Commits (or rolls back) `transactions` of 1 to 4 steps each: locks the account, then publishes; some steps in a savepoint that is rolled back.
+/// Commits or rolls back `transactions` transactions of 1 to 4 steps. Each step locks its account
+/// and then publishes. Some steps run in a savepoint that is rolled back.
 pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions: usize) {
     let outbox = Outbox::new();
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -61,8 +62,9 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
         random % below
     };
     for _ in 0..transactions {
-        let mut tx = pool.begin().await.expect("begun");
-        // One account in two steps is the hot one. Sorted, so that writers do not deadlock.
+        let mut tx = pool.begin().await.expect("a transaction begins");
+        // On average, half of the steps change one hot account. The accounts are sorted, so that
+        // writers do not deadlock.
         let mut steps: Vec<u64> = (0..=next(4))
             .map(|_| if next(2) == 0 { 0 } else { next(accounts) })
             .collect();
@@ -71,15 +73,15 @@ pub(crate) async fn write(pool: &PgPool, seed: u64, accounts: u64, transactions:
             let mut savepoint = tx.begin().await.expect("a savepoint");
             step(&outbox, &mut savepoint, account).await;
             if next(5) == 0 {
-                savepoint.rollback().await.expect("rolled back");
+                savepoint.rollback().await.expect("the rollback succeeds");
             } else {
-                savepoint.commit().await.expect("released");
+                savepoint.commit().await.expect("the savepoint is released");
             }
         }
         if next(6) == 0 {
-            tx.rollback().await.expect("rolled back");
+            tx.rollback().await.expect("the rollback succeeds");
         } else {
-            tx.commit().await.expect("committed");
+            tx.commit().await.expect("the commit succeeds");
         }
     }
 }
@@ -96,10 +98,10 @@ async fn step(outbox: &Outbox, connection: &mut sqlx::PgConnection, account: u64
     outbox
         .publish(connection, &Moved { account, version })
         .await
-        .expect("published");
+        .expect("the event is published");
 }
 
-/// Writers side by side, each with a seed of its own.
+/// Runs writers concurrently, each with its own seed.
 pub(crate) async fn write_concurrently(
     pool: &PgPool,
     writers: u64,
@@ -113,24 +115,24 @@ pub(crate) async fn write_concurrently(
         })
         .collect();
     for task in tasks {
-        task.await.expect("a writer ends well");
+        task.await.expect("the writer ends without an error");
     }
 }
 
-/// The version each account has committed.
+/// Returns the committed version of each account.
 pub(crate) async fn committed(pool: &PgPool) -> HashMap<String, i64> {
     let rows: Vec<(String, i64)> =
         sqlx::query_as("select id, version from account where version > 0")
             .fetch_all(pool)
             .await
-            .expect("read");
+            .expect("the query succeeds");
     rows.into_iter().collect()
 }
 
-/// Compares the topic with what was committed.
+/// Compares the topic with the committed versions.
 pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Verdict {
     let mut verdict = Verdict::default();
-    // Per account: the highest version delivered so far, and the partition of its first record.
+    // Per account: the highest version delivered so far, and the partition of the first record.
     let mut reached: HashMap<String, (i64, i32)> = HashMap::new();
     for record in records {
         let event: Moved =
@@ -149,7 +151,7 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
             *last = event.version;
         }
     }
-    // A version that was jumped over counts as misordered above; if it never came it is lost too.
+    // A skipped version counts as misordered above. If it never arrived, it is also lost.
     let mut delivered: HashMap<String, std::collections::HashSet<i64>> = HashMap::new();
     for record in records {
         let event: Moved =
@@ -168,15 +170,15 @@ pub(crate) fn judge(committed: &HashMap<String, i64>, records: &[Record]) -> Ver
     verdict
 }
 
-/// How many distinct events were committed.
+/// Returns the number of distinct events that were committed.
 pub(crate) fn expected(committed: &HashMap<String, i64>) -> usize {
     committed
         .values()
-        .map(|versions| usize::try_from(*versions).expect("positive"))
+        .map(|versions| usize::try_from(*versions).expect("the version is positive"))
         .sum()
 }
 
-/// Waits until the topic holds everything that is committed by now.
+/// Waits until the topic contains everything that has been committed so far.
 pub(crate) async fn caught_up(pool: &PgPool, reader: &mut Reader) {
     reader.until_distinct(expected(&committed(pool).await));
 }

@@ -1,4 +1,4 @@
-//! What the tests' sagas act on: a database with an outbox, a relay, topics of their own, and services that answer.
+//! A shop for sagas: a database with an outbox, a relay, topics, and services that reply.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::relay::records::create_topic;
-use crate::services::{TestDatabase, brokers, migrated_database};
-use crate::subscriber::place::{Running, start, until};
+use crate::support::place::{Running, start, until};
+use crate::support::records::create_topic;
+use crate::support::services::{TestDatabase, brokers, migrated_database};
 
 macro_rules! events {
     ($($aggregate:literal $Event:ident)*) => {$(
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
         #[event(aggregate = $aggregate, id = "order")]
-        pub(super) struct $Event { pub(super) order: i64 }
+        pub(crate) struct $Event { pub(crate) order: i64 }
     )*};
 }
 
@@ -38,13 +38,13 @@ events! {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct PlaceOrder {
-    pub(super) order: i64,
-    pub(super) reserved: bool,
+pub(crate) struct PlaceOrder {
+    pub(crate) order: i64,
+    pub(crate) reserved: bool,
 }
 
-/// A saga of this name whose first step reserves.
-pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
+/// Returns a saga of this name whose first step reserves stock.
+pub(crate) fn reserving(name: &str) -> Saga<PlaceOrder> {
     Saga::new(name)
         .starts_on::<OrderPlaced>(|placed| PlaceOrder {
             order: placed.order,
@@ -56,8 +56,9 @@ pub(super) fn reserving(name: &str) -> Saga<PlaceOrder> {
         .on::<StockReserved>(|s, _| s.reserved = true)
 }
 
-/// Reserve, pay, confirm. Orders are told apart by their number's last digit, see the services.
-pub(super) fn place_order() -> Saga<PlaceOrder> {
+/// Returns the saga with the steps reserve, pay and confirm. The last digit of the order number
+/// selects the behaviour of the services.
+pub(crate) fn place_order() -> Saga<PlaceOrder> {
     reserving("place-order")
         .fails_on::<StockRefused>(|_, _| "sold out".into())
         .compensate(|s| ReleaseStock { order: s.order })
@@ -77,7 +78,7 @@ pub(super) fn place_order() -> Saga<PlaceOrder> {
         .local(confirm)
 }
 
-/// Fails for orders that end in 8 or 9.
+/// Fails for order numbers that end in 8 or 9.
 async fn confirm(state: PlaceOrder, mut tx: Tx) -> Result<PlaceOrder, HandlerError> {
     sqlx::query("insert into effect (order_id, what) values ($1, 'confirmed')")
         .bind(state.order)
@@ -98,10 +99,10 @@ async fn effect(tx: &mut Tx, order: i64, what: &str) -> Result<(), HandlerError>
     Ok(())
 }
 
-pub(super) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
+pub(crate) type Answer<A, B> = Result<(Option<A>, Option<B>), HandlerError>;
 
-/// Orders that end in 1 are sold out.
-pub(super) async fn reserve(
+/// Refuses order numbers that end in 1 as sold out.
+pub(crate) async fn reserve(
     Event(command): Event<ReserveStock>,
     mut tx: Tx,
 ) -> Answer<StockReserved, StockRefused> {
@@ -113,15 +114,15 @@ pub(super) async fn reserve(
     Ok((Some(StockReserved { order }), None))
 }
 
-pub(super) async fn release(
+pub(crate) async fn release(
     Event(command): Event<ReleaseStock>,
     mut tx: Tx,
 ) -> Result<(), HandlerError> {
     effect(&mut tx, command.order, "released").await
 }
 
-/// Orders that end in 2 are refused, and in 3 not answered.
-pub(super) async fn pay(
+/// Refuses order numbers that end in 2 and does not reply to those that end in 3.
+pub(crate) async fn pay(
     Event(command): Event<TakePayment>,
     mut tx: Tx,
 ) -> Answer<PaymentTaken, PaymentRefused> {
@@ -134,8 +135,8 @@ pub(super) async fn pay(
     Ok((Some(PaymentTaken { order }), None))
 }
 
-/// Orders that end in 9 are not returned.
-pub(super) async fn give_back(
+/// Keeps the payment of order numbers that end in 9.
+pub(crate) async fn give_back(
     Event(command): Event<ReturnPayment>,
     mut tx: Tx,
 ) -> Answer<PaymentReturned, PaymentKept> {
@@ -147,18 +148,18 @@ pub(super) async fn give_back(
     Ok((Some(PaymentReturned { order }), None))
 }
 
-/// A database, a relay and topics of one test.
-pub(super) struct Shop {
-    pub(super) database: TestDatabase,
-    pub(super) bus: Bus,
-    pub(super) sagas: Sagas,
+/// A database, a relay and the topics of one test.
+pub(crate) struct Shop {
+    pub(crate) database: TestDatabase,
+    pub(crate) bus: Bus,
+    pub(crate) sagas: Sagas,
     id: String,
     shutdown: CancellationToken,
     running: Vec<JoinHandle<()>>,
 }
 
 impl Shop {
-    pub(super) async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let (database, id) = (
             migrated_database().await,
             Uuid::now_v7().simple().to_string(),
@@ -196,13 +197,13 @@ impl Shop {
         shop
     }
 
-    /// The services that are commanded.
-    pub(super) fn serve(&mut self) {
+    /// Starts the services that receive commands.
+    pub(crate) fn serve(&mut self) {
         self.serve_stock();
         self.serve_payments();
     }
 
-    pub(super) fn serve_stock(&mut self) {
+    pub(crate) fn serve_stock(&mut self) {
         let inventory = self
             .subscriber("inventory")
             .on(reserve)
@@ -214,11 +215,11 @@ impl Shop {
                 .concurrency(2)
                 .run(stop)
                 .await
-                .expect("it ends well")
+                .expect("the subscriber ends without an error")
         }));
     }
 
-    pub(super) fn serve_payments(&mut self) {
+    pub(crate) fn serve_payments(&mut self) {
         let payments = self
             .subscriber("payments")
             .on(pay)
@@ -230,11 +231,11 @@ impl Shop {
                 .concurrency(2)
                 .run(stop)
                 .await
-                .expect("it ends well")
+                .expect("the subscriber ends without an error")
         }));
     }
 
-    pub(super) fn subscriber(&self, group: &str) -> Subscriber<()> {
+    pub(crate) fn subscriber(&self, group: &str) -> Subscriber<()> {
         self.bus
             .subscriber(format!("{}-{group}", self.id))
             .topic::<OrderPlaced>(self.topic("order"))
@@ -242,8 +243,8 @@ impl Shop {
             .topic::<PaymentTaken>(self.topic("payment"))
     }
 
-    /// A replica of the service that runs this saga.
-    pub(super) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
+    /// Starts a replica of the service that runs this saga. Returns the token that stops it.
+    pub(crate) fn run(&mut self, saga: Saga<PlaceOrder>) -> CancellationToken {
         let stop = self.shutdown.child_token();
         let subscriber = self
             .subscriber("orders")
@@ -251,14 +252,14 @@ impl Shop {
             .inbox(self.database.pool.clone())
             .concurrency(2);
         let running = subscriber.run(stop.clone());
-        self.running.push(tokio::spawn(
-            async move { running.await.expect("it ends well") },
-        ));
+        self.running.push(tokio::spawn(async move {
+            running.await.expect("the subscriber ends without an error")
+        }));
         stop
     }
 
-    /// A version of the service that runs this saga, which the test stops.
-    pub(super) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
+    /// Starts a version of the service that runs this saga. The test stops it.
+    pub(crate) fn deploy(&self, saga: Saga<PlaceOrder>) -> Running {
         start!(
             self.subscriber("orders")
                 .saga(saga)
@@ -268,76 +269,77 @@ impl Shop {
     }
 
     /// Waits until the saga of this order has ended.
-    pub(super) async fn until_ended(&self, order: i64) -> SagaRun {
+    pub(crate) async fn until_ended(&self, order: i64) -> SagaRun {
         until(&format!("order {order} has ended"), async || {
             let run = self
                 .sagas
                 .find("place-order", &order.to_string())
                 .await
-                .expect("read")?;
+                .expect("the saga can be read")?;
             run.status.is_end().then_some(run)
         })
         .await
     }
 
-    /// Waits until the saga of this order stands at this step.
-    pub(super) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
+    /// Waits until the saga of this order is at this step.
+    pub(crate) async fn until_at(&self, order: i64, step: &str) -> SagaRun {
         until(&format!("order {order} stands at {step}"), async || {
             let run = self
                 .sagas
                 .find("place-order", &order.to_string())
                 .await
-                .expect("read")?;
+                .expect("the saga can be read")?;
             (run.status == SagaStatus::Running && run.step.as_deref() == Some(step)).then_some(run)
         })
         .await
     }
 
-    /// The event types that wait in the table `detour`.
-    pub(super) async fn parked(&self) -> Vec<String> {
-        let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], 'UTF8') from tidings.detour order by seq";
+    /// Returns the types of the events in the table `detour`.
+    pub(crate) async fn parked(&self) -> Vec<String> {
+        let sql = "select convert_from(header_values[array_position(header_names, 'ce_type')], \
+            'UTF8') from tidings.detour order by seq";
         sqlx::query_scalar(sql)
             .fetch_all(&self.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     }
 
-    pub(super) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
+    pub(crate) async fn place(&self, orders: impl IntoIterator<Item = i64>) {
         for order in orders {
             let mut conn = self.database.pool.acquire().await.expect("a connection");
             tidings::Outbox::new()
                 .allow_autocommit()
                 .publish(&mut conn, &OrderPlaced { order })
                 .await
-                .expect("published");
+                .expect("the event is published");
         }
     }
 
-    /// Waits until the saga of this order is so.
-    pub(super) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
+    /// Waits until the saga of this order has this status.
+    pub(crate) async fn until(&self, order: i64, status: SagaStatus) -> SagaRun {
         until(&format!("order {order} is {status:?}"), async || {
             let run = self
                 .sagas
                 .find("place-order", &order.to_string())
                 .await
-                .expect("read")?;
+                .expect("the saga can be read")?;
             (run.status == status).then_some(run)
         })
         .await
     }
 
-    /// What was done for an order, in its order.
-    pub(super) async fn effects(&self, order: i64) -> Vec<String> {
+    /// Returns the recorded effects of an order, in order.
+    pub(crate) async fn effects(&self, order: i64) -> Vec<String> {
         let sql = "select what from effect where order_id = $1";
         sqlx::query_scalar(sql)
             .bind(order)
             .fetch_all(&self.database.pool)
             .await
-            .expect("read")
+            .expect("the query succeeds")
     }
 
-    /// Waits until exactly this was done.
-    pub(super) async fn until_effects(&self, order: i64, expected: &[&str]) {
+    /// Waits until exactly these effects are recorded, in any order.
+    pub(crate) async fn until_effects(&self, order: i64, expected: &[&str]) {
         until(&format!("order {order} has {expected:?}"), async || {
             let mut found = self.effects(order).await;
             found.sort_unstable();
@@ -348,10 +350,10 @@ impl Shop {
         .await;
     }
 
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.shutdown.cancel();
         for running in self.running {
-            running.await.expect("no panic");
+            running.await.expect("the task does not panic");
         }
     }
 

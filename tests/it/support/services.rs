@@ -1,4 +1,4 @@
-//! What every test starts from: a database of its own, on servers that are started once.
+//! Services for tests: a database per test, on servers that start only once.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -9,9 +9,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 use uuid::Uuid;
 
-/// One Postgres and one Kafka for all tests of this process; gone with it.
+/// One Postgres and one Kafka for all tests of this process. They end with the process.
 static SERVICES: LazyLock<Services> = LazyLock::new(|| {
-    // RUST_LOG=info shows what the relays under test say.
+    // RUST_LOG=info shows the logs of the relays under test.
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_ansi(false)
@@ -19,24 +19,26 @@ static SERVICES: LazyLock<Services> = LazyLock::new(|| {
     Services::start().unwrap_or_else(|error| panic!("{error}"))
 });
 
-/// Set to 1, it makes a missing program a failure: for machines that have to run every test.
+/// Environment variable that makes a missing program a failure if it is 1, for machines that must
+/// run every test.
 const ALL: &str = "TIDINGS_TEST_ALL";
 
-/// Reports that a test does nothing because a program is missing, with the command that installs it.
+/// Reports that a test is skipped because a program is missing, and the command that installs it.
 ///
 /// # Panics
-/// If `TIDINGS_TEST_ALL` is 1.
+///
+/// Panics if `TIDINGS_TEST_ALL` is 1.
 pub(crate) fn skipped(what: &str, remedy: &str) {
     let line = format!("\nSKIPPED: {what}; {remedy}\n");
     assert!(
         std::env::var_os(ALL).is_none_or(|value| value != "1"),
         "{ALL}=1, but {line}"
     );
-    // Not by `eprintln!`, whose text the test harness shows for failed tests alone.
+    // The test harness shows the text of `eprintln!` only for failed tests.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// Sends a signal. By the shell, because a small machine has no program `kill`.
+/// Sends a signal through the shell, because a small machine has no program `kill`.
 pub(crate) fn signal(process: u32, name: &str) {
     let sent = std::process::Command::new("sh")
         .args(["-c", r#"kill -s "$0" "$1""#, name, &process.to_string()])
@@ -47,48 +49,48 @@ pub(crate) fn signal(process: u32, name: &str) {
     );
 }
 
-/// A database of one test, gone when this is dropped.
+/// A database of one test, dropped together with this value.
 pub(crate) struct TestDatabase {
     pub(crate) pool: PgPool,
     pub(crate) url: String,
-    /// What names of slots and topics carry, for the schema `tidings`.
+    /// Mark in the names of slots and topics, for the schema `tidings`.
     pub(crate) mark: String,
     pub(crate) name: String,
     server: PgConnectOptions,
 }
 
-/// The brokers of the shared Kafka.
+/// Returns the brokers of the shared Kafka.
 pub(crate) fn brokers() -> String {
     SERVICES.brokers()
 }
 
-/// A broker of one test's own, which it may break.
+/// Starts a dedicated broker, which the test may break.
 pub(crate) async fn own_kafka(options: KafkaOptions) -> Kafka {
     tokio::task::spawn_blocking(|| Kafka::start(options))
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("a broker of its own")
 }
 
-/// A server of one test's own, which it may break.
+/// Starts a dedicated server, which the test may break.
 pub(crate) async fn own_postgres(options: PostgresOptions) -> Postgres {
     tokio::task::spawn_blocking(|| Postgres::start(options))
         .await
-        .expect("no panic")
+        .expect("the task does not panic")
         .expect("a server of its own")
 }
 
-/// An empty database on the shared server.
+/// Creates an empty database on the shared server.
 pub(crate) async fn database() -> TestDatabase {
     database_on(&SERVICES.database_url()).await
 }
 
-/// An empty database on the server of this URL.
+/// Creates an empty database on the server of this URL.
 async fn database_on(server_url: &str) -> TestDatabase {
     made_of(server_url, "template1").await
 }
 
-/// A database on the server of this URL, a copy of `template`.
+/// Creates a database on the server of this URL as a copy of `template`.
 async fn made_of(server_url: &str, template: &str) -> TestDatabase {
     let server: PgConnectOptions = server_url.parse().expect("a postgres:// URL");
     let name = format!("tidings_test_{}", Uuid::now_v7().simple());
@@ -118,13 +120,15 @@ async fn made_of(server_url: &str, template: &str) -> TestDatabase {
     }
 }
 
-/// The mark of this database: FNV-1a of 64 bits over system identifier, database and schema, folded to 32.
+/// Returns the mark of a schema in this database: 64-bit FNV-1a over system identifier, database
+/// and schema, folded to 32 bits.
 pub(crate) async fn mark(pool: &PgPool, schema: &str) -> String {
-    let sql = "select system_identifier || '/' || (select oid from pg_database where datname = current_database()) from pg_control_system()";
+    let sql = "select system_identifier || '/' || (select oid from pg_database \
+        where datname = current_database()) from pg_control_system()";
     let identity: String = sqlx::query_scalar(sql)
         .fetch_one(pool)
         .await
-        .expect("the server tells its identity");
+        .expect("the server returns its identity");
     let byte = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = format!("{identity}/{schema}")
         .bytes()
@@ -132,7 +136,7 @@ pub(crate) async fn mark(pool: &PgPool, schema: &str) -> String {
     format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
 }
 
-/// A database with the tables of Tidings.
+/// Creates a database with the tables of Tidings.
 pub(crate) async fn migrated_database() -> TestDatabase {
     let database = database().await;
     tidings::migrate(&database.pool)
@@ -141,12 +145,14 @@ pub(crate) async fn migrated_database() -> TestDatabase {
     database
 }
 
-/// A database on the same server with what a dump of `original` holds; none if the machine has no `pg_dump` for this server.
+/// Creates a database on the same server from a dump of `original`. Returns `None` if the machine
+/// has no `pg_dump` for this server.
 pub(crate) async fn restored(original: &TestDatabase) -> Option<TestDatabase> {
     restored_on(original, &original.url).await
 }
 
-/// The same on the server of this URL.
+/// Creates a database on the server of this URL from a dump of `original`. Returns `None` if the
+/// machine has no `pg_dump` for the server of `original`.
 pub(crate) async fn restored_on(original: &TestDatabase, server_url: &str) -> Option<TestDatabase> {
     let dump = Command::new("pg_dump")
         .arg(&original.url)
@@ -165,12 +171,12 @@ pub(crate) async fn restored_on(original: &TestDatabase, server_url: &str) -> Op
         .take()
         .expect("a pipe")
         .write_all(&dump.stdout)
-        .expect("it reads");
-    assert!(restoring.wait().expect("it ends").success());
+        .expect("`psql` reads the dump");
+    assert!(restoring.wait().expect("the process ends").success());
     Some(copy)
 }
 
-/// A database with the tables of Tidings whose text has this encoding.
+/// Creates a database with the tables of Tidings and this text encoding.
 pub(crate) async fn encoded_database(encoding: &str) -> TestDatabase {
     let database = made_of(
         &SERVICES.database_url(),
@@ -183,7 +189,7 @@ pub(crate) async fn encoded_database(encoding: &str) -> TestDatabase {
     database
 }
 
-/// A database with the tables of Tidings on the server of this URL.
+/// Creates a database with the tables of Tidings on the server of this URL.
 pub(crate) async fn migrated_database_on(server_url: &str) -> TestDatabase {
     let database = database_on(server_url).await;
     tidings::migrate(&database.pool)
@@ -193,16 +199,21 @@ pub(crate) async fn migrated_database_on(server_url: &str) -> TestDatabase {
 }
 
 impl TestDatabase {
-    /// A copy of it on the same server. Ends its pool's sessions, since a template must have none.
+    /// Copies this database on the same server. Ends the sessions of its pool, because a template
+    /// must have none.
     pub(crate) async fn copy(&self) -> TestDatabase {
-        let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+        let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+            where datname = current_database() and pid <> pg_backend_pid()";
         let mut session = self.pool.acquire().await.expect("a session").detach();
-        sqlx::query(sql).execute(&mut session).await.expect("ended");
-        session.close().await.expect("closed");
+        sqlx::query(sql)
+            .execute(&mut session)
+            .await
+            .expect("the statement succeeds");
+        session.close().await.expect("the connection closes");
         made_of(&self.url, &self.name).await
     }
 
-    /// A pool of another role on this database, for what the owner may do and others may not.
+    /// Returns a pool of another role on this database, for tests of rights.
     pub(crate) async fn pool_as(&self, role: &str) -> PgPool {
         let options = self
             .server
@@ -221,7 +232,8 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let (name, server) = (self.name.clone(), self.server.clone());
-        // A thread of its own: a runtime cannot be entered from within the test's.
+        // Use a separate thread, because a runtime cannot be entered from within the runtime of the
+        // test.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -229,14 +241,23 @@ impl Drop for TestDatabase {
                 .map_err(sqlx::Error::Io)?;
             runtime.block_on(async {
                 let mut admin = server.connect().await?;
-                // A slot would keep its database.
-                let drop_slots = "select pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name) from pg_replication_slots where database = $1";
-                let _ = sqlx::query(drop_slots).bind(&name).execute(&mut admin).await;
-                sqlx::query(AssertSqlSafe(format!("drop database if exists {name} with (force)"))).execute(&mut admin).await?;
+                // A slot would prevent the drop of its database.
+                let drop_slots = "select pg_terminate_backend(active_pid, 5000), \
+                    pg_drop_replication_slot(slot_name) from pg_replication_slots \
+                    where database = $1";
+                let _ = sqlx::query(drop_slots)
+                    .bind(&name)
+                    .execute(&mut admin)
+                    .await;
+                sqlx::query(AssertSqlSafe(format!(
+                    "drop database if exists {name} with (force)"
+                )))
+                .execute(&mut admin)
+                .await?;
                 admin.close().await
             })
         });
-        // A database that stays behind is no reason to fail a test.
+        // A database that cannot be dropped does not fail the test.
         drop(dropping.join());
     }
 }

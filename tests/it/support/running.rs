@@ -19,43 +19,44 @@ use super::{
     history::{Verdict, committed, expected, judge},
     records::Reader,
 };
-use crate::services::TestDatabase;
+use crate::support::services::TestDatabase;
 
-/// A topic name that no other test has.
+/// Returns a topic name that no other test uses.
 pub(crate) fn new_topic() -> String {
     format!("test-{}", Uuid::now_v7().simple())
 }
 
-/// Where a test's relay reads and writes.
+/// The database, topic and names of a test's relay.
 pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) brokers: String,
     pub(crate) topic: String,
-    /// The relay's, and part of its slot's: slots are shared by all databases of a server.
+    /// The relay's name, which is part of the slot's name because all databases of a server share
+    /// slots.
     pub(crate) name: String,
-    /// The database's, and the other part.
+    /// The mark of the database, which is the other part of the slot's name.
     pub(crate) mark: String,
 }
 
 impl Place {
-    /// A new topic for this database on the shared broker.
+    /// Creates a place with a new relay name and topic for this database, on the shared broker.
     pub(crate) fn new(database: &TestDatabase) -> Self {
         let name = format!("t{}", Uuid::now_v7().simple());
         Self {
             url: database.url.clone(),
-            brokers: crate::services::brokers(),
+            brokers: crate::support::services::brokers(),
             topic: new_topic(),
             name,
             mark: database.mark.clone(),
         }
     }
 
-    /// The slot's name.
+    /// Returns the name of the slot.
     pub(crate) fn slot(&self) -> String {
         format!("tidings_{}_{}", self.name, self.mark)
     }
 
-    /// The options of a relay that creates its topic with four partitions.
+    /// Returns the options of a relay that creates its topic with four partitions.
     pub(crate) fn options(&self) -> RelayOptions {
         let database = postgres::Settings::parse(&self.url).expect("a URL");
         let kafka = kafka::Settings {
@@ -81,12 +82,12 @@ impl Place {
         Running::start(self.options())
     }
 
-    /// The binary with the same settings.
+    /// Starts the binary with the same settings.
     pub(crate) fn spawn(&self) -> Killed {
         self.spawn_with(&[])
     }
 
-    /// The binary with the same settings and these variables.
+    /// Starts the binary with the same settings and these environment variables.
     pub(crate) fn spawn_with(&self, variables: &[(&str, &str)]) -> Killed {
         let child = Command::new(env!("CARGO_BIN_EXE_tidings"))
             .args(["relay", "--listen", "off", "--log-level", "warn"])
@@ -113,7 +114,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(options: RelayOptions) -> Self {
-        let relay = Relay::new(options).expect("good options");
+        let relay = Relay::new(options).expect("the options are valid");
         let (shutdown, observer) = (CancellationToken::new(), relay.observer());
         let task = tokio::spawn(relay.run(shutdown.clone()));
         Self {
@@ -123,13 +124,17 @@ impl Running {
         }
     }
 
-    /// Drains and ends it.
+    /// Drains and ends the relay.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.expect("no panic").expect("ends well");
+        self.task
+            .await
+            .expect("the task does not panic")
+            .expect("the relay ends without an error");
     }
 
-    /// Waits until everything committed was delivered, ends the relay, and judges all that the topic then holds.
+    /// Waits until everything committed is delivered, ends the relay, and checks all records of the
+    /// topic.
     pub(crate) async fn verdict(self, pool: &PgPool, reader: &mut Reader) -> Verdict {
         let committed = committed(pool).await;
         reader.until_distinct(expected(&committed));
@@ -137,15 +142,18 @@ impl Running {
         judge(&committed, reader.read_to_the_end())
     }
 
-    /// Waits for it to end by itself, with an error.
+    /// Waits until the relay ends by itself. Returns its error.
     pub(crate) async fn refusal(self) -> String {
         let ended = tokio::time::timeout(Duration::from_secs(120), self.task)
             .await
-            .expect("ends by itself");
-        ended.expect("no panic").expect_err("a refusal").to_string()
+            .expect("the relay ends by itself");
+        ended
+            .expect("the task does not panic")
+            .expect_err("a refusal")
+            .to_string()
     }
 
-    /// Waits until a check says something that contains `text`.
+    /// Waits until the text of a check contains `text`.
     pub(crate) async fn says(&self, check: &str, text: &str) {
         for _ in 0..6_000 {
             let checks = self.observer.checks();
@@ -167,20 +175,21 @@ impl Running {
     }
 }
 
-/// The binary, killed at the latest when this is dropped.
+/// The binary in a process that is killed on drop.
 pub(crate) struct Killed(Child);
 
 impl Killed {
-    /// Whether it has died at the step at which it was told to.
+    /// Returns `true` if the process has died at the step that its failpoint names.
     ///
     /// # Panics
-    /// If it has ended in any other way: then it was not there.
+    ///
+    /// Panics if the process has ended in any other way, because then it never reached the step.
     pub(crate) fn has_died(&mut self) -> bool {
         const ABORTED: i32 = 6;
-        let ended = self.0.try_wait().expect("asked");
+        let ended = self.0.try_wait().expect("the process can be polled");
         assert!(
             ended.is_none_or(|status| status.signal() == Some(ABORTED)),
-            "it did not die: {ended:?}"
+            "the process ended in another way: {ended:?}"
         );
         ended.is_some()
     }
@@ -189,10 +198,10 @@ impl Killed {
         self.0.id()
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.0.kill().expect("killed");
-        self.0.wait().expect("gone");
+        self.0.kill().expect("the kill succeeds");
+        self.0.wait().expect("the process ends");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads a topic from its beginning, with a plain consumer.
+//! Topics of a test: a plain consumer that reads one from its beginning, and their administration.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,10 +16,11 @@ use rdkafka::{
     message::Headers as _,
 };
 
-/// How long a test waits for records that must come. A hang is a failure; a slow machine is not.
+/// Time limit for records that must arrive. It is long, so that only a hang fails the test and not
+/// a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// One record as a consumer sees it.
+/// One record as a consumer receives it.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) partition: i32,
@@ -30,24 +31,24 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The value as text.
+    /// Returns the value as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(self.value.as_deref().expect("a value")).expect("UTF-8")
     }
 }
 
-/// A consumer of one topic that remembers what it has read.
+/// A consumer of one topic that keeps the records it has read.
 pub(crate) struct Reader {
     consumer: BaseConsumer,
     brokers: String,
     topic: String,
     records: Vec<Record>,
-    /// Partitions whose end was reached.
+    /// Partitions whose end has been reached.
     ended: HashSet<i32>,
 }
 
 impl Reader {
-    /// Reads `topic`, all partitions, from the beginning.
+    /// Reads all partitions of `topic` from the beginning.
     pub(crate) fn new(brokers: &str, topic: &str) -> Self {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
@@ -92,16 +93,24 @@ impl Reader {
         for partition in 0..partitions {
             list.add_partition_offset(
                 &self.topic,
-                i32::try_from(partition).expect("few"),
+                i32::try_from(partition).expect("the number fits"),
                 Offset::Beginning,
             )
             .expect("a partition");
         }
-        self.consumer.assign(&list).expect("assigned");
+        self.consumer
+            .assign(&list)
+            .expect("the assignment succeeds");
     }
 
     fn read_one(&mut self) -> bool {
-        if self.consumer.assignment().expect("asked").count() == 0 {
+        if self
+            .consumer
+            .assignment()
+            .expect("the assignment is known")
+            .count()
+            == 0
+        {
             self.assign();
         }
         let message = match self.consumer.poll(Duration::from_millis(50)) {
@@ -131,7 +140,7 @@ impl Reader {
         true
     }
 
-    /// Reads until `distinct` different records (key and value) were seen.
+    /// Reads until `distinct` different records (key and value) have arrived.
     pub(crate) fn until_distinct(&mut self, distinct: usize) -> &[Record] {
         let mut seen: HashSet<(Vec<u8>, Option<Vec<u8>>)> = HashSet::new();
         let mut at = 0;
@@ -155,7 +164,8 @@ impl Reader {
         }
     }
 
-    /// Reads until there are more than `count` records, or the topic has been silent for a while; how many there are.
+    /// Reads until there are more than `count` records, or until the topic has been silent for five
+    /// seconds. Returns the number of records.
     pub(crate) fn until_more_than(&mut self, count: usize) -> usize {
         let mut last = Instant::now();
         while self.records.len() <= count && last.elapsed() < Duration::from_secs(5) {
@@ -166,13 +176,15 @@ impl Reader {
         self.records.len()
     }
 
-    /// Reads every partition from its beginning to its end, as committed: call it once nobody writes any more.
+    /// Reads all committed records of every partition. Call this after the last write.
     pub(crate) fn read_to_the_end(&mut self) -> &[Record] {
-        // Anew: an end is told once, and the marks that end transactions take offsets, so positions do not tell it.
+        // Start with a new consumer: it reports the end of a partition only once, and offsets do
+        // not show the end, because transaction markers take offsets, too.
         *self = Self::new(&self.brokers, &self.topic);
         let until = Instant::now() + PATIENCE;
         self.read_one();
-        // Asked once: an answer costs a round trip, and there may be a hundred thousand records.
+        // Fetch the number of partitions once: a request costs a round trip, and there may be a
+        // hundred thousand records.
         let partitions = self.partitions().max(1);
         while self.ended.len() < partitions {
             self.read_one();
@@ -193,12 +205,12 @@ pub(crate) fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
         .expect("a client")
 }
 
-/// Creates a topic as an operator would.
+/// Creates a topic, as an operator does.
 pub(crate) async fn create_topic(brokers: &str, topic: &str, partitions: i32) {
     create_topic_with(brokers, topic, partitions, &[]).await;
 }
 
-/// Creates a topic with settings of its own.
+/// Creates a topic with the given settings.
 pub(crate) async fn create_topic_with(
     brokers: &str,
     topic: &str,
@@ -229,7 +241,7 @@ pub(crate) async fn alter_topic(brokers: &str, topic: &str, settings: &[(&str, &
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
 }
 
-/// Deletes a topic and waits until the broker does not list it any more.
+/// Deletes a topic and waits until the broker no longer lists it.
 pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
     let answer = admin(brokers)
         .delete_topics(&[topic], &AdminOptions::new())
@@ -238,12 +250,12 @@ pub(crate) async fn delete_topic(brokers: &str, topic: &str) {
     assert!(answer.iter().all(Result::is_ok), "{answer:?}");
     let until = Instant::now() + PATIENCE;
     while Reader::new(brokers, topic).partitions() > 0 {
-        assert!(Instant::now() < until, "topic {topic} is still there");
+        assert!(Instant::now() < until, "topic {topic} still exists");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Adds partitions to a topic, as an operator would who does not know what that does to keys.
+/// Adds partitions to a topic without regard for the partitions of existing keys.
 pub(crate) async fn grow_topic(brokers: &str, topic: &str, partitions: usize) {
     let more = NewPartitions::new(topic, partitions);
     let answer = admin(brokers)

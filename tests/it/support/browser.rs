@@ -1,6 +1,9 @@
-//! Chromium without a window, as a person uses it: opens a page, clicks, reads.
+//! Headless Chromium for tests of a page: opens an address, clicks elements and evaluates
+//! expressions.
 //!
-//! It speaks [WebDriver](https://www.w3.org/TR/webdriver2/) to `chromedriver`: one JSON request a command. The crates for it bring more code and licences than the eight commands here.
+//! The driver is `chromedriver`, which speaks [WebDriver](https://www.w3.org/TR/webdriver2/): one
+//! JSON request per command. The crates for this protocol would add more code and licences than the
+//! eight commands used here.
 
 use std::io::{BufRead as _, BufReader};
 use std::panic::AssertUnwindSafe;
@@ -10,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::http::ask;
-use crate::services::skipped;
+use crate::support::http::ask;
+use crate::support::services::skipped;
 
-/// Nothing of a profile, nothing from the network, no window.
+/// Flags for a run without a window, a first-run dialog or background network traffic.
 const FLAGS: [&str; 9] = [
     "--headless",
     "--no-sandbox",
@@ -26,10 +29,10 @@ const FLAGS: [&str; 9] = [
     "--disable-sync",
 ];
 
-/// How long something may take to be seen.
+/// Time limit for a condition of the page.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A browser with one page; gone with this.
+/// A browser with one page. The browser ends when this value is dropped.
 pub(crate) struct Browser {
     driver: Child,
     address: String,
@@ -37,11 +40,11 @@ pub(crate) struct Browser {
     profile: PathBuf,
 }
 
-/// How to get what the page is tested in.
+/// Remedy for a missing browser or driver.
 const MISSING: &str =
     "install Chromium and its driver: on Debian, `apt-get install chromium chromium-driver`";
 
-/// Returns true if Chromium and its driver are installed. Otherwise reports how to get them.
+/// Returns `true` if Chromium and its driver are installed. Otherwise reports how to install them.
 pub(crate) fn is_installed() -> bool {
     let is_there = |program: &str| {
         Command::new(program)
@@ -66,7 +69,8 @@ pub(crate) fn is_installed() -> bool {
     false
 }
 
-/// Where distributions install it; the driver finds it elsewhere by itself.
+/// Returns the path at which distributions install the browser. The driver finds it elsewhere by
+/// itself.
 fn binary() -> Option<&'static str> {
     let binaries = [
         "/usr/bin/chromium",
@@ -79,7 +83,7 @@ fn binary() -> Option<&'static str> {
 }
 
 impl Browser {
-    /// Opens this address.
+    /// Starts a browser and opens `url`.
     pub(crate) fn open(url: &str) -> Self {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -87,15 +91,15 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("chromedriver: {error}; {MISSING}"));
-        let mut lines = BufReader::new(driver.stdout.take().expect("it is piped"))
+        let mut lines = BufReader::new(driver.stdout.take().expect("the output is piped"))
             .lines()
             .map_while(Result::ok);
         let port = lines.find_map(|line| {
             line.split_once("successfully on port ")
                 .map(|(_, port)| port.to_owned())
         });
-        let port = port.expect("chromedriver starts");
-        // What else it says is read, so that it can say it.
+        let port = port.expect("chromedriver prints its port");
+        // Drain the rest of the output, so that a full pipe cannot block the driver.
         std::thread::spawn(move || lines.for_each(drop));
         let address = format!("127.0.0.1:{}", port.trim_end_matches('.'));
         let profile =
@@ -106,7 +110,11 @@ impl Browser {
         if let Some(binary) = binary() {
             options["binary"] = binary.into();
         }
-        let wanted = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
+        let wanted = json!({
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": { "browser": "ALL" },
+        });
         let mut browser = Self {
             driver,
             address,
@@ -124,7 +132,7 @@ impl Browser {
         browser
     }
 
-    /// What an expression of the page is worth.
+    /// Evaluates an expression in the page.
     pub(crate) fn value(&self, expression: &str) -> Value {
         self.command(
             "POST",
@@ -133,7 +141,7 @@ impl Browser {
         )
     }
 
-    /// Clicks the first element of this selector, once there is one that can be clicked.
+    /// Clicks the first element that matches the selector, as soon as it can be clicked.
     pub(crate) fn click(&self, selector: &str) {
         self.until(&format!("{selector} can be clicked"), || {
             let element = self.try_command(
@@ -149,7 +157,7 @@ impl Browser {
                 .next()
                 .and_then(Value::as_str)
                 .expect("an id");
-            // It may be drawn anew between the two.
+            // The page may have redrawn the element since it was found.
             self.try_command(
                 "POST",
                 &format!("{}/element/{element}/click", self.session),
@@ -159,14 +167,19 @@ impl Browser {
         });
     }
 
-    /// Waits until an expression of the page is true.
+    /// Waits until an expression of the page is `true`.
     pub(crate) fn until_true(&self, expression: &str) {
         self.until(expression, || self.value(expression) == true);
     }
 
-    /// A window of this size, in CSS pixels.
+    /// Sets the size of the window, in CSS pixels.
     pub(crate) fn resize(&self, width: u32, height: u32) {
-        let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+        let screen = json!({
+            "width": width,
+            "height": height,
+            "deviceScaleFactor": 1,
+            "mobile": width < 600,
+        });
         self.command(
             "POST",
             "/goog/cdp/execute",
@@ -174,7 +187,7 @@ impl Browser {
         );
     }
 
-    /// What the page has complained of.
+    /// Returns the errors in the console of the page.
     pub(crate) fn errors(&self) -> Vec<String> {
         let log = self.command("POST", "/se/log", &json!({ "type": "browser" }));
         let entries = log
@@ -187,7 +200,7 @@ impl Browser {
             .collect()
     }
 
-    /// Keeps a picture of the page where `TIDINGS_TEST_PICTURES` says, if it does: to be looked at.
+    /// Saves a screenshot in the folder `TIDINGS_TEST_PICTURES`, if that variable is set.
     pub(crate) fn picture(&self, name: &str) {
         use base64::Engine as _;
         let Some(folder) = std::env::var_os("TIDINGS_TEST_PICTURES") else {
@@ -197,7 +210,7 @@ impl Browser {
         let bytes = base64::engine::general_purpose::STANDARD
             .decode(picture.as_str().expect("text"))
             .expect("base64");
-        std::fs::write(Path::new(&folder).join(name), bytes).expect("the folder is there");
+        std::fs::write(Path::new(&folder).join(name), bytes).expect("the folder exists");
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {

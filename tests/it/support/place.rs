@@ -1,4 +1,4 @@
-//! Where a test's subscriber reads and writes, and what its effects are checked by.
+//! The topic and group of a test's subscriber, and the check of its effects.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::relay::records::create_topic;
+use crate::support::records::create_topic;
 
-/// How long a test waits for what must come. A hang is a failure; a slow machine is not.
+/// Time limit of a wait. It is long, so that only a hang fails the test and not a slow machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the tests publish: the `version`th event of an account.
+/// The event that the tests publish: the `version`th event of an account.
 #[derive(Clone, Debug, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = "account", id = "account")]
 pub(crate) struct Changed {
@@ -32,7 +32,7 @@ pub(crate) struct Changed {
     pub(crate) version: i32,
 }
 
-/// A topic and a group of one test.
+/// The topic and group of one test.
 pub(crate) struct Place {
     pub(crate) bus: Bus,
     pub(crate) brokers: String,
@@ -41,9 +41,9 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A new topic with this many partitions.
+    /// Creates a topic with this number of partitions.
     pub(crate) async fn new(partitions: i32) -> Self {
-        Self::on(crate::services::brokers(), partitions).await
+        Self::on(crate::support::services::brokers(), partitions).await
     }
 
     pub(crate) async fn on(brokers: String, partitions: i32) -> Self {
@@ -62,14 +62,14 @@ impl Place {
         place
     }
 
-    /// A subscriber of this place's topic.
+    /// Returns a subscriber of this place's topic.
     pub(crate) fn subscriber<S: Send + Sync + 'static>(&self) -> Subscriber<S> {
         self.bus
             .subscriber(&self.group)
             .topic::<Changed>(&self.topic)
     }
 
-    /// Publishes events of accounts `0..accounts`, versions `1..=versions`, and returns their envelopes.
+    /// Publishes the `versions` of accounts `0..accounts` and returns their envelopes.
     pub(crate) async fn publish(
         &self,
         accounts: usize,
@@ -101,16 +101,16 @@ impl Place {
         )
         .await
         {
-            sent.expect("published");
+            sent.expect("the event is published");
         }
     }
 
-    /// Sends a record as somebody else would.
+    /// Sends a record as another program would.
     pub(crate) async fn send_raw(&self, key: &str, value: Option<&str>, headers: &[(&str, &str)]) {
         self.send_record(Some(key), value, headers).await;
     }
 
-    /// The same, also without a key.
+    /// Sends a record as another program would, with or without a key.
     pub(crate) async fn send_record(
         &self,
         key: Option<&str>,
@@ -133,7 +133,7 @@ impl Place {
         producer
             .send(record, Duration::from_secs(30))
             .await
-            .expect("sent");
+            .expect("the record is sent");
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct Running {
 macro_rules! start {
     ($subscriber:expr) => {{
         let (subscriber, shutdown) = ($subscriber, tokio_util::sync::CancellationToken::new());
-        $crate::subscriber::place::Running::new(
+        $crate::support::place::Running::new(
             subscriber.statistics(),
             shutdown.clone(),
             tokio::spawn(subscriber.run(shutdown)),
@@ -170,19 +170,22 @@ impl Running {
         }
     }
 
-    /// Waits until the statistics say so.
+    /// Waits until the statistics satisfy `holds`.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Statistics) -> bool) {
         until(what, async || holds(&self.statistics).then_some(())).await;
     }
 
-    /// Shuts it down as SIGTERM would.
+    /// Shuts the subscriber down as SIGTERM would.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.expect("no panic").expect("it ends well");
+        self.task
+            .await
+            .expect("the task does not panic")
+            .expect("the subscriber ends without an error");
     }
 }
 
-/// Asks until there is an answer.
+/// Polls until `answer` returns a value.
 pub(crate) async fn until<T>(what: &str, answer: impl AsyncFn() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -197,9 +200,10 @@ pub(crate) async fn until<T>(what: &str, answer: impl AsyncFn() -> Option<T>) ->
     }
 }
 
-/// Makes the table that effects are counted in.
+/// Creates the table that counts the effects.
 pub(crate) async fn create_effects(pool: &PgPool) {
-    let table = "create table effect (seq bigint generated always as identity, account text, version int, attempt int)";
+    let table = "create table effect (seq bigint generated always as identity, account text, \
+        version int, attempt int)";
     sqlx::query(table).execute(pool).await.expect("a new table");
 }
 
@@ -220,21 +224,21 @@ pub(crate) async fn effect(
     sqlx::query("insert into effect (account, version, attempt) values ($1, $2, $3)")
         .bind(&changed.account)
         .bind(changed.version)
-        .bind(i32::try_from(meta.attempt()).expect("few"))
+        .bind(i32::try_from(meta.attempt()).expect("the number fits"))
         .execute(&mut **tx)
         .await?;
     Ok(())
 }
 
-/// How many effects there are.
+/// Returns the number of effects.
 pub(crate) async fn effects(pool: &PgPool) -> i64 {
     sqlx::query_scalar("select count(*) from effect")
         .fetch_one(pool)
         .await
-        .expect("counted")
+        .expect("the query succeeds")
 }
 
-/// Waits until there are this many effects.
+/// Waits until there are at least `count` effects.
 pub(crate) async fn until_effects(pool: &PgPool, count: i64) {
     until(&format!("{count} effects"), async || {
         (effects(pool).await >= count).then_some(())
@@ -242,13 +246,15 @@ pub(crate) async fn until_effects(pool: &PgPool, count: i64) {
     .await;
 }
 
-/// Checks that each account has the effects of versions `1..=versions`, each once and in order.
+/// Asserts that each account has the effects of versions `1..=versions`, each once and in order.
 pub(crate) async fn assert_once_and_in_order(pool: &PgPool, accounts: usize, versions: i32) {
-    let rows: Vec<(String, Vec<i32>)> =
-        sqlx::query_as("select account, array_agg(version order by seq) from effect group by account order by account")
-            .fetch_all(pool)
-            .await
-            .expect("read");
+    let rows: Vec<(String, Vec<i32>)> = sqlx::query_as(
+        "select account, array_agg(version order by seq) from effect \
+            group by account order by account",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("the query succeeds");
     let expected: Vec<i32> = (1..=versions).collect();
     for (account, found) in &rows {
         assert_eq!(found, &expected, "the effects of {account}");

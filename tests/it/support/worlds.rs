@@ -1,4 +1,4 @@
-//! Where a scenario runs: on the in-memory bus, or on a real Postgres and a real Kafka with a relay.
+//! The worlds of a scenario: the in-memory bus, or a real Postgres and a real Kafka with a relay.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,27 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::relay::records::{Reader, create_topic_with};
-use crate::services::{TestDatabase, brokers, migrated_database};
-use crate::subscriber::place::until;
+use crate::support::place::until;
+use crate::support::records::{Reader, create_topic_with};
+use crate::support::services::{TestDatabase, brokers, migrated_database};
 
-/// What is compared between worlds.
+/// The result that is compared between worlds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Of each subscriber: handled, duplicates, skipped, unknown, retried, failed attempts, dead.
+    /// Per subscriber: handled, duplicates, skipped, unknown, retried, failed attempts, dead.
     pub(crate) counts: BTreeMap<String, [u64; 7]>,
-    /// Why events of each subscriber are dead, sorted.
+    /// Per subscriber: the reasons of its dead letters, sorted.
     pub(crate) dead: BTreeMap<String, Vec<String>>,
     /// Type, aggregate and payload of each event that handlers published, sorted.
     pub(crate) published: Vec<String>,
 }
 
-/// Where a scenario runs.
+/// A world that runs a scenario.
 pub(crate) trait World {
-    /// A database with the tables of Tidings.
+    /// Returns a pool of a database with the tables of Tidings.
     fn pool(&self) -> &PgPool;
 
-    /// The topic of an aggregate, which relay and subscribers agree on.
+    /// Returns the topic of an aggregate, which relay and subscribers share.
     fn topic(&self, aggregate: &str) -> String;
 
     fn subscriber<S: Send + Sync + 'static>(&self, name: &str) -> Subscriber<S>;
@@ -46,17 +46,18 @@ pub(crate) trait World {
     /// Publishes events as a service does.
     async fn publish(&mut self, envelopes: &[Envelope]);
 
-    /// Delivers events once more.
+    /// Delivers events again.
     async fn repeat(&mut self, envelopes: &[Envelope]);
 
-    /// Waits until this many deliveries have ended, and a moment in which nothing else does.
+    /// Waits until this number of deliveries have ended, and until no further one ends for a
+    /// moment.
     async fn settle(&mut self, ends: u64);
 
-    /// What has happened.
+    /// Returns the outcome.
     async fn outcome(self) -> Outcome;
 }
 
-/// The number of deliveries that have ended.
+/// Returns the number of deliveries that have ended.
 fn ends(statistics: &Statistics) -> u64 {
     statistics.handled()
         + statistics.duplicates()
@@ -88,7 +89,7 @@ fn sum(all: &[(String, Statistics)]) -> BTreeMap<String, [u64; 7]> {
     sums
 }
 
-/// The envelope of an event.
+/// Returns the envelope of an event.
 pub(crate) fn of<E: DomainEvent>(event: &E) -> Envelope {
     Envelope::of(event).expect("a valid event")
 }
@@ -196,7 +197,7 @@ pub(crate) struct Real {
     statistics: Vec<(String, Statistics)>,
     shutdown: CancellationToken,
     running: Vec<JoinHandle<()>>,
-    /// The outbox that a test's own events go to is not that of the handlers.
+    /// Ids of the events that the test itself published, which are not those of handlers.
     sent: Vec<Uuid>,
 }
 
@@ -234,9 +235,9 @@ impl Real {
         let relay = Relay::new(options)
             .expect("a relay")
             .run(real.shutdown.clone());
-        real.running.push(tokio::spawn(
-            async move { relay.await.expect("it ends well") },
-        ));
+        real.running.push(tokio::spawn(async move {
+            relay.await.expect("the subscriber ends without an error")
+        }));
         real
     }
 }
@@ -263,18 +264,23 @@ impl World for Real {
         self.statistics
             .push((name.to_owned(), subscriber.statistics()));
         let run = subscriber.run(self.shutdown.clone());
-        self.running.push(tokio::spawn(
-            async move { run.await.expect("it ends well") },
-        ));
+        self.running.push(tokio::spawn(async move {
+            run.await.expect("the subscriber ends without an error")
+        }));
     }
 
     async fn publish(&mut self, envelopes: &[Envelope]) {
-        let mut tx = self.database.pool.begin().await.expect("begun");
+        let mut tx = self
+            .database
+            .pool
+            .begin()
+            .await
+            .expect("a transaction begins");
         Outbox::new()
             .publish_envelopes(&mut tx, envelopes)
             .await
-            .expect("published");
-        tx.commit().await.expect("committed");
+            .expect("the event is published");
+        tx.commit().await.expect("the commit succeeds");
         self.sent
             .extend(envelopes.iter().map(|envelope| envelope.id.as_uuid()));
     }
@@ -283,12 +289,14 @@ impl World for Real {
         for envelope in envelopes {
             let mut envelope = envelope.clone();
             envelope.topic = Some(self.topic(&envelope.aggregate_type));
-            // With the source that the relay writes.
+            // The relay writes this source.
             let bus = self
                 .bus
                 .clone()
                 .source(format!("/tidings/{}", self.database.name));
-            bus.publish_envelope(&envelope).await.expect("sent");
+            bus.publish_envelope(&envelope)
+                .await
+                .expect("the record is sent");
         }
     }
 
@@ -314,7 +322,7 @@ impl World for Real {
     async fn outcome(self) -> Outcome {
         self.shutdown.cancel();
         for task in self.running {
-            task.await.expect("no panic");
+            task.await.expect("the task does not panic");
         }
         let mut dead = BTreeMap::<String, Vec<String>>::new();
         for (name, _) in self
@@ -341,7 +349,7 @@ impl World for Real {
         .bind(&self.sent)
         .fetch_all(&self.database.pool)
         .await
-        .expect("read");
+        .expect("the query succeeds");
         let line = |(event_type, id, payload): (String, String, Option<String>)| {
             format!("{event_type} {id} {}", payload.as_deref().unwrap_or("none"))
         };
